@@ -1,0 +1,155 @@
+"""How fast the fold is: appends commands to a fresh log, then times a worker from its first chunk to lag zero.
+
+    python benchmarks/fold.py --commands 1000000 --accounts 100000
+
+Starts a Kafka and a PostgreSQL of its own in a temporary folder and removes them again. The commands are 80% spends and
+20% grants of random accounts, drawn from a seed. Durable as in production: fsync and synchronous_commit are on.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from creditfold.producers import Command, CommandProducer, Grant, Spend
+from creditfold.projections.connections import connected
+from creditfold.projections.queries import progress
+from creditfold.projections.setup import Log, prepare
+from creditfold.stack.embedded import down, up
+from creditfold.stack.settings import Settings
+from creditfold.stack.topics import describe_topic
+
+console = Console(stderr=True)
+
+
+def commands(count: int, accounts: int, seed: int) -> Iterator[Command]:
+    """The same commands for the same arguments."""
+    chance = random.Random(seed)
+    for number in range(count):
+        account = f"user-{chance.randrange(accounts)}"
+        if chance.random() < 0.2:
+            yield Grant(command_id=f"{seed}-{number}", account=account, asset="credits", amount=chance.randint(1, 50))
+        else:
+            yield Spend(command_id=f"{seed}-{number}", account=account, asset="credits", amount=chance.randint(1, 25))
+
+
+def produce(settings: Settings, count: int, accounts: int, seed: int) -> float:
+    """Append the commands; gives back commands per second, pydantic and encoding included."""
+    start = time.perf_counter()
+    with CommandProducer(settings.kafka_client, settings.commands_topic) as producer:
+        stream = track(commands(count, accounts, seed), "appending", count, console=console)
+        producer.append_many(stream)
+        producer.flush()
+    return count / (time.perf_counter() - start)
+
+
+def fold(settings: Settings, count: int, log_file: Path) -> dict[str, Any]:
+    """Run a worker until it has folded `count` records. Rates are in records/s, memory in bytes."""
+    env = os.environ | {
+        f"CREDITFOLD_{name.upper()}": str(value)
+        for name, value in settings
+        if name != "postgres_dsn" and value is not None
+    }
+    with log_file.open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "creditfold.cli.main", "worker", "--json-logs"], stdout=log, stderr=log, env=env
+        )
+    watched = psutil.Process(worker.pid)
+    memory: list[int] = []
+    started, launched = 0.0, time.perf_counter()
+    try:
+        with connected(settings.dsn) as connection:
+            while (done := sum(row.records for row in progress(connection))) < count:
+                if worker.poll() is not None:
+                    raise SystemExit(f"the worker ended:\n{log_file.read_text()[-3000:]}")
+                if done and not started:
+                    started, first = time.perf_counter(), done
+                if started:
+                    memory.append(watched.memory_info().rss)
+                time.sleep(0.1)
+            ended = time.perf_counter()
+            cpu = watched.cpu_times()
+    finally:
+        worker.terminate()
+        worker.wait(30)
+    reports = [json.loads(line) for line in log_file.read_text().splitlines() if '"stages_s"' in line]
+    quarter = max(len(memory) // 4, 1)
+    return {
+        "fold_per_s": round((count - first) / (ended - started)),
+        "cold_start_s": round(started - launched, 2),
+        "worker_cpu_s": round(cpu.user + cpu.system, 1),
+        "seconds": round(ended - started, 1),
+        "memory_mb_by_quarter": [
+            round(statistics.median(memory[n * quarter : (n + 1) * quarter] or memory[-1:]) / 2**20) for n in range(4)
+        ],
+        "stages_s": reports[-1]["stages_s"] if reports else {},
+    }
+
+
+def disk(settings: Settings, count: int) -> dict[str, float]:
+    """Bytes per command, in Kafka's log and in PostgreSQL with its indexes."""
+    logs = (settings.data_dir / "kafka").rglob(f"{settings.commands_topic}-*/*.log")
+    with connected(settings.dsn) as connection:
+        (size,) = connection.execute("SELECT pg_database_size(current_database())").fetchone() or (0,)
+    return {
+        "kafka_bytes_per_command": round(sum(path.stat().st_size for path in logs) / count, 1),
+        "postgres_bytes_per_command": round(size / count, 1),
+    }
+
+
+def main() -> None:
+    """Run the benchmark and print it as a table, or as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commands", type=int, default=1_000_000)
+    parser.add_argument("--accounts", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--chunk-records", type=int, default=Settings.model_fields["chunk_records"].default)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+
+    folder = Path(tempfile.mkdtemp(prefix="cf-bench-"))
+    folder.chmod(0o755)
+    settings = Settings(
+        data_dir=folder,
+        jars_dir=Path(os.environ.get("CREDITFOLD_JARS_DIR", ".creditfold/jars")),
+        kafka_bootstrap="127.0.0.1:29392",
+        kafka_controller_port=29393,
+        chunk_records=options.chunk_records,
+    )
+    try:
+        up(settings)
+        topic = describe_topic(settings)
+        prepare(settings.dsn, Log(topic.name, topic.topic_id, topic.partitions))
+        figures: dict[str, Any] = {"commands": options.commands, "accounts": options.accounts}
+        figures["append_per_s"] = round(produce(settings, options.commands, options.accounts, options.seed))
+        with console.status("folding"):
+            figures |= fold(settings, options.commands, folder / "worker.log")
+        figures |= disk(settings, options.commands)
+    finally:
+        down(settings)
+        shutil.rmtree(folder, ignore_errors=True)
+    if options.json:
+        print(json.dumps(figures))
+        return
+    table = Table("figure", "value", title="The fold, end to end")
+    for name, value in figures.items():
+        table.add_row(name, json.dumps(value))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

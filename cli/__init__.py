@@ -1,0 +1,1 @@
+"""The `creditfold` command: reads arguments, calls the other rooms, prints. Decides nothing."""

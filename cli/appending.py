@@ -1,0 +1,338 @@
+"""The commands that append: grant, spend, import. Owns how an outcome is told; the fold decides it.
+
+An append is done when the log has it. Waiting for the fold and telling the outcome is a service on top, so a
+timeout there doesn't take the command back.
+"""
+
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from creditfold.cli.arguments import AccountArgument, JsonOption, metadata_of, whole_number
+from creditfold.cli.output import print_json, say
+from creditfold.cli.reading import projection
+from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import Position
+
+if TYPE_CHECKING:
+    from creditfold.producers.bulk import ImportProgress, ImportReport
+    from creditfold.producers.client import CommandProducer
+    from creditfold.producers.commands import Command
+    from creditfold.projections.queries import DeadRecord, Decision
+    from creditfold.stack.settings import Settings
+
+REJECTED = 3
+DEFAULT_ASSET = "credits"
+
+AmountArgument = Annotated[str, typer.Argument(help="Whole number of the asset's smallest unit, at least 1.")]
+AssetOption = Annotated[str, typer.Option(help="Kind of credit.")]
+IdOption = Annotated[
+    str | None, typer.Option("--id", help="Command id: the same one counts once. Default: a new UUID, printed.")
+]
+SourceOption = Annotated[str, typer.Option(help="Service that asks for it.")]
+ReasonOption = Annotated[str, typer.Option(help="Why, for people.")]
+MetadataOption = Annotated[
+    list[str] | None, typer.Option("--metadata", "-m", metavar="NAME=VALUE", help="A note; can be repeated.")
+]
+NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Print the position and don't wait for the outcome.")]
+TimeoutOption = Annotated[
+    float, typer.Option(min=0.1, max=600, help="Seconds to wait for Kafka, and then for the outcome.")
+]
+
+
+class UnexplainedError(CreditfoldError):
+    """The fold has passed a command and shows nothing of it."""
+
+
+def grant(
+    account: AccountArgument,
+    amount: AmountArgument,
+    *,
+    asset: AssetOption = DEFAULT_ASSET,
+    id: IdOption = None,
+    source: SourceOption = "cli",
+    reason: ReasonOption = "",
+    metadata: MetadataOption = None,
+    no_wait: NoWaitOption = False,
+    timeout: TimeoutOption = 10.0,
+    json: JsonOption = False,
+) -> None:
+    """Give an account credits, and see what comes of it.
+
+    Exits with 3 when the command is rejected, with 4 when the fold doesn't get to it in time.
+
+    \b
+    Examples:
+      creditfold grant alice 500
+      creditfold grant alice 500 --id welcome-alice --reason "welcome bonus"
+      creditfold grant alice 500 --asset boosts --metadata campaign=spring --no-wait
+    """
+    fields = _fields(account, amount, asset=asset, id=id, source=source, reason=reason, metadata=metadata)
+    _append({"type": "grant", **fields}, no_wait, timeout, json)
+
+
+def spend(
+    account: AccountArgument,
+    amount: AmountArgument,
+    *,
+    asset: AssetOption = DEFAULT_ASSET,
+    id: IdOption = None,
+    source: SourceOption = "cli",
+    reason: ReasonOption = "",
+    metadata: MetadataOption = None,
+    no_wait: NoWaitOption = False,
+    timeout: TimeoutOption = 10.0,
+    json: JsonOption = False,
+) -> None:
+    """Take credits from an account, and see what comes of it.
+
+    Exits with 3 when the command is rejected, with 4 when the fold doesn't get to it in time.
+
+    \b
+    Examples:
+      creditfold spend alice 120
+      creditfold spend alice 120 --id order-77 --reason "proposal 77"
+    """
+    fields = _fields(account, amount, asset=asset, id=id, source=source, reason=reason, metadata=metadata)
+    _append({"type": "spend", **fields}, no_wait, timeout, json)
+
+
+def _fields(
+    account: str, amount: str, *, asset: str, id: str | None, source: str, reason: str, metadata: list[str] | None
+) -> dict[str, Any]:
+    # A command that is named may be sent again, and must then be the same in every field, so it carries no time.
+    return {
+        "command_id": str(uuid.uuid4()) if id is None else id,
+        "account": account,
+        "asset": asset,
+        "amount": whole_number(amount),
+        "occurred_at": time.time_ns() // 1_000_000 if id is None else 0,
+        "source": source,
+        "reason": reason,
+        "metadata": metadata_of(metadata or []),
+    }
+
+
+def _append(fields: dict[str, Any], no_wait: bool, timeout: float, json: bool) -> None:
+    from creditfold.producers.commands import parse_command
+
+    command = parse_command(fields)
+    if no_wait:
+        _tell_position(command, _appended(command, timeout), json)
+        return
+    from creditfold.projections import queries
+
+    with projection() as connection:
+        # Asked before the append: without a projection there is no outcome to wait for, and nothing gets appended.
+        queries.progress(connection)
+        position = _appended(command, timeout)
+        try:
+            queries.wait_for(connection, position, timeout)
+        except queries.NotYetFoldedError as error:
+            raise queries.NotYetFoldedError(f"{error.message} Its id is {command.command_id}.", error.remedy) from None
+        letter = queries.dead_letter(connection, position)
+        decision = queries.decision(connection, command.account, command.command_id)
+    if letter is not None:
+        _tell_dead_letter(command, position, letter, json)
+    elif decision is not None:
+        _tell_decision(command, position, decision, json)
+    else:
+        raise UnexplainedError(
+            f"The fold has passed {position} and shows nothing of command {command.command_id}.",
+            "Does the projection belong to this topic? See `creditfold status`.",
+        )
+
+
+def _appended(command: "Command", timeout: float) -> Position:
+    from creditfold.stack.settings import load_settings
+
+    with open_producer(load_settings(), timeout) as producer:
+        return producer.append(command)
+
+
+def open_producer(settings: "Settings", timeout: float = 30.0) -> "CommandProducer":
+    """A producer to the log that the settings name."""
+    from creditfold.producers.client import CommandProducer
+
+    return CommandProducer(settings.kafka_client, settings.commands_topic, delivery_timeout_s=timeout)
+
+
+def _tell_position(command: "Command", position: Position, json: bool) -> None:
+    if json:
+        print_json({"outcome": "appended", **_named(command, position)})
+    else:
+        say(f"appended at {position}", f"  command {command.command_id}")
+
+
+def _named(command: "Command", position: Position) -> dict[str, Any]:
+    return {"account": command.account, "command_id": command.command_id, "position": position}
+
+
+def _tell_dead_letter(command: "Command", position: Position, letter: "DeadRecord", json: bool) -> None:
+    if json:
+        row = {"outcome": "dead_letter", **_named(command, position), "reason": letter.reason, "detail": letter.detail}
+        print_json(row)
+    else:
+        say(
+            f"dead letter: {letter.reason}: {letter.detail}",
+            f"  command {command.command_id} at {position}; it has no effect",
+        )
+    raise typer.Exit(REJECTED)
+
+
+def _tell_decision(command: "Command", position: Position, decision: "Decision", json: bool) -> None:
+    first = Position(decision.log_partition, decision.log_offset)
+    if json:
+        print_json(
+            {
+                "outcome": "accepted" if decision.accepted else "rejected",
+                **_named(command, position),
+                "duplicate": first != position,
+                "decision": decision,
+            }
+        )
+    else:
+        if first != position:
+            say(f"duplicate: this command was decided before, at {first}; that outcome stands")
+        say(outcome_in_words(decision), f"  command {decision.command_id} at {position}")
+    if not decision.accepted:
+        raise typer.Exit(REJECTED)
+
+
+def outcome_in_words(decision: "Decision") -> str:
+    """Say in one line what was decided and what the balance was after it."""
+    holds = f"{decision.account_id} has {decision.balance:,} {decision.asset}"
+    if decision.accepted:
+        sign = "+" if decision.change > 0 else "-"
+        return f"accepted: {sign}{abs(decision.change):,} {decision.asset}; {holds}"
+    return f"rejected: {decision.rejection}: {decision.kind} of {decision.amount:,} {decision.asset}; {holds}"
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="JSON Lines or CSV, plain or gzip, one command a line.")],
+    format: Annotated[Literal["jsonl", "csv"] | None, typer.Option(help="Default: told from the file's name.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Where bad lines are listed. Default: in the data folder, printed.")
+    ] = None,
+    start_over: Annotated[
+        bool, typer.Option("--start-over", help="From the first line again; what is in the log counts once.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Append the commands of a file. Run it again after a stop: it goes on where it was.
+
+    Bad lines are listed in a report, the good ones are appended; then it exits with 3.
+    docs/producing.md describes the file.
+
+    \b
+    Examples:
+      creditfold import commands.jsonl
+      creditfold import grants.csv --report bad-lines.jsonl
+    """
+    from creditfold.stack.settings import load_settings
+
+    settings = load_settings()
+    state_path, default_report = import_paths(settings, file)
+    report_path = report or default_report
+    with open_producer(settings) as producer:
+        done = import_with_progress(
+            file,
+            producer,
+            format=format,
+            state_path=state_path,
+            report_path=report_path,
+            start_over=start_over,
+            quiet=json,
+        )
+    bad = done.bad + done.bad_before
+    if json:
+        print_json({**vars(done), "report": report_path})
+    else:
+        _tell_import(done, report_path)
+    if bad:
+        raise typer.Exit(REJECTED)
+
+
+def import_paths(settings: "Settings", file: Path) -> tuple[Path, Path]:
+    """Where an import's progress and its list of bad lines are kept: by the file's full path."""
+    from hashlib import sha256
+
+    folder = settings.data_dir / "imports"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CreditfoldError(
+            f"The data folder can't be written: {error.strerror} ({folder}).",
+            "Set CREDITFOLD_DATA_DIR to one that can.",
+        ) from None
+    stem = f"{file.name[:80]}-{sha256(str(file.resolve()).encode(errors='surrogateescape')).hexdigest()[:12]}"
+    return folder / f"{stem}.state.json", folder / f"{stem}.bad.jsonl"
+
+
+def import_with_progress(
+    file: Path,
+    producer: "CommandProducer",
+    *,
+    format: Literal["jsonl", "csv"] | None = None,
+    state_path: Path,
+    report_path: Path,
+    start_over: bool = False,
+    quiet: bool = False,
+) -> "ImportReport":
+    """Import a file, with a progress bar on standard error if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from creditfold.producers.bulk import import_file
+
+    bar = Progress(
+        TextColumn("  importing"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[lines]:,} lines, {task.fields[rate]:,.0f}/s"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        # Rich would leave an empty line where there is no terminal.
+        disable=quiet or not sys.stderr.isatty(),
+    )
+    started = time.monotonic()
+    task = bar.add_task("", total=None, lines=0, rate=0.0)
+
+    def on_progress(progress: "ImportProgress") -> None:
+        rate = progress.appended / max(time.monotonic() - started, 1e-6)
+        bar.update(task, completed=progress.bytes_read, total=progress.bytes_total, lines=progress.lines, rate=rate)
+
+    with bar:
+        return import_file(
+            file,
+            producer,
+            format=format,
+            state_path=state_path,
+            report_path=report_path,
+            on_progress=on_progress,
+            start_over=start_over,
+        )
+
+
+def _tell_import(done: "ImportReport", report_path: Path) -> None:
+    rate = done.appended / done.seconds if done.seconds else 0
+    say(f"appended {done.appended:,} commands in {done.seconds:.1f} s ({rate:,.0f}/s)")
+    if done.skipped:
+        say(f"  {done.skipped:,} lines were done by earlier runs; --start-over imports them again")
+    if done.bad + done.bad_before:
+        say(f"  {done.bad + done.bad_before:,} bad lines, listed in {report_path}")
+        say(*(f"  line {line}: {reason}" for line, reason in _first_bad_lines(report_path)))
+
+
+def _first_bad_lines(report_path: Path, count: int = 5) -> list[tuple[int, str]]:
+    import json
+    from itertools import islice
+
+    with report_path.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in islice(file, count)]
+    return [(row["line"], row["reason"]) for row in rows]

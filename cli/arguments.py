@@ -1,0 +1,54 @@
+"""The arguments and options that several commands share, and the refusal of those that can't be meant.
+
+Bounds of a command's fields aren't here: the producers' own models refuse what is out of them.
+"""
+
+import re
+from typing import Annotated
+
+import typer
+
+from creditfold.ledger.limits import MAX_ACCOUNT, is_id
+from creditfold.schemas.errors import CreditfoldError
+
+# More digits than the largest amount has: whatever it is, the command's model refuses it and says why.
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,40}").fullmatch
+
+MAX_ROWS = 10_000
+
+AccountArgument = Annotated[str, typer.Argument(help="Account id. Write -- before one that begins with a dash.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=MAX_ROWS, help="Most rows to show.")]
+
+
+class ArgumentError(CreditfoldError):
+    """An argument that can't be meant."""
+
+    exit_code = 2
+
+
+def checked_account(account: str) -> str:
+    """Return an account id that can exist. Raises ArgumentError for another text."""
+    if not is_id(account, MAX_ACCOUNT):
+        raise ArgumentError(
+            f"{account[:60]!r} is no account id.",
+            f"An account id has 1 to {MAX_ACCOUNT} characters, no control characters, no spaces at its ends.",
+        )
+    return account
+
+
+def whole_number(text: str) -> int | str:
+    """Read a whole number; another text comes back as it is, for the command's model to refuse in its own words."""
+    return int(text) if _WHOLE_NUMBER(text) else text
+
+
+def metadata_of(pairs: list[str]) -> dict[str, str]:
+    """Read `name=value` texts. Raises ArgumentError for a text without `=` or a name given twice."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or name in found:
+            fault = "is given twice" if equals else "has no value"
+            raise ArgumentError(f"The metadata {name[:60]!r} {fault}.", "Write --metadata name=value, each name once.")
+        found[name] = value
+    return found

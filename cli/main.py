@@ -1,0 +1,143 @@
+"""The `creditfold` command's entry: its subcommands, and what a failure looks like. Imports the heavy rooms late.
+
+Exit codes: 0 done; 1 something failed; 2 a wrong argument or setting; 3 a command was rejected or a line was bad;
+4 the fold hasn't got that far yet; 130 interrupted.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from creditfold.cli import appending, reading, serving, status
+from creditfold.cli.output import print_json, safe
+from creditfold.schemas.errors import CreditfoldError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+USAGE = 2
+
+_APPEND = "Append commands"
+_READ = "Read the ledger"
+_RUN = "Run it"
+
+COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
+    ("demo", _RUN, serving.demo),
+    ("up", _RUN, serving.up),
+    ("down", _RUN, serving.down),
+    ("init", _RUN, serving.init),
+    ("worker", _RUN, serving.worker),
+    ("status", _RUN, status.status),
+    ("grant", _APPEND, appending.grant),
+    ("spend", _APPEND, appending.spend),
+    ("import", _APPEND, appending.import_),
+    ("balance", _READ, reading.balance),
+    ("history", _READ, reading.history),
+    ("rejections", _READ, reading.rejections),
+    ("dead-letters", _READ, reading.dead_letters),
+]
+
+app = typer.Typer(
+    name="creditfold",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _name, _panel, _function in COMMANDS:
+    app.command(_name, rich_help_panel=_panel, no_args_is_help=False)(_function)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"creditfold {version('creditfold')}")
+        raise typer.Exit
+
+
+@app.callback()
+def creditfold(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """An event-sourced ledger for closed virtual currencies: Kafka is the truth, PostgreSQL the projection.
+
+    \b
+    First steps, on this machine:
+      creditfold up --worker       start Kafka, PostgreSQL and a worker
+      creditfold grant alice 500   give credits, see the new balance
+      creditfold spend alice 120   take credits
+      creditfold history alice     see every decision, the rejected ones too
+      creditfold status            see how far the fold is
+      creditfold down              stop everything; the data stays
+
+    Settings come from the environment, CREDITFOLD_...; docs/settings.md lists them. Each command has --help.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # Ids may hold what the terminal's encoding lacks.
+            stream.reconfigure(errors="backslashreplace")
+    # Our errors say what went wrong; a library's log lines beside them would only be in the way.
+    logging.getLogger("creditfold").addHandler(logging.NullHandler())
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    as_json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
+    try:
+        code = app(args=arguments, prog_name="creditfold", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except CreditfoldError as error:
+        _report(error.message, error.remedy, error.exit_code, as_json)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone. What is still buffered must not fail a second time at the exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        # Typer raises its usage errors from a class that only its private modules name.
+        if not hasattr(error, "format_message"):
+            raise
+        message, remedy = _usage(error)
+        _report(message, remedy, USAGE, as_json)
+        return USAGE
+
+
+def _usage(error: Any) -> tuple[str, str]:
+    message = str(error.format_message()).strip().rstrip(".") + "."
+    if re.match(r"-[^-]", str(getattr(error, "option_name", ""))):
+        # Most often an account or an amount that begins with a dash.
+        return message, "Write -- before an argument that begins with a dash: creditfold balance -- -5"
+    context = getattr(error, "ctx", None)
+    return message, f"{context.command_path if context else 'creditfold'} --help"
+
+
+def _report(message: str, remedy: str, code: int, as_json: bool) -> None:
+    if as_json:
+        print_json({"error": message, "try": remedy, "exit_code": code}, sys.stderr)
+        return
+    # The tail of a server's log comes in several lines.
+    print("error: " + "\n".join(safe(line) for line in message.splitlines()), file=sys.stderr)
+    if remedy:
+        print(f"try: {safe(remedy)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The commands that read the projection: balance, history, rejections, dead-letters. Owns their words, no query."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from creditfold.cli.arguments import AccountArgument, ArgumentError, JsonOption, LimitOption, checked_account
+from creditfold.cli.output import instant, print_json, print_table, say
+from creditfold.schemas.dead_letters import DeadLetterReason
+from creditfold.schemas.position import Position
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from creditfold.projections.queries import DeadRecord, Decision
+
+HEX_COLUMNS = 16
+
+
+@contextmanager
+def projection() -> "Iterator[Connection[TupleRow]]":
+    """A connection to the projection that the settings name."""
+    from creditfold.projections.connections import connected
+    from creditfold.stack.settings import load_settings
+
+    with connected(load_settings().dsn) as connection:
+        yield connection
+
+
+def balance(account: AccountArgument, json: JsonOption = False) -> None:
+    """Show an account's balances.
+
+    \b
+    Examples:
+      creditfold balance alice
+      creditfold balance alice --json
+    """
+    from creditfold.projections import queries
+
+    checked_account(account)
+    with projection() as connection:
+        rows = queries.balances(connection, account)
+    if json:
+        print_json(rows)
+    elif not rows:
+        say(f"{account} was never used. Its balance is 0.")
+    else:
+        print_table(
+            ("account", "asset", "available", "version", "position"),
+            [
+                (row.account_id, row.asset, row.available, row.version, Position(row.log_partition, row.log_offset))
+                for row in rows
+            ],
+        )
+
+
+def history(
+    account: AccountArgument,
+    limit: LimitOption = 20,
+    before: Annotated[
+        int | None, typer.Option(min=1, help="Only decisions before this version: the next page.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what was decided about an account, newest first, rejections included.
+
+    \b
+    Examples:
+      creditfold history alice
+      creditfold history alice --limit 100 --before 250
+    """
+    from creditfold.projections import queries
+
+    checked_account(account)
+    with projection() as connection:
+        rows = queries.history(connection, account, limit, before)
+    if json:
+        print_json(rows)
+    elif not rows:
+        say(f"{account} has no decisions{' before that' if before else ' yet'}.")
+    else:
+        print_decisions(rows)
+        if len(rows) == limit and rows[-1].version > 1:
+            say(f"Older ones: --before {rows[-1].version}")
+
+
+def print_decisions(lines: "Sequence[Decision]") -> None:
+    """Print journal lines as a table."""
+    print_table(
+        ("version", "decided at", "kind", "amount", "change", "balance", "asset", "outcome", "position", "command"),
+        [
+            (
+                line.version,
+                line.decided_at,
+                line.kind,
+                line.amount,
+                line.change,
+                line.balance,
+                line.asset,
+                line.rejection or "accepted",
+                Position(line.log_partition, line.log_offset),
+                line.command_id,
+            )
+            for line in lines
+        ],
+    )
+
+
+def rejections(
+    account: Annotated[str | None, typer.Option("--account", "-a", help="Only this account's.")] = None,
+    limit: LimitOption = 20,
+    totals: Annotated[bool, typer.Option("--totals", help="Count all of them by reason instead.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show the commands that were rejected, newest first, and why.
+
+    \b
+    Examples:
+      creditfold rejections --account alice
+      creditfold rejections --totals
+    """
+    from creditfold.projections import queries
+
+    if totals:
+        if account is not None:
+            raise ArgumentError("--totals counts all accounts.", "Leave out --account, or --totals.")
+        with projection() as connection:
+            counts = queries.rejection_totals(connection)
+        print_json(counts) if json else print_table(("reason", "commands"), list(counts.items()))
+        return
+    with projection() as connection:
+        rows = queries.rejections(connection, limit, checked_account(account) if account is not None else None)
+    if json:
+        print_json(rows)
+    elif not rows:
+        say("Nothing was rejected.")
+    else:
+        print_table(
+            ("decided at", "account", "kind", "amount", "balance", "asset", "reason", "position", "command"),
+            [
+                (
+                    row.decided_at,
+                    row.account_id,
+                    row.kind,
+                    row.amount,
+                    row.balance,
+                    row.asset,
+                    row.rejection,
+                    Position(row.log_partition, row.log_offset),
+                    row.command_id,
+                )
+                for row in rows
+            ],
+        )
+
+
+def dead_letters(
+    reason: Annotated[DeadLetterReason | None, typer.Option(help="Only those of this reason.")] = None,
+    limit: LimitOption = 20,
+    at: Annotated[str | None, typer.Option(metavar="POSITION", help="Show this one with its bytes.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the records of the log that can't be folded, newest first, and why.
+
+    \b
+    Examples:
+      creditfold dead-letters --reason not_framed
+      creditfold dead-letters --at 3:1042
+    """
+    from creditfold.projections import queries
+
+    if at is not None:
+        if reason is not None:
+            raise ArgumentError("--at names one record.", "Leave out --reason, or --at.")
+        _one_dead_letter(Position.parse(at), json)
+        return
+    with projection() as connection:
+        rows = queries.dead_letters(connection, limit, reason)
+    if json:
+        print_json(rows)
+    elif not rows:
+        say("There are no dead letters.")
+    else:
+        print_table(
+            ("appended at", "position", "reason", "detail"),
+            [(row.appended_at, Position(row.log_partition, row.log_offset), row.reason, row.detail) for row in rows],
+        )
+
+
+def _one_dead_letter(position: Position, json: bool) -> None:
+    from creditfold.projections import queries
+
+    with projection() as connection:
+        row = queries.dead_letter(connection, position)
+    if row is None:
+        raise ArgumentError(
+            f"There is no dead letter at {position}.", "See `creditfold dead-letters` for those there are."
+        )
+    if json:
+        print_json(row)
+    else:
+        _print_dead_letter(row)
+
+
+def _print_dead_letter(row: "DeadRecord") -> None:
+    say(
+        f"position     {Position(row.log_partition, row.log_offset)}",
+        f"reason       {row.reason}",
+        f"detail       {row.detail}",
+        f"appended at  {instant(row.appended_at)}",
+    )
+    for name, value in row.headers:
+        say(f"header       {name} = {value} (base64)")
+    for title, data in (("key", row.key), ("value", row.value)):
+        say(f"{title}, {len(data)} bytes" if data is not None else f"{title}: none")
+        say(*(_hex_line(data or b"", at) for at in range(0, len(data or b""), HEX_COLUMNS)))
+
+
+def _hex_line(data: bytes, at: int) -> str:
+    """One line of a dump as `hexdump -C` prints it."""
+    piece = data[at : at + HEX_COLUMNS]
+    text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in piece)
+    return f"  {at:08x}  {piece.hex(' '):<{3 * HEX_COLUMNS}} {text}"

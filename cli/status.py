@@ -1,0 +1,237 @@
+"""The `status` command: how the servers are, and how far the fold is. Owns the sampling and the verdict.
+
+Health is progress: a partition is well when its offset moves or nothing is left to fold, whatever processes live.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from creditfold.cli.arguments import JsonOption
+from creditfold.cli.output import print_json, print_table, say
+from creditfold.schemas.errors import CreditfoldError
+
+if TYPE_CHECKING:
+    from creditfold.projections.queries import PartitionProgress
+    from creditfold.stack.embedded import ServiceStatus
+    from creditfold.stack.settings import Settings
+
+COUNTS = ("records", "accepted", "rejected", "duplicates", "dead_letters")
+
+
+class StuckError(CreditfoldError):
+    """A partition has records to fold and doesn't move."""
+
+
+class PartitionStatus(NamedTuple):
+    """One partition between two samples. `rate` is in records a second, `lag` in records at the second sample."""
+
+    partition: int
+    next_offset: int
+    end_offset: int
+    lag: int
+    rate: float
+    stuck: bool
+    records: int
+    accepted: int
+    rejected: int
+    duplicates: int
+    dead_letters: int
+    clock: datetime | None
+    folded_at: datetime | None
+    owner: str
+
+
+class Sample(NamedTuple):
+    """Where the fold and the log stood at an instant of the monotonic clock."""
+
+    at: float
+    progress: "Mapping[int, PartitionProgress]"
+    ends: Mapping[int, int]
+
+
+def status(
+    interval: Annotated[float, typer.Option(min=0.05, max=60, help="Seconds between the two samples.")] = 1.0,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 unless every partition moves or has nothing left.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show how the servers are, and for each partition how far it is folded and how fast.
+
+    \b
+    Examples:
+      creditfold status
+      creditfold status --check     for a health check
+      creditfold status --json --interval 5
+    """
+    from creditfold.stack.settings import load_settings
+
+    settings = load_settings()
+    services = _services(settings)
+    if not json:
+        _print_services(services)
+    try:
+        partitions = partition_statuses(settings, interval)
+    except CreditfoldError:
+        # The servers' state is told even where there is nothing else to tell; the error says why.
+        if json:
+            print_json({"topic": settings.commands_topic, "services": services, "partitions": None, "totals": None})
+        raise
+    if json:
+        print_json(_document(settings, services, partitions))
+    else:
+        say("")
+        _print_partitions(settings, partitions)
+    if check:
+        refuse_stuck(partitions)
+
+
+def partition_statuses(settings: "Settings", interval_s: float) -> list[PartitionStatus]:
+    """Take two samples and compare them. Raises what a missing server, topic or projection raises."""
+    first = take_sample(settings)
+    # Not a wait for readiness: a rate needs time to pass.
+    time.sleep(interval_s)
+    second = take_sample(settings)
+    return compare(first, second)
+
+
+def take_sample(settings: "Settings") -> Sample:
+    """Read the projection's progress and the log's ends. Raises CreditfoldError's kin."""
+    from creditfold.projections import queries
+    from creditfold.projections.connections import connected
+    from creditfold.projections.setup import LogChangedError
+    from creditfold.stack.topics import end_offsets
+
+    with connected(settings.dsn) as connection:
+        rows = queries.progress(connection)
+    topics = {row.topic for row in rows} or {settings.commands_topic}
+    if topics != {settings.commands_topic}:
+        raise LogChangedError(
+            f"The projection was folded from {', '.join(sorted(topics))}, the settings name {settings.commands_topic}.",
+            "Set CREDITFOLD_COMMANDS_TOPIC or CREDITFOLD_POSTGRES_DSN to what belongs together.",
+        )
+    ends = end_offsets(settings, settings.commands_topic, [row.log_partition for row in rows])
+    return Sample(time.monotonic(), {row.log_partition: row for row in rows}, ends)
+
+
+def compare(first: Sample, second: Sample) -> list[PartitionStatus]:
+    """What happened between two samples, by partition."""
+    seconds = max(second.at - first.at, 1e-6)
+    return [_status(partition, first, second, seconds) for partition in sorted(second.progress)]
+
+
+def _status(partition: int, first: Sample, second: Sample, seconds: float) -> PartitionStatus:
+    now, before = second.progress[partition], first.progress[partition]
+    end = second.ends[partition]
+    moved = now.next_offset - before.next_offset
+    # Stuck is who had work all the time between the samples and did none of it.
+    stuck = moved == 0 and first.ends[partition] != before.next_offset
+    return PartitionStatus(
+        partition,
+        now.next_offset,
+        end,
+        end - now.next_offset,
+        (now.records - before.records) / seconds,
+        stuck,
+        now.records,
+        now.accepted,
+        now.rejected,
+        now.duplicates,
+        now.dead_letters,
+        now.clock,
+        now.folded_at,
+        now.owner,
+    )
+
+
+def refuse_stuck(partitions: Sequence[PartitionStatus]) -> None:
+    """Raise StuckError if a partition has records to fold and didn't move."""
+    beyond = [row for row in partitions if row.lag < 0]
+    if beyond:
+        raise StuckError(
+            f"The log is shorter than what was folded in partition {_names(beyond)}.",
+            "It isn't the log that the projection was folded from, or it lost records: stop the workers, restore it.",
+        )
+    stuck = [row for row in partitions if row.stuck]
+    if stuck:
+        raise StuckError(
+            f"Stuck: partition {_names(stuck)} with {sum(row.lag for row in stuck):,} records to fold.",
+            "Is a worker running? Start one with `creditfold worker`, or look into its log.",
+        )
+
+
+def _names(partitions: Sequence[PartitionStatus]) -> str:
+    return ", ".join(str(row.partition) for row in partitions)
+
+
+def _services(settings: "Settings") -> "list[ServiceStatus]":
+    from creditfold.cli.background import background_worker
+    from creditfold.stack.embedded import ServiceStatus, service_status
+
+    services = service_status(settings)
+    daemon = background_worker(settings)
+    if (pid := daemon.pid) is not None:
+        services.append(ServiceStatus("worker", "running", pid, "in the background", str(daemon.log_path)))
+    return services
+
+
+def _print_services(services: "Sequence[ServiceStatus]") -> None:
+    print_table(
+        ("service", "state", "pid", "address", "log"),
+        [(row.name, row.state, str(row.pid or ""), row.address, row.log_path) for row in services],
+    )
+
+
+def _print_partitions(settings: "Settings", partitions: Sequence[PartitionStatus]) -> None:
+    columns = ("partition", "next", "end", "lag", "rate/s", *COUNTS[1:], "clock", "folded at", "owner")
+    rows: list[tuple[object, ...]] = [
+        (
+            str(row.partition),
+            row.next_offset,
+            row.end_offset,
+            row.lag,
+            round(row.rate),
+            *(getattr(row, name) for name in COUNTS[1:]),
+            row.clock,
+            row.folded_at,
+            row.owner,
+        )
+        for row in partitions
+    ]
+    totals = totals_of(partitions)
+    counts = (totals[name] for name in COUNTS[1:])
+    rows.append(
+        (
+            "total",
+            totals["next_offset"],
+            totals["end_offset"],
+            totals["lag"],
+            round(totals["rate"]),
+            *counts,
+            None,
+            None,
+            "",
+        )
+    )
+    print_table([name.replace("_", " ") for name in columns], rows, f"topic {settings.commands_topic}")
+
+
+def totals_of(partitions: Sequence[PartitionStatus]) -> dict[str, Any]:
+    """The sums over all partitions."""
+    names = ("next_offset", "end_offset", "lag", "rate", *COUNTS)
+    return {name: sum(getattr(row, name) for row in partitions) for name in names}
+
+
+def _document(
+    settings: "Settings", services: "Sequence[ServiceStatus]", partitions: Sequence[PartitionStatus]
+) -> dict[str, object]:
+    return {
+        "topic": settings.commands_topic,
+        "services": services,
+        "partitions": partitions,
+        "totals": totals_of(partitions),
+    }

@@ -1,0 +1,26 @@
+"""The rules of credits, pure: state, decisions, evolution. Does no I/O and imports no other room.
+
+Time and ids are arguments. Nothing in this room reads a clock, a random source, the environment or an
+unordered set, so the state is a function of the log's prefix and a replay decides what was decided.
+"""
+
+from creditfold.ledger.commands import COMMANDS, Command, Grant, Spend
+from creditfold.ledger.decisions import Accepted, Account, Outcome, Rejected, RejectionReason, decide, evolve
+from creditfold.ledger.folding import Book, Entry, Verdict
+
+__all__ = [
+    "COMMANDS",
+    "Accepted",
+    "Account",
+    "Book",
+    "Command",
+    "Entry",
+    "Grant",
+    "Outcome",
+    "Rejected",
+    "RejectionReason",
+    "Spend",
+    "Verdict",
+    "decide",
+    "evolve",
+]

@@ -1,0 +1,80 @@
+"""`decide` and `evolve`: one account, one command, one outcome. Source of every rule: docs/rules.md."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple, TypeAlias
+
+from creditfold.ledger.commands import Command, Grant, Spend
+from creditfold.ledger.limits import MAX_BALANCE
+
+#: Version of the rules in this file. Each outcome carries the version that decided it.
+RULES = 1
+
+
+class RejectionReason(StrEnum):
+    """Why a valid command has no effect, in the order in which the checks are made."""
+
+    INSUFFICIENT_CREDITS = "insufficient_credits"
+    BALANCE_LIMIT_EXCEEDED = "balance_limit_exceeded"
+
+
+class Account(NamedTuple):
+    """State of one account: how many decisions it has seen, and its available credits by asset."""
+
+    version: int = 0
+    available: Mapping[str, int] = {}
+
+
+class Accepted(NamedTuple):
+    """A command that took effect. `change` is signed; `balance` and `version` are those after it."""
+
+    asset: str
+    change: int
+    balance: int
+    version: int
+    rules: int = RULES
+
+    @property
+    def rejection(self) -> None:
+        """Why it was rejected: it wasn't."""
+
+
+class Rejected(NamedTuple):
+    """A command without effect, for ever. `balance` and `version` are those after the decision."""
+
+    asset: str
+    rejection: RejectionReason
+    balance: int
+    version: int
+    rules: int = RULES
+
+    @property
+    def change(self) -> int:
+        """What it changed: nothing."""
+        return 0
+
+
+Outcome: TypeAlias = Accepted | Rejected
+
+
+def decide(state: Account, command: Command) -> Outcome:
+    """Decide a valid command that is no duplicate. Raises TypeError for a command that it doesn't know."""
+    asset, version = command.asset, state.version + 1
+    balance = state.available.get(asset, 0)
+    if isinstance(command, Grant):
+        if balance + command.amount > MAX_BALANCE:
+            return Rejected(asset, RejectionReason.BALANCE_LIMIT_EXCEEDED, balance, version)
+        return Accepted(asset, command.amount, balance + command.amount, version)
+    if isinstance(command, Spend):
+        if command.amount > balance:
+            return Rejected(asset, RejectionReason.INSUFFICIENT_CREDITS, balance, version)
+        return Accepted(asset, -command.amount, balance - command.amount, version)
+    raise TypeError(f"no rule for {type(command).__name__}")
+
+
+def evolve(state: Account, outcome: Outcome) -> Account:
+    """Apply what was decided; chooses nothing. Raises ValueError for an outcome of another state."""
+    before = state.available.get(outcome.asset, 0)
+    if outcome.version != state.version + 1 or before + outcome.change != outcome.balance or outcome.balance < 0:
+        raise ValueError(f"{outcome} doesn't follow from {state}")
+    return Account(outcome.version, {**state.available, outcome.asset: outcome.balance})

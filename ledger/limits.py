@@ -1,0 +1,43 @@
+"""The bounds of a command's fields, and what a text may hold. Source: docs/rules.md, "Valid, rejected, dead".
+
+Lengths count Unicode code points. The character classes are spelled out instead of asked of `str.isprintable`
+and its kin: those follow the Unicode tables of the Python in use, and a replay must not.
+"""
+
+import re
+
+MAX_AMOUNT = 2**53 - 1
+MAX_COMMAND_ID = 64
+MAX_ACCOUNT = 128
+MAX_ASSET = 64
+MAX_SOURCE = 128
+MAX_REASON = 1_024
+MAX_METADATA_ENTRIES = 32
+MAX_METADATA_KEY = 64
+MAX_METADATA_VALUE = 1_024
+# 9999-12-31T23:59:59.999Z, the last instant that every reader of the projection can print.
+MAX_OCCURRED_AT = 253_402_300_799_999
+MAX_RECORD_BYTES = 65_536
+# An account's credits of one asset stay under this, so that sums of a few of them fit a bigint.
+MAX_BALANCE = 2**62 - 1
+
+_CONTROL = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"
+_SPACE = r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_BAD_IN_ID = re.compile(rf"[{_CONTROL}]|\A[{_SPACE}]|[{_SPACE}]\Z").search
+# Line breaks and tabs are welcome in a note; PostgreSQL can't store NUL, UTF-8 has no surrogates.
+_BAD_IN_NOTE = re.compile(r"[\x00\ud800-\udfff]").search
+
+
+def is_id(text: str, longest: int) -> bool:
+    """Tell whether a text can name something: 1 to `longest` characters, no control character, no outer space."""
+    if not 0 < len(text) <= longest:
+        return False
+    # Most ids are ASCII, for which the methods of str are quicker and say the same for ever.
+    if text.isascii():
+        return text.isprintable() and text[0] != " " and text[-1] != " "
+    return _BAD_IN_ID(text) is None
+
+
+def is_note(text: str, longest: int) -> bool:
+    """Tell whether a text can be kept as a note: at most `longest` characters, neither NUL nor surrogate."""
+    return len(text) <= longest and _BAD_IN_NOTE(text) is None

@@ -1,0 +1,114 @@
+"""The Faust app: one agent that hands each chunk to its partition's lane. Wires, and decides nothing."""
+
+import logging
+import os
+import socket
+from typing import Any, cast
+
+import faust
+import structlog
+from faust.transport import drivers
+from faust.types import AppT
+from faust.types.tuples import Message
+
+from creditfold.processors.chunks import Chunk
+from creditfold.processors.lanes import Lanes
+from creditfold.processors.transport import LedgerConsumer
+from creditfold.projections.connections import fold_pool
+from creditfold.projections.setup import Log
+from creditfold.stack.settings import Settings
+
+#: The URL scheme by which Faust finds our transport.
+SCHEME = "creditfold"
+
+#: Connections to PostgreSQL per worker: lanes beyond that wait for each other.
+FOLD_CONNECTIONS = 4
+
+REPORT_EVERY_S = 5.0
+
+log = structlog.get_logger()
+
+
+class ChunkSchema(faust.Schema[None, Chunk]):
+    """Hands a chunk through as it is; Faust's codecs would fail on it without a word."""
+
+    def loads_key(self, app: AppT, message: Message, **_: Any) -> None:
+        """A chunk has no key."""
+
+    def loads_value(self, app: AppT, message: Message, **_: Any) -> Chunk:
+        """Hand the chunk on without looking into it."""
+        return cast(Chunk, message.value)
+
+
+class FoldApp(faust.App):
+    """A Faust app with the lanes that do its work.
+
+    Args:
+        settings: where Kafka and PostgreSQL are.
+        ledger_log: identity of the command topic.
+    """
+
+    # Faust's own lines are told apart from ours, and shown with --verbose only.
+    logger = logging.getLogger("faust.creditfold")
+
+    def __init__(self, settings: Settings, ledger_log: Log) -> None:
+        drivers.TRANSPORTS.aliases[SCHEME] = f"{LedgerConsumer.__module__}:Transport"
+        self.commands_topic = ledger_log.topic
+        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._pool = fold_pool(settings.dsn, f"creditfold worker {os.getpid()}", FOLD_CONNECTIONS)
+        self.lanes = Lanes(self._pool, ledger_log.partitions, self.owner, settings.retry_max_s, self._lost)
+        super().__init__(settings.group, **_faust_options(settings))
+
+    async def on_start(self) -> None:
+        """Open the pool before the first partition arrives."""
+        await self._pool.open()
+        await super().on_start()
+
+    async def on_stop(self) -> None:
+        """Finish what is being written, then let go."""
+        await self.lanes.stop()
+        await self._pool.close(timeout=5)
+        await super().on_stop()
+
+    def _lost(self, partition: int, fenced: bool) -> None:
+        cast(LedgerConsumer, self.consumer).forget(partition, fenced)
+
+
+def create_app(settings: Settings, ledger_log: Log) -> FoldApp:
+    """Build the app. Nothing connects before it is started."""
+    app = FoldApp(settings, ledger_log)
+    topic = app.topic(ledger_log.topic, schema=ChunkSchema(), acks=False)
+
+    @app.agent(topic)
+    async def fold(stream: Any) -> None:
+        async for event in stream.events():
+            chunk: Chunk = event.value
+            app.lanes.put(chunk)
+
+    @app.timer(REPORT_EVERY_S)  # type: ignore[untyped-decorator]
+    async def report() -> None:
+        if app.lanes.offsets():
+            log.info("progress", **app.lanes.meter.report())
+            await cast(LedgerConsumer, app.consumer).report_offsets()
+
+    return app
+
+
+def _faust_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "broker": ";".join(f"{SCHEME}://{server.strip()}" for server in settings.kafka_bootstrap.split(",")),
+        "autodiscover": False,
+        "web_enabled": False,
+        "datadir": str(settings.data_dir / "faust"),
+        "topic_disable_leader": True,
+        "topic_allow_declare": False,
+        "consumer_auto_offset_reset": "earliest",
+        "broker_max_poll_records": settings.chunk_records,
+        # Waiting out an outage is not a reason to leave the group.
+        "broker_max_poll_interval": 86_400.0,
+        "broker_session_timeout": 10.0,
+        "broker_heartbeat_interval": 1.0,
+        "broker_request_timeout": 30.0,
+        "stream_wait_empty": False,
+        "worker_redirect_stdouts": False,
+    }

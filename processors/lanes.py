@@ -1,0 +1,204 @@
+"""One lane a partition: takes its chunks in order, each in one PostgreSQL transaction, until it is told to stop.
+
+Lanes overlap: while PostgreSQL writes one partition's chunk, Python decodes another's. A lane retries for ever with
+back-off, so an outage or a defect holds up its own partition only; `creditfold status --check` then reports it.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from contextlib import suppress
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random
+
+from creditfold.ledger import Book
+from creditfold.processors.chunks import Chunk, fold, keys, read_records
+from creditfold.processors.meter import Meter
+from creditfold.projections.store import ChunkGapError, ChunkTransaction, FencedError, Progress, claim
+
+#: How long a stopping lane may take to finish the chunk that it is writing, in seconds.
+GRACE_S = 5.0
+
+#: PostgreSQL is away or restarting: worth a line in the log, not a traceback.
+OUTAGES = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, ConnectionError)
+
+log = structlog.get_logger()
+
+
+class Lanes:
+    """The lanes of the partitions that this worker has claimed.
+
+    Args:
+        pool: connections, opened and closed by the caller.
+        partitions: partition count of the command topic.
+        owner: this worker's name in `progress`.
+        retry_max_s: longest pause between tries, in seconds.
+        on_lost: called with a partition whose chunks no longer connect; it must be claimed and sought again.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+        partitions: int,
+        owner: str,
+        retry_max_s: float,
+        on_lost: Callable[[int, bool], None],
+    ) -> None:
+        self.meter = Meter()
+        self._pool = pool
+        self._partitions = partitions
+        self._owner = owner
+        self._retry_max_s = retry_max_s
+        self._on_lost = on_lost
+        self._lanes: dict[int, Lane] = {}
+        self._room = asyncio.Event()
+
+    async def claim(self, partitions: Collection[int]) -> dict[int, Progress]:
+        """Claim partitions; chunks fetched under older claims are void from now on."""
+        async with self._pool.connection() as connection:
+            claims = {partition: await claim(connection, partition, self._owner) for partition in sorted(partitions)}
+        for partition, progress in claims.items():
+            if partition not in self._lanes:
+                self._lanes[partition] = Lane(self, partition)
+            self._lanes[partition].renew(progress)
+        return claims
+
+    def put(self, chunk: Chunk) -> None:
+        """Queue a chunk behind its partition's earlier ones."""
+        if chunk.partition in self._lanes:
+            self._lanes[chunk.partition].put(chunk)
+
+    def busy(self) -> set[int]:
+        """Partitions that have a chunk waiting already; fetching more would only fill memory."""
+        return {partition for partition, lane in self._lanes.items() if lane.is_full}
+
+    def offsets(self) -> dict[int, int]:
+        """The next offset to fold, by partition, as last written."""
+        return {partition: lane.next_offset for partition, lane in self._lanes.items()}
+
+    async def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until a lane finishes a chunk, at most so long."""
+        self._room.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._room.wait(), timeout_s)
+
+    async def stop(self) -> None:
+        """Let each lane finish the chunk that it is writing, for a while, then end them."""
+        lanes, self._lanes = list(self._lanes.values()), {}
+        await asyncio.gather(*(lane.stop() for lane in lanes))
+
+    async def fold(self, chunk: Chunk) -> int:
+        """Fold what is new of a chunk, in one transaction, and give back the partition's next offset.
+
+        Raises FencedError, ChunkGapError, or what PostgreSQL raises; nothing is written then.
+        """
+        with self.meter.stage("decode"):
+            reads = read_records(chunk.records, chunk.partition, self._partitions)
+        async with self._pool.connection() as connection, connection.transaction():
+            transaction = ChunkTransaction(connection, chunk.partition, chunk.epoch)
+            progress = await transaction.lock()
+            if chunk.end <= progress.next_offset:
+                return progress.next_offset
+            if chunk.start > progress.next_offset:
+                raise ChunkGapError(
+                    f"Partition {chunk.partition} stands at {progress.next_offset}, the chunk starts at {chunk.start}."
+                )
+            reads = [read for read in reads if read.record.offset >= progress.next_offset]
+            with self.meter.stage("load"):
+                accounts, known = await transaction.load(keys(reads))
+            with self.meter.stage("decide"):
+                result = fold(reads, Book(accounts, known, progress.clock_ms), chunk.end)
+            with self.meter.stage("write"):
+                await transaction.write(result)
+        self.meter.count(len(reads))
+        return chunk.end
+
+    async def fold_until_done(self, chunk: Chunk, lane: "Lane") -> None:
+        """Fold a chunk, however often it takes, unless the partition is claimed anew meanwhile."""
+        retrying = AsyncRetrying(
+            wait=wait_exponential(multiplier=0.1, max=self._retry_max_s) + wait_random(0, 0.1),
+            retry=retry_if_exception(_is_worth_another_try),
+            before_sleep=_say_why,
+        )
+        try:
+            async for attempt in retrying:
+                with attempt:
+                    if chunk.epoch != lane.epoch:
+                        return
+                    lane.next_offset = await self.fold(chunk)
+        except (FencedError, ChunkGapError) as error:
+            if chunk.epoch == lane.epoch:
+                log.warning("partition lost", partition=chunk.partition, why=error.message)
+                self._on_lost(chunk.partition, isinstance(error, FencedError))
+        finally:
+            self._room.set()
+
+
+class Lane:
+    """One partition's queue and the task that empties it."""
+
+    def __init__(self, lanes: Lanes, partition: int) -> None:
+        self.epoch = -1
+        self.next_offset = 0
+        self._lanes = lanes
+        self._queue: asyncio.Queue[Chunk] = asyncio.Queue()
+        self._task = asyncio.create_task(self._run(), name=f"lane-{partition}")
+        self._working = asyncio.Lock()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a chunk waits already behind the one in work."""
+        return not self._queue.empty()
+
+    def renew(self, progress: Progress) -> None:
+        """Go on under a new claim; what was queued under the old one is void."""
+        self.epoch, self.next_offset = progress.epoch, progress.next_offset
+        while not self._queue.empty():
+            self._queue.get_nowait()
+
+    def put(self, chunk: Chunk) -> None:
+        """Queue a chunk, unless it was fetched under an older claim."""
+        if chunk.epoch == self.epoch:
+            self._queue.put_nowait(chunk)
+
+    async def stop(self) -> None:
+        """Finish the chunk in work within the grace time, then end."""
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._working.acquire(), GRACE_S)
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        while True:
+            chunk = await self._queue.get()
+            async with self._working:
+                await self._lanes.fold_until_done(chunk, self)
+
+
+def _is_worth_another_try(error: BaseException) -> bool:
+    # A cancellation is no Exception, and must end the lane.
+    return isinstance(error, Exception) and not isinstance(error, FencedError | ChunkGapError)
+
+
+def _say_why(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    wait_s = round(state.next_action.sleep, 1) if state.next_action else 0.0
+    if isinstance(error, OUTAGES):
+        log.warning(
+            "PostgreSQL is away, waiting", retry_in_s=wait_s, attempt=state.attempt_number, why=_first_line(error)
+        )
+    else:
+        log.error(
+            "a chunk can't be folded, trying again", retry_in_s=wait_s, attempt=state.attempt_number, exc_info=error
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,133 @@
+"""Runs a worker: waits for Kafka and PostgreSQL, prepares the projection, folds until it is told to stop."""
+
+import gc
+import logging
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import structlog
+from faust import Worker
+from structlog.typing import Processor
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
+
+from creditfold.processors.app import create_app
+from creditfold.projections.connections import PostgresUnavailableError
+from creditfold.projections.setup import Log, prepare
+from creditfold.schemas.errors import CreditfoldError
+from creditfold.stack.settings import Settings
+from creditfold.stack.topics import KafkaUnavailableError, describe_topic, topic_problems
+
+log = structlog.get_logger()
+
+
+class WorkerFailedError(CreditfoldError):
+    """The worker ended by itself."""
+
+
+def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = False) -> NoReturn:
+    """Fold the command topic until SIGTERM or SIGINT, then exit with 0.
+
+    Raises LogChangedError or TopicMissingError when there is nothing right to fold, WorkerFailedError when the fold
+    can't go on. An outage of Kafka or PostgreSQL is waited for, at the start as later.
+    """
+    configure_logging(json_logs=json_logs, verbose=verbose)
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    ledger_log = wait_until_ready(settings)
+    app = create_app(settings, ledger_log)
+    log.info("worker starts", owner=app.owner, topic=ledger_log.topic, partitions=ledger_log.partitions)
+    # A chunk makes tens of thousands of tuples and drops them all at once; looking among them for cycles took a
+    # quarter of the time. What start-up left behind need never be looked at again.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
+    worker = Worker(app, quiet=True, redirect_stdouts=False, override_logging=False)
+    worker.spinner = None  # It draws on standard output even when quiet.
+    try:
+        worker.execute_from_commandline()
+    except CreditfoldError:
+        raise
+    except Exception as error:
+        raise WorkerFailedError(f"The worker failed: {error!r}.", "Start it again; it goes on where it was.") from error
+
+
+def wait_until_ready(settings: Settings) -> Log:
+    """Wait for Kafka and PostgreSQL, and bind the projection to the topic, making its tables where they are missing."""
+    retrying = Retrying(
+        wait=wait_exponential(multiplier=0.2, max=settings.retry_max_s) + wait_random(0, 0.1),
+        retry=retry_if_exception_type((KafkaUnavailableError, PostgresUnavailableError)),
+        before_sleep=_say_why,
+        reraise=True,
+    )
+    return retrying(_bind, settings)
+
+
+def _bind(settings: Settings) -> Log:
+    topic = describe_topic(settings)
+    for problem in topic_problems(topic, settings.model_copy(update={"partitions": topic.partitions})):
+        log.warning("the topic is unsafe", topic=topic.name, problem=problem)
+    ledger_log = Log(topic.name, topic.topic_id, topic.partitions)
+    prepare(settings.dsn, ledger_log)
+    return ledger_log
+
+
+def configure_logging(*, json_logs: bool, verbose: bool) -> None:
+    """Send every log line to standard error: for people, or one JSON object a line."""
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    last: list[Processor] = [
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    ]
+    if json_logs:
+        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    handler.addFilter(OnceInAWhile())
+    logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING, force=True)
+    logging.getLogger("creditfold").setLevel(logging.INFO)
+    # The lanes say the same, once, and with what they do about it.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+
+
+class OnceInAWhile(logging.Filter):
+    """Lets a library's line through once in ten seconds: an outage makes aiokafka write a hundred a second."""
+
+    EVERY_S = 10.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether to write a line; ours all are."""
+        if record.name.startswith("creditfold."):
+            return True
+        # The template and not the text, which holds ids and times. Libraries have a bounded number of those.
+        key = (record.name, str(record.msg))
+        if record.created - self._last.get(key, 0.0) < self.EVERY_S:
+            return False
+        self._last[key] = record.created
+        return True
+
+
+def _say_why(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("waiting", why=error.message if isinstance(error, CreditfoldError) else str(error))
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)

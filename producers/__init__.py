@@ -1,0 +1,65 @@
+"""Append commands to the log, one at a time or by the file. Knows neither the rules nor PostgreSQL.
+
+    from creditfold.producers import CommandProducer, Grant
+    from creditfold.stack.settings import load_settings
+
+    settings = load_settings()
+    with CommandProducer(settings.kafka_client, settings.commands_topic) as producer:
+        position = producer.append(Grant(command_id="g-1", account="ada", asset="credits", amount=100))
+    print(position)  # partition:offset, to be named by reads that must see the grant
+
+docs/producing.md tells the rest: asyncio, files, errors, and what a failed append means.
+"""
+
+from creditfold.producers.bulk import ImportProgress, ImportReport, import_file
+from creditfold.producers.client import AsyncCommandProducer, CommandProducer, Outcome
+from creditfold.producers.commands import Command, Encoded, Grant, Spend, encode_command, parse_command
+from creditfold.producers.errors import (
+    AppendError,
+    BrokerUnavailableError,
+    DeliveryFailedError,
+    ForkedProducerError,
+    ImportFileError,
+    ImportStateError,
+    ImportStoppedError,
+    InvalidCommandError,
+    NotAllowedError,
+    ProducerBrokenError,
+    ProducerClosedError,
+    ProducerSettingError,
+    QueueFullError,
+    RecordTooLargeError,
+    UndeliveredError,
+    UnknownTopicError,
+)
+
+__all__ = [
+    "AppendError",
+    "AsyncCommandProducer",
+    "BrokerUnavailableError",
+    "Command",
+    "CommandProducer",
+    "DeliveryFailedError",
+    "Encoded",
+    "ForkedProducerError",
+    "Grant",
+    "ImportFileError",
+    "ImportProgress",
+    "ImportReport",
+    "ImportStateError",
+    "ImportStoppedError",
+    "InvalidCommandError",
+    "NotAllowedError",
+    "Outcome",
+    "ProducerBrokenError",
+    "ProducerClosedError",
+    "ProducerSettingError",
+    "QueueFullError",
+    "RecordTooLargeError",
+    "Spend",
+    "UndeliveredError",
+    "UnknownTopicError",
+    "encode_command",
+    "import_file",
+    "parse_command",
+]

@@ -1,0 +1,543 @@
+"""The appenders: a command goes in, its position in the log comes out. Owns the Kafka producer and its one thread.
+
+Refuses to know what a command means, and keeps no failure to itself: each reaches the future, the callback, or
+the next flush. The client library behind it is librdkafka, whose delivery timeout bounds every wait here.
+"""
+
+import asyncio
+import atexit
+import ctypes
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from creditfold.producers.commands import Command, Encoded, encode_command
+from creditfold.producers.errors import (
+    RESEND,
+    AppendError,
+    BrokerUnavailableError,
+    DeliveryFailedError,
+    ForkedProducerError,
+    NotAllowedError,
+    ProducerBrokenError,
+    ProducerClosedError,
+    ProducerSettingError,
+    QueueFullError,
+    RecordTooLargeError,
+    UndeliveredError,
+    UnknownTopicError,
+)
+from creditfold.schemas.position import Position
+
+Outcome: TypeAlias = Position | AppendError
+_OnDelivery: TypeAlias = Callable[[KafkaError | None, Message], None]
+
+# What every producer of ours does; a caller's own setting of these is refused and not overruled in silence.
+FORCED: Mapping[str, str | int | bool] = {
+    "enable.idempotence": True,
+    "acks": "all",
+    # librdkafka's default agrees with Java's and aiokafka's choice of partition on about one key in eight only.
+    "partitioner": "murmur2_random",
+}
+DEFAULTS: Mapping[str, str | int | bool] = {
+    "client.id": "creditfold-producer",
+    # librdkafka writes some twenty lines a second while Kafka is away; its error callback says the same, once.
+    "log_level": 2,
+    # As fast as lz4 here, and the smallest on a disk that keeps the log for ever.
+    "compression.type": "zstd",
+    "linger.ms": 5,
+    # The default of ten seconds would eat a third of the delivery timeout after Kafka is back.
+    "reconnect.backoff.max.ms": 1_000,
+    "queue.buffering.max.messages": 100_000,
+    "queue.buffering.max.kbytes": 262_144,
+}
+# A new topic needs a moment to be known to every broker; a mistyped one should not wait for the whole timeout.
+_TOPIC_GRACE_MS = 5_000
+# On top of the delivery timeout, which librdkafka itself keeps to: only a defect there can use it up.
+_GRACE_S = 10.0
+_POLL_S = 0.1
+_ROOM_CHECK_S = 0.02
+_LOG_AGAIN_S = 10.0
+
+_TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
+_NO_TOPIC = {
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.TOPIC_EXCEPTION,
+}
+_NOT_ALLOWED = {
+    KafkaError._AUTHENTICATION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+}
+
+_log = logging.getLogger("creditfold.producers.kafka")
+
+
+# The open producers, for the fork hook below.
+_open: "set[CommandProducer]" = set()
+
+
+def _abandon_after_fork() -> None:
+    # librdkafka's destructor joins threads that only the parent has, and may crash a child that runs it;
+    # one reference too many keeps the child from running it.
+    for producer in _open:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(producer._producer))
+
+
+os.register_at_fork(after_in_child=_abandon_after_fork)
+
+
+class _Unseen:
+    """Failures that nobody has looked at yet. Keeps the first thousand and counts the rest."""
+
+    LIMIT = 1_000
+
+    def __init__(self) -> None:
+        self._errors: dict[int, Exception] = {}
+        self._more = 0
+
+    def add(self, error: Exception) -> None:
+        if len(self._errors) < self.LIMIT:
+            self._errors[id(error)] = error
+        else:
+            self._more += 1
+
+    def discard(self, error: BaseException | None) -> None:
+        self._errors.pop(id(error), None)
+
+    def raise_any(self) -> None:
+        errors, self._errors = self._errors, {}
+        count, self._more = len(errors) + self._more, 0
+        if not count:
+            return
+        first = next(iter(errors.values()))
+        if count == 1 or not isinstance(first, AppendError):
+            raise first
+        raise DeliveryFailedError(
+            f"{count:,} commands were not confirmed. The first: {first.message}", RESEND
+        ) from first
+
+
+class _Delivery(Future[Position]):
+    """A future that tells when its failure has been looked at, and that a cancel can't take back from the log."""
+
+    def __init__(self, unseen: _Unseen) -> None:
+        super().__init__()
+        self._unseen = unseen
+        self.set_running_or_notify_cancel()
+
+    def settle(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Position):
+            self.set_result(outcome)
+        else:
+            self._unseen.add(outcome)
+            self.set_exception(outcome)
+
+    def result(self, timeout: float | None = None) -> Position:
+        self.exception(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        error = super().exception(timeout)
+        self._unseen.discard(error)
+        return error
+
+
+class CommandProducer:
+    """Appends commands to the log and tells where they stand. One for a process; any thread may use it.
+
+    Args:
+        kafka: librdkafka settings, at least `bootstrap.servers`. Those in FORCED can't be changed.
+        topic: the command topic.
+        delivery_timeout_s: how long a command may wait for its confirmation, in seconds, queueing included.
+        queue_records: how many commands may wait unconfirmed.
+
+    Raises ProducerSettingError. Nothing is sent, and no broker awaited, before the first append.
+    """
+
+    def __init__(
+        self,
+        kafka: Mapping[str, str | int],
+        topic: str,
+        *,
+        delivery_timeout_s: float = 30.0,
+        queue_records: int = 100_000,
+    ) -> None:
+        self.topic = topic
+        self.delivery_timeout_s = delivery_timeout_s
+        self._pid = os.getpid()
+        self._closed = False
+        self._broken: ProducerBrokenError | None = None
+        self._last_trouble = ("", 0.0)
+        self._logged: dict[int, float] = {}
+        self._unseen = _Unseen()
+        # Held while a record enters the queue, so that none enters after close() has looked.
+        self._entry = threading.Lock()
+        self._progress = threading.Condition(threading.Lock())
+        self._producer: Producer | None = self._make(kafka, queue_records)
+        self._stop = threading.Event()
+        # A daemon, so that a forgotten close() doesn't keep the process alive; the exit hook delivers what is left.
+        self._thread = threading.Thread(target=self._poll, name="creditfold-producer", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+        _open.add(self)
+
+    def _make(self, kafka: Mapping[str, str | int], queue_records: int) -> Producer:
+        timeout_ms = int(self.delivery_timeout_s * 1000)
+        ours = {
+            "queue.buffering.max.messages": queue_records,
+            "topic.metadata.propagation.max.ms": min(_TOPIC_GRACE_MS, timeout_ms // 2),
+        }
+        forced = {**FORCED, "delivery.timeout.ms": timeout_ms}
+        for name, value in forced.items():
+            if name in kafka and str(kafka[name]).lower() != str(value).lower():
+                raise ProducerSettingError(f"{name} must be {value!r} for the log's promises.", "Leave it out.")
+        config: dict[str, Any] = {**DEFAULTS, **ours, **kafka, **forced, "error_cb": self._note_trouble}
+        try:
+            return Producer(config, logger=_log)
+        except KafkaException as error:
+            raise ProducerSettingError(
+                f"Kafka's client refuses its settings: {error.args[0].str()}.", "Correct the setting that it names."
+            ) from None
+        except (TypeError, ValueError) as error:
+            raise ProducerSettingError(f"Bad producer setting: {error}.", "Correct it.") from None
+
+    def append(self, command: Command) -> Position:
+        """Append a command and wait until the log has it. Returns its position. Raises AppendError's kin."""
+        delivery = self.submit(command)
+        try:
+            return delivery.result(self.delivery_timeout_s + _GRACE_S)
+        except TimeoutError:
+            raise DeliveryFailedError("The Kafka client gave no answer within its own timeout.", RESEND) from None
+
+    def submit(self, command: Command, *, wait: bool = True) -> Future[Position]:
+        """Hand a command over and return at once with the future of its position.
+
+        The future fails with AppendError's kin; a failure that nobody looks at is raised by flush() or close().
+        A cancel has no effect: the command is on its way.
+
+        Args:
+            wait: whether to wait for room in a full queue, up to the delivery timeout, or to refuse at once.
+
+        Raises RecordTooLargeError, QueueFullError, ProducerClosedError, ProducerBrokenError, ForkedProducerError.
+        """
+        delivery = _Delivery(self._unseen)
+        self._enter(encode_command(command), partial(self._deliver, delivery.settle), wait=wait)
+        return delivery
+
+    def append_many(
+        self, commands: Iterable[Command], on_delivery: Callable[[Command, Outcome], None] | None = None
+    ) -> int:
+        """Hand over many commands without a future for each. Returns how many were handed over.
+
+        Waits for room in a full queue. Not confirmed on return: flush() waits for that.
+
+        Args:
+            commands: taken one by one, so that a generator's memory stays small.
+            on_delivery: called once for each command taken, with its position or its error, in the producer's
+                thread, which it must not block; what it raises is raised by the next flush(). Without it,
+                flush() raises the failures.
+
+        Raises what submit() raises, at the first command that can't be handed over; later ones aren't taken.
+        """
+        count = 0
+        for command in commands:
+            settle = self._keep_failure if on_delivery is None else partial(on_delivery, command)
+            self._enter(encode_command(command), partial(self._deliver, settle))
+            count += 1
+        return count
+
+    def append_encoded(self, records: Iterable[Encoded], on_delivery: Callable[[Outcome], None]) -> int:
+        """The same as append_many() for commands that are encoded already; the callback gets the outcome only."""
+        count = 0
+        deliver = partial(self._deliver, on_delivery)
+        for record in records:
+            self._enter(record, deliver)
+            count += 1
+        return count
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until everything handed over has its answer.
+
+        Args:
+            timeout: in seconds; by default a little over the delivery timeout, by when every answer is due.
+
+        Raises UndeliveredError when time runs out, and else what nobody has looked at: the failures of
+        forgotten futures and of append_many() without a callback, and what a callback raised.
+        """
+        self._refuse_unusable()
+        left = self._await_empty(timeout)
+        if left:
+            raise UndeliveredError(left, f"{left:,} commands are still unconfirmed.", "Flush again, or look at Kafka.")
+        self._unseen.raise_any()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Take nothing more, wait for what is under way, and let go of Kafka. A second close does nothing.
+
+        Args:
+            timeout: in seconds; by default a little over the delivery timeout.
+
+        Raises UndeliveredError, naming how many commands were left without an answer (their futures fail too),
+        and else what flush() raises.
+        """
+        if os.getpid() != self._pid:
+            return  # The threads and sockets are the parent's, and so is the closing.
+        with self._entry:
+            if self._closed:
+                return
+            self._closed = True
+        atexit.unregister(self.close)
+        try:
+            left = self._await_empty(timeout)
+            if left:
+                self._kafka().purge()
+                self._await_empty(_GRACE_S)
+        finally:
+            self._let_go()
+        if left:
+            raise UndeliveredError(
+                left,
+                f"The producer was closed with {left:,} commands unconfirmed: each may be in the log or not.",
+                RESEND,
+            ) from None
+        self._unseen.raise_any()
+
+    def _let_go(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        _open.discard(self)
+        # Destroyed here and now: left to the garbage collector, it might be destroyed in a forked child.
+        self._producer = None
+
+    def cluster_id(self) -> str:
+        """Ask Kafka for the id of the cluster. Raises BrokerUnavailableError after the delivery timeout."""
+        self._refuse_unusable()
+        try:
+            answer = self._kafka().cluster_id(self.delivery_timeout_s)
+        except KafkaException:
+            answer = None
+        if not answer:
+            raise self._unavailable()
+        return str(answer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception as failure:
+            if error is None:
+                raise
+            # The error that ends the block is the one to see; what the close found stays with it.
+            error.add_note(f"And closing the producer failed: {failure}")
+
+    def _enter(self, record: Encoded, deliver: _OnDelivery, *, wait: bool = True) -> None:
+        if self._try_enter(record, deliver):
+            return
+        deadline = time.monotonic() + (self.delivery_timeout_s if wait else 0)
+        while self._await_room(deadline):
+            if self._try_enter(record, deliver):
+                return
+        raise QueueFullError(
+            f"The producer's queue is full of unconfirmed commands.{self._trouble()}",
+            "Append more slowly, or raise queue_records; if nothing is confirmed at all, look at Kafka.",
+        )
+
+    def _try_enter(self, record: Encoded, deliver: _OnDelivery) -> bool:
+        # The process is checked before any lock is taken: a thread may have held it when the process was forked.
+        if os.getpid() != self._pid:
+            self._refuse_unusable()
+        with self._entry:
+            if self._closed or self._broken is not None:
+                self._refuse_unusable()
+            try:
+                self._kafka().produce(self.topic, record.value, record.key, on_delivery=deliver)
+            except BufferError:
+                return False
+            except KafkaException as error:
+                raise self._explain(error.args[0], -1) from None
+            return True
+
+    def _deliver(self, settle: Callable[[Outcome], None], error: KafkaError | None, message: Message) -> None:
+        try:
+            partition, offset = message.partition(), message.offset()
+            if error is not None:
+                settle(self._explain(error, -1 if partition is None else partition))
+            elif partition is None or offset is None or offset < 0:
+                # A broker that sees a retried batch again may confirm it without saying where it is.
+                settle(DeliveryFailedError("The command is in the log, but Kafka didn't say where.", RESEND))
+            else:
+                settle(Position(partition, offset))
+        except Exception as failure:
+            # It would end the poll thread and with it every other delivery: kept for the next flush.
+            self._unseen.add(failure)
+
+    def _keep_failure(self, outcome: Outcome) -> None:
+        if isinstance(outcome, AppendError):
+            self._unseen.add(outcome)
+
+    def _explain(self, error: KafkaError, partition: int) -> AppendError:
+        code = error.code()
+        if error.fatal() or code == KafkaError._FATAL:
+            self._broken = self._broken or self._breakdown(error)
+            return self._broken
+        if code in _TOO_LARGE:
+            return RecordTooLargeError(
+                "Kafka refused the command's batch as too large.",
+                "Raise the topic's max.message.bytes to 1048588, or set the producer's batch.size below it.",
+            )
+        if code in _NO_TOPIC:
+            return UnknownTopicError(
+                f"Kafka has no topic {self.topic!r}.", "Create it (creditfold init), or correct the topic's name."
+            )
+        if code in _NOT_ALLOWED:
+            return NotAllowedError(
+                f"Kafka doesn't let this client write to {self.topic!r}: {error.str()}.",
+                "Check the user, the password and the topic's access list.",
+            )
+        if code == KafkaError._PURGE_QUEUE:
+            return ProducerClosedError("The producer was closed before the command was sent.", RESEND)
+        if code == KafkaError._MSG_TIMED_OUT and partition < 0:
+            return self._unavailable()
+        return DeliveryFailedError(f"The log didn't confirm the command: {error.str()}.{self._trouble()}", RESEND)
+
+    def _unavailable(self) -> BrokerUnavailableError:
+        return BrokerUnavailableError(
+            f"Kafka didn't answer within {self.delivery_timeout_s:g} s.{self._trouble()}",
+            "Check that the broker runs and that the bootstrap servers are right, then send it again.",
+        )
+
+    def _breakdown(self, error: KafkaError) -> ProducerBrokenError:
+        return ProducerBrokenError(
+            f"The producer can't go on: {error.str()}.", f"Make a new producer. For what was unconfirmed: {RESEND}"
+        )
+
+    def _note_trouble(self, error: KafkaError) -> None:
+        # librdkafka goes on by itself after these; they say why when a delivery runs out of time.
+        now = time.monotonic()
+        self._last_trouble = (error.str(), now)
+        if now - self._logged.get(error.code(), -_LOG_AGAIN_S) >= _LOG_AGAIN_S:
+            self._logged[error.code()] = now
+            _log.warning("kafka trouble: %s", error.str())
+        if error.fatal():
+            self._broken = self._broken or self._breakdown(error)
+
+    def _trouble(self) -> str:
+        text, when = self._last_trouble
+        return f" Last trouble, {time.monotonic() - when:.0f} s ago: {text}." if text else ""
+
+    def _refuse_unusable(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProducerError("This producer belongs to the parent process.", "Make a producer after the fork.")
+        if self._closed:
+            raise ProducerClosedError("The producer is closed.", "Make a new one.")
+        if self._broken is not None:
+            raise ProducerBrokenError(self._broken.message, self._broken.remedy) from self._broken
+
+    def _await_room(self, deadline: float) -> bool:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        with self._progress:
+            # Looks again after a moment: room appears while one poll is still serving its callbacks.
+            self._progress.wait(min(left, _ROOM_CHECK_S))
+        return True
+
+    def _await_empty(self, timeout: float | None) -> int:
+        limit = self.delivery_timeout_s + _GRACE_S if timeout is None else timeout
+        with self._progress:
+            self._progress.wait_for(lambda: not self._unanswered(), limit)
+        return self._unanswered()
+
+    def _unanswered(self) -> int:
+        # None: another thread has closed it meanwhile, and has told of what was left.
+        return 0 if (kafka := self._producer) is None else len(kafka)
+
+    def _kafka(self) -> Producer:
+        if self._producer is None:
+            raise ProducerClosedError("The producer is closed.", "Make a new one.")
+        return self._producer
+
+    def _poll(self) -> None:
+        kafka = self._kafka()
+        while not self._stop.is_set():
+            if kafka.poll(_POLL_S):
+                with self._progress:
+                    self._progress.notify_all()
+
+
+class AsyncCommandProducer:
+    """CommandProducer for asyncio: the same arguments, promises and errors; never blocks the event loop.
+
+    Make it inside the loop that uses it.
+    """
+
+    def __init__(
+        self,
+        kafka: Mapping[str, str | int],
+        topic: str,
+        *,
+        delivery_timeout_s: float = 30.0,
+        queue_records: int = 100_000,
+    ) -> None:
+        self._producer = CommandProducer(
+            kafka, topic, delivery_timeout_s=delivery_timeout_s, queue_records=queue_records
+        )
+        # One task at a time waits for room; the others queue behind it in the order in which they came.
+        self._turn = asyncio.Lock()
+
+    async def append(self, command: Command) -> Position:
+        """Append a command and wait until the log has it. A cancelled append may be in the log or not."""
+        return await (await self.submit(command))
+
+    async def submit(self, command: Command, *, wait: bool = True) -> asyncio.Future[Position]:
+        """Hand a command over; awaiting the returned future gives its position. Errors as in CommandProducer."""
+        try:
+            return self._try_submit(command)
+        except QueueFullError:
+            if not wait:
+                raise
+        deadline = time.monotonic() + self._producer.delivery_timeout_s
+        async with self._turn:
+            while True:
+                try:
+                    return self._try_submit(command)
+                except QueueFullError:
+                    if time.monotonic() >= deadline:
+                        raise
+                # Only the wait happens elsewhere: a cancel can't leave a command behind that still gets sent.
+                await asyncio.to_thread(self._producer._await_room, deadline)
+
+    def _try_submit(self, command: Command) -> asyncio.Future[Position]:
+        return asyncio.wrap_future(self._producer.submit(command, wait=False))
+
+    async def flush(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the sync twin's argument.
+        """Wait until everything handed over has its answer. Raises as CommandProducer.flush()."""
+        await asyncio.to_thread(self._producer.flush, timeout)
+
+    async def close(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the sync twin's argument.
+        """Take nothing more and wait for what is under way. Raises as CommandProducer.close()."""
+        await asyncio.to_thread(self._producer.close, timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self._producer.__exit__, kind, error, trace)

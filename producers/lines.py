@@ -1,0 +1,309 @@
+"""Command files, read piece by piece: JSON Lines and CSV. Owns where a record ends and what its text says.
+
+Knows neither Kafka nor progress. Whatever the bytes are, a bad record is one bad record, in constant memory. What
+stands inside a quoted CSV field is never read as a command, not even where the quote is left open: notes are
+written by strangers, and a stranger must not be able to grant credits.
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from enum import Enum, auto
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple, TypeAlias, cast
+
+from creditfold.producers.commands import Command, Grant, parse_command
+from creditfold.producers.errors import ImportFileError, InvalidCommandError
+
+FileFormat: TypeAlias = Literal["jsonl", "csv"]
+
+MAX_RECORD_TEXT = 1_048_576  # Bytes. A valid command's text is well under it, in whatever escapes.
+SHOWN = 200  # Characters of a bad record that its report shows.
+
+_SUFFIXES: dict[str, FileFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+_BOM = b"\xef\xbb\xbf"
+_GZIP_MAGIC = b"\x1f\x8b"
+_BUFFER = 1 << 20
+_REQUIRED = ("type", "command_id", "account", "asset", "amount")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII).fullmatch
+_WHOLE_COLUMNS = ("amount", "occurred_at")
+
+
+class BadRecordError(ValueError):
+    """A record of a file that is no command. Its text says why."""
+
+
+class RawRecord(NamedTuple):
+    """One record's bytes and the lines that it spans, counted from 1. `problem` is set where the bytes are cut off."""
+
+    first: int
+    last: int
+    data: bytes
+    problem: str = ""
+
+
+def format_of(path: Path) -> FileFormat:
+    """Tell a file's format from its name: .jsonl, .ndjson or .csv, each with .gz or without. Raises ImportFileError."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes[-1:] == [".gz"]:
+        suffixes.pop()
+    found = _SUFFIXES.get(suffixes[-1]) if suffixes else None
+    if found is None:
+        raise ImportFileError(
+            f"The format of {path.name} can't be told from its name.", "Say whether it is jsonl or csv."
+        )
+    return found
+
+
+def open_lines(raw: IO[bytes]) -> IO[bytes]:
+    """Wrap an open file so that its lines can be read, unpacked if it is gzip (told by its first bytes)."""
+    magic = raw.read(2)
+    raw.seek(0)
+    # Not buffered once more: a second buffer would lose the last good lines before a truncation.
+    return cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if magic == _GZIP_MAGIC else raw
+
+
+class _Quoting(Enum):
+    """Where in a CSV record a byte stands, as far as quotes matter."""
+
+    FIELD_START = auto()
+    PLAIN = auto()
+    QUOTED = auto()
+    QUOTE_SEEN = auto()
+
+
+class RecordReader:
+    """Cuts a stream into records and keeps account of what it has given out.
+
+    Attributes (all of what was given out, or skipped, so far):
+        lines: number of lines.
+        offset: number of bytes, unpacked.
+        ended: whether the last line had its line end.
+
+    Iterating raises ImportFileError when the stream can't be read any further.
+    """
+
+    def __init__(self, stream: IO[bytes], file_format: FileFormat) -> None:
+        self._stream = stream
+        self._csv = file_format == "csv"
+        self._digest = hashlib.sha256()  # Of everything: a file that changed anywhere before a checkpoint is seen.
+        self.lines = 0
+        self.offset = 0
+        self.ended = True
+
+    def digest(self) -> str:
+        """SHA-256 of all bytes so far, in hex."""
+        return self._digest.copy().hexdigest()
+
+    def skip_to(self, offset: int, lines: int) -> bool:
+        """Go on to where an earlier run stood. Returns whether the file reaches that far."""
+        while self.offset < offset:
+            block = self._read(self._stream.read, min(_BUFFER, offset - self.offset))
+            if not block:
+                return False
+            self._count(block)
+        self.lines = lines
+        return True
+
+    def finish_line(self) -> bool:
+        """Take the line end that the last line lacked in an earlier run. Returns False if more text follows instead."""
+        byte = self._piece(1)
+        if byte == b"\r":
+            byte = self._piece(1)
+        return byte in (b"\n", b"")
+
+    def __iter__(self) -> Iterator[RawRecord]:
+        while (record := self._next()) is not None:
+            yield record
+
+    def _next(self) -> RawRecord | None:
+        piece = self._read(self._stream.readline, MAX_RECORD_TEXT)
+        if not piece:
+            return None
+        first = self.lines + 1
+        text = piece.removeprefix(_BOM) if self.offset == 0 else piece
+        quoting = self._quoting_after(text, _Quoting.FIELD_START)
+        is_whole = piece.endswith(b"\n") and quoting is not _Quoting.QUOTED
+        before = None if is_whole else (self.lines, self.offset, self.ended, self._digest.copy())
+        self._count(piece)
+        if before is None:
+            self.lines += 1
+            return RawRecord(first, first, text)
+        try:
+            return self._rest(first, text, quoting)
+        except ImportFileError:
+            # A record that couldn't be read to its end was not given out, and must not count as done.
+            self.lines, self.offset, self.ended, self._digest = before
+            raise
+
+    def _rest(self, first: int, text: bytes, quoting: _Quoting) -> RawRecord:
+        """Read on to the end of a record that is longer than a line or than a piece."""
+        kept, size = [text], len(text)
+        self.lines += self.ended
+        while piece := self._piece(MAX_RECORD_TEXT):
+            self.lines += self.ended
+            quoting = self._quoting_after(piece, quoting)
+            size += len(piece)
+            if size <= MAX_RECORD_TEXT:
+                kept.append(piece)
+            if self.ended and quoting is not _Quoting.QUOTED:
+                break
+        self.lines += not self.ended
+        return RawRecord(first, self.lines, b"".join(kept), self._problem(size, quoting, first))
+
+    def _problem(self, size: int, quoting: _Quoting, first: int) -> str:
+        if quoting is _Quoting.QUOTED:
+            return f"a quote is opened and never closed: lines {first} to {self.lines} are one record"
+        if size > MAX_RECORD_TEXT:
+            return f"the record is longer than {MAX_RECORD_TEXT:,} bytes"
+        return ""
+
+    def _piece(self, most: int) -> bytes:
+        piece = self._read(self._stream.readline, most)
+        if piece:
+            self._count(piece)
+        return piece
+
+    def _count(self, block: bytes) -> None:
+        self._digest.update(block)
+        self.offset += len(block)
+        self.ended = block.endswith(b"\n")
+
+    def _read(self, read: Any, size: int) -> bytes:
+        try:
+            return cast(bytes, read(size))
+        except (OSError, EOFError, zlib.error) as error:
+            raise ImportFileError(
+                f"The file can't be read after line {self.lines}: {error}.", "Mend the file and run the import again."
+            ) from None
+
+    def _quoting_after(self, data: bytes, quoting: _Quoting) -> _Quoting:
+        if not self._csv or (quoting is not _Quoting.QUOTED and b'"' not in data and data.endswith(b"\n")):
+            return _Quoting.PLAIN
+        at = 0
+        while at < len(data):
+            if quoting is _Quoting.QUOTED:
+                quote = data.find(b'"', at)
+                if quote < 0:
+                    return quoting
+                quoting, at = _Quoting.QUOTE_SEEN, quote + 1
+            elif quoting is _Quoting.PLAIN:
+                comma = data.find(b",", at)
+                if comma < 0:
+                    return quoting
+                quoting, at = _Quoting.FIELD_START, comma + 1
+            elif data[at : at + 1] == b'"':
+                quoting, at = _Quoting.QUOTED, at + 1
+            else:
+                quoting = _Quoting.PLAIN
+        return quoting
+
+
+class JsonLines:
+    """Makes commands of JSON Lines records."""
+
+    def parse(self, data: bytes) -> Command:
+        """Read one record. Raises BadRecordError or InvalidCommandError."""
+        fields = _json(_text(data))
+        if not isinstance(fields, dict):
+            raise BadRecordError("the line is not a JSON object")
+        return parse_command(fields)
+
+
+class CsvRecords:
+    """Makes commands of CSV records (RFC 4180) by a header of field names."""
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self._header = header
+
+    @classmethod
+    def with_header(cls, record: RawRecord) -> "CsvRecords":
+        """Read the header: field names of commands, `type` among them, in any order. Raises ImportFileError."""
+        try:
+            if record.problem:
+                raise BadRecordError(record.problem)
+            header = _cells(record.data)
+        except BadRecordError as error:
+            raise ImportFileError(
+                f"The CSV header is bad: {error}.", "Write field names into the first line."
+            ) from None
+        unknown = [name for name in header if name not in Grant.model_fields]
+        missing = [name for name in _REQUIRED if name not in header]
+        if unknown or missing or len(set(header)) < len(header):
+            shown = ", ".join(repr(name[:40]) for name in (unknown or missing or header)[:10])
+            fault = "has unknown columns" if unknown else "lacks columns" if missing else "has a column twice"
+            raise ImportFileError(
+                f"The CSV header {fault}: {shown}.", f"The columns are {', '.join(sorted(Grant.model_fields))}."
+            )
+        return cls(header)
+
+    def parse(self, data: bytes) -> Command:
+        """Read one record. An empty cell is an absent field. Raises BadRecordError or InvalidCommandError."""
+        cells = _cells(data)
+        if len(cells) != len(self._header):
+            raise BadRecordError(f"the record has {len(cells)} columns, and the header {len(self._header)}")
+        fields: dict[str, Any] = {name: cell for name, cell in zip(self._header, cells, strict=True) if cell}
+        for name in _WHOLE_COLUMNS:
+            # What is no whole number stays text, which the command refuses with the bounds in its message.
+            if name in fields and _WHOLE_NUMBER(fields[name]):
+                fields[name] = int(fields[name])
+        if "metadata" in fields:
+            fields["metadata"] = _json(fields["metadata"], "metadata is")
+        return parse_command(fields)
+
+
+def why_bad(error: BadRecordError | InvalidCommandError) -> str:
+    """What a report says of a bad record."""
+    return "; ".join(error.problems) if isinstance(error, InvalidCommandError) else str(error)
+
+
+def _text(data: bytes) -> str:
+    if b"\0" in data:
+        raise BadRecordError("the record holds a NUL byte")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise BadRecordError(f"the record is not UTF-8 at byte {error.start + 1}") from None
+
+
+def _cells(data: bytes) -> list[str]:
+    text = _text(data).removesuffix("\n").removesuffix("\r")
+    try:
+        rows = list(csv.reader([text], strict=True))
+    except csv.Error as error:
+        raise BadRecordError(f"not CSV: {error}") from None
+    if len(rows) != 1:
+        raise BadRecordError("not CSV: a line break outside quotes")
+    return rows[0]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise BadRecordError(f"the JSON has the key {double[:40]!r} twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise BadRecordError(f"not JSON: {name}")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _json(text: str, what: str = "the line is") -> Any:
+    try:
+        return _DECODER.decode(text)
+    except BadRecordError:
+        raise
+    except RecursionError:
+        raise BadRecordError(f"{what} nested too deeply") from None
+    except ValueError as error:
+        # A whole number of thousands of digits lands here too: int() refuses it.
+        raise BadRecordError(f"{what} not JSON: {str(error)[:100]}") from None

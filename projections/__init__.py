@@ -1,0 +1,1 @@
+"""Balances, journal, dead letters and progress in PostgreSQL. Owns all SQL; knows neither Faust nor HTTP."""

@@ -1,0 +1,73 @@
+"""The one place that opens PostgreSQL connections, and what their failures mean. Knows no SQL of the projection."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from creditfold.schemas.errors import CreditfoldError
+
+CONNECT_TIMEOUT_S = 5
+#: A dead peer is noticed after about this long, and not after the kernel's two hours.
+KEEPALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+
+# The fold looks up a few thousand keys in tables of any size, always by index. Right after a bulk load the planner
+# still believes the tables to be tiny and would read them whole; so it isn't asked.
+FOLD_OPTIONS = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
+
+
+class PostgresUnavailableError(CreditfoldError):
+    """PostgreSQL can't be reached, or went away. Trying again later can help."""
+
+
+class NotPreparedError(CreditfoldError):
+    """The database has no projection yet, or this user may not read it."""
+
+
+def fold_pool(dsn: str, application: str, size: int) -> AsyncConnectionPool[AsyncConnection[TupleRow]]:
+    """A pool of at most `size` connections in autocommit, not opened yet. Waiting for one raises PoolTimeout."""
+    return AsyncConnectionPool(
+        dsn,
+        kwargs={
+            "autocommit": True,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": application,
+            "options": FOLD_OPTIONS,
+            **KEEPALIVE,
+        },
+        min_size=1,
+        max_size=size,
+        open=False,
+        timeout=CONNECT_TIMEOUT_S,
+        check=AsyncConnectionPool.check_connection,
+    )
+
+
+@contextmanager
+def connected(dsn: str, application: str = "creditfold") -> Iterator[Connection[TupleRow]]:
+    """A connection in autocommit; its failures become errors that a person can act on."""
+    try:
+        with psycopg.connect(
+            dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name=application, **KEEPALIVE
+        ) as connection:
+            yield connection
+    except (InvalidSchemaName, UndefinedTable) as error:
+        raise NotPreparedError("The database holds no ledger.", "Run `creditfold init`.") from error
+    except InsufficientPrivilege as error:
+        raise NotPreparedError(
+            f"PostgreSQL refused: {error.diag.message_primary}.", "Grant this user the role creditfold_reader."
+        ) from error
+    except psycopg.OperationalError as error:
+        raise PostgresUnavailableError(
+            f"PostgreSQL doesn't answer: {str(error).strip().splitlines()[0] if str(error).strip() else 'no detail'}.",
+            "Start it with `creditfold up`, or set CREDITFOLD_POSTGRES_DSN.",
+        ) from error
+    except psycopg.ProgrammingError as error:
+        if error.sqlstate is not None:
+            raise
+        raise PostgresUnavailableError(f"Bad connection string: {error}.", "Set CREDITFOLD_POSTGRES_DSN.") from error

@@ -1,0 +1,79 @@
+-- One generation of the projection. {schema} is its schema. Everything here can be dropped and folded again.
+
+CREATE SCHEMA {schema};
+
+-- Which log this generation is folded from. A topic that was deleted and made anew has another topic_id.
+CREATE TABLE {schema}.source (
+    topic text PRIMARY KEY,
+    topic_id text NOT NULL,
+    partitions integer NOT NULL CHECK (partitions > 0)
+);
+
+-- Where the fold stands in each partition. The transaction that writes balances moves next_offset with them, and
+-- checks epoch, so that a worker that lost the partition can't write.
+CREATE TABLE {schema}.progress (
+    log_partition integer PRIMARY KEY,
+    next_offset bigint NOT NULL DEFAULT 0,
+    epoch bigint NOT NULL DEFAULT 0,
+    owner text NOT NULL DEFAULT '',
+    clock_ms bigint NOT NULL DEFAULT 0,
+    accepted bigint NOT NULL DEFAULT 0,
+    rejected bigint NOT NULL DEFAULT 0,
+    duplicates bigint NOT NULL DEFAULT 0,
+    dead_letters bigint NOT NULL DEFAULT 0,
+    folded_at timestamptz
+) WITH (fillfactor = 50);
+
+-- version is the account's count of decisions at the last one about this asset.
+CREATE TABLE {schema}.balances (
+    account_id text NOT NULL,
+    asset text NOT NULL,
+    available bigint NOT NULL CHECK (available >= 0),
+    version bigint NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    PRIMARY KEY (account_id, asset)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
+
+-- One row a decision. The unique key on (account_id, command_id) is the ledger's idempotency.
+CREATE TABLE {schema}.journal (
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    account_id text NOT NULL,
+    version bigint NOT NULL,
+    command_id text NOT NULL,
+    body bytea NOT NULL,
+    kind text NOT NULL,
+    asset text NOT NULL,
+    amount bigint NOT NULL,
+    change bigint NOT NULL,
+    balance bigint NOT NULL,
+    rejection text,
+    rules smallint NOT NULL,
+    clock_ms bigint NOT NULL,
+    occurred_at_ms bigint NOT NULL,
+    source text NOT NULL,
+    note text NOT NULL,
+    PRIMARY KEY (account_id, version),
+    UNIQUE (account_id, command_id),
+    CHECK (rejection IS NULL OR change = 0)
+);
+-- Rows arrive in the order of the log, partition by partition: a few bytes a page range find a position.
+CREATE INDEX journal_position ON {schema}.journal USING brin (log_partition int4_minmax_multi_ops, log_offset int8_minmax_multi_ops)
+    WITH (pages_per_range = 32, autosummarize = on);
+-- The expression is the one that the view shows as decided_at, so that the newest are found without a sort.
+CREATE INDEX journal_rejections ON {schema}.journal (to_timestamp(clock_ms / 1000.0), log_partition, log_offset)
+    WHERE rejection IS NOT NULL;
+
+-- Records that can't be folded, as they are in the log.
+CREATE TABLE {schema}.dead_letters (
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    reason text NOT NULL,
+    detail text NOT NULL,
+    appended_at_ms bigint NOT NULL,
+    key bytea,
+    value bytea,
+    headers jsonb NOT NULL,
+    PRIMARY KEY (log_partition, log_offset)
+);

@@ -1,0 +1,206 @@
+"""What readers ask: balances, histories, rejections, dead letters, progress. Reads the views in schema `ledger` only.
+
+Amounts are in the asset's smallest unit, instants are aware datetimes in UTC.
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, LiteralString, NamedTuple, TypeVar
+
+from psycopg import Connection
+from psycopg.rows import class_row
+
+from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import Position
+
+Row = TypeVar("Row")
+
+
+class NotYetFoldedError(CreditfoldError):
+    """The fold hasn't reached a position in the time given."""
+
+    exit_code = 4
+
+
+class Balance(NamedTuple):
+    """An account's available credits of one asset, after its decision number `version`, as of a position of the log."""
+
+    account_id: str
+    asset: str
+    available: int
+    version: int
+    log_partition: int
+    log_offset: int
+
+
+class Decision(NamedTuple):
+    """One line of the journal; `rejection` is None for what was accepted, `change` is signed."""
+
+    log_partition: int
+    log_offset: int
+    account_id: str
+    version: int
+    command_id: str
+    kind: str
+    asset: str
+    amount: int
+    change: int
+    balance: int
+    accepted: bool
+    rejection: str | None
+    rules: int
+    decided_at: datetime
+    occurred_at: datetime | None
+    source: str
+    note: str
+
+
+class Rejection(NamedTuple):
+    """A command without effect; `balance` is what there was."""
+
+    log_partition: int
+    log_offset: int
+    account_id: str
+    version: int
+    command_id: str
+    kind: str
+    asset: str
+    amount: int
+    balance: int
+    rejection: str
+    decided_at: datetime
+    source: str
+    note: str
+
+
+class DeadRecord(NamedTuple):
+    """A record of the log that can't be folded, with its bytes; `headers` are pairs of name and base64 text."""
+
+    log_partition: int
+    log_offset: int
+    reason: str
+    detail: str
+    appended_at: datetime | None
+    key: bytes | None
+    value: bytes | None
+    headers: list[list[str | None]]
+
+
+class PartitionProgress(NamedTuple):
+    """How far one partition is folded, and what its records came to."""
+
+    topic: str
+    log_partition: int
+    next_offset: int
+    accepted: int
+    rejected: int
+    duplicates: int
+    dead_letters: int
+    records: int
+    clock: datetime | None
+    folded_at: datetime | None
+    epoch: int
+    owner: str
+
+
+def balances(connection: Connection[Any], account: str) -> Sequence[Balance]:
+    """An account's balances, by asset; empty for an account that was never used."""
+    return _rows(connection, Balance, "SELECT * FROM ledger.balances WHERE account_id = %s ORDER BY asset", (account,))
+
+
+def history(connection: Connection[Any], account: str, limit: int, before: int | None = None) -> Sequence[Decision]:
+    """An account's latest decisions, newest first: at most `limit`, those before version `before` if given."""
+    return _rows(
+        connection,
+        Decision,
+        """SELECT * FROM ledger.journal WHERE account_id = %s AND (%s::bigint IS NULL OR version < %s)
+           ORDER BY version DESC LIMIT %s""",
+        (account, before, before, limit),
+    )
+
+
+def decision(connection: Connection[Any], account: str, command_id: str) -> Decision | None:
+    """What was decided about a command, or None if nothing was yet."""
+    rows = _rows(
+        connection,
+        Decision,
+        "SELECT * FROM ledger.journal WHERE account_id = %s AND command_id = %s",
+        (account, command_id),
+    )
+    return rows[0] if rows else None
+
+
+def rejections(connection: Connection[Any], limit: int, account: str | None = None) -> Sequence[Rejection]:
+    """The latest rejections, newest first, of all accounts or of one."""
+    return _rows(
+        connection,
+        Rejection,
+        """SELECT * FROM ledger.rejections WHERE %s::text IS NULL OR account_id = %s
+           ORDER BY decided_at DESC, log_partition DESC, log_offset DESC LIMIT %s""",
+        (account, account, limit),
+    )
+
+
+def rejection_totals(connection: Connection[Any]) -> dict[str, int]:
+    """How many commands were rejected, by reason. Counts all of them: takes its time on a long journal."""
+    cursor = connection.execute(
+        "SELECT rejection, count(*) FROM ledger.rejections GROUP BY rejection ORDER BY rejection"
+    )
+    return dict(cursor.fetchall())
+
+
+def dead_letters(connection: Connection[Any], limit: int, reason: str | None = None) -> Sequence[DeadRecord]:
+    """The latest dead letters, newest offset first, of all reasons or of one."""
+    return _rows(
+        connection,
+        DeadRecord,
+        """SELECT * FROM ledger.dead_letters WHERE %s::text IS NULL OR reason = %s
+           ORDER BY appended_at DESC NULLS LAST, log_partition DESC, log_offset DESC LIMIT %s""",
+        (reason, reason, limit),
+    )
+
+
+def dead_letter(connection: Connection[Any], position: Position) -> DeadRecord | None:
+    """The dead letter made of the record at a position, or None."""
+    rows = _rows(
+        connection,
+        DeadRecord,
+        "SELECT * FROM ledger.dead_letters WHERE log_partition = %s AND log_offset = %s",
+        tuple(position),
+    )
+    return rows[0] if rows else None
+
+
+def progress(connection: Connection[Any]) -> Sequence[PartitionProgress]:
+    """How far each partition is folded."""
+    return _rows(connection, PartitionProgress, "SELECT * FROM ledger.progress ORDER BY log_partition", ())
+
+
+def wait_for(connection: Connection[Any], position: Position, timeout_s: float) -> None:
+    """Wait until the fold has passed a position. Raises NotYetFoldedError after `timeout_s` seconds."""
+    deadline, pause_s = time.monotonic() + timeout_s, 0.002
+    while not _has_passed(connection, position):
+        if time.monotonic() >= deadline:
+            raise NotYetFoldedError(
+                f"The fold has not reached {position} within {timeout_s:g} s. The command is in the log.",
+                "See `creditfold status`; is a worker running? `creditfold worker` starts one.",
+            )
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, 0.1)
+
+
+def _has_passed(connection: Connection[Any], position: Position) -> bool:
+    row = connection.execute(
+        "SELECT next_offset > %s FROM ledger.progress WHERE log_partition = %s", (position.offset, position.partition)
+    ).fetchone()
+    if row is None:
+        raise NotYetFoldedError(
+            f"The projection has no partition {position.partition}.", "See `creditfold status` for the topic it folds."
+        )
+    return bool(row[0])
+
+
+def _rows(connection: Connection[Any], kind: type[Row], query: LiteralString, values: tuple[Any, ...]) -> list[Row]:
+    with connection.cursor(row_factory=class_row(kind)) as cursor:
+        return cursor.execute(query, values).fetchall()

@@ -1,0 +1,17 @@
+"""Why a record of the log can't be folded: the reasons on the wire and in the projection."""
+
+from enum import StrEnum
+
+
+class DeadLetterReason(StrEnum):
+    """Reasons in the order in which they are looked for; the first that fits is the record's."""
+
+    EMPTY_VALUE = "empty_value"
+    OVERSIZE = "oversize"
+    NOT_FRAMED = "not_framed"
+    UNKNOWN_SCHEMA_ID = "unknown_schema_id"
+    NOT_AVRO = "not_avro"
+    INVALID_COMMAND = "invalid_command"
+    KEY_MISMATCH = "key_mismatch"
+    WRONG_PARTITION = "wrong_partition"
+    COMMAND_ID_REUSED = "command_id_reused"

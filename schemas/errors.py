@@ -1,0 +1,26 @@
+"""The base of every error that creditfold raises for its user. Knows nothing else.
+
+It stands in the lowest room so that each room above can derive from it. `ledger/` doesn't: a broken
+invariant there is a defect of ours and must never be caught as if it were the user's.
+"""
+
+
+class CreditfoldError(Exception):
+    """A failure that a person can act on.
+
+    Args:
+        message: what went wrong, in one sentence.
+        remedy: what to do next; empty when nothing can be done but report it.
+
+    `exit_code` is what the command line exits with when the error ends a command.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()

@@ -1,0 +1,67 @@
+"""Schemas by id and by record: reads the committed lock file. Decides nothing about compatibility.
+
+The subject of a schema is its full name (RecordNameStrategy of Confluent's clients).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, NamedTuple, TypeAlias
+
+from fastavro.schema import parse_schema, to_parsing_canonical_form
+
+JsonSchema: TypeAlias = dict[str, Any]
+
+NAMESPACE = "creditfold.commands"
+RECORDS = ("Grant", "Spend")
+LOCK_FILE = "lock.json"
+
+
+class LockedSchema(NamedTuple):
+    """One version of one record's schema, as it was when its id was given out."""
+
+    id: int
+    subject: str
+    version: int
+    fingerprint: str
+    schema: JsonSchema
+
+    @property
+    def record(self) -> str:
+        """The record's short name, for example `Grant`."""
+        return self.subject.rpartition(".")[2]
+
+
+def avsc_name(record: str) -> str:
+    """Name of the file that holds a record's current schema."""
+    return f"{record.lower()}.avsc"
+
+
+def load_current(record: str) -> JsonSchema:
+    """Read a record's current schema from its `.avsc`."""
+    schema: JsonSchema = json.loads(files(__package__).joinpath(avsc_name(record)).read_text("utf-8"))
+    return schema
+
+
+@lru_cache(maxsize=1)
+def load_lock() -> Sequence[LockedSchema]:
+    """Read every schema version from the lock file, in the order of their ids."""
+    rows = json.loads(files(__package__).joinpath(LOCK_FILE).read_text("utf-8"))["schemas"]
+    return [LockedSchema(**row) for row in rows]
+
+
+def fingerprint(schema: JsonSchema) -> str:
+    """SHA-256 of a schema's Parsing Canonical Form (Avro 1.12 specification, section of that name), in hex."""
+    return hashlib.sha256(to_parsing_canonical_form(schema).encode()).hexdigest()
+
+
+def latest(lock: Sequence[LockedSchema]) -> Mapping[str, LockedSchema]:
+    """Pick the newest version of each record, by its short name."""
+    return {row.record: row for row in sorted(lock, key=lambda row: row.version)}
+
+
+def parsed(schema: JsonSchema) -> Any:
+    """Prepare a schema for fastavro."""
+    return parse_schema(schema, _force=True)

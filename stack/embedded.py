@@ -1,0 +1,165 @@
+"""Owns the embedded stack as a whole: up, down and how it is.
+
+Refuses to know how each server is run, and starts none where the settings name a server of yours.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from creditfold.stack.files import locked
+from creditfold.stack.kafka import EmbeddedKafka, is_embeddable
+from creditfold.stack.postgres import EmbeddedPostgres
+from creditfold.stack.processes import StackError
+from creditfold.stack.settings import Settings
+from creditfold.stack.topics import create_topics, kafka_answers
+
+# Longer than the longest start, so that the second of two `up` at once waits for the first and finds all done.
+LOCK_BOUND_S = 240.0
+
+OnStep = Callable[[str], None]
+State = Literal["running", "starting", "stopped"]
+
+
+class DataFolderError(StackError):
+    """The data folder can't be written."""
+
+
+class ServiceStatus(NamedTuple):
+    """How one server is. `pid` and `log_path` are None for a server of yours."""
+
+    name: str
+    state: State
+    pid: int | None
+    address: str
+    log_path: str | None
+
+
+def up(settings: Settings, on_step: OnStep = lambda _: None) -> list[str]:
+    """Start what doesn't run yet of Kafka and PostgreSQL, wait until both answer, and create the topic.
+
+    Doing it again changes nothing. What this call started is stopped again if it fails or is interrupted. A server
+    that the settings place elsewhere is left alone.
+
+    Args:
+        on_step: called with one sentence before each step that takes time.
+
+    Returns: the names of what it started. Raises StackError, each with a remedy.
+    """
+    with _clear_errors(settings), contextlib.ExitStack() as undo:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        with locked(settings.data_dir / "lock", LOCK_BOUND_S):
+            return _up(settings, on_step, undo)
+
+
+def _up(settings: Settings, on_step: OnStep, undo: contextlib.ExitStack) -> list[str]:
+    kafka = EmbeddedKafka(settings) if is_embeddable(settings) else None
+    postgres = EmbeddedPostgres(settings) if settings.postgres_dsn is None else None
+    started = []
+    # Kafka takes longest, so PostgreSQL starts while Kafka does.
+    if kafka and _launched(kafka, "Kafka", on_step, undo):
+        started.append("Kafka")
+    if postgres and _launched(postgres, "PostgreSQL", on_step, undo):
+        started.append("PostgreSQL")
+    for server in (postgres, kafka):
+        if server:
+            server.wait_ready()
+    if create_topics(settings):
+        on_step(f"Created the topic {settings.commands_topic}")
+    undo.pop_all()
+    return started
+
+
+def _launched(server: EmbeddedKafka | EmbeddedPostgres, name: str, on_step: OnStep, undo: contextlib.ExitStack) -> bool:
+    if server.pid is not None:
+        return False
+    on_step(f"Starting {name}")
+    # Registered before the launch, which may be interrupted after the process began.
+    undo.callback(server.stop)
+    return server.launch(on_step)
+
+
+def down(settings: Settings) -> list[str]:
+    """Stop the embedded servers cleanly, or kill what doesn't end within its bound. The data stays.
+
+    Returns: the names of what it stopped; empty if nothing ran. Raises StackError.
+    """
+    if not settings.data_dir.exists():
+        return []
+    with _clear_errors(settings), locked(settings.data_dir / "lock", LOCK_BOUND_S):
+        servers: dict[str, EmbeddedKafka | EmbeddedPostgres] = {
+            "Kafka": EmbeddedKafka(settings),
+            "PostgreSQL": EmbeddedPostgres(settings),
+        }
+        return [name for name, server in servers.items() if server.stop()]
+
+
+def service_status(settings: Settings) -> list[ServiceStatus]:
+    """Say how Kafka and PostgreSQL are, ours or yours. Takes a few seconds where one is away."""
+    return [_kafka_status(settings), _postgres_status(settings)]
+
+
+def _kafka_status(settings: Settings) -> ServiceStatus:
+    kafka = EmbeddedKafka(settings)
+    if not is_embeddable(settings):
+        return _status_of_yours("Kafka", kafka_answers(settings, bound_s=3.0), settings.kafka_bootstrap)
+    # A broker of Docker's may answer where ours would; then it runs, and has no pid that we know.
+    state = _state(kafka) if kafka.pid is not None else "running" if kafka_answers(settings) else "stopped"
+    return ServiceStatus("Kafka", state, kafka.pid, kafka.address, str(kafka.log_path))
+
+
+def _postgres_status(settings: Settings) -> ServiceStatus:
+    if settings.postgres_dsn is not None:
+        return _status_of_yours("PostgreSQL", _answers(settings.dsn), _where(settings.dsn))
+    postgres = EmbeddedPostgres(settings)
+    return ServiceStatus("PostgreSQL", _state(postgres), postgres.pid, postgres.address, str(postgres.log_path))
+
+
+def _status_of_yours(name: str, answers: bool, address: str) -> ServiceStatus:
+    return ServiceStatus(name, "running" if answers else "stopped", None, address, None)
+
+
+def _state(server: EmbeddedKafka | EmbeddedPostgres) -> State:
+    if server.pid is None:
+        return "stopped"
+    return "running" if server.is_ready() else "starting"
+
+
+def _answers(dsn: str) -> bool:
+    with contextlib.suppress(psycopg.Error), psycopg.connect(dsn, connect_timeout=3, autocommit=True) as connection:
+        return connection.execute("SELECT 1").fetchone() == (1,)
+    return False
+
+
+def _where(dsn: str) -> str:
+    """The connection string's place, without what is secret in it."""
+    try:
+        parts = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        return "a connection string that can't be read"
+    return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+
+
+@contextlib.contextmanager
+def _clear_errors(settings: Settings) -> Iterator[None]:
+    """Turn what the system says about the data folder into an error with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        folder = settings.data_dir.resolve()
+        raise DataFolderError(
+            f"The data folder {folder} can't be used: {error.strerror or error} ({error.filename or 'no file named'}).",
+            _remedy(error),
+        ) from error
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Make room on that disk, or set CREDITFOLD_DATA_DIR to a folder on another."
+    user = f"the user {os.geteuid()}"
+    return f"Give {user} the right to write there, or set CREDITFOLD_DATA_DIR to a folder that {user} owns."

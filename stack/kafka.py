@@ -1,0 +1,236 @@
+"""Owns the embedded Kafka: its configuration, its storage and its one process, broker and controller in one.
+
+Refuses to know topics and records. It listens on loopback only and its data survives restarts. The storage is
+formatted in a folder of another name, which is renamed when it is whole.
+"""
+
+import base64
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import socket
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from creditfold.stack.files import packaged
+from creditfold.stack.jars import EmbeddedKafkaError, fetched_jars, find_java
+from creditfold.stack.processes import Daemon, Step, last_lines, run, tail, wait_until
+from creditfold.stack.settings import Settings
+from creditfold.stack.topics import kafka_answers
+
+READY_BOUND_S = 120.0
+STOP_BOUND_S = 30.0
+FORMAT_BOUND_S = 120.0
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
+
+
+class PortBusyError(EmbeddedKafkaError):
+    """Another process listens where the broker should."""
+
+
+def is_embeddable(settings: Settings) -> bool:
+    """Tell whether the settings point at a broker on this machine, as the embedded one would be."""
+    host, _, port = settings.kafka_bootstrap.rpartition(":")
+    return host in LOOPBACK_HOSTS and port.isdecimal() and settings.kafka_security_protocol == "PLAINTEXT"
+
+
+class EmbeddedKafka:
+    """The embedded broker of one data folder. Connects to nothing and starts nothing until told to."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._home = settings.data_dir.resolve() / "kafka"
+        # Two files: log4j turns its own over, and what the Java machine itself says would be lost there.
+        self.log_path = self._home / "kafka.log"
+        self._output_path = self._home / "kafka.out"
+        self._daemon = Daemon(self._home / "process.json", self._output_path)
+
+    @property
+    def address(self) -> str:
+        """host:port of the broker."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The broker's pid if it lives."""
+        return self._daemon.pid
+
+    @property
+    def _port(self) -> int:
+        return int(self._settings.kafka_bootstrap.rpartition(":")[2])
+
+    def is_ready(self) -> bool:
+        """Tell whether our broker lives and answers a metadata request."""
+        return self.pid is not None and kafka_answers(self._settings)
+
+    def start(self, on_step: Callable[[str], None] = lambda _: None) -> bool:
+        """Start the broker and wait until it answers. Returns whether it wasn't running. Raises EmbeddedKafkaError."""
+        launched = self.launch(on_step)
+        self.wait_ready()
+        return launched
+
+    def launch(self, on_step: Callable[[str], None] = lambda _: None) -> bool:
+        """Start the broker's process without waiting for it. Returns False if it runs already.
+
+        Raises JavaError, MavenError, PortBusyError or EmbeddedKafkaError.
+        """
+        if self.pid is not None:
+            return False
+        self._check_address()
+        java = find_java()
+        self._home.mkdir(parents=True, exist_ok=True)
+        jars = fetched_jars(self._settings, on_step)
+        self._write_configuration()
+        self._format(java, jars)
+        self._check_ports()
+        self._run(java, jars)
+        return True
+
+    def wait_ready(self) -> None:
+        """Wait, 120 s at most, until the broker answers. Raises EmbeddedKafkaError with the end of its log."""
+        wait_until(lambda: self.pid is None or kafka_answers(self._settings), READY_BOUND_S)
+        if self.pid is None:
+            raise EmbeddedKafkaError(
+                f"Kafka ended while starting. The end of its log:\n{self._last_words()}", self._see_log()
+            )
+        if not kafka_answers(self._settings):
+            raise EmbeddedKafkaError(
+                f"Kafka doesn't answer at {self.address} after {READY_BOUND_S:.0f} s. "
+                f"The end of its log:\n{self._last_words()}",
+                self._see_log(),
+            )
+
+    def stop(self) -> bool:
+        """Shut the broker down cleanly, within 30 s, else kill it. Returns whether it was running."""
+        return self._daemon.stop([Step(signal.SIGTERM, STOP_BOUND_S)])
+
+    def kill(self) -> bool:
+        """Kill the broker as a crash would. For tests. Returns whether it was running."""
+        return self._daemon.stop([])
+
+    def _check_address(self) -> None:
+        if not is_embeddable(self._settings):
+            raise EmbeddedKafkaError(
+                f"The embedded Kafka listens on 127.0.0.1 without encryption, but the settings say "
+                f"{self._settings.kafka_security_protocol} at {self._settings.kafka_bootstrap}.",
+                "Set CREDITFOLD_KAFKA_BOOTSTRAP to 127.0.0.1 and a port, and CREDITFOLD_KAFKA_SECURITY_PROTOCOL "
+                "to PLAINTEXT; or use your own Kafka, which needs no `creditfold up`.",
+            )
+        if self._port == self._settings.kafka_controller_port:
+            raise EmbeddedKafkaError(
+                f"Broker and controller can't share the port {self._port}.",
+                "Set CREDITFOLD_KAFKA_CONTROLLER_PORT to another one.",
+            )
+
+    def _check_ports(self) -> None:
+        _check_port(self._port, "CREDITFOLD_KAFKA_BOOTSTRAP")
+        _check_port(self._settings.kafka_controller_port, "CREDITFOLD_KAFKA_CONTROLLER_PORT")
+
+    def _write_configuration(self) -> None:
+        # Java reads properties as Latin-1 and log.dirs as a list by commas, so no path stands in there: all are
+        # relative to the folder that the broker runs in.
+        controller = self._settings.kafka_controller_port
+        lines = [
+            "# Written at each start; changes are lost.",
+            "process.roles=broker,controller",
+            "node.id=1",
+            f"controller.quorum.voters=1@127.0.0.1:{controller}",
+            f"listeners=PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{controller}",
+            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self._port}",
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name=PLAINTEXT",
+            "controller.listener.names=CONTROLLER",
+            "auto.create.topics.enable=false",
+            "default.replication.factor=1",
+            "min.insync.replicas=1",
+            "log.retention.ms=-1",
+            "group.initial.rebalance.delay.ms=0",
+            "offsets.topic.replication.factor=1",
+            "offsets.topic.num.partitions=4",
+            "transaction.state.log.replication.factor=1",
+            "transaction.state.log.min.isr=1",
+            "transaction.state.log.num.partitions=4",
+            "share.coordinator.state.topic.replication.factor=1",
+            "share.coordinator.state.topic.min.isr=1",
+            "share.coordinator.state.topic.num.partitions=4",
+        ]
+        text = "\n".join(lines)
+        (self._home / "server.properties").write_text(f"{text}\nlog.dirs=data\n", encoding="ascii")
+        (self._home / "format.properties").write_text(f"{text}\nlog.dirs=data.new\n", encoding="ascii")
+        (self._home / "log4j2.xml").write_bytes(packaged("log4j2.xml"))
+
+    def _format(self, java: str, jars: Path) -> None:
+        """Format the storage in a folder beside it, and rename that: half a format is never used."""
+        data, fresh = self._home / "data", self._home / "data.new"
+        if data.exists():
+            return
+        shutil.rmtree(fresh, ignore_errors=True)
+        command = [java, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format"]
+        done = run(
+            [*command, "-t", _cluster_id(), "-c", "format.properties"],
+            cwd=self._home,
+            bound_s=FORMAT_BOUND_S,
+            env=_java_environment(),
+        )
+        if done.code != 0 or not (fresh / "meta.properties").exists():
+            raise EmbeddedKafkaError(
+                f"Kafka's storage in {fresh} can't be formatted:\n{tail(done.said)}", self._see_log()
+            )
+        fresh.rename(data)
+
+    def _run(self, java: str, jars: Path) -> None:
+        command = [
+            java,
+            f"-Xmx{self._settings.kafka_heap}",
+            # A broker that is out of memory is worse than none: it lives, and answers nothing.
+            "-XX:+ExitOnOutOfMemoryError",
+            "-Djava.awt.headless=true",
+            "-Dlog4j2.configurationFile=log4j2.xml",
+            f"-Dcreditfold.log={self.log_path.name}",
+            *("-cp", f"{jars}/*", "kafka.Kafka", "server.properties"),
+        ]
+        # The last run's log goes away here, or its last words would be taken for this run's.
+        with contextlib.suppress(FileNotFoundError):
+            self.log_path.replace(self.log_path.with_name("kafka.log.0"))
+        self._daemon.start(command, cwd=self._home, env=_java_environment())
+
+    def _last_words(self) -> str:
+        said = self._output_path.exists() and self._output_path.stat().st_size > 0
+        paths = [self.log_path, self._output_path] if said else [self.log_path]
+        return "\n".join(last_lines(path) for path in paths)
+
+    def _see_log(self) -> str:
+        return f"The whole log is {self.log_path}."
+
+
+def _check_port(port: int, setting: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As the broker does: connections that linger from its last run don't count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortBusyError(
+                    f"Port {port} on 127.0.0.1 is busy, and Kafka needs it.",
+                    f"Set {setting} to another, or stop what listens there; if it is a Kafka of another data folder "
+                    "of ours, with `creditfold down` and that folder as CREDITFOLD_DATA_DIR.",
+                ) from None
+            raise EmbeddedKafkaError(
+                f"Port {port} on 127.0.0.1 can't be used: {error.strerror}.", f"See {setting}."
+            ) from None
+
+
+def _cluster_id() -> str:
+    """Return a new id as Kafka writes them: 16 bytes in base64, the first character no dash."""
+    text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    return text if not text.startswith("-") else _cluster_id()
+
+
+def _java_environment() -> dict[str, str]:
+    # In the C locale Java can't read a path that has other letters than ASCII's.
+    return {**os.environ, "LC_ALL": "C.UTF-8"}

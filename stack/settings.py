@@ -1,0 +1,139 @@
+"""The one settings object. Owns names, defaults and bounds; refuses to connect to anything.
+
+Every setting is read from the environment as `CREDITFOLD_<NAME>`; docs/settings.md lists them.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from creditfold.schemas.errors import CreditfoldError
+
+# A Unix socket's path must fit into sockaddr_un (104 bytes with its end on macOS), PostgreSQL adds "/.s.PGSQL.5432".
+MAX_SOCKET_DIR_BYTES = 89
+
+
+class InvalidSettingError(CreditfoldError):
+    """A setting is malformed or out of bounds."""
+
+    exit_code = 2
+
+
+class Settings(BaseSettings):
+    """What can be set, with its default. Sizes are in bytes or records, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="CREDITFOLD_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    data_dir: Path = Field(Path(".creditfold"), description="Folder of the embedded stack and of import progress.")
+    jars_dir: Path | None = Field(None, description="Folder of Kafka's jars; by default `jars` in the data folder.")
+
+    kafka_bootstrap: str = Field("127.0.0.1:29092", description="Kafka's bootstrap servers, host:port by commas.")
+    kafka_controller_port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        29093, description="Port of the embedded broker's controller, on loopback."
+    )
+    kafka_heap: str = Field("512m", pattern=r"^[0-9]+[mg]$", description="Heap of the embedded broker.")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How to talk to Kafka."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="SASL mechanism, where the protocol has SASL."
+    )
+    kafka_username: str | None = Field(None, description="SASL user name.")
+    kafka_password: SecretStr | None = Field(None, description="SASL password.")
+    kafka_ca_file: Path | None = Field(None, description="Certificate authority file for TLS; the system's if unset.")
+
+    commands_topic: str = Field(
+        "creditfold.commands.v1", pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="The command topic: the log."
+    )
+    partitions: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        8, description="Partitions of the command topic when it is created. It never changes after."
+    )
+    replication: Annotated[int, Field(ge=1, le=32_767)] = Field(1, description="Replication factor of new topics.")
+    max_message_bytes: Annotated[int, Field(ge=65_536, le=104_857_600)] = Field(
+        1_048_588, description="Largest record batch that a new topic takes."
+    )
+
+    postgres_dsn: SecretStr | None = Field(
+        None, description="PostgreSQL connection string; by default the embedded server's socket."
+    )
+
+    group: str = Field("creditfold-fold", min_length=1, max_length=200, description="Consumer group of the workers.")
+    chunk_records: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        5_000, description="Most records that one transaction folds."
+    )
+    retry_max_s: Annotated[float, Field(gt=0, le=300)] = Field(
+        5.0, description="Longest pause between tries while Kafka or PostgreSQL is away."
+    )
+
+    @field_validator("kafka_bootstrap")
+    @classmethod
+    def _bootstrap_is_host_and_port(cls, value: str) -> str:
+        for server in value.split(","):
+            host, colon, port = server.strip().rpartition(":")
+            if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+                raise ValueError(f"{server!r} is not host:port")
+        return value
+
+    @property
+    def kafka_jars(self) -> Path:
+        """Folder of Kafka's jars."""
+        return (self.jars_dir or self.data_dir / "jars").resolve()
+
+    @property
+    def postgres_socket_dir(self) -> Path:
+        """Folder of the embedded PostgreSQL's socket, a short path derived from the data folder."""
+        inside = self.data_dir.resolve() / "run"
+        if "," in str(inside):
+            raise InvalidSettingError(
+                f"The data folder's path has a comma, which PostgreSQL's clients take for a list of hosts: {inside}.",
+                "Set CREDITFOLD_DATA_DIR to a path without one.",
+            )
+        if len(str(inside).encode()) <= MAX_SOCKET_DIR_BYTES:
+            return inside
+        raise InvalidSettingError(
+            f"The data folder's path is too long for a Unix socket: {inside}.",
+            "Set CREDITFOLD_DATA_DIR to a path of at most 80 characters.",
+        )
+
+    @property
+    def dsn(self) -> str:
+        """The PostgreSQL connection string in force. Holds the password if there is one: don't print it."""
+        if self.postgres_dsn is not None:
+            return self.postgres_dsn.get_secret_value()
+        # The port is said, or PGPORT in the environment would lead elsewhere.
+        return f"postgresql://postgres@/creditfold?host={quote(str(self.postgres_socket_dir), safe='')}&port=5432"
+
+    @property
+    def kafka_client(self) -> dict[str, str]:
+        """The librdkafka settings that every client of ours starts from."""
+        conf = {"bootstrap.servers": self.kafka_bootstrap, "security.protocol": self.kafka_security_protocol}
+        if "SASL" in self.kafka_security_protocol:
+            conf["sasl.mechanism"] = self.kafka_sasl_mechanism
+            conf["sasl.username"] = self.kafka_username or ""
+            conf["sasl.password"] = self.kafka_password.get_secret_value() if self.kafka_password else ""
+        if self.kafka_ca_file is not None:
+            conf["ssl.ca.location"] = str(self.kafka_ca_file)
+        return conf
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """Read the settings from the environment. Raises InvalidSettingError, naming each bad one."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        bad = "; ".join(f"CREDITFOLD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise InvalidSettingError(f"Bad setting: {bad}.", "See docs/settings.md.") from None
+
+
+def settings_table() -> str:
+    """Return the table of all settings in Markdown, as docs/settings.md has it."""
+    lines = ["| name | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        lines.append(f"| `CREDITFOLD_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(lines) + "\n"

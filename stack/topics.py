@@ -1,0 +1,281 @@
+"""Owns the command topic's settings: creates it, describes it, says what is wrong with it, and where it ends.
+
+Refuses to know what the records mean, and never changes or deletes a topic that exists.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeVar
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+
+# The package says what it exports to people, in its documentation, but not to the type checker.
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
+from creditfold.stack.processes import StackError, wait_until
+from creditfold.stack.settings import Settings
+
+CONNECT_S = 5.0
+REQUEST_S = 15.0
+PROPAGATION_S = 15.0
+FOREVER = -1
+
+T = TypeVar("T")
+
+_AWAY = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._RESOLVE,
+    KafkaError._AUTHENTICATION,
+    KafkaError._SSL,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+}
+
+
+# A partition that was just made or has just moved: the metadata names a leader that doesn't know of it yet.
+_MOVING = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+}
+
+
+def _is_moving(error: BaseException) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() in _MOVING
+
+
+_WHILE_MOVING = Retrying(
+    stop=stop_after_delay(PROPAGATION_S), wait=wait_fixed(0.1), retry=retry_if_exception(_is_moving), reraise=True
+)
+
+
+class TopicError(StackError):
+    """Kafka answered, and refused."""
+
+
+class TopicMissingError(TopicError):
+    """There is no such topic."""
+
+
+class KafkaUnavailableError(StackError):
+    """No broker answers."""
+
+
+class TopicInfo(NamedTuple):
+    """What a topic is. Times are in milliseconds, sizes in bytes; -1 is no limit."""
+
+    name: str
+    topic_id: str
+    partitions: int
+    timestamp_type: str
+    cleanup_policy: str
+    retention_ms: int
+    retention_bytes: int
+
+
+class KafkaAdmin:
+    """An administration client that keeps quiet while Kafka is away and remembers why it is."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._bootstrap = settings.kafka_bootstrap
+        self._reason = ""
+        self.topics: set[str] = set()
+        # librdkafka prints each failed connection to standard error; the reason goes into our error instead.
+        quiet: dict[str, Any] = {"log_level": 0, "error_cb": self._remember}
+        self.client = AdminClient({**settings.kafka_client, **quiet})
+
+    def _remember(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._reason = error.str()
+
+    def ask(self, question: Callable[[], T], topic: str = "") -> T:
+        """Return the answer to a question. Raises KafkaUnavailableError, TopicMissingError or TopicError."""
+        try:
+            # Where nobody answers, the metadata says so sooner than a request that waits for a controller.
+            self.topics = set(self.client.list_topics(timeout=CONNECT_S).topics)
+            return _WHILE_MOVING(question)
+        except KafkaException as error:
+            raise self._translated(error.args[0], topic) from error
+
+    def _translated(self, error: KafkaError, topic: str) -> StackError:
+        if error.code() in _AWAY:
+            self.client.poll(0)
+            return KafkaUnavailableError(
+                f"Kafka doesn't answer at {self._bootstrap}: {self._reason or error.str()}.",
+                "Start it with `creditfold up`, or set CREDITFOLD_KAFKA_BOOTSTRAP to where it is.",
+            )
+        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
+            return TopicMissingError(
+                f"Kafka at {self._bootstrap} has no such topic or partition: {topic}.",
+                "Create it with `creditfold up` or `creditfold init`, or set CREDITFOLD_COMMANDS_TOPIC.",
+            )
+        return TopicError(f"Kafka refused a request about the topic {topic}: {error.str()}.", "")
+
+
+def kafka_answers(settings: Settings, bound_s: float = 1.0) -> bool:
+    """Tell whether Kafka answers a metadata request within `bound_s` seconds."""
+    with contextlib.suppress(KafkaException):
+        KafkaAdmin(settings).client.list_topics(timeout=bound_s)
+        return True
+    return False
+
+
+def create_topics(settings: Settings) -> bool:
+    """Create the command topic unless it exists. Returns whether this call created it.
+
+    Raises KafkaUnavailableError, or TopicError where Kafka refuses (more replicas than brokers, no right to).
+    """
+    admin = KafkaAdmin(settings)
+    name = settings.commands_topic
+    created = admin.ask(lambda: _created(admin, settings), name)
+    # Kafka answers before each broker has heard of the topic, and a client that asks too early is told there is none.
+    if not wait_until(lambda: _known(admin, name), PROPAGATION_S):
+        raise TopicError(f"The topic {name} was created but can't be seen.", "Look into the broker's log.")
+    return created
+
+
+def _created(admin: KafkaAdmin, settings: Settings) -> bool:
+    if _known(admin, settings.commands_topic):
+        return False
+    topic = NewTopic(
+        settings.commands_topic,
+        num_partitions=settings.partitions,
+        replication_factor=settings.replication,
+        config=topic_config(settings),
+    )
+    try:
+        admin.client.create_topics([topic], request_timeout=REQUEST_S)[topic.topic].result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            return False
+        raise
+    return True
+
+
+def topic_config(settings: Settings) -> dict[str, str]:
+    """Return Kafka's settings of a log that is the truth: kept for ever, and timed by the broker."""
+    config = {
+        "cleanup.policy": "delete",
+        "retention.ms": "-1",
+        "retention.bytes": "-1",
+        "message.timestamp.type": "LogAppendTime",
+        "max.message.bytes": str(settings.max_message_bytes),
+    }
+    if settings.replication >= 3:
+        config |= {"min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
+    return config
+
+
+def _known(admin: KafkaAdmin, name: str) -> bool:
+    asked = admin.client.describe_topics(TopicCollection([name]), request_timeout=REQUEST_S)
+    try:
+        return all(partition.leader is not None for partition in asked[name].result().partitions)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return False
+        raise
+
+
+def describe_topic(settings: Settings) -> TopicInfo:
+    """Describe the command topic. Raises TopicMissingError, KafkaUnavailableError or TopicError."""
+    admin = KafkaAdmin(settings)
+    return admin.ask(lambda: _described(admin.client, settings.commands_topic), settings.commands_topic)
+
+
+def _described(client: AdminClient, name: str) -> TopicInfo:
+    topic = client.describe_topics(TopicCollection([name]), request_timeout=REQUEST_S)[name].result()
+    resource = ConfigResource(ResourceType.TOPIC, name)
+    config = client.describe_configs([resource], request_timeout=REQUEST_S)[resource].result()
+    return TopicInfo(
+        name=name,
+        # In the spelling of Kafka's own tools, which is base64 for URLs.
+        topic_id=str(topic.topic_id).translate(str.maketrans("+/", "-_")),
+        partitions=len(topic.partitions),
+        timestamp_type=config["message.timestamp.type"].value,
+        cleanup_policy=config["cleanup.policy"].value,
+        retention_ms=int(config["retention.ms"].value),
+        retention_bytes=int(config["retention.bytes"].value),
+    )
+
+
+def check_topic(settings: Settings) -> list[str]:
+    """Say in one sentence each what makes the command topic unfit to be the truth; empty if nothing does.
+
+    Raises what describe_topic raises.
+    """
+    return topic_problems(describe_topic(settings), settings)
+
+
+def topic_problems(info: TopicInfo, settings: Settings) -> list[str]:
+    """The same for a topic that was described already."""
+    judged = [
+        (
+            info.partitions == settings.partitions,
+            f"It has {info.partitions} partitions, CREDITFOLD_PARTITIONS says {settings.partitions}; "
+            "the count decides which account lies where and never changes.",
+        ),
+        (
+            info.timestamp_type == "LogAppendTime",
+            f"Its message.timestamp.type is {info.timestamp_type}; it must be LogAppendTime, the ledger's clock.",
+        ),
+        (
+            info.cleanup_policy == "delete",
+            f"Its cleanup.policy is {info.cleanup_policy}; it must be delete, or records of the log get lost.",
+        ),
+        (
+            info.retention_ms == FOREVER,
+            f"Its retention.ms is {info.retention_ms}; it must be -1, or records of the log get lost.",
+        ),
+        (
+            info.retention_bytes == FOREVER,
+            f"Its retention.bytes is {info.retention_bytes}; it must be -1, or records of the log get lost.",
+        ),
+    ]
+    return [problem for fine, problem in judged if not fine]
+
+
+def start_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """Return the first offset of each partition. Raises what end_offsets raises."""
+    return _offsets(settings, topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+
+def end_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """Return for each partition the offset after the last one that a read_committed reader can reach.
+
+    Raises TopicMissingError, KafkaUnavailableError or TopicError.
+    """
+    return _offsets(settings, topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+
+def _offsets(settings: Settings, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+    admin = KafkaAdmin(settings)
+    wanted = {TopicPartition(topic, partition): spec for partition in partitions}
+    if not wanted:
+        return {}
+
+    def asked() -> dict[int, int]:
+        # Asked for the offsets of a topic that isn't there, the client complains of missing leaders.
+        if topic not in admin.topics:
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+        answers = admin.client.list_offsets(
+            wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_S
+        )
+        return {place.partition: _offset(answer) for place, answer in answers.items()}
+
+    return admin.ask(asked, topic)
+
+
+def _offset(answer: "Future[object]") -> int:
+    return int(answer.result().offset)  # type: ignore[attr-defined]

@@ -1,0 +1,69 @@
+"""Owns the fixtures that all tests share: the real stack, and for each test a ledger of its own on it."""
+
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Identifier
+from pydantic import SecretStr
+
+# Tests are collected without touching the import path, so the helper beside them is put on it here.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from stack_under_test import StackUnderTest
+
+from creditfold.stack.settings import Settings
+from creditfold.stack.topics import create_topics
+
+NEEDS_STACK = {"stack", "ledger_settings"}
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM end the tests as Ctrl-C does, so that the servers are stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses the stack."""
+    for item in items:
+        if NEEDS_STACK & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.stack)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[StackUnderTest]:
+    """A real Kafka and PostgreSQL, started once. A test that stops one starts it again."""
+    under_test = StackUnderTest.chosen()
+    try:
+        under_test.start()
+        yield under_test
+    finally:
+        under_test.stop()
+
+
+@pytest.fixture
+def ledger_settings(stack: StackUnderTest) -> Iterator[Settings]:
+    """Settings with a topic of 4 partitions, a consumer group and a database that no other test knows."""
+    name = f"cf_{uuid.uuid4().hex[:12]}"
+    admin = stack.settings.dsn
+    settings = stack.settings.model_copy(
+        update={
+            "commands_topic": f"creditfold.commands.{name}",
+            "group": name,
+            "partitions": 4,
+            "postgres_dsn": SecretStr(make_conninfo(admin, dbname=name)),
+        }
+    )
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+    try:
+        create_topics(settings)
+        yield settings
+    finally:
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))

@@ -1,0 +1,135 @@
+"""From raw records to rows, without Kafka or PostgreSQL: split anywhere, hostile in every field."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pytest
+from aiokafka.partitioner import DefaultPartitioner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from creditfold.ledger import Account, Book, Entry
+from creditfold.processors.chunks import Read, fold, keys, partition_of, read_records
+from creditfold.projections.store import ChunkResult, DeadLetter
+from creditfold.schemas.wire import encode
+
+
+class FakeRecord(NamedTuple):
+    """A Kafka client's record."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]] = ()
+
+
+def grant(offset: int, timestamp: int, command_id: str, account: str, amount: int) -> FakeRecord:
+    body = {"command_id": command_id, "account": account, "asset": "credits", "amount": amount}
+    return FakeRecord(offset, timestamp, account.encode(), encode("Grant", body))
+
+
+def spend(offset: int, timestamp: int, command_id: str, account: str, amount: int) -> FakeRecord:
+    body = {"command_id": command_id, "account": account, "asset": "credits", "amount": amount}
+    return FakeRecord(offset, timestamp, account.encode(), encode("Spend", body))
+
+
+def dead(record: FakeRecord) -> DeadLetter:
+    """The dead letter made of a record in partition 0 of 1."""
+    ((_, content),) = read_records([record], 0, 1)
+    assert isinstance(content, DeadLetter)
+    return content
+
+
+def test_a_dead_letter_keeps_the_record_and_can_always_be_stored() -> None:
+    """PostgreSQL takes no NUL in text: headers and details hold none, the bytes stay as they were."""
+    letter = dead(FakeRecord(7, 123, b"\0\xff", b"\0noise", [("a\0b", b"\0"), ("é", None)]))
+    assert letter[:1] == (7,)
+    assert (letter.key, letter.value, letter.appended_at_ms) == (b"\0\xff", b"\0noise", 123)
+    assert letter.headers == [("a\\x00b", "AA=="), ("\\xe9", None)]
+    mismatch = dead(grant(0, 0, "1", "ann\N{SNOWMAN}", 1)._replace(key=b"bob"))
+    assert mismatch.detail == "the record's key is not its account 'ann\\u2603'"
+
+
+@given(st.binary(max_size=40) | st.none(), st.binary(max_size=40) | st.none(), st.text(max_size=5))
+def test_any_bytes_become_a_command_or_a_storable_dead_letter(
+    key: bytes | None, value: bytes | None, name: str
+) -> None:
+    """Whatever is in the topic."""
+    framed = None if value is None else encode("Grant", {**_BODY, "account": "a"})[:5] + value
+    for bytes_ in (value, framed):
+        letter = dead(FakeRecord(0, 0, key, bytes_, [(name, value)]))
+        assert "\0" not in letter.detail + "".join(header for header, _ in letter.headers)
+
+
+_BODY = {"command_id": "1", "account": "ann", "asset": "credits", "amount": 1}
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 3, 8, 64])
+def test_partitions_are_those_of_kafkas_default_partitioner(partitions: int) -> None:
+    """The same as another client's own, for keys of any length."""
+    partitioner = DefaultPartitioner()
+    for number in range(300):
+        key = ("é" * (number % 7) + str(number)).encode()
+        everywhere = list(range(partitions))
+        assert partition_of(key, partitions) == partitioner(key, everywhere, everywhere)
+
+
+# Accounts, ids and amounts are few, so that duplicates, reuse, rejections and noise are frequent.
+events = st.lists(
+    st.tuples(
+        st.sampled_from([grant, spend, None]),
+        st.integers(-1, 50),
+        st.sampled_from(["1", "2", "3", "4", ""]),
+        st.sampled_from(["ann", "bob"]),
+        st.sampled_from([1, 2, 50, -1]),
+    ),
+    max_size=40,
+)
+
+
+def records_of(drawn: Sequence[tuple[object, int, str, str, int]]) -> list[FakeRecord]:
+    return [
+        make(offset, timestamp, *body) if callable(make) else FakeRecord(offset, timestamp, b"k", b"noise")
+        for offset, (make, timestamp, *body) in enumerate(drawn)
+    ]
+
+
+@given(events, st.lists(st.integers(0, 40)))
+def test_any_split_of_a_partition_gives_the_same_rows(
+    drawn: list[tuple[object, int, str, str, int]], cuts: list[int]
+) -> None:
+    """Journal, dead letters, duplicates and the clock, poison included."""
+    reads = read_records(records_of(drawn), 0, 1)
+    expected = fold(reads, Book(), len(reads))
+
+    accounts: dict[str, Account] = {}
+    known: dict[tuple[str, str], bytes] = {}
+    parts: list[ChunkResult] = []
+    clock_ms = 0
+    bounds = [0, *sorted({min(cut, len(reads)) for cut in cuts}), len(reads)]
+    for start, end in itertools.pairwise(bounds):
+        book = loaded(reads[start:end], accounts, known, clock_ms)
+        parts.append(fold(reads[start:end], book, end))
+        accounts |= book.accounts
+        known |= book.known
+        clock_ms = book.clock_ms
+    assert [line for part in parts for line in part.journal] == expected.journal
+    assert [letter for part in parts for letter in part.dead_letters] == expected.dead_letters
+    assert sum(part.duplicates for part in parts) == expected.duplicates
+    assert parts[-1][:2] == expected[:2]
+    assert len(expected.journal) + len(expected.dead_letters) + expected.duplicates == len(reads)
+    assert all(isinstance(line.entry, Entry) for line in expected.journal)
+
+
+def loaded(
+    reads: Sequence[Read], accounts: dict[str, Account], known: dict[tuple[str, str], bytes], clock_ms: int
+) -> Book:
+    """A book with what the store would load for these reads."""
+    touched = set(keys(reads))
+    return Book(
+        {name: accounts[name] for name, _ in touched if name in accounts},
+        {key: known[key] for key in touched if key in known},
+        clock_ms,
+    )

@@ -1,0 +1,495 @@
+"""The command line against the real stack: what each command prints, and the code it exits with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from pydantic import SecretStr
+from stack_under_test import embedded_settings, free_port
+from support import Raw, append, environment, wait_until_folded, worker
+
+from creditfold.cli import output, status
+from creditfold.cli.background import background_worker
+from creditfold.cli.main import COMMANDS, _run
+from creditfold.projections.queries import Balance, PartitionProgress
+from creditfold.schemas.position import Position
+from creditfold.stack.processes import wait_until
+from creditfold.stack.settings import Settings, load_settings
+
+NAMES = [name for name, _, _ in COMMANDS]
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Done]
+
+
+def use(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the commands of this process read these settings."""
+    for name, value in environment(settings).items():
+        if name.startswith("CREDITFOLD_"):
+            monkeypatch.setenv(name, value)
+    load_settings.cache_clear()
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """Runs a command in this process."""
+
+    def run(*arguments: str) -> Done:
+        load_settings.cache_clear()
+        code = _run(list(arguments))
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    yield run
+    load_settings.cache_clear()
+
+
+@pytest.fixture
+def cli(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs a command on a ledger of its own, with its tables made."""
+    use(ledger_settings, monkeypatch)
+    assert bare("init").code == 0
+    return bare
+
+
+# What needs no server.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_command_teaches_itself(bare: Cli, name: str) -> None:
+    """--help of each command shows how it is used."""
+    done = bare(name, "--help")
+    assert done.code == 0
+    assert "Example" in done.out
+    assert f"creditfold {name}" in done.out
+
+
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    """`creditfold --help` is quick because neither Faust nor a Kafka client nor a driver is loaded."""
+    script = (
+        "import sys; from creditfold.cli.main import _run; code = _run(['--help']);"
+        " heavy = {'faust', 'confluent_kafka', 'psycopg', 'aiokafka', 'pydantic'} & set(sys.modules);"
+        " sys.exit(f'{heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in NAMES)
+
+
+def test_version(bare: Cli) -> None:
+    """--version names the distribution's version."""
+    assert bare("--version").out.startswith("creditfold 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["frob"], "No such command"),
+        (["balance"], "Missing argument"),
+        (["balance", "-5"], "Write -- before"),
+        (["balance", ""], "no account id"),
+        (["balance", " alice"], "no account id"),
+        (["balance", "a" * 129], "no account id"),
+        (["balance", "\udcff"], "no account id"),
+        (["history", "alice", "--limit", "0"], "--limit"),
+        (["rejections", "--totals", "--account", "alice"], "counts all accounts"),
+        (["dead-letters", "--reason", "whatever"], "not_framed"),
+        (["dead-letters", "--at", "here"], "partition:offset"),
+        (["grant", "alice", "many"], "amount must be a whole number from 1"),
+        (["grant", "alice", "1.5"], "amount must be a whole number from 1"),
+        (["grant", "alice", "0"], "amount must be a whole number from 1"),
+        (["grant", "alice", "9007199254740992"], "amount must be a whole number from 1"),
+        (["grant", "alice", "9" * 5000], "amount must be a whole number from 1"),
+        (["grant", "--", "alice", "-5"], "amount must be a whole number from 1"),
+        (["grant", " alice", "5"], "account must be a text of 1 to 128"),
+        (["grant", "alice", "5", "--id", ""], "command_id must be"),
+        (["grant", "alice", "5", "--metadata", "x"], "has no value"),
+        (["grant", "alice", "5", "-m", "x=1", "-m", "x=2"], "given twice"),
+        (["import", "no-such-file.jsonl"], "no-such-file.jsonl"),
+    ],
+)
+def test_a_wrong_argument_is_refused_with_a_remedy(
+    bare: Cli, arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2, what is wrong on the first line, what to try on the second, no traceback."""
+    monkeypatch.setenv("CREDITFOLD_DATA_DIR", str(tmp_path))
+    done = bare(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: ")
+    assert "\ntry: " in done.err
+    assert said in done.err
+
+
+def test_a_bad_setting_is_named(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are checked before anything is asked of a server."""
+    monkeypatch.setenv("CREDITFOLD_PARTITIONS", "many")
+    done = bare("balance", "alice")
+    assert done.code == 2
+    assert "CREDITFOLD_PARTITIONS" in done.err
+    assert "try: See docs/settings.md." in done.err
+
+
+def test_an_error_is_json_where_json_was_asked_for(bare: Cli) -> None:
+    """Programs read errors too."""
+    done = bare("balance", "", "--json")
+    assert json.loads(done.err) | {"error": "", "try": ""} == {"error": "", "try": "", "exit_code": 2}
+    # Behind -- it is an argument like any other.
+    assert bare("grant", "--", "--json", "0").err.startswith("error: ")
+
+
+def test_a_stranger_s_text_reaches_no_terminal_as_a_control_sequence() -> None:
+    """What comes from the log may hold anything."""
+    assert output.safe("red \x1b[31m\nline\u202e") == "red \\x1b[31m\\nline\\u202e"
+
+
+def test_json_has_stable_shapes() -> None:
+    """Positions in one text, instants in UTC, bytes in base64, numbers as numbers."""
+    moment = datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=UTC)
+    row = {"at": moment, "bytes": b"\xff\x00", "position": Position(3, 1042), "none": None, "n": 2**53}
+    assert output.as_json(row) == {
+        "at": "2026-01-02T03:04:05.678Z",
+        "bytes": "/wA=",
+        "position": "3:1042",
+        "none": None,
+        "n": 2**53,
+    }
+    assert output.as_json([Balance("a", "credits", 5, 1, 3, 7)]) == [
+        {"position": "3:7", "account_id": "a", "asset": "credits", "available": 5, "version": 1}
+    ]
+
+
+def sample(at: float, *rows: tuple[int, int]) -> status.Sample:
+    """A sample of partitions 0, 1, ...: (next offset, end offset) each."""
+    progress = {
+        number: PartitionProgress("t", number, done, done, 0, 0, 0, done, None, None, 1, "w")
+        for number, (done, _) in enumerate(rows)
+    }
+    return status.Sample(at, progress, {number: end for number, (_, end) in enumerate(rows)})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lag", "rate", "stuck"),
+    [
+        # before    after     lag  rate stuck
+        ((10, 10), (10, 10), 0, 0.0, False),  # Nothing to do.
+        ((10, 30), (20, 30), 10, 5.0, False),  # It moves.
+        ((10, 10), (10, 30), 20, 0.0, False),  # The work has only just come.
+        ((10, 30), (30, 30), 0, 10.0, False),  # It has caught up.
+        ((10, 30), (10, 30), 20, 0.0, True),  # It had work and did none.
+        ((10, 30), (10, 90), 80, 0.0, True),  # The same, and it gets worse.
+    ],
+)
+def test_health_is_progress(
+    before: tuple[int, int], after: tuple[int, int], lag: int, rate: float, stuck: bool
+) -> None:
+    """What two samples, two seconds apart, say about a partition."""
+    (row,) = status.compare(sample(0, before), sample(2, after))
+    assert (row.lag, row.rate, row.stuck) == (lag, rate, stuck)
+    if stuck:
+        with pytest.raises(status.StuckError, match=r"Stuck: partition 0 "):
+            status.refuse_stuck([row])
+    else:
+        status.refuse_stuck([row])
+
+
+def test_a_log_that_is_shorter_than_what_was_folded_is_told() -> None:
+    """The topic lost records, or is another one."""
+    with pytest.raises(status.StuckError, match="shorter"):
+        status.refuse_stuck(status.compare(sample(0, (10, 5)), sample(1, (10, 5))))
+
+
+# What needs the stack.
+
+
+def test_an_outcome_is_told_as_the_fold_decided_it(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+    """Grant 500; spend 800, 120, the same 120 again, and another under its id."""
+    with worker(ledger_settings, tmp_path):
+        first = cli("grant", "alice", "500", "--reason", "welcome", "-m", "campaign=spring", "--timeout", "60")
+        assert (first.code, first.err) == (0, "")
+        assert first.out.startswith("accepted: +500 credits; alice has 500 credits\n  command ")
+        rejected = cli("spend", "alice", "800")
+        assert rejected.code == 3
+        assert rejected.out.startswith("rejected: insufficient_credits: spend of 800 credits; alice has 500 credits\n")
+        assert cli("spend", "alice", "120", "--id", "k").out.startswith("accepted: -120 credits; alice has 380")
+        again = cli("spend", "alice", "120", "--id", "k")
+        assert again.code == 0
+        assert again.out.startswith("duplicate: this command was decided before, at ")
+        reused = cli("spend", "alice", "121", "--id", "k")
+        assert reused.code == 3
+        assert reused.out.startswith("dead letter: command_id_reused: ")
+        assert cli("balance", "alice", "--json").json[0]["available"] == 380
+        assert [row["change"] for row in cli("history", "alice", "--json").json] == [-120, 0, 500]
+        assert [row["version"] for row in cli("history", "alice", "-n", "1", "--before", "3", "--json").json] == [2]
+        assert "--before 3" in cli("history", "alice", "-n", "1").out
+        assert cli("rejections", "--totals", "--json").json == {"insufficient_credits": 1}
+        assert [row["amount"] for row in cli("rejections", "-a", "alice", "--json").json] == [800]
+        assert cli("rejections", "-a", "bob").out == "Nothing was rejected.\n"
+
+
+def test_outcomes_as_json(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+    """Each kind of outcome has the same first keys."""
+    with worker(ledger_settings, tmp_path):
+        accepted = cli("grant", "alice", "5", "--asset", "boosts", "--id", "g", "--timeout", "60", "--json").json
+        rejected = cli("spend", "alice", "6", "--asset", "boosts", "--id", "s", "--json").json
+        duplicate = cli("grant", "alice", "5", "--asset", "boosts", "--id", "g", "--json").json
+        dead = cli("grant", "alice", "7", "--asset", "boosts", "--id", "g", "--json").json
+        appended = cli("grant", "alice", "5", "--no-wait", "--json").json
+    first = {"account", "command_id", "position", "outcome"}
+    assert set(accepted) == set(rejected) == set(duplicate) == first | {"duplicate", "decision"}
+    assert [row["outcome"] for row in (accepted, rejected, duplicate)] == ["accepted", "rejected", "accepted"]
+    assert [row["duplicate"] for row in (accepted, rejected, duplicate)] == [False, False, True]
+    assert accepted["decision"]["position"] == accepted["position"]
+    assert duplicate["decision"] == accepted["decision"]
+    assert (rejected["decision"]["rejection"], rejected["decision"]["balance"]) == ("insufficient_credits", 5)
+    assert set(dead) == first | {"reason", "detail"}
+    assert set(appended) == first
+
+
+def test_accounts_with_odd_names(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+    """A dash in front, a space within, another script, markup: all are names."""
+    names = ["-5", "two words", "Ωμέγα", "[bold]x[/bold]", "--json"]
+    with worker(ledger_settings, tmp_path):
+        for name in names:
+            done = cli("grant", "--timeout", "60", "--", name, "7")
+            assert done.out.startswith(f"accepted: +7 credits; {name} has 7 credits"), done
+            assert name in cli("balance", "--", name).out
+
+
+def test_an_unknown_account_has_nothing(cli: Cli) -> None:
+    """Reading it is no error."""
+    assert cli("balance", "bob") == Done(0, "bob was never used. Its balance is 0.\n", "")
+    assert cli("balance", "bob", "--json").json == []
+    assert cli("history", "bob") == Done(0, "bob has no decisions yet.\n", "")
+    assert cli("history", "bob", "--json").json == []
+
+
+def test_without_a_worker_the_append_is_done_and_the_wait_ends(cli: Cli) -> None:
+    """Exit code 4: the command is in the log, and its id is told."""
+    done = cli("grant", "alice", "500", "--id", "g1", "--timeout", "1")
+    assert (done.code, done.out) == (4, "")
+    assert "The command is in the log. Its id is g1." in done.err
+    assert "creditfold worker" in done.err
+    waiting = cli("grant", "alice", "500", "--no-wait")
+    assert waiting.code == 0
+    assert waiting.out.startswith("appended at ")
+
+
+def test_status_tells_what_stands_still(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+    """Lag without a worker is stuck; with one it goes to zero."""
+    assert cli("status", "--check", "--interval", "0.1").code == 0
+    cli("grant", "alice", "500", "--no-wait")
+    stuck = cli("status", "--check", "--interval", "0.1", "--json")
+    assert stuck.code == 1
+    assert "Stuck: partition" in json.loads(stuck.err)["error"]
+    assert set(stuck.json) == {"topic", "services", "partitions", "totals"}
+    assert stuck.json["totals"]["lag"] == 1
+    assert sum(row["stuck"] for row in stuck.json["partitions"]) == 1
+    with worker(ledger_settings, tmp_path):
+        wait_until_folded(ledger_settings)
+        done = cli("status", "--check", "--interval", "0.1")
+    assert done.code == 0
+    assert [line.split()[:4] for line in done.out.splitlines() if line.startswith("total")] == [
+        ["total", "1", "1", "0"]
+    ]
+
+
+def test_dead_letters_are_shown_with_their_bytes(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+    """The bytes in hex and text, as they are in the log."""
+    append(ledger_settings, [Raw(b"not avro\x1b[31m", b"key", 2, (("trace", b"1"),))])
+    assert cli("dead-letters").out == "There are no dead letters.\n"
+    with worker(ledger_settings, tmp_path):
+        wait_until_folded(ledger_settings)
+    listed = cli("dead-letters", "--reason", "not_framed", "--json").json
+    assert [(row["position"], row["reason"], row["key"]) for row in listed] == [("2:0", "not_framed", "a2V5")]
+    assert "2:0" in cli("dead-letters").out
+    shown = cli("dead-letters", "--at", "2:0").out
+    assert "6e 6f 74 20 61 76 72 6f 1b 5b" in shown
+    assert "not avro.[31m" in shown
+    assert cli("dead-letters", "--at", "2:0", "--json").json["value"] == listed[0]["value"]
+    missing = cli("dead-letters", "--at", "2:1")
+    assert (missing.code, missing.out) == (2, "")
+
+
+def test_import_appends_the_good_lines_and_lists_the_bad(
+    cli: Cli, ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 3 for bad lines; a second run goes on behind them."""
+    use(ledger_settings.model_copy(update={"data_dir": tmp_path / "data"}), monkeypatch)
+    good = [
+        {"type": "grant", "command_id": f"g{n}", "account": "alice", "asset": "credits", "amount": 5} for n in range(9)
+    ]
+    lines = [json.dumps(command) for command in good]
+    file = tmp_path / "commands.jsonl"
+    file.write_text("\n".join([*lines[:4], "{nonsense", *lines[4:]]) + "\n", "utf-8")
+    report = tmp_path / "bad.jsonl"
+    done = cli("import", str(file), "--report", str(report))
+    assert done.code == 3
+    assert done.out.startswith("appended 9 commands in ")
+    assert "1 bad lines, listed in" in done.out
+    assert "line 5: " in done.out
+    assert json.loads(report.read_text("utf-8"))["line"] == 5
+    again = cli("import", str(file), "--report", str(report), "--json")
+    assert (again.code, again.json["appended"], again.json["skipped"], again.json["bad_before"]) == (3, 0, 10, 1)
+    over = cli("import", str(file), "--report", str(report), "--start-over", "--json")
+    assert (over.code, over.json["appended"]) == (3, 9)
+    with worker(ledger_settings, tmp_path):
+        wait_until_folded(ledger_settings)
+    assert cli("balance", "alice", "--json").json[0]["available"] == 45
+    csv = tmp_path / "commands.txt"
+    csv.write_text("type,command_id,account,asset,amount\ngrant,c1,bob,credits,5\n", "utf-8")
+    assert cli("import", str(csv), "--format", "csv").code == 0
+
+
+def test_init_makes_what_is_missing_once(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The topic of the fixture is there, the tables aren't; then both are."""
+    use(ledger_settings, monkeypatch)
+    unready = bare("balance", "alice")
+    assert (unready.code, unready.err) == (1, "error: The database holds no ledger.\ntry: Run `creditfold init`.\n")
+    assert "The tables were created." in bare("init").out
+    assert "The tables were there." in bare("init").out
+
+
+def test_kafka_away_ends_an_append_with_a_remedy(
+    cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens on the port: an error in the time given, and no library's log lines."""
+    use(ledger_settings.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{free_port()}"}), monkeypatch)
+    done = cli("grant", "alice", "500", "--timeout", "1")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: Kafka didn't answer within 1 s.")
+    assert len(done.err.splitlines()) == 2
+    assert cli("balance", "alice").code == 0
+    away = cli("status", "--json")
+    assert away.code == 1
+    assert away.json["partitions"] is None
+
+
+def test_postgres_away_is_told_before_anything_is_appended(
+    cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No outcome could be told, so nothing is appended; --no-wait needs no PostgreSQL."""
+    dead = SecretStr(f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    use(ledger_settings.model_copy(update={"postgres_dsn": dead}), monkeypatch)
+    done = cli("grant", "alice", "500")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: PostgreSQL doesn't answer")
+    assert "try: Start it with `creditfold up`" in done.err
+    assert cli("grant", "alice", "500", "--no-wait").code == 0
+    use(ledger_settings, monkeypatch)
+    assert cli("status", "--json", "--interval", "0.1").json["totals"]["end_offset"] == 1
+
+
+def test_a_missing_topic_is_named(cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistyped topic is not created by an append, and not taken for the one that was folded."""
+    use(ledger_settings.model_copy(update={"commands_topic": "creditfold.no-such"}), monkeypatch)
+    done = cli("grant", "alice", "500", "--no-wait", "--timeout", "2")
+    assert done.code == 2
+    assert "creditfold.no-such" in done.err
+    assert "creditfold init" in done.err
+    mixed = cli("status")
+    assert mixed.code == 1
+    assert ledger_settings.commands_topic in mixed.err
+
+
+def command(settings: Settings, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+    """A command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "creditfold.cli.main", *arguments],
+        env=environment(settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_ctrl_c_ends_a_wait_without_a_traceback(cli: Cli, ledger_settings: Settings) -> None:
+    """Exit code 130."""
+    waiting = command(ledger_settings, "grant", "alice", "5", "--timeout", "300")
+    # It waits once its command is in the log.
+    assert wait_until(lambda: sum(status.take_sample(ledger_settings).ends.values()) == 1, 60)
+    waiting.send_signal(signal.SIGINT)
+    out, err = waiting.communicate(timeout=30)
+    assert (waiting.returncode, out) == (130, "")
+    assert "Traceback" not in err
+
+
+def test_a_closed_pipe_is_quiet(cli: Cli, ledger_settings: Settings) -> None:
+    """`creditfold history alice | head -0` complains about nothing."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "creditfold.cli.main", "balance", "alice"],
+        env=environment(ledger_settings),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode != 0
+    assert done.stderr == ""
+
+
+@pytest.mark.stack
+def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded stack's life: up with a worker, a grant, up again, down, up without its data lost."""
+    import tempfile
+
+    # Short, because a socket's path must be, and open to the user that PostgreSQL runs as.
+    folder = Path(tempfile.mkdtemp(prefix="cf-"))
+    folder.chmod(0o755)
+    use(embedded_settings(folder).model_copy(update={"partitions": 2}), monkeypatch)
+    settings = load_settings()
+    try:
+        done = bare("up", "--worker")
+        assert done.code == 0, done.err
+        assert "Started Kafka and PostgreSQL and a worker." in done.out
+        assert bare("grant", "alice", "500").code == 0
+        services = bare("status", "--json", "--interval", "0.1").json["services"]
+        assert [(row["name"], row["state"]) for row in services] == [
+            ("Kafka", "running"),
+            ("PostgreSQL", "running"),
+            ("worker", "running"),
+        ]
+        assert "Everything runs already." in bare("up", "--worker").out
+        assert "Stopped the worker and Kafka and PostgreSQL." in bare("down").out
+        assert bare("down").out == "Nothing ran.\n"
+        assert bare("status").code == 1
+        assert bare("up").code == 0
+        assert bare("balance", "alice", "--json").json[0]["available"] == 500
+    finally:
+        bare("down")
+    assert background_worker(settings).pid is None
+
+
+def test_a_worker_ends_at_sigterm(cli: Cli, ledger_settings: Settings) -> None:
+    """`creditfold worker --json-logs` logs JSON, and exits with 0 in seconds."""
+    running = command(ledger_settings, "worker", "--json-logs")
+    cli("grant", "alice", "5", "--timeout", "60")
+    began = time.monotonic()
+    running.terminate()
+    _, err = running.communicate(timeout=30)
+    assert running.returncode == 0
+    assert time.monotonic() - began < 15
+    assert all(json.loads(line)["level"] for line in err.splitlines())

@@ -1,0 +1,101 @@
+"""The compose file agrees with the settings and with the embedded stack. No engine is needed."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from creditfold.stack.jars import VERSION
+from creditfold.stack.settings import Settings
+
+yaml = pytest.importorskip("yaml", reason="the compose file is read with PyYAML")
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DEFAULTS = Settings.model_fields
+
+
+def test_the_services() -> None:
+    """Both servers, what prepares them and what folds."""
+    assert set(SERVICES) == {"kafka", "postgres", "init", "worker"}
+
+
+@pytest.mark.parametrize("name", ["kafka", "postgres", "worker"])
+def test_what_stays_up_is_watched(name: str) -> None:
+    """It is restarted, and its health is asked for."""
+    assert SERVICES[name]["restart"] == "unless-stopped"
+    assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
+
+
+def test_ports_are_open_on_loopback_only() -> None:
+    """The default password is public."""
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len(ports) == 2
+    assert all(re.fullmatch(r"127\.0\.0\.1:\$\{[A-Z_]+:-\d+\}:\d+", port) for port in ports)
+
+
+def test_kafka_is_where_the_settings_look_for_it() -> None:
+    """The published port is the default of CREDITFOLD_KAFKA_BOOTSTRAP, and the one that the broker tells clients."""
+    kafka = SERVICES["kafka"]
+    host, _, port = str(DEFAULTS["kafka_bootstrap"].default).partition(":")
+    published = f"{host}:${{CREDITFOLD_KAFKA_PORT:-{port}}}"
+    assert kafka["ports"] == [f"{published}:29092"]
+    assert f"HOST://{published}" in kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+
+
+def test_both_stacks_run_the_same_kafka() -> None:
+    """The image is of the version that the pom pins."""
+    assert SERVICES["kafka"]["image"] == f"apache/kafka:{VERSION}"
+    assert f"<version>{VERSION}</version>" in (ROOT / "stack" / "pom.xml").read_text(encoding="utf-8")
+
+
+def test_kafka_forgets_nothing_and_makes_up_nothing() -> None:
+    """Topics are made by us, and kept."""
+    environment = SERVICES["kafka"]["environment"]
+    assert environment["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+    assert environment["KAFKA_LOG_RETENTION_MS"] == "-1"
+    # Whoever changes where it logs changes what is mounted, or the log dies with the container.
+    assert SERVICES["kafka"]["volumes"] == [f"kafka:{environment['KAFKA_LOG_DIRS']}"]
+
+
+def test_data_lies_in_named_volumes() -> None:
+    """`docker compose down` keeps it. The path is what postgres:18 wants."""
+    assert SERVICES["postgres"]["image"] == "postgres:18"
+    assert SERVICES["postgres"]["volumes"] == ["postgres:/var/lib/postgresql"]
+    assert set(COMPOSE["volumes"]) == {"kafka", "postgres"}
+
+
+@pytest.mark.parametrize("name", ["init", "worker"])
+def test_each_variable_is_a_setting(name: str) -> None:
+    """A misspelt one would be ignored without a word."""
+    given = {variable for variable in SERVICES[name]["environment"] if variable.startswith("CREDITFOLD_")}
+    assert given
+    assert given <= {f"CREDITFOLD_{setting.upper()}" for setting in DEFAULTS}
+
+
+@pytest.mark.parametrize("setting", ["commands_topic", "partitions", "group"])
+def test_defaults_are_those_of_the_settings(setting: str) -> None:
+    """The same without compose."""
+    variable = f"CREDITFOLD_{setting.upper()}"
+    given = SERVICES["worker"]["environment"][variable]
+    assert given == f"${{{variable}:-{DEFAULTS[setting].default}}}"
+
+
+def test_the_order_of_the_start() -> None:
+    """Servers, then topic and tables, then the worker."""
+    healthy = {"condition": "service_healthy"}
+    assert SERVICES["init"]["depends_on"] == {"kafka": healthy, "postgres": healthy}
+    assert SERVICES["worker"]["depends_on"] == {"init": {"condition": "service_completed_successfully"}}
+    assert (SERVICES["init"]["command"], SERVICES["worker"]["command"]) == (["init"], ["worker"])
+
+
+def test_the_image() -> None:
+    """Not root; and every folder that is a room goes to the builder."""
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    assert "\nUSER creditfold\n" in dockerfile
+    assert SERVICES["worker"]["build"] == {"context": ".", "dockerfile": "deploy/Dockerfile"}
+    sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    rooms = [path.parent.name for path in ROOT.glob("*/py.typed")]
+    assert [room for room in rooms if f"!{room}/" not in sent] == []

@@ -1,0 +1,216 @@
+"""The docs are true: their commands, SQL and Python run against the real stack, and their tables name what exists."""
+
+import ast
+import asyncio
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from psycopg.sql import SQL
+from support import ROOT, all_progress, environment, worker
+
+from creditfold.cli.main import COMMANDS
+from creditfold.ledger import RejectionReason, limits
+from creditfold.ledger.decisions import RULES
+from creditfold.projections.connections import connected
+from creditfold.schemas.dead_letters import DeadLetterReason
+from creditfold.stack.processes import wait_until
+from creditfold.stack.settings import Settings, load_settings
+
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# They start or stop what the fixtures own, or run until they are stopped. tests/test_cli.py runs each of them.
+RUN_ELSEWHERE = {"up", "down", "demo", "worker"}
+
+BLOCK = re.compile(r"^```(\w+)(?: +(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, the file that it is named after, its text, its line in the document."""
+
+    language: str
+    file: str | None
+    text: str
+    line: int
+
+
+class Step(NamedTuple):
+    """A command line of a document, and the output that the document shows, None if it shows none."""
+
+    command: str
+    output: str | None
+
+
+def blocks(path: Path) -> list[Block]:
+    """The fenced blocks of a document."""
+    text = path.read_text("utf-8")
+    return [
+        Block(found[1], found[2], found[3], text.count("\n", 0, found.start()) + 1) for found in BLOCK.finditer(text)
+    ]
+
+
+def steps(block: Block) -> Iterator[Step]:
+    """The command lines of a block."""
+    if block.language == "bash":
+        lines = block.text.replace("\\\n", " ").splitlines()
+        yield from (Step(line, None) for line in lines if line.strip() and not line.startswith("#"))
+        return
+    for piece in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+        command, _, output = piece.replace("\\\n", " ").partition("\n")
+        yield Step(command, output)
+
+
+def matches(shown: str, seen: str) -> bool:
+    """Compare output with what a document shows: `...` stands for anything, and any space for any other."""
+    pattern = r"\s+".join(".*?".join(map(re.escape, word.split("..."))) for word in shown.split())
+    # Dots that stand alone may stand for nothing at all, with the space before them.
+    pattern = pattern.replace(r"\s+.*?", r"\s*.*?").replace(r".*?\s+", r".*?\s*")
+    return re.fullmatch(pattern, seen.strip(), re.DOTALL) is not None
+
+
+class Runner:
+    """Runs a document's blocks in order, as its reader would."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._settings = settings
+        self._environment = environment(settings)
+        self._folder = folder
+        self._names: dict[str, object] = {}
+        self._code = 0
+
+    def await_worker(self) -> None:
+        """Wait until the worker has made the tables, which the documents' readers have from `creditfold up`."""
+        assert wait_until(lambda: len(all_progress(self._settings)) > 0, 60)
+
+    def run(self, path: Path) -> None:
+        found = blocks(path)
+        for block, following in zip(found, [*found[1:], None], strict=True):
+            where = f"{path.name}:{block.line}"
+            if block.file is not None:
+                (self._folder / block.file).write_text(block.text, "utf-8")
+            elif block.language in ("console", "bash"):
+                self._run_steps(list(steps(block)), where)
+            elif block.language == "python":
+                self._run_python(block.text, where)
+            elif block.language == "sql":
+                shown = following.text if following is not None and following.language == "text" else None
+                self._run_sql(block.text, shown, where)
+
+    def _run_steps(self, wanted: list[Step], where: str) -> None:
+        for step, following in zip(wanted, [*wanted[1:], None], strict=True):
+            may_fail = following is not None and following.command == "echo $?"
+            self._run_step(step, where, may_fail)
+
+    def _run_step(self, step: Step, where: str, may_fail: bool) -> None:
+        if step.command == "echo $?":
+            assert step.output is not None
+            assert step.output.strip() == str(self._code), where
+            return
+        words = shlex.split(step.command, comments=True)
+        if words[0] != "creditfold" or words[1] in RUN_ELSEWHERE:
+            assert words[0] in ("creditfold", "make", "docker", "pip"), f"{where}: {step.command}"
+            return
+        done = self._process([sys.executable, "-m", "creditfold.cli.main", *words[1:]])
+        self._code = done.returncode
+        assert may_fail or done.returncode == 0, f"{where}: {step.command}: {done.stderr}"
+        if step.output is not None:
+            assert matches(step.output, done.stdout), (
+                f"{where}: {step.command}\nshown:\n{step.output}\nseen:\n{done.stdout}"
+            )
+
+    def _run_python(self, text: str, where: str) -> None:
+        # As in a notebook: names stay from block to block, and a block may await.
+        code = compile(text, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        running = eval(code, self._names)  # noqa: S307 - The text is the document's own.
+        if inspect.iscoroutine(running):
+            asyncio.run(running)
+
+    def _run_sql(self, text: str, shown: str | None, where: str) -> None:
+        with connected(self._settings.dsn) as connection:
+            cursor = connection.execute(SQL(text))  # type: ignore[arg-type]  # The text is the document's own.
+            rows = cursor.fetchall() if cursor.description else []
+        seen = "\n".join(" | ".join("" if cell is None else str(cell) for cell in row) for row in rows)
+        if shown is not None:
+            assert matches(shown, seen), f"{where}: {seen}"
+
+    def _process(self, command: list[str]) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command, env=self._environment, cwd=self._folder, capture_output=True, text=True, timeout=60, check=False
+        )
+
+
+@pytest.mark.parametrize("path", [path for path in DOCS if blocks(path)], ids=lambda path: path.name)
+def test_what_the_docs_show_is_what_happens(
+    path: Path, ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command and example of a document, in its order, on a ledger of its own with a worker running."""
+    for name, value in environment(ledger_settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    load_settings.cache_clear()
+    drop = "DROP ROLE IF EXISTS shop"
+    with connected(ledger_settings.dsn) as connection:
+        connection.execute(drop)
+    with worker(ledger_settings, tmp_path):
+        runner = Runner(ledger_settings, tmp_path)
+        try:
+            runner.await_worker()
+            runner.run(path)
+        finally:
+            load_settings.cache_clear()
+            with connected(ledger_settings.dsn) as connection:
+                connection.execute(drop)
+
+
+def test_every_command_is_in_the_docs() -> None:
+    """A command that no document names is found by nobody."""
+    text = "\n".join(path.read_text("utf-8") for path in DOCS)
+    missing = [name for name, _, _ in COMMANDS if f"creditfold {name}" not in text]
+    assert missing == []
+
+
+def test_every_reason_is_in_the_rules() -> None:
+    """docs/rules.md explains each reason, in the order of the enums, and no other."""
+    text = (ROOT / "docs" / "rules.md").read_text("utf-8")
+    documented = re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE)
+    reasons = [*RejectionReason, *DeadLetterReason]
+    assert [name for name in documented if name in set(reasons)] == [str(reason) for reason in reasons]
+
+
+def test_every_bound_is_in_the_rules() -> None:
+    """docs/rules.md has the numbers of ledger/limits.py and the version of the rules."""
+    text = (ROOT / "docs" / "rules.md").read_text("utf-8")
+    bounds = [value for name, value in vars(limits).items() if name.startswith("MAX_")]
+    assert [bound for bound in bounds if str(bound) not in text and f"{bound:,}" not in text] == []
+    assert f"version {RULES}" in text
+
+
+def test_every_link_leads_somewhere() -> None:
+    """Links between documents name files that exist."""
+    for path in [*DOCS, ROOT / "CHANGELOG.md"]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+@pytest.mark.parametrize(
+    ("shown", "seen", "same"),
+    [
+        ("a  b\n c", "a b\nc\n", True),
+        ("at ...", "at 3:12", True),
+        ("at 3:...", "at 3:12", True),
+        ("one ... three", "one two three", True),
+        ("one ... three", "one three", True),
+        ("one ... three", "one two four", False),
+        ("accepted", "accepted, and more", False),
+        ("total ...", "sum 3", False),
+    ],
+)
+def test_dots_stand_for_anything(shown: str, seen: str, same: bool) -> None:
+    """The comparison forgives what it says it forgives, and nothing else."""
+    assert matches(shown, seen) is same

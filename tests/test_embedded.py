@@ -1,0 +1,405 @@
+"""The embedded stack starts, survives and says what is missing. Real servers, in a folder and on ports of their own."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from confluent_kafka import Producer
+from stack_under_test import embedded_settings
+
+from creditfold.stack.embedded import DataFolderError, down, service_status, up
+from creditfold.stack.files import LockedError, locked
+from creditfold.stack.jars import VERSION, EmbeddedKafkaError, JavaError, MavenError, fetched_jars, find_java
+from creditfold.stack.kafka import EmbeddedKafka, PortBusyError
+from creditfold.stack.postgres import EmbeddedPostgres, _forget_dead_server
+from creditfold.stack.postgres_server import PostgresError
+from creditfold.stack.processes import Daemon, Step, run, start_time, wait_until
+from creditfold.stack.settings import Settings
+from creditfold.stack.topics import TopicError, end_offsets
+
+stack = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def settings() -> Iterator[Settings]:
+    """An embedded stack of this file's own; each test starts what it needs of it."""
+    folder = Path(tempfile.mkdtemp(prefix="cf-"))
+    # Where root runs the tests, PostgreSQL runs as another user and must get in.
+    folder.chmod(0o755)
+    made = embedded_settings(folder)
+    yield made
+    down(made)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all of PATH, for programs that a test makes up."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    return folder
+
+
+def program(path: Path, script: str) -> None:
+    """Make a shell script that can be run."""
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def write_one(settings: Settings) -> None:
+    """Append one record and insert one row."""
+    producer = Producer({**settings.kafka_client, "acks": "all"})
+    producer.produce(settings.commands_topic, b"a command", partition=0)
+    assert producer.flush(30) == 0
+    with psycopg.connect(settings.dsn) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS kept (n int)")
+        connection.execute("INSERT INTO kept VALUES (1)")
+
+
+def written(settings: Settings) -> tuple[int, int]:
+    """Count the records and the rows."""
+    with psycopg.connect(settings.dsn) as connection:
+        rows = connection.execute("SELECT count(*) FROM kept").fetchone()
+    assert rows is not None
+    return end_offsets(settings, settings.commands_topic, [0])[0], rows[0]
+
+
+def states(settings: Settings) -> dict[str, str]:
+    """Say how each server is."""
+    return {status.name: status.state for status in service_status(settings)}
+
+
+@stack
+def test_what_is_written_is_there_after_down_and_up(settings: Settings) -> None:
+    """Up twice is up once; down twice is down once."""
+    assert up(settings) == ["Kafka", "PostgreSQL"]
+    assert up(settings) == []
+    write_one(settings)
+    before = written(settings)
+    assert states(settings) == {"Kafka": "running", "PostgreSQL": "running"}
+    assert down(settings) == ["Kafka", "PostgreSQL"]
+    assert states(settings) == {"Kafka": "stopped", "PostgreSQL": "stopped"}
+    assert down(settings) == []
+    assert up(settings) == ["Kafka", "PostgreSQL"]
+    assert written(settings) == before
+
+
+@stack
+def test_a_killed_broker_comes_back_with_its_records(settings: Settings) -> None:
+    """Only Kafka is started again."""
+    up(settings)
+    write_one(settings)
+    before = written(settings)
+    assert EmbeddedKafka(settings).kill()
+    assert up(settings) == ["Kafka"]
+    assert written(settings) == before
+
+
+@stack
+def test_a_killed_postgres_comes_back_with_its_rows(settings: Settings) -> None:
+    """Its sessions may still be ending, and its lock file lies there with the pid of a stranger."""
+    up(settings)
+    write_one(settings)
+    before = written(settings)
+    with psycopg.connect(settings.dsn, autocommit=True):
+        assert EmbeddedPostgres(settings).kill()
+        assert up(settings) == ["PostgreSQL"]
+    assert written(settings) == before
+
+
+@stack
+def test_a_server_without_its_record_is_found_again(settings: Settings) -> None:
+    """A crash may come between the start and the note of it."""
+    up(settings)
+    pid = EmbeddedPostgres(settings).pid
+    (settings.data_dir / "postgres.json").unlink()
+    assert up(settings) == []
+    assert EmbeddedPostgres(settings).pid == pid
+
+
+@stack
+def test_what_a_failing_up_started_is_stopped_again(settings: Settings) -> None:
+    """And what ran before goes on."""
+    up(settings)
+    EmbeddedKafka(settings).stop()
+    impossible = settings.model_copy(update={"commands_topic": "creditfold.impossible", "replication": 3})
+    with pytest.raises(TopicError, match="replica"):
+        up(impossible)
+    assert states(settings) == {"Kafka": "stopped", "PostgreSQL": "running"}
+
+
+@stack
+def test_an_up_that_is_interrupted_leaves_nothing(settings: Settings) -> None:
+    """Ctrl-C while PostgreSQL is about to start, when Kafka's process runs already."""
+    down(settings)
+
+    def interrupt(step: str) -> None:
+        if "PostgreSQL" in step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        up(settings, interrupt)
+    assert states(settings) == {"Kafka": "stopped", "PostgreSQL": "stopped"}
+
+
+@stack
+@pytest.mark.parametrize(
+    ("of_controller", "setting"),
+    [(False, "CREDITFOLD_KAFKA_BOOTSTRAP"), (True, "CREDITFOLD_KAFKA_CONTROLLER_PORT")],
+)
+def test_a_busy_port_is_named(settings: Settings, of_controller: bool, setting: str) -> None:
+    """With the setting that changes it."""
+    down(settings)
+    port = settings.kafka_controller_port if of_controller else int(settings.kafka_bootstrap.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(PortBusyError, match=rf"Port {port} .*{setting}"):
+        up(settings)
+    assert states(settings)["PostgreSQL"] == "stopped"
+
+
+@stack
+def test_a_broker_that_dies_says_why(settings: Settings) -> None:
+    """The end of its log is in the error."""
+    down(settings)
+    starved = settings.model_copy(update={"kafka_heap": "1m"})
+    with pytest.raises(EmbeddedKafkaError, match=r"ended while starting(?s:.*)(heap|memory|OutOfMemory)"):
+        up(starved)
+
+
+@stack
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can close a folder to PostgreSQL's user and still use it")
+def test_root_keeps_its_folders_closed(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """PostgreSQL runs as another user, gets to its cluster, and no folder on the way is opened for it."""
+    closed = Path(tempfile.mkdtemp(prefix="cf-"))
+    try:
+        postgres = EmbeddedPostgres(embedded_settings(closed / "data"))
+        assert postgres.start()
+        assert postgres.is_ready()
+        assert postgres.stop()
+        assert closed.stat().st_mode & 0o777 == 0o700
+    finally:
+        shutil.rmtree(closed)
+
+
+@stack
+def test_half_a_cluster_and_half_a_format_are_made_anew(settings: Settings) -> None:
+    """What a kill left behind has another name, and is never used."""
+    folder = Path(tempfile.mkdtemp(prefix="cf-"))
+    folder.chmod(0o755)
+    try:
+        mine = embedded_settings(folder)
+        for half in ("postgres/data.new/base", "kafka/data.new/x"):
+            (folder / half).mkdir(parents=True)
+        up(mine)
+        down(mine)
+        assert not (folder / "postgres/data.new").exists()
+        assert not (folder / "kafka/data.new").exists()
+    finally:
+        shutil.rmtree(folder)
+
+
+@stack
+def test_a_cluster_of_another_version(settings: Settings) -> None:
+    """The error names both; the cluster isn't touched."""
+    up(settings)
+    down(settings)
+    version = settings.data_dir / "postgres" / "data" / "PG_VERSION"
+    ours = version.read_text(encoding="ascii")
+    version.write_text("13\n", encoding="ascii")
+    try:
+        with pytest.raises(PostgresError, match=r"cluster is PostgreSQL 13.*found: \d+ in"):
+            EmbeddedPostgres(settings).start()
+    finally:
+        version.write_text(ours, encoding="ascii")
+
+
+def test_down_where_nothing_ever_ran(tmp_path: Path) -> None:
+    """Nothing is stopped, and no folder is made."""
+    settings = embedded_settings(tmp_path / "none")
+    assert down(settings) == []
+    assert not settings.data_dir.exists()
+
+
+def test_no_java(tools: Path) -> None:
+    """What is missing and how to get it."""
+    with pytest.raises(JavaError, match=r"needs Java.*17 or later.*apt-get install.*JAVA_HOME"):
+        find_java()
+
+
+@pytest.mark.parametrize(("said", "major"), [("11.0.22", 11), ("1.8.0_392", 8), ("16-ea", 16)])
+def test_java_too_old(tools: Path, said: str, major: int) -> None:
+    """Which was found, where, and which is needed."""
+    program(tools / "java", f"""echo 'openjdk version "{said}" 2024-01-16' >&2""")
+    with pytest.raises(JavaError, match=rf"Java {major} found at {tools}/java, 17 or later needed"):
+        find_java()
+
+
+@pytest.mark.parametrize("said", ["17.0.15", "21", "25-ea"])
+def test_java_good_enough(tools: Path, said: str) -> None:
+    """Java 17 and whatever comes after."""
+    program(tools / "java", f"""echo 'openjdk version "{said}"' >&2""")
+    assert find_java() == str(tools / "java")
+
+
+def test_java_that_is_none(tools: Path) -> None:
+    """macOS has a java that only says where to get one."""
+    program(tools / "java", "echo 'Unable to locate a Java Runtime.' >&2; exit 1")
+    with pytest.raises(JavaError, match="probably none"):
+        find_java()
+
+
+def jars_settings(folder: Path) -> Settings:
+    """Settings whose jars aren't there yet."""
+    return embedded_settings(folder).model_copy(update={"jars_dir": folder / "jars"})
+
+
+def test_no_maven(tools: Path, tmp_path: Path) -> None:
+    """What is missing, what it is for and how to do without."""
+    with pytest.raises(MavenError, match=r"no mvn on PATH.*apt-get install maven.*CREDITFOLD_JARS_DIR"):
+        fetched_jars(jars_settings(tmp_path))
+
+
+def test_maven_fails(tools: Path, tmp_path: Path) -> None:
+    """Its last words are in the error, and nothing that looks done is left."""
+    program(tools / "mvn", "echo '[ERROR] Could not transfer artifact'; exit 1")
+    with pytest.raises(MavenError, match=r"Could not transfer artifact(?s:.*)network"):
+        fetched_jars(jars_settings(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "jars.lock"]
+
+
+def test_jars_are_fetched_once_and_whole(tools: Path, tmp_path: Path) -> None:
+    """What a killed download left is thrown away; the second time nothing is fetched; another pom is."""
+    jar = f"kafka_2.13-{VERSION}.jar"
+    program(tools / "mvn", f'for word; do case "$word" in -DoutputDirectory=*) : > "${{word#*=}}/{jar}";; esac; done')
+    half = tmp_path / "jars.new" / "half.jar"
+    half.parent.mkdir()
+    half.touch()
+    settings, steps = jars_settings(tmp_path), list[str]()
+    for _ in range(2):
+        assert sorted(path.name for path in fetched_jars(settings, steps.append).iterdir()) == [jar, "pom.xml"]
+    assert len(steps) == 1
+    (settings.kafka_jars / "pom.xml").write_text("an older one", encoding="utf-8")
+    fetched_jars(settings, steps.append)
+    assert len(steps) == 2
+
+
+def test_a_folder_of_strangers_is_not_replaced(tools: Path, tmp_path: Path) -> None:
+    """CREDITFOLD_JARS_DIR may be mistyped."""
+    settings = jars_settings(tmp_path)
+    precious = settings.kafka_jars / "precious.jar"
+    precious.parent.mkdir()
+    precious.touch()
+    with pytest.raises(MavenError, match="holds something else"):
+        fetched_jars(settings)
+    assert precious.exists()
+
+
+def test_a_broker_elsewhere_is_not_embedded(tmp_path: Path) -> None:
+    """The embedded broker has loopback only."""
+    settings = embedded_settings(tmp_path).model_copy(update={"kafka_bootstrap": "kafka.example:9092"})
+    with pytest.raises(EmbeddedKafkaError, match=r"kafka\.example:9092.*CREDITFOLD_KAFKA_BOOTSTRAP"):
+        EmbeddedKafka(settings).launch()
+
+
+def test_a_data_folder_that_is_a_file(tmp_path: Path) -> None:
+    """What the system says, about which path, and what to do."""
+    (tmp_path / "file").touch()
+    with pytest.raises(DataFolderError, match=r"can't be used.*CREDITFOLD_DATA_DIR"):
+        up(embedded_settings(tmp_path / "file" / "data"))
+
+
+SLEEPER = [sys.executable, "-c", "import signal; print('on', flush=True); signal.pause()"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal; signal.signal(15, signal.SIG_IGN); print('on', flush=True); signal.pause(); signal.pause()",
+]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon that is killed after the test."""
+    made = Daemon(tmp_path / "process.json", tmp_path / "out.log")
+    yield made
+    made.stop([])
+
+
+def started(daemon: Daemon, command: list[str], folder: Path) -> int:
+    """Start the command and wait until it says that it is on."""
+    pid = daemon.start(command, cwd=folder)
+    assert wait_until(lambda: "on" in daemon.log_path.read_text(encoding="utf-8"), 30)
+    return pid
+
+
+def test_a_daemon_is_started_found_and_stopped(daemon: Daemon, tmp_path: Path) -> None:
+    """Another object with the same record finds the same process."""
+    pid = started(daemon, SLEEPER, tmp_path)
+    assert Daemon(daemon.record_path, daemon.log_path).pid == pid
+    assert daemon.stop([Step(signal.SIGTERM, 30)]) is True
+    assert (start_time(pid), daemon.pid) == (None, None)
+    assert daemon.stop([Step(signal.SIGTERM, 30)]) is False
+
+
+def test_who_ignores_sigterm_is_killed(daemon: Daemon, tmp_path: Path) -> None:
+    """After the bound, and not before it is over."""
+    pid = started(daemon, STUBBORN, tmp_path)
+    assert daemon.stop([Step(signal.SIGTERM, 0.2)]) is True
+    assert start_time(pid) is None
+
+
+def test_a_pid_that_went_to_a_stranger_is_not_signalled(daemon: Daemon, tmp_path: Path) -> None:
+    """The record names a pid and a start; a process with the pid alone is another's."""
+    stranger = subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL)
+    try:
+        daemon.record_path.write_text(json.dumps({"pid": stranger.pid, "started": "ticks 1"}), encoding="utf-8")
+        assert daemon.pid is None
+        assert daemon.stop([Step(signal.SIGTERM, 1)]) is False
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x"}', '{"pid": 1}'])
+def test_a_torn_record_records_nothing(daemon: Daemon, text: str) -> None:
+    """A crash of the machine may leave it so."""
+    daemon.record_path.write_text(text, encoding="utf-8")
+    assert daemon.recorded() is None
+    assert daemon.stop([]) is False
+
+
+def test_a_lock_file_of_a_stranger_is_removed(tmp_path: Path) -> None:
+    """PostgreSQL would take whoever has the pid for its own server. A dead server's lock file is its own affair."""
+    lock = tmp_path / "postmaster.pid"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for text, stays in [(f"{os.getpid()}\n", False), ("", False), (f"{gone.pid}\n", True)]:
+        lock.write_text(text, encoding="utf-8")
+        _forget_dead_server(lock, tmp_path / "data")
+        assert lock.exists() is stays
+
+
+def test_a_lock_is_waited_for_and_named(tmp_path: Path) -> None:
+    """One `up` at a time."""
+    path = tmp_path / "lock"
+    with locked(path, 1), pytest.raises(LockedError, match=rf"{path}.*creditfold up"), locked(path, 0.1):
+        pass
+    with locked(path, 1):
+        pass
+
+
+def test_a_command_that_takes_too_long_is_ended() -> None:
+    """With what it had said until then."""
+    answer = run(["/bin/sh", "-c", "echo hello; exec sleep 60"], bound_s=0.5)
+    assert answer.code == -1
+    assert "hello" in answer.said

@@ -1,0 +1,141 @@
+"""Outages on the real stack: the worker waits, says so, and goes on by itself; and it refuses to fold a wrong log."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from stack_under_test import StackUnderTest
+from support import (
+    WorkerProcess,
+    all_progress,
+    append,
+    assert_equals_second_fold,
+    query,
+    record,
+    wait_until_folded,
+    worker,
+)
+
+from creditfold.stack.processes import wait_until
+from creditfold.stack.settings import Settings
+from creditfold.stack.topics import create_topics
+
+BOUND_S = 90.0
+
+
+def grants(prefix: str, count: int = 500) -> list[Any]:
+    return [record("Grant", f"{prefix}{n}", f"user-{n % 90}", 1) for n in range(count)]
+
+
+def test_a_postgresql_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path) -> None:
+    """Commands arrive while PostgreSQL is down; the worker says that it waits, and folds them when it is back."""
+    with worker(ledger_settings, tmp_path) as process:
+        append(ledger_settings, grants("before"))
+        wait_until_folded(ledger_settings)
+        stack.stop_postgres()
+        try:
+            append(ledger_settings, grants("during"))
+            assert wait_until(lambda: process.said("PostgreSQL is away"), BOUND_S), process.text()[-2000:]
+            assert process.process.poll() is None
+        finally:
+            stack.start_postgres()
+        wait_until_folded(ledger_settings)
+        assert process.process.poll() is None
+        # Waiting is no error: the log has no traceback for it.
+        assert "Traceback" not in process.text()
+        assert not [line for line in process.lines() if "exception" in line]
+    assert_equals_second_fold(ledger_settings)
+
+
+def test_a_kafka_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path) -> None:
+    """The broker is away for longer than a session; the same worker goes on when it is back."""
+    with worker(ledger_settings, tmp_path) as process:
+        append(ledger_settings, grants("before"))
+        wait_until_folded(ledger_settings)
+        stack.stop_kafka()
+        try:
+            time.sleep(15)  # The session timeout is 10 s: what is tested is an outage of more than that.
+            assert process.process.poll() is None
+        finally:
+            stack.start_kafka()
+        append(ledger_settings, grants("after"))
+        wait_until_folded(ledger_settings, BOUND_S)
+        assert process.process.poll() is None
+        # The libraries would say it a hundred times a second.
+        assert len(process.lines()) < 200
+    assert_equals_second_fold(ledger_settings)
+
+
+@pytest.mark.parametrize("which", ["kafka", "postgres"])
+def test_a_worker_started_during_an_outage_waits_too(
+    stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path, which: str
+) -> None:
+    """Whichever is away at the start."""
+    append(ledger_settings, grants("before"))
+    stop: Callable[[], None] = stack.stop_kafka if which == "kafka" else stack.stop_postgres
+    start: Callable[[], None] = stack.start_kafka if which == "kafka" else stack.start_postgres
+    stop()
+    try:
+        with worker(ledger_settings, tmp_path) as process:
+            try:
+                assert wait_until(lambda: process.said("waiting"), BOUND_S), process.text()[-2000:]
+            finally:
+                start()
+            wait_until_folded(ledger_settings, BOUND_S)
+    finally:
+        start()
+    assert_equals_second_fold(ledger_settings)
+
+
+def test_sigterm_during_an_outage_stops_in_seconds(
+    stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path
+) -> None:
+    """A worker that waits can be told to stop."""
+    with worker(ledger_settings, tmp_path) as process:
+        append(ledger_settings, grants("before"))
+        wait_until_folded(ledger_settings)
+        stack.stop_postgres()
+        try:
+            append(ledger_settings, grants("during"))
+            assert wait_until(lambda: process.said("PostgreSQL is away"), BOUND_S)
+            assert process.stop(20) == 0
+        finally:
+            stack.start_postgres()
+
+
+def test_a_topic_made_anew_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Deleted and made again under the same name it is another log, which must not be folded into the old state."""
+    append(ledger_settings, grants("before"))
+    with worker(ledger_settings, tmp_path):
+        wait_until_folded(ledger_settings)
+    admin = AdminClient(ledger_settings.kafka_client)
+    admin.delete_topics([ledger_settings.commands_topic])[ledger_settings.commands_topic].result(30)
+    assert wait_until(lambda: ledger_settings.commands_topic not in admin.list_topics(timeout=10).topics, 30)
+    assert wait_until(lambda: create_topics(ledger_settings), 30)
+    append(ledger_settings, grants("anew"))
+    again = WorkerProcess(ledger_settings, tmp_path, "again")
+    assert again.process.wait(60) == 1
+    assert "Folding on would give wrong balances" in again.text()
+    assert query(ledger_settings, "SELECT sum(available) FROM ledger.balances") == [(500,)]
+
+
+def test_a_truncated_log_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Records deleted before they were folded are a loss: the worker stops and names the offsets."""
+    append(ledger_settings, grants("before"))
+    with worker(ledger_settings, tmp_path):
+        wait_until_folded(ledger_settings)
+    append(ledger_settings, grants("deleted"))
+    append(ledger_settings, grants("kept"))
+    fold_end = {row.log_partition: row.next_offset for row in all_progress(ledger_settings)}
+    cut = TopicPartition(ledger_settings.commands_topic, 0, fold_end[0] + 5)
+    admin = AdminClient(ledger_settings.kafka_client)
+    admin.delete_records([cut])[cut].result(30)
+    again = WorkerProcess(ledger_settings, tmp_path, "again")
+    assert again.process.wait(60) == 1
+    assert f"Partition 0 of {ledger_settings.commands_topic} is folded to offset {fold_end[0]}" in again.text()
+    folded = {row.log_partition: row.next_offset for row in all_progress(ledger_settings)}
+    assert folded[0] == fold_end[0]

@@ -1,0 +1,219 @@
+"""The store on a real PostgreSQL: fenced, without gaps, all or nothing, wherever it is killed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from support import query
+from test_chunks import FakeRecord, grant, spend
+
+from creditfold.ledger import Book
+from creditfold.processors.chunks import Chunk, fold, keys, read_records
+from creditfold.processors.lanes import Lanes
+from creditfold.projections.connections import NotPreparedError, PostgresUnavailableError, connected, fold_pool
+from creditfold.projections.queries import NotYetFoldedError, balances, wait_for
+from creditfold.projections.setup import Log, LogChangedError, prepare
+from creditfold.projections.store import ChunkGapError, ChunkTransaction, FencedError, claim
+from creditfold.schemas.position import Position
+from creditfold.stack.processes import wait_until
+from creditfold.stack.settings import Settings
+
+LOG = Log("creditfold.commands.v1", "an-id", 1)
+RECORDS = [
+    grant(0, 10, "1", "ann", 5),
+    spend(1, 20, "2", "ann", 9),
+    FakeRecord(2, 30, b"x", b"x"),
+    spend(3, 40, "3", "ann", 2),
+]
+EXPECTED = [(0, 1, "1", 5, None), (1, 2, "2", 5, "insufficient_credits"), (3, 3, "3", 3, None)]
+
+
+def journal(settings: Settings) -> list[tuple[object, ...]]:
+    return query(settings, "SELECT log_offset, version, command_id, balance, rejection FROM ledger.journal ORDER BY 1")
+
+
+@pytest.fixture
+def prepared(ledger_settings: Settings) -> Settings:
+    """A database with an empty projection of one partition."""
+    assert prepare(ledger_settings.dsn, LOG)
+    return ledger_settings
+
+
+@asynccontextmanager
+async def connection_to(settings: Settings) -> AsyncIterator[AsyncConnection[TupleRow]]:
+    async with await AsyncConnection.connect(settings.dsn, autocommit=True) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def lanes_of(settings: Settings, lost: list[tuple[int, bool]] | None = None) -> AsyncIterator[Lanes]:
+    async with fold_pool(settings.dsn, "test", 2) as pool:
+        lanes = Lanes(pool, 1, "test", 0.5, lambda partition, fenced: (lost or []).append((partition, fenced)))
+        try:
+            yield lanes
+        finally:
+            await lanes.stop()
+
+
+async def test_chunks_are_written_with_their_offset(prepared: Settings) -> None:
+    """Rows and offset stand or fall together; folding a chunk again changes nothing, overlaps add their end."""
+    async with lanes_of(prepared) as lanes:
+        epoch = (await lanes.claim([0]))[0].epoch
+        assert await lanes.fold(Chunk(0, epoch, 0, 2, RECORDS[:2])) == 2
+        assert await lanes.fold(Chunk(0, epoch, 0, 2, RECORDS[:2])) == 2
+        assert await lanes.fold(Chunk(0, epoch, 0, 4, RECORDS)) == 4
+    assert journal(prepared) == EXPECTED
+    counts = query(prepared, "SELECT next_offset, accepted, rejected, duplicates, dead_letters FROM ledger.progress")
+    assert counts == [(4, 2, 1, 0, 1)]
+    assert query(prepared, "SELECT extract(epoch FROM clock) * 1000 FROM ledger.progress") == [(40,)]
+
+
+async def test_a_hole_is_not_folded_over(prepared: Settings) -> None:
+    """A chunk that starts beyond the stored offset would lose records."""
+    async with lanes_of(prepared) as lanes:
+        epoch = (await lanes.claim([0]))[0].epoch
+        with pytest.raises(ChunkGapError):
+            await lanes.fold(Chunk(0, epoch, 1, 4, RECORDS[1:]))
+    assert journal(prepared) == []
+
+
+async def test_an_older_claim_is_fenced(prepared: Settings) -> None:
+    """Whoever claimed last writes; the other is told, and writes nothing."""
+    async with lanes_of(prepared) as zombie, lanes_of(prepared) as owner:
+        old = (await zombie.claim([0]))[0].epoch
+        new = (await owner.claim([0]))[0].epoch
+        assert new == old + 1
+        with pytest.raises(FencedError):
+            await zombie.fold(Chunk(0, old, 0, 4, RECORDS))
+        assert await owner.fold(Chunk(0, new, 0, 4, RECORDS)) == 4
+    assert journal(prepared) == EXPECTED
+
+
+async def test_a_claim_waits_for_the_transaction_under_way(prepared: Settings) -> None:
+    """The new owner starts where the old one's last commit left off, never before it."""
+    async with connection_to(prepared) as writer, connection_to(prepared) as claimer:
+        epoch = (await claim(writer, 0, "old")).epoch
+        async with writer.transaction():
+            await write_all(writer, epoch)
+            claiming = asyncio.create_task(claim(claimer, 0, "new"))
+            await wait_until_blocked(prepared)
+            assert not claiming.done()
+        assert (await claiming).next_offset == 4
+
+
+async def write_all(connection: AsyncConnection[TupleRow], epoch: int) -> None:
+    """Fold RECORDS as a lane does, inside the caller's transaction."""
+    transaction = ChunkTransaction(connection, 0, epoch)
+    progress = await transaction.lock()
+    reads = read_records(RECORDS, 0, 1)
+    accounts, known = await transaction.load(keys(reads))
+    await transaction.write(fold(reads, Book(accounts, known, progress.clock_ms), 4))
+
+
+async def wait_until_blocked(settings: Settings) -> None:
+    """Wait until some session of the test's database waits for a lock."""
+    text = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    assert await asyncio.to_thread(wait_until, lambda: query(settings, text) != [(0,)], 30.0)
+
+
+@pytest.mark.parametrize("step", ["lock", "load", "write", "before_commit", "after_commit"])
+async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step: str) -> None:
+    """The connection is cut at each step of the transaction; the next try, by whomever, gives the same rows."""
+    async with connection_to(prepared) as connection:
+        epoch = (await claim(connection, 0, "victim")).epoch
+        (pid,) = (connection.info.backend_pid,)
+        transaction = ChunkTransaction(connection, 0, epoch)
+        reads = read_records(RECORDS, 0, 1)
+        cut = False
+        try:
+            async with connection.transaction():
+                cut = step == "lock" and kill(prepared, pid)
+                progress = await transaction.lock()
+                cut = step == "load" and kill(prepared, pid)
+                accounts, known = await transaction.load(keys(reads))
+                cut = step == "write" and kill(prepared, pid)
+                await transaction.write(fold(reads, Book(accounts, known, progress.clock_ms), 4))
+                cut = step == "before_commit" and kill(prepared, pid)
+        except psycopg.OperationalError:
+            cut = True
+        if step == "after_commit":
+            cut = kill(prepared, pid)
+    assert cut
+    assert journal(prepared) == (EXPECTED if step == "after_commit" else [])
+    async with lanes_of(prepared) as lanes:
+        epoch = (await lanes.claim([0]))[0].epoch
+        assert await lanes.fold(Chunk(0, epoch, 0, 4, RECORDS)) == 4
+    assert journal(prepared) == EXPECTED
+    assert query(prepared, "SELECT available, version FROM ledger.balances") == [(3, 3)]
+    assert query(prepared, "SELECT count(*) FROM ledger.dead_letters") == [(1,)]
+
+
+def kill(settings: Settings, pid: int) -> bool:
+    """End a session of PostgreSQL as an administrator, a network or a crash would."""
+    return bool(query(settings, "SELECT pg_terminate_backend(%s, 5000)", (pid,))[0][0])
+
+
+async def test_a_lane_waits_out_a_lost_connection_and_hands_back_what_it_lost(prepared: Settings) -> None:
+    """A cut connection is tried again; a fenced chunk is given up, and said to be lost."""
+    lost: list[tuple[int, bool]] = [(-1, False)]
+    async with lanes_of(prepared, lost) as lanes, lanes_of(prepared) as other:
+        epoch = (await lanes.claim([0]))[0].epoch
+        query(prepared, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test'")
+        lanes.put(Chunk(0, epoch, 0, 2, RECORDS[:2]))
+        while lanes.offsets()[0] < 2:
+            await lanes.wait_for_room(1.0)
+        await other.claim([0])
+        lanes.put(Chunk(0, epoch, 2, 4, RECORDS[2:]))
+        while len(lost) < 2:
+            await lanes.wait_for_room(1.0)
+    assert lost[1:] == [(0, True)]
+    assert journal(prepared) == EXPECTED[:2]
+
+
+async def test_rows_that_do_not_follow_from_the_stored_ones_are_refused(prepared: Settings) -> None:
+    """If a balance ran ahead of its log, by hand or by a defect, the fold stops instead of going on wrongly."""
+    async with lanes_of(prepared) as lanes:
+        epoch = (await lanes.claim([0]))[0].epoch
+        await lanes.fold(Chunk(0, epoch, 0, 2, RECORDS[:2]))
+    async with connection_to(prepared) as connection:
+        epoch = (await claim(connection, 0, "test")).epoch
+        stale = fold(read_records([grant(2, 50, "9", "ann", 1)], 0, 1), Book(), 3)
+        with pytest.raises(RuntimeError, match="ran ahead"):
+            await ChunkTransaction(connection, 0, epoch).write(stale)
+    assert query(prepared, "SELECT available, version FROM ledger.balances") == [(5, 2)]
+
+
+def test_preparing_again_changes_nothing_and_another_log_is_refused(prepared: Settings) -> None:
+    """A topic deleted and made anew has another id; its records must not be folded into the old state."""
+    assert not prepare(prepared.dsn, LOG)
+    for other in (LOG._replace(topic_id="new"), LOG._replace(partitions=2), LOG._replace(topic="t")):
+        with pytest.raises(LogChangedError, match="Folding on would give wrong balances"):
+            prepare(prepared.dsn, other)
+
+
+async def test_many_prepare_at_once(ledger_settings: Settings) -> None:
+    """Workers that start together don't trip over each other."""
+    made = await asyncio.gather(*(asyncio.to_thread(prepare, ledger_settings.dsn, LOG) for _ in range(6)))
+    assert sorted(made) == [False] * 5 + [True]
+
+
+def test_errors_of_connections_say_what_to_do(ledger_settings: Settings) -> None:
+    """No tables, no server, no such role, a connection string that isn't one."""
+    with pytest.raises(NotPreparedError, match="creditfold init"), connected(ledger_settings.dsn) as connection:
+        balances(connection, "ann")
+    for dsn in ("postgresql://127.0.0.1:1/none", "nonsense", "postgresql://127.0.0.1:1/x?connect_timeout=soon"):
+        with pytest.raises(PostgresUnavailableError, match="CREDITFOLD_POSTGRES_DSN"), connected(dsn):
+            pass
+
+
+def test_waiting_for_a_position_is_bounded(prepared: Settings) -> None:
+    """Nobody folds here."""
+    with connected(prepared.dsn) as connection:
+        with pytest.raises(NotYetFoldedError, match=r"not reached 0:0 within 0.05 s"):
+            wait_for(connection, Position(0, 0), 0.05)
+        with pytest.raises(NotYetFoldedError, match="no partition 9"):
+            wait_for(connection, Position(9, 0), 0.05)

@@ -1,0 +1,155 @@
+"""The command topic is made as the ledger needs it, and another one is told apart."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, Producer
+from pydantic import SecretStr
+from stack_under_test import StackUnderTest, free_port
+
+from creditfold.stack.processes import wait_until
+from creditfold.stack.settings import Settings
+from creditfold.stack.topics import (
+    KafkaAdmin,
+    KafkaUnavailableError,
+    TopicError,
+    TopicInfo,
+    TopicMissingError,
+    check_topic,
+    create_topics,
+    describe_topic,
+    end_offsets,
+    start_offsets,
+    topic_config,
+    topic_problems,
+)
+
+SETTINGS = Settings(partitions=4)
+GOOD = TopicInfo("creditfold.commands.v1", "id", 4, "LogAppendTime", "delete", -1, -1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, []),
+        ({"partitions": 6}, ["6 partitions, CREDITFOLD_PARTITIONS says 4"]),
+        ({"timestamp_type": "CreateTime"}, ["message.timestamp.type is CreateTime"]),
+        ({"cleanup_policy": "compact"}, ["cleanup.policy is compact"]),
+        ({"retention_ms": 604_800_000}, ["retention.ms is 604800000"]),
+        ({"retention_bytes": 1_000}, ["retention.bytes is 1000"]),
+        ({"partitions": 1, "retention_ms": 5}, ["1 partitions", "retention.ms is 5"]),
+    ],
+)
+def test_what_is_wrong_with_a_topic(changed: dict[str, object], words: list[str]) -> None:
+    """One sentence for each thing."""
+    problems = topic_problems(GOOD._replace(**changed), SETTINGS)  # type: ignore[arg-type]
+    assert len(problems) == len(words)
+    assert all(word in problem for word, problem in zip(words, problems, strict=True))
+
+
+@pytest.mark.parametrize(("replication", "safe"), [(1, False), (2, False), (3, True), (5, True)])
+def test_three_replicas_need_two_in_sync(replication: int, safe: bool) -> None:
+    """With fewer, two in sync would mean that no broker may be missing."""
+    config = topic_config(Settings(replication=replication))
+    assert (config.get("min.insync.replicas"), config.get("unclean.leader.election.enable")) == (
+        ("2", "false") if safe else (None, None)
+    )
+
+
+def test_the_topic_is_the_truth(ledger_settings: Settings) -> None:
+    """Kept for ever, timed by the broker; making it again changes nothing."""
+    info = describe_topic(ledger_settings)
+    assert info == GOOD._replace(name=ledger_settings.commands_topic, topic_id=info.topic_id)
+    assert create_topics(ledger_settings) is False
+    assert describe_topic(ledger_settings) == info
+    assert check_topic(ledger_settings) == []
+    assert check_topic(ledger_settings.model_copy(update={"partitions": 5})) != []
+
+
+def test_one_of_many_creators_creates_it(ledger_settings: Settings) -> None:
+    """The others find it there."""
+    settings = ledger_settings.model_copy(update={"commands_topic": f"{ledger_settings.commands_topic}.race"})
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(create_topics, [settings] * 8))
+    assert created.count(True) == 1
+
+
+def test_a_missing_topic(stack: StackUnderTest) -> None:
+    """The error says how to make it, and asking hasn't made it."""
+    settings = stack.settings.model_copy(update={"commands_topic": "creditfold.never.made"})
+    for ask in (describe_topic, check_topic, lambda s: end_offsets(s, s.commands_topic, [0])):
+        with pytest.raises(TopicMissingError, match=r"creditfold\.never\.made.*creditfold up"):
+            ask(settings)
+
+
+def test_a_missing_partition(ledger_settings: Settings) -> None:
+    """A partition that the topic hasn't is as missing as a topic."""
+    with pytest.raises(TopicMissingError):
+        end_offsets(ledger_settings, ledger_settings.commands_topic, [0, 99])
+
+
+def test_more_replicas_than_brokers(stack: StackUnderTest) -> None:
+    """Kafka's own words reach the user."""
+    settings = stack.settings.model_copy(update={"commands_topic": "creditfold.too.many", "replication": 3})
+    with pytest.raises(TopicError, match="replica"):
+        create_topics(settings)
+
+
+def test_kafka_away(capfd: pytest.CaptureFixture[str]) -> None:
+    """One error with a remedy, and no noise of the client library."""
+    settings = Settings(kafka_bootstrap=f"127.0.0.1:{free_port()}")
+    with pytest.raises(KafkaUnavailableError, match=r"refused.*creditfold up.*CREDITFOLD_KAFKA_BOOTSTRAP"):
+        describe_topic(settings)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_offsets_are_those_of_committed_records(ledger_settings: Settings) -> None:
+    """
+    partition | records            | start | end
+    0         | none               | 0     | 0
+    1         | 3                  | 0     | 3
+    2         | 2 in an open one   | 0     | 0, and 3 after the commit with its marker
+    """
+    topic = ledger_settings.commands_topic
+    plain = Producer(ledger_settings.kafka_client)
+    for _ in range(3):
+        plain.produce(topic, b"x", partition=1)
+    plain.flush(30)
+    transactional = Producer({**ledger_settings.kafka_client, "transactional.id": ledger_settings.group})
+    transactional.init_transactions(30)
+    transactional.begin_transaction()
+    for _ in range(2):
+        transactional.produce(topic, b"x", partition=2)
+    transactional.flush(30)
+    assert end_offsets(ledger_settings, topic, range(3)) == {0: 0, 1: 3, 2: 0}
+    transactional.commit_transaction(30)
+    # The coordinator answers the commit first and writes the markers after.
+    assert wait_until(lambda: end_offsets(ledger_settings, topic, range(3)) == {0: 0, 1: 3, 2: 3}, 30)
+    assert start_offsets(ledger_settings, topic, range(3)) == {0: 0, 1: 0, 2: 0}
+    assert end_offsets(ledger_settings, topic, []) == {}
+
+
+def test_an_error_remembers_nothing_secret() -> None:
+    """The password is no part of what is said about a Kafka that is away."""
+    settings = Settings(
+        kafka_bootstrap=f"127.0.0.1:{free_port()}",
+        kafka_security_protocol="SASL_PLAINTEXT",
+        kafka_username="u",
+        kafka_password=SecretStr("hunter2"),
+    )
+    with pytest.raises(KafkaUnavailableError) as error:
+        KafkaAdmin(settings).ask(lambda: None)
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_partition_that_is_moving_is_asked_again(stack: StackUnderTest) -> None:
+    """Kafka names a new partition's leader before the leader knows of it."""
+    answers = iter([KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, None])
+
+    def question() -> str:
+        code = next(answers)
+        if code is not None:
+            raise KafkaException(KafkaError(code))
+        return "answer"
+
+    assert KafkaAdmin(stack.settings).ask(question) == "answer"
