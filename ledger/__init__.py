@@ -6,12 +6,13 @@ unordered set, so the state is a function of the log's prefix and a replay decid
 
 from creditfold.ledger.commands import COMMANDS, Command, Grant, Spend
 from creditfold.ledger.decisions import Accepted, Account, Outcome, Rejected, RejectionReason, decide, evolve
-from creditfold.ledger.folding import Book, Entry, Verdict
+from creditfold.ledger.folding import Body, Book, Entry, Verdict
 
 __all__ = [
     "COMMANDS",
     "Accepted",
     "Account",
+    "Body",
     "Book",
     "Command",
     "Entry",

@@ -4,11 +4,12 @@ A `Book` is whatever part of the ledger the next commands can touch: all of it i
 and known command ids of one chunk, loaded by the caller. What it decides doesn't depend on which.
 """
 
+from collections.abc import Mapping
 from enum import Enum
 from hashlib import blake2b
 from typing import NamedTuple, TypeAlias
 
-from creditfold.ledger.commands import Command
+from creditfold.ledger.commands import KINDS, Command
 from creditfold.ledger.decisions import Account, Outcome, decide, evolve
 
 
@@ -19,11 +20,27 @@ class Verdict(Enum):
     COMMAND_ID_REUSED = "command_id_reused"  # Same id, other body: a dead letter, the first outcome stands.
 
 
+class Body(NamedTuple):
+    """What makes two commands of the same id the same: all their fields but the ids they are looked up by.
+
+    `extra` is a digest of what the journal has no column for (today the metadata), empty when that is at its default:
+    so a field that a newer schema adds doesn't change the body of a command that doesn't use it.
+    """
+
+    kind: str
+    asset: str
+    amount: int
+    occurred_at: int
+    source: str
+    reason: str
+    extra: bytes
+
+
 class Entry(NamedTuple):
-    """One line of the journal: the command, its body's fingerprint, what was decided, and when by the log's clock."""
+    """One line of the journal: the command, its body, what was decided, and when by the log's clock."""
 
     command: Command
-    body: bytes
+    body: Body
     outcome: Outcome
     clock_ms: int
 
@@ -31,22 +48,17 @@ class Entry(NamedTuple):
 CommandKey: TypeAlias = tuple[str, str]
 
 
-def fingerprint(command: Command) -> bytes:
-    """Digest of a command's body, 16 bytes: its type and its fields by name, without those at their default.
+def body_of(command: Command) -> Body:
+    """The body of a command."""
+    _, _, asset, amount, occurred_at, source, reason, metadata = command
+    return Body(
+        KINDS[type(command)], asset, amount, occurred_at, source, reason, _digest(metadata) if metadata else b""
+    )
 
-    So a field that a newer schema adds doesn't change the body of a command that doesn't use it. The ids that a body
-    is looked up by aren't part of it. A valid command holds no NUL, which makes NUL a safe separator.
-    """
-    text = f"{type(command).__name__}\0asset\0{command.asset}\0amount\0{command.amount}"
-    if command.occurred_at:
-        text += f"\0occurred_at\0{command.occurred_at}"
-    if command.source:
-        text += f"\0source\0{command.source}"
-    if command.reason:
-        text += f"\0reason\0{command.reason}"
-    if command.metadata:
-        entries = [part for entry in sorted(command.metadata.items()) for part in entry]
-        text += "\0".join((f"\0metadata\0{len(command.metadata)}", *entries))
+
+def _digest(metadata: Mapping[str, str]) -> bytes:
+    # A valid command holds no NUL, which makes NUL a safe separator.
+    text = "\0".join(["metadata", str(len(metadata)), *(part for entry in sorted(metadata.items()) for part in entry)])
     return blake2b(text.encode(), digest_size=16).digest()
 
 
@@ -55,14 +67,14 @@ class Book:
 
     Args:
         accounts: state of each account that the commands can touch; an absent one was never used.
-        known: fingerprint of each command already decided, by (account, command id).
+        known: body of each command already decided, by (account, command id).
         clock_ms: the log's clock, in milliseconds UTC; append times move it forward, never back.
     """
 
     def __init__(
         self,
         accounts: dict[str, Account] | None = None,
-        known: dict[CommandKey, bytes] | None = None,
+        known: dict[CommandKey, Body] | None = None,
         clock_ms: int = 0,
     ) -> None:
         self.accounts = accounts if accounts is not None else {}
@@ -76,7 +88,7 @@ class Book:
     def apply(self, command: Command) -> Entry | Verdict:
         """Fold one valid command."""
         key = (command.account, command.command_id)
-        body = fingerprint(command)
+        body = body_of(command)
         first = self.known.get(key)
         if first is not None:
             return Verdict.DUPLICATE if first == body else Verdict.COMMAND_ID_REUSED

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from aiokafka.partitioner import murmur2
 
@@ -41,23 +41,18 @@ class Chunk(NamedTuple):
     records: Sequence[Record]
 
 
-class Read(NamedTuple):
-    """A record and what it holds: a valid command, or the dead letter to make of it."""
-
-    record: Record
-    content: Command | DeadLetter
+#: A record and what it holds: a valid command, or the dead letter to make of it.
+Read: TypeAlias = tuple[Record, Command | DeadLetter]
 
 
 def read_records(records: Iterable[Record], partition: int, partitions: int) -> list[Read]:
     """Decode and check records of one partition of a topic that has `partitions`."""
-    return [Read(record, _read(record, partition, partitions)) for record in records]
+    return [(record, _read(record, partition, partitions)) for record in records]
 
 
 def keys(reads: Iterable[Read]) -> Iterator[tuple[str, str]]:
     """Name the (account, command id) pairs that folding these reads can touch."""
-    return (
-        (read.content.account, read.content.command_id) for read in reads if not isinstance(read.content, DeadLetter)
-    )
+    return ((content.account, content.command_id) for _, content in reads if not isinstance(content, DeadLetter))
 
 
 def fold(reads: Iterable[Read], book: Book, next_offset: int) -> ChunkResult:
@@ -72,7 +67,7 @@ def fold(reads: Iterable[Read], book: Book, next_offset: int) -> ChunkResult:
             continue
         result = book.apply(content)
         if isinstance(result, Entry):
-            journal.append(JournalLine(record.offset, result))
+            journal.append((record.offset, result))
         elif result is Verdict.DUPLICATE:
             duplicates += 1
         else:

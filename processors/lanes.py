@@ -107,7 +107,7 @@ class Lanes:
                 raise ChunkGapError(
                     f"Partition {chunk.partition} stands at {progress.next_offset}, the chunk starts at {chunk.start}."
                 )
-            reads = [read for read in reads if read.record.offset >= progress.next_offset]
+            reads = [read for read in reads if read[0].offset >= progress.next_offset]
             with self.meter.stage("load"):
                 accounts, known = await transaction.load(keys(reads))
             with self.meter.stage("decide"):

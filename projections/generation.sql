@@ -35,14 +35,14 @@ CREATE TABLE {schema}.balances (
     PRIMARY KEY (account_id, asset)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
 
--- One row a decision. The unique key on (account_id, command_id) is the ledger's idempotency.
+-- One row a decision, with the whole body of its command, so that a duplicate can be told from another command of the
+-- same id: extra is the digest of what has no column here. The unique key on (account_id, command_id) is the ledger's idempotency.
 CREATE TABLE {schema}.journal (
     log_partition integer NOT NULL,
     log_offset bigint NOT NULL,
     account_id text NOT NULL,
     version bigint NOT NULL,
     command_id text NOT NULL,
-    body bytea NOT NULL,
     kind text NOT NULL,
     asset text NOT NULL,
     amount bigint NOT NULL,
@@ -54,6 +54,7 @@ CREATE TABLE {schema}.journal (
     occurred_at_ms bigint NOT NULL,
     source text NOT NULL,
     note text NOT NULL,
+    extra bytea NOT NULL,
     PRIMARY KEY (account_id, version),
     UNIQUE (account_id, command_id),
     CHECK (rejection IS NULL OR change = 0)

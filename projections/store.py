@@ -5,14 +5,13 @@ so two workers can't write the same partition, and a record is never folded twic
 """
 
 from collections.abc import Iterable, Sequence
-from typing import LiteralString, NamedTuple
+from typing import LiteralString, NamedTuple, TypeAlias
 
 from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
-from creditfold.ledger import Account, Entry
-from creditfold.ledger.commands import KINDS
+from creditfold.ledger import Account, Body, Entry, Outcome
 from creditfold.projections.setup import LIVE_SCHEMA
 from creditfold.schemas.errors import CreditfoldError
 
@@ -47,11 +46,8 @@ class DeadLetter(NamedTuple):
     headers: Sequence[tuple[str, str | None]]
 
 
-class JournalLine(NamedTuple):
-    """A journal entry and the offset of the record that caused it."""
-
-    log_offset: int
-    entry: Entry
+#: The offset of a record and the journal entry that it caused.
+JournalLine: TypeAlias = tuple[int, Entry]
 
 
 class ChunkResult(NamedTuple):
@@ -86,7 +82,7 @@ _LOAD_ACCOUNTS = _query("""
 """)
 
 _LOAD_KNOWN = _query("""
-    SELECT account_id, command_id, body
+    SELECT account_id, command_id, kind, asset, amount, occurred_at_ms, source, note, extra
     FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31))) AS k (account_id, command_id)
     JOIN {schema}.journal USING (account_id, command_id)
 """)
@@ -103,13 +99,13 @@ _SAVE_BALANCES = _query("""
 """)
 
 _SAVE_JOURNAL = _query("""
-    COPY {schema}.journal (log_partition, log_offset, account_id, version, command_id, body, kind, asset, amount,
-        change, balance, rejection, rules, clock_ms, occurred_at_ms, source, note)
+    COPY {schema}.journal (log_partition, log_offset, account_id, version, command_id, kind, asset, amount,
+        change, balance, rejection, rules, clock_ms, occurred_at_ms, source, note, extra)
     FROM STDIN (FORMAT BINARY)
 """)
 _JOURNAL_TYPES = (
-    *("int4", "int8", "text", "int8", "text", "bytea", "text", "text", "int8"),
-    *("int8", "int8", "text", "int2", "int8", "int8", "text", "text"),
+    *("int4", "int8", "text", "int8", "text", "text", "text", "int8"),
+    *("int8", "int8", "text", "int2", "int8", "int8", "text", "text", "bytea"),
 )
 
 _SAVE_DEAD_LETTER = _query("""
@@ -156,17 +152,17 @@ class ChunkTransaction:
             raise FencedError(f"Partition {self._partition} was claimed by another worker after epoch {self._epoch}.")
         return Progress(*row)
 
-    async def load(self, keys: Iterable[tuple[str, str]]) -> tuple[dict[str, Account], dict[tuple[str, str], bytes]]:
-        """Read the accounts named by (account, command id) keys, and the fingerprints of the ids already decided."""
+    async def load(self, keys: Iterable[tuple[str, str]]) -> tuple[dict[str, Account], dict[tuple[str, str], Body]]:
+        """Read the accounts named by (account, command id) keys, and the bodies of the ids already decided."""
         wanted = list(keys)
-        accounts = await self._load_accounts(sorted({account for account, _ in wanted}))
+        accounts = await self._load_accounts({account for account, _ in wanted})
         # An account without a balance row was never decided about, so none of its ids can be known.
         possible = [key for key in wanted if key[0] in accounts]
         if not possible:
             return accounts, {}
         names, ids = (SEPARATOR.join(column) for column in zip(*possible, strict=True))
         cursor = await self._connection.execute(_LOAD_KNOWN, (names, ids), binary=True)
-        return accounts, {(account, command_id): body for account, command_id, body in await cursor.fetchall()}
+        return accounts, {(row[0], row[1]): Body(*row[2:]) for row in await cursor.fetchall()}
 
     async def write(self, result: ChunkResult) -> None:
         """Write what was decided and move the offset.
@@ -180,11 +176,11 @@ class ChunkTransaction:
             for letter in result.dead_letters:
                 row = (self._partition, *letter[:-1], Jsonb(list(letter.headers)))
                 await cursor.execute(_SAVE_DEAD_LETTER, row)
-            accepted = sum(line.entry.outcome.rejection is None for line in result.journal)
+            accepted = sum([entry.outcome.rejection is None for _, entry in result.journal])
             counts = (accepted, len(result.journal) - accepted, result.duplicates, len(result.dead_letters))
             await cursor.execute(_MOVE, (result.next_offset, result.clock_ms, *counts, self._partition))
 
-    async def _load_accounts(self, names: list[str]) -> dict[str, Account]:
+    async def _load_accounts(self, names: Iterable[str]) -> dict[str, Account]:
         cursor = await self._connection.execute(_LOAD_ACCOUNTS, (SEPARATOR.join(names),), binary=True)
         accounts: dict[str, Account] = {}
         for account, asset, available, version in await cursor.fetchall():
@@ -193,20 +189,21 @@ class ChunkTransaction:
         return accounts
 
     async def _save_balances(self, cursor: AsyncCursor[TupleRow], journal: Sequence[JournalLine]) -> None:
-        last: dict[tuple[str, str], JournalLine] = {}
-        for line in journal:
-            last[line.entry.command.account, line.entry.outcome.asset] = line
-        # In the order of their keys, so that no two transactions ever wait for each other in a circle.
-        rows = [
-            (*key, line.entry.outcome.balance, line.entry.outcome.version, line.log_offset)
-            for key, line in sorted(last.items())
-        ]
-        columns = [SEPARATOR.join(map(str, column)) for column in zip(*rows, strict=True)]
+        last: dict[tuple[str, str], tuple[int, Outcome]] = {}
+        for offset, (command, _, outcome, _) in journal:
+            last[command.account, outcome.asset] = offset, outcome
+        # No other transaction writes these accounts, which are this partition's alone: no order, no deadlock.
+        columns = (
+            SEPARATOR.join([account for account, _ in last]),
+            SEPARATOR.join([asset for _, asset in last]),
+            SEPARATOR.join([str(outcome.balance) for _, outcome in last.values()]),
+            SEPARATOR.join([str(outcome.version) for _, outcome in last.values()]),
+            SEPARATOR.join([str(offset) for offset, _ in last.values()]),
+        )
         await cursor.execute(_SAVE_BALANCES, (self._partition, *columns))
-        if cursor.rowcount != len(rows):
-            raise RuntimeError(
-                f"{len(rows) - cursor.rowcount} balances of partition {self._partition} ran ahead of their log"
-            )
+        if cursor.rowcount != len(last):
+            ahead = len(last) - cursor.rowcount
+            raise RuntimeError(f"{ahead} balances of partition {self._partition} ran ahead of their log")
 
     async def _save_journal(self, cursor: AsyncCursor[TupleRow], journal: Sequence[JournalLine]) -> None:
         async with cursor.copy(_SAVE_JOURNAL) as copy:
@@ -219,17 +216,17 @@ class ChunkTransaction:
                         command.account,
                         outcome.version,
                         command.command_id,
-                        body,
-                        KINDS[type(command)],
-                        outcome.asset,
-                        command.amount,
+                        body.kind,
+                        body.asset,
+                        body.amount,
                         outcome.change,
                         outcome.balance,
                         outcome.rejection,
                         outcome.rules,
                         clock_ms,
-                        command.occurred_at,
-                        command.source,
-                        command.reason,
+                        body.occurred_at,
+                        body.source,
+                        body.reason,
+                        body.extra,
                     )
                 )

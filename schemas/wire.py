@@ -9,9 +9,10 @@ from functools import lru_cache
 from io import BytesIO
 from typing import Any, NamedTuple
 
-from fastavro import schemaless_reader, schemaless_writer
+from fastavro import schemaless_writer
 
 from creditfold.schemas.dead_letters import DeadLetterReason
+from creditfold.schemas.reading import Reader, compile_reader
 from creditfold.schemas.registry import latest, load_current, load_lock, parsed
 
 MAGIC = 0
@@ -36,20 +37,23 @@ class Decoded(NamedTuple):
 
 class _Reader(NamedTuple):
     record: str
-    writer: Any
-    reader: Any  # None where the record was written with the current schema: fastavro is faster without.
+    read: Reader
+    # Current fields with their defaults; None where the record was written with the current schema.
+    current: Mapping[str, Any] | None
 
 
 @lru_cache(maxsize=1)
 def _readers() -> Mapping[int, _Reader]:
-    newest = latest(load_lock())
-    current = {record: parsed(load_current(record)) for record in newest}
+    lock = load_lock()
+    newest = {row.id for row in latest(lock).values()}
     return {
-        row.id: _Reader(
-            row.record, parsed(row.schema), None if newest[row.record].id == row.id else current[row.record]
-        )
-        for row in load_lock()
+        row.id: _Reader(row.record, compile_reader(row.schema), None if row.id in newest else _defaults(row.record))
+        for row in lock
     }
+
+
+def _defaults(record: str) -> Mapping[str, Any]:
+    return {field["name"]: field.get("default") for field in load_current(record)["fields"]}
 
 
 @lru_cache(maxsize=1)
@@ -82,15 +86,13 @@ def decode(value: bytes | None) -> Decoded:
     reader = _readers().get(schema_id)
     if reader is None:
         raise DecodeError(DeadLetterReason.UNKNOWN_SCHEMA_ID, f"schema id {schema_id} is not in the lock file")
-    body = BytesIO(value)
-    body.seek(HEADER.size)
     try:
-        fields: Any = schemaless_reader(body, reader.writer, reader.reader)
-    except Exception as error:
-        # Hostile bytes make the decoder raise whatever it likes.
+        fields = reader.read(value, HEADER.size)
+    except IndexError:
+        raise DecodeError(DeadLetterReason.NOT_AVRO, "the record ends too early") from None
+    except ValueError as error:
+        # A number or a length out of bounds, bytes left over, or text that isn't UTF-8.
         raise DecodeError(DeadLetterReason.NOT_AVRO, f"{type(error).__name__}: {error}"[:200]) from None
-    if body.tell() != len(value):
-        raise DecodeError(DeadLetterReason.NOT_AVRO, f"{len(value) - body.tell()} bytes left over after the record")
-    if reader.reader is not None:
-        fields = {field["name"]: fields[field["name"]] for field in reader.reader["fields"]}
+    if reader.current is not None:
+        fields = {name: fields.get(name, default) for name, default in reader.current.items()}
     return Decoded(reader.record, fields)

@@ -9,7 +9,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creditfold.ledger import Account, Book, Entry
+from creditfold.ledger import Account, Body, Book, Entry
 from creditfold.processors.chunks import Read, fold, keys, partition_of, read_records
 from creditfold.projections.store import ChunkResult, DeadLetter
 from creditfold.schemas.wire import encode
@@ -105,7 +105,7 @@ def test_any_split_of_a_partition_gives_the_same_rows(
     expected = fold(reads, Book(), len(reads))
 
     accounts: dict[str, Account] = {}
-    known: dict[tuple[str, str], bytes] = {}
+    known: dict[tuple[str, str], Body] = {}
     parts: list[ChunkResult] = []
     clock_ms = 0
     bounds = [0, *sorted({min(cut, len(reads)) for cut in cuts}), len(reads)]
@@ -120,11 +120,11 @@ def test_any_split_of_a_partition_gives_the_same_rows(
     assert sum(part.duplicates for part in parts) == expected.duplicates
     assert parts[-1][:2] == expected[:2]
     assert len(expected.journal) + len(expected.dead_letters) + expected.duplicates == len(reads)
-    assert all(isinstance(line.entry, Entry) for line in expected.journal)
+    assert all(isinstance(entry, Entry) for _, entry in expected.journal)
 
 
 def loaded(
-    reads: Sequence[Read], accounts: dict[str, Account], known: dict[tuple[str, str], bytes], clock_ms: int
+    reads: Sequence[Read], accounts: dict[str, Account], known: dict[tuple[str, str], Body], clock_ms: int
 ) -> Book:
     """A book with what the store would load for these reads."""
     touched = set(keys(reads))
