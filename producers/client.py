@@ -476,7 +476,13 @@ class CommandProducer:
     def _poll(self) -> None:
         kafka = self._kafka()
         while not self._stop.is_set():
-            if kafka.poll(_POLL_S):
+            try:
+                served = kafka.poll(_POLL_S)
+            except Exception as failure:
+                # What a callback raises comes out here; without this thread no delivery would be told any more.
+                self._unseen.add(failure)
+                served = 1
+            if served:
                 with self._progress:
                     self._progress.notify_all()
 

@@ -18,7 +18,13 @@ KEEPALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 5, "keepalives_
 
 # The fold looks up a few thousand keys in tables of any size, always by index. Right after a bulk load the planner
 # still believes the tables to be tiny and would read them whole; so it isn't asked.
-FOLD_OPTIONS = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
+#
+# A worker that freezes inside a transaction keeps its partitions' rows locked. PostgreSQL ends such a transaction, so
+# that the next owner need not wait for it to wake; and nobody waits for a lock so long that it can't be stopped.
+FOLD_OPTIONS = (
+    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
+    " -c idle_in_transaction_session_timeout=20s -c statement_timeout=60s -c lock_timeout=5s"
+)
 
 
 class PostgresUnavailableError(CreditfoldError):

@@ -1,5 +1,6 @@
 """Outages on the real stack: the worker waits, says so, and goes on by itself; and it refuses to fold a wrong log."""
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,42 @@ def test_sigterm_during_an_outage_stops_in_seconds(
             assert process.stop(20) == 0
         finally:
             stack.start_postgres()
+
+
+def test_a_worker_frozen_inside_a_transaction_does_not_hold_up_its_successor(
+    ledger_settings: Settings, tmp_path: Path
+) -> None:
+    """The zombie never wakes; PostgreSQL ends its transaction, and the other worker folds on."""
+    settings = ledger_settings.model_copy(update={"chunk_records": 300})
+    append(settings, grants("frozen", 20_000))
+    with worker(settings, tmp_path, "zombie") as zombie:
+        assert wait_until(lambda: any(row.next_offset for row in all_progress(settings)), BOUND_S)
+        freeze_inside_a_transaction(settings, zombie)
+        with worker(settings, tmp_path, "successor") as successor:
+            wait_until_folded(settings, BOUND_S)
+            assert successor.stop() == 0
+        # It wakes after all, writes nothing, and can go on.
+        zombie.send(signal.SIGCONT)
+        append(settings, grants("woken"))
+        wait_until_folded(settings, BOUND_S)
+    assert_equals_second_fold(settings)
+
+
+def freeze_inside_a_transaction(settings: Settings, process: WorkerProcess) -> None:
+    """Stop a worker at a moment when it holds the lock of a partition, and leave it so."""
+    held = """SELECT count(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+              WHERE relname = 'progress' AND mode = 'RowShareLock' AND pid <> pg_backend_pid()"""
+
+    def frozen() -> bool:
+        process.send(signal.SIGSTOP)
+        # What it had sent before is answered by now, and changes no more.
+        time.sleep(0.2)
+        if query(settings, held) != [(0,)]:
+            return True
+        process.send(signal.SIGCONT)
+        return False
+
+    assert wait_until(frozen, BOUND_S)
 
 
 def test_a_topic_made_anew_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:
