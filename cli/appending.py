@@ -7,13 +7,16 @@ timeout there doesn't take the command back.
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from creditfold.cli.arguments import AccountArgument, JsonOption, metadata_of, whole_number
-from creditfold.cli.output import print_json, say
+from creditfold.cli.arguments import AccountArgument, ArgumentError, JsonOption, metadata_of, whole_number
+from creditfold.cli.output import counted, print_json, say
 from creditfold.cli.reading import projection
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
@@ -46,6 +49,30 @@ TimeoutOption = Annotated[
 
 class UnexplainedError(CreditfoldError):
     """The fold has passed a command and shows nothing of it."""
+
+
+class InterruptedAppendError(CreditfoldError):
+    """Ctrl-C in the middle of appending."""
+
+    exit_code = 130
+
+
+@dataclass
+class _Attempt:
+    """A command on its way: whether it was handed to Kafka, and where it stands once that is known."""
+
+    command: "Command"
+    sent: bool = False
+    position: Position | None = None
+
+    def told(self, maybe_written: bool) -> str:
+        """What a person needs to send it again safely; nothing before it was sent."""
+        if not self.sent:
+            return ""
+        maybe = "may be in the log" if maybe_written else "is not in the log"
+        where = maybe if self.position is None else f"is in the log at {self.position}"
+        id = self.command.command_id
+        return f"The command {where}. Its id is {id}; sent again with --id {id}, all else the same, it counts once."
 
 
 def grant(
@@ -104,13 +131,12 @@ def spend(
 def _fields(
     account: str, amount: str, *, asset: str, id: str | None, source: str, reason: str, metadata: list[str] | None
 ) -> dict[str, Any]:
-    # A command that is named may be sent again, and must then be the same in every field, so it carries no time.
+    # A command may be sent again by its id, and must then be the same in every field, so it carries no time.
     return {
         "command_id": str(uuid.uuid4()) if id is None else id,
         "account": account,
         "asset": asset,
         "amount": whole_number(amount),
-        "occurred_at": time.time_ns() // 1_000_000 if id is None else 0,
         "source": source,
         "reason": reason,
         "metadata": metadata_of(metadata or []),
@@ -120,20 +146,40 @@ def _fields(
 def _append(fields: dict[str, Any], no_wait: bool, timeout: float, json: bool) -> None:
     from creditfold.producers.commands import parse_command
 
-    command = parse_command(fields)
-    if no_wait:
-        _tell_position(command, _appended(command, timeout), json)
-        return
+    attempt = _Attempt(parse_command(fields))
+    with _told_on_failure(attempt):
+        if no_wait:
+            _tell_position(attempt.command, _appended(attempt, timeout), json)
+        else:
+            _append_and_wait(attempt, timeout, json)
+
+
+@contextmanager
+def _told_on_failure(attempt: _Attempt) -> Iterator[None]:
+    """Add the command's id to whatever ends the block too early, so that the command can be sent again."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        raise InterruptedAppendError("Interrupted.", attempt.told(maybe_written=True)) from None
+    except CreditfoldError as error:
+        error.remedy = f"{error.remedy} {attempt.told(getattr(error, 'maybe_written', True))}".strip()
+        raise
+    except Exception as error:
+        error.add_note(attempt.told(maybe_written=True))
+        raise
+
+
+def _append_and_wait(attempt: _Attempt, timeout: float, json: bool) -> None:
     from creditfold.projections import queries
 
+    command = attempt.command
     with projection() as connection:
         # Asked before the append: without a projection there is no outcome to wait for, and nothing gets appended.
         queries.progress(connection)
-        position = _appended(command, timeout)
-        try:
-            queries.wait_for(connection, position, timeout)
-        except queries.NotYetFoldedError as error:
-            raise queries.NotYetFoldedError(f"{error.message} Its id is {command.command_id}.", error.remedy) from None
+        position = _appended(attempt, timeout)
+        queries.wait_for(connection, position, timeout)
         letter = queries.dead_letter(connection, position)
         decision = queries.decision(connection, command.account, command.command_id)
     if letter is not None:
@@ -147,11 +193,13 @@ def _append(fields: dict[str, Any], no_wait: bool, timeout: float, json: bool) -
         )
 
 
-def _appended(command: "Command", timeout: float) -> Position:
+def _appended(attempt: _Attempt, timeout: float) -> Position:
     from creditfold.stack.settings import load_settings
 
     with open_producer(load_settings(), timeout) as producer:
-        return producer.append(command)
+        attempt.sent = True
+        attempt.position = producer.append(attempt.command)
+    return attempt.position
 
 
 def open_producer(settings: "Settings", timeout: float = 30.0) -> "CommandProducer":
@@ -235,10 +283,11 @@ def import_(
     """
     from creditfold.stack.settings import load_settings
 
+    _refuse_unreadable(file, format)
     settings = load_settings()
     state_path, default_report = import_paths(settings, file)
     report_path = report or default_report
-    with open_producer(settings) as producer:
+    with _told_how_to_go_on(), open_producer(settings) as producer:
         done = import_with_progress(
             file,
             producer,
@@ -255,6 +304,34 @@ def import_(
         _tell_import(done, report_path)
     if bad:
         raise typer.Exit(REJECTED)
+
+
+def _refuse_unreadable(file: Path, format: str | None) -> None:
+    from creditfold.producers.errors import ImportFileError
+    from creditfold.producers.lines import format_of
+
+    if file.is_dir():
+        raise ArgumentError(f"{file} is a folder.", "Name a file in it: one command a line, JSON Lines or CSV.")
+    try:
+        _ = format or format_of(file)
+    except ImportFileError as error:
+        raise ArgumentError(error.message, "Say which it is: --format jsonl or --format csv.") from None
+
+
+@contextmanager
+def _told_how_to_go_on() -> Iterator[None]:
+    """Say in the command line's words how a stopped or refused import goes on."""
+    from creditfold.producers.errors import ImportStateError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedAppendError(
+            "Interrupted.", "Run it again: it goes on where it was, and resent commands count once."
+        ) from None
+    except ImportStateError as error:
+        remedy = error.remedy.replace("Use another progress file. ", "")
+        raise ImportStateError(error.message, remedy.replace("Start over to", "Add --start-over to")) from None
 
 
 def import_paths(settings: "Settings", file: Path) -> tuple[Path, Path]:
@@ -321,11 +398,11 @@ def import_with_progress(
 
 def _tell_import(done: "ImportReport", report_path: Path) -> None:
     rate = done.appended / done.seconds if done.seconds else 0
-    say(f"appended {done.appended:,} commands in {done.seconds:.1f} s ({rate:,.0f}/s)")
+    say(f"appended {counted(done.appended, 'command')} in {done.seconds:.1f} s ({rate:,.0f}/s)")
     if done.skipped:
-        say(f"  {done.skipped:,} lines were done by earlier runs; --start-over imports them again")
+        say(f"  {counted(done.skipped, 'line')} done by earlier runs; --start-over imports again from the first")
     if done.bad + done.bad_before:
-        say(f"  {done.bad + done.bad_before:,} bad lines, listed in {report_path}")
+        say(f"  {counted(done.bad + done.bad_before, 'bad line')}, listed in {report_path}")
         say(*(f"  line {line}: {reason}" for line, reason in _first_bad_lines(report_path)))
 
 

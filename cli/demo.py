@@ -30,7 +30,8 @@ from creditfold.projections.connections import connected
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
 from creditfold.stack import embedded
-from creditfold.stack.kafka import is_embeddable
+from creditfold.stack.kafka import EmbeddedKafka, is_embeddable
+from creditfold.stack.postgres import EmbeddedPostgres
 from creditfold.stack.processes import last_lines
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import start_offsets
@@ -38,6 +39,8 @@ from creditfold.stack.topics import start_offsets
 # The version in the name: a changed conversion makes another file, and an import goes on only with the same one.
 COMMANDS_FILE = "cdnow-commands-v1.jsonl"
 RESENT = 1_000
+# Kafka, PostgreSQL and a worker.
+EVERYTHING = 3
 ACCOUNTS_SHOWN = 10
 REJECTIONS_SHOWN = 3
 STALL_BOUND_S = 60.0
@@ -59,6 +62,7 @@ def run_demo(settings: Settings, *, keep: bool = False) -> None:
     began = time.monotonic()
     steps = Steps()
     started: list[str] = []
+    worker_before = background_worker(settings).pid
     kept = False
     with _ended_by_signals():
         try:
@@ -70,10 +74,13 @@ def run_demo(settings: Settings, *, keep: bool = False) -> None:
             _prove(settings)
             kept = keep
         finally:
-            if not kept and (started or background_worker(settings).pid is not None):
-                _stop(settings, steps, bool(started))
+            # By its pid: a start that was interrupted has told nobody that it started one.
+            worker = background_worker(settings).pid
+            own_worker = worker is not None and worker != worker_before
+            if not kept and (started or own_worker):
+                _stop(settings, steps, own_worker, bool(started))
         say("", f"Done in {time.monotonic() - began:.0f} s.")
-        _tell_what_next(kept or not started)
+        _tell_what_next(_still_running(settings))
 
 
 def _refuse_servers_of_yours(settings: Settings) -> None:
@@ -99,13 +106,14 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop(settings: Settings, steps: Steps, with_servers: bool) -> None:
-    """Stop the worker, and the servers where this demo started them. A second Ctrl-C changes nothing."""
+def _stop(settings: Settings, steps: Steps, with_worker: bool, with_servers: bool) -> None:
+    """Stop the worker and the servers where this demo started them. A second Ctrl-C changes nothing."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         with steps.step("Stopping what was started"):
-            stop_worker(settings)
+            if with_worker:
+                stop_worker(settings)
             if with_servers:
                 embedded.down(settings)
     finally:
@@ -242,11 +250,20 @@ def _prove(settings: Settings) -> None:
         raise DemoError(f"The proof failed: {'; '.join(failed)}.", "Please report it, with the data folder.")
 
 
-def _tell_what_next(running: bool) -> None:
+def _still_running(settings: Settings) -> list[str]:
+    pids = {
+        "Kafka": EmbeddedKafka(settings).pid,
+        "PostgreSQL": EmbeddedPostgres(settings).pid,
+        "a worker": background_worker(settings).pid,
+    }
+    return [name for name, pid in pids.items() if pid is not None]
+
+
+def _tell_what_next(running: list[str]) -> None:
     command = _own_command()
     say("", "Try next")
-    if not running:
-        say(f"  {command} up --worker          start it again, on the same data")
+    if len(running) < EVERYTHING:
+        say(f"  {command} up --worker          start {'what is missing' if running else 'it again'}, on the same data")
     say(
         f"  {command} grant alice 500      give credits, and see the new balance",
         f"  {command} spend alice 800      ask for too much",
@@ -254,7 +271,7 @@ def _tell_what_next(running: bool) -> None:
         f"  {command} status               see how far the fold is",
         f"  {command} down                 stop everything; the data stays",
         "",
-        "Everything still runs; `down` stops it." if running else "Nothing was left running.",
+        f"Still running: {', '.join(running)}; `down` stops it." if running else "Nothing was left running.",
     )
 
 

@@ -1,10 +1,11 @@
 """The `creditfold` command's entry: its subcommands, and what a failure looks like. Imports the heavy rooms late.
 
 Exit codes: 0 done; 1 something failed; 2 a wrong argument or setting; 3 a command was rejected or a line was bad;
-4 the fold hasn't got that far yet; 130 interrupted.
+4 the fold hasn't got that far yet; 130 interrupted; 141 nobody reads the output any more.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from creditfold.cli import appending, reading, serving, status
-from creditfold.cli.output import print_json, safe
+from creditfold.cli.output import OutputError, output_error, print_json, safe, written
 from creditfold.schemas.errors import CreditfoldError
 
 INTERRUPTED = 130
@@ -44,7 +45,6 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
 
 app = typer.Typer(
     name="creditfold",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -85,32 +85,52 @@ def creditfold(
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # Ids may hold what the terminal's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
     # Our errors say what went wrong; a library's log lines beside them would only be in the way.
     logging.getLogger("creditfold").addHandler(logging.NullHandler())
+    _show_setting_warnings()
     sys.exit(_run(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    # Started with `>&-`: what is printed goes nowhere, and the work is done all the same.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - Open as long as the process.
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - The same.
+
+
+def _show_setting_warnings() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logger = logging.getLogger("creditfold.stack.settings")
+    logger.addHandler(handler)
+    # A worker's log has handlers of its own.
+    logger.propagate = False
 
 
 def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
     try:
-        code = app(args=arguments, prog_name="creditfold", standalone_mode=False)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        code = _invoke(arguments or ["--help"])
+        with written():
+            # What typer prints by itself, help and the like, is still buffered.
+            return code
     except CreditfoldError as error:
-        _report(error.message, error.remedy, error.exit_code, as_json)
-        return error.exit_code
+        return _failed(error, as_json)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone. What is still buffered must not fail a second time at the exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return BROKEN_PIPE
+    except OSError as error:
+        # Help is printed by a library; an error about a file of ours would name it.
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        return _failed(output_error(error), as_json)
     except Exception as error:
         # Typer raises its usage errors from a class that only its private modules name.
         if not hasattr(error, "format_message"):
@@ -120,13 +140,40 @@ def _run(arguments: list[str]) -> int:
         return USAGE
 
 
+def _invoke(arguments: list[str]) -> int:
+    # Not by calling the app, which would make Ctrl-C and a closed pipe into exits of its own.
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("creditfold", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as ending:
+        return ending.exit_code
+    return 0
+
+
+def _failed(error: CreditfoldError, as_json: bool) -> int:
+    if isinstance(error, OutputError):
+        _drop_output()
+    _report(error.message, error.remedy, error.exit_code, as_json)
+    return error.exit_code
+
+
+def _drop_output() -> None:
+    """Forget what is still buffered, so that it doesn't fail a second time at the exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _usage(error: Any) -> tuple[str, str]:
     message = str(error.format_message()).strip().rstrip(".") + "."
-    if re.match(r"-[^-]", str(getattr(error, "option_name", ""))):
-        # Most often an account or an amount that begins with a dash.
-        return message, "Write -- before an argument that begins with a dash: creditfold balance -- -5"
     context = getattr(error, "ctx", None)
-    return message, f"{context.command_path if context else 'creditfold'} --help"
+    path = context.command_path if context else "creditfold"
+    params = context.command.params if context else []
+    taken = [param.name.upper() for param in params if param.param_type_name == "argument"]
+    if taken and re.match(r"-[^-]", str(getattr(error, "option_name", ""))):
+        # Most often an account or an amount that begins with a dash.
+        return message, f"Write -- before an argument that begins with a dash: {path} -- {' '.join(taken)}"
+    return message, f"{path} --help"
 
 
 def _report(message: str, remedy: str, code: int, as_json: bool) -> None:

@@ -7,15 +7,50 @@ sequence, and nothing of it is read as markup.
 import base64
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 Cell = object
+
+# Wider than any table: at this width a table's own is told.
+_UNBOUNDED = 1_000_000
+
+
+class OutputError(CreditfoldError):
+    """What a command prints can't be written."""
+
+
+def output_error(error: OSError) -> OutputError:
+    """What the system says about the output, in our words."""
+    return OutputError(f"Can't write the output: {error.strerror}.", "Make room, or send it elsewhere.")
+
+
+@contextmanager
+def written(file: TextIO | None = None) -> Iterator[None]:
+    """Write out what a block prints. Raises OutputError; a reader that has gone raises BrokenPipeError as ever."""
+    try:
+        yield
+        # Here, and not when the process ends, where nobody could tell any more what the output was of.
+        (file or sys.stdout).flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise output_error(error) from error
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: `1 line`, `2,000 lines`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def as_json(value: Any) -> Any:
@@ -47,7 +82,8 @@ def _with_position(row: dict[str, Any]) -> dict[str, Any]:
 
 def print_json(value: Any, file: TextIO | None = None) -> None:
     """Print one JSON document."""
-    print(json.dumps(as_json(value), ensure_ascii=False, indent=2), file=file or sys.stdout)
+    with written(file):
+        print(json.dumps(as_json(value), ensure_ascii=False, indent=2), file=file or sys.stdout)
 
 
 def instant(moment: datetime | None) -> str:
@@ -69,27 +105,34 @@ def safe(value: Cell) -> str:
 
 def say(*lines: str) -> None:
     """Print lines for people, each made safe."""
-    for line in lines:
-        print(safe(line))
+    with written():
+        for line in lines:
+            print(safe(line))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: str = "") -> None:
-    """Print a table: ruled on a terminal, plain aligned columns elsewhere. Cuts nothing off.
+    """Print a table: ruled on a terminal if it fits there, else record by record; plain columns elsewhere.
+
+    Cuts nothing off.
 
     Numbers stand to the right. Names of columns are printed as they are given.
     """
     cells = [list(row) for row in rows]
     numeric = [all(isinstance(row[i], int | float) for row in cells) and bool(cells) for i in range(len(columns))]
     texts = [[safe(cell) for cell in row] for row in cells]
-    if sys.stdout.isatty():
-        _print_ruled(columns, texts, numeric, title)
-    else:
-        _print_plain(columns, texts, numeric, title)
+    with written():
+        if sys.stdout.isatty():
+            from rich.console import Console
+
+            _print_ruled(Console(highlight=False), columns, texts, numeric, title)
+        else:
+            _print_plain(columns, texts, numeric, title)
 
 
-def _print_ruled(columns: Sequence[str], rows: list[list[str]], numeric: list[bool], title: str) -> None:
+def _print_ruled(
+    console: "Console", columns: Sequence[str], rows: list[list[str]], numeric: list[bool], title: str
+) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -98,7 +141,22 @@ def _print_ruled(columns: Sequence[str], rows: list[list[str]], numeric: list[bo
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
+    if console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum <= console.width:
+        console.print(table)
+    else:
+        _print_records(console, columns, rows, title)
+
+
+def _print_records(console: "Console", columns: Sequence[str], rows: list[list[str]], title: str) -> None:
+    """Print each row as lines of `name  value`. Empty values are left out, long ones are the terminal's to wrap."""
+    from rich.text import Text
+
+    width = max(map(len, columns))
+    blocks = [
+        "".join(f"{name:<{width}}  {text}\n" for name, text in zip(columns, row, strict=True) if text) for row in rows
+    ]
+    heading = f"{title}\n\n" if title else ""
+    console.print(Text(heading + "\n".join(blocks)), soft_wrap=True, end="")
 
 
 def _print_plain(columns: Sequence[str], rows: list[list[str]], numeric: list[bool], title: str) -> None:

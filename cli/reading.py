@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from creditfold.projections.queries import DeadRecord, Decision
 
 HEX_COLUMNS = 16
+# PostgreSQL's bigint.
+MAX_VERSION = 2**63 - 1
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def history(
     account: AccountArgument,
     limit: LimitOption = 20,
     before: Annotated[
-        int | None, typer.Option(min=1, help="Only decisions before this version: the next page.")
+        int | None, typer.Option(min=1, max=MAX_VERSION, help="Only decisions before this version: the next page.")
     ] = None,
     json: JsonOption = False,
 ) -> None:

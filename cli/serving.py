@@ -38,12 +38,10 @@ class Steps:
             self._spinner.update(f"  {self._label}: {detail}")
         else:
             say(f"    {detail}")
-            sys.stdout.flush()
 
     def _end(self, note: str) -> None:
         self._stop_spinner()
         say(f"  {self._label:<42} {time.monotonic() - self._since:6.1f} s{'  ' + note if note else ''}")
-        sys.stdout.flush()
 
     def _stop_spinner(self) -> None:
         if self._spinner is not None:
@@ -169,7 +167,7 @@ def demo(
     """Fold a real purchase history, show what came of it, and prove that nothing was lost.
 
     Fetches 69,659 real purchases of 23,570 customers, makes commands of them, imports and folds these, and
-    checks every outcome against a computation of its own. Ctrl-C leaves nothing running, and so does the end.
+    checks every outcome against a computation of its own. At its end, and at Ctrl-C, what it started is stopped.
 
     \b
     Examples:

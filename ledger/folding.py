@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import KINDS, Command
 from creditfold.ledger.decisions import Account, Outcome, decide, evolve
+from creditfold.ledger.limits import MAX_OCCURRED_AT
 
 
 class Verdict(Enum):
@@ -82,8 +83,9 @@ class Book:
         self.clock_ms = clock_ms
 
     def advance(self, appended_at_ms: int) -> None:
-        """Move the log's clock to a record's append time, unless that lies in the past."""
-        self.clock_ms = max(self.clock_ms, appended_at_ms)
+        """Move the log's clock to a record's append time, unless that lies in the past, or beyond any calendar."""
+        if self.clock_ms < appended_at_ms <= MAX_OCCURRED_AT:
+            self.clock_ms = appended_at_ms
 
     def apply(self, command: Command) -> Entry | Verdict:
         """Fold one valid command."""

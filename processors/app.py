@@ -1,8 +1,10 @@
 """The Faust app: one agent that hands each chunk to its partition's lane. Wires, and decides nothing."""
 
+import asyncio
 import logging
 import os
 import socket
+import ssl
 from typing import Any, cast
 
 import faust
@@ -11,12 +13,15 @@ from faust.transport import drivers
 from faust.types import AppT
 from faust.types.tuples import Message
 
+from creditfold.processors.beside import SideReader
 from creditfold.processors.chunks import Chunk
 from creditfold.processors.lanes import Lanes
 from creditfold.processors.transport import LedgerConsumer
 from creditfold.projections.connections import fold_pool
-from creditfold.projections.setup import Log
+from creditfold.projections.setup import Log, LogChangedError, refuse_other_log
+from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.settings import Settings
+from creditfold.stack.topics import describe_topic
 
 #: The URL scheme by which Faust finds our transport.
 SCHEME = "creditfold"
@@ -56,6 +61,9 @@ class FoldApp(faust.App):
         self.commands_topic = ledger_log.topic
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self._pool = fold_pool(settings.dsn, f"creditfold worker {os.getpid()}", FOLD_CONNECTIONS)
+        self.beside = SideReader(settings.kafka_client)
+        self._settings = settings
+        self._log = ledger_log
         self.lanes = Lanes(self._pool, ledger_log.partitions, self.owner, settings.retry_max_s, self._lost)
         super().__init__(settings.group, **_faust_options(settings))
 
@@ -69,6 +77,11 @@ class FoldApp(faust.App):
         await self.lanes.stop()
         await self._pool.close(timeout=5)
         await super().on_stop()
+
+    async def check_identity(self) -> None:
+        """Ask Kafka whether the topic is still the one that the projection is folded from. Raises LogChangedError."""
+        topic = await asyncio.to_thread(describe_topic, self._settings)
+        refuse_other_log(self._log, Log(topic.name, topic.topic_id, topic.partitions))
 
     def _lost(self, partition: int, fenced: bool) -> None:
         cast(LedgerConsumer, self.consumer).forget(partition, fenced)
@@ -87,11 +100,35 @@ def create_app(settings: Settings, ledger_log: Log) -> FoldApp:
 
     @app.timer(REPORT_EVERY_S)  # type: ignore[untyped-decorator]
     async def report() -> None:
+        # Kafka tells nobody that a topic was deleted and made anew; its records must not be taken for the old one's.
+        try:
+            await app.check_identity()
+        except LogChangedError as error:
+            await app.crash(error)
+        except CreditfoldError as error:
+            log.warning("Kafka is away", why=error.message)
         if app.lanes.offsets():
             log.info("progress", **app.lanes.meter.report())
             await cast(LedgerConsumer, app.consumer).report_offsets()
 
     return app
+
+
+def _credentials(settings: Settings) -> faust.SSLCredentials | faust.SASLCredentials | None:
+    protocol = settings.kafka_security_protocol
+    context = None
+    if protocol in ("SSL", "SASL_SSL"):
+        context = ssl.create_default_context(
+            cafile=None if settings.kafka_ca_file is None else str(settings.kafka_ca_file)
+        )
+    if protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
+        return faust.SASLCredentials(
+            username=settings.kafka_username,
+            password=settings.kafka_password.get_secret_value() if settings.kafka_password else None,
+            mechanism=settings.kafka_sasl_mechanism,
+            ssl_context=context,
+        )
+    return None if context is None else faust.SSLCredentials(context)
 
 
 def _faust_options(settings: Settings) -> dict[str, Any]:
@@ -105,7 +142,8 @@ def _faust_options(settings: Settings) -> dict[str, Any]:
         "consumer_auto_offset_reset": "earliest",
         "broker_max_poll_records": settings.chunk_records,
         # Waiting out an outage is not a reason to leave the group.
-        "broker_max_poll_interval": 86_400.0,
+        "broker_max_poll_interval": (2**31 - 1) / 1000,
+        "broker_credentials": _credentials(settings),
         "broker_session_timeout": 10.0,
         "broker_heartbeat_interval": 1.0,
         "broker_request_timeout": 30.0,

@@ -17,15 +17,24 @@ from creditfold.schemas.wire import DecodeError, decode
 #: Accounts whose partition is remembered instead of hashed again.
 REMEMBERED_ACCOUNTS = 100_000
 
+#: A dead letter over this keeps only the start of its key and value; PostgreSQL refuses a field of 256 MB.
+MAX_DEAD_BYTES = 16 * 2**20
+KEPT_BYTES = 65_536
+
 
 class Record(Protocol):
     """What a Kafka client's record has. `timestamp` is in milliseconds UTC."""
 
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
 class Chunk(NamedTuple):
@@ -105,10 +114,21 @@ def _read(record: Record, partition: int, partitions: int) -> Command | DeadLett
 
 
 def _dead(record: Record, reason: DeadLetterReason, detail: str) -> DeadLetter:
-    # PostgreSQL takes no NUL in text, and a name of a header may hold any character at all.
-    headers = [
+    key, value, headers = record.key, record.value, _headers(record)
+    if (
+        len(key or b"") + len(value or b"") + sum(len(name) + len(text or "") for name, text in headers)
+        > MAX_DEAD_BYTES
+    ):
+        key, value, headers = (key or b"")[:KEPT_BYTES], (value or b"")[:KEPT_BYTES], []
+        detail += f"; only the first {KEPT_BYTES} bytes of key and value are kept here, the log has the whole record"
+    # PostgreSQL takes no NUL in text.
+    text = detail.encode("ascii", "backslashreplace").decode().replace("\0", "\\0")
+    return DeadLetter(record.offset, reason, text, record.timestamp, key, value, headers)
+
+
+def _headers(record: Record) -> list[tuple[str, str | None]]:
+    # The name of a header may hold any character at all, and one that PostgreSQL doesn't take.
+    return [
         (name.encode("unicode_escape").decode(), None if value is None else base64.b64encode(value).decode())
         for name, value in record.headers
     ]
-    text = detail.encode("ascii", "backslashreplace").decode().replace("\0", "\\0")
-    return DeadLetter(record.offset, reason, text, record.timestamp, record.key, record.value, headers)

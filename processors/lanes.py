@@ -8,23 +8,21 @@ import asyncio
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-import psycopg
 import structlog
 from psycopg import AsyncConnection
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random
 
 from creditfold.ledger import Book
 from creditfold.processors.chunks import Chunk, fold, keys, read_records
 from creditfold.processors.meter import Meter
+from creditfold.projections.connections import is_outage
 from creditfold.projections.store import ChunkGapError, ChunkTransaction, FencedError, Progress, claim
 
 #: How long a stopping lane may take to finish the chunk that it is writing, in seconds.
 GRACE_S = 5.0
-
-#: PostgreSQL is away or restarting: worth a line in the log, not a traceback.
-OUTAGES = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, ConnectionError)
 
 log = structlog.get_logger()
 
@@ -59,8 +57,7 @@ class Lanes:
 
     async def claim(self, partitions: Collection[int]) -> dict[int, Progress]:
         """Claim partitions; chunks fetched under older claims are void from now on."""
-        async with self._pool.connection() as connection:
-            claims = {partition: await claim(connection, partition, self._owner) for partition in sorted(partitions)}
+        claims = {partition: await claim(self._pool, partition, self._owner) for partition in sorted(partitions)}
         for partition, progress in claims.items():
             if partition not in self._lanes:
                 self._lanes[partition] = Lane(self, partition)
@@ -75,6 +72,10 @@ class Lanes:
     def busy(self) -> set[int]:
         """Partitions that have a chunk waiting already; fetching more would only fill memory."""
         return {partition for partition, lane in self._lanes.items() if lane.is_full}
+
+    def waiting(self) -> dict[int, int]:
+        """The next offset of each partition whose lane has nothing to do."""
+        return {partition: lane.next_offset for partition, lane in self._lanes.items() if lane.is_idle}
 
     def offsets(self) -> dict[int, int]:
         """The next offset to fold, by partition, as last written."""
@@ -113,7 +114,12 @@ class Lanes:
             with self.meter.stage("decide"):
                 result = fold(reads, Book(accounts, known, progress.clock_ms), chunk.end)
             with self.meter.stage("write"):
-                await transaction.write(result)
+                try:
+                    await transaction.write(result)
+                except ReadOnlySqlTransaction:
+                    # The server became a standby: the pool must find the new primary instead of this one again.
+                    await connection.close()
+                    raise
         self.meter.count(len(reads))
         return chunk.end
 
@@ -154,6 +160,11 @@ class Lane:
         """Whether a chunk waits already behind the one in work."""
         return not self._queue.empty()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no chunk is in work or waits."""
+        return self._queue.empty() and not self._working.locked()
+
     def renew(self, progress: Progress) -> None:
         """Go on under a new claim; what was queued under the old one is void."""
         self.epoch, self.next_offset = progress.epoch, progress.next_offset
@@ -190,7 +201,7 @@ def _is_worth_another_try(error: BaseException) -> bool:
 def _say_why(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     wait_s = round(state.next_action.sleep, 1) if state.next_action else 0.0
-    if isinstance(error, OUTAGES):
+    if error is not None and is_outage(error):
         log.warning(
             "PostgreSQL is away, waiting", retry_in_s=wait_s, attempt=state.attempt_number, why=_first_line(error)
         )

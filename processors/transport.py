@@ -8,23 +8,28 @@ Everything in this file leans on private parts of faust-streaming 0.15.3 and aio
 test in tests/test_faust_hooks.py, named there with what we rely on.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, cast
 
 import aiokafka
 import structlog
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import CorruptRecordException, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage, Message
 
-from creditfold.processors.chunks import Chunk
-from creditfold.processors.lanes import OUTAGES, Lanes
+from creditfold.processors.beside import SideReader
+from creditfold.processors.chunks import Chunk, Record
+from creditfold.processors.lanes import Lanes
+from creditfold.projections.connections import is_outage
+from creditfold.projections.setup import LogChangedError
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.stack.topics import KafkaUnavailableError, TopicError
 
 #: Longest wait of the broker for new records, in ms. aiokafka has one request under way per broker, so a request that
 #: waits for quiet partitions holds up the busy ones for this long. Faust's own is 1,500.
@@ -32,6 +37,15 @@ FETCH_WAIT_MS = 20
 
 #: How long to leave a partition alone after another worker fenced us: by then Kafka has told us of the rebalance.
 FENCED_PAUSE_S = 1.0
+
+#: How long a chunk may be on its way inside Faust, in seconds.
+LOST_AFTER_S = 5.0
+
+#: How long the other partitions have between two looks at one in which something can't be read.
+SUSPECT_PAUSE_S = 0.1
+
+#: How long to leave a partition alone in which no client of ours can read on.
+UNREADABLE_PAUSE_S = 10.0
 
 log = structlog.get_logger()
 
@@ -45,6 +59,18 @@ class LedgerApp(Protocol):
 
     commands_topic: str
     lanes: Lanes
+    beside: SideReader
+
+    async def check_identity(self) -> None:
+        """Raise LogChangedError if the topic isn't the one that the projection is folded from."""
+
+
+class Fetched(NamedTuple):
+    """What a fetch took of one partition: the log from offset `start` to before `end`, without control records."""
+
+    start: int
+    end: int
+    records: Sequence[Record]
 
 
 class Chain(NamedTuple):
@@ -65,13 +91,33 @@ class LedgerConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
 
-    async def positions(self, tps: Collection[TP]) -> dict[TP, int]:
-        """The offsets that the next fetch starts from; they pass over control records too."""
-        return cast(dict[TP, int], await self.call_thread(self._positions, tps))
+    async def _fetch_records(  # type: ignore[override]  # Faust passes the result on to `getmany` as it is.
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 — Faust's name.
+        max_records: int | None = None,
+    ) -> dict[TP, Fetched]:
+        """Fetch, and tell from where to where: only the positions before and after show what a fetch passed over."""
+        before = self._positions(consumer, active_partitions)
+        records = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
+        after = self._positions(consumer, active_partitions)
+        return {tp: Fetched(before[tp], after[tp], records.get(tp, [])) for tp in before if tp in after}
 
-    async def _positions(self, tps: Collection[TP]) -> dict[TP, int]:
-        consumer = self._ensure_consumer()
-        return {tp: await consumer.position(tp) for tp in tps}
+    def _positions(self, consumer: aiokafka.AIOKafkaConsumer, tps: Iterable[TP]) -> dict[TP, int]:
+        subscription = consumer._subscription.subscription
+        if subscription is None or subscription.assignment is None:
+            return {}
+        states = {tp: subscription.assignment.state_value(tp) for tp in tps}
+        return {tp: state.position for tp, state in states.items() if state is not None and state.has_valid_position}
+
+    async def touch(self) -> None:
+        """Tell aiokafka that this consumer lives: one that hasn't fetched for long is put out of its group."""
+        await self.call_thread(self._touch)
+
+    async def _touch(self) -> None:
+        with self._ensure_consumer()._subscription.fetch_context():
+            pass
 
     async def report(self, offsets: Mapping[TP, int]) -> None:
         """Commit offsets to Kafka, where lag tools look for them. Nothing of ours reads them back."""
@@ -93,6 +139,10 @@ class LedgerConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._chains: dict[TP, Chain] = {}
         self._not_before: dict[TP, float] = {}
+        # Since when a claim's chain has been ahead of a lane that has nothing to do.
+        self._behind_since: dict[TP, float] = {}
+        # Partitions in which something could not be read, and when to try them again, each alone.
+        self._suspects: dict[TP, float] = {}
         # Counts what makes a fetch under way void. Compared before and after each wait.
         self._seeks = 0
         super().__init__(*args, **kwargs)
@@ -127,25 +177,84 @@ class LedgerConsumer(driver.Consumer):
             return
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # mode types its own Event only.
-        ready = await self._claimed()
+        self._notice_lost_chunks()
+        claimed = await self._claimed()
         busy = {TP(self._ledger.commands_topic, partition) for partition in self._ledger.lanes.busy()}
-        if not ready - busy:
+        asked = self._to_ask(claimed - busy)
+        if not asked:
             await self._pause()
             return
         state = self._state()
-        # While a lane works, look again soon: it may want its next chunk before the quiet ones have any.
-        records = await self._getmany(ready - busy, 0.005 if busy else timeout)
-        if self.should_stop:
-            return
+        try:
+            # While a lane works, look again soon: it may want its next chunk before the quiet ones have any.
+            fetched = await self._fetch(asked, 0.005 if busy else timeout)
+            for tp, chunk in self._chunks(fetched):
+                if self.should_stop or state != self._state():
+                    break
+                self._chains[tp] = Chain(chunk.epoch, chunk.end)
+                yield tp, self._message(tp, chunk)
+        except (KafkaError, IllegalStateError, TimeoutError) as error:
+            self._void()
+            log.warning("Kafka is away, waiting to fetch", why=repr(error)[:200])
+            await self.sleep(1.0)
+        except BaseException:
+            # What was fetched and not delivered would be passed over by the next fetch.
+            self._void()
+            raise
         if state != self._state():
             self._void()
-            return
-        for tp, chunk in [*await self._chunks(records), *await self._empty_chunks(records, ready - busy)]:
-            if state != self._state():
+
+    def _notice_lost_chunks(self) -> None:
+        """Forget the claims whose chunks were delivered to Faust and never reached their lane."""
+        now, waiting = time.monotonic(), self._ledger.lanes.waiting()
+        for tp, chain in list(self._chains.items()):
+            if waiting.get(tp.partition, chain.next_offset) >= chain.next_offset:
+                self._behind_since.pop(tp, None)
+            elif now - self._behind_since.setdefault(tp, now) > LOST_AFTER_S:
+                log.warning("a chunk got lost on its way to its lane", partition=tp.partition)
+                self._behind_since.pop(tp)
+                self.forget(tp.partition, fenced=False)
+
+    def _to_ask(self, ready: set[TP]) -> set[TP]:
+        """All that may be fetched together, or one partition alone in which something can't be read."""
+        now = time.monotonic()
+        due = [tp for tp in ready & self._suspects.keys() if self._suspects[tp] <= now]
+        return {min(due, key=self._suspects.__getitem__)} if due else ready - self._suspects.keys()
+
+    async def _fetch(self, asked: set[TP], timeout: float) -> Mapping[TP, Fetched]:  # noqa: ASYNC109 — the same.
+        try:
+            fetched = cast(Mapping[TP, Fetched], await self._getmany(asked, timeout))
+        except (IllegalStateError, TimeoutError, *self.consumer_stopped_errors):
+            raise
+        except Exception as error:
+            if isinstance(error, KafkaError) and not isinstance(error, CorruptRecordException):
+                raise
+            # A header's name that isn't UTF-8 is enough. What was taken of the other partitions is lost.
+            log.warning("a batch can't be read", partitions=sorted(tp.partition for tp in asked), why=repr(error)[:200])
+            if len(asked) > 1:
                 self._void()
-                return
-            self._chains[tp] = Chain(chunk.epoch, chunk.end)
-            yield tp, self._message(tp, chunk)
+                self._suspects.update(dict.fromkeys(asked, 0.0))
+                return {}
+            (suspect,) = asked
+            return {suspect: await self._read_beside(suspect)}
+        for tp in asked:
+            self._suspects.pop(tp, None)
+        return fetched
+
+    async def _read_beside(self, tp: TP) -> Fetched:
+        """Read what aiokafka can't with another client, a few records at a time, until the batch is passed."""
+        start = self._chains[tp].next_offset
+        self._suspects[tp] = time.monotonic() + SUSPECT_PAUSE_S
+        try:
+            fetched = Fetched(start, *await asyncio.to_thread(self._ledger.beside.read, tp.topic, tp.partition, start))
+        except CreditfoldError as error:
+            self._suspects[tp] += UNREADABLE_PAUSE_S
+            log.error("records can't be read at all; the partition waits", partition=tp.partition, why=error.message)
+            return Fetched(start, start, [])
+        await self._thread.seek_wait({tp: fetched.end})
+        # The seek has told Faust to drop what lies before it, which is what is to be delivered now.
+        self._read_offset[tp] = start
+        return fetched
 
     def _state(self) -> tuple[bool, int, int]:
         return self.flow_active, self._seeks, self.app.consumer_generation_id
@@ -155,6 +264,7 @@ class LedgerConsumer(driver.Consumer):
         self._chains.clear()
 
     async def _pause(self) -> None:
+        await self._thread.touch()
         if self._chains:
             await self._ledger.lanes.wait_for_room(1.0)
         else:
@@ -168,16 +278,23 @@ class LedgerConsumer(driver.Consumer):
         if new:
             try:
                 await self._claim(new)
-            except OUTAGES as error:
-                log.warning("PostgreSQL is away, waiting to claim partitions", why=str(error).strip()[:200])
-                await self.sleep(1.0)
-            except (KafkaError, IllegalStateError, TimeoutError) as error:
+            except (KafkaError, IllegalStateError, TimeoutError, KafkaUnavailableError, TopicError) as error:
                 log.warning("Kafka is away, waiting to claim partitions", why=repr(error)[:200])
+                await self.sleep(1.0)
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                log.warning("PostgreSQL is away, waiting to claim partitions", why=str(error).strip()[:200])
                 await self.sleep(1.0)
         return active & self._chains.keys()
 
     async def _claim(self, tps: set[TP]) -> None:
         seeks = self._seeks
+        try:
+            await self._ledger.check_identity()
+        except LogChangedError as error:
+            await self.app.crash(error)
+            raise
         claims = await self._ledger.lanes.claim({tp.partition for tp in tps})
         starts = {tp: claims[tp.partition].next_offset for tp in tps}
         await self._check_log(starts)
@@ -202,32 +319,19 @@ class LedgerConsumer(driver.Consumer):
                 await self.app.crash(error)
                 raise error
 
-    async def _chunks(self, records: Mapping[TP, list[Any]]) -> list[tuple[TP, Chunk]]:
+    def _chunks(self, fetched: Mapping[TP, Fetched]) -> list[tuple[TP, Chunk]]:
         chunks = []
-        for tp, batch in records.items():
-            tp = TP(tp.topic, tp.partition)  # noqa: PLW2901 — aiokafka's own tuple type lacks Faust's fields.
+        for tp, (start, end, records) in fetched.items():
             chain = self._chains.get(tp)
             if chain is None:
                 continue
-            if batch[0].offset > chain.next_offset:
-                # Control records leave holes, and so do deleted records: only the second is a loss.
-                await self._check_log({tp: chain.next_offset})
-            elif batch[0].offset < chain.next_offset:
+            inside = not records or (start <= records[0].offset and records[-1].offset < end)
+            if start != chain.next_offset or not inside:
+                # The consumer isn't where the chain ends: it was reset, or something was taken and not delivered.
                 self.forget(tp.partition, fenced=False)
-                continue
-            chunks.append((tp, Chunk(tp.partition, chain.epoch, chain.next_offset, batch[-1].offset + 1, batch)))
+            elif end > start:
+                chunks.append((tp, Chunk(tp.partition, chain.epoch, start, end, records)))
         return chunks
-
-    async def _empty_chunks(self, records: Mapping[TP, list[Any]], asked: set[TP]) -> list[tuple[TP, Chunk]]:
-        """Chunks without records, for partitions whose log ends in control records: the offset passes over them."""
-        if records:
-            return []
-        positions = await self._thread.positions([tp for tp in asked if tp in self._chains])
-        return [
-            (tp, Chunk(tp.partition, chain.epoch, chain.next_offset, position, []))
-            for tp, position in positions.items()
-            if (chain := self._chains.get(tp)) and position > chain.next_offset
-        ]
 
     def _message(self, tp: TP, chunk: Chunk) -> ConsumerMessage:
         # Faust drops messages of another generation than the app's without a word.

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import structlog
 from faust import Worker
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
 
@@ -83,7 +84,10 @@ def configure_logging(*, json_logs: bool, verbose: bool) -> None:
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     ]
     if json_logs:
-        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        last = [
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -67,6 +67,7 @@ _POLL_S = 0.1
 _ROOM_CHECK_S = 0.02
 _LOG_AGAIN_S = 10.0
 
+_PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
 _TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 _NO_TOPIC = {
     KafkaError._UNKNOWN_TOPIC,
@@ -396,6 +397,8 @@ class CommandProducer:
         if error.fatal() or code == KafkaError._FATAL:
             self._broken = self._broken or self._breakdown(error)
             return self._broken
+        if self._broken is not None and code in _PURGED:
+            return self._broken
         if code in _TOO_LARGE:
             return RecordTooLargeError(
                 "Kafka refused the command's batch as too large.",
@@ -419,7 +422,8 @@ class CommandProducer:
     def _unavailable(self) -> BrokerUnavailableError:
         return BrokerUnavailableError(
             f"Kafka didn't answer within {self.delivery_timeout_s:g} s.{self._trouble()}",
-            "Check that the broker runs and that the bootstrap servers are right, then send it again.",
+            "Check that the broker runs (`creditfold up` starts one here) and that the bootstrap servers are right,"
+            " then send it again.",
         )
 
     def _breakdown(self, error: KafkaError) -> ProducerBrokenError:
@@ -479,12 +483,23 @@ class CommandProducer:
             try:
                 served = kafka.poll(_POLL_S)
             except Exception as failure:
-                # What a callback raises comes out here; without this thread no delivery would be told any more.
-                self._unseen.add(failure)
+                # Without this thread no delivery would be told any more.
+                self._take_poll_failure(kafka, failure)
                 served = 1
             if served:
                 with self._progress:
                     self._progress.notify_all()
+
+    def _take_poll_failure(self, kafka: Producer, failure: Exception) -> None:
+        error = failure.args[0] if isinstance(failure, KafkaException) else None
+        if not isinstance(error, KafkaError) or not (error.fatal() or error.code() == KafkaError._FATAL):
+            # What a callback raises comes out of poll() too.
+            self._unseen.add(failure)
+            return
+        # No record enters between the two, so the purge leaves none to wait for its timeout.
+        with self._entry:
+            self._broken = self._broken or self._breakdown(error)
+            kafka.purge(blocking=False)
 
 
 class AsyncCommandProducer:

@@ -8,7 +8,7 @@ import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from creditfold.schemas.errors import CreditfoldError
 
@@ -16,19 +16,33 @@ CONNECT_TIMEOUT_S = 5
 #: A dead peer is noticed after about this long, and not after the kernel's two hours.
 KEEPALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 
+#: What every session of ours says of itself.
+SESSION: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8", **KEEPALIVE}
+
 # The fold looks up a few thousand keys in tables of any size, always by index. Right after a bulk load the planner
 # still believes the tables to be tiny and would read them whole; so it isn't asked.
 #
-# A worker that freezes inside a transaction keeps its partitions' rows locked. PostgreSQL ends such a transaction, so
-# that the next owner need not wait for it to wake; and nobody waits for a lock so long that it can't be stopped.
+# Nobody waits for a lock so long that it can't be stopped.
 FOLD_OPTIONS = (
-    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
-    " -c idle_in_transaction_session_timeout=20s -c statement_timeout=60s -c lock_timeout=5s"
+    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off -c lock_timeout=10s"
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 )
 
 
 class PostgresUnavailableError(CreditfoldError):
     """PostgreSQL can't be reached, or went away. Trying again later can help."""
+
+
+# Classes and codes of SQLSTATE that pass by themselves: connection lost, shut down, out of resources, conflict with
+# another transaction, waited too long, standby.
+_PASSING = ("08", "57P", "57014", "53", "40", "55P03", "25006")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether PostgreSQL is away or busy: worth a line in the log and another try, and no defect of ours."""
+    if isinstance(error, psycopg.Error) and error.sqlstate is not None:
+        return error.sqlstate.startswith(_PASSING)
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout | ConnectionError)
 
 
 class NotPreparedError(CreditfoldError):
@@ -41,10 +55,11 @@ def fold_pool(dsn: str, application: str, size: int) -> AsyncConnectionPool[Asyn
         dsn,
         kwargs={
             "autocommit": True,
-            "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": application,
             "options": FOLD_OPTIONS,
-            **KEEPALIVE,
+            # Not a standby, which answers and can't be written.
+            "target_session_attrs": "read-write",
+            **SESSION,
         },
         min_size=1,
         max_size=size,
@@ -58,9 +73,7 @@ def fold_pool(dsn: str, application: str, size: int) -> AsyncConnectionPool[Asyn
 def connected(dsn: str, application: str = "creditfold") -> Iterator[Connection[TupleRow]]:
     """A connection in autocommit; its failures become errors that a person can act on."""
     try:
-        with psycopg.connect(
-            dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name=application, **KEEPALIVE
-        ) as connection:
+        with psycopg.connect(dsn, autocommit=True, application_name=application, **SESSION) as connection:
             yield connection
     except (InvalidSchemaName, UndefinedTable) as error:
         raise NotPreparedError("The database holds no ledger.", "Run `creditfold init`.") from error

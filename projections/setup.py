@@ -36,6 +36,7 @@ def prepare(dsn: str, log: Log) -> bool:
     Raises LogChangedError when the projection was folded from another topic than `log`.
     """
     with connected(dsn) as connection, connection.transaction():
+        _refuse_other_encodings(connection)
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SETUP_LOCK,))
         made = connection.execute("SELECT to_regnamespace(%s) IS NULL", (LIVE_SCHEMA,)).fetchone() == (True,)
         if made:
@@ -44,6 +45,15 @@ def prepare(dsn: str, log: Log) -> bool:
             connection.execute(_script("views.sql"))
         _bind(connection, log)
     return made
+
+
+def _refuse_other_encodings(connection: Connection[TupleRow]) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise CreditfoldError(
+            f"The database's encoding is {encoding}; it can't hold every account's name.",
+            "Create one with ENCODING 'UTF8' and name it in CREDITFOLD_POSTGRES_DSN.",
+        )
 
 
 def _make_reader_role(connection: Connection[TupleRow]) -> None:
@@ -72,9 +82,15 @@ def _bind(connection: Connection[TupleRow], log: Log) -> None:
             ),
             (log.partitions,),
         )
-    elif Log(*row) != log:
+    else:
+        refuse_other_log(Log(*row), log)
+
+
+def refuse_other_log(folded: Log, found: Log) -> None:
+    """Raise LogChangedError if the topic found isn't the one that was folded."""
+    if folded != found:
         raise LogChangedError(
-            f"The projection was folded from {_describe(Log(*row))}, but the topic now is {_describe(log)}.",
+            f"The projection was folded from {_describe(folded)}, but the topic now is {_describe(found)}.",
             "Folding on would give wrong balances. Point creditfold at the old log, or at an empty database.",
         )
 

@@ -4,16 +4,21 @@ Owns exactly-once in effect: a chunk's transaction locks its `progress` row unde
 so two workers can't write the same partition, and a record is never folded twice. Decides nothing.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import LiteralString, NamedTuple, TypeAlias
 
 from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool
 
 from creditfold.ledger import Account, Body, Entry, Outcome
 from creditfold.projections.setup import LIVE_SCHEMA
 from creditfold.schemas.errors import CreditfoldError
+
+#: How long a claim waits for the former owner's transaction, in seconds.
+CLAIM_PATIENCE_S = 3.0
 
 _NEW = Account()
 
@@ -74,6 +79,8 @@ _CLAIM = _query("""
     RETURNING next_offset, epoch, clock_ms
 """)
 
+_END_BLOCKERS = sql.SQL("SELECT pg_terminate_backend(pid) FROM unnest(pg_blocking_pids(%s)) AS b (pid)")
+
 _LOCK = _query("SELECT next_offset, epoch, clock_ms FROM {schema}.progress WHERE log_partition = %s FOR UPDATE")
 
 _LOAD_ACCOUNTS = _query("""
@@ -121,9 +128,22 @@ _MOVE = _query("""
 """)
 
 
-async def claim(connection: AsyncConnection[TupleRow], partition: int, owner: str) -> Progress:
-    """Take over a partition: from now on every older claim is fenced. Commits at once."""
-    row = await (await connection.execute(_CLAIM, (owner, partition))).fetchone()
+async def claim(pool: AsyncConnectionPool[AsyncConnection[TupleRow]], partition: int, owner: str) -> Progress:
+    """Take over a partition: from now on every older claim is fenced. Commits at once.
+
+    A former owner may have been frozen inside a transaction, with the row locked, and no time-out of PostgreSQL reaches
+    a session that waits for its client in the middle of a COPY. After CLAIM_PATIENCE_S such a session is ended.
+    """
+    async with pool.connection() as connection:
+        claiming = asyncio.ensure_future(connection.execute(_CLAIM, (owner, partition)))
+        try:
+            done, _ = await asyncio.wait({claiming}, timeout=CLAIM_PATIENCE_S)
+            if not done:
+                async with pool.connection() as other:
+                    await other.execute(_END_BLOCKERS, (connection.info.backend_pid,))
+            row = await (await claiming).fetchone()
+        finally:
+            claiming.cancel()
     if row is None:
         raise CreditfoldError(
             f"The projection has no partition {partition}.", "The topic has grown; that is not supported."

@@ -1,0 +1,1 @@
+"""The settings, and the servers that they name: the topic, and the embedded Kafka and PostgreSQL."""

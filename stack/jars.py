@@ -44,9 +44,11 @@ class MavenError(EmbeddedKafkaError):
 
 
 def find_java() -> str:
-    """Return the java command: JAVA_HOME's, else PATH's. Raises JavaError if there is none or it is too old."""
+    """Return the java command: JAVA_HOME's if that is set, else PATH's. Raises JavaError for none, or one too old."""
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=str(Path(home) / "bin")) if home else None
+    if home and java is None:
+        raise JavaError(f"JAVA_HOME is {home}, and there is no bin/java in it.", "Correct JAVA_HOME, or unset it.")
     java = java or shutil.which("java")
     if java is None:
         raise JavaError("The embedded Kafka needs Java, and there is no java on PATH or in JAVA_HOME.", INSTALL_JAVA)
@@ -113,7 +115,7 @@ def _fetch(jars: Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         raise MavenError(
             f"Maven couldn't fetch Kafka's jars. Its last words:\n{tail(done.said)}",
-            "It needs the network (https://repo.maven.apache.org) or a mirror in ~/.m2/settings.xml. "
+            "It needs the network: Maven Central, or a mirror of it in ~/.m2/settings.xml. "
             "Or set CREDITFOLD_JARS_DIR to a folder that has the jars.",
         )
     with contextlib.suppress(FileNotFoundError):

@@ -3,6 +3,10 @@
 Every setting is read from the environment as `CREDITFOLD_<NAME>`; docs/settings.md lists them.
 """
 
+import logging
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +21,15 @@ from creditfold.schemas.errors import CreditfoldError
 MAX_SOCKET_DIR_BYTES = 89
 
 
+PREFIX = "CREDITFOLD_"
+# Variables of docker-compose.yml and of the tests, which are no settings and no typos.
+OTHERS = tuple(PREFIX + name for name in ("TEST_", "CHAOS_", "KAFKA_PORT", "POSTGRES_PORT", "POSTGRES_PASSWORD"))
+# By difflib's measure, prefix included: one that shares little more than the prefix is somebody else's.
+LIKENESS = 0.85
+
+_log = logging.getLogger(__name__)
+
+
 class InvalidSettingError(CreditfoldError):
     """A setting is malformed or out of bounds."""
 
@@ -26,7 +39,7 @@ class InvalidSettingError(CreditfoldError):
 class Settings(BaseSettings):
     """What can be set, with its default. Sizes are in bytes or records, times in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="CREDITFOLD_", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     data_dir: Path = Field(Path(".creditfold"), description="Folder of the embedded stack and of import progress.")
     jars_dir: Path | None = Field(None, description="Folder of Kafka's jars; by default `jars` in the data folder.")
@@ -122,12 +135,28 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def load_settings() -> Settings:
-    """Read the settings from the environment. Raises InvalidSettingError, naming each bad one."""
+    """Read the settings from the environment, once. Raises InvalidSettingError, naming each bad one.
+
+    Variables that look like a mistyped setting are logged as warnings.
+    """
+    for name, meant in mistyped(os.environ).items():
+        _log.warning("%s is no setting and is ignored; did you mean %s?", name, meant)
     try:
         return Settings()
     except ValidationError as error:
-        bad = "; ".join(f"CREDITFOLD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        bad = "; ".join(
+            f"CREDITFOLD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
         raise InvalidSettingError(f"Bad setting: {bad}.", "See docs/settings.md.") from None
+
+
+def mistyped(names: Iterable[str]) -> dict[str, str]:
+    """Which variables look like a setting with its name mistyped, each with the setting that was probably meant."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    unknown = (name for name in names if name.startswith(PREFIX) and name.upper() not in known)
+    found = {name: get_close_matches(name, known, 1, LIKENESS) for name in unknown if not name.startswith(OTHERS)}
+    return {name: meant[0] for name, meant in found.items() if meant}
 
 
 def settings_table() -> str:

@@ -1,7 +1,9 @@
 """The command line against the real stack: what each command prints, and the code it exits with."""
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,16 +15,17 @@ from typing import Any, NamedTuple
 
 import pytest
 from pydantic import SecretStr
+from rich.console import Console
 from stack_under_test import embedded_settings, free_port
 from support import Raw, append, environment, wait_until_folded, worker
 
-from creditfold.cli import output, status
+from creditfold.cli import appending, output, status
 from creditfold.cli.background import background_worker
 from creditfold.cli.main import COMMANDS, _run
 from creditfold.projections.queries import Balance, PartitionProgress
 from creditfold.schemas.position import Position
 from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings, load_settings
+from creditfold.stack.settings import Settings, load_settings, mistyped
 
 NAMES = [name for name, _, _ in COMMANDS]
 
@@ -112,6 +115,8 @@ def test_version(bare: Cli) -> None:
         (["balance", "a" * 129], "no account id"),
         (["balance", "\udcff"], "no account id"),
         (["history", "alice", "--limit", "0"], "--limit"),
+        (["history", "alice", "--before", str(2**63)], "--before"),
+        (["grant", "alice", "-5"], "creditfold grant -- ACCOUNT AMOUNT"),
         (["rejections", "--totals", "--account", "alice"], "counts all accounts"),
         (["dead-letters", "--reason", "whatever"], "not_framed"),
         (["dead-letters", "--at", "here"], "partition:offset"),
@@ -126,6 +131,8 @@ def test_version(bare: Cli) -> None:
         (["grant", "alice", "5", "--metadata", "x"], "has no value"),
         (["grant", "alice", "5", "-m", "x=1", "-m", "x=2"], "given twice"),
         (["import", "no-such-file.jsonl"], "no-such-file.jsonl"),
+        (["import", "commands.txt"], "--format jsonl or --format csv"),
+        (["import", "."], "is a folder"),
     ],
 )
 def test_a_wrong_argument_is_refused_with_a_remedy(
@@ -138,6 +145,60 @@ def test_a_wrong_argument_is_refused_with_a_remedy(
     assert done.err.startswith("error: ")
     assert "\ntry: " in done.err
     assert said in done.err
+
+
+def test_without_arguments_there_is_help_and_no_error(bare: Cli) -> None:
+    """The same as --help."""
+    assert bare() == bare("--help")
+    assert bare().err == ""
+
+
+def test_an_interrupted_import_says_how_it_goes_on(bare: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 130, and no traceback."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("CREDITFOLD_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(appending, "import_with_progress", interrupted)
+    done = bare("import", "commands.jsonl")
+    assert (done.code, done.out) == (130, "")
+    assert done.err.startswith("error: Interrupted.\ntry: Run it again: it goes on where it was")
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_table_that_does_not_fit_is_printed_record_by_record(width: int) -> None:
+    """A value is never folded by us, whatever the width; where a table fits it is ruled."""
+    columns = ("version", "decided at", "outcome", "command")
+    row = ["1", "2026-01-02T03:04:05.678Z", "insufficient_credits", "0f8fad5b-d9cb-469f-a165-70867728950e"]
+    console = Console(width=width, file=io.StringIO())
+    with console.capture() as captured:
+        output._print_ruled(console, columns, [row, ["2", "", "", "k"]], [True, False, False, False], "A title")
+    assert captured.get() == (
+        f"A title\n\nversion     1\ndecided at  {row[1]}\noutcome     {row[2]}\ncommand     {row[3]}\n"
+        "\nversion     2\ncommand     k\n"
+    )
+    with console.capture() as captured:
+        output._print_ruled(console, columns[:2], [row[:2]], [True, False], "")
+    assert "───" in captured.get()
+    assert row[1] in captured.get()
+
+
+def test_a_mistyped_setting_is_warned_of() -> None:
+    """A variable that is close to a setting's name, and no other."""
+    names = ["CREDITFOLD_DATADIR", "CREDITFOLD_DATA_DIR", "CREDITFOLD_TEST_STACK", "CREDITFOLD_KAFKA_PORT", "PATH"]
+    assert mistyped([*names, "CREDITFOLD_SERVICE_HOST"]) == {"CREDITFOLD_DATADIR": "CREDITFOLD_DATA_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-m", "creditfold.cli.main", "balance", "alice"],
+        env=os.environ | {"CREDITFOLD_PARTITION": "8", "CREDITFOLD_KAFKA_BOOTSTRAP": "nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.startswith(
+        "warning: CREDITFOLD_PARTITION is no setting and is ignored; did you mean CREDITFOLD_PARTITIONS?\n"
+        "error: Bad setting: CREDITFOLD_KAFKA_BOOTSTRAP: 'nowhere' is not host:port.\n"
+    )
 
 
 def test_a_bad_setting_is_named(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +348,7 @@ def test_without_a_worker_the_append_is_done_and_the_wait_ends(cli: Cli) -> None
     """Exit code 4: the command is in the log, and its id is told."""
     done = cli("grant", "alice", "500", "--id", "g1", "--timeout", "1")
     assert (done.code, done.out) == (4, "")
-    assert "The command is in the log. Its id is g1." in done.err
+    assert re.search(r"The command is in the log at \d:0\. Its id is g1; sent again with --id g1, ", done.err)
     assert "creditfold worker" in done.err
     waiting = cli("grant", "alice", "500", "--no-wait")
     assert waiting.code == 0
@@ -345,7 +406,7 @@ def test_import_appends_the_good_lines_and_lists_the_bad(
     done = cli("import", str(file), "--report", str(report))
     assert done.code == 3
     assert done.out.startswith("appended 9 commands in ")
-    assert "1 bad lines, listed in" in done.out
+    assert "1 bad line, listed in" in done.out
     assert "line 5: " in done.out
     assert json.loads(report.read_text("utf-8"))["line"] == 5
     again = cli("import", str(file), "--report", str(report), "--json")
@@ -357,7 +418,8 @@ def test_import_appends_the_good_lines_and_lists_the_bad(
     assert cli("balance", "alice", "--json").json[0]["available"] == 45
     csv = tmp_path / "commands.txt"
     csv.write_text("type,command_id,account,asset,amount\ngrant,c1,bob,credits,5\n", "utf-8")
-    assert cli("import", str(csv), "--format", "csv").code == 0
+    assert cli("import", str(csv), "--format", "csv").out.startswith("appended 1 command in ")
+    assert "Add --start-over to import it" in cli("import", str(csv), "--format", "jsonl").err
 
 
 def test_init_makes_what_is_missing_once(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,6 +439,8 @@ def test_kafka_away_ends_an_append_with_a_remedy(
     done = cli("grant", "alice", "500", "--timeout", "1")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("error: Kafka didn't answer within 1 s.")
+    assert "`creditfold up`" in done.err
+    assert re.search(r"The command is not in the log\. Its id is [0-9a-f-]{36}; sent again with --id ", done.err)
     assert len(done.err.splitlines()) == 2
     assert cli("balance", "alice").code == 0
     away = cli("status", "--json")
@@ -431,7 +495,7 @@ def test_ctrl_c_ends_a_wait_without_a_traceback(cli: Cli, ledger_settings: Setti
     waiting.send_signal(signal.SIGINT)
     out, err = waiting.communicate(timeout=30)
     assert (waiting.returncode, out) == (130, "")
-    assert "Traceback" not in err
+    assert re.match(r"error: Interrupted\.\ntry: The command is in the log at \d:0\. Its id is [0-9a-f-]{36}; ", err)
 
 
 def test_a_closed_pipe_is_quiet(cli: Cli, ledger_settings: Settings) -> None:
@@ -447,8 +511,28 @@ def test_a_closed_pipe_is_quiet(cli: Cli, ledger_settings: Settings) -> None:
         check=False,
     )
     os.close(writing)
-    assert done.returncode != 0
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_output_that_cannot_be_written_is_told_with_the_command_s_id(cli: Cli, ledger_settings: Settings) -> None:
+    """A full disk: the append is done all the same. A closed standard output is no failure."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "creditfold.cli.main", "grant", "alice", "5", "--id", "g", "--no-wait"],
+            env=environment(ledger_settings),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Can't write the output: No space left on device.\ntry: ")
+    assert re.search(r"The command is in the log at \d:0\. Its id is g;", done.stderr)
+    script = f"{sys.executable} -m creditfold.cli.main grant alice 5 --id g --no-wait >&-"
+    closed = subprocess.run(
+        ["sh", "-c", script], env=environment(ledger_settings), stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (0, "")
 
 
 @pytest.mark.stack

@@ -16,8 +16,9 @@ from stack_under_test import embedded_settings
 from support import environment, query, wait_until_folded, worker
 
 from creditfold.cli import audit, cdnow
+from creditfold.cli import demo as demo_module
 from creditfold.cli.appending import import_with_progress, open_producer
-from creditfold.cli.background import background_worker
+from creditfold.cli.background import background_worker, stop_worker
 from creditfold.cli.cdnow import Conversion, DemoDataError, Purchase, convert, fetched_history, parse_history
 from creditfold.cli.demo import COMMANDS_FILE, DemoError, run_demo
 from creditfold.producers.commands import parse_command
@@ -142,6 +143,37 @@ def demo_settings(small_file: Path) -> Iterator[Settings]:
     shutil.copy(small_file, folder / "demo" / COMMANDS_FILE)
     yield embedded_settings(folder)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_demo_stops_no_worker_that_ran_before_it(
+    demo_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The worker of `up --worker` stays, also when the demo is interrupted; one that the demo began is stopped."""
+    daemon = background_worker(demo_settings)
+    daemon.log_path.parent.mkdir(parents=True)
+    sleeper = [sys.executable, "-c", "import signal; signal.pause()"]
+    monkeypatch.setattr(demo_module.embedded, "up", lambda *_, **__: [])
+
+    def interrupted(*_: object) -> None:
+        if daemon.pid is None:
+            daemon.start(sleeper, cwd=demo_settings.data_dir)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo_module, "_fold_history", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(demo_settings)
+    assert daemon.pid is None
+    pid = daemon.start(sleeper, cwd=demo_settings.data_dir)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(demo_settings)
+        for name in ("_fold_history", "_show", "_prove"):
+            monkeypatch.setattr(demo_module, name, lambda *_: None)
+        run_demo(demo_settings)
+        assert daemon.pid == pid
+        assert "Still running: a worker; `down` stops it." in capsys.readouterr().out
+    finally:
+        stop_worker(demo_settings)
 
 
 def demo(settings: Settings) -> "subprocess.Popen[str]":

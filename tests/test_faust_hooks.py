@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import aiokafka
 import pytest
-from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.fetcher import Fetcher, FetchResult
+from aiokafka.consumer.subscription_state import Assignment, SubscriptionState
+from aiokafka.errors import IllegalStateError, KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
-from aiokafka.structs import TopicPartition as AiokafkaTP
 from faust.app.base import App
 from faust.streams import Stream
 from faust.tables.recovery import Recovery
@@ -21,10 +22,19 @@ from faust.transport import drivers
 from faust.transport.consumer import Consumer, ConsumerThread
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from pydantic import SecretStr
 
 from creditfold.processors.app import SCHEME, ChunkSchema, FoldApp, create_app
 from creditfold.processors.chunks import Chunk
-from creditfold.processors.transport import FETCH_WAIT_MS, Chain, LedgerConsumer, LedgerConsumerThread, Transport
+from creditfold.processors.transport import (
+    FETCH_WAIT_MS,
+    LOST_AFTER_S,
+    Chain,
+    Fetched,
+    LedgerConsumer,
+    LedgerConsumerThread,
+    Transport,
+)
 from creditfold.projections.setup import Log
 from creditfold.stack.settings import Settings
 
@@ -142,53 +152,171 @@ async def test_the_schema_hands_chunks_through(app: FoldApp) -> None:
     assert event.key is None
 
 
-async def test_getmany_delivers_one_chunk_a_partition(app: FoldApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `_getmany` fetched comes out as one message per partition, holes covered, and claims made before."""
+@pytest.fixture
+async def claimed(app: FoldApp) -> LedgerConsumer:
+    """A consumer that has claimed partitions 0 and 1 at offset 10 under epoch 5."""
     consumer = cast(LedgerConsumer, app.consumer)
-    tps = [TP(TOPIC, 0), TP(TOPIC, 1)]
-    consumer._set_active_tps(set(tps))
-    for tp in tps:
-        consumer._chains[tp] = Chain(5, 10)
-    fetched = {AiokafkaTP(TOPIC, 0): [raw(0, 10), raw(0, 12)], AiokafkaTP(TOPIC, 1): [raw(1, 11)]}
-    monkeypatch.setattr(consumer, "_getmany", answer(fetched))
-    checked: list[dict[TP, int]] = []
-    monkeypatch.setattr(consumer, "_check_log", lambda starts: answer(checked.append(starts))())
-    chunks = [message.value async for _, message in consumer.getmany(0.1)]
+    consumer._set_active_tps({TP(TOPIC, 0), TP(TOPIC, 1)})
+    consumer._chains.update({TP(TOPIC, 0): Chain(5, 10), TP(TOPIC, 1): Chain(5, 10)})
+    return consumer
+
+
+def fetched(**ends: Any) -> dict[TP, Fetched]:
+    """What the thread gives for partitions p0, p1: from 10 to an offset, with a record at each of some offsets."""
+    return {
+        TP(TOPIC, int(name[1:])): Fetched(10, end, [raw(int(name[1:]), offset) for offset in offsets])
+        for name, (end, *offsets) in ends.items()
+    }
+
+
+async def test_getmany_delivers_one_chunk_a_partition(claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `_getmany` fetched comes out as one message per partition, from where to where it was fetched."""
+    monkeypatch.setattr(claimed, "_getmany", answer(fetched(p0=(15, 10, 12), p1=(12, 11))))
+    chunks = [message.value async for _, message in claimed.getmany(0.1)]
     assert [(c.partition, c.epoch, c.start, c.end, len(c.records)) for c in chunks] == [
-        (0, 5, 10, 13, 2),
+        (0, 5, 10, 15, 2),
         (1, 5, 10, 12, 1),
     ]
-    # A hole at the start may be control records or a loss: the log's start is asked for.
-    assert checked == [{TP(TOPIC, 1): 10}]
-    assert consumer._chains == {tps[0]: Chain(5, 13), tps[1]: Chain(5, 12)}
+    assert claimed._chains == {TP(TOPIC, 0): Chain(5, 15), TP(TOPIC, 1): Chain(5, 12)}
+
+
+async def test_control_records_alone_make_an_empty_chunk(
+    claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The position moved and nothing came of it: the offset passes over them. Elsewhere nothing is delivered."""
+    monkeypatch.setattr(claimed, "_getmany", answer(fetched(p0=(13,), p1=(10,))))
+    chunks = [message.value async for _, message in claimed.getmany(0.1)]
+    assert chunks == [Chunk(0, 5, 10, 13, [])]
 
 
 async def test_a_fetch_that_overlapped_with_a_rebalance_is_thrown_away(
-    app: FoldApp, monkeypatch: pytest.MonkeyPatch
+    claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its partitions are claimed and sought anew, so what was thrown away is fetched again."""
-    consumer = cast(LedgerConsumer, app.consumer)
-    consumer._set_active_tps({TP(TOPIC, 0)})
-    consumer._chains[TP(TOPIC, 0)] = Chain(5, 10)
 
-    async def fetch_during_rebalance(*_: Any) -> dict[Any, Any]:
-        await consumer.seek_to_committed()
-        consumer._chains[TP(TOPIC, 0)] = Chain(6, 400)
-        return {AiokafkaTP(TOPIC, 0): [raw(0, 10)]}
+    async def fetch_during_rebalance(*_: Any) -> dict[TP, Fetched]:
+        await claimed.seek_to_committed()
+        claimed._chains[TP(TOPIC, 0)] = Chain(6, 10)
+        return fetched(p0=(12, 10))
 
-    monkeypatch.setattr(consumer, "_getmany", fetch_during_rebalance)
-    assert [item async for item in consumer.getmany(0.1)] == []
-    assert consumer._chains == {}
+    monkeypatch.setattr(claimed, "_getmany", fetch_during_rebalance)
+    assert [item async for item in claimed.getmany(0.1)] == []
+    assert claimed._chains == {}
 
 
-async def test_stale_records_are_not_delivered(app: FoldApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records from before the chain's offset void the claim instead of being folded under it."""
-    consumer = cast(LedgerConsumer, app.consumer)
-    consumer._set_active_tps({TP(TOPIC, 0)})
-    consumer._chains[TP(TOPIC, 0)] = Chain(5, 10)
-    monkeypatch.setattr(consumer, "_getmany", answer({AiokafkaTP(TOPIC, 0): [raw(0, 3)]}))
-    assert [item async for item in consumer.getmany(0.1)] == []
-    assert consumer._chains == {}
+@pytest.mark.parametrize("start", [3, 11])
+async def test_records_from_elsewhere_than_the_chains_end_are_not_delivered(
+    claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    """A consumer that was reset, or that gave records which were not delivered, is claimed and sought again."""
+    elsewhere = {TP(TOPIC, 0): Fetched(start, start + 1, [raw(0, start)])}
+    monkeypatch.setattr(claimed, "_getmany", answer(elsewhere))
+    assert [item async for item in claimed.getmany(0.1)] == []
+    assert TP(TOPIC, 0) not in claimed._chains
+    assert TP(TOPIC, 1) in claimed._chains
+
+
+async def test_a_getmany_left_between_two_partitions_skips_nothing(
+    claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was fetched and not delivered is sought again."""
+    monkeypatch.setattr(claimed, "_getmany", answer(fetched(p0=(11, 10), p1=(11, 10))))
+    generator = cast(Any, claimed.getmany(0.1))
+    await anext(generator)
+    await generator.aclose()
+    assert claimed._chains == {}
+
+
+@pytest.mark.parametrize("error", [KafkaTimeoutError(), IllegalStateError(), TimeoutError()])
+async def test_hiccups_of_kafka_void_the_claims_and_nothing_else(
+    claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """An error that left `getmany` would end the worker."""
+    monkeypatch.setattr(claimed, "_getmany", answer(error))
+    monkeypatch.setattr(claimed, "sleep", answer(None))
+    assert [item async for item in claimed.getmany(0.1)] == []
+    assert claimed._chains == {}
+
+
+async def test_a_batch_that_cannot_be_parsed_is_read_beside(
+    claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First every partition is asked alone; the one that fails is read by the other client, the rest as ever."""
+    bad = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "header")
+    calls: list[set[TP]] = []
+
+    async def getmany(asked: set[TP], _: float) -> dict[TP, Fetched]:
+        calls.append(asked)
+        if TP(TOPIC, 0) in asked:
+            raise bad
+        return fetched(p1=(11, 10))
+
+    monkeypatch.setattr(claimed, "_getmany", getmany)
+    monkeypatch.setattr(claimed.app.beside, "read", lambda topic, partition, start: (14, [raw(partition, start)]))
+    monkeypatch.setattr(claimed._thread, "seek_wait", answer(None))
+    assert [item async for item in claimed.getmany(0.1)] == []
+    assert claimed._chains == {}
+    claimed._chains.update({TP(TOPIC, 0): Chain(6, 10), TP(TOPIC, 1): Chain(6, 10)})
+    chunks = [message.value for _ in range(2) async for _, message in claimed.getmany(0.1)]
+    assert claimed._read_offset[TP(TOPIC, 0)] == 10
+    assert [(c.partition, c.start, c.end) for c in chunks] == [(0, 10, 14), (1, 10, 11)]
+    assert calls == [{TP(TOPIC, 0), TP(TOPIC, 1)}, {TP(TOPIC, 0)}, {TP(TOPIC, 1)}]
+
+
+async def test_a_chunk_that_faust_dropped_is_fetched_again(
+    claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lane has nothing to do and stands before the chain's end, for longer than a chunk takes to reach it."""
+    lanes = cast(FoldApp, claimed.app).lanes
+    monkeypatch.setattr(lanes, "waiting", lambda: {0: 4, 1: 10})
+    claimed._notice_lost_chunks()
+    assert claimed._chains.keys() == {TP(TOPIC, 0), TP(TOPIC, 1)}
+    claimed._behind_since[TP(TOPIC, 0)] -= LOST_AFTER_S
+    claimed._notice_lost_chunks()
+    assert claimed._chains.keys() == {TP(TOPIC, 1)}
+    assert claimed._behind_since == {}
+
+
+def test_positions_are_read_in_the_consumers_thread() -> None:
+    """`_fetch_records` runs there, and a position moves only when records, or control records, are taken."""
+    assert "self._fetch_records" in source(driver.AIOKafkaConsumerThread.getmany)
+    assert "fetch_context" in source(driver.AIOKafkaConsumerThread._fetch_records)
+    states = {TP(TOPIC, 0): SimpleNamespace(position=7, has_valid_position=True)}
+    assignment = SimpleNamespace(state_value=states.get)
+    consumer = SimpleNamespace(_subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment)))
+    both = [TP(TOPIC, 0), TP(TOPIC, 1)]
+    assert LedgerConsumerThread._positions(cast(Any, None), cast(Any, consumer), both) == {TP(TOPIC, 0): 7}
+    assert isinstance(SubscriptionState.subscription, property)
+    assert "self._tp_state.get(tp)" in source(Assignment.state_value)
+    assert "consumed_to" in source(FetchResult._update_position)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        ("PLAINTEXT", ("PLAINTEXT", None)),
+        ("SSL", ("SSL", None)),
+        ("SASL_PLAINTEXT", ("SASL_PLAINTEXT", "SCRAM-SHA-512")),
+        ("SASL_SSL", ("SASL_SSL", "SCRAM-SHA-512")),
+    ],
+)
+async def test_security_settings_reach_the_consumer(tmp_path: Any, protocol: Any, expected: tuple[str, str]) -> None:
+    """The worker talks to Kafka as the producers and the admin client do."""
+    settings = Settings(
+        data_dir=tmp_path,
+        postgres_dsn=None,
+        kafka_security_protocol=protocol,
+        kafka_username="ledger",
+        kafka_password=SecretStr("secret"),
+    )
+    secured = create_app(settings, Log(TOPIC, "id", 4))
+    thread = cast(LedgerConsumer, secured.consumer)._thread
+    client = thread._create_worker_consumer(cast(Transport, secured.transport))._client
+    mechanism = client._sasl_mechanism if "SASL" in protocol else None
+    assert (client._security_protocol, mechanism) == expected
+    assert (client._ssl_context is not None) == ("SSL" in protocol)
+    if "SASL" in protocol:
+        assert (client._sasl_plain_username, client._sasl_plain_password) == ("ledger", "secret")
 
 
 def test_the_app_stops_its_work_before_its_consumer() -> None:
@@ -203,9 +331,11 @@ def raw(partition: int, offset: int) -> ConsumerRecord[bytes, bytes]:
 
 
 def answer(value: Any) -> Any:
-    """An async function that gives back a value, whatever it is asked."""
+    """An async function that gives back a value, or raises it, whatever it is asked."""
 
     async def give(*_: Any, **__: Any) -> Any:
+        if isinstance(value, Exception):
+            raise value
         return value
 
     return give

@@ -1,5 +1,6 @@
 """The fold on the real stack: what goes in, what comes out, and what outages and bad input do to it."""
 
+import asyncio
 import json
 import random
 import time
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Producer
 from support import (
     Raw,
@@ -149,6 +152,46 @@ def test_random_bytes_stop_nothing(ledger_settings: Settings, running: WorkerPro
     wait_until_folded(ledger_settings)
     counted = query(ledger_settings, "SELECT sum(accepted), sum(dead_letters), sum(records) FROM ledger.progress")
     assert counted == [(1_000, 10_000, 11_000)]
+
+
+def test_a_header_name_that_is_not_utf8_stops_nothing(ledger_settings: Settings, running: WorkerProcess) -> None:
+    """The worker's client can't parse such a batch at all. What else is in it is folded as ever, in order."""
+    append(ledger_settings, [record("Grant", f"a{n}", f"user-{n % 90}", 1) for n in range(1_000)])
+    wait_until_folded(ledger_settings)
+    accounts = [next(f"user-{n}" for n in range(100) if partition_of(f"user-{n}".encode(), 4) == p) for p in range(4)]
+    asyncio.run(append_badly_named(ledger_settings, accounts[0]))
+    append(ledger_settings, [record("Grant", f"b{n}", f"user-{n % 90}", 1) for n in range(1_000)])
+    wait_until_folded(ledger_settings)
+    letters = query(ledger_settings, "SELECT reason, key, value, headers FROM ledger.dead_letters")
+    assert letters == [("not_framed", b"k", b"noise", [["unreadable-headers", None]])]
+    assert_equals_second_fold(ledger_settings)
+
+
+async def append_badly_named(settings: Settings, account: str) -> None:
+    """A batch of 700 good commands with one record of noise among them, whose header has a name of two odd bytes."""
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, max_batch_size=2**20)
+    await producer.start()
+    try:
+        batch = producer.create_batch()
+        for number in range(701):
+            good = record("Spend" if number % 2 else "Grant", f"bad-{number}", account, 1)
+            odd = number == 350
+            added = batch.append(
+                key=b"k" if odd else good.key,
+                value=b"noise" if odd else good.value,
+                timestamp=None,
+                headers=[("ZZ", b"")] if odd else [],
+            )
+            assert added is not None
+        # The name is the only "ZZ" in the batch; its checksum is made anew, as a client that wrote it would have.
+        raw = bytearray(batch._build())
+        at = raw.index(b"ZZ")
+        raw[at : at + 2] = b"\xff\xfe"
+        raw[17:21] = calc_crc32c(bytes(raw[21:])).to_bytes(4, "big")
+        batch._buffer = bytes(raw)
+        await (await producer.send_batch(batch, settings.commands_topic, partition=0))
+    finally:
+        await producer.stop()
 
 
 def test_aborted_transactions_are_not_folded_and_their_marks_are_passed_over(

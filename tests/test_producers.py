@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -37,6 +38,7 @@ from creditfold.producers import (
 )
 from creditfold.schemas.position import Position
 from creditfold.schemas.wire import decode
+from creditfold.stack.kafka import EmbeddedKafka
 from creditfold.stack.settings import Settings
 
 SHORT_S = 2.0  # A delivery timeout for the tests that wait for it to pass.
@@ -130,6 +132,19 @@ def test_many_threads_share_a_producer(producer: CommandProducer, ledger_setting
     for thread in threads:
         thread.join()
     assert {fields["command_id"]: place for place, (_, _, fields) in log(ledger_settings).items()} == told
+
+
+def test_a_fatal_error_ends_what_is_pending_at_once(stack: StackUnderTest) -> None:
+    """A KRaft controller isn't a broker. The first append hears why, long before its timeout; so does the next."""
+    if not EmbeddedKafka(stack.settings).pid:
+        pytest.skip("the controller's port is reached in the embedded stack only")
+    kafka = {"bootstrap.servers": f"127.0.0.1:{stack.settings.kafka_controller_port}"}
+    began = time.monotonic()
+    with CommandProducer(kafka, "any", delivery_timeout_s=60) as producer:
+        for number in (1, 2):
+            with pytest.raises(ProducerBrokenError, match=r"can't go on: .+"):
+                producer.append(grant(number))
+    assert time.monotonic() - began < 20
 
 
 def test_a_full_queue_refuses_and_then_takes_again(ledger_settings: Settings, stack: StackUnderTest) -> None:

@@ -1,7 +1,7 @@
 """The store on a real PostgreSQL: fenced, without gaps, all or nothing, wherever it is killed."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -17,7 +17,7 @@ from creditfold.processors.lanes import Lanes
 from creditfold.projections.connections import NotPreparedError, PostgresUnavailableError, connected, fold_pool
 from creditfold.projections.queries import NotYetFoldedError, balances, wait_for
 from creditfold.projections.setup import Log, LogChangedError, prepare
-from creditfold.projections.store import ChunkGapError, ChunkTransaction, FencedError, claim
+from creditfold.projections.store import ChunkGapError, ChunkTransaction, FencedError, Progress, claim
 from creditfold.schemas.position import Position
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
@@ -95,14 +95,34 @@ async def test_an_older_claim_is_fenced(prepared: Settings) -> None:
 
 async def test_a_claim_waits_for_the_transaction_under_way(prepared: Settings) -> None:
     """The new owner starts where the old one's last commit left off, never before it."""
-    async with connection_to(prepared) as writer, connection_to(prepared) as claimer:
-        epoch = (await claim(writer, 0, "old")).epoch
+    async with connection_to(prepared) as writer, fold_pool(prepared.dsn, "test", 2) as pool:
+        epoch = (await claim(pool, 0, "old")).epoch
         async with writer.transaction():
             await write_all(writer, epoch)
-            claiming = asyncio.create_task(claim(claimer, 0, "new"))
+            claiming = asyncio.create_task(claim(pool, 0, "new"))
             await wait_until_blocked(prepared)
             assert not claiming.done()
         assert (await claiming).next_offset == 4
+
+
+async def test_a_claim_ends_the_session_of_an_owner_that_does_not_come_back(prepared: Settings) -> None:
+    """Frozen with the row locked, and in the middle of a COPY, which no time-out of PostgreSQL reaches."""
+    async with connection_to(prepared) as frozen, fold_pool(prepared.dsn, "test", 2) as pool:
+        epoch = (await claim(pool, 0, "old")).epoch
+        with pytest.raises(psycopg.OperationalError):
+            await freeze_in_a_copy(frozen, epoch, claim(pool, 0, "new"))
+    assert journal(prepared) == []
+
+
+async def freeze_in_a_copy(
+    frozen: AsyncConnection[TupleRow], epoch: int, claiming: Coroutine[None, None, Progress]
+) -> None:
+    """Hold the partition's lock in the middle of a COPY until another claim has succeeded, then go on."""
+    async with frozen.transaction():
+        await ChunkTransaction(frozen, 0, epoch).lock()
+        async with frozen.cursor().copy("COPY ledger_0001.journal FROM STDIN") as copy:
+            assert (await claiming).epoch == epoch + 1
+            await copy.write(b"too late")
 
 
 async def write_all(connection: AsyncConnection[TupleRow], epoch: int) -> None:
@@ -123,9 +143,9 @@ async def wait_until_blocked(settings: Settings) -> None:
 @pytest.mark.parametrize("step", ["lock", "load", "write", "before_commit", "after_commit"])
 async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step: str) -> None:
     """The connection is cut at each step of the transaction; the next try, by whomever, gives the same rows."""
-    async with connection_to(prepared) as connection:
-        epoch = (await claim(connection, 0, "victim")).epoch
-        (pid,) = (connection.info.backend_pid,)
+    async with connection_to(prepared) as connection, fold_pool(prepared.dsn, "test", 1) as pool:
+        epoch = (await claim(pool, 0, "victim")).epoch
+        pid = connection.info.backend_pid
         transaction = ChunkTransaction(connection, 0, epoch)
         reads = read_records(RECORDS, 0, 1)
         cut = False
@@ -179,8 +199,8 @@ async def test_rows_that_do_not_follow_from_the_stored_ones_are_refused(prepared
     async with lanes_of(prepared) as lanes:
         epoch = (await lanes.claim([0]))[0].epoch
         await lanes.fold(Chunk(0, epoch, 0, 2, RECORDS[:2]))
-    async with connection_to(prepared) as connection:
-        epoch = (await claim(connection, 0, "test")).epoch
+    async with connection_to(prepared) as connection, fold_pool(prepared.dsn, "test", 1) as pool:
+        epoch = (await claim(pool, 0, "test")).epoch
         stale = fold(read_records([grant(2, 50, "9", "ann", 1)], 0, 1), Book(), 3)
         with pytest.raises(RuntimeError, match="ran ahead"):
             await ChunkTransaction(connection, 0, epoch).write(stale)
