@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creditfold.ledger import Account, Body, Book, Entry
-from creditfold.processors.chunks import Read, fold, keys, partition_of, read_records
+from creditfold.processors.chunks import KEPT_BYTES, MAX_DEAD_BYTES, Read, fold, keys, partition_of, read_records
 from creditfold.projections.store import ChunkResult, DeadLetter
 from creditfold.schemas.wire import encode
 
@@ -50,6 +50,22 @@ def test_a_dead_letter_keeps_the_record_and_can_always_be_stored() -> None:
     assert letter.headers == [("a\\x00b", "AA=="), ("\\xe9", None)]
     mismatch = dead(grant(0, 0, "1", "ann\N{SNOWMAN}", 1)._replace(key=b"bob"))
     assert mismatch.detail == "the record's key is not its account 'ann\\u2603'"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        FakeRecord(7, 1, b"k", b"x" * (MAX_DEAD_BYTES + 1)),
+        FakeRecord(7, 1, b"k" * (MAX_DEAD_BYTES + 1), b"x"),
+        FakeRecord(7, 1, b"k", b"x", [("h", b"x" * MAX_DEAD_BYTES)]),
+    ],
+)
+def test_a_dead_letter_has_a_bounded_size(record: FakeRecord) -> None:
+    """A few kilobytes on the wire can unpack to more than PostgreSQL takes in a field; the log keeps the whole."""
+    letter = dead(record)
+    assert len(letter.key or b"") + len(letter.value or b"") <= 2 * KEPT_BYTES
+    assert letter.headers == []
+    assert "the log has the whole record" in letter.detail
 
 
 @given(st.binary(max_size=40) | st.none(), st.binary(max_size=40) | st.none(), st.text(max_size=5))

@@ -144,19 +144,39 @@ def freeze_inside_a_transaction(settings: Settings, process: WorkerProcess) -> N
     assert wait_until(frozen, BOUND_S)
 
 
+def make_anew(settings: Settings) -> None:
+    """Delete the topic and create it under the same name."""
+    admin = AdminClient(settings.kafka_client)
+    admin.delete_topics([settings.commands_topic])[settings.commands_topic].result(30)
+    assert wait_until(lambda: settings.commands_topic not in admin.list_topics(timeout=10).topics, 30)
+    assert wait_until(lambda: create_topics(settings), 30)
+
+
 def test_a_topic_made_anew_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:
     """Deleted and made again under the same name it is another log, which must not be folded into the old state."""
     append(ledger_settings, grants("before"))
     with worker(ledger_settings, tmp_path):
         wait_until_folded(ledger_settings)
-    admin = AdminClient(ledger_settings.kafka_client)
-    admin.delete_topics([ledger_settings.commands_topic])[ledger_settings.commands_topic].result(30)
-    assert wait_until(lambda: ledger_settings.commands_topic not in admin.list_topics(timeout=10).topics, 30)
-    assert wait_until(lambda: create_topics(ledger_settings), 30)
+    make_anew(ledger_settings)
     append(ledger_settings, grants("anew"))
     again = WorkerProcess(ledger_settings, tmp_path, "again")
     assert again.process.wait(60) == 1
     assert "Folding on would give wrong balances" in again.text()
+    assert query(ledger_settings, "SELECT sum(available) FROM ledger.balances") == [(500,)]
+
+
+def test_a_topic_made_anew_under_a_running_worker_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Kafka gives the new topic's records under the old name without a word; the worker asks, and stops."""
+    append(ledger_settings, grants("before"))
+    running = WorkerProcess(ledger_settings, tmp_path, "running")
+    try:
+        wait_until_folded(ledger_settings)
+        make_anew(ledger_settings)
+        append(ledger_settings, grants("anew", 2_000))
+        assert running.process.wait(BOUND_S) == 1
+        assert "Folding on would give wrong balances" in running.text()
+    finally:
+        running.kill()
     assert query(ledger_settings, "SELECT sum(available) FROM ledger.balances") == [(500,)]
 
 

@@ -7,17 +7,26 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
+from psycopg_pool import PoolTimeout
 from support import query
 from test_chunks import FakeRecord, grant, spend
 
 from creditfold.ledger import Book
 from creditfold.processors.chunks import Chunk, fold, keys, read_records
 from creditfold.processors.lanes import Lanes
-from creditfold.projections.connections import NotPreparedError, PostgresUnavailableError, connected, fold_pool
+from creditfold.projections.connections import (
+    NotPreparedError,
+    PostgresUnavailableError,
+    connected,
+    fold_pool,
+    is_outage,
+)
 from creditfold.projections.queries import NotYetFoldedError, balances, wait_for
 from creditfold.projections.setup import Log, LogChangedError, prepare
 from creditfold.projections.store import ChunkGapError, ChunkTransaction, FencedError, Progress, claim
+from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
@@ -213,6 +222,39 @@ def test_preparing_again_changes_nothing_and_another_log_is_refused(prepared: Se
     for other in (LOG._replace(topic_id="new"), LOG._replace(partitions=2), LOG._replace(topic="t")):
         with pytest.raises(LogChangedError, match="Folding on would give wrong balances"):
             prepare(prepared.dsn, other)
+
+
+def test_a_database_of_another_encoding_is_refused(ledger_settings: Settings) -> None:
+    """It could not hold every account's name, and the fold would stop at the first that it can't."""
+    name = ledger_settings.group + "_latin"
+    query_only = psycopg.connect(ledger_settings.dsn, autocommit=True)
+    query_only.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")  # type: ignore[arg-type]
+    try:
+        with pytest.raises(CreditfoldError, match="encoding is LATIN1"):
+            prepare(make_conninfo(ledger_settings.dsn, dbname=name), LOG)
+    finally:
+        query_only.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+        query_only.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (psycopg.OperationalError("no answer"), True),
+        (psycopg.errors.AdminShutdown(), True),
+        (psycopg.errors.LockNotAvailable(), True),
+        (psycopg.errors.ReadOnlySqlTransaction(), True),
+        (psycopg.errors.TooManyConnections(), True),
+        (psycopg.errors.DeadlockDetected(), True),
+        (PoolTimeout(), True),
+        (psycopg.errors.ProgramLimitExceeded(), False),
+        (psycopg.errors.UniqueViolation(), False),
+        (ValueError(), False),
+    ],
+)
+def test_outages_are_told_from_defects(error: Exception, passes: bool) -> None:
+    """A defect that calls itself an outage would be waited for in peace, for ever."""
+    assert is_outage(error) is passes
 
 
 async def test_many_prepare_at_once(ledger_settings: Settings) -> None:
