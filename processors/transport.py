@@ -187,10 +187,13 @@ class LedgerConsumer(driver.Consumer):
         state = self._state()
         try:
             # While a lane works, look again soon: it may want its next chunk before the quiet ones have any.
-            fetched = await self._fetch(asked, 0.005 if busy else timeout)
+            hurry = busy and not asked & self._suspects.keys()
+            fetched = await self._fetch(asked, 0.005 if hurry else timeout)
             for tp, chunk in self._chunks(fetched):
                 if self.should_stop or state != self._state():
                     break
+                if self._chains.get(tp) != Chain(chunk.epoch, chunk.start):
+                    continue  # A lane gave the claim up meanwhile.
                 self._chains[tp] = Chain(chunk.epoch, chunk.end)
                 yield tp, self._message(tp, chunk)
         except (KafkaError, IllegalStateError, TimeoutError) as error:
@@ -243,7 +246,10 @@ class LedgerConsumer(driver.Consumer):
 
     async def _read_beside(self, tp: TP) -> Fetched:
         """Read what aiokafka can't with another client, a few records at a time, until the batch is passed."""
-        start = self._chains[tp].next_offset
+        chain = self._chains.get(tp)
+        if chain is None:
+            return Fetched(0, 0, [])  # A lane gave the claim up meanwhile.
+        start = chain.next_offset
         self._suspects[tp] = time.monotonic() + SUSPECT_PAUSE_S
         try:
             fetched = Fetched(start, *await asyncio.to_thread(self._ledger.beside.read, tp.topic, tp.partition, start))
