@@ -79,9 +79,16 @@ class FoldApp(faust.App):
         await super().on_stop()
 
     async def check_identity(self) -> None:
-        """Ask Kafka whether the topic is still the one that the projection is folded from. Raises LogChangedError."""
+        """Ask Kafka whether the topic is still the one that the projection is folded from.
+
+        Ends the worker and raises LogChangedError if it isn't; raises what describe_topic raises if Kafka is away.
+        """
         topic = await asyncio.to_thread(describe_topic, self._settings)
-        refuse_other_log(self._log, Log(topic.name, topic.topic_id, topic.partitions))
+        try:
+            refuse_other_log(self._log, Log(topic.name, topic.topic_id, topic.partitions))
+        except LogChangedError as error:
+            await self.crash(error)
+            raise
 
     def _lost(self, partition: int, fenced: bool) -> None:
         cast(LedgerConsumer, self.consumer).forget(partition, fenced)
@@ -103,8 +110,8 @@ def create_app(settings: Settings, ledger_log: Log) -> FoldApp:
         # Kafka tells nobody that a topic was deleted and made anew; its records must not be taken for the old one's.
         try:
             await app.check_identity()
-        except LogChangedError as error:
-            await app.crash(error)
+        except LogChangedError:
+            return
         except CreditfoldError as error:
             log.warning("Kafka is away", why=error.message)
         if app.lanes.offsets():

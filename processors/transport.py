@@ -27,7 +27,6 @@ from creditfold.processors.beside import SideReader
 from creditfold.processors.chunks import Chunk, Record
 from creditfold.processors.lanes import Lanes
 from creditfold.projections.connections import is_outage
-from creditfold.projections.setup import LogChangedError
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.topics import KafkaUnavailableError, TopicError
 
@@ -62,7 +61,7 @@ class LedgerApp(Protocol):
     beside: SideReader
 
     async def check_identity(self) -> None:
-        """Raise LogChangedError if the topic isn't the one that the projection is folded from."""
+        """End the worker and raise LogChangedError if the topic isn't the one that the projection is folded from."""
 
 
 class Fetched(NamedTuple):
@@ -221,7 +220,7 @@ class LedgerConsumer(driver.Consumer):
     def _to_ask(self, ready: set[TP]) -> set[TP]:
         """All that may be fetched together, or one partition alone in which something can't be read."""
         now = time.monotonic()
-        due = [tp for tp in ready & self._suspects.keys() if self._suspects[tp] <= now]
+        due = [tp for tp in sorted(ready & self._suspects.keys()) if self._suspects[tp] <= now]
         return {min(due, key=self._suspects.__getitem__)} if due else ready - self._suspects.keys()
 
     async def _fetch(self, asked: set[TP], timeout: float) -> Mapping[TP, Fetched]:  # noqa: ASYNC109 — the same.
@@ -296,11 +295,7 @@ class LedgerConsumer(driver.Consumer):
 
     async def _claim(self, tps: set[TP]) -> None:
         seeks = self._seeks
-        try:
-            await self._ledger.check_identity()
-        except LogChangedError as error:
-            await self.app.crash(error)
-            raise
+        await self._ledger.check_identity()
         claims = await self._ledger.lanes.claim({tp.partition for tp in tps})
         starts = {tp: claims[tp.partition].next_offset for tp in tps}
         await self._check_log(starts)
