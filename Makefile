@@ -19,7 +19,7 @@ help:
 	@echo 'make chaos       kill workers and servers while $(CHAOS_COMMANDS) commands are folded'
 	@echo 'make bench       fold 1,000,000 commands and print the speed'
 	@echo 'make up, down    start Kafka, PostgreSQL and a worker; stop them'
-	@echo 'make schema-lock give a changed schema its version and id'
+	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'
 	@echo 'make clean       stop everything and remove its data'
 
 demo: need-java $(VENV)/.installed
@@ -53,7 +53,8 @@ down: $(VENV)/.installed
 	@$(BIN)/creditfold down
 
 schema-lock: $(VENV)/.installed-dev
-	$(BIN)/python -m creditfold.schemas.compatibility
+	@[ -n "$(RULES)" ] || { echo 'error: say which version of the rules the new schemas come with: make schema-lock RULES=2' >&2; exit 2; }
+	$(BIN)/python -m creditfold.schemas.compatibility --rules $(RULES)
 
 clean:
 	@if [ -x $(BIN)/creditfold ]; then $(BIN)/creditfold down; fi

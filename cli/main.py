@@ -40,7 +40,8 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("balance", _READ, reading.balance),
     ("history", _READ, reading.history),
     ("rejections", _READ, reading.rejections),
-    ("dead-letters", _READ, reading.dead_letters),
+    ("dead-letters list", _READ, reading.dead_letters),
+    ("dead-letters show", _READ, reading.dead_letter),
 ]
 
 app = typer.Typer(
@@ -50,8 +51,26 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+#: What the commands of two words have in common, by the first of them.
+GROUPS = {"dead-letters": (_READ, "See the records that can't be folded, and why.")}
+
+_groups: dict[str, typer.Typer] = {}
+
+
+def _group(name: str) -> typer.Typer:
+    if name not in _groups:
+        panel, text = GROUPS[name]
+        _groups[name] = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+        app.add_typer(_groups[name], name=name, help=text, rich_help_panel=panel)
+    return _groups[name]
+
+
 for _name, _panel, _function in COMMANDS:
-    app.command(_name, rich_help_panel=_panel, no_args_is_help=False)(_function)
+    _first, _space, _second = _name.partition(" ")
+    if _second:
+        _group(_first).command(_second)(_function)
+    else:
+        app.command(_name, rich_help_panel=_panel, no_args_is_help=False)(_function)
 
 
 def _print_version(wanted: bool) -> None:

@@ -162,23 +162,17 @@ def rejections(
 def dead_letters(
     reason: Annotated[DeadLetterReason | None, typer.Option(help="Only those of this reason.")] = None,
     limit: LimitOption = 20,
-    at: Annotated[str | None, typer.Option(metavar="POSITION", help="Show this one with its bytes.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show the records of the log that can't be folded, newest first, and why.
+    """List the records of the log that can't be folded, newest first, and why.
 
     \b
     Examples:
-      creditfold dead-letters --reason not_framed
-      creditfold dead-letters --at 3:1042
+      creditfold dead-letters list
+      creditfold dead-letters list --reason not_framed
     """
     from creditfold.projections import queries
 
-    if at is not None:
-        if reason is not None:
-            raise ArgumentError("--at names one record.", "Leave out --reason, or --at.")
-        _one_dead_letter(Position.parse(at), json)
-        return
     with projection() as connection:
         rows = queries.dead_letters(connection, limit, reason)
     if json:
@@ -192,14 +186,24 @@ def dead_letters(
         )
 
 
-def _one_dead_letter(position: Position, json: bool) -> None:
+def dead_letter(
+    position: Annotated[str, typer.Argument(metavar="POSITION", help="Of the record, as `list` shows it.")],
+    json: JsonOption = False,
+) -> None:
+    """Show one record that can't be folded, with its bytes.
+
+    \b
+    Example:
+      creditfold dead-letters show 3:1042
+    """
     from creditfold.projections import queries
 
+    place = Position.parse(position)
     with projection() as connection:
-        row = queries.dead_letter(connection, position)
+        row = queries.dead_letter(connection, place)
     if row is None:
         raise ArgumentError(
-            f"There is no dead letter at {position}.", "See `creditfold dead-letters` for those there are."
+            f"There is no dead letter at {place}.", "See `creditfold dead-letters list` for those there are."
         )
     if json:
         print_json(row)

@@ -96,7 +96,7 @@ def _read(record: Record, partition: int, partitions: int) -> Command | DeadLett
     if value and len(value) > MAX_RECORD_BYTES:
         return _dead(record, DeadLetterReason.OVERSIZE, f"{len(value)} bytes; a command has at most {MAX_RECORD_BYTES}")
     try:
-        name, fields = decode(value)
+        name, fields, _ = decode(value)
     except DecodeError as error:
         return _dead(record, error.reason, error.detail)
     if problem := check(name, fields):

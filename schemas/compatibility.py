@@ -5,6 +5,7 @@ version must read and be read by every other one of its record (FULL_TRANSITIVE 
 itself is the Avro project's own; it is needed by developers only. `make schema-lock` runs this module.
 """
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,8 @@ from avro.schema import parse
 
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.registry import (
+    COMMANDS,
     LOCK_FILE,
-    NAMESPACE,
     RECORDS,
     JsonSchema,
     LockedSchema,
@@ -46,11 +47,11 @@ def problems(current: Mapping[str, JsonSchema], lock: Sequence[LockedSchema]) ->
     """List what is wrong between the current schemas and the lock, one sentence each; empty when all is well."""
     found = [*_lock_problems(lock)]
     for record, schema in current.items():
-        if f"{schema.get('namespace')}.{schema.get('name')}" != f"{NAMESPACE}.{record}":
-            found.append(f"{avsc_name(record)} must define {NAMESPACE}.{record}.")
+        if f"{schema.get('namespace')}.{schema.get('name')}" != subject_of(record):
+            found.append(f"{avsc_name(record)} must define {subject_of(record)}.")
         versions = [row for row in lock if row.record == record]
         if not versions or _without_docs(versions[-1].schema) != _without_docs(schema):
-            found.append(f"{avsc_name(record)} was changed but not locked: run `make schema-lock`.")
+            found.append(f"{avsc_name(record)} was changed but not locked: run `make schema-lock RULES=N`.")
         found += [
             f"{avsc_name(record)} {problem} version {row.version}."
             for row in versions
@@ -59,8 +60,16 @@ def problems(current: Mapping[str, JsonSchema], lock: Sequence[LockedSchema]) ->
     return found
 
 
-def lock_new_versions(current: Mapping[str, JsonSchema], lock: Sequence[LockedSchema]) -> list[LockedSchema]:
-    """Give each changed schema a version and an id. Raises SchemaLockError where that would break a reader."""
+def lock_new_versions(
+    current: Mapping[str, JsonSchema], lock: Sequence[LockedSchema], rules: int
+) -> list[LockedSchema]:
+    """Give each changed schema a version and an id. Raises SchemaLockError where that would break a reader.
+
+    Args:
+        current: schemas by record.
+        lock: what was locked before.
+        rules: version of the rules from which on the command log may hold the new versions.
+    """
     rows = list(lock)
     for record, schema in current.items():
         versions = [row for row in rows if row.record == record]
@@ -75,7 +84,8 @@ def lock_new_versions(current: Mapping[str, JsonSchema], lock: Sequence[LockedSc
         if versions and _without_docs(versions[-1].schema) == _without_docs(schema):
             continue
         next_id = max((row.id for row in rows), default=FIRST_ID - 1) + 1
-        rows.append(LockedSchema(next_id, f"{NAMESPACE}.{record}", len(versions) + 1, fingerprint(schema), schema))
+        since = rules if RECORDS[record] == COMMANDS else 0
+        rows.append(LockedSchema(next_id, since, subject_of(record), len(versions) + 1, fingerprint(schema), schema))
     return rows
 
 
@@ -83,6 +93,11 @@ def write_lock(folder: Path, lock: Sequence[LockedSchema]) -> None:
     """Write the lock file."""
     text = json.dumps({"schemas": [row._asdict() for row in lock]}, indent=1, ensure_ascii=False)
     (folder / LOCK_FILE).write_text(text + "\n", "utf-8")
+
+
+def subject_of(record: str) -> str:
+    """Full name of a record."""
+    return f"{RECORDS[record]}.{record}"
 
 
 def _lock_problems(lock: Sequence[LockedSchema]) -> list[str]:
@@ -123,9 +138,12 @@ def _without_docs(schema: Any) -> Any:
 
 def main() -> None:
     """Lock the current schemas in place."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--rules", type=int, required=True, help="version of the rules that the new schemas come with")
+    options = parser.parse_args()
     folder = Path(__file__).parent
     before = read_lock(folder)
-    after = lock_new_versions(read_avsc(folder), before)
+    after = lock_new_versions(read_avsc(folder), before, options.rules)
     write_lock(folder, after)
     print(f"{len(after) - len(before)} new schema versions, {len(after)} in all.")
 

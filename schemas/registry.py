@@ -14,15 +14,29 @@ from fastavro.schema import parse_schema, to_parsing_canonical_form
 
 JsonSchema: TypeAlias = dict[str, Any]
 
-NAMESPACE = "creditfold.commands"
-RECORDS = ("Grant", "Spend")
+COMMANDS = "creditfold.commands"
+OUTCOMES = "creditfold.outcomes"
+#: Namespace of each record, by its short name, which no two records share.
+RECORDS: Mapping[str, str] = {
+    "Grant": COMMANDS,
+    "Spend": COMMANDS,
+    "ActivateRules": COMMANDS,
+    "GrantAccepted": OUTCOMES,
+    "SpendAccepted": OUTCOMES,
+    "Rejected": OUTCOMES,
+}
 LOCK_FILE = "lock.json"
 
 
 class LockedSchema(NamedTuple):
-    """One version of one record's schema, as it was when its id was given out."""
+    """One version of one record's schema, as it was when its id was given out.
+
+    `rules` is the version of the rules from which on the command log may hold records of it: what a replay can read
+    must not hang on the age of the code. It is 0 for a record that isn't a command.
+    """
 
     id: int
+    rules: int
     subject: str
     version: int
     fingerprint: str

@@ -29,14 +29,19 @@ class DecodeError(ValueError):
 
 
 class Decoded(NamedTuple):
-    """A record's short name and all its fields by name, defaults filled in, in the order of the current schema."""
+    """A record's short name and all its fields by name, defaults filled in, in the order of the current schema.
+
+    `rules` is the version of the rules from which on the command log may hold such a record, 0 for never.
+    """
 
     record: str
     fields: dict[str, Any]
+    rules: int
 
 
 class _Reader(NamedTuple):
     record: str
+    rules: int
     read: Reader
     # Current fields with their defaults; None where the record was written with the current schema.
     current: Mapping[str, Any] | None
@@ -47,7 +52,9 @@ def _readers() -> Mapping[int, _Reader]:
     lock = load_lock()
     newest = {row.id for row in latest(lock).values()}
     return {
-        row.id: _Reader(row.record, compile_reader(row.schema), None if row.id in newest else _defaults(row.record))
+        row.id: _Reader(
+            row.record, row.rules, compile_reader(row.schema), None if row.id in newest else _defaults(row.record)
+        )
         for row in lock
     }
 
@@ -95,4 +102,4 @@ def decode(value: bytes | None) -> Decoded:
         raise DecodeError(DeadLetterReason.NOT_AVRO, f"{type(error).__name__}: {error}"[:200]) from None
     if reader.current is not None:
         fields = {name: fields.get(name, default) for name, default in reader.current.items()}
-    return Decoded(reader.record, fields)
+    return Decoded(reader.record, fields, reader.rules)

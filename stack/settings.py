@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     commands_topic: str = Field(
         "creditfold.commands.v1", pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="The command topic: the log."
     )
+    outcomes_topic: str = Field(
+        "creditfold.outcomes.v1", pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="The topic of what was decided."
+    )
+    dead_letters_topic: str = Field(
+        "creditfold.dead-letters.v1", pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="The topic of dead letters."
+    )
     partitions: Annotated[int, Field(ge=1, le=10_000)] = Field(
         8, description="Partitions of the command topic when it is created. It never changes after."
     )

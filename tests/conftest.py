@@ -54,6 +54,8 @@ def ledger_settings(stack: StackUnderTest) -> Iterator[Settings]:
     settings = stack.settings.model_copy(
         update={
             "commands_topic": f"creditfold.commands.{name}",
+            "outcomes_topic": f"creditfold.outcomes.{name}",
+            "dead_letters_topic": f"creditfold.dead-letters.{name}",
             "group": name,
             "partitions": 4,
             "postgres_dsn": SecretStr(make_conninfo(admin, dbname=name)),

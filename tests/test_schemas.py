@@ -87,18 +87,18 @@ def test_a_changed_schema_fails_until_it_is_locked(field: Mapping[str, Any], say
 def test_an_incompatible_schema_gets_no_id() -> None:
     """The lock refuses what would break a reader."""
     with pytest.raises(SchemaLockError, match=r"grant\.avsc can't read version 1"):
-        lock_new_versions(changed("Grant", name="note", type="string"), read_lock(SCHEMAS))
+        lock_new_versions(changed("Grant", name="note", type="string"), read_lock(SCHEMAS), 2)
 
 
 def test_a_compatible_schema_gets_the_next_id_and_old_records_are_read_with_its_defaults(tmp_path: Path) -> None:
     """A field with a default is a new version; nothing that was locked moves."""
     before = read_lock(SCHEMAS)
     current = changed("Grant", name="note", type="string", default="none")
-    after = lock_new_versions(current, before)
+    after = lock_new_versions(current, before, 2)
     write_lock(tmp_path, after)
     assert read_lock(tmp_path)[: len(before)] == before
     new = after[-1]
-    assert (new.id, new.subject, new.version) == (before[-1].id + 1, "creditfold.commands.Grant", 2)
+    assert (new.id, new.rules, new.subject, new.version) == (before[-1].id + 1, 2, "creditfold.commands.Grant", 2)
     assert problems(current, after) == []
 
 
@@ -115,7 +115,7 @@ def test_what_is_encoded_is_decoded() -> None:
     value = wire.encode("Grant", GRANT)
     newest = registry.latest(registry.load_lock())["Grant"]
     assert struct.unpack(">bI", value[:5]) == (0, newest.id)
-    assert wire.decode(value) == ("Grant", GRANT)
+    assert wire.decode(value) == ("Grant", GRANT, 1)
 
 
 texts = st.text(st.characters(codec="utf-8"))
@@ -129,7 +129,7 @@ records = st.fixed_dictionaries(
 @given(st.sampled_from(sorted(COMMANDS)), records)
 def test_any_fields_come_back(record: str, fields: dict[str, Any]) -> None:
     """Valid or not: the codec keeps what the types allow."""
-    assert wire.decode(wire.encode(record, fields)) == (record, fields)
+    assert wire.decode(wire.encode(record, fields)) == (record, fields, 1)
 
 
 @given(st.binary(max_size=200))
@@ -186,7 +186,7 @@ def by_fastavro(value: bytes) -> tuple[str, Any] | None:
 
 def by_us(value: bytes) -> tuple[str, Any] | None:
     try:
-        return wire.decode(value)
+        return wire.decode(value)[:2]
     except wire.DecodeError:
         return None
 
@@ -243,7 +243,7 @@ def test_records_of_every_version_are_read_with_todays_fields(monkeypatch: pytes
     old = read_lock(SCHEMAS)
     current = changed("Grant", name="note", type="string", default="none")
     current["Grant"]["fields"] = [field for field in current["Grant"]["fields"] if field["name"] != "source"]
-    monkeypatch.setattr(wire, "load_lock", lambda: lock_new_versions(current, old))
+    monkeypatch.setattr(wire, "load_lock", lambda: lock_new_versions(current, old, 2))
     monkeypatch.setattr(wire, "load_current", current.__getitem__)
     value = wire.encode("Grant", GRANT)
     wire._readers.cache_clear()
