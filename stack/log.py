@@ -1,0 +1,129 @@
+"""Reads one partition of a topic as it is: committed records in their order, and what lies between them.
+
+Owns the one reader that is used outside Faust. Refuses to know what the records mean, and joins no consumer group.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from operator import methodcaller
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import Position
+
+#: Stands for headers that can't be told.
+UNREADABLE_HEADERS = (("unreadable-headers", None),)
+
+_headers_of = methodcaller("headers")
+
+
+class UnreadableError(CreditfoldError):
+    """Records that can't be read from the log."""
+
+
+class LogRecord(NamedTuple):
+    """A record of the log. `timestamp` is in milliseconds UTC."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]] = ()
+
+
+class Taken(NamedTuple):
+    """Records of one partition, and the offset behind them and behind what is no record of ours (control records)."""
+
+    end: int
+    records: Sequence[LogRecord]
+
+
+class LogReader:
+    """Reads a partition from an offset on; each `take` goes on where the last one ended.
+
+    Args:
+        kafka: librdkafka settings that every client of ours starts from.
+        topic: its name.
+        partition: of the topic.
+        start: offset of the first record wanted.
+    """
+
+    def __init__(self, kafka: Mapping[str, str], topic: str, partition: int, start: int) -> None:
+        self.position = start
+        self._place = (topic, partition)
+        self._consumer = Consumer(
+            {
+                **kafka,
+                "group.id": "creditfold-reader",  # Demanded by the client; never joined, nothing is committed.
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "log_level": 2,
+            }
+        )
+        self._consumer.assign([TopicPartition(topic, partition, start)])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._consumer.close()
+
+    def take(self, most: int, timeout_s: float) -> Taken:
+        """Take at most so many records, after at most so long; fewer at the log's end, none where there is nothing new.
+
+        Raises UnreadableError when the offset isn't in the topic any more, or the client gives up.
+        """
+        records: list[LogRecord] = []
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left = max(deadline - time.monotonic(), 0.0)
+            # One call waits for the whole number or the whole time, so at first ask for what is there.
+            messages = self._consumer.consume(most - len(records), min(left, 0.1))
+            at_end = False
+            for message in messages:
+                at_end |= self._add(message, records)
+            if at_end or len(records) >= most or time.monotonic() >= deadline or (records and not messages):
+                return Taken(self.position, records)
+
+    def _add(self, message: Message, records: list[LogRecord]) -> bool:
+        error = message.error()
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF:
+                self.position = max(self.position, message.offset() or 0)
+                return True
+            if error.retriable() or error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
+                return False
+            topic, partition = self._place
+            raise UnreadableError(
+                f"{topic} {Position(partition, self.position)} can't be read: {error.str()}.",
+                "See `creditfold doctor`; is the record still in the topic?",
+            )
+        record = read_message(message)
+        records.append(record)
+        self.position = record.offset + 1
+        return False
+
+
+def read_message(message: Message) -> LogRecord:
+    """What a message of the client holds. Raises KafkaException for one that is an error."""
+    error = message.error()
+    if error is not None:
+        raise KafkaException(error)
+    headers: Any = UNREADABLE_HEADERS
+    # The client gives back a result and an error at once, which Python notices in an indirect call only.
+    with suppress(SystemError, ValueError):
+        headers = _headers_of(message) or ()
+    return LogRecord(message.offset() or 0, message.timestamp()[1], message.key(), message.value(), headers)
