@@ -4,14 +4,27 @@ Time and ids are arguments. Nothing in this room reads a clock, a random source,
 unordered set, so the state is a function of the log's prefix and a replay decides what was decided.
 """
 
-from creditfold.ledger.commands import COMMANDS, Command, Grant, Spend
-from creditfold.ledger.decisions import Accepted, Account, Outcome, Rejected, RejectionReason, decide, evolve
-from creditfold.ledger.folding import Body, Book, Entry, Verdict
+from creditfold.ledger.commands import COMMANDS, ActivateRules, Command, Grant, Spend
+from creditfold.ledger.decisions import (
+    FIRST_RULES,
+    RULESETS,
+    Accepted,
+    Account,
+    Outcome,
+    Rejected,
+    RejectionReason,
+    decide,
+    evolve,
+)
+from creditfold.ledger.folding import Body, Book, Entry, UnknownRulesError, Verdict
 
 __all__ = [
     "COMMANDS",
+    "FIRST_RULES",
+    "RULESETS",
     "Accepted",
     "Account",
+    "ActivateRules",
     "Body",
     "Book",
     "Command",
@@ -21,6 +34,7 @@ __all__ = [
     "Rejected",
     "RejectionReason",
     "Spend",
+    "UnknownRulesError",
     "Verdict",
     "decide",
     "evolve",

@@ -30,6 +30,19 @@ class Spend(NamedTuple):
     metadata: Mapping[str, str] = {}
 
 
+class ActivateRules(NamedTuple):
+    """From here on the partition is decided by another version of the rules. Concerns no account.
+
+    `occurred_at` is in milliseconds UTC.
+    """
+
+    command_id: str
+    rules: int
+    occurred_at: int = 0
+    source: str = ""
+    reason: str = ""
+
+
 Command: TypeAlias = Grant | Spend
 
 #: A command's name for readers, by its type.

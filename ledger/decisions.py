@@ -1,13 +1,13 @@
 """`decide` and `evolve`: one account, one command, one outcome. Source of every rule: docs/rules.md."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import Command, Grant, Spend
 from creditfold.ledger.limits import MAX_BALANCE
 
-#: Version of the rules in this file. Each outcome carries the version that decided it.
+#: Version of the rules that `decide` is. Each outcome carries the version that decided it.
 RULES = 1
 
 
@@ -70,6 +70,12 @@ def decide(state: Account, command: Command) -> Outcome:
             return Rejected(asset, RejectionReason.INSUFFICIENT_CREDITS, balance, version)
         return Accepted(asset, -command.amount, balance - command.amount, version)
     raise TypeError(f"no rule for {type(command).__name__}")
+
+
+#: Every version of the rules there ever was: a replay decides each record by the version that was in force.
+#: A log starts under the first, and an ActivateRules record in it brings the next.
+RULESETS: dict[int, Callable[[Account, Command], Outcome]] = {RULES: decide}
+FIRST_RULES = 1
 
 
 def evolve(state: Account, outcome: Outcome) -> Account:

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import KINDS, Command
-from creditfold.ledger.decisions import Account, Outcome, decide, evolve
+from creditfold.ledger.decisions import FIRST_RULES, RULESETS, Account, Outcome, evolve
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 
 
@@ -19,6 +19,11 @@ class Verdict(Enum):
 
     DUPLICATE = "duplicate"  # Same id, same body: the first outcome stands, nothing happens.
     COMMAND_ID_REUSED = "command_id_reused"  # Same id, other body: a dead letter, the first outcome stands.
+    RULES_NOT_NEWER = "rules_not_newer"  # An activation of older rules than those in force: a dead letter.
+
+
+class UnknownRulesError(LookupError):
+    """Rules that this release doesn't have. What they decide can't be told, so nothing may be folded on."""
 
 
 class Body(NamedTuple):
@@ -70,6 +75,10 @@ class Book:
         accounts: state of each account that the commands can touch; an absent one was never used.
         known: body of each command already decided, by (account, command id).
         clock_ms: the log's clock, in milliseconds UTC; append times move it forward, never back.
+        rules: version of the rules in force.
+        forced: whether these rules decide everything, whatever the log activates: for trying them out.
+
+    Raises UnknownRulesError.
     """
 
     def __init__(
@@ -77,10 +86,30 @@ class Book:
         accounts: dict[str, Account] | None = None,
         known: dict[CommandKey, Body] | None = None,
         clock_ms: int = 0,
+        rules: int = FIRST_RULES,
+        *,
+        forced: bool = False,
     ) -> None:
         self.accounts = accounts if accounts is not None else {}
         self.known = known if known is not None else {}
         self.clock_ms = clock_ms
+        self._forced = forced
+        self._enforce(rules)
+
+    def _enforce(self, rules: int) -> None:
+        if rules not in RULESETS:
+            raise UnknownRulesError(rules)
+        self.rules = rules
+        self._decide = RULESETS[rules]
+
+    def activate(self, rules: int) -> Verdict | None:
+        """Bring a version of the rules into force; None when that changed them. Raises UnknownRulesError."""
+        if self._forced or rules == self.rules:
+            return Verdict.DUPLICATE
+        if rules < self.rules:
+            return Verdict.RULES_NOT_NEWER
+        self._enforce(rules)
+        return None
 
     def advance(self, appended_at_ms: int) -> None:
         """Move the log's clock to a record's append time, unless that lies in the past, or beyond any calendar."""
@@ -95,7 +124,7 @@ class Book:
         if first is not None:
             return Verdict.DUPLICATE if first == body else Verdict.COMMAND_ID_REUSED
         state = self.accounts.get(command.account, _NEW_ACCOUNT)
-        outcome = decide(state, command)
+        outcome = self._decide(state, command)
         self.accounts[command.account] = evolve(state, outcome)
         self.known[key] = body
         return Entry(command, body, outcome, self.clock_ms)

@@ -15,11 +15,11 @@ def check(record_name: str, fields: Mapping[str, Any]) -> str | None:
     """Say what is wrong with a command's decoded fields, or None for a valid one.
 
     Args:
-        record_name: `Grant` or `Spend`.
+        record_name: `Grant`, `Spend` or `ActivateRules`.
         fields: the fields by name after defaults, all present.
     """
     if record_name not in ("Grant", "Spend"):
-        return "unknown command"
+        return _check_activation(fields) if record_name == "ActivateRules" else "unknown command"
     value = fields["command_id"]
     if value.__class__ is not str or not is_id(value, limits.MAX_COMMAND_ID):
         return "command_id is not 1 to 64 printable characters"
@@ -33,6 +33,23 @@ def check(record_name: str, fields: Mapping[str, Any]) -> str | None:
     value = fields["amount"]
     if value.__class__ is not int or not 1 <= value <= limits.MAX_AMOUNT:
         return "amount is not a whole number from 1 to 2^53-1"
+    if problem := _check_origin(fields):
+        return problem
+    value = fields["metadata"]
+    return None if value == {} else _check_metadata(value)
+
+
+def _check_activation(fields: Mapping[str, Any]) -> str | None:
+    value = fields["command_id"]
+    if value.__class__ is not str or not is_id(value, limits.MAX_COMMAND_ID):
+        return "command_id is not 1 to 64 printable characters"
+    value = fields["rules"]
+    if value.__class__ is not int or not 1 <= value <= limits.MAX_RULES:
+        return "rules is not a version from 1 to 32767"
+    return _check_origin(fields)
+
+
+def _check_origin(fields: Mapping[str, Any]) -> str | None:
     value = fields["occurred_at"]
     if value.__class__ is not int or not 0 <= value <= limits.MAX_OCCURRED_AT:
         return "occurred_at is not in milliseconds from 1970 to 9999"
@@ -42,8 +59,7 @@ def check(record_name: str, fields: Mapping[str, Any]) -> str | None:
     value = fields["reason"]
     if value != "" and (value.__class__ is not str or not is_note(value, limits.MAX_REASON)):
         return "reason is over 1,024 characters or holds a NUL"
-    value = fields["metadata"]
-    return None if value == {} else _check_metadata(value)
+    return None
 
 
 def _check_metadata(value: object) -> str | None:

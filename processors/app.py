@@ -64,7 +64,14 @@ class FoldApp(faust.App):
         self.beside = SideReader(settings.kafka_client)
         self._settings = settings
         self._log = ledger_log
-        self.lanes = Lanes(self._pool, ledger_log.partitions, self.owner, settings.retry_max_s, self._lost)
+        self.lanes = Lanes(
+            self._pool,
+            ledger_log.partitions,
+            self.owner,
+            settings.retry_max_s,
+            on_lost=self._lost,
+            on_hopeless=self.crash,
+        )
         super().__init__(settings.group, **_faust_options(settings))
 
     async def on_start(self) -> None:

@@ -2,20 +2,25 @@
 
 import base64
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from aiokafka.partitioner import murmur2
 
-from creditfold.ledger import COMMANDS, Book, Command, Entry, Verdict
-from creditfold.ledger.limits import MAX_RECORD_BYTES
+from creditfold.ledger import COMMANDS, FIRST_RULES, ActivateRules, Book, Command, Entry, Verdict
+from creditfold.ledger.limits import MAX_REASON, MAX_RECORD_BYTES, MAX_RULES, MAX_SOURCE
 from creditfold.ledger.validity import check
-from creditfold.projections.store import ChunkResult, DeadLetter, JournalLine
-from creditfold.schemas.dead_letters import DeadLetterReason
+from creditfold.projections.results import Activation, ChunkResult, DeadLetter, JournalLine, Redrive
+from creditfold.schemas.dead_letters import REDRIVE_BY, REDRIVE_OF, REDRIVE_WHY, DeadLetterReason
+from creditfold.schemas.position import InvalidPositionError, Position
 from creditfold.schemas.wire import DecodeError, decode
 
 #: Accounts whose partition is remembered instead of hashed again.
 REMEMBERED_ACCOUNTS = 100_000
+
+#: Rules that will never be: schemas of records that are no commands.
+NEVER = MAX_RULES + 1
 
 #: A dead letter over this keeps only the start of its key and value; PostgreSQL refuses a field of 256 MB.
 MAX_DEAD_BYTES = 16 * 2**20
@@ -50,8 +55,20 @@ class Chunk(NamedTuple):
     records: Sequence[Record]
 
 
-#: A record and what it holds: a valid command, or the dead letter to make of it.
-Read: TypeAlias = tuple[Record, Command | DeadLetter]
+#: What a record holds: a valid command, a control record, or the dead letter to make of it.
+Content: TypeAlias = Command | ActivateRules | DeadLetter
+
+
+class Later(NamedTuple):
+    """What a record holds for the rules from version `rules` on. Older ones don't know its schema."""
+
+    rules: int
+    schema_id: int
+    content: Content
+
+
+#: A record and what it holds, which may hang on the rules in force.
+Read: TypeAlias = tuple[Record, Content | Later]
 
 
 def read_records(records: Iterable[Record], partition: int, partitions: int) -> list[Read]:
@@ -61,28 +78,86 @@ def read_records(records: Iterable[Record], partition: int, partitions: int) -> 
 
 def keys(reads: Iterable[Read]) -> Iterator[tuple[str, str]]:
     """Name the (account, command id) pairs that folding these reads can touch."""
-    return ((content.account, content.command_id) for _, content in reads if not isinstance(content, DeadLetter))
+    for _, content in reads:
+        command = content.content if isinstance(content, Later) else content
+        if not isinstance(command, DeadLetter | ActivateRules):
+            yield command.account, command.command_id
 
 
 def fold(reads: Iterable[Read], book: Book, next_offset: int) -> ChunkResult:
-    """Fold reads into a book that holds every account and known id they can touch."""
+    """Fold reads into a book that holds every account and known id they can touch. Raises UnknownRulesError."""
     journal: list[JournalLine] = []
     dead_letters: list[DeadLetter] = []
+    activations: list[Activation] = []
+    redrives: list[Redrive] = []
     duplicates = 0
     for record, content in reads:
         book.advance(record.timestamp)
-        if isinstance(content, DeadLetter):
-            dead_letters.append(content)
-            continue
-        result = book.apply(content)
-        if isinstance(result, Entry):
-            journal.append((record.offset, result))
-        elif result is Verdict.DUPLICATE:
-            duplicates += 1
+        if record.headers and (redrive := _redrive(record)) is not None:
+            redrives.append(redrive)
+        # Nearly all are plain commands, which are told by their class without looking at the other kinds.
+        outcome = _applied(record, content, book) if content.__class__ in _PLAIN else _uncommon(record, content, book)
+        if isinstance(outcome, Entry):
+            journal.append((record.offset, outcome))
+        elif isinstance(outcome, DeadLetter):
+            dead_letters.append(outcome)
+        elif isinstance(outcome, Activation):
+            activations.append(outcome)
         else:
-            detail = f"command id {content.command_id!a} of this account was decided before with another body"
-            dead_letters.append(_dead(record, DeadLetterReason.COMMAND_ID_REUSED, detail))
-    return ChunkResult(next_offset, book.clock_ms, journal, dead_letters, duplicates)
+            duplicates += 1
+    return ChunkResult(next_offset, book.clock_ms, book.rules, journal, dead_letters, activations, redrives, duplicates)
+
+
+_PLAIN = frozenset(COMMANDS.values())
+
+
+def _applied(record: Record, command: Any, book: Book) -> Entry | DeadLetter | Verdict:
+    outcome = book.apply(command)
+    if outcome is not Verdict.COMMAND_ID_REUSED:
+        return outcome
+    detail = f"command id {command.command_id!a} of this account was decided before with another body"
+    return _dead(record, DeadLetterReason.COMMAND_ID_REUSED, detail)
+
+
+def _uncommon(record: Record, content: Content | Later, book: Book) -> Entry | DeadLetter | Activation | Verdict:
+    """What becomes of a record that is no plain command."""
+    if isinstance(content, Later):
+        if content.rules > book.rules:
+            detail = f"schema id {content.schema_id} comes with rules {content.rules}; in force are rules {book.rules}"
+            return _dead(record, DeadLetterReason.UNKNOWN_SCHEMA_ID, detail)
+        content = content.content
+    if isinstance(content, DeadLetter):
+        return content
+    if isinstance(content, ActivateRules):
+        return _activated(record, content, book)
+    return _applied(record, content, book)
+
+
+def _activated(record: Record, wanted: ActivateRules, book: Book) -> Activation | DeadLetter | Verdict:
+    before = book.rules
+    verdict = book.activate(wanted.rules)
+    if verdict is None:
+        origin = (wanted.command_id, wanted.occurred_at, wanted.source, wanted.reason)
+        return Activation(record.offset, wanted.rules, book.clock_ms, *origin)
+    if verdict is Verdict.RULES_NOT_NEWER:
+        detail = f"rules {wanted.rules} are older than those in force, {before}"
+        return _dead(record, DeadLetterReason.RULES_NOT_NEWER, detail)
+    return verdict
+
+
+def _redrive(record: Record) -> Redrive | None:
+    """What a record's headers say of the dead letter that it mends; None where they say nothing that can be read."""
+    headers = {name: value or b"" for name, value in record.headers}
+    with suppress(InvalidPositionError):
+        of = Position.parse(headers.get(REDRIVE_OF, b"").decode("ascii", "replace"))
+        by, why = (_note(headers.get(name)) for name in (REDRIVE_BY, REDRIVE_WHY))
+        return Redrive(record.offset, of, by[:MAX_SOURCE], why[:MAX_REASON])
+    return None
+
+
+def _note(data: bytes | None) -> str:
+    # PostgreSQL takes no NUL in text.
+    return (data or b"").decode("utf-8", "replace").replace("\0", "")
 
 
 @lru_cache(maxsize=REMEMBERED_ACCOUNTS)
@@ -91,17 +166,30 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFF_FFFF) % partitions)
 
 
-def _read(record: Record, partition: int, partitions: int) -> Command | DeadLetter:
+def _read(record: Record, partition: int, partitions: int) -> Content | Later:
     value = record.value
     if value and len(value) > MAX_RECORD_BYTES:
         return _dead(record, DeadLetterReason.OVERSIZE, f"{len(value)} bytes; a command has at most {MAX_RECORD_BYTES}")
+    content: Content
     try:
-        name, fields, _ = decode(value)
+        name, fields, rules = decode(value)
+        content = _command(record, name, fields, partition, partitions)
     except DecodeError as error:
-        return _dead(record, error.reason, error.detail)
+        content, rules = _dead(record, error.reason, error.detail), error.rules
+    if rules == FIRST_RULES:
+        return content
+    schema_id = int.from_bytes((value or b"")[1:5], "big")
+    return Later(rules or NEVER, schema_id, content)
+
+
+def _command(record: Record, name: str, fields: dict[str, Any], partition: int, partitions: int) -> Content:
     if problem := check(name, fields):
         return _dead(record, DeadLetterReason.INVALID_COMMAND, problem)
     # The order of a schema's fields is that of its command's.
+    if name == "ActivateRules":
+        if record.key is not None:
+            return _dead(record, DeadLetterReason.KEY_MISMATCH, "a control record has no key")
+        return ActivateRules._make(fields.values())
     command = COMMANDS[name]._make(fields.values())
     key = command.account.encode()
     if record.key != key:

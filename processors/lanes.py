@@ -5,7 +5,7 @@ back-off, so an outage or a defect holds up its own partition only; `creditfold 
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
 import structlog
@@ -15,16 +15,21 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random
 
-from creditfold.ledger import Book
+from creditfold.ledger import Book, UnknownRulesError
 from creditfold.processors.chunks import Chunk, fold, keys, read_records
 from creditfold.processors.meter import Meter
 from creditfold.projections.connections import is_outage
-from creditfold.projections.store import ChunkGapError, ChunkTransaction, FencedError, Progress, claim
+from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, FencedError, claim
+from creditfold.schemas.errors import CreditfoldError
 
 #: How long a stopping lane may take to finish the chunk that it is writing, in seconds.
 GRACE_S = 5.0
 
 log = structlog.get_logger()
+
+
+class RulesTooNewError(CreditfoldError):
+    """The log goes over to rules that this release doesn't have."""
 
 
 class Lanes:
@@ -36,6 +41,7 @@ class Lanes:
         owner: this worker's name in `progress`.
         retry_max_s: longest pause between tries, in seconds.
         on_lost: called with a partition whose chunks no longer connect; it must be claimed and sought again.
+        on_hopeless: called with an error after which no worker of this release can go on.
     """
 
     def __init__(
@@ -44,7 +50,9 @@ class Lanes:
         partitions: int,
         owner: str,
         retry_max_s: float,
+        *,
         on_lost: Callable[[int, bool], None],
+        on_hopeless: Callable[[CreditfoldError], Awaitable[None]],
     ) -> None:
         self.meter = Meter()
         self._pool = pool
@@ -52,16 +60,17 @@ class Lanes:
         self._owner = owner
         self._retry_max_s = retry_max_s
         self._on_lost = on_lost
+        self._on_hopeless = on_hopeless
         self._lanes: dict[int, Lane] = {}
         self._room = asyncio.Event()
 
-    async def claim(self, partitions: Collection[int]) -> dict[int, Progress]:
+    async def claim(self, partitions: Collection[int]) -> dict[int, Claim]:
         """Claim partitions; chunks fetched under older claims are void from now on."""
         claims = {partition: await claim(self._pool, partition, self._owner) for partition in sorted(partitions)}
-        for partition, progress in claims.items():
+        for partition, won in claims.items():
             if partition not in self._lanes:
                 self._lanes[partition] = Lane(self, partition)
-            self._lanes[partition].renew(progress)
+            self._lanes[partition].renew(won)
         return claims
 
     def put(self, chunk: Chunk) -> None:
@@ -92,15 +101,15 @@ class Lanes:
         lanes, self._lanes = list(self._lanes.values()), {}
         await asyncio.gather(*(lane.stop() for lane in lanes))
 
-    async def fold(self, chunk: Chunk) -> int:
+    async def fold(self, chunk: Chunk, won: Claim) -> int:
         """Fold what is new of a chunk, in one transaction, and give back the partition's next offset.
 
-        Raises FencedError, ChunkGapError, or what PostgreSQL raises; nothing is written then.
+        Raises FencedError, ChunkGapError, UnknownRulesError, or what PostgreSQL raises; nothing is written then.
         """
         with self.meter.stage("decode"):
             reads = read_records(chunk.records, chunk.partition, self._partitions)
         async with self._pool.connection() as connection, connection.transaction():
-            transaction = ChunkTransaction(connection, chunk.partition, chunk.epoch)
+            transaction = ChunkTransaction(connection, chunk.partition, won)
             progress = await transaction.lock()
             if chunk.end <= progress.next_offset:
                 return progress.next_offset
@@ -112,7 +121,7 @@ class Lanes:
             with self.meter.stage("load"):
                 accounts, known = await transaction.load(keys(reads))
             with self.meter.stage("decide"):
-                result = fold(reads, Book(accounts, known, progress.clock_ms), chunk.end)
+                result = fold(reads, Book(accounts, known, progress.clock_ms, progress.rules), chunk.end)
             with self.meter.stage("write"):
                 try:
                     await transaction.write(result)
@@ -133,13 +142,20 @@ class Lanes:
         try:
             async for attempt in retrying:
                 with attempt:
-                    if chunk.epoch != lane.epoch:
+                    if chunk.epoch != lane.claim.epoch:
                         return
-                    lane.next_offset = await self.fold(chunk)
+                    lane.next_offset = await self.fold(chunk, lane.claim)
         except (FencedError, ChunkGapError) as error:
-            if chunk.epoch == lane.epoch:
+            if chunk.epoch == lane.claim.epoch:
                 log.warning("partition lost", partition=chunk.partition, why=error.message)
                 self._on_lost(chunk.partition, isinstance(error, FencedError))
+        except UnknownRulesError as error:
+            await self._on_hopeless(
+                RulesTooNewError(
+                    f"Partition {chunk.partition} goes over to rules {error.args[0]}, which this release doesn't have.",
+                    "Run workers of a release that has them; they go on where this one stands.",
+                )
+            )
         finally:
             self._room.set()
 
@@ -148,7 +164,7 @@ class Lane:
     """One partition's queue and the task that empties it."""
 
     def __init__(self, lanes: Lanes, partition: int) -> None:
-        self.epoch = -1
+        self.claim = Claim(0, -1, 0)
         self.next_offset = 0
         self._lanes = lanes
         self._queue: asyncio.Queue[Chunk] = asyncio.Queue()
@@ -165,15 +181,15 @@ class Lane:
         """Whether no chunk is in work or waits."""
         return self._queue.empty() and not self._working.locked()
 
-    def renew(self, progress: Progress) -> None:
+    def renew(self, won: Claim) -> None:
         """Go on under a new claim; what was queued under the old one is void."""
-        self.epoch, self.next_offset = progress.epoch, progress.next_offset
+        self.claim, self.next_offset = won, won.next_offset
         while not self._queue.empty():
             self._queue.get_nowait()
 
     def put(self, chunk: Chunk) -> None:
         """Queue a chunk, unless it was fetched under an older claim."""
-        if chunk.epoch == self.epoch:
+        if chunk.epoch == self.claim.epoch:
             self._queue.put_nowait(chunk)
 
     async def stop(self) -> None:
@@ -195,7 +211,7 @@ class Lane:
 
 def _is_worth_another_try(error: BaseException) -> bool:
     # A cancellation is no Exception, and must end the lane.
-    return isinstance(error, Exception) and not isinstance(error, FencedError | ChunkGapError)
+    return isinstance(error, Exception) and not isinstance(error, FencedError | ChunkGapError | UnknownRulesError)
 
 
 def _say_why(state: RetryCallState) -> None:

@@ -27,6 +27,7 @@ from creditfold.processors.beside import SideReader
 from creditfold.processors.chunks import Chunk, Record
 from creditfold.processors.lanes import Lanes
 from creditfold.projections.connections import is_outage
+from creditfold.projections.setup import LayoutError
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.topics import KafkaUnavailableError, TopicError
 
@@ -296,7 +297,11 @@ class LedgerConsumer(driver.Consumer):
     async def _claim(self, tps: set[TP]) -> None:
         seeks = self._seeks
         await self._ledger.check_identity()
-        claims = await self._ledger.lanes.claim({tp.partition for tp in tps})
+        try:
+            claims = await self._ledger.lanes.claim({tp.partition for tp in tps})
+        except LayoutError as error:
+            await self.app.crash(error)
+            raise
         starts = {tp: claims[tp.partition].next_offset for tp in tps}
         await self._check_log(starts)
         await self._thread.seek_wait(starts)

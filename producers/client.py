@@ -184,6 +184,8 @@ class CommandProducer:
         self._last_trouble = ("", 0.0)
         self._logged: dict[int, float] = {}
         self._unseen = _Unseen()
+        # Counted here, since the length of librdkafka's queue counts its errors and other news too.
+        self._entered = self._answered = 0
         # Held while a record enters the queue, so that none enters after close() has looked.
         self._entry = threading.Lock()
         self._progress = threading.Condition(threading.Lock())
@@ -367,11 +369,19 @@ class CommandProducer:
             if self._closed or self._broken is not None:
                 self._refuse_unusable()
             try:
-                self._kafka().produce(self.topic, record.value, record.key, on_delivery=deliver)
+                self._kafka().produce(
+                    self.topic,
+                    record.value,
+                    record.key,
+                    record.partition,
+                    on_delivery=deliver,
+                    headers=list(record.headers),
+                )
             except BufferError:
                 return False
             except KafkaException as error:
                 raise self._explain(error.args[0], -1) from None
+            self._entered += 1
             return True
 
     def _deliver(self, settle: Callable[[Outcome], None], error: KafkaError | None, message: Message) -> None:
@@ -387,6 +397,8 @@ class CommandProducer:
         except Exception as failure:
             # It would end the poll thread and with it every other delivery: kept for the next flush.
             self._unseen.add(failure)
+        finally:
+            self._answered += 1
 
     def _keep_failure(self, outcome: Outcome) -> None:
         if isinstance(outcome, AppendError):
@@ -470,7 +482,7 @@ class CommandProducer:
 
     def _unanswered(self) -> int:
         # None: another thread has closed it meanwhile, and has told of what was left.
-        return 0 if (kafka := self._producer) is None else len(kafka)
+        return 0 if self._producer is None else self._entered - self._answered
 
     def _kafka(self) -> Producer:
         if self._producer is None:

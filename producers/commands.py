@@ -163,10 +163,15 @@ def _problem(where: tuple[int | str, ...], kind: str) -> str:
 
 
 class Encoded(NamedTuple):
-    """A command as the log keeps it: the account in UTF-8 as key, the framed Avro record as value."""
+    """A command as the log keeps it: the account in UTF-8 as key, the framed Avro record as value.
 
-    key: bytes
+    `partition` -1 is the one that the key belongs into; a record without a key names its own.
+    """
+
+    key: bytes | None
     value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int = -1
 
 
 def encode_command(command: Command) -> Encoded:

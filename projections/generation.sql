@@ -10,7 +10,8 @@ CREATE TABLE {schema}.source (
 );
 
 -- Where the fold stands in each partition. The transaction that writes balances moves next_offset with them, and
--- checks epoch, so that a worker that lost the partition can't write.
+-- checks epoch, so that a worker that lost the partition can't write. rules is the version in force, chain the digest of
+-- all outcomes so far (projections/chain.py).
 CREATE TABLE {schema}.progress (
     log_partition integer PRIMARY KEY,
     next_offset bigint NOT NULL DEFAULT 0,
@@ -21,8 +22,19 @@ CREATE TABLE {schema}.progress (
     rejected bigint NOT NULL DEFAULT 0,
     duplicates bigint NOT NULL DEFAULT 0,
     dead_letters bigint NOT NULL DEFAULT 0,
+    activations bigint NOT NULL DEFAULT 0,
+    rules smallint NOT NULL DEFAULT {rules},
+    chain bytea NOT NULL DEFAULT '',
     folded_at timestamptz
 ) WITH (fillfactor = 50);
+
+-- The chain at round offsets on the way: where two folds part is looked for between two of them.
+CREATE TABLE {schema}.checkpoints (
+    log_partition integer NOT NULL,
+    next_offset bigint NOT NULL,
+    chain bytea NOT NULL,
+    PRIMARY KEY (log_partition, next_offset)
+);
 
 -- version is the account's count of decisions at the last one about this asset.
 CREATE TABLE {schema}.balances (
@@ -36,7 +48,7 @@ CREATE TABLE {schema}.balances (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
 
 -- One row a decision, with the whole body of its command, so that a duplicate can be told from another command of the
--- same id: extra is the digest of what has no column here. The unique key on (account_id, command_id) is the ledger's idempotency.
+-- same id: extra is the digest of what has no column here. Its keys and indexes are in indexes.sql.
 CREATE TABLE {schema}.journal (
     log_partition integer NOT NULL,
     log_offset bigint NOT NULL,
@@ -55,16 +67,8 @@ CREATE TABLE {schema}.journal (
     source text NOT NULL,
     note text NOT NULL,
     extra bytea NOT NULL,
-    PRIMARY KEY (account_id, version),
-    UNIQUE (account_id, command_id),
     CHECK (rejection IS NULL OR change = 0)
 );
--- Rows arrive in the order of the log, partition by partition: a few bytes a page range find a position.
-CREATE INDEX journal_position ON {schema}.journal USING brin (log_partition int4_minmax_multi_ops, log_offset int8_minmax_multi_ops)
-    WITH (pages_per_range = 32, autosummarize = on);
--- The expression is the one that the view shows as decided_at, so that the newest are found without a sort.
-CREATE INDEX journal_rejections ON {schema}.journal (to_timestamp(clock_ms / 1000.0), log_partition, log_offset)
-    WHERE rejection IS NOT NULL;
 
 -- Records that can't be folded, as they are in the log.
 CREATE TABLE {schema}.dead_letters (
@@ -78,3 +82,28 @@ CREATE TABLE {schema}.dead_letters (
     headers jsonb NOT NULL,
     PRIMARY KEY (log_partition, log_offset)
 );
+
+-- Records that brought another version of the rules into force.
+CREATE TABLE {schema}.activations (
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    rules smallint NOT NULL,
+    clock_ms bigint NOT NULL,
+    command_id text NOT NULL,
+    occurred_at_ms bigint NOT NULL,
+    source text NOT NULL,
+    note text NOT NULL,
+    PRIMARY KEY (log_partition, log_offset)
+);
+
+-- Records that say of themselves that they mend a dead letter.
+CREATE TABLE {schema}.redrives (
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    of_partition integer NOT NULL,
+    of_offset bigint NOT NULL,
+    decided_by text NOT NULL,
+    note text NOT NULL,
+    PRIMARY KEY (log_partition, log_offset)
+);
+CREATE INDEX redrives_of ON {schema}.redrives (of_partition, of_offset);

@@ -102,6 +102,10 @@ class PartitionProgress(NamedTuple):
     folded_at: datetime | None
     epoch: int
     owner: str
+    activations: int = 0
+    rules: int = 1
+    generation: int = 0
+    chain: bytes = b""
 
 
 def balances(connection: Connection[Any], account: str) -> Sequence[Balance]:

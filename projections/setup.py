@@ -1,18 +1,22 @@
-"""Makes a generation's tables, the readers' views and their role. Safe to run again, and by many at once."""
+"""Makes the catalog, a generation's tables, the readers' views and their role. Safe to do again, and by many."""
 
+import json
+from collections.abc import Mapping
 from importlib.resources import files
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
 from psycopg import Connection, sql
 from psycopg.errors import DuplicateObject, InsufficientPrivilege, UniqueViolation
 from psycopg.rows import TupleRow
 
+from creditfold.ledger import FIRST_RULES
 from creditfold.projections.connections import connected
 from creditfold.schemas.errors import CreditfoldError
 
-#: The generation that the views read and the workers fold.
-LIVE_SCHEMA = "ledger_0001"
 READER_ROLE = "creditfold_reader"
+
+#: Version of the tables in generation.sql. Code folds, reads and activates generations of its own layout only.
+LAYOUT = 1
 
 # Any constant will do, as long as every creditfold uses the same.
 _SETUP_LOCK = 0x6372_6564_6974
@@ -20,6 +24,10 @@ _SETUP_LOCK = 0x6372_6564_6974
 
 class LogChangedError(CreditfoldError):
     """The topic isn't the one that the projection was folded from."""
+
+
+class LayoutError(CreditfoldError):
+    """A generation was made by another release, and its tables are others."""
 
 
 class Log(NamedTuple):
@@ -30,21 +38,136 @@ class Log(NamedTuple):
     partitions: int
 
 
+class Plan(NamedTuple):
+    """What a new generation is for: its purpose in a word, the rules that decide everything if any, its indexes.
+
+    `until_ms` and `until_offsets` (next offset by partition) say where its fold is to end, if not at the log's end.
+    """
+
+    purpose: str
+    state: str = "building"
+    forced_rules: int | None = None
+    until_ms: int | None = None
+    until_offsets: Mapping[int, int] | None = None
+    indexed: bool = False
+    tablespace: str | None = None
+    note: str = ""
+
+
+def schema_of(number: int) -> str:
+    """Name of a generation's PostgreSQL schema."""
+    return f"ledger_{number:04}"
+
+
 def prepare(dsn: str, log: Log) -> bool:
     """Make what is missing and bind the projection to its log; tell whether anything was made.
 
-    Raises LogChangedError when the projection was folded from another topic than `log`.
+    Raises LogChangedError when the live generation was folded from another topic than `log`, LayoutError when another
+    release made it.
     """
     with connected(dsn) as connection, connection.transaction():
-        _refuse_other_encodings(connection)
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SETUP_LOCK,))
-        made = connection.execute("SELECT to_regnamespace(%s) IS NULL", (LIVE_SCHEMA,)).fetchone() == (True,)
-        if made:
-            _make_reader_role(connection)
-            connection.execute(_script("generation.sql"))
-            connection.execute(_script("views.sql"))
-        _bind(connection, log)
-    return made
+        prepare_catalog(connection)
+        row = connection.execute("SELECT number, layout FROM ledger.generations WHERE state = 'live'").fetchone()
+        if row is None:
+            number = make_generation(connection, log, Plan("first", state="live", indexed=True))
+            connection.execute("UPDATE ledger.generations SET activated_at = made_at WHERE number = %s", (number,))
+            write_views(connection, number)
+        else:
+            number, layout = row
+            refuse_other_layout(number, layout)
+            refuse_other_log(source_of(connection, number), log)
+    return row is None
+
+
+def prepare_catalog(connection: Connection[TupleRow]) -> None:
+    """Make the catalog and the readers' role where they are missing; the transaction keeps others from doing it too."""
+    _refuse_other_encodings(connection)
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SETUP_LOCK,))
+    if connection.execute("SELECT to_regclass('ledger.generations') IS NULL").fetchone() == (True,):
+        if connection.execute("SELECT to_regclass('ledger.progress') IS NOT NULL").fetchone() == (True,):
+            raise LayoutError(
+                "The database holds the ledger of an earlier release, without generations.",
+                "Fold the log into an empty database: name one in CREDITFOLD_POSTGRES_DSN and start a worker.",
+            )
+        _make_reader_role(connection)
+        connection.execute(script("catalog.sql"))
+
+
+def make_generation(connection: Connection[TupleRow], log: Log, plan: Plan) -> int:
+    """Make an empty generation of a log and give back its number."""
+    row = connection.execute(
+        """INSERT INTO ledger.generations (state, layout, purpose, forced_rules, until_ms, until_offsets, note)
+           VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s) RETURNING number""",
+        (
+            plan.state,
+            LAYOUT,
+            plan.purpose,
+            plan.forced_rules,
+            plan.until_ms,
+            None if plan.until_offsets is None else _json(plan.until_offsets),
+            plan.note,
+        ),
+    ).fetchone()
+    number = int(row[0]) if row else 0
+    if plan.tablespace is not None:
+        connection.execute(sql.SQL("SET LOCAL default_tablespace = {}").format(sql.Literal(plan.tablespace)))
+    schema = schema_of(number)
+    connection.execute(script("generation.sql", schema=schema, rules=plan.forced_rules or FIRST_RULES))
+    if plan.indexed:
+        connection.execute(script("indexes.sql", schema=schema))
+    connection.execute(sql.SQL("INSERT INTO {} VALUES (%s, %s, %s)").format(sql.Identifier(schema, "source")), log)
+    connection.execute(
+        sql.SQL("INSERT INTO {} (log_partition) SELECT generate_series(0, %s - 1)").format(
+            sql.Identifier(schema, "progress")
+        ),
+        (log.partitions,),
+    )
+    return number
+
+
+def write_views(connection: Connection[TupleRow], number: int) -> None:
+    """Point the readers' views at a generation."""
+    connection.execute(
+        script("views.sql", schema=schema_of(number), number=number, reader=READER_ROLE),
+    )
+
+
+def source_of(connection: Connection[TupleRow], number: int) -> Log:
+    """The log that a generation is folded from."""
+    source = sql.Identifier(schema_of(number), "source")
+    row = connection.execute(sql.SQL("SELECT topic, topic_id, partitions FROM {}").format(source)).fetchone()
+    if row is None:
+        raise CreditfoldError(f"Generation {number} names no log.", f"Drop it: creditfold drop {number}")
+    return Log(*row)
+
+
+def refuse_other_log(folded: Log, found: Log) -> None:
+    """Raise LogChangedError if the topic found isn't the one that was folded."""
+    if folded != found:
+        raise LogChangedError(
+            f"The projection was folded from {_describe(folded)}, but the topic now is {_describe(found)}.",
+            "Folding on would give wrong balances. Point creditfold at the old log, or at an empty database.",
+        )
+
+
+def refuse_other_layout(number: int, layout: int) -> None:
+    """Raise LayoutError if another release made a generation."""
+    if layout != LAYOUT:
+        raise LayoutError(
+            f"Generation {number} has tables of layout {layout}; this release has {LAYOUT}.",
+            "Use the release that made it, or make a new one with this: creditfold rebuild, then creditfold activate.",
+        )
+
+
+def script(name: LiteralString, **values: str | int) -> sql.Composed:
+    """One of our SQL files with its values filled in: texts as identifiers, numbers as literals."""
+    # The scripts are our own files, so they are as literal as a literal.
+    text = files(__package__).joinpath(name).read_text("utf-8")
+    return sql.SQL(text).format(**{key: _part(value) for key, value in values.items()})
+
+
+def _part(value: str | int) -> sql.Composable:
+    return sql.Identifier(value) if isinstance(value, str) else sql.Literal(value)
 
 
 def _refuse_other_encodings(connection: Connection[TupleRow]) -> None:
@@ -71,35 +194,9 @@ def _make_reader_role(connection: Connection[TupleRow]) -> None:
             ) from None
 
 
-def _bind(connection: Connection[TupleRow], log: Log) -> None:
-    source = sql.Identifier(LIVE_SCHEMA, "source")
-    row = connection.execute(sql.SQL("SELECT topic, topic_id, partitions FROM {}").format(source)).fetchone()
-    if row is None:
-        connection.execute(sql.SQL("INSERT INTO {} VALUES (%s, %s, %s)").format(source), log)
-        connection.execute(
-            sql.SQL("INSERT INTO {} (log_partition) SELECT generate_series(0, %s - 1)").format(
-                sql.Identifier(LIVE_SCHEMA, "progress")
-            ),
-            (log.partitions,),
-        )
-    else:
-        refuse_other_log(Log(*row), log)
-
-
-def refuse_other_log(folded: Log, found: Log) -> None:
-    """Raise LogChangedError if the topic found isn't the one that was folded."""
-    if folded != found:
-        raise LogChangedError(
-            f"The projection was folded from {_describe(folded)}, but the topic now is {_describe(found)}.",
-            "Folding on would give wrong balances. Point creditfold at the old log, or at an empty database.",
-        )
-
-
 def _describe(log: Log) -> str:
     return f"{log.topic} (id {log.topic_id}, {log.partitions} partitions)"
 
 
-def _script(name: str) -> sql.Composed:
-    # The scripts are our own files, so they are as literal as a literal.
-    text = files(__package__).joinpath(name).read_text("utf-8")
-    return sql.SQL(text).format(schema=sql.Identifier(LIVE_SCHEMA), reader=sql.Identifier(READER_ROLE))
+def _json(offsets: Mapping[int, int]) -> str:
+    return json.dumps({str(partition): offset for partition, offset in sorted(offsets.items())})

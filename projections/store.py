@@ -5,16 +5,21 @@ so two workers can't write the same partition, and a record is never folded twic
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import LiteralString, NamedTuple, TypeAlias
+from collections.abc import Collection, Iterable, Sequence
+from heapq import merge
+from operator import itemgetter
+from typing import NamedTuple
 
-from psycopg import AsyncConnection, AsyncCursor, sql
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from creditfold.ledger import Account, Body, Entry, Outcome
-from creditfold.projections.setup import LIVE_SCHEMA
+from creditfold.ledger import Account, Body, Outcome
+from creditfold.projections.chain import Checkpoint, Line, activation_line, dead_letter_line, extend, journal_line
+from creditfold.projections.results import ChunkResult, JournalLine
+from creditfold.projections.setup import refuse_other_layout
+from creditfold.projections.statements import END_BLOCKERS, LIVE, SWITCHING, statements
 from creditfold.schemas.errors import CreditfoldError
 
 #: How long a claim waits for the former owner's transaction, in seconds.
@@ -32,37 +37,24 @@ class ChunkGapError(CreditfoldError):
 
 
 class Progress(NamedTuple):
-    """Where a partition's fold stands: the next offset to fold, the claim's epoch, the log's clock."""
+    """Where a partition's fold stands: the next offset to fold, the claim's epoch, the log's clock.
+
+    `rules` is the version in force, `chain` the digest of all outcomes so far.
+    """
 
     next_offset: int
     epoch: int
     clock_ms: int
+    rules: int
+    chain: bytes
 
 
-class DeadLetter(NamedTuple):
-    """A record that can't be folded, as it is in the log. `headers` are pairs of name and base64 text or None."""
-
-    log_offset: int
-    reason: str
-    detail: str
-    appended_at_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, str | None]]
-
-
-#: The offset of a record and the journal entry that it caused.
-JournalLine: TypeAlias = tuple[int, Entry]
-
-
-class ChunkResult(NamedTuple):
-    """All that folding a chunk of one partition's records came to."""
+class Claim(NamedTuple):
+    """A partition that was taken over: where its fold stands, under which epoch, in which generation."""
 
     next_offset: int
-    clock_ms: int
-    journal: Sequence[JournalLine]
-    dead_letters: Sequence[DeadLetter]
-    duplicates: int
+    epoch: int
+    generation: int
 
 
 # Lists go to PostgreSQL as one text, joined by a control character that no id can hold: psycopg's arrays cost more
@@ -70,85 +62,49 @@ class ChunkResult(NamedTuple):
 SEPARATOR = "\x1f"
 
 
-def _query(text: LiteralString) -> sql.Composed:
-    return sql.SQL(text).format(schema=sql.Identifier(LIVE_SCHEMA))
-
-
-_CLAIM = _query("""
-    UPDATE {schema}.progress SET epoch = epoch + 1, owner = %s WHERE log_partition = %s
-    RETURNING next_offset, epoch, clock_ms
-""")
-
-_END_BLOCKERS = sql.SQL("SELECT pg_terminate_backend(pid) FROM unnest(pg_blocking_pids(%s)) AS b (pid)")
-
-_LOCK = _query("SELECT next_offset, epoch, clock_ms FROM {schema}.progress WHERE log_partition = %s FOR UPDATE")
-
-_LOAD_ACCOUNTS = _query("""
-    SELECT account_id, asset, available, version FROM {schema}.balances
-    WHERE account_id = ANY(string_to_array(%s, chr(31)))
-""")
-
-_LOAD_KNOWN = _query("""
-    SELECT account_id, command_id, kind, asset, amount, occurred_at_ms, source, note, extra
-    FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31))) AS k (account_id, command_id)
-    JOIN {schema}.journal USING (account_id, command_id)
-""")
-
-_SAVE_BALANCES = _query("""
-    INSERT INTO {schema}.balances AS b (account_id, asset, available, version, log_partition, log_offset)
-    SELECT account_id, asset, available, version, %s, log_offset
-    FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)), string_to_array(%s, chr(31))::bigint[],
-                string_to_array(%s, chr(31))::bigint[], string_to_array(%s, chr(31))::bigint[])
-        AS u (account_id, asset, available, version, log_offset)
-    ON CONFLICT (account_id, asset) DO UPDATE
-    SET available = excluded.available, version = excluded.version, log_offset = excluded.log_offset
-    WHERE b.version < excluded.version
-""")
-
-_SAVE_JOURNAL = _query("""
-    COPY {schema}.journal (log_partition, log_offset, account_id, version, command_id, kind, asset, amount,
-        change, balance, rejection, rules, clock_ms, occurred_at_ms, source, note, extra)
-    FROM STDIN (FORMAT BINARY)
-""")
-_JOURNAL_TYPES = (
-    *("int4", "int8", "text", "int8", "text", "text", "text", "int8"),
-    *("int8", "int8", "text", "int2", "int8", "int8", "text", "text", "bytea"),
-)
-
-_SAVE_DEAD_LETTER = _query("""
-    INSERT INTO {schema}.dead_letters (log_partition, log_offset, reason, detail, appended_at_ms, key, value, headers)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
-""")
-
-_MOVE = _query("""
-    UPDATE {schema}.progress
-    SET next_offset = %s, clock_ms = %s, accepted = accepted + %s, rejected = rejected + %s,
-        duplicates = duplicates + %s, dead_letters = dead_letters + %s, folded_at = clock_timestamp()
-    WHERE log_partition = %s
-""")
-
-
-async def claim(pool: AsyncConnectionPool[AsyncConnection[TupleRow]], partition: int, owner: str) -> Progress:
+async def claim(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], partition: int, owner: str, generation: int | None = None
+) -> Claim:
     """Take over a partition: from now on every older claim is fenced. Commits at once.
 
     A former owner may have been frozen inside a transaction, with the row locked, and no time-out of PostgreSQL reaches
     a session that waits for its client in the middle of a COPY. After CLAIM_PATIENCE_S such a session is ended.
+
+    Args:
+        pool: connections to take one from, and another one to end a former owner's.
+        partition: of the command topic.
+        owner: name of who claims.
+        generation: whose partition; the live one if not given.
+
+    Raises LayoutError when another release made the generation.
     """
     async with pool.connection() as connection:
-        claiming = asyncio.ensure_future(connection.execute(_CLAIM, (owner, partition)))
+        claiming = asyncio.ensure_future(_claim(connection, partition, owner, generation))
         try:
             done, _ = await asyncio.wait({claiming}, timeout=CLAIM_PATIENCE_S)
             if not done:
                 async with pool.connection() as other:
-                    await other.execute(_END_BLOCKERS, (connection.info.backend_pid,))
-            row = await (await claiming).fetchone()
+                    await other.execute(END_BLOCKERS, (connection.info.backend_pid, SWITCHING))
+            return await claiming
         finally:
             claiming.cancel()
+
+
+async def _claim(connection: AsyncConnection[TupleRow], partition: int, owner: str, generation: int | None) -> Claim:
+    async with connection.transaction():
+        if generation is None:
+            live = await (await connection.execute(LIVE)).fetchone()
+            if live is None:
+                raise CreditfoldError("No generation is live.", "Run `creditfold init`.")
+            generation, layout = live
+            refuse_other_layout(generation, layout)
+        cursor = await connection.execute(statements(generation).claim, (owner, partition))
+        row = await cursor.fetchone()
     if row is None:
         raise CreditfoldError(
             f"The projection has no partition {partition}.", "The topic has grown; that is not supported."
         )
-    return Progress(*row)
+    return Claim(row[0], row[1], generation)
 
 
 class ChunkTransaction:
@@ -157,56 +113,90 @@ class ChunkTransaction:
     Args:
         connection: in a transaction that the caller commits.
         partition: of the command topic.
-        epoch: of this worker's claim.
+        claim: this worker's.
     """
 
-    def __init__(self, connection: AsyncConnection[TupleRow], partition: int, epoch: int) -> None:
+    def __init__(self, connection: AsyncConnection[TupleRow], partition: int, claim: Claim) -> None:
         self._connection = connection
         self._partition = partition
-        self._epoch = epoch
+        self._epoch = claim.epoch
+        self._sql = statements(claim.generation)
+        self._progress: Progress | None = None
 
     async def lock(self) -> Progress:
         """Lock the partition's progress until the transaction ends. Raises FencedError."""
-        row = await (await self._connection.execute(_LOCK, (self._partition,))).fetchone()
+        row = await (await self._connection.execute(self._sql.lock, (self._partition,), binary=True)).fetchone()
         if row is None or row[1] != self._epoch:
-            raise FencedError(f"Partition {self._partition} was claimed by another worker after epoch {self._epoch}.")
-        return Progress(*row)
+            raise FencedError(f"Partition {self._partition} was claimed by another worker.")
+        self._progress = Progress(*row)
+        return self._progress
 
     async def load(self, keys: Iterable[tuple[str, str]]) -> tuple[dict[str, Account], dict[tuple[str, str], Body]]:
         """Read the accounts named by (account, command id) keys, and the bodies of the ids already decided."""
         wanted = list(keys)
-        accounts = await self._load_accounts({account for account, _ in wanted})
+        accounts = await self.load_accounts({account for account, _ in wanted})
         # An account without a balance row was never decided about, so none of its ids can be known.
-        possible = [key for key in wanted if key[0] in accounts]
-        if not possible:
-            return accounts, {}
-        names, ids = (SEPARATOR.join(column) for column in zip(*possible, strict=True))
-        cursor = await self._connection.execute(_LOAD_KNOWN, (names, ids), binary=True)
-        return accounts, {(row[0], row[1]): Body(*row[2:]) for row in await cursor.fetchall()}
+        return accounts, await self.load_known([key for key in wanted if key[0] in accounts])
 
-    async def write(self, result: ChunkResult) -> None:
-        """Write what was decided and move the offset.
-
-        Raises RuntimeError if the rows don't follow from the stored ones.
-        """
-        async with self._connection.cursor(binary=True) as cursor:
-            if result.journal:
-                await self._save_balances(cursor, result.journal)
-                await self._save_journal(cursor, result.journal)
-            for letter in result.dead_letters:
-                row = (self._partition, *letter[:-1], Jsonb(list(letter.headers)))
-                await cursor.execute(_SAVE_DEAD_LETTER, row)
-            accepted = sum([entry.outcome.rejection is None for _, entry in result.journal])
-            counts = (accepted, len(result.journal) - accepted, result.duplicates, len(result.dead_letters))
-            await cursor.execute(_MOVE, (result.next_offset, result.clock_ms, *counts, self._partition))
-
-    async def _load_accounts(self, names: Iterable[str]) -> dict[str, Account]:
-        cursor = await self._connection.execute(_LOAD_ACCOUNTS, (SEPARATOR.join(names),), binary=True)
+    async def load_accounts(self, names: Collection[str]) -> dict[str, Account]:
+        """Read the accounts of these names; those that were never decided about are left out."""
+        if not names:
+            return {}
+        cursor = await self._connection.execute(self._sql.load_accounts, (SEPARATOR.join(names),), binary=True)
         accounts: dict[str, Account] = {}
         for account, asset, available, version in await cursor.fetchall():
             before = accounts.get(account, _NEW)
             accounts[account] = Account(max(before.version, version), {**before.available, asset: available})
         return accounts
+
+    async def load_known(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Body]:
+        """Read the bodies of those (account, command id) keys that were decided already."""
+        if not keys:
+            return {}
+        names, ids = (SEPARATOR.join(column) for column in zip(*keys, strict=True))
+        cursor = await self._connection.execute(self._sql.load_known, (names, ids), binary=True)
+        return {(row[0], row[1]): Body(*row[2:]) for row in await cursor.fetchall()}
+
+    async def write(self, result: ChunkResult) -> None:
+        """Write what was decided and move the offset; the partition must be locked.
+
+        Raises RuntimeError if the rows don't follow from the stored ones.
+        """
+        if self._progress is None:
+            raise RuntimeError("The partition isn't locked.")
+        journal = [(offset, journal_line(self._partition, offset, entry)) for offset, entry in result.journal]
+        others = self._other_lines(result)
+        lines = merge(journal, others, key=itemgetter(0)) if others else journal
+        chain, checkpoints = extend(self._progress.chain, self._progress.next_offset, result.next_offset, lines)
+        accepted = sum([entry.outcome.rejection is None for _, entry in result.journal])
+        async with self._connection.cursor(binary=True) as cursor:
+            if journal:
+                await self._save_balances(cursor, result.journal)
+                async with cursor.copy(self._sql.save_journal) as copy:
+                    await copy.write(b"\n".join([line for _, line in journal]) + b"\n")
+            await self._save_others(cursor, result, checkpoints)
+            counts = (accepted, len(journal) - accepted, result.duplicates)
+            lengths = (len(result.dead_letters), len(result.activations))
+            moved = (result.next_offset, result.clock_ms, result.rules, chain, *counts, *lengths, self._partition)
+            await cursor.execute(self._sql.move, moved)
+
+    def _other_lines(self, result: ChunkResult) -> list[Line]:
+        found = [(letter.log_offset, dead_letter_line(self._partition, letter)) for letter in result.dead_letters]
+        found += [(row.log_offset, activation_line(self._partition, row)) for row in result.activations]
+        return sorted(found)
+
+    async def _save_others(
+        self, cursor: AsyncCursor[TupleRow], result: ChunkResult, checkpoints: Sequence[Checkpoint]
+    ) -> None:
+        for letter in result.dead_letters:
+            row = (self._partition, *letter[:-1], Jsonb(list(letter.headers)))
+            await cursor.execute(self._sql.save_dead_letter, row)
+        for activation in result.activations:
+            await cursor.execute(self._sql.save_activation, (self._partition, *activation))
+        for offset, of, decided_by, note in result.redrives:
+            await cursor.execute(self._sql.save_redrive, (self._partition, offset, *of, decided_by, note))
+        for checkpoint in checkpoints:
+            await cursor.execute(self._sql.save_checkpoint, (self._partition, *checkpoint))
 
     async def _save_balances(self, cursor: AsyncCursor[TupleRow], journal: Sequence[JournalLine]) -> None:
         last: dict[tuple[str, str], tuple[int, Outcome]] = {}
@@ -220,33 +210,7 @@ class ChunkTransaction:
             SEPARATOR.join([str(outcome.version) for _, outcome in last.values()]),
             SEPARATOR.join([str(offset) for offset, _ in last.values()]),
         )
-        await cursor.execute(_SAVE_BALANCES, (self._partition, *columns))
+        await cursor.execute(self._sql.save_balances, (self._partition, *columns))
         if cursor.rowcount != len(last):
             ahead = len(last) - cursor.rowcount
             raise RuntimeError(f"{ahead} balances of partition {self._partition} ran ahead of their log")
-
-    async def _save_journal(self, cursor: AsyncCursor[TupleRow], journal: Sequence[JournalLine]) -> None:
-        async with cursor.copy(_SAVE_JOURNAL) as copy:
-            copy.set_types(_JOURNAL_TYPES)
-            for offset, (command, body, outcome, clock_ms) in journal:
-                await copy.write_row(
-                    (
-                        self._partition,
-                        offset,
-                        command.account,
-                        outcome.version,
-                        command.command_id,
-                        body.kind,
-                        body.asset,
-                        body.amount,
-                        outcome.change,
-                        outcome.balance,
-                        outcome.rejection,
-                        outcome.rules,
-                        clock_ms,
-                        body.occurred_at,
-                        body.source,
-                        body.reason,
-                        body.extra,
-                    )
-                )

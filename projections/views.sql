@@ -1,6 +1,5 @@
--- What read services see, whatever generation is behind it. {schema} is the live one, {reader} the readers' role.
-
-CREATE SCHEMA IF NOT EXISTS ledger;
+-- What read services see, whatever generation is behind it. {schema} is the live one, {number} its number, {reader} the
+-- readers' role.
 
 CREATE OR REPLACE VIEW ledger.balances AS
     SELECT account_id, asset, available, version, log_partition, log_offset FROM {schema}.balances;
@@ -26,9 +25,17 @@ CREATE OR REPLACE VIEW ledger.dead_letters AS
 
 CREATE OR REPLACE VIEW ledger.progress AS
     SELECT s.topic, p.log_partition, p.next_offset, p.accepted, p.rejected, p.duplicates, p.dead_letters,
-           p.accepted + p.rejected + p.duplicates + p.dead_letters AS records,
-           CASE WHEN p.clock_ms > 0 THEN to_timestamp(p.clock_ms / 1000.0) END AS clock, p.folded_at, p.epoch, p.owner
+           p.accepted + p.rejected + p.duplicates + p.dead_letters + p.activations AS records,
+           CASE WHEN p.clock_ms > 0 THEN to_timestamp(p.clock_ms / 1000.0) END AS clock, p.folded_at, p.epoch, p.owner,
+           p.activations, p.rules, {number} AS generation, p.chain
     FROM {schema}.progress p CROSS JOIN {schema}.source s;
+
+CREATE OR REPLACE VIEW ledger.activations AS
+    SELECT log_partition, log_offset, rules, to_timestamp(clock_ms / 1000.0) AS activated_at, command_id, source, note
+    FROM {schema}.activations;
+
+CREATE OR REPLACE VIEW ledger.redrives AS
+    SELECT of_partition, of_offset, log_partition, log_offset, decided_by, note FROM {schema}.redrives;
 
 GRANT USAGE ON SCHEMA ledger TO {reader};
 GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO {reader};

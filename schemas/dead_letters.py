@@ -2,6 +2,11 @@
 
 from enum import StrEnum
 
+# Headers of a command that mends a dead letter: its position, who sent it again, and why.
+REDRIVE_OF = "redrive-of"
+REDRIVE_BY = "redrive-by"
+REDRIVE_WHY = "redrive-why"
+
 
 class DeadLetterReason(StrEnum):
     """Reasons in the order in which they are looked for; the first that fits is the record's."""
@@ -15,3 +20,4 @@ class DeadLetterReason(StrEnum):
     KEY_MISMATCH = "key_mismatch"
     WRONG_PARTITION = "wrong_partition"
     COMMAND_ID_REUSED = "command_id_reused"
+    RULES_NOT_NEWER = "rules_not_newer"

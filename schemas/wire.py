@@ -20,12 +20,16 @@ HEADER = struct.Struct(">bI")
 
 
 class DecodeError(ValueError):
-    """Bytes that are no record of ours. Holds the reason and a detail for people."""
+    """Bytes that are no record of ours. Holds the reason and a detail for people.
 
-    def __init__(self, reason: DeadLetterReason, detail: str) -> None:
+    `rules` is that of Decoded where the schema at least is known; without one it is that of the first.
+    """
+
+    def __init__(self, reason: DeadLetterReason, detail: str, rules: int = 1) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.rules = rules
 
 
 class Decoded(NamedTuple):
@@ -96,10 +100,11 @@ def decode(value: bytes | None) -> Decoded:
     try:
         fields = reader.read(value, HEADER.size)
     except IndexError:
-        raise DecodeError(DeadLetterReason.NOT_AVRO, "the record ends too early") from None
+        raise DecodeError(DeadLetterReason.NOT_AVRO, "the record ends too early", reader.rules) from None
     except ValueError as error:
         # A number or a length out of bounds, bytes left over, or text that isn't UTF-8.
-        raise DecodeError(DeadLetterReason.NOT_AVRO, f"{type(error).__name__}: {error}"[:200]) from None
+        detail = f"{type(error).__name__}: {error}"[:200]
+        raise DecodeError(DeadLetterReason.NOT_AVRO, detail, reader.rules) from None
     if reader.current is not None:
         fields = {name: fields.get(name, default) for name, default in reader.current.items()}
     return Decoded(reader.record, fields, reader.rules)

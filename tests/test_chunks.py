@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from creditfold.ledger import Account, Body, Book, Entry
 from creditfold.processors.chunks import KEPT_BYTES, MAX_DEAD_BYTES, Read, fold, keys, partition_of, read_records
-from creditfold.projections.store import ChunkResult, DeadLetter
+from creditfold.projections.results import ChunkResult, DeadLetter
 from creditfold.schemas.wire import encode
 
 

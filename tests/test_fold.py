@@ -112,8 +112,11 @@ BAD_INPUT = [
 
 
 def test_every_reason_for_a_dead_letter_is_reached() -> None:
-    """A reason without a case is a gap in the table, and the table keeps the enum's order."""
-    assert list(dict.fromkeys(reason for reason, _ in BAD_INPUT)) == list(DeadLetterReason)
+    """A reason without a case is a gap in the table, and the table keeps the enum's order.
+
+    The last needs a second version of the rules: tests/test_rules.py has it.
+    """
+    assert list(dict.fromkeys(reason for reason, _ in BAD_INPUT)) == list(DeadLetterReason)[:-1]
 
 
 def test_bad_input_becomes_dead_letters_and_the_rest_is_folded(

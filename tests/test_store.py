@@ -25,7 +25,7 @@ from creditfold.projections.connections import (
 )
 from creditfold.projections.queries import NotYetFoldedError, balances, wait_for
 from creditfold.projections.setup import Log, LogChangedError, prepare
-from creditfold.projections.store import ChunkGapError, ChunkTransaction, FencedError, Progress, claim
+from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, FencedError, claim
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
 from creditfold.stack.processes import wait_until
@@ -58,10 +58,21 @@ async def connection_to(settings: Settings) -> AsyncIterator[AsyncConnection[Tup
         yield connection
 
 
+async def fail(error: CreditfoldError) -> None:
+    raise error
+
+
 @asynccontextmanager
 async def lanes_of(settings: Settings, lost: list[tuple[int, bool]] | None = None) -> AsyncIterator[Lanes]:
     async with fold_pool(settings.dsn, "test", 2) as pool:
-        lanes = Lanes(pool, 1, "test", 0.5, lambda partition, fenced: (lost or []).append((partition, fenced)))
+        lanes = Lanes(
+            pool,
+            1,
+            "test",
+            0.5,
+            on_lost=lambda partition, fenced: (lost or []).append((partition, fenced)),
+            on_hopeless=fail,
+        )
         try:
             yield lanes
         finally:
@@ -71,10 +82,10 @@ async def lanes_of(settings: Settings, lost: list[tuple[int, bool]] | None = Non
 async def test_chunks_are_written_with_their_offset(prepared: Settings) -> None:
     """Rows and offset stand or fall together; folding a chunk again changes nothing, overlaps add their end."""
     async with lanes_of(prepared) as lanes:
-        epoch = (await lanes.claim([0]))[0].epoch
-        assert await lanes.fold(Chunk(0, epoch, 0, 2, RECORDS[:2])) == 2
-        assert await lanes.fold(Chunk(0, epoch, 0, 2, RECORDS[:2])) == 2
-        assert await lanes.fold(Chunk(0, epoch, 0, 4, RECORDS)) == 4
+        won = (await lanes.claim([0]))[0]
+        assert await lanes.fold(Chunk(0, won.epoch, 0, 2, RECORDS[:2]), won) == 2
+        assert await lanes.fold(Chunk(0, won.epoch, 0, 2, RECORDS[:2]), won) == 2
+        assert await lanes.fold(Chunk(0, won.epoch, 0, 4, RECORDS), won) == 4
     assert journal(prepared) == EXPECTED
     counts = query(prepared, "SELECT next_offset, accepted, rejected, duplicates, dead_letters FROM ledger.progress")
     assert counts == [(4, 2, 1, 0, 1)]
@@ -84,30 +95,30 @@ async def test_chunks_are_written_with_their_offset(prepared: Settings) -> None:
 async def test_a_hole_is_not_folded_over(prepared: Settings) -> None:
     """A chunk that starts beyond the stored offset would lose records."""
     async with lanes_of(prepared) as lanes:
-        epoch = (await lanes.claim([0]))[0].epoch
+        won = (await lanes.claim([0]))[0]
         with pytest.raises(ChunkGapError):
-            await lanes.fold(Chunk(0, epoch, 1, 4, RECORDS[1:]))
+            await lanes.fold(Chunk(0, won.epoch, 1, 4, RECORDS[1:]), won)
     assert journal(prepared) == []
 
 
 async def test_an_older_claim_is_fenced(prepared: Settings) -> None:
     """Whoever claimed last writes; the other is told, and writes nothing."""
     async with lanes_of(prepared) as zombie, lanes_of(prepared) as owner:
-        old = (await zombie.claim([0]))[0].epoch
-        new = (await owner.claim([0]))[0].epoch
-        assert new == old + 1
+        old = (await zombie.claim([0]))[0]
+        new = (await owner.claim([0]))[0]
+        assert new.epoch == old.epoch + 1
         with pytest.raises(FencedError):
-            await zombie.fold(Chunk(0, old, 0, 4, RECORDS))
-        assert await owner.fold(Chunk(0, new, 0, 4, RECORDS)) == 4
+            await zombie.fold(Chunk(0, old.epoch, 0, 4, RECORDS), old)
+        assert await owner.fold(Chunk(0, new.epoch, 0, 4, RECORDS), new) == 4
     assert journal(prepared) == EXPECTED
 
 
 async def test_a_claim_waits_for_the_transaction_under_way(prepared: Settings) -> None:
     """The new owner starts where the old one's last commit left off, never before it."""
     async with connection_to(prepared) as writer, fold_pool(prepared.dsn, "test", 2) as pool:
-        epoch = (await claim(pool, 0, "old")).epoch
+        old = await claim(pool, 0, "old")
         async with writer.transaction():
-            await write_all(writer, epoch)
+            await write_all(writer, old)
             claiming = asyncio.create_task(claim(pool, 0, "new"))
             await wait_until_blocked(prepared)
             assert not claiming.done()
@@ -117,26 +128,26 @@ async def test_a_claim_waits_for_the_transaction_under_way(prepared: Settings) -
 async def test_a_claim_ends_the_session_of_an_owner_that_does_not_come_back(prepared: Settings) -> None:
     """Frozen with the row locked, and in the middle of a COPY, which no time-out of PostgreSQL reaches."""
     async with connection_to(prepared) as frozen, fold_pool(prepared.dsn, "test", 2) as pool:
-        epoch = (await claim(pool, 0, "old")).epoch
+        old = await claim(pool, 0, "old")
         with pytest.raises(psycopg.OperationalError):
-            await freeze_in_a_copy(frozen, epoch, claim(pool, 0, "new"))
+            await freeze_in_a_copy(frozen, old, claim(pool, 0, "new"))
     assert journal(prepared) == []
 
 
 async def freeze_in_a_copy(
-    frozen: AsyncConnection[TupleRow], epoch: int, claiming: Coroutine[None, None, Progress]
+    frozen: AsyncConnection[TupleRow], old: Claim, claiming: Coroutine[None, None, Claim]
 ) -> None:
     """Hold the partition's lock in the middle of a COPY until another claim has succeeded, then go on."""
     async with frozen.transaction():
-        await ChunkTransaction(frozen, 0, epoch).lock()
+        await ChunkTransaction(frozen, 0, old).lock()
         async with frozen.cursor().copy("COPY ledger_0001.journal FROM STDIN") as copy:
-            assert (await claiming).epoch == epoch + 1
+            assert (await claiming).epoch == old.epoch + 1
             await copy.write(b"too late")
 
 
-async def write_all(connection: AsyncConnection[TupleRow], epoch: int) -> None:
+async def write_all(connection: AsyncConnection[TupleRow], won: Claim) -> None:
     """Fold RECORDS as a lane does, inside the caller's transaction."""
-    transaction = ChunkTransaction(connection, 0, epoch)
+    transaction = ChunkTransaction(connection, 0, won)
     progress = await transaction.lock()
     reads = read_records(RECORDS, 0, 1)
     accounts, known = await transaction.load(keys(reads))
@@ -153,9 +164,9 @@ async def wait_until_blocked(settings: Settings) -> None:
 async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step: str) -> None:
     """The connection is cut at each step of the transaction; the next try, by whomever, gives the same rows."""
     async with connection_to(prepared) as connection, fold_pool(prepared.dsn, "test", 1) as pool:
-        epoch = (await claim(pool, 0, "victim")).epoch
+        victim = await claim(pool, 0, "victim")
         pid = connection.info.backend_pid
-        transaction = ChunkTransaction(connection, 0, epoch)
+        transaction = ChunkTransaction(connection, 0, victim)
         reads = read_records(RECORDS, 0, 1)
         cut = False
         try:
@@ -174,8 +185,8 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step
     assert cut
     assert journal(prepared) == (EXPECTED if step == "after_commit" else [])
     async with lanes_of(prepared) as lanes:
-        epoch = (await lanes.claim([0]))[0].epoch
-        assert await lanes.fold(Chunk(0, epoch, 0, 4, RECORDS)) == 4
+        won = (await lanes.claim([0]))[0]
+        assert await lanes.fold(Chunk(0, won.epoch, 0, 4, RECORDS), won) == 4
     assert journal(prepared) == EXPECTED
     assert query(prepared, "SELECT available, version FROM ledger.balances") == [(3, 3)]
     assert query(prepared, "SELECT count(*) FROM ledger.dead_letters") == [(1,)]
@@ -190,13 +201,13 @@ async def test_a_lane_waits_out_a_lost_connection_and_hands_back_what_it_lost(pr
     """A cut connection is tried again; a fenced chunk is given up, and said to be lost."""
     lost: list[tuple[int, bool]] = [(-1, False)]
     async with lanes_of(prepared, lost) as lanes, lanes_of(prepared) as other:
-        epoch = (await lanes.claim([0]))[0].epoch
+        won = (await lanes.claim([0]))[0]
         query(prepared, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test'")
-        lanes.put(Chunk(0, epoch, 0, 2, RECORDS[:2]))
+        lanes.put(Chunk(0, won.epoch, 0, 2, RECORDS[:2]))
         while lanes.offsets()[0] < 2:
             await lanes.wait_for_room(1.0)
         await other.claim([0])
-        lanes.put(Chunk(0, epoch, 2, 4, RECORDS[2:]))
+        lanes.put(Chunk(0, won.epoch, 2, 4, RECORDS[2:]))
         while len(lost) < 2:
             await lanes.wait_for_room(1.0)
     assert lost[1:] == [(0, True)]
@@ -206,13 +217,15 @@ async def test_a_lane_waits_out_a_lost_connection_and_hands_back_what_it_lost(pr
 async def test_rows_that_do_not_follow_from_the_stored_ones_are_refused(prepared: Settings) -> None:
     """If a balance ran ahead of its log, by hand or by a defect, the fold stops instead of going on wrongly."""
     async with lanes_of(prepared) as lanes:
-        epoch = (await lanes.claim([0]))[0].epoch
-        await lanes.fold(Chunk(0, epoch, 0, 2, RECORDS[:2]))
+        won = (await lanes.claim([0]))[0]
+        await lanes.fold(Chunk(0, won.epoch, 0, 2, RECORDS[:2]), won)
     async with connection_to(prepared) as connection, fold_pool(prepared.dsn, "test", 1) as pool:
-        epoch = (await claim(pool, 0, "test")).epoch
+        won = await claim(pool, 0, "test")
         stale = fold(read_records([grant(2, 50, "9", "ann", 1)], 0, 1), Book(), 3)
+        transaction = ChunkTransaction(connection, 0, won)
+        await transaction.lock()
         with pytest.raises(RuntimeError, match="ran ahead"):
-            await ChunkTransaction(connection, 0, epoch).write(stale)
+            await transaction.write(stale)
     assert query(prepared, "SELECT available, version FROM ledger.balances") == [(5, 2)]
 
 

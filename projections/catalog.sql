@@ -1,0 +1,38 @@
+-- What stands beside the generations and outlives each of them.
+
+CREATE SCHEMA IF NOT EXISTS ledger;
+
+-- One row a generation. The live one is what readers see and workers fold; who holds its row locked, holds the switch.
+CREATE TABLE IF NOT EXISTS ledger.generations (
+    number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    state text NOT NULL CHECK (state IN ('building', 'ready', 'live', 'retired')),
+    layout smallint NOT NULL,
+    purpose text NOT NULL,
+    forced_rules smallint,
+    until_ms bigint,
+    until_offsets jsonb,
+    made_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ready_at timestamptz,
+    activated_at timestamptz,
+    retired_at timestamptz,
+    note text NOT NULL DEFAULT ''
+);
+CREATE UNIQUE INDEX IF NOT EXISTS generations_live ON ledger.generations (state) WHERE state = 'live';
+
+-- What people decided about dead letters. Nothing of it can be folded from the log but the redriven commands themselves.
+-- key and value are what is appended, kept so that a redrive that was interrupted appends the same again.
+CREATE TABLE IF NOT EXISTS ledger.dead_letter_decisions (
+    topic_id text NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    decision text NOT NULL CHECK (decision IN ('redrive', 'discard')),
+    decided_by text NOT NULL,
+    decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    note text NOT NULL,
+    corrected boolean NOT NULL DEFAULT false,
+    key bytea,
+    value bytea,
+    to_partition integer,
+    to_offset bigint,
+    PRIMARY KEY (topic_id, log_partition, log_offset)
+);

@@ -1,0 +1,95 @@
+"""The hash chain over outcomes: what each record of a partition came to, in the log's order, tied to all before it.
+
+A link is the BLAKE2b digest of the link before it and of one outcome's line. The line is what the row looks like in
+PostgreSQL's text form of COPY, so the chain can be computed again from the rows alone. Duplicates have no outcome and
+no link. Two folds of the same log have the same chain; a row or a record that was changed, taken out or put in since
+gives another one from there on. Knows no connection.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import NamedTuple, TypeAlias
+
+from creditfold.ledger import Entry
+from creditfold.projections.results import Activation, DeadLetter
+
+#: The chain before the first outcome.
+START = b""
+DIGEST_BYTES = 32
+
+#: Every so many offsets the chain is kept beside them, which bounds the search for where two chains part.
+CHECKPOINT_OFFSETS = 10_000
+
+#: An outcome's offset and its line.
+Line: TypeAlias = tuple[int, bytes]
+
+_ESCAPED = {ord("\\"): "\\\\"} | {ord(raw): f"\\{name}" for raw, name in zip("\b\t\n\v\f\r", "btnvfr", strict=True)}
+_has_special = re.compile(r"[\\\x08-\x0d]").search
+
+
+class Checkpoint(NamedTuple):
+    """The chain over everything before an offset."""
+
+    next_offset: int
+    chain: bytes
+
+
+def escaped(text: str) -> str:
+    """A text as COPY writes it."""
+    return text.translate(_ESCAPED) if _has_special(text) else text
+
+
+def journal_line(partition: int, offset: int, entry: Entry) -> bytes:
+    """The line of a decision: the columns of its row in the journal, in their order."""
+    command, body, outcome, clock_ms = entry
+    account, command_id, asset, source, note = command.account, command.command_id, body.asset, body.source, body.reason
+    # Looked at once for all five, since hardly any text needs it.
+    if _has_special(f"{account}{command_id}{asset}{source}{note}"):
+        account, command_id, asset, source, note = map(escaped, (account, command_id, asset, source, note))
+    return (
+        f"{partition}\t{offset}\t{account}\t{outcome.version}\t{command_id}\t{body.kind}\t{asset}\t{body.amount}\t"
+        f"{outcome.change}\t{outcome.balance}\t{outcome.rejection or NULL}\t{outcome.rules}\t{clock_ms}\t"
+        f"{body.occurred_at}\t{source}\t{note}\t{BYTES}{body.extra.hex()}"
+    ).encode()
+
+
+NULL = "\\N"
+BYTES = "\\\\x"
+
+
+def dead_letter_line(partition: int, letter: DeadLetter) -> bytes:
+    """The line of a dead letter. Leaves out what is said about it for people."""
+    found = f"{letter.reason}\t{letter.appended_at_ms}\t{_bytes(letter.key)}\t{_bytes(letter.value)}"
+    return f"{partition}\t{letter.log_offset}\tdead letter\t{found}".encode()
+
+
+def activation_line(partition: int, activation: Activation) -> bytes:
+    """The line of a change of the rules."""
+    texts = "\t".join(map(escaped, (activation.command_id, activation.source, activation.note)))
+    return f"{partition}\t{activation.log_offset}\trules\t{activation.rules}\t{activation.clock_ms}\t{texts}".encode()
+
+
+def _bytes(data: bytes | None) -> str:
+    return NULL if data is None else BYTES + data.hex()
+
+
+def extend(chain: bytes, start: int, end: int, lines: Iterable[Line]) -> tuple[bytes, Sequence[Checkpoint]]:
+    """Go on from a chain over everything before offset `start` to one over everything before `end`.
+
+    Gives the new chain, and the checkpoints in between.
+    """
+    checkpoints: list[Checkpoint] = []
+    boundary = _after(start)
+    for offset, line in lines:
+        if offset >= boundary:
+            checkpoints.append(Checkpoint(offset // CHECKPOINT_OFFSETS * CHECKPOINT_OFFSETS, chain))
+            boundary = _after(offset)
+        chain = blake2b(chain + line, digest_size=DIGEST_BYTES).digest()
+    if end >= boundary:
+        checkpoints.append(Checkpoint(end // CHECKPOINT_OFFSETS * CHECKPOINT_OFFSETS, chain))
+    return chain, checkpoints
+
+
+def _after(offset: int) -> int:
+    return (offset // CHECKPOINT_OFFSETS + 1) * CHECKPOINT_OFFSETS

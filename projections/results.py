@@ -1,0 +1,57 @@
+"""What folding a chunk comes to, as rows that are not written yet. Knows no SQL."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+from creditfold.ledger import Entry
+from creditfold.schemas.position import Position
+
+
+class DeadLetter(NamedTuple):
+    """A record that can't be folded, as it is in the log. `headers` are pairs of name and base64 text or None."""
+
+    log_offset: int
+    reason: str
+    detail: str
+    appended_at_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, str | None]]
+
+
+class Activation(NamedTuple):
+    """A record that brought a version of the rules into force."""
+
+    log_offset: int
+    rules: int
+    clock_ms: int
+    command_id: str
+    occurred_at_ms: int
+    source: str
+    note: str
+
+
+class Redrive(NamedTuple):
+    """A record that says which dead letter it mends, who sent it, and why."""
+
+    log_offset: int
+    of: Position
+    decided_by: str
+    note: str
+
+
+#: The offset of a record and the journal entry that it caused.
+JournalLine: TypeAlias = tuple[int, Entry]
+
+
+class ChunkResult(NamedTuple):
+    """All that folding a chunk of one partition's records came to."""
+
+    next_offset: int
+    clock_ms: int
+    rules: int
+    journal: Sequence[JournalLine]
+    dead_letters: Sequence[DeadLetter]
+    activations: Sequence[Activation]
+    redrives: Sequence[Redrive]
+    duplicates: int

@@ -1,0 +1,91 @@
+"""The store's SQL, by generation. Owns the texts; when each is sent, and with what, is store.py's."""
+
+from functools import lru_cache
+from typing import LiteralString, NamedTuple
+
+from psycopg import sql
+
+from creditfold.projections.setup import schema_of
+
+
+class Statements(NamedTuple):
+    """The store's SQL for one generation."""
+
+    claim: sql.Composed
+    lock: sql.Composed
+    load_accounts: sql.Composed
+    load_known: sql.Composed
+    save_balances: sql.Composed
+    save_journal: sql.Composed
+    save_dead_letter: sql.Composed
+    save_activation: sql.Composed
+    save_redrive: sql.Composed
+    save_checkpoint: sql.Composed
+    move: sql.Composed
+
+
+@lru_cache(maxsize=64)
+def statements(generation: int) -> Statements:
+    """The store's SQL for a generation."""
+    schema = sql.Identifier(schema_of(generation))
+    return Statements(*(sql.SQL(text).format(schema=schema) for text in _TEXTS))
+
+
+_TEXTS: tuple[LiteralString, ...] = (
+    # claim
+    """UPDATE {schema}.progress SET epoch = epoch + 1, owner = %s WHERE log_partition = %s
+       RETURNING next_offset, epoch""",
+    # lock
+    "SELECT next_offset, epoch, clock_ms, rules, chain FROM {schema}.progress WHERE log_partition = %s FOR UPDATE",
+    # load_accounts
+    """SELECT account_id, asset, available, version FROM {schema}.balances
+       WHERE account_id = ANY(string_to_array(%s, chr(31)))""",
+    # load_known
+    """SELECT account_id, command_id, kind, asset, amount, occurred_at_ms, source, note, extra
+       FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31))) AS k (account_id, command_id)
+       JOIN {schema}.journal USING (account_id, command_id)""",
+    # save_balances
+    """INSERT INTO {schema}.balances AS b (account_id, asset, available, version, log_partition, log_offset)
+       SELECT account_id, asset, available, version, %s, log_offset
+       FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)), string_to_array(%s, chr(31))::bigint[],
+                   string_to_array(%s, chr(31))::bigint[], string_to_array(%s, chr(31))::bigint[])
+           AS u (account_id, asset, available, version, log_offset)
+       ON CONFLICT (account_id, asset) DO UPDATE
+       SET available = excluded.available, version = excluded.version, log_offset = excluded.log_offset
+       WHERE b.version < excluded.version""",
+    # save_journal
+    """COPY {schema}.journal (log_partition, log_offset, account_id, version, command_id, kind, asset, amount,
+           change, balance, rejection, rules, clock_ms, occurred_at_ms, source, note, extra) FROM STDIN""",
+    # save_dead_letter
+    """INSERT INTO {schema}.dead_letters
+           (log_partition, log_offset, reason, detail, appended_at_ms, key, value, headers)
+       VALUES (%s, %s, %s, %s, %s, %s, %s, %s)""",
+    # save_activation
+    """INSERT INTO {schema}.activations
+           (log_partition, log_offset, rules, clock_ms, command_id, occurred_at_ms, source, note)
+       VALUES (%s, %s, %s, %s, %s, %s, %s, %s)""",
+    # save_redrive
+    """INSERT INTO {schema}.redrives (log_partition, log_offset, of_partition, of_offset, decided_by, note)
+       VALUES (%s, %s, %s, %s, %s, %s)""",
+    # save_checkpoint
+    "INSERT INTO {schema}.checkpoints (log_partition, next_offset, chain) VALUES (%s, %s, %s)",
+    # move
+    """UPDATE {schema}.progress
+       SET next_offset = %s, clock_ms = %s, rules = %s, chain = %s, accepted = accepted + %s, rejected = rejected + %s,
+           duplicates = duplicates + %s, dead_letters = dead_letters + %s, activations = activations + %s,
+           folded_at = clock_timestamp()
+       WHERE log_partition = %s""",
+)
+
+# Activating another generation takes moments, and must not be ended halfway by a worker that waits for it.
+END_BLOCKERS = sql.SQL("""
+    SELECT pg_terminate_backend(a.pid) FROM unnest(pg_blocking_pids(%s)) AS b (pid) JOIN pg_stat_activity a USING (pid)
+    WHERE a.application_name <> %s
+""")
+
+#: What the session that switches generations calls itself.
+SWITCHING = "creditfold activate"
+
+# The switch locks this row for itself, so a claim is made either in the old generation before it, and fenced by it, or
+# in the new one after it.
+LIVE = "SELECT number, layout FROM ledger.generations WHERE state = 'live' FOR SHARE"
