@@ -28,10 +28,10 @@ from rich.table import Table
 from creditfold.producers import Command, CommandProducer, Grant, Spend
 from creditfold.projections.connections import connected
 from creditfold.projections.queries import progress
-from creditfold.projections.setup import Log, prepare
+from creditfold.projections.setup import prepare
 from creditfold.stack.embedded import down, up
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import describe_topic
+from creditfold.stack.topics import describe_log
 
 console = Console(stderr=True)
 
@@ -143,8 +143,7 @@ def main() -> None:
     )
     try:
         up(settings)
-        topic = describe_topic(settings)
-        prepare(settings.dsn, Log(topic.name, topic.topic_id, topic.partitions))
+        prepare(settings.dsn, describe_log(settings))
         figures: dict[str, Any] = {"commands": options.commands, "accounts": options.accounts}
         figures["workers"] = options.workers
         figures["append_per_s"] = round(produce(settings, options.commands, options.accounts, options.seed))

@@ -66,17 +66,16 @@ class Steps:
 
 def prepare_ledger(settings: "Settings") -> bool:
     """Bind the projection to the topic, making its tables where they are missing. Tell whether any were made."""
-    from creditfold.projections.setup import Log, prepare
-    from creditfold.stack.topics import describe_topic
+    from creditfold.projections.setup import prepare
+    from creditfold.stack.topics import describe_log
 
-    topic = describe_topic(settings)
-    return prepare(settings.dsn, Log(topic.name, topic.topic_id, topic.partitions))
+    return prepare(settings.dsn, describe_log(settings))
 
 
 def up(
     worker: Annotated[bool, typer.Option("--worker", help="Start a worker in the background too.")] = False,
 ) -> None:
-    """Start Kafka and PostgreSQL on this machine, and make the topic and the tables.
+    """Start Kafka and PostgreSQL on this machine, and make the topics and the tables.
 
     Needs Java 17 or later, and Maven the first time, to fetch Kafka. Needs no Docker. Doing it again changes
     nothing. Servers that the settings place elsewhere are left alone.
@@ -122,21 +121,22 @@ def down() -> None:
 
 
 def init() -> None:
-    """Create the topic and the tables where they are missing, in Kafka and PostgreSQL wherever they are.
+    """Create the topics and the tables where they are missing, in Kafka and PostgreSQL wherever they are.
 
-    Doing it again changes nothing. Prints what makes an existing topic unsafe, if anything does.
+    Doing it again changes nothing. Prints what makes an existing command topic unsafe, if anything does.
 
     \b
     Example:
       creditfold init
     """
     from creditfold.stack.settings import load_settings
-    from creditfold.stack.topics import check_topic, create_topics
+    from creditfold.stack.topics import check_topic, create_topics, topic_names
 
     settings = load_settings()
-    made_topic = create_topics(settings)
+    created = create_topics(settings)
     made_tables = prepare_ledger(settings)
-    say(f"The topic {settings.commands_topic} {'was created' if made_topic else 'was there'}.")
+    for name in topic_names(settings):
+        say(f"The topic {name} {'was created' if name in created else 'was there'}.")
     say(f"The tables {'were created' if made_tables else 'were there'}.")
     for problem in check_topic(settings):
         print(f"warning: {problem}", file=sys.stderr)

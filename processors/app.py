@@ -18,10 +18,11 @@ from creditfold.processors.chunks import Chunk
 from creditfold.processors.lanes import Lanes
 from creditfold.processors.transport import LedgerConsumer
 from creditfold.projections.connections import fold_pool
-from creditfold.projections.setup import Log, LogChangedError, refuse_other_log
+from creditfold.projections.setup import LogChangedError, refuse_other_log
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import Log
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import describe_topic
+from creditfold.stack.topics import describe_log
 
 #: The URL scheme by which Faust finds our transport.
 SCHEME = "creditfold"
@@ -88,11 +89,11 @@ class FoldApp(faust.App):
     async def check_identity(self) -> None:
         """Ask Kafka whether the topic is still the one that the projection is folded from.
 
-        Ends the worker and raises LogChangedError if it isn't; raises what describe_topic raises if Kafka is away.
+        Ends the worker and raises LogChangedError if it isn't; raises what describe_log raises if Kafka is away.
         """
-        topic = await asyncio.to_thread(describe_topic, self._settings)
+        found = await asyncio.to_thread(describe_log, self._settings)
         try:
-            refuse_other_log(self._log, Log(topic.name, topic.topic_id, topic.partitions))
+            refuse_other_log(self._log, found)
         except LogChangedError as error:
             await self.crash(error)
             raise

@@ -15,8 +15,9 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from creditfold.processors.app import create_app
 from creditfold.projections.connections import PostgresUnavailableError
-from creditfold.projections.setup import Log, prepare
+from creditfold.projections.setup import prepare
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import Log
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import KafkaUnavailableError, describe_topic, topic_problems
 
@@ -68,9 +69,8 @@ def _bind(settings: Settings) -> Log:
     topic = describe_topic(settings)
     for problem in topic_problems(topic, settings.model_copy(update={"partitions": topic.partitions})):
         log.warning("the topic is unsafe", topic=topic.name, problem=problem)
-    ledger_log = Log(topic.name, topic.topic_id, topic.partitions)
-    prepare(settings.dsn, ledger_log)
-    return ledger_log
+    prepare(settings.dsn, topic.log)
+    return topic.log
 
 
 def configure_logging(*, json_logs: bool, verbose: bool) -> None:

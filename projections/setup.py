@@ -12,6 +12,7 @@ from psycopg.rows import TupleRow
 from creditfold.ledger import FIRST_RULES
 from creditfold.projections.connections import connected
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import Log
 
 READER_ROLE = "creditfold_reader"
 
@@ -28,14 +29,6 @@ class LogChangedError(CreditfoldError):
 
 class LayoutError(CreditfoldError):
     """A generation was made by another release, and its tables are others."""
-
-
-class Log(NamedTuple):
-    """The identity of a command topic: its name, Kafka's id of it, and its partition count."""
-
-    topic: str
-    topic_id: str
-    partitions: int
 
 
 class Plan(NamedTuple):

@@ -1,4 +1,4 @@
-"""Where a record stands in the log. Knows nothing of the client that wrote or reads it."""
+"""Which log it is, and where a record stands in it. Knows nothing of the client that wrote or reads it."""
 
 from typing import NamedTuple
 
@@ -12,6 +12,14 @@ class InvalidPositionError(CreditfoldError):
     """A text that names no position."""
 
     exit_code = 2
+
+
+class Log(NamedTuple):
+    """The identity of a command topic: its name, Kafka's id of it, and its partition count."""
+
+    topic: str
+    topic_id: str
+    partitions: int
 
 
 class Position(NamedTuple):

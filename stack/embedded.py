@@ -41,7 +41,7 @@ class ServiceStatus(NamedTuple):
 
 
 def up(settings: Settings, on_step: OnStep = lambda _: None) -> list[str]:
-    """Start what doesn't run yet of Kafka and PostgreSQL, wait until both answer, and create the topic.
+    """Start what doesn't run yet of Kafka and PostgreSQL, wait until both answer, and create the topics.
 
     Doing it again changes nothing. What this call started is stopped again if it fails or is interrupted. A server
     that the settings place elsewhere is left alone.
@@ -69,8 +69,8 @@ def _up(settings: Settings, on_step: OnStep, undo: contextlib.ExitStack) -> list
     for server in (postgres, kafka):
         if server:
             server.wait_ready()
-    if create_topics(settings):
-        on_step(f"Created the topic {settings.commands_topic}")
+    for name in create_topics(settings):
+        on_step(f"Created the topic {name}")
     undo.pop_all()
     return started
 

@@ -1,10 +1,10 @@
-"""Owns the command topic's settings: creates it, describes it, says what is wrong with it, and where it ends.
+"""Owns the topics' settings: creates them, describes one, says what is wrong with the log, and where it ends.
 
 Refuses to know what the records mean, and never changes or deletes a topic that exists.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
+from creditfold.schemas.position import Log
 from creditfold.stack.processes import StackError, wait_until
 from creditfold.stack.settings import Settings
 
@@ -27,6 +28,8 @@ CONNECT_S = 5.0
 REQUEST_S = 15.0
 PROPAGATION_S = 15.0
 FOREVER = -1
+#: A dead letter is its record, with headers about it; an outcome has its command's texts and what it came to.
+HEADROOM_BYTES = 65_536
 
 T = TypeVar("T")
 
@@ -51,6 +54,14 @@ _MOVING = {
     KafkaError.FENCED_LEADER_EPOCH,
 }
 
+# A broker that is too old to be asked, or that doesn't answer this user.
+_NOT_TOLD = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.UNSUPPORTED_VERSION,
+    KafkaError._UNSUPPORTED_FEATURE,
+}
+
 
 def _is_moving(error: BaseException) -> bool:
     return isinstance(error, KafkaException) and error.args[0].code() in _MOVING
@@ -73,16 +84,34 @@ class KafkaUnavailableError(StackError):
     """No broker answers."""
 
 
+class PartitionState(NamedTuple):
+    """Where one partition's replicas are, by broker id; `leader` is None while it has none."""
+
+    partition: int
+    leader: int | None
+    replicas: tuple[int, ...]
+    in_sync: tuple[int, ...]
+
+
 class TopicInfo(NamedTuple):
-    """What a topic is. Times are in milliseconds, sizes in bytes; -1 is no limit."""
+    """What a topic is. Times are in milliseconds, sizes in bytes; -1 is no limit, None what Kafka doesn't tell us."""
 
     name: str
     topic_id: str
     partitions: int
-    timestamp_type: str
-    cleanup_policy: str
-    retention_ms: int
-    retention_bytes: int
+    timestamp_type: str | None
+    cleanup_policy: str | None
+    retention_ms: int | None
+    retention_bytes: int | None
+    max_message_bytes: int | None = None
+    min_in_sync: int | None = None
+    unclean_election: bool | None = None
+    layout: tuple[PartitionState, ...] = ()
+
+    @property
+    def log(self) -> Log:
+        """Its identity, by which a projection knows the log that it was folded from."""
+        return Log(self.name, self.topic_id, self.partitions)
 
 
 class KafkaAdmin:
@@ -132,29 +161,40 @@ def kafka_answers(settings: Settings, bound_s: float = 1.0) -> bool:
     return False
 
 
-def create_topics(settings: Settings) -> bool:
-    """Create the command topic unless it exists. Returns whether this call created it.
+def topic_names(settings: Settings) -> tuple[str, str, str]:
+    """The names of the topics: commands, outcomes, dead letters."""
+    return settings.commands_topic, settings.outcomes_topic, settings.dead_letters_topic
+
+
+def create_topics(settings: Settings) -> list[str]:
+    """Create the topics that are missing, the command topic first. Returns the names of those that this call created.
 
     Raises KafkaUnavailableError, or TopicError where Kafka refuses (more replicas than brokers, no right to).
     """
     admin = KafkaAdmin(settings)
-    name = settings.commands_topic
-    created = admin.ask(lambda: _created(admin, settings), name)
-    # Kafka answers before each broker has heard of the topic, and a client that asks too early is told there is none.
-    if not wait_until(lambda: _known(admin, name), PROPAGATION_S):
-        raise TopicError(f"The topic {name} was created but can't be seen.", "Look into the broker's log.")
+    commands, outcomes, dead_letters = topic_names(settings)
+    created = _made(admin, settings, commands, settings.partitions, topic_config(settings))
+    # An outcome stands in the partition of its command, so the others get the partitions that the log has, and not
+    # those that the settings would give it.
+    log = admin.ask(lambda: _described(admin.client, commands), commands)
+    config = _side_config(settings, log.max_message_bytes or settings.max_message_bytes)
+    created += _made(admin, settings, outcomes, log.partitions, config)
+    created += _made(admin, settings, dead_letters, log.partitions, config)
     return created
 
 
-def _created(admin: KafkaAdmin, settings: Settings) -> bool:
-    if _known(admin, settings.commands_topic):
+def _made(admin: KafkaAdmin, settings: Settings, name: str, partitions: int, config: dict[str, str]) -> list[str]:
+    topic = NewTopic(name, num_partitions=partitions, replication_factor=settings.replication, config=config)
+    created = admin.ask(lambda: _created(admin, topic), name)
+    # Kafka answers before each broker has heard of the topic, and a client that asks too early is told there is none.
+    if not wait_until(lambda: _known(admin, name), PROPAGATION_S):
+        raise TopicError(f"The topic {name} was created but can't be seen.", "Look into the broker's log.")
+    return [name] if created else []
+
+
+def _created(admin: KafkaAdmin, topic: NewTopic) -> bool:
+    if _known(admin, topic.topic):
         return False
-    topic = NewTopic(
-        settings.commands_topic,
-        num_partitions=settings.partitions,
-        replication_factor=settings.replication,
-        config=topic_config(settings),
-    )
     try:
         admin.client.create_topics([topic], request_timeout=REQUEST_S)[topic.topic].result()
     except KafkaException as error:
@@ -166,13 +206,19 @@ def _created(admin: KafkaAdmin, settings: Settings) -> bool:
 
 def topic_config(settings: Settings) -> dict[str, str]:
     """Return Kafka's settings of a log that is the truth: kept for ever, and timed by the broker."""
-    config = {
-        "cleanup.policy": "delete",
-        "retention.ms": "-1",
-        "retention.bytes": "-1",
+    return _kept_for_ever(settings) | {
         "message.timestamp.type": "LogAppendTime",
         "max.message.bytes": str(settings.max_message_bytes),
     }
+
+
+def _side_config(settings: Settings, log_message_bytes: int) -> dict[str, str]:
+    """The same of the topics that are written from the log, whose records are larger than the log's."""
+    return _kept_for_ever(settings) | {"max.message.bytes": str(log_message_bytes + HEADROOM_BYTES)}
+
+
+def _kept_for_ever(settings: Settings) -> dict[str, str]:
+    config = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
     if settings.replication >= 3:
         config |= {"min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
     return config
@@ -188,26 +234,62 @@ def _known(admin: KafkaAdmin, name: str) -> bool:
         raise
 
 
-def describe_topic(settings: Settings) -> TopicInfo:
-    """Describe the command topic. Raises TopicMissingError, KafkaUnavailableError or TopicError."""
-    admin = KafkaAdmin(settings)
-    return admin.ask(lambda: _described(admin.client, settings.commands_topic), settings.commands_topic)
+def describe_topic(settings: Settings, name: str | None = None) -> TopicInfo:
+    """Describe a topic, the command topic unless `name` says another.
+
+    Raises TopicMissingError, KafkaUnavailableError or TopicError.
+    """
+    admin, topic = KafkaAdmin(settings), name or settings.commands_topic
+    return admin.ask(lambda: _described(admin.client, topic), topic)
+
+
+def describe_log(settings: Settings) -> Log:
+    """Return the command topic's identity. Raises what describe_topic raises."""
+    return describe_topic(settings).log
 
 
 def _described(client: AdminClient, name: str) -> TopicInfo:
     topic = client.describe_topics(TopicCollection([name]), request_timeout=REQUEST_S)[name].result()
-    resource = ConfigResource(ResourceType.TOPIC, name)
-    config = client.describe_configs([resource], request_timeout=REQUEST_S)[resource].result()
+    config = read_config(client, ConfigResource(ResourceType.TOPIC, name))
+    unclean = config.get("unclean.leader.election.enable")
     return TopicInfo(
         name=name,
         # In the spelling of Kafka's own tools, which is base64 for URLs.
         topic_id=str(topic.topic_id).translate(str.maketrans("+/", "-_")),
         partitions=len(topic.partitions),
-        timestamp_type=config["message.timestamp.type"].value,
-        cleanup_policy=config["cleanup.policy"].value,
-        retention_ms=int(config["retention.ms"].value),
-        retention_bytes=int(config["retention.bytes"].value),
+        timestamp_type=config.get("message.timestamp.type"),
+        cleanup_policy=config.get("cleanup.policy"),
+        retention_ms=_number(config, "retention.ms"),
+        retention_bytes=_number(config, "retention.bytes"),
+        max_message_bytes=_number(config, "max.message.bytes"),
+        min_in_sync=_number(config, "min.insync.replicas"),
+        unclean_election=None if unclean is None else unclean == "true",
+        layout=tuple(_state(partition) for partition in topic.partitions),
     )
+
+
+def _state(partition: Any) -> PartitionState:
+    return PartitionState(
+        partition.id,
+        partition.leader.id if partition.leader is not None else None,
+        tuple(node.id for node in partition.replicas),
+        tuple(node.id for node in partition.isr),
+    )
+
+
+def _number(config: Mapping[str, str], name: str) -> int | None:
+    return int(config[name]) if name in config else None
+
+
+def read_config(client: AdminClient, resource: ConfigResource) -> dict[str, str]:
+    """Return the settings of a topic or broker; empty where Kafka won't tell this user. Raises KafkaException."""
+    try:
+        entries = client.describe_configs([resource], request_timeout=REQUEST_S)[resource].result()
+    except KafkaException as error:
+        if error.args[0].code() in _NOT_TOLD:
+            return {}
+        raise
+    return {name: entry.value for name, entry in entries.items() if entry.value is not None}
 
 
 def check_topic(settings: Settings) -> list[str]:
@@ -228,22 +310,27 @@ def topic_problems(info: TopicInfo, settings: Settings) -> list[str]:
         ),
         (
             info.timestamp_type == "LogAppendTime",
-            f"Its message.timestamp.type is {info.timestamp_type}; it must be LogAppendTime, the ledger's clock.",
+            f"Its message.timestamp.type is {_told(info.timestamp_type)}; it must be LogAppendTime, "
+            "the ledger's clock.",
         ),
         (
             info.cleanup_policy == "delete",
-            f"Its cleanup.policy is {info.cleanup_policy}; it must be delete, or records of the log get lost.",
+            f"Its cleanup.policy is {_told(info.cleanup_policy)}; it must be delete, or records of the log get lost.",
         ),
         (
             info.retention_ms == FOREVER,
-            f"Its retention.ms is {info.retention_ms}; it must be -1, or records of the log get lost.",
+            f"Its retention.ms is {_told(info.retention_ms)}; it must be -1, or records of the log get lost.",
         ),
         (
             info.retention_bytes == FOREVER,
-            f"Its retention.bytes is {info.retention_bytes}; it must be -1, or records of the log get lost.",
+            f"Its retention.bytes is {_told(info.retention_bytes)}; it must be -1, or records of the log get lost.",
         ),
     ]
     return [problem for fine, problem in judged if not fine]
+
+
+def _told(value: str | int | None) -> str:
+    return "unknown" if value is None else str(value)
 
 
 def start_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:

@@ -423,12 +423,19 @@ def test_import_appends_the_good_lines_and_lists_the_bad(
 
 
 def test_init_makes_what_is_missing_once(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The topic of the fixture is there, the tables aren't; then both are."""
-    use(ledger_settings, monkeypatch)
+    """Two topics of the fixture are there, one topic and the tables aren't; then all are."""
+    other = f"{ledger_settings.outcomes_topic}.other"
+    use(ledger_settings.model_copy(update={"outcomes_topic": other}), monkeypatch)
     unready = bare("balance", "alice")
     assert (unready.code, unready.err) == (1, "error: The database holds no ledger.\ntry: Run `creditfold init`.\n")
-    assert "The tables were created." in bare("init").out
-    assert "The tables were there." in bare("init").out
+    made = bare("init").out
+    assert made.splitlines() == [
+        f"The topic {ledger_settings.commands_topic} was there.",
+        f"The topic {other} was created.",
+        f"The topic {ledger_settings.dead_letters_topic} was there.",
+        "The tables were created.",
+    ]
+    assert bare("init").out == made.replace("was created", "was there").replace("were created", "were there")
 
 
 def test_kafka_away_ends_an_append_with_a_remedy(

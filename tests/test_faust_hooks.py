@@ -35,7 +35,7 @@ from creditfold.processors.transport import (
     LedgerConsumerThread,
     Transport,
 )
-from creditfold.projections.setup import Log
+from creditfold.schemas.position import Log
 from creditfold.stack.settings import Settings
 
 TOPIC = "creditfold.commands.v1"

@@ -149,7 +149,7 @@ def make_anew(settings: Settings) -> None:
     admin = AdminClient(settings.kafka_client)
     admin.delete_topics([settings.commands_topic])[settings.commands_topic].result(30)
     assert wait_until(lambda: settings.commands_topic not in admin.list_topics(timeout=10).topics, 30)
-    assert wait_until(lambda: create_topics(settings), 30)
+    assert wait_until(lambda: settings.commands_topic in create_topics(settings), 30)
 
 
 def test_a_topic_made_anew_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:

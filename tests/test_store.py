@@ -24,10 +24,10 @@ from creditfold.projections.connections import (
     is_outage,
 )
 from creditfold.projections.queries import NotYetFoldedError, balances, wait_for
-from creditfold.projections.setup import Log, LogChangedError, prepare
+from creditfold.projections.setup import LogChangedError, prepare
 from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, FencedError, claim
 from creditfold.schemas.errors import CreditfoldError
-from creditfold.schemas.position import Position
+from creditfold.schemas.position import Log, Position
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 

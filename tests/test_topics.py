@@ -1,4 +1,4 @@
-"""The command topic is made as the ledger needs it, and another one is told apart."""
+"""The topics are made as the ledger needs them, and another log is told apart."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,10 +17,12 @@ from creditfold.stack.topics import (
     TopicMissingError,
     check_topic,
     create_topics,
+    describe_log,
     describe_topic,
     end_offsets,
     start_offsets,
     topic_config,
+    topic_names,
     topic_problems,
 )
 
@@ -37,6 +39,7 @@ GOOD = TopicInfo("creditfold.commands.v1", "id", 4, "LogAppendTime", "delete", -
         ({"cleanup_policy": "compact"}, ["cleanup.policy is compact"]),
         ({"retention_ms": 604_800_000}, ["retention.ms is 604800000"]),
         ({"retention_bytes": 1_000}, ["retention.bytes is 1000"]),
+        ({"retention_ms": None}, ["retention.ms is unknown"]),
         ({"partitions": 1, "retention_ms": 5}, ["1 partitions", "retention.ms is 5"]),
     ],
 )
@@ -59,19 +62,53 @@ def test_three_replicas_need_two_in_sync(replication: int, safe: bool) -> None:
 def test_the_topic_is_the_truth(ledger_settings: Settings) -> None:
     """Kept for ever, timed by the broker; making it again changes nothing."""
     info = describe_topic(ledger_settings)
-    assert info == GOOD._replace(name=ledger_settings.commands_topic, topic_id=info.topic_id)
-    assert create_topics(ledger_settings) is False
+    assert info[:7] == GOOD._replace(name=ledger_settings.commands_topic, topic_id=info.topic_id)[:7]
+    assert info.max_message_bytes == ledger_settings.max_message_bytes
+    assert [(len(state.replicas), state.in_sync == state.replicas) for state in info.layout] == [(1, True)] * 4
+    assert create_topics(ledger_settings) == []
     assert describe_topic(ledger_settings) == info
     assert check_topic(ledger_settings) == []
     assert check_topic(ledger_settings.model_copy(update={"partitions": 5})) != []
 
 
 def test_one_of_many_creators_creates_it(ledger_settings: Settings) -> None:
-    """The others find it there."""
-    settings = ledger_settings.model_copy(update={"commands_topic": f"{ledger_settings.commands_topic}.race"})
+    """The others find it there, each of the topics."""
+    settings = renamed(ledger_settings, "race")
     with ThreadPoolExecutor(8) as pool:
         created = list(pool.map(create_topics, [settings] * 8))
-    assert created.count(True) == 1
+    assert sorted(name for names in created for name in names) == sorted(topic_names(settings))
+
+
+def renamed(settings: Settings, suffix: str) -> Settings:
+    """The settings of another set of topics."""
+    fields = ("commands_topic", "outcomes_topic", "dead_letters_topic")
+    return settings.model_copy(update={field: f"{getattr(settings, field)}.{suffix}" for field in fields})
+
+
+def test_the_other_topics_are_made_to_the_log_s_measure(ledger_settings: Settings) -> None:
+    """As many partitions as the log has, whatever the settings say now, and room for more than its largest batch."""
+    first = renamed(ledger_settings, "measure").model_copy(update={"partitions": 3, "max_message_bytes": 70_000})
+    assert create_topics(first) == list(topic_names(first))
+    missing = {name: f"{name}.later" for name in (first.outcomes_topic, first.dead_letters_topic)}
+    later = first.model_copy(
+        update={
+            "outcomes_topic": missing[first.outcomes_topic],
+            "dead_letters_topic": missing[first.dead_letters_topic],
+            "partitions": 5,
+            "max_message_bytes": 90_000,
+        }
+    )
+    assert create_topics(later) == list(missing.values())
+    for name in (*missing, *missing.values()):
+        info = describe_topic(later, name)
+        assert (info.partitions, info.cleanup_policy, info.retention_ms, info.retention_bytes) == (3, "delete", -1, -1)
+        assert info.max_message_bytes == 70_000 + 65_536
+
+
+def test_a_log_s_identity(ledger_settings: Settings) -> None:
+    """Its name, Kafka's id of it, its partitions."""
+    info = describe_topic(ledger_settings)
+    assert describe_log(ledger_settings) == info.log == (ledger_settings.commands_topic, info.topic_id, 4)
 
 
 def test_a_missing_topic(stack: StackUnderTest) -> None:
