@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from creditfold.cli import appending, reading, serving, status
+from creditfold.cli import appending, reading, rebuilding, serving, status
 from creditfold.cli.output import OutputError, output_error, print_json, safe, written
 from creditfold.schemas.errors import CreditfoldError
 
@@ -26,6 +26,7 @@ USAGE = 2
 _APPEND = "Append commands"
 _READ = "Read the ledger"
 _RUN = "Run it"
+_REBUILD = "Rebuild and prove it"
 
 COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("demo", _RUN, serving.demo),
@@ -34,6 +35,10 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("init", _RUN, serving.init),
     ("worker", _RUN, serving.worker),
     ("status", _RUN, status.status),
+    ("rebuild", _REBUILD, rebuilding.rebuild),
+    ("generations", _REBUILD, rebuilding.generations),
+    ("activate", _REBUILD, rebuilding.activate),
+    ("drop", _REBUILD, rebuilding.drop),
     ("grant", _APPEND, appending.grant),
     ("spend", _APPEND, appending.spend),
     ("import", _APPEND, appending.import_),

@@ -8,7 +8,7 @@ gives another one from there on. Knows no connection.
 
 import re
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import NamedTuple, TypeAlias
 
 from creditfold.ledger import Entry
@@ -23,6 +23,10 @@ CHECKPOINT_OFFSETS = 10_000
 
 #: An outcome's offset and its line.
 Line: TypeAlias = tuple[int, bytes]
+
+# How COPY writes a missing value, and what it writes before the digits of bytes.
+NULL = "\\N"
+BYTES = "\\\\x"
 
 _ESCAPED = {ord("\\"): "\\\\"} | {ord(raw): f"\\{name}" for raw, name in zip("\b\t\n\v\f\r", "btnvfr", strict=True)}
 _has_special = re.compile(r"[\\\x08-\x0d]").search
@@ -54,24 +58,27 @@ def journal_line(partition: int, offset: int, entry: Entry) -> bytes:
     ).encode()
 
 
-NULL = "\\N"
-BYTES = "\\\\x"
-
-
 def dead_letter_line(partition: int, letter: DeadLetter) -> bytes:
-    """The line of a dead letter. Leaves out what is said about it for people."""
-    found = f"{letter.reason}\t{letter.appended_at_ms}\t{_bytes(letter.key)}\t{_bytes(letter.value)}"
-    return f"{partition}\t{letter.log_offset}\tdead letter\t{found}".encode()
+    """The line of a dead letter, with digests of its bytes. Leaves out what is said about it for people."""
+    digests = f"{_digest(letter.key)}\t{_digest(letter.value)}"
+    line = f"{partition}\t{letter.log_offset}\tdead letter\t{letter.reason}\t{letter.appended_at_ms}\t{digests}"
+    return f"{line}{_MISSING * (COLUMNS - 7)}".encode()
 
 
 def activation_line(partition: int, activation: Activation) -> bytes:
     """The line of a change of the rules."""
     texts = "\t".join(map(escaped, (activation.command_id, activation.source, activation.note)))
-    return f"{partition}\t{activation.log_offset}\trules\t{activation.rules}\t{activation.clock_ms}\t{texts}".encode()
+    line = f"{partition}\t{activation.log_offset}\trules\t{activation.rules}\t{activation.clock_ms}\t{texts}"
+    return f"{line}{_MISSING * (COLUMNS - 8)}".encode()
 
 
-def _bytes(data: bytes | None) -> str:
-    return NULL if data is None else BYTES + data.hex()
+#: Every line has as many columns as the journal, so that one query can give all of them in their order.
+COLUMNS = 17
+_MISSING = f"\t{NULL}"
+
+
+def _digest(data: bytes | None) -> str:
+    return NULL if data is None else BYTES + sha256(data).hexdigest()
 
 
 def extend(chain: bytes, start: int, end: int, lines: Iterable[Line]) -> tuple[bytes, Sequence[Checkpoint]]:

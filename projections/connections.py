@@ -28,6 +28,9 @@ FOLD_OPTIONS = (
     " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 )
 
+# A crash of PostgreSQL may take back a rebuild's last transactions, rows and offset together: they are folded again.
+REBUILD_OPTIONS = f"{FOLD_OPTIONS} -c synchronous_commit=off"
+
 
 class PostgresUnavailableError(CreditfoldError):
     """PostgreSQL can't be reached, or went away. Trying again later can help."""
@@ -35,6 +38,7 @@ class PostgresUnavailableError(CreditfoldError):
 
 # Classes and codes of SQLSTATE that pass by themselves: connection lost, shut down, out of resources, conflict with
 # another transaction, waited too long, standby.
+_DISK_FULL = "53100"
 _PASSING = ("08", "57P", "57014", "53", "40", "55P03", "25006")
 
 
@@ -49,14 +53,16 @@ class NotPreparedError(CreditfoldError):
     """The database has no projection yet, or this user may not read it."""
 
 
-def fold_pool(dsn: str, application: str, size: int) -> AsyncConnectionPool[AsyncConnection[TupleRow]]:
+def fold_pool(
+    dsn: str, application: str, size: int, options: str = FOLD_OPTIONS
+) -> AsyncConnectionPool[AsyncConnection[TupleRow]]:
     """A pool of at most `size` connections in autocommit, not opened yet. Waiting for one raises PoolTimeout."""
     return AsyncConnectionPool(
         dsn,
         kwargs={
             "autocommit": True,
             "application_name": application,
-            "options": FOLD_OPTIONS,
+            "options": options,
             # Not a standby, which answers and can't be written.
             "target_session_attrs": "read-write",
             **SESSION,
@@ -67,6 +73,11 @@ def fold_pool(dsn: str, application: str, size: int) -> AsyncConnectionPool[Asyn
         timeout=CONNECT_TIMEOUT_S,
         check=AsyncConnectionPool.check_connection,
     )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether PostgreSQL has no room left on its disk."""
+    return isinstance(error, psycopg.Error) and error.sqlstate == _DISK_FULL
 
 
 @contextmanager

@@ -48,7 +48,8 @@ CREATE TABLE {schema}.balances (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
 
 -- One row a decision, with the whole body of its command, so that a duplicate can be told from another command of the
--- same id: extra is the digest of what has no column here. Its keys and indexes are in indexes.sql.
+-- same id: extra is the digest of what has no column here. The unique key on (account_id, command_id) is the ledger's
+-- idempotency, so it stands from the start; the other indexes are in indexes.sql.
 CREATE TABLE {schema}.journal (
     log_partition integer NOT NULL,
     log_offset bigint NOT NULL,
@@ -67,6 +68,7 @@ CREATE TABLE {schema}.journal (
     source text NOT NULL,
     note text NOT NULL,
     extra bytea NOT NULL,
+    CONSTRAINT journal_command UNIQUE (account_id, command_id),
     CHECK (rejection IS NULL OR change = 0)
 );
 

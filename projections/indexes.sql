@@ -1,9 +1,6 @@
--- The journal's keys and indexes. A rebuild makes them when all rows are there, which is faster.
+-- The journal's indexes that the fold can do without. A rebuild makes them when all rows are there, which is faster.
 
--- The unique key on (account_id, command_id) is the ledger's idempotency.
-ALTER TABLE {schema}.journal
-    ADD CONSTRAINT journal_pkey PRIMARY KEY (account_id, version),
-    ADD CONSTRAINT journal_command UNIQUE (account_id, command_id);
+ALTER TABLE {schema}.journal ADD CONSTRAINT journal_pkey PRIMARY KEY (account_id, version);
 -- Rows arrive in the order of the log, partition by partition: a few bytes a page range find a position.
 CREATE INDEX journal_position ON {schema}.journal USING brin (log_partition int4_minmax_multi_ops, log_offset int8_minmax_multi_ops)
     WITH (pages_per_range = 32, autosummarize = on);

@@ -15,6 +15,7 @@ class Statements(NamedTuple):
     lock: sql.Composed
     load_accounts: sql.Composed
     load_known: sql.Composed
+    known_ids: sql.Composed
     save_balances: sql.Composed
     save_journal: sql.Composed
     save_dead_letter: sql.Composed
@@ -44,6 +45,8 @@ _TEXTS: tuple[LiteralString, ...] = (
     """SELECT account_id, command_id, kind, asset, amount, occurred_at_ms, source, note, extra
        FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31))) AS k (account_id, command_id)
        JOIN {schema}.journal USING (account_id, command_id)""",
+    # known_ids
+    "SELECT account_id, command_id FROM {schema}.journal WHERE log_partition = %s",
     # save_balances
     """INSERT INTO {schema}.balances AS b (account_id, asset, available, version, log_partition, log_offset)
        SELECT account_id, asset, available, version, %s, log_offset

@@ -5,7 +5,7 @@ so two workers can't write the same partition, and a record is never folded twic
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from heapq import merge
 from operator import itemgetter
 from typing import NamedTuple
@@ -156,6 +156,14 @@ class ChunkTransaction:
         names, ids = (SEPARATOR.join(column) for column in zip(*keys, strict=True))
         cursor = await self._connection.execute(self._sql.load_known, (names, ids), binary=True)
         return {(row[0], row[1]): Body(*row[2:]) for row in await cursor.fetchall()}
+
+    async def known_ids(self) -> AsyncIterator[tuple[str, str]]:
+        """Every (account, command id) of the partition that was decided, in no order, without holding them all."""
+        async with self._connection.cursor("known_ids") as cursor:
+            cursor.itersize = 10_000
+            await cursor.execute(self._sql.known_ids, (self._partition,))
+            async for account, command_id in cursor:
+                yield account, command_id
 
     async def write(self, result: ChunkResult) -> None:
         """Write what was decided and move the offset; the partition must be locked.

@@ -1,0 +1,249 @@
+"""The commands about generations: rebuild, generations, activate, drop. Owns their words and the progress bar."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from creditfold.cli.arguments import ArgumentError, JsonOption
+from creditfold.cli.output import counted, print_json, print_table, say
+from creditfold.schemas.position import Position
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from creditfold.projections.generations import Generation
+
+NumberArgument = Annotated[int, typer.Argument(min=1, metavar="NUMBER", help="Generation, as `generations` lists it.")]
+UntilOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Up to and with this time of the log's clock (ISO 8601, UTC).")
+]
+UntilPositionOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="POSITION", help="Up to and with this record of its partition; can be repeated."),
+]
+ProcessesOption = Annotated[
+    int, typer.Option(min=1, max=256, help="Processes that fold; by default one for each core.", show_default=False)
+]
+
+CORES = os.cpu_count() or 1
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Bar:
+    """Tells how far a rebuild is: a bar with rate and time left on a terminal, nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._began = (0.0, 0)
+
+    def begin(self, step: str, done: int, total: int) -> None:
+        """Go over to another step."""
+        self._began = (time.monotonic(), done)
+        if self._bar is not None:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(step, total=total or None, completed=done, rate="")
+
+    def tell(self, done: int) -> None:
+        """So many records are behind."""
+        if self._bar is not None and self._task is not None:
+            since, before = self._began
+            rate = (done - before) / max(time.monotonic() - since, 0.001)
+            self._bar.update(self._task, completed=done, rate=f"{rate:,.0f}/s")
+
+    @contextmanager
+    def shown(self) -> Iterator["Bar"]:
+        """Show the bar while the block runs."""
+        if not sys.stderr.isatty():
+            yield self
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(
+            *columns,
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        ) as self._bar:
+            yield self
+        self._bar = None
+
+
+def rebuild(
+    *,
+    resume: Annotated[int | None, typer.Option(min=1, metavar="NUMBER", help="Go on with this generation.")] = None,
+    until: UntilOption = None,
+    until_position: UntilPositionOption = None,
+    processes: ProcessesOption = CORES,
+    tablespace: Annotated[str | None, typer.Option(help="PostgreSQL tablespace of the new tables.")] = None,
+    note: Annotated[str, typer.Option(help="What it is for, for people.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Fold the log from its start into a new generation, beside the live one.
+
+    The live one goes on and readers notice nothing. It can be stopped at any time (Ctrl-C, SIGKILL) and resumed.
+    Afterwards compare the two with `verify` and switch with `activate`.
+
+    A point in time: with --until or --until-position the fold ends there. Partitions that no --until-position names
+    are folded whole. Such a generation is for looking at (its schema is `ledger_NUMBER`), and can't be activated.
+
+    \b
+    Examples:
+      creditfold rebuild
+      creditfold rebuild --resume 2
+      creditfold rebuild --until 2026-06-30T23:59:59.999Z --note "half-year audit"
+      creditfold rebuild --until-position 3:1042 --until-position 4:977
+    """
+    from creditfold.processors.rebuilding import Request
+    from creditfold.processors.rebuilding import rebuild as run
+    from creditfold.stack.settings import load_settings
+
+    if resume is not None and (until or until_position or tablespace or note):
+        raise ArgumentError("--resume goes on as the rebuild was begun.", "Leave out the other options.")
+    request = Request(
+        resume,
+        until_ms=None if until is None else milliseconds(until),
+        until_offsets=offsets_of(until_position) if until_position else None,
+        tablespace=tablespace,
+        processes=processes,
+        note=note,
+    )
+    began = time.monotonic()
+    with Bar().shown() as bar:
+        done = run(load_settings(), request, bar)
+    seconds = time.monotonic() - began
+    if json:
+        print_json({**_document(done), "seconds": round(seconds, 3)})
+        return
+    records = counted(done.records, "record")
+    say(f"Generation {done.number} is ready: {records} in {seconds:,.1f} s, digest {done.digest}.")
+    if done.is_partial:
+        say(f"It is for looking at, in the schema ledger_{done.number:04}. Free it with: creditfold drop {done.number}")
+    else:
+        say(f"Compare it: creditfold verify {done.number}", f"Switch to it: creditfold activate {done.number}")
+
+
+def generations(json: JsonOption = False) -> None:
+    """List the generations of the projection: what they are, how far they are folded, and how large they are.
+
+    Two generations of the same log with the same digest stand at the same offsets and came to the same decisions.
+
+    \b
+    Examples:
+      creditfold generations
+      creditfold generations --json
+    """
+    from creditfold.cli.reading import projection
+    from creditfold.projections.generations import generations as read
+
+    with projection() as connection:
+        rows = read(connection)
+    if json:
+        print_json([_document(row) for row in rows])
+        return
+    columns = ("number", "state", "purpose", "records", "position", "size MB", "digest", "made at", "activated at")
+    print_table((*columns, "note"), [_row(row) for row in rows])
+
+
+def activate(
+    number: NumberArgument,
+    *,
+    accept_differences: Annotated[
+        bool, typer.Option("--accept-differences", help="Switch although decisions differ. Needs --note.")
+    ] = False,
+    log_replaced: Annotated[
+        bool, typer.Option("--log-replaced", help="The log was restored into a new topic, and this is folded from it.")
+    ] = False,
+    note: Annotated[str, typer.Option(help="Why, for people.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Make a generation the one that readers see and workers fold, in one transaction.
+
+    It is brought up to where the live one is, and compared with it: a generation that decided anything otherwise is
+    refused (exit code 5). Going back is activating the old one. Workers needn't run, and needn't be stopped.
+
+    \b
+    Examples:
+      creditfold activate 2
+      creditfold activate 1        go back
+    """
+    from creditfold.processors.rebuilding import Consent
+    from creditfold.processors.rebuilding import activate as run
+    from creditfold.stack.settings import load_settings
+
+    if accept_differences and not note:
+        raise ArgumentError("--accept-differences needs a reason.", "Add --note WHY; it is kept in the catalog.")
+    with Bar().shown() as bar:
+        done = run(load_settings(), number, Consent(accept_differences, log_replaced, note), bar)
+    if json:
+        print_json(done)
+        return
+    say(f"Generation {done.new} is live; it was {done.old}. The fold stood still for {done.halted_s:.2f} s.")
+    if done.differing_partitions:
+        say(f"They differ in partition {', '.join(map(str, done.differing_partitions))}, which you accepted.")
+
+
+def drop(number: NumberArgument) -> None:
+    """Remove a generation and its tables. The live one is refused.
+
+    \b
+    Example:
+      creditfold drop 1
+    """
+    from creditfold.cli.reading import projection
+    from creditfold.projections.generations import drop as run
+
+    with projection() as connection:
+        run(connection, number)
+    say(f"Generation {number} is gone.")
+
+
+def milliseconds(text: str) -> int:
+    """Read a time in ISO 8601, in UTC unless it says otherwise; in milliseconds since 1970. Raises ArgumentError."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentError(f"{text[:60]!r} is no time.", "Write it as 2026-06-30T23:59:59.999Z.") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    if moment > datetime.now(UTC):
+        raise ArgumentError(f"{text} lies in the future.", "The log knows nothing of it yet.")
+    return (moment - EPOCH) // timedelta(milliseconds=1)
+
+
+def offsets_of(texts: Sequence[str]) -> Mapping[int, int]:
+    """Read positions as the next offset by partition. Raises ArgumentError for two of one partition."""
+    positions = [Position.parse(text) for text in texts]
+    found = {position.partition: position.offset + 1 for position in positions}
+    if len(found) < len(positions):
+        raise ArgumentError("Two positions are of the same partition.", "Name each partition once.")
+    return found
+
+
+def _row(row: "Generation") -> tuple[object, ...]:
+    positions = " ".join(f"{partition}:{offset}" for partition, offset in row.next_offsets.items())
+    size = round(row.size_bytes / 2**20, 1)
+    state = f"{row.state}, partial" if row.is_partial else row.state
+    moments = (row.made_at, row.activated_at, row.note)
+    return (str(row.number), state, row.purpose, row.records, positions, size, row.digest, *moments)
+
+
+def _document(row: "Generation") -> dict[str, Any]:
+    return {**row._asdict(), "log": row.log._asdict(), "is_partial": row.is_partial}

@@ -1,0 +1,336 @@
+"""Rebuilds a generation from the log, and makes it the live one. Owns the order of the steps and what is refused.
+
+Nothing here touches the live generation's rows: a rebuild writes into tables of its own, and the switch moves the
+readers' views and the workers' claims, in one transaction.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from creditfold.processors.rebuild import fold_into
+from creditfold.processors.replay import Job, Replay
+from creditfold.processors.transport import LogTruncatedError
+from creditfold.projections.connections import REBUILD_OPTIONS, connected, fold_pool
+from creditfold.projections.generations import (
+    Generation,
+    GenerationError,
+    Halt,
+    chain_at,
+    finish,
+    generation,
+    halted,
+    held,
+    is_indexed,
+    live_number,
+    switch,
+)
+from creditfold.projections.setup import (
+    LogChangedError,
+    Plan,
+    make_generation,
+    prepare_catalog,
+    refuse_other_layout,
+    refuse_other_log,
+)
+from creditfold.projections.statements import SWITCHING
+from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import Log, Position
+from creditfold.stack.settings import Settings
+from creditfold.stack.topics import describe_log, end_offsets, start_offsets
+
+#: So many records are folded in this process; starting others would take longer.
+FEW_RECORDS = 50_000
+
+#: How often the new generation is brought up to the live one before the live fold is halted for the rest.
+APPROACHES = 5
+
+#: Most records that are folded while the live fold stands still.
+MOST_WHILE_HALTED = 20_000
+
+
+class DecidesDifferentlyError(CreditfoldError):
+    """A generation came to other decisions than the live one. Nothing was switched."""
+
+    exit_code = 5
+
+
+class NoSuchPositionError(CreditfoldError):
+    """A position that the log doesn't have."""
+
+    exit_code = 2
+
+
+class Watch(Protocol):
+    """Who is told how far a rebuild is."""
+
+    def begin(self, step: str, done: int, total: int) -> None:
+        """A step begins, with so many records behind it and so many in all; 0 of 0 where there is nothing to count."""
+
+    def tell(self, done: int) -> None:
+        """So many records are behind."""
+
+
+class Request(NamedTuple):
+    """What to rebuild.
+
+    `resume` is the number of a generation to go on with, None for a new one. `until_ms` ends the fold behind an instant
+    of the log's clock, `until_offsets` at a next offset by partition; a partition not named there is folded whole.
+    """
+
+    resume: int | None = None
+    purpose: str = "rebuild"
+    until_ms: int | None = None
+    until_offsets: Mapping[int, int] | None = None
+    forced_rules: int | None = None
+    tablespace: str | None = None
+    processes: int = os.cpu_count() or 1
+    note: str = ""
+
+
+class Site(NamedTuple):
+    """Where generations are folded: the servers, a connection, who is told, and on how many processes."""
+
+    settings: Settings
+    connection: Connection[TupleRow]
+    watch: Watch
+    processes: int = os.cpu_count() or 1
+
+
+def rebuild(settings: Settings, request: Request, watch: Watch) -> Generation:
+    """Fold the log into a generation up to its end, or to where the request says, and call it ready.
+
+    Can be interrupted anywhere; a request to resume goes on.
+
+    Raises GenerationError's kin, LogChangedError, LogTruncatedError, NoSuchPositionError, RebuildError.
+    """
+    log = describe_log(settings)
+    with connected(settings.dsn, "creditfold rebuild") as connection:
+        number = _made(connection, settings, log, request) if request.resume is None else request.resume
+        found = generation(connection, number)
+        _refuse_unfit(found, log)
+        site = Site(settings, connection, watch, request.processes)
+        with held(connection, number):
+            bring_to(site, number, _ends(settings, found))
+            if not is_indexed(connection, number):
+                watch.begin("Making indexes", 0, 0)
+            finish(connection, number)
+            if not found.is_partial:
+                # What was appended meanwhile.
+                bring_to(site, number, _ends(settings, found))
+        return generation(connection, number)
+
+
+def _made(connection: Connection[TupleRow], settings: Settings, log: Log, request: Request) -> int:
+    until = request.until_offsets
+    if until is not None or request.until_ms is not None:
+        # Written down, so that a rebuild that is resumed later ends at the same place.
+        ends = end_offsets(settings, log.topic, range(log.partitions))
+        until = {**ends, **_possible(until or {}, ends)}
+    plan = Plan(
+        request.purpose,
+        forced_rules=request.forced_rules,
+        until_ms=request.until_ms,
+        until_offsets=until,
+        tablespace=request.tablespace,
+        note=request.note,
+    )
+    with connection.transaction():
+        prepare_catalog(connection)
+        live_number(connection)
+        return make_generation(connection, log, plan)
+
+
+def _possible(until: Mapping[int, int], ends: Mapping[int, int]) -> Mapping[int, int]:
+    for partition, offset in until.items():
+        if partition not in ends:
+            raise NoSuchPositionError(
+                f"The log has no partition {partition}.", f"Its partitions are 0 to {len(ends) - 1}."
+            )
+        if offset > ends[partition]:
+            raise NoSuchPositionError(
+                f"The log has no record {Position(partition, offset - 1)} yet.",
+                f"Partition {partition} ends before offset {ends[partition]}.",
+            )
+    return until
+
+
+def _refuse_unfit(found: Generation, log: Log) -> None:
+    if found.state == "live":
+        raise GenerationError(f"Generation {found.number} is live: the workers fold it.", "Rebuild a new one.")
+    refuse_other_layout(found.number, found.layout)
+    refuse_other_log(found.log, log)
+
+
+def _ends(settings: Settings, found: Generation) -> Mapping[int, int]:
+    if found.until_offsets is not None:
+        return found.until_offsets
+    return end_offsets(settings, found.log.topic, range(found.log.partitions))
+
+
+def bring_to(site: Site, number: int, ends: Mapping[int, int]) -> None:
+    """Fold a generation on to the next offsets given; partitions that are there or beyond are left alone."""
+    found = generation(site.connection, number)
+    behind = {partition: end for partition, end in ends.items() if end > found.next_offsets[partition]}
+    if not behind:
+        return
+    _refuse_gap(site.settings, found, behind)
+    missing = sum(end - found.next_offsets[partition] for partition, end in behind.items())
+    job = _job(site.settings, found, behind, bulk=not is_indexed(site.connection, number))
+    start = sum(found.next_offsets.values())
+    site.watch.begin("Folding", start, start + missing)
+    if missing <= FEW_RECORDS:
+        fold_here(job, site.settings.dsn)
+    else:
+        dsn = site.settings.dsn
+        fold_into(job, dsn, site.processes, lambda: site.watch.tell(_folded(site.connection, number)))
+    site.watch.tell(_folded(site.connection, number))
+
+
+def _folded(connection: Connection[TupleRow], number: int) -> int:
+    return sum(generation(connection, number).next_offsets.values())
+
+
+def _refuse_gap(settings: Settings, found: Generation, behind: Mapping[int, int]) -> None:
+    starts = start_offsets(settings, found.log.topic, behind)
+    for partition, start in starts.items():
+        if start > found.next_offsets[partition]:
+            raise LogTruncatedError(
+                f"The topic {found.log.topic} begins at {Position(partition, start)}; what was before it is gone, "
+                f"from offset {found.next_offsets[partition]} on.",
+                "The log isn't whole: bring it back from the archive (creditfold restore).",
+            )
+
+
+def _job(settings: Settings, found: Generation, ends: Mapping[int, int], *, bulk: bool) -> Job:
+    return Job(
+        settings.kafka_client,
+        found.log.topic,
+        found.log.partitions,
+        found.number,
+        dict(ends),
+        found.until_ms,
+        found.forced_rules,
+        bulk,
+    )
+
+
+def fold_here(job: Job, dsn: str) -> None:
+    """Fold every partition of a job to its end in this process."""
+    asyncio.run(_fold_here(job, dsn))
+
+
+async def _fold_here(job: Job, dsn: str) -> None:
+    async with fold_pool(dsn, "creditfold rebuild", 3, REBUILD_OPTIONS) as pool:
+        for partition in job.ends:
+            await Replay(job, partition, pool).run(f"rebuild {os.getpid()}")
+
+
+class Switch(NamedTuple):
+    """What an activation did: which generation was live before and is now, and how long the live fold stood still."""
+
+    old: int
+    new: int
+    halted_s: float
+    differing_partitions: Sequence[int]
+
+
+class Consent(NamedTuple):
+    """What the one who activates takes upon himself, and why."""
+
+    differences: bool = False
+    other_log: bool = False
+    note: str = ""
+
+
+def activate(settings: Settings, number: int, consent: Consent, watch: Watch) -> Switch:
+    """Make a generation the live one, brought up to where the live one is and proven to have decided the same.
+
+    Readers see the old one or the new one, never both, and never an older position than before.
+
+    Raises GenerationError's kin, DecidesDifferentlyError, LogChangedError, LogTruncatedError, RebuildError.
+    """
+    log = describe_log(settings)
+    with connected(settings.dsn, SWITCHING) as connection:
+        found = generation(connection, number)
+        _refuse_unfit(found, log)
+        _refuse_unready(found)
+        live = generation(connection, live_number(connection))
+        if live.log != log and not consent.other_log:
+            raise LogChangedError(
+                f"The live generation was folded from another topic: {live.log.topic}, id {live.log.topic_id}.",
+                "If the log was restored into a new topic, say so: --log-replaced.",
+            )
+        with held(connection, number):
+            _approach(Site(settings, connection, watch), number)
+            with halted(connection) as halt:
+                began = time.monotonic()
+                differing = _take_over(settings, connection, number, halt, consent)
+                switch(connection, halt.number, number, consent.note)
+        return Switch(halt.number, number, time.monotonic() - began, differing)
+
+
+def _refuse_unready(found: Generation) -> None:
+    if found.state == "building":
+        raise GenerationError(
+            f"Generation {found.number} isn't finished.", f"Finish it: creditfold rebuild --resume {found.number}"
+        )
+    if found.is_partial:
+        raise GenerationError(
+            f"Generation {found.number} is for looking at: it ends early, or was decided by rules of choice.",
+            "Rebuild a whole one: creditfold rebuild",
+        )
+
+
+def _approach(site: Site, number: int) -> None:
+    """Come so near to the live generation that the rest takes moments."""
+    for _ in range(APPROACHES):
+        target = generation(site.connection, live_number(site.connection)).next_offsets
+        bring_to(site, number, _within(site.settings, target))
+        now = generation(site.connection, live_number(site.connection)).next_offsets
+        if _gap(site.connection, number, now) <= MOST_WHILE_HALTED:
+            return
+    raise GenerationError(
+        f"Generation {number} doesn't catch up: the live fold is too fast.", "Try again when less is appended."
+    )
+
+
+def _within(settings: Settings, target: Mapping[int, int]) -> Mapping[int, int]:
+    """Offsets to fold to: those of the target, but none that the log doesn't have."""
+    ends = end_offsets(settings, settings.commands_topic, target)
+    return {partition: min(offset, ends[partition]) for partition, offset in target.items()}
+
+
+def _gap(connection: Connection[TupleRow], number: int, target: Mapping[int, int]) -> int:
+    mine = generation(connection, number).next_offsets
+    return sum(max(offset - mine[partition], 0) for partition, offset in target.items())
+
+
+def _take_over(
+    settings: Settings, connection: Connection[TupleRow], number: int, halt: Halt, consent: Consent
+) -> Sequence[int]:
+    """Bring a generation up to the halted one and compare the two; gives the partitions in which they differ."""
+    found = generation(connection, number)
+    target = _within(settings, halt.next_offsets)
+    behind = {partition: end for partition, end in target.items() if end > found.next_offsets[partition]}
+    if behind:
+        _refuse_gap(settings, found, behind)
+        fold_here(_job(settings, found, behind, bulk=False), settings.dsn)
+    differing = [
+        partition
+        for partition, offset in halt.next_offsets.items()
+        if offset > target[partition]
+        or chain_at(connection, halt.number, partition, offset) != chain_at(connection, number, partition, offset)
+    ]
+    if differing and not consent.differences:
+        raise DecidesDifferentlyError(
+            f"Generation {number} decided otherwise than the live one in partition {', '.join(map(str, differing))}: "
+            "what was announced would not be true any more.",
+            f"See where: creditfold verify {halt.number} {number}. If it must be: --accept-differences --note WHY",
+        )
+    return differing

@@ -1,0 +1,215 @@
+"""Folds a partition of the log into a generation, from where that stands to an end that is given, as fast as it can.
+
+Owns the read side and what is kept in memory between two transactions. The fold itself, and the transaction, are those
+of the workers. Knows neither Faust nor who else folds.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from creditfold.ledger import Account, Body, Book
+from creditfold.ledger.limits import MAX_OCCURRED_AT
+from creditfold.processors.chunks import Read, fold, keys, read_records
+from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, claim
+from creditfold.schemas.errors import CreditfoldError
+from creditfold.stack.log import LogReader, LogRecord
+
+#: Most records of a transaction. Large, since an account that comes up again in the same one is written once.
+CHUNK_RECORDS = 25_000
+
+#: Accounts kept in memory between two transactions.
+KEPT_ACCOUNTS = 100_000
+
+#: Size of the filter of known command ids, in bits: with some ten million ids in it, one new id in 200 is looked up.
+FILTER_BITS = 2**28
+
+#: How long the log may give nothing before its promised end is reached, in seconds.
+STALL_S = 60.0
+
+
+class StalledError(CreditfoldError):
+    """The log gives no more records, although there are some before the end."""
+
+
+class Job(NamedTuple):
+    """What a replay is of. Can be sent to another process.
+
+    Args:
+        kafka: librdkafka settings that every client of ours starts from.
+        topic: the command topic.
+        partitions: its partition count.
+        generation: number of the generation to fold into.
+        ends: the next offset at which to stop, by partition.
+        until_ms: the log's clock beyond which to stop, if that comes first.
+        forced_rules: version of the rules that decides everything, if not the log's own.
+        bulk: whether so much is to be folded that a filter of known ids pays.
+    """
+
+    kafka: Mapping[str, str]
+    topic: str
+    partitions: int
+    generation: int
+    ends: Mapping[int, int]
+    until_ms: int | None = None
+    forced_rules: int | None = None
+    bulk: bool = False
+
+
+class Piece(NamedTuple):
+    """Records of one partition up to before offset `end`, and whether that is where the replay ends."""
+
+    end: int
+    records: Sequence[LogRecord]
+    is_last: bool
+
+
+class Memory:
+    """What one replay of a partition remembers: accounts, and which command ids it may have seen. Of bounded size.
+
+    Args:
+        is_fresh: whether nothing of the partition was folded before, so that what isn't remembered isn't there.
+        bulk: whether to keep a filter of known ids, which saves looking them up.
+    """
+
+    def __init__(self, *, is_fresh: bool, bulk: bool) -> None:
+        self._accounts: dict[str, Account] = {}
+        self._knows_all = is_fresh
+        self._seen = bytearray(FILTER_BITS // 8) if bulk else None
+
+    def remember(self, account: str, command_id: str) -> bool:
+        """Note a command id as seen; tell whether it may have been seen before."""
+        if self._seen is None:
+            return True
+        digest = hash((account, command_id))
+        found = True
+        for bit in (digest & (FILTER_BITS - 1), (digest >> 30) & (FILTER_BITS - 1)):
+            mask = 1 << (bit & 7)
+            if not self._seen[bit >> 3] & mask:
+                found = False
+                self._seen[bit >> 3] |= mask
+        return found
+
+    async def load(
+        self, transaction: ChunkTransaction, reads: Sequence[Read]
+    ) -> tuple[dict[str, Account], dict[tuple[str, str], Body]]:
+        """The accounts and the known ids that folding these reads can touch, from memory and from PostgreSQL."""
+        wanted = list(keys(reads))
+        names = {account for account, _ in wanted}
+        missing = names - self._accounts.keys()
+        loaded = {} if self._knows_all else await transaction.load_accounts(missing)
+        accounts = {name: self._accounts[name] for name in names if name in self._accounts} | loaded
+        asked = [key for key in wanted if self.remember(*key) and key[0] in accounts]
+        return accounts, await transaction.load_known(asked)
+
+    def keep(self, accounts: Mapping[str, Account]) -> None:
+        """Remember accounts as they are after a transaction; the ones longest unused are forgotten first."""
+        for name, account in accounts.items():
+            self._accounts.pop(name, None)
+            self._accounts[name] = account
+        excess = len(self._accounts) - KEPT_ACCOUNTS
+        if excess > 0:
+            self._knows_all = False
+            for name in list(self._accounts)[:excess]:
+                del self._accounts[name]
+
+
+class Replay:
+    """The fold of one partition of a job, from where the generation stands to the job's end.
+
+    Args:
+        job: what to fold, and where to.
+        partition: of the command topic.
+        pool: connections; it takes one at a time.
+    """
+
+    def __init__(self, job: Job, partition: int, pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
+        self._job = job
+        self._partition = partition
+        self._pool = pool
+        self._claim = Claim(0, 0, job.generation)
+        self._position = 0
+        self._memory = Memory(is_fresh=False, bulk=False)
+
+    async def run(self, owner: str) -> None:
+        """Fold to the end.
+
+        Raises FencedError when somebody else claims the partition meanwhile, StalledError when the log gives no more,
+        UnreadableError, UnknownRulesError, or what PostgreSQL raises. What is committed stays, and another replay goes
+        on behind it.
+        """
+        self._claim = await claim(self._pool, self._partition, owner, self._job.generation)
+        self._position = self._claim.next_offset
+        end = self._job.ends[self._partition]
+        if self._position >= end:
+            return
+        self._memory = Memory(is_fresh=self._position == 0, bulk=self._job.bulk)
+        if self._job.bulk and self._position:
+            await self._recall()
+        with LogReader(self._job.kafka, self._job.topic, self._partition, self._position) as reader:
+            await self._fold_all(reader, end)
+
+    async def _fold_all(self, reader: LogReader, end: int) -> None:
+        upcoming = asyncio.create_task(_next_piece(reader, end, self._job.until_ms))
+        try:
+            while True:
+                piece = await upcoming
+                if not piece.is_last:
+                    # Fetched while the one before is folded.
+                    upcoming = asyncio.create_task(_next_piece(reader, end, self._job.until_ms))
+                if piece.end > self._position:
+                    await self._fold(piece)
+                if piece.is_last:
+                    return
+        finally:
+            # The reader must not be closed under it.
+            await asyncio.wait({upcoming})
+
+    async def _recall(self) -> None:
+        """Fill the filter with what an earlier run has folded."""
+        async with self._pool.connection() as connection, connection.transaction():
+            async for account, command_id in ChunkTransaction(connection, self._partition, self._claim).known_ids():
+                self._memory.remember(account, command_id)
+
+    async def _fold(self, piece: Piece) -> None:
+        forced = self._job.forced_rules
+        reads = read_records(piece.records, self._partition, self._job.partitions)
+        async with self._pool.connection() as connection, connection.transaction():
+            transaction = ChunkTransaction(connection, self._partition, self._claim)
+            progress = await transaction.lock()
+            if progress.next_offset != self._position:
+                raise ChunkGapError(f"Partition {self._partition} isn't at {self._position}: {progress.next_offset}.")
+            accounts, known = await self._memory.load(transaction, reads)
+            book = Book(accounts, known, progress.clock_ms, forced or progress.rules, forced=forced is not None)
+            await transaction.write(fold(reads, book, piece.end))
+        self._memory.keep(book.accounts)
+        self._position = piece.end
+
+
+async def _next_piece(reader: LogReader, end: int, until_ms: int | None) -> Piece:
+    deadline = time.monotonic() + STALL_S
+    start = reader.position
+    while time.monotonic() < deadline:
+        taken = await asyncio.to_thread(reader.take, CHUNK_RECORDS, 1.0)
+        if taken.end > start:
+            return cut(taken.end, taken.records, end, until_ms)
+    raise StalledError(
+        f"The log gives nothing behind offset {start}, although it goes to {end}.",
+        "Look at the broker's log; run the same again to go on.",
+    )
+
+
+def cut(taken_end: int, records: Sequence[LogRecord], end: int, until_ms: int | None) -> Piece:
+    """Cut off what lies at or behind an end, or behind an instant of the log's clock."""
+    if until_ms is not None:
+        late = next((record for record in records if until_ms < record.timestamp <= MAX_OCCURRED_AT), None)
+        if late is not None and late.offset < end:
+            end, taken_end = late.offset, max(taken_end, late.offset)
+    if taken_end < end:
+        return Piece(taken_end, records, is_last=False)
+    return Piece(end, [record for record in records if record.offset < end], is_last=True)

@@ -1,0 +1,267 @@
+"""The generations of the projection: what there is, how far it is, and the switch from one to the other.
+
+Owns the catalog and the SQL of the switch. Refuses to fold: what a generation lacks is brought by its caller.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from psycopg import Connection, sql
+from psycopg.errors import LockNotAvailable
+from psycopg.rows import TupleRow, dict_row
+
+from creditfold.projections.chain import START, Line, extend
+from creditfold.projections.setup import schema_of, script, source_of, write_views
+from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import Log
+
+#: Class of the session locks that keep two folds from one generation.
+_FOLD_LOCK = 0x6366_6F6C
+
+#: Longest wait for a lock that readers or workers hold, during which the fold stands still, in ms.
+SWITCH_LOCK_MS = 2_000
+
+
+class GenerationError(CreditfoldError):
+    """A generation that can't be used for what was asked."""
+
+
+class NoGenerationError(GenerationError):
+    """There is no generation of that number."""
+
+    exit_code = 2
+
+
+class SwitchBlockedError(GenerationError):
+    """Somebody holds what the switch needs; nothing was switched."""
+
+
+class Generation(NamedTuple):
+    """One generation. `next_offsets` and `chains` are by partition; `digest` is one text for all of them.
+
+    `until_ms` and `until_offsets` say where its fold ends, if not at the log's end; `forced_rules` which version of the
+    rules decided everything in it, if the log didn't say. Sizes are in bytes, on disk, indexes included.
+    """
+
+    number: int
+    state: str
+    purpose: str
+    layout: int
+    forced_rules: int | None
+    until_ms: int | None
+    until_offsets: Mapping[int, int] | None
+    made_at: datetime
+    ready_at: datetime | None
+    activated_at: datetime | None
+    retired_at: datetime | None
+    note: str
+    log: Log
+    records: int
+    next_offsets: Mapping[int, int]
+    digest: str
+    size_bytes: int
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it is for looking at only: it ends somewhere, or was decided by other rules than the log's."""
+        return self.until_ms is not None or self.until_offsets is not None or self.forced_rules is not None
+
+
+def generations(connection: Connection[TupleRow], number: int | None = None) -> list[Generation]:
+    """Every generation, oldest first, or the one of a number alone."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(_CATALOG, {"number": number}).fetchall()
+    return [_generation(connection, row) for row in rows]
+
+
+def generation(connection: Connection[TupleRow], number: int) -> Generation:
+    """One generation. Raises NoGenerationError."""
+    found = generations(connection, number)
+    if not found:
+        raise NoGenerationError(f"There is no generation {number}.", "See `creditfold generations`.")
+    return found[0]
+
+
+def live_number(connection: Connection[TupleRow]) -> int:
+    """Number of the live generation. Raises NoGenerationError before `creditfold init`."""
+    row = connection.execute("SELECT number FROM ledger.generations WHERE state = 'live'").fetchone()
+    if row is None:
+        raise NoGenerationError("No generation is live.", "Run `creditfold init`.")
+    return int(row[0])
+
+
+_CATALOG = """
+    SELECT number, state, purpose, layout, forced_rules, until_ms, until_offsets, made_at, ready_at, activated_at,
+           retired_at, note
+    FROM ledger.generations WHERE %(number)s::integer IS NULL OR number = %(number)s ORDER BY number
+"""
+
+
+def _generation(connection: Connection[TupleRow], row: dict[str, Any]) -> Generation:
+    schema, until = schema_of(row["number"]), row.pop("until_offsets")
+    progress = connection.execute(
+        sql.SQL(
+            """SELECT log_partition, next_offset, chain, accepted + rejected + duplicates + dead_letters + activations
+               FROM {} ORDER BY log_partition"""
+        ).format(sql.Identifier(schema, "progress"))
+    ).fetchall()
+    size = connection.execute(
+        "SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relnamespace = to_regnamespace(%s)"
+        " AND relkind = 'r'",
+        (schema,),
+    ).fetchone()
+    return Generation(
+        **row,
+        until_offsets=None if until is None else {int(partition): offset for partition, offset in until.items()},
+        log=source_of(connection, row["number"]),
+        records=sum(line[3] for line in progress),
+        next_offsets={line[0]: line[1] for line in progress},
+        digest=_digest([(line[0], line[1], bytes(line[2]).hex()) for line in progress]),
+        size_bytes=int(size[0]) if size else 0,
+    )
+
+
+def _digest(rows: list[tuple[int, int, str]]) -> str:
+    """One short text for where all partitions stand and what they came to."""
+    return blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
+
+
+@contextmanager
+def held(connection: Connection[TupleRow], number: int) -> Iterator[None]:
+    """Hold a generation against other folds of it while the block runs. Raises GenerationError if one runs."""
+    row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (_FOLD_LOCK, number)).fetchone()
+    if row != (True,):
+        raise GenerationError(
+            f"Generation {number} is being folded by somebody else.", "Wait for it, or stop it; it can be resumed."
+        )
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s, %s)", (_FOLD_LOCK, number))
+
+
+def is_indexed(connection: Connection[TupleRow], number: int) -> bool:
+    """Whether the journal has the indexes that a bulk fold leaves out."""
+    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{schema_of(number)}.journal_pkey",)).fetchone()
+    return row == (True,)
+
+
+def finish(connection: Connection[TupleRow], number: int) -> None:
+    """Make the indexes that a bulk fold left out, and call the generation ready."""
+    schema = schema_of(number)
+    with connection.transaction():
+        # Sorting in memory, by as many processes as the server allows.
+        connection.execute("SET LOCAL maintenance_work_mem = '256MB'")
+        if not is_indexed(connection, number):
+            connection.execute(script("indexes.sql", schema=schema))
+        connection.execute(
+            """UPDATE ledger.generations SET state = 'ready', ready_at = clock_timestamp()
+               WHERE number = %s AND state = 'building'""",
+            (number,),
+        )
+    for table in ("journal", "balances"):
+        connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(schema, table)))
+
+
+def drop(connection: Connection[TupleRow], number: int) -> None:
+    """Remove a generation and its tables. Raises GenerationError for the live one and for one that is being folded."""
+    with held(connection, number), connection.transaction():
+        # Locked, so that nobody activates it meanwhile.
+        row = connection.execute(
+            "SELECT state FROM ledger.generations WHERE number = %s FOR UPDATE", (number,)
+        ).fetchone()
+        if row is None:
+            raise NoGenerationError(f"There is no generation {number}.", "See `creditfold generations`.")
+        if row[0] == "live":
+            raise GenerationError(
+                f"Generation {number} is live: readers see it.",
+                "Activate another one first: creditfold activate NUMBER",
+            )
+        connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema_of(number))))
+        connection.execute("DELETE FROM ledger.generations WHERE number = %s", (number,))
+
+
+class Halt(NamedTuple):
+    """The live fold held still: which generation it is, and the next offset of each partition."""
+
+    number: int
+    next_offsets: Mapping[int, int]
+
+
+@contextmanager
+def halted(connection: Connection[TupleRow]) -> Iterator[Halt]:
+    """Hold the live fold still, and every claim, while the block runs; commit what the block did, or nothing of it.
+
+    Readers go on. Raises SwitchBlockedError if a worker or a reader doesn't let go in SWITCH_LOCK_MS.
+    """
+    try:
+        with connection.transaction():
+            connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(SWITCH_LOCK_MS)))
+            row = connection.execute("SELECT number FROM ledger.generations WHERE state = 'live' FOR UPDATE").fetchone()
+            if row is None:
+                raise NoGenerationError("No generation is live.", "Run `creditfold init`.")
+            progress = sql.Identifier(schema_of(row[0]), "progress")
+            offsets = connection.execute(
+                sql.SQL("SELECT log_partition, next_offset FROM {} ORDER BY log_partition FOR UPDATE").format(progress)
+            ).fetchall()
+            yield Halt(row[0], dict(offsets))
+    except LockNotAvailable as error:
+        raise SwitchBlockedError(
+            "A worker or a reader holds on to the live generation; nothing was switched.",
+            "See pg_stat_activity for a session that is idle in a transaction, end it, and try again.",
+        ) from error
+
+
+def switch(connection: Connection[TupleRow], old: int, new: int, note: str) -> None:
+    """Make another generation the live one. The live fold must be halted; takes effect when the halt ends.
+
+    Whoever folds the old one is fenced and claims in the new one.
+    """
+    old_progress, new_progress = (sql.Identifier(schema_of(number), "progress") for number in (old, new))
+    # Epochs go up over generations, so that no claim in the one can be taken for one in the other.
+    connection.execute(
+        sql.SQL(
+            """UPDATE {new} n SET epoch = greatest(n.epoch, o.epoch) + 1, owner = '' FROM {old} o
+               WHERE o.log_partition = n.log_partition"""
+        ).format(new=new_progress, old=old_progress)
+    )
+    connection.execute(sql.SQL("UPDATE {} SET epoch = epoch + 1, owner = ''").format(old_progress))
+    connection.execute(
+        "UPDATE ledger.generations SET state = 'retired', retired_at = clock_timestamp() WHERE number = %s", (old,)
+    )
+    connection.execute(
+        "UPDATE ledger.generations SET state = 'live', activated_at = clock_timestamp(), note = %s WHERE number = %s",
+        (note, new),
+    )
+    write_views(connection, new)
+
+
+def lines(connection: Connection[TupleRow], number: int, partition: int, start: int, end: int) -> Iterator[Line]:
+    """The lines of a partition's outcomes from one offset to before another, in order, computed from the rows."""
+    text = script("lines.sql", schema=schema_of(number), partition=partition, start=start, end=end)
+    with connection.cursor() as cursor, cursor.copy(text) as copy:
+        for row in copy:
+            offset, _, line = bytes(row).partition(b"\t")
+            yield int(offset), line.removesuffix(b"\n")
+
+
+def chain_at(connection: Connection[TupleRow], number: int, partition: int, offset: int) -> bytes:
+    """The chain over everything before an offset that the generation has folded.
+
+    Starts from the last checkpoint before it, so the rows of at most some ten thousand offsets are read.
+    """
+    checkpoints = sql.Identifier(schema_of(number), "checkpoints")
+    row = connection.execute(
+        sql.SQL(
+            """SELECT next_offset, chain FROM {} WHERE log_partition = %s AND next_offset <= %s
+               ORDER BY next_offset DESC LIMIT 1"""
+        ).format(checkpoints),
+        (partition, offset),
+    ).fetchone()
+    start, chain = (row[0], bytes(row[1])) if row else (0, START)
+    return extend(chain, start, offset, lines(connection, number, partition, start, offset))[0]
