@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from creditfold.cli import appending, reading, rebuilding, serving, status
+from creditfold.cli import appending, proving, reading, rebuilding, serving, status
 from creditfold.cli.output import OutputError, output_error, print_json, safe, written
 from creditfold.schemas.errors import CreditfoldError
 
@@ -39,6 +39,10 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("generations", _REBUILD, rebuilding.generations),
     ("activate", _REBUILD, rebuilding.activate),
     ("drop", _REBUILD, rebuilding.drop),
+    ("verify", _REBUILD, proving.verify),
+    ("diff", _REBUILD, proving.diff),
+    ("rules list", _REBUILD, proving.rules_list),
+    ("rules activate", _REBUILD, proving.rules_activate),
     ("grant", _APPEND, appending.grant),
     ("spend", _APPEND, appending.spend),
     ("import", _APPEND, appending.import_),
@@ -57,7 +61,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 #: What the commands of two words have in common, by the first of them.
-GROUPS = {"dead-letters": (_READ, "See the records that can't be folded, and why.")}
+GROUPS = {
+    "dead-letters": (_READ, "See the records that can't be folded, and why."),
+    "rules": (_REBUILD, "See which version of the rules is in force, and bring another into force."),
+}
 
 _groups: dict[str, typer.Typer] = {}
 

@@ -1,5 +1,6 @@
 """The commands that read the projection: balance, history, rejections, dead-letters. Owns their words, no query."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-    from creditfold.projections.queries import DeadRecord, Decision
+    from creditfold.projections.queries import Balance, DeadRecord, Decision
 
 HEX_COLUMNS = 16
 # PostgreSQL's bigint.
@@ -32,23 +33,31 @@ def projection() -> "Iterator[Connection[TupleRow]]":
         yield connection
 
 
-def balance(account: AccountArgument, json: JsonOption = False) -> None:
-    """Show an account's balances.
+def balance(
+    account: AccountArgument,
+    as_of: Annotated[
+        str | None, typer.Option(metavar="TIME|POSITION", help="What it was then: a time (ISO 8601, UTC), a position.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show an account's balances, now or as of a time or a position of the log, both inclusive.
 
     \b
     Examples:
       creditfold balance alice
       creditfold balance alice --json
+      creditfold balance alice --as-of 2026-06-30T23:59:59.999Z
+      creditfold balance alice --as-of 3:1042
     """
     from creditfold.projections import queries
 
     checked_account(account)
     with projection() as connection:
-        rows = queries.balances(connection, account)
+        rows = queries.balances(connection, account) if as_of is None else _balances_as_of(connection, account, as_of)
     if json:
         print_json(rows)
     elif not rows:
-        say(f"{account} was never used. Its balance is 0.")
+        say(f"{account} {'was never used' if as_of is None else 'had no decisions then'}. Its balance is 0.")
     else:
         print_table(
             ("account", "asset", "available", "version", "position"),
@@ -57,6 +66,23 @@ def balance(account: AccountArgument, json: JsonOption = False) -> None:
                 for row in rows
             ],
         )
+
+
+def _balances_as_of(connection: "Connection[TupleRow]", account: str, as_of: str) -> "Sequence[Balance]":
+    from creditfold.cli.rebuilding import milliseconds
+    from creditfold.processors.chunks import partition_of
+    from creditfold.projections import queries
+
+    partition = partition_of(account.encode(), len(queries.progress(connection)))
+    if re.fullmatch(r"[0-9]+:[0-9]+", as_of) is None:
+        return queries.balances_as_of(connection, account, partition, until_ms=milliseconds(as_of))
+    position = Position.parse(as_of)
+    if position.partition != partition:
+        raise ArgumentError(
+            f"{account} lives in partition {partition}; {position} says nothing about it.",
+            f"Name a position of partition {partition}, or a time.",
+        )
+    return queries.balances_as_of(connection, account, partition, until=position.offset)
 
 
 def history(

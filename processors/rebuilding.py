@@ -7,7 +7,7 @@ readers' views and the workers' claims, in one transaction.
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from psycopg import Connection
@@ -102,16 +102,19 @@ class Site(NamedTuple):
     processes: int = os.cpu_count() or 1
 
 
-def rebuild(settings: Settings, request: Request, watch: Watch) -> Generation:
+def rebuild(
+    settings: Settings, request: Request, watch: Watch, on_made: Callable[[int], None] = lambda _: None
+) -> Generation:
     """Fold the log into a generation up to its end, or to where the request says, and call it ready.
 
-    Can be interrupted anywhere; a request to resume goes on.
+    Can be interrupted anywhere; a request to resume goes on. `on_made` gets the number before the fold begins.
 
     Raises GenerationError's kin, LogChangedError, LogTruncatedError, NoSuchPositionError, RebuildError.
     """
     log = describe_log(settings)
     with connected(settings.dsn, "creditfold rebuild") as connection:
         number = _made(connection, settings, log, request) if request.resume is None else request.resume
+        on_made(number)
         found = generation(connection, number)
         _refuse_unfit(found, log)
         site = Site(settings, connection, watch, request.processes)
@@ -155,7 +158,7 @@ def _possible(until: Mapping[int, int], ends: Mapping[int, int]) -> Mapping[int,
         if offset > ends[partition]:
             raise NoSuchPositionError(
                 f"The log has no record {Position(partition, offset - 1)} yet.",
-                f"Partition {partition} ends before offset {ends[partition]}.",
+                f"Its partition ends before offset {ends[partition]}; if it was there, the log has lost records.",
             )
     return until
 

@@ -219,11 +219,19 @@ class CommandProducer:
 
     def append(self, command: Command) -> Position:
         """Append a command and wait until the log has it. Returns its position. Raises AppendError's kin."""
-        delivery = self.submit(command)
+        return self._awaited(self.submit(command))
+
+    def _awaited(self, delivery: Future[Position]) -> Position:
         try:
             return delivery.result(self.delivery_timeout_s + _GRACE_S)
         except TimeoutError:
             raise DeliveryFailedError("The Kafka client gave no answer within its own timeout.", RESEND) from None
+
+    def append_record(self, record: Encoded) -> Position:
+        """The same as append() for a record that is encoded already."""
+        delivery = _Delivery(self._unseen)
+        self._enter(record, partial(self._deliver, delivery.settle))
+        return self._awaited(delivery)
 
     def submit(self, command: Command, *, wait: bool = True) -> Future[Position]:
         """Hand a command over and return at once with the future of its position.

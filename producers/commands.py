@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from creditfold.ledger import limits
+from creditfold.ledger.validity import check
 from creditfold.producers.errors import InvalidCommandError, RecordTooLargeError
 from creditfold.schemas.wire import encode
 
@@ -172,6 +173,18 @@ class Encoded(NamedTuple):
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
     partition: int = -1
+
+
+def encode_activation(rules: int, partition: int, *, source: str = "", reason: str = "") -> Encoded:
+    """Make the control record that brings a version of the rules into force in one partition.
+
+    The same version has the same command id, so that a second one is a duplicate. Raises InvalidCommandError.
+    """
+    fields = {"command_id": f"rules-{rules}", "rules": rules, "source": source, "reason": reason}
+    problem = check("ActivateRules", {**fields, "occurred_at": 0})
+    if problem is not None:
+        raise InvalidCommandError((problem,))
+    return Encoded(None, encode("ActivateRules", fields), partition=partition)
 
 
 def encode_command(command: Command) -> Encoded:

@@ -87,6 +87,18 @@ class DeadRecord(NamedTuple):
     headers: list[list[str | None]]
 
 
+class RulesActivated(NamedTuple):
+    """A record from which on its partition is decided by another version of the rules."""
+
+    log_partition: int
+    log_offset: int
+    rules: int
+    activated_at: datetime
+    command_id: str
+    source: str
+    note: str
+
+
 class PartitionProgress(NamedTuple):
     """How far one partition is folded, and what its records came to."""
 
@@ -111,6 +123,38 @@ class PartitionProgress(NamedTuple):
 def balances(connection: Connection[Any], account: str) -> Sequence[Balance]:
     """An account's balances, by asset; empty for an account that was never used."""
     return _rows(connection, Balance, "SELECT * FROM ledger.balances WHERE account_id = %s ORDER BY asset", (account,))
+
+
+def balances_as_of(
+    connection: Connection[Any], account: str, partition: int, *, until_ms: int | None = None, until: int | None = None
+) -> Sequence[Balance]:
+    """An account's balances after the last decision up to an instant or an offset of its partition, by asset.
+
+    Equal to those of a rebuild that ends there.
+
+    Args:
+        connection: to the projection.
+        account: its id.
+        partition: the one that the account belongs in.
+        until_ms: of the log's clock, in milliseconds UTC, inclusive.
+        until: offset of the last record that counts.
+
+    Raises NotYetFoldedError when the fold hasn't passed that offset.
+    """
+    if until is not None and not _has_passed(connection, Position(partition, until)):
+        raise NotYetFoldedError(
+            f"The fold has not reached {Position(partition, until)} yet.", "See `creditfold status`, and ask again."
+        )
+    return _rows(
+        connection,
+        Balance,
+        """SELECT DISTINCT ON (asset) account_id, asset, balance AS available, version, log_partition, log_offset
+           FROM ledger.journal
+           WHERE account_id = %s AND (%s::bigint IS NULL OR decided_at <= to_timestamp(%s::bigint / 1000.0))
+             AND (%s::bigint IS NULL OR log_offset <= %s)
+           ORDER BY asset, version DESC""",
+        (account, until_ms, until_ms, until, until),
+    )
 
 
 def history(connection: Connection[Any], account: str, limit: int, before: int | None = None) -> Sequence[Decision]:
@@ -179,6 +223,11 @@ def dead_letter(connection: Connection[Any], position: Position) -> DeadRecord |
 def progress(connection: Connection[Any]) -> Sequence[PartitionProgress]:
     """How far each partition is folded."""
     return _rows(connection, PartitionProgress, "SELECT * FROM ledger.progress ORDER BY log_partition", ())
+
+
+def activations(connection: Connection[Any]) -> Sequence[RulesActivated]:
+    """Every change of the rules, by partition."""
+    return _rows(connection, RulesActivated, "SELECT * FROM ledger.activations ORDER BY log_partition, log_offset", ())
 
 
 def wait_for(connection: Connection[Any], position: Position, timeout_s: float) -> None:

@@ -1,0 +1,304 @@
+"""Proves a generation, and tries out rules: by folding the log once more and comparing. Writes to no live table.
+
+Owns what is compared with what, and the verdict. The fold it compares with is a generation of its own, made for this
+and dropped again.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from creditfold.processors.rebuilding import Request, Watch, rebuild
+from creditfold.projections.compare import (
+    Difference,
+    Outcome,
+    SelfCheck,
+    WrongBalance,
+    check_self,
+    differences,
+    parting,
+    snapshot,
+    wrong_balances,
+)
+from creditfold.projections.connections import connected
+from creditfold.projections.generations import (
+    Generation,
+    GenerationError,
+    chain_at,
+    drop,
+    generation,
+    live_number,
+)
+from creditfold.projections.setup import refuse_other_layout
+from creditfold.stack.settings import Settings
+
+#: Accounts with differences that are told apart; beyond, they are counted as `more`.
+MOST_ACCOUNTS = 1_000_000
+
+
+class PartitionVerdict(NamedTuple):
+    """One partition of two generations, compared before offset `next_offset`.
+
+    `left_intact` and `right_intact` say whether the rows of each are those that its hash chain was made of.
+    """
+
+    partition: int
+    next_offset: int
+    left_chain: str
+    right_chain: str
+    equal: bool
+    left_intact: bool
+    right_intact: bool
+
+
+class AccountDifference(NamedTuple):
+    """An account that differs: the first of its records that came to something else, and how many did."""
+
+    account: str
+    first: Difference
+    records: int
+
+
+class Verdict(NamedTuple):
+    """What a comparison came to. `accounts` are at most as many as were asked for, in the order of the log."""
+
+    left: int
+    right: int
+    right_is_fresh: bool
+    equal: bool
+    partitions: Sequence[PartitionVerdict]
+    left_wrong_balances: Sequence[WrongBalance]
+    right_wrong_balances: Sequence[WrongBalance]
+    differing_records: int
+    differing_accounts: int
+    accounts: Sequence[AccountDifference]
+    conclusion: str
+
+
+class Changes(NamedTuple):
+    """How other rules, or other code, would have decided the same history.
+
+    `totals` counts commands by what they came to before and after, `balances_only` those that would be decided the same
+    at another balance. `changes` are at most as many as were asked for, in the order of the log.
+    """
+
+    live: int
+    rules: int | None
+    commands: int
+    changed: int
+    accounts: int
+    balances_only: int
+    totals: Mapping[str, int]
+    changes: Sequence[Difference]
+
+
+def verify(
+    settings: Settings, left: int | None, right: int | None, limit: int, watch: Watch, *, keep: bool = False
+) -> Verdict:
+    """Compare two generations at the same offsets: the live one if `left` isn't given, a fresh fold if `right` isn't.
+
+    Raises what a rebuild raises, and NoGenerationError.
+    """
+    with connected(settings.dsn, "creditfold verify") as connection:
+        ours = generation(connection, left if left is not None else live_number(connection))
+        refuse_other_layout(ours.number, ours.layout)
+    with _other(settings, ours, right, watch, keep=keep) as theirs:
+        return _compare(settings, ours, theirs, limit, watch, is_fresh=right is None)
+
+
+@contextmanager
+def _other(
+    settings: Settings, ours: Generation, right: int | None, watch: Watch, *, keep: bool
+) -> Iterator[Generation]:
+    if right is not None:
+        with connected(settings.dsn, "creditfold verify") as connection:
+            theirs = generation(connection, right)
+        refuse_other_layout(theirs.number, theirs.layout)
+        if ours.number == theirs.number:
+            raise GenerationError("A generation always equals itself.", "Name another one, or none for a fresh fold.")
+        if ours.log != theirs.log:
+            raise GenerationError(
+                f"Generation {right} was folded from another topic than generation {ours.number}.",
+                "Compare two generations of one log.",
+            )
+        yield theirs
+        return
+    request = Request(
+        purpose="verify",
+        until_ms=ours.until_ms,
+        until_offsets=ours.next_offsets,
+        forced_rules=ours.forced_rules,
+        note=f"to compare with generation {ours.number}",
+    )
+    with _scratch(settings, request, watch, keep=keep) as theirs:
+        yield theirs
+
+
+@contextmanager
+def _scratch(settings: Settings, request: Request, watch: Watch, *, keep: bool) -> Iterator[Generation]:
+    """A generation for the length of a block, or for longer if it is to be kept."""
+    made: list[int] = []
+    try:
+        done = rebuild(settings, request, watch, on_made=made.append)
+        yield done
+    finally:
+        if made and not keep:
+            with connected(settings.dsn, "creditfold verify") as connection:
+                drop(connection, made[0])
+
+
+def _compare(
+    settings: Settings, ours: Generation, theirs: Generation, limit: int, watch: Watch, *, is_fresh: bool
+) -> Verdict:
+    ends = {partition: min(offset, theirs.next_offsets[partition]) for partition, offset in ours.next_offsets.items()}
+    with connected(settings.dsn, "creditfold verify") as one, connected(settings.dsn, "creditfold verify") as two:
+        watch.begin("Comparing", 0, 0)
+        left_checks, left_wrong = _check(one, ours.number, limit)
+        right_checks, right_wrong = _check(one, theirs.number, limit)
+        partitions, found = [], Findings(limit)
+        for partition, end in ends.items():
+            mine, other = left_checks[partition], right_checks[partition]
+            start, equal = parting(one, ours.number, theirs.number, partition, end)
+            for check in (mine, other):
+                # Rows that were changed after the chain was made are looked for where the chain first breaks.
+                start = start if check.from_offset is None else min(start, check.from_offset)
+            rows_equal = True
+            for difference in differences((one, two), ours.number, theirs.number, partition, range(start, end)):
+                rows_equal = False
+                found.add(difference)
+            left_chain, right_chain = (chain_at(one, side.number, partition, end).hex() for side in (ours, theirs))
+            partitions.append(
+                PartitionVerdict(partition, end, left_chain, right_chain, equal and rows_equal, mine.holds, other.holds)
+            )
+    equal = all(row.equal and row.left_intact and row.right_intact for row in partitions)
+    equal = equal and not left_wrong and not right_wrong
+    return Verdict(
+        ours.number,
+        theirs.number,
+        is_fresh,
+        equal,
+        partitions,
+        left_wrong,
+        right_wrong,
+        found.records,
+        len(found.counts),
+        found.accounts(),
+        _conclusion(partitions, ours.number, theirs.number, left_wrong, right_wrong, is_fresh=is_fresh),
+    )
+
+
+def _check(
+    connection: Connection[TupleRow], number: int, limit: int
+) -> tuple[Mapping[int, SelfCheck], Sequence[WrongBalance]]:
+    with snapshot(connection):
+        checks = {check.partition: check for check in check_self(connection, number)}
+        return checks, wrong_balances(connection, number, limit)
+
+
+def _conclusion(
+    partitions: Sequence[PartitionVerdict],
+    left: int,
+    right: int,
+    left_wrong: Sequence[WrongBalance],
+    right_wrong: Sequence[WrongBalance],
+    *,
+    is_fresh: bool,
+) -> str:
+    """Say in a sentence what was tampered with, as far as the chains tell."""
+    altered = [
+        str(number)
+        for number, intact, wrong in (
+            (left, all(row.left_intact for row in partitions), left_wrong),
+            (right, all(row.right_intact for row in partitions), right_wrong),
+        )
+        if not intact or wrong
+    ]
+    if altered:
+        return f"Rows of generation {' and '.join(altered)} were changed after they were written."
+    if all(row.equal for row in partitions):
+        return "Equal: the same decisions, the same balances, at the same offsets."
+    if is_fresh:
+        return (
+            f"The rows of generation {left} are as they were written, but the log comes to something else now: "
+            "the topic was changed since, or this release decides otherwise."
+        )
+    return "Both generations are as they were written, and were decided differently."
+
+
+class Findings:
+    """Collects differences by account: the first of each, and their number. Keeps a bounded number of them."""
+
+    def __init__(self, limit: int) -> None:
+        self.records = 0
+        self.counts: Counter[str] = Counter()
+        self._limit = limit
+        self._first: dict[str, Difference] = {}
+
+    def add(self, difference: Difference) -> None:
+        """Count a difference."""
+        self.records += 1
+        account = difference.account
+        if account in self.counts or len(self.counts) < MOST_ACCOUNTS:
+            self.counts[account] += 1
+        if account not in self._first and len(self._first) < self._limit:
+            self._first[account] = difference
+
+    def accounts(self) -> Sequence[AccountDifference]:
+        """The accounts found first."""
+        return [AccountDifference(name, first, self.counts[name]) for name, first in self._first.items()]
+
+
+def diff(
+    settings: Settings,
+    rules: int | None,
+    limit: int,
+    watch: Watch,
+) -> Changes:
+    """Decide the live generation's history again, by other rules or by this code, and tell what would change.
+
+    Args:
+        settings: where the servers are.
+        rules: version that decides everything, or None for what the log has in force at each place.
+        limit: most changes that are given back.
+        watch: who is told how far it is.
+
+    Raises what a rebuild raises.
+    """
+    with connected(settings.dsn, "creditfold diff") as connection:
+        live = generation(connection, live_number(connection))
+        refuse_other_layout(live.number, live.layout)
+    request = Request(
+        purpose="diff", until_offsets=live.next_offsets, forced_rules=rules, note=f"to compare with {live.number}"
+    )
+    changed = balances_only = 0
+    totals: Counter[str] = Counter()
+    accounts: set[str] = set()
+    first: list[Difference] = []
+    with (
+        _scratch(settings, request, watch, keep=False) as other,
+        connected(settings.dsn, "creditfold diff") as one,
+        connected(settings.dsn, "creditfold diff") as two,
+    ):
+        watch.begin("Comparing", 0, 0)
+        for partition, end in live.next_offsets.items():
+            for difference in differences((one, two), live.number, other.number, partition, range(end)):
+                if not difference.is_decision:
+                    balances_only += difference.is_other_balance
+                    continue
+                changed += 1
+                totals[f"{_named(difference.left)} -> {_named(difference.right)}"] += 1
+                if len(accounts) < MOST_ACCOUNTS:
+                    accounts.add(difference.account)
+                if len(first) < limit:
+                    first.append(difference)
+    return Changes(
+        live.number, rules, live.records, changed, len(accounts), balances_only, dict(totals.most_common()), first
+    )
+
+
+def _named(outcome: Outcome | None) -> str:
+    return "nothing" if outcome is None else f"{outcome.what} {outcome.reason}".strip()
