@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from aiokafka.partitioner import murmur2
+from confluent_kafka import murmur2
 
 from creditfold.ledger import COMMANDS, FIRST_RULES, ActivateRules, Book, Command, Entry, Verdict
 from creditfold.ledger.limits import MAX_REASON, MAX_RECORD_BYTES, MAX_RULES, MAX_SOURCE
@@ -163,7 +163,7 @@ def _note(data: bytes | None) -> str:
 @lru_cache(maxsize=REMEMBERED_ACCOUNTS)
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition of a key by Kafka's default partitioner (murmur2, made positive, modulo)."""
-    return int((murmur2(key) & 0x7FFF_FFFF) % partitions)
+    return int(murmur2(key, partitions))
 
 
 def _read(record: Record, partition: int, partitions: int) -> Content | Later:

@@ -15,7 +15,6 @@ from psycopg.rows import TupleRow
 
 from creditfold.processors.rebuild import fold_into
 from creditfold.processors.replay import Job, Replay
-from creditfold.processors.transport import LogTruncatedError
 from creditfold.projections.connections import REBUILD_OPTIONS, connected, fold_pool
 from creditfold.projections.generations import (
     Generation,
@@ -41,6 +40,7 @@ from creditfold.projections.setup import (
 from creditfold.projections.statements import SWITCHING
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log, Position
+from creditfold.stack.log import LogTruncatedError
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import describe_log, end_offsets, start_offsets
 

@@ -29,6 +29,7 @@ from creditfold.processors.lanes import Lanes
 from creditfold.projections.connections import is_outage
 from creditfold.projections.setup import LayoutError
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.stack.log import LogTruncatedError
 from creditfold.stack.topics import KafkaUnavailableError, TopicError
 
 #: Longest wait of the broker for new records, in ms. aiokafka has one request under way per broker, so a request that
@@ -48,10 +49,6 @@ SUSPECT_PAUSE_S = 0.1
 UNREADABLE_PAUSE_S = 10.0
 
 log = structlog.get_logger()
-
-
-class LogTruncatedError(CreditfoldError):
-    """Records that were never folded are no longer in the topic, or the topic ends before what was folded."""
 
 
 class LedgerApp(Protocol):

@@ -2,7 +2,7 @@
 -- column is text, as COPY writes it; projections/chain.py writes the same.
 COPY (
     SELECT * FROM (
-        SELECT log_offset, log_partition::text, log_offset::text, account_id, version::text, command_id, kind, asset,
+        SELECT log_offset AS place, log_partition::text, log_offset::text, account_id, version::text, command_id, kind, asset,
                amount::text, change::text, balance::text, rejection, rules::text, clock_ms::text, occurred_at_ms::text,
                source, note, extra::text
         FROM {schema}.journal WHERE log_partition = {partition} AND log_offset >= {start} AND log_offset < {end}
@@ -14,5 +14,5 @@ COPY (
         SELECT log_offset, log_partition::text, log_offset::text, 'rules', rules::text, clock_ms::text, command_id, source,
                note, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
         FROM {schema}.activations WHERE log_partition = {partition} AND log_offset >= {start} AND log_offset < {end}
-    ) AS l ORDER BY log_offset
+    ) AS l ORDER BY place
 ) TO STDOUT

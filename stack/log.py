@@ -25,6 +25,10 @@ class UnreadableError(CreditfoldError):
     """Records that can't be read from the log."""
 
 
+class LogTruncatedError(CreditfoldError):
+    """Records that were never folded are no longer in the topic, or the topic ends before what was folded."""
+
+
 class LogRecord(NamedTuple):
     """A record of the log. `timestamp` is in milliseconds UTC."""
 

@@ -17,8 +17,11 @@ def decide_two(state: Account, command: Command) -> Outcome:
     return outcome
 
 
+# Processes that a rebuild starts import this file under the other name.
+if __name__ in ("__main__", "__mp_main__"):
+    RULESETS[2] = decide_two
+
 if __name__ == "__main__":
     from creditfold.cli.main import main
 
-    RULESETS[2] = decide_two
     main()

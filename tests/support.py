@@ -40,6 +40,8 @@ def environment(settings: Settings) -> dict[str, str]:
 class WorkerProcess:
     """A `creditfold worker` in a process of its own, its log in a file."""
 
+    program: tuple[str, ...] = ("-m", "creditfold.cli.main")
+
     def __init__(self, settings: Settings, folder: Path, name: str = "worker") -> None:
         self.log = folder / f"{name}.log"
         self._settings = settings
@@ -48,7 +50,7 @@ class WorkerProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "creditfold.cli.main", "worker", "--json-logs"],
+                [sys.executable, *self.program, "worker", "--json-logs"],
                 stdout=log,
                 stderr=log,
                 env=environment(self._settings),

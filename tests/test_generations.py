@@ -1,0 +1,438 @@
+"""Generations on the real stack: rebuilt, compared, switched and dropped, and what is refused.
+
+A ledger of one test has four partitions. `history` appends grants, spends, rejections, duplicates and dead letters.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import Connection
+from support import (
+    ROOT,
+    Raw,
+    append,
+    assert_equals_second_fold,
+    environment,
+    lag,
+    query,
+    record,
+    wait_until_folded,
+    worker,
+)
+
+from creditfold.processors.rebuilding import (
+    Consent,
+    DecidesDifferentlyError,
+    NoSuchPositionError,
+    Request,
+    activate,
+    fold_here,
+    rebuild,
+)
+from creditfold.processors.replay import Job
+from creditfold.projections.connections import connected, fold_pool
+from creditfold.projections.generations import (
+    Generation,
+    GenerationError,
+    NoGenerationError,
+    SwitchBlockedError,
+    chain_at,
+    drop,
+    generation,
+    generations,
+    halted,
+    held,
+)
+from creditfold.projections.setup import LogChangedError, prepare
+from creditfold.projections.store import ChunkTransaction, FencedError, claim
+from creditfold.stack.processes import wait_until
+from creditfold.stack.settings import Settings
+from creditfold.stack.topics import KafkaAdmin, create_topics, describe_log, end_offsets
+
+
+class Quiet:
+    """A watch that remembers the steps."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+
+    def begin(self, step: str, done: int, total: int) -> None:
+        self.steps.append((step, done, total))
+
+    def tell(self, done: int) -> None:
+        assert done >= 0
+
+
+WATCH = Quiet()
+
+
+def history(count: int, seed: int = 1, start: int = 0) -> Iterator[Raw]:
+    """`count` commands of 60 accounts, with duplicates, reused ids and noise among them."""
+    chance = random.Random(seed)
+    for number in range(start, start + count):
+        account, amount = f"user-{chance.randrange(60)}", chance.randint(1, 30)
+        kind = "Grant" if chance.random() < 0.4 else "Spend"
+        yield record(kind, f"c{number}", account, amount, reason="tab\there\\", metadata={"n": str(number % 3)})
+        if number % 17 == 0:
+            yield record(kind, f"c{number}", account, amount, reason="tab\there\\", metadata={"n": str(number % 3)})
+        if number % 29 == 0:
+            yield record(kind, f"c{number}", account, amount + 1)
+        if number % 31 == 0:
+            yield Raw(b"noise\0" + bytes([number % 256]), b"key")
+
+
+def read(settings: Settings, number: int) -> Generation:
+    with connected(settings.dsn) as connection:
+        return generation(connection, number)
+
+
+def states(settings: Settings) -> dict[int, str]:
+    with connected(settings.dsn) as connection:
+        return {row.number: row.state for row in generations(connection)}
+
+
+TABLES = ("balances", "journal", "dead_letters", "activations", "redrives", "checkpoints")
+
+
+def rows_of(settings: Settings, number: int) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of a generation, and its progress but for who folded it when."""
+    schema = f"ledger_{number:04}"
+    found = {table: sorted(query(settings, f"SELECT * FROM {schema}.{table}"), key=repr) for table in TABLES}
+    progress = """SELECT log_partition, next_offset, clock_ms, accepted, rejected, duplicates, dead_letters,
+                         activations, rules, chain FROM {}.progress ORDER BY 1"""
+    return {**found, "progress": query(settings, progress.format(schema))}
+
+
+@pytest.fixture
+def folded(ledger_settings: Settings) -> Settings:
+    """A ledger with some thousand records folded into its live generation, and no worker running."""
+    append(ledger_settings, history(3_000))
+    log = describe_log(ledger_settings)
+    prepare(ledger_settings.dsn, log)
+    ends = end_offsets(ledger_settings, log.topic, range(log.partitions))
+    # A rebuild's fold is the workers' fold, which a test below shows, and needs no process to come up.
+    fold_here(Job(ledger_settings.kafka_client, log.topic, log.partitions, 1, ends), ledger_settings.dsn)
+    return ledger_settings
+
+
+def run(settings: Settings, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """Run `creditfold` as a user would."""
+    done = subprocess.run(
+        [sys.executable, "-m", "creditfold.cli.main", *arguments],
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_rebuild_equals_what_workers_folded(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Row by row, in every table, the hash chain and its checkpoints included; the live one is not touched."""
+    folded = ledger_settings
+    append(folded, history(3_000))
+    with worker(folded, tmp_path):
+        wait_until_folded(folded)
+    before = rows_of(folded, 1)
+    done = rebuild(folded, Request(processes=2), WATCH)
+    assert (done.number, done.state) == (2, "ready")
+    assert rows_of(folded, 2) == before == rows_of(folded, 1)
+    assert done.digest == read(folded, 1).digest
+    assert assert_equals_second_fold(folded).dead
+
+
+def test_a_rebuild_by_processes_equals_one_in_this_process(folded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large logs are folded by a process for each core, with a filter in memory instead of looking up each id."""
+    monkeypatch.setattr("creditfold.processors.rebuilding.FEW_RECORDS", 0)
+    done = rebuild(folded, Request(processes=3), WATCH)
+    assert rows_of(folded, done.number) == rows_of(folded, 1)
+
+
+def test_activating_switches_readers_and_workers(folded: Settings, tmp_path: Path) -> None:
+    """Under load: a worker folds while the switch is made, there and back; nothing is lost, nothing done twice."""
+    rebuild(folded, Request(), WATCH)
+    with worker(folded, tmp_path) as process:
+        append(folded, history(2_000, 2, 3_000))
+        switch = activate(folded, 2, Consent(), WATCH)
+        assert (switch.old, switch.new) == (1, 2)
+        append(folded, history(2_000, 3, 5_000))
+        wait_until_folded(folded)
+        assert query(folded, "SELECT DISTINCT generation FROM ledger.progress") == [(2,)]
+        assert states(folded) == {1: "retired", 2: "live"}
+        assert_equals_second_fold(folded)
+        # And back: the old one is behind by now, and is brought up first.
+        activate(folded, 1, Consent(), WATCH)
+        append(folded, history(500, 4, 7_000))
+        wait_until_folded(folded)
+        assert process.process.poll() is None
+    assert states(folded) == {1: "live", 2: "retired"}
+    assert_equals_second_fold(folded)
+    epochs = query(folded, "SELECT min(o.epoch), min(n.epoch) FROM ledger_0001.progress n, ledger_0002.progress o")
+    assert epochs[0][1] > epochs[0][0]
+
+
+def test_readers_never_see_an_older_position(folded: Settings, tmp_path: Path) -> None:
+    """Positions that readers see go up only, while generations are switched to and fro and a worker folds."""
+    rebuild(folded, Request(), WATCH)
+    reader = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "watch_positions.py")],
+        env=environment(folded),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with worker(folded, tmp_path):
+            for turn, number in enumerate((2, 1, 2, 1)):
+                append(folded, history(500, turn, 3_000 + 500 * turn))
+                activate(folded, number, Consent(), WATCH)
+            wait_until_folded(folded)
+    finally:
+        reader.send_signal(signal.SIGTERM)
+    seen, generations_seen = json.loads(reader.communicate(timeout=30)[0])
+    assert seen == [], "positions went backwards, or a statement saw two generations"
+    assert {1, 2} <= set(generations_seen)
+
+
+def test_a_generation_that_decided_otherwise_is_refused(folded: Settings) -> None:
+    """What was announced stays true, unless somebody says why not; the reason is kept."""
+    rebuild(folded, Request(), WATCH)
+    with connected(folded.dsn) as connection:
+        connection.execute("UPDATE ledger_0002.journal SET rejection = NULL WHERE log_partition = 1")
+    with pytest.raises(DecidesDifferentlyError, match="in partition 1") as caught:
+        activate(folded, 2, Consent(), WATCH)
+    assert "creditfold verify 1 2" in caught.value.remedy
+    assert states(folded) == {1: "live", 2: "ready"}
+    refused = run(folded, "activate", "2", "--accept-differences", check=False)
+    assert (refused.returncode, "--note" in refused.stderr) == (2, True)
+    said = run(folded, "activate", "2", "--accept-differences", "--note", "found a bug")
+    assert "They differ in partition 1" in said.stdout
+    assert (states(folded)[2], read(folded, 2).note) == ("live", "found a bug")
+
+
+def test_what_cannot_be_activated_is_refused(folded: Settings) -> None:
+    """Each with the reason, and nothing is switched."""
+    with connected(folded.dsn) as connection:
+        with pytest.raises(GenerationError, match="is live"):
+            activate(folded, 1, Consent(), WATCH)
+        with pytest.raises(NoGenerationError):
+            activate(folded, 7, Consent(), WATCH)
+        partial = rebuild(folded, Request(until_offsets={0: 10}), WATCH)
+        with pytest.raises(GenerationError, match="looking at"):
+            activate(folded, partial.number, Consent(), WATCH)
+        connection.execute("UPDATE ledger.generations SET state = 'building', until_offsets = NULL WHERE number = 2")
+        with pytest.raises(GenerationError, match="isn't finished"):
+            activate(folded, 2, Consent(), WATCH)
+        with held(connection, 2), pytest.raises(GenerationError, match="by somebody else"):
+            rebuild(folded, Request(resume=2), WATCH)
+    assert states(folded)[1] == "live"
+
+
+def test_activating_while_no_worker_runs(folded: Settings, tmp_path: Path) -> None:
+    """The new one may be ahead of the live one; workers that start later go on in it."""
+    append(folded, history(200, 9, 9_000))
+    rebuild(folded, Request(), WATCH)
+    activate(folded, 2, Consent(), WATCH)
+    assert lag(folded) == 0
+    append(folded, history(200, 10, 9_200))
+    with worker(folded, tmp_path):
+        wait_until_folded(folded)
+    assert_equals_second_fold(folded)
+
+
+def test_dropping_frees_a_generation_and_spares_the_live_one(folded: Settings) -> None:
+    """Its tables are gone, the number isn't used again."""
+    rebuild(folded, Request(), WATCH)
+    with connected(folded.dsn) as connection:
+        with pytest.raises(GenerationError, match="is live"):
+            drop(connection, 1)
+        drop(connection, 2)
+        with pytest.raises(NoGenerationError):
+            drop(connection, 2)
+    assert query(folded, "SELECT to_regnamespace('ledger_0002')") == [(None,)]
+    assert rebuild(folded, Request(), WATCH).number == 3
+    assert states(folded) == {1: "live", 3: "ready"}
+
+
+def test_a_frozen_reader_makes_the_switch_give_up(folded: Settings) -> None:
+    """A transaction that holds a view is not waited for for ever; nothing is switched, and the fold goes on."""
+    rebuild(folded, Request(), WATCH)
+    with connected(folded.dsn) as reader, reader.transaction():
+        reader.execute("SELECT count(*) FROM ledger.balances")
+        with pytest.raises(SwitchBlockedError, match="reader"):
+            activate(folded, 2, Consent(), WATCH)
+    assert states(folded)[1] == "live"
+    activate(folded, 2, Consent(), WATCH)
+    assert states(folded)[2] == "live"
+
+
+def test_a_halt_that_fails_changes_nothing(folded: Settings) -> None:
+    """Whatever goes wrong inside: the switch is one transaction."""
+
+    def fail(connection: Connection[Any]) -> None:
+        with halted(connection) as halt:
+            assert halt.number == 1
+            connection.execute("UPDATE ledger.generations SET state = 'retired' WHERE number = 1")
+            raise ZeroDivisionError
+
+    with connected(folded.dsn) as connection, pytest.raises(ZeroDivisionError):
+        fail(connection)
+    assert states(folded) == {1: "live"}
+
+
+def test_a_topic_made_anew_is_refused(folded: Settings) -> None:
+    """A generation of another log is neither folded on nor switched to, unless the log was replaced on purpose."""
+    rebuild(folded, Request(), WATCH)
+    admin = KafkaAdmin(folded).client
+    admin.delete_topics([folded.commands_topic])[folded.commands_topic].result()
+    assert wait_until(lambda: folded.commands_topic not in admin.list_topics(timeout=5).topics, 30)
+    create_topics(folded)
+    with pytest.raises(LogChangedError):
+        rebuild(folded, Request(resume=2), WATCH)
+    with pytest.raises(LogChangedError):
+        activate(folded, 2, Consent(), WATCH)
+    append(folded, history(3_000))
+    new = rebuild(folded, Request(), WATCH)
+    with pytest.raises(LogChangedError, match="folded from another"):
+        activate(folded, new.number, Consent(), WATCH)
+    # The same commands, but at another time: what was decided differs by its clock.
+    with pytest.raises(DecidesDifferentlyError):
+        activate(folded, new.number, Consent(other_log=True), WATCH)
+    activate(folded, new.number, Consent(differences=True, other_log=True, note="lost"), WATCH)
+    assert_equals_second_fold(folded)
+    assert not prepare(folded.dsn, describe_log(folded))
+
+
+def test_positions_that_the_log_does_not_have_are_refused(folded: Settings) -> None:
+    """Before anything is made."""
+    for until in ({9: 1}, {0: 10**9}):
+        with pytest.raises(NoSuchPositionError):
+            rebuild(folded, Request(until_offsets=until), WATCH)
+    assert states(folded) == {1: "live"}
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_rebuild_killed_anywhere_is_resumed(folded: Settings, number: int) -> None:
+    """SIGKILL at random points, several times; orphaned processes end, and the result is as if nothing had happened."""
+    chance = random.Random(number)
+    append(folded, history(9_000, 5, 3_000))
+    script = str(ROOT / "tests" / "small_pieces.py")
+    arguments = ["rebuild", "--processes", "2"]
+    kills = 0
+    for _ in range(12):
+        process = subprocess.Popen(
+            [sys.executable, script, *arguments],
+            env=environment(folded),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        start = query(folded, "SELECT coalesce(sum(next_offset), 0) FROM ledger_0002.progress")[0][0] if kills else 0
+        goal = start + chance.randrange(0, 4_000)
+
+        def reached(goal: int = goal, process: "subprocess.Popen[bytes]" = process) -> bool:
+            return process.poll() is not None or progressed(folded) >= goal
+
+        assert wait_until(reached, 60)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        _, error = process.communicate(timeout=30)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL or b"by somebody else" in error, error
+        if 2 in states(folded):
+            arguments = ["rebuild", "--resume", "2", "--processes", "2"]
+    assert kills > 0
+    assert wait_until(lambda: run(folded, "rebuild", "--resume", "2", check=False).returncode == 0, 60)
+    fresh = rebuild(folded, Request(), WATCH)
+    assert rows_of(folded, 2) == rows_of(folded, fresh.number)
+
+
+def progressed(settings: Settings) -> int:
+    """How far generation 2 is, 0 before there is one."""
+    if query(settings, "SELECT to_regclass('ledger_0002.progress') IS NULL") == [(True,)]:
+        return 0
+    return int(query(settings, "SELECT sum(next_offset) FROM ledger_0002.progress")[0][0])
+
+
+def test_two_rebuilds_at_once(folded: Settings) -> None:
+    """Each has a generation of its own."""
+    command = [sys.executable, "-m", "creditfold.cli.main", "rebuild", "--json"]
+    both = [
+        subprocess.Popen(command, env=environment(folded), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    said = [json.loads(process.communicate(timeout=120)[0]) for process in both]
+    assert {row["number"] for row in said} == {2, 3}
+    assert {row["digest"] for row in said} == {read(folded, 1).digest}
+    assert rows_of(folded, 2) == rows_of(folded, 3) == rows_of(folded, 1)
+
+
+async def test_a_zombie_of_a_rebuild_is_fenced(folded: Settings) -> None:
+    """Two folds of one generation can't both write: the second claim wins."""
+    number = begun(folded)
+    async with fold_pool(folded.dsn, "test", 2) as pool:
+        zombie = await claim(pool, 0, "zombie", number)
+        await claim(pool, 0, "owner", number)
+        async with pool.connection() as connection, connection.transaction():
+            with pytest.raises(FencedError):
+                await ChunkTransaction(connection, 0, zombie).lock()
+
+
+def begun(settings: Settings) -> int:
+    """An empty generation that is being built."""
+    number = rebuild(settings, Request(until_offsets=dict.fromkeys(range(4), 0)), WATCH).number
+    query(
+        settings,
+        "UPDATE ledger.generations SET state = 'building', until_offsets = NULL WHERE number = %s RETURNING 1",
+        (number,),
+    )
+    return number
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_full_disk_is_told_and_the_live_one_goes_on(folded: Settings, processes: int) -> None:
+    """What PostgreSQL says when its disk is full, said by a trigger in the middle of a COPY; then there is room."""
+    before, number = rows_of(folded, 1), begun(folded)
+    script = str(ROOT / "tests" / "small_pieces.py") if processes else "-m"
+    command = [sys.executable, script, *([] if processes else ["creditfold.cli.main"])]
+    with connected(folded.dsn) as connection:
+        connection.execute(
+            """CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                   IF NEW.log_offset >= 300 THEN
+                       RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';
+                   END IF; RETURN NEW; END $$"""
+        )
+        connection.execute(
+            "CREATE TRIGGER full_disk BEFORE INSERT ON ledger_0002.journal FOR EACH ROW EXECUTE FUNCTION full_disk()"
+        )
+        resume = [*command, "rebuild", "--resume", str(number)]
+        done = subprocess.run(resume, env=environment(folded), capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 1, done.stderr
+        assert "no room left" in done.stderr
+        assert "creditfold drop" in done.stderr
+        assert rows_of(folded, 1) == before
+        assert states(folded) == {1: "live", 2: "building"}
+        connection.execute("DROP FUNCTION full_disk CASCADE")
+    assert rebuild(folded, Request(resume=number), WATCH).state == "ready"
+    assert rows_of(folded, 2) == before
+
+
+def test_chains_can_be_asked_at_any_offset(folded: Settings) -> None:
+    """From the rows, whether a checkpoint lies before or not; the same in both generations."""
+    rebuild(folded, Request(), WATCH)
+    ends = end_offsets(folded, folded.commands_topic, range(4))
+    with connected(folded.dsn) as connection:
+        for partition, end in ends.items():
+            for offset in (0, 1, end // 2, end):
+                assert chain_at(connection, 1, partition, offset) == chain_at(connection, 2, partition, offset)
+            stored = connection.execute("SELECT chain FROM ledger_0001.progress WHERE log_partition = %s", (partition,))
+            assert chain_at(connection, 1, partition, end) == stored.fetchone()[0]  # type: ignore[index]

@@ -1,0 +1,336 @@
+"""Verify names what was tampered with, in PostgreSQL and in the log; diff tries out rules; as-of looks back.
+
+The history is that of tests/test_generations.py.
+"""
+
+import json
+import random
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from log_surgery import rewrite_value
+from stack_under_test import EmbeddedStack, StackUnderTest
+from support import ROOT, Raw, WorkerProcess, append, query, record, wait_until_folded, worker
+from test_generations import WATCH, folded, history, read, rows_of, run, states
+
+from creditfold.cli.rebuilding import EPOCH
+from creditfold.processors.chunks import partition_of
+from creditfold.processors.proof import verify
+from creditfold.processors.rebuilding import Request, rebuild
+from creditfold.projections.connections import connected
+from creditfold.schemas.wire import encode
+from creditfold.stack.processes import wait_until
+from creditfold.stack.settings import Settings
+
+__all__ = ["folded"]
+
+
+def tamper(settings: Settings, text: str) -> int:
+    with connected(settings.dsn) as connection:
+        return connection.execute(text).rowcount  # type: ignore[arg-type]  # Tests write their own SQL.
+
+
+def test_an_untouched_ledger_is_equal_to_a_fresh_fold(folded: Settings) -> None:
+    """Exit code 0; the fresh fold is dropped again."""
+    done = run(folded, "verify", "--json")
+    verdict = json.loads(done.stdout)
+    assert verdict["equal"] is True
+    assert verdict["right_is_fresh"] is True
+    assert all(row["left_chain"] == row["right_chain"] for row in verdict["partitions"])
+    assert states(folded) == {1: "live"}
+    assert "Equal" in run(folded, "verify").stdout
+
+
+# what is done to a row                                                                    | what must be named
+TAMPERINGS = [
+    ("UPDATE ledger_0001.balances SET available = available + 1 WHERE account_id = 'user-7'", "balance"),
+    ("DELETE FROM ledger_0001.balances WHERE account_id = 'user-7'", "balance"),
+    ("INSERT INTO ledger_0001.balances VALUES ('user-7', 'gold', 9, 1, 0, 1)", "balance"),
+    ("UPDATE ledger_0001.balances SET version = version + 1 WHERE account_id = 'user-7'", "balance"),
+    ("UPDATE ledger_0001.journal SET amount = amount + 1 WHERE account_id = 'user-7' AND version = 3", "record"),
+    ("UPDATE ledger_0001.journal SET source = 'x' WHERE account_id = 'user-7' AND version = 3", "record"),
+    ("UPDATE ledger_0001.journal SET note = note || ' ' WHERE account_id = 'user-7' AND version = 3", "record"),
+    ("UPDATE ledger_0001.journal SET command_id = 'z' WHERE account_id = 'user-7' AND version = 3", "record"),
+    ("UPDATE ledger_0001.journal SET extra = '\\x00' WHERE account_id = 'user-7' AND version = 3", "record"),
+    ("UPDATE ledger_0001.journal SET clock_ms = clock_ms + 1 WHERE account_id = 'user-7' AND version = 3", "record"),
+    ("DELETE FROM ledger_0001.journal WHERE account_id = 'user-7' AND version = 3", "record"),
+]
+
+
+@pytest.mark.parametrize(("text", "named"), TAMPERINGS)
+def test_a_tampered_row_is_found_and_named(folded: Settings, text: str, named: str) -> None:
+    """Whichever column of it; the chain says that the row was changed, and not the log."""
+    assert tamper(folded, text) == 1
+    done = run(folded, "verify", "--json", check=False)
+    assert done.returncode == 5
+    verdict = json.loads(done.stdout)
+    assert "generation 1 were changed" in verdict["conclusion"]
+    if named == "balance":
+        assert {row["account_id"] for row in verdict["left_wrong_balances"]} == {"user-7"}
+    else:
+        (account,) = verdict["accounts"]
+        assert (account["account"], account["records"]) == ("user-7", 1)
+        partition = partition_of(b"user-7", 4)
+        assert [row["partition"] for row in verdict["partitions"] if not row["left_intact"]] == [partition]
+    shown = run(folded, "verify", check=False).stdout
+    assert "user-7" in shown
+
+
+def test_a_tampered_dead_letter_is_found(folded: Settings) -> None:
+    """Its bytes are part of the chain."""
+    position = query(folded, "SELECT log_partition, log_offset FROM ledger.dead_letters ORDER BY 1, 2 LIMIT 1")[0]
+    where = "log_partition = {} AND log_offset = {}".format(*position)
+    assert tamper(folded, f"UPDATE ledger_0001.dead_letters SET value = 'y' WHERE {where}") == 1
+    verdict = verify(folded, None, None, 20, WATCH)
+    assert not verdict.equal
+    assert verdict.differing_records == 1
+    first = verdict.accounts[0].first
+    assert (first.log_partition, first.log_offset) == position
+
+
+def test_two_generations_are_compared_where_both_have_been(folded: Settings, tmp_path: Path) -> None:
+    """One is ahead of the other: they are equal up to where the one behind stands."""
+    rebuild(folded, Request(), WATCH)
+    append(folded, history(500, 8, 3_000))
+    with worker(folded, tmp_path):
+        wait_until_folded(folded)
+    assert run(folded, "verify", "2").returncode == 0
+    assert run(folded, "verify", "1", "2").returncode == 0
+    tamper(folded, "UPDATE ledger_0002.journal SET balance = 1 WHERE account_id = 'user-7' AND version = 5")
+    verdict = json.loads(run(folded, "verify", "2", "1", "--json", check=False).stdout)
+    assert verdict["conclusion"] == "Rows of generation 2 were changed after they were written."
+    assert verdict["accounts"][0]["first"]["left"]["balance"] == 1
+
+
+def test_arguments_of_verify(folded: Settings) -> None:
+    """Clear refusals."""
+    assert run(folded, "verify", "1", check=False).returncode == 1
+    assert run(folded, "verify", "9", check=False).returncode == 2
+    assert run(folded, "verify", "1", "2", "3", check=False).returncode == 2
+
+
+def test_a_tampered_record_of_the_log_is_found(folded: Settings, stack: StackUnderTest, tmp_path: Path) -> None:
+    """Bytes of a command changed on the broker's disk, its checksum mended: the chain says that it was the log."""
+    if not isinstance(stack, EmbeddedStack):
+        pytest.skip("the broker's files can be reached in the embedded stack only")
+    append(folded, [record("Grant", "target", "user-7", 50, reason="before!")], **{"compression.type": "none"})
+    with worker(folded, tmp_path):
+        wait_until_folded(folded)
+    assert verify(folded, None, None, 20, WATCH).equal
+    partition = partition_of(b"user-7", 4)
+    stack.stop_kafka()
+    try:
+        rewrite_value(folded.data_dir, folded.commands_topic, partition, b"before!", b"after!!")
+    finally:
+        stack.start_kafka()
+    done = run(folded, "verify", "--json", check=False)
+    verdict = json.loads(done.stdout)
+    assert done.returncode == 5
+    assert "the topic was changed since" in verdict["conclusion"]
+    (account,) = verdict["accounts"]
+    assert (account["account"], account["records"]) == ("user-7", 1)
+    assert [row["partition"] for row in verdict["partitions"] if not row["equal"]] == [partition]
+
+
+def test_a_record_that_is_gone_from_the_start_of_the_log_is_told(folded: Settings) -> None:
+    """A fresh fold of what is left would be another ledger; it isn't begun."""
+    from confluent_kafka import TopicPartition
+
+    from creditfold.stack.topics import KafkaAdmin
+
+    place = TopicPartition(folded.commands_topic, 2, 5)
+    KafkaAdmin(folded).client.delete_records([place])[place].result()
+    done = run(folded, "verify", check=False)
+    assert done.returncode == 1
+    assert "begins at 2:5" in done.stderr
+    assert states(folded) == {1: "live"}
+
+
+# As of.
+
+
+def test_a_balance_as_of_a_position_or_a_time_equals_a_rebuild_until_then(folded: Settings) -> None:
+    """For every account, at random positions and at the instants of random records, at both ends of the history too."""
+    chance = random.Random(3)
+    clocks = [row[0] for row in query(folded, "SELECT DISTINCT clock_ms FROM ledger_0001.journal ORDER BY 1")]
+    for moment in (clocks[0] - 1, clocks[0], chance.choice(clocks), clocks[-1]):
+        done = rebuild(folded, Request(until_ms=moment), WATCH)
+        expected = balances_of(folded, done.number)
+        then = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
+        assert sorted(expected) == sorted(as_of(folded, lambda _, then=then: then))
+    ends = {partition: read(folded, 1).next_offsets[partition] for partition in range(4)}
+    for _ in range(2):
+        offsets = {partition: chance.randrange(1, end) for partition, end in ends.items()}
+        done = rebuild(folded, Request(until_offsets=offsets), WATCH)
+        expected = balances_of(folded, done.number)
+        assert sorted(expected) == sorted(as_of(folded, lambda partition, o=offsets: f"{partition}:{o[partition] - 1}"))
+
+
+def balances_of(settings: Settings, number: int) -> list[tuple[Any, ...]]:
+    schema = f"ledger_{number:04}"
+    return query(settings, f"SELECT account_id, asset, available, version, log_offset FROM {schema}.balances")
+
+
+def as_of(settings: Settings, when: Callable[[int], str]) -> list[tuple[Any, ...]]:
+    """Balances of all accounts as the command line tells them."""
+    from creditfold.cli.reading import _balances_as_of
+
+    found: list[tuple[Any, ...]] = []
+    with connected(settings.dsn) as connection:
+        for (account,) in connection.execute("SELECT DISTINCT account_id FROM ledger.journal").fetchall():
+            rows = _balances_as_of(connection, account, when(partition_of(account.encode(), 4)))
+            found += [(row.account_id, row.asset, row.available, row.version, row.log_offset) for row in rows]
+    return found
+
+
+def test_as_of_on_the_command_line(folded: Settings) -> None:
+    """Both forms, and what can't be meant."""
+    partition = partition_of(b"user-7", 4)
+    one = "SELECT log_offset, balance FROM ledger.journal WHERE account_id = 'user-7' AND version = 1"
+    (first,) = query(folded, one)
+    said = json.loads(run(folded, "balance", "user-7", "--as-of", f"{partition}:{first[0]}", "--json").stdout)
+    assert [(row["available"], row["version"]) for row in said] == [(first[1], 1)]
+    before = run(folded, "balance", "user-7", "--as-of", "1999-01-01")
+    assert "had no decisions then" in before.stdout
+    assert run(folded, "balance", "user-7", "--as-of", "yesterday", check=False).returncode == 2
+    assert run(folded, "balance", "user-7", "--as-of", "2999-01-01", check=False).returncode == 2
+    assert run(folded, "balance", "user-7", "--as-of", f"{(partition + 1) % 4}:1", check=False).returncode == 2
+    assert run(folded, "balance", "user-7", "--as-of", f"{partition}:99999999", check=False).returncode == 4
+    assert EPOCH.year == 1970
+
+
+# Rules.
+
+
+TWO = str(ROOT / "tests" / "rules_two.py")
+
+
+def activation(partition: int, version: int) -> Raw:
+    """The control record, whatever this release knows of it."""
+    return Raw(encode("ActivateRules", {"command_id": f"rules-{version}", "rules": version}), None, partition)
+
+
+def test_diff_finds_nothing_where_nothing_changes(folded: Settings) -> None:
+    """The same code by the log's own rules, or by the only version there is."""
+    before = rows_of(folded, 1)
+    assert "come to the same" in run(folded, "diff").stdout
+    assert json.loads(run(folded, "diff", "--rules", "1", "--json").stdout)["changed"] == 0
+    assert run(folded, "diff", "--rules", "2", check=False).returncode == 2
+    assert (rows_of(folded, 1), states(folded)) == (before, {1: "live"})
+
+
+def test_diff_lists_each_command_that_other_rules_would_decide_otherwise(folded: Settings) -> None:
+    """Against a computation of its own; nothing is written to the live generation, and the scratch one is dropped."""
+    before = rows_of(folded, 1)
+    done = run_two(folded, "diff", "--rules", "2", "--json", "--limit", "10000", code=5)
+    changes = json.loads(done)
+    assert (rows_of(folded, 1), states(folded)) == (before, {1: "live"})
+    expected = expected_changes(folded)
+    assert {(row["position"], row["left"]["command_id"]) for row in changes["changes"]} == expected
+    assert changes["changed"] == len(expected) == sum(changes["totals"].values())
+    assert set(changes["totals"]) <= {
+        "accepted -> rejected insufficient_credits",
+        "rejected insufficient_credits -> accepted",
+    }
+    table = run_two(folded, "diff", "--rules", "2", code=5)
+    assert "would be decided otherwise" in table
+
+
+def expected_changes(settings: Settings) -> set[tuple[str, str]]:
+    """What rules 2 of the tests decide otherwise than the journal says, by plain dictionaries."""
+    rows = query(
+        settings,
+        """SELECT log_partition, log_offset, account_id, command_id, kind, amount, accepted FROM ledger.journal
+           ORDER BY log_partition, log_offset""",
+    )
+    balances: dict[str, int] = {}
+    changed = set()
+    for partition, offset, account, command_id, kind, amount, accepted in rows:
+        have = balances.get(account, 0)
+        fine = kind == "grant" or (amount <= have and amount <= 10)
+        balances[account] = have + (amount if kind == "grant" else -amount) * fine
+        if fine != accepted:
+            changed.add((f"{partition}:{offset}", command_id))
+    return changed
+
+
+def run_two(settings: Settings, *arguments: str, code: int = 0) -> str:
+    """Run the command line of a release that has rules 2."""
+    import subprocess
+
+    from support import environment
+
+    done = subprocess.run(
+        [sys.executable, TWO, *arguments],
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+class LaterWorker(WorkerProcess):
+    """A worker of a release that has rules 2."""
+
+    program = (TWO,)
+
+
+def test_after_an_upgrade_old_records_are_decided_by_the_old_rules(folded: Settings, tmp_path: Path) -> None:
+    """Rules 2 come into force by a record in the log; a rebuild afterwards decides what was before it as ever."""
+    later = LaterWorker(folded, tmp_path, "later")
+    try:
+        said = run_two(folded, "rules", "activate", "2", "--reason", "release 2", "--source", "ann")
+        assert "Rules 2 are in force from" in said
+        append(folded, history(2_000, 6, 3_000))
+        wait_until_folded(folded)
+        assert "in force already" in run_two(folded, "rules", "activate", "2")
+    finally:
+        later.stop()
+    by_rules = query(folded, "SELECT rules, count(*) FROM ledger.journal GROUP BY 1 ORDER BY 1")
+    assert [rules for rules, _ in by_rules] == [1, 2]
+    large = "SELECT count(*) FROM ledger.journal WHERE rules = %s AND kind = 'spend' AND amount > 10 AND accepted"
+    assert query(folded, large, (1,))[0][0] > 0
+    assert query(folded, large, (2,)) == [(0,)]
+    run_two(folded, "rebuild")
+    assert rows_of(folded, 2) == rows_of(folded, 1)
+    run_two(folded, "verify")
+    run_two(folded, "diff")
+    listed = json.loads(run_two(folded, "rules", "list", "--json"))
+    assert listed["in_force"] == {"0": 2, "1": 2, "2": 2, "3": 2}
+    assert {(row["source"], row["note"]) for row in listed["activations"]} == {("ann", "release 2")}
+
+
+def test_a_worker_of_older_rules_stops_and_a_newer_one_goes_on(folded: Settings, tmp_path: Path) -> None:
+    """It folds nothing behind the record, says what it lacks, and ends; others of its partitions' records wait."""
+    with worker(folded, tmp_path, "old") as old:
+        append(folded, [activation(partition, 2) for partition in range(4)])
+        append(folded, history(400, 7, 3_000))
+        assert wait_until(lambda: old.process.poll() is not None, 60)
+        assert old.process.returncode == 1
+        assert "goes over to rules 2" in old.text()
+    assert query(folded, "SELECT count(*) FROM ledger.journal WHERE rules = 2") == [(0,)]
+    refused = run(folded, "rebuild", check=False)
+    assert refused.returncode == 1
+    assert "rules 2" in refused.stderr
+    later = LaterWorker(folded, tmp_path, "later")
+    try:
+        wait_until_folded(folded)
+    finally:
+        later.stop()
+    assert query(folded, "SELECT DISTINCT rules FROM ledger.progress") == [(2,)]
+    assert query(folded, "SELECT count(*) > 0 FROM ledger.journal WHERE rules = 2") == [(True,)]
+
+
+def test_rules_that_this_release_lacks_are_not_activated(folded: Settings) -> None:
+    """All its own workers would stop."""
+    done = run(folded, "rules", "activate", "2", check=False)
+    assert done.returncode == 2
+    assert "workers of this release would stop" in done.stderr
+    assert "rules 1" in run(folded, "rules", "list").stdout
