@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from creditfold.cli import appending, proving, reading, rebuilding, serving, status
+from creditfold.cli import appending, archiving, proving, reading, rebuilding, serving, status
 from creditfold.cli.output import OutputError, output_error, print_json, safe, written
 from creditfold.schemas.errors import CreditfoldError
 
@@ -27,6 +27,7 @@ _APPEND = "Append commands"
 _READ = "Read the ledger"
 _RUN = "Run it"
 _REBUILD = "Rebuild and prove it"
+_KEEP = "Keep the log"
 
 COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("demo", _RUN, serving.demo),
@@ -51,6 +52,8 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("rejections", _READ, reading.rejections),
     ("dead-letters list", _READ, reading.dead_letters),
     ("dead-letters show", _READ, reading.dead_letter),
+    ("archive", _KEEP, archiving.archive),
+    ("restore", _KEEP, archiving.restore),
 ]
 
 app = typer.Typer(

@@ -1,0 +1,180 @@
+"""The commands that keep the log: archive, restore. Owns their words and their progress bars, not their work."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import typer
+
+from creditfold.cli.arguments import JsonOption
+from creditfold.cli.output import counted, print_json, say
+
+if TYPE_CHECKING:
+    from creditfold.stack.archive import ArchivedPartition, ArchiveFile
+    from creditfold.stack.archive_writer import ArchiveProgress, ArchiveReport
+    from creditfold.stack.restore import RestoreProgress, RestoreReport
+
+DAMAGED = 1
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The archive's folder.")]
+
+
+class Bar(Protocol):
+    """Moves a progress bar: how much is done and of how much, in whatever unit, and how many records that are."""
+
+    def __call__(self, done: int, total: int, records: int) -> None: ...
+
+
+def archive(
+    folder: FolderArgument,
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every file with its checksum; needs no Kafka, writes nothing.")
+    ] = False,
+    offsets_per_file: Annotated[
+        int, typer.Option(min=1, max=100_000_000, help="Offsets that one file holds.")
+    ] = 50_000,
+    json: JsonOption = False,
+) -> None:
+    """Write the log to a folder of Avro files; run again, add what is new. Go on after a stop in the same way.
+
+    Exits with 1 if --check finds anything wrong. docs/archive.md describes the files.
+
+    \b
+    Examples:
+      creditfold archive /backup/credits
+      creditfold archive /backup/credits --check
+    """
+    if check:
+        _check(folder, json)
+        return
+    from creditfold.stack.archive_writer import archive_topic
+    from creditfold.stack.settings import load_settings
+
+    settings = load_settings()
+    with _progress("archiving", quiet=json) as bar:
+
+        def on_progress(progress: "ArchiveProgress") -> None:
+            bar(*progress)
+
+        done = archive_topic(settings, folder, offsets_per_file=offsets_per_file, on_progress=on_progress)
+    for warning in done.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if json:
+        print_json({"folder": folder, **done._asdict()})
+    else:
+        _tell_archived(folder, done)
+
+
+def _tell_archived(folder: Path, done: "ArchiveReport") -> None:
+    say(f"archived {counted(done.records, 'record')} in {done.seconds:.1f} s ({_rate(done.records, done.seconds)})")
+    say(f"  {folder} holds {_in_words(done.partitions)} of {done.topic}")
+
+
+def _in_words(partitions: "list[ArchivedPartition]") -> str:
+    records = counted(sum(each.records for each in partitions), "record")
+    files = counted(sum(each.files for each in partitions), "file")
+    return f"{records} in {files}, {sum(each.bytes for each in partitions):,} bytes"
+
+
+def _check(folder: Path, json: bool) -> None:
+    from creditfold.stack.archive import Archive
+
+    opened = Archive(folder)
+    with _progress("checking", quiet=json) as bar:
+        seen = [0, 0]
+
+        def on_file(file: "ArchiveFile", total: int) -> None:
+            seen[0] += file.bytes
+            seen[1] += file.records
+            bar(seen[0], total, seen[1])
+
+        found = opened.check(on_file)
+    if json:
+        print_json({"folder": folder, "good": not found.problems, **found._asdict()})
+    else:
+        say(*(f"bad: {problem.path} {problem.what}" for problem in found.problems))
+        say(f"{folder} is {'damaged' if found.problems else 'good'}: {_in_words(found.partitions)} of {found.topic}")
+    if found.problems:
+        raise typer.Exit(DAMAGED)
+
+
+def restore(
+    folder: FolderArgument,
+    *,
+    topic: Annotated[str | None, typer.Option(help="Default: the command topic of the settings.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Bring an archive back into an empty topic, each record at its old offset with its old time.
+
+    The topic is made if it is missing. Run it again after a stop: it compares what is there and goes on. Nothing else
+    may write to the topic until it is done.
+
+    \b
+    Examples:
+      creditfold restore /backup/credits
+      creditfold restore /backup/credits --topic credits.restored
+    """
+    from creditfold.stack.restore import restore_topic
+    from creditfold.stack.settings import load_settings
+    from creditfold.stack.topics import check_topic
+
+    settings = load_settings()
+    if topic is not None:
+        settings = settings.model_copy(update={"commands_topic": topic})
+    with _progress("restoring", quiet=json) as bar:
+
+        def on_progress(progress: "RestoreProgress") -> None:
+            bar(progress.records, progress.records_total, progress.records)
+
+        done = restore_topic(settings, folder, on_progress=on_progress)
+    for problem in check_topic(settings):
+        print(f"warning: {problem}", file=sys.stderr)
+    if json:
+        print_json({"folder": folder, **done._asdict()})
+    else:
+        _tell_restored(done)
+
+
+def _tell_restored(done: "RestoreReport") -> None:
+    say(f"restored {counted(done.records, 'record')} in {done.seconds:.1f} s ({_rate(done.records, done.seconds)})")
+    found = sum(each.found for each in done.partitions)
+    if found:
+        verbs = ("was", "equals") if found == 1 else ("were", "equal")
+        say(f"  {counted(found, 'record')} {verbs[0]} there already and {verbs[1]} the archive's")
+    say(f"  the topic {done.topic} has the id {done.topic_id}; a projection of another topic refuses it")
+
+
+def _rate(records: int, seconds: float) -> str:
+    return f"{records / max(seconds, 1e-6):,.0f}/s"
+
+
+@contextmanager
+def _progress(label: str, *, quiet: bool) -> Iterator[Bar]:
+    """A progress bar on standard error if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn(f"  {label}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[records]:,} records, {task.fields[rate]:,.0f}/s"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        # Rich would leave an empty line where there is no terminal.
+        disable=quiet or not sys.stderr.isatty(),
+    )
+    started = time.monotonic()
+    task = bar.add_task("", total=None, records=0, rate=0.0)
+
+    def move(done: int, total: int, records: int) -> None:
+        rate = records / max(time.monotonic() - started, 1e-6)
+        bar.update(task, completed=done, total=total, records=records, rate=rate)
+
+    with bar:
+        yield move
