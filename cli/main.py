@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from creditfold.cli import appending, archiving, proving, reading, rebuilding, serving, status
+from creditfold.cli import appending, archiving, doctor, proving, reading, rebuilding, serving, status
 from creditfold.cli.output import OutputError, output_error, print_json, safe, written
 from creditfold.schemas.errors import CreditfoldError
 
@@ -44,6 +44,7 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("diff", _REBUILD, proving.diff),
     ("rules list", _REBUILD, proving.rules_list),
     ("rules activate", _REBUILD, proving.rules_activate),
+    ("doctor", _RUN, doctor.doctor),
     ("grant", _APPEND, appending.grant),
     ("spend", _APPEND, appending.spend),
     ("import", _APPEND, appending.import_),

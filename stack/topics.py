@@ -335,7 +335,8 @@ def _told(value: str | int | None) -> str:
 
 def start_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
     """Return the first offset of each partition. Raises what end_offsets raises."""
-    return _offsets(settings, topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    found = _places(settings, topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    return {partition: int(place.offset) for partition, place in found.items()}
 
 
 def end_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
@@ -343,26 +344,32 @@ def end_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> di
 
     Raises TopicMissingError, KafkaUnavailableError or TopicError.
     """
-    return _offsets(settings, topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    found = _places(settings, topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    return {partition: int(place.offset) for partition, place in found.items()}
 
 
-def _offsets(settings: Settings, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+def newest_timestamps(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """Return the latest timestamp, in ms, among the records of each partition that has any.
+
+    Raises what end_offsets raises; TopicError too where the brokers are older than 3.0.
+    """
+    found = _places(settings, topic, partitions, OffsetSpec.max_timestamp())  # type: ignore[no-untyped-call]
+    return {partition: int(place.timestamp) for partition, place in found.items() if place.timestamp >= 0}
+
+
+def _places(settings: Settings, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, Any]:
     admin = KafkaAdmin(settings)
     wanted = {TopicPartition(topic, partition): spec for partition in partitions}
     if not wanted:
         return {}
 
-    def asked() -> dict[int, int]:
+    def asked() -> dict[int, Any]:
         # Asked for the offsets of a topic that isn't there, the client complains of missing leaders.
         if topic not in admin.topics:
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
-        answers = admin.client.list_offsets(
+        answers: dict[TopicPartition, Future[Any]] = admin.client.list_offsets(
             wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_S
         )
-        return {place.partition: _offset(answer) for place, answer in answers.items()}
+        return {place.partition: answer.result() for place, answer in answers.items()}
 
     return admin.ask(asked, topic)
-
-
-def _offset(answer: "Future[object]") -> int:
-    return int(answer.result().offset)  # type: ignore[attr-defined]
