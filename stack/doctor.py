@@ -37,7 +37,9 @@ def examine_kafka(facts: KafkaFacts, settings: Settings, folded: Folded | None, 
     """Judge everything that Kafka told, at this machine's time `now_ms`. `folded` is None where there is no ledger."""
     checks = [judge_names(settings)]
     for topic in (facts.commands, facts.outcomes, facts.dead_letters):
-        checks += judge_topic(topic, facts, settings)
+        checks += judge_topic(topic, facts, settings, folded)
+    if folded is not None:
+        checks.append(judge_source_topic(facts.commands.name, folded.log.topic))
     if isinstance(facts.commands.info, TopicInfo):
         checks += _examine_log(facts.commands.info, facts, settings, folded, now_ms)
     checks.append(judge_auto_create(facts.auto_create))
@@ -49,7 +51,7 @@ def _examine_log(
 ) -> list[Check]:
     same = folded if folded is not None and folded.log[:2] == info.log[:2] else None
     checks = [judge_setting(info, settings)]
-    checks += judge_source(info, folded.log, settings) if folded is not None else []
+    checks += judge_source(info, folded.log) if folded is not None else []
     partitions = same.log.partitions if same is not None else info.partitions
     for topic in (facts.outcomes, facts.dead_letters):
         if isinstance(topic.info, TopicInfo):
@@ -96,11 +98,11 @@ def judge_setting(info: TopicInfo, settings: Settings) -> Check:
 # Each topic by itself
 
 
-def judge_topic(topic: TopicFacts, facts: KafkaFacts, settings: Settings) -> list[Check]:
+def judge_topic(topic: TopicFacts, facts: KafkaFacts, settings: Settings, folded: Folded | None) -> list[Check]:
     """What must be so for each of the topics."""
     info = topic.info
     if isinstance(info, TopicMissingError):
-        return [_missing(topic.name, topic is facts.commands)]
+        return [_missing_log(topic.name, folded) if topic is facts.commands else _missing_side(topic.name)]
     if isinstance(info, StackError):
         return [unknown(topic.name, "description", info, "Nothing can be told of a topic that can't be described.")]
     return [
@@ -114,14 +116,20 @@ def judge_topic(topic: TopicFacts, facts: KafkaFacts, settings: Settings) -> lis
     ]
 
 
-def _missing(name: str, is_log: bool) -> Check:
-    if is_log:
-        why = "It is the truth: without it nothing can be appended, and nothing folded again."
-        remedy = "For a new ledger run `creditfold init`. If this one had commands, restore the topic from a backup."
-    else:
-        why = "What the ledger decides is announced in it."
-        remedy = "creditfold init"
+def _missing_log(name: str, folded: Folded | None) -> Check:
+    why = "It is the truth: without it nothing can be appended, and nothing folded again."
+    remedy = "Make it with `creditfold init`, if this is a new ledger."
+    if folded is not None and folded.log.topic == name:
+        remedy = (
+            "Stop the producers and the workers, restore the topic from a backup, and don't run `creditfold init`: the "
+            "projection was folded from it, and a new topic of this name would be another log."
+        )
     return Check(name, "exists", "danger", "there is no such topic", why, remedy)
+
+
+def _missing_side(name: str) -> Check:
+    why = "What comes of the log is announced in it."
+    return Check(name, "exists", "danger", "there is no such topic", why, "creditfold init")
 
 
 def judge_retention(info: TopicInfo, settings: Settings) -> list[Check]:
@@ -248,34 +256,38 @@ def judge_side_size(info: TopicInfo, log_bytes: int | None, settings: Settings) 
     )
 
 
-def judge_source(info: TopicInfo, source: Log, settings: Settings) -> list[Check]:
-    """The projection was folded from this topic, as it is."""
-    why = "Another log folded into these balances makes them wrong."
-    named = Check(
+_ANOTHER_LOG = "Another log folded into these balances makes them wrong."
+
+
+def judge_source_topic(name: str, source: str) -> Check:
+    """The settings name the topic that the projection was folded from."""
+    return Check(
         "projection",
         "source topic",
-        "ok" if source.topic == info.name else "danger",
-        f"{source.topic}, and the settings name {info.name}",
-        why,
-        f"Set CREDITFOLD_COMMANDS_TOPIC={source.topic}, or CREDITFOLD_POSTGRES_DSN to the database of {info.name}.",
+        "ok" if source == name else "danger",
+        f"{source}, and the settings name {name}",
+        _ANOTHER_LOG,
+        f"Set CREDITFOLD_COMMANDS_TOPIC={source}, or CREDITFOLD_POSTGRES_DSN to the database of {name}.",
     )
+
+
+def judge_source(info: TopicInfo, source: Log) -> list[Check]:
+    """The topic is still the one of this name that the projection was folded from, with as many partitions."""
     if source.topic != info.name:
-        return [named]
+        return []
     made_anew = Check(
         "projection",
         "source topic's id",
         "ok" if source.topic_id == info.topic_id else "danger",
         f"{source.topic_id}, and the topic's is {info.topic_id}",
-        f"The topic was deleted and made anew. {why}",
-        "Keep the database, which holds what the old log came to, and run `pg_dump` on it. Restore the old log, or set "
+        f"The topic was deleted and made anew. {_ANOTHER_LOG}",
+        "Keep the database, which holds what the old log came to: run `pg_dump` on it. Restore the old log, or set "
         "CREDITFOLD_POSTGRES_DSN to an empty database to begin again.",
     )
-    if source.topic_id != info.topic_id:
-        return [named, made_anew]
-    return [named, made_anew, _judge_source_partitions(info, source, settings)]
+    return [made_anew, _judge_source_partitions(info, source)] if made_anew.state == "ok" else [made_anew]
 
 
-def _judge_source_partitions(info: TopicInfo, source: Log, settings: Settings) -> Check:
+def _judge_source_partitions(info: TopicInfo, source: Log) -> Check:
     return Check(
         "projection",
         "source partitions",
@@ -370,20 +382,15 @@ def judge_auto_create(auto_create: Mapping[int, bool | None]) -> Check:
     """A mistyped name must not become a topic."""
     creating = [broker for broker, enabled in auto_create.items() if enabled]
     silent = [broker for broker, enabled in auto_create.items() if enabled is None]
-    return Check(
-        "brokers",
-        "auto.create.topics.enable",
-        "warning" if creating else "unknown" if silent or not auto_create else "ok",
-        f"true on broker {_named(creating)}"
-        if creating
-        else f"not told by broker {_named(silent)}"
-        if silent
-        else "false",
-        "A mistyped name becomes a topic that loses its records after a week.",
-        "Write auto.create.topics.enable=false into each broker's server.properties and restart it."
-        if creating
-        else "Look into each broker's server.properties, or let this user describe the brokers' settings.",
-    )
+    name, why = "auto.create.topics.enable", "A mistyped name becomes a topic that loses its records after a week."
+    if creating:
+        remedy = "Write auto.create.topics.enable=false into each broker's server.properties and restart it."
+        return Check("brokers", name, "warning", f"true on broker {_named(creating)}", why, remedy)
+    if silent or not auto_create:
+        seen = f"not told by broker {_named(silent)}" if silent else "no broker tells"
+        remedy = "Look into each broker's server.properties, or let this user describe the brokers' settings."
+        return Check("brokers", name, "unknown", seen, why, remedy)
+    return Check("brokers", name, "ok", "false", why, "")
 
 
 # Words

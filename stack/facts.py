@@ -58,7 +58,8 @@ class KafkaFacts(NamedTuple):
 def kafka_facts(settings: Settings) -> KafkaFacts:
     """Ask Kafka. Raises KafkaUnavailableError; every other refusal becomes a fact."""
     admin = KafkaAdmin(settings)
-    live = admin.ask(lambda: _brokers(admin))
+    asked = told(lambda: admin.ask(lambda: _brokers(admin)))
+    live = frozenset[int]() if isinstance(asked, StackError) else asked
     commands, outcomes, dead_letters = (
         TopicFacts(name, told(lambda name=name: describe_topic(settings, name)))  # type: ignore[misc]
         for name in (settings.commands_topic, settings.outcomes_topic, settings.dead_letters_topic)

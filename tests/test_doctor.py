@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from stack_under_test import StackUnderTest
 from support import append, query, record, wait_until_folded, worker
 from test_cli import use
+from test_outages import make_anew
 
 from creditfold.cli.doctor import UnsafeError, examine, refuse_unsafe
 from creditfold.cli.main import _run
@@ -205,6 +206,16 @@ def test_what_kafka_does_not_tell_is_unknown() -> None:
 def test_the_projection_must_be_of_this_log(folded: Folded | None, expected: list[Bad]) -> None:
     """One that was folded from another log has no offsets to compare."""
     assert sorted(bad(examine_kafka(KAFKA, SETTINGS, folded, NOW_MS))) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("folded", "words"), [(None, "Make it with `creditfold init`"), (FOLDED, "don't run `creditfold init`")]
+)
+def test_a_lost_log_must_not_be_made_anew(folded: Folded | None, words: str) -> None:
+    """Where something was folded from it; where nothing was, it is made."""
+    facts = KAFKA._replace(commands=TopicFacts("commands", MISSING), reach=MISSING)
+    (lost,) = [check for check in examine_kafka(facts, SETTINGS, folded, NOW_MS) if check.state == "danger"]
+    assert words in lost.remedy
 
 
 @pytest.mark.parametrize(
@@ -500,7 +511,8 @@ def test_a_record_from_the_future_is_told(ledger_settings: Settings, ahead_ms: i
 def test_another_topic_than_the_one_folded_is_danger(doctor: Doctor, ledger_settings: Settings) -> None:
     """First one that isn't there, then one that is."""
     other = ledger_settings.model_copy(update={"commands_topic": f"{ledger_settings.commands_topic}.other"})
-    assert doctor(settings=other) == (1, [(other.commands_topic, "exists", "danger")])
+    mixed = ("projection", "source topic", "danger")
+    assert doctor(settings=other) == (1, [(other.commands_topic, "exists", "danger"), mixed])
     swapped = ledger_settings.model_copy(
         update={
             "commands_topic": ledger_settings.outcomes_topic,
@@ -509,7 +521,13 @@ def test_another_topic_than_the_one_folded_is_danger(doctor: Doctor, ledger_sett
     )
     code, found = doctor(settings=swapped)
     assert code == 1
-    assert ("projection", "source topic", "danger") in found
+    assert mixed in found
+
+
+def test_a_topic_made_anew_is_danger(doctor: Doctor, ledger_settings: Settings) -> None:
+    """It has the name and the partitions of the old one, and is another log."""
+    make_anew(ledger_settings)
+    assert doctor() == (1, [("projection", "source topic's id", "danger")])
 
 
 def test_a_user_that_may_only_read_is_told(doctor: Doctor, ledger_settings: Settings) -> None:
