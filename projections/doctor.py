@@ -12,7 +12,7 @@ from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import TupleRow
 
 from creditfold.projections.queries import progress
-from creditfold.projections.setup import LIVE_SCHEMA
+from creditfold.projections.setup import schema_of
 from creditfold.schemas.checks import Check, State
 from creditfold.schemas.position import Log
 
@@ -48,14 +48,15 @@ class DatabaseFacts(NamedTuple):
 
 def database_facts(connection: Connection[TupleRow]) -> DatabaseFacts:
     """Ask PostgreSQL, as the user of this connection."""
-    prepared = _one(connection, "SELECT to_regnamespace(%s) IS NOT NULL", (LIVE_SCHEMA,)) is True
-    source, next_offsets = _folded(connection) if prepared else (None, {})
+    schema = _live_schema(connection)
+    prepared = schema is not None
+    source, next_offsets = _folded(connection, schema) if schema is not None else (None, {})
     return DatabaseFacts(
         {name: str(_one(connection, "SELECT current_setting(%s)", (name,))) for name, *_ in _WANTED},
         str(_one(connection, "SELECT current_setting('server_encoding')")),
         _clock_ahead_s(connection),
         _one(connection, "SELECT current_setting('transaction_read_only')") == "on",
-        _may_write(connection, prepared),
+        _may_write(connection, schema),
         prepared,
         source,
         next_offsets,
@@ -67,8 +68,16 @@ def _one(connection: Connection[TupleRow], query: LiteralString, values: tuple[s
     return row[0] if row is not None else None
 
 
-def _folded(connection: Connection[TupleRow]) -> tuple[Log | None, dict[int, int]]:
-    query = sql.SQL("SELECT topic, topic_id, partitions FROM {}").format(sql.Identifier(LIVE_SCHEMA, "source"))
+def _live_schema(connection: Connection[TupleRow]) -> str | None:
+    # Readable by whoever may read the views; who may not even do that is told so elsewhere.
+    if _one(connection, "SELECT to_regclass('ledger.generations') IS NOT NULL") is not True:
+        return None
+    number = _one(connection, "SELECT number FROM ledger.generations WHERE state = 'live'")
+    return schema_of(int(str(number))) if number is not None else None
+
+
+def _folded(connection: Connection[TupleRow], schema: str) -> tuple[Log | None, dict[int, int]]:
+    query = sql.SQL("SELECT topic, topic_id, partitions FROM {}").format(sql.Identifier(schema, "source"))
     try:
         row = connection.execute(query).fetchone()
         rows = progress(connection)
@@ -84,8 +93,8 @@ def _clock_ahead_s(connection: Connection[TupleRow]) -> float:
     return float(str(theirs)) - (before + time.time()) / 2
 
 
-def _may_write(connection: Connection[TupleRow], prepared: bool) -> bool:
-    if not prepared:
+def _may_write(connection: Connection[TupleRow], schema: str | None) -> bool:
+    if schema is None:
         return _one(connection, "SELECT has_database_privilege(current_database(), 'CREATE')") is True
     return (
         _one(
@@ -95,7 +104,7 @@ def _may_write(connection: Connection[TupleRow], prepared: bool) -> bool:
                    AND has_table_privilege(oid, 'UPDATE'))
                FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('r', 'p')
                GROUP BY relnamespace""",
-            (LIVE_SCHEMA,),
+            (schema,),
         )
         is True
     )
