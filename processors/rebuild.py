@@ -91,6 +91,21 @@ def fold_into(job: Job, dsn: str, processes: int, on_tick: Callable[[], None]) -
         _end(running)
 
 
+def fold_here(job: Job, dsn: str) -> None:
+    """Fold every partition of a job to its end in this process. Raises RebuildError."""
+    try:
+        asyncio.run(_fold_here(job, dsn))
+    except Exception as error:
+        failure = _explained(error)
+        raise RebuildError(failure.message, failure.remedy) from error
+
+
+async def _fold_here(job: Job, dsn: str) -> None:
+    async with fold_pool(dsn, "creditfold rebuild", 3, REBUILD_OPTIONS) as pool:
+        for partition in job.ends:
+            await Replay(job, partition, pool).run(f"rebuild {os.getpid()}")
+
+
 def _refuse_failure(process: BaseProcess, pipe: "Pipe") -> None:
     process.join()
     failure = None

@@ -4,7 +4,6 @@ Nothing here touches the live generation's rows: a rebuild writes into tables of
 readers' views and the workers' claims, in one transaction.
 """
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +11,16 @@ from typing import NamedTuple, Protocol
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
 
-from creditfold.processors.rebuild import fold_into
-from creditfold.processors.replay import Job, Replay
-from creditfold.projections.connections import REBUILD_OPTIONS, connected, fold_pool
+from creditfold.processors.rebuild import fold_here, fold_into
+from creditfold.processors.replay import Job
+from creditfold.projections.connections import connected
 from creditfold.projections.generations import (
     Generation,
     GenerationError,
     Halt,
+    SwitchBlockedError,
     chain_at,
     finish,
     generation,
@@ -223,17 +224,6 @@ def _job(settings: Settings, found: Generation, ends: Mapping[int, int], *, bulk
     )
 
 
-def fold_here(job: Job, dsn: str) -> None:
-    """Fold every partition of a job to its end in this process."""
-    asyncio.run(_fold_here(job, dsn))
-
-
-async def _fold_here(job: Job, dsn: str) -> None:
-    async with fold_pool(dsn, "creditfold rebuild", 3, REBUILD_OPTIONS) as pool:
-        for partition in job.ends:
-            await Replay(job, partition, pool).run(f"rebuild {os.getpid()}")
-
-
 class Switch(NamedTuple):
     """What an activation did: which generation was live before and is now, and how long the live fold stood still."""
 
@@ -271,11 +261,24 @@ def activate(settings: Settings, number: int, consent: Consent, watch: Watch) ->
             )
         with held(connection, number):
             _approach(Site(settings, connection, watch), number)
-            with halted(connection) as halt:
-                began = time.monotonic()
-                differing = _take_over(settings, connection, number, halt, consent)
-                switch(connection, halt.number, number, consent.note)
-        return Switch(halt.number, number, time.monotonic() - began, differing)
+            return _WHILE_BLOCKED(_switch_over, settings, connection, number, consent)
+
+
+# A busy reader's transactions are short: between two of them there is room. One that stays is told of.
+_WHILE_BLOCKED = Retrying(
+    stop=stop_after_attempt(12),
+    wait=wait_random(0.05, 0.5),
+    retry=retry_if_exception_type(SwitchBlockedError),
+    reraise=True,
+)
+
+
+def _switch_over(settings: Settings, connection: Connection[TupleRow], number: int, consent: Consent) -> Switch:
+    with halted(connection) as halt:
+        began = time.monotonic()
+        differing = _take_over(settings, connection, number, halt, consent)
+        switch(connection, halt.number, number, consent.note)
+    return Switch(halt.number, number, time.monotonic() - began, differing)
 
 
 def _refuse_unready(found: Generation) -> None:

@@ -22,8 +22,12 @@ from creditfold.schemas.position import Log
 #: Class of the session locks that keep two folds from one generation.
 _FOLD_LOCK = 0x6366_6F6C
 
-#: Longest wait for a lock that readers or workers hold, during which the fold stands still, in ms.
-SWITCH_LOCK_MS = 2_000
+#: Longest wait for a transaction of a worker, during which the fold stands still, in ms.
+HALT_LOCK_MS = 2_000
+
+#: Longest wait for a reader's transaction, in ms. A reader that uses several views may wait for one that we have, while
+#: we wait for one that it has; PostgreSQL ends one of the two after a second, and that must not be the reader.
+VIEWS_LOCK_MS = 400
 
 
 class GenerationError(CreditfoldError):
@@ -197,11 +201,11 @@ class Halt(NamedTuple):
 def halted(connection: Connection[TupleRow]) -> Iterator[Halt]:
     """Hold the live fold still, and every claim, while the block runs; commit what the block did, or nothing of it.
 
-    Readers go on. Raises SwitchBlockedError if a worker or a reader doesn't let go in SWITCH_LOCK_MS.
+    Readers go on. Raises SwitchBlockedError if a worker or a reader doesn't let go in time.
     """
     try:
         with connection.transaction():
-            connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(SWITCH_LOCK_MS)))
+            _wait_at_most(connection, HALT_LOCK_MS)
             row = connection.execute("SELECT number FROM ledger.generations WHERE state = 'live' FOR UPDATE").fetchone()
             if row is None:
                 raise NoGenerationError("No generation is live.", "Run `creditfold init`.")
@@ -215,6 +219,10 @@ def halted(connection: Connection[TupleRow]) -> Iterator[Halt]:
             "A worker or a reader holds on to the live generation; nothing was switched.",
             "See pg_stat_activity for a session that is idle in a transaction, end it, and try again.",
         ) from error
+
+
+def _wait_at_most(connection: Connection[TupleRow], lock_ms: int) -> None:
+    connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(lock_ms)))
 
 
 def switch(connection: Connection[TupleRow], old: int, new: int, note: str) -> None:
@@ -238,6 +246,7 @@ def switch(connection: Connection[TupleRow], old: int, new: int, note: str) -> N
         "UPDATE ledger.generations SET state = 'live', activated_at = clock_timestamp(), note = %s WHERE number = %s",
         (note, new),
     )
+    _wait_at_most(connection, VIEWS_LOCK_MS)
     write_views(connection, new)
 
 

@@ -27,13 +27,13 @@ from support import (
     worker,
 )
 
+from creditfold.processors.rebuild import fold_here
 from creditfold.processors.rebuilding import (
     Consent,
     DecidesDifferentlyError,
     NoSuchPositionError,
     Request,
     activate,
-    fold_here,
     rebuild,
 )
 from creditfold.processors.replay import Job
