@@ -18,7 +18,7 @@ help:
 	@echo 'make test-stack  the tests on the real Kafka and PostgreSQL, the docs among them'
 	@echo 'make chaos       kill workers and servers while $(CHAOS_COMMANDS) commands are folded'
 	@echo 'make bench       fold 1,000,000 commands and print the speed'
-	@echo 'make up, down    start Kafka, PostgreSQL and a worker; stop them'
+	@echo 'make up, down    start Kafka, PostgreSQL, a worker and a publisher; stop them'
 	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'
 	@echo 'make clean       stop everything and remove its data'
 

@@ -1,15 +1,17 @@
-"""The worker that `up --worker` and the demo run in the background. Owns its process; the fold is the worker's.
+"""The worker and the publisher that `up --worker` runs in the background. Owns their processes, not their work.
 
-One for a data folder, beside the servers there. A worker started by hand isn't known here, and needn't be:
-many workers share the partitions.
+One of each for a data folder, beside the servers there. One started by hand isn't known here, and needn't be:
+many share the partitions.
 """
 
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from creditfold.processors.membership import client_id, outcomes_group, owning_members
 from creditfold.projections.connections import connected
 from creditfold.projections.queries import progress
 from creditfold.schemas.errors import CreditfoldError
@@ -22,30 +24,32 @@ STOP_BOUND_S = 20.0
 
 
 class BackgroundWorkerError(CreditfoldError):
-    """The background worker doesn't come up."""
+    """What is to run in the background doesn't come up."""
 
 
 def background_worker(settings: Settings) -> Daemon:
     """The data folder's worker process, running or not."""
-    folder = settings.data_dir.resolve() / "worker"
-    return Daemon(folder / "process.json", folder / "worker.log")
+    return _daemon(settings, "worker")
+
+
+def background_publisher(settings: Settings) -> Daemon:
+    """The data folder's publisher process, running or not."""
+    return _daemon(settings, "publisher")
+
+
+def _daemon(settings: Settings, command: str) -> Daemon:
+    folder = settings.data_dir.resolve() / command
+    return Daemon(folder / "process.json", folder / f"{command}.log")
 
 
 def start_worker(settings: Settings) -> bool:
     """Start the background worker unless it runs, and wait until it owns a partition. Tell whether it was started."""
-    daemon = background_worker(settings)
-    daemon.log_path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(daemon.log_path.with_name("lock"), READY_BOUND_S):
-        if daemon.pid is not None:
-            return False
-        try:
-            # The environment carries the settings; the folder is the one that relative paths in them start from.
-            daemon.start([sys.executable, "-m", "creditfold.cli.main", "worker"], cwd=Path.cwd(), env=os.environ)
-            _await_ownership(settings, daemon)
-        except BaseException:
-            stop_worker(settings)
-            raise
-    return True
+    return _start(settings, "worker", lambda pid: _worker_is_at_work(settings, pid))
+
+
+def start_publisher(settings: Settings) -> bool:
+    """The same for the background publisher."""
+    return _start(settings, "publisher", lambda pid: _publisher_is_at_work(settings, pid))
 
 
 def stop_worker(settings: Settings) -> bool:
@@ -53,17 +57,45 @@ def stop_worker(settings: Settings) -> bool:
     return background_worker(settings).stop([Step(signal.SIGTERM, STOP_BOUND_S)])
 
 
-def _await_ownership(settings: Settings, daemon: Daemon) -> None:
-    owner = f"{socket.gethostname()}:{daemon.pid}"
+def stop_publisher(settings: Settings) -> bool:
+    """Let the background publisher finish its transactions and end. Tell whether it ran."""
+    return background_publisher(settings).stop([Step(signal.SIGTERM, STOP_BOUND_S)])
 
-    def is_at_work() -> bool:
-        with connected(settings.dsn) as connection:
-            return any(row.owner == owner for row in progress(connection))
 
-    wait_until(lambda: daemon.pid is None or is_at_work(), READY_BOUND_S)
-    if daemon.pid is None or not is_at_work():
+def _start(settings: Settings, command: str, is_at_work: Callable[[int], bool]) -> bool:
+    daemon = _daemon(settings, command)
+    daemon.log_path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(daemon.log_path.with_name("lock"), READY_BOUND_S):
+        if daemon.pid is not None:
+            return False
+        try:
+            # The environment carries the settings; the folder is the one that relative paths in them start from.
+            daemon.start([sys.executable, "-m", "creditfold.cli.main", command], cwd=Path.cwd(), env=os.environ)
+            _await_ownership(daemon, command, is_at_work)
+        except BaseException:
+            daemon.stop([Step(signal.SIGTERM, STOP_BOUND_S)])
+            raise
+    return True
+
+
+def _await_ownership(daemon: Daemon, command: str, is_at_work: Callable[[int], bool]) -> None:
+    def ended_or_at_work() -> bool:
+        pid = daemon.pid
+        return pid is None or is_at_work(pid)
+
+    if not wait_until(ended_or_at_work, READY_BOUND_S) or daemon.pid is None:
         raise BackgroundWorkerError(
-            f"The worker {'ended' if daemon.pid is None else 'has no partition yet'}. The end of its log:\n"
+            f"The {command} {'ended' if daemon.pid is None else 'has no partition yet'}. The end of its log:\n"
             f"{last_lines(daemon.log_path)}",
-            f"The whole log is {daemon.log_path}. Run `creditfold worker` to see it live.",
+            f"The whole log is {daemon.log_path}. Run `creditfold {command}` to see it live.",
         )
+
+
+def _worker_is_at_work(settings: Settings, pid: int) -> bool:
+    owner = f"{socket.gethostname()}:{pid}"
+    with connected(settings.dsn) as connection:
+        return any(row.owner == owner for row in progress(connection))
+
+
+def _publisher_is_at_work(settings: Settings, pid: int) -> bool:
+    return client_id(pid) in owning_members(settings, outcomes_group(settings))

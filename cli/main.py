@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from creditfold.cli import appending, archiving, doctor, proving, reading, rebuilding, serving, status
+from creditfold.cli import appending, archiving, doctor, following, proving, reading, rebuilding, serving, status
 from creditfold.cli.output import OutputError, output_error, print_json, safe, written
 from creditfold.schemas.errors import CreditfoldError
 
@@ -35,6 +35,7 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("down", _RUN, serving.down),
     ("init", _RUN, serving.init),
     ("worker", _RUN, serving.worker),
+    ("publisher", _RUN, following.publisher),
     ("status", _RUN, status.status),
     ("rebuild", _REBUILD, rebuilding.rebuild),
     ("generations", _REBUILD, rebuilding.generations),
@@ -51,6 +52,7 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("balance", _READ, reading.balance),
     ("history", _READ, reading.history),
     ("rejections", _READ, reading.rejections),
+    ("follow", _READ, following.follow),
     ("dead-letters list", _READ, reading.dead_letters),
     ("dead-letters show", _READ, reading.dead_letter),
     ("archive", _KEEP, archiving.archive),

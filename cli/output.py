@@ -86,6 +86,12 @@ def print_json(value: Any, file: TextIO | None = None) -> None:
         print(json.dumps(as_json(value), ensure_ascii=False, indent=2), file=file or sys.stdout)
 
 
+def print_json_line(value: Any) -> None:
+    """Print one JSON document on a line of its own."""
+    with written():
+        print(json.dumps(as_json(value), ensure_ascii=False))
+
+
 def instant(moment: datetime | None) -> str:
     """An instant in ISO 8601 UTC to the millisecond; empty for none."""
     if moment is None:

@@ -73,7 +73,9 @@ def prepare_ledger(settings: "Settings") -> bool:
 
 
 def up(
-    worker: Annotated[bool, typer.Option("--worker", help="Start a worker in the background too.")] = False,
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Start a worker and a publisher in the background too.")
+    ] = False,
 ) -> None:
     """Start Kafka and PostgreSQL on this machine, and make the topics and the tables.
 
@@ -94,28 +96,31 @@ def up(
         started = embedded.up(settings, on_step=steps.tell)
         prepare_ledger(settings)
     if worker:
-        from creditfold.cli.background import start_worker
+        from creditfold.cli.background import start_publisher, start_worker
 
         with steps.step("Starting a worker"):
             started += ["a worker"] if start_worker(settings) else []
+        with steps.step("Starting a publisher"):
+            started += ["a publisher"] if start_publisher(settings) else []
     say(f"Started {' and '.join(started)}." if started else "Everything runs already.")
     say(f"Kafka {settings.kafka_bootstrap}, topic {settings.commands_topic}.")
     say("Stop it with `creditfold down`; the data stays.")
 
 
 def down() -> None:
-    """Stop what `up` started, the background worker first. The data stays.
+    """Stop what `up` started, the background publisher and worker first. The data stays.
 
     \b
     Example:
       creditfold down
     """
-    from creditfold.cli.background import stop_worker
+    from creditfold.cli.background import stop_publisher, stop_worker
     from creditfold.stack import embedded
     from creditfold.stack.settings import load_settings
 
     settings = load_settings()
-    stopped = ["the worker"] if stop_worker(settings) else []
+    stopped = ["the publisher"] if stop_publisher(settings) else []
+    stopped += ["the worker"] if stop_worker(settings) else []
     stopped += embedded.down(settings)
     say(f"Stopped {' and '.join(stopped)}." if stopped else "Nothing ran.")
 

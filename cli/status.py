@@ -169,13 +169,13 @@ def _names(partitions: Sequence[PartitionStatus]) -> str:
 
 
 def _services(settings: "Settings") -> "list[ServiceStatus]":
-    from creditfold.cli.background import background_worker
+    from creditfold.cli.background import background_publisher, background_worker
     from creditfold.stack.embedded import ServiceStatus, service_status
 
     services = service_status(settings)
-    daemon = background_worker(settings)
-    if (pid := daemon.pid) is not None:
-        services.append(ServiceStatus("worker", "running", pid, "in the background", str(daemon.log_path)))
+    for name, daemon in (("worker", background_worker(settings)), ("publisher", background_publisher(settings))):
+        if (pid := daemon.pid) is not None:
+            services.append(ServiceStatus(name, "running", pid, "in the background", str(daemon.log_path)))
     return services
 
 

@@ -4,8 +4,9 @@ import gc
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import structlog
 from faust import Worker
@@ -20,6 +21,8 @@ from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import KafkaUnavailableError, describe_topic, topic_problems
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -56,13 +59,18 @@ def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = F
 
 def wait_until_ready(settings: Settings) -> Log:
     """Wait for Kafka and PostgreSQL, and bind the projection to the topic, making its tables where they are missing."""
+    return when_available(settings, lambda: _bind(settings))
+
+
+def when_available(settings: Settings, question: Callable[[], T]) -> T:
+    """Ask again, with growing pauses, for as long as Kafka or PostgreSQL is away."""
     retrying = Retrying(
         wait=wait_exponential(multiplier=0.2, max=settings.retry_max_s) + wait_random(0, 0.1),
         retry=retry_if_exception_type((KafkaUnavailableError, PostgresUnavailableError)),
         before_sleep=_say_why,
         reraise=True,
     )
-    return retrying(_bind, settings)
+    return retrying(question)
 
 
 def _bind(settings: Settings) -> Log:

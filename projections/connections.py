@@ -8,7 +8,7 @@ import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from creditfold.schemas.errors import CreditfoldError
 
@@ -30,6 +30,12 @@ FOLD_OPTIONS = (
 
 # A crash of PostgreSQL may take back a rebuild's last transactions, rows and offset together: they are folded again.
 REBUILD_OPTIONS = f"{FOLD_OPTIONS} -c synchronous_commit=off"
+# The publisher reads a few thousand rows by their positions in a journal of any size, and writes nothing. What it reads
+# in one transaction is of one instant, whatever happens to the views.
+OUTBOX_OPTIONS = (
+    "-c enable_seqscan=off -c max_parallel_workers_per_gather=0 -c jit=off -c lock_timeout=10s"
+    " -c default_transaction_read_only=on -c default_transaction_isolation=repeatable\\ read"
+)
 
 
 class PostgresUnavailableError(CreditfoldError):
@@ -78,6 +84,17 @@ def fold_pool(
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether PostgreSQL has no room left on its disk."""
     return isinstance(error, psycopg.Error) and error.sqlstate == _DISK_FULL
+def outbox_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connection[TupleRow]]:
+    """A pool of at most `size` reading connections, each of whose blocks is one transaction; not opened yet."""
+    return ConnectionPool(
+        dsn,
+        kwargs={"application_name": application, "options": OUTBOX_OPTIONS, **SESSION},
+        min_size=1,
+        max_size=size,
+        open=False,
+        timeout=CONNECT_TIMEOUT_S,
+        check=ConnectionPool.check_connection,
+    )
 
 
 @contextmanager

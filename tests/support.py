@@ -38,12 +38,14 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 class WorkerProcess:
-    """A `creditfold worker` in a process of its own, its log in a file."""
+    """A `creditfold worker`, or another command that runs until stopped, in a process of its own, its log in a file."""
 
     program: tuple[str, ...] = ("-m", "creditfold.cli.main")
 
     def __init__(self, settings: Settings, folder: Path, name: str = "worker") -> None:
+    def __init__(self, settings: Settings, folder: Path, name: str = "worker", command: str = "worker") -> None:
         self.log = folder / f"{name}.log"
+        self._command = command
         self._settings = settings
         self.process = self._start()
 
@@ -51,6 +53,7 @@ class WorkerProcess:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, *self.program, "worker", "--json-logs"],
+                [sys.executable, "-m", "creditfold.cli.main", self._command, "--json-logs"],
                 stdout=log,
                 stderr=log,
                 env=environment(self._settings),
@@ -76,7 +79,7 @@ class WorkerProcess:
             return self.process.wait(bound_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"the worker did not stop in {bound_s} s:\n{self.text()[-3000:]}") from None
+            raise AssertionError(f"the {self._command} did not stop in {bound_s} s:\n{self.text()[-3000:]}") from None
 
     def lines(self) -> list[dict[str, Any]]:
         """Its log, one object a line; what isn't JSON is left out."""
@@ -93,6 +96,17 @@ class WorkerProcess:
 def worker(settings: Settings, folder: Path, name: str = "worker") -> Iterator[WorkerProcess]:
     """A worker for the length of a block."""
     running = WorkerProcess(settings, folder, name)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.stop()
+
+
+@contextmanager
+def publisher(settings: Settings, folder: Path, name: str = "publisher") -> Iterator[WorkerProcess]:
+    """A publisher for the length of a block."""
+    running = WorkerProcess(settings, folder, name, "publisher")
     try:
         yield running
     finally:

@@ -20,7 +20,7 @@ from stack_under_test import embedded_settings, free_port
 from support import Raw, append, environment, wait_until_folded, worker
 
 from creditfold.cli import appending, output, status
-from creditfold.cli.background import background_worker
+from creditfold.cli.background import background_publisher, background_worker
 from creditfold.cli.main import COMMANDS, _run
 from creditfold.projections.queries import Balance, PartitionProgress
 from creditfold.schemas.position import Position
@@ -555,16 +555,18 @@ def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -
     try:
         done = bare("up", "--worker")
         assert done.code == 0, done.err
-        assert "Started Kafka and PostgreSQL and a worker." in done.out
+        assert "Started Kafka and PostgreSQL and a worker and a publisher." in done.out
         assert bare("grant", "alice", "500").code == 0
         services = bare("status", "--json", "--interval", "0.1").json["services"]
         assert [(row["name"], row["state"]) for row in services] == [
             ("Kafka", "running"),
             ("PostgreSQL", "running"),
             ("worker", "running"),
+            ("publisher", "running"),
         ]
+        assert bare("follow", "alice", "--since", "start", "--limit", "1", "--timeout", "60").code == 0
         assert "Everything runs already." in bare("up", "--worker").out
-        assert "Stopped the worker and Kafka and PostgreSQL." in bare("down").out
+        assert "Stopped the publisher and the worker and Kafka and PostgreSQL." in bare("down").out
         assert bare("down").out == "Nothing ran.\n"
         assert bare("status").code == 1
         assert bare("up").code == 0
@@ -572,6 +574,7 @@ def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -
     finally:
         bare("down")
     assert background_worker(settings).pid is None
+    assert background_publisher(settings).pid is None
 
 
 def test_a_worker_ends_at_sigterm(cli: Cli, ledger_settings: Settings) -> None:

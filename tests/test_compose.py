@@ -18,11 +18,11 @@ DEFAULTS = Settings.model_fields
 
 
 def test_the_services() -> None:
-    """Both servers, what prepares them and what folds."""
-    assert set(SERVICES) == {"kafka", "postgres", "init", "worker"}
+    """Both servers, what prepares them, what folds and what publishes."""
+    assert set(SERVICES) == {"kafka", "postgres", "init", "worker", "publisher"}
 
 
-@pytest.mark.parametrize("name", ["kafka", "postgres", "worker"])
+@pytest.mark.parametrize("name", ["kafka", "postgres", "worker", "publisher"])
 def test_what_stays_up_is_watched(name: str) -> None:
     """It is restarted, and its health is asked for."""
     assert SERVICES[name]["restart"] == "unless-stopped"
@@ -67,7 +67,7 @@ def test_data_lies_in_named_volumes() -> None:
     assert set(COMPOSE["volumes"]) == {"kafka", "postgres"}
 
 
-@pytest.mark.parametrize("name", ["init", "worker"])
+@pytest.mark.parametrize("name", ["init", "worker", "publisher"])
 def test_each_variable_is_a_setting(name: str) -> None:
     """A misspelt one would be ignored without a word."""
     given = {variable for variable in SERVICES[name]["environment"] if variable.startswith("CREDITFOLD_")}
@@ -75,7 +75,7 @@ def test_each_variable_is_a_setting(name: str) -> None:
     assert given <= {f"CREDITFOLD_{setting.upper()}" for setting in DEFAULTS}
 
 
-@pytest.mark.parametrize("setting", ["commands_topic", "partitions", "group"])
+@pytest.mark.parametrize("setting", ["commands_topic", "outcomes_topic", "dead_letters_topic", "partitions", "group"])
 def test_defaults_are_those_of_the_settings(setting: str) -> None:
     """The same without compose."""
     variable = f"CREDITFOLD_{setting.upper()}"
@@ -84,11 +84,16 @@ def test_defaults_are_those_of_the_settings(setting: str) -> None:
 
 
 def test_the_order_of_the_start() -> None:
-    """Servers, then topic and tables, then the worker."""
+    """Servers, then topics and tables, then the worker and the publisher."""
     healthy = {"condition": "service_healthy"}
     assert SERVICES["init"]["depends_on"] == {"kafka": healthy, "postgres": healthy}
-    assert SERVICES["worker"]["depends_on"] == {"init": {"condition": "service_completed_successfully"}}
-    assert (SERVICES["init"]["command"], SERVICES["worker"]["command"]) == (["init"], ["worker"])
+    for name in ("worker", "publisher"):
+        assert SERVICES[name]["depends_on"] == {"init": {"condition": "service_completed_successfully"}}
+    assert [SERVICES[name]["command"] for name in ("init", "worker", "publisher")] == [
+        ["init"],
+        ["worker"],
+        ["publisher"],
+    ]
 
 
 def test_the_image() -> None:

@@ -8,12 +8,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from psycopg.sql import SQL
-from support import ROOT, all_progress, environment, worker
+from support import ROOT, all_progress, environment, publisher, worker
 
 from creditfold.cli.main import COMMANDS
 from creditfold.ledger import RejectionReason, limits
@@ -26,7 +27,7 @@ from creditfold.stack.settings import Settings, load_settings
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # They start or stop what the fixtures own, or run until they are stopped. tests/test_cli.py runs each of them.
-RUN_ELSEWHERE = {"up", "down", "demo", "worker"}
+RUN_ELSEWHERE = {"up", "down", "demo", "worker", "publisher"}
 
 BLOCK = re.compile(r"^```(\w+)(?: +(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -149,7 +150,10 @@ class Runner:
 def test_what_the_docs_show_is_what_happens(
     path: Path, ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every command and example of a document, in its order, on a ledger of its own with a worker running."""
+    """Every command and example of a document, in its order, on a ledger of its own with a worker running.
+
+    A publisher runs too where outcomes are followed.
+    """
     for name, value in environment(ledger_settings).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
@@ -157,7 +161,10 @@ def test_what_the_docs_show_is_what_happens(
     drop = "DROP ROLE IF EXISTS shop"
     with connected(ledger_settings.dsn) as connection:
         connection.execute(drop)
-    with worker(ledger_settings, tmp_path):
+    with ExitStack() as running:
+        running.enter_context(worker(ledger_settings, tmp_path))
+        if "creditfold follow " in path.read_text("utf-8"):
+            running.enter_context(publisher(ledger_settings, tmp_path))
         runner = Runner(ledger_settings, tmp_path)
         try:
             runner.await_worker()

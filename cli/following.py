@@ -1,0 +1,177 @@
+"""The commands about outcomes: publisher, which publishes them, and follow, which tails one account's."""
+
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from creditfold.cli.arguments import AccountArgument, ArgumentError, checked_account
+from creditfold.cli.output import instant, print_json_line, safe, say
+from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import InvalidPositionError, Position
+
+if TYPE_CHECKING:
+    from creditfold.processors.following import Follower
+    from creditfold.processors.outcomes import Outcome
+    from creditfold.stack.settings import Settings
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FROM_THE_START = "start"
+
+
+class UnpublishedError(CreditfoldError):
+    """A partition has outcomes to publish and doesn't move."""
+
+
+class NotYetPublishedError(CreditfoldError):
+    """Fewer outcomes came than were waited for."""
+
+    exit_code = 4
+
+
+def publisher(
+    check: Annotated[
+        bool, typer.Option("--check", help="Run none; exit with 1 unless all of them publish or have nothing to.")
+    ] = False,
+    interval: Annotated[float, typer.Option(min=0.05, max=60, help="Seconds between --check's two looks.")] = 2.0,
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the libraries say too.")] = False,
+) -> None:
+    """Publish outcomes and dead letters to their topics until it is stopped (Ctrl-C or SIGTERM).
+
+    Copies what the fold decided, once and in order. Run as many as you like: they share the partitions. It waits
+    while Kafka or PostgreSQL is away.
+
+    \b
+    Examples:
+      creditfold publisher
+      creditfold publisher --json-logs
+      creditfold publisher --check     for a health check
+    """
+    from creditfold.stack.settings import load_settings
+
+    if check:
+        refuse_unpublished(load_settings(), interval)
+        return
+    from creditfold.processors.publisher import run_publisher
+
+    run_publisher(load_settings(), json_logs=json_logs, verbose=verbose)
+
+
+def refuse_unpublished(settings: "Settings", interval_s: float) -> None:
+    """Raise UnpublishedError if a partition has something to publish, and none of it was published meanwhile."""
+    from creditfold.processors.membership import published_offsets
+    from creditfold.projections.connections import connected
+    from creditfold.projections.queries import progress
+
+    with connected(settings.dsn) as connection:
+        rows = progress(connection)
+    topic = rows[0].topic if rows else settings.commands_topic
+    before = published_offsets(settings, topic, len(rows))
+    # Not a wait for readiness: moving needs time to pass.
+    time.sleep(interval_s)
+    now = published_offsets(settings, topic, len(rows))
+    stuck = [row for row in rows if now[row.log_partition] == before[row.log_partition] < row.next_offset]
+    if stuck:
+        raise UnpublishedError(
+            f"Unpublished: partition {', '.join(str(row.log_partition) for row in stuck)}, behind the fold by "
+            f"{sum(row.next_offset - now[row.log_partition] for row in stuck):,} offsets, doesn't move.",
+            "Is a publisher running? Start one with `creditfold publisher`, or look into its log.",
+        )
+    say("Outcomes are published.")
+
+
+def follow(
+    account: AccountArgument,
+    since: Annotated[
+        str | None, typer.Option(metavar="POSITION|start", help="Begin there, not now: partition:offset of a command.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="End after so many outcomes.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="End after so many seconds.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Show an account's outcomes as they are published, until Ctrl-C.
+
+    Reads the outcomes topic, which a `creditfold publisher` fills. With --limit and --timeout it ends with 4 if
+    the time is over first.
+
+    \b
+    Examples:
+      creditfold follow alice
+      creditfold follow alice --since 3:1042
+      creditfold follow alice --since start --limit 10 --timeout 5 --json
+    """
+    checked_account(account)
+    begin = _parsed_since(since)
+
+    from creditfold.processors.following import Follower
+    from creditfold.stack.settings import load_settings
+
+    follower = Follower(load_settings(), account)
+    place = _place(follower, begin)
+    if begin is None:
+        # Now that it is known where "now" is. Not among the outcomes, which a program may read.
+        print(f"following {safe(account)} from now on", file=sys.stderr, flush=True)
+    seen = 0
+    for outcome in _at_most(follower.follow(place, timeout), limit):
+        print_json_line(document(outcome)) if json else say(line(outcome))
+        seen += 1
+    if limit is not None and seen < limit:
+        raise NotYetPublishedError(
+            f"{seen} of {limit} outcomes came within {timeout:g} s.",
+            "See `creditfold status`; does a publisher run? `creditfold publisher` starts one.",
+        )
+
+
+def _at_most(outcomes: "Iterator[Outcome]", limit: int | None) -> "Iterator[Outcome]":
+    return islice(outcomes, limit)
+
+
+def _parsed_since(text: str | None) -> Position | str | None:
+    if text is None or text == FROM_THE_START:
+        return text
+    try:
+        return Position.parse(text)
+    except InvalidPositionError as error:
+        raise ArgumentError(
+            error.message, f"Write --since partition:offset, for example 3:1042, or --since {FROM_THE_START}."
+        ) from None
+
+
+def _place(follower: "Follower", begin: Position | str | None) -> int:
+    if begin is None:
+        return follower.end()
+    return follower.place_of(begin) if isinstance(begin, Position) else follower.start()
+
+
+def document(outcome: "Outcome") -> dict[str, Any]:
+    """An outcome as JSON: its position, its record's name, and its fields with instants as texts."""
+    fields = {name: value for name, value in outcome.fields.items() if not name.startswith("log_")}
+    decided_at, occurred_at = _moment(fields["decided_at"]), _moment(fields["occurred_at"])
+    return {
+        "position": outcome.position,
+        "record": outcome.record,
+        **fields,
+        "decided_at": decided_at,
+        "occurred_at": occurred_at if fields["occurred_at"] else None,
+    }
+
+
+def line(outcome: "Outcome") -> str:
+    """An outcome as one line for people."""
+    fields = outcome.fields
+    balance = f"balance {fields['balance']:,} {fields['asset']}"
+    if outcome.record == "Rejected":
+        told = f"rejected  {fields['rejection']}: {fields['kind']} of {fields['amount']:,}; {balance}"
+    else:
+        sign = "-" if outcome.record == "SpendAccepted" else "+"
+        told = f"accepted  {sign}{fields['amount']:,}; {balance}"
+    return f"{instant(_moment(fields['decided_at']))}  {told}  {outcome.position}  {fields['command_id']}"
+
+
+def _moment(milliseconds: int) -> datetime:
+    return EPOCH + timedelta(milliseconds=milliseconds)

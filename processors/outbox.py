@@ -1,0 +1,260 @@
+"""One partition's way from the projection to the topics: finds where it stands, and publishes window by window.
+
+Owns the transactional producer. A window of the log's offsets is one Kafka transaction over both topics, so what the
+topics' last records are about tells how far everything is published, whatever died at which moment. No offset stored
+elsewhere decides that: a consumer group's, for example, is forgotten when a ledger is idle for a week. Knows no
+threads, no group, no SQL.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from psycopg import Connection
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool
+
+from creditfold.processors.outcomes import (
+    KEPT_BYTES,
+    Outcome,
+    Outgoing,
+    announces,
+    dead_letter_message,
+    outcome_message,
+    read_dead_letter,
+    read_outcome,
+)
+from creditfold.projections.outbox import Window, decision_at, read_window
+from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import Log, Position
+from creditfold.stack.settings import Settings
+from creditfold.stack.tail import Tail, read_tail
+
+INIT_S = 15.0
+COMMIT_S = 20.0
+ABORT_S = 3.0
+#: What a dead producer left open hides the outcomes behind it for at most this long, if nobody takes its place.
+TRANSACTION_MS = 30_000
+#: Kafka's own default, where it doesn't tell us.
+DEFAULT_MESSAGE_BYTES = 1_048_588
+#: Largest batch of outcomes.
+BATCH_BYTES = 1_000_000
+
+Pool: TypeAlias = ConnectionPool[Connection[TupleRow]]
+#: Gives the consumer group's view of this process, which Kafka compares with its own; None outside of a group.
+Membership: TypeAlias = Callable[[], Any]
+MakeProducer: TypeAlias = Callable[[dict[str, Any]], Producer]
+
+_FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
+_NOT_A_MEMBER = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.FENCED_INSTANCE_ID,
+}
+
+
+class OutcomesLostError(CreditfoldError):
+    """The outcomes topic doesn't tell any more how far it was published."""
+
+
+class OtherOutcomesError(CreditfoldError):
+    """The outcomes topic holds the outcomes of another log."""
+
+
+class Topics(NamedTuple):
+    """The log, the topics it is published to, and the largest batches that these take."""
+
+    log: Log
+    outcomes: str
+    dead_letters: str
+    outcome_bytes: int
+    dead_letter_bytes: int
+
+
+class Count(NamedTuple):
+    """What was published."""
+
+    outcomes: int
+    dead_letters: int
+
+
+def was_fenced(error: BaseException) -> bool:
+    """Tell whether Kafka refused because another publisher has the partition, or may have it."""
+    return isinstance(error, KafkaException) and error.args[0].code() in _FENCED | _NOT_A_MEMBER
+
+
+class Outbox:
+    """The outbox of one partition. Used by one thread; after any error only `close` may be called, and a new one made.
+
+    Args:
+        settings: where Kafka is, and the group's name.
+        topics: what is published to where.
+        partition: of the log, and of both topics.
+        pool: connections to the projection, each of whose blocks is one transaction ("repeatable read").
+        membership: see `Membership`.
+        make_producer: makes a producer of librdkafka's settings.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Topics,
+        partition: int,
+        pool: Pool,
+        *,
+        membership: Membership = lambda: None,
+        make_producer: MakeProducer = Producer,
+    ) -> None:
+        self._kafka = settings.kafka_client
+        self._topics = topics
+        self._partition = partition
+        self._pool = pool
+        self._membership = membership
+        self._most_bytes = topics.dead_letter_bytes
+        self._in_transaction = False
+        # Of the log: everything before is published.
+        self._outcomes_from = 0
+        self._dead_letters_from = 0
+        self._unchecked: Outcome | None = None
+        self._producer = make_producer(_producer_conf(settings, topics, partition))
+
+    @property
+    def published_to(self) -> int:
+        """The offset of the log before which everything is published."""
+        return min(self._outcomes_from, self._dead_letters_from)
+
+    def open(self) -> None:
+        """Fence whoever published this partition before, and find out how far that came.
+
+        Raises OutcomesLostError, OpenTransactionError, UnreadableError or KafkaException.
+        """
+        # Kafka answers when the former owner's transaction is ended, one way or the other.
+        self._producer.init_transactions(INIT_S)
+        outcomes = self._tail_of_outcomes()
+        dead_letters = self._tail_of_dead_letters()
+        if outcomes.last is not None:
+            self._outcomes_from = outcomes.last.position.offset + 1
+            self._unchecked = outcomes.last
+        elif outcomes.low > 0:
+            raise OutcomesLostError(
+                f"{self._topics.outcomes} partition {self._partition} begins at offset {outcomes.low} and holds no "
+                "outcome, so it can't be told which ones were published; they were deleted, by retention or by hand.",
+                "Nothing is published there. To publish all of them again, delete the topic, run `creditfold init`, "
+                "and start the publishers; set retention.ms and retention.bytes to -1.",
+            )
+        if dead_letters.last is not None:
+            self._dead_letters_from = dead_letters.last.offset + 1
+        elif dead_letters.low > 0:
+            # Somebody doesn't keep them for ever. What came before the last outcome was surely published.
+            self._dead_letters_from = self._outcomes_from
+        # Lag tools are told at once, and a process that isn't of the group any more finds out before it has work.
+        self._send(Window(self.published_to, [], []))
+
+    def _tail_of_outcomes(self) -> Tail[Outcome]:
+        return read_tail(
+            self._kafka,
+            self._topics.outcomes,
+            self._partition,
+            lambda record: read_outcome(record.value, record.headers, self._partition),
+        )
+
+    def _tail_of_dead_letters(self) -> Tail[Position]:
+        return read_tail(
+            self._kafka,
+            self._topics.dead_letters,
+            self._partition,
+            lambda record: read_dead_letter(record.headers, self._topics.log.topic, self._partition),
+        )
+
+    def publish(self, folded: int) -> Count | None:
+        """Publish the next window of what is folded, before offset `folded`; None if there is none.
+
+        Raises KafkaException, psycopg's errors, OtherOutcomesError or UnknownKindError.
+        """
+        with self._pool.connection() as connection:
+            self._check_last(connection, folded)
+            window = read_window(connection, self._partition, self._outcomes_from, self._dead_letters_from, folded)
+        if window is None:
+            return None
+        self._send(window)
+        self._outcomes_from = max(self._outcomes_from, window.end)
+        self._dead_letters_from = max(self._dead_letters_from, window.end)
+        return Count(len(window.journal), len(window.dead_letters))
+
+    def _check_last(self, connection: Connection[TupleRow], folded: int) -> None:
+        """Compare the last outcome published with the journal, once, as soon as the fold has come there."""
+        last = self._unchecked
+        if last is None or last.position.offset >= folded:
+            return
+        if not announces(last, decision_at(connection, *last.position)):
+            raise OtherOutcomesError(
+                f"{self._topics.outcomes} ends with an outcome of {last.position} (account {last.fields['account']!a}, "
+                f"command {last.fields['command_id']!a}) that is not what the journal says of that record.",
+                "The topic belongs to another log, or the projection to another one: set the topics and "
+                "CREDITFOLD_POSTGRES_DSN to what belongs together.",
+            )
+        self._unchecked = None
+
+    def _send(self, window: Window) -> None:
+        membership = self._membership()
+        if membership is None and not window.journal and not window.dead_letters:
+            return
+        self._producer.begin_transaction()
+        self._in_transaction = True
+        for topic, message in self._messages(window):
+            self._produce(topic, message)
+        if membership is not None:
+            # Where lag tools look, and one more thing that a process without the partition is refused for.
+            place = TopicPartition(self._topics.log.topic, self._partition, window.end)
+            self._producer.send_offsets_to_transaction([place], membership, COMMIT_S)
+        self._producer.commit_transaction(COMMIT_S)
+        self._in_transaction = False
+
+    def _messages(self, window: Window) -> Iterator[tuple[str, Outgoing]]:
+        for row in window.journal:
+            yield self._topics.outcomes, outcome_message(self._partition, row)
+        for dead in window.dead_letters:
+            message = dead_letter_message(self._topics.log.topic, self._partition, dead, self._most_bytes)
+            yield self._topics.dead_letters, message
+
+    def _produce(self, topic: str, message: Outgoing) -> None:
+        self._producer.produce(
+            topic,
+            value=message.value,
+            key=message.key,
+            partition=self._partition,
+            headers=message.headers,
+        )
+
+    def close(self) -> None:
+        """Let go of the producer, aborting what is open. Never raises for what Kafka says to that."""
+        if self._in_transaction:
+            with suppress(KafkaException):
+                self._producer.abort_transaction(ABORT_S)
+        with suppress(KafkaException):
+            self._producer.purge()
+
+
+def with_smaller_dead_letters(topics: Topics, error: BaseException) -> Topics:
+    """The same topics, with little room for a dead letter if the error says that a message was too large."""
+    if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return topics._replace(dead_letter_bytes=min(topics.dead_letter_bytes // 2, KEPT_BYTES))
+    return topics
+
+
+def _producer_conf(settings: Settings, topics: Topics, partition: int) -> dict[str, Any]:
+    largest = max(topics.outcome_bytes, topics.dead_letter_bytes)
+    return {
+        **settings.kafka_client,
+        "client.id": f"creditfold-outcomes-{partition}",
+        "transactional.id": f"{topics.outcomes}-{partition}",
+        "transaction.timeout.ms": TRANSACTION_MS,
+        "message.timeout.ms": TRANSACTION_MS,
+        "compression.type": "lz4",
+        # The client splits no batch that the broker finds too large.
+        "batch.size": min(BATCH_BYTES, topics.outcome_bytes, topics.dead_letter_bytes),
+        "message.max.bytes": largest + DEFAULT_MESSAGE_BYTES,
+        "log_level": 2,
+    }

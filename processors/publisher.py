@@ -1,0 +1,348 @@
+"""Runs a publisher: shares the log's partitions with its like, and copies each one's outcomes until told to stop.
+
+A Kafka consumer group that never reads says which partitions are this process's; each of those has a thread with an
+outbox. Owns the process, the group and the threads. What is published, and from where on, is the outbox's.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any
+
+import psycopg
+import structlog
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from psycopg_pool import PoolTimeout
+
+from creditfold.processors.membership import client_id, outcomes_group
+from creditfold.processors.outbox import (
+    DEFAULT_MESSAGE_BYTES,
+    Count,
+    OtherOutcomesError,
+    Outbox,
+    OutcomesLostError,
+    Pool,
+    Topics,
+    was_fenced,
+    with_smaller_dead_letters,
+)
+from creditfold.processors.worker import configure_logging, wait_until_ready, when_available
+from creditfold.projections.connections import is_outage, outbox_pool
+from creditfold.projections.outbox import folded_to, summarise
+from creditfold.projections.setup import refuse_other_log
+from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import Log
+from creditfold.stack.settings import Settings
+from creditfold.stack.topics import KafkaUnavailableError, TopicInfo, TopicMissingError, describe_topic, topic_names
+
+#: Pauses between two looks at how far the fold is: while it moves, and at most.
+BUSY_PAUSE_S = 0.02
+IDLE_PAUSE_S = 0.5
+#: As long as a worker's, so that both change hands together.
+SESSION_MS = 10_000
+#: How long a partition's last window may take when the partition is given away.
+HANDOVER_S = 5.0
+CHECK_EVERY_S = 5.0
+SUMMARISE_EVERY_S = 1.0
+#: Connections to PostgreSQL of one publisher.
+CONNECTIONS = 4
+#: Pause before a partition is tried again that can't be published rightly.
+REFUSED_PAUSE_S = 60.0
+FIRST_PAUSE_S = 0.2
+
+log = structlog.get_logger()
+
+
+class OutcomeTopicError(CreditfoldError):
+    """A topic that outcomes or dead letters are published to isn't what it must be, or isn't what it was."""
+
+
+class Lane(threading.Thread):
+    """One partition's thread: publishes what it is told is folded, and never ends by itself.
+
+    Args:
+        topics: what is published to where.
+        partition: its number.
+        make_outbox: makes an outbox of the topics; called again after each error.
+        retry_max_s: the longest pause after an error.
+    """
+
+    def __init__(
+        self, topics: Topics, partition: int, make_outbox: Callable[[Topics, int], Outbox], retry_max_s: float
+    ) -> None:
+        super().__init__(name=f"outcomes-{partition}", daemon=True)
+        self.count = Count(0, 0)
+        self.published_to = 0
+        self.folded = 0
+        self._partition = partition
+        self._topics = topics
+        self._make_outbox = make_outbox
+        self._retry_max_s = retry_max_s
+        self._failures = 0
+        self._stopping = threading.Event()
+        self._news = threading.Condition()
+
+    def tell(self, folded: int) -> bool:
+        """Say how far the fold is. Returns whether that is news."""
+        if folded == self.folded:
+            return False
+        with self._news:
+            self.folded = folded
+            self._news.notify()
+        return True
+
+    def stop(self) -> None:
+        """Ask it to end after the window that it is at."""
+        self._stopping.set()
+        with self._news:
+            self._news.notify()
+
+    def run(self) -> None:
+        """Publish until stopped, beginning anew after each error."""
+        while not self._stopping.is_set():
+            try:
+                self._publish_all()
+            except Exception as error:
+                if not self._stopping.is_set():
+                    self._topics = with_smaller_dead_letters(self._topics, error)
+                    self._stopping.wait(self._pause_after(error))
+
+    def _publish_all(self) -> None:
+        outbox = self._make_outbox(self._topics, self._partition)
+        try:
+            outbox.open()
+            self.published_to = outbox.published_to
+            log.info("owns a partition", partition=self._partition, published_to=outbox.published_to)
+            while not self._stopping.is_set():
+                self._publish_one(outbox)
+        finally:
+            outbox.close()
+
+    def _publish_one(self, outbox: Outbox) -> None:
+        with self._news:
+            self._news.wait_for(lambda: self._stopping.is_set() or self.folded > self.published_to, IDLE_PAUSE_S)
+            folded = self.folded
+        if self._stopping.is_set() or folded <= self.published_to:
+            return
+        done = outbox.publish(folded)
+        if done is None:
+            # The views changed under us; how far they are now is told in a moment.
+            self._stopping.wait(BUSY_PAUSE_S)
+            return
+        self._failures = 0
+        self.published_to = outbox.published_to
+        self.count = Count(self.count.outcomes + done.outcomes, self.count.dead_letters + done.dead_letters)
+
+    def _pause_after(self, error: Exception) -> float:
+        about: dict[str, Any] = {"partition": self._partition, "why": _in_words(error)}
+        self._failures += 1
+        pause_s = min(FIRST_PAUSE_S * 2.0 ** min(self._failures, 16), self._retry_max_s)
+        if was_fenced(error):
+            log.warning("another publisher has the partition, or the group is changing", **about)
+        elif isinstance(error, OutcomesLostError | OtherOutcomesError):
+            log.error("refuses to publish the partition", **about)
+            return REFUSED_PAUSE_S
+        elif isinstance(error, psycopg.Error | PoolTimeout) and is_outage(error):
+            log.warning("PostgreSQL is away, waiting to publish", **about)
+        elif isinstance(error, KafkaException | CreditfoldError):
+            log.warning("waiting to publish", **about)
+        else:
+            log.error("a partition can't be published", exc_info=error, **about)
+        return pause_s
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, KafkaException):
+        return str(error.args[0].str())
+    return str(error) or repr(error)
+
+
+class Publisher:
+    """The process: a member of the group, with a lane for each partition that is its own.
+
+    Args:
+        settings: where Kafka and PostgreSQL are.
+        infos: the three topics as they were at the start, commands first.
+        pool: connections for reading the projection.
+    """
+
+    def __init__(self, settings: Settings, infos: tuple[TopicInfo, TopicInfo, TopicInfo], pool: Pool) -> None:
+        self._settings = settings
+        self._infos = infos
+        self._pool = pool
+        self._lanes: dict[int, Lane] = {}
+        self._stopping = False
+        self._checked_at = time.monotonic()
+        self._summarised_at = 0.0
+        self._may_summarise = True
+        self._reported = Count(0, 0)
+        self._ended = Count(0, 0)
+        self._consumer = Consumer(
+            {
+                **settings.kafka_client,
+                "group.id": outcomes_group(settings),
+                "client.id": client_id(os.getpid()),
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "latest",
+                "session.timeout.ms": SESSION_MS,
+                "heartbeat.interval.ms": 1_000,
+                # A publisher that comes or goes doesn't interrupt the partitions that stay where they are.
+                "partition.assignment.strategy": "cooperative-sticky",
+                # Nothing is fetched but what may come before a partition is paused.
+                "fetch.message.max.bytes": 4_096,
+                "queued.max.messages.kbytes": 1_024,
+                "log_level": 2,
+            }
+        )
+
+    def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """Ask it to end; fit to be a signal's handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Publish until stopped. Raises OutcomeTopicError, LogChangedError or TopicMissingError."""
+        self._consumer.subscribe(
+            [self._infos[0].name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+        )
+        pause_s = BUSY_PAUSE_S
+        try:
+            while not self._stopping:
+                # It hears of partitions and answers for its life; every partition is paused, so it reads nothing.
+                self._consumer.poll(pause_s)
+                pause_s = BUSY_PAUSE_S if self._tell_lanes() else min(pause_s * 1.5, IDLE_PAUSE_S)
+                if time.monotonic() - self._checked_at >= CHECK_EVERY_S:
+                    self._check_and_report()
+                    self._checked_at = time.monotonic()
+        finally:
+            # Leaves the group, by way of `_revoked`, so that others take over at once.
+            self._consumer.close()
+            self._end(list(self._lanes))
+
+    def _assigned(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        consumer.incremental_assign(places)
+        consumer.pause(places)
+        _, outcomes, dead_letters = self._infos
+        topics = Topics(
+            self._infos[0].log,
+            outcomes.name,
+            dead_letters.name,
+            outcomes.max_message_bytes or DEFAULT_MESSAGE_BYTES,
+            dead_letters.max_message_bytes or DEFAULT_MESSAGE_BYTES,
+        )
+        for place in places:
+            lane = Lane(topics, place.partition, self._make_outbox, self._settings.retry_max_s)
+            self._lanes[place.partition] = lane
+            lane.start()
+
+    def _make_outbox(self, topics: Topics, partition: int) -> Outbox:
+        return Outbox(self._settings, topics, partition, self._pool, membership=self._consumer.consumer_group_metadata)
+
+    def _revoked(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._end([place.partition for place in places])
+        consumer.incremental_unassign(places)
+
+    def _end(self, partitions: Iterable[int]) -> None:
+        lanes = [self._lanes.pop(partition) for partition in partitions if partition in self._lanes]
+        for lane in lanes:
+            lane.stop()
+        deadline = time.monotonic() + HANDOVER_S
+        for lane in lanes:
+            # One that hangs in an outage is left behind; whoever gets the partition next fences it.
+            lane.join(max(deadline - time.monotonic(), 0.0))
+            self._ended = _sum([self._ended, lane.count])
+
+    def _tell_lanes(self) -> bool:
+        """Look how far the fold is; tell whether it moved."""
+        if not self._lanes:
+            return False
+        try:
+            with self._pool.connection() as connection:
+                folded = folded_to(connection, self._lanes)
+            self._summarise(any(lane.folded != folded.get(partition) for partition, lane in self._lanes.items()))
+        except (psycopg.Error, PoolTimeout) as error:
+            # Every lane says so, with what it does about it, when it has something to do.
+            log.warning("PostgreSQL is away, waiting to hear from the fold", why=_in_words(error))
+            return False
+        news = [self._lanes[partition].tell(offset) for partition, offset in folded.items()]
+        return any(news)
+
+    def _summarise(self, moved: bool) -> None:
+        """Once in a while, where the fold has written something, make it quick to find."""
+        if moved and self._may_summarise and time.monotonic() - self._summarised_at >= SUMMARISE_EVERY_S:
+            with self._pool.connection() as connection:
+                self._may_summarise = summarise(connection)
+            self._summarised_at = time.monotonic()
+
+    def _check_and_report(self) -> None:
+        try:
+            check_topics(self._settings, self._infos)
+        except KafkaUnavailableError as error:
+            log.warning("Kafka is away", why=error.message)
+        total = _sum([self._ended, *(lane.count for lane in self._lanes.values())])
+        if total != self._reported:
+            self._reported = total
+            behind = sum(max(lane.folded - lane.published_to, 0) for lane in self._lanes.values())
+            log.info("published", **total._asdict(), behind=behind)
+
+
+def _sum(counts: Iterable[Count]) -> Count:
+    outcomes, dead_letters = map(sum, zip(*counts, strict=True))
+    return Count(outcomes, dead_letters)
+
+
+def describe_topics(settings: Settings, ledger_log: Log) -> tuple[TopicInfo, TopicInfo, TopicInfo]:
+    """Describe the topics, commands first. Raises what makes it wrong to publish, or KafkaUnavailableError."""
+    commands, outcomes, dead_letters = (_described(settings, name) for name in topic_names(settings))
+    refuse_other_log(ledger_log, commands.log)
+    for info in (outcomes, dead_letters):
+        if info.partitions != ledger_log.partitions:
+            raise OutcomeTopicError(
+                f"The topic {info.name} has {info.partitions} partitions, the log has {ledger_log.partitions}.",
+                "An outcome stands in the partition of its command. Delete the topic and run `creditfold init`.",
+            )
+    return commands, outcomes, dead_letters
+
+
+def _described(settings: Settings, name: str) -> TopicInfo:
+    try:
+        return describe_topic(settings, name)
+    except TopicMissingError as error:
+        raise TopicMissingError(error.message, "Create it with `creditfold init`, then start the publisher.") from error
+
+
+def check_topics(settings: Settings, before: tuple[TopicInfo, TopicInfo, TopicInfo]) -> None:
+    """Raise OutcomeTopicError, LogChangedError or TopicMissingError if the topics aren't those that they were."""
+    now = describe_topics(settings, before[0].log)
+    for was, info in zip(before, now, strict=True):
+        if was.topic_id != info.topic_id:
+            raise OutcomeTopicError(
+                f"The topic {info.name} was deleted and made anew while outcomes were published to it.",
+                "Start the publisher again; it publishes to the new topic what that lacks.",
+            )
+
+
+def run_publisher(settings: Settings, *, json_logs: bool = False, verbose: bool = False) -> None:
+    """Publish outcomes and dead letters until SIGTERM or SIGINT.
+
+    Raises LogChangedError, TopicMissingError or OutcomeTopicError when there is nothing right to publish, or nowhere
+    right to publish it. An outage of Kafka or PostgreSQL is waited for, at the start as later.
+    """
+    configure_logging(json_logs=json_logs, verbose=verbose)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    ledger_log = wait_until_ready(settings)
+    infos = when_available(settings, lambda: describe_topics(settings, ledger_log))
+    log.info("publisher starts", topic=infos[1].name, dead_letters=infos[2].name, partitions=ledger_log.partitions)
+    with outbox_pool(settings.dsn, f"creditfold publisher {os.getpid()}", CONNECTIONS) as pool:
+        publisher = Publisher(settings, infos, pool)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, publisher.stop)
+        publisher.run()
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)

@@ -1,0 +1,192 @@
+"""`creditfold follow` and the health check of publishers, on a real Kafka with outcomes that the tests write."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from support import append, environment, publisher, record, wait_until_folded, worker
+
+from creditfold.cli.main import _run
+from creditfold.processors import following
+from creditfold.processors.chunks import partition_of
+from creditfold.processors.following import Follower
+from creditfold.processors.outcomes import outcome_message
+from creditfold.projections.outbox import JournalRow
+from creditfold.schemas.position import Position
+from creditfold.stack.processes import wait_until
+from creditfold.stack.settings import Settings, load_settings
+
+BOUND_S = 60.0
+#: An instant and its text.
+DECIDED, DECIDED_TEXT = 1_700_000_000_123, "2023-11-14T22:13:20.123Z"
+
+
+def grant(account: str, version: int, offset: int, **other: Any) -> JournalRow:
+    """A journal row of a grant of 5."""
+    row = JournalRow(
+        offset, account, version, f"c{version}", "grant", "credits", 5, 5 * version, None, 1, DECIDED, 0, "shop", "why"
+    )
+    return row._replace(**other)
+
+
+def publish(settings: Settings, rows: list[JournalRow], *garbage: bytes) -> None:
+    """Write outcomes to where they belong, and garbage before them."""
+    producer = Producer(settings.kafka_client)
+    for row in rows:
+        partition = partition_of(row.account.encode(), settings.partitions)
+        for junk in garbage:
+            producer.produce(settings.outcomes_topic, junk, row.account.encode(), partition=partition)
+        message = outcome_message(partition, row)
+        producer.produce(
+            settings.outcomes_topic, message.value, message.key, partition=partition, headers=message.headers
+        )
+        producer.poll(0)
+    assert producer.flush(30) == 0
+
+
+def use(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(settings).items():
+        if name.startswith("CREDITFOLD_"):
+            monkeypatch.setenv(name, value)
+    load_settings.cache_clear()
+
+
+@pytest.fixture
+def settings(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """Settings that the commands of this process read."""
+    use(ledger_settings, monkeypatch)
+    yield ledger_settings
+    load_settings.cache_clear()
+
+
+def neighbours(settings: Settings) -> tuple[str, str]:
+    """Two accounts of one partition."""
+    wanted = partition_of(b"alice", settings.partitions)
+    names = (f"user-{number}" for number in range(1_000))
+    return "alice", next(name for name in names if partition_of(name.encode(), settings.partitions) == wanted)
+
+
+def test_an_account_s_outcomes_from_the_start(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Accepted and rejected ones, its own only, whatever else is in the topic; as JSON, one object a line."""
+    alice, other = neighbours(settings)
+    rejected = grant(
+        alice, 3, 9, kind="spend", amount=80, rejection="insufficient_credits", balance=5, occurred_at_ms=1
+    )
+    rows = [grant(alice, 1, 3), grant(other, 1, 4), grant(alice, 2, 7, kind="spend", balance=0), rejected]
+    publish(settings, rows, b"", b"garbage", b"\0\0\0\0\1garbage")
+    assert _run(["follow", alice, "--since", "start", "--limit", "3", "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    partition = partition_of(alice.encode(), 4)
+    assert [one["position"] for one in found] == [f"{partition}:{offset}" for offset in (3, 7, 9)]
+    assert found[0] == {
+        "position": f"{partition}:3",
+        "record": "GrantAccepted",
+        "account": alice,
+        "version": 1,
+        "command_id": "c1",
+        "asset": "credits",
+        "amount": 5,
+        "balance": 5,
+        "rules": 1,
+        "decided_at": DECIDED_TEXT,
+        "occurred_at": None,
+        "source": "shop",
+        "reason": "why",
+    }
+    assert found[2]["record"] == "Rejected"
+    assert (found[2]["kind"], found[2]["rejection"]) == ("spend", "insufficient_credits")
+    assert found[2]["occurred_at"] == "1970-01-01T00:00:00.001Z"
+    assert _run(["follow", alice, "--since", f"{partition}:4", "--limit", "2"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{DECIDED_TEXT}  accepted  -5; balance 0 credits  {partition}:7  c2",
+        f"{DECIDED_TEXT}  rejected  insufficient_credits: spend of 80; balance 5 credits  {partition}:9  c3",
+    ]
+
+
+def test_what_comes_is_shown_at_once(settings: Settings) -> None:
+    """Without --since only what is published from now on; each line is there when its outcome is. Ctrl-C ends it."""
+    alice, other = neighbours(settings)
+    publish(settings, [grant(alice, 1, 1)])
+    following_alice = subprocess.Popen(
+        [sys.executable, "-m", "creditfold.cli.main", "follow", alice, "--json"],
+        env=environment(settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert isinstance(following_alice.stdout, io.TextIOBase)
+        assert isinstance(following_alice.stderr, io.TextIOBase)
+        assert following_alice.stderr.readline() == "following alice from now on\n"
+        for version in (2, 3):
+            publish(settings, [grant(other, version, 10 * version), grant(alice, version, 10 * version + 1)])
+            assert json.loads(following_alice.stdout.readline())["version"] == version
+        following_alice.send_signal(signal.SIGINT)
+        out, err = following_alice.communicate(timeout=BOUND_S)
+        assert (following_alice.returncode, out, err) == (130, "", "interrupted\n")
+    finally:
+        following_alice.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--since", "yesterday"], 2, "--since start"),
+        (["--since", "3"], 2, "--since start"),
+        (["--since", "9:1"], 2, "lies in partition"),
+        (["--since", "start", "--limit", "1", "--timeout", "0.5"], 4, "0 of 1 outcomes came within 0.5 s"),
+        (["--since", "start", "--timeout", "0.5"], 0, ""),
+    ],
+)
+def test_the_ends_of_following(
+    settings: Settings, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, told: str
+) -> None:
+    """Wrong places are refused; a time that is over is an error only where something was waited for."""
+    assert _run(["follow", "alice", *arguments]) == code
+    assert told in capsys.readouterr().err
+
+
+def test_without_the_topic_there_is_a_remedy(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody has made it: how to."""
+    use(settings.model_copy(update={"outcomes_topic": "nobody-made-this"}), monkeypatch)
+    assert _run(["follow", "alice"]) == 1
+    assert "Run `creditfold init`, and start a `creditfold publisher`." in capsys.readouterr().err
+
+
+def test_a_position_s_place_is_found_by_halving(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every position leads to the first outcome of it or of a later one, in a topic with gaps and garbage."""
+    monkeypatch.setattr(following, "NEAR_OFFSETS", 4)
+    publish(settings, [grant("alice", number + 1, 3 * number) for number in range(30)], b"garbage")
+    follower = Follower(settings, "alice")
+    for wanted in (0, 1, 2, 3, 40, 41, 42, 85, 86, 87):
+        place = follower.place_of(Position(follower.partition, wanted))
+        (first, *_) = follower.follow(place, 1.0)
+        assert first.position.offset == -(-wanted // 3) * 3
+    assert follower.place_of(Position(follower.partition, 88)) == follower.end()
+
+
+def test_the_check_tells_what_isn_t_published(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing to publish is well; something and no publisher isn't; with one it is again."""
+    check = ["publisher", "--check", "--interval", "0.2"]
+    assert _run(["init"]) == 0
+    assert _run(check) == 0
+    append(settings, [record("Grant", "g", "alice", 5)])
+    with worker(settings, tmp_path):
+        wait_until_folded(settings)
+    assert _run(check) == 1
+    assert "behind the fold by 1 offsets" in capsys.readouterr().err
+    with publisher(settings, tmp_path):
+        assert wait_until(lambda: _run(check) == 0, BOUND_S)
+    # What was published stays so without it.
+    assert _run(check) == 0

@@ -1,0 +1,833 @@
+"""The publisher on the real stack: each outcome and dead letter once, in order, whatever dies and whenever."""
+
+import base64
+import json
+import random
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fastavro
+import pytest
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
+from stack_under_test import StackUnderTest
+from support import (
+    ROOT,
+    Raw,
+    WorkerProcess,
+    all_progress,
+    append,
+    publisher,
+    query,
+    record,
+    wait_until_folded,
+    worker,
+)
+
+from creditfold.processors import outcomes
+from creditfold.processors.membership import outcomes_group, owning_members, published_offsets
+from creditfold.processors.outbox import (
+    OtherOutcomesError,
+    Outbox,
+    OutcomesLostError,
+    Pool,
+    Topics,
+    was_fenced,
+    with_smaller_dead_letters,
+)
+from creditfold.processors.outcomes import Outgoing
+from creditfold.projections import outbox as outbox_queries
+from creditfold.projections.connections import outbox_pool
+from creditfold.projections.outbox import DeadRow, JournalRow
+from creditfold.schemas.wire import encode
+from creditfold.stack.processes import wait_until
+from creditfold.stack.settings import Settings
+from creditfold.stack.tail import OpenTransactionError
+from creditfold.stack.topics import KafkaUnavailableError, describe_topic, end_offsets, start_offsets
+
+BOUND_S = 120.0
+SEED = random.randrange(10**6)
+
+
+class Seen(NamedTuple):
+    """A committed message of a topic, as a service sees it."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+    def header(self, name: str) -> bytes | None:
+        """The last of a name."""
+        return dict(self.headers).get(name)
+
+
+def read_topic(settings: Settings, topic: str) -> list[Seen]:
+    """Every committed message of a topic, by partition, in order."""
+    consumer = Consumer(
+        {**settings.kafka_client, "group.id": "none", "isolation.level": "read_committed", "enable.auto.commit": False}
+    )
+    partitions = range(settings.partitions)
+    starts, ends = start_offsets(settings, topic, partitions), end_offsets(settings, topic, partitions)
+    left = {partition for partition in partitions if ends[partition] > starts[partition]}
+    consumer.assign([TopicPartition(topic, partition, starts[partition]) for partition in left])
+    found: list[Seen] = []
+    while left:
+        for message in consumer.consume(10_000, 0.5):
+            assert message.error() is None, message.error()
+            headers = list(message.headers() or [])
+            found.append(Seen(message.partition(), message.offset(), message.key(), message.value(), headers))
+        for place in consumer.position([TopicPartition(topic, partition) for partition in left]):
+            if place.offset >= ends[place.partition]:
+                left.discard(place.partition)
+    consumer.close()
+    return sorted(found, key=lambda seen: seen[:2])
+
+
+SCHEMAS = {
+    row["id"]: (row["schema"]["name"], fastavro.parse_schema(row["schema"]))
+    for row in json.loads((ROOT / "schemas" / "lock.json").read_text("utf-8"))["schemas"]
+}
+
+
+def decoded(value: bytes | None) -> tuple[str, dict[str, Any]]:
+    """An Avro record by a reader that isn't ours."""
+    import io
+
+    assert value is not None
+    assert value[0] == 0
+    name, schema = SCHEMAS[int.from_bytes(value[1:5], "big")]
+    stream = io.BytesIO(value[5:])
+    fields: Any = fastavro.schemaless_reader(stream, schema, None)
+    assert stream.read() == b""
+    return name, fields
+
+
+def milliseconds(moment: datetime | None) -> int:
+    """Whole milliseconds since 1970, without a float in between."""
+    if moment is None:
+        return 0
+    since = moment - datetime.fromtimestamp(0, moment.tzinfo)
+    return (since.days * 86_400 + since.seconds) * 1_000 + since.microseconds // 1_000
+
+
+def assert_published(settings: Settings) -> tuple[int, int]:
+    """Both topics hold exactly what the projection holds, field by field and in order. Returns how many of each."""
+    seen = read_topic(settings, settings.outcomes_topic)
+    rows = query(
+        settings,
+        """SELECT log_partition, log_offset, account_id, version, command_id, kind, asset, amount, balance, rejection,
+                  rules, decided_at, occurred_at, source, note FROM ledger.journal ORDER BY 1, 2""",
+    )
+    assert [message.header("creditfold-position") for message in seen] == [b"%d:%d" % row[:2] for row in rows]
+    for message, row in zip(seen, rows, strict=True):
+        name, fields = decoded(message.value)
+        expected = {
+            "log_partition": row[0],
+            "log_offset": row[1],
+            "account": row[2],
+            "version": row[3],
+            "command_id": row[4],
+            "asset": row[6],
+            "amount": row[7],
+            "balance": row[8],
+            "rules": row[10],
+            "decided_at": milliseconds(row[11]),
+            "occurred_at": milliseconds(row[12]),
+            "source": row[13],
+            "reason": row[14],
+        }
+        if row[9] is not None:
+            expected |= {"kind": row[5], "rejection": row[9]}
+        wanted = "Rejected" if row[9] else {"grant": "GrantAccepted", "spend": "SpendAccepted"}[row[5]]
+        assert (message.partition, message.key, name, fields) == (row[0], row[2].encode(), wanted, expected)
+    return len(rows), assert_dead_letters_published(settings)
+
+
+def assert_dead_letters_published(settings: Settings) -> int:
+    dead = read_topic(settings, settings.dead_letters_topic)
+    rows = query(
+        settings,
+        "SELECT log_partition, log_offset, reason, detail FROM ledger.dead_letters ORDER BY 1, 2",
+    )
+    log = {seen[:2]: seen for seen in read_topic(settings, settings.commands_topic)}
+    about = [(message.partition, int(message.header("creditfold-offset") or b"")) for message in dead]
+    assert about == [row[:2] for row in rows]
+    for message, row in zip(dead, rows, strict=True):
+        original = log[row[0], row[1]]
+        assert (message.key, message.value) == (original.key, original.value)
+        originals = original.headers
+        assert message.headers[: len(originals)] == originals
+        assert message.headers[len(originals) :] == [
+            ("creditfold-topic", settings.commands_topic.encode()),
+            ("creditfold-partition", b"%d" % row[0]),
+            ("creditfold-offset", b"%d" % row[1]),
+            ("creditfold-reason", row[2].encode()),
+            ("creditfold-detail", row[3].encode()),
+            ("creditfold-attempt", dict(originals).get("redrive-attempt", b"1")),
+        ]
+    return len(rows)
+
+
+def published_to(settings: Settings) -> dict[int, int]:
+    """What the publishers' group has sent with its transactions, by partition."""
+    try:
+        return dict(published_offsets(settings, settings.commands_topic, settings.partitions))
+    except KafkaUnavailableError:
+        return {}
+
+
+def wait_until_published(settings: Settings, bound_s: float = BOUND_S) -> None:
+    """Wait until everything folded is published."""
+
+    def done() -> bool:
+        rows = all_progress(settings)
+        return bool(rows) and published_to(settings) == {row.log_partition: row.next_offset for row in rows}
+
+    assert wait_until(done, bound_s, 0.2), f"{published_to(settings)} of {all_progress(settings)}"
+
+
+def mixed(count: int, seed: int = 1) -> Iterator[Raw]:
+    """Grants, spends, rejections, and on top of them duplicates, reused ids and poison with headers of all kinds."""
+    chance = random.Random(seed)
+    for number in range(count):
+        kind = "Grant" if chance.random() < 0.4 else "Spend"
+        account = f"user-{chance.randrange(200)}"
+        fields = {"source": "shop", "reason": "Gruß\n\U0001f600", "occurred_at": chance.randrange(1, 2**41)}
+        body = (kind, f"c{seed}-{number}", account, chance.randint(1, 40))
+        yield record(*body, **(fields if number % 3 else {}))
+        if number % 20 == 0:
+            yield record(*body, **(fields if number % 3 else {}))
+        if number % 50 == 0:
+            yield record(kind, f"c{seed}-{number}", account, 41)
+        if number % 40 == 0:
+            yield Raw(chance.randbytes(chance.randrange(1, 50)), chance.randbytes(3), headers=ODD_HEADERS)
+            yield Raw(None, None, partition=number // 40 % 4)
+            yield Raw(b"", b"", partition=number // 40 % 4, headers=(("redrive-attempt", b"7"),))
+
+
+ODD_HEADERS = (("trace", b"\x00\xff"), ("trace", None), ("Größe\n", b""), ("creditfold-offset", b"999999999"))
+
+
+def fold(settings: Settings, folder: Path, records: Iterator[Raw] | Sequence[Raw]) -> None:
+    """Append records and have them folded."""
+    append(settings, records)
+    with worker(settings, folder, f"worker-{random.randrange(10**9)}"):
+        wait_until_folded(settings, BOUND_S)
+
+
+# The whole, with a publisher process.
+
+
+def test_every_outcome_and_dead_letter_is_published_once_and_in_order(
+    ledger_settings: Settings, tmp_path: Path
+) -> None:
+    """Grants, spends, rejections, duplicates, reused ids and poison; published while they are folded; then again."""
+    with worker(ledger_settings, tmp_path), publisher(ledger_settings, tmp_path) as running:
+        append(ledger_settings, mixed(2_000))
+        wait_until_folded(ledger_settings)
+        wait_until_published(ledger_settings)
+        outcomes_seen, dead_seen = assert_published(ledger_settings)
+        assert outcomes_seen == 2_000
+        assert dead_seen == 2_000 // 50 + 3 * (2_000 // 40)
+        kinds = Counter(decoded(seen.value)[0] for seen in read_topic(ledger_settings, ledger_settings.outcomes_topic))
+        assert set(kinds) == {"GrantAccepted", "SpendAccepted", "Rejected"}
+        assert running.stop() == 0
+        assert not [line for line in running.lines() if line["level"] in ("error", "critical")]
+    ends = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
+    with publisher(ledger_settings, tmp_path, "again") as again:
+        own = [f'"partition": {partition}, "published_to"' for partition in range(4)]
+        assert wait_until(lambda: all(text in again.text() for text in own), BOUND_S)
+        # One more command goes through, so the publisher has surely looked at what there was.
+        fold(ledger_settings, tmp_path, [record("Grant", "last", "user-1", 5)])
+        wait_until_published(ledger_settings)
+    moved = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
+    # The message, and the marker of its transaction.
+    assert sorted(moved[partition] - ends[partition] for partition in range(4)) == [0, 0, 0, 2]
+    assert_published(ledger_settings)
+
+
+def test_an_empty_log_is_waited_on(ledger_settings: Settings, tmp_path: Path) -> None:
+    """A publisher started before everything else, on a database without tables, publishes the first command."""
+    with publisher(ledger_settings, tmp_path) as running:
+        assert wait_until(lambda: running.text().count("owns a partition") == 4, BOUND_S), running.text()
+        assert read_topic(ledger_settings, ledger_settings.outcomes_topic) == []
+        with worker(ledger_settings, tmp_path):
+            append(ledger_settings, [record("Grant", "g", "alice", 5)])
+            assert wait_until(lambda: len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) == 1, BOUND_S)
+        assert running.stop() == 0
+    assert assert_published(ledger_settings) == (1, 0)
+
+
+def test_publishers_killed_at_random_lose_and_double_nothing(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Two publishers share the partitions; either is killed again and again while the fold goes on."""
+    print(f"seed {SEED}")
+    chance = random.Random(SEED)
+    settings = ledger_settings.model_copy(update={"chunk_records": 100, "retry_max_s": 1.0})
+    with ExitStack() as running:
+        running.enter_context(worker(settings, tmp_path))
+        both = [running.enter_context(publisher(settings, tmp_path, name)) for name in ("one", "two")]
+        pouring = threading.Thread(target=lambda: [append(settings, mixed(250, seed)) for seed in range(40)])
+        pouring.start()
+        kills = 0
+        while pouring.is_alive() or kills < 6:
+            target = chance.choice(both)
+            before = sum(published_to(settings).values())
+            wait_until(lambda floor=before: sum(published_to(settings).values()) > floor, 20, chance.random() * 0.3)
+            target.kill()
+            kills += 1
+            target.restart()
+            # Time for it to be in the middle of something, of a random length.
+            threading.Event().wait(chance.random() * 3)
+        pouring.join()
+        wait_until_folded(settings, BOUND_S)
+        wait_until_published(settings)
+        assert [process.stop() for process in both] == [0, 0]
+    assert assert_published(settings)[0] == 40 * 250
+    print(f"{kills} kills")
+
+
+def test_two_publishers_share_the_partitions(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Each has half; when one is told to stop, the other takes over at once, without waiting for a session to end."""
+    with publisher(ledger_settings, tmp_path, "one") as one, publisher(ledger_settings, tmp_path, "two") as two:
+        assert wait_until(lambda: owners(ledger_settings) == [2, 2], BOUND_S), one.text() + two.text()
+        assert one.stop() == 0
+        assert wait_until(lambda: owners(ledger_settings) == [4], 8)
+        fold(ledger_settings, tmp_path, list(mixed(300)))
+        wait_until_published(ledger_settings)
+        assert two.stop() == 0
+    assert_published(ledger_settings)
+
+
+def owners(settings: Settings) -> list[int]:
+    """How many partitions each member of the publishers' group has."""
+    return sorted(owning_members(settings, outcomes_group(settings)).values())
+
+
+def test_a_frozen_publisher_is_fenced(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Stopped for longer than its session while it publishes, it wakes up as a zombie, is refused, and joins again."""
+    settings = ledger_settings.model_copy(update={"chunk_records": 50, "retry_max_s": 1.0})
+    with worker(settings, tmp_path), publisher(settings, tmp_path, "zombie") as zombie:
+        assert wait_until(lambda: zombie.text().count("owns a partition") == 4, BOUND_S)
+        pouring = threading.Thread(target=lambda: [append(settings, mixed(250, seed)) for seed in range(8)])
+        pouring.start()
+        assert wait_until(lambda: sum(published_to(settings).values()) > 100, BOUND_S, 0.02)
+        zombie.send(signal.SIGSTOP)
+        with publisher(settings, tmp_path, "successor") as successor:
+            pouring.join()
+            wait_until_folded(settings, BOUND_S)
+            wait_until_published(settings)
+            assert assert_published(settings)[0] == 2_000
+            zombie.send(signal.SIGCONT)
+            # Both work again, and what comes now comes once too.
+            assert wait_until(lambda: owners(settings) == [2, 2], BOUND_S)
+            append(settings, mixed(500, 99))
+            wait_until_folded(settings, BOUND_S)
+            wait_until_published(settings)
+            assert successor.stop() == 0
+        assert zombie.process.poll() is None
+        assert zombie.stop() == 0
+    assert assert_published(settings)[0] == 2_500
+
+
+def test_outages_are_waited_out(stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path) -> None:
+    """PostgreSQL and Kafka are stopped and killed under a publisher that has work; it says so and goes on."""
+    settings = ledger_settings.model_copy(update={"chunk_records": 100, "retry_max_s": 1.0})
+    with worker(settings, tmp_path), publisher(settings, tmp_path) as running:
+        for number, outage in enumerate(
+            [
+                stack.restart_postgres,
+                lambda: stack.restart_postgres(kill=True),
+                stack.restart_kafka,
+                lambda: stack.restart_kafka(kill=True),
+            ]
+        ):
+            append(settings, mixed(400, number))
+            outage()
+            append(settings, mixed(100, 100 + number))
+            wait_until_folded(settings, BOUND_S)
+            wait_until_published(settings)
+            assert running.process.poll() is None
+        stack.stop_postgres()
+        try:
+            assert wait_until(lambda: running.said("PostgreSQL is away"), BOUND_S), running.text()[-2000:]
+            # Who waits can be told to stop.
+            assert running.stop(30) == 0
+        finally:
+            stack.start_postgres()
+        assert "Traceback" not in running.text()
+        assert len(running.lines()) < 500
+    assert assert_published(settings)[0] == 2_000
+
+
+# Topics that are wrong.
+
+
+def make_anew(settings: Settings, topic: str, partitions: int = 4) -> None:
+    """Delete a topic and create it under the same name."""
+    admin = AdminClient(settings.kafka_client)
+    admin.delete_topics([topic])[topic].result(30)
+    assert wait_until(lambda: topic not in admin.list_topics(timeout=10).topics, 30)
+    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(30)
+
+    def there() -> bool:
+        known = admin.list_topics(timeout=10).topics.get(topic)
+        return known is not None and len(known.partitions) == partitions
+
+    assert wait_until(there, 30)
+
+
+def test_an_outcomes_topic_made_anew_is_noticed_and_filled_again(ledger_settings: Settings, tmp_path: Path) -> None:
+    """The running publisher stops with 1; the next one publishes all outcomes again, and no dead letter twice."""
+    fold(ledger_settings, tmp_path, list(mixed(300)))
+    with publisher(ledger_settings, tmp_path) as running:
+        wait_until_published(ledger_settings)
+        make_anew(ledger_settings, ledger_settings.outcomes_topic)
+        assert running.process.wait(60) == 1
+        assert "was deleted and made anew" in running.text()
+    with publisher(ledger_settings, tmp_path, "next"):
+        count = query(ledger_settings, "SELECT count(*) FROM ledger.journal")[0][0]
+        assert wait_until(lambda: len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) >= count, BOUND_S)
+    assert_published(ledger_settings)
+
+
+@pytest.mark.parametrize("wrong", ["missing", "partitions"])
+def test_a_wrong_topic_is_refused_with_a_remedy(ledger_settings: Settings, tmp_path: Path, wrong: str) -> None:
+    """No topic of that name, or one with other partitions: exit 1."""
+    if wrong == "missing":
+        settings = ledger_settings.model_copy(update={"outcomes_topic": "nobody-made-this"})
+        told = "Create it with `creditfold init`"
+    else:
+        settings, told = ledger_settings, "has 3 partitions, the log has 4"
+        make_anew(settings, settings.dead_letters_topic, 3)
+    running = WorkerProcess(settings, tmp_path, "wrong", "publisher")
+    assert running.process.wait(60) == 1
+    assert told in running.text()
+
+
+def test_a_truncated_outcomes_topic_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:
+    """All outcomes of a partition deleted: it can't be told how far they came, so nothing is published there."""
+    fold(ledger_settings, tmp_path, list(mixed(300)))
+    with publisher(ledger_settings, tmp_path):
+        wait_until_published(ledger_settings)
+    ends = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
+    truncate(ledger_settings, ledger_settings.outcomes_topic, 0)
+    fold(ledger_settings, tmp_path, list(mixed(300, 2)))
+    with publisher(ledger_settings, tmp_path, "again") as again:
+        refused = "refuses to publish the partition"
+        assert wait_until(lambda: again.said(refused), BOUND_S)
+        # The others are published as ever.
+        wanted = {row.log_partition: row.next_offset for row in all_progress(ledger_settings) if row.log_partition}
+        assert wait_until(lambda: published_to(ledger_settings).items() >= wanted.items(), BOUND_S)
+        (line,) = (line for line in again.lines() if line["event"] == refused)
+        assert (line["partition"], line["level"]) == (0, "error")
+        assert "were deleted" in line["why"]
+    now = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
+    assert now[0] == ends[0]
+    assert all(now[partition] > ends[partition] for partition in (1, 2, 3))
+
+
+def truncate(settings: Settings, topic: str, partition: int) -> None:
+    """Delete every record of a partition, as retention would."""
+    end = end_offsets(settings, topic, [partition])[partition]
+    assert end > 0
+    place = TopicPartition(topic, partition, end)
+    admin = AdminClient(settings.kafka_client)
+    admin.delete_records([place])[place].result(30)
+
+
+# One partition's outbox, in this process.
+
+
+@pytest.fixture
+def pool(ledger_settings: Settings) -> Iterator[Pool]:
+    with outbox_pool(ledger_settings.dsn, "test", 2) as opened:
+        yield opened
+
+
+def topics_of(settings: Settings, **sizes: int) -> Topics:
+    """The topics as they are."""
+    dead_letters = describe_topic(settings, settings.dead_letters_topic)
+    size = dead_letters.max_message_bytes or 0
+    return Topics(
+        describe_topic(settings).log, settings.outcomes_topic, settings.dead_letters_topic, size, size
+    )._replace(**sizes)
+
+
+@contextmanager
+def opened(
+    settings: Settings, pool: Pool, partition: int, topics: Topics | None = None, **more: Any
+) -> Iterator[Outbox]:
+    """An outbox that has found where it stands."""
+    outbox = Outbox(settings, topics or topics_of(settings), partition, pool, **more)
+    try:
+        outbox.open()
+        yield outbox
+    finally:
+        outbox.close()
+
+
+def next_offsets(settings: Settings) -> dict[int, int]:
+    """How far each partition is folded."""
+    return {row.log_partition: row.next_offset for row in all_progress(settings)}
+
+
+def publish_all(settings: Settings, pool: Pool, topics: Topics | None = None) -> None:
+    """Publish every partition to its end."""
+    for partition, folded in next_offsets(settings).items():
+        with opened(settings, pool, partition, topics) as outbox:
+            publish_to(outbox, folded)
+
+
+def publish_to(outbox: Outbox, folded: int) -> None:
+    """Publish window by window up to before an offset."""
+    while outbox.publish(folded) is not None:
+        pass
+    assert outbox.published_to >= folded
+
+
+class KilledError(BaseException):
+    """The process dies here."""
+
+
+class MortalProducer:
+    """A producer whose process dies at one moment: before or after a call, when it was made so many times."""
+
+    def __init__(self, conf: dict[str, Any], call: str, times: int, after: bool) -> None:
+        self._producer = Producer(conf)
+        self._fatal, self._left, self._after = call, times, after
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._producer, name)
+        if name != self._fatal:
+            return call
+
+        def mortal(*arguments: Any, **named: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and not self._after:
+                raise KilledError
+            done = call(*arguments, **named)
+            if self._left == 0:
+                # What was handed to the client before its process died may well have been sent.
+                if name == "produce":
+                    self._producer.flush(10)
+                raise KilledError
+            return done
+
+        return mortal
+
+
+@pytest.mark.parametrize("dead_letters_only", [False, True], ids=["both", "dead-letters"])
+def test_a_death_at_any_step_loses_and_doubles_nothing(
+    ledger_settings: Settings, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch, dead_letters_only: bool
+) -> None:
+    """Killed before a transaction, in it, before its commit, and after its commit before it knows; then begun anew."""
+    monkeypatch.setattr(outbox_queries, "WINDOW_OFFSETS", 40)
+    poison = [Raw(b"poison %d" % number, b"k", partition=number % 4) for number in range(800)]
+    fold(ledger_settings, tmp_path, poison if dead_letters_only else list(mixed(1_000)))
+    moments = [
+        ("begin_transaction", 1, False),
+        ("begin_transaction", 2, True),
+        ("produce", 3, True),
+        ("commit_transaction", 1, False),
+        ("commit_transaction", 1, True),
+        ("commit_transaction", 2, True),
+    ]
+    for partition, folded in next_offsets(ledger_settings).items():
+        kept = []
+        for moment in moments:
+            outbox = Outbox(
+                ledger_settings,
+                topics_of(ledger_settings),
+                partition,
+                pool,
+                make_producer=lambda conf, moment=moment: MortalProducer(conf, *moment),  # type: ignore[misc,return-value]
+            )
+            outbox.open()
+            with pytest.raises(KilledError):
+                publish_to(outbox, folded)
+            kept.append(outbox)  # Not closed: nobody does that for the dead.
+        with opened(ledger_settings, pool, partition) as outbox:
+            publish_to(outbox, folded)
+    assert_published(ledger_settings)
+
+
+def test_a_zombie_in_the_middle_of_a_transaction_is_fenced(
+    ledger_settings: Settings, tmp_path: Path, pool: Pool
+) -> None:
+    """It has sent everything but its commit when another takes over; the commit is refused, and all that follows."""
+    fold(ledger_settings, tmp_path, list(mixed(300)))
+    woken: list[bool] = []
+
+    class SleepyProducer(MortalProducer):
+        def __getattr__(self, name: str) -> Any:
+            if name == "commit_transaction" and not woken:
+                self._producer.flush(10)
+                woken.append(True)
+                publish_all(ledger_settings, pool)
+            return getattr(self._producer, name)
+
+    make: Any = lambda conf: SleepyProducer(conf, "", 0, False)  # noqa: E731
+    with opened(ledger_settings, pool, 0, make_producer=make) as zombie:
+        for _ in range(2):
+            with pytest.raises(KafkaException) as refused:
+                zombie.publish(next_offsets(ledger_settings)[0])
+            assert was_fenced(refused.value)
+    assert woken
+    assert_published(ledger_settings)
+
+
+def test_the_window_s_dead_letters_are_few_and_small(
+    ledger_settings: Settings, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large dead letters are read a few at a time, whatever the window; outcomes between them keep their order."""
+    monkeypatch.setattr(outbox_queries, "WINDOW_DEAD_BYTES", 5_000)
+    monkeypatch.setattr(outbox_queries, "WINDOW_DEAD_LETTERS", 7)
+    large = [Raw(b"x" * 2_000, b"k", partition=0) for _ in range(6)]
+    small = [Raw(b"x", b"k", partition=0) for _ in range(20)]
+    granted = [record("Grant", f"g{n}", "alice", 1) for n in range(50)]
+    fold(ledger_settings, tmp_path, [*large, *granted, Raw(b"y" * 20_000, b"k", partition=0), *small])
+    folded = next_offsets(ledger_settings)[0]
+    with opened(ledger_settings, pool, 0) as outbox:
+        counts = []
+        while (count := outbox.publish(folded)) is not None:
+            counts.append(count.dead_letters)
+    assert sum(counts) == 27
+    assert counts[:3] == [2, 2, 2]
+    assert max(counts) == 7
+    publish_all(ledger_settings, pool)
+    assert_published(ledger_settings)
+
+
+def test_views_that_lie_behind_give_no_window(ledger_settings: Settings, tmp_path: Path, pool: Pool) -> None:
+    """What was said to be folded isn't, because another projection is behind the views now: nothing is passed over."""
+    fold(ledger_settings, tmp_path, [record("Grant", f"g{n}", "alice", 1) for n in range(20)])
+    (partition,) = (number for number, folded in next_offsets(ledger_settings).items() if folded)
+    with opened(ledger_settings, pool, partition) as outbox:
+        assert outbox.publish(21) is None
+        assert outbox.published_to == 0
+        count = outbox.publish(20)
+        assert count is not None
+        assert count.outcomes == 20
+
+
+def test_a_stranger_s_records_are_passed_over(ledger_settings: Settings, tmp_path: Path, pool: Pool) -> None:
+    """Garbage at the end of both topics, in any number and aborted too, changes nothing about where it goes on."""
+    fold(ledger_settings, tmp_path, list(mixed(300)))
+    publish_all(ledger_settings, pool)
+    ends = {topic: end_offsets(ledger_settings, topic, range(4)) for topic in both_topics(ledger_settings)}
+    strangers_write(ledger_settings)
+    fold(ledger_settings, tmp_path, list(mixed(300, 2)))
+    publish_all(ledger_settings, pool)
+    for topic in both_topics(ledger_settings):
+        mine = [
+            seen
+            for seen in read_topic(ledger_settings, topic)
+            if seen.value is None or (not seen.value.startswith(b"foreign") and seen.header("foreign") is None)
+        ]
+        positions = [(seen.partition, position_of(seen)) for seen in mine]
+        assert positions == sorted(set(positions))
+        assert all(end_offsets(ledger_settings, topic, [p])[p] > ends[topic][p] for p in range(4))
+    outcomes_there = query(ledger_settings, "SELECT count(*) FROM ledger.journal")[0][0]
+    seen = read_topic(ledger_settings, ledger_settings.outcomes_topic)
+    assert sum(message.header("foreign") is None for message in seen) == outcomes_there
+
+
+def both_topics(settings: Settings) -> tuple[str, str]:
+    return settings.outcomes_topic, settings.dead_letters_topic
+
+
+def position_of(seen: Seen) -> int:
+    """The offset in the log that one of our messages is about."""
+    position = seen.header("creditfold-position")
+    return int(position.split(b":")[1] if position else seen.header("creditfold-offset") or b"")
+
+
+def strangers_write(settings: Settings) -> None:
+    """No header of ours, headers of ours that are garbage, and a committed and an aborted transaction."""
+    outcome = encode(
+        "Rejected",
+        dict.fromkeys(("account", "command_id", "kind", "asset", "rejection"), "x")
+        | dict.fromkeys(("log_partition", "log_offset", "version", "amount", "balance", "rules", "decided_at"), 1),
+    )
+    mark = ("foreign", b"yes")
+    messages: list[tuple[bytes, list[tuple[str, bytes | None]]]] = [
+        (b"foreign", []),
+        (b"foreign", [("creditfold-position", b"0:999999")]),
+        (outcome, [("creditfold-position", b"0:999999"), mark]),
+        (outcome, [mark]),
+        (b"foreign", [("creditfold-topic", settings.commands_topic.encode()), ("creditfold-partition", b"x")]),
+        (b"foreign", [("creditfold-topic", b"other"), ("creditfold-partition", b"0"), ("creditfold-offset", b"9999")]),
+        (b"foreign", [("creditfold-position", None)]),
+    ]
+    producer = Producer({**settings.kafka_client, "transactional.id": f"stranger-{settings.outcomes_topic}"})
+    producer.init_transactions(30)
+    for ending in (producer.commit_transaction, producer.abort_transaction):
+        producer.begin_transaction()
+        for topic in both_topics(settings):
+            for partition in range(4):
+                for value, headers in messages * 40:
+                    producer.produce(topic, value, partition=partition, headers=list(headers))  # type: ignore[arg-type]
+        producer.flush(30)
+        ending(30)
+
+
+def test_a_stranger_s_open_transaction_is_waited_for(
+    ledger_settings: Settings, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hides our own last outcomes from readers; going on from the last visible one would publish them twice."""
+    monkeypatch.setattr("creditfold.stack.tail.OPEN_TRANSACTION_S", 1.0)
+    fold(ledger_settings, tmp_path, list(mixed(100)))
+    stranger = Producer({**ledger_settings.kafka_client, "transactional.id": "hanging"})
+    stranger.init_transactions(30)
+    stranger.begin_transaction()
+    stranger.produce(ledger_settings.outcomes_topic, b"foreign", partition=0)
+    stranger.flush(30)
+    outbox = Outbox(ledger_settings, topics_of(ledger_settings), 0, pool)
+    with pytest.raises(OpenTransactionError):
+        outbox.open()
+    outbox.close()
+    stranger.abort_transaction(30)
+    publish_all(ledger_settings, pool)
+    assert_published(ledger_settings)
+
+
+def test_another_log_s_outcomes_are_refused(ledger_settings: Settings, tmp_path: Path, pool: Pool) -> None:
+    """The topic's last outcome says of its position what the journal doesn't: nothing is added to it."""
+    fold(ledger_settings, tmp_path, [record("Grant", f"g{n}", "alice", 1) for n in range(20)])
+    (partition,) = (number for number, folded in next_offsets(ledger_settings).items() if folded)
+    row = JournalRow(4, "bob", 1, "other", "grant", "credits", 1, 1, None, 1, 0, 0, "", "")
+    message = outcomes.outcome_message(partition, row)
+    producer = Producer(ledger_settings.kafka_client)
+    producer.produce(
+        ledger_settings.outcomes_topic, message.value, message.key, partition=partition, headers=message.headers
+    )
+    assert producer.flush(30) == 0
+    with opened(ledger_settings, pool, partition) as outbox:
+        # Not before the fold has come there.
+        assert outbox.publish(4) is None
+        with pytest.raises(OtherOutcomesError, match="'bob'"):
+            outbox.publish(20)
+    assert len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) == 1
+
+
+def test_dead_letters_deleted_by_retention_are_no_obstacle(
+    ledger_settings: Settings, tmp_path: Path, pool: Pool
+) -> None:
+    """Whoever keeps them for a while only gets those that are new; but outcomes that are gone are refused."""
+    fold(ledger_settings, tmp_path, list(mixed(300)))
+    publish_all(ledger_settings, pool)
+    # So that the last outcome lies behind the last dead letter.
+    fold(ledger_settings, tmp_path, [record("Grant", f"g{n}", f"user-{n}", 1) for n in range(100)])
+    publish_all(ledger_settings, pool)
+    for partition in range(4):
+        truncate(ledger_settings, ledger_settings.dead_letters_topic, partition)
+    fold(ledger_settings, tmp_path, [Raw(b"new", b"k", partition=number) for number in range(4)])
+    publish_all(ledger_settings, pool)
+    assert [seen.value for seen in read_topic(ledger_settings, ledger_settings.dead_letters_topic)] == [b"new"] * 4
+    truncate(ledger_settings, ledger_settings.outcomes_topic, 1)
+    outbox = Outbox(ledger_settings, topics_of(ledger_settings), 1, pool)
+    with pytest.raises(OutcomesLostError, match="delete the topic"):
+        outbox.open()
+    outbox.close()
+
+
+def test_a_dead_letter_too_large_for_its_topic_is_cut(ledger_settings: Settings, tmp_path: Path, pool: Pool) -> None:
+    """By the size that the topic is said to take, and, if it takes less than that, after it has refused."""
+    resource = ConfigResource(ConfigResource.Type.TOPIC, ledger_settings.dead_letters_topic)
+    entry = ConfigEntry("max.message.bytes", "100000", incremental_operation=AlterConfigOpType.SET)
+    resource.add_incremental_config(entry)
+    admin = AdminClient(ledger_settings.kafka_client)
+    admin.incremental_alter_configs([resource])[resource].result(30)
+    noise = random.Random(1).randbytes(300_000)
+    fold(ledger_settings, tmp_path, [Raw(noise, b"k", partition=0, headers=(("h", b"v"),))])
+    told = topics_of(ledger_settings)
+    assert told.dead_letter_bytes == 100_000
+    hoped = told._replace(dead_letter_bytes=1_000_000)
+    with opened(ledger_settings, pool, 0, hoped) as outbox, pytest.raises(KafkaException) as refused:
+        outbox.publish(1)
+    smaller = with_smaller_dead_letters(hoped, refused.value)
+    assert smaller.dead_letter_bytes <= 65_536
+    assert with_smaller_dead_letters(hoped, ValueError()) == hoped
+    publish_all(ledger_settings, pool, smaller)
+    make_anew(ledger_settings, ledger_settings.dead_letters_topic)
+    publish_all(ledger_settings, pool, told)
+    (seen,) = read_topic(ledger_settings, ledger_settings.dead_letters_topic)
+    assert seen.value == noise[:65_536]
+    assert seen.key == b"k"
+    assert seen.headers[0] == ("h", b"v")
+    assert seen.header("creditfold-truncated") == b"300000"
+    assert seen.header("creditfold-reason") == b"oversize"
+
+
+# What needs no server.
+
+
+def dead(
+    value: bytes | None = b"v", key: bytes | None = b"k", headers: list[list[str | None]] | None = None
+) -> DeadRow:
+    return DeadRow(7, "not_framed", "why", key, value, headers or [])
+
+
+def size(message: Outgoing) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in message.headers)
+    return len(message.key or b"") + len(message.value or b"") + headers
+
+
+@pytest.mark.parametrize(
+    ("row", "cut"),
+    [
+        (dead(b"x" * 70_000), ["creditfold-truncated"]),
+        (
+            dead(key=b"x" * 200_000),
+            ["creditfold-truncated", "creditfold-truncated-key", "creditfold-truncated-headers"],
+        ),
+        (
+            dead(headers=[["h", base64.b64encode(b"x" * 200_000).decode()]]),
+            ["creditfold-truncated", "creditfold-truncated-key", "creditfold-truncated-headers"],
+        ),
+    ],
+    ids=["value", "key", "headers"],
+)
+def test_what_is_cut_says_so(row: DeadRow, cut: list[str]) -> None:
+    """Whatever is too large about it, the message fits, and says what it lacks."""
+    message = outcomes.dead_letter_message("commands", 3, row, 69_000)
+    assert size(message) <= 69_000
+    assert [name for name, _ in message.headers if name.startswith("creditfold-truncated")] == cut
+    whole = outcomes.dead_letter_message("commands", 3, row, 1_000_000)
+    assert (whole.key, whole.value) == (row.key, row.value)
+    assert not [name for name, _ in whole.headers if name.startswith("creditfold-truncated")]
+
+
+@pytest.mark.parametrize(
+    ("given", "attempt"), [(b"2", b"2"), (b"017", b"017"), (b"", b"1"), (b"-3", b"1"), (b"x", b"1"), (b"9" * 50, b"1")]
+)
+def test_the_attempt_is_the_redrive_s(given: bytes, attempt: bytes) -> None:
+    """A header that is no number is nobody's attempt."""
+    row = dead(headers=[["redrive-attempt", base64.b64encode(given).decode()]])
+    message = outcomes.dead_letter_message("commands", 3, row, 1_000_000)
+    assert dict(message.headers)["creditfold-attempt"] == attempt
+
+
+def test_a_header_s_name_comes_back_as_it_was() -> None:
+    """Names are kept escaped; the two kinds that the client can't send stay so."""
+    names = ["plain", "Größe\n\t", "\U0001f600", "a\\nb", "", "with\0nul", "half\ud800"]
+    rows: list[list[str | None]] = [[name.encode("unicode_escape").decode(), None] for name in names]
+    message = outcomes.dead_letter_message("commands", 3, dead(headers=rows), 1_000_000)
+    sent = [name for name, _ in message.headers[: len(names)]]
+    assert sent == [*names[:5], "with\\x00nul", "half\\ud800"]
+
+
+def test_an_accepted_command_of_an_unknown_kind_is_refused() -> None:
+    """A newer worker's decision isn't published as something that it isn't."""
+    row = JournalRow(4, "bob", 1, "c", "teleport", "credits", 1, 1, None, 1, 0, 0, "", "")
+    with pytest.raises(outcomes.UnknownKindError, match="teleport"):
+        outcomes.outcome_message(0, row)
+    assert outcomes.outcome_message(0, row._replace(rejection="no")).value is not None
