@@ -6,10 +6,12 @@ elsewhere decides that: a consumer group's, for example, is forgotten when a led
 threads, no group, no SQL.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from psycopg import Connection
 from psycopg.rows import TupleRow
@@ -29,7 +31,7 @@ from creditfold.projections.outbox import Window, decision_at, read_window
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log, Position
 from creditfold.stack.settings import Settings
-from creditfold.stack.tail import Tail, read_tail
+from creditfold.stack.tail import OpenTransactionError, Tail, read_tail
 
 INIT_S = 15.0
 COMMIT_S = 20.0
@@ -53,6 +55,9 @@ _NOT_A_MEMBER = {
     KafkaError.REBALANCE_IN_PROGRESS,
     KafkaError.FENCED_INSTANCE_ID,
 }
+
+
+log = structlog.get_logger()
 
 
 class OutcomesLostError(CreditfoldError):
@@ -132,8 +137,11 @@ class Outbox:
         """
         # Kafka answers when the former owner's transaction is ended, one way or the other.
         self._producer.init_transactions(INIT_S)
-        outcomes = self._tail_of_outcomes()
-        dead_letters = self._tail_of_dead_letters()
+        try:
+            outcomes, dead_letters = self._tail_of_outcomes(), self._tail_of_dead_letters()
+        except OpenTransactionError:
+            self._end_hanging_transaction()
+            outcomes, dead_letters = self._tail_of_outcomes(), self._tail_of_dead_letters()
         if outcomes.last is not None:
             self._outcomes_from = outcomes.last.position.offset + 1
             self._unchecked = outcomes.last
@@ -149,8 +157,31 @@ class Outbox:
         elif dead_letters.low > 0:
             # Somebody doesn't keep them for ever. What came before the last outcome was surely published.
             self._dead_letters_from = self._outcomes_from
-        # Lag tools are told at once, and a process that isn't of the group any more finds out before it has work.
+        # The group is told at once, and a process that isn't of it any more finds out before it has work.
         self._send(Window(self.published_to, [], []))
+
+    def _end_hanging_transaction(self) -> None:
+        """Abort once more what was already ended, in case that it was ours: brokers that were restarted forget markers.
+
+        Kafka says then that the former owner's transaction is over, but its partitions still have it open. Whatever is
+        aborted in them now closes it, since the producer's id is the same. What it held is published again after.
+        """
+        log.warning("ends a transaction that hangs", partition=self._partition)
+        self._producer.begin_transaction()
+        self._in_transaction = True
+        for topic in (self._topics.outcomes, self._topics.dead_letters):
+            self._produce(topic, Outgoing(None, None, []))
+        self._send_offset(0)
+        self._producer.flush(COMMIT_S)
+        self._producer.abort_transaction(COMMIT_S)
+        self._in_transaction = False
+
+    def _send_offset(self, offset: int) -> None:
+        """Tell the group within the transaction, for lag tools; refused for a process without the partition."""
+        membership = self._membership()
+        if membership is not None:
+            place = TopicPartition(self._topics.log.topic, self._partition, offset)
+            self._producer.send_offsets_to_transaction([place], membership, COMMIT_S)
 
     def _tail_of_outcomes(self) -> Tail[Outcome]:
         return read_tail(
@@ -173,6 +204,7 @@ class Outbox:
 
         Raises KafkaException, psycopg's errors, OtherOutcomesError or UnknownKindError.
         """
+        self._producer.poll(0)
         with self._pool.connection() as connection:
             self._check_last(connection, folded)
             window = read_window(connection, self._partition, self._outcomes_from, self._dead_letters_from, folded)
@@ -198,17 +230,11 @@ class Outbox:
         self._unchecked = None
 
     def _send(self, window: Window) -> None:
-        membership = self._membership()
-        if membership is None and not window.journal and not window.dead_letters:
-            return
         self._producer.begin_transaction()
         self._in_transaction = True
         for topic, message in self._messages(window):
             self._produce(topic, message)
-        if membership is not None:
-            # Where lag tools look, and one more thing that a process without the partition is refused for.
-            place = TopicPartition(self._topics.log.topic, self._partition, window.end)
-            self._producer.send_offsets_to_transaction([place], membership, COMMIT_S)
+        self._send_offset(window.end)
         self._producer.commit_transaction(COMMIT_S)
         self._in_transaction = False
 
@@ -230,6 +256,7 @@ class Outbox:
 
     def close(self) -> None:
         """Let go of the producer, aborting what is open. Never raises for what Kafka says to that."""
+        self._producer.poll(0)
         if self._in_transaction:
             with suppress(KafkaException):
                 self._producer.abort_transaction(ABORT_S)
@@ -256,5 +283,7 @@ def _producer_conf(settings: Settings, topics: Topics, partition: int) -> dict[s
         # The client splits no batch that the broker finds too large.
         "batch.size": min(BATCH_BYTES, topics.outcome_bytes, topics.dead_letter_bytes),
         "message.max.bytes": largest + DEFAULT_MESSAGE_BYTES,
+        # Its lines come with `poll`; otherwise they would go to standard error, past our log.
+        "logger": logging.getLogger("librdkafka"),
         "log_level": 2,
     }

@@ -4,6 +4,7 @@ A Kafka consumer group that never reads says which partitions are this process's
 outbox. Owns the process, the group and the threads. What is published, and from where on, is the outbox's.
 """
 
+import logging
 import os
 import signal
 import threading
@@ -46,6 +47,7 @@ SESSION_MS = 10_000
 #: How long a partition's last window may take when the partition is given away.
 HANDOVER_S = 5.0
 CHECK_EVERY_S = 5.0
+REPORT_EVERY_S = 5.0
 SUMMARISE_EVERY_S = 1.0
 #: Connections to PostgreSQL of one publisher.
 CONNECTIONS = 4
@@ -175,7 +177,8 @@ class Publisher:
         self._pool = pool
         self._lanes: dict[int, Lane] = {}
         self._stopping = False
-        self._checked_at = time.monotonic()
+        self._wrong: CreditfoldError | None = None
+        self._reported_at = time.monotonic()
         self._summarised_at = 0.0
         self._may_summarise = True
         self._reported = Count(0, 0)
@@ -195,6 +198,7 @@ class Publisher:
                 # Nothing is fetched but what may come before a partition is paused.
                 "fetch.message.max.bytes": 4_096,
                 "queued.max.messages.kbytes": 1_024,
+                "logger": logging.getLogger("librdkafka"),
                 "log_level": 2,
             }
         )
@@ -208,15 +212,16 @@ class Publisher:
         self._consumer.subscribe(
             [self._infos[0].name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
         )
+        threading.Thread(target=self._watch_topics, name="topics", daemon=True).start()
         pause_s = BUSY_PAUSE_S
         try:
             while not self._stopping:
+                if self._wrong is not None:
+                    raise self._wrong
                 # It hears of partitions and answers for its life; every partition is paused, so it reads nothing.
                 self._consumer.poll(pause_s)
                 pause_s = BUSY_PAUSE_S if self._tell_lanes() else min(pause_s * 1.5, IDLE_PAUSE_S)
-                if time.monotonic() - self._checked_at >= CHECK_EVERY_S:
-                    self._check_and_report()
-                    self._checked_at = time.monotonic()
+                self._report()
         finally:
             # Leaves the group, by way of `_revoked`, so that others take over at once.
             self._consumer.close()
@@ -277,11 +282,21 @@ class Publisher:
                 self._may_summarise = summarise(connection)
             self._summarised_at = time.monotonic()
 
-    def _check_and_report(self) -> None:
-        try:
-            check_topics(self._settings, self._infos)
-        except KafkaUnavailableError as error:
-            log.warning("Kafka is away", why=error.message)
+    def _watch_topics(self) -> None:
+        """Look again and again whether the topics are still those that they were; in a thread, as it takes its time."""
+        while not self._stopping and self._wrong is None:
+            time.sleep(CHECK_EVERY_S)
+            try:
+                check_topics(self._settings, self._infos)
+            except KafkaUnavailableError as error:
+                log.warning("Kafka is away", why=error.message)
+            except CreditfoldError as error:
+                self._wrong = error
+
+    def _report(self) -> None:
+        if time.monotonic() - self._reported_at < REPORT_EVERY_S:
+            return
+        self._reported_at = time.monotonic()
         total = _sum([self._ended, *(lane.count for lane in self._lanes.values())])
         if total != self._reported:
             self._reported = total

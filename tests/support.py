@@ -79,7 +79,7 @@ class WorkerProcess:
             return self.process.wait(bound_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"the {self._command} did not stop in {bound_s} s:\n{self.text()[-3000:]}") from None
+            raise AssertionError(f"the {self._command} did not stop in {bound_s} s:\n{self.text()[-3000:]}")
 
     def lines(self) -> list[dict[str, Any]]:
         """Its log, one object a line; what isn't JSON is left out."""
