@@ -77,9 +77,10 @@ class WorkerProcess:
         self.process.terminate()
         try:
             return self.process.wait(bound_s)
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as error:
             self.kill()
-            raise AssertionError(f"the {self._command} did not stop in {bound_s} s:\n{self.text()[-3000:]}")
+            # Not hiding what may have gone wrong before.
+            raise AssertionError(f"the {self._command} did not stop in {bound_s} s:\n{self.text()[-3000:]}") from error
 
     def lines(self) -> list[dict[str, Any]]:
         """Its log, one object a line; what isn't JSON is left out."""
