@@ -256,7 +256,8 @@ class Outbox:
 
     def close(self) -> None:
         """Let go of the producer, aborting what is open. Never raises for what Kafka says to that."""
-        self._producer.poll(0)
+        with suppress(KafkaException):
+            self._producer.poll(0)
         if self._in_transaction:
             with suppress(KafkaException):
                 self._producer.abort_transaction(ABORT_S)
