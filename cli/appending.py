@@ -7,11 +7,12 @@ timeout there doesn't take the command back.
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -22,13 +23,20 @@ from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
 
 if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
     from creditfold.producers.bulk import ImportProgress, ImportReport
     from creditfold.producers.client import CommandProducer
     from creditfold.producers.commands import Command
     from creditfold.projections.queries import DeadRecord, Decision
     from creditfold.stack.settings import Settings
 
+#: The dead letter that a command became, and what was decided about a command of its id. Either may be None.
+Outcome: TypeAlias = "tuple[DeadRecord | None, Decision | None]"
+
 REJECTED = 3
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 DEFAULT_ASSET = "credits"
 
 AmountArgument = Annotated[str, typer.Argument(help="Whole number of the asset's smallest unit, at least 1.")]
@@ -149,7 +157,7 @@ def _append(fields: dict[str, Any], no_wait: bool, timeout: float, json: bool) -
     attempt = _Attempt(parse_command(fields))
     with _told_on_failure(attempt):
         if no_wait:
-            _tell_position(attempt.command, _appended(attempt, timeout), json)
+            tell_position(attempt.command, _appended(attempt, timeout), json)
         else:
             _append_and_wait(attempt, timeout, json)
 
@@ -179,13 +187,30 @@ def _append_and_wait(attempt: _Attempt, timeout: float, json: bool) -> None:
         # Asked before the append: without a projection there is no outcome to wait for, and nothing gets appended.
         queries.progress(connection)
         position = _appended(attempt, timeout)
-        queries.wait_for(connection, position, timeout)
-        letter = queries.dead_letter(connection, position)
-        decision = queries.decision(connection, command.account, command.command_id)
+        outcome = await_outcome(connection, command, position, timeout)
+    tell_outcome(command, position, outcome, json)
+
+
+def await_outcome(
+    connection: "Connection[TupleRow]", command: "Command", position: Position, timeout: float
+) -> "Outcome":
+    """Wait until the fold has passed a command, and say what it made of it. Raises NotYetFoldedError."""
+    from creditfold.projections import queries
+
+    queries.wait_for(connection, position, timeout)
+    decision = queries.decision(connection, command.account, command.command_id)
+    return queries.dead_letter(connection, position), decision
+
+
+def tell_outcome(
+    command: "Command", position: Position, outcome: "Outcome", json: bool, more: Mapping[str, Any] = NOTHING
+) -> None:
+    """Print what became of a command, with `more` to say in JSON. Exits with 3 unless it was accepted."""
+    letter, decision = outcome
     if letter is not None:
-        _tell_dead_letter(command, position, letter, json)
+        _tell_dead_letter(command, position, letter, json, more)
     elif decision is not None:
-        _tell_decision(command, position, decision, json)
+        _tell_decision(command, position, decision, json, more)
     else:
         raise UnexplainedError(
             f"The fold has passed {position} and shows nothing of command {command.command_id}.",
@@ -209,9 +234,10 @@ def open_producer(settings: "Settings", timeout: float = 30.0) -> "CommandProduc
     return CommandProducer(settings.kafka_client, settings.commands_topic, delivery_timeout_s=timeout)
 
 
-def _tell_position(command: "Command", position: Position, json: bool) -> None:
+def tell_position(command: "Command", position: Position, json: bool, more: Mapping[str, Any] = NOTHING) -> None:
+    """Print where a command is, with `more` to say in JSON."""
     if json:
-        print_json({"outcome": "appended", **_named(command, position)})
+        print_json({"outcome": "appended", **_named(command, position), **more})
     else:
         say(f"appended at {position}", f"  command {command.command_id}")
 
@@ -220,10 +246,12 @@ def _named(command: "Command", position: Position) -> dict[str, Any]:
     return {"account": command.account, "command_id": command.command_id, "position": position}
 
 
-def _tell_dead_letter(command: "Command", position: Position, letter: "DeadRecord", json: bool) -> None:
+def _tell_dead_letter(
+    command: "Command", position: Position, letter: "DeadRecord", json: bool, more: Mapping[str, Any]
+) -> None:
     if json:
         row = {"outcome": "dead_letter", **_named(command, position), "reason": letter.reason, "detail": letter.detail}
-        print_json(row)
+        print_json({**row, **more})
     else:
         say(
             f"dead letter: {letter.reason}: {letter.detail}",
@@ -232,7 +260,9 @@ def _tell_dead_letter(command: "Command", position: Position, letter: "DeadRecor
     raise typer.Exit(REJECTED)
 
 
-def _tell_decision(command: "Command", position: Position, decision: "Decision", json: bool) -> None:
+def _tell_decision(
+    command: "Command", position: Position, decision: "Decision", json: bool, more: Mapping[str, Any]
+) -> None:
     first = Position(decision.log_partition, decision.log_offset)
     if json:
         print_json(
@@ -241,6 +271,7 @@ def _tell_decision(command: "Command", position: Position, decision: "Decision",
                 **_named(command, position),
                 "duplicate": first != position,
                 "decision": decision,
+                **more,
             }
         )
     else:

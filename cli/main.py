@@ -15,7 +15,18 @@ from typing import Annotated, Any
 
 import typer
 
-from creditfold.cli import appending, archiving, doctor, following, proving, reading, rebuilding, serving, status
+from creditfold.cli import (
+    appending,
+    archiving,
+    doctor,
+    following,
+    proving,
+    reading,
+    rebuilding,
+    redriving,
+    serving,
+    status,
+)
 from creditfold.cli.output import OutputError, output_error, print_json, safe, written
 from creditfold.schemas.errors import CreditfoldError
 
@@ -57,6 +68,8 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("dead-letters show", _READ, reading.dead_letter),
     ("archive", _KEEP, archiving.archive),
     ("restore", _KEEP, archiving.restore),
+    ("dead-letters redrive", _READ, redriving.redrive),
+    ("dead-letters discard", _READ, redriving.discard),
 ]
 
 app = typer.Typer(
@@ -68,7 +81,7 @@ app = typer.Typer(
 )
 #: What the commands of two words have in common, by the first of them.
 GROUPS = {
-    "dead-letters": (_READ, "See the records that can't be folded, and why."),
+    "dead-letters": (_READ, "See the records that can't be folded, and mend them."),
     "rules": (_REBUILD, "See which version of the rules is in force, and bring another into force."),
 }
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-    from creditfold.projections.queries import Balance, DeadRecord, Decision
+    from creditfold.projections.dead_letter_decisions import TreatedLetter
+    from creditfold.projections.queries import Balance, Decision
 
 HEX_COLUMNS = 16
 # PostgreSQL's bigint.
@@ -187,63 +188,89 @@ def rejections(
 
 def dead_letters(
     reason: Annotated[DeadLetterReason | None, typer.Option(help="Only those of this reason.")] = None,
+    only_open: Annotated[bool, typer.Option("--open", help="Only those about which nothing was decided yet.")] = False,
     limit: LimitOption = 20,
     json: JsonOption = False,
 ) -> None:
-    """List the records of the log that can't be folded, newest first, and why.
+    """List the records of the log that can't be folded, newest first, why, and what was decided about them.
 
     \b
     Examples:
       creditfold dead-letters list
-      creditfold dead-letters list --reason not_framed
+      creditfold dead-letters list --open --reason not_framed
     """
-    from creditfold.projections import queries
+    from creditfold.projections import dead_letter_decisions
 
     with projection() as connection:
-        rows = queries.dead_letters(connection, limit, reason)
+        rows = dead_letter_decisions.letters(connection, limit, reason, only_open=only_open)
     if json:
-        print_json(rows)
+        print_json([_as_row(row) for row in rows])
     elif not rows:
-        say("There are no dead letters.")
+        say(f"There are no {'open ' if only_open else ''}dead letters.")
     else:
         print_table(
-            ("appended at", "position", "reason", "detail"),
-            [(row.appended_at, Position(row.log_partition, row.log_offset), row.reason, row.detail) for row in rows],
+            ("appended at", "position", "reason", "state", "detail"),
+            [(row.appended_at, row.position, row.reason, _state(row), row.detail) for row in rows],
         )
+
+
+def _state(row: "TreatedLetter") -> str:
+    return f"{row.state} to {row.to}" if row.state == "redriven" else row.state
+
+
+def _as_row(row: "TreatedLetter") -> dict[str, Any]:
+    """A letter as JSON has it: with `to`, the position of the record that mends it."""
+    fields = row._asdict()
+    position, to = row.position, row.to
+    for name in ("log_partition", "log_offset", "to_partition", "to_offset"):
+        del fields[name]
+    return {"position": position, **fields, "to": to}
 
 
 def dead_letter(
     position: Annotated[str, typer.Argument(metavar="POSITION", help="Of the record, as `list` shows it.")],
     json: JsonOption = False,
 ) -> None:
-    """Show one record that can't be folded, with its bytes.
+    """Show one record that can't be folded: the command that it holds if any, what was decided about it, its bytes.
 
     \b
     Example:
       creditfold dead-letters show 3:1042
     """
-    from creditfold.projections import queries
+    from creditfold.producers.redrive import command_of
+    from creditfold.projections import dead_letter_decisions as decisions
 
     place = Position.parse(position)
     with projection() as connection:
-        row = queries.dead_letter(connection, place)
+        row = decisions.letter(connection, place)
+        mends = decisions.mends(connection, place)
+        became = None if row is None or row.to is None else decisions.letter(connection, row.to)
     if row is None:
         raise ArgumentError(
             f"There is no dead letter at {place}.", "See `creditfold dead-letters list` for those there are."
         )
     if json:
-        print_json(row)
-    else:
-        _print_dead_letter(row)
-
-
-def _print_dead_letter(row: "DeadRecord") -> None:
+        print_json({**_as_row(row), "mends": mends.of if mends else None, "command": command_of(row.value)})
+        return
     say(
-        f"position     {Position(row.log_partition, row.log_offset)}",
+        f"position     {row.position}",
         f"reason       {row.reason}",
         f"detail       {row.detail}",
         f"appended at  {instant(row.appended_at)}",
+        f"state        {_state(row)}",
     )
+    if row.decided_by is not None:
+        say(f"decided      {instant(row.decided_at)} by {row.decided_by}: {row.note}")
+    if became is not None:
+        say(f"             and {became.position} is a dead letter again: {became.reason}")
+    if mends is not None:
+        say(f"mends        {mends.of}, by {mends.decided_by}: {mends.note}")
+    for name, value in (command_of(row.value) or {}).items():
+        say(f"command      {name} = {value}")
+    _print_bytes(row)
+
+
+def _print_bytes(row: "TreatedLetter") -> None:
     for name, value in row.headers:
         say(f"header       {name} = {value} (base64)")
     for title, data in (("key", row.key), ("value", row.value)):

@@ -84,6 +84,8 @@ def fold_pool(
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether PostgreSQL has no room left on its disk."""
     return isinstance(error, psycopg.Error) and error.sqlstate == _DISK_FULL
+
+
 def outbox_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connection[TupleRow]]:
     """A pool of at most `size` reading connections, each of whose blocks is one transaction; not opened yet."""
     return ConnectionPool(

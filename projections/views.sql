@@ -37,5 +37,23 @@ CREATE OR REPLACE VIEW ledger.activations AS
 CREATE OR REPLACE VIEW ledger.redrives AS
     SELECT of_partition, of_offset, log_partition, log_offset, decided_by, note FROM {schema}.redrives;
 
+-- What was decided about each dead letter, and what the log knows of it. A redrive without a decision is one that another
+-- database knew of: decisions aren't folded from the log.
+CREATE OR REPLACE VIEW ledger.dead_letter_states AS
+    SELECT d.log_partition, d.log_offset,
+           CASE WHEN x.decision = 'discard' THEN 'discarded'
+                WHEN x.to_offset IS NOT NULL OR (x.decision IS NULL AND r.log_offset IS NOT NULL) THEN 'redriven'
+                WHEN x.decision = 'redrive' THEN 'redriving'
+                ELSE 'open' END AS state,
+           coalesce(x.decided_by, r.decided_by) AS decided_by, x.decided_at, coalesce(x.note, r.note) AS note, x.corrected,
+           coalesce(x.to_partition, r.log_partition) AS to_partition, coalesce(x.to_offset, r.log_offset) AS to_offset
+    FROM {schema}.dead_letters d CROSS JOIN {schema}.source s
+    LEFT JOIN ledger.dead_letter_decisions x ON x.topic_id = s.topic_id
+        AND x.log_partition = d.log_partition AND x.log_offset = d.log_offset
+    LEFT JOIN LATERAL (
+        SELECT log_partition, log_offset, decided_by, note FROM {schema}.redrives
+        WHERE of_partition = d.log_partition AND of_offset = d.log_offset ORDER BY log_partition, log_offset LIMIT 1
+    ) r ON x.decision IS DISTINCT FROM 'discard';
+
 GRANT USAGE ON SCHEMA ledger TO {reader};
 GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO {reader};

@@ -2,10 +2,12 @@
 
 from enum import StrEnum
 
-# Headers of a command that mends a dead letter: its position, who sent it again, and why.
+# Headers of a command that mends a dead letter: its position, who sent it again, why, and how often it was mended by
+# now, this time included.
 REDRIVE_OF = "redrive-of"
 REDRIVE_BY = "redrive-by"
 REDRIVE_WHY = "redrive-why"
+REDRIVE_ATTEMPT = "redrive-attempt"
 
 
 class DeadLetterReason(StrEnum):

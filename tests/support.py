@@ -42,7 +42,6 @@ class WorkerProcess:
 
     program: tuple[str, ...] = ("-m", "creditfold.cli.main")
 
-    def __init__(self, settings: Settings, folder: Path, name: str = "worker") -> None:
     def __init__(self, settings: Settings, folder: Path, name: str = "worker", command: str = "worker") -> None:
         self.log = folder / f"{name}.log"
         self._command = command
@@ -52,8 +51,7 @@ class WorkerProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, *self.program, "worker", "--json-logs"],
-                [sys.executable, "-m", "creditfold.cli.main", self._command, "--json-logs"],
+                [sys.executable, *self.program, self._command, "--json-logs"],
                 stdout=log,
                 stderr=log,
                 env=environment(self._settings),

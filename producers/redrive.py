@@ -1,0 +1,198 @@
+"""What is appended to mend a dead letter, or why nothing is. Pure: the same letter and corrections, the same bytes.
+
+Owns that judgement and the headers of what is appended. Knows neither Kafka nor PostgreSQL, and not whether the letter
+was redriven before: that is for whoever keeps the decisions. Source: docs/operating.md, "Dead letters".
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from creditfold.ledger import COMMANDS
+from creditfold.ledger.commands import KINDS
+from creditfold.producers.commands import Command, Encoded, encode_command, parse_command
+from creditfold.producers.errors import InvalidCommandError, RecordTooLargeError
+from creditfold.schemas.dead_letters import (
+    REDRIVE_ATTEMPT,
+    REDRIVE_BY,
+    REDRIVE_OF,
+    REDRIVE_WHY,
+    DeadLetterReason,
+)
+from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import Position
+from creditfold.schemas.wire import Decoded, DecodeError, decode
+
+#: How the detail of a letter ends whose bytes weren't all kept.
+CUT = "the log has the whole record"
+
+_MAX_ATTEMPT = 10**9
+_CORRECT = "Correct what is named: --set FIELD=VALUE, or a whole new command: --command JSON."
+_WHOLE = "Say the whole command: --command JSON, or --type grant|spend and each field by --set FIELD=VALUE."
+
+
+class RedriveRefusedError(CreditfoldError):
+    """A dead letter that can't be redriven, or not like this. Nothing was decided and nothing appended."""
+
+    exit_code = 3
+
+
+class Letter(NamedTuple):
+    """A dead letter: where its record is, why it is one, its value, and its headers (name, value in base64)."""
+
+    position: Position
+    reason: str
+    detail: str
+    value: bytes | None
+    headers: Sequence[Sequence[str | None]] = ()
+
+
+class Corrections(NamedTuple):
+    """What is to be other than in the dead record: some fields, some metadata, the type; or all of the command."""
+
+    fields: Mapping[str, Any] = {}
+    metadata: Mapping[str, str] = {}
+    type: str | None = None
+    command: Mapping[str, Any] | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is to be other."""
+        return self != Corrections()
+
+
+class Mended(NamedTuple):
+    """The command that mends a letter, and its record without headers."""
+
+    command: Command
+    record: Encoded
+
+
+def mend(letter: Letter, corrections: Corrections, rules: int) -> Mended:
+    """Judge what redriving a letter would append, so that it isn't a dead letter for the same reason again.
+
+    Args:
+        corrections: what is to be other; nothing for the same command with its key, partition and schema put right.
+        rules: the version in force where it will be folded.
+
+    Raises RedriveRefusedError, saying why and how to correct it.
+    """
+    was = _decoded(letter)
+    _refuse_control_record(letter, was)
+    command = _checked(letter, _fields(letter, was, corrections))
+    if letter.reason == DeadLetterReason.COMMAND_ID_REUSED:
+        _refuse_same_id(letter, was, command)
+    try:
+        record = encode_command(command)
+    except RecordTooLargeError as error:
+        raise RedriveRefusedError(f"{letter.position}: {error.message}", error.remedy) from None
+    _refuse_later_schema(letter, record, rules)
+    return Mended(command, record)
+
+
+def redrive_headers(of: Position, by: str, why: str, attempt: int) -> tuple[tuple[str, bytes], ...]:
+    """The headers by which the log itself knows what a record mends, who sent it, and why."""
+    texts = ((REDRIVE_OF, str(of)), (REDRIVE_BY, by), (REDRIVE_WHY, why), (REDRIVE_ATTEMPT, str(attempt)))
+    return tuple((name, text.encode()) for name, text in texts)
+
+
+def next_attempt(letter: Letter) -> int:
+    """1 for a letter that mends none, else one more than its own attempt."""
+    attempt = 0
+    for name, value in letter.headers:
+        if name == REDRIVE_ATTEMPT:
+            attempt = _number(value or "")
+    return min(attempt, _MAX_ATTEMPT) + 1
+
+
+def command_of(value: bytes | None) -> dict[str, Any] | None:
+    """The command that bytes hold, by field name and with its `type`, valid or not; None where they hold none."""
+    try:
+        was = decode(value)
+    except DecodeError:
+        return None
+    return {"type": _type(was), **was.fields} if was.record in COMMANDS else None
+
+
+def _number(text: str) -> int:
+    # Anyone may write a header.
+    try:
+        digits = base64.b64decode(text, validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        return 0
+    return int(digits) if digits.isdecimal() and len(digits) < 20 else 0
+
+
+def _decoded(letter: Letter) -> Decoded | DecodeError:
+    try:
+        return decode(letter.value)
+    except DecodeError as error:
+        return error
+
+
+def _type(was: Decoded) -> str:
+    return KINDS[COMMANDS[was.record]]
+
+
+def _refuse_control_record(letter: Letter, was: Decoded | DecodeError) -> None:
+    if isinstance(was, Decoded) and was.record == "ActivateRules":
+        raise RedriveRefusedError(
+            f"{letter.position} is no command but an activation of rules.",
+            "Activate them anew, if they are wanted: creditfold rules activate.",
+        )
+
+
+def _fields(letter: Letter, was: Decoded | DecodeError, corrections: Corrections) -> Mapping[str, Any]:
+    """The fields of the new command, as far as they are known."""
+    if corrections.command is not None:
+        return corrections.command
+    if letter.detail.endswith(CUT):
+        raise RedriveRefusedError(
+            f"{letter.position} is kept in part only: its record is too large.",
+            "Say the whole command: --command JSON.",
+        )
+    base: dict[str, Any] = {}
+    if isinstance(was, Decoded) and was.record in COMMANDS:
+        base = {"type": _type(was), **was.fields}
+    elif corrections.type is None:
+        fault = f"its bytes are no record ({was})" if isinstance(was, DecodeError) else f"it is a {was.record}"
+        raise RedriveRefusedError(f"{letter.position} holds no command: {fault}.", _WHOLE)
+    if letter.reason == DeadLetterReason.OVERSIZE and not corrections.any:
+        raise RedriveRefusedError(f"{letter.position} is too large: {letter.detail}.", _CORRECT)
+    if corrections.type is not None:
+        base["type"] = corrections.type
+    if corrections.metadata:
+        base["metadata"] = {**base.get("metadata", {}), **corrections.metadata}
+    return {**base, **corrections.fields}
+
+
+def _checked(letter: Letter, fields: Mapping[str, Any]) -> Command:
+    try:
+        return parse_command(fields)
+    except InvalidCommandError as error:
+        raise RedriveRefusedError(
+            f"{letter.position} would be an invalid command: {'; '.join(error.problems)}.", _CORRECT
+        ) from None
+
+
+def _refuse_same_id(letter: Letter, was: Decoded | DecodeError, command: Command) -> None:
+    # Its id is used up for ever in its account; in another account it is another id.
+    if isinstance(was, Decoded) and (was.fields["account"], was.fields["command_id"]) == (
+        command.account,
+        command.command_id,
+    ):
+        raise RedriveRefusedError(
+            f"{letter.position} has the id of another command, that was decided before: {command.command_id!r} of"
+            f" {command.account!r}.",
+            "If it was meant as a command of its own, give it an id of its own: --set command_id=NEW-ID",
+        )
+
+
+def _refuse_later_schema(letter: Letter, record: Encoded, rules: int) -> None:
+    needed = decode(record.value).rules
+    if needed > rules:
+        raise RedriveRefusedError(
+            f"{letter.position} would be unknown again: its schema comes with rules {needed}; in force are {rules}.",
+            f"Activate them first: creditfold rules activate {needed}",
+        )
