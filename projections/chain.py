@@ -3,8 +3,8 @@
 A link is the BLAKE2b digest of the link before it and of one outcome's line. The line is what the row looks like in
 PostgreSQL's text form of COPY, so the chain can be computed again from the rows alone. Duplicates have no outcome and
 no link. Two folds of the same log have the same chain; a row or a record that was changed, taken out or put in since
-gives another one from there on. What is hashed of an outcome under some rules must never change, or chains that were written
-down elsewhere would prove nothing any more; tests/golden/ holds us to it. Knows no connection.
+gives another one from there on. What is hashed of an outcome under some rules must never change, or chains that were
+written down elsewhere would prove nothing any more; tests/golden/ holds us to it. Knows no connection.
 """
 
 import re
