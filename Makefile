@@ -9,7 +9,7 @@ CHAOS_COMMANDS ?= 200000
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 
-.PHONY: help demo test lint types test-unit test-stack chaos bench up down clean schema-lock install need-java
+.PHONY: help demo test lint types test-unit test-stack chaos bench bench-rebuild up down clean schema-lock install need-java
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-stack  the tests on the real Kafka and PostgreSQL, the docs among them'
 	@echo 'make chaos       kill workers and servers while $(CHAOS_COMMANDS) commands are folded'
 	@echo 'make bench       fold 1,000,000 commands and print the speed'
+	@echo 'make bench-rebuild  rebuild 1,000,000 commands, and what that costs the live fold'
 	@echo 'make up, down    start Kafka, PostgreSQL, a worker and a publisher; stop them'
 	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'
 	@echo 'make clean       stop everything and remove its data'
@@ -45,6 +46,9 @@ chaos: need-java $(VENV)/.installed-dev
 
 bench: need-java $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/fold.py
+
+bench-rebuild: need-java $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/rebuild.py
 
 up: need-java $(VENV)/.installed
 	@$(BIN)/creditfold up --worker

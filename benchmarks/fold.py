@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from creditfold.stack.settings import Settings
 from creditfold.stack.topics import describe_log
 
 console = Console(stderr=True)
+
+CHUNK_RECORDS: int = Settings.model_fields["chunk_records"].default
 
 
 def commands(count: int, accounts: int, seed: int) -> Iterator[Command]:
@@ -121,6 +123,26 @@ def disk(settings: Settings, count: int) -> dict[str, float]:
     }
 
 
+@contextmanager
+def servers(folder: Path, port: int, chunk_records: int = CHUNK_RECORDS) -> Iterator[Settings]:
+    """A Kafka and a PostgreSQL of its own with an empty ledger, removed at the end."""
+    folder.chmod(0o755)
+    settings = Settings(
+        data_dir=folder,
+        jars_dir=Path(os.environ.get("CREDITFOLD_JARS_DIR", ".creditfold/jars")),
+        kafka_bootstrap=f"127.0.0.1:{port}",
+        kafka_controller_port=port + 1,
+        chunk_records=chunk_records,
+    )
+    try:
+        up(settings)
+        prepare(settings.dsn, describe_log(settings))
+        yield settings
+    finally:
+        down(settings)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> None:
     """Run the benchmark and print it as a table, or as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,31 +150,17 @@ def main() -> None:
     parser.add_argument("--accounts", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--chunk-records", type=int, default=Settings.model_fields["chunk_records"].default)
+    parser.add_argument("--chunk-records", type=int, default=CHUNK_RECORDS)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
 
-    folder = Path(tempfile.mkdtemp(prefix="cf-bench-"))
-    folder.chmod(0o755)
-    settings = Settings(
-        data_dir=folder,
-        jars_dir=Path(os.environ.get("CREDITFOLD_JARS_DIR", ".creditfold/jars")),
-        kafka_bootstrap="127.0.0.1:29392",
-        kafka_controller_port=29393,
-        chunk_records=options.chunk_records,
-    )
-    try:
-        up(settings)
-        prepare(settings.dsn, describe_log(settings))
+    with servers(Path(tempfile.mkdtemp(prefix="cf-bench-")), 29392, options.chunk_records) as settings:
         figures: dict[str, Any] = {"commands": options.commands, "accounts": options.accounts}
         figures["workers"] = options.workers
         figures["append_per_s"] = round(produce(settings, options.commands, options.accounts, options.seed))
         with console.status("folding"):
             figures |= fold(settings, options.commands, options.workers)
         figures |= disk(settings, options.commands)
-    finally:
-        down(settings)
-        shutil.rmtree(folder, ignore_errors=True)
     if options.json:
         print(json.dumps(figures))
         return

@@ -1,0 +1,180 @@
+"""How fast a rebuild is against the live fold, in one run on the same machine, and what it costs the live fold.
+
+    python benchmarks/rebuild.py --commands 1000000
+
+Folds fresh commands with two workers, then the same log again with `creditfold rebuild`, start-up and indexes included,
+and compares the digests. Then commands are appended at a fixed rate (open loop: each has its moment, whether the one
+before was answered or not) and timed until they are visible in PostgreSQL, without a rebuild and beside one.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import psutil
+from fold import commands, console, fold, produce, servers
+from rich.table import Table
+
+from creditfold.producers import CommandProducer
+from creditfold.projections.connections import connected
+from creditfold.schemas.position import Position
+from creditfold.stack.settings import Settings
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Under which `creditfold` reads these settings."""
+    ours = {
+        f"CREDITFOLD_{name.upper()}": str(value)
+        for name, value in settings
+        if name != "postgres_dsn" and value is not None
+    }
+    return os.environ | ours
+
+
+def start(settings: Settings, *arguments: str) -> psutil.Popen:
+    """Run `creditfold` in a process of its own."""
+    command = [sys.executable, "-m", "creditfold.cli.main", *arguments]
+    return psutil.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def rebuilt(settings: Settings) -> dict[str, Any]:
+    """Rebuild once; gives the command's document, seconds, and memory of all processes in MB by quarter of the run."""
+    began, memory = time.perf_counter(), []
+    process = start(settings, "rebuild", "--json")
+    while process.poll() is None:
+        memory.append(resident(process))
+        time.sleep(0.1)
+    seconds = time.perf_counter() - began
+    out, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"the rebuild ended with {process.returncode}")
+    quarter = max(len(memory) // 4, 1)
+    by_quarter = [round(statistics.median(memory[n * quarter : (n + 1) * quarter]) / 2**20) for n in range(4)]
+    return {**json.loads(out), "wall_s": seconds, "memory_mb_by_quarter": by_quarter}
+
+
+def resident(process: psutil.Popen) -> int:
+    """Memory of a process and of those that it started, in bytes."""
+    total = 0
+    try:
+        for one in [process, *process.children(recursive=True)]:
+            total += one.memory_info().rss
+    except psutil.Error:
+        pass
+    return total
+
+
+class Latency:
+    """Times commands from the moment at which each is due to the moment at which a reader can see it."""
+
+    def __init__(self, settings: Settings, per_s: int, seed: int) -> None:
+        self._settings = settings
+        self._per_s = per_s
+        self._seed = seed
+        self._sent: deque[tuple[float, Future[Position]]] = deque()
+        self._done = threading.Event()
+
+    def measure(self, seconds: float, until: psutil.Popen | None = None) -> dict[str, float]:
+        """Append for so long, or until a process ends; gives milliseconds."""
+        sender = threading.Thread(target=self._send, args=(seconds, until))
+        sender.start()
+        found = self._watch()
+        sender.join()
+        found.sort()
+        at = {"p50_ms": 0.5, "p99_ms": 0.99}
+        return {name: round(found[int(len(found) * part)] * 1e3, 1) for name, part in at.items()} | {
+            "max_ms": round(found[-1] * 1e3, 1),
+            "commands": len(found),
+        }
+
+    def _send(self, seconds: float, until: psutil.Popen | None) -> None:
+        kafka = self._settings.kafka_client | {"linger.ms": "1"}
+        with CommandProducer(kafka, self._settings.commands_topic) as producer:
+            began = time.perf_counter()
+            for number, command in enumerate(commands(10**9, 1_000, self._seed)):
+                due = began + number / self._per_s
+                if due - began > seconds or (until is not None and until.poll() is not None):
+                    break
+                if (wait := due - time.perf_counter()) > 0:
+                    time.sleep(wait)
+                self._sent.append((due, producer.submit(command)))
+        self._done.set()
+
+    def _watch(self) -> list[float]:
+        found: list[float] = []
+        waiting: list[tuple[float, Position]] = []
+        with connected(self._settings.dsn) as connection:
+            while not self._done.is_set() or self._sent or waiting:
+                while self._sent and self._sent[0][1].done():
+                    due, delivery = self._sent.popleft()
+                    waiting.append((due, delivery.result()))
+                rows = connection.execute("SELECT log_partition, next_offset FROM ledger.progress").fetchall()
+                now, ends = time.perf_counter(), dict(rows)
+                found += [now - due for due, position in waiting if ends[position.partition] > position.offset]
+                waiting = [one for one in waiting if ends[one[1].partition] <= one[1].offset]
+                time.sleep(0.002)
+        return found
+
+
+def main() -> None:
+    """Run the benchmark and print it as a table, or as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commands", type=int, default=1_000_000)
+    parser.add_argument("--accounts", type=int, default=100_000)
+    parser.add_argument("--per-second", type=int, default=500, help="commands appended a second for the latency")
+    parser.add_argument("--rebuilds", type=int, default=2, help="how often to rebuild; the best counts")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    with servers(Path(tempfile.mkdtemp(prefix="cf-bench-")), 29394) as settings:
+        produce(settings, options.commands, options.accounts, 1)
+        with console.status("folding live"):
+            live = fold(settings, options.commands, 2)
+        with console.status("rebuilding"):
+            runs = [rebuilt(settings) for _ in range(options.rebuilds)]
+        best = min(runs, key=lambda run: run["wall_s"])
+        with connected(settings.dsn) as connection:
+            chains = connection.execute("SELECT chain FROM ledger.progress ORDER BY log_partition").fetchall()
+            again = connection.execute(
+                f"SELECT chain FROM ledger_{best['number']:04}.progress ORDER BY log_partition"  # type: ignore[arg-type]
+            ).fetchall()
+        figures: dict[str, Any] = {
+            "commands": options.commands,
+            "live_fold_per_s": live["fold_per_s"],
+            "live_machine_stolen_percent": live["machine_stolen_percent"],
+            "rebuild_per_s": round(options.commands / best["wall_s"]),
+            "rebuild_to_live": round(options.commands / best["wall_s"] / live["fold_per_s"], 2),
+            "rebuild_memory_mb_by_quarter": best["memory_mb_by_quarter"],
+            "same_hash_chains": chains == again,
+        }
+        worker = start(settings, "worker")
+        try:
+            with console.status("latency"):
+                Latency(settings, options.per_second, 7).measure(5)
+                figures["latency_alone"] = Latency(settings, options.per_second, 8).measure(15)
+                beside = start(settings, "rebuild", "--json")
+                figures["latency_beside_a_rebuild"] = Latency(settings, options.per_second, 9).measure(120, beside)
+                beside.communicate()
+        finally:
+            worker.terminate()
+            worker.wait(30)
+    if options.json:
+        print(json.dumps(figures))
+        return
+    table = Table("figure", "value", title="A rebuild against the live fold")
+    for name, value in figures.items():
+        table.add_row(name, json.dumps(value))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
