@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from psycopg import Connection
+from stack_under_test import StackUnderTest
 from support import (
     ROOT,
     Raw,
@@ -37,7 +38,7 @@ from creditfold.processors.rebuilding import (
     rebuild,
 )
 from creditfold.processors.replay import Job
-from creditfold.projections.connections import connected, fold_pool
+from creditfold.projections.connections import PostgresUnavailableError, connected, fold_pool
 from creditfold.projections.generations import (
     Generation,
     GenerationError,
@@ -49,6 +50,7 @@ from creditfold.projections.generations import (
     generations,
     halted,
     held,
+    switch,
 )
 from creditfold.projections.setup import LogChangedError, prepare
 from creditfold.projections.store import ChunkTransaction, FencedError, claim
@@ -162,8 +164,8 @@ def test_activating_switches_readers_and_workers(folded: Settings, tmp_path: Pat
     rebuild(folded, Request(), WATCH)
     with worker(folded, tmp_path) as process:
         append(folded, history(2_000, 2, 3_000))
-        switch = activate(folded, 2, Consent(), WATCH)
-        assert (switch.old, switch.new) == (1, 2)
+        done = activate(folded, 2, Consent(), WATCH)
+        assert (done.old, done.new) == (1, 2)
         append(folded, history(2_000, 3, 5_000))
         wait_until_folded(folded)
         assert query(folded, "SELECT DISTINCT generation FROM ledger.progress") == [(2,)]
@@ -286,6 +288,62 @@ def test_a_halt_that_fails_changes_nothing(folded: Settings) -> None:
     with connected(folded.dsn) as connection, pytest.raises(ZeroDivisionError):
         fail(connection)
     assert states(folded) == {1: "live"}
+
+
+@pytest.mark.parametrize("step", ["comparing", "before", "inside"])
+def test_an_activation_killed_anywhere_changes_nothing(folded: Settings, tmp_path: Path, step: str) -> None:
+    """SIGKILL while the live fold is held still: PostgreSQL lets go at once, and the workers go on."""
+    rebuild(folded, Request(), WATCH)
+    with worker(folded, tmp_path):
+        append(folded, history(300, 4, 3_000))
+        command = [sys.executable, str(ROOT / "tests" / "killed_switch.py"), step, "activate", "2"]
+        assert subprocess.run(command, env=environment(folded), timeout=120, check=False).returncode == -signal.SIGKILL
+        append(folded, history(300, 5, 3_300))
+        wait_until_folded(folded)
+        assert states(folded) == {1: "live", 2: "ready"}
+        activate(folded, 2, Consent(), WATCH)
+    assert_equals_second_fold(folded)
+
+
+def test_postgres_restarts_during_an_activation(
+    folded: Settings, stack: StackUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at the last moment before the commit: a clear error, the old one is live, and trying again works."""
+    rebuild(folded, Request(), WATCH)
+
+    def crash(*arguments: Any) -> None:
+        switch(*arguments)
+        stack.restart_postgres(kill=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("creditfold.processors.rebuilding.switch", crash)
+        with pytest.raises(PostgresUnavailableError):
+            activate(folded, 2, Consent(), WATCH)
+    assert states(folded) == {1: "live", 2: "ready"}
+    activate(folded, 2, Consent(), WATCH)
+    assert states(folded) == {1: "retired", 2: "live"}
+    assert_equals_second_fold(folded)
+
+
+def test_two_activations_at_once(folded: Settings, tmp_path: Path) -> None:
+    """One comes after the other; whichever was last is live, alone, and the ledger is whole."""
+    for _ in range(2):
+        rebuild(folded, Request(), WATCH)
+    with worker(folded, tmp_path):
+        append(folded, history(1_000, 6, 3_000))
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-m", "creditfold.cli.main", "activate", number],
+                env=environment(folded),
+                stderr=subprocess.PIPE,
+            )
+            for number in ("2", "3")
+        ]
+        said = [(process.communicate(timeout=120)[1], process.returncode) for process in both]
+        assert 0 in [code for _, code in said], said
+        wait_until_folded(folded)
+    assert sorted(states(folded).values()).count("live") == 1
+    assert_equals_second_fold(folded)
 
 
 def test_a_topic_made_anew_is_refused(folded: Settings) -> None:
