@@ -21,6 +21,7 @@ from creditfold.stack.processes import Daemon, Step, last_lines, run, tail, wait
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import kafka_answers
 
+LETTING_GO_S = 3.0
 READY_BOUND_S = 120.0
 STOP_BOUND_S = 30.0
 FORMAT_BOUND_S = 120.0
@@ -207,6 +208,16 @@ class EmbeddedKafka:
 
 
 def _check_port(port: int, setting: str) -> None:
+    # A broker that was killed is a zombie before the last of its threads lets go of the port.
+    if not wait_until(lambda: _is_free(port, setting), LETTING_GO_S):
+        raise PortBusyError(
+            f"Port {port} on 127.0.0.1 is busy, and Kafka needs it.",
+            f"Set {setting} to another, or stop what listens there; if it is a Kafka of another data folder "
+            "of ours, with `creditfold down` and that folder as CREDITFOLD_DATA_DIR.",
+        )
+
+
+def _is_free(port: int, setting: str) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As the broker does: connections that linger from its last run don't count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -215,14 +226,11 @@ def _check_port(port: int, setting: str) -> None:
             probe.listen()
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise PortBusyError(
-                    f"Port {port} on 127.0.0.1 is busy, and Kafka needs it.",
-                    f"Set {setting} to another, or stop what listens there; if it is a Kafka of another data folder "
-                    "of ours, with `creditfold down` and that folder as CREDITFOLD_DATA_DIR.",
-                ) from None
+                return False
             raise EmbeddedKafkaError(
                 f"Port {port} on 127.0.0.1 can't be used: {error.strerror}.", f"See {setting}."
             ) from None
+    return True
 
 
 def _cluster_id() -> str:
