@@ -4,6 +4,8 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 CHAOS_COMMANDS ?= 200000
+# How many processes run the tests; each has servers of its own, of about 1 GB.
+SIDE_BY_SIDE ?= 2
 
 # The first of these that is Python 3.11 or later; `make PYTHON=...` names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -36,10 +38,10 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 test-unit: $(VENV)/.installed-dev
-	$(BIN)/pytest -m 'not stack and not chaos'
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'not stack and not chaos'
 
 test-stack: need-java $(VENV)/.installed-dev
-	$(BIN)/pytest -m 'stack or chaos'
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'stack or chaos'
 
 chaos: need-java $(VENV)/.installed-dev
 	CREDITFOLD_CHAOS_COMMANDS=$(CHAOS_COMMANDS) $(BIN)/pytest -m chaos -s
