@@ -92,6 +92,37 @@ def test_a_tampered_dead_letter_is_found(folded: Settings) -> None:
     assert (first.log_partition, first.log_offset) == position
 
 
+ODD_TEXTS = [
+    "".join(map(chr, range(1, 160))),
+    "\\N",
+    "\\.",
+    "\\",
+    "\\x41",
+    "\u2028\u0085",
+    "\N{PILE OF POO}" * 9,
+    "'\"",
+    "\ufeff",
+]
+
+
+def test_every_text_that_the_ledger_takes_gives_its_chain(ledger_settings: Settings, tmp_path: Path) -> None:
+    """The line that is hashed when a row is written is the one that PostgreSQL tells of it later, to the byte."""
+    ids = ["a\\b", "\\N", "\\.", "x\u2028y", "é", "\N{PILE OF POO}" * 30]
+    append(
+        ledger_settings,
+        [
+            record("Grant", f"{n}{id}", f"acc {id}", 5, reason=text, source=text[:128], asset=id, metadata={"m": text})
+            for n, text in enumerate(ODD_TEXTS)
+            for id in ids
+        ],
+    )
+    with worker(ledger_settings, tmp_path):
+        wait_until_folded(ledger_settings)
+    verdict = verify(ledger_settings, None, None, 20, WATCH)
+    assert verdict.equal, verdict
+    assert query(ledger_settings, "SELECT count(*) FROM ledger.journal") == [(len(ODD_TEXTS) * len(ids),)]
+
+
 def test_two_generations_are_compared_where_both_have_been(folded: Settings, tmp_path: Path) -> None:
     """One is ahead of the other: they are equal up to where the one behind stands."""
     rebuild(folded, Request(), WATCH)

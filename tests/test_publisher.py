@@ -42,6 +42,7 @@ from creditfold.processors.outbox import (
     with_smaller_dead_letters,
 )
 from creditfold.processors.outcomes import Outgoing
+from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
 from creditfold.projections import outbox as outbox_queries
 from creditfold.projections.connections import outbox_pool
 from creditfold.projections.outbox import DeadRow, JournalRow
@@ -292,6 +293,30 @@ def test_publishers_killed_at_random_lose_and_double_nothing(ledger_settings: Se
         assert [process.stop() for process in both] == [0, 0]
     assert assert_published(settings)[0] == 40 * 250
     print(f"{kills} kills")
+
+
+def test_generations_are_switched_under_a_publisher(ledger_settings: Settings, tmp_path: Path) -> None:
+    """There and back while it publishes: it goes on where it was, since positions are the same in every generation."""
+    append(ledger_settings, mixed(800))
+    with worker(ledger_settings, tmp_path), publisher(ledger_settings, tmp_path):
+        wait_until_folded(ledger_settings)
+        rebuild(ledger_settings, Request(), Steps())
+        for turn, number in enumerate((2, 1, 2)):
+            append(ledger_settings, mixed(500, 2 + turn))
+            activate(ledger_settings, number, Consent(), Steps())
+        wait_until_folded(ledger_settings)
+        wait_until_published(ledger_settings)
+    assert_published(ledger_settings)
+
+
+class Steps:
+    """Is told how far a rebuild is, and keeps it to itself."""
+
+    def begin(self, step: str, done: int, total: int) -> None:
+        """A step begins."""
+
+    def tell(self, done: int) -> None:
+        """So many records are behind."""
 
 
 def test_two_publishers_share_the_partitions(ledger_settings: Settings, tmp_path: Path) -> None:
