@@ -262,15 +262,26 @@ def lines(connection: Connection[TupleRow], number: int, partition: int, start: 
 def chain_at(connection: Connection[TupleRow], number: int, partition: int, offset: int) -> bytes:
     """The chain over everything before an offset that the generation has folded.
 
-    Starts from the last checkpoint before it, so the rows of at most some ten thousand offsets are read.
+    The one that is kept, if that is where it stands; else from the last checkpoint before it on, so that the rows of at
+    most some ten thousand offsets are read.
     """
-    checkpoints = sql.Identifier(schema_of(number), "checkpoints")
+    progress, checkpoints = (sql.Identifier(schema_of(number), table) for table in ("progress", "checkpoints"))
     row = connection.execute(
         sql.SQL(
-            """SELECT next_offset, chain FROM {} WHERE log_partition = %s AND next_offset <= %s
+            """SELECT next_offset, chain FROM {} WHERE log_partition = %(partition)s AND next_offset = %(offset)s
+               UNION ALL
+               (SELECT next_offset, chain FROM {} WHERE log_partition = %(partition)s AND next_offset <= %(offset)s
+                ORDER BY next_offset DESC LIMIT 1)
                ORDER BY next_offset DESC LIMIT 1"""
-        ).format(checkpoints),
-        (partition, offset),
+        ).format(progress, checkpoints),
+        {"partition": partition, "offset": offset},
     ).fetchone()
     start, chain = (row[0], bytes(row[1])) if row else (0, START)
-    return extend(chain, start, offset, lines(connection, number, partition, start, offset))[0]
+    if start == offset:
+        return chain
+    with connection.transaction():
+        # A few rows of a journal of any size: by the index on their place, whatever the planner believes of it.
+        connection.execute("SET LOCAL enable_seqscan = off")
+        found, _ = extend(chain, start, offset, lines(connection, number, partition, start, offset))
+        connection.execute("SET LOCAL enable_seqscan = on")
+    return found
