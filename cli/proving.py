@@ -7,7 +7,7 @@ import typer
 
 from creditfold.cli.arguments import ArgumentError, JsonOption, LimitOption
 from creditfold.cli.output import counted, print_json, print_table, say
-from creditfold.cli.rebuilding import Bar
+from creditfold.cli.rebuilding import MAX_NUMBER, Bar
 from creditfold.schemas.position import Position
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def verify(
     from creditfold.stack.settings import load_settings
 
     numbers = generations or []
+    if any(not 1 <= number <= MAX_NUMBER for number in numbers):
+        raise ArgumentError(f"A generation's number is from 1 to {MAX_NUMBER}.", "See `creditfold generations`.")
     if len(numbers) > 2:
         raise ArgumentError("More than two generations.", "Name none, one or two.")
     left, right = (numbers[0], numbers[1]) if len(numbers) == 2 else (None, numbers[0] if numbers else None)
@@ -91,6 +93,21 @@ def _print_verdict(verdict: "Verdict") -> None:
     )
     _print_wrong_balances(verdict.left, verdict.left_wrong_balances)
     _print_wrong_balances(verdict.right, verdict.right_wrong_balances)
+    for number, rows in ((verdict.left, verdict.left_strays), (verdict.right, verdict.right_strays)):
+        if rows:
+            say("")
+            print_table(
+                ("table", "position", "account"),
+                [(row.what, f"{row.log_partition}:{row.log_offset}", row.account) for row in rows],
+                f"rows of generation {number} where nothing was ever folded",
+            )
+    if verdict.side_differences:
+        say("")
+        print_table(
+            ("what", "position"),
+            [(row.what, f"{row.log_partition}:{row.log_offset}") for row in verdict.side_differences],
+            "what differs beside the decisions",
+        )
     if verdict.accounts:
         say("")
         records, accounts = counted(verdict.differing_records, "record"), counted(verdict.differing_accounts, "account")
@@ -104,6 +121,11 @@ def _print_verdict(verdict: "Verdict") -> None:
             title,
         )
     say("", verdict.conclusion)
+    if not verdict.equal and verdict.right_is_fresh:
+        say(
+            "If the log is right, mend it: creditfold rebuild, then"
+            " creditfold activate NUMBER --accept-differences --note WHY"
+        )
 
 
 def _intact(holds: bool) -> str:

@@ -1,6 +1,7 @@
 """The commands about generations: rebuild, generations, activate, drop. Owns their words and the progress bar."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import typer
 
 from creditfold.cli.arguments import ArgumentError, JsonOption
 from creditfold.cli.output import counted, print_json, print_table, say
+from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
 
 if TYPE_CHECKING:
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 
     from creditfold.projections.generations import Generation
 
-NumberArgument = Annotated[int, typer.Argument(min=1, metavar="NUMBER", help="Generation, as `generations` lists it.")]
+# PostgreSQL's integer.
+MAX_NUMBER = 2**31 - 1
+
+NumberArgument = Annotated[
+    int, typer.Argument(min=1, max=MAX_NUMBER, metavar="NUMBER", help="Generation, as `generations` lists it.")
+]
 UntilOption = Annotated[
     str | None, typer.Option(metavar="TIME", help="Up to and with this time of the log's clock (ISO 8601, UTC).")
 ]
@@ -88,7 +95,9 @@ class Bar:
 
 def rebuild(
     *,
-    resume: Annotated[int | None, typer.Option(min=1, metavar="NUMBER", help="Go on with this generation.")] = None,
+    resume: Annotated[
+        int | None, typer.Option(min=1, max=MAX_NUMBER, metavar="NUMBER", help="Go on with this generation.")
+    ] = None,
     until: UntilOption = None,
     until_position: UntilPositionOption = None,
     processes: ProcessesOption = CORES,
@@ -126,8 +135,8 @@ def rebuild(
         note=note,
     )
     began = time.monotonic()
-    with Bar().shown() as bar:
-        done = run(load_settings(), request, bar)
+    with _told_how_to_go_on() as made, Bar().shown() as bar:
+        done = run(load_settings(), request, bar, on_made=made.append)
     seconds = time.monotonic() - began
     if json:
         print_json({**_document(done), "seconds": round(seconds, 3)})
@@ -138,6 +147,26 @@ def rebuild(
         say(f"It is for looking at, in the schema ledger_{done.number:04}. Free it with: creditfold drop {done.number}")
     else:
         say(f"Compare it: creditfold verify {done.number}", f"Switch to it: creditfold activate {done.number}")
+
+
+@contextmanager
+def _told_how_to_go_on() -> Iterator[list[int]]:
+    """Say how a rebuild that ends too early is gone on with; the block notes the generation's number in the list."""
+    made: list[int] = []
+    # Unwound as after Ctrl-C: the processes that fold are ended, and the terminal is as it was.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield made
+    except (KeyboardInterrupt, SystemExit):
+        if made:
+            print(f"stopped; what is folded stays. Go on: creditfold rebuild --resume {made[0]}", file=sys.stderr)
+        raise
+    except CreditfoldError as error:
+        if made:
+            error.remedy = f"{error.remedy} Go on: creditfold rebuild --resume {made[0]}".strip()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def generations(json: JsonOption = False) -> None:

@@ -17,11 +17,15 @@ from creditfold.projections.compare import (
     Difference,
     Outcome,
     SelfCheck,
+    SideDifference,
+    Stray,
     WrongBalance,
     check_self,
     differences,
     parting,
+    side_differences,
     snapshot,
+    strays,
     wrong_balances,
 )
 from creditfold.projections.connections import connected
@@ -38,6 +42,12 @@ from creditfold.stack.settings import Settings
 
 #: Accounts with differences that are told apart; beyond, they are counted as `more`.
 MOST_ACCOUNTS = 1_000_000
+
+
+class SameGenerationError(GenerationError):
+    """A generation was to be compared with itself."""
+
+    exit_code = 2
 
 
 class PartitionVerdict(NamedTuple):
@@ -73,6 +83,9 @@ class Verdict(NamedTuple):
     partitions: Sequence[PartitionVerdict]
     left_wrong_balances: Sequence[WrongBalance]
     right_wrong_balances: Sequence[WrongBalance]
+    left_strays: Sequence[Stray]
+    right_strays: Sequence[Stray]
+    side_differences: Sequence[SideDifference]
     differing_records: int
     differing_accounts: int
     accounts: Sequence[AccountDifference]
@@ -119,7 +132,7 @@ def _other(
             theirs = generation(connection, right)
         refuse_other_layout(theirs.number, theirs.layout)
         if ours.number == theirs.number:
-            raise GenerationError("A generation always equals itself.", "Name another one, or none for a fresh fold.")
+            raise SameGenerationError("These are one and the same.", "Name another one, or none for a fresh fold.")
         if ours.log != theirs.log:
             raise GenerationError(
                 f"Generation {right} was folded from another topic than generation {ours.number}.",
@@ -157,13 +170,12 @@ def _compare(
     ends = {partition: min(offset, theirs.next_offsets[partition]) for partition, offset in ours.next_offsets.items()}
     with connected(settings.dsn, "creditfold verify") as one, connected(settings.dsn, "creditfold verify") as two:
         watch.begin("Comparing", 0, 0)
-        left_checks, left_wrong = _check(one, ours.number, limit)
-        right_checks, right_wrong = _check(one, theirs.number, limit)
+        mine, other = (_check(one, side.number, limit) for side in (ours, theirs))
         partitions, found = [], Findings(limit)
         for partition, end in ends.items():
-            mine, other = left_checks[partition], right_checks[partition]
+            checks = [side.partitions[partition] for side in (mine, other)]
             start, equal = parting(one, ours.number, theirs.number, partition, end)
-            for check in (mine, other):
+            for check in checks:
                 # Rows that were changed after the chain was made are looked for where the chain first breaks.
                 start = start if check.from_offset is None else min(start, check.from_offset)
             rows_equal = True
@@ -172,58 +184,62 @@ def _compare(
                 found.add(difference)
             left_chain, right_chain = (chain_at(one, side.number, partition, end).hex() for side in (ours, theirs))
             partitions.append(
-                PartitionVerdict(partition, end, left_chain, right_chain, equal and rows_equal, mine.holds, other.holds)
+                PartitionVerdict(
+                    partition, end, left_chain, right_chain, equal and rows_equal, *(check.holds for check in checks)
+                )
             )
-    equal = all(row.equal and row.left_intact and row.right_intact for row in partitions)
-    equal = equal and not left_wrong and not right_wrong
+        beside = side_differences(one, ours.number, theirs.number, ends, limit)
+    equal = all(row.equal for row in partitions) and mine.holds and other.holds and not beside
     return Verdict(
         ours.number,
         theirs.number,
         is_fresh,
         equal,
         partitions,
-        left_wrong,
-        right_wrong,
+        mine.wrong_balances,
+        other.wrong_balances,
+        mine.strays,
+        other.strays,
+        beside,
         found.records,
         len(found.counts),
         found.accounts(),
-        _conclusion(partitions, ours.number, theirs.number, left_wrong, right_wrong, is_fresh=is_fresh),
+        _conclusion(mine, other, equal=equal, beside=bool(beside), is_fresh=is_fresh),
     )
 
 
-def _check(
-    connection: Connection[TupleRow], number: int, limit: int
-) -> tuple[Mapping[int, SelfCheck], Sequence[WrongBalance]]:
+class Inspection(NamedTuple):
+    """What one generation's own rows say of it."""
+
+    number: int
+    partitions: Mapping[int, SelfCheck]
+    wrong_balances: Sequence[WrongBalance]
+    strays: Sequence[Stray]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing in it contradicts anything else in it."""
+        return all(check.holds for check in self.partitions.values()) and not self.wrong_balances and not self.strays
+
+
+def _check(connection: Connection[TupleRow], number: int, limit: int) -> Inspection:
     with snapshot(connection):
         checks = {check.partition: check for check in check_self(connection, number)}
-        return checks, wrong_balances(connection, number, limit)
+        return Inspection(number, checks, wrong_balances(connection, number, limit), strays(connection, number, limit))
 
 
-def _conclusion(
-    partitions: Sequence[PartitionVerdict],
-    left: int,
-    right: int,
-    left_wrong: Sequence[WrongBalance],
-    right_wrong: Sequence[WrongBalance],
-    *,
-    is_fresh: bool,
-) -> str:
+def _conclusion(left: Inspection, right: Inspection, *, equal: bool, beside: bool, is_fresh: bool) -> str:
     """Say in a sentence what was tampered with, as far as the chains tell."""
-    altered = [
-        str(number)
-        for number, intact, wrong in (
-            (left, all(row.left_intact for row in partitions), left_wrong),
-            (right, all(row.right_intact for row in partitions), right_wrong),
-        )
-        if not intact or wrong
-    ]
+    if equal:
+        return "Equal: the same decisions, the same balances, at the same offsets."
+    altered = [str(side.number) for side in (left, right) if not side.holds]
     if altered:
         return f"Rows of generation {' and '.join(altered)} were changed after they were written."
-    if all(row.equal for row in partitions):
-        return "Equal: the same decisions, the same balances, at the same offsets."
+    if beside and is_fresh:
+        return f"What generation {left.number} keeps beside the decisions was changed after it was written."
     if is_fresh:
         return (
-            f"The rows of generation {left} are as they were written, but the log comes to something else now: "
+            f"The rows of generation {left.number} are as they were written, but the log comes to something else now: "
             "the topic was changed since, or this release decides otherwise."
         )
     return "Both generations are as they were written, and were decided differently."

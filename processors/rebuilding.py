@@ -120,6 +120,9 @@ def rebuild(
         _refuse_unfit(found, log)
         site = Site(settings, connection, watch, request.processes)
         with held(connection, number):
+            # Read again: until now somebody could activate it, and it would be the workers' to fold.
+            found = generation(connection, number)
+            _refuse_unfit(found, log)
             bring_to(site, number, _ends(settings, found))
             if not is_indexed(connection, number):
                 watch.begin("Making indexes", 0, 0)
@@ -166,7 +169,10 @@ def _possible(until: Mapping[int, int], ends: Mapping[int, int]) -> Mapping[int,
 
 def _refuse_unfit(found: Generation, log: Log) -> None:
     if found.state == "live":
-        raise GenerationError(f"Generation {found.number} is live: the workers fold it.", "Rebuild a new one.")
+        raise GenerationError(
+            f"Generation {found.number} is live: readers see it, and workers fold it.",
+            "There is nothing to activate. To fold the log anew: creditfold rebuild",
+        )
     refuse_other_layout(found.number, found.layout)
     refuse_other_log(found.log, log)
 
@@ -260,6 +266,8 @@ def activate(settings: Settings, number: int, consent: Consent, watch: Watch) ->
                 "If the log was restored into a new topic, say so: --log-replaced.",
             )
         with held(connection, number):
+            # Read again, since until now others could work on it.
+            _refuse_unready(generation(connection, number))
             _approach(Site(settings, connection, watch), number)
             return _WHILE_BLOCKED(_switch_over, settings, connection, number, consent)
 
@@ -276,6 +284,8 @@ _WHILE_BLOCKED = Retrying(
 def _switch_over(settings: Settings, connection: Connection[TupleRow], number: int, consent: Consent) -> Switch:
     with halted(connection) as halt:
         began = time.monotonic()
+        if halt.number == number:
+            raise GenerationError(f"Generation {number} is live: somebody was quicker.", "There is nothing to do.")
         differing = _take_over(settings, connection, number, halt, consent)
         switch(connection, halt.number, number, consent.note)
     return Switch(halt.number, number, time.monotonic() - began, differing)
@@ -336,7 +346,7 @@ def _take_over(
     if differing and not consent.differences:
         raise DecidesDifferentlyError(
             f"Generation {number} decided otherwise than the live one in partition {', '.join(map(str, differing))}: "
-            "what was announced would not be true any more.",
-            f"See where: creditfold verify {halt.number} {number}. If it must be: --accept-differences --note WHY",
+            "what was announced would not be true any more, or the live one was tampered with.",
+            f"See: creditfold verify {halt.number} {number}. To switch all the same: --accept-differences --note WHY",
         )
     return differing

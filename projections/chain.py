@@ -82,6 +82,11 @@ def _digest(data: bytes | None) -> str:
     return NULL if data is None else BYTES + sha256(data).hexdigest()
 
 
+def link(chain: bytes, line: bytes) -> bytes:
+    """The chain with one more outcome in it."""
+    return blake2b(chain + line, digest_size=DIGEST_BYTES).digest()
+
+
 def extend(chain: bytes, start: int, end: int, lines: Iterable[Line]) -> tuple[bytes, Sequence[Checkpoint]]:
     """Go on from a chain over everything before offset `start` to one over everything before `end`.
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow, class_row
 
-from creditfold.projections.chain import NULL, START, Line, extend
+from creditfold.projections.chain import NULL, START, Line, link
 from creditfold.projections.generations import chain_at, lines
 from creditfold.projections.setup import schema_of, script
+from creditfold.schemas.position import MAX_OFFSET
 
 #: Columns of a line, as lines.sql has them.
 _ACCOUNT, _KIND_OF_LINE = 2, 2
@@ -45,6 +46,23 @@ class WrongBalance(NamedTuple):
     should_be: int | None
     version: int | None
     version_should_be: int | None
+
+
+class Stray(NamedTuple):
+    """A row behind, before or beside everything that was folded. `what` is the table."""
+
+    what: str
+    log_partition: int
+    log_offset: int
+    account: str
+
+
+class SideDifference(NamedTuple):
+    """Something beside the outcomes that differs: a dead letter's headers, a redrive, or a partition's progress."""
+
+    what: str
+    log_partition: int
+    log_offset: int
 
 
 class Outcome(NamedTuple):
@@ -108,13 +126,54 @@ def check_self(connection: Connection[TupleRow], number: int) -> Iterator[SelfCh
         sql.Identifier(schema_of(number), "progress")
     )
     for partition, end, kept in connection.execute(progress).fetchall():
-        chain, passed = extend(START, 0, end, lines(connection, number, partition, 0, end))
-        stored = _checkpoints(connection, number, partition)
-        wrong = next((c.next_offset for c in passed if stored.get(c.next_offset, c.chain) != c.chain), None)
+        stored = sorted(_checkpoints(connection, number, partition).items())
+        chain, wrong = _recomputed(lines(connection, number, partition, 0, end), stored)
         holds = chain == bytes(kept) and wrong is None
-        first = None if holds else end if wrong is None else wrong
-        before = max((offset for offset in stored if first is not None and offset < first), default=0)
+        first = None if holds else end if wrong is None else min(wrong, end)
+        before = max((offset for offset, _ in stored if first is not None and offset < first), default=0)
         yield SelfCheck(partition, end, chain.hex(), holds, None if holds else before, first)
+
+
+def _recomputed(found: Iterator[Line], stored: Sequence[tuple[int, bytes]]) -> tuple[bytes, int | None]:
+    """The chain of lines, and the first kept checkpoint that isn't the chain at its place."""
+    chain, wrong, pending = START, None, iter([*stored, (MAX_OFFSET, b"")])
+    place, kept = next(pending)
+    for offset, line in found:
+        while place <= offset:
+            wrong = place if wrong is None and kept != chain else wrong
+            place, kept = next(pending)
+        chain = link(chain, line)
+    while place < MAX_OFFSET:
+        wrong = place if wrong is None and kept != chain else wrong
+        place, kept = next(pending)
+    return chain, wrong
+
+
+def strays(connection: Connection[TupleRow], number: int, limit: int) -> Sequence[Stray]:
+    """Rows where the fold has never been, which no chain and no replay knows of. Must run in a snapshot."""
+    with connection.cursor(row_factory=class_row(Stray)) as cursor:
+        return cursor.execute(script("strays.sql", schema=schema_of(number), most=limit)).fetchall()
+
+
+def side_differences(
+    connection: Connection[TupleRow], left: int, right: int, ends: Mapping[int, int], limit: int
+) -> Sequence[SideDifference]:
+    """What differs beside the outcomes, before these offsets: headers of dead letters, redrives, and the counts.
+
+    The counts and the clock are compared in partitions where both generations stand at the same offset.
+    """
+    found: list[SideDifference] = []
+    for partition, end in ends.items():
+        query = script(
+            "side_differences.sql",
+            left=schema_of(left),
+            right=schema_of(right),
+            partition=partition,
+            end=end,
+            most=limit - len(found),
+        )
+        found += [SideDifference(*row) for row in connection.execute(query).fetchall()]
+    return found
 
 
 def _checkpoints(connection: Connection[TupleRow], number: int, partition: int) -> Mapping[int, bytes]:

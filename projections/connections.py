@@ -109,7 +109,8 @@ def connected(dsn: str, application: str = "creditfold") -> Iterator[Connection[
         raise NotPreparedError("The database holds no ledger.", "Run `creditfold init`.") from error
     except InsufficientPrivilege as error:
         raise NotPreparedError(
-            f"PostgreSQL refused: {error.diag.message_primary}.", "Grant this user the role creditfold_reader."
+            f"PostgreSQL refused: {error.diag.message_primary}.",
+            "To read, grant this user the role creditfold_reader; for all else, connect as the ledger's owner.",
         ) from error
     except psycopg.OperationalError as error:
         raise PostgresUnavailableError(

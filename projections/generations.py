@@ -11,11 +11,12 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from psycopg import Connection, sql
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import IdleInTransactionSessionTimeout, InvalidSchemaName, LockNotAvailable, UndefinedTable
 from psycopg.rows import TupleRow, dict_row
 
 from creditfold.projections.chain import START, Line, extend
 from creditfold.projections.setup import schema_of, script, source_of, write_views
+from creditfold.projections.statements import LOOKS
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
 
@@ -24,6 +25,9 @@ _FOLD_LOCK = 0x6366_6F6C
 
 #: Longest wait for a transaction of a worker, during which the fold stands still, in ms.
 HALT_LOCK_MS = 2_000
+
+#: How long the session that holds the fold still may be silent, in ms: it folds and compares in moments.
+HALT_IDLE_MS = 30_000
 
 #: Longest wait for a reader's transaction, in ms. A reader that uses several views may wait for one that we have, while
 #: we wait for one that it has; PostgreSQL ends one of the two after a second, and that must not be the reader.
@@ -79,7 +83,8 @@ def generations(connection: Connection[TupleRow], number: int | None = None) -> 
     """Every generation, oldest first, or the one of a number alone."""
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(_CATALOG, {"number": number}).fetchall()
-    return [_generation(connection, row) for row in rows]
+    found = (_generation(connection, row) for row in rows)
+    return [row for row in found if row is not None]
 
 
 def generation(connection: Connection[TupleRow], number: int) -> Generation:
@@ -105,7 +110,15 @@ _CATALOG = """
 """
 
 
-def _generation(connection: Connection[TupleRow], row: dict[str, Any]) -> Generation:
+def _generation(connection: Connection[TupleRow], row: dict[str, Any]) -> Generation | None:
+    """One generation with what its tables say; None for one that was dropped since."""
+    try:
+        return _with_tables(connection, row)
+    except (UndefinedTable, InvalidSchemaName):
+        return None
+
+
+def _with_tables(connection: Connection[TupleRow], row: dict[str, Any]) -> Generation:
     schema, until = schema_of(row["number"]), row.pop("until_offsets")
     progress = connection.execute(
         sql.SQL(
@@ -206,19 +219,34 @@ def halted(connection: Connection[TupleRow]) -> Iterator[Halt]:
     try:
         with connection.transaction():
             _wait_at_most(connection, HALT_LOCK_MS)
-            row = connection.execute("SELECT number FROM ledger.generations WHERE state = 'live' FOR UPDATE").fetchone()
-            if row is None:
-                raise NoGenerationError("No generation is live.", "Run `creditfold init`.")
-            progress = sql.Identifier(schema_of(row[0]), "progress")
+            # Should this process be frozen or its machine be gone, the fold doesn't stand still for ever.
+            connection.execute(
+                sql.SQL("SET LOCAL idle_in_transaction_session_timeout = {}").format(sql.Literal(HALT_IDLE_MS))
+            )
+            number = _locked_live(connection)
+            progress = sql.Identifier(schema_of(number), "progress")
             offsets = connection.execute(
                 sql.SQL("SELECT log_partition, next_offset FROM {} ORDER BY log_partition FOR UPDATE").format(progress)
             ).fetchall()
-            yield Halt(row[0], dict(offsets))
+            yield Halt(number, dict(offsets))
+    except IdleInTransactionSessionTimeout as error:
+        raise SwitchBlockedError(
+            "This process was silent for too long while the fold stood still; nothing was switched.", "Do it again."
+        ) from error
     except LockNotAvailable as error:
         raise SwitchBlockedError(
             "A worker or a reader holds on to the live generation; nothing was switched.",
             "See pg_stat_activity for a session that is idle in a transaction, end it, and try again.",
         ) from error
+
+
+def _locked_live(connection: Connection[TupleRow]) -> int:
+    # As for a claim: another switch that this waited for leaves it no row.
+    for _ in range(LOOKS):
+        row = connection.execute("SELECT number FROM ledger.generations WHERE state = 'live' FOR UPDATE").fetchone()
+        if row is not None:
+            return int(row[0])
+    raise NoGenerationError("No generation is live.", "Run `creditfold init`.")
 
 
 def _wait_at_most(connection: Connection[TupleRow], lock_ms: int) -> None:

@@ -4,11 +4,11 @@ COPY (
     SELECT * FROM (
         SELECT log_offset AS place, log_partition::text, log_offset::text, account_id, version::text, command_id, kind, asset,
                amount::text, change::text, balance::text, rejection, rules::text, clock_ms::text, occurred_at_ms::text,
-               source, note, extra::text
+               source, note, '\x' || encode(extra, 'hex')
         FROM {schema}.journal WHERE log_partition = {partition} AND log_offset >= {start} AND log_offset < {end}
         UNION ALL
         SELECT log_offset, log_partition::text, log_offset::text, 'dead letter', reason, appended_at_ms::text,
-               sha256(key)::text, sha256(value)::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+               '\x' || encode(sha256(key), 'hex'), '\x' || encode(sha256(value), 'hex'), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
         FROM {schema}.dead_letters WHERE log_partition = {partition} AND log_offset >= {start} AND log_offset < {end}
         UNION ALL
         SELECT log_offset, log_partition::text, log_offset::text, 'rules', rules::text, clock_ms::text, command_id, source,

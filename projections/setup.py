@@ -102,6 +102,7 @@ def make_generation(connection: Connection[TupleRow], log: Log, plan: Plan) -> i
         ),
     ).fetchone()
     number = int(row[0]) if row else 0
+    _become_owner(connection)
     if plan.tablespace is not None:
         connection.execute(sql.SQL("SET LOCAL default_tablespace = {}").format(sql.Literal(plan.tablespace)))
     schema = schema_of(number)
@@ -115,7 +116,24 @@ def make_generation(connection: Connection[TupleRow], log: Log, plan: Plan) -> i
         ),
         (log.partitions,),
     )
+    connection.execute("RESET ROLE")
     return number
+
+
+def _become_owner(connection: Connection[TupleRow]) -> None:
+    """Make what follows the property of the ledger's owner, whose views and workers must be able to use it."""
+    row = connection.execute(
+        """SELECT pg_get_userbyid(nspowner), pg_get_userbyid(nspowner) <> current_user, pg_has_role(nspowner, 'MEMBER')
+           FROM pg_namespace WHERE nspname = 'ledger'"""
+    ).fetchone()
+    owner, is_other, may = row or ("", False, True)
+    if is_other and not may:
+        raise CreditfoldError(
+            f"The ledger belongs to the PostgreSQL user {owner}, and this one can't act for it.",
+            f"Connect as {owner}, or have an administrator run: GRANT {owner} TO CURRENT_USER;",
+        )
+    if is_other:
+        connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
 
 
 def write_views(connection: Connection[TupleRow], number: int) -> None:

@@ -91,4 +91,6 @@ SWITCHING = "creditfold activate"
 
 # The switch locks this row for itself, so a claim is made either in the old generation before it, and fenced by it, or
 # in the new one after it.
+#: How often to look for the live generation, since each look may wait for a switch and find what was live before.
+LOOKS = 5
 LIVE = "SELECT number, layout FROM ledger.generations WHERE state = 'live' FOR SHARE"

@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from psycopg import AsyncConnection, AsyncCursor
+from psycopg.errors import InvalidSchemaName, UndefinedTable
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
@@ -19,7 +20,7 @@ from creditfold.ledger import Account, Body, Outcome
 from creditfold.projections.chain import Checkpoint, Line, activation_line, dead_letter_line, extend, journal_line
 from creditfold.projections.results import ChunkResult, JournalLine
 from creditfold.projections.setup import refuse_other_layout
-from creditfold.projections.statements import END_BLOCKERS, LIVE, SWITCHING, statements
+from creditfold.projections.statements import END_BLOCKERS, LIVE, LOOKS, SWITCHING, statements
 from creditfold.schemas.errors import CreditfoldError
 
 #: How long a claim waits for the former owner's transaction, in seconds.
@@ -93,10 +94,7 @@ async def claim(
 async def _claim(connection: AsyncConnection[TupleRow], partition: int, owner: str, generation: int | None) -> Claim:
     async with connection.transaction():
         if generation is None:
-            live = await (await connection.execute(LIVE)).fetchone()
-            if live is None:
-                raise CreditfoldError("No generation is live.", "Run `creditfold init`.")
-            generation, layout = live
+            generation, layout = await _live(connection)
             refuse_other_layout(generation, layout)
         cursor = await connection.execute(statements(generation).claim, (owner, partition))
         row = await cursor.fetchone()
@@ -105,6 +103,15 @@ async def _claim(connection: AsyncConnection[TupleRow], partition: int, owner: s
             f"The projection has no partition {partition}.", "The topic has grown; that is not supported."
         )
     return Claim(row[0], row[1], generation)
+
+
+async def _live(connection: AsyncConnection[TupleRow]) -> tuple[int, int]:
+    # A switch that this waited for leaves it no row: the new live one isn't in its snapshot. The next sees it.
+    for _ in range(LOOKS):
+        row = await (await connection.execute(LIVE)).fetchone()
+        if row is not None:
+            return row[0], row[1]
+    raise CreditfoldError("No generation is live.", "Run `creditfold init`.")
 
 
 class ChunkTransaction:
@@ -125,7 +132,11 @@ class ChunkTransaction:
 
     async def lock(self) -> Progress:
         """Lock the partition's progress until the transaction ends. Raises FencedError."""
-        row = await (await self._connection.execute(self._sql.lock, (self._partition,), binary=True)).fetchone()
+        try:
+            row = await (await self._connection.execute(self._sql.lock, (self._partition,), binary=True)).fetchone()
+        except (UndefinedTable, InvalidSchemaName) as error:
+            # Another generation was made the live one, and this one was dropped before we noticed.
+            raise FencedError(f"The generation of partition {self._partition} is gone.") from error
         if row is None or row[1] != self._epoch:
             raise FencedError(f"Partition {self._partition} was claimed by another worker.")
         self._progress = Progress(*row)

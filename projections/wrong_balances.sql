@@ -4,7 +4,9 @@ SELECT account_id, asset, coalesce(b.log_partition, j.log_partition) AS log_part
 FROM {schema}.balances b
 FULL JOIN (
     SELECT DISTINCT ON (account_id, asset) account_id, asset, balance, version, log_partition, log_offset
-    FROM {schema}.journal ORDER BY account_id, asset, version DESC
+    FROM {schema}.journal JOIN {schema}.progress USING (log_partition)
+    WHERE log_offset BETWEEN 0 AND next_offset - 1
+    ORDER BY account_id, asset, version DESC
 ) AS j USING (account_id, asset)
 WHERE (b.available, b.version, b.log_partition, b.log_offset)
       IS DISTINCT FROM (j.balance, j.version, j.log_partition, j.log_offset)

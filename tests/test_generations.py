@@ -3,6 +3,7 @@
 A ledger of one test has four partitions. `history` appends grants, spends, rejections, duplicates and dead letters.
 """
 
+import asyncio
 import json
 import random
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from psycopg import Connection
 from stack_under_test import StackUnderTest
@@ -53,6 +55,7 @@ from creditfold.projections.generations import (
     switch,
 )
 from creditfold.projections.setup import LogChangedError, prepare
+from creditfold.projections.statements import SWITCHING
 from creditfold.projections.store import ChunkTransaction, FencedError, claim
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
@@ -344,6 +347,84 @@ def test_two_activations_at_once(folded: Settings, tmp_path: Path) -> None:
         wait_until_folded(folded)
     assert sorted(states(folded).values()).count("live") == 1
     assert_equals_second_fold(folded)
+
+
+def test_an_idle_worker_notices_that_its_generation_is_gone(folded: Settings, tmp_path: Path) -> None:
+    """Switched away from and dropped while nothing came in: the next record is folded in the new one all the same."""
+    with worker(folded, tmp_path):
+        wait_until_folded(folded)
+        assert wait_until(lambda: len(query(folded, "SELECT 1 FROM ledger.progress WHERE owner <> ''")) == 4, 60)
+        rebuild(folded, Request(), WATCH)
+        activate(folded, 2, Consent(), WATCH)
+        with connected(folded.dsn) as connection:
+            drop(connection, 1)
+        append(folded, history(200, 4, 3_000))
+        wait_until_folded(folded)
+    assert_equals_second_fold(folded)
+
+
+async def test_a_claim_that_waits_for_a_switch_is_made_in_the_new_generation(folded: Settings) -> None:
+    """What it finds when the switch is over is no longer live; it looks again."""
+    await asyncio.to_thread(rebuild, folded, Request(), WATCH)
+    async with fold_pool(folded.dsn, "test", 2) as pool:
+        with connected(folded.dsn, SWITCHING) as connection:
+            with halted(connection) as halt:
+                claiming = asyncio.create_task(claim(pool, 0, "waiting"))
+                blocked = (
+                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'test'"
+                )
+                assert await asyncio.to_thread(wait_until, lambda: query(folded, blocked) != [(0,)], 30.0)
+                switch(connection, halt.number, 2, "")
+            assert (await claiming).generation == 2
+
+
+def test_a_frozen_activation_lets_go(folded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its session is ended after a while, and the fold goes on; nothing was switched."""
+    monkeypatch.setattr("creditfold.projections.generations.HALT_IDLE_MS", 500)
+    with connected(folded.dsn) as other:
+
+        def freeze() -> None:
+            with connected(folded.dsn, SWITCHING) as connection, halted(connection):
+                progress = "SELECT 1 FROM ledger_0001.progress FOR UPDATE SKIP LOCKED"
+                assert wait_until(lambda: len(other.execute(progress).fetchall()) == 4, 30)
+
+        with pytest.raises(SwitchBlockedError, match="nothing was switched"):
+            freeze()
+    assert states(folded) == {1: "live"}
+
+
+def test_another_user_s_generation_belongs_to_the_ledger_s_owner(folded: Settings) -> None:
+    """Or the owner's views and workers couldn't use it."""
+    name = query(folded, "SELECT current_database()")[0][0]
+    with connected(folded.dsn) as connection:
+        connection.execute(f"CREATE ROLE {name}_owner")  # type: ignore[arg-type]
+        connection.execute(f"GRANT CREATE ON DATABASE {name} TO {name}_owner")  # type: ignore[arg-type]
+        try:
+            connection.execute(f"ALTER SCHEMA ledger OWNER TO {name}_owner")  # type: ignore[arg-type]
+            done = rebuild(folded, Request(until_offsets=dict.fromkeys(range(4), 0)), WATCH)
+            owner = "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = %s"
+            assert query(folded, owner, (f"ledger_{done.number:04}",)) == [(f"{name}_owner",)]
+        finally:
+            connection.execute("ALTER SCHEMA ledger OWNER TO CURRENT_USER")
+            connection.execute(f"REASSIGN OWNED BY {name}_owner TO CURRENT_USER")  # type: ignore[arg-type]
+            connection.execute(f"DROP OWNED BY {name}_owner")  # type: ignore[arg-type]
+            connection.execute(f"DROP ROLE {name}_owner")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_rebuild_that_is_stopped_says_how_to_go_on(folded: Settings, number: signal.Signals) -> None:
+    """With its exit code, and no process left behind."""
+    append(folded, history(9_000, 5, 3_000))
+    command = [sys.executable, str(ROOT / "tests" / "small_pieces.py"), "rebuild", "--processes", "2"]
+    process = psutil.Popen(command, env=environment(folded), stderr=subprocess.PIPE, text=True)
+    assert wait_until(lambda: progressed(folded) > 0, 60)
+    children = process.children(recursive=True)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert "creditfold rebuild --resume 2" in said
+    assert wait_until(lambda: not any(child.is_running() for child in children), 10)
+    assert rebuild(folded, Request(resume=2), WATCH).digest
 
 
 def test_a_topic_made_anew_is_refused(folded: Settings) -> None:

@@ -45,6 +45,13 @@ def test_an_untouched_ledger_is_equal_to_a_fresh_fold(folded: Settings) -> None:
     assert "Equal" in run(folded, "verify").stdout
 
 
+#: A grant of a million that nobody made, where no record of the log is.
+FORGED = """INSERT INTO ledger_0001.journal
+    SELECT {}, {}, account_id, 1000, 'forged', 'grant', asset, 1000000, 1000000, balance + 1000000, NULL, rules,
+           clock_ms, occurred_at_ms, source, note, extra FROM ledger_0001.journal"""
+
+A_LETTER = "(SELECT min(ctid) FROM ledger_0001.dead_letters)"
+
 # what is done to a row                                                                    | what must be named
 TAMPERINGS = [
     ("UPDATE ledger_0001.balances SET available = available + 1 WHERE account_id = 'user-7'", "balance"),
@@ -58,6 +65,15 @@ TAMPERINGS = [
     ("UPDATE ledger_0001.journal SET extra = '\\x00' WHERE account_id = 'user-7' AND version = 3", "record"),
     ("UPDATE ledger_0001.journal SET clock_ms = clock_ms + 1 WHERE account_id = 'user-7' AND version = 3", "record"),
     ("DELETE FROM ledger_0001.journal WHERE account_id = 'user-7' AND version = 3", "record"),
+    (f"{FORGED.format('log_partition', 900_000_000)} WHERE account_id = 'user-7' AND version = 3", "stray"),
+    (f"{FORGED.format('log_partition', -5)} WHERE account_id = 'user-7' AND version = 3", "stray"),
+    (f"{FORGED.format(99, 'log_offset')} WHERE account_id = 'user-7' AND version = 3", "stray"),
+    ("INSERT INTO ledger_0001.dead_letters VALUES (2, 900000001, 'x', 'y', 0, NULL, NULL, '[]')", "stray"),
+    ("INSERT INTO ledger_0001.redrives VALUES (2, 1, 2, 0, 'x', 'y')", "beside"),
+    (f"UPDATE ledger_0001.dead_letters SET headers = '[[]]' WHERE ctid = {A_LETTER}", "beside"),
+    ("UPDATE ledger_0001.progress SET clock_ms = clock_ms + 1 WHERE log_partition = 1", "beside"),
+    ("UPDATE ledger_0001.progress SET duplicates = duplicates + 1 WHERE log_partition = 1", "beside"),
+    ("INSERT INTO ledger_0001.checkpoints VALUES (1, 7, '\\x00')", "checkpoint"),
 ]
 
 
@@ -68,7 +84,17 @@ def test_a_tampered_row_is_found_and_named(folded: Settings, text: str, named: s
     done = run(folded, "verify", "--json", check=False)
     assert done.returncode == 5
     verdict = json.loads(done.stdout)
-    assert "generation 1 were changed" in verdict["conclusion"]
+    assert "changed after" in verdict["conclusion"]
+    assert "generation 1 " in verdict["conclusion"]
+    if named == "stray":
+        assert len(verdict["left_strays"]) == 1
+        return
+    if named == "beside":
+        assert len(verdict["side_differences"]) == 1
+        return
+    if named == "checkpoint":
+        assert [row["partition"] for row in verdict["partitions"] if not row["left_intact"]] == [1]
+        return
     if named == "balance":
         assert {row["account_id"] for row in verdict["left_wrong_balances"]} == {"user-7"}
     else:
@@ -139,7 +165,7 @@ def test_two_generations_are_compared_where_both_have_been(folded: Settings, tmp
 
 def test_arguments_of_verify(folded: Settings) -> None:
     """Clear refusals."""
-    assert run(folded, "verify", "1", check=False).returncode == 1
+    assert run(folded, "verify", "1", check=False).returncode == 2
     assert run(folded, "verify", "9", check=False).returncode == 2
     assert run(folded, "verify", "1", "2", "3", check=False).returncode == 2
 
