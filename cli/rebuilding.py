@@ -43,27 +43,28 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Bar:
-    """Tells how far a rebuild is: a bar with rate and time left on a terminal, nothing elsewhere."""
+    """Tells how far a rebuild is: a bar with position, rate and time left on a terminal, nothing elsewhere."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._began = (0.0, 0)
+        self._since, self._before, self._total = 0.0, 0, 0
 
     def begin(self, step: str, done: int, total: int) -> None:
         """Go over to another step."""
-        self._began = (time.monotonic(), done)
+        self._since, self._before, self._total = time.monotonic(), done, total
         if self._bar is not None:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(step, total=total or None, completed=done, rate="")
+            # Without a total the bar pulses.
+            self._task = self._bar.add_task(step, total=total or None, completed=done, figures="")
 
     def tell(self, done: int) -> None:
         """So many records are behind."""
         if self._bar is not None and self._task is not None:
-            since, before = self._began
-            rate = (done - before) / max(time.monotonic() - since, 0.001)
-            self._bar.update(self._task, completed=done, rate=f"{rate:,.0f}/s")
+            seconds = time.monotonic() - self._since
+            figures = figures_of(done, self._total, (done - self._before) / max(seconds, 0.001))
+            self._bar.update(self._task, completed=done, figures=figures)
 
     @contextmanager
     def shown(self) -> Iterator["Bar"]:
@@ -72,25 +73,20 @@ class Bar:
             yield self
             return
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(
-            *columns,
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        ) as self._bar:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
+        with Progress(*columns, console=Console(stderr=True), transient=True) as self._bar:
             yield self
         self._bar = None
+
+
+def figures_of(done: int, total: int, rate: float) -> str:
+    """Position, rate and time left as text; the time left is what the rate says. `rate` is in records a second."""
+    if rate < 1:
+        return f"{done:,} of {total:,}"
+    minutes, seconds = divmod(round((total - done) / rate), 60)
+    return f"{done:,} of {total:,}  {rate:,.0f}/s  {minutes}:{seconds:02} left"
 
 
 def rebuild(
@@ -230,7 +226,7 @@ def activate(
 
 
 def drop(number: NumberArgument) -> None:
-    """Remove a generation and its tables. The live one is refused.
+    """Remove a generation and its tables, for ever. The live one is refused.
 
     \b
     Example:

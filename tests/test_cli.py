@@ -22,6 +22,7 @@ from support import Raw, append, environment, wait_until_folded, worker
 from creditfold.cli import appending, output, status
 from creditfold.cli.background import background_publisher, background_worker
 from creditfold.cli.main import COMMANDS, _run
+from creditfold.cli.rebuilding import figures_of
 from creditfold.projections.queries import Balance, PartitionProgress
 from creditfold.schemas.position import Position
 from creditfold.stack.processes import wait_until
@@ -97,6 +98,19 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(name.split()[0] in done.stdout for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "rate", "said"),
+    [
+        (0, 1_000, 0.0, "0 of 1,000"),
+        (500, 1_000, 50.0, "500 of 1,000  50/s  0:10 left"),
+        (25_000, 1_025_000, 10_000.0, "25,000 of 1,025,000  10,000/s  1:40 left"),
+    ],
+)
+def test_the_time_left_is_what_the_rate_says(done: int, total: int, rate: float, said: str) -> None:
+    """Both stand beside each other on the bar."""
+    assert figures_of(done, total, rate) == said
 
 
 def test_version(bare: Cli) -> None:
