@@ -1,7 +1,8 @@
 """The `creditfold` command's entry: its subcommands, and what a failure looks like. Imports the heavy rooms late.
 
 Exit codes: 0 done; 1 something failed; 2 a wrong argument or setting; 3 a command was rejected or a line was bad;
-4 the fold hasn't got that far yet; 130 interrupted; 141 nobody reads the output any more.
+4 the fold hasn't got that far yet; 5 two things that should be equal aren't; 130 interrupted; 141 nobody reads the
+output any more.
 """
 
 import contextlib
