@@ -274,6 +274,9 @@ def switch(connection: Connection[TupleRow], old: int, new: int, note: str) -> N
         "UPDATE ledger.generations SET state = 'live', activated_at = clock_timestamp(), note = %s WHERE number = %s",
         (note, new),
     )
+    # A statement of a reader's is waited for with no view in our hands, when nobody can be waiting for us in turn.
+    _wait_at_most(connection, HALT_LOCK_MS)
+    connection.execute("ALTER VIEW ledger.balances RESET (security_barrier)")
     _wait_at_most(connection, VIEWS_LOCK_MS)
     write_views(connection, new)
 

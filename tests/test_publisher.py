@@ -549,6 +549,12 @@ class MortalProducer:
         return mortal
 
 
+def publish_from_the_start(outbox: Outbox, folded: int) -> None:
+    """Open, which sends a transaction of its own with the place to go on from, and publish all."""
+    outbox.open()
+    publish_to(outbox, folded)
+
+
 @pytest.mark.parametrize("dead_letters_only", [False, True], ids=["both", "dead-letters"])
 def test_a_death_at_any_step_loses_and_doubles_nothing(
     ledger_settings: Settings, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch, dead_letters_only: bool
@@ -564,6 +570,8 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(
         ("commit_transaction", 1, False),
         ("commit_transaction", 1, True),
         ("commit_transaction", 2, True),
+        ("commit_transaction", 3, False),
+        ("commit_transaction", 3, True),
     ]
     for partition, folded in next_offsets(ledger_settings).items():
         kept = []
@@ -575,9 +583,8 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(
                 pool,
                 make_producer=lambda conf, moment=moment: MortalProducer(conf, *moment),  # type: ignore[misc,return-value]
             )
-            outbox.open()
             with pytest.raises(KilledError):
-                publish_to(outbox, folded)
+                publish_from_the_start(outbox, folded)
             kept.append(outbox)  # Not closed: nobody does that for the dead.
         with opened(ledger_settings, pool, partition) as outbox:
             publish_to(outbox, folded)
