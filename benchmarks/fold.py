@@ -61,11 +61,7 @@ def produce(settings: Settings, count: int, accounts: int, seed: int) -> float:
 
 def fold(settings: Settings, count: int, workers: int) -> dict[str, Any]:
     """Run workers until they have folded `count` records. Rates are in records/s, memory in bytes of all workers."""
-    env = os.environ | {
-        f"CREDITFOLD_{name.upper()}": str(value)
-        for name, value in settings
-        if name != "postgres_dsn" and value is not None
-    }
+    env = environment(settings)
     logs = [settings.data_dir / f"worker-{number}.log" for number in range(workers)]
     command = [sys.executable, "-m", "creditfold.cli.main", "worker", "--json-logs"]
     memory: list[int] = []
@@ -123,6 +119,27 @@ def disk(settings: Settings, count: int) -> dict[str, float]:
     }
 
 
+def show(figures: dict[str, Any], title: str, *, as_json: bool) -> None:
+    """Print figures as a table, or as one JSON object."""
+    if as_json:
+        print(json.dumps(figures))
+        return
+    table = Table("figure", "value", title=title)
+    for name, value in figures.items():
+        table.add_row(name, json.dumps(value))
+    Console().print(table)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Under which `creditfold` reads these settings."""
+    ours = {
+        f"CREDITFOLD_{name.upper()}": str(value)
+        for name, value in settings
+        if name != "postgres_dsn" and value is not None
+    }
+    return os.environ | ours
+
+
 @contextmanager
 def servers(folder: Path, port: int, chunk_records: int = CHUNK_RECORDS) -> Iterator[Settings]:
     """A Kafka and a PostgreSQL of its own with an empty ledger, removed at the end."""
@@ -161,13 +178,7 @@ def main() -> None:
         with console.status("folding"):
             figures |= fold(settings, options.commands, options.workers)
         figures |= disk(settings, options.commands)
-    if options.json:
-        print(json.dumps(figures))
-        return
-    table = Table("figure", "value", title="The fold, end to end")
-    for name, value in figures.items():
-        table.add_row(name, json.dumps(value))
-    Console().print(table)
+    show(figures, "The fold, end to end", as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ before was answered or not) and timed until they are visible in PostgreSQL, with
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -22,23 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from fold import commands, console, fold, produce, servers
-from rich.table import Table
+from fold import commands, console, environment, fold, produce, servers, show
 
 from creditfold.producers import CommandProducer
 from creditfold.projections.connections import connected
 from creditfold.schemas.position import Position
 from creditfold.stack.settings import Settings
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """Under which `creditfold` reads these settings."""
-    ours = {
-        f"CREDITFOLD_{name.upper()}": str(value)
-        for name, value in settings
-        if name != "postgres_dsn" and value is not None
-    }
-    return os.environ | ours
 
 
 def start(settings: Settings, *arguments: str) -> psutil.Popen:
@@ -167,13 +155,7 @@ def main() -> None:
         finally:
             worker.terminate()
             worker.wait(30)
-    if options.json:
-        print(json.dumps(figures))
-        return
-    table = Table("figure", "value", title="A rebuild against the live fold")
-    for name, value in figures.items():
-        table.add_row(name, json.dumps(value))
-    console.print(table)
+    show(figures, "A rebuild against the live fold", as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ An append is done when the log has it. Waiting for the fold and telling the outc
 timeout there doesn't take the command back.
 """
 
-import sys
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ import typer
 
 from creditfold.cli.arguments import AccountArgument, ArgumentError, JsonOption, metadata_of, whole_number
 from creditfold.cli.output import counted, print_json, say
+from creditfold.cli.progress import progress_bar
 from creditfold.cli.reading import projection
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
@@ -392,30 +391,13 @@ def import_with_progress(
     quiet: bool = False,
 ) -> "ImportReport":
     """Import a file, with a progress bar on standard error if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
     from creditfold.producers.bulk import import_file
 
-    bar = Progress(
-        TextColumn("  importing"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[lines]:,} lines, {task.fields[rate]:,.0f}/s"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        # Rich would leave an empty line where there is no terminal.
-        disable=quiet or not sys.stderr.isatty(),
-    )
-    started = time.monotonic()
-    task = bar.add_task("", total=None, lines=0, rate=0.0)
+    with progress_bar("importing", "lines", quiet=quiet) as bar:
 
-    def on_progress(progress: "ImportProgress") -> None:
-        rate = progress.appended / max(time.monotonic() - started, 1e-6)
-        bar.update(task, completed=progress.bytes_read, total=progress.bytes_total, lines=progress.lines, rate=rate)
+        def on_progress(progress: "ImportProgress") -> None:
+            bar(progress.bytes_read, progress.bytes_total, progress.lines, progress.appended)
 
-    with bar:
         return import_file(
             file,
             producer,

@@ -1,16 +1,14 @@
 """The commands that keep the log: archive, restore. Owns their words and their progress bars, not their work."""
 
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from creditfold.cli.arguments import JsonOption
 from creditfold.cli.output import counted, print_json, say
+from creditfold.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from creditfold.stack.archive import ArchivedPartition, ArchiveFile
@@ -20,12 +18,6 @@ if TYPE_CHECKING:
 DAMAGED = 1
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The archive's folder.")]
-
-
-class Bar(Protocol):
-    """Moves a progress bar: how much is done and of how much, in whatever unit, and how many records that are."""
-
-    def __call__(self, done: int, total: int, records: int) -> None: ...
 
 
 def archive(
@@ -55,7 +47,7 @@ def archive(
     from creditfold.stack.settings import load_settings
 
     settings = load_settings()
-    with _progress("archiving", quiet=json) as bar:
+    with progress_bar("archiving", "records", quiet=json) as bar:
 
         def on_progress(progress: "ArchiveProgress") -> None:
             bar(*progress)
@@ -84,7 +76,7 @@ def _check(folder: Path, json: bool) -> None:
     from creditfold.stack.archive import Archive
 
     opened = Archive(folder)
-    with _progress("checking", quiet=json) as bar:
+    with progress_bar("checking", "records", quiet=json) as bar:
         seen = [0, 0]
 
         def on_file(file: "ArchiveFile", total: int) -> None:
@@ -125,7 +117,7 @@ def restore(
     settings = load_settings()
     if topic is not None:
         settings = settings.model_copy(update={"commands_topic": topic})
-    with _progress("restoring", quiet=json) as bar:
+    with progress_bar("restoring", "records", quiet=json) as bar:
 
         def on_progress(progress: "RestoreProgress") -> None:
             bar(progress.records, progress.records_total, progress.records)
@@ -150,31 +142,3 @@ def _tell_restored(done: "RestoreReport") -> None:
 
 def _rate(records: int, seconds: float) -> str:
     return f"{records / max(seconds, 1e-6):,.0f}/s"
-
-
-@contextmanager
-def _progress(label: str, *, quiet: bool) -> Iterator[Bar]:
-    """A progress bar on standard error if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn(f"  {label}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[records]:,} records, {task.fields[rate]:,.0f}/s"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        # Rich would leave an empty line where there is no terminal.
-        disable=quiet or not sys.stderr.isatty(),
-    )
-    started = time.monotonic()
-    task = bar.add_task("", total=None, records=0, rate=0.0)
-
-    def move(done: int, total: int, records: int) -> None:
-        rate = records / max(time.monotonic() - started, 1e-6)
-        bar.update(task, completed=done, total=total, records=records, rate=rate)
-
-    with bar:
-        yield move

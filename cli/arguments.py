@@ -4,6 +4,7 @@ Bounds of a command's fields aren't here: the producers' own models refuse what 
 """
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from creditfold.schemas.errors import CreditfoldError
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,40}").fullmatch
 
 MAX_ROWS = 10_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 AccountArgument = Annotated[str, typer.Argument(help="Account id. Write -- before one that begins with a dash.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -35,6 +37,15 @@ def checked_account(account: str) -> str:
             f"An account id has 1 to {MAX_ACCOUNT} characters, no control characters, no spaces at its ends.",
         )
     return account
+
+
+def moment_of(text: str) -> datetime:
+    """Read a time in ISO 8601, in UTC unless it says otherwise. Raises ArgumentError."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ArgumentError(f"{text[:60]!r} is no time.", "Write it as 2026-06-30T23:59:59.999Z.") from None
 
 
 def whole_number(text: str) -> int | str:

@@ -3,13 +3,13 @@
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditfold.cli.arguments import AccountArgument, ArgumentError, checked_account
+from creditfold.cli.arguments import EPOCH, AccountArgument, ArgumentError, checked_account
 from creditfold.cli.output import instant, print_json_line, safe, say
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import InvalidPositionError, Position
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from creditfold.processors.outcomes import Outcome
     from creditfold.stack.settings import Settings
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FROM_THE_START = "start"
 
 

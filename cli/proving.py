@@ -12,7 +12,8 @@ from creditfold.schemas.position import Position
 
 if TYPE_CHECKING:
     from creditfold.processors.proof import Changes, Verdict
-    from creditfold.projections.compare import Difference, Outcome, WrongBalance
+    from creditfold.projections.compare import Difference, Outcome, SideDifference, Stray, WrongBalance
+    from creditfold.projections.queries import RulesActivated
 
 #: Two things that should be equal aren't.
 DIFFERENT = 5
@@ -69,8 +70,7 @@ def _verdict_document(verdict: "Verdict") -> dict[str, Any]:
 
 
 def _difference_document(difference: "Difference") -> dict[str, Any]:
-    position = Position(difference.log_partition, difference.log_offset)
-    return {"position": position, "left": difference.left, "right": difference.right}
+    return {"position": _place(difference), "left": difference.left, "right": difference.right}
 
 
 def _print_verdict(verdict: "Verdict") -> None:
@@ -98,14 +98,14 @@ def _print_verdict(verdict: "Verdict") -> None:
             say("")
             print_table(
                 ("table", "position", "account"),
-                [(row.what, f"{row.log_partition}:{row.log_offset}", row.account) for row in rows],
+                [(row.what, _place(row), row.account) for row in rows],
                 f"rows of generation {number} where nothing was ever folded",
             )
     if verdict.side_differences:
         say("")
         print_table(
             ("what", "position"),
-            [(row.what, f"{row.log_partition}:{row.log_offset}") for row in verdict.side_differences],
+            [(row.what, _place(row)) for row in verdict.side_differences],
             "what differs beside the decisions",
         )
     if verdict.accounts:
@@ -153,8 +153,8 @@ def _print_wrong_balances(number: int, rows: "Sequence[WrongBalance]") -> None:
         )
 
 
-def _place(difference: "Difference") -> Position:
-    return Position(difference.log_partition, difference.log_offset)
+def _place(row: "Difference | Stray | SideDifference | RulesActivated") -> Position:
+    return Position(row.log_partition, row.log_offset)
 
 
 def _command(difference: "Difference") -> str:
@@ -261,10 +261,7 @@ def rules_list(json: JsonOption = False) -> None:
         say("")
         print_table(
             ("position", "rules", "activated at", "by", "why"),
-            [
-                (Position(row.log_partition, row.log_offset), str(row.rules), row.activated_at, row.source, row.note)
-                for row in activations
-            ],
+            [(_place(row), str(row.rules), row.activated_at, row.source, row.note) for row in activations],
         )
 
 

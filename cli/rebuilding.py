@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditfold.cli.arguments import ArgumentError, JsonOption
+from creditfold.cli.arguments import EPOCH, ArgumentError, JsonOption, moment_of
 from creditfold.cli.output import counted, print_json, print_table, say
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
@@ -39,7 +39,6 @@ ProcessesOption = Annotated[
 ]
 
 CORES = os.cpu_count() or 1
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Bar:
@@ -242,12 +241,7 @@ def drop(number: NumberArgument) -> None:
 
 def milliseconds(text: str) -> int:
     """Read a time in ISO 8601, in UTC unless it says otherwise; in milliseconds since 1970. Raises ArgumentError."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ArgumentError(f"{text[:60]!r} is no time.", "Write it as 2026-06-30T23:59:59.999Z.") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
+    moment = moment_of(text)
     if moment > datetime.now(UTC):
         raise ArgumentError(f"{text} lies in the future.", "The log knows nothing of it yet.")
     return (moment - EPOCH) // timedelta(milliseconds=1)

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from creditfold.cli.output import instant
 from creditfold.producers.commands import Command, Encoded, parse_command
-from creditfold.producers.errors import AppendError
 from creditfold.producers.redrive import (
     Corrections,
     Letter,
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-    from creditfold.producers.client import CommandProducer, Outcome
+    from creditfold.producers.client import CommandProducer
     from creditfold.stack.settings import Settings
 
 
@@ -164,7 +163,7 @@ class Redriver:
 
     def _append(self, row: TreatedLetter, found: Decided, mended: Mended) -> Position:
         headers = redrive_headers(row.position, found.decided_by, found.note, next_attempt(letter_of(row)))
-        return append_record(self.producer, mended.record._replace(headers=headers))
+        return self.producer.append_record(mended.record._replace(headers=headers))
 
     @contextmanager
     def _told_how_to_go_on(self, position: Position) -> Iterator[None]:
@@ -181,17 +180,6 @@ class Redriver:
             from creditfold.cli.appending import InterruptedAppendError
 
             raise InterruptedAppendError("Interrupted.", how) from None
-
-
-def append_record(producer: "CommandProducer", record: Encoded) -> Position:
-    """Append one record and wait until the log has it. Raises AppendError's kin."""
-    outcomes: list[Outcome] = []
-    producer.append_encoded([record], outcomes.append)
-    producer.flush()
-    (outcome,) = outcomes
-    if isinstance(outcome, AppendError):
-        raise outcome
-    return outcome
 
 
 def letter_of(row: TreatedLetter) -> Letter:

@@ -9,14 +9,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from creditfold.cli.appending import REJECTED, TimeoutOption, await_outcome, tell_outcome, tell_position
-from creditfold.cli.arguments import ArgumentError, JsonOption, checked_account, whole_number
+from creditfold.cli.arguments import ArgumentError, JsonOption, checked_account, moment_of, whole_number
 from creditfold.cli.output import counted, print_json, print_table, say
 from creditfold.ledger.limits import MAX_REASON, MAX_SOURCE, is_id, is_note
 from creditfold.schemas.dead_letters import DeadLetterReason
@@ -202,16 +202,8 @@ def _wanted(
         places,
         reason,
         checked_account(account) if account is not None else None,
-        _instant(since) if since is not None else None,
+        moment_of(since) if since is not None else None,
     )
-
-
-def _instant(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ArgumentError(f"{text[:60]!r} is no time.", "Write it as 2026-01-31T12:00Z.") from None
 
 
 def _author(by: str | None) -> str:

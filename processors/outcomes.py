@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from creditfold.projections.outbox import DeadRow, JournalRow
+from creditfold.schemas.dead_letters import REDRIVE_ATTEMPT
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import InvalidPositionError, Position
 from creditfold.schemas.registry import OUTCOMES, RECORDS
@@ -30,8 +31,6 @@ ATTEMPT_HEADER = "creditfold-attempt"
 TRUNCATED_HEADER = "creditfold-truncated"
 TRUNCATED_KEY_HEADER = "creditfold-truncated-key"
 TRUNCATED_HEADERS_HEADER = "creditfold-truncated-headers"
-#: On a command that is sent again: how many times it was sent, this one included.
-REDRIVE_HEADER = "redrive-attempt"
 
 #: What is kept of a value too large for the topic.
 KEPT_BYTES = 65_536
@@ -143,7 +142,7 @@ def _original_header(name: str | None, value: str | None) -> tuple[str, bytes | 
 
 
 def _attempt(headers: ReadHeaders) -> bytes:
-    value = _last(headers, REDRIVE_HEADER) or b""
+    value = _last(headers, REDRIVE_ATTEMPT) or b""
     return value if value.isdigit() and len(value) <= _MAX_ATTEMPT_DIGITS else _FIRST_ATTEMPT
 
 

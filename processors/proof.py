@@ -116,11 +116,17 @@ def verify(
 
     Raises what a rebuild raises, and NoGenerationError.
     """
-    with connected(settings.dsn, "creditfold verify") as connection:
-        ours = generation(connection, left if left is not None else live_number(connection))
-        refuse_other_layout(ours.number, ours.layout)
+    ours = _read(settings, left)
     with _other(settings, ours, right, watch, keep=keep) as theirs:
         return _compare(settings, ours, theirs, limit, watch, is_fresh=right is None)
+
+
+def _read(settings: Settings, number: int | None) -> Generation:
+    """A generation that this release can read, the live one if there is no number."""
+    with connected(settings.dsn, "creditfold verify") as connection:
+        found = generation(connection, live_number(connection) if number is None else number)
+    refuse_other_layout(found.number, found.layout)
+    return found
 
 
 @contextmanager
@@ -128,9 +134,7 @@ def _other(
     settings: Settings, ours: Generation, right: int | None, watch: Watch, *, keep: bool
 ) -> Iterator[Generation]:
     if right is not None:
-        with connected(settings.dsn, "creditfold verify") as connection:
-            theirs = generation(connection, right)
-        refuse_other_layout(theirs.number, theirs.layout)
+        theirs = _read(settings, right)
         if ours.number == theirs.number:
             raise SameGenerationError("These are one and the same.", "Name another one, or none for a fresh fold.")
         if ours.log != theirs.log:
@@ -284,9 +288,7 @@ def diff(
 
     Raises what a rebuild raises.
     """
-    with connected(settings.dsn, "creditfold diff") as connection:
-        live = generation(connection, live_number(connection))
-        refuse_other_layout(live.number, live.layout)
+    live = _read(settings, None)
     request = Request(
         purpose="diff", until_offsets=live.next_offsets, forced_rules=rules, note=f"to compare with {live.number}"
     )

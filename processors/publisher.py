@@ -30,7 +30,7 @@ from creditfold.processors.outbox import (
     was_fenced,
     with_smaller_dead_letters,
 )
-from creditfold.processors.worker import configure_logging, wait_until_ready, when_available
+from creditfold.processors.worker import configure_logging, leave, wait_until_ready, when_available
 from creditfold.projections.connections import is_outage, outbox_pool
 from creditfold.projections.outbox import folded_to, summarise
 from creditfold.projections.setup import refuse_other_log
@@ -348,7 +348,7 @@ def run_publisher(settings: Settings, *, json_logs: bool = False, verbose: bool 
     """
     configure_logging(json_logs=json_logs, verbose=verbose)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
+        signal.signal(number, leave)
     ledger_log = wait_until_ready(settings)
     infos = when_available(settings, lambda: describe_topics(settings, ledger_log))
     log.info("publisher starts", topic=infos[1].name, dead_letters=infos[2].name, partitions=ledger_log.partitions)
@@ -357,7 +357,3 @@ def run_publisher(settings: Settings, *, json_logs: bool = False, verbose: bool 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, publisher.stop)
         publisher.run()
-
-
-def _leave(signum: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)

@@ -116,11 +116,9 @@ def rebuild(
     with connected(settings.dsn, "creditfold rebuild") as connection:
         number = _made(connection, settings, log, request) if request.resume is None else request.resume
         on_made(number)
-        found = generation(connection, number)
-        _refuse_unfit(found, log)
         site = Site(settings, connection, watch, request.processes)
         with held(connection, number):
-            # Read again: until now somebody could activate it, and it would be the workers' to fold.
+            # Not before: until now somebody could activate it, and it would be the workers' to fold.
             found = generation(connection, number)
             _refuse_unfit(found, log)
             bring_to(site, number, _ends(settings, found))
@@ -186,11 +184,11 @@ def _ends(settings: Settings, found: Generation) -> Mapping[int, int]:
 def bring_to(site: Site, number: int, ends: Mapping[int, int]) -> None:
     """Fold a generation on to the next offsets given; partitions that are there or beyond are left alone."""
     found = generation(site.connection, number)
-    behind = {partition: end for partition, end in ends.items() if end > found.next_offsets[partition]}
+    behind = _behind(found, ends)
     if not behind:
         return
     _refuse_gap(site.settings, found, behind)
-    missing = sum(end - found.next_offsets[partition] for partition, end in behind.items())
+    missing = _missing(found, behind)
     job = _job(site.settings, found, behind, bulk=not is_indexed(site.connection, number))
     start = sum(found.next_offsets.values())
     site.watch.begin("Folding", start, start + missing)
@@ -200,6 +198,15 @@ def bring_to(site: Site, number: int, ends: Mapping[int, int]) -> None:
         dsn = site.settings.dsn
         fold_into(job, dsn, site.processes, lambda: site.watch.tell(_folded(site.connection, number)))
     site.watch.tell(_folded(site.connection, number))
+
+
+def _behind(found: Generation, ends: Mapping[int, int]) -> Mapping[int, int]:
+    """Those of some ends that a generation hasn't reached."""
+    return {partition: end for partition, end in ends.items() if end > found.next_offsets[partition]}
+
+
+def _missing(found: Generation, behind: Mapping[int, int]) -> int:
+    return sum(end - found.next_offsets[partition] for partition, end in behind.items())
 
 
 def _folded(connection: Connection[TupleRow], number: int) -> int:
@@ -308,8 +315,8 @@ def _approach(site: Site, number: int) -> None:
     for _ in range(APPROACHES):
         target = generation(site.connection, live_number(site.connection)).next_offsets
         bring_to(site, number, _within(site.settings, target))
-        now = generation(site.connection, live_number(site.connection)).next_offsets
-        if _gap(site.connection, number, now) <= MOST_WHILE_HALTED:
+        mine, live = generation(site.connection, number), generation(site.connection, live_number(site.connection))
+        if _missing(mine, _behind(mine, live.next_offsets)) <= MOST_WHILE_HALTED:
             return
     raise GenerationError(
         f"Generation {number} doesn't catch up: the live fold is too fast.", "Try again when less is appended."
@@ -322,18 +329,13 @@ def _within(settings: Settings, target: Mapping[int, int]) -> Mapping[int, int]:
     return {partition: min(offset, ends[partition]) for partition, offset in target.items()}
 
 
-def _gap(connection: Connection[TupleRow], number: int, target: Mapping[int, int]) -> int:
-    mine = generation(connection, number).next_offsets
-    return sum(max(offset - mine[partition], 0) for partition, offset in target.items())
-
-
 def _take_over(
     settings: Settings, connection: Connection[TupleRow], number: int, halt: Halt, consent: Consent
 ) -> Sequence[int]:
     """Bring a generation up to the halted one and compare the two; gives the partitions in which they differ."""
     found = generation(connection, number)
     target = _within(settings, halt.next_offsets)
-    behind = {partition: end for partition, end in target.items() if end > found.next_offsets[partition]}
+    behind = _behind(found, target)
     if behind:
         _refuse_gap(settings, found, behind)
         fold_here(_job(settings, found, behind, bulk=False), settings.dsn)

@@ -38,8 +38,8 @@ def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = F
     can't go on. An outage of Kafka or PostgreSQL is waited for, at the start as later.
     """
     configure_logging(json_logs=json_logs, verbose=verbose)
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
     ledger_log = wait_until_ready(settings)
     app = create_app(settings, ledger_log)
     log.info("worker starts", owner=app.owner, topic=ledger_log.topic, partitions=ledger_log.partitions)
@@ -141,5 +141,6 @@ def _say_why(state: RetryCallState) -> None:
     log.warning("waiting", why=error.message if isinstance(error, CreditfoldError) else str(error))
 
 
-def _leave(signum: int, frame: FrameType | None) -> None:
+def leave(signum: int, frame: FrameType | None) -> None:
+    """End a process that has nothing under way yet; a signal's handler."""
     raise SystemExit(0)

@@ -29,7 +29,8 @@ Line: TypeAlias = tuple[int, bytes]
 NULL = "\\N"
 BYTES = "\\\\x"
 
-_ESCAPED = {ord("\\"): "\\\\"} | {ord(raw): f"\\{name}" for raw, name in zip("\b\t\n\v\f\r", "btnvfr", strict=True)}
+_RAW = dict(zip("btnvfr\\", "\b\t\n\v\f\r\\", strict=True))
+_ESCAPED = {ord(raw): f"\\{name}" for name, raw in _RAW.items()}
 _has_special = re.compile(r"[\\\x08-\x0d]").search
 
 
@@ -43,6 +44,18 @@ class Checkpoint(NamedTuple):
 def escaped(text: str) -> str:
     """A text as COPY writes it."""
     return text.translate(_ESCAPED) if _has_special(text) else text
+
+
+def unescaped(cell: str) -> str | None:
+    """What COPY wrote, as text; None for a missing value."""
+    if cell == NULL:
+        return None
+    if "\\" not in cell:
+        return cell
+    text, pieces = "", iter(cell)
+    for char in pieces:
+        text += _RAW[next(pieces)] if char == "\\" else char
+    return text
 
 
 def journal_line(partition: int, offset: int, entry: Entry) -> bytes:

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from psycopg import Connection, sql
-from psycopg.rows import TupleRow, class_row
+from psycopg.rows import TupleRow
 
-from creditfold.projections.chain import NULL, START, Line, link
+from creditfold.projections.chain import START, Line, link, unescaped
+from creditfold.projections.connections import rows_of
 from creditfold.projections.generations import chain_at, lines
 from creditfold.projections.setup import schema_of, script
 from creditfold.schemas.position import MAX_OFFSET
@@ -151,8 +152,7 @@ def _recomputed(found: Iterator[Line], stored: Sequence[tuple[int, bytes]]) -> t
 
 def strays(connection: Connection[TupleRow], number: int, limit: int) -> Sequence[Stray]:
     """Rows where the fold has never been, which no chain and no replay knows of. Must run in a snapshot."""
-    with connection.cursor(row_factory=class_row(Stray)) as cursor:
-        return cursor.execute(script("strays.sql", schema=schema_of(number), most=limit)).fetchall()
+    return rows_of(connection, Stray, script("strays.sql", schema=schema_of(number), most=limit))
 
 
 def side_differences(
@@ -164,16 +164,21 @@ def side_differences(
     """
     found: list[SideDifference] = []
     for partition, end in ends.items():
-        query = script(
-            "side_differences.sql",
-            left=schema_of(left),
-            right=schema_of(right),
-            partition=partition,
-            end=end,
-            most=limit - len(found),
+        mine, theirs = (
+            script("beside.sql", schema=schema_of(one), other=schema_of(two), partition=partition, end=end)
+            for one, two in ((left, right), (right, left))
         )
-        found += [SideDifference(*row) for row in connection.execute(query).fetchall()]
+        query = _BESIDE.format(mine=mine, theirs=theirs, most=limit - len(found))
+        found += rows_of(connection, SideDifference, query)
     return found
+
+
+_BESIDE = sql.SQL("""
+    SELECT what, log_partition, log_offset
+    FROM ({mine}) AS m FULL JOIN ({theirs}) AS t USING (what, log_partition, log_offset)
+    WHERE m.content IS DISTINCT FROM t.content
+    ORDER BY log_offset LIMIT {most}
+""")
 
 
 def _checkpoints(connection: Connection[TupleRow], number: int, partition: int) -> Mapping[int, bytes]:
@@ -185,8 +190,7 @@ def _checkpoints(connection: Connection[TupleRow], number: int, partition: int) 
 
 def wrong_balances(connection: Connection[TupleRow], number: int, limit: int) -> Sequence[WrongBalance]:
     """Balances that don't follow from the journal, at most so many. Must run in a snapshot."""
-    with connection.cursor(row_factory=class_row(WrongBalance)) as cursor:
-        return cursor.execute(script("wrong_balances.sql", schema=schema_of(number), most=limit)).fetchall()
+    return rows_of(connection, WrongBalance, script("wrong_balances.sql", schema=schema_of(number), most=limit))
 
 
 def parting(connection: Connection[TupleRow], left: int, right: int, partition: int, end: int) -> tuple[int, bool]:
@@ -234,7 +238,7 @@ def outcome_of(line: bytes | None) -> Outcome | None:
     """What a line says."""
     if line is None:
         return None
-    cells = [_unescaped(cell) for cell in line.decode().split("\t")]
+    cells = [unescaped(cell) for cell in line.decode().split("\t")]
     if cells[_KIND_OF_LINE] == "dead letter" and cells[_CHANGE] is None:
         return Outcome("dead letter", "", "", "", None, None, None, cells[_REASON] or "", None)
     if cells[_KIND_OF_LINE] == "rules" and cells[_CHANGE] is None:
@@ -244,17 +248,3 @@ def outcome_of(line: bytes | None) -> Outcome | None:
     rejection = cells[_REJECTION]
     what = "accepted" if rejection is None else "rejected"
     return Outcome(what, account, command_id, kind, amount, change, balance, rejection or "", rules)
-
-
-_RAW = {name: raw for raw, name in zip("\b\t\n\v\f\r\\", "btnvfr\\", strict=True)}
-
-
-def _unescaped(cell: str) -> str | None:
-    if cell == NULL:
-        return None
-    if "\\" not in cell:
-        return cell
-    text, pieces = "", iter(cell)
-    for char in pieces:
-        text += _RAW[next(pieces)] if char == "\\" else char
-    return text

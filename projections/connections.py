@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, LiteralString, TypeAlias, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncConnection, Connection, sql
+from psycopg.abc import Params
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, class_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from creditfold.schemas.errors import CreditfoldError
+
+Row = TypeVar("Row")
+Statement: TypeAlias = LiteralString | sql.SQL | sql.Composed
 
 CONNECT_TIMEOUT_S = 5
 #: A dead peer is noticed after about this long, and not after the kernel's two hours.
@@ -30,6 +34,7 @@ FOLD_OPTIONS = (
 
 # A crash of PostgreSQL may take back a rebuild's last transactions, rows and offset together: they are folded again.
 REBUILD_OPTIONS = f"{FOLD_OPTIONS} -c synchronous_commit=off"
+
 # The publisher reads a few thousand rows by their positions in a journal of any size, and writes nothing. What it reads
 # in one transaction is of one instant, whatever happens to the views.
 OUTBOX_OPTIONS = (
@@ -44,7 +49,6 @@ class PostgresUnavailableError(CreditfoldError):
 
 # Classes and codes of SQLSTATE that pass by themselves: connection lost, shut down, out of resources, conflict with
 # another transaction, waited too long, standby.
-_DISK_FULL = "53100"
 _PASSING = ("08", "57P", "57014", "53", "40", "55P03", "25006")
 
 
@@ -79,6 +83,9 @@ def fold_pool(
         timeout=CONNECT_TIMEOUT_S,
         check=AsyncConnectionPool.check_connection,
     )
+
+
+_DISK_FULL = "53100"
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -121,3 +128,9 @@ def connected(dsn: str, application: str = "creditfold") -> Iterator[Connection[
         if error.sqlstate is not None:
             raise
         raise PostgresUnavailableError(f"Bad connection string: {error}.", "Set CREDITFOLD_POSTGRES_DSN.") from error
+
+
+def rows_of(connection: Connection[Any], kind: type[Row], query: Statement, values: Params | None = None) -> list[Row]:
+    """All rows of a query, each made a tuple or an object of a kind by its columns' names."""
+    with connection.cursor(row_factory=class_row(kind)) as cursor:
+        return cursor.execute(query, values).fetchall()

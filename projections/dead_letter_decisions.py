@@ -7,18 +7,16 @@ The table's primary key is what keeps a letter from being decided twice, whoever
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, LiteralString, NamedTuple, TypeVar
+from typing import LiteralString, NamedTuple
 
 from psycopg import Connection
 from psycopg.errors import InsufficientPrivilege, LockNotAvailable
-from psycopg.rows import TupleRow, class_row
+from psycopg.rows import TupleRow
 
-from creditfold.projections.connections import NotPreparedError, connected
-from creditfold.projections.setup import refuse_other_layout, source_of
+from creditfold.projections.connections import NotPreparedError, connected, rows_of
+from creditfold.projections.setup import live, refuse_other_layout, source_of
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log, Position
-
-Row = TypeVar("Row")
 
 #: States of a dead letter that still have something to be done about them.
 OPEN, REDRIVING = "open", "redriving"
@@ -65,9 +63,11 @@ class TreatedLetter(NamedTuple):
     @property
     def to(self) -> Position | None:
         """Where the record is that mends it, once that is known."""
-        return (
-            None if self.to_partition is None or self.to_offset is None else Position(self.to_partition, self.to_offset)
-        )
+        return _place(self.to_partition, self.to_offset)
+
+
+def _place(partition: int | None, offset: int | None) -> Position | None:
+    return None if partition is None or offset is None else Position(partition, offset)
 
 
 class Decided(NamedTuple):
@@ -86,9 +86,7 @@ class Decided(NamedTuple):
     @property
     def to(self) -> Position | None:
         """Where the redriven record is; None for a discarded letter and for a redrive that isn't finished."""
-        return (
-            None if self.to_partition is None or self.to_offset is None else Position(self.to_partition, self.to_offset)
-        )
+        return _place(self.to_partition, self.to_offset)
 
 
 class Wish(NamedTuple):
@@ -163,11 +161,11 @@ def deciding(dsn: str) -> Iterator[Connection[TupleRow]]:
 
 def live_log(connection: Connection[TupleRow]) -> Log:
     """The log whose dead letters are shown: that of the live generation."""
-    row = connection.execute("SELECT number, layout FROM ledger.generations WHERE state = 'live'").fetchone()
-    if row is None:
+    found = live(connection)
+    if found is None:
         raise NotPreparedError("The database holds no ledger.", "Run `creditfold init`.")
-    refuse_other_layout(*row)
-    return source_of(connection, row[0])
+    refuse_other_layout(*found)
+    return source_of(connection, found[0])
 
 
 def letters(
@@ -179,18 +177,20 @@ def letters(
         + """WHERE (%s::text IS NULL OR reason = %s) AND (NOT %s OR state = 'open')
              ORDER BY appended_at DESC NULLS LAST, log_partition DESC, log_offset DESC LIMIT %s"""
     )
-    return _rows(connection, TreatedLetter, query, (reason, reason, only_open, limit))
+    return rows_of(connection, TreatedLetter, query, (reason, reason, only_open, limit))
 
 
 def letter(connection: Connection[TupleRow], position: Position) -> TreatedLetter | None:
     """The dead letter made of the record at a position, or None."""
-    rows = _rows(connection, TreatedLetter, _LETTERS + "WHERE (log_partition, log_offset) = (%s, %s)", tuple(position))
+    rows = rows_of(
+        connection, TreatedLetter, _LETTERS + "WHERE (log_partition, log_offset) = (%s, %s)", tuple(position)
+    )
     return rows[0] if rows else None
 
 
 def selected(connection: Connection[TupleRow], wanted: Filter, states: Sequence[str]) -> Sequence[Selected]:
     """The letters of a filter in some states, oldest first, which is the order in which they were meant."""
-    return _rows(
+    return rows_of(
         connection,
         Selected,
         """SELECT log_partition, log_offset, reason
@@ -205,7 +205,7 @@ def selected(connection: Connection[TupleRow], wanted: Filter, states: Sequence[
 
 def mends(connection: Connection[TupleRow], position: Position) -> Mends | None:
     """What the record at a position says that it mends, or None."""
-    rows = _rows(
+    rows = rows_of(
         connection,
         Mends,
         """SELECT of_partition, of_offset, decided_by, note FROM ledger.redrives
@@ -227,7 +227,7 @@ def mended_at(connection: Connection[TupleRow], position: Position) -> Position 
 
 def decided(connection: Connection[TupleRow], topic_id: str, position: Position) -> Decided | None:
     """What was decided about a letter, or None if nothing was yet."""
-    rows = _rows(connection, Decided, _DECIDED, (topic_id, *position))
+    rows = rows_of(connection, Decided, _DECIDED, (topic_id, *position))
     return rows[0] if rows else None
 
 
@@ -254,7 +254,7 @@ def held(connection: Connection[TupleRow], topic_id: str, position: Position, ti
     with connection.transaction():
         connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{int(timeout_s * 1000)}ms",))
         try:
-            rows = _rows(connection, Decided, _DECIDED + "FOR UPDATE", (topic_id, *position))
+            rows = rows_of(connection, Decided, _DECIDED + "FOR UPDATE", (topic_id, *position))
         except LockNotAvailable:
             raise UnderWayError(
                 f"{position} is being redriven by somebody else at this moment.",
@@ -270,8 +270,3 @@ def complete(connection: Connection[TupleRow], topic_id: str, position: Position
            WHERE (topic_id, log_partition, log_offset) = (%s, %s, %s)""",
         (*to, topic_id, *position),
     )
-
-
-def _rows(connection: Connection[TupleRow], kind: type[Row], query: LiteralString, values: Any) -> list[Row]:
-    with connection.cursor(row_factory=class_row(kind)) as cursor:
-        return cursor.execute(query, values).fetchall()

@@ -12,7 +12,7 @@ from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import TupleRow
 
 from creditfold.projections.queries import progress
-from creditfold.projections.setup import schema_of
+from creditfold.projections.setup import live, schema_of
 from creditfold.schemas.checks import Check, State
 from creditfold.schemas.position import Log
 
@@ -72,8 +72,8 @@ def _live_schema(connection: Connection[TupleRow]) -> str | None:
     # Readable by whoever may read the views; who may not even do that is told so elsewhere.
     if _one(connection, "SELECT to_regclass('ledger.generations') IS NOT NULL") is not True:
         return None
-    number = _one(connection, "SELECT number FROM ledger.generations WHERE state = 'live'")
-    return schema_of(int(str(number))) if number is not None else None
+    found = live(connection)
+    return schema_of(found[0]) if found is not None else None
 
 
 def _folded(connection: Connection[TupleRow], schema: str) -> tuple[Log | None, dict[int, int]]:

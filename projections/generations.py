@@ -15,7 +15,7 @@ from psycopg.errors import IdleInTransactionSessionTimeout, InvalidSchemaName, L
 from psycopg.rows import TupleRow, dict_row
 
 from creditfold.projections.chain import START, Line, extend
-from creditfold.projections.setup import schema_of, script, source_of, write_views
+from creditfold.projections.setup import live, schema_of, script, source_of, write_views
 from creditfold.projections.statements import LOOKS
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
@@ -97,10 +97,10 @@ def generation(connection: Connection[TupleRow], number: int) -> Generation:
 
 def live_number(connection: Connection[TupleRow]) -> int:
     """Number of the live generation. Raises NoGenerationError before `creditfold init`."""
-    row = connection.execute("SELECT number FROM ledger.generations WHERE state = 'live'").fetchone()
-    if row is None:
+    found = live(connection)
+    if found is None:
         raise NoGenerationError("No generation is live.", "Run `creditfold init`.")
-    return int(row[0])
+    return found[0]
 
 
 _CATALOG = """

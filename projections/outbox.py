@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from psycopg import Connection
 from psycopg.errors import InsufficientPrivilege
-from psycopg.rows import class_row
+
+from creditfold.projections.connections import rows_of
 
 #: Offsets of the log that one window spans at most.
 WINDOW_OFFSETS = 4_000
@@ -143,8 +144,7 @@ def _decisions(connection: Connection[Any], partition: int, start: int, end: int
 
 
 def _dead_letters(connection: Connection[Any], partition: int, start: int, end: int) -> list[DeadRow]:
-    with connection.cursor(row_factory=class_row(DeadRow)) as cursor:
-        return cursor.execute(_DEAD_LETTERS, (partition, start, end)).fetchall()
+    return rows_of(connection, DeadRow, _DEAD_LETTERS, (partition, start, end))
 
 
 def _cut(sizes: Sequence[tuple[int, int]], end: int) -> int:

@@ -6,15 +6,13 @@ Amounts are in the asset's smallest unit, instants are aware datetimes in UTC.
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, LiteralString, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from psycopg import Connection
-from psycopg.rows import class_row
 
+from creditfold.projections.connections import rows_of
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
-
-Row = TypeVar("Row")
 
 
 class NotYetFoldedError(CreditfoldError):
@@ -122,7 +120,8 @@ class PartitionProgress(NamedTuple):
 
 def balances(connection: Connection[Any], account: str) -> Sequence[Balance]:
     """An account's balances, by asset; empty for an account that was never used."""
-    return _rows(connection, Balance, "SELECT * FROM ledger.balances WHERE account_id = %s ORDER BY asset", (account,))
+    query = "SELECT * FROM ledger.balances WHERE account_id = %s ORDER BY asset"
+    return rows_of(connection, Balance, query, (account,))
 
 
 def balances_as_of(
@@ -145,7 +144,7 @@ def balances_as_of(
         raise NotYetFoldedError(
             f"The fold has not reached {Position(partition, until)} yet.", "See `creditfold status`, and ask again."
         )
-    return _rows(
+    return rows_of(
         connection,
         Balance,
         """SELECT DISTINCT ON (asset) account_id, asset, balance AS available, version, log_partition, log_offset
@@ -159,7 +158,7 @@ def balances_as_of(
 
 def history(connection: Connection[Any], account: str, limit: int, before: int | None = None) -> Sequence[Decision]:
     """An account's latest decisions, newest first: at most `limit`, those before version `before` if given."""
-    return _rows(
+    return rows_of(
         connection,
         Decision,
         """SELECT * FROM ledger.journal WHERE account_id = %s AND (%s::bigint IS NULL OR version < %s)
@@ -170,7 +169,7 @@ def history(connection: Connection[Any], account: str, limit: int, before: int |
 
 def decision(connection: Connection[Any], account: str, command_id: str) -> Decision | None:
     """What was decided about a command, or None if nothing was yet."""
-    rows = _rows(
+    rows = rows_of(
         connection,
         Decision,
         "SELECT * FROM ledger.journal WHERE account_id = %s AND command_id = %s",
@@ -181,7 +180,7 @@ def decision(connection: Connection[Any], account: str, command_id: str) -> Deci
 
 def rejections(connection: Connection[Any], limit: int, account: str | None = None) -> Sequence[Rejection]:
     """The latest rejections, newest first, of all accounts or of one."""
-    return _rows(
+    return rows_of(
         connection,
         Rejection,
         """SELECT * FROM ledger.rejections WHERE %s::text IS NULL OR account_id = %s
@@ -200,7 +199,7 @@ def rejection_totals(connection: Connection[Any]) -> dict[str, int]:
 
 def dead_letters(connection: Connection[Any], limit: int, reason: str | None = None) -> Sequence[DeadRecord]:
     """The latest dead letters, newest offset first, of all reasons or of one."""
-    return _rows(
+    return rows_of(
         connection,
         DeadRecord,
         """SELECT * FROM ledger.dead_letters WHERE %s::text IS NULL OR reason = %s
@@ -211,7 +210,7 @@ def dead_letters(connection: Connection[Any], limit: int, reason: str | None = N
 
 def dead_letter(connection: Connection[Any], position: Position) -> DeadRecord | None:
     """The dead letter made of the record at a position, or None."""
-    rows = _rows(
+    rows = rows_of(
         connection,
         DeadRecord,
         "SELECT * FROM ledger.dead_letters WHERE log_partition = %s AND log_offset = %s",
@@ -222,12 +221,13 @@ def dead_letter(connection: Connection[Any], position: Position) -> DeadRecord |
 
 def progress(connection: Connection[Any]) -> Sequence[PartitionProgress]:
     """How far each partition is folded."""
-    return _rows(connection, PartitionProgress, "SELECT * FROM ledger.progress ORDER BY log_partition", ())
+    return rows_of(connection, PartitionProgress, "SELECT * FROM ledger.progress ORDER BY log_partition", ())
 
 
 def activations(connection: Connection[Any]) -> Sequence[RulesActivated]:
     """Every change of the rules, by partition."""
-    return _rows(connection, RulesActivated, "SELECT * FROM ledger.activations ORDER BY log_partition, log_offset", ())
+    query = "SELECT * FROM ledger.activations ORDER BY log_partition, log_offset"
+    return rows_of(connection, RulesActivated, query)
 
 
 def wait_for(connection: Connection[Any], position: Position, timeout_s: float) -> None:
@@ -252,8 +252,3 @@ def _has_passed(connection: Connection[Any], position: Position) -> bool:
             f"The projection has no partition {position.partition}.", "See `creditfold status` for the topic it folds."
         )
     return bool(row[0])
-
-
-def _rows(connection: Connection[Any], kind: type[Row], query: LiteralString, values: tuple[Any, ...]) -> list[Row]:
-    with connection.cursor(row_factory=class_row(kind)) as cursor:
-        return cursor.execute(query, values).fetchall()

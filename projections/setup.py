@@ -60,16 +60,21 @@ def prepare(dsn: str, log: Log) -> bool:
     """
     with connected(dsn) as connection, connection.transaction():
         prepare_catalog(connection)
-        row = connection.execute("SELECT number, layout FROM ledger.generations WHERE state = 'live'").fetchone()
-        if row is None:
+        found = live(connection)
+        if found is None:
             number = make_generation(connection, log, Plan("first", state="live", indexed=True))
             connection.execute("UPDATE ledger.generations SET activated_at = made_at WHERE number = %s", (number,))
             write_views(connection, number)
         else:
-            number, layout = row
-            refuse_other_layout(number, layout)
-            refuse_other_log(source_of(connection, number), log)
-    return row is None
+            refuse_other_layout(*found)
+            refuse_other_log(source_of(connection, found[0]), log)
+    return found is None
+
+
+def live(connection: Connection[TupleRow]) -> tuple[int, int] | None:
+    """Number and layout of the live generation; None where none is."""
+    row = connection.execute("SELECT number, layout FROM ledger.generations WHERE state = 'live'").fetchone()
+    return None if row is None else (row[0], row[1])
 
 
 def prepare_catalog(connection: Connection[TupleRow]) -> None:

@@ -37,7 +37,7 @@ from creditfold.stack.archive import (
 )
 from creditfold.stack.log import LogReader, LogRecord, UnreadableError
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import KafkaAdmin, describe_topic, end_offsets, start_offsets
+from creditfold.stack.topics import KafkaAdmin, describe_topic, end_offsets, spelled, start_offsets
 
 OFFSETS_PER_FILE = 50_000
 # A range of large records ends early, or a killed run would have to write very much again.
@@ -239,7 +239,7 @@ class _Run:
     def _refuse_new_topic(self) -> None:
         def asked() -> str:
             topic = self._admin.client.describe_topics(TopicCollection([self._topic]))[self._topic].result()
-            return str(topic.topic_id).translate(str.maketrans("+/", "-_"))
+            return spelled(topic.topic_id)
 
         if self._admin.ask(asked, self._topic) != self._archive.manifest.topic_id:
             raise ArchiveError(

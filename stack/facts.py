@@ -21,6 +21,7 @@ from creditfold.stack.topics import (
     newest_timestamps,
     read_config,
     start_offsets,
+    topic_names,
 )
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ def kafka_facts(settings: Settings) -> KafkaFacts:
     live = frozenset[int]() if isinstance(asked, StackError) else asked
     commands, outcomes, dead_letters = (
         TopicFacts(name, told(lambda name=name: describe_topic(settings, name)))  # type: ignore[misc]
-        for name in (settings.commands_topic, settings.outcomes_topic, settings.dead_letters_topic)
+        for name in topic_names(settings)
     )
     return KafkaFacts(
         # A broker that is down is none of the live ones, but replicas are still placed on it.

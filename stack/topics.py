@@ -254,8 +254,7 @@ def _described(client: AdminClient, name: str) -> TopicInfo:
     unclean = config.get("unclean.leader.election.enable")
     return TopicInfo(
         name=name,
-        # In the spelling of Kafka's own tools, which is base64 for URLs.
-        topic_id=str(topic.topic_id).translate(str.maketrans("+/", "-_")),
+        topic_id=spelled(topic.topic_id),
         partitions=len(topic.partitions),
         timestamp_type=config.get("message.timestamp.type"),
         cleanup_policy=config.get("cleanup.policy"),
@@ -266,6 +265,11 @@ def _described(client: AdminClient, name: str) -> TopicInfo:
         unclean_election=None if unclean is None else unclean == "true",
         layout=tuple(_state(partition) for partition in topic.partitions),
     )
+
+
+def spelled(topic_id: object) -> str:
+    """A topic's id in the spelling of Kafka's own tools, which is base64 for URLs."""
+    return str(topic_id).translate(str.maketrans("+/", "-_"))
 
 
 def _state(partition: Any) -> PartitionState:

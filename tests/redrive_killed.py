@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from creditfold.cli import redrive_steps
+from creditfold.producers.client import CommandProducer
 from creditfold.projections import dead_letter_decisions
 
 #: Where the function is that is cut, its name, and whether it still does its work before.
 STEPS = {
     "before_insert": (dead_letter_decisions, "decide", False),
     "after_insert": (dead_letter_decisions, "decide", True),
-    "after_append": (redrive_steps, "append_record", True),
+    "after_append": (CommandProducer, "append_record", True),
     "before_update": (dead_letter_decisions, "complete", False),
     "before_commit": (dead_letter_decisions, "complete", True),
 }

@@ -7,12 +7,13 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import fastavro
+from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from creditfold.projections.connections import connected
@@ -113,6 +114,22 @@ def publisher(settings: Settings, folder: Path, name: str = "publisher") -> Iter
             running.stop()
 
 
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+#: Runs a command with its arguments in the test's own process.
+Cli: TypeAlias = Callable[..., Done]
+
+
 class Raw(NamedTuple):
     """A record as it is appended, valid or not. `partition` -1 is the key's own."""
 
@@ -157,6 +174,26 @@ def append(settings: Settings, records: Iterable[Raw], **conf: Any) -> None:
         producer.poll(0)
     assert producer.flush(60) == 0
     assert failures == []
+
+
+def misname_header(batch: Any) -> None:
+    """Give the one header "ZZ" of an aiokafka batch a name that is no UTF-8, as another client may."""
+    raw = bytearray(batch._build())
+    at = raw.index(b"ZZ")
+    raw[at : at + 2] = b"\xff\xfe"
+    raw[17:21] = calc_crc32c(bytes(raw[21:])).to_bytes(4, "big")
+    batch._buffer = bytes(raw)
+
+
+class Quiet:
+    """Is told how far a rebuild is, and keeps it to itself."""
+
+    def begin(self, step: str, done: int, total: int) -> None:
+        """A step begins."""
+
+    def tell(self, done: int) -> None:
+        """So many records are behind."""
+        assert done >= 0
 
 
 def all_progress(settings: Settings) -> list[PartitionProgress]:

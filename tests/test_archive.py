@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 from fastavro import reader as read_container
@@ -25,7 +24,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 from stack_under_test import StackUnderTest, free_port
-from support import Raw, append, environment, query, record, wait_until_folded, worker
+from support import Done, Raw, append, environment, misname_header, query, record, wait_until_folded, worker
 
 from creditfold.stack import archive_writer, restore
 from creditfold.stack.archive import FORMAT, Archive, ArchiveDamagedError, ArchiveError, chained
@@ -88,14 +87,6 @@ def other_topic(settings: Settings, name: str = "restored") -> Settings:
     return settings.model_copy(update={"commands_topic": f"{settings.commands_topic}.{name}"})
 
 
-class Done(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "creditfold.cli.main", *map(str, arguments)]
 
@@ -145,11 +136,7 @@ async def append_badly_named(settings: Settings) -> None:
     try:
         batch = producer.create_batch()
         assert batch.append(key=b"k", value=b"noise", timestamp=None, headers=[("ZZ", b"")]) is not None
-        raw = bytearray(batch._build())
-        at = raw.index(b"ZZ")
-        raw[at : at + 2] = b"\xff\xfe"
-        raw[17:21] = calc_crc32c(bytes(raw[21:])).to_bytes(4, "big")
-        batch._buffer = bytes(raw)
+        misname_header(batch)
         await (await producer.send_batch(batch, settings.commands_topic, partition=0))
     finally:
         await producer.stop()

@@ -8,16 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from rich.console import Console
 from stack_under_test import embedded_settings, free_port
-from support import Raw, append, environment, wait_until_folded, worker
+from support import Cli, Done, Raw, append, environment, wait_until_folded, worker
 
 from creditfold.cli import appending, output, status
 from creditfold.cli.background import background_publisher, background_worker
@@ -29,21 +29,6 @@ from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings, load_settings, mistyped
 
 NAMES = [name for name, _, _ in COMMANDS]
-
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Done]
 
 
 def use(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Producer
 from support import (
     Raw,
@@ -19,6 +18,7 @@ from support import (
     append,
     assert_equals_second_fold,
     lag,
+    misname_header,
     query,
     record,
     wait_until_folded,
@@ -186,12 +186,7 @@ async def append_badly_named(settings: Settings, account: str) -> None:
                 headers=[("ZZ", b"")] if odd else [],
             )
             assert added is not None
-        # The name is the only "ZZ" in the batch; its checksum is made anew, as a client that wrote it would have.
-        raw = bytearray(batch._build())
-        at = raw.index(b"ZZ")
-        raw[at : at + 2] = b"\xff\xfe"
-        raw[17:21] = calc_crc32c(bytes(raw[21:])).to_bytes(4, "big")
-        batch._buffer = bytes(raw)
+        misname_header(batch)
         await (await producer.send_batch(batch, settings.commands_topic, partition=0))
     finally:
         await producer.stop()

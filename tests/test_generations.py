@@ -19,7 +19,9 @@ from psycopg import Connection
 from stack_under_test import StackUnderTest
 from support import (
     ROOT,
+    Quiet,
     Raw,
+    WorkerProcess,
     append,
     assert_equals_second_fold,
     environment,
@@ -60,20 +62,6 @@ from creditfold.projections.store import ChunkTransaction, FencedError, claim
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import KafkaAdmin, create_topics, describe_log, end_offsets
-
-
-class Quiet:
-    """A watch that remembers the steps."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[str, int, int]] = []
-
-    def begin(self, step: str, done: int, total: int) -> None:
-        self.steps.append((step, done, total))
-
-    def tell(self, done: int) -> None:
-        assert done >= 0
-
 
 WATCH = Quiet()
 
@@ -127,10 +115,12 @@ def folded(ledger_settings: Settings) -> Settings:
     return ledger_settings
 
 
-def run(settings: Settings, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+def run(
+    settings: Settings, *arguments: str, check: bool = True, program: tuple[str, ...] = WorkerProcess.program
+) -> "subprocess.CompletedProcess[str]":
     """Run `creditfold` as a user would."""
     done = subprocess.run(
-        [sys.executable, "-m", "creditfold.cli.main", *arguments],
+        [sys.executable, *program, *arguments],
         env=environment(settings),
         capture_output=True,
         text=True,

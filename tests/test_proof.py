@@ -5,7 +5,6 @@ The history is that of tests/test_generations.py.
 
 import json
 import random
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from stack_under_test import EmbeddedStack, StackUnderTest
 from support import ROOT, Raw, WorkerProcess, append, query, record, wait_until_folded, worker
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
-from creditfold.cli.rebuilding import EPOCH
+from creditfold.cli.arguments import EPOCH
 from creditfold.processors.chunks import partition_of
 from creditfold.processors.proof import verify
 from creditfold.processors.rebuilding import Request, rebuild
@@ -317,18 +316,7 @@ def expected_changes(settings: Settings) -> set[tuple[str, str]]:
 
 def run_two(settings: Settings, *arguments: str, code: int = 0) -> str:
     """Run the command line of a release that has rules 2."""
-    import subprocess
-
-    from support import environment
-
-    done = subprocess.run(
-        [sys.executable, TWO, *arguments],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run(settings, *arguments, check=False, program=(TWO,))
     assert done.returncode == code, done.stderr
     return done.stdout
 

@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from stack_under_test import StackUnderTest
 from support import (
     ROOT,
+    Quiet,
     Raw,
     WorkerProcess,
     all_progress,
@@ -300,23 +301,13 @@ def test_generations_are_switched_under_a_publisher(ledger_settings: Settings, t
     append(ledger_settings, mixed(800))
     with worker(ledger_settings, tmp_path), publisher(ledger_settings, tmp_path):
         wait_until_folded(ledger_settings)
-        rebuild(ledger_settings, Request(), Steps())
+        rebuild(ledger_settings, Request(), Quiet())
         for turn, number in enumerate((2, 1, 2)):
             append(ledger_settings, mixed(500, 2 + turn))
-            activate(ledger_settings, number, Consent(), Steps())
+            activate(ledger_settings, number, Consent(), Quiet())
         wait_until_folded(ledger_settings)
         wait_until_published(ledger_settings)
     assert_published(ledger_settings)
-
-
-class Steps:
-    """Is told how far a rebuild is, and keeps it to itself."""
-
-    def begin(self, step: str, done: int, total: int) -> None:
-        """A step begins."""
-
-    def tell(self, done: int) -> None:
-        """So many records are behind."""
 
 
 def test_two_publishers_share_the_partitions(ledger_settings: Settings, tmp_path: Path) -> None:

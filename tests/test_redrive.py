@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -17,6 +17,8 @@ from pydantic import SecretStr
 from redrive_killed import STEPS
 from support import (
     ROOT,
+    Cli,
+    Done,
     Raw,
     append,
     assert_equals_second_fold,
@@ -29,11 +31,13 @@ from support import (
 )
 from test_chunks import FakeRecord
 
-from creditfold.cli import redrive_steps, redriving
+from creditfold.cli import redriving
 from creditfold.cli.main import _run
 from creditfold.cli.redrive_steps import Redriven, Redriver
 from creditfold.processors.chunks import MAX_DEAD_BYTES, fold, partition_of, read_records
 from creditfold.producers import redrive
+from creditfold.producers.client import CommandProducer
+from creditfold.producers.errors import AppendError
 from creditfold.producers.redrive import (
     Corrections,
     Letter,
@@ -227,19 +231,6 @@ def test_what_a_letter_holds_can_be_shown() -> None:
 # Arguments.
 
 
-class Done(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Done]
 WHY = ("--why", "a test", "--by", "ann")
 
 
@@ -548,15 +539,15 @@ def test_a_summary_of_many_is_short(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_failed_leaves_the_rest_told(cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kafka goes away after the second of three: two are told, the third is finished later."""
     positions = dead(ledger_settings, *(wrong_key(f"g{n}") for n in range(3)))
-    real, calls = redrive_steps.append_record, []
+    real, calls = CommandProducer.append_record, []
 
     def failing(*arguments: Any) -> Position:
         calls.append(arguments)
         if len(calls) == 3:
-            raise redrive_steps.AppendError("Kafka is away.", "Wait.")
+            raise AppendError("Kafka is away.", "Wait.")
         return real(*arguments)
 
-    monkeypatch.setattr(redrive_steps, "append_record", failing)
+    monkeypatch.setattr(CommandProducer, "append_record", failing)
     done = cli("redrive", *positions, *WHY, "--json")
     assert (done.code, [row["result"] for row in done.json]) == (1, ["appended", "appended"])
     assert f"The decision about {positions[2]} is recorded; redrive it again" in json.loads(done.err)["try"]
@@ -703,14 +694,14 @@ def test_while_one_redrives_another_is_told_so(
 ) -> None:
     """One is in the middle of its append; the other doesn't take it for dead."""
     (position,) = dead(ledger_settings, wrong_key("g1"))
-    real, appending, go_on = redrive_steps.append_record, threading.Event(), threading.Event()
+    real, appending, go_on = CommandProducer.append_record, threading.Event(), threading.Event()
 
     def slow(*arguments: Any) -> Position:
         appending.set()
         assert go_on.wait(60)
         return real(*arguments)
 
-    monkeypatch.setattr(redrive_steps, "append_record", slow)
+    monkeypatch.setattr(CommandProducer, "append_record", slow)
     results: list[Any] = []
     thread = threading.Thread(target=tried, args=(ledger_settings, position, results))
     thread.start()
