@@ -28,6 +28,7 @@ from creditfold.projections.generations import (
     held,
     is_indexed,
     live_number,
+    looked_through,
     switch,
 )
 from creditfold.projections.setup import (
@@ -276,12 +277,13 @@ def activate(settings: Settings, number: int, consent: Consent, watch: Watch) ->
             # Read again, since until now others could work on it.
             _refuse_unready(generation(connection, number))
             _approach(Site(settings, connection, watch), number)
-            return _WHILE_BLOCKED(_switch_over, settings, connection, number, consent)
+            with looked_through(connection, number):
+                return _WHILE_BLOCKED(_switch_over, settings, connection, number, consent)
 
 
-# A busy reader's transactions are short: between two of them there is room. One that stays is told of.
+# A worker's transactions are short: between two of them there is room. One that stays is told of.
 _WHILE_BLOCKED = Retrying(
-    stop=stop_after_attempt(12),
+    stop=stop_after_attempt(5),
     wait=wait_random(0.05, 0.5),
     retry=retry_if_exception_type(SwitchBlockedError),
     reraise=True,

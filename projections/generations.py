@@ -4,8 +4,8 @@ Owns the catalog and the SQL of the switch. Refuses to fold: what a generation l
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -13,25 +13,33 @@ from typing import Any, NamedTuple
 from psycopg import Connection, sql
 from psycopg.errors import IdleInTransactionSessionTimeout, InvalidSchemaName, LockNotAvailable, UndefinedTable
 from psycopg.rows import TupleRow, dict_row
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from creditfold.projections.chain import START, Line, extend
-from creditfold.projections.setup import live, schema_of, script, source_of, write_views
+from creditfold.projections.setup import VIEWS, live, schema_of, script, source_of, write_view
 from creditfold.projections.statements import LOOKS
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
 
-#: Class of the session locks that keep two folds from one generation.
-_FOLD_LOCK = 0x6366_6F6C
+# Class of the session locks that keep two folds from one generation; the key is its number.
+_LOCKS = 0x6366_6F6C
+
+# Numbers begin at 1: this key keeps the views to one who changes them.
+_VIEWS_KEY = 0
 
 #: Longest wait for a transaction of a worker, during which the fold stands still, in ms.
 HALT_LOCK_MS = 2_000
 
+_WHO_READS = "See pg_stat_activity for a session that is idle in a transaction, end it, and try again."
+
 #: How long the session that holds the fold still may be silent, in ms: it folds and compares in moments.
 HALT_IDLE_MS = 30_000
 
-#: Longest wait for a reader's transaction, in ms. A reader that uses several views may wait for one that we have, while
-#: we wait for one that it has; PostgreSQL ends one of the two after a second, and that must not be the reader.
-VIEWS_LOCK_MS = 400
+#: Longest wait for readers of one view, in ms; those who come later wait behind us so long.
+VIEW_LOCK_MS = 2_000
+
+#: How long to try for one view, in s.
+VIEW_S = 20
 
 
 class GenerationError(CreditfoldError):
@@ -150,16 +158,22 @@ def _digest(rows: list[tuple[int, int, str]]) -> str:
 @contextmanager
 def held(connection: Connection[TupleRow], number: int) -> Iterator[None]:
     """Hold a generation against other folds of it while the block runs. Raises GenerationError if one runs."""
-    row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (_FOLD_LOCK, number)).fetchone()
-    if row != (True,):
-        raise GenerationError(
-            f"Generation {number} is being folded by somebody else.", "Wait for it, or stop it; it can be resumed."
-        )
+    busy = GenerationError(
+        f"Generation {number} is being folded by somebody else.", "Wait for it, or stop it; it can be resumed."
+    )
+    with _locked(connection, number, busy):
+        yield
+
+
+@contextmanager
+def _locked(connection: Connection[TupleRow], key: int, busy: GenerationError) -> Iterator[None]:
+    if connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (_LOCKS, key)).fetchone() != (True,):
+        raise busy
     try:
         yield
     finally:
         if not connection.closed:
-            connection.execute("SELECT pg_advisory_unlock(%s, %s)", (_FOLD_LOCK, number))
+            connection.execute("SELECT pg_advisory_unlock(%s, %s)", (_LOCKS, key))
 
 
 def is_indexed(connection: Connection[TupleRow], number: int) -> bool:
@@ -187,8 +201,20 @@ def finish(connection: Connection[TupleRow], number: int) -> None:
 
 def drop(connection: Connection[TupleRow], number: int) -> None:
     """Remove a generation and its tables. Raises GenerationError for the live one and for one that is being folded."""
-    with held(connection, number), connection.transaction():
-        # Locked, so that nobody activates it meanwhile.
+    with held(connection, number), _views_held(connection):
+        _refuse_seen(_settle_views(connection))
+        _drop(connection, number)
+
+
+def _refuse_seen(views: Sequence[str]) -> None:
+    if views:
+        raise SwitchBlockedError(
+            f"Readers hold on to the view {views[0]} since generations were switched; nothing was dropped.", _WHO_READS
+        )
+
+
+def _drop(connection: Connection[TupleRow], number: int) -> None:
+    with connection.transaction():
         row = connection.execute(
             "SELECT state FROM ledger.generations WHERE number = %s FOR UPDATE", (number,)
         ).fetchone()
@@ -214,7 +240,7 @@ class Halt(NamedTuple):
 def halted(connection: Connection[TupleRow]) -> Iterator[Halt]:
     """Hold the live fold still, and every claim, while the block runs; commit what the block did, or nothing of it.
 
-    Readers go on. Raises SwitchBlockedError if a worker or a reader doesn't let go in time.
+    Readers go on. Raises SwitchBlockedError if a worker doesn't let go in time.
     """
     try:
         with connection.transaction():
@@ -235,8 +261,8 @@ def halted(connection: Connection[TupleRow]) -> Iterator[Halt]:
         ) from error
     except LockNotAvailable as error:
         raise SwitchBlockedError(
-            "A worker or a reader holds on to the live generation; nothing was switched.",
-            "See pg_stat_activity for a session that is idle in a transaction, end it, and try again.",
+            "A worker holds on to the live generation; nothing was switched.",
+            _WHO_READS,
         ) from error
 
 
@@ -254,9 +280,9 @@ def _wait_at_most(connection: Connection[TupleRow], lock_ms: int) -> None:
 
 
 def switch(connection: Connection[TupleRow], old: int, new: int, note: str) -> None:
-    """Make another generation the live one. The live fold must be halted; takes effect when the halt ends.
+    """Make another generation the live one. The live fold must be halted, and the views look through both.
 
-    Whoever folds the old one is fenced and claims in the new one.
+    Takes effect when the halt ends. Whoever folds the old one is fenced and claims in the new one.
     """
     old_progress, new_progress = (sql.Identifier(schema_of(number), "progress") for number in (old, new))
     # Epochs go up over generations, so that no claim in the one can be taken for one in the other.
@@ -274,11 +300,75 @@ def switch(connection: Connection[TupleRow], old: int, new: int, note: str) -> N
         "UPDATE ledger.generations SET state = 'live', activated_at = clock_timestamp(), note = %s WHERE number = %s",
         (note, new),
     )
-    # A statement of a reader's is waited for with no view in our hands, when nobody can be waiting for us in turn.
-    _wait_at_most(connection, HALT_LOCK_MS)
-    connection.execute("ALTER VIEW ledger.balances RESET (security_barrier)")
-    _wait_at_most(connection, VIEWS_LOCK_MS)
-    write_views(connection, new)
+
+
+@contextmanager
+def looked_through(connection: Connection[TupleRow], number: int) -> Iterator[None]:
+    """Let readers see, while the block runs, whichever of the live generation and this one is live.
+
+    So the switch is one row's change, for which no reader has to be waited for. Each view is changed in a transaction
+    of its own: readers take views in any order, and whoever holds one while waiting for the next stands against them.
+
+    Raises SwitchBlockedError if a reader doesn't let go of a view, or if the views are being changed by another.
+    """
+    with _views_held(connection):
+        try:
+            for name in VIEWS:
+                _WHILE_READ(_point, connection, name, live_number(connection), number)
+            yield
+        finally:
+            if not connection.closed:
+                _settle_views(connection)
+
+
+@contextmanager
+def _views_held(connection: Connection[TupleRow]) -> Iterator[None]:
+    busy = SwitchBlockedError("Somebody else switches generations, or drops one.", "Try again when they are done.")
+    with _locked(connection, _VIEWS_KEY, busy):
+        yield
+
+
+def _settle_views(connection: Connection[TupleRow]) -> list[str]:
+    """Point the views that look at two generations at the live one alone; give those that are being read.
+
+    Those show the right rows all the same, if by a longer way, until somebody comes to settle them.
+    """
+    for name in _unsettled(connection):
+        with suppress(SwitchBlockedError):
+            _point(connection, name, live_number(connection))
+    return _unsettled(connection)
+
+
+def _unsettled(connection: Connection[TupleRow]) -> list[str]:
+    rows = connection.execute(
+        """SELECT DISTINCT v.relname
+           FROM pg_depend d JOIN pg_rewrite r ON d.objid = r.oid JOIN pg_class v ON v.oid = r.ev_class
+           WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = 'ledger.generations'::regclass
+             AND v.relname = ANY(%s) AND v.relnamespace = 'ledger'::regnamespace""",
+        (list(VIEWS),),
+    )
+    return [row[0] for row in rows]
+
+
+def _point(connection: Connection[TupleRow], name: str, *numbers: int) -> None:
+    try:
+        with connection.transaction():
+            _wait_at_most(connection, VIEW_LOCK_MS)
+            write_view(connection, name, *numbers)
+    except LockNotAvailable as error:
+        raise SwitchBlockedError(
+            f"A reader holds on to the view ledger.{name}; nothing was switched.",
+            _WHO_READS,
+        ) from error
+
+
+# Between two transactions of a busy reader there is room. One that stays is told of.
+_WHILE_READ = Retrying(
+    stop=stop_after_delay(VIEW_S),
+    wait=wait_random(0.05, 0.5),
+    retry=retry_if_exception_type(SwitchBlockedError),
+    reraise=True,
+)
 
 
 def lines(connection: Connection[TupleRow], number: int, partition: int, start: int, end: int) -> Iterator[Line]:

@@ -1,9 +1,10 @@
 """Makes the catalog, a generation's tables, the readers' views and their role. Safe to do again, and by many."""
 
 import json
+import re
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import LiteralString, NamedTuple
+from typing import LiteralString, NamedTuple, cast
 
 from psycopg import Connection, sql
 from psycopg.errors import DuplicateObject, InsufficientPrivilege, UniqueViolation
@@ -64,7 +65,7 @@ def prepare(dsn: str, log: Log) -> bool:
         if found is None:
             number = make_generation(connection, log, Plan("first", state="live", indexed=True))
             connection.execute("UPDATE ledger.generations SET activated_at = made_at WHERE number = %s", (number,))
-            write_views(connection, number)
+            _make_views(connection, number)
         else:
             refuse_other_layout(*found)
             refuse_other_log(source_of(connection, found[0]), log)
@@ -141,11 +142,35 @@ def _become_owner(connection: Connection[TupleRow]) -> None:
         connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
 
 
-def write_views(connection: Connection[TupleRow], number: int) -> None:
-    """Point the readers' views at a generation."""
-    connection.execute(
-        script("views.sql", schema=schema_of(number), number=number, reader=READER_ROLE),
-    )
+def _bodies() -> Mapping[str, sql.SQL]:
+    # Our own file, so it is as literal as a literal.
+    text = files(__package__).joinpath("views.sql").read_text("utf-8")
+    found = re.findall(r"^CREATE OR REPLACE VIEW ledger\.(\w+) AS\n(.+?);\n", text, re.MULTILINE | re.DOTALL)
+    return {name: sql.SQL(cast(LiteralString, body)) for name, body in found}
+
+
+#: What each of the readers' views selects from a generation, by the view's name in the schema `ledger`.
+VIEWS = _bodies()
+
+
+def write_view(connection: Connection[TupleRow], name: str, *numbers: int) -> None:
+    """Point one of the readers' views at a generation; or at several, of which each statement sees the live one."""
+    bodies = [VIEWS[name].format(schema=sql.Identifier(schema_of(number)), number=number) for number in numbers]
+    if len(numbers) > 1:
+        # Asked once a statement, and of its own snapshot; the generation that isn't live isn't touched.
+        live = "SELECT number FROM ledger.generations WHERE state = 'live'"
+        one = sql.SQL("SELECT * FROM ({}) one WHERE ({}) = {}")
+        bodies = [one.format(body, sql.SQL(live), number) for body, number in zip(bodies, numbers, strict=True)]
+    head = sql.SQL("CREATE OR REPLACE VIEW {} AS ").format(sql.Identifier("ledger", name))
+    connection.execute(head + sql.SQL(" UNION ALL ").join(bodies))
+
+
+def _make_views(connection: Connection[TupleRow], number: int) -> None:
+    for name in VIEWS:
+        write_view(connection, name, number)
+    reader = sql.Identifier(READER_ROLE)
+    connection.execute(sql.SQL("GRANT USAGE ON SCHEMA ledger TO {}").format(reader))
+    connection.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO {}").format(reader))
 
 
 def source_of(connection: Connection[TupleRow], number: int) -> Log:

@@ -1,5 +1,5 @@
--- What read services see, whatever generation is behind it. {schema} is the live one, {number} its number, {reader} the
--- readers' role.
+-- What read services see, whatever generation is behind it: {schema} is its schema, {number} its number. Read statement
+-- by statement by setup.py, which also puts two generations behind a view for the time of a switch.
 
 CREATE OR REPLACE VIEW ledger.balances AS
     SELECT account_id, asset, available, version, log_partition, log_offset FROM {schema}.balances;
@@ -54,6 +54,3 @@ CREATE OR REPLACE VIEW ledger.dead_letter_states AS
         SELECT log_partition, log_offset, decided_by, note FROM {schema}.redrives
         WHERE of_partition = d.log_partition AND of_offset = d.log_offset ORDER BY log_partition, log_offset LIMIT 1
     ) r ON x.decision IS DISTINCT FROM 'discard';
-
-GRANT USAGE ON SCHEMA ledger TO {reader};
-GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO {reader};

@@ -31,6 +31,7 @@ from support import (
     wait_until_folded,
     worker,
 )
+from tenacity import stop_after_delay
 
 from creditfold.processors.rebuild import fold_here
 from creditfold.processors.rebuilding import (
@@ -54,9 +55,10 @@ from creditfold.projections.generations import (
     generations,
     halted,
     held,
+    looked_through,
     switch,
 )
-from creditfold.projections.setup import LogChangedError, prepare
+from creditfold.projections.setup import VIEWS, LogChangedError, prepare
 from creditfold.projections.statements import SWITCHING
 from creditfold.projections.store import ChunkTransaction, FencedError, claim
 from creditfold.stack.processes import wait_until
@@ -178,12 +180,15 @@ def test_activating_switches_readers_and_workers(folded: Settings, tmp_path: Pat
 def test_readers_never_see_an_older_position(folded: Settings, tmp_path: Path) -> None:
     """Positions that readers see go up only, while generations are switched to and fro and a worker folds."""
     rebuild(folded, Request(), WATCH)
-    reader = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "watch_positions.py")],
-        env=environment(folded),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    readers = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "watch_positions.py"), *order],
+            env=environment(folded),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for order in ([], ["journal first"])
+    ]
     try:
         with worker(folded, tmp_path):
             for turn, number in enumerate((2, 1, 2, 1)):
@@ -191,10 +196,12 @@ def test_readers_never_see_an_older_position(folded: Settings, tmp_path: Path) -
                 activate(folded, number, Consent(), WATCH)
             wait_until_folded(folded)
     finally:
-        reader.send_signal(signal.SIGTERM)
-    seen, generations_seen = json.loads(reader.communicate(timeout=30)[0])
-    assert seen == [], "positions went backwards, or a statement saw two generations"
-    assert {1, 2} <= set(generations_seen)
+        for reader in readers:
+            reader.send_signal(signal.SIGTERM)
+    for reader in readers:
+        seen, generations_seen = json.loads(reader.communicate(timeout=30)[0])
+        assert seen == [], "positions went backwards, or a statement saw two generations"
+        assert {1, 2} <= set(generations_seen)
 
 
 def test_a_generation_that_decided_otherwise_is_refused(folded: Settings) -> None:
@@ -257,8 +264,9 @@ def test_dropping_frees_a_generation_and_spares_the_live_one(folded: Settings) -
     assert states(folded) == {1: "live", 3: "ready"}
 
 
-def test_a_frozen_reader_makes_the_switch_give_up(folded: Settings) -> None:
+def test_a_frozen_reader_makes_the_switch_give_up(folded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction that holds a view is not waited for for ever; nothing is switched, and the fold goes on."""
+    monkeypatch.setattr("creditfold.projections.generations._WHILE_READ.stop", stop_after_delay(4))
     rebuild(folded, Request(), WATCH)
     with connected(folded.dsn) as reader, reader.transaction():
         reader.execute("SELECT count(*) FROM ledger.balances")
@@ -267,6 +275,42 @@ def test_a_frozen_reader_makes_the_switch_give_up(folded: Settings) -> None:
     assert states(folded)[1] == "live"
     activate(folded, 2, Consent(), WATCH)
     assert states(folded)[2] == "live"
+
+
+def test_views_left_in_the_middle_of_a_switch_show_the_live_generation(folded: Settings) -> None:
+    """Killed before it could settle them; dropping the other generation settles them, unless they are being read."""
+    rebuild(folded, Request(), WATCH)
+    with connected(folded.dsn) as other:
+        other.execute("UPDATE ledger_0002.balances SET available = available + 1")
+        before = other.execute("SELECT count(*), sum(available) FROM ledger.balances").fetchall()
+
+        def die() -> None:
+            with connected(folded.dsn) as connection, looked_through(connection, 2):
+                connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+        with pytest.raises(PostgresUnavailableError):
+            die()
+        definition = "SELECT count(*) FROM pg_views WHERE schemaname = 'ledger' AND definition LIKE '%ledger_0002%'"
+        assert other.execute(definition).fetchone() == (len(VIEWS),)
+        with connected(folded.dsn) as reader, reader.transaction():
+            assert reader.execute("SELECT count(*), sum(available) FROM ledger.balances").fetchall() == before
+            with pytest.raises(SwitchBlockedError, match=r"the view balances .*nothing was dropped"):
+                drop(other, 2)
+        drop(other, 2)
+        assert other.execute(definition).fetchone() == (0,)
+        assert other.execute("SELECT count(*), sum(available) FROM ledger.balances").fetchall() == before
+
+
+def test_views_are_changed_by_one_at_a_time(folded: Settings) -> None:
+    """Two switches at once would leave views that look at neither; the second is told."""
+    rebuild(folded, Request(), WATCH)
+    with (
+        connected(folded.dsn) as connection,
+        looked_through(connection, 2),
+        pytest.raises(SwitchBlockedError, match="Somebody else switches"),
+    ):
+        activate(folded, 2, Consent(), WATCH)
+    activate(folded, 2, Consent(), WATCH)
 
 
 def test_a_halt_that_fails_changes_nothing(folded: Settings) -> None:
