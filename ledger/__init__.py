@@ -4,7 +4,7 @@ Time and ids are arguments. Nothing in this room reads a clock, a random source,
 unordered set, so the state is a function of the log's prefix and a replay decides what was decided.
 """
 
-from creditfold.ledger.commands import COMMANDS, ActivateRules, Command, Grant, Spend
+from creditfold.ledger.commands import COMMANDS, KINDS, ActivateRules, Command, Grant, Spend
 from creditfold.ledger.decisions import (
     FIRST_RULES,
     RULESETS,
@@ -16,11 +16,12 @@ from creditfold.ledger.decisions import (
     decide,
     evolve,
 )
-from creditfold.ledger.folding import Body, Book, Entry, UnknownRulesError, Verdict
+from creditfold.ledger.folding import Body, Book, Entry, Known, UnknownRulesError, Verdict, digest
 
 __all__ = [
     "COMMANDS",
     "FIRST_RULES",
+    "KINDS",
     "RULESETS",
     "Accepted",
     "Account",
@@ -30,6 +31,7 @@ __all__ = [
     "Command",
     "Entry",
     "Grant",
+    "Known",
     "Outcome",
     "Rejected",
     "RejectionReason",
@@ -37,5 +39,6 @@ __all__ = [
     "UnknownRulesError",
     "Verdict",
     "decide",
+    "digest",
     "evolve",
 ]

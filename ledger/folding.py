@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import KINDS, Command
-from creditfold.ledger.decisions import FIRST_RULES, RULESETS, Account, Outcome, evolve
+from creditfold.ledger.decisions import FIRST_RULES, RULESETS, Account, Outcome, evolve, make
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 
 
@@ -43,26 +43,27 @@ class Body(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One line of the journal: the command, its body, what was decided, and when by the log's clock."""
+    """One line of the journal: the command, what was decided, and when by the log's clock."""
 
     command: Command
-    body: Body
     outcome: Outcome
     clock_ms: int
 
 
 CommandKey: TypeAlias = tuple[str, str]
+#: Each command already decided, or its body, by (account, command id).
+Known: TypeAlias = dict[CommandKey, Body | Command]
 
 
 def body_of(command: Command) -> Body:
     """The body of a command."""
     _, _, asset, amount, occurred_at, source, reason, metadata = command
-    return Body(
-        KINDS[type(command)], asset, amount, occurred_at, source, reason, _digest(metadata) if metadata else b""
-    )
+    extra = digest(metadata) if metadata else b""
+    return Body(KINDS[type(command)], asset, amount, occurred_at, source, reason, extra)
 
 
-def _digest(metadata: Mapping[str, str]) -> bytes:
+def digest(metadata: Mapping[str, str]) -> bytes:
+    """What the journal keeps of a command's metadata, if there is any."""
     # A valid command holds no NUL, which makes NUL a safe separator.
     text = "\0".join(["metadata", str(len(metadata)), *(part for entry in sorted(metadata.items()) for part in entry)])
     return blake2b(text.encode(), digest_size=16).digest()
@@ -73,7 +74,7 @@ class Book:
 
     Args:
         accounts: state of each account that the commands can touch; an absent one was never used.
-        known: body of each command already decided, by (account, command id).
+        known: each command already decided, or its body, by (account, command id).
         clock_ms: the log's clock, in milliseconds UTC; append times move it forward, never back.
         rules: version of the rules in force.
         forced: whether these rules decide everything, whatever the log activates: for trying them out.
@@ -84,7 +85,7 @@ class Book:
     def __init__(
         self,
         accounts: dict[str, Account] | None = None,
-        known: dict[CommandKey, Body] | None = None,
+        known: Known | None = None,
         clock_ms: int = 0,
         rules: int = FIRST_RULES,
         *,
@@ -118,16 +119,18 @@ class Book:
 
     def apply(self, command: Command) -> Entry | Verdict:
         """Fold one valid command."""
-        key = (command.account, command.command_id)
-        body = body_of(command)
+        account = command.account
+        key = (account, command.command_id)
+        # Of most commands nobody ever asks for the body.
         first = self.known.get(key)
         if first is not None:
-            return Verdict.DUPLICATE if first == body else Verdict.COMMAND_ID_REUSED
-        state = self.accounts.get(command.account, _NEW_ACCOUNT)
+            body = first if isinstance(first, Body) else body_of(first)
+            return Verdict.DUPLICATE if body == body_of(command) else Verdict.COMMAND_ID_REUSED
+        state = self.accounts.get(account, _NEW_ACCOUNT)
         outcome = self._decide(state, command)
-        self.accounts[command.account] = evolve(state, outcome)
-        self.known[key] = body
-        return Entry(command, body, outcome, self.clock_ms)
+        self.accounts[account] = evolve(state, outcome)
+        self.known[key] = command
+        return make(Entry, (command, outcome, self.clock_ms))
 
 
 _NEW_ACCOUNT = Account()

@@ -4,60 +4,75 @@ The producers refuse the same at their door (with messages for people); this che
 anyone may write to the topic. A hypothesis test holds the two together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from creditfold.ledger import limits
 from creditfold.ledger.limits import is_id, is_note
 
 
-def check(record_name: str, fields: Mapping[str, Any]) -> str | None:
-    """Say what is wrong with a command's decoded fields, or None for a valid one.
+def check(record_name: str, values: Sequence[Any]) -> str | None:
+    """Say what is wrong with a command's decoded values, or None for a valid one.
 
     Args:
         record_name: `Grant`, `Spend` or `ActivateRules`.
-        fields: the fields by name after defaults, all present.
+        values: of all fields after defaults, in the order of the command's.
     """
     if record_name not in ("Grant", "Spend"):
-        return _check_activation(fields) if record_name == "ActivateRules" else "unknown command"
-    value = fields["command_id"]
-    if value.__class__ is not str or not is_id(value, limits.MAX_COMMAND_ID):
-        return "command_id is not 1 to 64 printable characters"
-    value = fields["account"]
-    if value.__class__ is not str or not is_id(value, limits.MAX_ACCOUNT):
-        return "account is not 1 to 128 printable characters"
-    value = fields["asset"]
-    if value.__class__ is not str or not is_id(value, limits.MAX_ASSET):
-        return "asset is not 1 to 64 printable characters"
-    # Compared by class, since True is an int too.
-    value = fields["amount"]
-    if value.__class__ is not int or not 1 <= value <= limits.MAX_AMOUNT:
-        return "amount is not a whole number from 1 to 2^53-1"
-    if problem := _check_origin(fields):
+        return _check_activation(values) if record_name == "ActivateRules" else "unknown command"
+    command_id, account, asset, amount, occurred_at, source, reason, metadata = values
+    if not _are_plain(command_id, account, asset) and (problem := _check_ids(command_id, account, asset)):
         return problem
-    value = fields["metadata"]
-    return None if value == {} else _check_metadata(value)
+    # Compared by class, since True is an int too.
+    if amount.__class__ is not int or not 1 <= amount <= limits.MAX_AMOUNT:
+        return "amount is not a whole number from 1 to 2^53-1"
+    # Most commands say nothing more.
+    if occurred_at == 0 and source == reason == "" and metadata == {} and occurred_at.__class__ is int:
+        return None
+    return _check_origin(occurred_at, source, reason) or _check_metadata(metadata)
 
 
-def _check_activation(fields: Mapping[str, Any]) -> str | None:
-    value = fields["command_id"]
-    if value.__class__ is not str or not is_id(value, limits.MAX_COMMAND_ID):
+def _are_plain(command_id: Any, account: Any, asset: Any) -> bool:
+    """Whether these ids can be seen at one look to be sound, as nearly all can: ASCII without a space."""
+    if not (command_id.__class__ is account.__class__ is asset.__class__ is str):
+        return False
+    ids = command_id + account + asset
+    return (
+        ids.isascii()
+        and ids.isprintable()
+        and " " not in ids
+        and 0 < len(command_id) <= limits.MAX_COMMAND_ID
+        and 0 < len(account) <= limits.MAX_ACCOUNT
+        and 0 < len(asset) <= limits.MAX_ASSET
+    )
+
+
+def _check_ids(command_id: Any, account: Any, asset: Any) -> str | None:
+    if not isinstance(command_id, str) or not is_id(command_id, limits.MAX_COMMAND_ID):
         return "command_id is not 1 to 64 printable characters"
-    value = fields["rules"]
-    if value.__class__ is not int or not 1 <= value <= limits.MAX_RULES:
+    if not isinstance(account, str) or not is_id(account, limits.MAX_ACCOUNT):
+        return "account is not 1 to 128 printable characters"
+    if not isinstance(asset, str) or not is_id(asset, limits.MAX_ASSET):
+        return "asset is not 1 to 64 printable characters"
+    return None
+
+
+def _check_activation(values: Sequence[Any]) -> str | None:
+    command_id, rules, occurred_at, source, reason = values
+    if not isinstance(command_id, str) or not is_id(command_id, limits.MAX_COMMAND_ID):
+        return "command_id is not 1 to 64 printable characters"
+    if rules.__class__ is not int or not 1 <= rules <= limits.MAX_RULES:
         return "rules is not a version from 1 to 32767"
-    return _check_origin(fields)
+    return _check_origin(occurred_at, source, reason)
 
 
-def _check_origin(fields: Mapping[str, Any]) -> str | None:
-    value = fields["occurred_at"]
-    if value.__class__ is not int or not 0 <= value <= limits.MAX_OCCURRED_AT:
+def _check_origin(occurred_at: Any, source: Any, reason: Any) -> str | None:
+    is_whole = isinstance(occurred_at, int) and not isinstance(occurred_at, bool)
+    if not is_whole or not 0 <= occurred_at <= limits.MAX_OCCURRED_AT:
         return "occurred_at is not in milliseconds from 1970 to 9999"
-    value = fields["source"]
-    if value != "" and (value.__class__ is not str or not is_note(value, limits.MAX_SOURCE)):
+    if not isinstance(source, str) or not is_note(source, limits.MAX_SOURCE):
         return "source is over 128 characters or holds a NUL"
-    value = fields["reason"]
-    if value != "" and (value.__class__ is not str or not is_note(value, limits.MAX_REASON)):
+    if not isinstance(reason, str) or not is_note(reason, limits.MAX_REASON):
         return "reason is over 1,024 characters or holds a NUL"
     return None
 

@@ -92,12 +92,13 @@ def fold(reads: Iterable[Read], book: Book, next_offset: int) -> ChunkResult:
     redrives: list[Redrive] = []
     duplicates = 0
     for record, content in reads:
-        book.advance(record.timestamp)
+        if record.timestamp > book.clock_ms:
+            book.advance(record.timestamp)
         if record.headers and (redrive := _redrive(record)) is not None:
             redrives.append(redrive)
         # Nearly all are plain commands, which are told by their class without looking at the other kinds.
         outcome = _applied(record, content, book) if content.__class__ in _PLAIN else _uncommon(record, content, book)
-        if isinstance(outcome, Entry):
+        if outcome.__class__ is Entry:
             journal.append((record.offset, outcome))
         elif isinstance(outcome, DeadLetter):
             dead_letters.append(outcome)
@@ -172,8 +173,8 @@ def _read(record: Record, partition: int, partitions: int) -> Content | Later:
         return _dead(record, DeadLetterReason.OVERSIZE, f"{len(value)} bytes; a command has at most {MAX_RECORD_BYTES}")
     content: Content
     try:
-        name, fields, rules = decode(value)
-        content = _command(record, name, fields, partition, partitions)
+        name, values, rules = decode(value)
+        content = _command(record, name, values, partition, partitions)
     except DecodeError as error:
         content, rules = _dead(record, error.reason, error.detail), error.rules
     if rules == FIRST_RULES:
@@ -182,15 +183,16 @@ def _read(record: Record, partition: int, partitions: int) -> Content | Later:
     return Later(rules or NEVER, schema_id, content)
 
 
-def _command(record: Record, name: str, fields: dict[str, Any], partition: int, partitions: int) -> Content:
-    if problem := check(name, fields):
+def _command(record: Record, name: str, values: tuple[Any, ...], partition: int, partitions: int) -> Content:
+    if problem := check(name, values):
         return _dead(record, DeadLetterReason.INVALID_COMMAND, problem)
     # The order of a schema's fields is that of its command's.
     if name == "ActivateRules":
         if record.key is not None:
             return _dead(record, DeadLetterReason.KEY_MISMATCH, "a control record has no key")
-        return ActivateRules._make(fields.values())
-    command = COMMANDS[name]._make(fields.values())
+        return ActivateRules._make(values)
+    # As _make(values), which counts them again.
+    command = tuple.__new__(COMMANDS[name], values)
     key = command.account.encode()
     if record.key != key:
         return _dead(record, DeadLetterReason.KEY_MISMATCH, f"the record's key is not its account {command.account!a}")

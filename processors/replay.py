@@ -7,21 +7,22 @@ of the workers. Knows neither Faust nor who else folds.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from creditfold.ledger import Account, Body, Book
+from creditfold.ledger import Account, Book, Known
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 from creditfold.processors.chunks import Read, fold, keys, read_records
-from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, claim
+from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, LastOutcomes, claim
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.log import LogReader, LogRecord
 
 #: Most records of a transaction. Large, since an account that comes up again in the same one is written once.
-CHUNK_RECORDS = 25_000
+CHUNK_RECORDS = 10_000
 
 #: Accounts kept in memory between two transactions.
 KEPT_ACCOUNTS = 100_000
@@ -79,7 +80,8 @@ class Memory:
     """
 
     def __init__(self, *, is_fresh: bool, bulk: bool) -> None:
-        self._accounts: dict[str, Account] = {}
+        #: The fold changes them here; one that fails is gone with its memory.
+        self.accounts: dict[str, Account] = {}
         self._knows_all = is_fresh
         self._seen = bytearray(FILTER_BYTES) if bulk else None
 
@@ -92,28 +94,27 @@ class Memory:
         self._seen[slot] = 1
         return bool(found)
 
-    async def load(
-        self, transaction: ChunkTransaction, reads: Sequence[Read]
-    ) -> tuple[dict[str, Account], dict[tuple[str, str], Body]]:
-        """The accounts and the known ids that folding these reads can touch, from memory and from PostgreSQL."""
+    async def load(self, transaction: ChunkTransaction, reads: Sequence[Read]) -> Known:
+        """Load every account that folding these reads can touch; gives the known ids."""
         wanted = list(keys(reads))
-        names = {account for account, _ in wanted}
-        missing = names - self._accounts.keys()
-        loaded = {} if self._knows_all else await transaction.load_accounts(missing)
-        accounts = {name: self._accounts[name] for name in names if name in self._accounts} | loaded
-        asked = [key for key in wanted if self.remember(*key) and key[0] in accounts]
-        return accounts, await transaction.load_known(asked)
+        if not self._knows_all:
+            missing = {account for account, _ in wanted} - self.accounts.keys()
+            self.accounts |= await transaction.load_accounts(missing)
+        # An account that was never decided about knows no ids.
+        asked = [key for key in wanted if self.remember(*key) and key[0] in self.accounts]
+        return await transaction.load_known(asked)
 
-    def keep(self, accounts: Mapping[str, Account]) -> None:
-        """Remember accounts as they are after a transaction; the ones longest unused are forgotten first."""
-        for name, account in accounts.items():
-            self._accounts.pop(name, None)
-            self._accounts[name] = account
-        excess = len(self._accounts) - KEPT_ACCOUNTS
-        if excess > 0:
+    @property
+    def excess(self) -> int:
+        """How many accounts must be forgotten before the next chunk, each record of which may bring another."""
+        return max(0, len(self.accounts) + CHUNK_RECORDS - KEPT_ACCOUNTS)
+
+    def trim(self) -> None:
+        """Forget the accounts in excess: those that were met first."""
+        if self.excess:
             self._knows_all = False
-            for name in list(self._accounts)[:excess]:
-                del self._accounts[name]
+            for name in list(islice(self.accounts, self.excess)):
+                del self.accounts[name]
 
 
 class Replay:
@@ -132,6 +133,8 @@ class Replay:
         self._claim = Claim(0, 0, job.generation)
         self._position = 0
         self._memory = Memory(is_fresh=False, bulk=False)
+        # In a bulk fold, balances are written when accounts are forgotten, and at the end: most change again and again.
+        self._unsaved: LastOutcomes = {}
 
     async def run(self, owner: str) -> None:
         """Fold to the end.
@@ -146,6 +149,8 @@ class Replay:
         if self._position >= end:
             return
         self._memory = Memory(is_fresh=self._position == 0, bulk=self._job.bulk)
+        if self._claim.balances_behind:
+            await self._catch_up()
         if self._job.bulk and self._position:
             await self._recall()
         with LogReader(self._job.kafka, self._job.topic, self._partition, self._position) as reader:
@@ -159,13 +164,20 @@ class Replay:
                 if not piece.is_last:
                     # Fetched while the one before is folded.
                     upcoming = asyncio.create_task(_next_piece(reader, end, self._job.until_ms))
-                if piece.end > self._position:
+                if piece.end > self._position or self._unsaved:
                     await self._fold(piece)
                 if piece.is_last:
                     return
         finally:
             # The reader must not be closed under it.
             await asyncio.wait({upcoming})
+
+    async def _catch_up(self) -> None:
+        """Write the balances that an earlier run didn't come to write."""
+        async with self._pool.connection() as connection, connection.transaction():
+            transaction = ChunkTransaction(connection, self._partition, self._claim)
+            await transaction.lock()
+            await transaction.catch_up_balances()
 
     async def _recall(self) -> None:
         """Fill the filter with what an earlier run has folded."""
@@ -181,10 +193,13 @@ class Replay:
             progress = await transaction.lock()
             if progress.next_offset != self._position:
                 raise ChunkGapError(f"Partition {self._partition} isn't at {self._position}: {progress.next_offset}.")
-            accounts, known = await self._memory.load(transaction, reads)
-            book = Book(accounts, known, progress.clock_ms, forced or progress.rules, forced=forced is not None)
-            await transaction.write(fold(reads, book, piece.end))
-        self._memory.keep(book.accounts)
+            known = await self._memory.load(transaction, reads)
+            rules = forced or progress.rules
+            book = Book(self._memory.accounts, known, progress.clock_ms, rules, forced=forced is not None)
+            result = fold(reads, book, piece.end)
+            save = piece.is_last or not self._job.bulk or self._memory.excess > 0
+            await transaction.write(result, self._unsaved, save=save)
+        self._memory.trim()
         self._position = piece.end
 
 

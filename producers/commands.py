@@ -181,7 +181,7 @@ def encode_activation(rules: int, partition: int, *, source: str = "", reason: s
     The same version has the same command id, so that a second one is a duplicate. Raises InvalidCommandError.
     """
     fields = {"command_id": f"rules-{rules}", "rules": rules, "source": source, "reason": reason}
-    problem = check("ActivateRules", {**fields, "occurred_at": 0})
+    problem = check("ActivateRules", (fields["command_id"], rules, 0, source, reason))
     if problem is not None:
         raise InvalidCommandError((problem,))
     return Encoded(None, encode("ActivateRules", fields), partition=partition)

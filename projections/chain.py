@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b, sha256
 from typing import NamedTuple, TypeAlias
 
-from creditfold.ledger import Entry
+from creditfold.ledger import KINDS, Accepted, Entry, digest
 from creditfold.projections.results import Activation, DeadLetter
 
 #: The chain before the first outcome.
@@ -60,15 +60,21 @@ def unescaped(cell: str) -> str | None:
 
 def journal_line(partition: int, offset: int, entry: Entry) -> bytes:
     """The line of a decision: the columns of its row in the journal, in their order."""
-    command, body, outcome, clock_ms = entry
-    account, command_id, asset, source, note = command.account, command.command_id, body.asset, body.source, body.reason
-    # Looked at once for all five, since hardly any text needs it.
-    if _has_special(f"{account}{command_id}{asset}{source}{note}"):
+    command, outcome, clock_ms = entry
+    command_id, account, asset, amount, occurred_at, source, note, metadata = command
+    # An id that holds none of the others may hold a backslash; hardly any does, so they are looked at at once.
+    if source or note or "\\" in f"{account}{command_id}{asset}":
         account, command_id, asset, source, note = map(escaped, (account, command_id, asset, source, note))
+    if isinstance(outcome, Accepted):
+        _, change, balance, version, rules = outcome
+        rejection = NULL
+    else:
+        _, reason, balance, version, rules = outcome
+        change, rejection = 0, reason.value
     return (
-        f"{partition}\t{offset}\t{account}\t{outcome.version}\t{command_id}\t{body.kind}\t{asset}\t{body.amount}\t"
-        f"{outcome.change}\t{outcome.balance}\t{outcome.rejection or NULL}\t{outcome.rules}\t{clock_ms}\t"
-        f"{body.occurred_at}\t{source}\t{note}\t{BYTES}{body.extra.hex()}"
+        f"{partition}\t{offset}\t{account}\t{version}\t{command_id}\t{KINDS[command.__class__]}\t{asset}\t{amount}\t"
+        f"{change}\t{balance}\t{rejection}\t{rules}\t{clock_ms}\t{occurred_at}\t{source}\t{note}\t"
+        f"{BYTES}{digest(metadata).hex() if metadata else ''}"
     ).encode()
 
 

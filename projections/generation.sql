@@ -11,7 +11,8 @@ CREATE TABLE {schema}.source (
 
 -- Where the fold stands in each partition. The transaction that writes balances moves next_offset with them, and
 -- checks epoch, so that a worker that lost the partition can't write. rules is the version in force, chain the digest of
--- all outcomes so far (projections/chain.py).
+-- all outcomes so far (projections/chain.py). balances_behind is true only in the middle of a bulk fold, which writes
+-- balances at its end: what they are until then is told by the journal.
 CREATE TABLE {schema}.progress (
     log_partition integer PRIMARY KEY,
     next_offset bigint NOT NULL DEFAULT 0,
@@ -25,6 +26,7 @@ CREATE TABLE {schema}.progress (
     activations bigint NOT NULL DEFAULT 0,
     rules smallint NOT NULL DEFAULT {rules},
     chain bytea NOT NULL DEFAULT '',
+    balances_behind boolean NOT NULL DEFAULT false,
     folded_at timestamptz
 ) WITH (fillfactor = 50);
 

@@ -17,6 +17,8 @@ class Statements(NamedTuple):
     load_known: sql.Composed
     known_ids: sql.Composed
     save_balances: sql.Composed
+    catch_up_balances: sql.Composed
+    caught_up: sql.Composed
     save_journal: sql.Composed
     save_dead_letter: sql.Composed
     save_activation: sql.Composed
@@ -35,7 +37,7 @@ def statements(generation: int) -> Statements:
 _TEXTS: tuple[LiteralString, ...] = (
     # claim
     """UPDATE {schema}.progress SET epoch = epoch + 1, owner = %s WHERE log_partition = %s
-       RETURNING next_offset, epoch""",
+       RETURNING next_offset, epoch, balances_behind""",
     # lock
     "SELECT next_offset, epoch, clock_ms, rules, chain FROM {schema}.progress WHERE log_partition = %s FOR UPDATE",
     # load_accounts
@@ -56,6 +58,15 @@ _TEXTS: tuple[LiteralString, ...] = (
        ON CONFLICT (account_id, asset) DO UPDATE
        SET available = excluded.available, version = excluded.version, log_offset = excluded.log_offset
        WHERE b.version < excluded.version""",
+    # catch_up_balances
+    """INSERT INTO {schema}.balances AS b (account_id, asset, available, version, log_partition, log_offset)
+       SELECT DISTINCT ON (account_id, asset) account_id, asset, balance, version, log_partition, log_offset
+       FROM {schema}.journal WHERE log_partition = %s ORDER BY account_id, asset, version DESC
+       ON CONFLICT (account_id, asset) DO UPDATE
+       SET available = excluded.available, version = excluded.version, log_offset = excluded.log_offset
+       WHERE b.version < excluded.version""",
+    # caught_up
+    "UPDATE {schema}.progress SET balances_behind = false WHERE log_partition = %s",
     # save_journal
     """COPY {schema}.journal (log_partition, log_offset, account_id, version, command_id, kind, asset, amount,
            change, balance, rejection, rules, clock_ms, occurred_at_ms, source, note, extra) FROM STDIN""",
@@ -76,7 +87,7 @@ _TEXTS: tuple[LiteralString, ...] = (
     """UPDATE {schema}.progress
        SET next_offset = %s, clock_ms = %s, rules = %s, chain = %s, accepted = accepted + %s, rejected = rejected + %s,
            duplicates = duplicates + %s, dead_letters = dead_letters + %s, activations = activations + %s,
-           folded_at = clock_timestamp()
+           balances_behind = %s, folded_at = clock_timestamp()
        WHERE log_partition = %s""",
 )
 

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from heapq import merge
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.errors import InvalidSchemaName, UndefinedTable
@@ -16,9 +16,9 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from creditfold.ledger import Account, Body, Outcome
+from creditfold.ledger import Account, Body, Known, Outcome
 from creditfold.projections.chain import Checkpoint, Line, activation_line, dead_letter_line, extend, journal_line
-from creditfold.projections.results import ChunkResult, JournalLine
+from creditfold.projections.results import ChunkResult
 from creditfold.projections.setup import refuse_other_layout
 from creditfold.projections.statements import END_BLOCKERS, LIVE, LOOKS, SWITCHING, statements
 from creditfold.schemas.errors import CreditfoldError
@@ -51,11 +51,19 @@ class Progress(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A partition that was taken over: where its fold stands, under which epoch, in which generation."""
+    """A partition that was taken over: where its fold stands, under which epoch, in which generation.
+
+    `balances_behind` says that a bulk fold ended before it had written them.
+    """
 
     next_offset: int
     epoch: int
     generation: int
+    balances_behind: bool = False
+
+
+#: The offset and the outcome of the last decision about each (account, asset): what its balance row is to be.
+LastOutcomes: TypeAlias = dict[tuple[str, str], tuple[int, Outcome]]
 
 
 # Lists go to PostgreSQL as one text, joined by a control character that no id can hold: psycopg's arrays cost more
@@ -102,7 +110,7 @@ async def _claim(connection: AsyncConnection[TupleRow], partition: int, owner: s
         raise CreditfoldError(
             f"The projection has no partition {partition}.", "The topic has grown; that is not supported."
         )
-    return Claim(row[0], row[1], generation)
+    return Claim(row[0], row[1], generation, row[2])
 
 
 async def _live(connection: AsyncConnection[TupleRow]) -> tuple[int, int]:
@@ -142,7 +150,7 @@ class ChunkTransaction:
         self._progress = Progress(*row)
         return self._progress
 
-    async def load(self, keys: Iterable[tuple[str, str]]) -> tuple[dict[str, Account], dict[tuple[str, str], Body]]:
+    async def load(self, keys: Iterable[tuple[str, str]]) -> tuple[dict[str, Account], Known]:
         """Read the accounts named by (account, command id) keys, and the bodies of the ids already decided."""
         wanted = list(keys)
         accounts = await self.load_accounts({account for account, _ in wanted})
@@ -160,7 +168,7 @@ class ChunkTransaction:
             accounts[account] = Account(max(before.version, version), {**before.available, asset: available})
         return accounts
 
-    async def load_known(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Body]:
+    async def load_known(self, keys: Collection[tuple[str, str]]) -> Known:
         """Read the bodies of those (account, command id) keys that were decided already."""
         if not keys:
             return {}
@@ -176,8 +184,18 @@ class ChunkTransaction:
             async for account, command_id in cursor:
                 yield account, command_id
 
-    async def write(self, result: ChunkResult) -> None:
+    async def catch_up_balances(self) -> None:
+        """Bring the balances up to the journal, after a bulk fold that didn't come to write them."""
+        await self._connection.execute(self._sql.catch_up_balances, (self._partition,))
+        await self._connection.execute(self._sql.caught_up, (self._partition,))
+
+    async def write(self, result: ChunkResult, unsaved: LastOutcomes | None = None, *, save: bool = True) -> None:
         """Write what was decided and move the offset; the partition must be locked.
+
+        Args:
+            result: what the chunk came to.
+            unsaved: the last outcomes that earlier transactions haven't written to the balances; takes this chunk's.
+            save: whether to write them now, which empties `unsaved`, and not in a later transaction.
 
         Raises RuntimeError if the rows don't follow from the stored ones.
         """
@@ -188,16 +206,21 @@ class ChunkTransaction:
         lines = merge(journal, others, key=itemgetter(0)) if others else journal
         chain, checkpoints = extend(self._progress.chain, self._progress.next_offset, result.next_offset, lines)
         accepted = sum([entry.outcome.rejection is None for _, entry in result.journal])
+        last = {} if unsaved is None else unsaved
+        for offset, (command, outcome, _) in result.journal:
+            last[command.account, outcome.asset] = offset, outcome
         async with self._connection.cursor(binary=True) as cursor:
+            if save and last:
+                await self._save_balances(cursor, last)
+                last.clear()
             if journal:
-                await self._save_balances(cursor, result.journal)
                 async with cursor.copy(self._sql.save_journal) as copy:
                     await copy.write(b"\n".join([line for _, line in journal]) + b"\n")
             await self._save_others(cursor, result, checkpoints)
             counts = (accepted, len(journal) - accepted, result.duplicates)
             lengths = (len(result.dead_letters), len(result.activations))
-            moved = (result.next_offset, result.clock_ms, result.rules, chain, *counts, *lengths, self._partition)
-            await cursor.execute(self._sql.move, moved)
+            moved = (result.next_offset, result.clock_ms, result.rules, chain, *counts, *lengths, bool(last))
+            await cursor.execute(self._sql.move, (*moved, self._partition))
 
     def _other_lines(self, result: ChunkResult) -> list[Line]:
         found = [(letter.log_offset, dead_letter_line(self._partition, letter)) for letter in result.dead_letters]
@@ -217,10 +240,7 @@ class ChunkTransaction:
         for checkpoint in checkpoints:
             await cursor.execute(self._sql.save_checkpoint, (self._partition, *checkpoint))
 
-    async def _save_balances(self, cursor: AsyncCursor[TupleRow], journal: Sequence[JournalLine]) -> None:
-        last: dict[tuple[str, str], tuple[int, Outcome]] = {}
-        for offset, (command, _, outcome, _) in journal:
-            last[command.account, outcome.asset] = offset, outcome
+    async def _save_balances(self, cursor: AsyncCursor[TupleRow], last: LastOutcomes) -> None:
         # No other transaction writes these accounts, which are this partition's alone: no order, no deadlock.
         columns = (
             SEPARATOR.join([account for account, _ in last]),

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 from creditfold.schemas.registry import JsonSchema
 
-#: Reads the record that starts at an offset and ends with the bytes; gives its fields by name, in the schema's order.
-Reader: TypeAlias = Callable[[bytes, int], dict[str, Any]]
+#: Reads the record that starts at an offset and ends with the bytes; gives its values.
+Reader: TypeAlias = Callable[[bytes, int], tuple[Any, ...]]
 
 MAX_VARINT_BITS = 64
 
@@ -20,19 +20,20 @@ class MalformedError(ValueError):
     """Bytes that the schema can't have written."""
 
 
-def compile_reader(schema: JsonSchema) -> Reader:
+def compile_reader(schema: JsonSchema, current: JsonSchema) -> Reader:
     """Make the reader of a record schema whose fields are strings, longs, and maps of strings.
 
-    Raises TypeError for a schema with other types.
+    Its values are those of the current schema's fields, in their order: a field that the record lacks is at its
+    default, one that is gone is left out. Raises TypeError for a schema with other types.
     """
-    lines = ["def read(data, at):"]
-    names = []
+    lines, read = ["def read(data, at):"], {}
     for number, field in enumerate(schema["fields"]):
+        read[field["name"]] = f"f{number}"
         lines += _field(f"f{number}", field["type"])
-        names.append(f"{field['name']!r}: f{number}")
+    values = [read.get(field["name"], repr(field.get("default"))) for field in current["fields"]]
     lines += [
         "    if at != len(data): raise MalformedError(f'{len(data) - at} bytes left over after the record')",
-        f"    return {{{', '.join(names)}}}",
+        f"    return ({', '.join(values)},)",
     ]
     scope: dict[str, Any] = {"MalformedError": MalformedError, "long": read_long, "texts": read_texts}
     exec("\n".join(lines), scope)  # noqa: S102 — see above: the source is ours.

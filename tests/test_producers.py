@@ -67,7 +67,8 @@ def log(settings: Settings) -> dict[Position, tuple[bytes | None, str, dict[str,
             while end and consumer.position([place])[0].offset < end:
                 for message in consumer.consume(1_000, timeout=1):
                     assert message.error() is None
-                    found[Position(partition, message.offset() or 0)] = (message.key(), *decode(message.value())[:2])
+                    read = decode(message.value())
+                    found[Position(partition, message.offset() or 0)] = (message.key(), read.record, read.fields)
     finally:
         consumer.close()
     return found

@@ -95,7 +95,7 @@ def test_the_wheel_holds_every_file_and_works_alone(tmp_path: Path) -> None:
         "import creditfold.cli.main, creditfold.processors.app, creditfold.projections.setup;"
         " import creditfold.schemas.wire as w;"
         " assert 'alone' in w.__file__;"
-        " print(w.decode(w.encode('Grant', dict(command_id='1', account='a', asset='c', amount=7))))"
+        " print(w.decode(w.encode('Grant', dict(command_id='1', account='a', asset='c', amount=7))).fields)"
     )
     # -S would hide the dependencies too; PYTHONPATH comes before the editable install.
     run = subprocess.run(

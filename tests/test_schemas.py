@@ -115,7 +115,8 @@ def test_what_is_encoded_is_decoded() -> None:
     value = wire.encode("Grant", GRANT)
     newest = registry.latest(registry.load_lock())["Grant"]
     assert struct.unpack(">bI", value[:5]) == (0, newest.id)
-    assert wire.decode(value) == ("Grant", GRANT, 1)
+    assert wire.decode(value) == ("Grant", tuple(GRANT.values()), 1)
+    assert wire.decode(value).fields == GRANT
 
 
 texts = st.text(st.characters(codec="utf-8"))
@@ -129,7 +130,8 @@ records = st.fixed_dictionaries(
 @given(st.sampled_from(sorted(COMMANDS)), records)
 def test_any_fields_come_back(record: str, fields: dict[str, Any]) -> None:
     """Valid or not: the codec keeps what the types allow."""
-    assert wire.decode(wire.encode(record, fields)) == (record, fields, 1)
+    found = wire.decode(wire.encode(record, fields))
+    assert (found.record, found.fields, found.rules) == (record, fields, 1)
 
 
 @given(st.binary(max_size=200))
@@ -186,9 +188,10 @@ def by_fastavro(value: bytes) -> tuple[str, Any] | None:
 
 def by_us(value: bytes) -> tuple[str, Any] | None:
     try:
-        return wire.decode(value)[:2]
+        found = wire.decode(value)
     except wire.DecodeError:
         return None
+    return found.record, found.fields
 
 
 @settings(max_examples=500)
@@ -260,7 +263,7 @@ def test_records_of_every_version_are_read_with_todays_fields(monkeypatch: pytes
 def test_a_type_without_a_reader_is_told_when_the_schema_is_loaded() -> None:
     """And not at the first record of it."""
     with pytest.raises(TypeError, match="double"):
-        compile_reader({"fields": [{"name": "x", "type": "double"}]})
+        compile_reader({"fields": [{"name": "x", "type": "double"}]}, {"fields": []})
 
 
 @pytest.mark.parametrize("fields", [{}, {"command_id": 5}, {**GRANT, "amount": "5"}, {**GRANT, "amount": 2**63}])
