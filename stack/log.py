@@ -69,6 +69,9 @@ class LogReader:
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "error",
                 "log_level": 2,
+                # What is fetched ahead is memory; the client's own bounds are 100,000 records or 64 MB.
+                "queued.min.messages": 20_000,
+                "queued.max.messages.kbytes": 16_384,
             }
         )
         self._consumer.assign([TopicPartition(topic, partition, start)])

@@ -1,10 +1,17 @@
-"""Runs `creditfold` with a rebuild of many small transactions in processes of its own: a kill finds one open."""
+"""Runs `creditfold` with a rebuild of many small transactions in processes of its own: a kill finds one open.
+
+With FORGETFUL in the environment hardly any account is kept in memory from one transaction to the next.
+"""
+
+import os
 
 from creditfold.processors import rebuilding, replay
 
 # In the processes that are started too, which import this file under another name.
 rebuilding.FEW_RECORDS = 0
 replay.CHUNK_RECORDS = 150
+if "FORGETFUL" in os.environ:
+    replay.KEPT_ACCOUNTS = 155
 
 if __name__ == "__main__":
     from creditfold.cli.main import main
