@@ -50,6 +50,7 @@ class WorkerProcess:
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        self._said_before = len(self.text()) if self.log.exists() else 0
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, *self.program, self._command, "--json-logs"],
@@ -87,6 +88,10 @@ class WorkerProcess:
 
     def text(self) -> str:
         return self.log.read_text("utf-8", "replace")
+
+    def latest(self) -> str:
+        """Its log since it was started the last time."""
+        return self.text()[self._said_before :]
 
     def said(self, event: str) -> bool:
         return any(event in str(line.get("event")) for line in self.lines())
