@@ -1,7 +1,9 @@
-"""What may be asked for under the rules of credits, as immutable tuples. Source: the rules in docs/rules.md.
+"""What may be asked for under the rules of credits, as immutable tuples.
 
-Amounts are in the asset's smallest unit, instants in milliseconds UTC. `command_id` is unique per account. An empty text,
-and 0 where an instant or an optional amount is meant, stand for "not given".
+Amounts are in the asset's smallest unit, instants in milliseconds UTC. `command_id` is unique per account. An empty
+text, and 0 where an instant or an optional amount is meant, stand for "not given".
+
+These rules aren't in force: no schema brings such commands to the log yet. They are to become version 2.
 """
 
 from collections.abc import Mapping
@@ -169,7 +171,7 @@ class ReceiveTransfer(NamedTuple):
 
 
 class SettleTransfer(NamedTuple):
-    """Derived from what became of a transfer at its receiver, at its sender. `returned` is why it came back, or empty."""
+    """Derived, at a transfer's sender, from what its receiver did. `returned` is why it came back, or empty."""
 
     command_id: str
     account: str

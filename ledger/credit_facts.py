@@ -3,8 +3,8 @@
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
-from creditfold.ledger.credits.commands import Terms
-from creditfold.ledger.credits.reasons import RejectionReason
+from creditfold.ledger.credit_commands import Terms
+from creditfold.ledger.credit_reasons import RejectionReason
 
 
 class Bucket(StrEnum):
@@ -27,7 +27,7 @@ class Bucket(StrEnum):
 
 
 class LotId(NamedTuple):
-    """A lot: the command that made it, and which of its lots, counted from 1. A schedule's have the occurrence's number."""
+    """A lot: the command that made it, and which of its lots, from 1. A schedule's have their occurrence's number."""
 
     command_id: str
     number: int = 1
@@ -75,8 +75,8 @@ class FactKind(StrEnum):
 class Fact(NamedTuple):
     """One thing that happened at an instant, in milliseconds UTC.
 
-    `ref` names what it is about: the lot's command, the hold, the spend, the transfer or the schedule. `terms` are those
-    of the lot that it made, if it made one.
+    `ref` names what it is about: the lot's command, the hold, the spend, the transfer or the schedule. `terms` are
+    those of the lot that it made, if it made one.
     """
 
     kind: FactKind
