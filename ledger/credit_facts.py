@@ -66,6 +66,7 @@ class FactKind(StrEnum):
     RETURNED = "returned"
     FROZEN = "frozen"
     UNFROZEN = "unfrozen"
+    FORFEITED = "forfeited"
     CLOSED = "closed"
     LIMITED = "limited"
     SCHEDULED = "scheduled"
@@ -76,7 +77,7 @@ class Fact(NamedTuple):
     """One thing that happened at an instant, in milliseconds UTC.
 
     `ref` names what it is about: the lot's command, the hold, the spend, the transfer or the schedule. `terms` are
-    those of the lot that it made, if it made one.
+    those of the lot that it made, if it made one; `detail` says why, where that isn't plain.
     """
 
     kind: FactKind
@@ -85,6 +86,7 @@ class Fact(NamedTuple):
     ref: str
     moves: tuple[Move, ...] = ()
     terms: Terms | None = None
+    detail: str = ""
 
 
 class Accepted(NamedTuple):

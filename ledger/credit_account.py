@@ -1,0 +1,533 @@
+"""One account under the rules of credits: its lots, holds, spends, debts and schedules, and what time does to them.
+
+Owns how credits move and what follows from it by itself: expiry, activation, lapse, a schedule's turn, repayment. What
+a command may do is decided in credits.py. Changes are made in place and can be undone, for batches.
+"""
+
+import calendar
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from heapq import heappop, heappush, merge
+from typing import Any, NamedTuple, TypeAlias
+
+from creditfold.ledger.credit_commands import CreateSchedule, FreezeScope, LotClass, Period, Terms
+from creditfold.ledger.credit_facts import Balance, Bucket, Fact, FactKind, LotId, Move
+from creditfold.ledger.limits import MAX_BALANCE
+
+NEVER = 2**63
+
+#: What an amount that left a lot counts as in that lot. Debt that it repaid was spent.
+_COUNTED = {
+    Bucket.REMAINING: "remaining",
+    Bucket.HELD: "held",
+    Bucket.SPENT: "spent",
+    Bucket.DEBT: "spent",
+    Bucket.EXPIRED: "expired",
+    Bucket.VOIDED: "voided",
+    Bucket.FORFEITED: "forfeited",
+    Bucket.REISSUED: "reissued",
+    Bucket.IN_TRANSIT: "transferred",
+}
+
+
+#: A lot's place in the order of spending.
+Order: TypeAlias = tuple[int, int, int, int, int, int]
+
+
+class Due(IntEnum):
+    """What time does, in the order in which it does it at one instant."""
+
+    SCHEDULE = 0
+    ACTIVATION = 1
+    LAPSE = 2
+    EXPIRY = 3
+
+
+class Lot:
+    """Credits that came in together: the amount, and where each part of it is."""
+
+    def __init__(self, lot_id: LotId, asset: str, terms: Terms, made: int) -> None:
+        self.id = lot_id
+        self.asset = asset
+        self.amount = 0
+        self.terms = terms
+        self.remaining = self.held = self.spent = self.expired = 0
+        self.voided = self.forfeited = self.reissued = self.transferred = 0
+        self.is_pending = False
+        self.is_lapsed = False
+        self.is_void = False
+        #: Its place in the order in which lots are spent, and whether it stands there.
+        self.order: Order = (
+            terms.priority,
+            0 if terms.scope else 1,
+            terms.expires_at or NEVER,
+            0 if terms.lot_class is LotClass.PROMO else 1,
+            terms.effective_at,
+            made,
+        )
+        self.is_listed = False
+
+    @property
+    def is_spendable(self) -> bool:
+        """Whether there is something in it that can be taken."""
+        return self.remaining > 0 and not (self.is_pending or self.is_lapsed or self.is_void)
+
+
+class NewLot(NamedTuple):
+    """A lot to be made, and the system account that its credits come from."""
+
+    id: LotId
+    asset: str
+    amount: int
+    terms: Terms
+    source: Bucket
+
+
+class Slice(NamedTuple):
+    """A part of a lot that a hold, a spend or a transfer has."""
+
+    lot: Lot
+    amount: int
+
+
+class Held:
+    """A hold: what it still has, in the order of its allocation."""
+
+    def __init__(self, asset: str, deadline: int, slices: tuple[Slice, ...]) -> None:
+        self.asset = asset
+        self.deadline = deadline
+        self.slices = slices
+        self.is_open = True
+        self.is_lapsed = False
+
+    @property
+    def amount(self) -> int:
+        """What it still has."""
+        return sum(part.amount for part in self.slices)
+
+
+class Spent:
+    """A spend or a capture: what can still be refunded of it. What repaid its debt comes last in its slices."""
+
+    def __init__(self, asset: str, slices: tuple[Slice, ...], made: int) -> None:
+        self.asset = asset
+        self.slices = slices
+        self.made = made
+        self.debt = 0
+
+    @property
+    def refundable(self) -> int:
+        """What wasn't refunded yet."""
+        return self.debt + sum(part.amount for part in self.slices)
+
+
+class Sent:
+    """A transfer on its way."""
+
+    def __init__(self, asset: str, slices: tuple[Slice, ...]) -> None:
+        self.asset = asset
+        self.slices = slices
+        self.is_open = True
+
+
+class Scheduled:
+    """A schedule, and the number of its next occurrence, counted from 1."""
+
+    def __init__(self, command: CreateSchedule, made: int) -> None:
+        self.command = command
+        self.made = made
+        self.next = 1
+        self.is_open = True
+        self.lots: tuple[Lot, ...] = ()
+
+    def instant(self, number: int) -> int:
+        """When an occurrence falls due, NEVER after the last."""
+        command = self.command
+        try:
+            at = _instant(command.first_at, command.period, command.every * (number - 1))
+        except (ValueError, OverflowError):
+            return NEVER  # After the year 9999.
+        return NEVER if command.until and at >= command.until else at
+
+
+def _instant(first_at: int, period: Period, count: int) -> int:
+    first = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=first_at)
+    if period is Period.DAYS:
+        return first_at + ((first + timedelta(days=count)) - first) // timedelta(milliseconds=1)
+    months = first.year * 12 + first.month - 1 + count
+    year, month = months // 12, months % 12 + 1
+    day = min(first.day, calendar.monthrange(year, month)[1])
+    return (first.replace(year=year, month=month, day=day) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(
+        milliseconds=1
+    )
+
+
+class Holding:
+    """An account's credits of one asset."""
+
+    def __init__(self) -> None:
+        self.available = self.pending = self.held = self.debt = self.limit = 0
+        #: What can be spent, by scope, in the order of spending.
+        self.lists: dict[str, list[tuple[Order, Lot]]] = {}
+        self.by_scope: dict[str, int] = {}
+        #: Spends that are owed, the oldest first.
+        self.debts: dict[str, Spent] = {}
+
+
+class Account:
+    """An account: changed only by the methods here, all of which can be undone."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.is_closed = False
+        self.frozen: FreezeScope | None = None
+        self.lots: dict[LotId, Lot] = {}
+        self.holds: dict[str, Held] = {}
+        self.spends: dict[str, Spent] = {}
+        self.transfers: dict[str, Sent] = {}
+        self.schedules: dict[str, Scheduled] = {}
+        self.holdings: dict[str, Holding] = {}
+        self._numbers = 0
+        self._dues: list[tuple[int, int, int, Any]] = []
+        self._undo: list[tuple[Any, str, Any]] | None = None
+
+    # Undoing.
+
+    @contextmanager
+    def undoable(self) -> Iterator["Account"]:
+        """Within the block, `undo` brings back what was before it."""
+        self._undo = []
+        try:
+            yield self
+        finally:
+            self._undo = None
+
+    def undo(self) -> None:
+        """Bring back what was at the beginning of the block."""
+        done, self._undo = self._undo or [], None
+        for owner, name, value in reversed(done):
+            if isinstance(owner, dict):
+                if value is None:
+                    owner.pop(name, None)
+                else:
+                    owner[name] = value
+            else:
+                setattr(owner, name, value)
+                if isinstance(owner, Lot):
+                    self._list(owner)
+        for holding in self.holdings.values():
+            # What was taken out came back at the end.
+            holding.debts = dict(sorted(holding.debts.items(), key=lambda entry: entry[1].made))
+        self._undo = []
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        """Change one attribute of the account, or of something in it."""
+        if self._undo is not None:
+            self._undo.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    def put(self, owner: dict[Any, Any], key: Any, value: Any) -> None:
+        """Add to one of the account's mappings, or change it; None takes it out."""
+        if self._undo is not None:
+            self._undo.append((owner, key, owner.get(key)))
+        if value is None:
+            owner.pop(key, None)
+        else:
+            owner[key] = value
+
+    # What there is.
+
+    def holding(self, asset: str) -> Holding:
+        """The account's credits of an asset."""
+        found = self.holdings.get(asset)
+        if found is None:
+            # An empty one says the same as none, so it needn't be undone.
+            found = self.holdings[asset] = Holding()
+        return found
+
+    def balance(self, asset: str) -> Balance:
+        """What the account has of an asset."""
+        found = self.holdings.get(asset)
+        return Balance() if found is None else Balance(found.available, found.pending, found.held, found.debt)
+
+    def available(self, asset: str, use: str) -> int:
+        """What a spend for a use can take."""
+        found = self.holdings.get(asset)
+        if found is None:
+            return 0
+        return found.by_scope.get("", 0) + (found.by_scope.get(use, 0) if use else 0)
+
+    def room(self, asset: str) -> int:
+        """How much more of an asset the account can have."""
+        found = self.holding(asset)
+        return MAX_BALANCE - found.available - found.pending - found.held
+
+    @property
+    def next_due(self) -> int:
+        """The next instant at which time changes something; may be too early, NEVER if there is none."""
+        return self._dues[0][0] if self._dues else NEVER
+
+    def lots_by(self, command_id: str, number: int = 0) -> list[Lot]:
+        """The lots that a command made, or the one of a number."""
+        if number:
+            numbers = range(number, number + 1)
+        elif command_id in self.schedules:
+            numbers = range(1, self.schedules[command_id].next)
+        else:
+            numbers = range(1, self._most_lots(command_id) + 1)
+        return [self.lots[lot_id] for lot_id in (LotId(command_id, n) for n in numbers) if lot_id in self.lots]
+
+    def _most_lots(self, command_id: str) -> int:
+        count = 0
+        while LotId(command_id, count + 1) in self.lots:
+            count += 1
+        return count
+
+    def _number(self) -> int:
+        # Never given twice, not even after an undo: what waits in the heap must differ.
+        self._numbers += 1
+        return self._numbers
+
+    # How credits move.
+
+    def move(self, lot: Lot, source: Bucket, target: Bucket, amount: int) -> Move:
+        """Move credits of a lot, and keep every total of them."""
+        holding = self.holding(lot.asset)
+        for bucket, change in ((source, -amount), (target, amount)):
+            counted = _COUNTED.get(bucket)
+            # What comes out of issue, transit or another lot is new to this one.
+            if counted is None or (lot.amount == 0 and bucket is source):
+                continue
+            self.set(lot, counted, getattr(lot, counted) + change)
+            if bucket is Bucket.HELD:
+                self.set(holding, "held", holding.held + change)
+            elif bucket is Bucket.REMAINING:
+                self._count(holding, lot, change)
+            elif bucket is Bucket.DEBT:
+                self.set(holding, "debt", holding.debt - change)
+        self._list(lot)
+        return Move(lot.id, source, target, amount)
+
+    def _count(self, holding: Holding, lot: Lot, change: int) -> None:
+        name = "pending" if lot.is_pending else "available"
+        self.set(holding, name, getattr(holding, name) + change)
+        if not lot.is_pending:
+            scope = lot.terms.scope
+            self.put(holding.by_scope, scope, holding.by_scope.get(scope, 0) + change)
+
+    def _list(self, lot: Lot) -> None:
+        """Have a lot stand among those that can be spent, or not."""
+        if lot.is_listed == lot.is_spendable:
+            return
+        listed = self.holding(lot.asset).lists.setdefault(lot.terms.scope, [])
+        if lot.is_listed:
+            del listed[bisect_left(listed, lot.order, key=lambda entry: entry[0])]
+        else:
+            insort(listed, (lot.order, lot), key=lambda entry: entry[0])
+        lot.is_listed = lot.is_spendable
+
+    def make_lot(self, new: NewLot, clock_ms: int) -> tuple[Lot, Move]:
+        """Make a lot; its window says whether its credits are to be had yet."""
+        terms = new.terms
+        if not terms.effective_at:
+            terms = terms._replace(effective_at=clock_ms)
+        lot = Lot(new.id, new.asset, terms, self._number())
+        lot.is_pending = terms.effective_at > clock_ms
+        self.put(self.lots, new.id, lot)
+        move = self.move(lot, new.source, Bucket.REMAINING, new.amount)
+        lot.amount = new.amount
+        if lot.is_pending:
+            heappush(self._dues, (terms.effective_at, Due.ACTIVATION, self._numbers, lot))
+        if terms.expires_at:
+            heappush(self._dues, (terms.expires_at, Due.EXPIRY, self._numbers, lot))
+        return lot, move
+
+    def allocate(self, asset: str, use: str, amount: int, at_ms: int | None = None) -> tuple[Slice, ...]:
+        """The parts of lots that an amount would take, in the order of spending; fewer if there isn't so much.
+
+        With an instant, only of lots whose window it lies in.
+        """
+        holding = self.holding(asset)
+        slices = []
+        for _, lot in merge(*(holding.lists.get(scope, ()) for scope in {"", use}), key=lambda entry: entry[0]):
+            if amount <= 0:
+                break
+            if at_ms is not None and not lot.terms.effective_at <= at_ms < (lot.terms.expires_at or NEVER):
+                continue
+            taken = min(amount, lot.remaining)
+            slices.append(Slice(lot, taken))
+            amount -= taken
+        return tuple(slices)
+
+    def move_all(self, slices: Iterable[Slice], source: Bucket, target: Bucket) -> tuple[Move, ...]:
+        """Move slices of lots."""
+        return tuple(self.move(lot, source, target, amount) for lot, amount in slices)
+
+    def owe(self, spend_id: str, spend: Spent, change: int) -> Move:
+        """Make a spend's debt larger, or smaller."""
+        holding = self.holding(spend.asset)
+        self.set(spend, "debt", spend.debt + change)
+        self.set(holding, "debt", holding.debt + change)
+        self.put(holding.debts, spend_id, spend if spend.debt else None)
+        if change > 0:
+            return Move(None, Bucket.DEBT, Bucket.SPENT, change)
+        return Move(None, Bucket.SPENT, Bucket.DEBT, -change)
+
+    def keep_spend(self, spend_id: str, asset: str, slices: tuple[Slice, ...]) -> Spent:
+        """Remember a spend, so that it can be refunded."""
+        spend = Spent(asset, slices, self._number())
+        self.put(self.spends, spend_id, spend)
+        return spend
+
+    def hold_until(self, hold_id: str, hold: Held) -> None:
+        """Keep a hold, and lapse it at its deadline."""
+        self.put(self.holds, hold_id, hold)
+        heappush(self._dues, (hold.deadline, Due.LAPSE, self._number(), (hold_id, hold)))
+
+    def schedule(self, command: CreateSchedule) -> None:
+        """Keep a schedule, and have it fall due."""
+        scheduled = Scheduled(command, self._number())
+        self.put(self.schedules, command.command_id, scheduled)
+        self._push(scheduled)
+
+    def _push(self, scheduled: Scheduled) -> None:
+        at = scheduled.instant(scheduled.next)
+        if at < NEVER:
+            heappush(self._dues, (at, Due.SCHEDULE, scheduled.made, scheduled))
+
+    # What follows by itself.
+
+    def come_home(self, lots: Iterable[Lot], at_ms: int) -> list[Fact]:
+        """What becomes of lots that got something back, or are new: dead ones lose it, living ones repay debt."""
+        facts = []
+        for lot in lots:
+            if not lot.remaining:
+                continue
+            if lot.is_void:
+                facts.append(self._lose(lot, FactKind.VOIDED, Bucket.VOIDED, at_ms))
+            elif lot.is_lapsed or (lot.terms.expires_at and lot.terms.expires_at <= at_ms):
+                self.set(lot, "is_lapsed", True)
+                facts.append(self._lose(lot, FactKind.EXPIRED, Bucket.EXPIRED, at_ms))
+        for asset in {lot.asset: None for lot in lots}:
+            facts += self.repay(asset, at_ms)
+        return facts
+
+    def _lose(self, lot: Lot, kind: FactKind, target: Bucket, at_ms: int) -> Fact:
+        return Fact(
+            kind, at_ms, lot.asset, lot.id.command_id, (self.move(lot, Bucket.REMAINING, target, lot.remaining),)
+        )
+
+    def repay(self, asset: str, at_ms: int) -> list[Fact]:
+        """Pay debt, the oldest spend first, with the unscoped credits that there are."""
+        holding, facts = self.holding(asset), []
+        while holding.debts and holding.lists.get(""):
+            spend_id, spend = next(iter(holding.debts.items()))
+            lot = holding.lists[""][0][1]
+            amount = min(spend.debt, lot.remaining)
+            # The lot's move says that the debt is smaller; what the spend took was counted as spent when it was made.
+            self.set(spend, "debt", spend.debt - amount)
+            self.put(holding.debts, spend_id, spend if spend.debt else None)
+            move = self.move(lot, Bucket.REMAINING, Bucket.DEBT, amount)
+            self.set(spend, "slices", (*spend.slices, Slice(lot, amount)))
+            facts.append(Fact(FactKind.REPAID, at_ms, asset, spend_id, (move,)))
+        return facts
+
+    def settle(self, clock_ms: int) -> list[Fact]:
+        """Bring the account to an instant: everything that falls due until then, in the order of its instants."""
+        facts: list[Fact] = []
+        while self._dues and self._dues[0][0] <= clock_ms:
+            at_ms, kind, _, what = heappop(self._dues)
+            if kind == Due.SCHEDULE:
+                facts += self._occur(what, at_ms)
+            elif kind == Due.ACTIVATION:
+                facts += self._activate(what, at_ms)
+            elif kind == Due.LAPSE:
+                facts += self._lapse(what[0], what[1], at_ms)
+            else:
+                facts += self._expire(what, at_ms)
+        return facts
+
+    def _occur(self, scheduled: Scheduled, at_ms: int) -> list[Fact]:
+        command = scheduled.command
+        if self.schedules.get(command.command_id) is not scheduled or not scheduled.is_open:
+            return []
+        number = scheduled.next
+        self.set(scheduled, "next", number + 1)
+        amount = min(command.amount, self.room(command.asset))
+        if command.cap:
+            kept = [lot for lot in scheduled.lots if lot.remaining or lot.held]
+            self.set(scheduled, "lots", tuple(kept))
+            amount = min(amount, command.cap - sum(lot.remaining + lot.held for lot in kept))
+        if amount <= 0:
+            facts = [Fact(FactKind.CAPPED, at_ms, command.asset, command.command_id, detail=str(number))]
+        else:
+            expires_at = at_ms + command.expires_after_ms if command.expires_after_ms else 0
+            terms = Terms(command.lot_class, command.priority, at_ms, expires_at, command.scope)
+            new = NewLot(LotId(command.command_id, number), command.asset, amount, terms, Bucket.ISSUED)
+            lot, move = self.make_lot(new, at_ms)
+            if command.cap:
+                self.set(scheduled, "lots", (*scheduled.lots, lot))
+            facts = [Fact(FactKind.OCCURRED, at_ms, command.asset, command.command_id, (move,), terms, str(number))]
+            facts += self.come_home([lot], at_ms)
+        self._push(scheduled)
+        return facts
+
+    def _activate(self, lot: Lot, at_ms: int) -> list[Fact]:
+        if self.lots.get(lot.id) is not lot or not lot.is_pending:
+            return []
+        holding, amount = self.holding(lot.asset), lot.remaining
+        self._count(holding, lot, -amount)
+        self.set(lot, "is_pending", False)
+        self._count(holding, lot, amount)
+        self._list(lot)
+        if not amount:
+            return []
+        return [Fact(FactKind.ACTIVATED, at_ms, lot.asset, lot.id.command_id), *self.repay(lot.asset, at_ms)]
+
+    def _lapse(self, hold_id: str, hold: Held, at_ms: int) -> list[Fact]:
+        if self.holds.get(hold_id) is not hold or not hold.is_open:
+            return []
+        self.set(hold, "is_lapsed", True)
+        return self.let_go(hold_id, hold, hold.slices, FactKind.LAPSED, at_ms)
+
+    def let_go(self, hold_id: str, hold: Held, slices: tuple[Slice, ...], kind: FactKind, at_ms: int) -> list[Fact]:
+        """Give slices of a hold back to their lots. They must be the end of what it has."""
+        self.set(hold, "slices", without_end(hold.slices, sum(part.amount for part in slices))[0])
+        self.set(hold, "is_open", bool(hold.slices))
+        moves = self.move_all(slices, Bucket.HELD, Bucket.REMAINING)
+        facts = [Fact(kind, at_ms, hold.asset, hold_id, moves)]
+        return facts + self.come_home(lots_of(slices), at_ms)
+
+    def _expire(self, lot: Lot, at_ms: int) -> list[Fact]:
+        if self.lots.get(lot.id) is not lot or lot.is_lapsed:
+            return []
+        self.set(lot, "is_lapsed", True)
+        facts = [self._lose(lot, FactKind.EXPIRED, Bucket.EXPIRED, at_ms)] if lot.remaining else []
+        self._list(lot)
+        return facts
+
+
+def lots_of(slices: Iterable[Slice]) -> list[Lot]:
+    """The lots of slices, each once, in their order."""
+    return list({part.lot.id: part.lot for part in slices}.values())
+
+
+def without_end(slices: tuple[Slice, ...], amount: int) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
+    """Split an amount off the end: gives what is left, and what was split off, the last slice first."""
+    left, taken = list(slices), []
+    while amount > 0:
+        lot, there = left.pop()
+        taken.append(Slice(lot, min(there, amount)))
+        if there > amount:
+            left.append(Slice(lot, there - amount))
+        amount -= there
+    return tuple(left), tuple(taken)
+
+
+def without_start(slices: tuple[Slice, ...], amount: int) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
+    """Split an amount off the start: gives what is left, and what was split off, in order."""
+    left, taken = without_end(slices[::-1], amount)
+    return left[::-1], taken

@@ -1,0 +1,442 @@
+"""The rules of credits: what each command does to an account that was settled to the log's clock, or why it doesn't.
+
+Owns the order of the checks and the decisions. How credits move, and what time does, is credit_account.py's. Pure: the
+same commands at the same clock come to the same facts, however they are split into chunks.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2b
+from typing import Any
+
+from creditfold.ledger.credit_account import (
+    Account,
+    Held,
+    Lot,
+    NewLot,
+    Sent,
+    Slice,
+    lots_of,
+    without_end,
+    without_start,
+)
+from creditfold.ledger.credit_commands import (
+    Batch,
+    CancelSchedule,
+    Capture,
+    Close,
+    Command,
+    CreateSchedule,
+    Freeze,
+    FreezeScope,
+    Grant,
+    Hold,
+    Parcel,
+    ReceiveTransfer,
+    Refund,
+    Release,
+    SetCreditLimit,
+    SettleTransfer,
+    Spend,
+    Transfer,
+    Unfreeze,
+    VoidGrant,
+)
+from creditfold.ledger.credit_facts import Accepted, Balance, Bucket, Fact, FactKind, LotId, Move, Outcome, Rejected
+from creditfold.ledger.credit_reasons import RejectionReason as Reason
+from creditfold.ledger.folding import Verdict
+from creditfold.ledger.limits import MAX_OCCURRED_AT
+
+
+class Refused(Exception):  # noqa: N818 - It is no error: it is an answer.
+    """A rule says no."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StepRefused(Exception):  # noqa: N818 - It is no error: it is an answer.
+    """A rule says no to a step of a batch."""
+
+    def __init__(self, reason: Reason, step: int) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.step = step
+
+
+class Book:
+    """Accounts and the commands that were decided about them, at the log's clock in milliseconds UTC."""
+
+    def __init__(self, clock_ms: int = 0) -> None:
+        self.accounts: dict[str, Account] = {}
+        self.known: dict[tuple[str, str], Command] = {}
+        self.clock_ms = clock_ms
+
+    def advance(self, appended_at_ms: int) -> None:
+        """Move the log's clock to a record's append time, unless that lies in the past, or beyond any calendar."""
+        if self.clock_ms < appended_at_ms <= MAX_OCCURRED_AT:
+            self.clock_ms = appended_at_ms
+
+    def apply(self, command: Command) -> Outcome | Verdict:
+        """Decide one valid command, after settling its account."""
+        steps = command.steps if isinstance(command, Batch) else ()
+        if (command.account, command.command_id) in self.known:
+            first = self.known[command.account, command.command_id]
+            return Verdict.DUPLICATE if first == command else Verdict.COMMAND_ID_REUSED
+        if any((command.account, step.command_id) in self.known for step in steps):
+            return Verdict.COMMAND_ID_REUSED
+        account = self.accounts.setdefault(command.account, Account())
+        settled = tuple(account.settle(self.clock_ms))
+        account.version += 1
+        self.known[command.account, command.command_id] = command
+        try:
+            facts = decide(account, command, self.clock_ms)
+        except Refused as answer:
+            return Rejected(settled, answer.reason)
+        except StepRefused as answer:
+            return Rejected(settled, answer.reason, answer.step)
+        for step in steps:
+            self.known[command.account, step.command_id] = step
+        return Accepted(settled, tuple(facts))
+
+    def tick(self) -> dict[str, tuple[Fact, ...]]:
+        """Settle every account that has something due; gives what time did, by account."""
+        due = [name for name, account in self.accounts.items() if account.next_due <= self.clock_ms]
+        facts = {name: tuple(self.accounts[name].settle(self.clock_ms)) for name in due}
+        return {name: found for name, found in facts.items() if found}
+
+    def balance(self, account: str, asset: str) -> Balance:
+        """What an account has of an asset, as of its last settling."""
+        return self.accounts[account].balance(asset) if account in self.accounts else Balance()
+
+    def available(self, account: str, asset: str, use: str = "") -> int:
+        """What a spend for a use could take, as of the account's last settling."""
+        return self.accounts[account].available(asset, use) if account in self.accounts else 0
+
+
+def derived(command: Command, outcome: Outcome) -> ReceiveTransfer | SettleTransfer | None:
+    """The command that follows from another account's, to be appended there; its id is always the same."""
+    if not isinstance(outcome, Accepted):
+        return None
+    if isinstance(command, Transfer):
+        parcels = tuple(
+            Parcel(fact.ref, fact.moves[0].amount, fact.terms) for fact in outcome.facts if fact.terms is not None
+        )
+        return ReceiveTransfer(
+            _derived_id("in", command.account, command.command_id),
+            command.to,
+            command.asset,
+            command.account,
+            command.command_id,
+            parcels,
+        )
+    if isinstance(command, ReceiveTransfer):
+        returned = next((fact.detail for fact in outcome.facts if fact.kind is FactKind.REFUSED), "")
+        return SettleTransfer(
+            _derived_id("out", command.sender, command.transfer), command.sender, command.transfer, returned
+        )
+    return None
+
+
+def _derived_id(way: str, sender: str, transfer: str) -> str:
+    # A command id has at most 64 characters, which a sender's name alone can have.
+    digest = blake2b("\0".join((sender, transfer)).encode(), digest_size=16)
+    return f"~{way}:{digest.hexdigest()}"
+
+
+def decide(account: Account, command: Command, clock_ms: int) -> list[Fact]:
+    """Do what a command asks of a settled account; gives what happened.
+
+    Raises Refused or StepRefused, and has changed nothing then; TypeError for a command that it doesn't know.
+    """
+    if isinstance(command, Batch):
+        return _batch(account, command, clock_ms)
+    return _decide_one(account, command, clock_ms)
+
+
+def _decide_one(account: Account, command: Any, clock_ms: int) -> list[Fact]:
+    rule = _RULES.get(type(command))
+    if rule is None:
+        raise TypeError(f"no rule for {type(command).__name__}")
+    if type(command) not in _DERIVED:
+        if account.is_closed:
+            raise Refused(Reason.ACCOUNT_CLOSED)
+        blocked = account.frozen is not None and type(command) not in _FREE_WHILE_FROZEN
+        if blocked and (account.frozen is FreezeScope.ALL or type(command) in _SPENDING):
+            raise Refused(Reason.ACCOUNT_FROZEN)
+    return rule(account, command, clock_ms)
+
+
+def _batch(account: Account, batch: Batch, clock_ms: int) -> list[Fact]:
+    facts: list[Fact] = []
+    with account.undoable():
+        for index, step in enumerate(batch.steps):
+            try:
+                facts += _decide_one(account, step, clock_ms)
+            except Refused as answer:
+                account.undo()
+                raise StepRefused(answer.reason, index) from None
+    return facts
+
+
+def _grant(account: Account, command: Grant, clock_ms: int) -> list[Fact]:
+    _refuse_overflow(account, command.asset, command.amount)
+    new = NewLot(LotId(command.command_id), command.asset, command.amount, command.terms, Bucket.ISSUED)
+    return _new_lot(account, new, clock_ms)
+
+
+def _new_lot(account: Account, new: NewLot, clock_ms: int) -> list[Fact]:
+    lot, move = account.make_lot(new, clock_ms)
+    fact = Fact(_MADE[new.source], clock_ms, new.asset, new.id.command_id, (move,), lot.terms)
+    return [fact, *account.come_home([lot], clock_ms)]
+
+
+_MADE = {Bucket.ISSUED: FactKind.GRANTED, Bucket.IN_TRANSIT: FactKind.ARRIVED, Bucket.REISSUED: FactKind.REISSUED}
+
+
+def _spend(account: Account, command: Spend, clock_ms: int) -> list[Fact]:
+    if command.effective_at > clock_ms:
+        raise Refused(Reason.EFFECTIVE_IN_FUTURE)
+    slices = account.allocate(command.asset, command.use, command.amount, command.effective_at or None)
+    found = _sum(slices)
+    owed = command.amount - found
+    holding = account.holding(command.asset)
+    if command.partial:
+        owed = 0
+    if (command.partial and not found) or owed > max(0, holding.limit - holding.debt):
+        raise Refused(Reason.INSUFFICIENT_CREDITS)
+    moves = account.move_all(slices, Bucket.REMAINING, Bucket.SPENT)
+    spend = account.keep_spend(command.command_id, command.asset, slices)
+    if owed:
+        moves += (account.owe(command.command_id, spend, owed),)
+    return [Fact(FactKind.SPENT, clock_ms, command.asset, command.command_id, moves)]
+
+
+def _hold(account: Account, command: Hold, clock_ms: int) -> list[Fact]:
+    if command.deadline <= clock_ms:
+        raise Refused(Reason.DEADLINE_PASSED)
+    slices = _all_of(account, command)
+    moves = account.move_all(slices, Bucket.REMAINING, Bucket.HELD)
+    account.hold_until(command.command_id, Held(command.asset, command.deadline, slices))
+    return [Fact(FactKind.HELD, clock_ms, command.asset, command.command_id, moves)]
+
+
+def _all_of(account: Account, command: Hold | Transfer) -> tuple[Slice, ...]:
+    slices = account.allocate(command.asset, command.use, command.amount)
+    if _sum(slices) < command.amount:
+        raise Refused(Reason.INSUFFICIENT_CREDITS)
+    return slices
+
+
+def _open_hold(account: Account, hold_id: str, amount: int) -> tuple[Held, int]:
+    """A hold, and how much of it is meant. Raises Refused."""
+    hold = account.holds.get(hold_id)
+    if hold is None:
+        raise Refused(Reason.HOLD_NOT_FOUND)
+    if hold.is_lapsed:
+        raise Refused(Reason.HOLD_LAPSED)
+    if not hold.is_open:
+        raise Refused(Reason.HOLD_CLOSED)
+    if amount > hold.amount:
+        raise Refused(Reason.EXCEEDS_HOLD)
+    return hold, amount or hold.amount
+
+
+def _capture(account: Account, command: Capture, clock_ms: int) -> list[Fact]:
+    hold, amount = _open_hold(account, command.hold, command.amount)
+    left, taken = without_start(hold.slices, amount)
+    account.set(hold, "slices", left)
+    account.set(hold, "is_open", bool(left))
+    moves = account.move_all(taken, Bucket.HELD, Bucket.SPENT)
+    account.keep_spend(command.command_id, hold.asset, taken)
+    facts = [Fact(FactKind.CAPTURED, clock_ms, hold.asset, command.hold, moves)]
+    if command.final and left:
+        facts += account.let_go(command.hold, hold, left[::-1], FactKind.RELEASED, clock_ms)
+    return facts
+
+
+def _release(account: Account, command: Release, clock_ms: int) -> list[Fact]:
+    hold, amount = _open_hold(account, command.hold, command.amount)
+    _, taken = without_end(hold.slices, amount)
+    return account.let_go(command.hold, hold, taken, FactKind.RELEASED, clock_ms)
+
+
+def _refund(account: Account, command: Refund, clock_ms: int) -> list[Fact]:
+    spend = account.spends.get(command.spend)
+    if spend is None:
+        raise Refused(Reason.SPEND_NOT_FOUND)
+    amount = command.amount or spend.refundable
+    if not 0 < amount <= spend.refundable:
+        raise Refused(Reason.EXCEEDS_REFUNDABLE)
+    forgiven = min(amount, spend.debt)
+    _refuse_overflow(account, spend.asset, amount - forgiven)
+    left, taken = without_end(spend.slices, amount - forgiven)
+    moves: tuple[Move, ...] = (account.owe(command.spend, spend, -forgiven),) if forgiven else ()
+    account.set(spend, "slices", left)
+    renewed: dict[Lot, int] = {}
+    home = []
+    for part in taken:
+        if command.reissue and part.lot.is_lapsed and not part.lot.is_void:
+            renewed[part.lot] = renewed.get(part.lot, 0) + part.amount
+        else:
+            home.append(part)
+    moves += account.move_all(home, Bucket.SPENT, Bucket.REMAINING)
+    facts = [Fact(FactKind.REFUNDED, clock_ms, spend.asset, command.spend, moves)] if moves else []
+    for number, (old, back) in enumerate(renewed.items(), start=1):
+        out = account.move(old, Bucket.SPENT, Bucket.REISSUED, back)
+        terms = old.terms._replace(effective_at=clock_ms, expires_at=command.expires_at)
+        new = NewLot(LotId(command.command_id, number), old.asset, back, terms, Bucket.REISSUED)
+        made, *others = _new_lot(account, new, clock_ms)
+        facts += [made._replace(moves=(out, *made.moves)), *others]
+    return facts + account.come_home(lots_of(home), clock_ms)
+
+
+def _void(account: Account, command: VoidGrant, clock_ms: int) -> list[Fact]:
+    lots = account.lots_by(command.grant, command.number)
+    if not lots:
+        raise Refused(Reason.GRANT_NOT_FOUND)
+    lots = [lot for lot in lots if lot.remaining or lot.held]
+    if not lots:
+        raise Refused(Reason.NOTHING_TO_VOID)
+    moves: tuple[Move, ...] = ()
+    for lot in lots:
+        account.set(lot, "is_void", True)
+        if lot.remaining:
+            moves += (account.move(lot, Bucket.REMAINING, Bucket.VOIDED, lot.remaining),)
+    return [Fact(FactKind.VOIDED, clock_ms, lots[0].asset, command.grant, moves)]
+
+
+def _transfer(account: Account, command: Transfer, clock_ms: int) -> list[Fact]:
+    slices = _all_of(account, command)
+    account.put(account.transfers, command.command_id, Sent(command.asset, slices))
+    return [
+        Fact(
+            FactKind.SENT,
+            clock_ms,
+            command.asset,
+            part.lot.id.command_id,
+            (account.move(part.lot, Bucket.REMAINING, Bucket.IN_TRANSIT, part.amount),),
+            part.lot.terms,
+        )
+        for part in slices
+    ]
+
+
+def _receive(account: Account, command: ReceiveTransfer, clock_ms: int) -> list[Fact]:
+    refused = ""
+    if account.is_closed:
+        refused = Reason.ACCOUNT_CLOSED
+    elif account.frozen is FreezeScope.ALL:
+        refused = Reason.ACCOUNT_FROZEN
+    elif sum(parcel.amount for parcel in command.parcels) > account.room(command.asset):
+        refused = Reason.BALANCE_LIMIT_EXCEEDED
+    if refused:
+        return [Fact(FactKind.REFUSED, clock_ms, command.asset, command.transfer, detail=str(refused))]
+    facts = []
+    for number, parcel in enumerate(command.parcels, start=1):
+        new = NewLot(LotId(command.command_id, number), command.asset, parcel.amount, parcel.terms, Bucket.IN_TRANSIT)
+        facts += _new_lot(account, new, clock_ms)
+    return facts
+
+
+def _settle_transfer(account: Account, command: SettleTransfer, clock_ms: int) -> list[Fact]:
+    sent = account.transfers.get(command.transfer)
+    if sent is None or not sent.is_open:
+        raise Refused(Reason.SPEND_NOT_FOUND)
+    account.set(sent, "is_open", False)
+    if not command.returned:
+        return [Fact(FactKind.COMPLETED, clock_ms, sent.asset, command.transfer)]
+    slices = sent.slices[::-1]
+    moves = account.move_all(slices, Bucket.IN_TRANSIT, Bucket.REMAINING)
+    fact = Fact(FactKind.RETURNED, clock_ms, sent.asset, command.transfer, moves, detail=command.returned)
+    return [fact, *account.come_home(lots_of(slices), clock_ms)]
+
+
+def _freeze(account: Account, command: Freeze, clock_ms: int) -> list[Fact]:
+    account.frozen = command.scope
+    return [Fact(FactKind.FROZEN, clock_ms, "", command.command_id, detail=str(command.scope))]
+
+
+def _unfreeze(account: Account, command: Unfreeze, clock_ms: int) -> list[Fact]:
+    if account.frozen is None:
+        raise Refused(Reason.ACCOUNT_NOT_FROZEN)
+    account.frozen = None
+    return [Fact(FactKind.UNFROZEN, clock_ms, "", command.command_id)]
+
+
+def _close(account: Account, command: Close, clock_ms: int) -> list[Fact]:
+    if any(hold.is_open for hold in account.holds.values()):
+        raise Refused(Reason.HOLDS_OPEN)
+    if any(holding.debt for holding in account.holdings.values()):
+        raise Refused(Reason.DEBT_OPEN)
+    if any(sent.is_open for sent in account.transfers.values()):
+        raise Refused(Reason.TRANSFER_IN_TRANSIT)
+    left: dict[str, list[Lot]] = {}
+    for lot in account.lots.values():
+        if lot.remaining:
+            left.setdefault(lot.asset, []).append(lot)
+    if left and not command.forfeit:
+        raise Refused(Reason.BALANCE_NOT_ZERO)
+    facts = []
+    for asset, lots in left.items():
+        moves = tuple(account.move(lot, Bucket.REMAINING, Bucket.FORFEITED, lot.remaining) for lot in lots)
+        facts.append(Fact(FactKind.FORFEITED, clock_ms, asset, command.command_id, moves))
+    for scheduled in account.schedules.values():
+        scheduled.is_open = False
+    account.is_closed = True
+    return [*facts, Fact(FactKind.CLOSED, clock_ms, "", command.command_id)]
+
+
+def _limit(account: Account, command: SetCreditLimit, clock_ms: int) -> list[Fact]:
+    account.holding(command.asset).limit = command.limit
+    return [Fact(FactKind.LIMITED, clock_ms, command.asset, command.command_id, detail=str(command.limit))]
+
+
+def _schedule(account: Account, command: CreateSchedule, clock_ms: int) -> list[Fact]:
+    account.schedule(command)
+    fact = Fact(FactKind.SCHEDULED, clock_ms, command.asset, command.command_id)
+    # Occurrences that were missed already.
+    return [fact, *account.settle(clock_ms)]
+
+
+def _cancel(account: Account, command: CancelSchedule, clock_ms: int) -> list[Fact]:
+    scheduled = account.schedules.get(command.schedule)
+    if scheduled is None:
+        raise Refused(Reason.SCHEDULE_NOT_FOUND)
+    scheduled.is_open = False
+    return [Fact(FactKind.CANCELLED, clock_ms, scheduled.command.asset, command.schedule)]
+
+
+def _refuse_overflow(account: Account, asset: str, amount: int) -> None:
+    if amount > account.room(asset):
+        raise Refused(Reason.BALANCE_LIMIT_EXCEEDED)
+
+
+def _sum(slices: Iterable[Slice]) -> int:
+    return sum(part.amount for part in slices)
+
+
+_RULES: Mapping[type, Callable[[Account, Any, int], list[Fact]]] = {
+    Grant: _grant,
+    Spend: _spend,
+    Hold: _hold,
+    Capture: _capture,
+    Release: _release,
+    Refund: _refund,
+    VoidGrant: _void,
+    Transfer: _transfer,
+    ReceiveTransfer: _receive,
+    SettleTransfer: _settle_transfer,
+    Freeze: _freeze,
+    Unfreeze: _unfreeze,
+    Close: _close,
+    SetCreditLimit: _limit,
+    CreateSchedule: _schedule,
+    CancelSchedule: _cancel,
+}
+
+#: What goes on whatever state an account is in: it was decided elsewhere.
+_DERIVED = frozenset({ReceiveTransfer, SettleTransfer})
+_FREE_WHILE_FROZEN = frozenset({Freeze, Unfreeze, Release, VoidGrant, SetCreditLimit})
+#: What a freeze of spending blocks.
+_SPENDING = frozenset({Spend, Hold, Transfer})
