@@ -79,7 +79,7 @@ class Lot:
 class NewLot(NamedTuple):
     """A lot to be made, and the system account that its credits come from."""
 
-    id: LotId
+    lot_id: LotId
     asset: str
     amount: int
     terms: Terms
@@ -334,9 +334,9 @@ class Account:
         terms = new.terms
         if not terms.effective_at:
             terms = terms._replace(effective_at=clock_ms)
-        lot = Lot(new.id, new.asset, terms, self._number())
+        lot = Lot(new.lot_id, new.asset, terms, self._number())
         lot.is_pending = terms.effective_at > clock_ms
-        self.put(self.lots, new.id, lot)
+        self.put(self.lots, new.lot_id, lot)
         move = self.move(lot, new.source, Bucket.REMAINING, new.amount)
         lot.amount = new.amount
         if lot.is_pending:
@@ -352,7 +352,9 @@ class Account:
         """
         holding = self.holding(asset)
         slices = []
-        for _, lot in merge(*(holding.lists.get(scope, ()) for scope in {"", use}), key=lambda entry: entry[0]):
+        for _, lot in merge(
+            *(holding.lists.get(scope, ()) for scope in (("", use) if use else ("",))), key=lambda entry: entry[0]
+        ):
             if amount <= 0:
                 break
             if at_ms is not None and not lot.terms.effective_at <= at_ms < (lot.terms.expires_at or NEVER):

@@ -187,7 +187,7 @@ def _grant(account: Account, command: Grant, clock_ms: int) -> list[Fact]:
 
 def _new_lot(account: Account, new: NewLot, clock_ms: int) -> list[Fact]:
     lot, move = account.make_lot(new, clock_ms)
-    fact = Fact(_MADE[new.source], clock_ms, new.asset, new.id.command_id, (move,), lot.terms)
+    fact = Fact(_MADE[new.source], clock_ms, new.asset, new.lot_id.command_id, (move,), lot.terms)
     return [fact, *account.come_home([lot], clock_ms)]
 
 
@@ -436,7 +436,7 @@ _RULES: Mapping[type, Callable[[Account, Any, int], list[Fact]]] = {
 }
 
 #: What goes on whatever state an account is in: it was decided elsewhere.
-_DERIVED = frozenset({ReceiveTransfer, SettleTransfer})
-_FREE_WHILE_FROZEN = frozenset({Freeze, Unfreeze, Release, VoidGrant, SetCreditLimit})
+_DERIVED = (ReceiveTransfer, SettleTransfer)
+_FREE_WHILE_FROZEN = (Freeze, Unfreeze, Release, VoidGrant, SetCreditLimit)
 #: What a freeze of spending blocks.
-_SPENDING = frozenset({Spend, Hold, Transfer})
+_SPENDING = (Spend, Hold, Transfer)
