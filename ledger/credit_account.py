@@ -63,12 +63,17 @@ class Lot:
         self.order: Order = (
             terms.priority,
             0 if terms.scope else 1,
-            terms.expires_at or NEVER,
+            self.ends_at,
             0 if terms.lot_class is LotClass.PROMO else 1,
             terms.effective_at,
             made,
         )
         self.is_listed = False
+
+    @property
+    def ends_at(self) -> int:
+        """When its window closes, NEVER if it doesn't."""
+        return self.terms.expires_at or NEVER
 
     @property
     def is_spendable(self) -> bool:
@@ -357,7 +362,7 @@ class Account:
         ):
             if amount <= 0:
                 break
-            if at_ms is not None and not lot.terms.effective_at <= at_ms < (lot.terms.expires_at or NEVER):
+            if at_ms is not None and not lot.terms.effective_at <= at_ms < lot.ends_at:
                 continue
             taken = min(amount, lot.remaining)
             slices.append(Slice(lot, taken))
@@ -410,7 +415,7 @@ class Account:
                 continue
             if lot.is_void:
                 facts.append(self._lose(lot, FactKind.VOIDED, Bucket.VOIDED, at_ms))
-            elif lot.is_lapsed or (lot.terms.expires_at and lot.terms.expires_at <= at_ms):
+            elif lot.is_lapsed or lot.ends_at <= at_ms:
                 self.set(lot, "is_lapsed", True)
                 facts.append(self._lose(lot, FactKind.EXPIRED, Bucket.EXPIRED, at_ms))
         for asset in {lot.asset: None for lot in lots}:
@@ -460,9 +465,12 @@ class Account:
         self.set(scheduled, "next", number + 1)
         amount = min(command.amount, self.room(command.asset))
         if command.cap:
-            kept = [lot for lot in scheduled.lots if lot.remaining or lot.held]
-            self.set(scheduled, "lots", tuple(kept))
-            amount = min(amount, command.cap - sum(lot.remaining + lot.held for lot in kept))
+            # A refund can fill an empty lot again, unless it is dead. One that ends at this instant has nothing any
+            # more, or who is granted as much each month as he may keep would get it every second month.
+            lots = tuple(lot for lot in scheduled.lots if lot.held or not (lot.is_lapsed or lot.is_void))
+            self.set(scheduled, "lots", lots)
+            kept = sum(lot.held + (lot.remaining if lot.ends_at > at_ms else 0) for lot in lots)
+            amount = min(amount, command.cap - kept)
         if amount <= 0:
             facts = [Fact(FactKind.CAPPED, at_ms, command.asset, command.command_id, detail=str(number))]
         else:

@@ -82,7 +82,7 @@ class Book:
         steps = command.steps if isinstance(command, Batch) else ()
         if (command.account, command.command_id) in self.known:
             first = self.known[command.account, command.command_id]
-            return Verdict.DUPLICATE if first == command else Verdict.COMMAND_ID_REUSED
+            return Verdict.DUPLICATE if _body_of(first) == _body_of(command) else Verdict.COMMAND_ID_REUSED
         if any((command.account, step.command_id) in self.known for step in steps):
             return Verdict.COMMAND_ID_REUSED
         account = self.accounts.setdefault(command.account, Account())
@@ -112,6 +112,12 @@ class Book:
     def available(self, account: str, asset: str, use: str = "") -> int:
         """What a spend for a use could take, as of the account's last settling."""
         return self.accounts[account].available(asset, use) if account in self.accounts else 0
+
+
+def _body_of(command: Command) -> tuple[Any, ...]:
+    # Tuples of different kinds with the same fields would be equal, in a batch too.
+    steps = command.steps if isinstance(command, Batch) else ()
+    return type(command), command, tuple(type(step) for step in steps)
 
 
 def derived(command: Command, outcome: Outcome) -> ReceiveTransfer | SettleTransfer | None:
@@ -203,7 +209,9 @@ def _spend(account: Account, command: Spend, clock_ms: int) -> list[Fact]:
     holding = account.holding(command.asset)
     if command.partial:
         owed = 0
-    if (command.partial and not found) or owed > max(0, holding.limit - holding.debt):
+    # A backdated one may find less than there is now: it makes no debt beside credits that could be spent.
+    credit = 0 if command.effective_at else max(0, holding.limit - holding.debt)
+    if (command.partial and not found) or owed > credit:
         raise Refused(Reason.INSUFFICIENT_CREDITS)
     moves = account.move_all(slices, Bucket.REMAINING, Bucket.SPENT)
     spend = account.keep_spend(command.command_id, command.asset, slices)
