@@ -30,7 +30,7 @@ from support import (
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 
-COMMANDS = int(os.environ.get("CREDITFOLD_CHAOS_COMMANDS", "40000"))
+COMMANDS = int(os.environ.get("CREDITFOLD_CHAOS_COMMANDS", "25000"))
 SEED = int(os.environ.get("CREDITFOLD_CHAOS_SEED", random.randrange(10**6)))
 ACCOUNTS = 3_000
 BOUND_S = 120.0
