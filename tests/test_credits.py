@@ -4,6 +4,7 @@ A history is commands and instants: a number moves the log's clock there, DELIVE
 clock begins at 100, so lots that end at 200 and holds until 150 lie ahead.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -33,7 +34,7 @@ from creditfold.ledger.credit_commands import (
     Unfreeze,
     VoidGrant,
 )
-from creditfold.ledger.credit_facts import Accepted, Bucket, Fact, LotId, Rejected
+from creditfold.ledger.credit_facts import Accepted, Bucket, Fact, FactKind, LotId, Rejected
 from creditfold.ledger.credit_reasons import RejectionReason
 from creditfold.ledger.credits import Book, derived
 from creditfold.ledger.folding import Verdict
@@ -124,13 +125,14 @@ FULL = [grant(MAX_AMOUNT, f"full{number}") for number in range(512)]
 
 
 class Ledger:
-    """A book that asserts that every lot's parts add up, and that balances are the sums of lots."""
+    """A book that asserts that each lot's parts add up and are what the facts moved, and each balance to its lots."""
 
     def __init__(self, *history: Item) -> None:
         self.book = Book()
         self.book.advance(START)
         self.results: list[Result] = []
         self._sent: list[tuple[Command, Accepted]] = []
+        self._moved: Counter[tuple[str, LotId | None, str]] = Counter()
         self.do(*history)
 
     def do(self, *history: Item) -> Result | None:
@@ -153,18 +155,32 @@ class Ledger:
         assert isinstance(result, Accepted), result
         return told(result.settled + result.facts)
 
-    def tick(self, clock_ms: int) -> list[str]:
+    def tick(self, clock_ms: int = 0) -> list[str]:
         """Let time pass for everybody; gives what it did to ann."""
+        return self.tick_all(clock_ms).get("ann", [])
+
+    def tick_all(self, clock_ms: int = 0) -> dict[str, list[str]]:
+        """Let time pass for everybody; gives what it did, by account."""
         self.book.advance(clock_ms)
-        facts = told(self.book.tick().get("ann", ()))
+        settled = self.book.tick()
+        for account, facts in settled.items():
+            self._count(account, facts)
         self._check()
-        return facts
+        return {account: told(facts) for account, facts in settled.items()}
 
     def state(self, account: str = "ann", asset: str = "credits") -> str:
         """Where each lot's credits are, and the balance: "g: 3 remaining, 7 spent = 3 available"."""
         lots = self.book.accounts[account].lots if account in self.book.accounts else {}
         told_lots = "; ".join(f"{name(lot_id)}: {parts(lot)}" for lot_id, lot in lots.items())
         return f"{told_lots} = {self.balance(account, asset)}".removeprefix(" = ")
+
+    def lots(self, account: str = "ann") -> list[Any]:
+        """All lots that an account ever had."""
+        return [*self.book.accounts[account].lots.values()] if account in self.book.accounts else []
+
+    def terms(self, command_id: str) -> Any:
+        """The terms of the lot that a command of ann's made."""
+        return self.book.accounts["ann"].lots[LotId(command_id, 1)].terms
 
     def balance(self, account: str = "ann", asset: str = "credits") -> str:
         """What an account has, such as "3 available, 2 held"."""
@@ -174,6 +190,10 @@ class Ledger:
     def _apply(self, command: Command) -> Result:
         result = self.book.apply(command)
         self.results.append(result)
+        if not isinstance(result, Verdict):
+            self._count(command.account, result.settled)
+        if isinstance(result, Accepted):
+            self._count(command.account, result.facts)
         if isinstance(result, Accepted) and derived(command, result):
             self._sent.append((command, result))
         return result
@@ -184,12 +204,20 @@ class Ledger:
             assert following is not None
             assert isinstance(self._apply(following), Accepted)
 
+    def _count(self, account: str, facts: Iterable[Fact]) -> None:
+        for move in (move for fact in facts for move in fact.moves):
+            self._moved[account, move.lot, move.source] -= move.amount
+            self._moved[account, move.lot, move.target] += move.amount
+
     def _check(self) -> None:
         for account_id, account in self.book.accounts.items():
             sums: dict[str, list[int]] = {}
-            for lot in account.lots.values():
+            for lot_id, lot in account.lots.items():
                 assert sum(getattr(lot, part) for part in PARTS) == lot.amount
                 assert min(getattr(lot, part) for part in PARTS) >= 0
+                assert {part: self._moved[account_id, lot_id, part] for part in MOVED} == {
+                    part: getattr(lot, part) for part in MOVED
+                }
                 found = sums.setdefault(lot.asset, [0, 0, 0])
                 found[1 if lot.is_pending else 0] += lot.remaining
                 found[2] += lot.held
@@ -200,6 +228,8 @@ class Ledger:
 
 
 PARTS = ("remaining", "held", "spent", "expired", "voided", "forfeited", "reissued", "transferred")
+#: Those that a lot has nothing of at first and that mean the same to every fact.
+MOVED = (Bucket.REMAINING, Bucket.HELD, Bucket.EXPIRED, Bucket.VOIDED, Bucket.FORFEITED)
 
 
 def name(lot_id: LotId) -> str:
@@ -219,10 +249,14 @@ def told(facts: Iterable[Fact]) -> list[str]:
     ]
 
 
+def facts_of(result: Result | None) -> tuple[Fact, ...]:
+    assert isinstance(result, Accepted), result
+    return result.facts
+
+
 def paid(result: Result | None, *into: Bucket) -> list[str]:
     """What each lot gave to what the last command took, in order, such as ["g 5"]."""
-    assert isinstance(result, Accepted), result
-    moves = [move for fact in result.facts for move in fact.moves]
+    moves = [move for fact in facts_of(result) for move in fact.moves]
     return [f"{name(move.lot)} {move.amount}" for move in moves if move.lot and move.target in into]
 
 
@@ -304,6 +338,7 @@ REJECTIONS: list[tuple[list[Item], Command, RejectionReason]] = [
     ([grant(5), hold(5), capture()], void(), R.NOTHING_TO_VOID),
     ([grant(5), transfer(5)], void(), R.NOTHING_TO_VOID),
     ([grant(5), transfer(5), DELIVER], void(), R.NOTHING_TO_VOID),
+    ([limit(9), spend(9), grant(5)], void(), R.NOTHING_TO_VOID),
     ([grant(5), hold(5)], close(), R.HOLDS_OPEN),
     ([grant(5), hold(5)], close(forfeit=True), R.HOLDS_OPEN),
     ([grant(5), hold(5), capture(4)], close(forfeit=True), R.HOLDS_OPEN),
@@ -354,6 +389,8 @@ REJECTIONS: list[tuple[list[Item], Command, RejectionReason]] = [
     ([grant(5)], spend(5, effective_at=99), R.INSUFFICIENT_CREDITS),
     ([grant(5), 120, grant(5, "g2")], spend(6, effective_at=110), R.INSUFFICIENT_CREDITS),
     ([grant(5, expires_at=200), 220, grant(5, "g2")], spend(5, effective_at=150), R.INSUFFICIENT_CREDITS),
+    ([grant(5), hold(5), 120], spend(5, effective_at=110), R.INSUFFICIENT_CREDITS),
+    ([grant(5), spend(5, "s0"), 120], spend(5, effective_at=110), R.INSUFFICIENT_CREDITS),
     ([grant(5)], hold(6), R.INSUFFICIENT_CREDITS),
     ([limit(9)], hold(1), R.INSUFFICIENT_CREDITS),
     ([grant(5, scope="cafe")], hold(1, use="shop"), R.INSUFFICIENT_CREDITS),
@@ -374,7 +411,7 @@ def test_rejections(history: list[Item], command: Command, reason: RejectionReas
     """The first reason that applies is told, and nothing but time changes the account."""
     ledger = Ledger(*history)
     # What time did isn't the command's doing.
-    ledger.book.tick()
+    ledger.tick()
     before = (ledger.state(), ledger.balance(asset="gold"))
     result = ledger.do(command)
     assert isinstance(result, Rejected)
@@ -672,7 +709,7 @@ STATES = [
     case("repaid-by-a-lapse", [limit(9), grant(5), hold(5), spend(8), 150], "g: 5 spent = 3 debt"),
     case(
         "not-repaid-by-a-lapse-into-a-dead-lot",
-        [limit(9), grant(5, expires_at=150), hold(5), spend(8), 150],
+        [limit(9), grant(5, expires_at=140), hold(5), spend(8), 150],
         "g: 5 expired = 8 debt",
     ),
     case(
@@ -723,6 +760,32 @@ STATES = [
         [limit(9), spend(8), limit(5, "l2"), grant(4), spend(1, "s2")],
         "g: 4 spent = 5 debt",
     ),
+    case(
+        "refund-through-a-debt-in-parts",
+        [limit(9), grant(5), spend(12), grant(4, "g2"), refund(2), refund(3, "f2"), refund(3, "f3")],
+        "g: 1 remaining, 4 spent; g2: 4 remaining = 5 available",
+    ),
+    case(
+        "refund-of-what-repaid-and-expired",
+        [limit(9), spend(8), grant(5, expires_at=200), 200, refund(6)],
+        "g: 2 spent, 3 expired = nothing",
+    ),
+    case(
+        "reissue-of-what-repaid-and-expired",
+        [limit(9), spend(8), grant(5, expires_at=200), 200, refund(6, reissue=True)],
+        "g: 2 spent, 3 reissued; f: 3 remaining = 3 available",
+    ),
+    case("void-of-what-repaid", [limit(9), spend(8), grant(9), void()], "g: 8 spent, 1 voided = nothing"),
+    case(
+        "refund-of-what-repaid-into-a-voided-lot",
+        [limit(9), spend(8), grant(9), void(), refund(3)],
+        "g: 5 spent, 4 voided = nothing",
+    ),
+    case(
+        "scoped-credits-that-come-back-do-not-repay",
+        [limit(9), grant(5, scope="cafe"), hold(5, use="cafe"), spend(8), release()],
+        "g: 5 remaining = 5 available, 8 debt",
+    ),
     # Freezing. Holds taken before live on, and time goes on.
     case("grant-while-spending-is-frozen", [freeze(SPENDING), grant(5)], "g: 5 remaining = 5 available"),
     case(
@@ -737,6 +800,9 @@ STATES = [
         "g: 5 remaining = 5 available",
     ),
     case("void-while-spending-is-frozen", [grant(5), freeze(SPENDING), void()], "g: 5 voided = nothing"),
+    case(
+        "close-while-spending-is-frozen", [grant(5), freeze(SPENDING), close(forfeit=True)], "g: 5 forfeited = nothing"
+    ),
     case("schedule-while-spending-is-frozen", [freeze(SPENDING), daily(5, 150), 150], "d: 5 remaining = 5 available"),
     case("release-while-all-is-frozen", [grant(5), hold(5), freeze(ALL), release()], "g: 5 remaining = 5 available"),
     case("void-while-all-is-frozen", [grant(5), freeze(ALL), void()], "g: 5 voided = nothing"),
@@ -836,6 +902,16 @@ STATES = [
         [close(account="bob"), grant(5), transfer(3), DELIVER, transfer(5, "t2", to="eve"), DELIVER],
         "g: 5 transferred = nothing",
     ),
+    case(
+        "one-of-two-returned",
+        [close(account="bob"), grant(9), transfer(3), transfer(2, "t2", to="eve"), DELIVER],
+        "g: 7 remaining, 2 transferred = 7 available",
+    ),
+    case(
+        "close-after-a-transfer-came-back",
+        [close(account="bob"), grant(5), transfer(5), DELIVER, close(forfeit=True)],
+        "g: 5 forfeited = nothing",
+    ),
     # Batches.
     case("batch", [batch(grant(5), grant(4, "g2"), spend(7))], "g: 5 spent; g2: 2 remaining, 2 spent = 2 available"),
     case("batch-spends-what-it-granted", [batch(grant(5), spend(5))], "g: 5 spent = nothing"),
@@ -874,5 +950,721 @@ def test_states(history: list[Item], state: str) -> None:
     """Every credit of every lot is somewhere, and the balance is the sum of the lots less the debt."""
     ledger = Ledger(*history)
     assert all(isinstance(result, Accepted) for result in ledger.results)
-    ledger.book.tick()
+    ledger.tick()
     assert ledger.state() == state
+
+
+# the lot that goes first | the lot that goes after it, whichever was granted first
+ORDER = [
+    case("priority", {"priority": 49}, {}),
+    case("priority-before-scope", {"priority": 49}, {"scope": "cafe"}),
+    case("priority-before-expiry", {"priority": 49}, {"expires_at": 200}),
+    case("priority-before-class", {"priority": 49}, {"lot_class": PROMO}),
+    case("scoped-before-unscoped", {"scope": "cafe"}, {}),
+    case("scope-before-expiry", {"scope": "cafe"}, {"expires_at": 200}),
+    case("scope-before-class", {"scope": "cafe"}, {"lot_class": PROMO}),
+    case("expiry", {"expires_at": 200}, {"expires_at": 201}),
+    case("no-expiry-last", {"expires_at": 2**40}, {}),
+    case("expiry-before-class", {"expires_at": 200}, {"expires_at": 201, "lot_class": PROMO}),
+    case("expiry-before-effective-at", {"expires_at": 200}, {"expires_at": 201, "effective_at": 50}),
+    case("promo-before-paid", {"lot_class": PROMO}, {"lot_class": PAID}),
+    case("class-before-effective-at", {"lot_class": PROMO}, {"effective_at": 50}),
+    case("effective-at", {"effective_at": 50}, {"effective_at": 51}),
+    case("effective-at-before-now", {"effective_at": 99}, {}),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), ORDER)
+def test_spend_order(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Spends, holds and transfers take lots in one order, in which the log's comes last."""
+    one, other = grant(5, "first", **first), grant(5, "second", **second)
+    for grants in ((one, other), (other, one)):
+        assert paid(Ledger(*grants).do(spend(7, use="cafe")), Bucket.SPENT) == ["first 5", "second 2"]
+        assert paid(Ledger(*grants).do(hold(7, use="cafe")), Bucket.HELD) == ["first 5", "second 2"]
+        assert paid(Ledger(*grants).do(transfer(7, use="cafe")), Bucket.IN_TRANSIT) == ["first 5", "second 2"]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        case("log-position", [grant(5, "z"), grant(5, "a")]),
+        case("step-in-a-batch", [batch(grant(5, "z"), grant(5, "a"))]),
+        case("log-position-before-step", [grant(5, "z"), batch(grant(5, "a"), grant(5, "b"))]),
+        case(
+            "pending-lots-keep-their-place",
+            [grant(5, "z", effective_at=150), 120, grant(5, "a", effective_at=150), 150],
+        ),
+        case(
+            "a-lot-that-was-empty-keeps-its-place",
+            [grant(5, "z"), grant(5, "a"), spend(6, "s0"), refund(spend_id="s0")],
+        ),
+    ],
+)
+def test_equal_lots_go_in_the_order_of_the_log(history: list[Item]) -> None:
+    """Never in that of their names."""
+    assert paid(Ledger(*history).do(spend(6)), Bucket.SPENT) == ["z 5", "a 1"]
+
+
+def test_a_reissued_lot_has_the_place_of_its_refund() -> None:
+    """Its effective_at is the refund's, so lots that were granted before go first."""
+    ledger = Ledger(grant(5, expires_at=200), spend(5), grant(5, "g2"), 200, refund(reissue=True))
+    assert paid(ledger.do(spend(6, "s2")), Bucket.SPENT) == ["g2 5", "f 1"]
+
+
+def test_which_lots_paid_which_spend() -> None:
+    """Each outcome names the lots, so that a spend is traced without choosing again."""
+    ledger = Ledger(grant(3), grant(4, "g2"))
+    assert paid(ledger.do(spend(2)), Bucket.SPENT) == ["g 2"]
+    assert paid(ledger.do(hold(3)), Bucket.HELD) == ["g 1", "g2 2"]
+    assert paid(ledger.do(spend(2, "s2")), Bucket.SPENT) == ["g2 2"]
+    assert paid(ledger.do(capture(2)), Bucket.SPENT) == ["g 1", "g2 1"]
+    assert paid(ledger.do(release()), Bucket.REMAINING) == ["g2 1"]
+    assert paid(ledger.do(refund(spend_id="c")), Bucket.REMAINING) == ["g2 1", "g 1"]
+    assert paid(ledger.do(refund(command_id="f2")), Bucket.REMAINING) == ["g 2"]
+
+
+# history | what the last command, and time before it, did: when, what, about what, how much
+FACTS = [
+    case("grant", [grant(5)], ["100 granted g 5"]),
+    case("backdated-grant-alive", [grant(5, effective_at=50)], ["100 granted g 5"]),
+    case(
+        "backdated-grant-expired",
+        [grant(5, effective_at=50, expires_at=90)],
+        ["100 granted g 5", "100 expired g 5"],
+    ),
+    case(
+        "settled-before-the-command",
+        [grant(5, expires_at=200), 300, grant(1, "g2")],
+        ["200 expired g 5", "300 granted g2 1"],
+    ),
+    case(
+        "settled-in-the-order-of-instants",
+        [
+            grant(5, expires_at=200),
+            grant(4, "g2", effective_at=180),
+            grant(3, "g3", expires_at=150),
+            300,
+            grant(1, "g4"),
+        ],
+        ["150 expired g3 3", "180 activated g2", "200 expired g 5", "300 granted g4 1"],
+    ),
+    case(
+        "settled-at-the-clock-itself",
+        [grant(5, expires_at=200), 200, grant(1, "g2")],
+        ["200 expired g 5", "200 granted g2 1"],
+    ),
+    case(
+        "an-empty-lot-expires-silently", [grant(5, expires_at=200), spend(5), 200, grant(1, "g2")], ["200 granted g2 1"]
+    ),
+    case("a-captured-hold-lapses-silently", [grant(5), hold(5), capture(), 150, grant(1, "g2")], ["150 granted g2 1"]),
+    case(
+        "a-voided-lot-activates-silently",
+        [grant(5, effective_at=150), void(), 150, grant(1, "g2")],
+        ["150 granted g2 1"],
+    ),
+    case("lapse", [grant(5), hold(3), 200, grant(1, "g2")], ["150 lapsed h 3", "200 granted g2 1"]),
+    case(
+        "lapse-into-a-lapsed-lot",
+        [grant(5, expires_at=140), hold(3), 200, grant(1, "g2")],
+        ["140 expired g 2", "150 lapsed h 3", "150 expired g 3", "200 granted g2 1"],
+    ),
+    case(
+        "lapse-into-a-lot-that-lapses-later",
+        [grant(5, expires_at=180), hold(3), 200, grant(1, "g2")],
+        ["150 lapsed h 3", "180 expired g 5", "200 granted g2 1"],
+    ),
+    case(
+        "lapse-into-a-voided-lot",
+        [grant(5), hold(3), void(), 200, grant(1, "g2")],
+        ["150 lapsed h 3", "150 voided g 3", "200 granted g2 1"],
+    ),
+    case(
+        "release-into-a-lapsed-lot",
+        [grant(5, expires_at=140), hold(5), 140, release()],
+        ["140 released h 5", "140 expired g 5"],
+    ),
+    case("release-into-a-voided-lot", [grant(5), hold(5), void(), release()], ["100 released h 5", "100 voided g 5"]),
+    case("refund", [grant(5), spend(5), refund()], ["100 refunded s 5"]),
+    case(
+        "refund-after-expiry",
+        [grant(5, expires_at=200), spend(5), 250, refund()],
+        ["250 refunded s 5", "250 expired g 5"],
+    ),
+    case("refund-into-a-voided-lot", [grant(5), spend(3), void(), refund()], ["100 refunded s 3", "100 voided g 3"]),
+    case(
+        "refund-into-a-voided-lot-that-lapsed-too",
+        [grant(5, expires_at=200), spend(3), void(), 250, refund()],
+        ["250 refunded s 3", "250 voided g 3"],
+    ),
+    case("repaid-by-a-grant", [limit(9), spend(8), grant(5)], ["100 granted g 5", "100 repaid s 5"]),
+    case(
+        "repaid-oldest-spend-first",
+        [limit(9), spend(4, "z"), spend(4, "a"), grant(6)],
+        ["100 granted g 6", "100 repaid z 4", "100 repaid a 2"],
+    ),
+    case(
+        "repaid-by-an-activation",
+        [limit(9), spend(8), grant(5, effective_at=150), 200, grant(1, "g2")],
+        ["150 activated g", "150 repaid s 5", "200 granted g2 1", "200 repaid s 1"],
+    ),
+    case(
+        "repaid-by-a-lapse",
+        [limit(9), grant(5), hold(5), spend(8), 200, grant(1, "g2", asset="gold")],
+        ["150 lapsed h 5", "150 repaid s 5", "200 granted g2 1"],
+    ),
+    case(
+        "repaid-by-a-release",
+        [limit(9), grant(5), hold(5), spend(8), release()],
+        ["100 released h 5", "100 repaid s 5"],
+    ),
+    case(
+        "repaid-by-a-refund",
+        [limit(9), grant(5), spend(5, "s0"), spend(8), refund(spend_id="s0")],
+        ["100 refunded s0 5", "100 repaid s 5"],
+    ),
+    case("void", [grant(5), spend(2), void()], ["100 voided g 3"]),
+    case(
+        "ties-in-the-order-of-kinds",
+        [
+            # In the log they stand the other way round.
+            grant(5, "old", expires_at=200),
+            grant(4),
+            hold(4, 200),
+            grant(3, "new", effective_at=200),
+            daily(2, 200),
+            300,
+            grant(1, "late"),
+        ],
+        ["200 occurred d 2", "200 activated new", "200 lapsed h 4", "200 expired old 5", "300 granted late 1"],
+    ),
+    case(
+        "ties-of-a-kind-in-the-order-of-the-log",
+        [grant(5, "z", expires_at=200), grant(4, "a", expires_at=200), grant(3, "m", expires_at=200), 300, grant(1)],
+        ["200 expired z 5", "200 expired a 4", "200 expired m 3", "300 granted g 1"],
+    ),
+    case(
+        "ties-of-holds-in-the-order-of-the-log",
+        [grant(5), hold(2, command_id="z"), hold(3, command_id="a"), 300, grant(1, "g2")],
+        ["150 lapsed z 2", "150 lapsed a 3", "300 granted g2 1"],
+    ),
+    case(
+        "a-batch-tells-its-steps-in-order",
+        [batch(grant(5), spend(2), refund(1), void())],
+        ["100 granted g 5", "100 spent s 2", "100 refunded s 1", "100 voided g 4"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("history", "facts"), FACTS)
+def test_facts(history: list[Item], facts: list[str]) -> None:
+    """What time did comes first, dated at its instants; then what the command did, dated at the clock."""
+    *before, last = history
+    assert Ledger(*before).facts(last) == facts
+
+
+def test_what_time_did_is_told_of_a_rejected_command_too() -> None:
+    """Nothing that happened is lost with the command that brought it to light."""
+    result = Ledger(grant(5, expires_at=200), 200).do(spend(5))
+    assert isinstance(result, Rejected)
+    assert told(result.settled) == ["200 expired g 5"]
+
+
+def test_a_tick_settles_accounts_that_nobody_touches() -> None:
+    """Each fact comes once, at its account, and only when something was due."""
+    ledger = Ledger(grant(5, expires_at=200), grant(4, account="bob", expires_at=210), grant(3, account="eve"), 199)
+    assert ledger.tick_all() == {}
+    assert ledger.tick_all(250) == {"ann": ["200 expired g 5"], "bob": ["210 expired g 4"]}
+    assert ledger.tick_all() == {}
+    assert ledger.facts(grant(1, "g2")) == ["250 granted g2 1"]
+
+
+def test_settling_often_gives_the_facts_of_settling_once() -> None:
+    """When ticks come decides nothing."""
+    history: list[Item] = [
+        limit(9),
+        grant(5, expires_at=120),
+        hold(5, 130),
+        grant(4, "g2", effective_at=125, expires_at=140),
+        spend(2),
+        grant(9, "g3"),
+        hold(7, 133, "h2"),
+        daily(3, 128, expires_after_ms=9),
+    ]
+    once, often = Ledger(*history), Ledger(*history)
+    assert [fact for now in range(100, 150) for fact in often.tick(now)] == once.tick(149) != []
+    assert often.state() == once.state()
+
+
+# Availability.
+
+
+def test_availability_by_use() -> None:
+    """Scoped lots count in the balance; a use sees its own and the unscoped ones, and only what is active and free."""
+    ledger = Ledger(
+        grant(1),
+        grant(2, "g2", scope="cafe"),
+        grant(4, "g3", scope="shop"),
+        grant(8, "g4", scope="cafe", effective_at=150),
+        grant(16, "g5", expires_at=200),
+        grant(32, "g6", asset="gold"),
+    )
+    book = ledger.book
+    uses = ("", "cafe", "shop", "bar")
+    assert ledger.balance() == "23 available, 8 pending"
+    assert [book.available("ann", "credits", use) for use in uses] == [17, 19, 21, 17]
+    ledger.tick(150)
+    assert [book.available("ann", "credits", use) for use in uses] == [17, 27, 21, 17]
+    ledger.do(hold(11, 300, use="cafe"))
+    assert [book.available("ann", "credits", use) for use in uses] == [16, 16, 20, 16]
+    ledger.tick(200)
+    assert [book.available("ann", "credits", use) for use in uses] == [1, 1, 5, 1]
+    assert [book.available("ann", "gold", use) for use in uses] == [32, 32, 32, 32]
+    assert book.available("nobody", "credits") == 0
+
+
+def test_a_total_is_what_would_be_left_if_everything_came_to_rest() -> None:
+    """Available, pending and held, less the debt."""
+    ledger = Ledger(limit(9), grant(9), hold(3), grant(4, "g2", effective_at=150), spend(8))
+    balance = ledger.book.balance("ann", "credits")
+    assert (*balance, balance.total) == (0, 4, 3, 2, 5)
+    assert ledger.book.balance("ann", "gold").total == 0
+
+
+def test_assets_do_not_mix() -> None:
+    """Each has lots, holds, a limit and a debt of its own."""
+    ledger = Ledger(limit(9), grant(5), grant(4, "g2", asset="gold"), hold(3, asset="gold"), spend(7))
+    assert (ledger.balance(), ledger.balance(asset="gold")) == ("2 debt", "1 available, 3 held")
+    assert isinstance(ledger.do(spend(2, "s2", asset="gold")), Rejected)
+    ledger.do(release())
+    assert (ledger.balance(), ledger.balance(asset="gold")) == ("2 debt", "4 available")
+
+
+def test_a_balance_can_reach_its_limit() -> None:
+    """2^62 - 1 fits, spent and debt aside, and each asset has its own limit."""
+    ledger = Ledger(*FULL, grant(511))
+    assert ledger.balance() == f"{2**62 - 1} available"
+    ledger.do(grant(5, "g2", asset="gold"), spend(9), grant(9, "g3"))
+    assert ledger.balance() == f"{2**62 - 1} available"
+
+
+# Ids.
+
+
+def test_the_same_id_has_its_effect_once() -> None:
+    """The first outcome stands, a rejection too; a duplicate isn't even settled for."""
+    ledger = Ledger(grant(5, expires_at=200))
+    assert isinstance(ledger.do(spend(6)), Rejected)
+    ledger.do(grant(9, "g2"), 200)
+    assert ledger.do(spend(6)) is Verdict.DUPLICATE
+    assert ledger.do(grant(5, expires_at=200)) is Verdict.DUPLICATE
+    assert ledger.state() == "g: 5 remaining; g2: 9 remaining = 14 available"
+
+
+def test_a_duplicate_on_a_closed_account_is_still_a_duplicate() -> None:
+    """So is one on a frozen account: what was decided isn't decided again."""
+    ledger = Ledger(grant(5), spend(5), freeze(ALL))
+    assert ledger.do(spend(5)) is Verdict.DUPLICATE
+    ledger.do(unfreeze(), close())
+    assert [ledger.do(command) for command in (grant(5), spend(5), close())] == [Verdict.DUPLICATE] * 3
+    assert ledger.do(spend(6)) is Verdict.COMMAND_ID_REUSED
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        (grant(5, "1"), grant(6, "1")),
+        (grant(5, "1"), grant(5, "1", asset="gold")),
+        (grant(5, "1"), grant(5, "1", priority=49)),
+        (grant(5, "1"), grant(5, "1", scope="cafe")),
+        (grant(5, "1"), spend(5, "1")),
+        (spend(5, "1"), spend(5, "1", partial=True)),
+        (spend(5, "1"), spend(5, "1", effective_at=100)),
+        (hold(5, 150, "1"), hold(5, 151, "1")),
+        (capture(5, "1"), capture(5, "1", final=True)),
+        (refund(5, "1"), refund(5, "1", reissue=True)),
+        # Kinds whose fields look alike.
+        (release(5, "1", "x"), void("x", "1", 5)),
+        (void("x", "1"), release(0, "1", "x")),
+        (batch(release(5, "1", "x"), command_id="2"), batch(void("x", "1", 5), command_id="2")),
+        (batch(grant(5, "1"), command_id="2"), batch(grant(6, "1"), command_id="2")),
+    ],
+)
+def test_the_same_id_with_another_body_is_told_apart(first: Command, other: Command) -> None:
+    """Whatever differs, and whether the first was accepted or rejected."""
+    ledger = Ledger()
+    ledger.do(first)
+    assert ledger.do(other) is Verdict.COMMAND_ID_REUSED
+    assert ledger.do(first) is Verdict.DUPLICATE
+
+
+def test_a_field_at_its_default_counts_as_absent() -> None:
+    """A newer producer that spells out what an older one left away sends the same body."""
+    ledger = Ledger(Grant("g", "ann", "credits", 5))
+    assert ledger.do(Grant("g", "ann", "credits", 5, Terms(PAID, 50, 0, 0, ""))) is Verdict.DUPLICATE
+
+
+def test_ids_are_unique_within_their_account_only() -> None:
+    """Two services may number their commands alike for different accounts."""
+    ledger = Ledger(grant(5), grant(4, account="bob"))
+    assert (ledger.state(), ledger.state("bob")) == ("g: 5 remaining = 5 available", "g: 4 remaining = 4 available")
+
+
+# Lots that come back, and the terms of new ones.
+
+
+def test_a_reissue_keeps_class_priority_and_scope() -> None:
+    """Only the window is new: from the refund on, to the expiry that the command gives, or without one."""
+    terms: dict[str, Any] = {"lot_class": PROMO, "priority": 7, "scope": "cafe", "expires_at": 200}
+    for ends in (0, 300):
+        ledger = Ledger(grant(5, **terms), spend(5, use="cafe"), 250, refund(reissue=True, expires_at=ends))
+        assert ledger.terms("f") == Terms(PROMO, 7, 250, ends, "cafe")
+
+
+def test_a_reissued_lot_was_not_there_before_its_refund() -> None:
+    """A backdated spend finds lots that were active then, and the old one isn't available."""
+    ledger = Ledger(grant(5, expires_at=200), spend(5), 250, refund(reissue=True))
+    result = ledger.do(spend(5, "s2", effective_at=150))
+    assert isinstance(result, Rejected)
+    assert result.reason is R.INSUFFICIENT_CREDITS
+
+
+def test_a_grant_without_an_instant_is_active_from_its_decision_on() -> None:
+    """The lot says so, in the log's time."""
+    assert Ledger(120, grant(5)).terms("g") == Terms(effective_at=120)
+
+
+def test_voiding_the_old_grant_does_not_reach_the_reissued_lot() -> None:
+    """Nothing is left to void of the old one; the refund's id voids the new one."""
+    ledger = Ledger(grant(5, expires_at=200), spend(5), 200, refund(reissue=True))
+    result = ledger.do(void())
+    assert isinstance(result, Rejected)
+    assert result.reason is R.NOTHING_TO_VOID
+    assert ledger.state() == "g: 5 reissued; f: 5 remaining = 5 available"
+    ledger.do(void("f", "v2"))
+    assert ledger.state() == "g: 5 reissued; f: 5 voided = nothing"
+
+
+# Debt.
+
+
+def test_a_limit_lowered_below_the_debt_stops_more_debt() -> None:
+    """What is owed stays owed; spends of lots go on, spends into debt wait for room."""
+    ledger = Ledger(limit(9), spend(8), limit(5, "l2"))
+    assert isinstance(ledger.do(spend(1, "s2")), Rejected)
+    ledger.do(grant(5, scope="cafe"), spend(5, "s3", use="cafe"), grant(4, "g2"))
+    assert ledger.balance() == "4 debt"
+    assert isinstance(ledger.do(spend(2, "s4")), Rejected)
+    ledger.do(spend(1, "s5"))
+    assert ledger.balance() == "5 debt"
+
+
+def test_what_repaid_a_debt_belongs_to_its_spend() -> None:
+    """So a refund gives it back to the lot that paid, and other debts get it then."""
+    ledger = Ledger(limit(9), spend(4), spend(5, "s2"), grant(4))
+    assert ledger.state() == "g: 4 spent = 5 debt"
+    assert ledger.facts(refund()) == ["100 refunded s 4", "100 repaid s2 4"]
+    assert ledger.state() == "g: 4 spent = 1 debt"
+    ledger.do(refund(0, "f2", "s2"))
+    assert ledger.state() == "g: 4 remaining = 4 available"
+
+
+# Batches.
+
+
+@pytest.mark.parametrize(
+    ("history", "steps", "step", "reason"),
+    [
+        ([], [grant(5), spend(6), grant(5, "g2")], 1, R.INSUFFICIENT_CREDITS),
+        # Checks hold after each step, not only at the end.
+        ([], [spend(5), grant(5)], 0, R.INSUFFICIENT_CREDITS),
+        ([*FULL], [grant(512), spend(9)], 0, R.BALANCE_LIMIT_EXCEEDED),
+        ([grant(5)], [capture(), hold(5)], 0, R.HOLD_NOT_FOUND),
+        ([grant(5)], [hold(5), capture(2), release(4)], 2, R.EXCEEDS_HOLD),
+        ([grant(5)], [spend(5), refund(6)], 1, R.EXCEEDS_REFUNDABLE),
+        ([grant(5)], [spend(5), refund(), refund(command_id="f2")], 2, R.EXCEEDS_REFUNDABLE),
+        ([grant(5)], [spend(5), void()], 1, R.NOTHING_TO_VOID),
+        ([grant(5), hold(5, 200)], [release(2), spend(2), spend(1, "s2")], 2, R.INSUFFICIENT_CREDITS),
+        ([limit(9), spend(8)], [grant(5), spend(7, "s2")], 1, R.INSUFFICIENT_CREDITS),
+        ([limit(9), grant(5), spend(9)], [refund(), spend(1, "s2"), refund(command_id="f2")], 2, R.EXCEEDS_REFUNDABLE),
+        ([freeze(SPENDING)], [grant(5), spend(5)], 1, R.ACCOUNT_FROZEN),
+        ([grant(5, expires_at=120), hold(5, 200), 130], [grant(5, "g2"), release(), void()], 2, R.NOTHING_TO_VOID),
+    ],
+)
+def test_a_failing_batch(history: list[Item], steps: list[Step], step: int, reason: RejectionReason) -> None:
+    """Nothing of it happens; only its own id is used up; it says which step failed and why."""
+    ledger = Ledger(*history)
+    ledger.tick()
+    before = ledger.state()
+    result = ledger.do(batch(*steps))
+    assert isinstance(result, Rejected)
+    assert (result.step, result.reason) == (step, reason)
+    assert ledger.state() == before
+    assert ledger.do(batch(*steps)) is Verdict.DUPLICATE
+    assert ledger.do(batch(grant(1, "other"))) is Verdict.COMMAND_ID_REUSED
+    for one in steps:
+        assert not isinstance(ledger.do(one), Verdict)
+
+
+def test_a_failed_batch_leaves_no_trace_in_time() -> None:
+    """Its lots never expire, its holds never lapse, and its ids can be used for others of their kind."""
+    ledger = Ledger(grant(9))
+    ledger.do(batch(grant(5, "g2", expires_at=200), hold(3), grant(4, "g3", effective_at=150), spend(99)))
+    ledger.do(grant(1, "g2", expires_at=220), hold(2, 170), grant(1, "g3", effective_at=160))
+    assert ledger.tick(300) == ["160 activated g3", "170 lapsed h 1 1", "220 expired g2 1"]
+    assert ledger.state() == "g: 9 remaining; g2: 1 expired; g3: 1 remaining = 10 available"
+
+
+def test_a_failed_batch_gives_debts_back_in_their_order() -> None:
+    """The oldest spend is repaid first, also if a batch that failed had repaid it already."""
+    ledger = Ledger(limit(9), spend(4, "z"), spend(4, "a"))
+    assert isinstance(ledger.do(batch(grant(6), spend(9))), Rejected)
+    assert ledger.facts(grant(5, "g2")) == ["100 granted g2 5", "100 repaid z 4", "100 repaid a 1"]
+
+
+def test_the_ids_of_an_accepted_batch_are_used_up() -> None:
+    """Each step's, and its own."""
+    ledger = Ledger(batch(grant(5), spend(2)))
+    assert ledger.do(spend(3)) is Verdict.COMMAND_ID_REUSED
+    assert ledger.do(grant(6)) is Verdict.COMMAND_ID_REUSED
+    assert ledger.do(batch(grant(5), spend(2))) is Verdict.DUPLICATE
+    assert ledger.state() == "g: 3 remaining, 2 spent = 3 available"
+
+
+def test_steps_can_be_named_after_their_batch() -> None:
+    """A hold, a spend and a grant of a batch are like any other."""
+    ledger = Ledger(batch(grant(9), hold(3), spend(2)))
+    ledger.do(capture(1), refund(), void())
+    assert ledger.state() == "g: 2 held, 1 spent, 6 voided = 2 held"
+
+
+# Closing.
+
+
+@pytest.mark.parametrize("forfeit", [False, True])
+def test_a_closed_account_is_closed_for_ever(forfeit: bool) -> None:
+    """It says so once, and what it forfeited is told."""
+    ledger = Ledger(grant(5), grant(4, "g2", effective_at=150), *([] if forfeit else [void(), void("g2", "v2")]))
+    result = ledger.do(close(forfeit=forfeit))
+    assert paid(result, Bucket.FORFEITED) == (["g 5", "g2 4"] if forfeit else [])
+    assert ledger.tick(200) == []
+    assert isinstance(ledger.do(grant(1, "g3")), Rejected)
+
+
+# Transfers, at both ends.
+
+
+def test_a_transfer_keeps_class_expiry_priority_and_scope() -> None:
+    """Each slice becomes a lot with the terms it had; effective_at is the old one too."""
+    terms: dict[str, Any] = {"lot_class": PROMO, "priority": 7, "scope": "cafe", "expires_at": 500}
+    ledger = Ledger(grant(5, **terms), grant(4, "g2"), 150, transfer(7, use="cafe"), 170, DELIVER)
+    assert [(lot.amount, lot.remaining, lot.terms) for lot in ledger.lots("bob")] == [
+        (5, 5, Terms(PROMO, 7, 100, 500, "cafe")),
+        (2, 2, Terms(effective_at=100)),
+    ]
+    assert ledger.balance("bob") == "7 available"
+
+
+def test_what_arrived_expires_at_the_receiver() -> None:
+    """The sender's lot has only what stayed."""
+    ledger = Ledger(grant(5, expires_at=200), transfer(3), DELIVER)
+    facts = ledger.tick_all(200)
+    assert facts["ann"] == ["200 expired g 2"]
+    assert [fact.split()[:2] for fact in facts["bob"]] == [["200", "expired"]]
+    assert ledger.state() == "g: 2 expired, 3 transferred = nothing"
+    assert [parts(lot) for lot in ledger.lots("bob")] == ["3 expired"]
+
+
+def test_lapsed_on_the_way() -> None:
+    """The receiver's clock decides, and the receiver has the expiry on record."""
+    ledger = Ledger(grant(5, expires_at=200), transfer(3), 200, DELIVER)
+    arrived, settled = ledger.results[-2:]
+    assert [fact.kind for fact in facts_of(arrived)] == [FactKind.ARRIVED, FactKind.EXPIRED]
+    assert facts_of(settled)[-1].kind is FactKind.COMPLETED
+    assert [parts(lot) for lot in ledger.lots("bob")] == ["3 expired"]
+    assert ledger.state() == "g: 2 expired, 3 transferred = nothing"
+
+
+def test_an_arrival_has_the_position_of_its_arrival() -> None:
+    """Among equal lots it comes after those that were there."""
+    ledger = Ledger(grant(5), 150, grant(4, account="bob", effective_at=100), transfer(5), DELIVER)
+    result = ledger.do(Spend("s", "bob", "credits", 5))
+    first, second = (move.amount for fact in facts_of(result) for move in fact.moves)
+    assert (first, second) == (4, 1)
+
+
+def test_an_arrival_repays_debt() -> None:
+    """Unless its credits are scoped."""
+    ledger = Ledger(limit(9), spend(8), grant(5, account="bob"), grant(2, "g2", account="bob", scope="cafe"))
+    ledger.do(transfer(7, sender="bob", to="ann", use="cafe"), DELIVER)
+    assert ledger.balance() == "2 available, 3 debt"
+
+
+def test_an_arrival_can_be_voided_by_its_own_id() -> None:
+    """Voiding the grant at the sender doesn't reach it."""
+    ledger = Ledger(grant(5, account="bob"), transfer(5, sender="bob", to="ann"), DELIVER)
+    (lot_id,) = ledger.book.accounts["ann"].lots
+    ledger.do(void(lot_id.command_id))
+    assert [parts(lot) for lot in ledger.lots()] == ["5 voided"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "why"), [(close(account="bob"), "account_closed"), (freeze(ALL, account="bob"), "account_frozen")]
+)
+def test_a_transfer_that_nobody_takes_comes_back(stop: Command, why: str) -> None:
+    """Visibly at both ends: refused there, returned here with the reason, and expired here if it lapsed meanwhile."""
+    ledger = Ledger(stop, grant(3), grant(4, "g2", expires_at=200), transfer(6), 250, DELIVER)
+    refused, returned = ledger.results[-2:]
+    assert [(fact.kind, fact.moves) for fact in facts_of(refused)] == [(FactKind.REFUSED, ())]
+    assert [fact.kind for fact in facts_of(returned)] == [FactKind.RETURNED, FactKind.EXPIRED]
+    assert facts_of(returned)[0].detail == why
+    assert paid(returned, Bucket.REMAINING) in (["g2 4", "g 2"], ["g 2", "g2 4"])
+    assert ledger.state() == "g: 3 remaining; g2: 4 expired = 3 available"
+    assert ledger.lots("bob") == []
+
+
+def test_what_follows_from_a_transfer_is_always_the_same_command() -> None:
+    """So a second append of it is a duplicate, at either end."""
+    ledger = Ledger(grant(5))
+    sent = ledger.do(transfer(5))
+    assert isinstance(sent, Accepted)
+    receive = derived(transfer(5), sent)
+    assert receive is not None
+    assert receive == derived(transfer(5), sent)
+    assert receive.account == "bob"
+    arrived = ledger.do(receive)
+    assert isinstance(arrived, Accepted)
+    settle = derived(receive, arrived)
+    assert settle is not None
+    assert settle.account == "ann"
+    ledger.do(settle)
+    assert [ledger.do(command) for command in (receive, settle)] == [Verdict.DUPLICATE] * 2
+    assert ledger.balance("bob") == "5 available"
+
+
+def test_nothing_follows_from_a_rejected_transfer() -> None:
+    """Nor from commands that concern one account alone."""
+    ledger = Ledger(grant(5))
+    for command in (transfer(6), spend(5), transfer(1, "t2")):
+        result = ledger.do(command)
+        assert isinstance(result, Accepted | Rejected)
+        assert derived(command, result) is None
+
+
+# Schedules.
+
+
+def instants(ledger: Ledger) -> list[str]:
+    """When each lot became active, as dates."""
+    return [datetime.fromtimestamp(lot.terms.effective_at / 1000, UTC).date().isoformat() for lot in ledger.lots()]
+
+
+def test_monthly_on_the_31st() -> None:
+    """It falls on a shorter month's last day, and back on the 31st after it."""
+    ledger = Ledger(day("2027-12-01"), monthly(5, day("2027-12-31"), until=day("2028-05-31")))
+    ledger.tick(day("2030-01-01"))
+    assert instants(ledger) == ["2027-12-31", "2028-01-31", "2028-02-29", "2028-03-31", "2028-04-30"]
+
+
+def test_every_few_months_keep_the_time_of_day() -> None:
+    """Counted from the first one, not from the one before."""
+    first = day("2026-08-31T13:45")
+    ledger = Ledger(first, monthly(5, first, every=3))
+    ledger.tick(day("2027-06-01"))
+    assert [lot.terms.effective_at for lot in ledger.lots()] == [
+        first,
+        day("2026-11-30T13:45"),
+        day("2027-02-28T13:45"),
+        day("2027-05-31T13:45"),
+    ]
+
+
+def test_every_few_days() -> None:
+    """Days of the calendar in UTC."""
+    ledger = Ledger(day("2028-02-01"), daily(5, day("2028-02-20"), every=7))
+    ledger.tick(day("2028-03-12"))
+    assert instants(ledger) == ["2028-02-20", "2028-02-27", "2028-03-05", "2028-03-12"]
+
+
+def test_an_occurrence_falls_due_at_its_very_instant() -> None:
+    """Not a moment before."""
+    ledger = Ledger(daily(5, DAY))
+    assert ledger.tick(DAY - 1) == []
+    assert ledger.tick(DAY) == [f"{DAY} occurred d 5"]
+    assert ledger.tick(2 * DAY - 1) == []
+    assert ledger.tick(2 * DAY) == [f"{2 * DAY} occurred d 5"]
+    assert ledger.state() == "d: 5 remaining; d/2: 5 remaining = 10 available"
+
+
+def test_missed_occurrences_come_in_order_each_at_its_instant() -> None:
+    """With whatever else time did between them."""
+    ledger = Ledger(daily(5, DAY, expires_after_ms=DAY + 7))
+    assert ledger.tick(3 * DAY + 10) == [
+        f"{DAY} occurred d 5",
+        f"{2 * DAY} occurred d 5",
+        f"{2 * DAY + 7} expired d 5",
+        f"{3 * DAY} occurred d 5",
+        f"{3 * DAY + 7} expired d 5",
+    ]
+    assert ledger.state() == "d: 5 expired; d/2: 5 expired; d/3: 5 remaining = 5 available"
+
+
+def test_a_schedule_gives_its_terms_to_its_lots() -> None:
+    """The window counts from the occurrence's instant."""
+    terms: dict[str, Any] = {"lot_class": PROMO, "priority": 7, "expires_after_ms": 50, "scope": "cafe"}
+    ledger = Ledger(daily(5, DAY, **terms), DAY + 20, grant(1))
+    assert ledger.terms("d") == Terms(PROMO, 7, DAY, DAY + 50, "cafe")
+
+
+def test_until_is_exclusive() -> None:
+    """An occurrence that would fall on it doesn't happen."""
+    ledger = Ledger(daily(5, DAY, until=3 * DAY))
+    assert ledger.tick(9 * DAY) == [f"{DAY} occurred d 5", f"{2 * DAY} occurred d 5"]
+
+
+def test_a_cap_counts_what_the_schedules_own_lots_still_have() -> None:
+    """Remaining or held; other lots don't count, and nothing for the cap is a visible fact that uses up a number."""
+    ledger = Ledger(daily(6, DAY, cap=10), grant(50, priority=90))
+    assert ledger.tick(2 * DAY) == [f"{DAY} occurred d 6", f"{2 * DAY} occurred d 4"]
+    assert ledger.tick(3 * DAY) == [f"{3 * DAY} capped d"]
+    ledger.do(hold(3, 9 * DAY))
+    assert ledger.tick(4 * DAY) == [f"{4 * DAY} capped d"]
+    ledger.do(capture())
+    assert ledger.tick(5 * DAY) == [f"{5 * DAY} occurred d 3"]
+    assert ledger.state() == (
+        "g: 50 remaining; d: 3 remaining, 3 spent; d/2: 4 remaining; d/5: 3 remaining = 60 available"
+    )
+
+
+def test_a_cap_counts_what_came_back_to_an_empty_lot() -> None:
+    """A lot that was spent wholly can be refunded later."""
+    ledger = Ledger(daily(10, DAY, cap=10), DAY, spend(10), 2 * DAY, spend(10, "s2"), refund())
+    assert ledger.tick(3 * DAY) == [f"{3 * DAY} capped d"]
+
+
+def test_lots_that_expired_make_room_under_a_cap() -> None:
+    """What can't be spent any more doesn't count."""
+    ledger = Ledger(daily(10, DAY, cap=10, expires_after_ms=DAY - 1))
+    assert ledger.tick(2 * DAY) == [f"{DAY} occurred d 10", f"{2 * DAY - 1} expired d 10", f"{2 * DAY} occurred d 10"]
+
+
+def test_a_cancelled_schedule_ends() -> None:
+    """What it granted stays, and can be voided one lot or all at a time."""
+    ledger = Ledger(daily(5, DAY), 3 * DAY, cancel())
+    assert ledger.tick(9 * DAY) == []
+    assert ledger.state() == "d: 5 remaining; d/2: 5 remaining; d/3: 5 remaining = 15 available"
+    ledger.do(void("d", number=2))
+    assert ledger.state() == "d: 5 remaining; d/2: 5 voided; d/3: 5 remaining = 10 available"
+    ledger.do(void("d", "v2"))
+    assert ledger.state() == "d: 5 voided; d/2: 5 voided; d/3: 5 voided = nothing"
+
+
+def test_a_schedule_cancelled_at_its_instant_has_granted() -> None:
+    """The account is settled first."""
+    assert Ledger(daily(5, DAY), DAY).facts(cancel()) == [f"{DAY} occurred d 5", f"{DAY} cancelled d"]
+
+
+def test_freezing_does_not_stop_time() -> None:
+    """Schedules, expiry and lapses go on under either freeze."""
+    for scope in FreezeScope:
+        ledger = Ledger(grant(5, expires_at=200), hold(3, 150), daily(5, 250), freeze(scope))
+        assert ledger.tick(300) == ["150 lapsed h 3", "200 expired g 5", "250 occurred d 5"]
