@@ -203,14 +203,15 @@ _MADE = {Bucket.ISSUED: FactKind.GRANTED, Bucket.IN_TRANSIT: FactKind.ARRIVED, B
 def _spend(account: Account, command: Spend, clock_ms: int) -> list[Fact]:
     if command.effective_at > clock_ms:
         raise Refused(Reason.EFFECTIVE_IN_FUTURE)
-    slices = account.allocate(command.asset, command.use, command.amount, command.effective_at or None)
+    backdated_to = command.effective_at if 0 < command.effective_at < clock_ms else None
+    slices = account.allocate(command.asset, command.use, command.amount, backdated_to)
     found = _sum(slices)
     owed = command.amount - found
     holding = account.holding(command.asset)
     if command.partial:
         owed = 0
     # A backdated one may find less than there is now: it makes no debt beside credits that could be spent.
-    credit = 0 if command.effective_at else max(0, holding.limit - holding.debt)
+    credit = 0 if backdated_to is not None else max(0, holding.limit - holding.debt)
     if (command.partial and not found) or owed > credit:
         raise Refused(Reason.INSUFFICIENT_CREDITS)
     moves = account.move_all(slices, Bucket.REMAINING, Bucket.SPENT)
