@@ -5,13 +5,14 @@ Days are the only instants, so that windows, deadlines and schedules often meet.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any
 
-from credits_model import DAY_MS, PLACES, Answer, Model, Said
+from credits_model import DAY_MS, PLACES, Answer, Model, Owner, Said
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from creditfold.ledger.credit_commands import (
     Batch,
@@ -50,144 +51,159 @@ USES = ("", "ads", "proposals")
 START_MS = 1_706_572_800_000
 NOBODY = "never-used"
 
-T = TypeVar("T")
-accounts = st.sampled_from(ACCOUNTS)
-# Most commands meet in one asset, or they would hardly ever meet.
-assets = st.sampled_from((*ASSETS[:1] * 3, *ASSETS))
-uses = st.sampled_from(USES)
-amounts = st.integers(1, 8)
-parts = st.integers(0, 4)
-jumps = st.sampled_from((0, 1, 1, 1, 2, 3, 30))
+# Most commands meet in one account and one asset, or they would hardly ever meet.
+SOME_ACCOUNT = ("ann", "ann", "ann", "ann", "bob", "bob", "cyd")
+SOME_ASSET = ("gold", "gold", "gold", "gold", "gold", "mana")
+SOME_USE = ("", "", "ads", "ads", "proposals")
+SOME_SCOPE = ("", "", "", "ads", "proposals")
+SELDOM = (False, False, False, True)
+EITHER = (False, True)
+# A part of a hold or a spend, or the rest of it.
+PART = (0, 0, 1, 1, 2, 3, 6)
+dice = st.randoms(use_true_random=True)
 
 
 class Pen:
-    """Writes commands of one account: fresh ids, and names of what was asked for before, or of nothing."""
+    """Writes commands of one account: with fresh ids, and most often about something that there is.
 
-    def __init__(self, data: st.DataObject, account: str, now: int, asked: Sequence[Command], number: int) -> None:
-        self.draw: Callable[[st.SearchStrategy[Any]], Any] = data.draw
+    One seed decides about a whole command: with each choice drawn by itself, the runs stay shallow.
+    """
+
+    def __init__(self, dice: Random, account: str, owner: Owner, now: int, number: int) -> None:
+        self.dice = dice
+        self.any = dice.choice
         self.account = account
+        self.owner = owner
         self.now = now
-        self.asked = list(asked)
         self.number = number
+        self.steps: list[Step] = []
 
     def id(self) -> str:
         """An id that nobody used."""
         self.number += 1
         return f"c{self.number}"
 
-    def name(self, *kinds: type) -> str:
-        """What an earlier command of some kinds is called; now and then that of another kind, or of none."""
-        names = [command.command_id for command in self.asked if isinstance(command, kinds)]
-        others = [command.command_id for command in self.asked[-2:]]
-        return self.draw(st.sampled_from((*names[::-1] * 4, *others, NOBODY)))
+    def name(self, names: Iterable[str], *kinds: type) -> str:
+        """One of some names, or what an earlier step of some kinds is called; now and then another, or nobody's."""
+        names = [*names, *(step.command_id for step in self.steps if isinstance(step, kinds))]
+        others = [
+            command.command_id for command in self.owner.lots[-1:] + self.owner.holds[-1:] + self.owner.spends[-1:]
+        ]
+        return self.any((*names[::-1] * 6, *others, NOBODY))
 
     def day(self, first: int, last: int) -> int:
         """An instant, so many days from now."""
-        return self.now + self.draw(st.integers(first, last)) * DAY_MS
+        return self.now + self.dice.randint(first, last) * DAY_MS
 
     def day_or_none(self, first: int, last: int) -> int:
         """The same, or 0."""
-        return self.draw(st.sampled_from((0, 1))) and self.day(first, last)
+        return self.any((0, self.day(first, last)))
 
     def terms(self) -> Terms:
         """Terms of a lot, its window not empty."""
-        begins = self.day_or_none(-4, 3)
-        length = self.draw(st.integers(0, 6))
+        begins = self.any(SELDOM) and self.day(-4, 3)
+        length = self.any((0, 0, 1, 2, 3, 5, 9))
         # Without a beginning the end may even lie in the past.
-        ends = length and (begins or self.now - 2 * DAY_MS) + length * DAY_MS
-        return Terms(
-            self.draw(st.sampled_from(LotClass)),
-            self.draw(st.sampled_from((50, 50, 10))),
-            begins,
-            ends,
-            self.draw(uses),
-        )
+        ends = length and (begins or self.now - self.any(SELDOM) * 4 * DAY_MS) + length * DAY_MS
+        lot_class, priority = self.any(list(LotClass)), self.any((50, 50, 10))
+        return Terms(lot_class, priority, int(begins), ends, self.any(SOME_SCOPE))
 
     def grant(self) -> Step:
         """Give."""
-        return Grant(self.id(), self.account, self.draw(assets), self.draw(amounts), self.terms())
+        return Grant(self.id(), self.account, self.any(SOME_ASSET), self.dice.randint(2, 12), self.terms())
 
     def spend(self) -> Step:
         """Take."""
-        at = self.draw(st.sampled_from((0, 0, 1))) and self.day(-4, 1)
-        partial = self.draw(st.booleans())
-        return Spend(self.id(), self.account, self.draw(assets), self.draw(amounts), self.draw(uses), partial, at)
+        at = int(self.any(SELDOM) and self.day(-4, 1))
+        partial = self.any(SELDOM)
+        return Spend(
+            self.id(), self.account, self.any(SOME_ASSET), self.dice.randint(1, 6), self.any(SOME_USE), partial, at
+        )
 
     def hold(self) -> Step:
         """Set aside."""
-        deadline = self.day(0, 5)
-        return Hold(self.id(), self.account, self.draw(assets), self.draw(amounts), deadline, self.draw(uses))
+        deadline = self.day(1, 6) - self.any(SELDOM) * DAY_MS
+        return Hold(
+            self.id(), self.account, self.any(SOME_ASSET), self.dice.randint(1, 6), deadline, self.any(SOME_USE)
+        )
+
+    def open_hold(self) -> str:
+        """A hold, most often one that has something left."""
+        every = [hold.command_id for hold in self.owner.holds]
+        return self.name([hold.command_id for hold in self.owner.holds if hold.coins] * 4 + every, Hold)
 
     def capture(self) -> Step:
         """Spend what was set aside."""
-        return Capture(self.id(), self.account, self.name(Hold), self.draw(parts), self.draw(st.booleans()))
+        return Capture(self.id(), self.account, self.open_hold(), self.any(PART), self.any(EITHER))
 
     def release(self) -> Step:
         """Let go of it."""
-        return Release(self.id(), self.account, self.name(Hold), self.draw(parts))
+        return Release(self.id(), self.account, self.open_hold(), self.any(PART))
 
     def refund(self) -> Step:
         """Give back."""
         ends = self.day_or_none(-1, 5)
-        reissue = self.draw(st.booleans())
+        reissue = self.any(EITHER)
         # An end without a new lot that has it means nothing.
-        spend = self.name(Spend, Capture)
-        return Refund(self.id(), self.account, spend, self.draw(parts), reissue, ends if reissue else 0)
+        every = [spend.command_id for spend in self.owner.spends]
+        left = [spend.command_id for spend in self.owner.spends if spend.coins or spend.debt]
+        spend = self.name(left * 4 + every, Spend, Capture)
+        return Refund(self.id(), self.account, spend, self.any(PART), reissue, ends if reissue else 0)
 
     def void(self) -> Step:
         """Take back what was given."""
-        grant = self.name(Grant, Refund, CreateSchedule, ReceiveTransfer)
-        return VoidGrant(self.id(), self.account, grant, self.draw(st.sampled_from((0, 0, 1, 2))))
+        grant = self.name([lot.command_id for lot in self.owner.lots], Grant, Refund)
+        return VoidGrant(self.id(), self.account, grant, self.any((0, 0, 1, 2)))
 
     def step(self) -> Step:
         """Any of these; later ones may name it."""
         kinds = (self.grant, self.spend, self.hold, self.capture, self.release, self.refund, self.void)
-        step: Step = self.draw(st.sampled_from(kinds))()
-        self.asked.append(step)
+        step: Step = self.any(kinds)()
+        self.steps.append(step)
         return step
 
     def batch(self) -> Command:
         """Up to five of these at once."""
         command_id = self.id()
-        return Batch(command_id, self.account, tuple(self.step() for _ in range(self.draw(st.integers(1, 5)))))
+        return Batch(command_id, self.account, tuple(self.step() for _ in range(self.dice.randint(1, 5))))
 
     def transfer(self) -> Command:
         """Send."""
-        to = self.draw(st.sampled_from([name for name in ACCOUNTS if name != self.account]))
-        return Transfer(self.id(), self.account, self.draw(assets), self.draw(amounts), to, self.draw(uses))
+        to = self.any([name for name in ACCOUNTS if name != self.account])
+        return Transfer(self.id(), self.account, self.any(SOME_ASSET), self.dice.randint(1, 6), to, self.any(SOME_USE))
 
     def limit(self) -> Command:
         """Allow debt."""
-        return SetCreditLimit(self.id(), self.account, self.draw(assets), self.draw(st.sampled_from((9, 4, 0))))
+        return SetCreditLimit(self.id(), self.account, self.any(SOME_ASSET), self.any((9, 4, 0)))
 
     def schedule(self) -> Command:
         """Give again and again."""
-        period, every = self.draw(st.sampled_from(((Period.DAYS, 1), (Period.DAYS, 2), (Period.MONTHS, 1))))
+        period, every = self.any(((Period.DAYS, 1), (Period.DAYS, 2), (Period.MONTHS, 1)))
         first_at = self.day(-3, 3)
-        until = self.draw(st.sampled_from((0, 1, 4, 40)))
+        until = self.any((0, 1, 4, 40))
         return CreateSchedule(
             self.id(),
             self.account,
-            self.draw(assets),
-            self.draw(st.integers(1, 4)),
+            self.any(SOME_ASSET),
+            self.dice.randint(1, 4),
             period,
             first_at,
             every,
             until and first_at + until * DAY_MS,
-            self.draw(st.sampled_from((0, 3, 6))),
-            self.draw(st.sampled_from(LotClass)),
-            self.draw(st.sampled_from((50, 10))),
-            self.draw(st.sampled_from((1, 2, 5))) * DAY_MS,
-            self.draw(uses),
+            self.any((0, 3, 6)),
+            self.any(list(LotClass)),
+            self.any((50, 10)),
+            self.any((1, 2, 5)) * DAY_MS,
+            self.any(SOME_USE),
         )
 
     def cancel(self) -> Command:
         """No longer give."""
-        return CancelSchedule(self.id(), self.account, self.name(CreateSchedule))
+        return CancelSchedule(self.id(), self.account, self.name(plan.command.command_id for plan in self.owner.plans))
 
     def freeze(self) -> Command:
         """Freeze."""
-        return Freeze(self.id(), self.account, self.draw(st.sampled_from(FreezeScope)))
+        return Freeze(self.id(), self.account, self.any(list(FreezeScope)))
 
     def unfreeze(self) -> Command:
         """End a freeze."""
@@ -195,7 +211,17 @@ class Pen:
 
     def close(self) -> Command:
         """Close for ever."""
-        return Close(self.id(), self.account, self.draw(st.booleans()))
+        return Close(self.id(), self.account, self.any(EITHER))
+
+    def command(self) -> Command:
+        """Any of these. What is frozen is soon thawed, and little is closed, or nothing else would happen."""
+        often = (self.grant, self.spend, self.spend, self.hold, self.capture, self.release, self.refund, self.void)
+        also = (self.batch, self.batch, self.transfer, self.limit, self.schedule, self.cancel)
+        kinds = often * 3 + also + (self.unfreeze if self.owner.frozen else self.freeze,)
+        kinds += (self.unfreeze,) * 8 * bool(self.owner.frozen)
+        closing = self.dice.randint(0, 99) == 57
+        write: Callable[[], Command] = self.close if closing else self.any(kinds)
+        return write()
 
 
 def said(outcome: Outcome | Verdict) -> Answer:
@@ -281,114 +307,62 @@ class Credits(RuleBasedStateMachine):
             debt = self.book.balance(account, asset).debt
             assert debt <= max(debts[asset], self.model.owners[account].limits.get(asset, 0)), command
 
-    def pen(self, data: st.DataObject, account: str) -> Pen:
-        """Who writes commands of an account. Ids are fresh by counting on from a hundred more."""
+    def pen(self, dice: Random, account: str) -> Pen:
+        """Who writes commands of an account. A hundred ids are enough for each command."""
         self.number += 100
-        return Pen(data, account, self.book.clock_ms, self.asked[account], self.number)
+        owner = self.model.owners.get(account) or Owner()
+        return Pen(dice, account, owner, self.book.clock_ms, self.number)
 
     # What may happen.
 
-    @initialize(data=st.data())
-    def begin(self, data: st.DataObject) -> None:
-        """Something to spend for everybody, most often."""
-        for account in ACCOUNTS:
-            self.do(self.pen(data, account).grant())
+    @initialize(limit=st.sampled_from((0, 3, 6)))
+    def begin(self, limit: int) -> None:
+        """Something to spend, and some room below it."""
+        for account in ACCOUNTS[:2]:
+            self.do(SetCreditLimit("limit", account, "gold", limit))
+            for name, terms in (("any", Terms()), ("ads", Terms(scope="ads", expires_at=START_MS + 5 * DAY_MS))):
+                self.do(Grant(name, account, "gold", 6, terms))
 
-    @rule(days=jumps)
+    @rule(days=st.sampled_from((0, 1, 1, 2, 3, 30)))
     def wait(self, days: int) -> None:
         """Time goes on, and nobody looks."""
         self.advance(self.book.clock_ms + days * DAY_MS)
 
-    @rule(days=jumps)
-    def tick(self, days: int) -> None:
-        """Time goes on, and a tick settles everybody."""
-        self.advance(self.book.clock_ms + days * DAY_MS)
+    @rule()
+    def tick(self) -> None:
+        """A day goes by, and a tick settles everybody."""
+        self.advance(self.book.clock_ms + DAY_MS)
         for account, facts in self.book.tick().items():
             self.facts[account] += facts
         self.model.tick()
 
-    @rule(data=st.data(), account=accounts)
-    def grant(self, data: st.DataObject, account: str) -> None:
-        """A grant."""
-        self.do(self.pen(data, account).grant())
+    @rule(dice=dice, count=st.integers(1, 4))
+    def work(self, dice: Random, count: int) -> None:
+        """Some commands come in."""
+        for _ in range(count):
+            self.do(self.pen(dice, dice.choice(SOME_ACCOUNT)).command())
 
-    @rule(data=st.data(), account=accounts)
-    def spend(self, data: st.DataObject, account: str) -> None:
-        """A spend."""
-        self.do(self.pen(data, account).spend())
+    @rule(dice=dice, account=st.sampled_from(ACCOUNTS), count=st.integers(1, 4))
+    def work_on_one(self, dice: Random, account: str, count: int) -> None:
+        """Some commands come in for one account."""
+        for _ in range(count):
+            self.do(self.pen(dice, account).command())
 
-    @rule(data=st.data(), account=accounts)
-    def spend_again(self, data: st.DataObject, account: str) -> None:
-        """Another spend: much hangs on these."""
-        self.do(self.pen(data, account).spend())
-
-    @rule(data=st.data(), account=accounts)
-    def hold(self, data: st.DataObject, account: str) -> None:
-        """A hold."""
-        self.do(self.pen(data, account).hold())
-
-    @rule(data=st.data(), account=accounts)
-    def capture(self, data: st.DataObject, account: str) -> None:
-        """A capture."""
-        self.do(self.pen(data, account).capture())
-
-    @rule(data=st.data(), account=accounts)
-    def release(self, data: st.DataObject, account: str) -> None:
-        """A release."""
-        self.do(self.pen(data, account).release())
-
-    @rule(data=st.data(), account=accounts)
-    def refund(self, data: st.DataObject, account: str) -> None:
-        """A refund."""
-        self.do(self.pen(data, account).refund())
-
-    @rule(data=st.data(), account=accounts)
-    def void(self, data: st.DataObject, account: str) -> None:
-        """A void."""
-        self.do(self.pen(data, account).void())
-
-    @rule(data=st.data(), account=accounts)
-    def batch(self, data: st.DataObject, account: str) -> None:
-        """A batch."""
-        self.do(self.pen(data, account).batch())
-
-    @rule(data=st.data(), account=accounts)
-    def transfer(self, data: st.DataObject, account: str) -> None:
-        """A transfer leaves."""
-        self.do(self.pen(data, account).transfer())
-
-    @precondition(lambda self: self.on_the_way)
-    @rule(data=st.data())
-    def deliver(self, data: st.DataObject) -> None:
+    @rule(dice=dice)
+    def deliver(self, dice: Random) -> None:
         """One of the commands that others led to comes in, some time later, in any order."""
-        self.do(self.on_the_way.pop(data.draw(st.integers(0, len(self.on_the_way) - 1))))
+        if self.on_the_way:
+            self.do(self.on_the_way.pop(dice.randrange(len(self.on_the_way))))
 
-    @rule(data=st.data(), account=accounts)
-    def limit(self, data: st.DataObject, account: str) -> None:
-        """A credit limit."""
-        self.do(self.pen(data, account).limit())
-
-    @rule(data=st.data(), account=accounts)
-    def schedule(self, data: st.DataObject, account: str) -> None:
-        """A schedule."""
-        self.do(self.pen(data, account).schedule())
-
-    @rule(data=st.data(), account=accounts)
-    def govern(self, data: st.DataObject, account: str) -> None:
-        """What is seldom asked for. Freezes end sooner than they come, or nothing else would happen."""
-        pen = self.pen(data, account)
-        self.do(data.draw(st.sampled_from((pen.unfreeze, pen.freeze, pen.unfreeze, pen.cancel, pen.close)))())
-
-    @rule(data=st.data(), account=accounts)
-    def repeat(self, data: st.DataObject, account: str) -> None:
+    @rule(dice=dice)
+    def repeat(self, dice: Random) -> None:
         """A command that came before comes again: itself, or another one under its id."""
+        account = dice.choice(SOME_ACCOUNT)
         if not self.asked[account]:
             return
-        earlier = data.draw(st.sampled_from(self.asked[account]))
-        if data.draw(st.booleans()):
-            self.do(earlier)
-        else:
-            self.do(self.pen(data, account).spend()._replace(command_id=earlier.command_id))
+        earlier = dice.choice(self.asked[account])
+        again = (earlier, self.pen(dice, account).spend()._replace(command_id=earlier.command_id))
+        self.do(dice.choice(again))
 
     # What always holds.
 
