@@ -153,30 +153,31 @@ class Owner:
     # Where coins go.
 
     def land(self, coins: Iterable[Coin]) -> None:
-        """Coins become available, one after the other; those for any use pay the oldest debt first."""
+        """Coins become available together; those for any use pay the oldest debts, in the order of a spend."""
+        coins = list(coins)
         for coin in coins:
-            owing = [spend for spend in self.spends if spend.asset == coin.lot.asset and spend.debt]
-            if owing and not coin.lot.terms.scope:
-                owing[0].debt -= 1
-                owing[0].coins.append(coin)
-                coin.put("spent")
-            else:
-                coin.put("remaining")
+            coin.put("remaining")
+        for asset in dict.fromkeys(coin.lot.asset for coin in coins):
+            for coin in [coin for coin in self.spendable(asset, "") if coin in coins]:
+                owing = [spend for spend in self.spends if spend.asset == asset and spend.debt]
+                if owing:
+                    owing[0].debt -= 1
+                    owing[0].coins.append(coin)
+                    coin.put("spent")
 
     def come_back(self, coins: Iterable[Coin]) -> None:
         """Coins go home, if home is still there."""
+        coins = list(coins)
         for coin in coins:
             if coin.lot.voided:
                 coin.put("voided")
             elif coin.lot.lapsed:
                 coin.put("expired")
-            else:
-                self.land([coin])
+        self.land(coin for coin in coins if not coin.lot.voided and not coin.lot.lapsed)
 
     def let_go(self, hold: Reserved, amount: int) -> None:
         """Coins leave a hold, the last first."""
-        for _ in range(amount):
-            self.come_back([hold.coins.pop()])
+        self.come_back([hold.coins.pop() for _ in range(amount)])
 
     def make_lot(self, command_id: str, number: int, asset: str, terms: Terms, now: int) -> Lot:
         """A lot without coins yet."""
@@ -186,15 +187,13 @@ class Owner:
         self.lots.append(lot)
         return lot
 
-    def mint(self, lot: Lot, amount: int) -> None:
-        """Put new coins into a lot. What is over when it begins never becomes available, so it pays no debt."""
-        for _ in range(amount):
-            coin = Coin(lot)
-            lot.coins.append(coin)
-            if lot.pending:
-                coin.put("remaining")
-            else:
-                self.come_back([coin])
+    def mint(self, lot: Lot, amount: int) -> list[Coin]:
+        """Put new coins into a lot, and say which of them should come back to it now: none if it isn't active yet."""
+        coins = [Coin(lot) for _ in range(amount)]
+        lot.coins += coins
+        for coin in coins if lot.pending else ():
+            coin.put("remaining")
+        return [] if lot.pending else coins
 
     # What can be taken.
 
@@ -250,13 +249,16 @@ class Owner:
         plan.turns += 1
         amount = schedule.amount
         if schedule.cap:
+            # A window is half-open: a lot that ends now has nothing left, though its end is told after this turn.
             mine = [lot for lot in self.lots if lot.command_id == schedule.command_id]
-            amount = min(amount, schedule.cap - sum(len(lot.lying("remaining", "held")) for lot in mine))
+            left = [coin for lot in mine if ends(lot) > instant for coin in lot.lying("remaining")]
+            held = [coin for lot in mine for coin in lot.lying("held")]
+            amount = min(amount, schedule.cap - len(left) - len(held))
         if amount > 0:
             expires_at = instant + schedule.expires_after_ms if schedule.expires_after_ms else 0
             terms = Terms(schedule.lot_class, schedule.priority, instant, expires_at, schedule.scope)
             lot = self.make_lot(schedule.command_id, plan.turns, schedule.asset, terms, instant)
-            self.mint(lot, amount)
+            self.come_back(self.mint(lot, amount))
 
     def open_window(self, lot: Lot) -> None:
         """A lot becomes active."""
@@ -302,7 +304,7 @@ class Owner:
         match command:
             case Grant():
                 lot = self.make_lot(command.command_id, 1, command.asset, command.terms, now)
-                self.mint(lot, command.amount)
+                self.come_back(self.mint(lot, command.amount))
             case Spend():
                 return self.spend(command, now)
             case Hold():
@@ -351,6 +353,10 @@ class Owner:
             return Reason.EFFECTIVE_IN_FUTURE
         coins = self.spendable(command.asset, command.use, command.effective_at or None)[: command.amount]
         debt = 0 if command.partial else command.amount - len(coins)
+        backdated = 0 < command.effective_at < now
+        if debt and backdated:
+            # It may find less than there is now, and debt never stands beside credits that could pay it.
+            return Reason.INSUFFICIENT_CREDITS
         if command.partial and not coins:
             return Reason.INSUFFICIENT_CREDITS
         if debt and self.debt(command.asset) + debt > self.limits.get(command.asset, 0):
@@ -410,16 +416,18 @@ class Owner:
         spend.debt -= forgiven
         coins = [spend.coins.pop() for _ in range(amount - forgiven)]
         renewed: dict[Lot, Lot] = {}
+        back: list[Coin] = []
         for coin in coins:
             old = coin.lot
             if not (command.reissue and old.lapsed and not old.voided):
-                self.come_back([coin])
+                back.append(coin)
                 continue
             coin.put("reissued")
             if old not in renewed:
                 terms = old.terms._replace(effective_at=now, expires_at=command.expires_at)
                 renewed[old] = self.make_lot(command.command_id, len(renewed) + 1, old.asset, terms, now)
-            self.mint(renewed[old], 1)
+            back += self.mint(renewed[old], 1)
+        self.come_back(back)
         return None
 
     def void(self, command: VoidGrant) -> Reason | None:
@@ -458,9 +466,17 @@ class Owner:
         """Take in what another account sent; False sends it back."""
         if self.closed or self.frozen is FreezeScope.ALL:
             return False
+        coins: list[Coin] = []
         for number, parcel in enumerate(command.parcels, 1):
-            self.mint(self.make_lot(command.command_id, number, command.asset, parcel.terms, now), parcel.amount)
+            lot = self.make_lot(command.command_id, number, command.asset, parcel.terms, now)
+            coins += self.mint(lot, parcel.amount)
+        self.come_back(coins)
         return True
+
+
+def kinds(command: Command) -> list[type]:
+    """What a command and its steps are: two kinds with the same fields are equal as tuples."""
+    return [type(command), *(type(step) for step in (command.steps if isinstance(command, Batch) else ()))]
 
 
 def begins(lot: Lot) -> int:
@@ -520,7 +536,7 @@ class Model:
         first = self.seen.get((command.account, command.command_id))
         if first is None:
             return None
-        same = type(first) is type(command) and first == command
+        same = kinds(first) == kinds(command) and first == command
         return Verdict.DUPLICATE if same else Verdict.COMMAND_ID_REUSED
 
     def parcels(self, account: str, transfer: str) -> list[tuple[int, Terms]]:

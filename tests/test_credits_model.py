@@ -417,6 +417,13 @@ class Credits(RuleBasedStateMachine):
             assert whole[asset, Bucket.REISSUED] == 0
 
     @invariant()
+    def pays_debt_before_all(self) -> None:
+        """No debt stands beside credits that could pay it."""
+        for account in ACCOUNTS:
+            for asset in ASSETS:
+                assert not self.book.balance(account, asset).debt or not self.book.available(account, asset), account
+
+    @invariant()
     def spends_nothing_out_of_its_window(self) -> None:
         """A coin that was spent, set aside or sent was in a lot that was active and hadn't expired."""
         for account in ACCOUNTS:
