@@ -274,6 +274,9 @@ class Owner:
     def lapse(self, hold: Reserved) -> None:
         """A hold meets its deadline."""
         hold.end = Reason.HOLD_LAPSED
+        # Windows are half-open: in a lot that ends at this instant nothing becomes available any more.
+        for lot in {coin.lot: None for coin in hold.coins if ends(coin.lot) <= hold.deadline}:
+            self.close_window(lot)
         self.let_go(hold, len(hold.coins))
 
     # Commands.

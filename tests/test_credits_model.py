@@ -425,11 +425,11 @@ class Credits(RuleBasedStateMachine):
 
     @invariant()
     def spends_nothing_out_of_its_window(self) -> None:
-        """A coin that was spent, set aside or sent was in a lot that was active and hadn't expired."""
+        """What was spent, set aside, sent or paid for debt was in a lot that was active and hadn't expired."""
         for account in ACCOUNTS:
             book = self.book.accounts.get(account)
             # Captures are left out: a hold may outlive its lots.
-            kinds = (FactKind.SPENT, FactKind.HELD, FactKind.SENT)
+            kinds = (FactKind.SPENT, FactKind.HELD, FactKind.SENT, FactKind.REPAID)
             for fact in self.facts[account]:
                 for move in fact.moves if fact.kind in kinds else ():
                     if book is None or move.lot is None:
@@ -498,6 +498,5 @@ TestCredits.settings = settings(
     deadline=None,
     max_examples=EXAMPLES,
     stateful_step_count=40,
-    # Commands that name earlier ones draw much.
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
