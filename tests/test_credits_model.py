@@ -215,9 +215,13 @@ class Pen:
 
     def command(self) -> Command:
         """Any of these. What is frozen is soon thawed, and little is closed, or nothing else would happen."""
-        often = (self.grant, self.spend, self.spend, self.hold, self.capture, self.release, self.refund, self.void)
-        also = (self.batch, self.batch, self.transfer, self.limit, self.schedule, self.cancel)
-        kinds = often * 3 + also + (self.unfreeze if self.owner.frozen else self.freeze,)
+        kinds = (self.grant, self.spend, self.hold) * 4 + (self.void, self.batch, self.transfer, self.transfer)
+        kinds += (self.limit, self.schedule, self.unfreeze if self.owner.frozen else self.freeze)
+        # What needs something to name comes without it only now and then.
+        kinds += (self.capture, self.release) * (4 if any(hold.coins for hold in self.owner.holds) else 0)
+        kinds += (self.refund,) * (4 if self.owner.spends else 0) + (self.cancel,) * bool(self.owner.plans)
+        if self.dice.random() < 0.05:
+            kinds = (self.capture, self.release, self.refund, self.cancel, self.unfreeze)
         kinds += (self.unfreeze,) * 8 * bool(self.owner.frozen)
         closing = self.dice.randint(0, 99) == 57
         write: Callable[[], Command] = self.close if closing else self.any(kinds)
@@ -318,7 +322,7 @@ class Credits(RuleBasedStateMachine):
     @initialize(limit=st.sampled_from((0, 3, 6)))
     def begin(self, limit: int) -> None:
         """Something to spend, and some room below it."""
-        for account in ACCOUNTS[:2]:
+        for account in ACCOUNTS:
             self.do(SetCreditLimit("limit", account, "gold", limit))
             for name, terms in (("any", Terms()), ("ads", Terms(scope="ads", expires_at=START_MS + 5 * DAY_MS))):
                 self.do(Grant(name, account, "gold", 6, terms))
@@ -336,13 +340,13 @@ class Credits(RuleBasedStateMachine):
             self.facts[account] += facts
         self.model.tick()
 
-    @rule(dice=dice, count=st.integers(1, 4))
+    @rule(dice=dice, count=st.integers(1, 8))
     def work(self, dice: Random, count: int) -> None:
         """Some commands come in."""
         for _ in range(count):
             self.do(self.pen(dice, dice.choice(SOME_ACCOUNT)).command())
 
-    @rule(dice=dice, account=st.sampled_from(ACCOUNTS), count=st.integers(1, 4))
+    @rule(dice=dice, account=st.sampled_from(ACCOUNTS), count=st.integers(1, 8))
     def work_on_one(self, dice: Random, account: str, count: int) -> None:
         """Some commands come in for one account."""
         for _ in range(count):
