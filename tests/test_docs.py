@@ -17,7 +17,7 @@ from psycopg.sql import SQL
 from support import ROOT, all_progress, environment, publisher, worker
 
 from creditfold.cli.main import COMMANDS
-from creditfold.ledger import RejectionReason, limits
+from creditfold.ledger import RejectionReason, credit_reasons, limits
 from creditfold.ledger.decisions import RULES
 from creditfold.projections.connections import connected
 from creditfold.schemas.dead_letters import DeadLetterReason
@@ -188,6 +188,13 @@ def test_every_reason_is_in_the_rules() -> None:
     documented = re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE)
     reasons = [*RejectionReason, *DeadLetterReason]
     assert [name for name in documented if name in set(reasons)] == [str(reason) for reason in reasons]
+
+
+def test_every_reason_is_in_the_rules_of_credits() -> None:
+    """docs/credits.md explains each reason, in the order of the checks, and no other."""
+    text = (ROOT / "docs" / "credits.md").read_text("utf-8")
+    documented = re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE)
+    assert documented == [str(reason) for reason in credit_reasons.RejectionReason]
 
 
 def test_every_bound_is_in_the_rules() -> None:
