@@ -133,6 +133,7 @@ def rebuild(
     with _told_how_to_go_on() as made, Bar().shown() as bar:
         done = run(load_settings(), request, bar, on_made=made.append)
     seconds = time.monotonic() - began
+    _tell_unfinished()
     if json:
         print_json({**_document(done), "seconds": round(seconds, 3)})
         return
@@ -142,6 +143,21 @@ def rebuild(
         say(f"It is for looking at, in the schema ledger_{done.number:04}. Free it with: creditfold drop {done.number}")
     else:
         say(f"Compare it: creditfold verify {done.number}", f"Switch to it: creditfold activate {done.number}")
+
+
+def _tell_unfinished() -> None:
+    """Say which generations were begun and given up: they take room, and nothing else reminds of them."""
+    from creditfold.cli.reading import projection
+    from creditfold.projections.generations import generations as read
+
+    with projection() as connection:
+        unfinished = [row.number for row in read(connection) if row.state == "building"]
+    for number in unfinished:
+        print(
+            f"Generation {number} isn't finished. Go on: creditfold rebuild --resume {number};"
+            f" or free it: creditfold drop {number}",
+            file=sys.stderr,
+        )
 
 
 @contextmanager

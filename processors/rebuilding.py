@@ -116,12 +116,12 @@ def rebuild(
     log = describe_log(settings)
     with connected(settings.dsn, "creditfold rebuild") as connection:
         number = _made(connection, settings, log, request) if request.resume is None else request.resume
-        on_made(number)
         site = Site(settings, connection, watch, request.processes)
         with held(connection, number):
             # Not before: until now somebody could activate it, and it would be the workers' to fold.
             found = generation(connection, number)
             _refuse_unfit(found, log)
+            on_made(number)
             bring_to(site, number, _ends(settings, found))
             if not is_indexed(connection, number):
                 watch.begin("Making indexes", 0, 0)

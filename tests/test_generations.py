@@ -458,6 +458,10 @@ def test_a_rebuild_that_is_stopped_says_how_to_go_on(folded: Settings, number: s
     assert process.returncode == 128 + number
     assert "creditfold rebuild --resume 2" in said
     assert wait_until(lambda: not any(child.is_running() for child in children), 10)
+    # Another rebuild reminds of it; one that doesn't exist can't be gone on with.
+    assert "Generation 2 isn't finished. Go on: creditfold rebuild --resume 2" in run(folded, "rebuild").stderr
+    missing = run(folded, "rebuild", "--resume", "9", check=False)
+    assert (missing.returncode, "Go on" in missing.stderr) == (2, False)
     assert rebuild(folded, Request(resume=2), WATCH).digest
 
 
