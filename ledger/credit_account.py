@@ -8,16 +8,18 @@ import calendar
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, timedelta
 from enum import IntEnum
 from heapq import heappop, heappush, merge
 from typing import Any, NamedTuple, TypeAlias
 
 from creditfold.ledger.credit_commands import CreateSchedule, FreezeScope, LotClass, Period, Terms
 from creditfold.ledger.credit_facts import Balance, Bucket, Fact, FactKind, LotId, Move
-from creditfold.ledger.limits import MAX_BALANCE
+from creditfold.ledger.limits import MAX_BALANCE, MAX_OCCURRED_AT
 
 NEVER = 2**63
+DAY_MS = 86_400_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: What an amount that left a lot counts as in that lot. Debt that it repaid was spent.
 _COUNTED = {
@@ -151,23 +153,20 @@ class Scheduled:
     def instant(self, number: int) -> int:
         """When an occurrence falls due, NEVER after the last."""
         command = self.command
-        try:
-            at = _instant(command.first_at, command.period, command.every * (number - 1))
-        except (ValueError, OverflowError):
-            return NEVER  # After the year 9999.
-        return NEVER if command.until and at >= command.until else at
+        at = _instant(command.first_at, command.period, command.every * (number - 1))
+        return NEVER if at > MAX_OCCURRED_AT or (command.until and at >= command.until) else at
 
 
 def _instant(first_at: int, period: Period, count: int) -> int:
-    first = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=first_at)
+    """So many periods after an instant; one beyond any calendar is NEVER."""
     if period is Period.DAYS:
-        return first_at + ((first + timedelta(days=count)) - first) // timedelta(milliseconds=1)
-    months = first.year * 12 + first.month - 1 + count
-    year, month = months // 12, months % 12 + 1
-    day = min(first.day, calendar.monthrange(year, month)[1])
-    return (first.replace(year=year, month=month, day=day) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(
-        milliseconds=1
-    )
+        return first_at + count * DAY_MS
+    first = EPOCH + timedelta(milliseconds=first_at)
+    years, month = divmod(first.year * 12 + first.month - 1 + count, 12)
+    if years > MAXYEAR:
+        return NEVER
+    day = min(first.day, calendar.monthrange(years, month + 1)[1])
+    return (first.replace(year=years, month=month + 1, day=day) - EPOCH) // timedelta(milliseconds=1)
 
 
 class Holding:

@@ -43,22 +43,13 @@ from creditfold.ledger.credit_commands import (
 )
 from creditfold.ledger.credit_facts import Accepted, Balance, Bucket, Fact, FactKind, LotId, Move, Outcome, Rejected
 from creditfold.ledger.credit_reasons import RejectionReason as Reason
-from creditfold.ledger.folding import Verdict
-from creditfold.ledger.limits import MAX_OCCURRED_AT
+from creditfold.ledger.folding import Verdict, advanced
 
 
 class Refused(Exception):  # noqa: N818 - It is no error: it is an answer.
-    """A rule says no."""
+    """A rule says no: to a command, or to the step of a batch that has this index."""
 
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class StepRefused(Exception):  # noqa: N818 - It is no error: it is an answer.
-    """A rule says no to a step of a batch."""
-
-    def __init__(self, reason: Reason, step: int) -> None:
+    def __init__(self, reason: Reason, step: int | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.step = step
@@ -74,8 +65,7 @@ class Book:
 
     def advance(self, appended_at_ms: int) -> None:
         """Move the log's clock to a record's append time, unless that lies in the past, or beyond any calendar."""
-        if self.clock_ms < appended_at_ms <= MAX_OCCURRED_AT:
-            self.clock_ms = appended_at_ms
+        self.clock_ms = advanced(self.clock_ms, appended_at_ms)
 
     def apply(self, command: Command) -> Outcome | Verdict:
         """Decide one valid command, after settling its account."""
@@ -92,8 +82,6 @@ class Book:
         try:
             facts = decide(account, command, self.clock_ms)
         except Refused as answer:
-            return Rejected(settled, answer.reason)
-        except StepRefused as answer:
             return Rejected(settled, answer.reason, answer.step)
         for step in steps:
             self.known[command.account, step.command_id] = step
@@ -153,7 +141,7 @@ def _derived_id(way: str, sender: str, transfer: str) -> str:
 def decide(account: Account, command: Command, clock_ms: int) -> list[Fact]:
     """Do what a command asks of a settled account; gives what happened.
 
-    Raises Refused or StepRefused, and has changed nothing then; TypeError for a command that it doesn't know.
+    Raises Refused, and has changed nothing then; TypeError for a command that it doesn't know.
     """
     if isinstance(command, Batch):
         return _batch(account, command, clock_ms)
@@ -181,7 +169,7 @@ def _batch(account: Account, batch: Batch, clock_ms: int) -> list[Fact]:
                 facts += _decide_one(account, step, clock_ms)
             except Refused as answer:
                 account.undo()
-                raise StepRefused(answer.reason, index) from None
+                raise Refused(answer.reason, index) from None
     return facts
 
 

@@ -69,6 +69,11 @@ def digest(metadata: Mapping[str, str]) -> bytes:
     return blake2b(text.encode(), digest_size=16).digest()
 
 
+def advanced(clock_ms: int, appended_at_ms: int) -> int:
+    """The log's clock after a record: its append time, unless that lies in the past, or beyond any calendar."""
+    return appended_at_ms if clock_ms < appended_at_ms <= MAX_OCCURRED_AT else clock_ms
+
+
 class Book:
     """Accounts and known command ids, folded one command at a time.
 
@@ -114,8 +119,7 @@ class Book:
 
     def advance(self, appended_at_ms: int) -> None:
         """Move the log's clock to a record's append time, unless that lies in the past, or beyond any calendar."""
-        if self.clock_ms < appended_at_ms <= MAX_OCCURRED_AT:
-            self.clock_ms = appended_at_ms
+        self.clock_ms = advanced(self.clock_ms, appended_at_ms)
 
     def apply(self, command: Command) -> Entry | Verdict:
         """Fold one valid command."""

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
+from tenacity import stop_after_attempt
 
 from creditfold.processors.rebuild import fold_here, fold_into
 from creditfold.processors.replay import Job
@@ -20,7 +20,6 @@ from creditfold.projections.generations import (
     Generation,
     GenerationError,
     Halt,
-    SwitchBlockedError,
     chain_at,
     finish,
     generation,
@@ -30,6 +29,7 @@ from creditfold.projections.generations import (
     live_number,
     looked_through,
     switch,
+    while_blocked,
 )
 from creditfold.projections.setup import (
     LogChangedError,
@@ -282,12 +282,7 @@ def activate(settings: Settings, number: int, consent: Consent, watch: Watch) ->
 
 
 # A worker's transactions are short: between two of them there is room. One that stays is told of.
-_WHILE_BLOCKED = Retrying(
-    stop=stop_after_attempt(5),
-    wait=wait_random(0.05, 0.5),
-    retry=retry_if_exception_type(SwitchBlockedError),
-    reraise=True,
-)
+_WHILE_BLOCKED = while_blocked(stop_after_attempt(5))
 
 
 def _switch_over(settings: Settings, connection: Connection[TupleRow], number: int, consent: Consent) -> Switch:

@@ -14,6 +14,7 @@ from psycopg import Connection, sql
 from psycopg.errors import IdleInTransactionSessionTimeout, InvalidSchemaName, LockNotAvailable, UndefinedTable
 from psycopg.rows import TupleRow, dict_row
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
+from tenacity.stop import StopBaseT
 
 from creditfold.projections.chain import START, Line, extend
 from creditfold.projections.setup import VIEWS, live, schema_of, script, source_of, write_view
@@ -54,6 +55,13 @@ class NoGenerationError(GenerationError):
 
 class SwitchBlockedError(GenerationError):
     """Somebody holds what the switch needs; nothing was switched."""
+
+
+def while_blocked(stop: StopBaseT) -> Retrying:
+    """Try again while somebody holds what a switch needs."""
+    return Retrying(
+        stop=stop, wait=wait_random(0.05, 0.5), retry=retry_if_exception_type(SwitchBlockedError), reraise=True
+    )
 
 
 class Generation(NamedTuple):
@@ -363,12 +371,7 @@ def _point(connection: Connection[TupleRow], name: str, *numbers: int) -> None:
 
 
 # Between two transactions of a busy reader there is room. One that stays is told of.
-_WHILE_READ = Retrying(
-    stop=stop_after_delay(VIEW_S),
-    wait=wait_random(0.05, 0.5),
-    retry=retry_if_exception_type(SwitchBlockedError),
-    reraise=True,
-)
+_WHILE_READ = while_blocked(stop_after_delay(VIEW_S))
 
 
 def lines(connection: Connection[TupleRow], number: int, partition: int, start: int, end: int) -> Iterator[Line]:

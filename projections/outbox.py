@@ -126,7 +126,7 @@ def read_window(
     sizes = connection.execute(_SIZES, (partition, first_dead, end, WINDOW_DEAD_LETTERS)).fetchall()
     end = _cut(sizes, end)
     dead_letters = _dead_letters(connection, partition, first_dead, end) if sizes else []
-    # Last, because the views are switched in this order: whoever switches them waits for us, or we for them.
+    # Looked at again: a view that came to look at another generation shows it as it was when our transaction began.
     if folded_to(connection, [partition]).get(partition, 0) < end:
         return None
     return Window(end, [row for row in journal if row.log_offset < end], dead_letters)

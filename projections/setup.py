@@ -142,10 +142,14 @@ def _become_owner(connection: Connection[TupleRow]) -> None:
         connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
 
 
+def _text(name: LiteralString) -> LiteralString:
+    # The scripts are our own files, so they are as literal as a literal.
+    return files(__package__).joinpath(name).read_text("utf-8")
+
+
 def _bodies() -> Mapping[str, sql.SQL]:
-    # Our own file, so it is as literal as a literal.
-    text = files(__package__).joinpath("views.sql").read_text("utf-8")
-    found = re.findall(r"^CREATE OR REPLACE VIEW ledger\.(\w+) AS\n(.+?);\n", text, re.MULTILINE | re.DOTALL)
+    pattern = r"^CREATE OR REPLACE VIEW ledger\.(\w+) AS\n(.+?);\n"
+    found = re.findall(pattern, _text("views.sql"), re.MULTILINE | re.DOTALL)
     return {name: sql.SQL(cast(LiteralString, body)) for name, body in found}
 
 
@@ -202,9 +206,7 @@ def refuse_other_layout(number: int, layout: int) -> None:
 
 def script(name: LiteralString, **values: str | int) -> sql.Composed:
     """One of our SQL files with its values filled in: texts as identifiers, numbers as literals."""
-    # The scripts are our own files, so they are as literal as a literal.
-    text = files(__package__).joinpath(name).read_text("utf-8")
-    return sql.SQL(text).format(**{key: _part(value) for key, value in values.items()})
+    return sql.SQL(_text(name)).format(**{key: _part(value) for key, value in values.items()})
 
 
 def _part(value: str | int) -> sql.Composable:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -366,11 +365,16 @@ def test_an_interrupted_append_leaves_a_usable_producer(ledger_settings: Setting
     with CommandProducer(ledger_settings.kafka_client, ledger_settings.commands_topic) as producer:
         interrupt_an_append(producer, stack)
         assert producer.append(grant(2))
-        # The interrupted command is confirmed, or it is told that the broker was away for too long for it.
-        with suppress(DeliveryFailedError):
+        told = False
+        try:
             producer.flush()
+        except DeliveryFailedError:
+            told = True
         assert producer.append(grant(3))
         producer.flush()
+    ids = {fields["command_id"] for _, _, fields in log(ledger_settings).values()}
+    assert {grant(number).command_id for number in (0, 2, 3)} <= ids
+    assert told or grant(1).command_id in ids, "the interrupted command is neither in the log nor told of"
 
 
 def interrupt_an_append(producer: CommandProducer, stack: StackUnderTest) -> None:
