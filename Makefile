@@ -11,7 +11,7 @@ SIDE_BY_SIDE ?= 2
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 
-.PHONY: help demo test lint types test-unit test-stack chaos bench bench-rebuild up down clean schema-lock install need-java
+.PHONY: help demo test lint types test-unit test-stack chaos bench bench-lots bench-rebuild up down clean schema-lock install need-java
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -19,7 +19,8 @@ help:
 	@echo 'make test-unit   the tests that need no server'
 	@echo 'make test-stack  the tests on the real Kafka and PostgreSQL, the docs among them'
 	@echo 'make chaos       kill workers and servers while $(CHAOS_COMMANDS) commands are folded'
-	@echo 'make bench       fold 1,000,000 commands and print the speed'
+	@echo 'make bench       fold 1,000,000 commands of each kind and print the speed'
+	@echo 'make bench-lots  what a spend costs in an account with many lots'
 	@echo 'make bench-rebuild  rebuild 1,000,000 commands, and what that costs the live fold'
 	@echo 'make up, down    start Kafka, PostgreSQL, a worker and a publisher; stop them'
 	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'
@@ -48,6 +49,9 @@ chaos: need-java $(VENV)/.installed-dev
 
 bench: need-java $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/fold.py
+
+bench-lots: need-java $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/lots.py
 
 bench-rebuild: need-java $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/rebuild.py

@@ -2,8 +2,10 @@
 
     python benchmarks/fold.py --commands 1000000 --accounts 100000
 
-Starts a Kafka and a PostgreSQL of its own in a temporary folder and removes them again. The commands are 80% spends and
-20% grants of random accounts, drawn from a seed. Durable as in production: fsync and synchronous_commit are on.
+Starts a Kafka and a PostgreSQL of its own in a temporary folder and removes them again. Three logs, one after the
+other, so that their rates can be compared: plain commands (80% spends and 20% grants of random accounts, drawn from a
+seed) under rules 1 and under rules 2, and credits: grants of which half expire, spends of two uses, 10% holds, most of
+them captured or released later, and 2% refunds. Durable as in production: fsync and synchronous_commit are on.
 """
 
 import argparse
@@ -15,23 +17,29 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Identifier
+from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from creditfold.producers import Command, CommandProducer, Grant, Spend
+from creditfold.producers.commands import Capture, Hold, Refund, Release, encode_activation
 from creditfold.projections.connections import connected
 from creditfold.projections.queries import progress
 from creditfold.projections.setup import prepare
 from creditfold.stack.embedded import down, up
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import describe_log
+from creditfold.stack.topics import create_topics, describe_log
 
 console = Console(stderr=True)
 
@@ -49,11 +57,61 @@ def commands(count: int, accounts: int, seed: int) -> Iterator[Command]:
             yield Spend(command_id=f"{seed}-{number}", account=account, asset="credits", amount=chance.randint(1, 25))
 
 
-def produce(settings: Settings, count: int, accounts: int, seed: int) -> float:
+def credits_mix(count: int, accounts: int, seed: int) -> Iterator[Command]:
+    """The same, with lots of several kinds, holds, captures, releases and refunds."""
+    chance, now = random.Random(seed), int(time.time() * 1000)
+    holds: deque[tuple[str, str]] = deque()
+    spends: deque[tuple[str, str]] = deque(maxlen=1_000)
+    for number in range(count):
+        account, id, dice = f"user-{chance.randrange(accounts)}", f"{seed}-{number}", chance.random()
+        amount, use = chance.randint(1, 25), chance.choice(("", "ads"))
+        if dice < 0.2:
+            ends = now + chance.randint(1, 365) * DAY_MS if chance.random() < 0.5 else 0
+            lot_class, scope = chance.choice(("paid", "promo")), chance.choice(("", "", "", "ads"))
+            yield Grant(
+                command_id=id,
+                account=account,
+                asset="credits",
+                amount=2 * amount,
+                lot_class=lot_class,
+                expires_at=ends,
+                scope=scope,
+            )
+        elif dice < 0.3:
+            holds.append((account, id))
+            yield Hold(command_id=id, account=account, asset="credits", amount=amount, deadline=now + DAY_MS)
+        elif dice < 0.38 and len(holds) > 100:
+            account, hold = holds.popleft()
+            if dice < 0.35:
+                yield Capture(command_id=id, account=account, hold=hold)
+            else:
+                yield Release(command_id=id, account=account, hold=hold)
+        elif dice < 0.4 and spends:
+            account, spend = chance.choice(spends)
+            yield Refund(command_id=id, account=account, spend=spend, amount=1)
+        else:
+            spends.append((account, id))
+            yield Spend(command_id=id, account=account, asset="credits", amount=amount, use=use)
+
+
+#: What is appended, by the name of the log, and under which rules.
+LOGS: dict[str, tuple[Callable[[int, int, int], Iterator[Command]], int]] = {
+    "plain, rules 1": (commands, 1),
+    "plain, rules 2": (commands, 2),
+    "credits": (credits_mix, 2),
+}
+DAY_MS = 86_400_000
+
+
+def produce(settings: Settings, log: str, count: int, accounts: int, seed: int) -> float:
     """Append the commands; gives back commands per second, pydantic and encoding included."""
+    make, rules = LOGS[log]
     start = time.perf_counter()
     with CommandProducer(settings.kafka_client, settings.commands_topic) as producer:
-        stream = track(commands(count, accounts, seed), "appending", count, console=console)
+        if rules > 1:
+            for partition in range(settings.partitions):
+                producer.append_record(encode_activation(rules, partition))
+        stream = track(make(count, accounts, seed), f"appending {log}", count, console=console)
         producer.append_many(stream)
         producer.flush()
     return count / (time.perf_counter() - start)
@@ -133,11 +191,26 @@ def show(figures: dict[str, Any], title: str, *, as_json: bool) -> None:
 def environment(settings: Settings) -> dict[str, str]:
     """Under which `creditfold` reads these settings."""
     ours = {
-        f"CREDITFOLD_{name.upper()}": str(value)
+        f"CREDITFOLD_{name.upper()}": str(value.get_secret_value() if isinstance(value, SecretStr) else value)
         for name, value in settings
-        if name != "postgres_dsn" and value is not None
+        if value is not None
     }
     return os.environ | ours
+
+
+@contextmanager
+def ledger(servers: Settings, name: str) -> Iterator[Settings]:
+    """A ledger of its own on servers that run: topics, a consumer group and a database, removed at the end."""
+    own = f"bench_{name}"
+    dsn = SecretStr(make_conninfo(servers.dsn, dbname=own))
+    topics = {f"{kind}_topic": f"creditfold.{kind}.{own}" for kind in ("commands", "outcomes", "dead_letters")}
+    settings = servers.model_copy(update={"postgres_dsn": dsn, "group": own, **topics})
+    with psycopg.connect(servers.dsn, autocommit=True) as connection:
+        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(own)))
+        create_topics(settings)
+        prepare(settings.dsn, describe_log(settings))
+        yield settings
+        connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(own)))
 
 
 @contextmanager
@@ -172,13 +245,27 @@ def main() -> None:
     options = parser.parse_args()
 
     with servers(Path(tempfile.mkdtemp(prefix="cf-bench-")), 29392, options.chunk_records) as settings:
-        figures: dict[str, Any] = {"commands": options.commands, "accounts": options.accounts}
-        figures["workers"] = options.workers
-        figures["append_per_s"] = round(produce(settings, options.commands, options.accounts, options.seed))
-        with console.status("folding"):
-            figures |= fold(settings, options.commands, options.workers)
-        figures |= disk(settings, options.commands)
-    show(figures, "The fold, end to end", as_json=options.json)
+        found: dict[str, dict[str, Any]] = {}
+        for number, name in enumerate(LOGS):
+            with ledger(settings, str(number)) as own:
+                appended = produce(own, name, options.commands, options.accounts, options.seed)
+                with console.status(f"folding {name}"):
+                    figures = fold(own, options.commands, options.workers)
+                found[name] = {"append_per_s": round(appended), **figures, **disk(own, options.commands)}
+    plain = found["plain, rules 1"]["fold_per_s"]
+    for figures in found.values():
+        figures["of_plain_rules_1"] = round(figures["fold_per_s"] / plain, 2)
+        figures["of_plain_rules_2"] = round(figures["fold_per_s"] / found["plain, rules 2"]["fold_per_s"], 2)
+    if options.json:
+        print(json.dumps({"commands": options.commands, "accounts": options.accounts, "logs": found}))
+        return
+    title = (
+        f"The fold, end to end: {options.commands:,} commands, {options.accounts:,} accounts, {options.workers} workers"
+    )
+    table = Table("figure", *found, title=title)
+    for row in found["credits"]:
+        table.add_row(row, *(json.dumps(figures[row]) for figures in found.values()))
+    Console().print(table)
 
 
 if __name__ == "__main__":

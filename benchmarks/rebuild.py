@@ -130,10 +130,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with servers(Path(tempfile.mkdtemp(prefix="cf-bench-")), 29394) as settings:
-        produce(settings, options.commands // 2, options.accounts, 1)
+        produce(settings, "plain, rules 1", options.commands // 2, options.accounts, 1)
         with console.status("folding live, two workers"):
             two = fold(settings, options.commands // 2, 2)
-        produce(settings, options.commands - options.commands // 2, options.accounts, 2)
+        produce(settings, "plain, rules 1", options.commands - options.commands // 2, options.accounts, 2)
         with console.status("folding live, one worker"):
             one = fold(settings, options.commands, 1)
         with console.status("rebuilding"):

@@ -1,23 +1,35 @@
-"""The commands that append: grant, spend, import. Owns how an outcome is told; the fold decides it.
+"""The commands that append: grant, spend, import. Owns how a command is sent and how its outcome is told.
+
+The fold decides it. What else can be asked for is in crediting.py, and is sent and told in the same way.
 
 An append is done when the log has it. Waiting for the fold and telling the outcome is a service on top, so a
 timeout there doesn't take the command back.
 """
 
+import inspect
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import typer
 
-from creditfold.cli.arguments import AccountArgument, ArgumentError, JsonOption, metadata_of, whole_number
+from creditfold.cli.arguments import (
+    AccountArgument,
+    ArgumentError,
+    JsonOption,
+    instant_of,
+    metadata_of,
+    whole_number,
+)
 from creditfold.cli.output import counted, print_json, say
 from creditfold.cli.progress import progress_bar
 from creditfold.cli.reading import projection
+from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
 
@@ -54,6 +66,25 @@ TimeoutOption = Annotated[
 ]
 
 
+ClassOption = Annotated[
+    Literal["paid", "promo"], typer.Option("--class", help="Whether the credits were bought or given.")
+]
+PriorityOption = Annotated[int, typer.Option(help="0 to 100; lots with a lower one are spent first.")]
+ScopeOption = Annotated[str, typer.Option(help="The one use that they are for. Default: any.")]
+UseOption = Annotated[str, typer.Option(help="What they are spent on: takes credits of this scope too.")]
+
+
+class Asked(NamedTuple):
+    """What a command line asks for: a command's type and its fields by name, but for those that all of them share.
+
+    `again` is what to write, to ask for the same once more, where the command line said something that counts from now.
+    """
+
+    type: str
+    fields: Mapping[str, Any]
+    again: str = ""
+
+
 class UnexplainedError(CreditfoldError):
     """The fold has passed a command and shows nothing of it."""
 
@@ -69,6 +100,7 @@ class _Attempt:
     """A command on its way: whether it was handed to Kafka, and where it stands once that is known."""
 
     command: "Command"
+    again: str = ""
     sent: bool = False
     position: Position | None = None
 
@@ -79,14 +111,31 @@ class _Attempt:
         maybe = "may be in the log" if maybe_written else "is not in the log"
         where = maybe if self.position is None else f"is in the log at {self.position}"
         id = self.command.command_id
-        return f"The command {where}. Its id is {id}; sent again with --id {id}, all else the same, it counts once."
+        again = f"--id {id} {self.again}".strip()
+        return f"The command {where}. Its id is {id}; sent again with {again}, all else the same, it counts once."
 
 
-def grant(
-    account: AccountArgument,
-    amount: AmountArgument,
+def appends(ask: Callable[..., Asked]) -> Callable[..., None]:
+    """Make a subcommand of a function that says what is asked for.
+
+    Behind the function's own parameters it has those of _shared, and does what all such subcommands do.
+    """
+
+    @wraps(ask)
+    def run(**given: Any) -> None:
+        shared = {name: given.pop(name) for name in _SHARED}
+        _append(ask(**given), **shared)
+
+    own = inspect.signature(ask)
+    parameters = [*own.parameters.values(), *_SHARED.values()]
+    run.__signature__ = own.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]  # Typer reads it.
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _append(
+    asked: Asked,
     *,
-    asset: AssetOption = DEFAULT_ASSET,
     id: IdOption = None,
     source: SourceOption = "cli",
     reason: ReasonOption = "",
@@ -95,70 +144,98 @@ def grant(
     timeout: TimeoutOption = 10.0,
     json: JsonOption = False,
 ) -> None:
+    from creditfold.producers.commands import parse_command
+
+    # A command may be sent again by its id, and must then be the same in every field, so it carries no time.
+    who = {"source": source, "reason": reason, "metadata": metadata_of(metadata or [])}
+    named = {"type": asked.type, "command_id": str(uuid.uuid4()) if id is None else id}
+    attempt = _Attempt(parse_command({**named, **asked.fields, **who}), asked.again)
+    with _told_on_failure(attempt):
+        if no_wait:
+            tell_position(attempt.command, _appended(attempt, timeout), json)
+        else:
+            _append_and_wait(attempt, timeout, json)
+
+
+#: The options that every command has: those of _append.
+_SHARED = {name: parameter for name, parameter in inspect.signature(_append).parameters.items() if name != "asked"}
+
+
+@appends
+def grant(
+    account: AccountArgument,
+    amount: AmountArgument,
+    *,
+    asset: AssetOption = DEFAULT_ASSET,
+    lot_class: ClassOption = "paid",
+    priority: PriorityOption = 50,
+    effective_at: Annotated[
+        str, typer.Option(metavar="TIME", show_default=False, help="When they begin. Default: at once.")
+    ] = "0",
+    expires_at: Annotated[
+        str, typer.Option(metavar="TIME", show_default=False, help="When they end. Default: never.")
+    ] = "0",
+    scope: ScopeOption = "",
+) -> Asked:
     """Give an account credits, and see what comes of it.
 
     Exits with 3 when the command is rejected, with 4 when the fold doesn't get to it in time.
+    A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
+    A class, a priority, a time or a scope needs rules 2.
 
     \b
     Examples:
       creditfold grant alice 500
       creditfold grant alice 500 --id welcome-alice --reason "welcome bonus"
       creditfold grant alice 500 --asset boosts --metadata campaign=spring --no-wait
+      creditfold grant alice 50 --class promo --priority 10 --expires-at 2030-01-31T00:00Z
     """
-    fields = _fields(account, amount, asset=asset, id=id, source=source, reason=reason, metadata=metadata)
-    _append({"type": "grant", **fields}, no_wait, timeout, json)
+    fields = {
+        "account": account,
+        "asset": asset,
+        "amount": whole_number(amount),
+        "lot_class": lot_class,
+        "priority": priority,
+        "effective_at": instant_of(effective_at),
+        "expires_at": instant_of(expires_at),
+        "scope": scope,
+    }
+    return Asked("grant", fields)
 
 
+@appends
 def spend(
     account: AccountArgument,
     amount: AmountArgument,
     *,
     asset: AssetOption = DEFAULT_ASSET,
-    id: IdOption = None,
-    source: SourceOption = "cli",
-    reason: ReasonOption = "",
-    metadata: MetadataOption = None,
-    no_wait: NoWaitOption = False,
-    timeout: TimeoutOption = 10.0,
-    json: JsonOption = False,
-) -> None:
+    use: UseOption = "",
+    partial: Annotated[bool, typer.Option("--partial", help="Take what there is, if it is less.")] = False,
+    effective_at: Annotated[
+        str, typer.Option(metavar="TIME", show_default=False, help="Date it back to this time.")
+    ] = "0",
+) -> Asked:
     """Take credits from an account, and see what comes of it.
 
     Exits with 3 when the command is rejected, with 4 when the fold doesn't get to it in time.
+    A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
+    A use, a part or a time needs rules 2.
 
     \b
     Examples:
       creditfold spend alice 120
       creditfold spend alice 120 --id order-77 --reason "proposal 77"
+      creditfold spend alice 120 --use proposals --partial
     """
-    fields = _fields(account, amount, asset=asset, id=id, source=source, reason=reason, metadata=metadata)
-    _append({"type": "spend", **fields}, no_wait, timeout, json)
-
-
-def _fields(
-    account: str, amount: str, *, asset: str, id: str | None, source: str, reason: str, metadata: list[str] | None
-) -> dict[str, Any]:
-    # A command may be sent again by its id, and must then be the same in every field, so it carries no time.
-    return {
-        "command_id": str(uuid.uuid4()) if id is None else id,
+    fields = {
         "account": account,
         "asset": asset,
         "amount": whole_number(amount),
-        "source": source,
-        "reason": reason,
-        "metadata": metadata_of(metadata or []),
+        "use": use,
+        "partial": partial,
+        "effective_at": instant_of(effective_at),
     }
-
-
-def _append(fields: dict[str, Any], no_wait: bool, timeout: float, json: bool) -> None:
-    from creditfold.producers.commands import parse_command
-
-    attempt = _Attempt(parse_command(fields))
-    with _told_on_failure(attempt):
-        if no_wait:
-            tell_position(attempt.command, _appended(attempt, timeout), json)
-        else:
-            _append_and_wait(attempt, timeout, json)
+    return Asked("spend", fields)
 
 
 @contextmanager
@@ -248,15 +325,27 @@ def _named(command: "Command", position: Position) -> dict[str, Any]:
 def _tell_dead_letter(
     command: "Command", position: Position, letter: "DeadRecord", json: bool, more: Mapping[str, Any]
 ) -> None:
+    remedy = _remedy(command, letter)
     if json:
         row = {"outcome": "dead_letter", **_named(command, position), "reason": letter.reason, "detail": letter.detail}
-        print_json({**row, **more})
+        print_json({**row, **({"try": remedy} if remedy else {}), **more})
     else:
         say(
             f"dead letter: {letter.reason}: {letter.detail}",
             f"  command {command.command_id} at {position}; it has no effect",
+            *([f"try: {remedy}"] if remedy else []),
         )
     raise typer.Exit(REJECTED)
+
+
+def _remedy(command: "Command", letter: "DeadRecord") -> str:
+    """What to do where the log doesn't know a command yet; empty for other dead letters."""
+    from creditfold.producers.commands import rules_of
+
+    if letter.reason != DeadLetterReason.UNKNOWN_SCHEMA_ID:
+        return ""
+    rules = rules_of(command)
+    return f"Bring rules {rules} into force: creditfold rules activate {rules}; then send the command again."
 
 
 def _tell_decision(
@@ -283,11 +372,14 @@ def _tell_decision(
 
 def outcome_in_words(decision: "Decision") -> str:
     """Say in one line what was decided and what the balance was after it."""
-    holds = f"{decision.account_id} has {decision.balance:,} {decision.asset}"
-    if decision.accepted:
+    # A command may be about no asset, or about an asset but no amount of it.
+    holds = f"; {decision.account_id} has {decision.balance:,} {decision.asset}" if decision.asset else ""
+    if decision.accepted and decision.change:
         sign = "+" if decision.change > 0 else "-"
-        return f"accepted: {sign}{abs(decision.change):,} {decision.asset}; {holds}"
-    return f"rejected: {decision.rejection}: {decision.kind} of {decision.amount:,} {decision.asset}; {holds}"
+        return f"accepted: {sign}{abs(decision.change):,} {decision.asset}{holds}"
+    of = f" of {decision.amount:,} {decision.asset}" if decision.amount and decision.asset else ""
+    said = "accepted" if decision.accepted else f"rejected: {decision.rejection}"
+    return f"{said}: {decision.kind}{of}{holds}"
 
 
 def import_(

@@ -4,7 +4,7 @@ Bounds of a command's fields aren't here: the producers' own models refuse what 
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -14,6 +14,8 @@ from creditfold.schemas.errors import CreditfoldError
 
 # More digits than the largest amount has: whatever it is, the command's model refuses it and says why.
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,40}").fullmatch
+_DURATION = re.compile(r"([0-9]{1,9})([smhd])").fullmatch
+_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 MAX_ROWS = 10_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -46,6 +48,30 @@ def moment_of(text: str) -> datetime:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ArgumentError(f"{text[:60]!r} is no time.", "Write it as 2026-06-30T23:59:59.999Z.") from None
+
+
+def milliseconds_of(moment: datetime) -> int:
+    """A moment in milliseconds since 1970 UTC."""
+    return (moment - EPOCH) // timedelta(milliseconds=1)
+
+
+def instant_of(text: str) -> int:
+    """Read a time, past or future, in ISO 8601 or in milliseconds since 1970 UTC; gives those. Raises ArgumentError."""
+    number = whole_number(text)
+    return number if isinstance(number, int) else milliseconds_of(moment_of(text))
+
+
+def duration_of(text: str) -> int:
+    """Read a length of time, a whole number with its unit, as 15m; in milliseconds. Raises ArgumentError."""
+    found = _DURATION(text)
+    if found is None:
+        raise ArgumentError(f"{text[:60]!r} is no length of time.", "Write it as 90s, 15m, 2h or 7d.")
+    return int(found[1]) * _UNITS_MS[found[2]]
+
+
+def instant_or_from_now(text: str, now: datetime) -> int:
+    """Read a time as instant_of does, or a length of time that begins now. Raises ArgumentError."""
+    return milliseconds_of(now) + duration_of(text) if _DURATION(text) else instant_of(text)
 
 
 def whole_number(text: str) -> int | str:

@@ -20,7 +20,7 @@ from creditfold.cli.appending import import_paths, import_with_progress, open_pr
 from creditfold.cli.background import background_worker, start_worker, stop_worker
 from creditfold.cli.cdnow import SOURCE, convert, fetched_history, parse_history
 from creditfold.cli.output import print_table, say
-from creditfold.cli.serving import Steps, prepare_ledger
+from creditfold.cli.serving import Steps, begin_log, prepare_ledger
 from creditfold.cli.status import Sample, take_sample
 from creditfold.producers.client import CommandProducer
 from creditfold.producers.commands import Encoded, encode_command
@@ -123,6 +123,7 @@ def _stop(settings: Settings, steps: Steps, with_worker: bool, with_servers: boo
 
 def _fold_history(settings: Settings, steps: Steps) -> None:
     prepare_ledger(settings)
+    begin_log(settings)
     commands = _converted_history(settings, steps)
     with open_producer(settings) as producer:
         with steps.step("Importing the commands into the log", with_spinner=False) as note:
@@ -157,7 +158,7 @@ def _send_trouble(producer: CommandProducer, commands: Path) -> None:
     """Send the first commands again, one of them with another amount, and a record that is none."""
     with commands.open("rb") as file:
         again = [JsonLines().parse(line) for line in islice(file, RESENT)]
-    reused = again[0].model_copy(update={"amount": again[0].amount + 1})
+    reused = again[0].model_copy(update={"amount": again[0].fields["amount"] + 1})
     # Seeded, so that every demo shows the same record.
     noise = Encoded(b"cdnow-noise", random.Random(1).randbytes(40))  # noqa: S311 - It is to be seen, not to be secret.
     failures: list[object] = []

@@ -2,9 +2,10 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
+from json import loads
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -63,22 +64,26 @@ def publisher(
 
 def refuse_unpublished(settings: "Settings", interval_s: float) -> None:
     """Raise UnpublishedError if a partition has something to publish, and none of it was published meanwhile."""
-    from creditfold.processors.membership import published_offsets
+    from creditfold.processors.membership import published_places
     from creditfold.projections.connections import connected
     from creditfold.projections.queries import progress
 
     with connected(settings.dsn) as connection:
         rows = progress(connection)
     topic = rows[0].topic if rows else settings.commands_topic
-    before = published_offsets(settings, topic, len(rows))
+    before = published_places(settings, topic, len(rows))
     # Not a wait for readiness: moving needs time to pass.
     time.sleep(interval_s)
-    now = published_offsets(settings, topic, len(rows))
-    stuck = [row for row in rows if now[row.log_partition] == before[row.log_partition] < row.next_offset]
+    now = published_places(settings, topic, len(rows))
+    stuck = [
+        row
+        for row in rows
+        if now[row.log_partition] == before[row.log_partition] and now[row.log_partition].offset < row.next_offset
+    ]
     if stuck:
         raise UnpublishedError(
             f"Unpublished: partition {', '.join(str(row.log_partition) for row in stuck)}, behind the fold by "
-            f"{sum(row.next_offset - now[row.log_partition] for row in stuck):,} offsets, doesn't move.",
+            f"{sum(row.next_offset - now[row.log_partition].offset for row in stuck):,} offsets, doesn't move.",
             "Is a publisher running? Start one with `creditfold publisher`, or look into its log.",
         )
     say("Outcomes are published.")
@@ -148,28 +153,82 @@ def _place(follower: "Follower", begin: Position | str | None) -> int:
 
 
 def document(outcome: "Outcome") -> dict[str, Any]:
-    """An outcome as JSON: its position, its record's name, and its fields with instants as texts."""
+    """An outcome as JSON: its position, its record's name, and its fields with instants as texts.
+
+    `left_out` is there only where the topic had no room for something.
+    """
     fields = {name: value for name, value in outcome.fields.items() if not name.startswith("log_")}
-    decided_at, occurred_at = _moment(fields["decided_at"]), _moment(fields["occurred_at"])
-    return {
-        "position": outcome.position,
-        "record": outcome.record,
-        **fields,
-        "decided_at": decided_at,
-        "occurred_at": occurred_at if fields["occurred_at"] else None,
-    }
+    for name in ("decided_at", "occurred_at"):
+        if name in fields:
+            fields[name] = _moment_or_none(fields[name])
+    if "details" in fields:
+        fields["details"] = _parsed(fields["details"])
+    if "facts" in fields:
+        fields["facts"] = [_fact(fact) for fact in fields["facts"]]
+    left_out = {"left_out": outcome.left_out} if outcome.left_out else {}
+    return {"position": outcome.position, "record": outcome.record, **fields, **left_out}
+
+
+def _parsed(details: str) -> Any:
+    return loads(details) if details else None
+
+
+def _fact(fact: dict[str, Any]) -> dict[str, Any]:
+    instants = {name: _moment_or_none(fact[name]) for name in ("at", "effective_at", "expires_at")}
+    return {**fact, **instants}
 
 
 def line(outcome: "Outcome") -> str:
     """An outcome as one line for people."""
     fields = outcome.fields
-    balance = f"balance {fields['balance']:,} {fields['asset']}"
+    end = f"{outcome.position}  {fields.get('command_id', '')}".rstrip()
+    return f"{instant(_moment(fields['decided_at']))}  {'; '.join(_told(outcome))}  {end}"
+
+
+def _told(outcome: "Outcome") -> "Iterator[str]":
+    """What happened, what there is now, and what isn't said."""
+    fields = outcome.fields
+    facts = _in_words(fields.get("facts", ()))
     if outcome.record == "Rejected":
-        told = f"rejected  {fields['rejection']}: {fields['kind']} of {fields['amount']:,}; {balance}"
+        step = f" in step {fields['step']}" if fields["step"] >= 0 else ""
+        yield f"rejected  {fields['rejection']}{step}: {_asked(fields['kind'], fields['amount'])}"
+    elif outcome.record == "Settled":
+        yield f"settled   {facts}"
+    elif outcome.record == "CommandAccepted" or facts:
+        kind = fields.get("kind") or _KINDS[outcome.record]
+        # A further asset of a command that was told of before.
+        asked = _asked(kind, fields["amount"]) if fields["command_id"] else kind
+        yield f"accepted  {asked}{': ' if facts else ''}{facts}"
     else:
         sign = "-" if outcome.record == "SpendAccepted" else "+"
-        told = f"accepted  {sign}{fields['amount']:,}; {balance}"
-    return f"{instant(_moment(fields['decided_at']))}  {told}  {outcome.position}  {fields['command_id']}"
+        yield f"accepted  {sign}{fields['amount']:,}"
+    if fields["asset"]:
+        more = "".join(f", {fields[name]:,} {name}" for name in ("pending", "held", "debt") if fields[name])
+        yield f"balance {fields['balance']:,} {fields['asset']}{more}"
+    for part, count in outcome.left_out.items():
+        yield f"left out {count:,} {'bytes of details' if part == 'details' else part}"
+
+
+_KINDS = {"GrantAccepted": "grant", "SpendAccepted": "spend"}
+
+
+def _asked(kind: str, amount: int) -> str:
+    return f"{kind} of {amount:,}" if amount else kind
+
+
+def _in_words(facts: "Iterable[dict[str, Any]]") -> str:
+    """Facts in a few words: for each kind, how much it moved, and in how many facts if not in one."""
+    moved: dict[str, list[int]] = {}
+    for fact in facts:
+        moved.setdefault(fact["kind"], []).append(sum(move["amount"] for move in fact["moves"]))
+    return ", ".join(
+        kind + (f" {sum(amounts):,}" if any(amounts) else "") + (f" ({len(amounts):,} times)" if amounts[1:] else "")
+        for kind, amounts in moved.items()
+    )
+
+
+def _moment_or_none(milliseconds: int) -> datetime | None:
+    return _moment(milliseconds) if milliseconds else None
 
 
 def _moment(milliseconds: int) -> datetime:

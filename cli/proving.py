@@ -1,6 +1,7 @@
 """The commands that prove: verify, diff, rules. Owns their words; what is compared with what is the processors'."""
 
 from collections.abc import Iterable, Sequence
+from json import loads
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from creditfold.schemas.position import Position
 if TYPE_CHECKING:
     from creditfold.processors.proof import Changes, Verdict
     from creditfold.projections.compare import Difference, Outcome, SideDifference, Stray, WrongBalance
+    from creditfold.projections.compare_state import StateDifference
     from creditfold.projections.queries import RulesActivated
 
 #: Two things that should be equal aren't.
@@ -93,6 +95,17 @@ def _print_verdict(verdict: "Verdict") -> None:
     )
     _print_wrong_balances(verdict.left, verdict.left_wrong_balances)
     _print_wrong_balances(verdict.right, verdict.right_wrong_balances)
+    for number, wrong in ((verdict.left, verdict.left_wrong_state), (verdict.right, verdict.right_wrong_state)):
+        if wrong:
+            say("")
+            print_table(
+                ("table", "account", "name", "partition", "kept", "should be"),
+                [
+                    (row.what, row.account_id, row.name, str(row.log_partition), row.kept, row.should_be)
+                    for row in wrong
+                ],
+                f"state of generation {number} that doesn't follow from its journal",
+            )
     for number, rows in ((verdict.left, verdict.left_strays), (verdict.right, verdict.right_strays)):
         if rows:
             say("")
@@ -107,6 +120,16 @@ def _print_verdict(verdict: "Verdict") -> None:
             ("what", "position"),
             [(row.what, _place(row)) for row in verdict.side_differences],
             "what differs beside the decisions",
+        )
+    if verdict.state_differences:
+        say("")
+        print_table(
+            ("table", "account", "name", "partition", "left", "right"),
+            [
+                (row.what, row.account_id, row.name, str(row.log_partition), *_where_they_part(row))
+                for row in verdict.state_differences
+            ],
+            "state that differs",
         )
     if verdict.accounts:
         say("")
@@ -128,6 +151,16 @@ def _print_verdict(verdict: "Verdict") -> None:
         )
 
 
+def _where_they_part(row: "StateDifference") -> tuple[str, str]:
+    """The columns that differ, or which side has no such row."""
+    if row.left is None or row.right is None:
+        return ("isn't there", "is there") if row.left is None else ("is there", "isn't there")
+    left, right = loads(row.left), loads(row.right)
+    names = [name for name in left if left[name] != right[name]]
+    mine, theirs = (", ".join(f"{name} {side[name]}" for name in names) for side in (left, right))
+    return mine, theirs
+
+
 def _intact(holds: bool) -> str:
     return "intact" if holds else "CHANGED"
 
@@ -136,21 +169,29 @@ def _print_wrong_balances(number: int, rows: "Sequence[WrongBalance]") -> None:
     if rows:
         say("")
         print_table(
-            ("account", "asset", "partition", "available", "should be", "version", "version should be"),
+            ("account", "asset", "partition", "version", "available", "pending", "held", "debt"),
             [
                 (
                     row.account_id,
                     row.asset,
                     str(row.log_partition),
-                    row.available,
-                    row.should_be,
-                    row.version,
-                    row.version_should_be,
+                    _beside(row.version, row.version_should_be),
+                    _beside(row.available, row.should_be),
+                    _beside(row.pending, row.pending_should_be),
+                    _beside(row.held, row.held_should_be),
+                    _beside(row.debt, row.debt_should_be),
                 )
                 for row in rows
             ],
             f"balances of generation {number} that don't follow from its journal",
         )
+
+
+def _beside(kept: int | None, should_be: int | None) -> str:
+    if kept == should_be:
+        return f"{kept:,}" if kept is not None else ""
+    texts = ("none" if number is None else f"{number:,}" for number in (kept, should_be))
+    return "{}, should be {}".format(*texts)
 
 
 def _place(row: "Difference | Stray | SideDifference | RulesActivated") -> Position:
@@ -171,7 +212,8 @@ def in_words(outcome: "Outcome | None") -> str:
     if outcome is None:
         return "nothing"
     if outcome.what in ("accepted", "rejected"):
-        did = f"{outcome.kind} of {outcome.amount:,} {outcome.what}"
+        of = f" of {outcome.amount:,}" if outcome.amount else ""
+        did = f"{outcome.kind}{of} {outcome.what}" if outcome.kind != "settled" else "settled"
         return f"{did}{': ' + outcome.reason if outcome.reason else ''}, balance {outcome.balance:,}"
     return f"{outcome.what} {outcome.reason or outcome.rules}"
 
@@ -196,14 +238,14 @@ def diff(
       creditfold diff --rules 2 --limit 100
       creditfold diff --json
     """
-    from creditfold.ledger import RULESETS
+    from creditfold.ledger import known_rules
     from creditfold.processors.proof import diff as run
     from creditfold.stack.settings import load_settings
 
-    if rules is not None and rules not in RULESETS:
+    if rules is not None and rules not in known_rules():
         raise ArgumentError(
             f"This release has no rules {rules}.",
-            f"It has {_known(RULESETS)}; see `creditfold rules list`.",
+            f"It has {_known(known_rules())}; see `creditfold rules list`.",
         )
     with Bar().shown() as bar:
         changes = run(load_settings(), rules, limit, bar)
@@ -235,7 +277,7 @@ def _print_changes(changes: "Changes") -> None:
 
 
 def _known(rulesets: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(rulesets)))
+    return ", ".join(map(str, rulesets))
 
 
 def rules_list(json: JsonOption = False) -> None:
@@ -246,16 +288,16 @@ def rules_list(json: JsonOption = False) -> None:
       creditfold rules list
     """
     from creditfold.cli.reading import projection
-    from creditfold.ledger import RULESETS
+    from creditfold.ledger import known_rules
     from creditfold.projections import queries
 
     with projection() as connection:
         progress, activations = queries.progress(connection), queries.activations(connection)
     if json:
         in_force = {row.log_partition: row.rules for row in progress}
-        print_json({"known": sorted(RULESETS), "in_force": in_force, "activations": activations})
+        print_json({"known": known_rules(), "in_force": in_force, "activations": activations})
         return
-    say(f"This release has rules {_known(RULESETS)}.")
+    say(f"This release has rules {_known(known_rules())}.")
     print_table(("partition", "rules in force"), [(str(row.log_partition), str(row.rules)) for row in progress])
     if activations:
         say("")
@@ -283,13 +325,13 @@ def rules_activate(
       creditfold rules activate 2 --reason "release 1.4"
     """
     from creditfold.cli.reading import projection
-    from creditfold.ledger import RULESETS
+    from creditfold.ledger import known_rules
     from creditfold.projections import queries
 
-    if version not in RULESETS:
+    if version not in known_rules():
         raise ArgumentError(
             f"This release has no rules {version}.",
-            f"It has {_known(RULESETS)}; workers of this release would stop at the record.",
+            f"It has {_known(known_rules())}; workers of this release would stop at the record.",
         )
     with projection() as connection:
         behind = [row.log_partition for row in queries.progress(connection) if row.rules < version]

@@ -1,4 +1,7 @@
-"""The commands that read the projection: balance, history, rejections, dead-letters. Owns their words, no query."""
+"""The commands that read the projection: balance, history, rejections, dead-letters. Owns their words, no query.
+
+Those about lots and where credits go are in credit_reading.py and tracing.py.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,6 +12,7 @@ import typer
 
 from creditfold.cli.arguments import AccountArgument, ArgumentError, JsonOption, LimitOption, checked_account
 from creditfold.cli.output import instant, print_json, print_table, say
+from creditfold.ledger.limits import MAX_COMMAND_ID, is_id
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.position import Position
 
@@ -16,10 +20,13 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
+    from creditfold.projections.credit_queries import UsableBalance
     from creditfold.projections.dead_letter_decisions import TreatedLetter
     from creditfold.projections.queries import Balance, Decision
 
 HEX_COLUMNS = 16
+#: What stands where there is nothing to tell.
+NONE = "-"
 # PostgreSQL's bigint.
 MAX_VERSION = 2**63 - 1
 
@@ -39,34 +46,69 @@ def balance(
     as_of: Annotated[
         str | None, typer.Option(metavar="TIME|POSITION", help="What it was then: a time (ISO 8601, UTC), a position.")
     ] = None,
+    use: Annotated[str | None, typer.Option(help="Also what is available for this use, by the lots' scopes.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Show an account's balances, now or as of a time or a position of the log, both inclusive.
 
+    What is pending, held or owed is shown where there is any.
+
     \b
     Examples:
       creditfold balance alice
+      creditfold balance alice --use ads
       creditfold balance alice --json
       creditfold balance alice --as-of 2026-06-30T23:59:59.999Z
       creditfold balance alice --as-of 3:1042
     """
-    from creditfold.projections import queries
+    from creditfold.projections import credit_queries, queries
 
     checked_account(account)
+    if use is not None and (as_of is not None or not is_id(use, MAX_COMMAND_ID)):
+        raise ArgumentError(
+            "--use tells what is available now, for a use that is named.", "Leave out --as-of, and name the use."
+        )
+    rows: Sequence[Balance | UsableBalance]
     with projection() as connection:
-        rows = queries.balances(connection, account) if as_of is None else _balances_as_of(connection, account, as_of)
+        state = credit_queries.account_state(connection, account) if as_of is None else None
+        if use is not None:
+            rows = credit_queries.usable_balances(connection, account, use)
+        elif as_of is not None:
+            rows = _balances_as_of(connection, account, as_of)
+        else:
+            rows = queries.balances(connection, account)
     if json:
         print_json(rows)
-    elif not rows:
-        say(f"{account} {'was never used' if as_of is None else 'had no decisions then'}. Its balance is 0.")
+        return
+    if not rows:
+        never_used = as_of is None and state is None
+        said = "was never used" if never_used else "had no decisions then" if as_of is not None else "has no credits"
+        say(f"{account} {said}. Its balance is 0.")
     else:
-        print_table(
-            ("account", "asset", "available", "version", "position"),
-            [
-                (row.account_id, row.asset, row.available, row.version, Position(row.log_partition, row.log_offset))
-                for row in rows
-            ],
-        )
+        print_balances(rows)
+    if state is not None and (state.is_closed or state.frozen):
+        say(f"{account} is {'closed' if state.is_closed else f'frozen: {_FROZEN[state.frozen or str()]}'}.")
+
+
+_FROZEN = {"spending": "it can't spend, hold or send credits", "all": "nearly nothing is let through"}
+
+
+def print_balances(rows: "Sequence[Balance | UsableBalance]") -> None:
+    """Print balances as a table; what is pending, held or owed has columns only if there is any."""
+    names = ["account_id", "asset", "available"]
+    if "available_for_use" in rows[0]._fields:
+        names.append("available_for_use")
+    more = ["pending", "held", "debt", "credit_limit"]
+    if any(getattr(row, name) for row in rows for name in more):
+        names += more
+    names.append("version")
+    print_table(
+        [*(_TITLES.get(name) or name for name in names), "position"],
+        [[*(getattr(row, name) for name in names), Position(row.log_partition, row.log_offset)] for row in rows],
+    )
+
+
+_TITLES = {"account_id": "account", "credit_limit": "limit", "available_for_use": "for the use"}
 
 
 def _balances_as_of(connection: "Connection[TupleRow]", account: str, as_of: str) -> "Sequence[Balance]":
@@ -88,17 +130,23 @@ def _balances_as_of(connection: "Connection[TupleRow]", account: str, as_of: str
 
 def history(
     account: AccountArgument,
+    *,
     limit: LimitOption = 20,
     before: Annotated[
         int | None, typer.Option(min=1, max=MAX_VERSION, help="Only decisions before this version: the next page.")
     ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="With what was pending, held and owed after each line.")] = False,
+    facts: Annotated[bool, typer.Option("--facts", help="With what happened: each move of credits.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show what was decided about an account, newest first, rejections included.
 
+    A line without a command is of what time did (`settled`), or of a further asset that a command touched.
+
     \b
     Examples:
       creditfold history alice
+      creditfold history alice --wide --facts
       creditfold history alice --limit 100 --before 250
     """
     from creditfold.projections import queries
@@ -111,31 +159,52 @@ def history(
     elif not rows:
         say(f"{account} has no decisions{' before that' if before else ' yet'}.")
     else:
-        print_decisions(rows)
+        print_decisions(rows, wide=wide, facts=facts)
         if len(rows) == limit and rows[-1].version > 1:
             say(f"Older ones: --before {rows[-1].version}")
 
 
-def print_decisions(lines: "Sequence[Decision]") -> None:
+def print_decisions(lines: "Sequence[Decision]", *, wide: bool = False, facts: bool = False) -> None:
     """Print journal lines as a table."""
     print_table(
-        ("version", "decided at", "kind", "amount", "change", "balance", "asset", "outcome", "position", "command"),
         [
-            (
-                line.version,
-                line.decided_at,
-                line.kind,
-                line.amount,
-                line.change,
-                line.balance,
-                line.asset,
-                line.rejection or "accepted",
+            *("version", "decided at", "kind", "amount", "change", "balance"),
+            *(("pending", "held", "debt") if wide else ()),
+            *("asset", "outcome", "position", "command"),
+            *(("facts",) if facts else ()),
+        ],
+        [
+            [
+                *(line.version, line.decided_at, line.kind, line.amount, line.change, line.balance),
+                *((line.pending, line.held, line.debt) if wide else ()),
+                line.asset or NONE,
+                _outcome(line.command_id, line.rejection, line.step),
                 Position(line.log_partition, line.log_offset),
-                line.command_id,
-            )
+                line.command_id or NONE,
+                *((_told(line.facts),) if facts else ()),
+            ]
             for line in lines
         ],
     )
+
+
+def _outcome(command_id: str | None, rejection: str | None, step: int | None) -> str:
+    if command_id is None:
+        return NONE
+    return (rejection or "accepted") + (f" at step {step}" if step is not None else "")
+
+
+def _told(facts: "Sequence[dict[str, Any]] | None") -> str:
+    """Facts in a line: what happened, about what, and how credits moved."""
+    return "; ".join(_fact(fact) for fact in facts or ())
+
+
+def _fact(fact: dict[str, Any]) -> str:
+    moves = ", ".join(
+        f"{amount:,} {source} to {target}{f' of {lot}/{number}' if lot else ''}"
+        for lot, number, source, target, amount in fact.get("moves", ())
+    )
+    return " ".join(filter(None, (fact["kind"], fact["ref"], fact.get("detail"), f"({moves})" if moves else "")))
 
 
 def rejections(
@@ -177,7 +246,7 @@ def rejections(
                     row.amount,
                     row.balance,
                     row.asset,
-                    row.rejection,
+                    _outcome(row.command_id, row.rejection, row.step),
                     Position(row.log_partition, row.log_offset),
                     row.command_id,
                 )

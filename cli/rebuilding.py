@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditfold.cli.arguments import EPOCH, ArgumentError, JsonOption, moment_of
+from creditfold.cli.arguments import ArgumentError, JsonOption, milliseconds_of, moment_of
 from creditfold.cli.output import counted, print_json, print_table, say
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
@@ -260,7 +260,7 @@ def milliseconds(text: str) -> int:
     moment = moment_of(text)
     if moment > datetime.now(UTC):
         raise ArgumentError(f"{text} lies in the future.", "The log knows nothing of it yet.")
-    return (moment - EPOCH) // timedelta(milliseconds=1)
+    return milliseconds_of(moment)
 
 
 def offsets_of(texts: Sequence[str]) -> Mapping[int, int]:

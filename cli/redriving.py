@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import typer
 
 from creditfold.cli.appending import REJECTED, TimeoutOption, await_outcome, tell_outcome, tell_position
-from creditfold.cli.arguments import ArgumentError, JsonOption, checked_account, moment_of, whole_number
+from creditfold.cli.arguments import ArgumentError, JsonOption, checked_account, moment_of
 from creditfold.cli.output import counted, print_json, print_table, say
 from creditfold.ledger.limits import MAX_REASON, MAX_SOURCE, is_id, is_note
 from creditfold.schemas.dead_letters import DeadLetterReason
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 #: Letters that a summary names; --json has all.
 SHOWN = 20
 MAX_COMMAND_BYTES = 1_000_000
-FIELDS = ("command_id", "account", "asset", "amount", "occurred_at", "source", "reason")
-_NUMBERS = {"amount", "occurred_at"}
 NOT_FOLDED = "not_folded_yet"
 #: Results that mean that a letter is mended, or would be.
 FINE = {"accepted", "duplicate", "appended", "discarded", "would_be_redriven", "would_be_discarded"}
@@ -63,7 +61,24 @@ CommandOption = Annotated[
     str | None,
     typer.Option("--command", metavar="JSON", help="A whole new command instead; @FILE reads it from a file."),
 ]
-TypeOption = Annotated[Literal["grant", "spend"] | None, typer.Option("--type", help="Correct the command's type.")]
+#: A batch isn't among them: its steps can't be set one by one.
+FlatType: TypeAlias = Literal[
+    "grant",
+    "spend",
+    "hold",
+    "capture",
+    "release",
+    "refund",
+    "void_grant",
+    "transfer",
+    "freeze",
+    "unfreeze",
+    "close",
+    "set_credit_limit",
+    "create_schedule",
+    "cancel_schedule",
+]
+TypeOption = Annotated[FlatType | None, typer.Option("--type", help="Correct the command's type.")]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the outcome.")]
 
 
@@ -227,23 +242,25 @@ def _reason(why: str) -> str:
 
 
 def _corrections(pairs: list[str], type: str | None, command: str | None) -> "Corrections":
+    from creditfold.producers.lines import FLAT_FIELDS, field_of
     from creditfold.producers.redrive import Corrections
 
     if command is not None:
         if pairs or type is not None:
             raise ArgumentError("--command is the whole command.", "Leave out --set and --type, or --command.")
         return Corrections(command=_command(command))
+    known = [name for name in FLAT_FIELDS if name not in ("type", "metadata")]
     fields: dict[str, Any] = {}
     metadata: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         within = name.removeprefix("metadata.")
         target: dict[str, Any] = fields if within == name else metadata
-        if not equals or (target is fields and name not in FIELDS) or within in target:
+        if not equals or (target is fields and name not in known) or within in target:
             fault = "is given twice" if within in target else "is no FIELD=VALUE"
-            known = ", ".join((*FIELDS, "metadata.NAME"))
-            raise ArgumentError(f"--set {pair[:60]!r} {fault}.", f"Set each field once; the fields are: {known}.")
-        target[within] = whole_number(value) if name in _NUMBERS else value
+            names = ", ".join((*known, "metadata.NAME"))
+            raise ArgumentError(f"--set {pair[:60]!r} {fault}.", f"Set each field once; the fields are: {names}.")
+        target[within] = field_of(name, value) if target is fields else value
     return Corrections(fields, metadata, type)
 
 
@@ -366,7 +383,10 @@ def _plain(command: "Command") -> dict[str, Any]:
 
 
 def _named(command: Mapping[str, Any]) -> str:
-    return "{type} of {amount} {asset}, account {account}, command {command_id}".format(**command)
+    # Not every command has an amount of an asset.
+    what = " ".join(str(command[name]) for name in ("amount", "asset") if command.get(name))
+    of = f" of {what}" if what else ""
+    return f"{command['type']}{of}, account {command['account']}, command {command['command_id']}"
 
 
 def _with_outcome(redriver: "Redriver", row: Result, done: "Redriven | None") -> Result:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from creditfold.stack.settings import Settings
 
 
+#: Patience for the first records of a log, in seconds.
+BEGIN_S = 30.0
+
+
 class Steps:
     """Tells one step after the other with the time each took: a spinner on a terminal, plain lines elsewhere."""
 
@@ -64,6 +68,27 @@ class Steps:
         self._end(", ".join(notes))
 
 
+def begin_log(settings: "Settings") -> int | None:
+    """Bring the newest rules into force in a log that holds nothing yet; gives their version, None for any other log.
+
+    Goes on where it was interrupted: a log that holds nothing but such records is as good as empty.
+    """
+    from creditfold.cli.appending import open_producer
+    from creditfold.ledger import known_rules
+    from creditfold.producers.commands import encode_activation
+    from creditfold.stack.topics import describe_log, end_offsets
+
+    newest = known_rules()[-1]
+    ends = end_offsets(settings, settings.commands_topic, range(describe_log(settings).partitions))
+    empty = [partition for partition, end in ends.items() if end == 0]
+    if not empty or any(end > 1 for end in ends.values()):
+        return None
+    with open_producer(settings, BEGIN_S) as producer:
+        for partition in empty:
+            producer.append_record(encode_activation(newest, partition, source="init", reason="the log begins"))
+    return newest
+
+
 def prepare_ledger(settings: "Settings") -> bool:
     """Bind the projection to the topic, making its tables where they are missing. Tell whether any were made."""
     from creditfold.projections.setup import prepare
@@ -95,6 +120,7 @@ def up(
     with steps.step("Starting Kafka and PostgreSQL"):
         started = embedded.up(settings, on_step=steps.tell)
         prepare_ledger(settings)
+        begin_log(settings)
     if worker:
         from creditfold.cli.background import start_publisher, start_worker
 
@@ -140,9 +166,12 @@ def init() -> None:
     settings = load_settings()
     created = create_topics(settings)
     made_tables = prepare_ledger(settings)
+    rules = begin_log(settings)
     for name in topic_names(settings):
         say(f"The topic {name} {'was created' if name in created else 'was there'}.")
     say(f"The tables {'were created' if made_tables else 'were there'}.")
+    if rules is not None:
+        say(f"The log begins under rules {rules}.")
     for problem in check_topic(settings):
         print(f"warning: {problem}", file=sys.stderr)
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from creditfold.cli.arguments import JsonOption
-from creditfold.cli.output import print_json, print_table, say
+from creditfold.cli.output import counted, print_json, print_table, say
 from creditfold.schemas.errors import CreditfoldError
 
 if TYPE_CHECKING:
     from creditfold.projections.queries import PartitionProgress
+    from creditfold.projections.transit import InTransit
     from creditfold.stack.embedded import ServiceStatus
     from creditfold.stack.settings import Settings
 
@@ -76,16 +77,20 @@ def status(
         _print_services(services)
     try:
         partitions = partition_statuses(settings, interval)
+        transit = _in_transit(settings)
     except CreditfoldError:
         # The servers' state is told even where there is nothing else to tell; the error says why.
         if json:
-            print_json({"topic": settings.commands_topic, "services": services, "partitions": None, "totals": None})
+            unknown = dict.fromkeys(("partitions", "totals", "in_transit"))
+            print_json({"topic": settings.commands_topic, "services": services, **unknown})
         raise
     if json:
-        print_json(_document(settings, services, partitions))
+        print_json({**_document(settings, services, partitions), "in_transit": transit_of(transit)})
     else:
         say("")
         _print_partitions(settings, partitions)
+        if transit is not None and transit.transfers:
+            say(f"In transit: {counted(transit.transfers, 'transfer')}, the oldest for {_age_s(transit):,.0f} s.")
     if check:
         refuse_stuck(partitions)
 
@@ -116,6 +121,25 @@ def take_sample(settings: "Settings") -> Sample:
         )
     ends = end_offsets(settings, settings.commands_topic, [row.log_partition for row in rows])
     return Sample(time.monotonic(), {row.log_partition: row for row in rows}, ends)
+
+
+def _in_transit(settings: "Settings") -> "InTransit | None":
+    from creditfold.projections.connections import connected
+    from creditfold.projections.transit import in_transit
+
+    with connected(settings.dsn) as connection:
+        return in_transit(connection)
+
+
+def transit_of(transit: "InTransit | None") -> dict[str, object] | None:
+    """How many transfers are on their way, and for how many seconds the oldest is; None where that can't be seen."""
+    if transit is None:
+        return None
+    return {"transfers": transit.transfers, "oldest_s": round(_age_s(transit), 3) if transit.transfers else None}
+
+
+def _age_s(transit: "InTransit") -> float:
+    return max(0.0, time.time() - (transit.oldest_ms or 0) / 1000)
 
 
 def compare(first: Sample, second: Sample) -> list[PartitionStatus]:

@@ -4,31 +4,42 @@ Time and ids are arguments. Nothing in this room reads a clock, a random source,
 unordered set, so the state is a function of the log's prefix and a replay decides what was decided.
 """
 
-from creditfold.ledger.commands import COMMANDS, KINDS, ActivateRules, Command, Grant, Spend
-from creditfold.ledger.decisions import (
-    FIRST_RULES,
-    RULESETS,
-    Accepted,
-    Account,
-    Outcome,
-    Rejected,
-    RejectionReason,
-    decide,
-    evolve,
+from creditfold.ledger.commands import (
+    COMMANDS,
+    CONTROLS,
+    KINDS,
+    ActivateRules,
+    Batch,
+    Command,
+    Grant,
+    Spend,
+    Tick,
+    command_of,
 )
+from creditfold.ledger.credit_book import CREDIT_RULES, CreditBook
+from creditfold.ledger.credit_facts import CreditEntry
+from creditfold.ledger.credit_reasons import RejectionReason
+from creditfold.ledger.decisions import FIRST_RULES, RULESETS, Accepted, Account, Outcome, Rejected, decide, evolve
 from creditfold.ledger.folding import Body, Book, Entry, Known, UnknownRulesError, Verdict, digest
+from creditfold.ledger.rulebooks import AnyBook, activated, known_rules, knows_lots, open_book
 
 __all__ = [
     "COMMANDS",
+    "CONTROLS",
+    "CREDIT_RULES",
     "FIRST_RULES",
     "KINDS",
     "RULESETS",
     "Accepted",
     "Account",
     "ActivateRules",
+    "AnyBook",
+    "Batch",
     "Body",
     "Book",
     "Command",
+    "CreditBook",
+    "CreditEntry",
     "Entry",
     "Grant",
     "Known",
@@ -36,9 +47,15 @@ __all__ = [
     "Rejected",
     "RejectionReason",
     "Spend",
+    "Tick",
     "UnknownRulesError",
     "Verdict",
+    "activated",
+    "command_of",
     "decide",
     "digest",
     "evolve",
+    "known_rules",
+    "knows_lots",
+    "open_book",
 ]

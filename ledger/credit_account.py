@@ -13,11 +13,13 @@ from enum import IntEnum
 from heapq import heappop, heappush, merge
 from typing import Any, NamedTuple, TypeAlias
 
-from creditfold.ledger.credit_commands import CreateSchedule, FreezeScope, LotClass, Period, Terms
-from creditfold.ledger.credit_facts import Balance, Bucket, Fact, FactKind, LotId, Move
+from creditfold.ledger.commands import CreateSchedule, LotClass, Period, Terms
+from creditfold.ledger.credit_facts import NOTHING, Balance, Bucket, Fact, FactKind, LotId, Move, make
 from creditfold.ledger.limits import MAX_BALANCE, MAX_OCCURRED_AT
 
 NEVER = 2**63
+#: A place in the log makes fewer things than 2 to this.
+NUMBER_BITS = 20
 DAY_MS = 86_400_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -39,6 +41,10 @@ _COUNTED = {
 Order: TypeAlias = tuple[int, int, int, int, int, int]
 
 
+def _order_of(entry: tuple[Order, Any]) -> Order:
+    return entry[0]
+
+
 class Due(IntEnum):
     """What time does, in the order in which it does it at one instant."""
 
@@ -51,11 +57,14 @@ class Due(IntEnum):
 class Lot:
     """Credits that came in together: the amount, and where each part of it is."""
 
-    def __init__(self, lot_id: LotId, asset: str, terms: Terms, made: int) -> None:
+    def __init__(self, lot_id: LotId, asset: str, terms: Terms, made: int, source: str) -> None:
         self.id = lot_id
         self.asset = asset
         self.amount = 0
         self.terms = terms
+        self.made = made
+        #: Where its credits came from.
+        self.source = source
         self.remaining = self.held = self.spent = self.expired = 0
         self.voided = self.forfeited = self.reissued = self.transferred = 0
         self.is_pending = False
@@ -66,7 +75,7 @@ class Lot:
             terms.priority,
             0 if terms.scope else 1,
             self.ends_at,
-            0 if terms.lot_class is LotClass.PROMO else 1,
+            0 if terms.lot_class == LotClass.PROMO else 1,
             terms.effective_at,
             made,
         )
@@ -76,6 +85,18 @@ class Lot:
     def ends_at(self) -> int:
         """When its window closes, NEVER if it doesn't."""
         return self.terms.expires_at or NEVER
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is something in it, or set aside from it. What isn't live can't come to life by itself."""
+        return self.remaining > 0 or self.held > 0
+
+    @property
+    def next_at(self) -> int | None:
+        """The next instant at which time changes something in it, None if there is none."""
+        if self.is_lapsed or not self.is_live:
+            return None
+        return self.terms.effective_at if self.is_pending else self.terms.expires_at or None
 
     @property
     def is_spendable(self) -> bool:
@@ -101,12 +122,15 @@ class Slice(NamedTuple):
 
 
 class Held:
-    """A hold: what it still has, in the order of its allocation."""
+    """A hold: what it still has, in the order of its allocation. `taken` is what it had in the beginning."""
 
-    def __init__(self, asset: str, deadline: int, slices: tuple[Slice, ...]) -> None:
+    def __init__(self, hold_id: str, asset: str, deadline: int, slices: tuple[Slice, ...], made: int) -> None:
+        self.id = hold_id
         self.asset = asset
         self.deadline = deadline
         self.slices = slices
+        self.made = made
+        self.taken = self.amount
         self.is_open = True
         self.is_lapsed = False
 
@@ -119,7 +143,8 @@ class Held:
 class Spent:
     """A spend or a capture: what can still be refunded of it. What repaid its debt comes last in its slices."""
 
-    def __init__(self, asset: str, slices: tuple[Slice, ...], made: int) -> None:
+    def __init__(self, spend_id: str, asset: str, slices: tuple[Slice, ...], made: int) -> None:
+        self.id = spend_id
         self.asset = asset
         self.slices = slices
         self.made = made
@@ -134,8 +159,10 @@ class Spent:
 class Sent:
     """A transfer on its way."""
 
-    def __init__(self, asset: str, slices: tuple[Slice, ...]) -> None:
+    def __init__(self, transfer_id: str, asset: str, to: str, slices: tuple[Slice, ...]) -> None:
+        self.id = transfer_id
         self.asset = asset
+        self.to = to
         self.slices = slices
         self.is_open = True
 
@@ -145,10 +172,17 @@ class Scheduled:
 
     def __init__(self, command: CreateSchedule, made: int) -> None:
         self.command = command
+        self.id = command.command_id
         self.made = made
         self.next = 1
         self.is_open = True
         self.lots: tuple[Lot, ...] = ()
+
+    @property
+    def next_at(self) -> int | None:
+        """When it falls due, None if it doesn't any more."""
+        at = self.instant(self.next)
+        return at if self.is_open and at < NEVER else None
 
     def instant(self, number: int) -> int:
         """When an occurrence falls due, NEVER after the last."""
@@ -157,9 +191,9 @@ class Scheduled:
         return NEVER if at > MAX_OCCURRED_AT or (command.until and at >= command.until) else at
 
 
-def _instant(first_at: int, period: Period, count: int) -> int:
+def _instant(first_at: int, period: str, count: int) -> int:
     """So many periods after an instant; one beyond any calendar is NEVER."""
-    if period is Period.DAYS:
+    if period == Period.DAYS:
         return first_at + count * DAY_MS
     first = EPOCH + timedelta(milliseconds=first_at)
     years, month = divmod(first.year * 12 + first.month - 1 + count, 12)
@@ -187,15 +221,19 @@ class Account:
     def __init__(self) -> None:
         self.version = 0
         self.is_closed = False
-        self.frozen: FreezeScope | None = None
+        self.frozen: str | None = None
         self.lots: dict[LotId, Lot] = {}
         self.holds: dict[str, Held] = {}
         self.spends: dict[str, Spent] = {}
         self.transfers: dict[str, Sent] = {}
         self.schedules: dict[str, Scheduled] = {}
         self.holdings: dict[str, Holding] = {}
+        #: What was changed, and is to be written, with the place in the log of its last change.
+        self.changed: dict[Any, int] = {}
+        self.position = 0
         self._numbers = 0
-        self._dues: list[tuple[int, int, int, Any]] = []
+        self._dues: list[tuple[int, int, int, int, Any]] = []
+        self._pushed = 0
         self._undo: list[tuple[Any, str, Any]] | None = None
 
     # Undoing.
@@ -221,7 +259,7 @@ class Account:
             else:
                 setattr(owner, name, value)
                 if isinstance(owner, Lot):
-                    self._list(owner)
+                    self.enlist(owner)
         for holding in self.holdings.values():
             # What was taken out came back at the end.
             holding.debts = dict(sorted(holding.debts.items(), key=lambda entry: entry[1].made))
@@ -232,6 +270,7 @@ class Account:
         if self._undo is not None:
             self._undo.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
+        self.changed[owner] = self.position
 
     def put(self, owner: dict[Any, Any], key: Any, value: Any) -> None:
         """Add to one of the account's mappings, or change it; None takes it out."""
@@ -255,7 +294,7 @@ class Account:
     def balance(self, asset: str) -> Balance:
         """What the account has of an asset."""
         found = self.holdings.get(asset)
-        return Balance() if found is None else Balance(found.available, found.pending, found.held, found.debt)
+        return NOTHING if found is None else make(Balance, (found.available, found.pending, found.held, found.debt))
 
     def available(self, asset: str, use: str) -> int:
         """What a spend for a use can take."""
@@ -277,21 +316,18 @@ class Account:
     def lots_by(self, command_id: str, number: int = 0) -> list[Lot]:
         """The lots that a command made, or the one of a number."""
         if number:
-            numbers = range(number, number + 1)
-        elif command_id in self.schedules:
-            numbers = range(1, self.schedules[command_id].next)
-        else:
-            numbers = range(1, self._most_lots(command_id) + 1)
-        return [self.lots[lot_id] for lot_id in (LotId(command_id, n) for n in numbers) if lot_id in self.lots]
+            lot = self.lots.get(LotId(command_id, number))
+            return [lot] if lot else []
+        # Some may be missing in between: those that are no longer live are loaded when they are asked for.
+        return sorted((lot for lot in self.lots.values() if lot.id.command_id == command_id), key=lambda lot: lot.id)
 
-    def _most_lots(self, command_id: str) -> int:
-        count = 0
-        while LotId(command_id, count + 1) in self.lots:
-            count += 1
-        return count
+    def begin(self, position: int) -> None:
+        """Number what is made from here on by a place in the log: the numbers of any two places are in order."""
+        self.position = position
+        self._numbers = max(self._numbers, position << NUMBER_BITS)
 
     def _number(self) -> int:
-        # Never given twice, not even after an undo: what waits in the heap must differ.
+        # Never given twice, not even after an undo.
         self._numbers += 1
         return self._numbers
 
@@ -309,28 +345,29 @@ class Account:
             if bucket is Bucket.HELD:
                 self.set(holding, "held", holding.held + change)
             elif bucket is Bucket.REMAINING:
-                self._count(holding, lot, change)
+                self.count(holding, lot, change)
             elif bucket is Bucket.DEBT:
                 self.set(holding, "debt", holding.debt - change)
-        self._list(lot)
-        return Move(lot.id, source, target, amount)
+        self.enlist(lot)
+        return make(Move, (lot.id, source, target, amount))
 
-    def _count(self, holding: Holding, lot: Lot, change: int) -> None:
+    def count(self, holding: Holding, lot: Lot, change: int) -> None:
+        """Count what remains in a lot in its account's totals."""
         name = "pending" if lot.is_pending else "available"
         self.set(holding, name, getattr(holding, name) + change)
         if not lot.is_pending:
             scope = lot.terms.scope
             self.put(holding.by_scope, scope, holding.by_scope.get(scope, 0) + change)
 
-    def _list(self, lot: Lot) -> None:
+    def enlist(self, lot: Lot) -> None:
         """Have a lot stand among those that can be spent, or not."""
         if lot.is_listed == lot.is_spendable:
             return
         listed = self.holding(lot.asset).lists.setdefault(lot.terms.scope, [])
         if lot.is_listed:
-            del listed[bisect_left(listed, lot.order, key=lambda entry: entry[0])]
+            del listed[bisect_left(listed, lot.order, key=_order_of)]
         else:
-            insort(listed, (lot.order, lot), key=lambda entry: entry[0])
+            insort(listed, (lot.order, lot), key=_order_of)
         lot.is_listed = lot.is_spendable
 
     def make_lot(self, new: NewLot, clock_ms: int) -> tuple[Lot, Move]:
@@ -338,33 +375,41 @@ class Account:
         terms = new.terms
         if not terms.effective_at:
             terms = terms._replace(effective_at=clock_ms)
-        lot = Lot(new.lot_id, new.asset, terms, self._number())
+        lot = Lot(new.lot_id, new.asset, terms, self._number(), new.source)
         lot.is_pending = terms.effective_at > clock_ms
         self.put(self.lots, new.lot_id, lot)
         move = self.move(lot, new.source, Bucket.REMAINING, new.amount)
         lot.amount = new.amount
-        if lot.is_pending:
-            heappush(self._dues, (terms.effective_at, Due.ACTIVATION, self._numbers, lot))
-        if terms.expires_at:
-            heappush(self._dues, (terms.expires_at, Due.EXPIRY, self._numbers, lot))
+        self.expect_lot(lot)
         return lot, move
+
+    def expect_lot(self, lot: Lot) -> None:
+        """Have a lot's window open and close."""
+        if lot.is_pending:
+            self.expect(lot.terms.effective_at, Due.ACTIVATION, lot)
+        if lot.terms.expires_at and not lot.is_lapsed:
+            self.expect(lot.terms.expires_at, Due.EXPIRY, lot)
+
+    def expect(self, at_ms: int, kind: Due, what: Any) -> None:
+        """Have something fall due. What was made first comes first; two entries for the same thing do no harm."""
+        self._pushed += 1
+        heappush(self._dues, (at_ms, kind, what.made, self._pushed, what))
 
     def allocate(self, asset: str, use: str, amount: int, at_ms: int | None = None) -> tuple[Slice, ...]:
         """The parts of lots that an amount would take, in the order of spending; fewer if there isn't so much.
 
         With an instant, only of lots whose window it lies in.
         """
-        holding = self.holding(asset)
+        lists = self.holding(asset).lists
+        free, scoped = lists.get("", ()), lists.get(use, ()) if use else ()
         slices = []
-        for _, lot in merge(
-            *(holding.lists.get(scope, ()) for scope in (("", use) if use else ("",))), key=lambda entry: entry[0]
-        ):
+        for _, lot in merge(free, scoped, key=_order_of) if free and scoped else free or scoped:
             if amount <= 0:
                 break
             if at_ms is not None and not lot.terms.effective_at <= at_ms < lot.ends_at:
                 continue
             taken = min(amount, lot.remaining)
-            slices.append(Slice(lot, taken))
+            slices.append(make(Slice, (lot, taken)))
             amount -= taken
         return tuple(slices)
 
@@ -384,27 +429,64 @@ class Account:
 
     def keep_spend(self, spend_id: str, asset: str, slices: tuple[Slice, ...]) -> Spent:
         """Remember a spend, so that it can be refunded."""
-        spend = Spent(asset, slices, self._number())
+        spend = Spent(spend_id, asset, slices, self._number())
         self.put(self.spends, spend_id, spend)
         return spend
 
-    def hold_until(self, hold_id: str, hold: Held) -> None:
+    def hold_until(self, hold_id: str, asset: str, deadline: int, slices: tuple[Slice, ...]) -> None:
         """Keep a hold, and lapse it at its deadline."""
+        hold = Held(hold_id, asset, deadline, slices, self._number())
         self.put(self.holds, hold_id, hold)
-        heappush(self._dues, (hold.deadline, Due.LAPSE, self._number(), (hold_id, hold)))
+        self.changed[hold] = self.position
+        self.expect(deadline, Due.LAPSE, hold)
+
+    def send(self, transfer_id: str, asset: str, to: str, slices: tuple[Slice, ...]) -> None:
+        """Keep a transfer until its end is known."""
+        sent = Sent(transfer_id, asset, to, slices)
+        self.put(self.transfers, transfer_id, sent)
+        self.changed[sent] = self.position
 
     def schedule(self, command: CreateSchedule) -> None:
         """Keep a schedule, and have it fall due."""
         scheduled = Scheduled(command, self._number())
         self.put(self.schedules, command.command_id, scheduled)
-        self._push(scheduled)
+        self.changed[scheduled] = self.position
+        self.expect_turn(scheduled)
 
-    def _push(self, scheduled: Scheduled) -> None:
-        at = scheduled.instant(scheduled.next)
-        if at < NEVER:
-            heappush(self._dues, (at, Due.SCHEDULE, scheduled.made, scheduled))
+    def expect_turn(self, scheduled: Scheduled) -> None:
+        """Have a schedule fall due."""
+        if scheduled.next_at is not None:
+            self.expect(scheduled.next_at, Due.SCHEDULE, scheduled)
 
     # What follows by itself.
+
+    def forget(self) -> None:
+        """Forget what was written and neither time nor a debt can bring up again; it is loaded when it is asked for."""
+        self.changed = {}
+        if self.spends:
+            self.spends = {key: spend for key, spend in self.spends.items() if spend.debt}
+        if self.holds:
+            self.holds = {key: hold for key, hold in self.holds.items() if hold.is_open}
+        if self.transfers:
+            self.transfers = {key: sent for key, sent in self.transfers.items() if sent.is_open}
+        if self.schedules:
+            self.schedules = {key: scheduled for key, scheduled in self.schedules.items() if scheduled.is_open}
+        if all(lot.is_live for lot in self.lots.values()):
+            return
+        spent = [part for spend in self.spends.values() for part in spend.slices]
+        sent = [part for transfer in self.transfers.values() for part in transfer.slices]
+        needed = {part.lot.id: None for part in (*spent, *sent)}
+        self.lots = {key: lot for key, lot in self.lots.items() if lot.is_live or key in needed}
+        for scheduled in self.schedules.values():
+            scheduled.lots = tuple(lot for lot in scheduled.lots if lot.id in self.lots)
+        if len(self._dues) > 2 * (len(self.lots) + len(self.holds) + len(self.schedules)) + 64:
+            self._dues = []
+            for lot in self.lots.values():
+                self.expect_lot(lot)
+            for hold in self.holds.values():
+                self.expect(hold.deadline, Due.LAPSE, hold)
+            for scheduled in self.schedules.values():
+                self.expect_turn(scheduled)
 
     def come_home(self, lots: Iterable[Lot], at_ms: int) -> list[Fact]:
         """What becomes of lots that got something back, or are new: dead ones lose it, living ones repay debt."""
@@ -445,13 +527,13 @@ class Account:
         """Bring the account to an instant: everything that falls due until then, in the order of its instants."""
         facts: list[Fact] = []
         while self._dues and self._dues[0][0] <= clock_ms:
-            at_ms, kind, _, what = heappop(self._dues)
+            at_ms, kind, _, _, what = heappop(self._dues)
             if kind == Due.SCHEDULE:
                 facts += self._occur(what, at_ms)
             elif kind == Due.ACTIVATION:
                 facts += self._activate(what, at_ms)
             elif kind == Due.LAPSE:
-                facts += self._lapse(what[0], what[1], at_ms)
+                facts += self._lapse(what, at_ms)
             else:
                 facts += self._expire(what, at_ms)
         return facts
@@ -481,41 +563,48 @@ class Account:
                 self.set(scheduled, "lots", (*scheduled.lots, lot))
             facts = [Fact(FactKind.OCCURRED, at_ms, command.asset, command.command_id, (move,), terms, str(number))]
             facts += self.come_home([lot], at_ms)
-        self._push(scheduled)
+        self.expect_turn(scheduled)
         return facts
 
     def _activate(self, lot: Lot, at_ms: int) -> list[Fact]:
         if self.lots.get(lot.id) is not lot or not lot.is_pending:
             return []
+        if not lot.is_live:
+            # It may be in memory or not: what time does to an empty lot isn't written, but found out anew.
+            lot.is_pending = False
+            return []
         holding, amount = self.holding(lot.asset), lot.remaining
-        self._count(holding, lot, -amount)
+        self.count(holding, lot, -amount)
         self.set(lot, "is_pending", False)
-        self._count(holding, lot, amount)
-        self._list(lot)
+        self.count(holding, lot, amount)
+        self.enlist(lot)
         if not amount:
             return []
         return [Fact(FactKind.ACTIVATED, at_ms, lot.asset, lot.id.command_id), *self.repay(lot.asset, at_ms)]
 
-    def _lapse(self, hold_id: str, hold: Held, at_ms: int) -> list[Fact]:
-        if self.holds.get(hold_id) is not hold or not hold.is_open:
+    def _lapse(self, hold: Held, at_ms: int) -> list[Fact]:
+        if self.holds.get(hold.id) is not hold or not hold.is_open:
             return []
         self.set(hold, "is_lapsed", True)
-        return self.let_go(hold_id, hold, hold.slices, FactKind.LAPSED, at_ms)
+        return self.let_go(hold, hold.slices, FactKind.LAPSED, at_ms)
 
-    def let_go(self, hold_id: str, hold: Held, slices: tuple[Slice, ...], kind: FactKind, at_ms: int) -> list[Fact]:
+    def let_go(self, hold: Held, slices: tuple[Slice, ...], kind: FactKind, at_ms: int) -> list[Fact]:
         """Give slices of a hold back to their lots. They must be the end of what it has."""
         self.set(hold, "slices", without_end(hold.slices, sum(part.amount for part in slices))[0])
         self.set(hold, "is_open", bool(hold.slices))
         moves = self.move_all(slices, Bucket.HELD, Bucket.REMAINING)
-        facts = [Fact(kind, at_ms, hold.asset, hold_id, moves)]
+        facts = [Fact(kind, at_ms, hold.asset, hold.id, moves)]
         return facts + self.come_home(lots_of(slices), at_ms)
 
     def _expire(self, lot: Lot, at_ms: int) -> list[Fact]:
         if self.lots.get(lot.id) is not lot or lot.is_lapsed:
             return []
+        if not lot.is_live:
+            lot.is_lapsed = True
+            return []
         self.set(lot, "is_lapsed", True)
         facts = [self._lose(lot, FactKind.EXPIRED, Bucket.EXPIRED, at_ms)] if lot.remaining else []
-        self._list(lot)
+        self.enlist(lot)
         return facts
 
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
-from creditfold.ledger.credit_commands import Terms
+from creditfold.ledger.commands import Terms
 from creditfold.ledger.credit_reasons import RejectionReason
 
 
@@ -89,21 +89,6 @@ class Fact(NamedTuple):
     detail: str = ""
 
 
-class Accepted(NamedTuple):
-    """A command that took effect: what time did to its account before it, then what it did."""
-
-    settled: tuple[Fact, ...]
-    facts: tuple[Fact, ...]
-
-
-class Rejected(NamedTuple):
-    """A command without effect but that time passed. `step` is the index of the failing step of a batch."""
-
-    settled: tuple[Fact, ...]
-    reason: RejectionReason
-    step: int | None = None
-
-
 class Balance(NamedTuple):
     """An account's credits of one asset."""
 
@@ -116,6 +101,63 @@ class Balance(NamedTuple):
     def total(self) -> int:
         """What the account would have if everything came to rest."""
         return self.available + self.pending + self.held - self.debt
+
+
+#: What there is of an asset that an account never had.
+NOTHING = Balance()
+
+# A named tuple's own constructor takes twice as long.
+make = tuple.__new__
+
+
+class CreditEntry(NamedTuple):
+    """One line of the journal: what one command, or time, came to in one asset of an account.
+
+    The first of a command's lines has its id; the others, of the further assets that it touched, and those of what
+    time did before it, have None. A batch has a line of its own, and one for each step. `asset` is empty where the
+    line is of none. `before` and `balance` are the account's credits of it; `version` counts its lines from 1.
+    """
+
+    account: str
+    version: int
+    command_id: str | None
+    kind: str
+    asset: str
+    amount: int
+    before: Balance
+    balance: Balance
+    rejection: RejectionReason | None
+    step: int | None
+    rules: int
+    clock_ms: int
+    occurred_at: int
+    source: str
+    reason: str
+    extra: bytes
+    details: str
+    facts: tuple[Fact, ...]
+
+    @property
+    def change(self) -> int:
+        """What became of the available credits."""
+        return self.balance.available - self.before.available
+
+
+class Accepted(NamedTuple):
+    """A command that took effect: what time did to its account before it, what it did, and the journal's lines."""
+
+    settled: tuple[Fact, ...]
+    facts: tuple[Fact, ...]
+    entries: tuple[CreditEntry, ...]
+
+
+class Rejected(NamedTuple):
+    """A command without effect but that time passed. `step` is the index of the failing step of a batch."""
+
+    settled: tuple[Fact, ...]
+    entries: tuple[CreditEntry, ...]
+    reason: RejectionReason
+    step: int | None = None
 
 
 Outcome: TypeAlias = Accepted | Rejected

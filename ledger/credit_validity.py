@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from creditfold.ledger import limits
-from creditfold.ledger.credit_commands import (
+from creditfold.ledger.commands import (
     Batch,
     CancelSchedule,
     Capture,
@@ -32,7 +32,6 @@ from creditfold.ledger.limits import is_id
 
 MAX_PRIORITY = 100
 MAX_STEPS = 100
-MAX_PARCELS = 10_000
 MAX_EVERY = 10_000
 MAX_NUMBER = 2**31 - 1
 
@@ -88,7 +87,7 @@ def _flag(command: Any, name: str) -> str | None:
 
 
 def _terms(terms: Any) -> str | None:
-    if not isinstance(terms.lot_class, LotClass):
+    if terms.lot_class not in tuple(LotClass):
         return "lot_class is neither paid nor promo"
     problem = (
         _whole(terms, "priority", 0, MAX_PRIORITY)
@@ -148,8 +147,8 @@ def _transfer(command: Transfer) -> str | None:
 
 
 def _receive(command: ReceiveTransfer) -> str | None:
-    if not 1 <= len(command.parcels) <= MAX_PARCELS:
-        return f"parcels are not 1 to {MAX_PARCELS}"
+    if not 1 <= len(command.parcels) <= limits.MAX_PARCELS:
+        return f"parcels are not 1 to {limits.MAX_PARCELS}"
     parcels = (_amount(parcel) or _terms(parcel.terms) for parcel in command.parcels)
     return (
         _id(command, "asset")
@@ -164,7 +163,7 @@ def _settle(command: SettleTransfer) -> str | None:
 
 
 def _freeze(command: Freeze) -> str | None:
-    return None if isinstance(command.scope, FreezeScope) else "scope is neither spending nor all"
+    return None if command.scope in tuple(FreezeScope) else "scope is neither spending nor all"
 
 
 def _limit(command: SetCreditLimit) -> str | None:
@@ -172,7 +171,7 @@ def _limit(command: SetCreditLimit) -> str | None:
 
 
 def _schedule(command: Any) -> str | None:
-    if not isinstance(command.period, Period):
+    if command.period not in tuple(Period):
         return "period is neither months nor days"
     problem = (
         _id(command, "asset")

@@ -5,21 +5,9 @@ same commands at the same clock come to the same facts, however they are split i
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
-from creditfold.ledger.credit_account import (
-    Account,
-    Held,
-    Lot,
-    NewLot,
-    Sent,
-    Slice,
-    lots_of,
-    without_end,
-    without_start,
-)
-from creditfold.ledger.credit_commands import (
+from creditfold.ledger.commands import (
     Batch,
     CancelSchedule,
     Capture,
@@ -30,20 +18,30 @@ from creditfold.ledger.credit_commands import (
     FreezeScope,
     Grant,
     Hold,
-    Parcel,
     ReceiveTransfer,
     Refund,
     Release,
     SetCreditLimit,
     SettleTransfer,
     Spend,
+    Step,
     Transfer,
     Unfreeze,
     VoidGrant,
 )
-from creditfold.ledger.credit_facts import Accepted, Balance, Bucket, Fact, FactKind, LotId, Move, Outcome, Rejected
+from creditfold.ledger.credit_account import (
+    Account,
+    Held,
+    Lot,
+    NewLot,
+    Slice,
+    lots_of,
+    without_end,
+    without_start,
+)
+from creditfold.ledger.credit_facts import Bucket, Fact, FactKind, LotId, Move
 from creditfold.ledger.credit_reasons import RejectionReason as Reason
-from creditfold.ledger.folding import Verdict, advanced
+from creditfold.ledger.limits import MAX_PARCELS
 
 
 class Refused(Exception):  # noqa: N818 - It is no error: it is an answer.
@@ -55,96 +53,17 @@ class Refused(Exception):  # noqa: N818 - It is no error: it is an answer.
         self.step = step
 
 
-class Book:
-    """Accounts and the commands that were decided about them, at the log's clock in milliseconds UTC."""
-
-    def __init__(self, clock_ms: int = 0) -> None:
-        self.accounts: dict[str, Account] = {}
-        self.known: dict[tuple[str, str], Command] = {}
-        self.clock_ms = clock_ms
-
-    def advance(self, appended_at_ms: int) -> None:
-        """Move the log's clock to a record's append time, unless that lies in the past, or beyond any calendar."""
-        self.clock_ms = advanced(self.clock_ms, appended_at_ms)
-
-    def apply(self, command: Command) -> Outcome | Verdict:
-        """Decide one valid command, after settling its account."""
-        steps = command.steps if isinstance(command, Batch) else ()
-        if (command.account, command.command_id) in self.known:
-            first = self.known[command.account, command.command_id]
-            return Verdict.DUPLICATE if _body_of(first) == _body_of(command) else Verdict.COMMAND_ID_REUSED
-        if any((command.account, step.command_id) in self.known for step in steps):
-            return Verdict.COMMAND_ID_REUSED
-        account = self.accounts.setdefault(command.account, Account())
-        settled = tuple(account.settle(self.clock_ms))
-        account.version += 1
-        self.known[command.account, command.command_id] = command
-        try:
-            facts = decide(account, command, self.clock_ms)
-        except Refused as answer:
-            return Rejected(settled, answer.reason, answer.step)
-        for step in steps:
-            self.known[command.account, step.command_id] = step
-        return Accepted(settled, tuple(facts))
-
-    def tick(self) -> dict[str, tuple[Fact, ...]]:
-        """Settle every account that has something due; gives what time did, by account."""
-        due = [name for name, account in self.accounts.items() if account.next_due <= self.clock_ms]
-        facts = {name: tuple(self.accounts[name].settle(self.clock_ms)) for name in due}
-        return {name: found for name, found in facts.items() if found}
-
-    def balance(self, account: str, asset: str) -> Balance:
-        """What an account has of an asset, as of its last settling."""
-        return self.accounts[account].balance(asset) if account in self.accounts else Balance()
-
-    def available(self, account: str, asset: str, use: str = "") -> int:
-        """What a spend for a use could take, as of the account's last settling."""
-        return self.accounts[account].available(asset, use) if account in self.accounts else 0
+#: Told of each step of a batch when it is done: the step, and what happened.
+OnStep: TypeAlias = Callable[[Step, list[Fact]], None]
 
 
-def _body_of(command: Command) -> tuple[Any, ...]:
-    # Tuples of different kinds with the same fields would be equal, in a batch too.
-    steps = command.steps if isinstance(command, Batch) else ()
-    return type(command), command, tuple(type(step) for step in steps)
-
-
-def derived(command: Command, outcome: Outcome) -> ReceiveTransfer | SettleTransfer | None:
-    """The command that follows from another account's, to be appended there; its id is always the same."""
-    if not isinstance(outcome, Accepted):
-        return None
-    if isinstance(command, Transfer):
-        parcels = tuple(
-            Parcel(fact.ref, fact.moves[0].amount, fact.terms) for fact in outcome.facts if fact.terms is not None
-        )
-        return ReceiveTransfer(
-            _derived_id("in", command.account, command.command_id),
-            command.to,
-            command.asset,
-            command.account,
-            command.command_id,
-            parcels,
-        )
-    if isinstance(command, ReceiveTransfer):
-        returned = next((fact.detail for fact in outcome.facts if fact.kind is FactKind.REFUSED), "")
-        return SettleTransfer(
-            _derived_id("out", command.sender, command.transfer), command.sender, command.transfer, returned
-        )
-    return None
-
-
-def _derived_id(way: str, sender: str, transfer: str) -> str:
-    # A command id has at most 64 characters, which a sender's name alone can have.
-    digest = blake2b("\0".join((sender, transfer)).encode(), digest_size=16)
-    return f"~{way}:{digest.hexdigest()}"
-
-
-def decide(account: Account, command: Command, clock_ms: int) -> list[Fact]:
+def decide(account: Account, command: Command, clock_ms: int, on_step: OnStep) -> list[Fact]:
     """Do what a command asks of a settled account; gives what happened.
 
     Raises Refused, and has changed nothing then; TypeError for a command that it doesn't know.
     """
     if isinstance(command, Batch):
-        return _batch(account, command, clock_ms)
+        return _batch(account, command, clock_ms, on_step)
     return _decide_one(account, command, clock_ms)
 
 
@@ -156,20 +75,22 @@ def _decide_one(account: Account, command: Any, clock_ms: int) -> list[Fact]:
         if account.is_closed:
             raise Refused(Reason.ACCOUNT_CLOSED)
         blocked = account.frozen is not None and type(command) not in _FREE_WHILE_FROZEN
-        if blocked and (account.frozen is FreezeScope.ALL or type(command) in _SPENDING):
+        if blocked and (account.frozen == FreezeScope.ALL or type(command) in _SPENDING):
             raise Refused(Reason.ACCOUNT_FROZEN)
     return rule(account, command, clock_ms)
 
 
-def _batch(account: Account, batch: Batch, clock_ms: int) -> list[Fact]:
+def _batch(account: Account, batch: Batch, clock_ms: int, on_step: OnStep) -> list[Fact]:
     facts: list[Fact] = []
     with account.undoable():
         for index, step in enumerate(batch.steps):
             try:
-                facts += _decide_one(account, step, clock_ms)
+                done = _decide_one(account, step, clock_ms)
             except Refused as answer:
                 account.undo()
                 raise Refused(answer.reason, index) from None
+            on_step(step, done)
+            facts += done
     return facts
 
 
@@ -214,7 +135,7 @@ def _hold(account: Account, command: Hold, clock_ms: int) -> list[Fact]:
         raise Refused(Reason.DEADLINE_PASSED)
     slices = _all_of(account, command)
     moves = account.move_all(slices, Bucket.REMAINING, Bucket.HELD)
-    account.hold_until(command.command_id, Held(command.asset, command.deadline, slices))
+    account.hold_until(command.command_id, command.asset, command.deadline, slices)
     return [Fact(FactKind.HELD, clock_ms, command.asset, command.command_id, moves)]
 
 
@@ -248,14 +169,14 @@ def _capture(account: Account, command: Capture, clock_ms: int) -> list[Fact]:
     account.keep_spend(command.command_id, hold.asset, taken)
     facts = [Fact(FactKind.CAPTURED, clock_ms, hold.asset, command.hold, moves)]
     if command.final and left:
-        facts += account.let_go(command.hold, hold, left[::-1], FactKind.RELEASED, clock_ms)
+        facts += account.let_go(hold, left[::-1], FactKind.RELEASED, clock_ms)
     return facts
 
 
 def _release(account: Account, command: Release, clock_ms: int) -> list[Fact]:
     hold, amount = _open_hold(account, command.hold, command.amount)
     _, taken = without_end(hold.slices, amount)
-    return account.let_go(command.hold, hold, taken, FactKind.RELEASED, clock_ms)
+    return account.let_go(hold, taken, FactKind.RELEASED, clock_ms)
 
 
 def _refund(account: Account, command: Refund, clock_ms: int) -> list[Fact]:
@@ -305,7 +226,9 @@ def _void(account: Account, command: VoidGrant, clock_ms: int) -> list[Fact]:
 
 def _transfer(account: Account, command: Transfer, clock_ms: int) -> list[Fact]:
     slices = _all_of(account, command)
-    account.put(account.transfers, command.command_id, Sent(command.asset, slices))
+    if len(slices) > MAX_PARCELS:
+        raise Refused(Reason.INSUFFICIENT_CREDITS)
+    account.send(command.command_id, command.asset, command.to, slices)
     return [
         Fact(
             FactKind.SENT,
@@ -323,7 +246,7 @@ def _receive(account: Account, command: ReceiveTransfer, clock_ms: int) -> list[
     refused = ""
     if account.is_closed:
         refused = Reason.ACCOUNT_CLOSED
-    elif account.frozen is FreezeScope.ALL:
+    elif account.frozen == FreezeScope.ALL:
         refused = Reason.ACCOUNT_FROZEN
     elif sum(parcel.amount for parcel in command.parcels) > account.room(command.asset):
         refused = Reason.BALANCE_LIMIT_EXCEEDED
@@ -369,7 +292,8 @@ def _close(account: Account, command: Close, clock_ms: int) -> list[Fact]:
     if any(sent.is_open for sent in account.transfers.values()):
         raise Refused(Reason.TRANSFER_IN_TRANSIT)
     left: dict[str, list[Lot]] = {}
-    for lot in account.lots.values():
+    # In the order in which they were made, whatever the order in which they were loaded.
+    for lot in sorted(account.lots.values(), key=lambda lot: (lot.made, lot.id)):
         if lot.remaining:
             left.setdefault(lot.asset, []).append(lot)
     if left and not command.forfeit:
@@ -379,7 +303,7 @@ def _close(account: Account, command: Close, clock_ms: int) -> list[Fact]:
         moves = tuple(account.move(lot, Bucket.REMAINING, Bucket.FORFEITED, lot.remaining) for lot in lots)
         facts.append(Fact(FactKind.FORFEITED, clock_ms, asset, command.command_id, moves))
     for scheduled in account.schedules.values():
-        scheduled.is_open = False
+        account.set(scheduled, "is_open", False)
     account.is_closed = True
     return [*facts, Fact(FactKind.CLOSED, clock_ms, "", command.command_id)]
 
@@ -400,7 +324,7 @@ def _cancel(account: Account, command: CancelSchedule, clock_ms: int) -> list[Fa
     scheduled = account.schedules.get(command.schedule)
     if scheduled is None:
         raise Refused(Reason.SCHEDULE_NOT_FOUND)
-    scheduled.is_open = False
+    account.set(scheduled, "is_open", False)
     return [Fact(FactKind.CANCELLED, clock_ms, scheduled.command.asset, command.schedule)]
 
 

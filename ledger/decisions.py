@@ -1,21 +1,14 @@
 """`decide` and `evolve`: one account, one command, one outcome. Source of every rule: docs/rules.md."""
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
-from creditfold.ledger.commands import Command, Grant, Spend
+from creditfold.ledger.commands import Grant, Spend
+from creditfold.ledger.credit_reasons import RejectionReason
 from creditfold.ledger.limits import MAX_BALANCE
 
 #: Version of the rules that `decide` is. Each outcome carries the version that decided it.
 RULES = 1
-
-
-class RejectionReason(StrEnum):
-    """Why a valid command has no effect, in the order in which the checks are made."""
-
-    INSUFFICIENT_CREDITS = "insufficient_credits"
-    BALANCE_LIMIT_EXCEEDED = "balance_limit_exceeded"
 
 
 class Account(NamedTuple):
@@ -60,7 +53,7 @@ Outcome: TypeAlias = Accepted | Rejected
 make = tuple.__new__
 
 
-def decide(state: Account, command: Command) -> Outcome:
+def decide(state: Account, command: Grant | Spend) -> Outcome:
     """Decide a valid command that is no duplicate. Raises TypeError for a command that it doesn't know."""
     asset, version = command.asset, state.version + 1
     balance = state.available.get(asset, 0)
@@ -77,7 +70,7 @@ def decide(state: Account, command: Command) -> Outcome:
 
 #: Every version of the rules there ever was: a replay decides each record by the version that was in force.
 #: A log starts under the first, and an ActivateRules record in it brings the next.
-RULESETS: dict[int, Callable[[Account, Command], Outcome]] = {RULES: decide}
+RULESETS: dict[int, Callable[[Account, Grant | Spend], Outcome]] = {RULES: decide}
 FIRST_RULES = 1
 
 

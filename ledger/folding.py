@@ -7,9 +7,10 @@ and known command ids of one chunk, loaded by the caller. What it decides doesn'
 from collections.abc import Mapping
 from enum import Enum
 from hashlib import blake2b
-from typing import NamedTuple, TypeAlias
+from json import JSONEncoder
+from typing import Any, NamedTuple, TypeAlias
 
-from creditfold.ledger.commands import KINDS, Command
+from creditfold.ledger.commands import KINDS, Batch, Command, Grant, ReceiveTransfer, Spend, Step
 from creditfold.ledger.decisions import FIRST_RULES, RULESETS, Account, Outcome, evolve, make
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 
@@ -20,6 +21,7 @@ class Verdict(Enum):
     DUPLICATE = "duplicate"  # Same id, same body: the first outcome stands, nothing happens.
     COMMAND_ID_REUSED = "command_id_reused"  # Same id, other body: a dead letter, the first outcome stands.
     RULES_NOT_NEWER = "rules_not_newer"  # An activation of older rules than those in force: a dead letter.
+    RESERVED_ID = "reserved_id"  # The id is one that only derived commands have: a dead letter.
 
 
 class UnknownRulesError(LookupError):
@@ -29,8 +31,9 @@ class UnknownRulesError(LookupError):
 class Body(NamedTuple):
     """What makes two commands of the same id the same: all their fields but the ids they are looked up by.
 
-    `extra` is a digest of what the journal has no column for (today the metadata), empty when that is at its default:
-    so a field that a newer schema adds doesn't change the body of a command that doesn't use it.
+    `extra` is a digest of what the journal has no column for (the metadata), empty when that is at its default.
+    `details` is JSON of the fields that only some commands have, without those at their defaults: so a field that a
+    newer schema adds doesn't change the body of a command that doesn't use it.
     """
 
     kind: str
@@ -40,12 +43,13 @@ class Body(NamedTuple):
     source: str
     reason: str
     extra: bytes
+    details: str = ""
 
 
 class Entry(NamedTuple):
     """One line of the journal: the command, what was decided, and when by the log's clock."""
 
-    command: Command
+    command: Grant | Spend
     outcome: Outcome
     clock_ms: int
 
@@ -57,9 +61,50 @@ Known: TypeAlias = dict[CommandKey, Body | Command]
 
 def body_of(command: Command) -> Body:
     """The body of a command."""
-    _, _, asset, amount, occurred_at, source, reason, metadata = command
+    if isinstance(command, Grant | Spend) and command[_PLAIN:] == _REST[type(command)]:
+        # As nearly all are: no field of its own is used.
+        extra = digest(command.metadata) if command.metadata else b""
+        _, _, asset, amount, occurred_at, source, reason, *_ = command
+        return make(Body, (KINDS[type(command)], asset, amount, occurred_at, source, reason, extra, ""))
+    fields = command._asdict()
+    metadata = fields.pop("metadata", None)
+    own = {name: fields.pop(name) for name in ("occurred_at", "source", "reason") if name in fields}
+    del fields["command_id"], fields["account"]
+    asset, amount = fields.pop("asset", ""), fields.pop("amount", 0)
+    details = _details(command, fields)
     extra = digest(metadata) if metadata else b""
-    return Body(KINDS[type(command)], asset, amount, occurred_at, source, reason, extra)
+    kind = KINDS[type(command)]
+    return Body(
+        kind, asset, amount, own.get("occurred_at", 0), own.get("source", ""), own.get("reason", ""), extra, details
+    )
+
+
+#: The plain commands: so many fields, and the rest at their defaults.
+_PLAIN = Grant._fields.index("metadata") + 1
+_REST = {kind: tuple(kind._field_defaults[name] for name in kind._fields[_PLAIN:]) for kind in (Grant, Spend)}
+
+
+def _details(command: Command, fields: dict[str, Any]) -> str:
+    if isinstance(command, Batch):
+        fields["steps"] = [_step(step) for step in command.steps]
+    elif isinstance(command, ReceiveTransfer):
+        fields["parcels"] = [[lot, amount, *terms] for lot, amount, terms in command.parcels]
+    defaults = command._field_defaults
+    found = {name: value for name, value in fields.items() if value != defaults.get(name)}
+    return as_json(found) if found else ""
+
+
+def _step(step: Step) -> dict[str, Any]:
+    # Who asks is the batch's to say.
+    fields = {name: value for name, value in step._asdict().items() if name not in _OF_THE_BATCH}
+    defaults = step._field_defaults
+    return {"kind": KINDS[type(step)], **{key: value for key, value in fields.items() if value != defaults.get(key)}}
+
+
+_OF_THE_BATCH = ("account", "occurred_at", "source", "reason", "metadata")
+
+#: JSON as it is kept, compared and hashed: the same text for the same values, for ever.
+as_json = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def digest(metadata: Mapping[str, str]) -> bytes:
@@ -99,29 +144,17 @@ class Book:
         self.accounts = accounts if accounts is not None else {}
         self.known = known if known is not None else {}
         self.clock_ms = clock_ms
-        self._forced = forced
-        self._enforce(rules)
-
-    def _enforce(self, rules: int) -> None:
+        self.forced = forced
         if rules not in RULESETS:
             raise UnknownRulesError(rules)
         self.rules = rules
         self._decide = RULESETS[rules]
 
-    def activate(self, rules: int) -> Verdict | None:
-        """Bring a version of the rules into force; None when that changed them. Raises UnknownRulesError."""
-        if self._forced or rules == self.rules:
-            return Verdict.DUPLICATE
-        if rules < self.rules:
-            return Verdict.RULES_NOT_NEWER
-        self._enforce(rules)
-        return None
-
     def advance(self, appended_at_ms: int) -> None:
         """Move the log's clock to a record's append time, unless that lies in the past, or beyond any calendar."""
         self.clock_ms = advanced(self.clock_ms, appended_at_ms)
 
-    def apply(self, command: Command) -> Entry | Verdict:
+    def apply(self, command: Grant | Spend, position: int = 0) -> Entry | Verdict:
         """Fold one valid command."""
         account = command.account
         key = (account, command.command_id)

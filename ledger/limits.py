@@ -17,7 +17,12 @@ MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 1_024
 # 9999-12-31T23:59:59.999Z, the last instant that every reader of the projection can print.
 MAX_OCCURRED_AT = 253_402_300_799_999
+MAX_MINUTE = MAX_OCCURRED_AT // 60_000
 MAX_RECORD_BYTES = 65_536
+# Of a transfer on its way, which may be in many parcels.
+MAX_TRANSFER_BYTES = 900_000
+# As many as such a record can carry, whatever their names.
+MAX_PARCELS = 1_000
 MAX_RULES = 32_767
 # An account's credits of one asset stay under this, so that sums of a few of them fit a bigint.
 MAX_BALANCE = 2**62 - 1

@@ -8,6 +8,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from creditfold.ledger import limits
+from creditfold.ledger.commands import (
+    COMMANDS,
+    CONTROLS,
+    ActivateRules,
+    Grant,
+    ReceiveTransfer,
+    SettleTransfer,
+    Spend,
+    Tick,
+    command_of,
+)
+from creditfold.ledger.credit_validity import problem_of
 from creditfold.ledger.limits import is_id, is_note
 
 
@@ -15,12 +27,12 @@ def check(record_name: str, values: Sequence[Any]) -> str | None:
     """Say what is wrong with a command's decoded values, or None for a valid one.
 
     Args:
-        record_name: `Grant`, `Spend` or `ActivateRules`.
+        record_name: of a command or of a control record, for example `Grant`.
         values: of all fields after defaults, in the order of the command's.
     """
-    if record_name not in ("Grant", "Spend"):
-        return _check_activation(values) if record_name == "ActivateRules" else "unknown command"
-    command_id, account, asset, amount, occurred_at, source, reason, metadata = values
+    if record_name not in _REST or values[_PLAIN:] != _REST[record_name]:
+        return _check_any(record_name, values)
+    command_id, account, asset, amount, occurred_at, source, reason, metadata = values[:_PLAIN]
     if not _are_plain(command_id, account, asset) and (problem := _check_ids(command_id, account, asset)):
         return problem
     # Compared by class, since True is an int too.
@@ -30,6 +42,28 @@ def check(record_name: str, values: Sequence[Any]) -> str | None:
     if occurred_at == 0 and source == reason == "" and metadata == {} and occurred_at.__class__ is int:
         return None
     return _check_origin(occurred_at, source, reason) or _check_metadata(metadata)
+
+
+#: The plain commands, which rules 1 know and nearly all are: so many fields, and the rest at their defaults.
+_PLAIN = len(("command_id", "account", "asset", "amount", "occurred_at", "source", "reason", "metadata"))
+_REST = {kind.__name__: tuple(kind._field_defaults[name] for name in kind._fields[_PLAIN:]) for kind in (Grant, Spend)}
+
+
+def _check_any(record_name: str, values: Sequence[Any]) -> str | None:
+    if record_name not in COMMANDS and record_name not in CONTROLS:
+        return "unknown command"
+    try:
+        command = command_of(record_name, tuple(values))
+    except ValueError as error:
+        return str(error)
+    if isinstance(command, ActivateRules):
+        return _check_activation(command)
+    if isinstance(command, Tick):
+        return _check_tick(command)
+    problem = problem_of(command)
+    if problem or isinstance(command, ReceiveTransfer | SettleTransfer):
+        return problem
+    return _check_origin(command.occurred_at, command.source, command.reason) or _check_metadata(command.metadata)
 
 
 def _are_plain(command_id: Any, account: Any, asset: Any) -> bool:
@@ -57,13 +91,20 @@ def _check_ids(command_id: Any, account: Any, asset: Any) -> str | None:
     return None
 
 
-def _check_activation(values: Sequence[Any]) -> str | None:
-    command_id, rules, occurred_at, source, reason = values
-    if not isinstance(command_id, str) or not is_id(command_id, limits.MAX_COMMAND_ID):
+def _check_activation(command: ActivateRules) -> str | None:
+    if not isinstance(command.command_id, str) or not is_id(command.command_id, limits.MAX_COMMAND_ID):
         return "command_id is not 1 to 64 printable characters"
-    if rules.__class__ is not int or not 1 <= rules <= limits.MAX_RULES:
+    if command.rules.__class__ is not int or not 1 <= command.rules <= limits.MAX_RULES:
         return "rules is not a version from 1 to 32767"
-    return _check_origin(occurred_at, source, reason)
+    return _check_origin(command.occurred_at, command.source, command.reason)
+
+
+def _check_tick(command: Tick) -> str | None:
+    if not isinstance(command.command_id, str) or not is_id(command.command_id, limits.MAX_COMMAND_ID):
+        return "command_id is not 1 to 64 printable characters"
+    if command.minute.__class__ is not int or not 1 <= command.minute <= limits.MAX_MINUTE:
+        return f"minute is not a whole number from 1 to {limits.MAX_MINUTE}"
+    return _check_origin(command.occurred_at, command.source, "")
 
 
 def _check_origin(occurred_at: Any, source: Any, reason: Any) -> str | None:

@@ -13,8 +13,10 @@ from faust.transport import drivers
 from faust.types import AppT
 from faust.types.tuples import Message
 
+from creditfold.processors.appender import Appender
 from creditfold.processors.beside import SideReader
 from creditfold.processors.chunks import Chunk
+from creditfold.processors.errands import Errands
 from creditfold.processors.lanes import Lanes
 from creditfold.processors.transport import LedgerConsumer
 from creditfold.projections.connections import fold_pool
@@ -65,6 +67,14 @@ class FoldApp(faust.App):
         self.beside = SideReader(settings.kafka_client)
         self._settings = settings
         self._log = ledger_log
+        self.errands = Errands(
+            self._pool,
+            Appender(settings.kafka_client, ledger_log.topic),
+            self.owner,
+            ledger_log.partitions,
+            tick_s=settings.tick_seconds,
+            retry_max_s=settings.retry_max_s,
+        )
         self.lanes = Lanes(
             self._pool,
             ledger_log.partitions,
@@ -72,16 +82,19 @@ class FoldApp(faust.App):
             settings.retry_max_s,
             on_lost=self._lost,
             on_hopeless=self.crash,
+            on_transfers=self.errands.wake,
         )
         super().__init__(settings.group, **_faust_options(settings))
 
     async def on_start(self) -> None:
         """Open the pool before the first partition arrives."""
         await self._pool.open()
+        self.errands.start()
         await super().on_start()
 
     async def on_stop(self) -> None:
         """Finish what is being written, then let go."""
+        await self.errands.stop()
         await self.lanes.stop()
         await self._pool.close(timeout=5)
         await super().on_stop()

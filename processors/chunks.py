@@ -1,19 +1,38 @@
 """From a partition's raw records to what is written for them. Pure: no Kafka client, no PostgreSQL, no clock."""
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from confluent_kafka import murmur2
 
-from creditfold.ledger import COMMANDS, FIRST_RULES, ActivateRules, Book, Command, Entry, Verdict
-from creditfold.ledger.limits import MAX_REASON, MAX_RECORD_BYTES, MAX_RULES, MAX_SOURCE
+from creditfold.ledger import (
+    FIRST_RULES,
+    KINDS,
+    ActivateRules,
+    AnyBook,
+    Batch,
+    Book,
+    Command,
+    Entry,
+    Grant,
+    Spend,
+    Tick,
+    Verdict,
+    activated,
+    command_of,
+)
+from creditfold.ledger.commands import ReceiveTransfer, Transfer
+from creditfold.ledger.credit_facts import Accepted as CreditAccepted
+from creditfold.ledger.credit_facts import Outcome as CreditOutcome
+from creditfold.ledger.limits import MAX_REASON, MAX_RECORD_BYTES, MAX_RULES, MAX_SOURCE, MAX_TRANSFER_BYTES
 from creditfold.ledger.validity import check
 from creditfold.projections.results import Activation, ChunkResult, DeadLetter, JournalLine, Redrive
 from creditfold.schemas.dead_letters import REDRIVE_BY, REDRIVE_OF, REDRIVE_WHY, DeadLetterReason
 from creditfold.schemas.position import InvalidPositionError, Position
+from creditfold.schemas.registry import load_lock
 from creditfold.schemas.wire import DecodeError, decode
 
 #: Accounts whose partition is remembered instead of hashed again.
@@ -56,7 +75,7 @@ class Chunk(NamedTuple):
 
 
 #: What a record holds: a valid command, a control record, or the dead letter to make of it.
-Content: TypeAlias = Command | ActivateRules | DeadLetter
+Content: TypeAlias = Command | ActivateRules | Tick | DeadLetter
 
 
 class Later(NamedTuple):
@@ -76,74 +95,152 @@ def read_records(records: Iterable[Record], partition: int, partitions: int) -> 
     return [(record, _read(record, partition, partitions)) for record in records]
 
 
-def keys(reads: Iterable[Read]) -> Iterator[tuple[str, str]]:
-    """Name the (account, command id) pairs that folding these reads can touch."""
+def commands(reads: Iterable[Read]) -> Iterator[Command]:
+    """The commands among reads."""
     for _, content in reads:
-        command = content.content if isinstance(content, Later) else content
-        if not isinstance(command, DeadLetter | ActivateRules):
-            yield command.account, command.command_id
+        command: Any = content.content if content.__class__ is Later else content
+        if command.__class__ in KINDS:
+            yield command
 
 
-def fold(reads: Iterable[Read], book: Book, next_offset: int) -> ChunkResult:
-    """Fold reads into a book that holds every account and known id they can touch. Raises UnknownRulesError."""
-    journal: list[JournalLine] = []
-    dead_letters: list[DeadLetter] = []
-    activations: list[Activation] = []
-    redrives: list[Redrive] = []
-    duplicates = 0
-    for record, content in reads:
+def has_transfers(reads: Iterable[Read]) -> bool:
+    """Tell whether a transfer is sent or arrives among reads."""
+    return any(content.__class__ is Later and isinstance(content.content, _TRANSFERS) for _, content in reads)
+
+
+_TRANSFERS = (Transfer, ReceiveTransfer)
+
+
+def keys(found: Iterable[Command]) -> Iterator[tuple[str, str]]:
+    """Name the (account, command id) pairs that folding these commands can touch."""
+    for command in found:
+        yield command.account, command.command_id
+        if command.__class__ is Batch:
+            for step in command.steps:
+                yield command.account, step.command_id
+
+
+def tick_of(read: Read) -> Tick | None:
+    """The tick that a read is, if it is one."""
+    content = read[1].content if read[1].__class__ is Later else read[1]
+    return content if isinstance(content, Tick) else None
+
+
+class _Fold:
+    """What becomes of reads, one after the other."""
+
+    def __init__(self, book: AnyBook) -> None:
+        self.book = book
+        self.journal: list[JournalLine] = []
+        self.dead_letters: list[DeadLetter] = []
+        self.activations: list[Activation] = []
+        self.redrives: list[Redrive] = []
+        self.duplicates = self.accepted = self.rejected = self.ticks = 0
+
+    def add(self, record: Record, content: Content | Later) -> None:
+        """Fold one read."""
+        book = self.book
         if record.timestamp > book.clock_ms:
             book.advance(record.timestamp)
         if record.headers and (redrive := _redrive(record)) is not None:
-            redrives.append(redrive)
+            self.redrives.append(redrive)
         # Nearly all are plain commands, which are told by their class without looking at the other kinds.
-        outcome = _applied(record, content, book) if content.__class__ in _PLAIN else _uncommon(record, content, book)
-        if outcome.__class__ is Entry:
-            journal.append((record.offset, outcome))
-        elif isinstance(outcome, DeadLetter):
-            dead_letters.append(outcome)
-        elif isinstance(outcome, Activation):
-            activations.append(outcome)
+        if content.__class__ is not Grant and content.__class__ is not Spend:
+            if isinstance(content, Later):
+                if content.rules > book.rules:
+                    detail = f"schema id {content.schema_id} comes with rules {content.rules}"
+                    detail += f"; in force are rules {book.rules}"
+                    self.dead_letters.append(_dead(record, DeadLetterReason.UNKNOWN_SCHEMA_ID, detail))
+                    return
+                content = content.content
+            if isinstance(content, DeadLetter):
+                self.dead_letters.append(content)
+                return
+            if isinstance(content, ActivateRules):
+                self._activate(record, content)
+                return
+            if isinstance(content, Tick):
+                self._tick(record, content)
+                return
+        outcome = book.apply(content, record.offset)  # type: ignore[arg-type]  # Rules 1 get no later commands.
+        if isinstance(outcome, Entry):
+            self.journal.append((record.offset, outcome))
+        elif isinstance(outcome, Verdict):
+            self._refuse(record, content, outcome)
         else:
-            duplicates += 1
-    return ChunkResult(next_offset, book.clock_ms, book.rules, journal, dead_letters, activations, redrives, duplicates)
+            self._take(record, outcome)
+
+    def _take(self, record: Record, outcome: CreditOutcome) -> None:
+        self.journal += [(record.offset, entry) for entry in outcome.entries]
+        if isinstance(outcome, CreditAccepted):
+            self.accepted += 1
+        else:
+            self.rejected += 1
+
+    def _refuse(self, record: Record, command: Command, verdict: Verdict) -> None:
+        if verdict is Verdict.COMMAND_ID_REUSED:
+            detail = f"command id {command.command_id!a} of this account was decided before with another body"
+            self.dead_letters.append(_dead(record, DeadLetterReason.COMMAND_ID_REUSED, detail))
+        elif verdict is Verdict.RESERVED_ID:
+            detail = "command_id begins with ~, as those of derived commands alone do"
+            self.dead_letters.append(_dead(record, DeadLetterReason.INVALID_COMMAND, detail))
+        else:
+            self.duplicates += 1
+
+    def _activate(self, record: Record, wanted: ActivateRules) -> None:
+        before = self.book.rules
+        self.book, verdict = activated(self.book, wanted.rules)
+        if verdict is None:
+            origin = (wanted.command_id, wanted.occurred_at, wanted.source, wanted.reason)
+            self.activations.append(Activation(record.offset, wanted.rules, self.book.clock_ms, *origin))
+        elif verdict is Verdict.RULES_NOT_NEWER:
+            detail = f"rules {wanted.rules} are older than those in force, {before}"
+            self.dead_letters.append(_dead(record, DeadLetterReason.RULES_NOT_NEWER, detail))
+        else:
+            self.duplicates += 1
+
+    def _tick(self, record: Record, tick: Tick) -> None:
+        # Rules without lots never get one.
+        entries = [] if isinstance(self.book, Book) else self.book.tick(tick.minute, record.offset)
+        if isinstance(entries, Verdict):
+            self.duplicates += 1
+            return
+        self.ticks += 1
+        self.journal += [(record.offset, entry) for entry in entries]
+
+    def result(self, next_offset: int) -> ChunkResult:
+        """All that it came to."""
+        book = self.book
+        plain = [entry.outcome.rejection is None for _, entry in self.journal if isinstance(entry, Entry)]
+        taken = sum(plain)
+        minute, accounts = (0, {}) if isinstance(book, Book) else (book.minute, book.accounts)
+        return ChunkResult(
+            next_offset,
+            book.clock_ms,
+            book.rules,
+            self.journal,
+            self.dead_letters,
+            self.activations,
+            self.redrives,
+            self.duplicates,
+            self.accepted + taken,
+            self.rejected + len(plain) - taken,
+            self.ticks,
+            minute,
+            accounts,
+        )
 
 
-_PLAIN = frozenset(COMMANDS.values())
+def fold(reads: Iterable[Read], book: AnyBook, next_offset: int) -> ChunkResult:
+    """Fold reads into a book that holds every account and known id they can touch. Raises UnknownRulesError.
 
-
-def _applied(record: Record, command: Any, book: Book) -> Entry | DeadLetter | Verdict:
-    outcome = book.apply(command)
-    if outcome is not Verdict.COMMAND_ID_REUSED:
-        return outcome
-    detail = f"command id {command.command_id!a} of this account was decided before with another body"
-    return _dead(record, DeadLetterReason.COMMAND_ID_REUSED, detail)
-
-
-def _uncommon(record: Record, content: Content | Later, book: Book) -> Entry | DeadLetter | Activation | Verdict:
-    """What becomes of a record that is no plain command."""
-    if isinstance(content, Later):
-        if content.rules > book.rules:
-            detail = f"schema id {content.schema_id} comes with rules {content.rules}; in force are rules {book.rules}"
-            return _dead(record, DeadLetterReason.UNKNOWN_SCHEMA_ID, detail)
-        content = content.content
-    if isinstance(content, DeadLetter):
-        return content
-    if isinstance(content, ActivateRules):
-        return _activated(record, content, book)
-    return _applied(record, content, book)
-
-
-def _activated(record: Record, wanted: ActivateRules, book: Book) -> Activation | DeadLetter | Verdict:
-    before = book.rules
-    verdict = book.activate(wanted.rules)
-    if verdict is None:
-        origin = (wanted.command_id, wanted.occurred_at, wanted.source, wanted.reason)
-        return Activation(record.offset, wanted.rules, book.clock_ms, *origin)
-    if verdict is Verdict.RULES_NOT_NEWER:
-        detail = f"rules {wanted.rules} are older than those in force, {before}"
-        return _dead(record, DeadLetterReason.RULES_NOT_NEWER, detail)
-    return verdict
+    Where rules with lots come into force on the way, the rest is folded by them, from the balances that there are.
+    """
+    folding = _Fold(book)
+    add = folding.add
+    for record, content in reads:
+        add(record, content)
+    return folding.result(next_offset)
 
 
 def _redrive(record: Record) -> Redrive | None:
@@ -169,7 +266,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 def _read(record: Record, partition: int, partitions: int) -> Content | Later:
     value = record.value
-    if value and len(value) > MAX_RECORD_BYTES:
+    if value and len(value) > MAX_RECORD_BYTES and len(value) > _most_bytes(value):
         return _dead(record, DeadLetterReason.OVERSIZE, f"{len(value)} bytes; a command has at most {MAX_RECORD_BYTES}")
     content: Content
     try:
@@ -183,16 +280,26 @@ def _read(record: Record, partition: int, partitions: int) -> Content | Later:
     return Later(rules or NEVER, schema_id, content)
 
 
+@lru_cache(maxsize=1)
+def _transfer_ids() -> Collection[int]:
+    return [row.id for row in load_lock() if row.record == ReceiveTransfer.__name__]
+
+
+def _most_bytes(value: bytes) -> int:
+    """How large a record may be: a transfer that arrives brings all its parcels, and no other is so long."""
+    is_transfer = value[0] == 0 and int.from_bytes(value[1:5], "big") in _transfer_ids()
+    return MAX_TRANSFER_BYTES if is_transfer else MAX_RECORD_BYTES
+
+
 def _command(record: Record, name: str, values: tuple[Any, ...], partition: int, partitions: int) -> Content:
     if problem := check(name, values):
         return _dead(record, DeadLetterReason.INVALID_COMMAND, problem)
     # The order of a schema's fields is that of its command's.
-    if name == "ActivateRules":
+    command = command_of(name, values)
+    if isinstance(command, ActivateRules | Tick):
         if record.key is not None:
             return _dead(record, DeadLetterReason.KEY_MISMATCH, "a control record has no key")
-        return ActivateRules._make(values)
-    # As _make(values), which counts them again.
-    command = tuple.__new__(COMMANDS[name], values)
+        return command
     key = command.account.encode()
     if record.key != key:
         return _dead(record, DeadLetterReason.KEY_MISMATCH, f"the record's key is not its account {command.account!a}")

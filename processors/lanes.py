@@ -15,8 +15,9 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random
 
-from creditfold.ledger import Book, UnknownRulesError
-from creditfold.processors.chunks import Chunk, fold, keys, read_records
+from creditfold.ledger import UnknownRulesError
+from creditfold.processors.chunks import Chunk, has_transfers, read_records
+from creditfold.processors.memory import Memory, fold_chunk
 from creditfold.processors.meter import Meter
 from creditfold.projections.connections import is_outage
 from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, FencedError, claim
@@ -24,6 +25,10 @@ from creditfold.schemas.errors import CreditfoldError
 
 #: How long a stopping lane may take to finish the chunk that it is writing, in seconds.
 GRACE_S = 5.0
+
+#: Accounts and lots that a lane remembers from one chunk to the next.
+LANE_ACCOUNTS = 10_000
+LANE_LOTS = 100_000
 
 log = structlog.get_logger()
 
@@ -42,6 +47,7 @@ class Lanes:
         retry_max_s: longest pause between tries, in seconds.
         on_lost: called with a partition whose chunks no longer connect; it must be claimed and sought again.
         on_hopeless: called with an error after which no worker of this release can go on.
+        on_transfers: called when partitions were claimed, or transfers folded: some may have to be moved on.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class Lanes:
         *,
         on_lost: Callable[[int, bool], None],
         on_hopeless: Callable[[CreditfoldError], Awaitable[None]],
+        on_transfers: Callable[[], None] = lambda: None,
     ) -> None:
         self.meter = Meter()
         self._pool = pool
@@ -61,6 +68,7 @@ class Lanes:
         self._retry_max_s = retry_max_s
         self._on_lost = on_lost
         self._on_hopeless = on_hopeless
+        self._on_transfers = on_transfers
         self._lanes: dict[int, Lane] = {}
         self._room = asyncio.Event()
 
@@ -71,6 +79,7 @@ class Lanes:
             if partition not in self._lanes:
                 self._lanes[partition] = Lane(self, partition)
             self._lanes[partition].renew(won)
+        self._on_transfers()
         return claims
 
     def put(self, chunk: Chunk) -> None:
@@ -101,8 +110,10 @@ class Lanes:
         lanes, self._lanes = list(self._lanes.values()), {}
         await asyncio.gather(*(lane.stop() for lane in lanes))
 
-    async def fold(self, chunk: Chunk, won: Claim) -> int:
+    async def fold(self, chunk: Chunk, won: Claim, memory: Memory | None = None) -> int:
         """Fold what is new of a chunk, in one transaction, and give back the partition's next offset.
+
+        A memory must be of this claim, and each of its transactions must have been committed.
 
         Raises FencedError, ChunkGapError, UnknownRulesError, or what PostgreSQL raises; nothing is written then.
         """
@@ -118,18 +129,18 @@ class Lanes:
                     f"Partition {chunk.partition} stands at {progress.next_offset}, the chunk starts at {chunk.start}."
                 )
             reads = [read for read in reads if read[0].offset >= progress.next_offset]
-            with self.meter.stage("load"):
-                accounts, known = await transaction.load(keys(reads))
-            with self.meter.stage("decide"):
-                result = fold(reads, Book(accounts, known, progress.clock_ms, progress.rules), chunk.end)
-            with self.meter.stage("write"):
+            memory = memory or Memory()
+            with self.meter.stage("fold"):
                 try:
-                    await transaction.write(result)
+                    await fold_chunk(transaction, progress, reads, chunk.end, memory)
                 except ReadOnlySqlTransaction:
                     # The server became a standby: the pool must find the new primary instead of this one again.
                     await connection.close()
                     raise
+        memory.trim()
         self.meter.count(len(reads))
+        if has_transfers(reads):
+            self._on_transfers()
         return chunk.end
 
     async def fold_until_done(self, chunk: Chunk, lane: "Lane") -> None:
@@ -144,7 +155,11 @@ class Lanes:
                 with attempt:
                     if chunk.epoch != lane.claim.epoch:
                         return
-                    lane.next_offset = await self.fold(chunk, lane.claim)
+                    # A try that fails leaves nothing behind that the next could believe.
+                    memory, lane.memory = lane.memory or Memory(LANE_ACCOUNTS, lots=LANE_LOTS), None
+                    lane.next_offset = await self.fold(chunk, lane.claim, memory)
+                    if chunk.epoch == lane.claim.epoch:
+                        lane.memory = memory
         except (FencedError, ChunkGapError) as error:
             if chunk.epoch == lane.claim.epoch:
                 log.warning("partition lost", partition=chunk.partition, why=error.message)
@@ -165,6 +180,8 @@ class Lane:
 
     def __init__(self, lanes: Lanes, partition: int) -> None:
         self.claim = Claim(0, -1, 0)
+        #: Good for the next chunk under this claim, whose transactions nobody else's can come between.
+        self.memory: Memory | None = None
         self.next_offset = 0
         self._lanes = lanes
         self._queue: asyncio.Queue[Chunk] = asyncio.Queue()
@@ -184,6 +201,7 @@ class Lane:
     def renew(self, won: Claim) -> None:
         """Go on under a new claim; what was queued under the old one is void."""
         self.claim, self.next_offset = won, won.next_offset
+        self.memory = None
         while not self._queue.empty():
             self._queue.get_nowait()
 

@@ -1,14 +1,16 @@
 """One partition's way from the projection to the topics: finds where it stands, and publishes window by window.
 
-Owns the transactional producer. A window of the log's offsets is one Kafka transaction over both topics, so what the
-topics' last records are about tells how far everything is published, whatever died at which moment. No offset stored
+Owns the transactional producer. A window is one Kafka transaction over both topics, so what the topics' last records
+are about tells how far everything is published, whatever died at which moment: the last outcome's position, account and
+version, since a tick at one position can come to more outcomes than a transaction should have. No offset stored
 elsewhere decides that: a consumer group's, for example, is forgotten when a ledger is idle for a week. Knows no
 threads, no group, no SQL.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, NamedTuple, TypeAlias
 
 import structlog
@@ -18,6 +20,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from creditfold.processors.outcomes import (
+    DEFAULT_MESSAGE_BYTES,
     KEPT_BYTES,
     Outcome,
     Outgoing,
@@ -27,7 +30,7 @@ from creditfold.processors.outcomes import (
     read_dead_letter,
     read_outcome,
 )
-from creditfold.projections.outbox import Window, decision_at, read_window
+from creditfold.projections.outbox import Place, Window, decision_at, read_windows
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log, Position
 from creditfold.stack.settings import Settings
@@ -38,10 +41,13 @@ COMMIT_S = 20.0
 ABORT_S = 3.0
 #: What a dead producer left open hides the outcomes behind it for at most this long, if nobody takes its place.
 TRANSACTION_MS = 30_000
-#: Kafka's own default, where it doesn't tell us.
-DEFAULT_MESSAGE_BYTES = 1_048_588
 #: Largest batch of outcomes.
 BATCH_BYTES = 1_000_000
+#: Windows are read in one transaction for about so long, and what is left of them is sorted again in the next. A switch
+#: of generations waits for it, and so does a stop.
+STRETCH_S = 1.0
+# An outcome without what can be left out of it has fewer bytes.
+_LEAST_OUTCOME_BYTES = 16_384
 
 Pool: TypeAlias = ConnectionPool[Connection[TupleRow]]
 #: Gives the consumer group's view of this process, which Kafka compares with its own; None outside of a group.
@@ -117,10 +123,9 @@ class Outbox:
         self._partition = partition
         self._pool = pool
         self._membership = membership
-        self._most_bytes = topics.dead_letter_bytes
         self._in_transaction = False
         # Of the log: everything before is published.
-        self._outcomes_from = 0
+        self._outcomes_from = Place(0)
         self._dead_letters_from = 0
         self._unchecked: Outcome | None = None
         self._producer = make_producer(_producer_conf(settings, topics, partition))
@@ -128,7 +133,7 @@ class Outbox:
     @property
     def published_to(self) -> int:
         """The offset of the log before which everything is published."""
-        return min(self._outcomes_from, self._dead_letters_from)
+        return min(self._outcomes_from.offset, self._dead_letters_from)
 
     def open(self) -> None:
         """Fence whoever published this partition before, and find out how far that came.
@@ -143,7 +148,8 @@ class Outbox:
             self._end_hanging_transaction()
             outcomes, dead_letters = self._tail_of_outcomes(), self._tail_of_dead_letters()
         if outcomes.last is not None:
-            self._outcomes_from = outcomes.last.position.offset + 1
+            # Whether that record came to more is the journal's to tell.
+            self._outcomes_from = outcomes.last.place
             self._unchecked = outcomes.last
         elif outcomes.low > 0:
             raise OutcomesLostError(
@@ -156,9 +162,9 @@ class Outbox:
             self._dead_letters_from = dead_letters.last.offset + 1
         elif dead_letters.low > 0:
             # Somebody doesn't keep them for ever. What came before the last outcome was surely published.
-            self._dead_letters_from = self._outcomes_from
+            self._dead_letters_from = self._outcomes_from.offset
         # The group is told at once, and a process that isn't of it any more finds out before it has work.
-        self._send(Window(self.published_to, [], []))
+        self._send(Window(min(self._outcomes_from, Place(self._dead_letters_from)), [], []))
 
     def _end_hanging_transaction(self) -> None:
         """Abort once more what was already ended, in case that it was ours: brokers that were restarted forget markers.
@@ -171,17 +177,19 @@ class Outbox:
         self._in_transaction = True
         for topic in (self._topics.outcomes, self._topics.dead_letters):
             self._produce(topic, Outgoing(None, None, []))
-        self._send_offset(0)
+        self._send_place(Place(0))
         self._producer.flush(COMMIT_S)
         self._producer.abort_transaction(COMMIT_S)
         self._in_transaction = False
 
-    def _send_offset(self, offset: int) -> None:
+    def _send_place(self, place: Place) -> None:
         """Tell the group within the transaction, for lag tools; refused for a process without the partition."""
         membership = self._membership()
         if membership is not None:
-            place = TopicPartition(self._topics.log.topic, self._partition, offset)
-            self._producer.send_offsets_to_transaction([place], membership, COMMIT_S)
+            # Within an offset that comes to many outcomes, this alone shows that it moves.
+            within = f"{place.version} {place.account}" if place.account else ""
+            offsets = [TopicPartition(self._topics.log.topic, self._partition, place.offset, within)]
+            self._producer.send_offsets_to_transaction(offsets, membership, COMMIT_S)
 
     def _tail_of_outcomes(self) -> Tail[Outcome]:
         return read_tail(
@@ -202,28 +210,39 @@ class Outbox:
     def publish(self, folded: int) -> Count | None:
         """Publish the next window of what is folded, before offset `folded`; None if there is none.
 
+        Where a window ends in the middle of an offset, those behind it too, for a moment.
         Raises KafkaException, psycopg's errors, OtherOutcomesError or UnknownKindError.
         """
         self._producer.poll(0)
+        until = time.monotonic() + STRETCH_S
+        done = Count(0, 0)
+        last: Window | None = None
         with self._pool.connection() as connection:
             self._check_last(connection, folded)
-            window = read_window(connection, self._partition, self._outcomes_from, self._dead_letters_from, folded)
-        if window is None:
-            return None
+            places = self._outcomes_from, self._dead_letters_from
+            with closing(read_windows(connection, self._partition, *places, folded)) as windows:
+                for last in windows:
+                    if not last.end.account or time.monotonic() >= until:
+                        break
+                    done = self._publish_window(last, done)
+        # Without the connection, which others may wait for.
+        return None if last is None else self._publish_window(last, done)
+
+    def _publish_window(self, window: Window, before: Count) -> Count:
         self._send(window)
         self._outcomes_from = max(self._outcomes_from, window.end)
-        self._dead_letters_from = max(self._dead_letters_from, window.end)
-        return Count(len(window.journal), len(window.dead_letters))
+        self._dead_letters_from = max(self._dead_letters_from, window.end.offset)
+        return Count(before.outcomes + len(window.journal), before.dead_letters + len(window.dead_letters))
 
     def _check_last(self, connection: Connection[TupleRow], folded: int) -> None:
         """Compare the last outcome published with the journal, once, as soon as the fold has come there."""
         last = self._unchecked
         if last is None or last.position.offset >= folded:
             return
-        if not announces(last, decision_at(connection, *last.position)):
+        if not announces(last, decision_at(connection, self._partition, last.place)):
             raise OtherOutcomesError(
                 f"{self._topics.outcomes} ends with an outcome of {last.position} (account {last.fields['account']!a}, "
-                f"command {last.fields['command_id']!a}) that is not what the journal says of that record.",
+                f"version {last.fields['version']}) that is not what the journal says of it.",
                 "The topic belongs to another log, or the projection to another one: set the topics and "
                 "CREDITFOLD_POSTGRES_DSN to what belongs together.",
             )
@@ -234,15 +253,15 @@ class Outbox:
         self._in_transaction = True
         for topic, message in self._messages(window):
             self._produce(topic, message)
-        self._send_offset(window.end)
+        self._send_place(window.end)
         self._producer.commit_transaction(COMMIT_S)
         self._in_transaction = False
 
     def _messages(self, window: Window) -> Iterator[tuple[str, Outgoing]]:
         for row in window.journal:
-            yield self._topics.outcomes, outcome_message(self._partition, row)
+            yield self._topics.outcomes, outcome_message(self._partition, row, self._topics.outcome_bytes)
         for dead in window.dead_letters:
-            message = dead_letter_message(self._topics.log.topic, self._partition, dead, self._most_bytes)
+            message = dead_letter_message(self._topics.log.topic, self._partition, dead, self._topics.dead_letter_bytes)
             yield self._topics.dead_letters, message
 
     def _produce(self, topic: str, message: Outgoing) -> None:
@@ -265,10 +284,14 @@ class Outbox:
             self._producer.purge()
 
 
-def with_smaller_dead_letters(topics: Topics, error: BaseException) -> Topics:
-    """The same topics, with little room for a dead letter if the error says that a message was too large."""
+def with_smaller_messages(topics: Topics, error: BaseException) -> Topics:
+    """The same topics, with little room for a message if the error says that one was too large."""
     if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
-        return topics._replace(dead_letter_bytes=min(topics.dead_letter_bytes // 2, KEPT_BYTES))
+        # Which topic it was isn't said.
+        return topics._replace(
+            outcome_bytes=max(topics.outcome_bytes // 2, min(topics.outcome_bytes, _LEAST_OUTCOME_BYTES)),
+            dead_letter_bytes=min(topics.dead_letter_bytes // 2, KEPT_BYTES),
+        )
     return topics
 
 

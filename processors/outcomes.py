@@ -4,10 +4,13 @@ Knows no Kafka client, no PostgreSQL, no clock. The records are those of schemas
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from creditfold.projections.outbox import DeadRow, JournalRow
+from creditfold.ledger import KINDS
+from creditfold.ledger.credit_book import SETTLED
+from creditfold.projections.outbox import DeadRow, JournalRow, Place
 from creditfold.schemas.dead_letters import REDRIVE_ATTEMPT
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import InvalidPositionError, Position
@@ -31,7 +34,14 @@ ATTEMPT_HEADER = "creditfold-attempt"
 TRUNCATED_HEADER = "creditfold-truncated"
 TRUNCATED_KEY_HEADER = "creditfold-truncated-key"
 TRUNCATED_HEADERS_HEADER = "creditfold-truncated-headers"
+#: On an outcome that the topic can't hold whole: how many of its facts' moves, bytes of its details, and facts were
+#: left out.
+TRUNCATED_MOVES_HEADER = "creditfold-truncated-moves"
+TRUNCATED_DETAILS_HEADER = "creditfold-truncated-details"
+TRUNCATED_FACTS_HEADER = "creditfold-truncated-facts"
 
+#: The largest batch that a topic takes by Kafka's own default.
+DEFAULT_MESSAGE_BYTES = 1_048_588
 #: What is kept of a value too large for the topic.
 KEPT_BYTES = 65_536
 # What is kept of the value and the key each where the rest is still too much.
@@ -41,7 +51,7 @@ _BATCH_BYTES = 128
 _HEADER_BYTES = 10
 
 _FIRST_ATTEMPT = b"1"
-_MAX_ATTEMPT_DIGITS = 9
+_MAX_DIGITS = 9
 
 
 class UnknownKindError(CreditfoldError):
@@ -57,21 +67,68 @@ class Outgoing(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A published outcome: the command's position, the record's short name, and its fields."""
+    """A published outcome: its position in the log, the record's short name, and its fields.
+
+    `left_out` says of what the topic had no room for how much there was, by "moves", "details" (in bytes) and "facts".
+    """
 
     position: Position
     record: str
     fields: Mapping[str, Any]
+    left_out: Mapping[str, int] = {}
+
+    @property
+    def place(self) -> Place:
+        """The place behind the journal's row that this is of."""
+        return Place(self.position.offset, self.fields["account"], self.fields["version"])
 
 
-def outcome_message(partition: int, row: JournalRow) -> Outgoing:
-    """Make a decision's message."""
+def outcome_message(partition: int, row: JournalRow, most_bytes: int = DEFAULT_MESSAGE_BYTES) -> Outgoing:
+    """Make a row's message of at most so many bytes, if need be by leaving out what is told elsewhere too.
+
+    That are the facts' moves first, then the command's details, then the facts. Raises UnknownKindError.
+    """
+    record, fields = _record_of(partition, row), _fields_of(partition, row)
+    headers: Headers = [(POSITION_HEADER, b"%d:%d" % (partition, row.log_offset))]
+    whole = Outgoing(row.account.encode(), encode(record, fields), headers)
+    if _size(whole) <= most_bytes:
+        return whole
+    for name, count in _left_out_in_turn(fields):
+        headers = [*headers, (name, b"%d" % count)]
+        cut = whole._replace(value=encode(record, fields), headers=headers)
+        if _size(cut) <= most_bytes:
+            return cut
+    # Nothing more can be left out. It is the broker's to say whether it takes it.
+    return whole._replace(value=encode(record, fields), headers=headers)
+
+
+def _record_of(partition: int, row: JournalRow) -> str:
+    if row.rejection is not None:
+        return "Rejected"
+    if row.kind not in _KINDS:
+        raise UnknownKindError(
+            f"There is no record for an accepted {row.kind}, as decided at {partition}:{row.log_offset}.",
+            "Run a publisher of the version that the workers have.",
+        )
+    if row.kind == SETTLED:
+        return "Settled"
+    # What a grant or a spend came to in a further asset is no grant of that.
+    return "CommandAccepted" if row.command_id is None else _OWN_RECORDS.get(row.kind, "CommandAccepted")
+
+
+_OWN_RECORDS = {"grant": "GrantAccepted", "spend": "SpendAccepted"}
+_KINDS = {*KINDS.values(), SETTLED}
+
+
+def _fields_of(partition: int, row: JournalRow) -> dict[str, Any]:
+    """The fields of any record of ours; each takes those that it has."""
     fields: dict[str, Any] = {
         "log_partition": partition,
         "log_offset": row.log_offset,
         "account": row.account,
         "version": row.version,
-        "command_id": row.command_id,
+        "command_id": row.command_id or "",
+        "kind": row.kind,
         "asset": row.asset,
         "amount": row.amount,
         "balance": row.balance,
@@ -81,18 +138,37 @@ def outcome_message(partition: int, row: JournalRow) -> Outgoing:
         "source": row.source,
         "reason": row.note,
     }
-    if row.rejection is None:
-        record = f"{row.kind.capitalize()}Accepted"
-        if RECORDS.get(record) != OUTCOMES:
-            raise UnknownKindError(
-                f"There is no record for an accepted {row.kind}, as decided at {partition}:{row.log_offset}.",
-                "Run a publisher of the version that the workers have.",
-            )
-    else:
-        record = "Rejected"
-        fields["kind"], fields["rejection"] = row.kind, row.rejection
-    position = b"%d:%d" % (partition, row.log_offset)
-    return Outgoing(row.account.encode(), encode(record, fields), [(POSITION_HEADER, position)])
+    if row.rejection is not None:
+        fields["rejection"] = row.rejection
+    if row.facts is not None:
+        fields |= {"pending": row.pending, "held": row.held, "debt": row.debt, "change": row.change}
+        fields |= {"details": row.details or "", "step": -1 if row.step is None else row.step}
+        fields["facts"] = [_fact(fact) for fact in json.loads(row.facts)]
+    return fields
+
+
+def _fact(fact: dict[str, Any]) -> dict[str, Any]:
+    """A fact as the records have it. Its asset is its row's, as `facts_as_json` has it."""
+    moves = [dict(zip(_MOVE, move, strict=True)) for move in fact.get("moves", ())]
+    own = {name: fact[name] for name in ("kind", "at", "ref", "detail") if name in fact}
+    return {**own, "moves": moves, **fact.get("terms", {})}
+
+
+_MOVE = ("lot", "number", "source", "target", "amount")
+
+
+def _left_out_in_turn(fields: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Take each part out of the fields in turn; names the header that tells so, and how much there was."""
+    facts = fields.get("facts", ())
+    if moves := sum(len(fact["moves"]) for fact in facts):
+        fields["facts"] = [{**fact, "moves": []} for fact in facts]
+        yield TRUNCATED_MOVES_HEADER, moves
+    if details := len(fields.get("details", "").encode()):
+        fields["details"] = ""
+        yield TRUNCATED_DETAILS_HEADER, details
+    if facts:
+        fields["facts"] = []
+        yield TRUNCATED_FACTS_HEADER, len(facts)
 
 
 def dead_letter_message(topic: str, partition: int, row: DeadRow, most_bytes: int) -> Outgoing:
@@ -143,7 +219,11 @@ def _original_header(name: str | None, value: str | None) -> tuple[str, bytes | 
 
 def _attempt(headers: ReadHeaders) -> bytes:
     value = _last(headers, REDRIVE_ATTEMPT) or b""
-    return value if value.isdigit() and len(value) <= _MAX_ATTEMPT_DIGITS else _FIRST_ATTEMPT
+    return value if _is_count(value) else _FIRST_ATTEMPT
+
+
+def _is_count(value: bytes) -> bool:
+    return value.isdigit() and len(value) <= _MAX_DIGITS
 
 
 def _last(headers: ReadHeaders, name: str) -> bytes | None:
@@ -164,7 +244,15 @@ def read_outcome(value: bytes | None, headers: ReadHeaders, partition: int) -> O
     # Header and record say the same, or it was made by somebody else.
     if (fields["log_partition"], fields["log_offset"]) != (position.partition, position.offset):
         return None
-    return Outcome(position, decoded.record, fields)
+    return Outcome(position, decoded.record, fields, _left_out(headers))
+
+
+def _left_out(headers: ReadHeaders) -> dict[str, int]:
+    found = {part: _last(headers, name) for part, name in _PARTS.items()}
+    return {part: int(count) for part, count in found.items() if count is not None and _is_count(count)}
+
+
+_PARTS = {"moves": TRUNCATED_MOVES_HEADER, "details": TRUNCATED_DETAILS_HEADER, "facts": TRUNCATED_FACTS_HEADER}
 
 
 def read_dead_letter(headers: ReadHeaders, topic: str, partition: int) -> Position | None:
@@ -180,12 +268,10 @@ def read_dead_letter(headers: ReadHeaders, topic: str, partition: int) -> Positi
 
 
 def announces(outcome: Outcome, row: JournalRow | None) -> bool:
-    """Tell whether a published outcome is of the decision in the journal, and not of another log's."""
-    fields = outcome.fields
-    return row is not None and (row.account, row.version, row.command_id, row.decided_at_ms, row.balance) == (
-        fields["account"],
-        fields["version"],
-        fields["command_id"],
-        fields["decided_at"],
-        fields["balance"],
-    )
+    """Tell whether a published outcome is of the row in the journal, and not of another log's."""
+    if row is None or (row.kind == SETTLED) != (outcome.record == "Settled"):
+        return False
+    told = {"command_id": "", **outcome.fields}
+    names = ("account", "version", "command_id", "decided_at", "balance", "pending", "held", "debt")
+    said = (row.account, row.version, row.command_id or "", row.decided_at_ms, row.balance)
+    return tuple(told[name] for name in names) == (*said, row.pending, row.held, row.debt)

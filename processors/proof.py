@@ -28,6 +28,7 @@ from creditfold.projections.compare import (
     strays,
     wrong_balances,
 )
+from creditfold.projections.compare_state import StateDifference, WrongRow, state_differences, wrong_state
 from creditfold.projections.connections import connected
 from creditfold.projections.generations import (
     Generation,
@@ -83,9 +84,12 @@ class Verdict(NamedTuple):
     partitions: Sequence[PartitionVerdict]
     left_wrong_balances: Sequence[WrongBalance]
     right_wrong_balances: Sequence[WrongBalance]
+    left_wrong_state: Sequence[WrongRow]
+    right_wrong_state: Sequence[WrongRow]
     left_strays: Sequence[Stray]
     right_strays: Sequence[Stray]
     side_differences: Sequence[SideDifference]
+    state_differences: Sequence[StateDifference]
     differing_records: int
     differing_accounts: int
     accounts: Sequence[AccountDifference]
@@ -193,7 +197,9 @@ def _compare(
                 )
             )
         beside = side_differences(one, ours.number, theirs.number, ends, limit)
-    equal = all(row.equal for row in partitions) and mine.holds and other.holds and not beside
+        state = state_differences(one, ours.number, theirs.number, ends, limit)
+    decided_alike = all(row.equal for row in partitions)
+    equal = decided_alike and mine.holds and other.holds and not beside and not state
     return Verdict(
         ours.number,
         theirs.number,
@@ -202,13 +208,16 @@ def _compare(
         partitions,
         mine.wrong_balances,
         other.wrong_balances,
+        mine.wrong_state,
+        other.wrong_state,
         mine.strays,
         other.strays,
         beside,
+        state,
         found.records,
         len(found.counts),
         found.accounts(),
-        _conclusion(mine, other, equal=equal, beside=bool(beside), is_fresh=is_fresh),
+        _conclusion(mine, other, equal=equal, beside=bool(beside or (state and decided_alike)), is_fresh=is_fresh),
     )
 
 
@@ -218,18 +227,26 @@ class Inspection(NamedTuple):
     number: int
     partitions: Mapping[int, SelfCheck]
     wrong_balances: Sequence[WrongBalance]
+    wrong_state: Sequence[WrongRow]
     strays: Sequence[Stray]
 
     @property
     def holds(self) -> bool:
         """Whether nothing in it contradicts anything else in it."""
-        return all(check.holds for check in self.partitions.values()) and not self.wrong_balances and not self.strays
+        contradicting = self.wrong_balances or self.wrong_state or self.strays
+        return all(check.holds for check in self.partitions.values()) and not contradicting
 
 
 def _check(connection: Connection[TupleRow], number: int, limit: int) -> Inspection:
     with snapshot(connection):
         checks = {check.partition: check for check in check_self(connection, number)}
-        return Inspection(number, checks, wrong_balances(connection, number, limit), strays(connection, number, limit))
+        return Inspection(
+            number,
+            checks,
+            wrong_balances(connection, number, limit),
+            wrong_state(connection, number, limit),
+            strays(connection, number, limit),
+        )
 
 
 def _conclusion(left: Inspection, right: Inspection, *, equal: bool, beside: bool, is_fresh: bool) -> str:
@@ -304,6 +321,9 @@ def diff(
         watch.begin("Comparing", 0, 0)
         for partition, end in live.next_offsets.items():
             for difference in differences((one, two), live.number, other.number, partition, range(end)):
+                if rules is not None and "rules" in (_named(difference.left), _named(difference.right)):
+                    # What the log brings into force has no effect here, and is nobody's command.
+                    continue
                 if not difference.is_decision:
                     balances_only += difference.is_other_balance
                     continue

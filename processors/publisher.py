@@ -20,7 +20,6 @@ from psycopg_pool import PoolTimeout
 
 from creditfold.processors.membership import client_id, outcomes_group
 from creditfold.processors.outbox import (
-    DEFAULT_MESSAGE_BYTES,
     Count,
     OtherOutcomesError,
     Outbox,
@@ -28,8 +27,9 @@ from creditfold.processors.outbox import (
     Pool,
     Topics,
     was_fenced,
-    with_smaller_dead_letters,
+    with_smaller_messages,
 )
+from creditfold.processors.outcomes import DEFAULT_MESSAGE_BYTES
 from creditfold.processors.worker import configure_logging, leave, wait_until_ready, when_available
 from creditfold.projections.connections import is_outage, outbox_pool
 from creditfold.projections.outbox import folded_to, summarise
@@ -109,7 +109,7 @@ class Lane(threading.Thread):
                 self._publish_all()
             except Exception as error:
                 if not self._stopping.is_set():
-                    self._topics = with_smaller_dead_letters(self._topics, error)
+                    self._topics = with_smaller_messages(self._topics, error)
                     self._stopping.wait(self._pause_after(error))
 
     def _publish_all(self) -> None:

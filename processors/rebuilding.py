@@ -268,6 +268,8 @@ def activate(settings: Settings, number: int, consent: Consent, watch: Watch) ->
         _refuse_unfit(found, log)
         _refuse_unready(found)
         live = generation(connection, live_number(connection))
+        # Readers see both for the time of the switch, through the same views.
+        refuse_other_layout(live.number, live.layout)
         if live.log != log and not consent.other_log:
             raise LogChangedError(
                 f"The live generation was folded from another topic: {live.log.topic}, id {live.log.topic_id}.",

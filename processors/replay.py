@@ -7,16 +7,15 @@ of the workers. Knows neither Faust nor who else folds.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from creditfold.ledger import Account, Book, Known
 from creditfold.ledger.limits import MAX_OCCURRED_AT
-from creditfold.processors.chunks import Read, fold, keys, read_records
+from creditfold.processors.chunks import read_records
+from creditfold.processors.memory import Memory, fold_chunk
 from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, LastOutcomes, claim
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.log import LogReader, LogRecord
@@ -26,10 +25,6 @@ CHUNK_RECORDS = 10_000
 
 #: Accounts kept in memory between two transactions.
 KEPT_ACCOUNTS = 100_000
-
-#: Size of the filter of known command ids, in bytes, one for an id: with a million ids of a partition in it, three new
-#: ids in a hundred are looked up for nothing, with ten million every fourth.
-FILTER_BYTES = 2**25
 
 #: How long the log may give nothing before its promised end is reached, in seconds.
 STALL_S = 60.0
@@ -71,52 +66,6 @@ class Piece(NamedTuple):
     is_last: bool
 
 
-class Memory:
-    """What one replay of a partition remembers: accounts, and which command ids it may have seen. Of bounded size.
-
-    Args:
-        is_fresh: whether nothing of the partition was folded before, so that what isn't remembered isn't there.
-        bulk: whether to keep a filter of known ids, which saves looking them up.
-    """
-
-    def __init__(self, *, is_fresh: bool, bulk: bool) -> None:
-        #: The fold changes them here; one that fails is gone with its memory.
-        self.accounts: dict[str, Account] = {}
-        self._knows_all = is_fresh
-        self._seen = bytearray(FILTER_BYTES) if bulk else None
-
-    def remember(self, account: str, command_id: str) -> bool:
-        """Note a command id as seen; tell whether it may have been seen before."""
-        if self._seen is None:
-            return True
-        slot = hash((account, command_id)) % FILTER_BYTES
-        found = self._seen[slot]
-        self._seen[slot] = 1
-        return bool(found)
-
-    async def load(self, transaction: ChunkTransaction, reads: Sequence[Read]) -> Known:
-        """Load every account that folding these reads can touch; gives the known ids."""
-        wanted = list(keys(reads))
-        if not self._knows_all:
-            missing = {account for account, _ in wanted} - self.accounts.keys()
-            self.accounts |= await transaction.load_accounts(missing)
-        # An account that was never decided about knows no ids.
-        asked = [key for key in wanted if self.remember(*key) and key[0] in self.accounts]
-        return await transaction.load_known(asked)
-
-    @property
-    def excess(self) -> int:
-        """How many accounts must be forgotten before the next chunk, each record of which may bring another."""
-        return max(0, len(self.accounts) + CHUNK_RECORDS - KEPT_ACCOUNTS)
-
-    def trim(self) -> None:
-        """Forget the accounts in excess: those that were met first."""
-        if self.excess:
-            self._knows_all = False
-            for name in list(islice(self.accounts, self.excess)):
-                del self.accounts[name]
-
-
 class Replay:
     """The fold of one partition of a job, from where the generation stands to the job's end.
 
@@ -132,7 +81,7 @@ class Replay:
         self._pool = pool
         self._claim = Claim(0, 0, job.generation)
         self._position = 0
-        self._memory = Memory(is_fresh=False, bulk=False)
+        self._memory = Memory()
         # In a bulk fold, balances are written when accounts are forgotten, and at the end: most change again and again.
         self._unsaved: LastOutcomes = {}
 
@@ -148,7 +97,7 @@ class Replay:
         end = self._job.ends[self._partition]
         if self._position >= end:
             return
-        self._memory = Memory(is_fresh=self._position == 0, bulk=self._job.bulk)
+        self._memory = Memory(KEPT_ACCOUNTS, CHUNK_RECORDS, is_fresh=self._position == 0, bulk=self._job.bulk)
         if self._claim.balances_behind:
             await self._catch_up()
         if self._job.bulk and self._position:
@@ -186,19 +135,23 @@ class Replay:
                 self._memory.remember(account, command_id)
 
     async def _fold(self, piece: Piece) -> None:
-        forced = self._job.forced_rules
         reads = read_records(piece.records, self._partition, self._job.partitions)
         async with self._pool.connection() as connection, connection.transaction():
             transaction = ChunkTransaction(connection, self._partition, self._claim)
             progress = await transaction.lock()
             if progress.next_offset != self._position:
                 raise ChunkGapError(f"Partition {self._partition} isn't at {self._position}: {progress.next_offset}.")
-            known = await self._memory.load(transaction, reads)
-            rules = forced or progress.rules
-            book = Book(self._memory.accounts, known, progress.clock_ms, rules, forced=forced is not None)
-            result = fold(reads, book, piece.end)
-            save = piece.is_last or not self._job.bulk or self._memory.excess > 0
-            await transaction.write(result, self._unsaved, save=save)
+            unsaved = self._unsaved if self._job.bulk else None
+            await fold_chunk(
+                transaction,
+                progress,
+                reads,
+                piece.end,
+                self._memory,
+                forced=self._job.forced_rules,
+                unsaved=unsaved,
+                is_last=piece.is_last,
+            )
         self._memory.trim()
         self._position = piece.end
 

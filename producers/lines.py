@@ -16,7 +16,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, TypeAlias, cast
 
-from creditfold.producers.commands import Command, Grant, parse_command
+from creditfold.producers.commands import MODELS, Batch, Command, parse_command
 from creditfold.producers.errors import ImportFileError, InvalidCommandError
 
 FileFormat: TypeAlias = Literal["jsonl", "csv"]
@@ -28,9 +28,18 @@ _SUFFIXES: dict[str, FileFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv
 _BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
 _BUFFER = 1 << 20
-_REQUIRED = ("type", "command_id", "account", "asset", "amount")
+_REQUIRED = ("type", "command_id", "account")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII).fullmatch
-_WHOLE_COLUMNS = ("amount", "occurred_at")
+FLAT_FIELDS: dict[str, Any] = {
+    name: field.annotation
+    for model in MODELS.values()
+    if model is not Batch
+    for name, field in model.model_fields.items()
+}
+_FLAGS = {"true": True, "false": False}
+
+
+_NO_BATCH = "Write batches as JSON Lines."
 
 
 class BadRecordError(ValueError):
@@ -208,7 +217,7 @@ class JsonLines:
 
     def parse(self, data: bytes) -> Command:
         """Read one record. Raises BadRecordError or InvalidCommandError."""
-        fields = _json(_text(data))
+        fields = parse_json(_text(data))
         if not isinstance(fields, dict):
             raise BadRecordError("the line is not a JSON object")
         return parse_command(fields)
@@ -231,13 +240,15 @@ class CsvRecords:
             raise ImportFileError(
                 f"The CSV header is bad: {error}.", "Write field names into the first line."
             ) from None
-        unknown = [name for name in header if name not in Grant.model_fields]
+        if "steps" in header:
+            raise ImportFileError("The CSV header has a column 'steps'.", _NO_BATCH)
+        unknown = [name for name in header if name not in FLAT_FIELDS]
         missing = [name for name in _REQUIRED if name not in header]
         if unknown or missing or len(set(header)) < len(header):
             shown = ", ".join(repr(name[:40]) for name in (unknown or missing or header)[:10])
             fault = "has unknown columns" if unknown else "lacks columns" if missing else "has a column twice"
             raise ImportFileError(
-                f"The CSV header {fault}: {shown}.", f"The columns are {', '.join(sorted(Grant.model_fields))}."
+                f"The CSV header {fault}: {shown}.", f"The columns are {', '.join(sorted(FLAT_FIELDS))}."
             )
         return cls(header)
 
@@ -247,13 +258,19 @@ class CsvRecords:
         if len(cells) != len(self._header):
             raise BadRecordError(f"the record has {len(cells)} columns, and the header {len(self._header)}")
         fields: dict[str, Any] = {name: cell for name, cell in zip(self._header, cells, strict=True) if cell}
-        for name in _WHOLE_COLUMNS:
-            # What is no whole number stays text, which the command refuses with the bounds in its message.
-            if name in fields and _WHOLE_NUMBER(fields[name]):
-                fields[name] = int(fields[name])
+        if fields.get("type") == "batch":
+            raise BadRecordError(f"a batch can't stand in CSV. {_NO_BATCH}")
+        fields = {name: field_of(name, cell) for name, cell in fields.items()}
         if "metadata" in fields:
-            fields["metadata"] = _json(fields["metadata"], "metadata is")
+            fields["metadata"] = parse_json(fields["metadata"], "metadata is")
         return parse_command(fields)
+
+
+def field_of(name: str, text: str) -> int | bool | str:
+    """Read a field of FLAT_FIELDS from its text. What isn't of its type stays text, which the command then refuses."""
+    if FLAT_FIELDS[name] is int and _WHOLE_NUMBER(text):
+        return int(text)
+    return _FLAGS.get(text, text) if FLAT_FIELDS[name] is bool else text
 
 
 def why_bad(error: BadRecordError | InvalidCommandError) -> str:
@@ -297,7 +314,8 @@ def _no_constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
-def _json(text: str, what: str = "the line is") -> Any:
+def parse_json(text: str, what: str = "the line is") -> Any:
+    """Read JSON as strictly as commands want it: no key twice, no NaN. Raises BadRecordError, beginning with `what`."""
     try:
         return _DECODER.decode(text)
     except BadRecordError:

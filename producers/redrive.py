@@ -9,9 +9,8 @@ import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from creditfold.ledger import COMMANDS
-from creditfold.ledger.commands import KINDS
-from creditfold.producers.commands import Command, Encoded, encode_command, parse_command
+from creditfold.ledger.commands import COMMANDS, KINDS, STEP_FIELDS
+from creditfold.producers.commands import MODELS, Command, Encoded, encode_command, parse_command
 from creditfold.producers.errors import InvalidCommandError, RecordTooLargeError
 from creditfold.schemas.dead_letters import (
     REDRIVE_ATTEMPT,
@@ -29,7 +28,7 @@ CUT = "the log has the whole record"
 
 _MAX_ATTEMPT = 10**9
 _CORRECT = "Correct what is named: --set FIELD=VALUE, or a whole new command: --command JSON."
-_WHOLE = "Say the whole command: --command JSON, or --type grant|spend and each field by --set FIELD=VALUE."
+_WHOLE = "Say the whole command: --command JSON, or --type TYPE and each field by --set FIELD=VALUE."
 
 
 class RedriveRefusedError(CreditfoldError):
@@ -79,7 +78,7 @@ def mend(letter: Letter, corrections: Corrections, rules: int) -> Mended:
     Raises RedriveRefusedError, saying why and how to correct it.
     """
     was = _decoded(letter)
-    _refuse_control_record(letter, was)
+    _refuse_what_only_we_send(letter, was)
     command = _checked(letter, _fields(letter, was, corrections))
     if letter.reason == DeadLetterReason.COMMAND_ID_REUSED:
         _refuse_same_id(letter, was, command)
@@ -112,7 +111,7 @@ def command_of(value: bytes | None) -> dict[str, Any] | None:
         was = decode(value)
     except DecodeError:
         return None
-    return {"type": _type(was), **was.fields} if was.record in COMMANDS else None
+    return _written(was) if was.record in COMMANDS else None
 
 
 def _number(text: str) -> int:
@@ -131,16 +130,49 @@ def _decoded(letter: Letter) -> Decoded | DecodeError:
         return error
 
 
-def _type(was: Decoded) -> str:
-    return KINDS[COMMANDS[was.record]]
+def _written(was: Decoded) -> dict[str, Any]:
+    """A command's fields as people write them: a step's type isn't its kind, and it has none but its own fields."""
+    fields = {"type": KINDS[COMMANDS[was.record]], **was.fields}
+    if "steps" in fields:
+        fields["steps"] = [
+            {"type": step["kind"]}
+            | {name: value for name, value in step.items() if name != "kind" and value != STEP_FIELDS[name]}
+            for step in fields["steps"]
+        ]
+    return fields
 
 
-def _refuse_control_record(letter: Letter, was: Decoded | DecodeError) -> None:
-    if isinstance(was, Decoded) and was.record == "ActivateRules":
-        raise RedriveRefusedError(
-            f"{letter.position} is no command but an activation of rules.",
-            "Activate them anew, if they are wanted: creditfold rules activate.",
-        )
+def _retyped(fields: Mapping[str, Any], type: str) -> dict[str, Any]:
+    """The fields as those of another command. One that it doesn't have is left out if it says nothing."""
+    old, new = MODELS.get(fields.get("type", "")), MODELS.get(type)
+    kept = {
+        name: value
+        for name, value in fields.items()
+        if not (old and new) or name in new.model_fields or not _is_default(old, name, value)
+    }
+    return {**kept, "type": type}
+
+
+def _is_default(model: type[Command], name: str, value: object) -> bool:
+    field = model.model_fields.get(name)
+    return field is not None and bool(value == field.get_default(call_default_factory=True))
+
+
+_NOT_OURS_TO_SEND = {
+    "ActivateRules": (
+        "no command but an activation of rules",
+        "Activate them anew, if they are wanted: creditfold rules activate.",
+    ),
+    "Tick": ("no command but a tick", "The next tick does what it would have done."),
+    "ReceiveTransfer": ("a command that only workers write", "Report it: it should have been folded."),
+    "SettleTransfer": ("a command that only workers write", "Report it: it should have been folded."),
+}
+
+
+def _refuse_what_only_we_send(letter: Letter, was: Decoded | DecodeError) -> None:
+    if isinstance(was, Decoded) and was.record in _NOT_OURS_TO_SEND:
+        what, remedy = _NOT_OURS_TO_SEND[was.record]
+        raise RedriveRefusedError(f"{letter.position} is {what}.", remedy)
 
 
 def _fields(letter: Letter, was: Decoded | DecodeError, corrections: Corrections) -> Mapping[str, Any]:
@@ -154,14 +186,14 @@ def _fields(letter: Letter, was: Decoded | DecodeError, corrections: Corrections
         )
     base: dict[str, Any] = {}
     if isinstance(was, Decoded) and was.record in COMMANDS:
-        base = {"type": _type(was), **was.fields}
+        base = _written(was)
     elif corrections.type is None:
         fault = f"its bytes are no record ({was})" if isinstance(was, DecodeError) else f"it is a {was.record}"
         raise RedriveRefusedError(f"{letter.position} holds no command: {fault}.", _WHOLE)
     if letter.reason == DeadLetterReason.OVERSIZE and not corrections.any:
         raise RedriveRefusedError(f"{letter.position} is too large: {letter.detail}.", _CORRECT)
     if corrections.type is not None:
-        base["type"] = corrections.type
+        base = _retyped(base, corrections.type)
     if corrections.metadata:
         base["metadata"] = {**base.get("metadata", {}), **corrections.metadata}
     return {**base, **corrections.fields}

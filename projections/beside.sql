@@ -7,6 +7,7 @@ SELECT * FROM (
     FROM {schema}.redrives
     UNION ALL
     SELECT 'progress', p.log_partition, p.next_offset - 1,
-           concat_ws(',', p.clock_ms, p.rules, p.accepted, p.rejected, p.duplicates, p.dead_letters, p.activations)
+           concat_ws(',', p.clock_ms, p.rules, p.accepted, p.rejected, p.duplicates, p.dead_letters, p.activations,
+                     p.ticks, p.tick_minute)
     FROM {schema}.progress p JOIN {other}.progress o USING (log_partition, next_offset)
 ) AS b WHERE log_partition = {partition} AND log_offset < {end}

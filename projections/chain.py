@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b, sha256
 from typing import NamedTuple, TypeAlias
 
-from creditfold.ledger import KINDS, Accepted, Entry, digest
+from creditfold.ledger import KINDS, Accepted, CreditEntry, Entry, digest
+from creditfold.ledger.credit_state import facts_as_json
 from creditfold.projections.results import Activation, DeadLetter
 
 #: The chain before the first outcome.
@@ -61,7 +62,7 @@ def unescaped(cell: str) -> str | None:
 def journal_line(partition: int, offset: int, entry: Entry) -> bytes:
     """The line of a decision: the columns of its row in the journal, in their order."""
     command, outcome, clock_ms = entry
-    command_id, account, asset, amount, occurred_at, source, note, metadata = command
+    command_id, account, asset, amount, occurred_at, source, note, metadata = command[:8]
     # An id that holds none of the others may hold a backslash; hardly any does, so they are looked at at once.
     if source or note or "\\" in f"{account}{command_id}{asset}":
         account, command_id, asset, source, note = map(escaped, (account, command_id, asset, source, note))
@@ -75,6 +76,24 @@ def journal_line(partition: int, offset: int, entry: Entry) -> bytes:
         f"{partition}\t{offset}\t{account}\t{version}\t{command_id}\t{KINDS[command.__class__]}\t{asset}\t{amount}\t"
         f"{change}\t{balance}\t{rejection}\t{rules}\t{clock_ms}\t{occurred_at}\t{source}\t{note}\t"
         f"{BYTES}{digest(metadata).hex() if metadata else ''}"
+    ).encode()
+
+
+def credit_line(partition: int, offset: int, entry: CreditEntry) -> bytes:
+    """The same of a line by rules that know lots, which has more columns."""
+    account, version, command_id, kind, asset, amount, before, balance, rejection, step = entry[:10]
+    rules, clock_ms, occurred_at, source, note, extra, details, facts = entry[10:]
+    happened = facts_as_json(facts, asset)
+    if source or note or "\\" in f"{account}{command_id}{asset}{details}{happened}":
+        account, asset, source, note, details, happened = map(
+            escaped, (account, asset, source, note, details, happened)
+        )
+        command_id = None if command_id is None else escaped(command_id)
+    return (
+        f"{partition}\t{offset}\t{account}\t{version}\t{NULL if command_id is None else command_id}\t{kind}\t{asset}\t"
+        f"{amount}\t{balance[0] - before[0]}\t{balance[0]}\t{rejection or NULL}\t{rules}\t{clock_ms}\t{occurred_at}\t"
+        f"{source}\t{note}\t{BYTES}{extra.hex()}\t{balance[1]}\t{balance[2]}\t{balance[3]}\t"
+        f"{NULL if step is None else step}\t{details}\t{happened}"
     ).encode()
 
 
@@ -92,9 +111,11 @@ def activation_line(partition: int, activation: Activation) -> bytes:
     return f"{line}{_MISSING * (COLUMNS - 8)}".encode()
 
 
-#: Every line has as many columns as the journal, so that one query can give all of them in their order.
+#: Lines have as many columns as the journal had under rules 1; those of credits have more.
 COLUMNS = 17
 _MISSING = f"\t{NULL}"
+#: What the columns of credits, all missing, look like at the end of a line.
+NO_CREDITS = _MISSING.encode() * 6
 
 
 def _digest(data: bytes | None) -> str:

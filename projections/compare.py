@@ -6,12 +6,13 @@ don't change any more.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import NamedTuple
 
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from creditfold.projections.chain import START, Line, link, unescaped
+from creditfold.projections.chain import NULL, START, Line, link, unescaped
 from creditfold.projections.connections import rows_of
 from creditfold.projections.generations import chain_at, lines
 from creditfold.projections.setup import schema_of, script
@@ -21,6 +22,7 @@ from creditfold.schemas.position import MAX_OFFSET
 _ACCOUNT, _KIND_OF_LINE = 2, 2
 _REASON = 3
 _COMMAND, _KIND, _AMOUNT, _CHANGE, _BALANCE, _REJECTION, _RULES = 4, 5, 7, 8, 9, 10, 11
+_ASSET, _PENDING, _FACTS = 6, 17, 22
 
 
 class SelfCheck(NamedTuple):
@@ -38,7 +40,10 @@ class SelfCheck(NamedTuple):
 
 
 class WrongBalance(NamedTuple):
-    """A balance that isn't what the account's last decision left. None stands for a row that isn't there."""
+    """A balance that isn't what the account's last line left. None stands for a row that isn't there.
+
+    `should_be` is of what is available.
+    """
 
     account_id: str
     asset: str
@@ -47,6 +52,12 @@ class WrongBalance(NamedTuple):
     should_be: int | None
     version: int | None
     version_should_be: int | None
+    pending: int | None
+    pending_should_be: int | None
+    held: int | None
+    held_should_be: int | None
+    debt: int | None
+    debt_should_be: int | None
 
 
 class Stray(NamedTuple):
@@ -67,7 +78,9 @@ class SideDifference(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one record came to: `what` is accepted, rejected, dead letter or rules; fields that don't fit are empty."""
+    """One line of what a record came to: `what` is accepted, rejected, dead letter or rules; fields that don't fit are
+    empty. `command_id` is empty too where time did it; `facts` is JSON, None under rules that know no lots.
+    """
 
     what: str
     account: str
@@ -78,36 +91,57 @@ class Outcome(NamedTuple):
     balance: int | None
     reason: str
     rules: int | None
+    asset: str = ""
+    pending: int | None = None
+    held: int | None = None
+    debt: int | None = None
+    facts: str | None = None
+
+    @property
+    def balances(self) -> tuple[int | None, int, int, int]:
+        """All that there was of the asset after it."""
+        return self.balance, self.pending or 0, self.held or 0, self.debt or 0
 
 
 class Difference(NamedTuple):
-    """A record of the log that came to something else; None where it came to nothing at all."""
+    """A record of the log that came to something else for an account: the first of its lines that differ.
+
+    A side is None where there is no such line. `is_decision` says whether something else was decided in any of the
+    lines, and not only another balance reached on the way there; `is_other_balance` whether one had another balance.
+    """
 
     log_partition: int
     log_offset: int
     left: Outcome | None
     right: Outcome | None
+    is_decision: bool
+    is_other_balance: bool
 
     @property
     def account(self) -> str:
         """The account concerned, empty for a record without one on either side."""
         return (self.left.account if self.left else "") or (self.right.account if self.right else "")
 
-    @property
-    def is_decision(self) -> bool:
-        """Whether something else was decided, and not only another balance reached on the way there."""
-        if self.left is None or self.right is None:
-            return True
-        return (self.left.what, self.left.reason, self.left.change) != (
-            self.right.what,
-            self.right.reason,
-            self.right.change,
-        )
 
-    @property
-    def is_other_balance(self) -> bool:
-        """Whether the account had another balance after it, or not at all the same record."""
-        return self.left is None or self.right is None or self.left.balance != self.right.balance
+def _decided_alike(left: Outcome | None, right: Outcome | None) -> bool:
+    if left is None or right is None:
+        return False
+    # Rules without lots tell no facts: then the change says all.
+    has_facts = left.facts is not None and right.facts is not None
+    return (left.what, left.reason, left.asset, left.change) == (
+        right.what,
+        right.reason,
+        right.asset,
+        right.change,
+    ) and (not has_facts or left.facts == right.facts)
+
+
+def _difference(partition: int, offset: int, lines: tuple[Sequence[Line], Sequence[Line]]) -> Difference:
+    pairs = list(zip_longest(*([outcome_of(line) for _, line in side] for side in lines)))
+    otherwise = [pair for pair in pairs if not _decided_alike(*pair)]
+    left, right = otherwise[0] if otherwise else next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
+    other = any(mine is None or theirs is None or mine.balances != theirs.balances for mine, theirs in pairs)
+    return Difference(partition, offset, left, right, bool(otherwise), other)
 
 
 @contextmanager
@@ -210,34 +244,58 @@ def differences(
 
     Takes two connections, since each generation's rows are read as a stream.
     """
-    pairs = _paired(
-        lines(sides[0], left, partition, bounds.start, bounds.stop),
-        lines(sides[1], right, partition, bounds.start, bounds.stop),
+    mine, theirs = (
+        _Lines(lines(*side, partition, bounds.start, bounds.stop)) for side in zip(sides, (left, right), strict=True)
     )
-    for offset, mine, theirs in pairs:
-        if mine != theirs:
-            yield Difference(partition, offset, outcome_of(mine), outcome_of(theirs))
+    while mine.next is not None or theirs.next is not None:
+        if mine.next == theirs.next:
+            mine.skip()
+            theirs.skip()
+            continue
+        # All that is left of one record's lines about one account, so that lines that are there on one side only
+        # don't put the others beside wrong ones.
+        ours, others = mine.place, theirs.place
+        first = min(ours, others)
+        # A record without an account on one side was decided, about one, on the other.
+        both = ours == others or (ours[0] == others[0] and not first[1])
+        found = (
+            mine.take(ours) if both or ours == first else [],
+            theirs.take(others) if both or others == first else [],
+        )
+        yield _difference(partition, first[0], found)
 
 
-def _paired(left: Iterator[Line], right: Iterator[Line]) -> Iterator[tuple[int, bytes | None, bytes | None]]:
-    mine, theirs = next(left, None), next(right, None)
-    while mine is not None or theirs is not None:
-        if theirs is None or (mine is not None and mine[0] < theirs[0]):
-            assert mine is not None  # noqa: S101 - Said to the type checker: one of the two is there.
-            yield mine[0], mine[1], None
-            mine = next(left, None)
-        elif mine is None or theirs[0] < mine[0]:
-            yield theirs[0], None, theirs[1]
-            theirs = next(right, None)
-        else:
-            yield mine[0], mine[1], theirs[1]
-            mine, theirs = next(left, None), next(right, None)
+class _Lines:
+    """Lines of a generation as they come; `next` is the one to be looked at, None at the end."""
+
+    def __init__(self, found: Iterator[Line]) -> None:
+        self._found = found
+        self.next = next(found, None)
+
+    def skip(self) -> None:
+        """Go on to the line behind."""
+        self.next = next(self._found, None)
+
+    @property
+    def place(self) -> tuple[int, bytes]:
+        """Offset and account of the next line, which come in this order; behind all others at the end."""
+        if self.next is None:
+            return MAX_OFFSET, b""
+        offset, line = self.next
+        cells = line.decode().split("\t", _CHANGE + 1)
+        return offset, b"" if cells[_CHANGE] == NULL else (unescaped(cells[_ACCOUNT]) or "").encode()
+
+    def take(self, place: tuple[int, bytes]) -> list[Line]:
+        """Take all lines of a place, of which there are few."""
+        found = []
+        while self.next is not None and self.place == place:
+            found.append(self.next)
+            self.skip()
+        return found
 
 
-def outcome_of(line: bytes | None) -> Outcome | None:
+def outcome_of(line: bytes) -> Outcome:
     """What a line says."""
-    if line is None:
-        return None
     cells = [unescaped(cell) for cell in line.decode().split("\t")]
     if cells[_KIND_OF_LINE] == "dead letter" and cells[_CHANGE] is None:
         return Outcome("dead letter", "", "", "", None, None, None, cells[_REASON] or "", None)
@@ -247,4 +305,10 @@ def outcome_of(line: bytes | None) -> Outcome | None:
     account, command_id, kind = (cells[column] or "" for column in (_ACCOUNT, _COMMAND, _KIND))
     rejection = cells[_REJECTION]
     what = "accepted" if rejection is None else "rejected"
-    return Outcome(what, account, command_id, kind, amount, change, balance, rejection or "", rules)
+    found = Outcome(
+        what, account, command_id, kind, amount, change, balance, rejection or "", rules, cells[_ASSET] or ""
+    )
+    if len(cells) <= _FACTS:
+        return found
+    pending, held, debt = (int(cell or 0) for cell in cells[_PENDING : _PENDING + 3])
+    return found._replace(pending=pending, held=held, debt=debt, facts=cells[_FACTS])

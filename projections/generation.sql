@@ -11,7 +11,7 @@ CREATE TABLE {schema}.source (
 
 -- Where the fold stands in each partition. The transaction that writes balances moves next_offset with them, and
 -- checks epoch, so that a worker that lost the partition can't write. rules is the version in force, chain the digest of
--- all outcomes so far (projections/chain.py). balances_behind is true only in the middle of a bulk fold, which writes
+-- all outcomes so far (projections/chain.py), tick_minute that of the last tick. balances_behind is true only in the middle of a bulk fold, which writes
 -- balances at its end: what they are until then is told by the journal.
 CREATE TABLE {schema}.progress (
     log_partition integer PRIMARY KEY,
@@ -24,6 +24,8 @@ CREATE TABLE {schema}.progress (
     duplicates bigint NOT NULL DEFAULT 0,
     dead_letters bigint NOT NULL DEFAULT 0,
     activations bigint NOT NULL DEFAULT 0,
+    ticks bigint NOT NULL DEFAULT 0,
+    tick_minute bigint NOT NULL DEFAULT 0,
     rules smallint NOT NULL DEFAULT {rules},
     chain bytea NOT NULL DEFAULT '',
     balances_behind boolean NOT NULL DEFAULT false,
@@ -38,11 +40,15 @@ CREATE TABLE {schema}.checkpoints (
     PRIMARY KEY (log_partition, next_offset)
 );
 
--- version is the account's count of decisions at the last one about this asset.
+-- version is the account's count of journal lines at the last one about this asset. Rules 1 know only what is available.
 CREATE TABLE {schema}.balances (
     account_id text NOT NULL,
     asset text NOT NULL,
     available bigint NOT NULL CHECK (available >= 0),
+    pending bigint NOT NULL DEFAULT 0 CHECK (pending >= 0),
+    held bigint NOT NULL DEFAULT 0 CHECK (held >= 0),
+    debt bigint NOT NULL DEFAULT 0 CHECK (debt >= 0),
+    credit_limit bigint NOT NULL DEFAULT 0 CHECK (credit_limit >= 0),
     version bigint NOT NULL,
     log_partition integer NOT NULL,
     log_offset bigint NOT NULL,
@@ -50,14 +56,16 @@ CREATE TABLE {schema}.balances (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
 
 -- One row a decision, with the whole body of its command, so that a duplicate can be told from another command of the
--- same id: extra is the digest of what has no column here. The unique key on (account_id, command_id) is the ledger's
+-- same id: details is JSON of the fields that only some commands have, extra the digest of what has no column here. Under
+-- rules that know lots, facts is JSON of what happened, and there are rows without a command: of what time did, and of
+-- further assets that a command touched. Rules 1 leave details and facts empty. The unique key on (account_id, command_id) is the ledger's
 -- idempotency, so it stands from the start; the other indexes are in indexes.sql.
 CREATE TABLE {schema}.journal (
     log_partition integer NOT NULL,
     log_offset bigint NOT NULL,
     account_id text NOT NULL,
     version bigint NOT NULL,
-    command_id text NOT NULL,
+    command_id text,
     kind text NOT NULL,
     asset text NOT NULL,
     amount bigint NOT NULL,
@@ -70,6 +78,12 @@ CREATE TABLE {schema}.journal (
     source text NOT NULL,
     note text NOT NULL,
     extra bytea NOT NULL,
+    pending bigint NOT NULL DEFAULT 0,
+    held bigint NOT NULL DEFAULT 0,
+    debt bigint NOT NULL DEFAULT 0,
+    step smallint,
+    details text,
+    facts text,
     CONSTRAINT journal_command UNIQUE (account_id, command_id),
     CHECK (rejection IS NULL OR change = 0)
 );
@@ -111,3 +125,142 @@ CREATE TABLE {schema}.redrives (
     PRIMARY KEY (log_partition, log_offset)
 );
 CREATE INDEX redrives_of ON {schema}.redrives (of_partition, of_offset);
+
+-- What concerns an account as a whole; only accounts that were once frozen or closed, or had a command of no asset, have
+-- a row. version is that of the last journal line of no asset.
+CREATE TABLE {schema}.accounts (
+    account_id text PRIMARY KEY,
+    version bigint NOT NULL,
+    is_closed boolean NOT NULL,
+    frozen text NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL
+);
+
+-- Credits that came in together, and where each part of them is. made is the log's offset times 2^20 and a number;
+-- next_at_ms is when time changes something in it next, log_offset that of the record that changed it last.
+CREATE TABLE {schema}.lots (
+    account_id text NOT NULL,
+    command_id text NOT NULL,
+    number integer NOT NULL,
+    asset text NOT NULL,
+    lot_class text NOT NULL,
+    priority smallint NOT NULL,
+    effective_at_ms bigint NOT NULL,
+    expires_at_ms bigint NOT NULL,
+    scope text NOT NULL,
+    made bigint NOT NULL,
+    source text NOT NULL,
+    amount bigint NOT NULL,
+    remaining bigint NOT NULL CHECK (remaining >= 0),
+    held bigint NOT NULL CHECK (held >= 0),
+    spent bigint NOT NULL CHECK (spent >= 0),
+    expired bigint NOT NULL CHECK (expired >= 0),
+    voided bigint NOT NULL CHECK (voided >= 0),
+    forfeited bigint NOT NULL CHECK (forfeited >= 0),
+    reissued bigint NOT NULL CHECK (reissued >= 0),
+    transferred bigint NOT NULL CHECK (transferred >= 0),
+    is_pending boolean NOT NULL,
+    is_lapsed boolean NOT NULL,
+    is_void boolean NOT NULL,
+    is_live boolean NOT NULL,
+    next_at_ms bigint,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    PRIMARY KEY (account_id, command_id, number),
+    CONSTRAINT lots_conserved
+        CHECK (amount = remaining + held + spent + expired + voided + forfeited + reissued + transferred)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
+CREATE INDEX lots_live ON {schema}.lots (account_id) WHERE is_live;
+CREATE INDEX lots_due ON {schema}.lots (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
+
+-- Credits set aside. slices is JSON of [lot's command, lot's number, amount], as in spends.
+CREATE TABLE {schema}.holds (
+    account_id text NOT NULL,
+    command_id text NOT NULL,
+    asset text NOT NULL,
+    deadline_ms bigint NOT NULL,
+    made bigint NOT NULL,
+    taken bigint NOT NULL,
+    slices text NOT NULL,
+    is_open boolean NOT NULL,
+    is_lapsed boolean NOT NULL,
+    next_at_ms bigint,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    PRIMARY KEY (account_id, command_id)
+);
+CREATE INDEX holds_open ON {schema}.holds (account_id) WHERE is_open;
+CREATE INDEX holds_due ON {schema}.holds (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
+
+-- Spends and captures that were refunded in part, or whose debt was made or paid: all others are as the journal says.
+CREATE TABLE {schema}.spends (
+    account_id text NOT NULL,
+    command_id text NOT NULL,
+    asset text NOT NULL,
+    made bigint NOT NULL,
+    debt bigint NOT NULL CHECK (debt >= 0),
+    slices text NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    PRIMARY KEY (account_id, command_id)
+);
+CREATE INDEX spends_owed ON {schema}.spends (account_id) WHERE debt > 0;
+
+-- Credits sent to other accounts. parcels is JSON of [lot's command, lot's number, amount, and the lot's terms].
+CREATE TABLE {schema}.transfers (
+    account_id text NOT NULL,
+    command_id text NOT NULL,
+    asset text NOT NULL,
+    to_account text NOT NULL,
+    parcels text NOT NULL,
+    is_open boolean NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    PRIMARY KEY (account_id, command_id)
+);
+CREATE INDEX transfers_open ON {schema}.transfers (log_partition, account_id) WHERE is_open;
+
+CREATE TABLE {schema}.schedules (
+    account_id text NOT NULL,
+    command_id text NOT NULL,
+    asset text NOT NULL,
+    amount bigint NOT NULL,
+    period text NOT NULL,
+    first_at_ms bigint NOT NULL,
+    every integer NOT NULL,
+    until_ms bigint NOT NULL,
+    cap bigint NOT NULL,
+    lot_class text NOT NULL,
+    priority smallint NOT NULL,
+    expires_after_ms bigint NOT NULL,
+    scope text NOT NULL,
+    made bigint NOT NULL,
+    next_number integer NOT NULL,
+    is_open boolean NOT NULL,
+    next_at_ms bigint,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    PRIMARY KEY (account_id, command_id)
+);
+CREATE INDEX schedules_due ON {schema}.schedules (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
+
+-- Double entry: where each partition's credits are, and where they came from and went, as sums of all changes. credits and
+-- debt are summed up from the balances, the others from the moves that the facts tell; what the one side gains the other
+-- must lose, or nothing is written. Credits in transit from another partition count as less than none.
+CREATE TABLE {schema}.totals (
+    log_partition integer NOT NULL,
+    asset text NOT NULL,
+    credits numeric NOT NULL,
+    debt numeric NOT NULL,
+    issued numeric NOT NULL,
+    spent numeric NOT NULL,
+    expired numeric NOT NULL,
+    voided numeric NOT NULL,
+    forfeited numeric NOT NULL,
+    reissued numeric NOT NULL,
+    in_transit numeric NOT NULL,
+    PRIMARY KEY (log_partition, asset),
+    CONSTRAINT totals_balance
+        CHECK (credits - debt + spent + expired + voided + forfeited + reissued + in_transit = issued)
+) WITH (fillfactor = 50);

@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow, dict_row
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 from tenacity.stop import StopBaseT
 
-from creditfold.projections.chain import START, Line, extend
+from creditfold.projections.chain import NO_CREDITS, START, Line, extend
 from creditfold.projections.setup import VIEWS, live, schema_of, script, source_of, write_view
 from creditfold.projections.statements import LOOKS
 from creditfold.schemas.errors import CreditfoldError
@@ -380,7 +380,7 @@ def lines(connection: Connection[TupleRow], number: int, partition: int, start: 
     with connection.cursor() as cursor, cursor.copy(text) as copy:
         for row in copy:
             offset, _, line = bytes(row).partition(b"\t")
-            yield int(offset), line.removesuffix(b"\n")
+            yield int(offset), line.removesuffix(b"\n").removesuffix(NO_CREDITS)
 
 
 def chain_at(connection: Connection[TupleRow], number: int, partition: int, offset: int) -> bytes:

@@ -22,7 +22,10 @@ class NotYetFoldedError(CreditfoldError):
 
 
 class Balance(NamedTuple):
-    """An account's available credits of one asset, after its decision number `version`, as of a position of the log."""
+    """An account's credits of one asset, after its journal line number `version`, as of a position of the log.
+
+    `credit_limit` is how large its debt may become.
+    """
 
     account_id: str
     asset: str
@@ -30,16 +33,25 @@ class Balance(NamedTuple):
     version: int
     log_partition: int
     log_offset: int
+    pending: int = 0
+    held: int = 0
+    debt: int = 0
+    credit_limit: int = 0
 
 
 class Decision(NamedTuple):
-    """One line of the journal; `rejection` is None for what was accepted, `change` is signed."""
+    """One line of the journal; `rejection` is None for what was accepted, `change` is signed.
+
+    A line without `command_id` is of what time did, or of a further asset that a command touched. `step` is the index
+    of the step for which a batch was rejected, `details` are the fields that only some commands have, `facts` what
+    happened; they are None under rules that know no lots.
+    """
 
     log_partition: int
     log_offset: int
     account_id: str
     version: int
-    command_id: str
+    command_id: str | None
     kind: str
     asset: str
     amount: int
@@ -52,6 +64,12 @@ class Decision(NamedTuple):
     occurred_at: datetime | None
     source: str
     note: str
+    pending: int = 0
+    held: int = 0
+    debt: int = 0
+    step: int | None = None
+    details: dict[str, Any] | None = None
+    facts: list[dict[str, Any]] | None = None
 
 
 class Rejection(NamedTuple):
@@ -70,6 +88,8 @@ class Rejection(NamedTuple):
     decided_at: datetime
     source: str
     note: str
+    step: int | None = None
+    details: dict[str, Any] | None = None
 
 
 class DeadRecord(NamedTuple):
@@ -116,6 +136,7 @@ class PartitionProgress(NamedTuple):
     rules: int = 1
     generation: int = 0
     chain: bytes = b""
+    ticks: int = 0
 
 
 def balances(connection: Connection[Any], account: str) -> Sequence[Balance]:
@@ -147,11 +168,17 @@ def balances_as_of(
     return rows_of(
         connection,
         Balance,
-        """SELECT DISTINCT ON (asset) account_id, asset, balance AS available, version, log_partition, log_offset
-           FROM ledger.journal
-           WHERE account_id = %s AND (%s::bigint IS NULL OR decided_at <= to_timestamp(%s::bigint / 1000.0))
-             AND (%s::bigint IS NULL OR log_offset <= %s)
-           ORDER BY asset, version DESC""",
+        """WITH past AS (
+               SELECT * FROM ledger.journal
+               WHERE account_id = %s AND (%s::bigint IS NULL OR decided_at <= to_timestamp(%s::bigint / 1000.0))
+                 AND (%s::bigint IS NULL OR log_offset <= %s) AND asset <> ''
+           ), limits AS (
+               SELECT DISTINCT ON (asset) asset, (details ->> 'limit')::bigint AS credit_limit
+               FROM past WHERE kind = 'set_credit_limit' AND accepted ORDER BY asset, version DESC
+           )
+           SELECT DISTINCT ON (asset) account_id, asset, balance AS available, version, log_partition, log_offset,
+                  pending, held, debt, coalesce(credit_limit, 0) AS credit_limit
+           FROM past LEFT JOIN limits USING (asset) ORDER BY asset, version DESC""",
         (account, until_ms, until_ms, until, until),
     )
 

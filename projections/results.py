@@ -1,9 +1,10 @@
 """What folding a chunk comes to, as rows that are not written yet. Knows no SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from creditfold.ledger import Entry
+from creditfold.ledger import CreditEntry, Entry
+from creditfold.ledger.credit_account import Account
 from creditfold.schemas.position import Position
 
 
@@ -41,11 +42,15 @@ class Redrive(NamedTuple):
 
 
 #: The offset of a record and the journal entry that it caused.
-JournalLine: TypeAlias = tuple[int, Entry]
+JournalLine: TypeAlias = tuple[int, Entry | CreditEntry]
 
 
 class ChunkResult(NamedTuple):
-    """All that folding a chunk of one partition's records came to."""
+    """All that folding a chunk of one partition's records came to.
+
+    `accepted` and `rejected` count records, which may have several lines in the journal; `minute` is that of the last
+    tick. `accounts` holds those with lots that have lines, in the state after the last of them.
+    """
 
     next_offset: int
     clock_ms: int
@@ -55,3 +60,8 @@ class ChunkResult(NamedTuple):
     activations: Sequence[Activation]
     redrives: Sequence[Redrive]
     duplicates: int
+    accepted: int = 0
+    rejected: int = 0
+    ticks: int = 0
+    minute: int = 0
+    accounts: Mapping[str, Account] = {}

@@ -18,7 +18,7 @@ from creditfold.schemas.position import Log
 READER_ROLE = "creditfold_reader"
 
 #: Version of the tables in generation.sql. Code folds, reads and activates generations of its own layout only.
-LAYOUT = 1
+LAYOUT = 2
 
 # Any constant will do, as long as every creditfold uses the same.
 _SETUP_LOCK = 0x6372_6564_6974
@@ -167,6 +167,10 @@ def write_view(connection: Connection[TupleRow], name: str, *numbers: int) -> No
         bodies = [one.format(body, sql.SQL(live), number) for body, number in zip(bodies, numbers, strict=True)]
     head = sql.SQL("CREATE OR REPLACE VIEW {} AS ").format(sql.Identifier("ledger", name))
     connection.execute(head + sql.SQL(" UNION ALL ").join(bodies))
+    # An earlier release may not have had this view, and so given no right to read it.
+    connection.execute(
+        sql.SQL("GRANT SELECT ON {} TO {}").format(sql.Identifier("ledger", name), sql.Identifier(READER_ROLE))
+    )
 
 
 def _make_views(connection: Connection[TupleRow], number: int) -> None:
@@ -200,7 +204,7 @@ def refuse_other_layout(number: int, layout: int) -> None:
     if layout != LAYOUT:
         raise LayoutError(
             f"Generation {number} has tables of layout {layout}; this release has {LAYOUT}.",
-            "Use the release that made it, or make a new one with this: creditfold rebuild, then creditfold activate.",
+            "Use the release that made it, or fold the log into an empty database: see CREDITFOLD_POSTGRES_DSN.",
         )
 
 

@@ -20,6 +20,7 @@ class Statements(NamedTuple):
     catch_up_balances: sql.Composed
     caught_up: sql.Composed
     save_journal: sql.Composed
+    save_credits: sql.Composed
     save_dead_letter: sql.Composed
     save_activation: sql.Composed
     save_redrive: sql.Composed
@@ -39,16 +40,20 @@ _TEXTS: tuple[LiteralString, ...] = (
     """UPDATE {schema}.progress SET epoch = epoch + 1, owner = %s WHERE log_partition = %s
        RETURNING next_offset, epoch, balances_behind""",
     # lock
-    "SELECT next_offset, epoch, clock_ms, rules, chain FROM {schema}.progress WHERE log_partition = %s FOR UPDATE",
+    """SELECT next_offset, epoch, clock_ms, rules, chain, tick_minute FROM {schema}.progress
+       WHERE log_partition = %s FOR UPDATE""",
     # load_accounts
     """SELECT account_id, asset, available, version FROM {schema}.balances
        WHERE account_id = ANY(string_to_array(%s, chr(31)))""",
     # load_known
-    """SELECT account_id, command_id, kind, asset, amount, occurred_at_ms, source, note, extra
+    """SELECT account_id, command_id, kind,
+           CASE WHEN kind IN ('grant', 'spend', 'hold', 'transfer', 'receive_transfer', 'set_credit_limit',
+                              'create_schedule') THEN asset ELSE '' END,
+           amount, occurred_at_ms, source, note, extra, coalesce(details, '')
        FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31))) AS k (account_id, command_id)
        JOIN {schema}.journal USING (account_id, command_id)""",
     # known_ids
-    "SELECT account_id, command_id FROM {schema}.journal WHERE log_partition = %s",
+    "SELECT account_id, command_id FROM {schema}.journal WHERE log_partition = %s AND command_id IS NOT NULL",
     # save_balances
     """INSERT INTO {schema}.balances AS b (account_id, asset, available, version, log_partition, log_offset)
        SELECT account_id, asset, available, version, %s, log_offset
@@ -70,6 +75,10 @@ _TEXTS: tuple[LiteralString, ...] = (
     # save_journal
     """COPY {schema}.journal (log_partition, log_offset, account_id, version, command_id, kind, asset, amount,
            change, balance, rejection, rules, clock_ms, occurred_at_ms, source, note, extra) FROM STDIN""",
+    # save_credits
+    """COPY {schema}.journal (log_partition, log_offset, account_id, version, command_id, kind, asset, amount,
+           change, balance, rejection, rules, clock_ms, occurred_at_ms, source, note, extra, pending, held, debt, step,
+           details, facts) FROM STDIN""",
     # save_dead_letter
     """INSERT INTO {schema}.dead_letters
            (log_partition, log_offset, reason, detail, appended_at_ms, key, value, headers)
@@ -87,7 +96,7 @@ _TEXTS: tuple[LiteralString, ...] = (
     """UPDATE {schema}.progress
        SET next_offset = %s, clock_ms = %s, rules = %s, chain = %s, accepted = accepted + %s, rejected = rejected + %s,
            duplicates = duplicates + %s, dead_letters = dead_letters + %s, activations = activations + %s,
-           balances_behind = %s, folded_at = clock_timestamp()
+           ticks = ticks + %s, tick_minute = %s, balances_behind = %s, folded_at = clock_timestamp()
        WHERE log_partition = %s""",
 )
 

@@ -10,14 +10,24 @@ from heapq import merge
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.errors import InvalidSchemaName, UndefinedTable
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from creditfold.ledger import Account, Body, Known, Outcome
-from creditfold.projections.chain import Checkpoint, Line, activation_line, dead_letter_line, extend, journal_line
+from creditfold.ledger import Account, Body, CreditEntry, Entry, Known, Outcome
+from creditfold.projections.chain import (
+    Checkpoint,
+    Line,
+    activation_line,
+    credit_line,
+    dead_letter_line,
+    extend,
+    journal_line,
+)
+from creditfold.projections.credit_store import CreditStore
+from creditfold.projections.credit_tables import SEPARATOR
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.setup import refuse_other_layout
 from creditfold.projections.statements import END_BLOCKERS, LIVE, LOOKS, SWITCHING, statements
@@ -40,7 +50,7 @@ class ChunkGapError(CreditfoldError):
 class Progress(NamedTuple):
     """Where a partition's fold stands: the next offset to fold, the claim's epoch, the log's clock.
 
-    `rules` is the version in force, `chain` the digest of all outcomes so far.
+    `rules` is the version in force, `chain` the digest of all outcomes so far, `minute` that of the last tick.
     """
 
     next_offset: int
@@ -48,6 +58,7 @@ class Progress(NamedTuple):
     clock_ms: int
     rules: int
     chain: bytes
+    minute: int
 
 
 class Claim(NamedTuple):
@@ -64,11 +75,6 @@ class Claim(NamedTuple):
 
 #: The offset and the outcome of the last decision about each (account, asset): what its balance row is to be.
 LastOutcomes: TypeAlias = dict[tuple[str, str], tuple[int, Outcome]]
-
-
-# Lists go to PostgreSQL as one text, joined by a control character that no id can hold: psycopg's arrays cost more
-# than deciding does.
-SEPARATOR = "\x1f"
 
 
 async def claim(
@@ -137,6 +143,8 @@ class ChunkTransaction:
         self._epoch = claim.epoch
         self._sql = statements(claim.generation)
         self._progress: Progress | None = None
+        #: The accounts that have lots.
+        self.credits = CreditStore(connection, partition, claim.generation)
 
     async def lock(self) -> Progress:
         """Lock the partition's progress until the transaction ends. Raises FencedError."""
@@ -189,8 +197,10 @@ class ChunkTransaction:
         await self._connection.execute(self._sql.catch_up_balances, (self._partition,))
         await self._connection.execute(self._sql.caught_up, (self._partition,))
 
-    async def write(self, result: ChunkResult, unsaved: LastOutcomes | None = None, *, save: bool = True) -> None:
-        """Write what was decided and move the offset; the partition must be locked.
+    async def write(self, result: ChunkResult, unsaved: LastOutcomes | None = None, *, save: bool = True) -> Progress:
+        """Write what was decided and move the offset; gives where the partition stands then. Can be done again.
+
+        The partition must be locked.
 
         Args:
             result: what the chunk came to.
@@ -201,26 +211,41 @@ class ChunkTransaction:
         """
         if self._progress is None:
             raise RuntimeError("The partition isn't locked.")
-        journal = [(offset, journal_line(self._partition, offset, entry)) for offset, entry in result.journal]
-        others = self._other_lines(result)
-        lines = merge(journal, others, key=itemgetter(0)) if others else journal
-        chain, checkpoints = extend(self._progress.chain, self._progress.next_offset, result.next_offset, lines)
-        accepted = sum([entry.outcome.rejection is None for _, entry in result.journal])
+        plain = [(offset, entry) for offset, entry in result.journal if entry.__class__ is Entry]
+        credited = [(offset, entry) for offset, entry in result.journal if entry.__class__ is CreditEntry]
+        plain_lines = [(offset, journal_line(self._partition, offset, entry)) for offset, entry in plain]
+        credit_lines = [(offset, credit_line(self._partition, offset, entry)) for offset, entry in credited]
+        lines = self._in_order(plain_lines, credit_lines, self._other_lines(result))
+        before = self._progress
+        chain, checkpoints = extend(before.chain, before.next_offset, result.next_offset, lines)
         last = {} if unsaved is None else unsaved
-        for offset, (command, outcome, _) in result.journal:
+        for offset, (command, outcome, _) in plain:
             last[command.account, outcome.asset] = offset, outcome
         async with self._connection.cursor(binary=True) as cursor:
             if save and last:
                 await self._save_balances(cursor, last)
                 last.clear()
-            if journal:
-                async with cursor.copy(self._sql.save_journal) as copy:
-                    await copy.write(b"\n".join([line for _, line in journal]) + b"\n")
+            await self._copy(cursor, self._sql.save_journal, plain_lines)
+            if credited:
+                await self._copy(cursor, self._sql.save_credits, credit_lines)
+                await self.credits.write(cursor, credited, result.accounts)
+            await self.credits.add_totals(cursor, result.journal)
             await self._save_others(cursor, result, checkpoints)
-            counts = (accepted, len(journal) - accepted, result.duplicates)
-            lengths = (len(result.dead_letters), len(result.activations))
-            moved = (result.next_offset, result.clock_ms, result.rules, chain, *counts, *lengths, bool(last))
-            await cursor.execute(self._sql.move, (*moved, self._partition))
+            counts = (result.accepted, result.rejected, result.duplicates)
+            lengths = (len(result.dead_letters), len(result.activations), result.ticks)
+            moved = (result.next_offset, result.clock_ms, result.rules, chain, *counts, *lengths, result.minute)
+            await cursor.execute(self._sql.move, (*moved, bool(last), self._partition))
+        self._progress = Progress(result.next_offset, before.epoch, result.clock_ms, result.rules, chain, result.minute)
+        return self._progress
+
+    def _in_order(self, plain: list[Line], credited: list[Line], others: list[Line]) -> Iterable[Line]:
+        kinds = [found for found in (plain, credited, others) if found]
+        return merge(*kinds, key=itemgetter(0)) if len(kinds) > 1 else kinds[0] if kinds else ()
+
+    async def _copy(self, cursor: AsyncCursor[TupleRow], statement: sql.Composed, lines: Sequence[Line]) -> None:
+        if lines:
+            async with cursor.copy(statement) as copy:
+                await copy.write(b"\n".join([line for _, line in lines]) + b"\n")
 
     def _other_lines(self, result: ChunkResult) -> list[Line]:
         found = [(letter.log_offset, dead_letter_line(self._partition, letter)) for letter in result.dead_letters]

@@ -6,6 +6,12 @@ FROM (
     UNION ALL SELECT 'activations', log_partition, log_offset, '' FROM {schema}.activations
     UNION ALL SELECT 'redrives', log_partition, log_offset, '' FROM {schema}.redrives
     UNION ALL SELECT 'checkpoints', log_partition, next_offset - 1, '' FROM {schema}.checkpoints
+    UNION ALL SELECT 'accounts', log_partition, log_offset, account_id FROM {schema}.accounts
+    UNION ALL SELECT 'lots', log_partition, log_offset, account_id FROM {schema}.lots
+    UNION ALL SELECT 'holds', log_partition, log_offset, account_id FROM {schema}.holds
+    UNION ALL SELECT 'spends', log_partition, log_offset, account_id FROM {schema}.spends
+    UNION ALL SELECT 'transfers', log_partition, log_offset, account_id FROM {schema}.transfers
+    UNION ALL SELECT 'schedules', log_partition, log_offset, account_id FROM {schema}.schedules
 ) AS r LEFT JOIN {schema}.progress p USING (log_partition)
 WHERE p.log_partition IS NULL OR r.log_offset < 0 OR r.log_offset >= p.next_offset
 ORDER BY r.log_partition, r.log_offset LIMIT {most}

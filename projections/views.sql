@@ -2,19 +2,20 @@
 -- by statement by setup.py, which also puts two generations behind a view for the time of a switch.
 
 CREATE OR REPLACE VIEW ledger.balances AS
-    SELECT account_id, asset, available, version, log_partition, log_offset FROM {schema}.balances;
+    SELECT account_id, asset, available, version, log_partition, log_offset, pending, held, debt, credit_limit
+    FROM {schema}.balances;
 
 CREATE OR REPLACE VIEW ledger.journal AS
     SELECT log_partition, log_offset, account_id, version, command_id, kind, asset, amount, change, balance,
            rejection IS NULL AS accepted, rejection, rules,
            to_timestamp(clock_ms / 1000.0) AS decided_at,
            CASE WHEN occurred_at_ms > 0 THEN to_timestamp(occurred_at_ms / 1000.0) END AS occurred_at,
-           source, note
+           source, note, pending, held, debt, step, nullif(details, '')::json AS details, facts::json AS facts
     FROM {schema}.journal;
 
 CREATE OR REPLACE VIEW ledger.rejections AS
     SELECT log_partition, log_offset, account_id, version, command_id, kind, asset, amount, balance, rejection,
-           to_timestamp(clock_ms / 1000.0) AS decided_at, source, note
+           to_timestamp(clock_ms / 1000.0) AS decided_at, source, note, step, nullif(details, '')::json AS details
     FROM {schema}.journal WHERE rejection IS NOT NULL;
 
 CREATE OR REPLACE VIEW ledger.dead_letters AS
@@ -25,9 +26,9 @@ CREATE OR REPLACE VIEW ledger.dead_letters AS
 
 CREATE OR REPLACE VIEW ledger.progress AS
     SELECT s.topic, p.log_partition, p.next_offset, p.accepted, p.rejected, p.duplicates, p.dead_letters,
-           p.accepted + p.rejected + p.duplicates + p.dead_letters + p.activations AS records,
+           p.accepted + p.rejected + p.duplicates + p.dead_letters + p.activations + p.ticks AS records,
            CASE WHEN p.clock_ms > 0 THEN to_timestamp(p.clock_ms / 1000.0) END AS clock, p.folded_at, p.epoch, p.owner,
-           p.activations, p.rules, {number} AS generation, p.chain
+           p.activations, p.rules, {number} AS generation, p.chain, p.ticks
     FROM {schema}.progress p CROSS JOIN {schema}.source s;
 
 CREATE OR REPLACE VIEW ledger.activations AS
@@ -54,3 +55,68 @@ CREATE OR REPLACE VIEW ledger.dead_letter_states AS
         SELECT log_partition, log_offset, decided_by, note FROM {schema}.redrives
         WHERE of_partition = d.log_partition AND of_offset = d.log_offset ORDER BY log_partition, log_offset LIMIT 1
     ) r ON x.decision IS DISTINCT FROM 'discard';
+
+CREATE OR REPLACE VIEW ledger.accounts AS
+    SELECT account_id, is_closed, nullif(frozen, '') AS frozen, version, log_partition, log_offset FROM {schema}.accounts;
+
+-- What ends after the year 9999 is shown as never ending.
+CREATE OR REPLACE VIEW ledger.lots AS
+    SELECT account_id, command_id, number, asset, amount, remaining, held, spent, expired, voided, forfeited, reissued,
+           transferred,
+           CASE WHEN is_void THEN 'voided' WHEN is_lapsed THEN 'expired' WHEN is_pending THEN 'pending'
+                WHEN is_live THEN 'active' ELSE 'empty' END AS state,
+           is_live, lot_class AS class, priority, nullif(scope, '') AS scope,
+           CASE WHEN effective_at_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(effective_at_ms / 1000.0) END AS effective_at,
+           CASE WHEN expires_at_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(expires_at_ms / 1000.0) END AS expires_at,
+           source, made, log_partition, log_offset
+    FROM {schema}.lots;
+
+CREATE OR REPLACE VIEW ledger.holds AS
+    SELECT account_id, command_id, asset, taken,
+           (SELECT coalesce(sum((s ->> 2)::bigint), 0)::bigint FROM json_array_elements(slices::json) s) AS held,
+           CASE WHEN is_open THEN 'open' WHEN is_lapsed THEN 'lapsed' ELSE 'closed' END AS state,
+           CASE WHEN deadline_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(deadline_ms / 1000.0) END AS deadline,
+           slices::json AS slices, made, log_partition, log_offset
+    FROM {schema}.holds;
+
+CREATE OR REPLACE VIEW ledger.transfers AS
+    SELECT account_id, command_id, asset, to_account,
+           (SELECT coalesce(sum((p ->> 2)::bigint), 0)::bigint FROM json_array_elements(parcels::json) p) AS amount,
+           CASE WHEN is_open THEN 'in_transit' ELSE 'settled' END AS state,
+           parcels::json AS parcels, log_partition, log_offset
+    FROM {schema}.transfers;
+
+CREATE OR REPLACE VIEW ledger.schedules AS
+    SELECT account_id, command_id, asset, amount, every, period,
+           CASE WHEN next_at_ms IS NOT NULL THEN 'active' WHEN is_open THEN 'finished' ELSE 'ended' END AS state,
+           next_number, CASE WHEN next_at_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(next_at_ms / 1000.0) END AS next_at,
+           CASE WHEN first_at_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(first_at_ms / 1000.0) END AS first_at,
+           CASE WHEN until_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(until_ms / 1000.0) END AS until,
+           nullif(cap, 0) AS cap, lot_class AS class, priority, nullif(scope, '') AS scope,
+           nullif(expires_after_ms, 0) AS expires_after_ms,
+           made, log_partition, log_offset
+    FROM {schema}.schedules;
+
+CREATE OR REPLACE VIEW ledger.totals AS
+    SELECT log_partition, asset, credits, debt, issued, spent, expired, voided, forfeited, reissued, in_transit
+    FROM {schema}.totals;
+
+-- Each move of credits from one place to another. Rules 1 kept none: there a grant brings and a spend takes, of no lot.
+CREATE OR REPLACE VIEW ledger.moves AS
+    SELECT j.log_partition, j.log_offset, j.account_id, j.version, f.at::integer AS fact, m.at::integer AS move,
+           coalesce(f.fact ->> 'asset', j.asset) AS asset, j.command_id, f.fact ->> 'kind' AS kind,
+           to_timestamp((f.fact ->> 'at')::bigint / 1000.0) AS at, f.fact ->> 'ref' AS ref,
+           nullif(m.move ->> 0, '') AS lot_command, nullif((m.move ->> 1)::integer, 0) AS lot_number,
+           m.move ->> 2 AS source, m.move ->> 3 AS target, (m.move ->> 4)::bigint AS amount,
+           to_timestamp(j.clock_ms / 1000.0) AS decided_at
+    FROM {schema}.journal j
+    CROSS JOIN LATERAL json_array_elements(j.facts::json) WITH ORDINALITY AS f (fact, at)
+    CROSS JOIN LATERAL json_array_elements(f.fact -> 'moves') WITH ORDINALITY AS m (move, at)
+    UNION ALL
+    SELECT log_partition, log_offset, account_id, version, 1, 1, asset, command_id,
+           CASE WHEN change > 0 THEN 'granted' ELSE 'spent' END, to_timestamp(clock_ms / 1000.0), command_id,
+           NULL::text, NULL::integer,
+           CASE WHEN change > 0 THEN 'issued' ELSE 'remaining' END,
+           CASE WHEN change > 0 THEN 'remaining' ELSE 'spent' END, abs(change),
+           to_timestamp(clock_ms / 1000.0)
+    FROM {schema}.journal WHERE facts IS NULL AND change <> 0;

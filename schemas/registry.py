@@ -24,6 +24,24 @@ RECORDS: Mapping[str, str] = {
     "GrantAccepted": OUTCOMES,
     "SpendAccepted": OUTCOMES,
     "Rejected": OUTCOMES,
+    "Hold": COMMANDS,
+    "Capture": COMMANDS,
+    "Release": COMMANDS,
+    "Refund": COMMANDS,
+    "VoidGrant": COMMANDS,
+    "Transfer": COMMANDS,
+    "ReceiveTransfer": COMMANDS,
+    "SettleTransfer": COMMANDS,
+    "Freeze": COMMANDS,
+    "Unfreeze": COMMANDS,
+    "Close": COMMANDS,
+    "SetCreditLimit": COMMANDS,
+    "CreateSchedule": COMMANDS,
+    "CancelSchedule": COMMANDS,
+    "Batch": COMMANDS,
+    "Tick": COMMANDS,
+    "CommandAccepted": OUTCOMES,
+    "Settled": OUTCOMES,
 }
 LOCK_FILE = "lock.json"
 
@@ -73,7 +91,15 @@ def fingerprint(schema: JsonSchema) -> str:
 
 def latest(lock: Sequence[LockedSchema]) -> Mapping[str, LockedSchema]:
     """Pick the newest version of each record, by its short name."""
-    return {row.record: row for row in sorted(lock, key=lambda row: row.version)}
+    return {record: rows[-1] for record, rows in versions(lock).items()}
+
+
+def versions(lock: Sequence[LockedSchema]) -> Mapping[str, Sequence[LockedSchema]]:
+    """All versions of each record, by its short name, the oldest first."""
+    found: dict[str, list[LockedSchema]] = {}
+    for row in sorted(lock, key=lambda row: row.version):
+        found.setdefault(row.record, []).append(row)
+    return found
 
 
 def parsed(schema: JsonSchema) -> Any:

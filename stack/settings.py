@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     retry_max_s: Annotated[float, Field(gt=0, le=300)] = Field(
         5.0, description="Longest pause between tries while Kafka or PostgreSQL is away."
     )
+    tick_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        60.0, description="Seconds between two ticks of a partition where something is due, at least; 0 for no ticks."
+    )
 
     @field_validator("kafka_bootstrap")
     @classmethod

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeAlias
 
-from creditfold.ledger.credit_commands import (
+from creditfold.ledger.commands import (
     Batch,
     CancelSchedule,
     Capture,

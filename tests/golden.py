@@ -1,6 +1,6 @@
 """The golden topics: recorded histories whose folds must never change, kept as archives in tests/golden/.
 
-    python tests/golden.py 1     records tests/golden/1 on servers of its own; never overwrites one
+    python tests/golden.py 2     records tests/golden/2 on servers of its own; never overwrites one
 
 A release that adds a schema or a version of the rules records another one; those that are there stay as they are.
 `digests` is what tests/test_golden.py compares: the chain of every partition at its end and at places in between, and
@@ -12,22 +12,25 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from credit_topics import append_all, topic
 from stack_under_test import embedded_settings
 from support import Raw, append, record
 
-from creditfold.ledger import Book
+from creditfold.ledger import Book, CreditEntry
 from creditfold.processors.chunks import fold, read_records
-from creditfold.projections.chain import START, activation_line, dead_letter_line, extend, journal_line
+from creditfold.projections.chain import START, activation_line, credit_line, dead_letter_line, extend, journal_line
 from creditfold.schemas.wire import encode
 from creditfold.stack.archive import Archive
 from creditfold.stack.archive_writer import archive_topic
 from creditfold.stack.embedded import down, up
+from creditfold.stack.settings import Settings
 
 FOLDER = Path(__file__).parent / "golden"
 #: Offsets at which the chain is compared besides each partition's end: a difference is narrowed down to these.
@@ -41,24 +44,28 @@ def digests(archive: Archive) -> dict[str, Any]:
     for partition in range(partitions):
         reads = read_records(archive.records(archive.index(partition)), partition, partitions)
         result = fold(reads, Book(), reads[-1][0].offset + 1)
-        lines = [(offset, journal_line(partition, offset, entry)) for offset, entry in result.journal]
+        lines = [
+            (offset, (credit_line if isinstance(entry, CreditEntry) else journal_line)(partition, offset, entry))
+            for offset, entry in result.journal
+        ]
         lines += [(letter.log_offset, dead_letter_line(partition, letter)) for letter in result.dead_letters]
         lines += [(row.log_offset, activation_line(partition, row)) for row in result.activations]
         chains, chain = {}, START
-        for offset, line in sorted(lines):
+        for offset, line in sorted(lines, key=itemgetter(0)):
             chain, _ = extend(chain, offset, offset, [(offset, line)])
             if offset % EVERY == 0:
                 chains[str(offset)] = chain.hex()
         found[str(partition)] = {
             "next_offset": result.next_offset,
             "chain": chain.hex(),
-            "accepted": sum(entry.outcome.rejection is None for _, entry in result.journal),
-            "rejected": sum(entry.outcome.rejection is not None for _, entry in result.journal),
+            "accepted": result.accepted,
+            "rejected": result.rejected,
             "duplicates": result.duplicates,
             "dead_letters": len(result.dead_letters),
             "activations": len(result.activations),
             "rules": result.rules,
             "chains": chains,
+            **({"ticks": result.ticks} if result.ticks else {}),
         }
     return found
 
@@ -120,6 +127,19 @@ OUTCOME = {
 }
 
 
+def _plain(settings: Settings) -> None:
+    append(settings, history(3_000))
+
+
+def _credits(settings: Settings) -> None:
+    # Spread over days, or nothing would expire.
+    append_all(settings, topic(20261122, 3_000))
+
+
+#: What fills the topic of each history.
+FILL: Mapping[str, Callable[[Settings], None]] = {"1": _plain, "2": _credits}
+
+
 def make(name: str) -> None:
     """Record a history on an embedded stack of its own."""
     target = FOLDER / name
@@ -130,7 +150,7 @@ def make(name: str) -> None:
     settings = embedded_settings(folder).model_copy(update={"partitions": 4, "commands_topic": "creditfold.golden"})
     try:
         up(settings)
-        append(settings, history(3_000))
+        FILL[name](settings)
         archive_topic(settings, target)
     finally:
         down(settings)

@@ -121,6 +121,7 @@ def test_a_mark_at_the_start_and_a_missing_end_are_borne() -> None:
         ("grant,c-1,ada,x,\u0661,r", (3, 3), "amount must be a whole number"),
         ("grant,c-1,ada,x,,r", (3, 3), "amount is missing"),
         ("loan,c-1,ada,x,1,r", (3, 3), "type must be"),
+        ("batch,c-1,ada,x,1,r", (3, 3), "a batch can't stand in CSV"),
         ('grant,c-1,ada,x,1,"r"s', (3, 3), "not CSV"),
         ("grant,c-1,ada,x,1,a\rb", (3, 3), "not CSV"),
         ("grant,c-1,ada,x,1,a\0b", (3, 3), "NUL"),
@@ -164,10 +165,54 @@ def test_csv_reads_what_spreadsheets_write() -> None:
     assert (good[1].reason, good[1].metadata, good[1].occurred_at) == ('5" disk', {}, 0)
 
 
+def test_csv_has_every_flat_command() -> None:
+    """Its columns are the fields of all; an empty cell is an absent field, and flags are true or false."""
+    text = (
+        "type,command_id,account,asset,amount,hold,final,to,use,partial,deadline,scope,limit,metadata\n"
+        "spend,c-1,ada,x,5,,,,boosts,true,,,,\n"
+        "hold,c-2,ada,x,5,,,,,,99,,,\n"
+        "capture,c-3,ada,,,c-2,false,,,,,,,\n"
+        "transfer,c-4,ada,x,5,,,bob,,,,,,\n"
+        "freeze,c-5,ada,,,,,,,,,all,,\n"
+        'set_credit_limit,c-6,ada,x,,,,,,,,,0,"{""k"": ""v""}"\n'
+        "unfreeze,c-7,ada,,,,,,,,,,,\n"
+        "spend,c-8,ada,x,5,,,,,True,,,,\n"
+        "unfreeze,c-9,ada,x,,,,,,,,,,\n"
+    )
+    good, bad = read(text.encode(), "csv")
+    assert [(command.type, command.command_id) for command in good] == [
+        ("spend", "c-1"),
+        ("hold", "c-2"),
+        ("capture", "c-3"),
+        ("transfer", "c-4"),
+        ("freeze", "c-5"),
+        ("set_credit_limit", "c-6"),
+        ("unfreeze", "c-7"),
+    ]
+    spend, hold, capture, _, _, limit, _ = (command.fields for command in good)
+    assert (spend["use"], spend["partial"], hold["deadline"]) == ("boosts", True, 99)
+    assert (capture["amount"], capture["final"], limit["limit"], limit["metadata"]) == (0, False, 0, {"k": "v"})
+    assert [reason for _, _, reason in bad] == [
+        "partial must be true or false",
+        "'asset' is not a field of a command of type 'unfreeze'",
+    ]
+
+
+def test_json_lines_have_every_command() -> None:
+    """A batch among them, whose steps tell what is wrong with them."""
+    step = {"type": "spend", "command_id": "s-1", "asset": "x", "amount": 1}
+    whole = {"type": "batch", "command_id": "b-1", "account": "ada", "steps": [step]}
+    broken = {**whole, "steps": [step, {**step, "command_id": "s-2", "amount": 0}]}
+    good, bad = read("".join(json.dumps(row) + "\n" for row in (whole, broken)).encode(), "jsonl")
+    assert [command.command_id for command in good] == ["b-1"]
+    assert bad == [(2, 2, "steps[1].amount must be a whole number from 1 to 9007199254740991")]
+
+
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        ("type,command_id,account,asset", "lacks columns: 'amount'"),
+        ("type,command_id,asset,amount", "lacks columns: 'account'"),
+        ("type,command_id,account,steps", "a column 'steps'. Write batches as JSON Lines"),
         ("type,command_id,account,asset,amount,colour", "unknown columns: 'colour'"),
         ("type,command_id,account,asset,amount,amount", "a column twice"),
         ('"type', "never closed"),

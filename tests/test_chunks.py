@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creditfold.ledger import Account, Body, Book, Entry
-from creditfold.processors.chunks import KEPT_BYTES, MAX_DEAD_BYTES, Read, fold, keys, partition_of, read_records
+from creditfold.processors.chunks import (
+    KEPT_BYTES,
+    MAX_DEAD_BYTES,
+    Read,
+    commands,
+    fold,
+    keys,
+    partition_of,
+    read_records,
+)
 from creditfold.projections.results import ChunkResult, DeadLetter
 from creditfold.schemas.wire import encode
 
@@ -143,7 +152,7 @@ def loaded(
     reads: Sequence[Read], accounts: dict[str, Account], known: dict[tuple[str, str], Body], clock_ms: int
 ) -> Book:
     """A book with what the store would load for these reads."""
-    touched = set(keys(reads))
+    touched = set(keys(commands(reads)))
     return Book(
         {name: accounts[name] for name, _ in touched if name in accounts},
         {key: known[key] for key in touched if key in known},

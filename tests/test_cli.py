@@ -23,10 +23,12 @@ from creditfold.cli import appending, output, status
 from creditfold.cli.background import background_publisher, background_worker
 from creditfold.cli.main import COMMANDS, _run
 from creditfold.cli.rebuilding import figures_of
+from creditfold.cli.serving import prepare_ledger
 from creditfold.projections.queries import Balance, PartitionProgress
 from creditfold.schemas.position import Position
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings, load_settings, mistyped
+from creditfold.stack.topics import end_offsets
 
 NAMES = [name for name, _, _ in COMMANDS]
 
@@ -55,9 +57,9 @@ def bare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture
 def cli(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command on a ledger of its own, with its tables made."""
+    """Runs a command on a ledger of its own, with its tables made, and nothing in its log yet."""
     use(ledger_settings, monkeypatch)
-    assert bare("init").code == 0
+    assert prepare_ledger(ledger_settings)
     return bare
 
 
@@ -233,8 +235,9 @@ def test_json_has_stable_shapes() -> None:
         "none": None,
         "n": 2**53,
     }
-    assert output.as_json([Balance("a", "credits", 5, 1, 3, 7)]) == [
-        {"position": "3:7", "account_id": "a", "asset": "credits", "available": 5, "version": 1}
+    credits = {"pending": 0, "held": 2, "debt": 0, "credit_limit": 0}
+    assert output.as_json([Balance("a", "credits", 5, 1, 3, 7, held=2)]) == [
+        {"position": "3:7", "account_id": "a", "asset": "credits", "available": 5, "version": 1, **credits}
     ]
 
 
@@ -361,7 +364,7 @@ def test_status_tells_what_stands_still(cli: Cli, ledger_settings: Settings, tmp
     stuck = cli("status", "--check", "--interval", "0.1", "--json")
     assert stuck.code == 1
     assert "Stuck: partition" in json.loads(stuck.err)["error"]
-    assert set(stuck.json) == {"topic", "services", "partitions", "totals"}
+    assert set(stuck.json) == {"topic", "services", "partitions", "totals", "in_transit"}
     assert stuck.json["totals"]["lag"] == 1
     assert sum(row["stuck"] for row in stuck.json["partitions"]) == 1
     with worker(ledger_settings, tmp_path):
@@ -433,8 +436,15 @@ def test_init_makes_what_is_missing_once(bare: Cli, ledger_settings: Settings, m
         f"The topic {other} was created.",
         f"The topic {ledger_settings.dead_letters_topic} was there.",
         "The tables were created.",
+        "The log begins under rules 2.",
     ]
-    assert bare("init").out == made.replace("was created", "was there").replace("were created", "were there")
+    # Were it interrupted among those records, it would append the others.
+    again = bare("init").out.splitlines()
+    assert again == [
+        line.replace("were created", "were there").replace("was created", "was there")
+        for line in made.splitlines()[:-1]
+    ]
+    assert set(end_offsets(ledger_settings, ledger_settings.commands_topic, range(4)).values()) == {1}
 
 
 def test_kafka_away_ends_an_append_with_a_remedy(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from creditfold.ledger.credit_commands import (
+from creditfold.ledger.commands import (
     Batch,
     CancelSchedule,
     Capture,
@@ -51,11 +51,11 @@ FIELDS: list[tuple[Any, str, list[Any], list[Any]]] = [
     (GRANT, "account", ["x" * 128], ["", "x" * 129, "a\0"]),
     (GRANT, "asset", ["x" * 64], ["", "x" * 65, 5]),
     (GRANT, "amount", [1, MAX_AMOUNT], [0, -1, MAX_AMOUNT + 1, True, 1.0, "1"]),
-    (GRANT, "terms.lot_class", [], ["gold", ""]),
-    (GRANT, "terms.priority", [0, 100], [-1, 101, True]),
-    (GRANT, "terms.effective_at", [0, MAX_OCCURRED_AT], [-1, MAX_OCCURRED_AT + 1]),
-    (GRANT, "terms.expires_at", [1, MAX_OCCURRED_AT], [-1, MAX_OCCURRED_AT + 1]),
-    (GRANT, "terms.scope", ["", "ads"], ["x" * 65, " "]),
+    (GRANT, "lot_class", [], ["gold", ""]),
+    (GRANT, "priority", [0, 100], [-1, 101, True]),
+    (GRANT, "effective_at", [0, MAX_OCCURRED_AT], [-1, MAX_OCCURRED_AT + 1]),
+    (GRANT, "expires_at", [1, MAX_OCCURRED_AT], [-1, MAX_OCCURRED_AT + 1]),
+    (GRANT, "scope", ["", "ads"], ["x" * 65, " "]),
     (SPEND, "asset", ["gold"], [""]),
     (SPEND, "amount", [MAX_AMOUNT], [0]),
     (SPEND, "use", ["ads"], [" ads"]),
@@ -85,7 +85,7 @@ FIELDS: list[tuple[Any, str, list[Any], list[Any]]] = [
     (RECEIVE, "asset", ["gold"], [""]),
     (RECEIVE, "sender", ["x"], [""]),
     (RECEIVE, "transfer", ["x"], [""]),
-    (RECEIVE, "parcels", [(Parcel("g", 1, Terms()),) * 10_000], [(), (Parcel("g", 1, Terms()),) * 10_001]),
+    (RECEIVE, "parcels", [(Parcel("g", 1, Terms()),) * 1_000], [(), (Parcel("g", 1, Terms()),) * 1_001]),
     (SETTLE, "transfer", ["x"], [""]),
     (SETTLE, "returned", ["account_closed"], [" "]),
     (FREEZE, "scope", [FreezeScope.ALL], ["some"]),
@@ -115,14 +115,11 @@ def test_fields(command: Any, field: str, good: list[Any], bad: list[Any]) -> No
     for value in good:
         assert problem_of(changed(command, field, value)) is None, value
     for value in bad:
-        assert field.rpartition(".")[2] in (problem_of(changed(command, field, value)) or ""), value
+        assert field in (problem_of(changed(command, field, value)) or ""), value
 
 
 def changed(command: Any, field: str, value: Any) -> Any:
-    """A command with another value in a field, or in a field of its terms."""
-    outer, _, inner = field.rpartition(".")
-    if outer:
-        return command._replace(terms=command.terms._replace(**{inner: value}))
+    """A command with another value in a field."""
     return command._replace(**{field: value})
 
 
@@ -144,10 +141,8 @@ def test_steps_of_a_batch(step: Any, says: str) -> None:
 
 def test_an_empty_window() -> None:
     """Half-open, so a lot that ends as it begins never was."""
-    assert (
-        problem_of(GRANT._replace(terms=Terms(effective_at=5, expires_at=5))) == "expires_at is not after effective_at"
-    )
-    assert problem_of(GRANT._replace(terms=Terms(effective_at=5, expires_at=6))) is None
+    assert problem_of(GRANT._replace(effective_at=5, expires_at=5)) == "expires_at is not after effective_at"
+    assert problem_of(GRANT._replace(effective_at=5, expires_at=6)) is None
 
 
 @pytest.mark.parametrize("command", [Unfreeze("u", "ann"), Close("x", "ann"), FREEZE, RELEASE, SETTLE])

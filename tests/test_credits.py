@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from creditfold.ledger.credit_commands import (
+from creditfold.ledger.commands import (
     Batch,
     CancelSchedule,
     Capture,
@@ -34,11 +34,12 @@ from creditfold.ledger.credit_commands import (
     Unfreeze,
     VoidGrant,
 )
+from creditfold.ledger.credit_book import CreditBook
 from creditfold.ledger.credit_facts import Accepted, Bucket, Fact, FactKind, LotId, Rejected
 from creditfold.ledger.credit_reasons import RejectionReason
-from creditfold.ledger.credits import Book, derived
 from creditfold.ledger.folding import Verdict
-from creditfold.ledger.limits import MAX_AMOUNT
+from creditfold.ledger.limits import MAX_AMOUNT, MAX_PARCELS
+from creditfold.ledger.transit import derived
 
 START = 100
 DELIVER = "deliver"
@@ -60,13 +61,13 @@ def grant(
     ends: int = 0,
     **terms: Any,
 ) -> Grant:
-    return Grant(command_id, account, asset, amount, Terms(effective_at=starts, expires_at=ends, **terms))
+    return Grant(command_id, account, asset, amount, effective_at=starts, expires_at=ends, **terms)
 
 
 def spend(
     amount: int, command_id: str = "s", asset: str = "credits", *, use: str = "", partial: bool = False, at: int = 0
 ) -> Spend:
-    return Spend(command_id, "ann", asset, amount, use, partial, at)
+    return Spend(command_id, "ann", asset, amount, use=use, partial=partial, effective_at=at)
 
 
 def hold(amount: int, deadline: int = 150, command_id: str = "h", asset: str = "credits", use: str = "") -> Hold:
@@ -139,7 +140,8 @@ class Ledger:
     """A book that asserts that each lot's parts add up and are what the facts moved, and each balance to its lots."""
 
     def __init__(self, *history: Item) -> None:
-        self.book = Book()
+        self.book = CreditBook()
+        self.minutes = 0
         self.book.advance(START)
         self.results: list[Result] = []
         self._sent: list[tuple[Command, Accepted]] = []
@@ -173,7 +175,12 @@ class Ledger:
     def tick_all(self, clock_ms: int = 0) -> dict[str, list[str]]:
         """Let time pass for everybody; gives what it did, by account."""
         self.book.advance(clock_ms)
-        settled = self.book.tick()
+        self.minutes += 1
+        entries = self.book.tick(self.minutes)
+        assert not isinstance(entries, Verdict)
+        settled: dict[str, list[Fact]] = {}
+        for entry in entries:
+            settled.setdefault(entry.account, []).extend(entry.facts)
         for account, facts in settled.items():
             self._count(account, facts)
         self._check()
@@ -1230,7 +1237,7 @@ def test_the_same_id_with_another_body_is_told_apart(first: Command, other: Comm
 def test_a_field_at_its_default_counts_as_absent() -> None:
     """A newer producer that spells out what an older one left away sends the same body."""
     ledger = Ledger(Grant("g", "ann", "credits", 5))
-    assert ledger.do(Grant("g", "ann", "credits", 5, Terms(PAID, 50, 0, 0, ""))) is Verdict.DUPLICATE
+    assert ledger.do(Grant("g", "ann", "credits", 5, lot_class=PAID, priority=50, scope="")) is Verdict.DUPLICATE
 
 
 def test_ids_are_unique_within_their_account_only() -> None:
@@ -1605,3 +1612,13 @@ def test_freezing_does_not_stop_time() -> None:
     for scope in FreezeScope:
         ledger = Ledger(grant(5, ends=200), hold(3, 150), daily(5, 250), freeze(scope))
         assert ledger.tick(300) == ["150 lapsed h 3", "200 expired g 5", "250 occurred d 5"]
+
+
+def test_a_transfer_takes_from_so_many_lots_at_most() -> None:
+    """What carries them to the receiver is one record, and has its bounds."""
+    ledger = Ledger(*(grant(1, f"g{number}") for number in range(MAX_PARCELS + 1)))
+    result = ledger.do(transfer(MAX_PARCELS + 1))
+    assert isinstance(result, Rejected)
+    assert result.reason is R.INSUFFICIENT_CREDITS
+    ledger.results.clear()
+    assert isinstance(ledger.do(transfer(MAX_PARCELS, "t2")), Accepted)

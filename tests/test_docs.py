@@ -17,8 +17,9 @@ from psycopg.sql import SQL
 from support import ROOT, all_progress, environment, publisher, worker
 
 from creditfold.cli.main import COMMANDS
-from creditfold.ledger import RejectionReason, credit_reasons, limits
-from creditfold.ledger.decisions import RULES
+from creditfold.cli.serving import begin_log
+from creditfold.ledger import RejectionReason, known_rules, limits
+from creditfold.producers.commands import MODELS
 from creditfold.projections.connections import connected
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.stack.processes import wait_until
@@ -119,7 +120,7 @@ class Runner:
             return
         done = self._process([sys.executable, "-m", "creditfold.cli.main", *words[1:]])
         self._code = done.returncode
-        assert may_fail or done.returncode == 0, f"{where}: {step.command}: {done.stderr}"
+        assert may_fail or done.returncode == 0, f"{where}: {step.command}: {done.stdout}{done.stderr}"
         if step.output is not None:
             assert matches(step.output, done.stdout), (
                 f"{where}: {step.command}\nshown:\n{step.output}\nseen:\n{done.stdout}"
@@ -161,6 +162,7 @@ def test_what_the_docs_show_is_what_happens(
     drop = "DROP ROLE IF EXISTS shop"
     with connected(ledger_settings.dsn) as connection:
         connection.execute(drop)
+    begin_log(ledger_settings)
     with ExitStack() as running:
         running.enter_context(worker(ledger_settings, tmp_path))
         if "creditfold follow " in path.read_text("utf-8"):
@@ -182,19 +184,37 @@ def test_every_command_is_in_the_docs() -> None:
     assert missing == []
 
 
+def test_every_command_of_the_log_is_in_the_docs() -> None:
+    """docs/producing.md has each type a service may ask for, its class, and the fields that it must and may say."""
+    text = (ROOT / "docs" / "producing.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|(.*?)\|(.*?)\|", text, re.MULTILINE)
+    expected = []
+    for type_, model in MODELS.items():
+        own = [field for field in model.model_fields.items() if field[0] not in SHARED_FIELDS]
+        must, may = (
+            ", ".join(f"`{name}`" for name, field in own if field.is_required() is needed) for needed in (True, False)
+        )
+        expected.append((type_, model.__name__, must, may))
+    assert [(*row[:2], row[2].strip(), row[3].strip()) for row in rows] == expected
+
+
+#: What every command has, told once.
+SHARED_FIELDS = {"type", "command_id", "account", "occurred_at", "source", "reason", "metadata"}
+
+
 def test_every_reason_is_in_the_rules() -> None:
-    """docs/rules.md explains each reason, in the order of the enums, and no other."""
+    """docs/rules.md explains each reason of a dead letter, in the order of the enum, and no other."""
     text = (ROOT / "docs" / "rules.md").read_text("utf-8")
     documented = re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE)
-    reasons = [*RejectionReason, *DeadLetterReason]
-    assert [name for name in documented if name in set(reasons)] == [str(reason) for reason in reasons]
+    reasons = [str(reason) for reason in DeadLetterReason]
+    assert [name for name in documented if name in {*reasons, *RejectionReason}] == reasons
 
 
 def test_every_reason_is_in_the_rules_of_credits() -> None:
     """docs/credits.md explains each reason, in the order of the checks, and no other."""
     text = (ROOT / "docs" / "credits.md").read_text("utf-8")
     documented = re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE)
-    assert documented == [str(reason) for reason in credit_reasons.RejectionReason]
+    assert documented == [str(reason) for reason in RejectionReason]
 
 
 def test_every_bound_is_in_the_rules() -> None:
@@ -202,7 +222,7 @@ def test_every_bound_is_in_the_rules() -> None:
     text = (ROOT / "docs" / "rules.md").read_text("utf-8")
     bounds = [value for name, value in vars(limits).items() if name.startswith("MAX_")]
     assert [bound for bound in bounds if str(bound) not in text and f"{bound:,}" not in text] == []
-    assert f"version {RULES}" in text
+    assert [rules for rules in known_rules() if f"- version {rules} " not in text] == []
 
 
 def test_every_link_leads_somewhere() -> None:

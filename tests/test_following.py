@@ -13,11 +13,15 @@ import pytest
 from confluent_kafka import Producer
 from support import append, environment, publisher, record, wait_until_folded, worker
 
+from creditfold.cli.following import document, line
 from creditfold.cli.main import _run
-from creditfold.processors import following
+from creditfold.cli.serving import prepare_ledger
+from creditfold.processors import following, membership
 from creditfold.processors.chunks import partition_of
 from creditfold.processors.following import Follower
-from creditfold.processors.outcomes import outcome_message
+from creditfold.processors.membership import PublishedTo
+from creditfold.processors.outcomes import outcome_message, read_outcome
+from creditfold.projections import queries
 from creditfold.projections.outbox import JournalRow
 from creditfold.schemas.position import Position
 from creditfold.stack.processes import wait_until
@@ -99,6 +103,12 @@ def test_an_account_s_outcomes_from_the_start(settings: Settings, capsys: pytest
         "occurred_at": None,
         "source": "shop",
         "reason": "why",
+        "change": 0,
+        "pending": 0,
+        "held": 0,
+        "debt": 0,
+        "details": None,
+        "facts": [],
     }
     assert found[2]["record"] == "Rejected"
     assert (found[2]["kind"], found[2]["rejection"]) == ("spend", "insufficient_credits")
@@ -108,6 +118,80 @@ def test_an_account_s_outcomes_from_the_start(settings: Settings, capsys: pytest
         f"{DECIDED_TEXT}  accepted  -5; balance 0 credits  {partition}:7  c2",
         f"{DECIDED_TEXT}  rejected  insufficient_credits: spend of 80; balance 5 credits  {partition}:9  c3",
     ]
+
+
+def credit(account: str, version: int, kind: str, facts: str, **other: Any) -> JournalRow:
+    """A row by rules 2, at the position of a single record."""
+    row = grant(account, version, 7, kind=kind, rules=2, facts=facts, details="", balance=9)
+    return row._replace(**{"command_id": None, "amount": 0, **other})
+
+
+def fact(kind: str, *amounts: int, **other: Any) -> dict[str, Any]:
+    moves = [["lot", number, "remaining", kind, amount] for number, amount in enumerate(amounts, 1)]
+    return {"kind": kind, "at": DECIDED, "ref": "x", "moves": moves, **other}
+
+
+TOLD = [
+    (credit("alice", 1, "settled", json.dumps([fact("expired", 3), fact("expired", 4), fact("lapsed", 1)])),
+     "settled   expired 7 (2 times), lapsed 1; balance 9 credits", ""),
+    (credit("alice", 2, "spend", json.dumps([fact("spent", 2, 3)]), command_id="c2", amount=8, held=4, debt=1_000),
+     "accepted  spend of 8: spent 5; balance 9 credits, 4 held, 1,000 debt", "  c2"),
+    (credit("alice", 3, "grant", json.dumps([fact("granted", 5)]), command_id="c3", amount=5, pending=5),
+     "accepted  grant of 5: granted 5; balance 9 credits, 5 pending", "  c3"),
+    (credit("alice", 4, "freeze", json.dumps([fact("frozen", detail="all")]), command_id="c4", asset=""),
+     "accepted  freeze: frozen", "  c4"),
+    (credit("alice", 5, "close", json.dumps([fact("forfeited", *range(1, 101))])),
+     "accepted  close: forfeited 5,050; balance 9 credits", ""),
+    (credit("alice", 6, "batch", "[]", command_id="c6", asset="", rejection="hold_not_found", step=2),
+     "rejected  hold_not_found in step 2: batch", "  c6"),
+    (credit("alice", 7, "batch", "[]", command_id="c7", asset=""), "accepted  batch", "  c7"),
+]  # fmt: skip
+
+
+def test_outcomes_of_credits_are_told_in_words(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Several of one position: what time did, what was decided, and of further assets; as JSON with all fields."""
+    publish(settings, [row for row, _, _ in TOLD])
+    partition = partition_of(b"alice", 4)
+    assert _run(["follow", "alice", "--since", f"{partition}:7", "--limit", str(len(TOLD))]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{DECIDED_TEXT}  {told}  {partition}:7{end}" for _, told, end in TOLD]
+    assert _run(["follow", "alice", "--since", "start", "--limit", "2", "--json"]) == 0
+    settled, spent = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert settled.keys() == {
+        "position", "record", "account", "version", "asset", "balance", "pending", "held", "debt", "change", "rules",
+        "decided_at", "facts",
+    }  # fmt: skip
+    assert (spent["record"], spent["held"], spent["details"]) == ("SpendAccepted", 4, None)
+    assert spent["facts"] == [
+        {
+            "kind": "spent",
+            "at": DECIDED_TEXT,
+            "ref": "x",
+            "detail": "",
+            "moves": [
+                {"lot": "lot", "number": 1, "source": "remaining", "target": "spent", "amount": 2},
+                {"lot": "lot", "number": 2, "source": "remaining", "target": "spent", "amount": 3},
+            ],
+            "lot_class": "",
+            "priority": 0,
+            "effective_at": None,
+            "expires_at": None,
+            "scope": "",
+        }
+    ]
+
+
+def test_what_a_topic_had_no_room_for_is_told() -> None:
+    """In the line and in the document; details are an object there."""
+    row = credit("alice", 5, "close", json.dumps([fact("forfeited", *[1] * 3_000)]), details='{"forfeit":true}')
+    message = outcome_message(3, row, 2_000)
+    headers = [(name, value if isinstance(value, bytes) else None) for name, value in message.headers]
+    outcome = read_outcome(message.value, headers, 3)
+    assert outcome is not None
+    assert line(outcome).endswith("accepted  close: forfeited; balance 9 credits; left out 3,000 moves  3:7")
+    told = document(outcome)
+    assert told["left_out"] == {"moves": 3_000}
+    assert told["details"] == {"forfeit": True}
 
 
 def test_what_comes_is_shown_at_once(settings: Settings) -> None:
@@ -179,7 +263,7 @@ def test_the_check_tells_what_isn_t_published(
 ) -> None:
     """Nothing to publish is well; something and no publisher isn't; with one it is again."""
     check = ["publisher", "--check", "--interval", "0.2"]
-    assert _run(["init"]) == 0
+    assert prepare_ledger(settings)
     assert _run(check) == 0
     append(settings, [record("Grant", "g", "alice", 5)])
     with worker(settings, tmp_path):
@@ -190,3 +274,17 @@ def test_the_check_tells_what_isn_t_published(
         assert wait_until(lambda: _run(check) == 0, BOUND_S)
     # What was published stays so without it.
     assert _run(check) == 0
+
+
+def test_the_check_sees_a_publisher_move_within_a_position(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tick can come to so many outcomes that its position stands still for longer than the check looks."""
+    places = iter([{0: PublishedTo(5, "1 ann")}, {0: PublishedTo(5, "1 bob")}, *[{0: PublishedTo(5, "9 zoe")}] * 2])
+    monkeypatch.setattr(membership, "published_places", lambda *_: next(places))
+    row = queries.PartitionProgress("t", 0, 6, 0, 0, 0, 0, 0, None, None, 0, "")
+    monkeypatch.setattr(queries, "progress", lambda _: [row])
+    assert _run(["init"]) == 0
+    assert _run(["publisher", "--check", "--interval", "0.05"]) == 0
+    assert _run(["publisher", "--check", "--interval", "0.05"]) == 1
+    assert "behind the fold by 1 offsets" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from credit_topics import append_all, topic
 from psycopg import Connection
 from stack_under_test import StackUnderTest
 from support import (
@@ -93,7 +94,8 @@ def states(settings: Settings) -> dict[int, str]:
         return {row.number: row.state for row in generations(connection)}
 
 
-TABLES = ("balances", "journal", "dead_letters", "activations", "redrives", "checkpoints")
+TABLES = ("balances", "journal", "dead_letters", "activations", "redrives", "checkpoints", "accounts", "lots", "holds")
+TABLES += ("spends", "transfers", "schedules", "totals")
 
 
 def rows_of(settings: Settings, number: int) -> dict[str, list[tuple[Any, ...]]]:
@@ -101,7 +103,7 @@ def rows_of(settings: Settings, number: int) -> dict[str, list[tuple[Any, ...]]]
     schema = f"ledger_{number:04}"
     found = {table: sorted(query(settings, f"SELECT * FROM {schema}.{table}"), key=repr) for table in TABLES}
     progress = """SELECT log_partition, next_offset, clock_ms, accepted, rejected, duplicates, dead_letters,
-                         activations, rules, chain FROM {}.progress ORDER BY 1"""
+                         activations, ticks, tick_minute, rules, chain FROM {}.progress ORDER BY 1"""
     return {**found, "progress": query(settings, progress.format(schema))}
 
 
@@ -497,14 +499,21 @@ def test_positions_that_the_log_does_not_have_are_refused(folded: Settings) -> N
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_a_rebuild_killed_anywhere_is_resumed(folded: Settings, number: int) -> None:
-    """SIGKILL at random points, several times; orphaned processes end, and the result is as if nothing had happened."""
-    chance = random.Random(number)
-    append(folded, history(9_000, 5, 3_000))
+def test_a_rebuild_killed_anywhere_is_resumed(ledger_settings: Settings, number: int) -> None:
+    """SIGKILL at random points, several times; orphaned processes end, and the result is as if nothing had happened.
+
+    The last of the logs goes over to credits, partition after partition, with more accounts than are kept in memory.
+    """
+    chance, folded = random.Random(number), ledger_settings
+    if number == CREDITS:
+        append_all(folded, topic(6, 6_000))
+    else:
+        append(folded, history(12_000, 5))
+    prepare(folded.dsn, describe_log(folded))
     script = str(ROOT / "tests" / "small_pieces.py")
     arguments = ["rebuild", "--processes", "2"]
     kills, behind = 0, False
-    forgetful = {"FORGETFUL": "1"} if number == 0 else {}
+    forgetful = {"FORGETFUL": "1"} if number in (0, CREDITS) else {}
     for _ in range(12):
         process = subprocess.Popen(
             [sys.executable, script, *arguments],
@@ -513,7 +522,7 @@ def test_a_rebuild_killed_anywhere_is_resumed(folded: Settings, number: int) -> 
             stderr=subprocess.PIPE,
         )
         start = query(folded, "SELECT coalesce(sum(next_offset), 0) FROM ledger_0002.progress")[0][0] if kills else 0
-        goal = start + chance.randrange(0, 4_000)
+        goal = start + chance.randrange(0, 2_000 if number == CREDITS else 4_000)
 
         def reached(goal: int = goal, process: "subprocess.Popen[bytes]" = process) -> bool:
             return process.poll() is not None or progressed(folded) >= goal
@@ -534,6 +543,10 @@ def test_a_rebuild_killed_anywhere_is_resumed(folded: Settings, number: int) -> 
     assert wait_until(lambda: run(folded, "rebuild", "--resume", "2", check=False).returncode == 0, 60)
     fresh = rebuild(folded, Request(), WATCH)
     assert rows_of(folded, 2) == rows_of(folded, fresh.number)
+
+
+#: The number of the log of credits.
+CREDITS = 2
 
 
 def balances_behind(settings: Settings) -> bool:

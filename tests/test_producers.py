@@ -25,6 +25,7 @@ from creditfold.producers import (
     DeliveryFailedError,
     ForkedProducerError,
     Grant,
+    Hold,
     Outcome,
     ProducerBrokenError,
     ProducerClosedError,
@@ -88,7 +89,12 @@ def producer(ledger_settings: Settings) -> Iterator[CommandProducer]:
 
 def test_an_append_returns_where_the_command_stands(producer: CommandProducer, ledger_settings: Settings) -> None:
     """What a consumer reads at the position is the command, keyed by its account."""
-    commands: list[Command] = [grant(1, "ada"), Spend(**grant(2, "zoë").fields), grant(3, "🜁" * 128, reason="a\nb")]
+    commands: list[Command] = [
+        grant(1, "ada"),
+        Spend(command_id="c-2", account="zoë", asset="x", amount=1, partial=True),
+        grant(3, "🜁" * 128, reason="a\nb", lot_class="promo"),
+        Hold(command_id="c-4", account="ada", asset="x", amount=1, deadline=9),
+    ]
     positions = [producer.append(command) for command in commands]
     found = log(ledger_settings)
     assert len(found) == len(commands)

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ A_LETTER = "(SELECT min(ctid) FROM ledger_0001.dead_letters)"
 TAMPERINGS = [
     ("UPDATE ledger_0001.balances SET available = available + 1 WHERE account_id = 'user-7'", "balance"),
     ("DELETE FROM ledger_0001.balances WHERE account_id = 'user-7'", "balance"),
-    ("INSERT INTO ledger_0001.balances VALUES ('user-7', 'gold', 9, 1, 0, 1)", "balance"),
+    ("INSERT INTO ledger_0001.balances VALUES ('user-7', 'gold', 9, 0, 0, 0, 0, 1, 0, 1)", "balance"),
     ("UPDATE ledger_0001.balances SET version = version + 1 WHERE account_id = 'user-7'", "balance"),
     ("UPDATE ledger_0001.journal SET amount = amount + 1 WHERE account_id = 'user-7' AND version = 3", "record"),
     ("UPDATE ledger_0001.journal SET source = 'x' WHERE account_id = 'user-7' AND version = 3", "record"),
@@ -228,7 +229,13 @@ def test_a_balance_as_of_a_position_or_a_time_equals_a_rebuild_until_then(folded
 
 def balances_of(settings: Settings, number: int) -> list[tuple[Any, ...]]:
     schema = f"ledger_{number:04}"
-    return query(settings, f"SELECT account_id, asset, available, version, log_offset FROM {schema}.balances")
+    columns = "account_id, asset, available, pending, held, debt, credit_limit, version, log_offset"
+    return query(settings, f"SELECT {columns} FROM {schema}.balances")
+
+
+_BALANCE = attrgetter(
+    "account_id", "asset", "available", "pending", "held", "debt", "credit_limit", "version", "log_offset"
+)
 
 
 def as_of(settings: Settings, when: Callable[[int], str]) -> list[tuple[Any, ...]]:
@@ -239,7 +246,7 @@ def as_of(settings: Settings, when: Callable[[int], str]) -> list[tuple[Any, ...
     with connected(settings.dsn) as connection:
         for (account,) in connection.execute("SELECT DISTINCT account_id FROM ledger.journal").fetchall():
             rows = _balances_as_of(connection, account, when(partition_of(account.encode(), 4)))
-            found += [(row.account_id, row.asset, row.available, row.version, row.log_offset) for row in rows]
+            found += [_BALANCE(row) for row in rows]
     return found
 
 
@@ -262,7 +269,7 @@ def test_as_of_on_the_command_line(folded: Settings) -> None:
 # Rules.
 
 
-TWO = str(ROOT / "tests" / "rules_two.py")
+THREE = str(ROOT / "tests" / "rules_three.py")
 
 
 def activation(partition: int, version: int) -> Raw:
@@ -275,14 +282,14 @@ def test_diff_finds_nothing_where_nothing_changes(folded: Settings) -> None:
     before = rows_of(folded, 1)
     assert "come to the same" in run(folded, "diff").stdout
     assert json.loads(run(folded, "diff", "--rules", "1", "--json").stdout)["changed"] == 0
-    assert run(folded, "diff", "--rules", "2", check=False).returncode == 2
+    assert run(folded, "diff", "--rules", "3", check=False).returncode == 2
     assert (rows_of(folded, 1), states(folded)) == (before, {1: "live"})
 
 
 def test_diff_lists_each_command_that_other_rules_would_decide_otherwise(folded: Settings) -> None:
     """Against a computation of its own; nothing is written to the live generation, and the scratch one is dropped."""
     before = rows_of(folded, 1)
-    done = run_two(folded, "diff", "--rules", "2", "--json", "--limit", "10000", code=5)
+    done = run_three(folded, "diff", "--rules", "3", "--json", "--limit", "10000", code=5)
     changes = json.loads(done)
     assert (rows_of(folded, 1), states(folded)) == (before, {1: "live"})
     expected = expected_changes(folded)
@@ -292,12 +299,12 @@ def test_diff_lists_each_command_that_other_rules_would_decide_otherwise(folded:
         "accepted -> rejected insufficient_credits",
         "rejected insufficient_credits -> accepted",
     }
-    table = run_two(folded, "diff", "--rules", "2", code=5)
+    table = run_three(folded, "diff", "--rules", "3", code=5)
     assert "would be decided otherwise" in table
 
 
 def expected_changes(settings: Settings) -> set[tuple[str, str]]:
-    """What rules 2 of the tests decide otherwise than the journal says, by plain dictionaries."""
+    """What rules 3 of the tests decide otherwise than the journal says, by plain dictionaries."""
     rows = query(
         settings,
         """SELECT log_partition, log_offset, account_id, command_id, kind, amount, accepted FROM ledger.journal
@@ -314,68 +321,68 @@ def expected_changes(settings: Settings) -> set[tuple[str, str]]:
     return changed
 
 
-def run_two(settings: Settings, *arguments: str, code: int = 0) -> str:
-    """Run the command line of a release that has rules 2."""
-    done = run(settings, *arguments, check=False, program=(TWO,))
+def run_three(settings: Settings, *arguments: str, code: int = 0) -> str:
+    """Run the command line of a release that has rules 3."""
+    done = run(settings, *arguments, check=False, program=(THREE,))
     assert done.returncode == code, done.stderr
     return done.stdout
 
 
 class LaterWorker(WorkerProcess):
-    """A worker of a release that has rules 2."""
+    """A worker of a release that has rules 3."""
 
-    program = (TWO,)
+    program = (THREE,)
 
 
 def test_after_an_upgrade_old_records_are_decided_by_the_old_rules(folded: Settings, tmp_path: Path) -> None:
-    """Rules 2 come into force by a record in the log; a rebuild afterwards decides what was before it as ever."""
+    """Rules 3 come into force by a record in the log; a rebuild afterwards decides what was before it as ever."""
     later = LaterWorker(folded, tmp_path, "later")
     try:
-        said = run_two(folded, "rules", "activate", "2", "--reason", "release 2", "--source", "ann")
-        assert "Rules 2 are in force from" in said
+        said = run_three(folded, "rules", "activate", "3", "--reason", "release 3", "--source", "ann")
+        assert "Rules 3 are in force from" in said
         append(folded, history(2_000, 6, 3_000))
         wait_until_folded(folded)
-        assert "in force already" in run_two(folded, "rules", "activate", "2")
+        assert "in force already" in run_three(folded, "rules", "activate", "3")
     finally:
         later.stop()
     by_rules = query(folded, "SELECT rules, count(*) FROM ledger.journal GROUP BY 1 ORDER BY 1")
-    assert [rules for rules, _ in by_rules] == [1, 2]
+    assert [rules for rules, _ in by_rules] == [1, 3]
     large = "SELECT count(*) FROM ledger.journal WHERE rules = %s AND kind = 'spend' AND amount > 10 AND accepted"
     assert query(folded, large, (1,))[0][0] > 0
-    assert query(folded, large, (2,)) == [(0,)]
-    run_two(folded, "rebuild")
+    assert query(folded, large, (3,)) == [(0,)]
+    run_three(folded, "rebuild")
     assert rows_of(folded, 2) == rows_of(folded, 1)
-    run_two(folded, "verify")
-    run_two(folded, "diff")
-    listed = json.loads(run_two(folded, "rules", "list", "--json"))
-    assert listed["in_force"] == {"0": 2, "1": 2, "2": 2, "3": 2}
-    assert {(row["source"], row["note"]) for row in listed["activations"]} == {("ann", "release 2")}
+    run_three(folded, "verify")
+    run_three(folded, "diff")
+    listed = json.loads(run_three(folded, "rules", "list", "--json"))
+    assert listed["in_force"] == {"0": 3, "1": 3, "2": 3, "3": 3}
+    assert {(row["source"], row["note"]) for row in listed["activations"]} == {("ann", "release 3")}
 
 
 def test_a_worker_of_older_rules_stops_and_a_newer_one_goes_on(folded: Settings, tmp_path: Path) -> None:
     """It folds nothing behind the record, says what it lacks, and ends; others of its partitions' records wait."""
     with worker(folded, tmp_path, "old") as old:
-        append(folded, [activation(partition, 2) for partition in range(4)])
+        append(folded, [activation(partition, 3) for partition in range(4)])
         append(folded, history(400, 7, 3_000))
         assert wait_until(lambda: old.process.poll() is not None, 60)
         assert old.process.returncode == 1
-        assert "goes over to rules 2" in old.text()
-    assert query(folded, "SELECT count(*) FROM ledger.journal WHERE rules = 2") == [(0,)]
+        assert "goes over to rules 3" in old.text()
+    assert query(folded, "SELECT count(*) FROM ledger.journal WHERE rules = 3") == [(0,)]
     refused = run(folded, "rebuild", check=False)
     assert refused.returncode == 1
-    assert "rules 2" in refused.stderr
+    assert "rules 3" in refused.stderr
     later = LaterWorker(folded, tmp_path, "later")
     try:
         wait_until_folded(folded)
     finally:
         later.stop()
-    assert query(folded, "SELECT DISTINCT rules FROM ledger.progress") == [(2,)]
-    assert query(folded, "SELECT count(*) > 0 FROM ledger.journal WHERE rules = 2") == [(True,)]
+    assert query(folded, "SELECT DISTINCT rules FROM ledger.progress") == [(3,)]
+    assert query(folded, "SELECT count(*) > 0 FROM ledger.journal WHERE rules = 3") == [(True,)]
 
 
 def test_rules_that_this_release_lacks_are_not_activated(folded: Settings) -> None:
     """All its own workers would stop."""
-    done = run(folded, "rules", "activate", "2", check=False)
+    done = run(folded, "rules", "activate", "3", check=False)
     assert done.returncode == 2
     assert "workers of this release would stop" in done.stderr
-    assert "rules 1" in run(folded, "rules", "list").stdout
+    assert "rules 1, 2" in run(folded, "rules", "list").stdout

@@ -40,7 +40,7 @@ from creditfold.processors.outbox import (
     Pool,
     Topics,
     was_fenced,
-    with_smaller_dead_letters,
+    with_smaller_messages,
 )
 from creditfold.processors.outcomes import Outgoing
 from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
@@ -776,9 +776,9 @@ def test_a_dead_letter_too_large_for_its_topic_is_cut(ledger_settings: Settings,
     hoped = told._replace(dead_letter_bytes=1_000_000)
     with opened(ledger_settings, pool, 0, hoped) as outbox, pytest.raises(KafkaException) as refused:
         outbox.publish(1)
-    smaller = with_smaller_dead_letters(hoped, refused.value)
+    smaller = with_smaller_messages(hoped, refused.value)
     assert smaller.dead_letter_bytes <= 65_536
-    assert with_smaller_dead_letters(hoped, ValueError()) == hoped
+    assert with_smaller_messages(hoped, ValueError()) == hoped
     publish_all(ledger_settings, pool, smaller)
     make_anew(ledger_settings, ledger_settings.dead_letters_topic)
     publish_all(ledger_settings, pool, told)

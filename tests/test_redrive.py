@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -34,9 +34,12 @@ from test_chunks import FakeRecord
 from creditfold.cli import redriving
 from creditfold.cli.main import _run
 from creditfold.cli.redrive_steps import Redriven, Redriver
+from creditfold.cli.serving import prepare_ledger
+from creditfold.ledger import Spend
 from creditfold.processors.chunks import MAX_DEAD_BYTES, fold, partition_of, read_records
 from creditfold.producers import redrive
 from creditfold.producers.client import CommandProducer
+from creditfold.producers.commands import MODELS
 from creditfold.producers.errors import AppendError
 from creditfold.producers.redrive import (
     Corrections,
@@ -83,7 +86,7 @@ AS_WHOLE = Corrections(command=WHOLE)
 JUDGED: list[tuple[str, bytes | None, Corrections, tuple[str, str, int] | str]] = [
     # reason              value             corrections                    appended, or why not
     ("empty_value", None, AS_IT_WAS, "2:7 holds no command: its bytes are no record (empty_value"),
-    ("empty_value", None, fields(amount=5), "--type grant|spend and each field by --set"),
+    ("empty_value", None, fields(amount=5), "--type TYPE and each field by --set"),
     ("empty_value", None, AS_WHOLE, ("s1", "bob", 9)),
     ("empty_value", None, Corrections(WHOLE | {"type": "grant"}, {}, "spend"), ("s1", "bob", 9)),
     ("empty_value", None, Corrections({"account": "bob"}, {}, "spend"), "command_id is missing"),
@@ -156,7 +159,44 @@ def test_corrections_change_what_they_name_and_nothing_else() -> None:
     mended = mend(letter("invalid_command", value), Corrections({"amount": 5}, {"b": "3", "c": "4"}, "spend"), 1)
     found = decode(mended.record.value)
     assert found.record == "Spend"
-    assert found.fields == decode(value).fields | {"amount": 5, "metadata": {"a": "1", "b": "3", "c": "4"}}
+    was = decode(value).fields
+    new = was | {"amount": 5, "metadata": {"a": "1", "b": "3", "c": "4"}}
+    assert found.fields == {name: new.get(name, Spend._field_defaults.get(name)) for name in found.fields}
+
+
+def test_a_type_is_corrected_but_not_what_the_other_command_would_not_say() -> None:
+    """A field at its default goes unsaid; one that says something is not dropped in silence."""
+    promo = G(-5, lot_class="promo")
+    with pytest.raises(RedriveRefusedError, match="'lot_class' is not a field of a command of type 'spend'"):
+        mend(letter("invalid_command", promo), Corrections({"amount": 5}, type="spend"), 2)
+
+
+def test_every_flat_command_can_be_said_by_its_type_and_fields() -> None:
+    """As docs/operating.md has it."""
+    assert list(get_args(redriving.FlatType)) == [name for name in MODELS if name != "batch"]
+    said = redriving._corrections(["hold=h", "final=true", "amount=05", "metadata.k=v"], "capture", None)
+    assert said == Corrections({"hold": "h", "final": True, "amount": 5}, {"k": "v"}, "capture")
+
+
+def test_a_batch_is_mended_with_its_steps_as_they_were() -> None:
+    """Each is written as its type and its own fields."""
+    body = {"command_id": "b", "account": "ada", "steps": [{"kind": "hold", "command_id": "h", "asset": "x"}]}
+    fields = {**body, "steps": [{**body["steps"][0], "amount": 3, "deadline": 9}]}  # type: ignore[dict-item, index]
+    mended = mend(letter("key_mismatch", encode("Batch", fields)), Corrections(), 2)
+    assert mended.record.value == encode("Batch", fields)
+
+
+@pytest.mark.parametrize(
+    ("record", "fields", "says"),
+    [
+        ("Tick", {"command_id": "tick-0-1", "minute": 1}, "no command but a tick"),
+        ("SettleTransfer", {"command_id": "~t", "account": "ada", "transfer": "t"}, "only workers write"),
+    ],
+)
+def test_what_only_workers_write_is_not_redriven(record: str, fields: dict[str, Any], says: str) -> None:
+    """Not even in another's name."""
+    with pytest.raises(RedriveRefusedError, match=says):
+        mend(letter("key_mismatch", encode(record, fields)), Corrections(), 2)
 
 
 def test_a_schema_of_later_rules_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +359,7 @@ def test_the_author_is_the_user_unless_another_is_named(monkeypatch: pytest.Monk
 def cli(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cli]:
     """Runs a command on a ledger of its own, with its tables made and a worker folding."""
     use(ledger_settings, monkeypatch)
-    assert _run(["init"]) == 0
+    assert prepare_ledger(ledger_settings)
     with worker(ledger_settings, tmp_path):
         yield bare
 

@@ -24,7 +24,19 @@ ARROWS = {
 }
 
 # Everything that the pure room may import from outside: no clock, no random source, no environment, no I/O.
-PURE = {"bisect", "calendar", "collections", "contextlib", "datetime", "enum", "hashlib", "heapq", "re", "typing"}
+PURE = {
+    "bisect",
+    "calendar",
+    "collections",
+    "contextlib",
+    "datetime",
+    "enum",
+    "hashlib",
+    "heapq",
+    "json",
+    "re",
+    "typing",
+}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -1,20 +1,20 @@
 """Rules have versions: what decides a record is what was in force at its place in the log, whatever the code's age."""
 
 import pytest
-from rules_two import decide_two
+from rules_three import decide_three
 from test_chunks import FakeRecord, grant, spend
 
 from creditfold.ledger import RULESETS, Book, UnknownRulesError
 from creditfold.processors import chunks
-from creditfold.processors.chunks import fold, keys, read_records
+from creditfold.processors.chunks import commands, fold, keys, read_records
 from creditfold.projections.results import ChunkResult
 from creditfold.schemas.wire import decode, encode
 
 
 @pytest.fixture(autouse=True)
-def rules_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A release that has rules 1 and 2."""
-    monkeypatch.setitem(RULESETS, 2, decide_two)
+def rules_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that has rules 3 beside those that there are."""
+    monkeypatch.setitem(RULESETS, 3, decide_three)
 
 
 def activate(offset: int, rules: int, **fields: object) -> FakeRecord:
@@ -22,7 +22,7 @@ def activate(offset: int, rules: int, **fields: object) -> FakeRecord:
     return FakeRecord(offset, 0, None, encode("ActivateRules", {"command_id": f"r{rules}", "rules": rules, **fields}))
 
 
-HISTORY = [grant(0, 1, "g", "ann", 100), spend(1, 2, "s1", "ann", 30), activate(2, 2), spend(3, 4, "s2", "ann", 30)]
+HISTORY = [grant(0, 1, "g", "ann", 100), spend(1, 2, "s1", "ann", 30), activate(2, 3), spend(3, 4, "s2", "ann", 30)]
 
 
 def folded(records: list[FakeRecord], book: Book | None = None) -> ChunkResult:
@@ -37,34 +37,35 @@ def outcomes(result: ChunkResult) -> list[tuple[int, int, bool]]:
 def test_each_record_is_decided_by_the_rules_in_force_at_its_place() -> None:
     """The same spend is accepted before the activation and rejected after it."""
     result = folded(HISTORY)
-    assert outcomes(result) == [(0, 1, True), (1, 1, True), (3, 2, False)]
-    assert result.rules == 2
-    assert [row[:2] for row in result.activations] == [(2, 2)]
+    assert outcomes(result) == [(0, 1, True), (1, 1, True), (3, 3, False)]
+    assert result.rules == 3
+    assert [row[:2] for row in result.activations] == [(2, 3)]
 
 
 def test_any_split_gives_the_same() -> None:
     """The rules in force go from chunk to chunk with the clock."""
     for cut in range(len(HISTORY) + 1):
         book = Book()
-        first, second = folded(HISTORY[:cut], book), folded(HISTORY[cut:], book)
+        first = folded(HISTORY[:cut], book)
+        second = folded(HISTORY[cut:], Book(book.accounts, book.known, first.clock_ms, first.rules))
         assert [*outcomes(first), *outcomes(second)] == outcomes(folded(HISTORY)), cut
 
 
 def test_forced_rules_decide_everything() -> None:
     """For trying them out: what the log activates has no effect then."""
-    assert outcomes(folded(HISTORY, Book(rules=2, forced=True))) == [(0, 2, True), (1, 2, False), (3, 2, False)]
+    assert outcomes(folded(HISTORY, Book(rules=3, forced=True))) == [(0, 3, True), (1, 3, False), (3, 3, False)]
     assert outcomes(folded(HISTORY, Book(rules=1, forced=True))) == [(0, 1, True), (1, 1, True), (3, 1, True)]
 
 
 def test_rules_that_this_release_does_not_have_end_the_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it decided from there on would be wrong."""
     with pytest.raises(UnknownRulesError):
-        folded([*HISTORY, activate(4, 3)])
-    monkeypatch.delitem(RULESETS, 2)
+        folded([*HISTORY, activate(4, 4)])
+    monkeypatch.delitem(RULESETS, 3)
     with pytest.raises(UnknownRulesError):
         folded(HISTORY)
     with pytest.raises(UnknownRulesError):
-        Book(rules=2)
+        Book(rules=3)
 
 
 @pytest.mark.parametrize(
@@ -73,20 +74,20 @@ def test_rules_that_this_release_does_not_have_end_the_fold(monkeypatch: pytest.
         (activate(3, 1), "rules_not_newer"),
         (activate(3, 0), "invalid_command"),
         (activate(3, 32_768), "invalid_command"),
-        (activate(3, 3, source="x" * 129), "invalid_command"),
-        (activate(3, 3, occurred_at=-1), "invalid_command"),
-        (activate(3, 3)._replace(key=b"ann"), "key_mismatch"),
+        (activate(3, 4, source="x" * 129), "invalid_command"),
+        (activate(3, 4, occurred_at=-1), "invalid_command"),
+        (activate(3, 4)._replace(key=b"ann"), "key_mismatch"),
     ],
 )
 def test_an_activation_that_makes_no_sense_is_a_dead_letter(record: FakeRecord, reason: str) -> None:
     """And changes nothing."""
     result = folded([*HISTORY[:3], record])
-    assert ([letter.reason for letter in result.dead_letters], result.rules) == ([reason], 2)
+    assert ([letter.reason for letter in result.dead_letters], result.rules) == ([reason], 3)
 
 
 def test_the_same_activation_again_is_a_duplicate() -> None:
     """Each partition has its own, and may get it twice."""
-    result = folded([*HISTORY, activate(4, 2)])
+    result = folded([*HISTORY, activate(4, 3)])
     assert (result.duplicates, len(result.activations)) == (1, 1)
 
 
@@ -95,7 +96,7 @@ def test_a_schema_counts_from_its_rules_on(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(chunks, "decode", lambda value: decode(value)._replace(rules=2))
     reads = read_records([spend(0, 0, "a", "ann", 1), spend(2, 0, "b", "ann", 1)], 0, 1)
     monkeypatch.setattr(chunks, "decode", decode)
-    assert list(keys(reads)) == [("ann", "a"), ("ann", "b")]
+    assert list(keys(commands(reads))) == [("ann", "a"), ("ann", "b")]
     result = fold([reads[0], *read_records([activate(1, 2)], 0, 1), reads[1]], Book(), 3)
     assert [letter.reason for letter in result.dead_letters] == ["unknown_schema_id"]
     assert [offset for offset, _ in result.journal] == [2]
@@ -108,3 +109,17 @@ def test_a_record_that_is_no_command_is_never_one() -> None:
     for body in (value, value[:-1]):
         result = folded([*HISTORY, FakeRecord(4, 0, b"ann", body)])
         assert [letter.reason for letter in result.dead_letters] == ["unknown_schema_id"]
+
+
+def test_ids_of_derived_commands_are_reserved_under_rules_two() -> None:
+    """Else somebody could take the id under which a transfer is to arrive. Rules 1 didn't know of them."""
+    mine = [
+        grant(0, 0, "~in:1", "ann", 5),
+        activate(1, 2),
+        grant(2, 0, "~in:2", "ann", 5),
+        grant(3, 0, "~in:1", "ann", 5),
+    ]
+    result = folded(mine)
+    assert [offset for offset, _ in result.journal] == [0]
+    assert [(letter.log_offset, letter.reason) for letter in result.dead_letters] == [(2, "invalid_command")]
+    assert result.duplicates == 1

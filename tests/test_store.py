@@ -14,7 +14,7 @@ from support import query
 from test_chunks import FakeRecord, grant, spend
 
 from creditfold.ledger import Book
-from creditfold.processors.chunks import Chunk, fold, keys, read_records
+from creditfold.processors.chunks import Chunk, commands, fold, keys, read_records
 from creditfold.processors.lanes import Lanes
 from creditfold.projections.connections import (
     NotPreparedError,
@@ -150,7 +150,7 @@ async def write_all(connection: AsyncConnection[TupleRow], won: Claim) -> None:
     transaction = ChunkTransaction(connection, 0, won)
     progress = await transaction.lock()
     reads = read_records(RECORDS, 0, 1)
-    accounts, known = await transaction.load(keys(reads))
+    accounts, known = await transaction.load(keys(commands(reads)))
     await transaction.write(fold(reads, Book(accounts, known, progress.clock_ms), 4))
 
 
@@ -174,7 +174,7 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step
                 cut = step == "lock" and kill(prepared, pid)
                 progress = await transaction.lock()
                 cut = step == "load" and kill(prepared, pid)
-                accounts, known = await transaction.load(keys(reads))
+                accounts, known = await transaction.load(keys(commands(reads)))
                 cut = step == "write" and kill(prepared, pid)
                 await transaction.write(fold(reads, Book(accounts, known, progress.clock_ms), 4))
                 cut = step == "before_commit" and kill(prepared, pid)

@@ -1,0 +1,248 @@
+"""The commands that read what credits are in: lots, holds, transfers, schedules, trial-balance. Owns no query."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from creditfold.cli.arguments import AccountArgument, ArgumentError, JsonOption, checked_account, moment_of
+from creditfold.cli.output import counted, print_json, print_table, say
+from creditfold.cli.reading import NONE, projection
+from creditfold.schemas.position import Position
+
+if TYPE_CHECKING:
+    from creditfold.projections.credit_queries import Lot
+    from creditfold.projections.trial_balance import TrialBalance
+
+AssetOption = Annotated[str | None, typer.Option("--asset", help="Only of this asset.")]
+
+#: As everywhere where two things that should be equal aren't.
+DIFFERENT = 5
+
+
+def lots(
+    account: AccountArgument,
+    asset: AssetOption = None,
+    every: Annotated[bool, typer.Option("--all", help="Also those that have nothing left.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show an account's lots in the order of spending, and where their credits are.
+
+    \b
+    Examples:
+      creditfold lots alice
+      creditfold lots alice --asset credits --all --json
+    """
+    from creditfold.projections import credit_queries
+
+    checked_account(account)
+    with projection() as connection:
+        rows = credit_queries.lots(connection, account, asset, every=every)
+    if json:
+        print_json(rows)
+    elif not rows:
+        say(f"{account} has no {'' if every else 'live '}lots{f' of {asset}' if asset else ''}.")
+    else:
+        print_lots(rows)
+
+
+#: Where credits of a lot can be, in the order of the columns.
+PARTS = ("remaining", "held", "spent", "expired", "voided", "forfeited", "reissued", "transferred")
+
+
+def print_lots(rows: "Sequence[Lot]") -> None:
+    """Print lots as a table; parts that none of them has have no column."""
+    parts = [name for name in PARTS if name == "remaining" or any(getattr(row, name) for row in rows)]
+    print_table(
+        ["lot", "asset", "amount", *parts, "state", "class", "priority", "scope", "effective at", "expires at"],
+        [
+            [
+                f"{row.command_id}/{row.number}",
+                row.asset,
+                row.amount,
+                *(getattr(row, part) for part in parts),
+                row.state,
+                row.lot_class,
+                row.priority,
+                row.scope or NONE,
+                row.effective_at or NONE,
+                row.expires_at or "never",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def holds(
+    account: AccountArgument,
+    every: Annotated[bool, typer.Option("--all", help="Also those that lapsed or were closed.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show an account's holds: what was taken, what is still held, and until when.
+
+    \b
+    Examples:
+      creditfold holds alice
+      creditfold holds alice --all
+    """
+    from creditfold.projections import credit_queries
+
+    checked_account(account)
+    with projection() as connection:
+        rows = credit_queries.holds(connection, account, every=every)
+    if json:
+        print_json(rows)
+    elif not rows:
+        say(f"{account} has no {'' if every else 'open '}holds.")
+    else:
+        print_table(
+            ("hold", "asset", "taken", "held", "state", "deadline", "from lots"),
+            [
+                (
+                    row.command_id,
+                    row.asset,
+                    row.taken,
+                    row.held,
+                    row.state,
+                    row.deadline,
+                    ", ".join(f"{amount:,} of {lot}/{number}" for lot, number, amount in row.slices) or NONE,
+                )
+                for row in rows
+            ],
+        )
+
+
+def transfers(
+    account: AccountArgument,
+    every: Annotated[bool, typer.Option("--all", help="Also those that are settled.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show what an account sent to others and isn't settled yet.
+
+    \b
+    Examples:
+      creditfold transfers alice
+      creditfold transfers alice --all
+    """
+    from creditfold.projections import credit_queries
+
+    checked_account(account)
+    with projection() as connection:
+        rows = credit_queries.transfers(connection, account, every=every)
+    if json:
+        print_json(rows)
+    elif not rows:
+        say(f"{account} has {'sent nothing' if every else 'nothing in transit'}.")
+    else:
+        print_table(
+            ("transfer", "asset", "amount", "to", "state", "changed by"),
+            [
+                (
+                    row.command_id,
+                    row.asset,
+                    row.amount,
+                    row.to_account,
+                    row.state.replace("_", " "),
+                    Position(row.log_partition, row.log_offset),
+                )
+                for row in rows
+            ],
+        )
+
+
+def schedules(account: AccountArgument, json: JsonOption = False) -> None:
+    """Show an account's schedules: what they grant, how often, and when next.
+
+    \b
+    Example:
+      creditfold schedules alice
+    """
+    from creditfold.projections import credit_queries
+
+    checked_account(account)
+    with projection() as connection:
+        rows = credit_queries.schedules(connection, account)
+    if json:
+        print_json(rows)
+    elif not rows:
+        say(f"{account} has no schedules.")
+    else:
+        print_table(
+            ("schedule", "asset", "amount", "every", "state", "next turn", "next at", "until", "cap"),
+            [
+                (
+                    row.command_id,
+                    row.asset,
+                    row.amount,
+                    counted(row.every, row.period.removesuffix("s")),
+                    row.state,
+                    row.next_number,
+                    row.next_at or NONE,
+                    row.until or "for ever",
+                    row.cap if row.cap is not None else NONE,
+                )
+                for row in rows
+            ],
+        )
+
+
+def trial_balance(
+    at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="POSITION", help="Up to this record of its partition, itself included. Can be repeated."),
+    ] = None,
+    at_time: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Up to this time (ISO 8601, UTC) of the log's clock.")
+    ] = None,
+    asset: AssetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Prove from the journal that what the accounts have is what was issued and not spent, expired or the like.
+
+    As of now, also that the balances, the lots and the totals say the same. Exits with 0 when all balances, with 5
+    when anything doesn't. Reads the whole journal.
+
+    \b
+    Examples:
+      creditfold trial-balance
+      creditfold trial-balance --asset credits --json
+      creditfold trial-balance --at-time 2026-06-30T23:59:59.999Z
+      creditfold trial-balance --at 0:1042 --at 1:998
+    """
+    from creditfold.projections import trial_balance as trial
+    from creditfold.projections.compare import snapshot
+
+    if at and at_time is not None:
+        raise ArgumentError("A trial balance is up to positions or up to a time.", "Leave out --at, or --at-time.")
+    until = moment_of(at_time) if at_time is not None else None
+    positions = [Position.parse(text) for text in at or ()]
+    with projection() as connection, snapshot(connection):
+        found = trial.trial_balance(connection, at=positions, until=until, asset=asset)
+    if json:
+        assets = [{**row._asdict(), "difference": row.difference} for row in found.assets]
+        print_json({**found._asdict(), "balances": not found.faults, "assets": assets})
+    else:
+        _print_trial_balance(found)
+    if found.faults:
+        raise typer.Exit(DIFFERENT)
+
+
+def _print_trial_balance(found: "TrialBalance") -> None:
+    if not found.assets:
+        say("Nothing was decided yet: nothing doesn't balance.")
+        return
+    # The other way round, an asset a column, they would not fit a terminal.
+    lines = (
+        *("available", "pending", "held", "credits", "debt"),
+        *("issued", "spent", "expired", "voided", "forfeited", "reissued", "in_transit"),
+        "difference",
+    )
+    print_table(
+        ("", *(row.asset for row in found.assets)),
+        [(name.replace("_", " "), *(getattr(row, name) for row in found.assets)) for name in lines],
+    )
+    where = "where the fold stands" if found.is_present else "up to there"
+    if not found.faults:
+        say(f"Balances, {where}.")
+    for fault in found.faults:
+        say(f"Doesn't balance: {fault.asset}{f' of {fault.account_id}' if fault.account_id else ''}: {fault.what}.")

@@ -1,0 +1,207 @@
+"""The fold by the rules of credits: duplicates first, then time, then the decision; gives the journal's lines.
+
+A `CreditBook` is whatever part of the ledger the next commands can touch, as `Book` is for rules 1. Pure like its room.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from creditfold.ledger.commands import KINDS, Batch, Command, ReceiveTransfer, SettleTransfer, Step
+from creditfold.ledger.credit_account import Account
+from creditfold.ledger.credit_facts import NOTHING, Accepted, Balance, CreditEntry, Fact, Rejected, make
+from creditfold.ledger.credit_facts import Outcome as CreditOutcome
+from creditfold.ledger.credit_state import opened
+from creditfold.ledger.credit_validity import DERIVED
+from creditfold.ledger.credits import Refused, decide
+from creditfold.ledger.decisions import Account as PlainAccount
+from creditfold.ledger.folding import Body, Known, Verdict, advanced, body_of
+
+#: Version of the rules that know lots.
+CREDIT_RULES = 2
+
+#: The kind of a journal line of what time did.
+SETTLED = "settled"
+
+
+class CreditBook:
+    """Accounts and known command ids, folded one command at a time.
+
+    Args:
+        accounts: state of each account that the commands can touch, or what earlier rules left of it; an absent one was
+            never used.
+        known: each command already decided, or its body, by (account, command id).
+        clock_ms: the log's clock, in milliseconds UTC.
+        minute: that of the partition's last tick.
+        forced: whether these rules decide everything, whatever the log activates.
+    """
+
+    rules = CREDIT_RULES
+
+    def __init__(
+        self,
+        accounts: Mapping[str, Account] | Mapping[str, PlainAccount] | None = None,
+        known: Known | None = None,
+        clock_ms: int = 0,
+        minute: int = 0,
+        *,
+        forced: bool = False,
+    ) -> None:
+        self.accounts: dict[str, Account] = {}
+        self.known = known if known is not None else {}
+        self.clock_ms = clock_ms
+        self.minute = minute
+        self.forced = forced
+        self._left: Mapping[str, Account] | Mapping[str, PlainAccount] = accounts if accounts is not None else {}
+
+    def advance(self, appended_at_ms: int) -> None:
+        """Move the log's clock to a record's append time, unless that lies in the past, or beyond any calendar."""
+        self.clock_ms = advanced(self.clock_ms, appended_at_ms)
+
+    def apply(self, command: Command, position: int = 0) -> CreditOutcome | Verdict:
+        """Decide one valid command, after settling its account. `position` is its place in the log, from 0."""
+        steps = command.steps if isinstance(command, Batch) else ()
+        name = command.account
+        first = self.known.get((name, command.command_id))
+        if first is not None:
+            body = first if isinstance(first, Body) else body_of(first)
+            return Verdict.DUPLICATE if body == body_of(command) else Verdict.COMMAND_ID_REUSED
+        if command.command_id[0] == DERIVED and not isinstance(command, ReceiveTransfer | SettleTransfer):
+            return Verdict.RESERVED_ID
+        if any((name, step.command_id) in self.known for step in steps):
+            return Verdict.COMMAND_ID_REUSED
+        account = self.account(name)
+        account.begin(position)
+        lines = _Lines(name, account, self.clock_ms)
+        settled = account.settle(self.clock_ms)
+        lines.add_settled(settled)
+        at = len(lines.entries)
+        self.known[name, command.command_id] = command
+        try:
+            facts = decide(account, command, self.clock_ms, lines.add_step)
+        except Refused as answer:
+            # Steps that were undone have no lines.
+            del lines.entries[at:]
+            entries = lines.finish(command, [], answer, at)
+            return Rejected(tuple(settled), entries, answer.reason, answer.step)
+        for step in steps:
+            self.known[name, step.command_id] = step
+        # The steps' facts are in the steps' lines.
+        entries = lines.finish(command, [] if steps else facts, None, at)
+        return Accepted(tuple(settled), tuple(facts), entries)
+
+    def account(self, name: str) -> Account:
+        """An account's state, made if it was never used."""
+        account = self.accounts.get(name)
+        if account is None:
+            left = self._left.get(name)
+            if isinstance(left, Account):
+                account = left
+            elif left is None:
+                account = Account()
+            else:
+                account = opened(name, left.version, left.available)
+            self.accounts[name] = account
+        return account
+
+    def tick(self, minute: int, position: int = 0) -> list[CreditEntry] | Verdict:
+        """Settle every account of the book that has something due, in the order of their names."""
+        if minute <= self.minute:
+            return Verdict.DUPLICATE
+        self.minute = minute
+        names = [*self.accounts, *(name for name in self._left if name not in self.accounts)]
+        return self.settle(sorted(names), position)
+
+    def settle(self, names: Iterable[str], position: int = 0) -> list[CreditEntry]:
+        """Settle these accounts, so far as they have something due."""
+        entries: list[CreditEntry] = []
+        for name in names:
+            left = self._left.get(name)
+            # What earlier rules left has nothing due.
+            if name not in self.accounts and not isinstance(left, Account):
+                continue
+            account = self.account(name)
+            if account.next_due <= self.clock_ms:
+                account.begin(position)
+                lines = _Lines(name, account, self.clock_ms)
+                lines.add_settled(account.settle(self.clock_ms))
+                account.version += len(lines.entries)
+                entries += lines.entries
+        return entries
+
+    def balance(self, account: str, asset: str) -> Balance:
+        """What an account has of an asset, as of its last settling."""
+        return self.accounts[account].balance(asset) if account in self.accounts else Balance()
+
+    def available(self, account: str, asset: str, use: str = "") -> int:
+        """What a spend for a use could take, as of the account's last settling."""
+        return self.accounts[account].available(asset, use) if account in self.accounts else 0
+
+
+class _Lines:
+    """The journal's lines of one record about one account, as they come."""
+
+    def __init__(self, name: str, account: Account, clock_ms: int) -> None:
+        self.entries: list[CreditEntry] = []
+        self._name = name
+        self._account = account
+        self._clock_ms = clock_ms
+        self._last = {asset: account.balance(asset) for asset in account.holdings}
+
+    def add_settled(self, facts: Sequence[Fact]) -> None:
+        """Add a line for each asset that time changed something of."""
+        for asset, own in _by_asset(facts).items():
+            self._add(None, SETTLED, asset, own)
+
+    def add_step(self, step: Step, facts: Sequence[Fact]) -> None:
+        """Add a batch's step."""
+        self._add(step, KINDS[type(step)], facts[0].asset, facts)
+
+    def finish(
+        self, command: Command, facts: Sequence[Fact], refused: Refused | None, at: int
+    ) -> tuple[CreditEntry, ...]:
+        """Add the command's own line, before its steps, and those of further assets; number all lines."""
+        groups = _by_asset(facts)
+        asset = _asset_of(command) or (facts[0].asset if len(groups) == 1 else "")
+        self.entries.insert(at, self._entry(command, KINDS[type(command)], asset, groups.pop(asset, NO_FACTS), refused))
+        for other, more in groups.items():
+            self._add(None, KINDS[type(command)], other, more)
+        first = self._account.version + 1
+        self._account.version += len(self.entries)
+        if at < len(self.entries) - 1:
+            # Those of steps were made before it.
+            return tuple([entry._replace(version=first + number) for number, entry in enumerate(self.entries)])
+        return tuple(self.entries)
+
+    def _add(self, command: Command | None, kind: str, asset: str, facts: Sequence[Fact]) -> None:
+        self.entries.append(self._entry(command, kind, asset, facts, None))
+
+    def _entry(
+        self, command: Command | None, kind: str, asset: str, facts: Sequence[Fact], refused: Refused | None
+    ) -> CreditEntry:
+        before = self._last.get(asset, NOTHING)
+        balance = self._account.balance(asset) if facts else before
+        self._last[asset] = balance
+        version = self._account.version + len(self.entries) + 1
+        reason, step = (None, None) if refused is None else (refused.reason, refused.step)
+        name, clock_ms = self._name, self._clock_ms
+        command_id, body = (None, _NO_BODY) if command is None else (command.command_id, body_of(command))
+        _, _, amount, occurred_at, source, note, extra, details = body
+        head = (name, version, command_id, kind, asset, amount, before, balance, reason, step, CREDIT_RULES, clock_ms)
+        return make(CreditEntry, (*head, occurred_at, source, note, extra, details, tuple(facts)))
+
+
+_NO_BODY = Body("", "", 0, 0, "", "", b"")
+NO_FACTS: list[Fact] = []
+
+
+def _by_asset(facts: Sequence[Fact]) -> dict[str, Sequence[Fact]]:
+    if len(facts) == 1:
+        return {facts[0].asset: facts}
+    found: dict[str, list[Fact]] = {}
+    for fact in facts:
+        found.setdefault(fact.asset, []).append(fact)
+    return dict(found)
+
+
+def _asset_of(command: Command) -> str:
+    asset: str = getattr(command, "asset", "")
+    return asset

@@ -1,0 +1,135 @@
+"""Appends what workers themselves add to the log: ticks, and the commands that follow from transfers.
+
+Owns a Kafka producer. Refuses to know what a record means, and to try again: what wasn't confirmed may be in the log or
+not, and whoever wanted it there looks at the state again and decides.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from threading import Lock
+from typing import Any, NamedTuple
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+#: How long a record may wait for its confirmation, in seconds.
+DELIVERY_S = 10.0
+#: For how long a closing appender still waits for Kafka, in seconds.
+LETTING_GO_S = 1.0
+_POLL_S = 0.05
+
+_CONFIG: Mapping[str, str | int | bool] = {
+    "client.id": "creditfold-worker",
+    "enable.idempotence": True,
+    "acks": "all",
+    "compression.type": "zstd",
+    "linger.ms": 1,
+    "delivery.timeout.ms": int(DELIVERY_S * 1000),
+    # Else librdkafka writes some twenty lines a second while Kafka is away.
+    "log_level": 2,
+    "reconnect.backoff.max.ms": 1_000,
+}
+
+log = structlog.get_logger()
+_log = logging.getLogger("creditfold.processors.kafka")
+
+
+class Outgoing(NamedTuple):
+    """A record for a partition of the log. A control record has no key."""
+
+    partition: int
+    key: bytes | None
+    value: bytes
+
+
+class Appender:
+    """Appends to one topic. Any thread may use it; nothing connects before it is opened or used.
+
+    Args:
+        kafka: librdkafka settings that every client of ours starts from.
+        topic: the command topic.
+    """
+
+    def __init__(self, kafka: Mapping[str, str], topic: str) -> None:
+        self._kafka = kafka
+        self._topic = topic
+        self._making = Lock()
+        self._producer: Producer | None = None
+        self._closing = False
+
+    def append(self, records: Sequence[Outgoing]) -> list[int | None]:
+        """Append records and wait, DELIVERY_S at most; gives the offset of each, None where none is known."""
+        batch = _Batch(len(records))
+        if self._closing:
+            return batch.offsets
+        deadline = time.monotonic() + DELIVERY_S
+        try:
+            producer = self.open()
+            for number, record in enumerate(records):
+                self._produce(producer, record, partial(batch.deliver, number), deadline)
+            while batch.waits and time.monotonic() < deadline + _POLL_S and not self._closing:
+                producer.poll(_POLL_S)
+        except KafkaException as error:
+            batch.error = batch.error or error.args[0]
+        if batch.error is not None and not self._closing:
+            log.warning("Kafka didn't take records, trying again later", why=batch.error.str())
+            self._give_up_broken(batch.error)
+        return batch.offsets
+
+    def _produce(self, producer: Producer, record: Outgoing, deliver: Any, deadline: float) -> None:
+        while True:
+            try:
+                producer.produce(self._topic, record.value, record.key, record.partition, on_delivery=deliver)
+                return
+            except BufferError:
+                if self._closing or time.monotonic() > deadline:
+                    raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from None
+                producer.poll(_POLL_S)
+
+    def open(self) -> Producer:
+        """Begin to connect, so that the first record needn't wait for it. Doesn't wait itself."""
+        with self._making:
+            if self._producer is None:
+                self._producer = Producer({**self._kafka, **_CONFIG}, logger=_log)
+            return self._producer
+
+    def _give_up_broken(self, error: KafkaError) -> None:
+        # An idempotent producer that lost count of its records takes no more; another one begins anew.
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            with self._making:
+                self._producer = None
+
+    def close(self) -> None:
+        """End what is under way in another thread, and let go of Kafka. May take a moment."""
+        self._closing = True
+        with self._making:
+            if self._producer is not None:
+                self._producer.purge()
+                self._producer.flush(LETTING_GO_S)
+                self._producer = None
+
+
+class _Batch:
+    """What is known of records on their way."""
+
+    def __init__(self, count: int) -> None:
+        self.offsets: list[int | None] = [None] * count
+        self.error: KafkaError | None = None
+        # A list, since two threads may poll and no count is safe from that.
+        self._answered: list[int] = []
+
+    @property
+    def waits(self) -> bool:
+        """Whether a record is still on its way."""
+        return len(self._answered) < len(self.offsets)
+
+    def deliver(self, number: int, error: KafkaError | None, message: Message) -> None:
+        """Take the news of a record."""
+        offset = message.offset()
+        if error is not None:
+            self.error = error
+        elif offset is not None and offset >= 0:
+            self.offsets[number] = offset
+        self._answered.append(number)

@@ -1,0 +1,204 @@
+"""What is kept of the ledger between two transactions, and what one transaction folds. Knows neither Kafka nor Faust.
+
+Everything that the next commands can touch is loaded before they are folded; a fold that remembers accounts from one
+transaction to the next loads less. It may, as long as nobody else writes the partition, which the claim sees to.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from creditfold.ledger import Account, Command, CreditBook, Known, Tick, knows_lots, open_book
+from creditfold.ledger.credit_account import Account as CreditAccount
+from creditfold.ledger.credit_state import references
+from creditfold.processors.chunks import Read, commands, fold, keys, tick_of
+from creditfold.projections.results import ChunkResult
+from creditfold.projections.store import ChunkTransaction, LastOutcomes, Progress
+
+#: Lots kept in memory between two transactions.
+KEPT_LOTS = 500_000
+
+#: Size of the filter of known command ids, in bytes, one for an id: with a million ids of a partition in it, three new
+#: ids in a hundred are looked up for nothing, with ten million every fourth.
+FILTER_BYTES = 2**25
+
+#: Accounts that a tick settles at a time.
+TICK_ACCOUNTS = 2_000
+
+
+class Memory:
+    """What a fold of one partition remembers: accounts, and which command ids it may have seen. Of bounded size.
+
+    Args:
+        most: accounts to keep from one transaction to the next.
+        coming: records of the next one, each of which may bring another account.
+        lots: to keep, since a few accounts can have many.
+        is_fresh: whether nothing of the partition was folded before, so that what isn't remembered isn't there.
+        bulk: whether to keep a filter of known ids, which saves looking them up.
+    """
+
+    def __init__(
+        self, most: int = 0, coming: int = 0, lots: int = KEPT_LOTS, *, is_fresh: bool = False, bulk: bool = False
+    ) -> None:
+        #: The fold changes them here; after one that fails, the memory is worth nothing.
+        self.plain: dict[str, Account] = {}
+        self.credited: dict[str, CreditAccount] = {}
+        self._most = most - coming
+        self._most_lots = lots
+        self._knows_all = is_fresh
+        self._seen = bytearray(FILTER_BYTES) if bulk else None
+
+    def remember(self, account: str, command_id: str) -> bool:
+        """Note a command id as seen; tell whether it may have been seen before."""
+        if self._seen is None:
+            return True
+        slot = hash((account, command_id)) % FILTER_BYTES
+        found = self._seen[slot]
+        self._seen[slot] = 1
+        return bool(found)
+
+    async def load(self, transaction: ChunkTransaction, coming: Sequence[Command], rules: int) -> Known:
+        """Load every account that folding these commands can touch; gives the known ids."""
+        wanted = list(keys(coming))
+        accounts: Collection[str]
+        if knows_lots(rules):
+            # What an account has in its past is asked for even where every account is remembered.
+            names = [] if self._knows_all else [account for account, _ in wanted]
+            await transaction.credits.load(self.credited, names, coming)
+            accounts = self.credited
+        else:
+            if not self._knows_all:
+                missing = {account for account, _ in wanted} - self.plain.keys()
+                self.plain |= await transaction.load_accounts(missing)
+            accounts = self.plain
+        # An account that was never decided about knows no ids.
+        asked = [key for key in wanted if self.remember(*key) and key[0] in accounts]
+        return await transaction.load_known(asked)
+
+    @property
+    def excess(self) -> int:
+        """How many accounts of rules without lots must be forgotten before the next transaction."""
+        return max(0, len(self.plain) - self._most)
+
+    def trim(self) -> None:
+        """Forget the accounts in excess: those that were met first."""
+        excess = self.excess
+        if excess:
+            self._knows_all = False
+            for name in list(islice(self.plain, excess)):
+                del self.plain[name]
+        lots = sum(len(account.lots) for account in self.credited.values())
+        excess = len(self.credited) - self._most
+        if excess > 0 or lots > self._most_lots:
+            self._knows_all = False
+            for name in list(self.credited):
+                if excess <= 0 and lots <= self._most_lots:
+                    break
+                lots -= len(self.credited.pop(name).lots)
+                excess -= 1
+
+    def tidy(self, done: Sequence[Command]) -> None:
+        """Forget what was loaded for commands that came to nothing, such as duplicates."""
+        named = {name for pairs in references(done) for name, _ in pairs}
+        for name in named:
+            account = self.credited.get(name)
+            if account is not None and not account.changed:
+                account.forget()
+
+    def go_over(self, result: ChunkResult) -> None:
+        """Take over the accounts of a chunk in which rules with lots may have come into force."""
+        if not knows_lots(result.rules):
+            return
+        self.credited = dict(result.accounts)
+        if self.plain:
+            # Those that weren't touched since are only in the tables.
+            self.plain = {}
+            self._knows_all = False
+
+
+class Part(NamedTuple):
+    """Some of a chunk's reads, from one tick to the next: a tick stands alone. `end` is the offset behind them."""
+
+    reads: Sequence[Read]
+    end: int
+    tick: Tick | None = None
+
+
+def parts(reads: Sequence[Read], end: int) -> Iterator[Part]:
+    """Cut a chunk before and behind each tick."""
+    at = 0
+    for number, read in enumerate(reads):
+        tick = tick_of(read)
+        if tick is not None:
+            if number > at:
+                yield Part(reads[at:number], read[0].offset)
+            yield Part([read], read[0].offset + 1, tick)
+            at = number + 1
+    if at < len(reads) or not reads or end > reads[-1][0].offset + 1:
+        yield Part(reads[at:], end)
+
+
+async def fold_chunk(
+    transaction: ChunkTransaction,
+    progress: Progress,
+    reads: Sequence[Read],
+    end: int,
+    memory: Memory,
+    *,
+    forced: int | None = None,
+    unsaved: LastOutcomes | None = None,
+    is_last: bool = True,
+) -> None:
+    """Fold reads in a transaction that has locked the partition, and write what they come to.
+
+    Args:
+        transaction: of the partition.
+        progress: where the partition stands.
+        reads: everything from there to before offset `end`.
+        end: the next offset.
+        memory: what is remembered, and will be.
+        forced: version of the rules that decides everything, if not the log's own.
+        unsaved: balances that earlier transactions left to be written; takes this one's, unless it `is_last`, or the
+            memory overflows.
+        is_last: whether nothing comes behind this.
+
+    Raises UnknownRulesError, or what PostgreSQL raises.
+    """
+    rules = forced or progress.rules
+    if not knows_lots(rules):
+        known = await memory.load(transaction, list(commands(reads)), rules)
+        book = open_book(rules, memory.plain, known, progress.clock_ms, progress.minute, forced=forced is not None)
+        result = fold(reads, book, end)
+        save = unsaved is None or is_last or memory.excess > 0 or knows_lots(result.rules)
+        await transaction.write(result, unsaved, save=save)
+        memory.go_over(result)
+        return
+    for part in parts(reads, end):
+        if part.tick is not None:
+            progress = await _settle_all(transaction, progress, part, memory)
+            continue
+        coming = list(commands(part.reads))
+        known = await memory.load(transaction, coming, rules)
+        book = CreditBook(memory.credited, known, progress.clock_ms, progress.minute, forced=forced is not None)
+        result = fold(part.reads, book, part.end)
+        memory.credited |= book.accounts
+        progress = await transaction.write(result)
+        memory.tidy(coming)
+
+
+async def _settle_all(transaction: ChunkTransaction, progress: Progress, part: Part, memory: Memory) -> Progress:
+    """Fold a tick: settle every account of the partition that has something due, some at a time."""
+    record = part.reads[0][0]
+    book = CreditBook({}, {}, progress.clock_ms, progress.minute)
+    at_once = fold(part.reads, book, part.end)
+    if at_once.ticks:
+        async for names in transaction.credits.due(book.clock_ms, TICK_ACCOUNTS):
+            loaded = {name: memory.credited[name] for name in names if name in memory.credited}
+            await transaction.credits.load(loaded, names, [])
+            page = CreditBook(loaded, {}, book.clock_ms, progress.minute)
+            lines = [(record.offset, entry) for entry in page.settle(names, record.offset)]
+            result = ChunkResult(
+                record.offset, book.clock_ms, book.rules, lines, [], [], [], 0, minute=progress.minute, accounts=loaded
+            )
+            progress = await transaction.write(result)
+    return await transaction.write(at_once)

@@ -1,0 +1,306 @@
+"""Loads and writes the state of accounts that have lots, inside a chunk's transaction. Decides nothing.
+
+What is loaded is what commands and time can change: of an account's past only what a command names.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from typing import Any, LiteralString, NamedTuple, TypeAlias
+
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.rows import TupleRow
+
+from creditfold.ledger import Accepted, Command, CreditEntry, Entry
+from creditfold.ledger.credit_account import NUMBER_BITS, Account
+from creditfold.ledger.credit_facts import Bucket
+from creditfold.ledger.credit_state import (
+    AccountRow,
+    BalanceRow,
+    HoldRow,
+    LotRow,
+    Rows,
+    ScheduleRow,
+    SpendRow,
+    TransferRow,
+    changes,
+    lots_named,
+    open_account,
+    references,
+    restore,
+    spend_as_journalled,
+)
+from creditfold.projections.credit_tables import (
+    ACCOUNTS,
+    BALANCES,
+    HOLDS,
+    LOTS,
+    OF_ACCOUNTS,
+    OF_COMMANDS,
+    OF_NUMBERS,
+    SCHEDULES,
+    SEPARATOR,
+    SPENDS,
+    STATE,
+    TRANSFERS,
+    Table,
+    add_totals,
+    cells,
+    due,
+    joined,
+    select,
+    spends_of_the_journal,
+    upsert,
+)
+
+#: Accounts by their names.
+Accounts: TypeAlias = dict[str, Account]
+#: A line of the journal and the offset of its record.
+Line: TypeAlias = tuple[int, Entry | CreditEntry]
+
+_ROW_TYPES: Mapping[Table, type[Any]] = {
+    LOTS: LotRow,
+    HOLDS: HoldRow,
+    SPENDS: SpendRow,
+    TRANSFERS: TransferRow,
+    SCHEDULES: ScheduleRow,
+    BALANCES: BalanceRow,
+    ACCOUNTS: AccountRow,
+}
+
+# What time can change, what is owed, and what keeps an account from being closed.
+_LIVE: Sequence[tuple[Table, LiteralString]] = (
+    (BALANCES, OF_ACCOUNTS),
+    (ACCOUNTS, OF_ACCOUNTS),
+    (LOTS, OF_ACCOUNTS + " AND t.is_live"),
+    (HOLDS, OF_ACCOUNTS + " AND t.is_open"),
+    (SPENDS, OF_ACCOUNTS + " AND t.debt > 0"),
+    (TRANSFERS, OF_ACCOUNTS + " AND t.is_open AND t.log_partition = %s"),
+    (SCHEDULES, OF_ACCOUNTS + " AND t.is_open"),
+)
+_FIELD: Mapping[Table, str] = {
+    LOTS: "lots",
+    HOLDS: "holds",
+    SPENDS: "spends",
+    TRANSFERS: "transfers",
+    SCHEDULES: "schedules",
+    BALANCES: "balances",
+}
+
+
+class _Found:
+    """Rows by account, as they come."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = defaultdict(dict)
+
+    def add(self, table: Table, found: Iterable[Sequence[Any]]) -> None:
+        """Take rows of a table, each with its account in front."""
+        make = _ROW_TYPES[table]._make
+        for name, *values in found:
+            if table is ACCOUNTS:
+                self.rows[name]["account"] = make(values)
+            else:
+                if table is BALANCES:
+                    # The version of a balance's last line counts for the account.
+                    self.rows[name]["version"] = max(self.rows[name].get("version", 0), values.pop())
+                self.rows[name].setdefault(_FIELD[table], []).append(make(values))
+
+    def of(self, name: str) -> Rows:
+        """An account's rows."""
+        found = dict(self.rows.get(name, {}))
+        version = found.pop("version", 0)
+        rows = Rows(**found)
+        return rows._replace(account=rows.account._replace(version=max(rows.account.version, version)))
+
+
+class CreditStore:
+    """State of accounts with lots in one generation.
+
+    Args:
+        connection: in a transaction that the caller commits.
+        partition: of the command topic.
+        generation: its number.
+    """
+
+    def __init__(self, connection: AsyncConnection[TupleRow], partition: int, generation: int) -> None:
+        self._connection = connection
+        self._partition = partition
+        self._generation = generation
+
+    async def load(self, accounts: Accounts, names: Collection[str], commands: Sequence[Command]) -> None:
+        """Add to `accounts` those of these names that aren't there yet, and to each of them what the commands name.
+
+        An account that was never used stays absent. Raises CorruptStateError.
+        """
+        missing = [name for name in dict.fromkeys(names) if name not in accounts]
+        live = _Found()
+        if missing:
+            for table, condition in _LIVE:
+                place = (self._partition,) if table is TRANSFERS else ()
+                live.add(table, await self._select(table, condition, SEPARATOR.join(missing), *place))
+            await self._add_lots(live, accounts)
+            for name in missing:
+                if name in live.rows:
+                    accounts[name] = open_account(name, live.of(name))
+        named = await self._named(accounts, commands)
+        await self._add_lots(named, accounts)
+        for name in named.rows:
+            restore(accounts[name], named.of(name))
+
+    async def _named(self, accounts: Accounts, commands: Sequence[Command]) -> _Found:
+        """Rows that commands name, of accounts that there are, so far as they aren't loaded."""
+        found, wanted = _Found(), references(commands)
+        for table, pairs in (
+            (HOLDS, wanted.holds),
+            (SCHEDULES, wanted.schedules),
+            (TRANSFERS, wanted.transfers),
+            (LOTS, wanted.lots),
+            (SPENDS, wanted.spends),
+        ):
+            keys = [
+                (name, command_id)
+                for name, command_id in dict.fromkeys(pairs)
+                if name in accounts and (table is LOTS or command_id not in getattr(accounts[name], _FIELD[table]))
+            ]
+            if keys:
+                found.add(table, await self._select(table, OF_COMMANDS, *joined(keys)))
+            if keys and table is SPENDS:
+                changed = {(name, row.command_id) for name in found.rows for row in found.of(name).spends}
+                found.add(table, await self._journalled([key for key in keys if key not in changed]))
+        return found
+
+    async def _journalled(self, keys: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
+        if not keys:
+            return []
+        cursor = await self._connection.execute(spends_of_the_journal(self._generation), joined(keys), binary=True)
+        rows = (
+            (name, spend_as_journalled(command_id, asset, offset << NUMBER_BITS, facts))
+            for name, command_id, asset, offset, facts in await cursor.fetchall()
+        )
+        return [(name, *row) for name, row in rows if row is not None]
+
+    async def _add_lots(self, found: _Found, accounts: Accounts) -> None:
+        """Add the lots that slices are of and that aren't loaded."""
+        wanted = []
+        for name in found.rows:
+            rows = found.of(name)
+            there = {(lot.command_id, lot.number) for lot in rows.lots}
+            if name in accounts:
+                there |= {(lot_id.command_id, lot_id.number) for lot_id in accounts[name].lots}
+            wanted += [(name, *lot) for lot in dict.fromkeys(lots_named(rows)) if lot not in there]
+        if wanted:
+            found.add(LOTS, await self._select(LOTS, OF_NUMBERS, *joined(wanted)))
+
+    async def _select(self, table: Table, condition: LiteralString, *values: Any) -> list[TupleRow]:
+        query = select(table, self._generation, condition)
+        cursor = await self._connection.execute(query, values, binary=True)
+        return await cursor.fetchall()
+
+    async def due(self, clock_ms: int, page: int) -> AsyncIterator[list[str]]:
+        """The accounts that have something due at an instant, in the order of their names, so many at a time.
+
+        What is written meanwhile makes no difference to it.
+        """
+        async with self._connection.cursor("due") as cursor:
+            await cursor.execute(due(self._generation), {"partition": self._partition, "clock": clock_ms})
+            while rows := await cursor.fetchmany(page):
+                yield [name for (name,) in rows]
+
+    async def write(
+        self, cursor: AsyncCursor[TupleRow], lines: Sequence[Line], accounts: Mapping[str, Account]
+    ) -> None:
+        """Write the state that journal lines left accounts in.
+
+        Args:
+            cursor: a binary one of the same transaction.
+            lines: of the journal; those of rules without lots are left out.
+            accounts: state of each account that commands or time touched. They forget their past.
+        """
+        last: dict[tuple[str, str], tuple[int, CreditEntry]] = {}
+        for offset, entry in lines:
+            if isinstance(entry, CreditEntry):
+                last[entry.account, entry.asset] = offset, entry
+        balances, others = [], []
+        for (name, asset), (offset, entry) in last.items():
+            account = accounts[name]
+            if asset:
+                limit = account.holding(asset).limit
+                balances.append((name, asset, *entry.balance, limit, entry.version, self._partition, offset))
+            else:
+                frozen = str(account.frozen or "")
+                others.append((name, entry.version, account.is_closed, frozen, self._partition, offset))
+        await self._upsert(cursor, BALANCES, balances)
+        await self._upsert(cursor, ACCOUNTS, others)
+        state: dict[Table, list[tuple[Any, ...]]] = {table: [] for table in STATE}
+        rows: Any
+        for name, account in accounts.items():
+            if not account.changed:
+                continue
+            for table, rows in zip(STATE, changes(account), strict=True):
+                state[table] += [(name, *row, self._partition, position) for row, position in rows]
+            account.forget()
+        for table, changed in state.items():
+            await self._upsert(cursor, table, changed)
+
+    async def _upsert(self, cursor: AsyncCursor[TupleRow], table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        if rows:
+            await cursor.execute(upsert(table, self._generation), cells(table, rows))
+
+    async def add_totals(self, cursor: AsyncCursor[TupleRow], lines: Iterable[Line]) -> None:
+        """Add lines to the totals, which PostgreSQL proves to balance."""
+        for asset, total in totals(lines).items():
+            await cursor.execute(add_totals(self._generation), (self._partition, asset, *total))
+
+
+class Total(NamedTuple):
+    """By how much lines changed what there is of an asset, and where it came from and went."""
+
+    credits: int
+    debt: int
+    issued: int
+    spent: int
+    expired: int
+    voided: int
+    forfeited: int
+    reissued: int
+    in_transit: int
+
+
+def totals(lines: Iterable[Line]) -> dict[str, Total]:
+    """Sum up lines by asset: credits and debt from the balances, the rest from the moves."""
+    granted: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    owed: Counter[str] = Counter()
+    moved: Counter[tuple[str, str]] = Counter()
+    for _, entry in lines:
+        if isinstance(entry, Entry):
+            outcome = entry.outcome
+            if isinstance(outcome, Accepted):
+                if outcome.change > 0:
+                    granted[outcome.asset] += outcome.change
+                else:
+                    spent[outcome.asset] -= outcome.change
+            continue
+        before, balance = entry.before, entry.balance
+        held[entry.asset] += sum(balance[:3]) - sum(before[:3])
+        owed[entry.asset] += balance.debt - before.debt
+        for fact in entry.facts:
+            for move in fact.moves:
+                moved[fact.asset, move.source] -= move.amount
+                moved[fact.asset, move.target] += move.amount
+    assets = dict.fromkeys([*granted, *spent, *held, *(asset for asset, _ in moved)])
+    return {
+        asset: Total(
+            held[asset] + granted[asset] - spent[asset],
+            owed[asset],
+            granted[asset] - moved[asset, Bucket.ISSUED],
+            spent[asset] + moved[asset, Bucket.SPENT],
+            *(moved[asset, bucket] for bucket in _GONE),
+        )
+        for asset in assets
+        if asset
+    }
+
+
+_GONE = (Bucket.EXPIRED, Bucket.VOIDED, Bucket.FORFEITED, Bucket.REISSUED, Bucket.IN_TRANSIT)

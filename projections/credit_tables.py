@@ -1,0 +1,232 @@
+"""The tables of credits: lots, holds, spends, transfers, schedules, and the accounts' own state, as SQL by generation.
+
+Owns how rows of `ledger.credit_state` are laid out in PostgreSQL. Rows go there as one text a column, joined by a
+control character that no id can hold; a text's cell begins with `=`, or a lone empty one would be no cell at all.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, LiteralString, NamedTuple
+
+from psycopg import sql
+
+from creditfold.projections.setup import schema_of
+
+# Lists go to PostgreSQL as one text: psycopg's arrays cost more than deciding does.
+SEPARATOR = "\x1f"
+_NULL = "\x1e"
+
+
+class Table(NamedTuple):
+    """A table of state: its name, how many of its columns are its key, and its columns with their types, in order."""
+
+    name: LiteralString
+    key: int
+    columns: tuple[tuple[LiteralString, LiteralString], ...]
+
+
+_ACCOUNT: tuple[tuple[LiteralString, LiteralString], ...] = (("account_id", "text"),)
+_COMMAND: tuple[tuple[LiteralString, LiteralString], ...] = (("account_id", "text"), ("command_id", "text"))
+#: In every table: where the record is that changed the row last.
+_PLACE: tuple[tuple[LiteralString, LiteralString], ...] = (("log_partition", "integer"), ("log_offset", "bigint"))
+
+BALANCES = Table(
+    "balances",
+    2,
+    (
+        *_ACCOUNT,
+        ("asset", "text"),
+        ("available", "bigint"),
+        ("pending", "bigint"),
+        ("held", "bigint"),
+        ("debt", "bigint"),
+        ("credit_limit", "bigint"),
+        ("version", "bigint"),
+        *_PLACE,
+    ),
+)
+ACCOUNTS = Table(
+    "accounts", 1, (*_ACCOUNT, ("version", "bigint"), ("is_closed", "boolean"), ("frozen", "text"), *_PLACE)
+)
+LOTS = Table(
+    "lots",
+    3,
+    (
+        *_COMMAND,
+        ("number", "integer"),
+        ("asset", "text"),
+        ("lot_class", "text"),
+        ("priority", "smallint"),
+        ("effective_at_ms", "bigint"),
+        ("expires_at_ms", "bigint"),
+        ("scope", "text"),
+        ("made", "bigint"),
+        ("source", "text"),
+        ("amount", "bigint"),
+        ("remaining", "bigint"),
+        ("held", "bigint"),
+        ("spent", "bigint"),
+        ("expired", "bigint"),
+        ("voided", "bigint"),
+        ("forfeited", "bigint"),
+        ("reissued", "bigint"),
+        ("transferred", "bigint"),
+        ("is_pending", "boolean"),
+        ("is_lapsed", "boolean"),
+        ("is_void", "boolean"),
+        ("is_live", "boolean"),
+        ("next_at_ms", "bigint"),
+        *_PLACE,
+    ),
+)
+HOLDS = Table(
+    "holds",
+    2,
+    (
+        *_COMMAND,
+        ("asset", "text"),
+        ("deadline_ms", "bigint"),
+        ("made", "bigint"),
+        ("taken", "bigint"),
+        ("slices", "text"),
+        ("is_open", "boolean"),
+        ("is_lapsed", "boolean"),
+        ("next_at_ms", "bigint"),
+        *_PLACE,
+    ),
+)
+SPENDS = Table(
+    "spends",
+    2,
+    (*_COMMAND, ("asset", "text"), ("made", "bigint"), ("debt", "bigint"), ("slices", "text"), *_PLACE),
+)
+TRANSFERS = Table(
+    "transfers",
+    2,
+    (*_COMMAND, ("asset", "text"), ("to_account", "text"), ("parcels", "text"), ("is_open", "boolean"), *_PLACE),
+)
+SCHEDULES = Table(
+    "schedules",
+    2,
+    (
+        *_COMMAND,
+        ("asset", "text"),
+        ("amount", "bigint"),
+        ("period", "text"),
+        ("first_at_ms", "bigint"),
+        ("every", "integer"),
+        ("until_ms", "bigint"),
+        ("cap", "bigint"),
+        ("lot_class", "text"),
+        ("priority", "smallint"),
+        ("expires_after_ms", "bigint"),
+        ("scope", "text"),
+        ("made", "bigint"),
+        ("next_number", "integer"),
+        ("is_open", "boolean"),
+        ("next_at_ms", "bigint"),
+        *_PLACE,
+    ),
+)
+#: What is kept of accounts besides their balances, in the order of `credit_state.Rows`.
+STATE = (LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES)
+TABLES = (BALANCES, ACCOUNTS, *STATE)
+
+
+@lru_cache(maxsize=1_024)
+def upsert(table: Table, generation: int) -> sql.Composed:
+    """Write rows, one text a column as `cells` makes them."""
+    names = [sql.Identifier(name) for name, _ in table.columns]
+    arrays = [sql.SQL("string_to_array(%s, chr(31), chr(30))::{}[]").format(sql.SQL(kind)) for _, kind in table.columns]
+    texts = [
+        sql.SQL("substr({}, 2)").format(name) if kind == "text" else name
+        for name, (_, kind) in zip(names, table.columns, strict=True)
+    ]
+    changes = [sql.SQL("{0} = excluded.{0}").format(name) for name in names[table.key :]]
+    comma = sql.SQL(", ")
+    return sql.SQL(
+        """INSERT INTO {table} ({names}) SELECT {texts} FROM unnest({arrays}) AS u ({names})
+           ON CONFLICT ({key}) DO UPDATE SET {changes}"""
+    ).format(
+        table=sql.Identifier(schema_of(generation), table.name),
+        names=comma.join(names),
+        texts=comma.join(texts),
+        arrays=comma.join(arrays),
+        key=comma.join(names[: table.key]),
+        changes=comma.join(changes),
+    )
+
+
+def cells(table: Table, rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Rows as `upsert` takes them. There must be some."""
+    return [
+        SEPARATOR.join(["=" + value for value in column] if kind == "text" else map(_cell, column))
+        for column, (_, kind) in zip(zip(*rows, strict=True), table.columns, strict=True)
+    ]
+
+
+def _cell(value: Any) -> str:
+    return _NULL if value is None else str(value)
+
+
+@lru_cache(maxsize=1_024)
+def select(table: Table, generation: int, condition: LiteralString) -> sql.Composed:
+    """Read rows of a table that fulfil a condition, without the place where they were changed."""
+    names = [sql.Identifier("t", name) for name, _ in table.columns if (name, _) not in _PLACE]
+    return sql.SQL("SELECT {} FROM {} AS t {}").format(
+        sql.SQL(", ").join(names), sql.Identifier(schema_of(generation), table.name), sql.SQL(condition)
+    )
+
+
+#: By the names of accounts, as one text.
+OF_ACCOUNTS: LiteralString = "WHERE t.account_id = ANY(string_to_array(%s, chr(31)))"
+#: By pairs of account and command, as two texts.
+OF_COMMANDS: LiteralString = """JOIN unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)))
+    AS k (account_id, command_id) ON (t.account_id, t.command_id) = (k.account_id, k.command_id)"""
+#: By account, command and number, as three texts.
+OF_NUMBERS: LiteralString = """JOIN unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)),
+        string_to_array(%s, chr(31))::integer[]) AS k (account_id, command_id, number)
+    ON (t.account_id, t.command_id, t.number) = (k.account_id, k.command_id, k.number)"""
+
+
+def joined(keys: Collection[Iterable[Any]]) -> list[str]:
+    """Keys as one text a part. There must be some, and no part may be empty."""
+    return [SEPARATOR.join(map(str, column)) for column in zip(*keys, strict=True)]
+
+
+@lru_cache(maxsize=64)
+def spends_of_the_journal(generation: int) -> sql.Composed:
+    """Spends and captures as they were decided, by pairs of account and command."""
+    return sql.SQL(
+        """SELECT t.account_id, t.command_id, t.asset, t.log_offset, t.facts
+           FROM {} AS t {} WHERE t.kind IN ('spend', 'capture') AND t.rejection IS NULL AND t.facts IS NOT NULL"""
+    ).format(sql.Identifier(schema_of(generation), "journal"), sql.SQL(OF_COMMANDS))
+
+
+@lru_cache(maxsize=64)
+def due(generation: int) -> sql.Composed:
+    """The accounts of a partition that have something due at an instant, in the order of their names' bytes."""
+    schema = sql.Identifier(schema_of(generation))
+    return sql.SQL(
+        """SELECT account_id FROM (
+               SELECT account_id FROM {schema}.lots WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s
+               UNION
+               SELECT account_id FROM {schema}.holds WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s
+               UNION
+               SELECT account_id FROM {schema}.schedules WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s
+           ) AS d ORDER BY account_id COLLATE "C" """
+    ).format(schema=schema)
+
+
+@lru_cache(maxsize=64)
+def add_totals(generation: int) -> sql.Composed:
+    """Add to what a partition has of an asset, and to where it came from and went."""
+    return sql.SQL(
+        """INSERT INTO {} AS t VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+           ON CONFLICT (log_partition, asset) DO UPDATE
+           SET credits = t.credits + excluded.credits, debt = t.debt + excluded.debt,
+               issued = t.issued + excluded.issued, spent = t.spent + excluded.spent,
+               expired = t.expired + excluded.expired, voided = t.voided + excluded.voided,
+               forfeited = t.forfeited + excluded.forfeited, reissued = t.reissued + excluded.reissued,
+               in_transit = t.in_transit + excluded.in_transit"""
+    ).format(sql.Identifier(schema_of(generation), "totals"))

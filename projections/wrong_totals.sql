@@ -1,0 +1,46 @@
+-- Totals that aren't what the journal's changes come to: those of lines without lots, and the moves of the others. What isn't
+-- there is nothing.
+SELECT 'totals' AS what, '' AS account_id, coalesce(t.asset, j.asset) AS name, coalesce(t.log_partition, j.log_partition) AS log_partition,
+       t.content AS kept, j.content AS should_be
+FROM (
+    SELECT log_partition, asset,
+           concat_ws(' ', credits, debt, issued, spent, expired, voided, forfeited, reissued, in_transit) AS content
+    FROM {schema}.totals
+    WHERE (credits, debt, issued, spent, expired, voided, forfeited, reissued, in_transit) <> (0, 0, 0, 0, 0, 0, 0, 0, 0)
+) AS t
+FULL JOIN (
+    SELECT log_partition, asset,
+           concat_ws(' ', credits, debt, issued, spent, expired, voided, forfeited, reissued, in_transit) AS content
+    FROM (
+      SELECT log_partition, asset, coalesce(sum(credits), 0) AS credits, coalesce(sum(debt), 0) AS debt,
+             coalesce(sum(issued), 0) AS issued, coalesce(sum(spent), 0) AS spent, coalesce(sum(expired), 0) AS expired,
+             coalesce(sum(voided), 0) AS voided, coalesce(sum(forfeited), 0) AS forfeited,
+             coalesce(sum(reissued), 0) AS reissued, coalesce(sum(in_transit), 0) AS in_transit
+      FROM (
+        SELECT log_partition, asset, sum(change) AS credits, 0 AS debt, sum(greatest(change, 0)) AS issued,
+               sum(greatest(-change, 0)) AS spent, 0 AS expired, 0 AS voided, 0 AS forfeited, 0 AS reissued, 0 AS in_transit
+        FROM {schema}.journal JOIN {schema}.progress USING (log_partition)
+        WHERE log_offset BETWEEN 0 AND next_offset - 1 AND facts IS NULL
+        GROUP BY log_partition, asset
+        UNION ALL
+        SELECT log_partition, asset, sum(amount) FILTER (WHERE bucket IN ('remaining', 'held')),
+               -sum(amount) FILTER (WHERE bucket = 'debt'), -sum(amount) FILTER (WHERE bucket = 'issued'),
+               sum(amount) FILTER (WHERE bucket = 'spent'), sum(amount) FILTER (WHERE bucket = 'expired'),
+               sum(amount) FILTER (WHERE bucket = 'voided'), sum(amount) FILTER (WHERE bucket = 'forfeited'),
+               sum(amount) FILTER (WHERE bucket = 'reissued'), sum(amount) FILTER (WHERE bucket = 'in_transit')
+        FROM (
+            SELECT l.log_partition, coalesce(f ->> 'asset', l.asset) AS asset, p.bucket, p.amount
+            FROM {schema}.journal l JOIN {schema}.progress USING (log_partition)
+            CROSS JOIN LATERAL jsonb_array_elements(l.facts::jsonb) AS f
+            CROSS JOIN LATERAL jsonb_array_elements(f -> 'moves') AS m
+            CROSS JOIN LATERAL (VALUES (m ->> 2, -(m ->> 4)::bigint), (m ->> 3, (m ->> 4)::bigint)) AS p (bucket, amount)
+            WHERE l.log_offset BETWEEN 0 AND next_offset - 1 AND l.facts <> '[]'
+        ) AS moved
+        GROUP BY log_partition, asset
+      ) AS counted
+      GROUP BY log_partition, asset
+    ) AS summed
+    WHERE (credits, debt, issued, spent, expired, voided, forfeited, reissued, in_transit) <> (0, 0, 0, 0, 0, 0, 0, 0, 0)
+) AS j ON t.log_partition = j.log_partition AND t.asset = j.asset
+WHERE t.content IS DISTINCT FROM j.content
+ORDER BY 4, 3 LIMIT {most}

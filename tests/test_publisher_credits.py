@@ -1,0 +1,254 @@
+"""The publisher and rules that know lots, on the real stack: many outcomes of one record, each once and in order."""
+
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from credit_histories import START_MS, history
+from support import query
+from test_chunks import FakeRecord
+from test_credit_store import folded
+from test_publisher import (
+    KilledError,
+    MortalProducer,
+    decoded,
+    next_offsets,
+    opened,
+    pool,
+    publish_all,
+    publish_from_the_start,
+    publish_to,
+    read_topic,
+    topics_of,
+)
+from test_store import prepared
+
+from creditfold.processors import outbox as outboxes
+from creditfold.processors.outbox import Outbox, Pool, was_fenced, with_smaller_messages
+from creditfold.processors.outcomes import read_outcome
+from creditfold.projections import outbox as outbox_queries
+from creditfold.schemas.wire import encode
+from creditfold.stack.settings import Settings
+
+__all__ = ["pool", "prepared"]
+
+SEED = random.randrange(10**6)
+DAY_MS = 86_400_000
+
+
+def month_end(first: int, accounts: int) -> list[FakeRecord]:
+    """Grants to accounts of all kinds of names that end together, and the tick that tells of it."""
+    begun = START_MS + 365 * DAY_MS
+    firsts = "zZaAé~ab\U00010000\uffff"
+    names = [f"{firsts[number % len(firsts)]}{number}" for number in range(accounts)]
+    grants = [
+        {
+            "command_id": f"month-{number}",
+            "account": name,
+            "asset": "credits",
+            "amount": 5,
+            "expires_at": begun + DAY_MS,
+        }
+        for number, name in enumerate(names)
+    ]
+    records = [
+        FakeRecord(first + number, begun, fields["account"].encode(), encode("Grant", fields))
+        for number, fields in enumerate(grants)
+    ]
+    minute = (begun + DAY_MS) // 60_000 + 1
+    tick = encode("Tick", {"command_id": f"tick-0-{minute}", "minute": minute})
+    return [*records, FakeRecord(first + accounts, minute * 60_000, None, tick)]
+
+
+async def fold_histories(settings: Settings, records: int, accounts: int) -> None:
+    """Fold a history by chance, and behind it a month's end."""
+    made = history(SEED, records, rules_from=10)
+    await folded(settings, [*made, *month_end(len(made), accounts)], random.Random(SEED), None)
+
+
+def rows_of_the_journal(settings: Settings) -> list[dict[str, Any]]:
+    """Every row, by partition and offset, and there by the bytes of the account and by version."""
+    names = """log_partition, log_offset, account_id, version, command_id, kind, asset, amount, change, balance,
+               rejection, rules, clock_ms, occurred_at_ms, source, note, pending, held, debt, step, details, facts"""
+    found = query(settings, f"SELECT {names} FROM ledger_0001.journal")
+    rows = [dict(zip(names.replace(",", " ").split(), row, strict=True)) for row in found]
+
+    def place(row: dict[str, Any]) -> tuple[int, int, bytes, int]:
+        return row["log_partition"], row["log_offset"], row["account_id"].encode(), row["version"]
+
+    return sorted(rows, key=place)
+
+
+def expected(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The record of a row with all its fields, made of the row alone."""
+    fields = {name: row[name] for name in ("log_partition", "log_offset", "version", "asset", "balance", "rules")}
+    fields |= {"account": row["account_id"], "decided_at": row["clock_ms"]}
+    fields |= {name: row[name] for name in ("pending", "held", "debt")}
+    facts = [
+        {
+            "detail": "",
+            **dict.fromkeys(("lot_class", "scope"), ""),
+            **dict.fromkeys(("priority", "effective_at", "expires_at"), 0),
+            **{name: value for name, value in fact.items() if name != "terms"},
+            **fact.get("terms", {}),
+            "moves": [
+                {"lot": lot, "number": number, "source": source, "target": target, "amount": amount}
+                for lot, number, source, target, amount in fact.get("moves", [])
+            ],
+        }
+        for fact in json.loads(row["facts"] or "[]")
+    ]
+    if row["kind"] == "settled":
+        return "Settled", {**fields, "change": row["change"], "facts": facts}
+    fields |= {"command_id": row["command_id"] or "", "amount": row["amount"], "occurred_at": row["occurred_at_ms"]}
+    fields |= {"source": row["source"], "reason": row["note"], "details": row["details"] or ""}
+    if row["rejection"]:
+        step = -1 if row["step"] is None else row["step"]
+        return "Rejected", {**fields, "kind": row["kind"], "rejection": row["rejection"], "step": step}
+    fields |= {"facts": facts, "change": row["change"]}
+    if row["kind"] in ("grant", "spend") and row["command_id"]:
+        return f"{row['kind'].title()}Accepted", fields
+    return "CommandAccepted", {**fields, "kind": row["kind"]}
+
+
+def assert_credits_published(settings: Settings) -> list[dict[str, Any]]:
+    """The outcomes topic holds exactly the journal's rows, field by field and in order. Returns the rows."""
+    seen, rows = read_topic(settings, settings.outcomes_topic), rows_of_the_journal(settings)
+    found = [(message.header("creditfold-position"), message.key) for message in seen]
+    assert found == [(b"%d:%d" % (row["log_partition"], row["log_offset"]), row["account_id"].encode()) for row in rows]
+    for message, row in zip(seen, rows, strict=True):
+        record, fields = decoded(message.value)
+        wanted, values = expected(row)
+        # A schema of rules 1 lacks what is at its default then.
+        assert record == wanted
+        assert values | fields == values
+        assert not any(values[name] for name in values.keys() - fields.keys() - {"step", "change"})
+    dead = [
+        int(message.header("creditfold-offset") or b"") for message in read_topic(settings, settings.dead_letters_topic)
+    ]
+    assert dead == [offset for (offset,) in query(settings, "SELECT log_offset FROM ledger.dead_letters ORDER BY 1")]
+    return rows
+
+
+def in_small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_queries, "WINDOW_OFFSETS", 60)
+    monkeypatch.setattr(outbox_queries, "WINDOW_ROWS", 20)
+    monkeypatch.setattr(outbox_queries, "_FETCHED_ROWS", 7)
+
+
+#: Calls of the producer, how often they are made before it dies of them, and whether before or after.
+MOMENTS = (
+    ("begin_transaction", 4, True),
+    ("produce", 30, True),
+    ("commit_transaction", 3, False),
+    ("commit_transaction", 3, True),
+    ("commit_transaction", 4, False),
+    ("commit_transaction", 5, True),
+)
+
+
+async def test_deaths_among_the_outcomes_of_one_record_lose_and_double_nothing(
+    prepared: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A history, then a tick of many windows in which it is killed at every step; each row comes once."""
+    print(f"seed {SEED}")
+    in_small_windows(monkeypatch)
+    await fold_histories(prepared, 300, 250)
+    tick = next_offsets(prepared)[0] - 1
+    with opened(prepared, pool, 0) as outbox:
+        publish_to(outbox, tick)
+    kept, within = [], set()
+    for number, moment in enumerate(MOMENTS):
+        # One window a reading of the journal, or all of them.
+        monkeypatch.setattr(outboxes, "STRETCH_S", (0.0, 60.0)[number % 2])
+        outbox = Outbox(
+            prepared,
+            topics_of(prepared),
+            0,
+            pool,
+            make_producer=lambda conf, moment=moment: MortalProducer(conf, *moment),  # type: ignore[misc,return-value]
+        )
+        with pytest.raises(KilledError):
+            publish_from_the_start(outbox, tick + 1)
+        within |= {outbox._outcomes_from}
+        kept.append(outbox)  # Not closed: nobody does that for the dead.
+    assert sum(place.offset == tick and bool(place.account) for place in within) >= 3
+    with opened(prepared, pool, 0) as outbox:
+        publish_to(outbox, tick + 1)
+    rows = assert_credits_published(prepared)
+    assert sum(row["log_offset"] == tick for row in rows) >= 250
+    assert {row["kind"] for row in rows if row["command_id"] is None} >= {"settled"}
+
+
+async def test_a_zombie_among_the_outcomes_of_one_record_is_fenced(
+    prepared: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has published a part of a tick, and sent more of it, when another takes over and publishes the rest."""
+    in_small_windows(monkeypatch)
+    await fold_histories(prepared, 20, 60)
+    folded_to = next_offsets(prepared)[0]
+    woken: list[Outbox] = []
+
+    class SleepyProducer(MortalProducer):
+        def __getattr__(self, name: str) -> Any:
+            among = zombies and zombies[0].published_to == folded_to - 1 and zombies[0]._outcomes_from.version
+            if name == "commit_transaction" and among and not woken:
+                woken.extend(zombies)
+                self._producer.flush(10)
+                publish_all(prepared, pool)
+            return getattr(self._producer, name)
+
+    zombies: list[Outbox] = []
+    make: Any = lambda conf: SleepyProducer(conf, "", 0, False)  # noqa: E731
+    with opened(prepared, pool, 0, make_producer=make) as zombie:
+        zombies.append(zombie)
+        with pytest.raises(KafkaException) as refused:
+            publish_to(zombie, folded_to)
+        assert was_fenced(refused.value)
+    assert woken
+    assert_credits_published(prepared)
+
+
+async def test_an_outcome_too_long_for_its_topic_is_cut(prepared: Settings, pool: Pool) -> None:
+    """By the size that the topic is said to take, and, if it takes less than that, after it has refused."""
+    resource = ConfigResource(ConfigResource.Type.TOPIC, prepared.outcomes_topic)
+    entry = ConfigEntry("max.message.bytes", "20000", incremental_operation=AlterConfigOpType.SET)
+    resource.add_incremental_config(entry)
+    admin = AdminClient(prepared.kafka_client)
+    admin.incremental_alter_configs([resource])[resource].result(30)
+    noise = random.Random(1)
+    grants = [
+        ("Grant", {"command_id": noise.randbytes(30).hex(), "asset": "credits", "amount": number + 1})
+        for number in range(600)
+    ]
+    commands = [*grants, ("Close", {"command_id": "close", "forfeit": True})]
+    rules = FakeRecord(0, 1, None, encode("ActivateRules", {"command_id": "rules", "rules": 2}))
+    records = [
+        FakeRecord(number, 2, b"ann", encode(record, {"account": "ann", **fields}))
+        for number, (record, fields) in enumerate(commands, 1)
+    ]
+    await folded(prepared, [rules, *records], random.Random(1), None)
+    folded_to = next_offsets(prepared)[0]
+    told = topics_of(prepared, outcome_bytes=1_000_000)
+    with opened(prepared, pool, 0, told) as outbox, pytest.raises(KafkaException):
+        publish_to(outbox, folded_to)
+    # Made here, because the client may tell of the transaction that failed for it, and the next try of the message.
+    too_large = KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
+    for _ in range(6):
+        told = with_smaller_messages(told, too_large)
+    assert told.outcome_bytes == 16_384
+    publish_all(prepared, pool, told)
+    *_, closed, forfeited = list(outcomes_in(prepared))
+    assert (closed.record, closed.left_out) == ("CommandAccepted", {})
+    assert (forfeited.left_out, forfeited.fields["balance"]) == ({"moves": 600}, 0)
+    (fact,) = forfeited.fields["facts"]
+    assert (fact["kind"], fact["moves"]) == ("forfeited", [])
+
+
+def outcomes_in(settings: Settings) -> Iterator[Any]:
+    for message in read_topic(settings, settings.outcomes_topic):
+        yield read_outcome(message.value, message.headers, message.partition)
