@@ -270,7 +270,8 @@ class Account:
         if self._undo is not None:
             self._undo.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
-        self.changed[owner] = self.position
+        if owner.__class__ is not Holding:
+            self.changed[owner] = self.position
 
     def put(self, owner: dict[Any, Any], key: Any, value: Any) -> None:
         """Add to one of the account's mappings, or change it; None takes it out."""
@@ -306,7 +307,10 @@ class Account:
     def room(self, asset: str) -> int:
         """How much more of an asset the account can have."""
         found = self.holding(asset)
-        return MAX_BALANCE - found.available - found.pending - found.held
+        # What is on its way may come back.
+        sent = [one for one in self.transfers.values() if one.is_open and one.asset == asset]
+        away = sum(part.amount for one in sent for part in one.slices)
+        return MAX_BALANCE - found.available - found.pending - found.held - away
 
     @property
     def next_due(self) -> int:
@@ -471,14 +475,13 @@ class Account:
             self.transfers = {key: sent for key, sent in self.transfers.items() if sent.is_open}
         if self.schedules:
             self.schedules = {key: scheduled for key, scheduled in self.schedules.items() if scheduled.is_open}
-        if all(lot.is_live for lot in self.lots.values()):
-            return
-        spent = [part for spend in self.spends.values() for part in spend.slices]
-        sent = [part for transfer in self.transfers.values() for part in transfer.slices]
-        needed = {part.lot.id: None for part in (*spent, *sent)}
-        self.lots = {key: lot for key, lot in self.lots.items() if lot.is_live or key in needed}
-        for scheduled in self.schedules.values():
-            scheduled.lots = tuple(lot for lot in scheduled.lots if lot.id in self.lots)
+        if not all(lot.is_live for lot in self.lots.values()):
+            spent = [part for spend in self.spends.values() for part in spend.slices]
+            sent = [part for transfer in self.transfers.values() for part in transfer.slices]
+            needed = {part.lot.id: None for part in (*spent, *sent)}
+            self.lots = {key: lot for key, lot in self.lots.items() if lot.is_live or key in needed}
+            for scheduled in self.schedules.values():
+                scheduled.lots = tuple(lot for lot in scheduled.lots if lot.id in self.lots)
         if len(self._dues) > 2 * (len(self.lots) + len(self.holds) + len(self.schedules)) + 64:
             self._dues = []
             for lot in self.lots.values():
@@ -555,7 +558,8 @@ class Account:
         if amount <= 0:
             facts = [Fact(FactKind.CAPPED, at_ms, command.asset, command.command_id, detail=str(number))]
         else:
-            expires_at = at_ms + command.expires_after_ms if command.expires_after_ms else 0
+            # An end beyond any calendar is the calendar's: no transfer could carry it.
+            expires_at = min(at_ms + command.expires_after_ms, MAX_OCCURRED_AT) if command.expires_after_ms else 0
             terms = Terms(command.lot_class, command.priority, at_ms, expires_at, command.scope)
             new = NewLot(LotId(command.command_id, number), command.asset, amount, terms, Bucket.ISSUED)
             lot, move = self.make_lot(new, at_ms)

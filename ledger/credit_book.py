@@ -18,6 +18,8 @@ from creditfold.ledger.folding import Body, Known, Verdict, advanced, body_of
 #: Version of the rules that know lots.
 CREDIT_RULES = 2
 
+DAY_MINUTES = 1_440
+
 #: The kind of a journal line of what time did.
 SETTLED = "settled"
 
@@ -106,6 +108,8 @@ class CreditBook:
         """Settle every account of the book that has something due, in the order of their names."""
         if minute <= self.minute:
             return Verdict.DUPLICATE
+        if minute > max(self.minute + 1, self.clock_ms // 60_000 + DAY_MINUTES):
+            return Verdict.TICK_AHEAD
         self.minute = minute
         names = [*self.accounts, *(name for name in self._left if name not in self.accounts)]
         return self.settle(sorted(names), position)

@@ -149,7 +149,7 @@ def _transfer(command: Transfer) -> str | None:
 def _receive(command: ReceiveTransfer) -> str | None:
     if not 1 <= len(command.parcels) <= limits.MAX_PARCELS:
         return f"parcels are not 1 to {limits.MAX_PARCELS}"
-    parcels = (_amount(parcel) or _terms(parcel.terms) for parcel in command.parcels)
+    parcels = (_id(parcel, "lot") or _amount(parcel) or _terms(parcel.terms) for parcel in command.parcels)
     return (
         _id(command, "asset")
         or _id(command, "sender")

@@ -41,6 +41,7 @@ from creditfold.ledger.credit_account import (
 )
 from creditfold.ledger.credit_facts import Bucket, Fact, FactKind, LotId, Move
 from creditfold.ledger.credit_reasons import RejectionReason as Reason
+from creditfold.ledger.credit_state import OPENING
 from creditfold.ledger.limits import MAX_PARCELS
 
 
@@ -210,7 +211,8 @@ def _refund(account: Account, command: Refund, clock_ms: int) -> list[Fact]:
 
 
 def _void(account: Account, command: VoidGrant, clock_ms: int) -> list[Fact]:
-    lots = account.lots_by(command.grant, command.number)
+    # What earlier rules left was made by no command, and may be of several assets.
+    lots = [] if command.grant == OPENING else account.lots_by(command.grant, command.number)
     if not lots:
         raise Refused(Reason.GRANT_NOT_FOUND)
     lots = [lot for lot in lots if lot.remaining or lot.held]
@@ -303,7 +305,8 @@ def _close(account: Account, command: Close, clock_ms: int) -> list[Fact]:
         moves = tuple(account.move(lot, Bucket.REMAINING, Bucket.FORFEITED, lot.remaining) for lot in lots)
         facts.append(Fact(FactKind.FORFEITED, clock_ms, asset, command.command_id, moves))
     for scheduled in account.schedules.values():
-        account.set(scheduled, "is_open", False)
+        if scheduled.is_open:
+            account.set(scheduled, "is_open", False)
     account.is_closed = True
     return [*facts, Fact(FactKind.CLOSED, clock_ms, "", command.command_id)]
 

@@ -21,6 +21,7 @@ class Verdict(Enum):
     DUPLICATE = "duplicate"  # Same id, same body: the first outcome stands, nothing happens.
     COMMAND_ID_REUSED = "command_id_reused"  # Same id, other body: a dead letter, the first outcome stands.
     RULES_NOT_NEWER = "rules_not_newer"  # An activation of older rules than those in force: a dead letter.
+    TICK_AHEAD = "tick_ahead"  # A tick that would make duplicates of all ticks for a day or more: a dead letter.
     RESERVED_ID = "reserved_id"  # The id is one that only derived commands have: a dead letter.
 
 

@@ -202,6 +202,10 @@ class _Fold:
     def _tick(self, record: Record, tick: Tick) -> None:
         # Rules without lots never get one.
         entries = [] if isinstance(self.book, Book) else self.book.tick(tick.minute, record.offset)
+        if entries is Verdict.TICK_AHEAD:
+            detail = f"minute {tick.minute} is more than a day ahead of the log's clock"
+            self.dead_letters.append(_dead(record, DeadLetterReason.INVALID_COMMAND, detail))
+            return
         if isinstance(entries, Verdict):
             self.duplicates += 1
             return

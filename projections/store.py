@@ -226,8 +226,9 @@ class ChunkTransaction:
                 await self._save_balances(cursor, last)
                 last.clear()
             await self._copy(cursor, self._sql.save_journal, plain_lines)
-            if credited:
-                await self._copy(cursor, self._sql.save_credits, credit_lines)
+            await self._copy(cursor, self._sql.save_credits, credit_lines)
+            if result.accounts:
+                # Time may have changed what no line tells of, such as the end of a lot that is wholly held.
                 await self.credits.write(cursor, credited, result.accounts)
             await self.credits.add_totals(cursor, result.journal)
             await self._save_others(cursor, result, checkpoints)

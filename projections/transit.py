@@ -165,7 +165,7 @@ _ARRIVALS: LiteralString = """
     SELECT j.account_id, j.command_id, coalesce(rejection, ''),
            CASE WHEN position('"kind":"refused"' IN facts) > 0 THEN facts ELSE '[]' END
     FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31))) AS k (account_id, command_id)
-    JOIN {schema}.journal j USING (account_id, command_id)
+    JOIN {schema}.journal j USING (account_id, command_id) WHERE j.kind = 'receive_transfer'
 """
 
 _PARCELS: LiteralString = """

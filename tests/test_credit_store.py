@@ -28,6 +28,7 @@ from creditfold.projections.connections import connected, fold_pool
 from creditfold.projections.generations import lines
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.store import ChunkTransaction, claim
+from creditfold.schemas.wire import encode
 from creditfold.stack.settings import Settings
 
 __all__ = ["prepared"]
@@ -124,3 +125,23 @@ async def test_any_split_comes_to_the_same(prepared: Settings, seed: int, rememb
     assert {row[:2]: row[2:] for row in stored} == {row[:2]: accounts[row[0]].balance(row[1]) for row in stored}
     with connected(prepared.dsn) as connection, snapshot(connection):
         assert [found.holds for found in check_self(connection, 1)] == [True]
+
+
+async def test_what_time_does_without_a_line_is_written_too(prepared: Settings) -> None:
+    """A lot that is wholly held when it ends has no fact then; it isn't due any more all the same."""
+
+    def record(name: str, at_ms: int, offset: int, **fields: object) -> FakeRecord:
+        key = b"ann" if "account" in fields else None
+        return FakeRecord(offset, at_ms, key, encode(name, fields))
+
+    grant = {"command_id": "g", "account": "ann", "asset": "credits", "amount": 5, "expires_at": 60_000}
+    hold = {"command_id": "h", "account": "ann", "asset": "credits", "amount": 5, "deadline": 90_000_000}
+    records = [
+        record("ActivateRules", 1_000, 0, command_id="r", rules=2),
+        record("Grant", 1_000, 1, **grant),
+        record("Hold", 1_000, 2, **hold),
+        record("Tick", 120_000, 3, command_id="t", minute=2),
+    ]
+    await folded(prepared, records, random.Random(1), None)
+    lots = query(prepared, "SELECT is_lapsed, next_at_ms, log_offset FROM ledger_0001.lots")
+    assert lots == [(True, None, 3)]

@@ -4,7 +4,7 @@ import pytest
 from rules_three import decide_three
 from test_chunks import FakeRecord, grant, spend
 
-from creditfold.ledger import RULESETS, Book, UnknownRulesError
+from creditfold.ledger import RULESETS, Book, CreditEntry, UnknownRulesError
 from creditfold.processors import chunks
 from creditfold.processors.chunks import commands, fold, keys, read_records
 from creditfold.projections.results import ChunkResult
@@ -123,3 +123,27 @@ def test_ids_of_derived_commands_are_reserved_under_rules_two() -> None:
     assert [offset for offset, _ in result.journal] == [0]
     assert [(letter.log_offset, letter.reason) for letter in result.dead_letters] == [(2, "invalid_command")]
     assert result.duplicates == 1
+
+
+def test_what_earlier_rules_left_cannot_be_voided() -> None:
+    """It was made by no command, and may be of several assets."""
+    before = [grant(0, 0, "g", "ann", 5), FakeRecord(1, 0, b"ann", encode("Grant", {**GOLD, "command_id": "h"}))]
+    void = encode("VoidGrant", {"command_id": "v", "account": "ann", "grant": "~opening"})
+    result = folded([*before, activate(2, 2), FakeRecord(3, 0, b"ann", void)])
+    last = result.journal[-1][1]
+    assert isinstance(last, CreditEntry)
+    assert last.rejection == "grant_not_found"
+
+
+GOLD = {"account": "ann", "asset": "gold", "amount": 7}
+
+
+def test_a_tick_far_ahead_of_the_clock_is_a_dead_letter() -> None:
+    """Else all ticks until then would be duplicates, and time would stand still for accounts that nobody touches."""
+
+    def tick(offset: int, minute: int) -> FakeRecord:
+        return FakeRecord(offset, 60_000_000, None, encode("Tick", {"command_id": f"t{minute}", "minute": minute}))
+
+    result = folded([activate(0, 2), tick(1, 4_223_371_679), tick(2, 1_000), tick(3, 1_001), tick(4, 1_001)])
+    assert [(letter.log_offset, letter.reason) for letter in result.dead_letters] == [(1, "invalid_command")]
+    assert (result.ticks, result.duplicates, result.minute) == (2, 1, 1_001)
