@@ -4,8 +4,8 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 CHAOS_COMMANDS ?= 200000
-# How many processes run the tests; each has servers of its own, of about 1 GB.
-SIDE_BY_SIDE ?= 2
+# How many processes run the tests, which wait more than they work; each has servers of its own, of about 1 GB.
+SIDE_BY_SIDE ?= 3
 
 # The first of these that is Python 3.11 or later; `make PYTHON=...` names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
