@@ -82,14 +82,13 @@ class FoldApp(faust.App):
             settings.retry_max_s,
             on_lost=self._lost,
             on_hopeless=self.crash,
-            on_transfers=self.errands.wake,
+            on_transfers=self._run_errands,
         )
         super().__init__(settings.group, **_faust_options(settings))
 
     async def on_start(self) -> None:
         """Open the pool before the first partition arrives."""
         await self._pool.open()
-        self.errands.start()
         await super().on_start()
 
     async def on_stop(self) -> None:
@@ -110,6 +109,11 @@ class FoldApp(faust.App):
         except LogChangedError as error:
             await self.crash(error)
             raise
+
+    def _run_errands(self) -> None:
+        # Not before the first claim: a start that fails waits for whatever task there is, and these never end.
+        self.errands.start()
+        self.errands.wake()
 
     def _lost(self, partition: int, fenced: bool) -> None:
         cast(LedgerConsumer, self.consumer).forget(partition, fenced)

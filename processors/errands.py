@@ -86,7 +86,9 @@ class Errands:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin, in tasks of their own."""
+        """Begin, in tasks of their own, unless it has."""
+        if self._tasks:
+            return
         self._appender.open()
         self._tasks = [asyncio.create_task(self._run("relay", self._relay_on, self._wait_for_news), name="relay")]
         if self._tick_s > 0:
