@@ -7,6 +7,7 @@ import typer
 
 from creditfold.cli.arguments import AccountArgument, ArgumentError, JsonOption, checked_account, moment_of
 from creditfold.cli.output import counted, print_json, print_table, say
+from creditfold.cli.proving import DIFFERENT
 from creditfold.cli.reading import NONE, projection
 from creditfold.schemas.position import Position
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from creditfold.projections.trial_balance import TrialBalance
 
 AssetOption = Annotated[str | None, typer.Option("--asset", help="Only of this asset.")]
-
-#: As everywhere where two things that should be equal aren't.
-DIFFERENT = 5
 
 
 def lots(

@@ -9,7 +9,7 @@ Rules 1 know Grant and Spend, with nothing in the fields behind `metadata`; rule
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 
 class LotClass(StrEnum):
@@ -367,6 +367,12 @@ KINDS: Mapping[type[Command], str] = {
 COMMANDS: Mapping[str, type[Command]] = {kind.__name__: kind for kind in KINDS}
 CONTROLS: Mapping[str, type[Control]] = {"ActivateRules": ActivateRules, "Tick": Tick}
 
+#: What rules 1 know of a grant and a spend, and most of them use: so many fields, with the rest at its defaults.
+PLAIN_FIELDS = Grant._fields.index("metadata") + 1
+PLAIN_REST: Mapping[type[Command], tuple[Any, ...]] = {
+    kind: tuple(kind._field_defaults[name] for name in kind._fields[PLAIN_FIELDS:]) for kind in (Grant, Spend)
+}
+
 #: The fields of a batch's step in its Avro record, with their defaults. A step uses those of its kind.
 STEP_FIELDS: Mapping[str, Any] = {
     "kind": "",
@@ -388,9 +394,9 @@ STEP_FIELDS: Mapping[str, Any] = {
     "grant": "",
     "number": 0,
 }
-_STEP_TYPES: Mapping[str, type[Step]] = {
-    KINDS[kind]: kind for kind in (Grant, Spend, Hold, Capture, Release, Refund, VoidGrant)
-}
+#: What can be a step.
+STEPS: tuple[type[Step], ...] = get_args(Step)
+_STEP_TYPES: Mapping[str, type[Step]] = {KINDS[kind]: kind for kind in STEPS}
 
 
 def command_of(record: str, values: tuple[Any, ...]) -> Command | Control:

@@ -13,7 +13,7 @@ from creditfold.ledger.credit_state import opened
 from creditfold.ledger.credit_validity import DERIVED
 from creditfold.ledger.credits import Refused, decide
 from creditfold.ledger.decisions import Account as PlainAccount
-from creditfold.ledger.folding import Body, Known, Verdict, advanced, body_of
+from creditfold.ledger.folding import Body, Known, Verdict, advanced, body_of, repeated
 
 #: Version of the rules that know lots.
 CREDIT_RULES = 2
@@ -64,8 +64,7 @@ class CreditBook:
         name = command.account
         first = self.known.get((name, command.command_id))
         if first is not None:
-            body = first if isinstance(first, Body) else body_of(first)
-            return Verdict.DUPLICATE if body == body_of(command) else Verdict.COMMAND_ID_REUSED
+            return repeated(first, command)
         if command.command_id[0] == DERIVED and not isinstance(command, ReceiveTransfer | SettleTransfer):
             return Verdict.RESERVED_ID
         if any((name, step.command_id) in self.known for step in steps):

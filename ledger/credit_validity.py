@@ -8,6 +8,7 @@ from typing import Any
 
 from creditfold.ledger import limits
 from creditfold.ledger.commands import (
+    STEPS,
     Batch,
     CancelSchedule,
     Capture,
@@ -38,7 +39,6 @@ MAX_NUMBER = 2**31 - 1
 #: How the ids of derived commands begin; nobody else's may, or one could be taken before it comes.
 DERIVED = "~"
 
-_STEPS = (Grant, Spend, Hold, Capture, Release, Refund, VoidGrant)
 _DERIVED_COMMANDS = (ReceiveTransfer, SettleTransfer)
 
 
@@ -193,7 +193,7 @@ def _batch(command: Any) -> str | None:
         return f"steps are not 1 to {MAX_STEPS}"
     ids = {command.command_id}
     for index, step in enumerate(command.steps):
-        if not isinstance(step, _STEPS):
+        if not isinstance(step, STEPS):
             return f"steps[{index}] is a command that can't be in a batch"
         if step.account != command.account:
             return f"steps[{index}].account is another account"

@@ -10,7 +10,17 @@ from hashlib import blake2b
 from json import JSONEncoder
 from typing import Any, NamedTuple, TypeAlias
 
-from creditfold.ledger.commands import KINDS, Batch, Command, Grant, ReceiveTransfer, Spend, Step
+from creditfold.ledger.commands import (
+    KINDS,
+    PLAIN_FIELDS,
+    PLAIN_REST,
+    Batch,
+    Command,
+    Grant,
+    ReceiveTransfer,
+    Spend,
+    Step,
+)
 from creditfold.ledger.decisions import FIRST_RULES, RULESETS, Account, Outcome, evolve, make
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 
@@ -62,7 +72,7 @@ Known: TypeAlias = dict[CommandKey, Body | Command]
 
 def body_of(command: Command) -> Body:
     """The body of a command."""
-    if isinstance(command, Grant | Spend) and command[_PLAIN:] == _REST[type(command)]:
+    if isinstance(command, Grant | Spend) and command[PLAIN_FIELDS:] == PLAIN_REST[type(command)]:
         # As nearly all are: no field of its own is used.
         extra = digest(command.metadata) if command.metadata else b""
         _, _, asset, amount, occurred_at, source, reason, *_ = command
@@ -78,11 +88,6 @@ def body_of(command: Command) -> Body:
     return Body(
         kind, asset, amount, own.get("occurred_at", 0), own.get("source", ""), own.get("reason", ""), extra, details
     )
-
-
-#: The plain commands: so many fields, and the rest at their defaults.
-_PLAIN = Grant._fields.index("metadata") + 1
-_REST = {kind: tuple(kind._field_defaults[name] for name in kind._fields[_PLAIN:]) for kind in (Grant, Spend)}
 
 
 def _details(command: Command, fields: dict[str, Any]) -> str:
@@ -113,6 +118,13 @@ def digest(metadata: Mapping[str, str]) -> bytes:
     # A valid command holds no NUL, which makes NUL a safe separator.
     text = "\0".join(["metadata", str(len(metadata)), *(part for entry in sorted(metadata.items()) for part in entry)])
     return blake2b(text.encode(), digest_size=16).digest()
+
+
+def repeated(first: Body | Command, command: Command) -> Verdict:
+    """What becomes of a command whose id was decided before, for the first that had it."""
+    # Of most commands nobody ever asks for the body.
+    body = first if isinstance(first, Body) else body_of(first)
+    return Verdict.DUPLICATE if body == body_of(command) else Verdict.COMMAND_ID_REUSED
 
 
 def advanced(clock_ms: int, appended_at_ms: int) -> int:
@@ -159,11 +171,9 @@ class Book:
         """Fold one valid command."""
         account = command.account
         key = (account, command.command_id)
-        # Of most commands nobody ever asks for the body.
         first = self.known.get(key)
         if first is not None:
-            body = first if isinstance(first, Body) else body_of(first)
-            return Verdict.DUPLICATE if body == body_of(command) else Verdict.COMMAND_ID_REUSED
+            return repeated(first, command)
         state = self.accounts.get(account, _NEW_ACCOUNT)
         outcome = self._decide(state, command)
         self.accounts[account] = evolve(state, outcome)

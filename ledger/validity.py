@@ -11,11 +11,11 @@ from creditfold.ledger import limits
 from creditfold.ledger.commands import (
     COMMANDS,
     CONTROLS,
+    PLAIN_FIELDS,
+    PLAIN_REST,
     ActivateRules,
-    Grant,
     ReceiveTransfer,
     SettleTransfer,
-    Spend,
     Tick,
     command_of,
 )
@@ -30,9 +30,9 @@ def check(record_name: str, values: Sequence[Any]) -> str | None:
         record_name: of a command or of a control record, for example `Grant`.
         values: of all fields after defaults, in the order of the command's.
     """
-    if record_name not in _REST or values[_PLAIN:] != _REST[record_name]:
+    if record_name not in _REST or values[PLAIN_FIELDS:] != _REST[record_name]:
         return _check_any(record_name, values)
-    command_id, account, asset, amount, occurred_at, source, reason, metadata = values[:_PLAIN]
+    command_id, account, asset, amount, occurred_at, source, reason, metadata = values[:PLAIN_FIELDS]
     if not _are_plain(command_id, account, asset) and (problem := _check_ids(command_id, account, asset)):
         return problem
     # Compared by class, since True is an int too.
@@ -44,9 +44,7 @@ def check(record_name: str, values: Sequence[Any]) -> str | None:
     return _check_origin(occurred_at, source, reason) or _check_metadata(metadata)
 
 
-#: The plain commands, which rules 1 know and nearly all are: so many fields, and the rest at their defaults.
-_PLAIN = len(("command_id", "account", "asset", "amount", "occurred_at", "source", "reason", "metadata"))
-_REST = {kind.__name__: tuple(kind._field_defaults[name] for name in kind._fields[_PLAIN:]) for kind in (Grant, Spend)}
+_REST = {kind.__name__: rest for kind, rest in PLAIN_REST.items()}
 
 
 def _check_any(record_name: str, values: Sequence[Any]) -> str | None:

@@ -27,7 +27,7 @@ from creditfold.projections.chain import (
     journal_line,
 )
 from creditfold.projections.credit_store import CreditStore
-from creditfold.projections.credit_tables import SEPARATOR
+from creditfold.projections.credit_tables import SEPARATOR, joined
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.setup import refuse_other_layout
 from creditfold.projections.statements import END_BLOCKERS, LIVE, LOOKS, SWITCHING, statements
@@ -158,13 +158,6 @@ class ChunkTransaction:
         self._progress = Progress(*row)
         return self._progress
 
-    async def load(self, keys: Iterable[tuple[str, str]]) -> tuple[dict[str, Account], Known]:
-        """Read the accounts named by (account, command id) keys, and the bodies of the ids already decided."""
-        wanted = list(keys)
-        accounts = await self.load_accounts({account for account, _ in wanted})
-        # An account without a balance row was never decided about, so none of its ids can be known.
-        return accounts, await self.load_known([key for key in wanted if key[0] in accounts])
-
     async def load_accounts(self, names: Collection[str]) -> dict[str, Account]:
         """Read the accounts of these names; those that were never decided about are left out."""
         if not names:
@@ -180,8 +173,7 @@ class ChunkTransaction:
         """Read the bodies of those (account, command id) keys that were decided already."""
         if not keys:
             return {}
-        names, ids = (SEPARATOR.join(column) for column in zip(*keys, strict=True))
-        cursor = await self._connection.execute(self._sql.load_known, (names, ids), binary=True)
+        cursor = await self._connection.execute(self._sql.load_known, joined(keys), binary=True)
         return {(row[0], row[1]): Body(*row[2:]) for row in await cursor.fetchall()}
 
     async def known_ids(self) -> AsyncIterator[tuple[str, str]]:

@@ -14,8 +14,9 @@ from support import query
 from test_chunks import FakeRecord, grant, spend
 
 from creditfold.ledger import Book
-from creditfold.processors.chunks import Chunk, commands, fold, keys, read_records
+from creditfold.processors.chunks import Chunk, commands, fold, read_records
 from creditfold.processors.lanes import Lanes
+from creditfold.processors.memory import Memory
 from creditfold.projections.connections import (
     NotPreparedError,
     PostgresUnavailableError,
@@ -150,8 +151,9 @@ async def write_all(connection: AsyncConnection[TupleRow], won: Claim) -> None:
     transaction = ChunkTransaction(connection, 0, won)
     progress = await transaction.lock()
     reads = read_records(RECORDS, 0, 1)
-    accounts, known = await transaction.load(keys(commands(reads)))
-    await transaction.write(fold(reads, Book(accounts, known, progress.clock_ms), 4))
+    memory = Memory()
+    known = await memory.load(transaction, list(commands(reads)), 1)
+    await transaction.write(fold(reads, Book(memory.plain, known, progress.clock_ms), 4))
 
 
 async def wait_until_blocked(settings: Settings) -> None:
@@ -174,9 +176,10 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step
                 cut = step == "lock" and kill(prepared, pid)
                 progress = await transaction.lock()
                 cut = step == "load" and kill(prepared, pid)
-                accounts, known = await transaction.load(keys(commands(reads)))
+                memory = Memory()
+                known = await memory.load(transaction, list(commands(reads)), 1)
                 cut = step == "write" and kill(prepared, pid)
-                await transaction.write(fold(reads, Book(accounts, known, progress.clock_ms), 4))
+                await transaction.write(fold(reads, Book(memory.plain, known, progress.clock_ms), 4))
                 cut = step == "before_commit" and kill(prepared, pid)
         except psycopg.OperationalError:
             cut = True
