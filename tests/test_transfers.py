@@ -173,7 +173,8 @@ def test_workers_tick_by_themselves(credited: Settings, tmp_path: Path) -> None:
     append(settings, [grant(BOB, "g", 10)])
     with worker(settings, tmp_path):
         wait_until_folded(settings)
-        ends = time.time_ns() // 1_000_000 + 1_000
+        # Long enough to be appended, and seen, on a busy machine.
+        ends = time.time_ns() // 1_000_000 + 10_000
         append(settings, [grant(ANN, "g", 10, expires_at=ends)])
         assert wait_until(lambda: balances(settings) == {ANN: 10, BOB: 10}, BOUND_S)
         assert wait_until(lambda: balances(settings) == {BOB: 10}, BOUND_S)
