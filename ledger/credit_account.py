@@ -6,8 +6,7 @@ a command may do is decided in credits.py. Changes are made in place and can be 
 
 import calendar
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import MAXYEAR, UTC, datetime, timedelta
 from enum import IntEnum
 from heapq import heappop, heappush, merge
@@ -23,26 +22,16 @@ NUMBER_BITS = 20
 DAY_MS = 86_400_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-#: What an amount that left a lot counts as in that lot. Debt that it repaid was spent.
-_COUNTED = {
-    Bucket.REMAINING: "remaining",
-    Bucket.HELD: "held",
-    Bucket.SPENT: "spent",
-    Bucket.DEBT: "spent",
-    Bucket.EXPIRED: "expired",
-    Bucket.VOIDED: "voided",
-    Bucket.FORFEITED: "forfeited",
-    Bucket.REISSUED: "reissued",
-    Bucket.IN_TRANSIT: "transferred",
-}
-
-
 #: A lot's place in the order of spending.
 Order: TypeAlias = tuple[int, int, int, int, int, int]
 
 
 def _order_of(entry: tuple[Order, Any]) -> Order:
     return entry[0]
+
+
+def _debt_made(entry: "tuple[str, Spent]") -> int:
+    return entry[1].made
 
 
 class Due(IntEnum):
@@ -54,8 +43,56 @@ class Due(IntEnum):
     EXPIRY = 3
 
 
+# Looked up once.
+_REMAINING = Bucket.REMAINING
+_HELD = Bucket.HELD
+_SPENT = Bucket.SPENT
+_DEBT = Bucket.DEBT
+_EXPIRED = Bucket.EXPIRED
+_VOIDED = Bucket.VOIDED
+_FORFEITED = Bucket.FORFEITED
+_REISSUED = Bucket.REISSUED
+_IN_TRANSIT = Bucket.IN_TRANSIT
+
+
 class Lot:
     """Credits that came in together: the amount, and where each part of it is."""
+
+    __slots__ = (
+        "amount",
+        "asset",
+        "expired",
+        "forfeited",
+        "held",
+        "id",
+        "is_lapsed",
+        "is_listed",
+        "is_pending",
+        "is_void",
+        "made",
+        "order",
+        "reissued",
+        "remaining",
+        "source",
+        "spent",
+        "terms",
+        "transferred",
+        "voided",
+    )
+    #: What can change in it.
+    CHANGING = (
+        "remaining",
+        "held",
+        "spent",
+        "expired",
+        "voided",
+        "forfeited",
+        "reissued",
+        "transferred",
+        "is_pending",
+        "is_lapsed",
+        "is_void",
+    )
 
     def __init__(self, lot_id: LotId, asset: str, terms: Terms, made: int, source: str) -> None:
         self.id = lot_id
@@ -98,11 +135,6 @@ class Lot:
             return None
         return self.terms.effective_at if self.is_pending else self.terms.expires_at or None
 
-    @property
-    def is_spendable(self) -> bool:
-        """Whether there is something in it that can be taken."""
-        return self.remaining > 0 and not (self.is_pending or self.is_lapsed or self.is_void)
-
 
 class NewLot(NamedTuple):
     """A lot to be made, and the system account that its credits come from."""
@@ -124,6 +156,9 @@ class Slice(NamedTuple):
 class Held:
     """A hold: what it still has, in the order of its allocation. `taken` is what it had in the beginning."""
 
+    __slots__ = ("asset", "deadline", "id", "is_lapsed", "is_open", "made", "slices", "taken")
+    CHANGING = ("slices", "is_open", "is_lapsed")
+
     def __init__(self, hold_id: str, asset: str, deadline: int, slices: tuple[Slice, ...], made: int) -> None:
         self.id = hold_id
         self.asset = asset
@@ -143,6 +178,9 @@ class Held:
 class Spent:
     """A spend or a capture: what can still be refunded of it. What repaid its debt comes last in its slices."""
 
+    __slots__ = ("asset", "debt", "id", "made", "slices")
+    CHANGING = ("slices", "debt")
+
     def __init__(self, spend_id: str, asset: str, slices: tuple[Slice, ...], made: int) -> None:
         self.id = spend_id
         self.asset = asset
@@ -159,6 +197,9 @@ class Spent:
 class Sent:
     """A transfer on its way."""
 
+    __slots__ = ("asset", "id", "is_open", "slices", "to")
+    CHANGING = ("is_open",)
+
     def __init__(self, transfer_id: str, asset: str, to: str, slices: tuple[Slice, ...]) -> None:
         self.id = transfer_id
         self.asset = asset
@@ -169,6 +210,9 @@ class Sent:
 
 class Scheduled:
     """A schedule, and the number of its next occurrence, counted from 1."""
+
+    __slots__ = ("command", "id", "is_open", "lots", "made", "next")
+    CHANGING = ("next", "is_open", "lots")
 
     def __init__(self, command: CreateSchedule, made: int) -> None:
         self.command = command
@@ -206,6 +250,9 @@ def _instant(first_at: int, period: str, count: int) -> int:
 class Holding:
     """An account's credits of one asset."""
 
+    __slots__ = ("available", "by_scope", "debt", "debts", "held", "limit", "lists", "pending")
+    CHANGING = ("available", "pending", "held", "debt", "limit")
+
     def __init__(self) -> None:
         self.available = self.pending = self.held = self.debt = self.limit = 0
         #: What can be spent, by scope, in the order of spending.
@@ -216,7 +263,25 @@ class Holding:
 
 
 class Account:
-    """An account: changed only by the methods here, all of which can be undone."""
+    """An account: changed only by the methods here, or after `note`, all of which can be undone."""
+
+    __slots__ = (
+        "_dues",
+        "_numbers",
+        "_pushed",
+        "_undo",
+        "changed",
+        "frozen",
+        "holdings",
+        "holds",
+        "is_closed",
+        "lots",
+        "position",
+        "schedules",
+        "spends",
+        "transfers",
+        "version",
+    )
 
     def __init__(self) -> None:
         self.version = 0
@@ -234,44 +299,50 @@ class Account:
         self._numbers = 0
         self._dues: list[tuple[int, int, int, int, Any]] = []
         self._pushed = 0
-        self._undo: list[tuple[Any, str, Any]] | None = None
+        self._undo: list[tuple[Any, Any, Any]] | None = None
 
     # Undoing.
 
-    @contextmanager
-    def undoable(self) -> Iterator["Account"]:
-        """Within the block, `undo` brings back what was before it."""
+    def begin_undoable(self) -> None:
+        """From here on, until `end_undoable`, `undo` brings back what there is now."""
         self._undo = []
-        try:
-            yield self
-        finally:
-            self._undo = None
+
+    def end_undoable(self) -> None:
+        """Leave what was changed as it is."""
+        self._undo = None
 
     def undo(self) -> None:
-        """Bring back what was at the beginning of the block."""
-        done, self._undo = self._undo or [], None
-        for owner, name, value in reversed(done):
-            if isinstance(owner, dict):
+        """Bring back what there was at the beginning."""
+        done = self._undo
+        self._undo = None
+        if done is None:
+            return
+        done.reverse()
+        for owner, name, value in done:
+            if name is not None:
                 if value is None:
                     owner.pop(name, None)
                 else:
                     owner[name] = value
-            else:
-                setattr(owner, name, value)
-                if isinstance(owner, Lot):
-                    self.enlist(owner)
+                continue
+            for changing, before in zip(owner.CHANGING, value, strict=True):
+                setattr(owner, changing, before)
+            if isinstance(owner, Lot):
+                self.enlist(owner)
         for holding in self.holdings.values():
             # What was taken out came back at the end.
-            holding.debts = dict(sorted(holding.debts.items(), key=lambda entry: entry[1].made))
-        self._undo = []
+            holding.debts = dict(sorted(holding.debts.items(), key=_debt_made))
 
-    def set(self, owner: Any, name: str, value: Any) -> None:
-        """Change one attribute of the account, or of something in it."""
+    def note(self, owner: Lot | Held | Spent | Sent | Scheduled) -> None:
+        """Have something written that is about to change, or is new; an undo brings back what it is now."""
         if self._undo is not None:
-            self._undo.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, value)
-        if owner.__class__ is not Holding:
-            self.changed[owner] = self.position
+            self._undo.append((owner, None, [getattr(owner, name) for name in owner.CHANGING]))
+        self.changed[owner] = self.position
+
+    def note_holding(self, holding: Holding) -> None:
+        """The same of the account's credits of an asset, which are written with each line of the journal."""
+        if self._undo is not None:
+            self._undo.append((holding, None, [getattr(holding, name) for name in holding.CHANGING]))
 
     def put(self, owner: dict[Any, Any], key: Any, value: Any) -> None:
         """Add to one of the account's mappings, or change it; None takes it out."""
@@ -339,46 +410,68 @@ class Account:
 
     def move(self, lot: Lot, source: Bucket, target: Bucket, amount: int) -> Move:
         """Move credits of a lot, and keep every total of them."""
+        self.note(lot)
         holding = self.holding(lot.asset)
-        for bucket, change in ((source, -amount), (target, amount)):
-            counted = _COUNTED.get(bucket)
-            # What comes out of issue, transit or another lot is new to this one.
-            if counted is None or (lot.amount == 0 and bucket is source):
-                continue
-            self.set(lot, counted, getattr(lot, counted) + change)
-            if bucket is Bucket.HELD:
-                self.set(holding, "held", holding.held + change)
-            elif bucket is Bucket.REMAINING:
-                self.count(holding, lot, change)
-            elif bucket is Bucket.DEBT:
-                self.set(holding, "debt", holding.debt - change)
+        if self._undo is not None:
+            self.note_holding(holding)
+        # What comes out of issue, transit or another lot is new to this one.
+        if lot.amount:
+            self._add(holding, lot, source, -amount)
+        self._add(holding, lot, target, amount)
         self.enlist(lot)
         return make(Move, (lot.id, source, target, amount))
 
+    def _add(self, holding: Holding, lot: Lot, bucket: Bucket, change: int) -> None:
+        if bucket is _REMAINING:
+            lot.remaining += change
+            self.count(holding, lot, change)
+        elif bucket is _SPENT:
+            lot.spent += change
+        elif bucket is _HELD:
+            lot.held += change
+            holding.held += change
+        elif bucket is _DEBT:
+            # What repaid a debt was spent.
+            lot.spent += change
+            holding.debt -= change
+        elif bucket is _EXPIRED:
+            lot.expired += change
+        elif bucket is _VOIDED:
+            lot.voided += change
+        elif bucket is _FORFEITED:
+            lot.forfeited += change
+        elif bucket is _REISSUED:
+            lot.reissued += change
+        elif bucket is _IN_TRANSIT:
+            lot.transferred += change
+
     def count(self, holding: Holding, lot: Lot, change: int) -> None:
-        """Count what remains in a lot in its account's totals."""
-        name = "pending" if lot.is_pending else "available"
-        self.set(holding, name, getattr(holding, name) + change)
-        if not lot.is_pending:
-            scope = lot.terms.scope
-            self.put(holding.by_scope, scope, holding.by_scope.get(scope, 0) + change)
+        """Count what remains in a lot in its account's totals, which were noted."""
+        if lot.is_pending:
+            holding.pending += change
+            return
+        holding.available += change
+        scope = lot.terms.scope
+        self.put(holding.by_scope, scope, holding.by_scope.get(scope, 0) + change)
 
     def enlist(self, lot: Lot) -> None:
         """Have a lot stand among those that can be spent, or not."""
-        if lot.is_listed == lot.is_spendable:
+        is_spendable = lot.remaining > 0 and not (lot.is_pending or lot.is_lapsed or lot.is_void)
+        if lot.is_listed == is_spendable:
             return
         listed = self.holding(lot.asset).lists.setdefault(lot.terms.scope, [])
         if lot.is_listed:
             del listed[bisect_left(listed, lot.order, key=_order_of)]
         else:
             insort(listed, (lot.order, lot), key=_order_of)
-        lot.is_listed = lot.is_spendable
+        lot.is_listed = is_spendable
 
     def make_lot(self, new: NewLot, clock_ms: int) -> tuple[Lot, Move]:
         """Make a lot; its window says whether its credits are to be had yet."""
         terms = new.terms
         if not terms.effective_at:
-            terms = terms._replace(effective_at=clock_ms)
+            lot_class, priority, _, expires_at, scope = terms
+            terms = make(Terms, (lot_class, priority, clock_ms, expires_at, scope))
         lot = Lot(new.lot_id, new.asset, terms, self._number(), new.source)
         lot.is_pending = terms.effective_at > clock_ms
         self.put(self.lots, new.lot_id, lot)
@@ -424,8 +517,10 @@ class Account:
     def owe(self, spend_id: str, spend: Spent, change: int) -> Move:
         """Make a spend's debt larger, or smaller."""
         holding = self.holding(spend.asset)
-        self.set(spend, "debt", spend.debt + change)
-        self.set(holding, "debt", holding.debt + change)
+        self.note(spend)
+        self.note_holding(holding)
+        spend.debt += change
+        holding.debt += change
         self.put(holding.debts, spend_id, spend if spend.debt else None)
         if change > 0:
             return Move(None, Bucket.DEBT, Bucket.SPENT, change)
@@ -441,20 +536,20 @@ class Account:
         """Keep a hold, and lapse it at its deadline."""
         hold = Held(hold_id, asset, deadline, slices, self._number())
         self.put(self.holds, hold_id, hold)
-        self.changed[hold] = self.position
+        self.note(hold)
         self.expect(deadline, Due.LAPSE, hold)
 
     def send(self, transfer_id: str, asset: str, to: str, slices: tuple[Slice, ...]) -> None:
         """Keep a transfer until its end is known."""
         sent = Sent(transfer_id, asset, to, slices)
         self.put(self.transfers, transfer_id, sent)
-        self.changed[sent] = self.position
+        self.note(sent)
 
     def schedule(self, command: CreateSchedule) -> None:
         """Keep a schedule, and have it fall due."""
         scheduled = Scheduled(command, self._number())
         self.put(self.schedules, command.command_id, scheduled)
-        self.changed[scheduled] = self.position
+        self.note(scheduled)
         self.expect_turn(scheduled)
 
     def expect_turn(self, scheduled: Scheduled) -> None:
@@ -500,7 +595,8 @@ class Account:
             if lot.is_void:
                 facts.append(self._lose(lot, FactKind.VOIDED, Bucket.VOIDED, at_ms))
             elif lot.is_lapsed or lot.ends_at <= at_ms:
-                self.set(lot, "is_lapsed", True)
+                self.note(lot)
+                lot.is_lapsed = True
                 facts.append(self._lose(lot, FactKind.EXPIRED, Bucket.EXPIRED, at_ms))
         for asset in {lot.asset: None for lot in lots}:
             facts += self.repay(asset, at_ms)
@@ -519,10 +615,11 @@ class Account:
             lot = holding.lists[""][0][1]
             amount = min(spend.debt, lot.remaining)
             # The lot's move says that the debt is smaller; what the spend took was counted as spent when it was made.
-            self.set(spend, "debt", spend.debt - amount)
+            self.note(spend)
+            spend.debt -= amount
             self.put(holding.debts, spend_id, spend if spend.debt else None)
             move = self.move(lot, Bucket.REMAINING, Bucket.DEBT, amount)
-            self.set(spend, "slices", (*spend.slices, Slice(lot, amount)))
+            spend.slices = (*spend.slices, Slice(lot, amount))
             facts.append(Fact(FactKind.REPAID, at_ms, asset, spend_id, (move,)))
         return facts
 
@@ -546,13 +643,14 @@ class Account:
         if self.schedules.get(command.command_id) is not scheduled or not scheduled.is_open:
             return []
         number = scheduled.next
-        self.set(scheduled, "next", number + 1)
+        self.note(scheduled)
+        scheduled.next = number + 1
         amount = min(command.amount, self.room(command.asset))
         if command.cap:
             # A refund can fill an empty lot again, unless it is dead. One that ends at this instant has nothing any
             # more, or who is granted as much each month as he may keep would get it every second month.
             lots = tuple(lot for lot in scheduled.lots if lot.held or not (lot.is_lapsed or lot.is_void))
-            self.set(scheduled, "lots", lots)
+            scheduled.lots = lots
             kept = sum(lot.held + (lot.remaining if lot.ends_at > at_ms else 0) for lot in lots)
             amount = min(amount, command.cap - kept)
         if amount <= 0:
@@ -564,7 +662,7 @@ class Account:
             new = NewLot(LotId(command.command_id, number), command.asset, amount, terms, Bucket.ISSUED)
             lot, move = self.make_lot(new, at_ms)
             if command.cap:
-                self.set(scheduled, "lots", (*scheduled.lots, lot))
+                scheduled.lots = (*scheduled.lots, lot)
             facts = [Fact(FactKind.OCCURRED, at_ms, command.asset, command.command_id, (move,), terms, str(number))]
             facts += self.come_home([lot], at_ms)
         self.expect_turn(scheduled)
@@ -578,8 +676,10 @@ class Account:
             lot.is_pending = False
             return []
         holding, amount = self.holding(lot.asset), lot.remaining
+        self.note(lot)
+        self.note_holding(holding)
         self.count(holding, lot, -amount)
-        self.set(lot, "is_pending", False)
+        lot.is_pending = False
         self.count(holding, lot, amount)
         self.enlist(lot)
         if not amount:
@@ -589,13 +689,15 @@ class Account:
     def _lapse(self, hold: Held, at_ms: int) -> list[Fact]:
         if self.holds.get(hold.id) is not hold or not hold.is_open:
             return []
-        self.set(hold, "is_lapsed", True)
+        self.note(hold)
+        hold.is_lapsed = True
         return self.let_go(hold, hold.slices, FactKind.LAPSED, at_ms)
 
     def let_go(self, hold: Held, slices: tuple[Slice, ...], kind: FactKind, at_ms: int) -> list[Fact]:
         """Give slices of a hold back to their lots. They must be the end of what it has."""
-        self.set(hold, "slices", without_end(hold.slices, sum(part.amount for part in slices))[0])
-        self.set(hold, "is_open", bool(hold.slices))
+        self.note(hold)
+        hold.slices = without_end(hold.slices, sum(part.amount for part in slices))[0]
+        hold.is_open = bool(hold.slices)
         moves = self.move_all(slices, Bucket.HELD, Bucket.REMAINING)
         facts = [Fact(kind, at_ms, hold.asset, hold.id, moves)]
         return facts + self.come_home(lots_of(slices), at_ms)
@@ -606,7 +708,8 @@ class Account:
         if not lot.is_live:
             lot.is_lapsed = True
             return []
-        self.set(lot, "is_lapsed", True)
+        self.note(lot)
+        lot.is_lapsed = True
         facts = [self._lose(lot, FactKind.EXPIRED, Bucket.EXPIRED, at_ms)] if lot.remaining else []
         self.enlist(lot)
         return facts

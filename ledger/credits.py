@@ -83,15 +83,16 @@ def _decide_one(account: Account, command: Any, clock_ms: int) -> list[Fact]:
 
 def _batch(account: Account, batch: Batch, clock_ms: int, on_step: OnStep) -> list[Fact]:
     facts: list[Fact] = []
-    with account.undoable():
-        for index, step in enumerate(batch.steps):
-            try:
-                done = _decide_one(account, step, clock_ms)
-            except Refused as answer:
-                account.undo()
-                raise Refused(answer.reason, index) from None
-            on_step(step, done)
-            facts += done
+    account.begin_undoable()
+    for index, step in enumerate(batch.steps):
+        try:
+            done = _decide_one(account, step, clock_ms)
+        except Refused as answer:
+            account.undo()
+            raise Refused(answer.reason, index) from None
+        on_step(step, done)
+        facts += done
+    account.end_undoable()
     return facts
 
 
@@ -164,8 +165,9 @@ def _open_hold(account: Account, hold_id: str, amount: int) -> tuple[Held, int]:
 def _capture(account: Account, command: Capture, clock_ms: int) -> list[Fact]:
     hold, amount = _open_hold(account, command.hold, command.amount)
     left, taken = without_start(hold.slices, amount)
-    account.set(hold, "slices", left)
-    account.set(hold, "is_open", bool(left))
+    account.note(hold)
+    hold.slices = left
+    hold.is_open = bool(left)
     moves = account.move_all(taken, Bucket.HELD, Bucket.SPENT)
     account.keep_spend(command.command_id, hold.asset, taken)
     facts = [Fact(FactKind.CAPTURED, clock_ms, hold.asset, command.hold, moves)]
@@ -191,7 +193,8 @@ def _refund(account: Account, command: Refund, clock_ms: int) -> list[Fact]:
     _refuse_overflow(account, spend.asset, amount - forgiven)
     left, taken = without_end(spend.slices, amount - forgiven)
     moves: tuple[Move, ...] = (account.owe(command.spend, spend, -forgiven),) if forgiven else ()
-    account.set(spend, "slices", left)
+    account.note(spend)
+    spend.slices = left
     renewed: dict[Lot, int] = {}
     home = []
     for part in taken:
@@ -220,7 +223,8 @@ def _void(account: Account, command: VoidGrant, clock_ms: int) -> list[Fact]:
         raise Refused(Reason.NOTHING_TO_VOID)
     moves: tuple[Move, ...] = ()
     for lot in lots:
-        account.set(lot, "is_void", True)
+        account.note(lot)
+        lot.is_void = True
         if lot.remaining:
             moves += (account.move(lot, Bucket.REMAINING, Bucket.VOIDED, lot.remaining),)
     return [Fact(FactKind.VOIDED, clock_ms, lots[0].asset, command.grant, moves)]
@@ -265,7 +269,8 @@ def _settle_transfer(account: Account, command: SettleTransfer, clock_ms: int) -
     sent = account.transfers.get(command.transfer)
     if sent is None or not sent.is_open:
         raise Refused(Reason.SPEND_NOT_FOUND)
-    account.set(sent, "is_open", False)
+    account.note(sent)
+    sent.is_open = False
     if not command.returned:
         return [Fact(FactKind.COMPLETED, clock_ms, sent.asset, command.transfer)]
     slices = sent.slices[::-1]
@@ -306,7 +311,8 @@ def _close(account: Account, command: Close, clock_ms: int) -> list[Fact]:
         facts.append(Fact(FactKind.FORFEITED, clock_ms, asset, command.command_id, moves))
     for scheduled in account.schedules.values():
         if scheduled.is_open:
-            account.set(scheduled, "is_open", False)
+            account.note(scheduled)
+            scheduled.is_open = False
     account.is_closed = True
     return [*facts, Fact(FactKind.CLOSED, clock_ms, "", command.command_id)]
 
@@ -327,7 +333,8 @@ def _cancel(account: Account, command: CancelSchedule, clock_ms: int) -> list[Fa
     scheduled = account.schedules.get(command.schedule)
     if scheduled is None:
         raise Refused(Reason.SCHEDULE_NOT_FOUND)
-    account.set(scheduled, "is_open", False)
+    account.note(scheduled)
+    scheduled.is_open = False
     return [Fact(FactKind.CANCELLED, clock_ms, scheduled.command.asset, command.schedule)]
 
 
