@@ -26,10 +26,6 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Order: TypeAlias = tuple[int, int, int, int, int, int]
 
 
-def _order_of(entry: tuple[Order, Any]) -> Order:
-    return entry[0]
-
-
 def _debt_made(entry: "tuple[str, Spent]") -> int:
     return entry[1].made
 
@@ -378,10 +374,12 @@ class Account:
     def room(self, asset: str) -> int:
         """How much more of an asset the account can have."""
         found = self.holding(asset)
+        free = MAX_BALANCE - found.available - found.pending - found.held
+        if not self.transfers:
+            return free
         # What is on its way may come back.
         sent = [one for one in self.transfers.values() if one.is_open and one.asset == asset]
-        away = sum(part.amount for one in sent for part in one.slices)
-        return MAX_BALANCE - found.available - found.pending - found.held - away
+        return free - sum(part.amount for one in sent for part in one.slices)
 
     @property
     def next_due(self) -> int:
@@ -461,9 +459,11 @@ class Account:
             return
         listed = self.holding(lot.asset).lists.setdefault(lot.terms.scope, [])
         if lot.is_listed:
-            del listed[bisect_left(listed, lot.order, key=_order_of)]
+            # What is shorter comes first, so this is where it stands.
+            del listed[bisect_left(listed, (lot.order,))]
         else:
-            insort(listed, (lot.order, lot), key=_order_of)
+            # No two lots are of the same order, so they themselves are never compared.
+            insort(listed, (lot.order, lot))
         lot.is_listed = is_spendable
 
     def make_lot(self, new: NewLot, clock_ms: int) -> tuple[Lot, Move]:
@@ -498,9 +498,12 @@ class Account:
         With an instant, only of lots whose window it lies in.
         """
         lists = self.holding(asset).lists
-        free, scoped = lists.get("", ()), lists.get(use, ()) if use else ()
+        listed: Iterable[tuple[Order, Lot]] = lists.get("", ())
+        scoped = lists.get(use) if use else None
+        if scoped:
+            listed = merge(listed, scoped) if listed else scoped
         slices = []
-        for _, lot in merge(free, scoped, key=_order_of) if free and scoped else free or scoped:
+        for _, lot in listed:
             if amount <= 0:
                 break
             if at_ms is not None and not lot.terms.effective_at <= at_ms < lot.ends_at:
@@ -512,7 +515,7 @@ class Account:
 
     def move_all(self, slices: Iterable[Slice], source: Bucket, target: Bucket) -> tuple[Move, ...]:
         """Move slices of lots."""
-        return tuple(self.move(lot, source, target, amount) for lot, amount in slices)
+        return tuple([self.move(lot, source, target, amount) for lot, amount in slices])
 
     def owe(self, spend_id: str, spend: Spent, change: int) -> Move:
         """Make a spend's debt larger, or smaller."""
@@ -590,16 +593,15 @@ class Account:
         """What becomes of lots that got something back, or are new: dead ones lose it, living ones repay debt."""
         facts = []
         for lot in lots:
-            if not lot.remaining:
-                continue
-            if lot.is_void:
+            if lot.remaining and lot.is_void:
                 facts.append(self._lose(lot, FactKind.VOIDED, Bucket.VOIDED, at_ms))
-            elif lot.is_lapsed or lot.ends_at <= at_ms:
+            elif lot.remaining and (lot.is_lapsed or lot.ends_at <= at_ms):
                 self.note(lot)
                 lot.is_lapsed = True
                 facts.append(self._lose(lot, FactKind.EXPIRED, Bucket.EXPIRED, at_ms))
         for asset in {lot.asset: None for lot in lots}:
-            facts += self.repay(asset, at_ms)
+            if self.holding(asset).debts:
+                facts += self.repay(asset, at_ms)
         return facts
 
     def _lose(self, lot: Lot, kind: FactKind, target: Bucket, at_ms: int) -> Fact:

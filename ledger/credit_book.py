@@ -61,47 +61,48 @@ class CreditBook:
     def apply(self, command: Command, position: int = 0) -> CreditOutcome | Verdict:
         """Decide one valid command, after settling its account. `position` is its place in the log, from 0."""
         steps = command.steps if isinstance(command, Batch) else ()
-        name = command.account
-        first = self.known.get((name, command.command_id))
+        name, command_id = command.account, command.command_id
+        first = self.known.get((name, command_id))
         if first is not None:
             return repeated(first, command)
-        if command.command_id[0] == DERIVED and not isinstance(command, ReceiveTransfer | SettleTransfer):
+        if command_id[0] == DERIVED and not isinstance(command, ReceiveTransfer | SettleTransfer):
             return Verdict.RESERVED_ID
-        if any((name, step.command_id) in self.known for step in steps):
-            return Verdict.COMMAND_ID_REUSED
+        for step in steps:
+            if (name, step.command_id) in self.known:
+                return Verdict.COMMAND_ID_REUSED
         account = self.account(name)
         account.begin(position)
         lines = _Lines(name, account, self.clock_ms)
-        settled = account.settle(self.clock_ms)
-        lines.add_settled(settled)
+        settled: tuple[Fact, ...] = ()
+        if account.next_due <= self.clock_ms:
+            settled = tuple(account.settle(self.clock_ms))
+            lines.add_settled(settled)
         at = len(lines.entries)
-        self.known[name, command.command_id] = command
-        try:
-            facts = decide(account, command, self.clock_ms, lines.add_step)
-        except Refused as answer:
+        self.known[name, command_id] = command
+        answer = decide(account, command, self.clock_ms, lines.add_step)
+        if isinstance(answer, Refused):
             # Steps that were undone have no lines.
             del lines.entries[at:]
-            entries = lines.finish(command, [], answer, at)
-            return Rejected(tuple(settled), entries, answer.reason, answer.step)
+            return make(Rejected, (settled, lines.finish(command, (), answer, at), answer.reason, answer.step))
+        facts = tuple(answer)
         for step in steps:
             self.known[name, step.command_id] = step
         # The steps' facts are in the steps' lines.
-        entries = lines.finish(command, [] if steps else facts, None, at)
-        return Accepted(tuple(settled), tuple(facts), entries)
+        return make(Accepted, (settled, facts, lines.finish(command, () if steps else facts, None, at)))
 
     def account(self, name: str) -> Account:
         """An account's state, made if it was never used."""
-        account = self.accounts.get(name)
-        if account is None:
+        found = self.accounts.get(name)
+        if found is None:
             left = self._left.get(name)
             if isinstance(left, Account):
-                account = left
+                found = left
             elif left is None:
-                account = Account()
+                found = Account()
             else:
-                account = opened(name, left.version, left.available)
-            self.accounts[name] = account
-        return account
+                found = opened(name, left.version, left.available)
+            self.accounts[name] = found
+        return found
 
     def tick(self, minute: int, position: int = 0) -> list[CreditEntry] | Verdict:
         """Settle every account of the book that has something due, in the order of their names."""
@@ -162,13 +163,20 @@ class _Lines:
         self, command: Command, facts: Sequence[Fact], refused: Refused | None, at: int
     ) -> tuple[CreditEntry, ...]:
         """Add the command's own line, before its steps, and those of further assets; number all lines."""
-        groups = _by_asset(facts)
-        asset = _asset_of(command) or (facts[0].asset if len(groups) == 1 else "")
-        self.entries.insert(at, self._entry(command, KINDS[type(command)], asset, groups.pop(asset, NO_FACTS), refused))
-        for other, more in groups.items():
-            self._add(None, KINDS[type(command)], other, more)
-        first = self._account.version + 1
-        self._account.version += len(self.entries)
+        account, kind = self._account, KINDS[command.__class__]
+        asset: str = getattr(command, "asset", "")
+        if len(facts) == 1 and facts[0].asset == (asset or facts[0].asset):
+            # As it nearly always is.
+            asset = facts[0].asset
+            self.entries.insert(at, self._entry(command, kind, asset, facts, refused))
+        else:
+            groups = _by_asset(facts)
+            asset = asset or (facts[0].asset if len(groups) == 1 else "")
+            self.entries.insert(at, self._entry(command, kind, asset, groups.pop(asset, ()), refused))
+            for other, more in groups.items():
+                self._add(None, kind, other, more)
+        first = account.version + 1
+        account.version += len(self.entries)
         if at < len(self.entries) - 1:
             # Those of steps were made before it.
             return tuple([entry._replace(version=first + number) for number, entry in enumerate(self.entries)])
@@ -181,30 +189,43 @@ class _Lines:
         self, command: Command | None, kind: str, asset: str, facts: Sequence[Fact], refused: Refused | None
     ) -> CreditEntry:
         before = self._last.get(asset, NOTHING)
-        balance = self._account.balance(asset) if facts else before
-        self._last[asset] = balance
+        balance = before
+        if facts:
+            balance = self._last[asset] = self._account.balance(asset)
         version = self._account.version + len(self.entries) + 1
-        reason, step = (None, None) if refused is None else (refused.reason, refused.step)
-        name, clock_ms = self._name, self._clock_ms
+        reason, step = (None, None) if refused is None else refused
         command_id, body = (None, _NO_BODY) if command is None else (command.command_id, body_of(command))
         _, _, amount, occurred_at, source, note, extra, details = body
-        head = (name, version, command_id, kind, asset, amount, before, balance, reason, step, CREDIT_RULES, clock_ms)
-        return make(CreditEntry, (*head, occurred_at, source, note, extra, details, tuple(facts)))
+        return make(
+            CreditEntry,
+            (
+                self._name,
+                version,
+                command_id,
+                kind,
+                asset,
+                amount,
+                before,
+                balance,
+                reason,
+                step,
+                CREDIT_RULES,
+                self._clock_ms,
+                occurred_at,
+                source,
+                note,
+                extra,
+                details,
+                facts if isinstance(facts, tuple) else tuple(facts),
+            ),
+        )
 
 
 _NO_BODY = Body("", "", 0, 0, "", "", b"")
-NO_FACTS: list[Fact] = []
 
 
 def _by_asset(facts: Sequence[Fact]) -> dict[str, Sequence[Fact]]:
-    if len(facts) == 1:
-        return {facts[0].asset: facts}
     found: dict[str, list[Fact]] = {}
     for fact in facts:
         found.setdefault(fact.asset, []).append(fact)
     return dict(found)
-
-
-def _asset_of(command: Command) -> str:
-    asset: str = getattr(command, "asset", "")
-    return asset

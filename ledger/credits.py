@@ -5,7 +5,7 @@ same commands at the same clock come to the same facts, however they are split i
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import (
     Batch,
@@ -39,131 +39,138 @@ from creditfold.ledger.credit_account import (
     without_end,
     without_start,
 )
-from creditfold.ledger.credit_facts import Bucket, Fact, FactKind, LotId, Move
+from creditfold.ledger.credit_facts import Bucket, Fact, FactKind, LotId, Move, make
 from creditfold.ledger.credit_reasons import RejectionReason as Reason
 from creditfold.ledger.credit_state import OPENING
 from creditfold.ledger.limits import MAX_PARCELS
 
 
-class Refused(Exception):  # noqa: N818 - It is no error: it is an answer.
+class Refused(NamedTuple):
     """A rule says no: to a command, or to the step of a batch that has this index."""
 
-    def __init__(self, reason: Reason, step: int | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.step = step
+    reason: Reason
+    step: int | None = None
 
 
+#: What a rule says: what happened, or why nothing did.
+Answer: TypeAlias = list[Fact] | Reason
 #: Told of each step of a batch when it is done: the step, and what happened.
 OnStep: TypeAlias = Callable[[Step, list[Fact]], None]
 
 
-def decide(account: Account, command: Command, clock_ms: int, on_step: OnStep) -> list[Fact]:
-    """Do what a command asks of a settled account; gives what happened.
+def decide(account: Account, command: Command, clock_ms: int, on_step: OnStep) -> list[Fact] | Refused:
+    """Do what a command asks of a settled account; gives what happened, or why nothing did.
 
-    Raises Refused, and has changed nothing then; TypeError for a command that it doesn't know.
+    Raises TypeError for a command that it doesn't know.
     """
     if isinstance(command, Batch):
         return _batch(account, command, clock_ms, on_step)
-    return _decide_one(account, command, clock_ms)
+    answer = _decide_one(account, command, clock_ms)
+    return answer if isinstance(answer, list) else Refused(answer)
 
 
-def _decide_one(account: Account, command: Any, clock_ms: int) -> list[Fact]:
-    rule = _RULES.get(type(command))
+def _decide_one(account: Account, command: Any, clock_ms: int) -> Answer:
+    kind = command.__class__
+    rule = _RULES.get(kind)
     if rule is None:
-        raise TypeError(f"no rule for {type(command).__name__}")
-    if type(command) not in _DERIVED:
+        raise TypeError(f"no rule for {kind.__name__}")
+    if (account.is_closed or account.frozen is not None) and kind not in _DERIVED:
         if account.is_closed:
-            raise Refused(Reason.ACCOUNT_CLOSED)
-        blocked = account.frozen is not None and type(command) not in _FREE_WHILE_FROZEN
-        if blocked and (account.frozen == FreezeScope.ALL or type(command) in _SPENDING):
-            raise Refused(Reason.ACCOUNT_FROZEN)
+            return Reason.ACCOUNT_CLOSED
+        is_blocked = account.frozen == FreezeScope.ALL or kind in _SPENDING
+        if is_blocked and kind not in _FREE_WHILE_FROZEN:
+            return Reason.ACCOUNT_FROZEN
     return rule(account, command, clock_ms)
 
 
-def _batch(account: Account, batch: Batch, clock_ms: int, on_step: OnStep) -> list[Fact]:
+def _batch(account: Account, batch: Batch, clock_ms: int, on_step: OnStep) -> list[Fact] | Refused:
     facts: list[Fact] = []
     account.begin_undoable()
     for index, step in enumerate(batch.steps):
-        try:
-            done = _decide_one(account, step, clock_ms)
-        except Refused as answer:
+        answer = _decide_one(account, step, clock_ms)
+        if not isinstance(answer, list):
             account.undo()
-            raise Refused(answer.reason, index) from None
-        on_step(step, done)
-        facts += done
+            return Refused(answer, index)
+        on_step(step, answer)
+        facts += answer
     account.end_undoable()
     return facts
 
 
-def _grant(account: Account, command: Grant, clock_ms: int) -> list[Fact]:
-    _refuse_overflow(account, command.asset, command.amount)
-    new = NewLot(LotId(command.command_id), command.asset, command.amount, command.terms, Bucket.ISSUED)
-    return _new_lot(account, new, clock_ms)
+def _grant(account: Account, command: Grant, clock_ms: int) -> Answer:
+    if command.amount > account.room(command.asset):
+        return Reason.BALANCE_LIMIT_EXCEEDED
+    lot_id = make(LotId, (command.command_id, 1))
+    return _new_lot(account, make(NewLot, (lot_id, command.asset, command.amount, command.terms, ISSUED)), clock_ms)
 
 
 def _new_lot(account: Account, new: NewLot, clock_ms: int) -> list[Fact]:
     lot, move = account.make_lot(new, clock_ms)
-    fact = Fact(_MADE[new.source], clock_ms, new.asset, new.lot_id.command_id, (move,), lot.terms)
+    fact = make(Fact, (_MADE[new.source], clock_ms, new.asset, new.lot_id.command_id, (move,), lot.terms, ""))
     return [fact, *account.come_home([lot], clock_ms)]
 
 
-_MADE = {Bucket.ISSUED: FactKind.GRANTED, Bucket.IN_TRANSIT: FactKind.ARRIVED, Bucket.REISSUED: FactKind.REISSUED}
+ISSUED = Bucket.ISSUED
+_MADE = {ISSUED: FactKind.GRANTED, Bucket.IN_TRANSIT: FactKind.ARRIVED, Bucket.REISSUED: FactKind.REISSUED}
 
 
-def _spend(account: Account, command: Spend, clock_ms: int) -> list[Fact]:
-    if command.effective_at > clock_ms:
-        raise Refused(Reason.EFFECTIVE_IN_FUTURE)
-    backdated_to = command.effective_at if 0 < command.effective_at < clock_ms else None
-    slices = account.allocate(command.asset, command.use, command.amount, backdated_to)
-    found = _sum(slices)
-    owed = command.amount - found
-    holding = account.holding(command.asset)
-    if command.partial:
-        owed = 0
-    # A backdated one may find less than there is now: it makes no debt beside credits that could be spent.
-    credit = 0 if backdated_to is not None else max(0, holding.limit - holding.debt)
-    if (command.partial and not found) or owed > credit:
-        raise Refused(Reason.INSUFFICIENT_CREDITS)
+def _spend(account: Account, command: Spend, clock_ms: int) -> Answer:
+    asset, amount = command.asset, command.amount
+    backdated_to = None
+    if command.effective_at:
+        if command.effective_at > clock_ms:
+            return Reason.EFFECTIVE_IN_FUTURE
+        if command.effective_at < clock_ms:
+            backdated_to = command.effective_at
+    slices = account.allocate(asset, command.use, amount, backdated_to)
+    owed = amount - _sum(slices)
+    if owed:
+        if command.partial:
+            if owed == amount:
+                return Reason.INSUFFICIENT_CREDITS
+            owed = 0
+        else:
+            holding = account.holding(asset)
+            # A backdated one may find less than there is now: it makes no debt beside credits that could be spent.
+            if owed > (0 if backdated_to is not None else holding.limit - holding.debt):
+                return Reason.INSUFFICIENT_CREDITS
     moves = account.move_all(slices, Bucket.REMAINING, Bucket.SPENT)
-    spend = account.keep_spend(command.command_id, command.asset, slices)
+    spend = account.keep_spend(command.command_id, asset, slices)
     if owed:
         moves += (account.owe(command.command_id, spend, owed),)
-    return [Fact(FactKind.SPENT, clock_ms, command.asset, command.command_id, moves)]
+    return [make(Fact, (FactKind.SPENT, clock_ms, asset, command.command_id, moves, None, ""))]
 
 
-def _hold(account: Account, command: Hold, clock_ms: int) -> list[Fact]:
+def _hold(account: Account, command: Hold, clock_ms: int) -> Answer:
     if command.deadline <= clock_ms:
-        raise Refused(Reason.DEADLINE_PASSED)
-    slices = _all_of(account, command)
-    moves = account.move_all(slices, Bucket.REMAINING, Bucket.HELD)
-    account.hold_until(command.command_id, command.asset, command.deadline, slices)
-    return [Fact(FactKind.HELD, clock_ms, command.asset, command.command_id, moves)]
-
-
-def _all_of(account: Account, command: Hold | Transfer) -> tuple[Slice, ...]:
+        return Reason.DEADLINE_PASSED
     slices = account.allocate(command.asset, command.use, command.amount)
     if _sum(slices) < command.amount:
-        raise Refused(Reason.INSUFFICIENT_CREDITS)
-    return slices
+        return Reason.INSUFFICIENT_CREDITS
+    moves = account.move_all(slices, Bucket.REMAINING, Bucket.HELD)
+    account.hold_until(command.command_id, command.asset, command.deadline, slices)
+    return [make(Fact, (FactKind.HELD, clock_ms, command.asset, command.command_id, moves, None, ""))]
 
 
-def _open_hold(account: Account, hold_id: str, amount: int) -> tuple[Held, int]:
-    """A hold, and how much of it is meant. Raises Refused."""
+def _open_hold(account: Account, hold_id: str, amount: int) -> Held | Reason:
+    """A hold of which so much is meant, or why it can't be."""
     hold = account.holds.get(hold_id)
     if hold is None:
-        raise Refused(Reason.HOLD_NOT_FOUND)
+        return Reason.HOLD_NOT_FOUND
     if hold.is_lapsed:
-        raise Refused(Reason.HOLD_LAPSED)
+        return Reason.HOLD_LAPSED
     if not hold.is_open:
-        raise Refused(Reason.HOLD_CLOSED)
+        return Reason.HOLD_CLOSED
     if amount > hold.amount:
-        raise Refused(Reason.EXCEEDS_HOLD)
-    return hold, amount or hold.amount
+        return Reason.EXCEEDS_HOLD
+    return hold
 
 
-def _capture(account: Account, command: Capture, clock_ms: int) -> list[Fact]:
-    hold, amount = _open_hold(account, command.hold, command.amount)
+def _capture(account: Account, command: Capture, clock_ms: int) -> Answer:
+    hold = _open_hold(account, command.hold, command.amount)
+    if not isinstance(hold, Held):
+        return hold
+    amount = command.amount or hold.amount
     left, taken = without_start(hold.slices, amount)
     account.note(hold)
     hold.slices = left
@@ -176,21 +183,25 @@ def _capture(account: Account, command: Capture, clock_ms: int) -> list[Fact]:
     return facts
 
 
-def _release(account: Account, command: Release, clock_ms: int) -> list[Fact]:
-    hold, amount = _open_hold(account, command.hold, command.amount)
+def _release(account: Account, command: Release, clock_ms: int) -> Answer:
+    hold = _open_hold(account, command.hold, command.amount)
+    if not isinstance(hold, Held):
+        return hold
+    amount = command.amount or hold.amount
     _, taken = without_end(hold.slices, amount)
     return account.let_go(hold, taken, FactKind.RELEASED, clock_ms)
 
 
-def _refund(account: Account, command: Refund, clock_ms: int) -> list[Fact]:
+def _refund(account: Account, command: Refund, clock_ms: int) -> Answer:
     spend = account.spends.get(command.spend)
     if spend is None:
-        raise Refused(Reason.SPEND_NOT_FOUND)
+        return Reason.SPEND_NOT_FOUND
     amount = command.amount or spend.refundable
     if not 0 < amount <= spend.refundable:
-        raise Refused(Reason.EXCEEDS_REFUNDABLE)
+        return Reason.EXCEEDS_REFUNDABLE
     forgiven = min(amount, spend.debt)
-    _refuse_overflow(account, spend.asset, amount - forgiven)
+    if amount - forgiven > account.room(spend.asset):
+        return Reason.BALANCE_LIMIT_EXCEEDED
     left, taken = without_end(spend.slices, amount - forgiven)
     moves: tuple[Move, ...] = (account.owe(command.spend, spend, -forgiven),) if forgiven else ()
     account.note(spend)
@@ -213,14 +224,14 @@ def _refund(account: Account, command: Refund, clock_ms: int) -> list[Fact]:
     return facts + account.come_home(lots_of(home), clock_ms)
 
 
-def _void(account: Account, command: VoidGrant, clock_ms: int) -> list[Fact]:
+def _void(account: Account, command: VoidGrant, clock_ms: int) -> Answer:
     # What earlier rules left was made by no command, and may be of several assets.
     lots = [] if command.grant == OPENING else account.lots_by(command.grant, command.number)
     if not lots:
-        raise Refused(Reason.GRANT_NOT_FOUND)
+        return Reason.GRANT_NOT_FOUND
     lots = [lot for lot in lots if lot.remaining or lot.held]
     if not lots:
-        raise Refused(Reason.NOTHING_TO_VOID)
+        return Reason.NOTHING_TO_VOID
     moves: tuple[Move, ...] = ()
     for lot in lots:
         account.note(lot)
@@ -230,10 +241,10 @@ def _void(account: Account, command: VoidGrant, clock_ms: int) -> list[Fact]:
     return [Fact(FactKind.VOIDED, clock_ms, lots[0].asset, command.grant, moves)]
 
 
-def _transfer(account: Account, command: Transfer, clock_ms: int) -> list[Fact]:
-    slices = _all_of(account, command)
-    if len(slices) > MAX_PARCELS:
-        raise Refused(Reason.INSUFFICIENT_CREDITS)
+def _transfer(account: Account, command: Transfer, clock_ms: int) -> Answer:
+    slices = account.allocate(command.asset, command.use, command.amount)
+    if _sum(slices) < command.amount or len(slices) > MAX_PARCELS:
+        return Reason.INSUFFICIENT_CREDITS
     account.send(command.command_id, command.asset, command.to, slices)
     return [
         Fact(
@@ -248,7 +259,7 @@ def _transfer(account: Account, command: Transfer, clock_ms: int) -> list[Fact]:
     ]
 
 
-def _receive(account: Account, command: ReceiveTransfer, clock_ms: int) -> list[Fact]:
+def _receive(account: Account, command: ReceiveTransfer, clock_ms: int) -> Answer:
     refused = ""
     if account.is_closed:
         refused = Reason.ACCOUNT_CLOSED
@@ -265,10 +276,10 @@ def _receive(account: Account, command: ReceiveTransfer, clock_ms: int) -> list[
     return facts
 
 
-def _settle_transfer(account: Account, command: SettleTransfer, clock_ms: int) -> list[Fact]:
+def _settle_transfer(account: Account, command: SettleTransfer, clock_ms: int) -> Answer:
     sent = account.transfers.get(command.transfer)
     if sent is None or not sent.is_open:
-        raise Refused(Reason.SPEND_NOT_FOUND)
+        return Reason.SPEND_NOT_FOUND
     account.note(sent)
     sent.is_open = False
     if not command.returned:
@@ -284,27 +295,27 @@ def _freeze(account: Account, command: Freeze, clock_ms: int) -> list[Fact]:
     return [Fact(FactKind.FROZEN, clock_ms, "", command.command_id, detail=str(command.scope))]
 
 
-def _unfreeze(account: Account, command: Unfreeze, clock_ms: int) -> list[Fact]:
+def _unfreeze(account: Account, command: Unfreeze, clock_ms: int) -> Answer:
     if account.frozen is None:
-        raise Refused(Reason.ACCOUNT_NOT_FROZEN)
+        return Reason.ACCOUNT_NOT_FROZEN
     account.frozen = None
     return [Fact(FactKind.UNFROZEN, clock_ms, "", command.command_id)]
 
 
-def _close(account: Account, command: Close, clock_ms: int) -> list[Fact]:
+def _close(account: Account, command: Close, clock_ms: int) -> Answer:
     if any(hold.is_open for hold in account.holds.values()):
-        raise Refused(Reason.HOLDS_OPEN)
+        return Reason.HOLDS_OPEN
     if any(holding.debt for holding in account.holdings.values()):
-        raise Refused(Reason.DEBT_OPEN)
+        return Reason.DEBT_OPEN
     if any(sent.is_open for sent in account.transfers.values()):
-        raise Refused(Reason.TRANSFER_IN_TRANSIT)
+        return Reason.TRANSFER_IN_TRANSIT
     left: dict[str, list[Lot]] = {}
     # In the order in which they were made, whatever the order in which they were loaded.
     for lot in sorted(account.lots.values(), key=lambda lot: (lot.made, lot.id)):
         if lot.remaining:
             left.setdefault(lot.asset, []).append(lot)
     if left and not command.forfeit:
-        raise Refused(Reason.BALANCE_NOT_ZERO)
+        return Reason.BALANCE_NOT_ZERO
     facts = []
     for asset, lots in left.items():
         moves = tuple(account.move(lot, Bucket.REMAINING, Bucket.FORFEITED, lot.remaining) for lot in lots)
@@ -329,25 +340,23 @@ def _schedule(account: Account, command: CreateSchedule, clock_ms: int) -> list[
     return [fact, *account.settle(clock_ms)]
 
 
-def _cancel(account: Account, command: CancelSchedule, clock_ms: int) -> list[Fact]:
+def _cancel(account: Account, command: CancelSchedule, clock_ms: int) -> Answer:
     scheduled = account.schedules.get(command.schedule)
     if scheduled is None:
-        raise Refused(Reason.SCHEDULE_NOT_FOUND)
+        return Reason.SCHEDULE_NOT_FOUND
     account.note(scheduled)
     scheduled.is_open = False
     return [Fact(FactKind.CANCELLED, clock_ms, scheduled.command.asset, command.schedule)]
 
 
-def _refuse_overflow(account: Account, asset: str, amount: int) -> None:
-    if amount > account.room(asset):
-        raise Refused(Reason.BALANCE_LIMIT_EXCEEDED)
-
-
 def _sum(slices: Iterable[Slice]) -> int:
-    return sum(part.amount for part in slices)
+    total = 0
+    for part in slices:
+        total += part[1]
+    return total
 
 
-_RULES: Mapping[type, Callable[[Account, Any, int], list[Fact]]] = {
+_RULES: Mapping[type, Callable[[Account, Any, int], Answer]] = {
     Grant: _grant,
     Spend: _spend,
     Hold: _hold,

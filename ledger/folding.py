@@ -4,7 +4,7 @@ A `Book` is whatever part of the ledger the next commands can touch: all of it i
 and known command ids of one chunk, loaded by the caller. What it decides doesn't depend on which.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from hashlib import blake2b
 from json import JSONEncoder
@@ -77,27 +77,40 @@ def body_of(command: Command) -> Body:
         extra = digest(command.metadata) if command.metadata else b""
         _, _, asset, amount, occurred_at, source, reason, *_ = command
         return make(Body, (KINDS[type(command)], asset, amount, occurred_at, source, reason, extra, ""))
-    fields = command._asdict()
-    metadata = fields.pop("metadata", None)
-    own = {name: fields.pop(name) for name in ("occurred_at", "source", "reason") if name in fields}
-    del fields["command_id"], fields["account"]
-    asset, amount = fields.pop("asset", ""), fields.pop("amount", 0)
-    details = _details(command, fields)
+    shape, fields = _SHAPES[type(command)], tuple[Any, ...](command)
+    found: dict[str, Any] = {name: fields[at] for name, at, default in shape.own if fields[at] != default}
+    if isinstance(command, Batch):
+        found["steps"] = [_step(step) for step in command.steps]
+    elif isinstance(command, ReceiveTransfer):
+        found["parcels"] = [[lot, amount, *terms] for lot, amount, terms in command.parcels]
+    values = [default if at is None else fields[at] for at, default in shape.shared]
+    asset, amount, occurred_at, source, reason, metadata = values
     extra = digest(metadata) if metadata else b""
-    kind = KINDS[type(command)]
-    return Body(
-        kind, asset, amount, own.get("occurred_at", 0), own.get("source", ""), own.get("reason", ""), extra, details
+    details = as_json(found) if found else ""
+    return make(Body, (KINDS[type(command)], asset, amount, occurred_at, source, reason, extra, details))
+
+
+class _Shape(NamedTuple):
+    """Where a command's fields are: those that all bodies have, and its own, each with its default if it has one."""
+
+    shared: Sequence[tuple[int | None, Any]]
+    own: Sequence[tuple[str, int, Any]]
+
+
+_SHARED: Mapping[str, Any] = {"asset": "", "amount": 0, "occurred_at": 0, "source": "", "reason": "", "metadata": None}
+
+
+def _shape(kind: type[Command]) -> _Shape:
+    places = {name: at for at, name in enumerate(kind._fields)}
+    defaults = kind._field_defaults
+    named = [name for name in kind._fields if name not in _SHARED and name not in ("command_id", "account")]
+    return _Shape(
+        [(places.get(name), default) for name, default in _SHARED.items()],
+        [(name, places[name], defaults.get(name)) for name in named],
     )
 
 
-def _details(command: Command, fields: dict[str, Any]) -> str:
-    if isinstance(command, Batch):
-        fields["steps"] = [_step(step) for step in command.steps]
-    elif isinstance(command, ReceiveTransfer):
-        fields["parcels"] = [[lot, amount, *terms] for lot, amount, terms in command.parcels]
-    defaults = command._field_defaults
-    found = {name: value for name, value in fields.items() if value != defaults.get(name)}
-    return as_json(found) if found else ""
+_SHAPES: Mapping[type[Command], _Shape] = {kind: _shape(kind) for kind in KINDS}
 
 
 def _step(step: Step) -> dict[str, Any]:
