@@ -29,6 +29,7 @@ from creditfold.ledger.credit_state import (
     restore,
     spend_as_journalled,
 )
+from creditfold.projections.columns import SEPARATOR
 from creditfold.projections.credit_tables import (
     ACCOUNTS,
     BALANCES,
@@ -38,7 +39,6 @@ from creditfold.projections.credit_tables import (
     OF_COMMANDS,
     OF_NUMBERS,
     SCHEDULES,
-    SEPARATOR,
     SPENDS,
     STATE,
     TRANSFERS,

@@ -1,20 +1,22 @@
 """The tables of credits: lots, holds, spends, transfers, schedules, and the accounts' own state, as SQL by generation.
 
-Owns how rows of `ledger.credit_state` are laid out in PostgreSQL. Rows go there as one text a column, joined by a
-control character that no id can hold; a text's cell begins with `=`, or a lone empty one would be no cell at all.
+Owns how rows of `ledger.credit_state` are laid out in PostgreSQL. Rows go there column by column; a text's cell begins
+with `=`, or a lone empty one would be no cell at all.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple, TypeAlias
 
 from psycopg import sql
 
+from creditfold.projections.columns import NULL, SEPARATOR, Longs, longs
 from creditfold.projections.setup import schema_of
 
-# Lists go to PostgreSQL as one text: psycopg's arrays cost more than deciding does.
-SEPARATOR = "\x1f"
-_NULL = "\x1e"
+#: A column's name and type.
+Column: TypeAlias = tuple[LiteralString, LiteralString]
+#: The type of a number that may be missing.
+NULLABLE: LiteralString = "bigint or NULL"
 
 
 class Table(NamedTuple):
@@ -22,13 +24,13 @@ class Table(NamedTuple):
 
     name: LiteralString
     key: int
-    columns: tuple[tuple[LiteralString, LiteralString], ...]
+    columns: tuple[Column, ...]
 
 
-_ACCOUNT: tuple[tuple[LiteralString, LiteralString], ...] = (("account_id", "text"),)
-_COMMAND: tuple[tuple[LiteralString, LiteralString], ...] = (("account_id", "text"), ("command_id", "text"))
+_ACCOUNT: tuple[Column, ...] = (("account_id", "text"),)
+_COMMAND: tuple[Column, ...] = (("account_id", "text"), ("command_id", "text"))
 #: In every table: where the record is that changed the row last.
-_PLACE: tuple[tuple[LiteralString, LiteralString], ...] = (("log_partition", "integer"), ("log_offset", "bigint"))
+_PLACE: tuple[Column, ...] = (("log_partition", "integer"), ("log_offset", "bigint"))
 
 BALANCES = Table(
     "balances",
@@ -75,7 +77,7 @@ LOTS = Table(
         ("is_lapsed", "boolean"),
         ("is_void", "boolean"),
         ("is_live", "boolean"),
-        ("next_at_ms", "bigint"),
+        ("next_at_ms", NULLABLE),
         *_PLACE,
     ),
 )
@@ -91,7 +93,7 @@ HOLDS = Table(
         ("slices", "text"),
         ("is_open", "boolean"),
         ("is_lapsed", "boolean"),
-        ("next_at_ms", "bigint"),
+        ("next_at_ms", NULLABLE),
         *_PLACE,
     ),
 )
@@ -124,7 +126,7 @@ SCHEDULES = Table(
         ("made", "bigint"),
         ("next_number", "integer"),
         ("is_open", "boolean"),
-        ("next_at_ms", "bigint"),
+        ("next_at_ms", NULLABLE),
         *_PLACE,
     ),
 )
@@ -133,40 +135,51 @@ STATE = (LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES)
 TABLES = (BALANCES, ACCOUNTS, *STATE)
 
 
+#: How a column's values are sent, and made its own of what was sent, by its type.
+_SENT: Mapping[str, tuple[LiteralString, LiteralString]] = {
+    "text": ("string_to_array(%s, chr(31))", "substr({}, 2)"),
+    "bigint": ("%b", "{}"),
+    "integer": ("%b", "{}::integer"),
+    "smallint": ("%b", "{}::smallint"),
+    "boolean": ("%b", "{} <> 0"),
+    NULLABLE: ("%b", "nullif({}, -1)"),
+}
+
+
 @lru_cache(maxsize=1_024)
 def upsert(table: Table, generation: int) -> sql.Composed:
-    """Write rows, one text a column as `cells` makes them."""
+    """Write rows, sent as `cells` makes them.
+
+    No other transaction writes these rows, so nothing can come between looking for one and making it; an INSERT with
+    ON CONFLICT would lock each row, and tell the log of it, before it changes it.
+    """
     names = [sql.Identifier(name) for name, _ in table.columns]
-    arrays = [sql.SQL("string_to_array(%s, chr(31), chr(30))::{}[]").format(sql.SQL(kind)) for _, kind in table.columns]
-    texts = [
-        sql.SQL("substr({}, 2)").format(name) if kind == "text" else name
-        for name, (_, kind) in zip(names, table.columns, strict=True)
-    ]
-    changes = [sql.SQL("{0} = excluded.{0}").format(name) for name in names[table.key :]]
+    sent = [sql.SQL(_SENT[kind][0]) for _, kind in table.columns]
+    values = [sql.SQL(_SENT[kind][1]).format(name) for name, (_, kind) in zip(names, table.columns, strict=True)]
+    own = [sql.SQL("{} AS {}").format(value, name) for value, name in zip(values, names, strict=True)]
     comma = sql.SQL(", ")
     return sql.SQL(
-        """INSERT INTO {table} ({names}) SELECT {texts} FROM unnest({arrays}) AS u ({names})
-           ON CONFLICT ({key}) DO UPDATE SET {changes}"""
+        """MERGE INTO {table} AS t USING (SELECT {own} FROM unnest({sent}) AS u ({names})) AS n ON {same}
+           WHEN MATCHED THEN UPDATE SET {changes} WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({new})"""
     ).format(
         table=sql.Identifier(schema_of(generation), table.name),
+        own=comma.join(own),
+        sent=comma.join(sent),
         names=comma.join(names),
-        texts=comma.join(texts),
-        arrays=comma.join(arrays),
-        key=comma.join(names[: table.key]),
-        changes=comma.join(changes),
+        same=sql.SQL(" AND ").join([sql.SQL("t.{0} = n.{0}").format(name) for name in names[: table.key]]),
+        changes=comma.join([sql.SQL("{0} = n.{0}").format(name) for name in names[table.key :]]),
+        new=comma.join([sql.SQL("n.{}").format(name) for name in names]),
     )
 
 
-def cells(table: Table, rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Rows as `upsert` takes them. There must be some."""
+def cells(table: Table, rows: Sequence[Sequence[Any]]) -> list[str | Longs]:
+    """Rows as they are sent. There must be some."""
     return [
-        SEPARATOR.join(["=" + value for value in column] if kind == "text" else map(_cell, column))
+        SEPARATOR.join(["=" + value for value in column])
+        if kind == "text"
+        else longs([NULL if value is None else value for value in column] if kind == NULLABLE else column)
         for column, (_, kind) in zip(zip(*rows, strict=True), table.columns, strict=True)
     ]
-
-
-def _cell(value: Any) -> str:
-    return _NULL if value is None else str(value)
 
 
 @lru_cache(maxsize=1_024)

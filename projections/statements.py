@@ -55,14 +55,14 @@ _TEXTS: tuple[LiteralString, ...] = (
     # known_ids
     "SELECT account_id, command_id FROM {schema}.journal WHERE log_partition = %s AND command_id IS NOT NULL",
     # save_balances
-    """INSERT INTO {schema}.balances AS b (account_id, asset, available, version, log_partition, log_offset)
-       SELECT account_id, asset, available, version, %s, log_offset
-       FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)), string_to_array(%s, chr(31))::bigint[],
-                   string_to_array(%s, chr(31))::bigint[], string_to_array(%s, chr(31))::bigint[])
-           AS u (account_id, asset, available, version, log_offset)
-       ON CONFLICT (account_id, asset) DO UPDATE
-       SET available = excluded.available, version = excluded.version, log_offset = excluded.log_offset
-       WHERE b.version < excluded.version""",
+    """MERGE INTO {schema}.balances AS t
+       USING (SELECT * FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)), %b, %b, %b)
+                  AS u (account_id, asset, available, version, log_offset)) AS n
+       ON t.account_id = n.account_id AND t.asset = n.asset
+       WHEN MATCHED AND t.version < n.version
+           THEN UPDATE SET available = n.available, version = n.version, log_offset = n.log_offset
+       WHEN NOT MATCHED THEN INSERT (account_id, asset, available, version, log_partition, log_offset)
+           VALUES (n.account_id, n.asset, n.available, n.version, %s, n.log_offset)""",
     # catch_up_balances
     """INSERT INTO {schema}.balances AS b (account_id, asset, available, version, log_partition, log_offset)
        SELECT DISTINCT ON (account_id, asset) account_id, asset, balance, version, log_partition, log_offset

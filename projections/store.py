@@ -26,8 +26,9 @@ from creditfold.projections.chain import (
     extend,
     journal_line,
 )
+from creditfold.projections.columns import SEPARATOR, longs
 from creditfold.projections.credit_store import CreditStore
-from creditfold.projections.credit_tables import SEPARATOR, joined
+from creditfold.projections.credit_tables import joined
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.setup import refuse_other_layout
 from creditfold.projections.statements import END_BLOCKERS, LIVE, LOOKS, SWITCHING, statements
@@ -263,11 +264,11 @@ class ChunkTransaction:
         columns = (
             SEPARATOR.join([account for account, _ in last]),
             SEPARATOR.join([asset for _, asset in last]),
-            SEPARATOR.join([str(outcome.balance) for _, outcome in last.values()]),
-            SEPARATOR.join([str(outcome.version) for _, outcome in last.values()]),
-            SEPARATOR.join([str(offset) for offset, _ in last.values()]),
+            longs([outcome.balance for _, outcome in last.values()]),
+            longs([outcome.version for _, outcome in last.values()]),
+            longs([offset for offset, _ in last.values()]),
         )
-        await cursor.execute(self._sql.save_balances, (self._partition, *columns))
+        await cursor.execute(self._sql.save_balances, (*columns, self._partition))
         if cursor.rowcount != len(last):
             ahead = len(last) - cursor.rowcount
             raise RuntimeError(f"{ahead} balances of partition {self._partition} ran ahead of their log")
