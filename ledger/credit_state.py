@@ -22,14 +22,14 @@ from creditfold.ledger.commands import (
     VoidGrant,
 )
 from creditfold.ledger.credit_account import NUMBER_BITS, Account, Due, Held, Lot, Scheduled, Sent, Slice, Spent
-from creditfold.ledger.credit_facts import Bucket, Fact, FactKind, LotId
+from creditfold.ledger.credit_facts import Bucket, Fact, FactKind, LotId, make
 from creditfold.ledger.folding import as_json
 
 #: The command that stands for what an account had when it was first settled by these rules; no command has this id.
 OPENING = "~opening"
 
 
-class CorruptStateError(RuntimeError):
+class CorruptStateError(Exception):
     """An account's rows contradict each other; nothing may be decided about it."""
 
 
@@ -369,32 +369,38 @@ def _transfer_row(sent: Sent) -> TransferRow:
 
 
 def _lot_row(lot: Lot) -> LotRow:
-    return LotRow(
-        lot.id.command_id,
-        lot.id.number,
-        lot.asset,
-        str(lot.terms.lot_class),
-        lot.terms.priority,
-        lot.terms.effective_at,
-        lot.terms.expires_at,
-        lot.terms.scope,
-        lot.made,
-        str(lot.source),
-        lot.amount,
-        lot.remaining,
-        lot.held,
-        lot.spent,
-        lot.expired,
-        lot.voided,
-        lot.forfeited,
-        lot.reissued,
-        lot.transferred,
-        # When an empty lot was last in memory makes no difference to its row.
-        lot.is_live and lot.is_pending,
-        lot.is_live and lot.is_lapsed,
-        lot.is_void,
-        lot.is_live,
-        lot.next_at,
+    lot_class, priority, effective_at, expires_at, scope = lot.terms
+    command_id, number = lot.id
+    is_live = lot.is_live
+    return make(
+        LotRow,
+        (
+            command_id,
+            number,
+            lot.asset,
+            str(lot_class),
+            priority,
+            effective_at,
+            expires_at,
+            scope,
+            lot.made,
+            str(lot.source),
+            lot.amount,
+            lot.remaining,
+            lot.held,
+            lot.spent,
+            lot.expired,
+            lot.voided,
+            lot.forfeited,
+            lot.reissued,
+            lot.transferred,
+            # When an empty lot was last in memory makes no difference to its row.
+            is_live and lot.is_pending,
+            is_live and lot.is_lapsed,
+            lot.is_void,
+            is_live,
+            lot.next_at,
+        ),
     )
 
 

@@ -87,6 +87,7 @@ def _flag(command: Any, name: str) -> str | None:
 
 
 def _terms(terms: Any) -> str | None:
+    # Of anything that has them.
     if terms.lot_class not in tuple(LotClass):
         return "lot_class is neither paid nor promo"
     problem = (
@@ -101,7 +102,7 @@ def _terms(terms: Any) -> str | None:
 
 
 def _grant(command: Grant) -> str | None:
-    return _id(command, "asset") or _amount(command) or _terms(command.terms)
+    return _id(command, "asset") or _amount(command) or _terms(command)
 
 
 def _spend(command: Spend) -> str | None:

@@ -35,7 +35,7 @@ class Verdict(Enum):
     RESERVED_ID = "reserved_id"  # The id is one that only derived commands have: a dead letter.
 
 
-class UnknownRulesError(LookupError):
+class UnknownRulesError(Exception):
     """Rules that this release doesn't have. What they decide can't be told, so nothing may be folded on."""
 
 

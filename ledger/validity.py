@@ -51,7 +51,8 @@ def _check_any(record_name: str, values: Sequence[Any]) -> str | None:
     if record_name not in COMMANDS and record_name not in CONTROLS:
         return "unknown command"
     try:
-        command = command_of(record_name, tuple(values))
+        # Any: its fields are what was read, not yet what they should be.
+        command: Any = command_of(record_name, tuple(values))
     except ValueError as error:
         return str(error)
     if isinstance(command, ActivateRules):

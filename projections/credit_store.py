@@ -3,16 +3,15 @@
 What is loaded is what commands and time can change: of an account's past only what a command names.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from typing import Any, LiteralString, NamedTuple, TypeAlias
+from typing import Any, LiteralString, TypeAlias
 
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import TupleRow
 
-from creditfold.ledger import Accepted, Command, CreditEntry, Entry
+from creditfold.ledger import Command
 from creditfold.ledger.credit_account import NUMBER_BITS, Account
-from creditfold.ledger.credit_facts import Bucket
 from creditfold.ledger.credit_state import (
     AccountRow,
     BalanceRow,
@@ -22,7 +21,6 @@ from creditfold.ledger.credit_state import (
     ScheduleRow,
     SpendRow,
     TransferRow,
-    changes,
     lots_named,
     open_account,
     references,
@@ -30,6 +28,7 @@ from creditfold.ledger.credit_state import (
     spend_as_journalled,
 )
 from creditfold.projections.columns import SEPARATOR
+from creditfold.projections.credit_rows import Line, changed_rows, totals
 from creditfold.projections.credit_tables import (
     ACCOUNTS,
     BALANCES,
@@ -40,7 +39,6 @@ from creditfold.projections.credit_tables import (
     OF_NUMBERS,
     SCHEDULES,
     SPENDS,
-    STATE,
     TRANSFERS,
     Table,
     add_totals,
@@ -54,8 +52,6 @@ from creditfold.projections.credit_tables import (
 
 #: Accounts by their names.
 Accounts: TypeAlias = dict[str, Account]
-#: A line of the journal and the offset of its record.
-Line: TypeAlias = tuple[int, Entry | CreditEntry]
 
 _ROW_TYPES: Mapping[Table, type[Any]] = {
     LOTS: LotRow,
@@ -216,91 +212,11 @@ class CreditStore:
             lines: of the journal; those of rules without lots are left out.
             accounts: state of each account that commands or time touched. They forget their past.
         """
-        last: dict[tuple[str, str], tuple[int, CreditEntry]] = {}
-        for offset, entry in lines:
-            if isinstance(entry, CreditEntry):
-                last[entry.account, entry.asset] = offset, entry
-        balances, others = [], []
-        for (name, asset), (offset, entry) in last.items():
-            account = accounts[name]
-            if asset:
-                limit = account.holding(asset).limit
-                balances.append((name, asset, *entry.balance, limit, entry.version, self._partition, offset))
-            else:
-                frozen = str(account.frozen or "")
-                others.append((name, entry.version, account.is_closed, frozen, self._partition, offset))
-        await self._upsert(cursor, BALANCES, balances)
-        await self._upsert(cursor, ACCOUNTS, others)
-        state: dict[Table, list[tuple[Any, ...]]] = {table: [] for table in STATE}
-        rows: Any
-        for name, account in accounts.items():
-            if not account.changed:
-                continue
-            for table, rows in zip(STATE, changes(account), strict=True):
-                state[table] += [(name, *row, self._partition, position) for row, position in rows]
-            account.forget()
-        for table, changed in state.items():
-            await self._upsert(cursor, table, changed)
-
-    async def _upsert(self, cursor: AsyncCursor[TupleRow], table: Table, rows: Sequence[Sequence[Any]]) -> None:
-        if rows:
-            await cursor.execute(upsert(table, self._generation), cells(table, rows))
+        for table, rows in changed_rows(lines, accounts, self._partition).items():
+            if rows:
+                await cursor.execute(upsert(table, self._generation), cells(table, rows))
 
     async def add_totals(self, cursor: AsyncCursor[TupleRow], lines: Iterable[Line]) -> None:
         """Add lines to the totals, which PostgreSQL proves to balance."""
         for asset, total in totals(lines).items():
             await cursor.execute(add_totals(self._generation), (self._partition, asset, *total))
-
-
-class Total(NamedTuple):
-    """By how much lines changed what there is of an asset, and where it came from and went."""
-
-    credits: int
-    debt: int
-    issued: int
-    spent: int
-    expired: int
-    voided: int
-    forfeited: int
-    reissued: int
-    in_transit: int
-
-
-def totals(lines: Iterable[Line]) -> dict[str, Total]:
-    """Sum up lines by asset: credits and debt from the balances, the rest from the moves."""
-    granted: Counter[str] = Counter()
-    spent: Counter[str] = Counter()
-    held: Counter[str] = Counter()
-    owed: Counter[str] = Counter()
-    moved: Counter[tuple[str, str]] = Counter()
-    for _, entry in lines:
-        if isinstance(entry, Entry):
-            outcome = entry.outcome
-            if isinstance(outcome, Accepted):
-                if outcome.change > 0:
-                    granted[outcome.asset] += outcome.change
-                else:
-                    spent[outcome.asset] -= outcome.change
-            continue
-        before, balance = entry.before, entry.balance
-        held[entry.asset] += sum(balance[:3]) - sum(before[:3])
-        owed[entry.asset] += balance.debt - before.debt
-        for fact in entry.facts:
-            for move in fact.moves:
-                moved[fact.asset, move.source] -= move.amount
-                moved[fact.asset, move.target] += move.amount
-    assets = dict.fromkeys([*granted, *spent, *held, *(asset for asset, _ in moved)])
-    return {
-        asset: Total(
-            held[asset] + granted[asset] - spent[asset],
-            owed[asset],
-            granted[asset] - moved[asset, Bucket.ISSUED],
-            spent[asset] + moved[asset, Bucket.SPENT],
-            *(moved[asset, bucket] for bucket in _GONE),
-        )
-        for asset in assets
-        if asset
-    }
-
-
-_GONE = (Bucket.EXPIRED, Bucket.VOIDED, Bucket.FORFEITED, Bucket.REISSUED, Bucket.IN_TRANSIT)

@@ -351,7 +351,7 @@ class Credits(RuleBasedStateMachine):
         for account in ACCOUNTS:
             self.do(SetCreditLimit("limit", account, "gold", limit))
             for name, terms in (("any", Terms()), ("ads", Terms(scope="ads", expires_at=START_MS + 5 * DAY_MS))):
-                self.do(Grant(name, account, "gold", 6, terms))
+                self.do(Grant(name, account, "gold", 6, **terms._asdict()))
 
     @rule(days=st.sampled_from((0, 1, 1, 2, 3, 30)))
     def wait(self, days: int) -> None:

@@ -1,0 +1,33 @@
+"""Compiles the fold's pure modules when asked to; all else about the project is in pyproject.toml.
+
+Python's own version of each module stays the truth: it is installed beside the compiled one, and both pass the same
+tests. See docs/contributing.md.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from setuptools import setup
+
+#: What a command passes through between the log and PostgreSQL.
+COMPILED = (
+    *(f"ledger/{path.name}" for path in sorted(Path("ledger").glob("*.py")) if path.stem != "__init__"),
+    "processors/chunks.py",
+    "projections/chain.py",
+    "projections/credit_rows.py",
+)
+
+
+def extensions() -> list[Any]:
+    """The compiled modules, if the environment asks for them."""
+    if os.environ.get("CREDITFOLD_COMPILE") != "1":
+        return []
+    from mypyc.build import mypycify
+
+    # Under .link the modules have their full names.
+    paths = [f".link/creditfold/{path}" for path in COMPILED]
+    return list(mypycify(["--config-file", "pyproject.toml", *paths], opt_level="3", group_name="creditfold"))
+
+
+setup(ext_modules=extensions())
