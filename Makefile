@@ -7,29 +7,42 @@ CHAOS_COMMANDS ?= 200000
 # How many processes run the tests, which wait more than they work; each has servers of its own, of about 1 GB.
 SIDE_BY_SIDE ?= 3
 
+# COMPILED=1 has everything below run on the compiled core: `make bench COMPILED=1`.
+COMPILED_DIR := .creditfold/compiled
+ifeq ($(COMPILED),1)
+export PYTHONPATH := $(CURDIR)/$(COMPILED_DIR)
+export CREDITFOLD_TEST_COMPILED := 1
+CORE := $(COMPILED_DIR)/.installed
+endif
+# The tests of what is compiled; both versions of the core must pass them.
+CORE_TESTS := $(addprefix tests/test_,chunks.py commands.py compiled.py credit_validity.py credits.py credits_model.py \
+	fold.py golden.py ledger.py rules.py)
+
 # The first of these that is Python 3.11 or later; `make PYTHON=...` names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 
-.PHONY: help demo test lint types test-unit test-stack chaos bench bench-lots bench-rebuild up down clean schema-lock install need-java
+.PHONY: help demo test lint types test-unit test-compiled test-core test-stack chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install need-java
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
 	@echo 'make test        every check: lint, types, unit tests, tests on the real stack, the docs'
 	@echo 'make test-unit   the tests that need no server'
+	@echo 'make test-compiled  those of the core, on the compiled core'
 	@echo 'make test-stack  the tests on the real Kafka and PostgreSQL, the docs among them'
 	@echo 'make chaos       kill workers and servers while $(CHAOS_COMMANDS) commands are folded'
 	@echo 'make bench       fold 1,000,000 commands of each kind and print the speed'
 	@echo 'make bench-lots  what a spend costs in an account with many lots'
 	@echo 'make bench-rebuild  rebuild 1,000,000 commands, and what that costs the live fold'
+	@echo 'make compiled    compile the core, for COMPILED=1 behind any of these; needs a C compiler'
 	@echo 'make up, down    start Kafka, PostgreSQL, a worker and a publisher; stop them'
 	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'
 	@echo 'make clean       stop everything and remove its data'
 
-demo: need-java $(VENV)/.installed
+demo: need-java $(VENV)/.installed $(CORE)
 	@$(BIN)/creditfold demo
 
-test: lint types test-unit test-stack
+test: lint types test-unit test-compiled test-stack
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -38,25 +51,31 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-test-unit: $(VENV)/.installed-dev
+test-unit: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'not stack and not chaos'
 
-test-stack: need-java $(VENV)/.installed-dev
+test-compiled:
+	$(MAKE) --no-print-directory test-core COMPILED=1
+
+test-core: $(VENV)/.installed-dev $(CORE)
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) $(CORE_TESTS)
+
+test-stack: need-java $(VENV)/.installed-dev $(CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'stack or chaos'
 
-chaos: need-java $(VENV)/.installed-dev
+chaos: need-java $(VENV)/.installed-dev $(CORE)
 	CREDITFOLD_CHAOS_COMMANDS=$(CHAOS_COMMANDS) $(BIN)/pytest -m chaos -s
 
-bench: need-java $(VENV)/.installed-dev
+bench: need-java $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/fold.py
 
-bench-lots: need-java $(VENV)/.installed-dev
+bench-lots: need-java $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/lots.py
 
-bench-rebuild: need-java $(VENV)/.installed-dev
+bench-rebuild: need-java $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/rebuild.py
 
-up: need-java $(VENV)/.installed
+up: need-java $(VENV)/.installed $(CORE)
 	@$(BIN)/creditfold up --worker
 
 down: $(VENV)/.installed
@@ -71,6 +90,21 @@ clean:
 	rm -rf .creditfold
 
 install: $(VENV)/.installed-dev
+
+compiled: $(COMPILED_DIR)/.installed
+
+# A folder of its own, and never beside the sources: a compiled module there would hide an edit of them.
+$(COMPILED_DIR)/.installed: setup.py pyproject.toml $(wildcard ledger/* processors/* projections/* producers/* schemas/* stack/* cli/*) \
+		| $(VENV)/.installed-dev
+	@command -v "$${CC:-cc}" >/dev/null || { \
+		echo 'error: no C compiler, which the compiled core is made with.' >&2; \
+		echo 'try: apt-get install gcc python3-dev, or xcode-select --install; or do without COMPILED=1.' >&2; exit 1; }
+	@rm -rf build $(COMPILED_DIR)
+	@echo 'Compiling the core; this takes a minute or two.'
+	@CREDITFOLD_COMPILE=1 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--target $(COMPILED_DIR) .
+	@rm -rf build
+	@touch $@
 
 # Said here too, or a missing Java would be told only after minutes of installing.
 need-java:

@@ -10,9 +10,11 @@ from typing import Any
 
 from setuptools import setup
 
+ROOT = Path(__file__).parent
+
 #: What a command passes through between the log and PostgreSQL.
 COMPILED = (
-    *(f"ledger/{path.name}" for path in sorted(Path("ledger").glob("*.py")) if path.stem != "__init__"),
+    *(f"ledger/{path.name}" for path in sorted((ROOT / "ledger").glob("*.py")) if path.stem != "__init__"),
     "processors/chunks.py",
     "projections/chain.py",
     "projections/credit_rows.py",
@@ -30,4 +32,5 @@ def extensions() -> list[Any]:
     return list(mypycify(["--config-file", "pyproject.toml", *paths], opt_level="3", group_name="creditfold"))
 
 
-setup(ext_modules=extensions())
+if __name__ == "__main__":
+    setup(ext_modules=extensions())

@@ -135,7 +135,10 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        print(f"creditfold {version('creditfold')}")
+        from creditfold.ledger import credits as core
+
+        is_compiled = not str(core.__file__).endswith(".py")
+        print(f"creditfold {version('creditfold')}{', compiled core' if is_compiled else ''}")
         raise typer.Exit
 
 

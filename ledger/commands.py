@@ -425,7 +425,7 @@ def _batch(values: Sequence[Any]) -> Batch:
     return Batch(command_id, account, made, occurred_at, source, reason, metadata)
 
 
-def _step(where: str, account: str, values: Sequence[Any], origin: Mapping[str, Any]) -> Step:
+def _step(where: str, account: Any, values: Sequence[Any], origin: Mapping[str, Any]) -> Step:
     fields = dict(zip(STEP_FIELDS, values, strict=True))
     kind = _STEP_TYPES.get(fields.pop("kind"))
     if kind is None:

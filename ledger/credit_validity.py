@@ -101,11 +101,11 @@ def _terms(terms: Any) -> str | None:
     return problem
 
 
-def _grant(command: Grant) -> str | None:
+def _grant(command: Any) -> str | None:
     return _id(command, "asset") or _amount(command) or _terms(command)
 
 
-def _spend(command: Spend) -> str | None:
+def _spend(command: Any) -> str | None:
     return (
         _id(command, "asset")
         or _amount(command)
@@ -115,19 +115,19 @@ def _spend(command: Spend) -> str | None:
     )
 
 
-def _hold(command: Hold) -> str | None:
+def _hold(command: Any) -> str | None:
     return _id(command, "asset") or _amount(command) or _instant(command, "deadline", 1) or _use(command, "use")
 
 
-def _capture(command: Capture) -> str | None:
+def _capture(command: Any) -> str | None:
     return _id(command, "hold") or _amount(command, 0) or _flag(command, "final")
 
 
-def _release(command: Release) -> str | None:
+def _release(command: Any) -> str | None:
     return _id(command, "hold") or _amount(command, 0)
 
 
-def _refund(command: Refund) -> str | None:
+def _refund(command: Any) -> str | None:
     problem = (
         _id(command, "spend") or _amount(command, 0) or _flag(command, "reissue") or _instant(command, "expires_at")
     )
@@ -136,18 +136,18 @@ def _refund(command: Refund) -> str | None:
     return problem
 
 
-def _void(command: VoidGrant) -> str | None:
+def _void(command: Any) -> str | None:
     return _id(command, "grant") or _whole(command, "number", 0, MAX_NUMBER)
 
 
-def _transfer(command: Transfer) -> str | None:
+def _transfer(command: Any) -> str | None:
     problem = _id(command, "asset") or _amount(command) or _id(command, "to") or _use(command, "use")
     if not problem and command.to == command.account:
         return "to is the account itself"
     return problem
 
 
-def _receive(command: ReceiveTransfer) -> str | None:
+def _receive(command: Any) -> str | None:
     if not 1 <= len(command.parcels) <= limits.MAX_PARCELS:
         return f"parcels are not 1 to {limits.MAX_PARCELS}"
     parcels = (_id(parcel, "lot") or _amount(parcel) or _terms(parcel.terms) for parcel in command.parcels)
@@ -159,15 +159,15 @@ def _receive(command: ReceiveTransfer) -> str | None:
     )
 
 
-def _settle(command: SettleTransfer) -> str | None:
+def _settle(command: Any) -> str | None:
     return _id(command, "transfer") or _use(command, "returned")
 
 
-def _freeze(command: Freeze) -> str | None:
+def _freeze(command: Any) -> str | None:
     return None if command.scope in tuple(FreezeScope) else "scope is neither spending nor all"
 
 
-def _limit(command: SetCreditLimit) -> str | None:
+def _limit(command: Any) -> str | None:
     return _id(command, "asset") or _whole(command, "limit", 0, limits.MAX_AMOUNT)
 
 
@@ -206,6 +206,7 @@ def _batch(command: Any) -> str | None:
     return None
 
 
+# Of any type: their fields are what was read, not yet what they should be.
 _RULES: Mapping[type, Callable[[Any], str | None]] = {
     Grant: _grant,
     Spend: _spend,

@@ -1,0 +1,29 @@
+"""The core that is tested is the one that was asked for: Python's own, or the compiled one."""
+
+import importlib
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+#: Whether these tests are to run on the compiled core.
+IS_COMPILED = os.environ.get("CREDITFOLD_TEST_COMPILED") == "1"
+MODULES: tuple[str, ...] = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")["COMPILED"]
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_each_module_is_the_one_that_was_asked_for(path: str) -> None:
+    """A module that wasn't compiled, or comes from elsewhere, would make the other tests prove nothing."""
+    module = importlib.import_module(f"creditfold.{path.removesuffix('.py').replace('/', '.')}")
+    file = Path(str(module.__file__))
+    assert (file.suffix == ".so") == IS_COMPILED
+    folder = ROOT / ".creditfold" / "compiled" / "creditfold" if IS_COMPILED else ROOT
+    assert file.parent == folder / Path(path).parent
+
+
+def test_the_whole_ledger_is_compiled() -> None:
+    """A new module of the room is compiled without a word."""
+    ledger = {f"ledger/{path.name}" for path in (ROOT / "ledger").glob("*.py")} - {"ledger/__init__.py"}
+    assert ledger <= {*MODULES}
