@@ -6,7 +6,7 @@ a command may do is decided in credits.py. Changes are made in place and can be 
 
 import calendar
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import MAXYEAR, UTC, datetime, timedelta
 from enum import IntEnum
 from heapq import heappop, heappush, merge
@@ -49,6 +49,8 @@ _VOIDED = Bucket.VOIDED
 _FORFEITED = Bucket.FORFEITED
 _REISSUED = Bucket.REISSUED
 _IN_TRANSIT = Bucket.IN_TRANSIT
+#: What counts against a schedule's cap.
+_KEPT = (_REMAINING, _HELD)
 
 
 class Lot:
@@ -69,6 +71,7 @@ class Lot:
         "order",
         "reissued",
         "remaining",
+        "schedule",
         "source",
         "spent",
         "terms",
@@ -98,6 +101,8 @@ class Lot:
         self.made = made
         #: Where its credits came from.
         self.source = source
+        #: The schedule that made it, if that has a cap to be kept.
+        self.schedule: Scheduled | None = None
         self.remaining = self.held = self.spent = self.expired = 0
         self.voided = self.forfeited = self.reissued = self.transferred = 0
         self.is_pending = False
@@ -180,7 +185,7 @@ class Spent:
     def __init__(self, spend_id: str, asset: str, slices: tuple[Slice, ...], made: int) -> None:
         self.id = spend_id
         self.asset = asset
-        self.slices = slices
+        self.slices: Sequence[Slice] = slices
         self.made = made
         self.debt = 0
 
@@ -207,8 +212,8 @@ class Sent:
 class Scheduled:
     """A schedule, and the number of its next occurrence, counted from 1."""
 
-    __slots__ = ("command", "id", "is_open", "lots", "made", "next")
-    CHANGING = ("next", "is_open", "lots")
+    __slots__ = ("command", "ending", "id", "is_open", "kept", "made", "next")
+    CHANGING = ("next", "is_open")
 
     def __init__(self, command: CreateSchedule, made: int) -> None:
         self.command = command
@@ -216,7 +221,18 @@ class Scheduled:
         self.made = made
         self.next = 1
         self.is_open = True
-        self.lots: tuple[Lot, ...] = ()
+        #: Where there is a cap: what its lots have remaining and held, and which of them end at an instant. Summed up
+        #: along the way, since a schedule may have made tens of thousands.
+        self.kept = 0
+        self.ending: dict[int, tuple[Lot, ...]] = {}
+
+    def count_in(self, lot: Lot) -> None:
+        """Count a lot of its own in what is kept, if there is a cap."""
+        if self.command.cap:
+            lot.schedule = self
+            self.kept += lot.remaining + lot.held
+            if lot.terms.expires_at:
+                self.ending[lot.ends_at] = (*self.ending.get(lot.ends_at, ()), lot)
 
     @property
     def next_at(self) -> int | None:
@@ -321,10 +337,13 @@ class Account:
                 else:
                     owner[name] = value
                 continue
+            kept = owner.remaining + owner.held if isinstance(owner, Lot) else 0
             for changing, before in zip(owner.CHANGING, value, strict=True):
                 setattr(owner, changing, before)
             if isinstance(owner, Lot):
                 self.enlist(owner)
+                if owner.schedule is not None:
+                    owner.schedule.kept += owner.remaining + owner.held - kept
         for holding in self.holdings.values():
             # What was taken out came back at the end.
             holding.debts = dict(sorted(holding.debts.items(), key=_debt_made))
@@ -416,6 +435,8 @@ class Account:
         if lot.amount:
             self._add(holding, lot, source, -amount)
         self._add(holding, lot, target, amount)
+        if lot.schedule is not None:
+            lot.schedule.kept += amount * ((target in _KEPT) - (source in _KEPT))
         self.enlist(lot)
         return make(Move, (lot.id, source, target, amount))
 
@@ -579,7 +600,8 @@ class Account:
             needed = {part.lot.id: None for part in (*spent, *sent)}
             self.lots = {key: lot for key, lot in self.lots.items() if lot.is_live or key in needed}
             for scheduled in self.schedules.values():
-                scheduled.lots = tuple(lot for lot in scheduled.lots if lot.id in self.lots)
+                ending = scheduled.ending.items()
+                scheduled.ending = {at: lots for at, lots in ending if any(lot.id in self.lots for lot in lots)}
         if len(self._dues) > 2 * (len(self.lots) + len(self.holds) + len(self.schedules)) + 64:
             self._dues = []
             for lot in self.lots.values():
@@ -621,9 +643,16 @@ class Account:
             spend.debt -= amount
             self.put(holding.debts, spend_id, spend if spend.debt else None)
             move = self.move(lot, Bucket.REMAINING, Bucket.DEBT, amount)
-            spend.slices = (*spend.slices, Slice(lot, amount))
+            self._add_slice(spend, Slice(lot, amount))
             facts.append(Fact(FactKind.REPAID, at_ms, asset, spend_id, (move,)))
         return facts
+
+    def _add_slice(self, spend: Spent, part: Slice) -> None:
+        # In place where no undo wants what there was: a debt may be paid in tens of thousands of pieces at once.
+        if self._undo is None and isinstance(spend.slices, list):
+            spend.slices.append(part)
+        else:
+            spend.slices = [*spend.slices, part]
 
     def settle(self, clock_ms: int) -> list[Fact]:
         """Bring the account to an instant: everything that falls due until then, in the order of its instants."""
@@ -649,12 +678,10 @@ class Account:
         scheduled.next = number + 1
         amount = min(command.amount, self.room(command.asset))
         if command.cap:
-            # A refund can fill an empty lot again, unless it is dead. One that ends at this instant has nothing any
-            # more, or who is granted as much each month as he may keep would get it every second month.
-            lots = tuple(lot for lot in scheduled.lots if lot.held or not (lot.is_lapsed or lot.is_void))
-            scheduled.lots = lots
-            kept = sum(lot.held + (lot.remaining if lot.ends_at > at_ms else 0) for lot in lots)
-            amount = min(amount, command.cap - kept)
+            # A lot that ends at this instant has nothing any more, or who is granted as much each month as he may keep
+            # would get it every second month.
+            ended = sum(lot.remaining for lot in scheduled.ending.get(at_ms, ()))
+            amount = min(amount, command.cap - (scheduled.kept - ended))
         if amount <= 0:
             facts = [Fact(FactKind.CAPPED, at_ms, command.asset, command.command_id, detail=str(number))]
         else:
@@ -663,8 +690,7 @@ class Account:
             terms = Terms(command.lot_class, command.priority, at_ms, expires_at, command.scope)
             new = NewLot(LotId(command.command_id, number), command.asset, amount, terms, Bucket.ISSUED)
             lot, move = self.make_lot(new, at_ms)
-            if command.cap:
-                scheduled.lots = (*scheduled.lots, lot)
+            scheduled.count_in(lot)
             facts = [Fact(FactKind.OCCURRED, at_ms, command.asset, command.command_id, (move,), terms, str(number))]
             facts += self.come_home([lot], at_ms)
         self.expect_turn(scheduled)
@@ -722,7 +748,7 @@ def lots_of(slices: Iterable[Slice]) -> list[Lot]:
     return list({part.lot.id: part.lot for part in slices}.values())
 
 
-def without_end(slices: tuple[Slice, ...], amount: int) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
+def without_end(slices: Sequence[Slice], amount: int) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
     """Split an amount off the end: gives what is left, and what was split off, the last slice first."""
     left, taken = list(slices), []
     while amount > 0:

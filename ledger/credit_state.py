@@ -269,8 +269,8 @@ def _restore_lot(account: Account, row: LotRow) -> None:
     account.enlist(lot)
     account.expect_lot(lot)
     scheduled = account.schedules.get(row.command_id)
-    if scheduled is not None and scheduled.command.cap:
-        scheduled.lots += (lot,)
+    if scheduled is not None:
+        scheduled.count_in(lot)
 
 
 def _restore_hold(account: Account, row: HoldRow) -> None:

@@ -4,6 +4,7 @@ A history is commands and instants: a number moves the log's clock there, DELIVE
 clock begins at 100, so lots that end at 200 and holds until 150 lie ahead.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -244,6 +245,9 @@ class Ledger:
                 balance = self.book.balance(account_id, asset)
                 assert [balance.available, balance.pending, balance.held] == found
                 assert balance.total == sum(found) - balance.debt
+            for scheduled in account.schedules.values():
+                own = [lot for lot in account.lots.values() if lot.schedule is scheduled]
+                assert scheduled.kept == sum(lot.remaining + lot.held for lot in own)
 
 
 PARTS = ("remaining", "held", "spent", "expired", "voided", "forfeited", "reissued", "transferred")
@@ -1325,6 +1329,7 @@ def test_what_repaid_a_debt_belongs_to_its_spend() -> None:
         ([limit(9), grant(5), spend(9)], [refund(), spend(1, "s2"), refund(command_id="f2")], 2, R.EXCEEDS_REFUNDABLE),
         ([freeze(SPENDING)], [grant(5), spend(5)], 1, R.ACCOUNT_FROZEN),
         ([grant(5, ends=120), hold(5, 200), 130], [grant(5, "g2"), release(), void()], 2, R.NOTHING_TO_VOID),
+        ([daily(5, DAY, cap=9), DAY], [spend(3), spend(3, "s2")], 1, R.INSUFFICIENT_CREDITS),
     ],
 )
 def test_a_failing_batch(history: list[Item], steps: list[Step], step: int, reason: RejectionReason) -> None:
@@ -1583,6 +1588,18 @@ def test_a_cap_counts_what_came_back_to_an_empty_lot() -> None:
     """A lot that was spent wholly can be refunded later."""
     ledger = Ledger(daily(10, DAY, cap=10), DAY, spend(10), 2 * DAY, spend(10, "s2"), refund())
     assert ledger.tick(3 * DAY) == [f"{3 * DAY} capped d"]
+
+
+def test_a_schedule_that_begins_long_ago_takes_its_turns_in_moments() -> None:
+    """A worker that is busy with one record for longer than Kafka waits loses its partitions, again and again."""
+    for options in ({"cap": 10**6}, {"cap": 10**6, "expires_after_ms": 9_000 * DAY}):
+        ledger = Ledger(20_000 * DAY)
+        began = time.process_time()
+        result = ledger.do(daily(3, DAY, **options))
+        # Looking at all lots for each turn took a minute.
+        assert time.process_time() - began < 10
+        assert isinstance(result, Accepted)
+        assert len(result.facts) > 20_000
 
 
 def test_lots_that_expired_make_room_under_a_cap() -> None:
