@@ -4,6 +4,7 @@ import base64
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from math import inf
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from confluent_kafka import murmur2
@@ -16,6 +17,7 @@ from creditfold.ledger import (
     Batch,
     Book,
     Command,
+    CreditEntry,
     Entry,
     Grant,
     Spend,
@@ -136,6 +138,8 @@ class _Fold:
         self.activations: list[Activation] = []
         self.redrives: list[Redrive] = []
         self.duplicates = self.accepted = self.rejected = self.ticks = 0
+        #: What was made so far, as `weight` counts it.
+        self.made = 0
 
     def add(self, record: Record, content: Content | Later) -> None:
         """Fold one read."""
@@ -172,6 +176,7 @@ class _Fold:
 
     def _take(self, record: Record, outcome: CreditOutcome) -> None:
         self.journal += [(record.offset, entry) for entry in outcome.entries]
+        self.made += weight(outcome.entries)
         if isinstance(outcome, CreditAccepted):
             self.accepted += 1
         else:
@@ -211,6 +216,7 @@ class _Fold:
             return
         self.ticks += 1
         self.journal += [(record.offset, entry) for entry in entries]
+        self.made += weight(entries)
 
     def result(self, next_offset: int) -> ChunkResult:
         """All that it came to."""
@@ -232,17 +238,31 @@ class _Fold:
             self.ticks,
             minute,
             accounts,
+            self.made,
         )
 
 
-def fold(reads: Iterable[Read], book: AnyBook, next_offset: int) -> ChunkResult:
+def weight(entries: Iterable[CreditEntry]) -> int:
+    """How much lines of the journal weigh, in facts and moves of lots: what they and their rows take of memory."""
+    return sum([1 + len(fact.moves) for entry in entries for fact in entry.facts])
+
+
+def fold(reads: Iterable[Read], book: AnyBook, next_offset: int, most: float = inf) -> ChunkResult:
     """Fold reads into a book that holds every account and known id they can touch. Raises UnknownRulesError.
 
     Where rules with lots come into force on the way, the rest is folded by them, from the balances that there are.
+
+    Args:
+        reads: what to fold.
+        book: to fold into.
+        next_offset: the offset behind them.
+        most: stop behind the record with which what was made weighs more. The result says at which offset.
     """
     folding = _Fold(book)
     add = folding.add
     for record, content in reads:
+        if folding.made > most:
+            return folding.result(record.offset)
         add(record, content)
     return folding.result(next_offset)
 

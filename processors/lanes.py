@@ -5,7 +5,7 @@ back-off, so an outage or a defect holds up its own partition only; `creditfold 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 
 import structlog
@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random
 
 from creditfold.ledger import UnknownRulesError
-from creditfold.processors.chunks import Chunk, has_transfers, read_records
+from creditfold.processors.chunks import Chunk, Read, has_transfers, read_records
 from creditfold.processors.memory import Memory, fold_chunk
 from creditfold.processors.meter import Meter
 from creditfold.projections.connections import is_outage
@@ -111,14 +111,27 @@ class Lanes:
         await asyncio.gather(*(lane.stop() for lane in lanes))
 
     async def fold(self, chunk: Chunk, won: Claim, memory: Memory | None = None) -> int:
-        """Fold what is new of a chunk, in one transaction, and give back the partition's next offset.
+        """Fold what is new of a chunk, and give back the partition's next offset.
+
+        In one transaction, or in several if it comes to very much.
 
         A memory must be of this claim, and each of its transactions must have been committed.
 
-        Raises FencedError, ChunkGapError, UnknownRulesError, or what PostgreSQL raises; nothing is written then.
+        Raises FencedError, ChunkGapError, UnknownRulesError, or what PostgreSQL raises; of the transaction in which it
+        does nothing is written then.
         """
         with self.meter.stage("decode"):
             reads = read_records(chunk.records, chunk.partition, self._partitions)
+        memory = memory or Memory()
+        at = chunk.start
+        while at < chunk.end:
+            at = await self._fold_some(chunk, reads, won, memory)
+            memory.trim()
+        if has_transfers(reads):
+            self._on_transfers()
+        return at
+
+    async def _fold_some(self, chunk: Chunk, reads: Sequence[Read], won: Claim, memory: Memory) -> int:
         async with self._pool.connection() as connection, connection.transaction():
             transaction = ChunkTransaction(connection, chunk.partition, won)
             progress = await transaction.lock()
@@ -129,19 +142,15 @@ class Lanes:
                     f"Partition {chunk.partition} stands at {progress.next_offset}, the chunk starts at {chunk.start}."
                 )
             reads = [read for read in reads if read[0].offset >= progress.next_offset]
-            memory = memory or Memory()
             with self.meter.stage("fold"):
                 try:
-                    await fold_chunk(transaction, progress, reads, chunk.end, memory)
+                    at = await fold_chunk(transaction, progress, reads, chunk.end, memory)
                 except ReadOnlySqlTransaction:
                     # The server became a standby: the pool must find the new primary instead of this one again.
                     await connection.close()
                     raise
-        memory.trim()
-        self.meter.count(len(reads))
-        if has_transfers(reads):
-            self._on_transfers()
-        return chunk.end
+        self.meter.count(sum(1 for read in reads if read[0].offset < at))
+        return at
 
     async def fold_until_done(self, chunk: Chunk, lane: "Lane") -> None:
         """Fold a chunk, however often it takes, unless the partition is claimed anew meanwhile."""

@@ -4,14 +4,15 @@ Everything that the next commands can touch is loaded before they are folded; a 
 transaction to the next loads less. It may, as long as nobody else writes the partition, which the claim sees to.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from creditfold.ledger import Account, Command, CreditBook, Known, Tick, knows_lots, open_book
+from creditfold.ledger import Account, Command, CreditBook, CreditEntry, Known, Tick, knows_lots, open_book
 from creditfold.ledger.credit_account import Account as CreditAccount
 from creditfold.ledger.credit_state import references
-from creditfold.processors.chunks import Read, commands, fold, keys, tick_of
+from creditfold.processors.chunks import Read, commands, fold, keys, tick_of, weight
+from creditfold.projections.credit_store import TooManyLotsError
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.store import ChunkTransaction, LastOutcomes, Progress
 
@@ -24,6 +25,13 @@ FILTER_BYTES = 2**25
 
 #: Accounts that a tick settles at a time.
 TICK_ACCOUNTS = 2_000
+
+#: Lots of several accounts that are loaded at a time.
+MOST_LOTS = 100_000
+
+#: How much a transaction may make before it is committed and another one goes on, in facts and moves of lots. One
+#: record can make tens of thousands, such as a schedule that begins decades ago, and a chunk has thousands of records.
+MOST_MADE = 50_000
 
 
 class Memory:
@@ -46,6 +54,8 @@ class Memory:
         self._most = most - coming
         self._most_lots = lots
         self._knows_all = is_fresh
+        #: Records whose accounts are loaded at a time, None for all there are.
+        self.at_once: int | None = None
         self._seen = bytearray(FILTER_BYTES) if bulk else None
 
     def remember(self, account: str, command_id: str) -> bool:
@@ -58,13 +68,13 @@ class Memory:
         return bool(found)
 
     async def load(self, transaction: ChunkTransaction, coming: Sequence[Command], rules: int) -> Known:
-        """Load every account that folding these commands can touch; gives the known ids."""
+        """Load every account that folding these commands can touch; gives the known ids. Raises TooManyLotsError."""
         wanted = list(keys(coming))
         accounts: Collection[str]
         if knows_lots(rules):
             # What an account has in its past is asked for even where every account is remembered.
             names = [] if self._knows_all else [account for account, _ in wanted]
-            await transaction.credits.load(self.credited, names, coming)
+            await transaction.credits.load(self.credited, names, coming, MOST_LOTS)
             accounts = self.credited
         else:
             if not self._knows_all:
@@ -117,11 +127,15 @@ class Memory:
 
 
 class Part(NamedTuple):
-    """Some of a chunk's reads, from one tick to the next: a tick stands alone. `end` is the offset behind them."""
+    """Some of a chunk's reads, from one tick to the next: a tick stands alone. `end` is the offset behind them.
+
+    `is_cut` says that the rest of them is left for another transaction.
+    """
 
     reads: Sequence[Read]
     end: int
     tick: Tick | None = None
+    is_cut: bool = False
 
 
 def parts(reads: Sequence[Read], end: int) -> Iterator[Part]:
@@ -148,8 +162,11 @@ async def fold_chunk(
     forced: int | None = None,
     unsaved: LastOutcomes | None = None,
     is_last: bool = True,
-) -> None:
+) -> int:
     """Fold reads in a transaction that has locked the partition, and write what they come to.
+
+    Gives the offset up to which they are folded: before the end where they make, or need, more than one transaction may
+    hold in memory. Commit, have the memory trimmed, and go on from there in another one.
 
     Args:
         transaction: of the partition.
@@ -168,22 +185,43 @@ async def fold_chunk(
     if not knows_lots(rules):
         known = await memory.load(transaction, list(commands(reads)), rules)
         book = open_book(rules, memory.plain, known, progress.clock_ms, progress.minute, forced=forced is not None)
-        result = fold(reads, book, end)
+        result = fold(reads, book, end, MOST_MADE)
         save = unsaved is None or is_last or memory.excess > 0 or knows_lots(result.rules)
         await transaction.write(result, unsaved, save=save)
         memory.go_over(result)
-        return
+        return result.next_offset
+    made = 0
     for part in parts(reads, end):
         if part.tick is not None:
             progress = await _settle_all(transaction, progress, part, memory)
             continue
-        coming = list(commands(part.reads))
-        known = await memory.load(transaction, coming, rules)
+        loaded, known = await _load(transaction, part, memory, rules)
         book = CreditBook(memory.credited, known, progress.clock_ms, progress.minute, forced=forced is not None)
-        result = fold(part.reads, book, part.end)
+        result = fold(loaded.reads, book, loaded.end, MOST_MADE - made)
         memory.credited |= book.accounts
         progress = await transaction.write(result)
-        memory.tidy(coming)
+        memory.tidy(list(commands(loaded.reads)))
+        made += result.made
+        if made > MOST_MADE or loaded.is_cut:
+            break
+    return progress.next_offset
+
+
+async def _load(transaction: ChunkTransaction, part: Part, memory: Memory, rules: int) -> tuple[Part, Known]:
+    """Load what a part needs, or its beginning, if its accounts have too many lots for all of it."""
+    while True:
+        if memory.at_once is not None and memory.at_once < len(part.reads):
+            behind = part.reads[memory.at_once][0].offset
+            part = Part(part.reads[: memory.at_once], behind, is_cut=True)
+        try:
+            known = await memory.load(transaction, list(commands(part.reads)), rules)
+        except TooManyLotsError:
+            # One account alone is loaded whatever it has.
+            memory.at_once = max(1, len(part.reads) // 2)
+            continue
+        if memory.at_once is not None:
+            memory.at_once = memory.at_once * 5 // 4 + 1 if part.is_cut else None
+        return part, known
 
 
 async def _settle_all(transaction: ChunkTransaction, progress: Progress, part: Part, memory: Memory) -> Progress:
@@ -193,12 +231,41 @@ async def _settle_all(transaction: ChunkTransaction, progress: Progress, part: P
     at_once = fold(part.reads, book, part.end)
     if at_once.ticks:
         async for names in transaction.credits.due(book.clock_ms, TICK_ACCOUNTS):
-            loaded = {name: memory.credited[name] for name in names if name in memory.credited}
-            await transaction.credits.load(loaded, names, [])
-            page = CreditBook(loaded, {}, book.clock_ms, progress.minute)
-            lines = [(record.offset, entry) for entry in page.settle(names, record.offset)]
-            result = ChunkResult(
-                record.offset, book.clock_ms, book.rules, lines, [], [], [], 0, minute=progress.minute, accounts=loaded
-            )
-            progress = await transaction.write(result)
+            async for loaded in _pages(transaction, names, memory):
+                page = CreditBook(loaded, {}, book.clock_ms, progress.minute)
+                for entries in _lines(page, loaded, record.offset):
+                    lines = [(record.offset, entry) for entry in entries]
+                    result = ChunkResult(record.offset, book.clock_ms, book.rules, lines, [], [], [], 0)
+                    progress = await transaction.write(result._replace(minute=progress.minute, accounts=loaded))
     return await transaction.write(at_once)
+
+
+async def _pages(
+    transaction: ChunkTransaction, names: Sequence[str], memory: Memory
+) -> AsyncIterator[dict[str, CreditAccount]]:
+    """Load accounts, so many at a time as haven't too many lots. Each page is in the order of the names."""
+    at, size = 0, len(names)
+    while at < len(names):
+        some = names[at : at + size]
+        found = {name: memory.credited[name] for name in some if name in memory.credited}
+        try:
+            await transaction.credits.load(found, some, [], MOST_LOTS)
+        except TooManyLotsError:
+            size = len(some) // 2
+            continue
+        yield {name: found[name] for name in some}
+        at += size
+
+
+def _lines(page: CreditBook, names: Iterable[str], offset: int) -> Iterator[list[CreditEntry]]:
+    """Settle accounts one after the other; gives the lines whenever there are many, and at the end."""
+    lines: list[CreditEntry] = []
+    made = 0
+    for name in names:
+        settled = page.settle([name], offset)
+        lines += settled
+        made += weight(settled)
+        if made > MOST_MADE:
+            yield lines
+            lines, made = [], 0
+    yield lines

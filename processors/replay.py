@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from creditfold.ledger.limits import MAX_OCCURRED_AT
-from creditfold.processors.chunks import read_records
+from creditfold.processors.chunks import Read, read_records
 from creditfold.processors.memory import Memory, fold_chunk
 from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, LastOutcomes, claim
 from creditfold.schemas.errors import CreditfoldError
@@ -136,13 +136,20 @@ class Replay:
 
     async def _fold(self, piece: Piece) -> None:
         reads = read_records(piece.records, self._partition, self._job.partitions)
+        while True:
+            await self._fold_some(piece, [read for read in reads if read[0].offset >= self._position])
+            self._memory.trim()
+            if self._position >= piece.end:
+                return
+
+    async def _fold_some(self, piece: Piece, reads: Sequence[Read]) -> None:
         async with self._pool.connection() as connection, connection.transaction():
             transaction = ChunkTransaction(connection, self._partition, self._claim)
             progress = await transaction.lock()
             if progress.next_offset != self._position:
                 raise ChunkGapError(f"Partition {self._partition} isn't at {self._position}: {progress.next_offset}.")
             unsaved = self._unsaved if self._job.bulk else None
-            await fold_chunk(
+            at = await fold_chunk(
                 transaction,
                 progress,
                 reads,
@@ -152,8 +159,7 @@ class Replay:
                 unsaved=unsaved,
                 is_last=piece.is_last,
             )
-        self._memory.trim()
-        self._position = piece.end
+        self._position = at
 
 
 async def _next_piece(reader: LogReader, end: int, until_ms: int | None) -> Piece:

@@ -49,7 +49,8 @@ class ChunkResult(NamedTuple):
     """All that folding a chunk of one partition's records came to.
 
     `accepted` and `rejected` count records, which may have several lines in the journal; `minute` is that of the last
-    tick. `accounts` holds those with lots that have lines, in the state after the last of them.
+    tick. `accounts` holds those with lots that have lines, in the state after the last of them. `made` is the weight of
+    the lines, in facts and moves of lots.
     """
 
     next_offset: int
@@ -65,3 +66,4 @@ class ChunkResult(NamedTuple):
     ticks: int = 0
     minute: int = 0
     accounts: Mapping[str, Account] = {}
+    made: int = 0

@@ -3,16 +3,18 @@ comes to the same as a fold in memory: the same chain, the same lots, the same a
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from credit_histories import history
 from support import query
 from test_chunks import FakeRecord
-from test_store import prepared
+from test_store import lanes_of, prepared
 
 from creditfold.ledger import CREDIT_RULES, Book, CreditEntry
 from creditfold.ledger.credit_account import Account
-from creditfold.processors.chunks import fold, read_records
+from creditfold.processors import memory as memory_module
+from creditfold.processors.chunks import Chunk, fold, read_records
 from creditfold.processors.memory import Memory, fold_chunk
 from creditfold.projections.chain import (
     START,
@@ -25,6 +27,8 @@ from creditfold.projections.chain import (
 )
 from creditfold.projections.compare import check_self, snapshot
 from creditfold.projections.connections import connected, fold_pool
+from creditfold.projections.credit_store import CreditStore
+from creditfold.projections.credit_tables import LOTS, Table
 from creditfold.projections.generations import lines
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.store import ChunkTransaction, claim
@@ -62,14 +66,16 @@ async def folded(
         at = won.next_offset
         while at < len(records):
             end = min(len(records), at + chance.choice((1, 3, 10, 40)))
-            async with pool.connection() as connection, connection.transaction():
-                transaction = ChunkTransaction(connection, 0, won)
-                progress = await transaction.lock()
-                reads = read_records(records[at:end], 0, 1)
-                await fold_chunk(transaction, progress, reads, end, memory or Memory())
-            if memory is not None:
-                memory.trim()
-            at = end
+            while at < end:
+                async with pool.connection() as connection, connection.transaction():
+                    transaction = ChunkTransaction(connection, 0, won)
+                    progress = await transaction.lock()
+                    reads = read_records(records[at:end], 0, 1)
+                    reached = await fold_chunk(transaction, progress, reads, end, memory or Memory())
+                if memory is not None:
+                    memory.trim()
+                assert reached > at
+                at = reached
 
 
 def lots_in(settings: Settings) -> dict[tuple[str, str, int], tuple[int, ...]]:
@@ -99,10 +105,16 @@ def lots_of(accounts: dict[str, Account]) -> dict[tuple[str, str, int], tuple[in
     }
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("seed", "most"), [*((seed, None) for seed in range(5)), (0, 5), (1, 5)])
 @pytest.mark.parametrize("remembers", [False, True])
-async def test_any_split_comes_to_the_same(prepared: Settings, seed: int, remembers: bool) -> None:
-    """Chains, lots and balances; totals that balance; chains that follow from the rows."""
+async def test_any_split_comes_to_the_same(
+    prepared: Settings, seed: int, remembers: bool, most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chains, lots and balances; totals that balance; chains that follow from the rows; also if hardly any lot may be
+    loaded at once, and hardly anything made in one transaction, or written of a tick."""
+    if most is not None:
+        monkeypatch.setattr(memory_module, "MOST_MADE", most)
+        monkeypatch.setattr(memory_module, "MOST_LOTS", most)
     records = history(seed, 400, rules_from=seed % 2 * 30)
     whole = in_memory(records)
     assert whole.rules == CREDIT_RULES
@@ -145,3 +157,51 @@ async def test_what_time_does_without_a_line_is_written_too(prepared: Settings) 
     await folded(prepared, records, random.Random(1), None)
     lots = query(prepared, "SELECT is_lapsed, next_at_ms, log_offset FROM ledger_0001.lots")
     assert lots == [(True, None, 3)]
+
+
+def of_ann(kind: str, offset: int, at_ms: int, account: str = "ann", **fields: object) -> FakeRecord:
+    """A command's record."""
+    fields = {"account": account, "asset": "credits", **fields}
+    return FakeRecord(offset, at_ms, account.encode(), encode(kind, fields))
+
+
+async def test_a_chunk_that_makes_very_much_is_written_in_several_transactions(
+    prepared: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Schedules that begin long ago: of a chunk no more is in memory than one or two of them; so it is when spends
+    load their lots again, and when a tick has all of them expire."""
+    days, day_ms = 50, 86_400_000
+    now = days * day_ms
+    terms = {"amount": 1, "period": "days", "first_at": 1, "expires_after_ms": 2 * now, "every": 1}
+    names = [f"user-{number}" for number in range(12)]
+    activation = FakeRecord(0, now, None, encode("ActivateRules", {"command_id": "r", "rules": 2}))
+    made = [of_ann("CreateSchedule", n, now, name, command_id="s", **terms) for n, name in enumerate(names, 1)]
+    spends = [of_ann("Spend", n, now, name, command_id="x", amount=3) for n, name in enumerate(names, 13)]
+    tick = FakeRecord(25, 4 * now, None, encode("Tick", {"command_id": "t", "minute": 9}))
+    monkeypatch.setattr(memory_module, "MOST_MADE", 150)
+    monkeypatch.setattr(memory_module, "MOST_LOTS", 120)
+    loaded: list[int] = []
+    select = CreditStore._select
+
+    async def counted(self: CreditStore, table: Table, *values: Any) -> Any:
+        rows = await select(self, table, *values)
+        if table is LOTS:
+            loaded.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(CreditStore, "_select", counted)
+    async with lanes_of(prepared) as lanes:
+        won = (await lanes.claim([0]))[0]
+        for records in ([activation, *made], spends, [tick]):
+            end = records[-1].offset + 1
+            # A memory that keeps nothing.
+            assert await lanes.fold(Chunk(0, won.epoch, records[0].offset, end, records), won, Memory()) == end
+    # A schedule makes 50 lots in 51 facts.
+    text = "SELECT count(*) FROM ledger_0001.journal WHERE kind = %s GROUP BY xmin ORDER BY 1"
+    assert query(prepared, text, ("create_schedule",)) == [(2,)] * 6
+    assert {count for (count,) in query(prepared, text, ("spend",))} <= {1, 2}
+    assert max(loaded) == 121
+    whole = in_memory([activation, *made, *spends, tick])
+    assert stored_lines(prepared) == lines_of(whole)
+    assert lots_in(prepared) == lots_of(dict(whole.accounts))
+    assert query(prepared, "SELECT expired > 0 FROM ledger_0001.totals") == [(True,)]
