@@ -22,7 +22,7 @@ CORE_TESTS := $(addprefix tests/test_,chunks.py commands.py compiled.py credit_v
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 
-.PHONY: help demo test lint types test-unit test-compiled test-core test-stack chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install need-java
+.PHONY: help demo test lint types test-unit test-compiled test-core test-stack chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install need-java bench-latency bench-stages bench-hot bench-scale bench-check bench-report
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -31,7 +31,13 @@ help:
 	@echo 'make test-compiled  those of the core, on the compiled core'
 	@echo 'make test-stack  the tests on the real Kafka and PostgreSQL, the docs among them'
 	@echo 'make chaos       kill workers and servers while $(CHAOS_COMMANDS) commands are folded'
-	@echo 'make bench       fold 1,000,000 commands of each kind and print the speed'
+	@echo 'make bench       fold 1,000,000 commands of each kind, beside what a team would otherwise pick'
+	@echo 'make bench-latency  how long a command takes until a reader sees it, at 1,000 and 10,000 a second'
+	@echo 'make bench-stages  where CPU time goes for each command, stage by stage'
+	@echo 'make bench-hot   all commands of one account against those of many'
+	@echo 'make bench-scale  workers, partitions, accounts and the length of the log'
+	@echo 'make bench-check BASE=REVISION  fail where the fold is slower than at that revision'
+	@echo 'make bench-report  run all of these and write their figures into docs/benchmarks.md and docs/scale.md'
 	@echo 'make bench-lots  what a spend costs in an account with many lots'
 	@echo 'make bench-rebuild  rebuild 1,000,000 commands, and what that costs the live fold'
 	@echo 'make compiled    compile the core, for COMPILED=1 behind any of these; needs a C compiler'
@@ -50,6 +56,7 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+	MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
 
 test-unit: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'not stack and not chaos'
@@ -68,6 +75,25 @@ chaos: need-java $(VENV)/.installed-dev $(CORE)
 
 bench: need-java $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/fold.py
+
+bench-latency: need-java $(VENV)/.installed-dev $(CORE)
+	$(BIN)/python benchmarks/latency.py
+
+bench-stages: need-java $(VENV)/.installed-dev $(CORE)
+	$(BIN)/python benchmarks/stages.py
+
+bench-hot: need-java $(VENV)/.installed-dev $(CORE)
+	$(BIN)/python benchmarks/hot.py
+
+bench-scale: need-java $(VENV)/.installed-dev $(CORE)
+	$(BIN)/python benchmarks/scale.py
+
+bench-check: need-java $(VENV)/.installed-dev $(CORE)
+	@[ -n "$(BASE)" ] || { echo 'error: say what to compare with: make bench-check BASE=HEAD~1' >&2; exit 2; }
+	$(BIN)/python benchmarks/check.py --base $(BASE)
+
+bench-report: need-java $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/report.py --fresh
 
 bench-lots: need-java $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/lots.py
@@ -94,7 +120,7 @@ install: $(VENV)/.installed-dev
 compiled: $(COMPILED_DIR)/.installed
 
 # A folder of its own, and never beside the sources: a compiled module there would hide an edit of them.
-$(COMPILED_DIR)/.installed: setup.py pyproject.toml $(wildcard ledger/* processors/* projections/* producers/* schemas/* stack/* cli/*) \
+$(COMPILED_DIR)/.installed: setup.py pyproject.toml $(wildcard $(addsuffix /*.*,cli ledger processors producers projections schemas stack)) \
 		| $(VENV)/.installed-dev
 	@command -v "$${CC:-cc}" >/dev/null || { \
 		echo 'error: no C compiler, which the compiled core is made with.' >&2; \
@@ -130,3 +156,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $(VENV)/.installed $(VENV)/.installed-dev $@

@@ -9,16 +9,14 @@ A spend among many live lots must not cost in proportion to them, and dead lots 
 import argparse
 import asyncio
 import json
-import tempfile
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
-from fold import console, servers
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 from rich.table import Table
+from rig import console, servers
 
 from creditfold.ledger import CreditBook, Grant, Spend
 from creditfold.processors.chunks import read_records
@@ -84,8 +82,8 @@ def records(live: int, dead: int, spends: int) -> tuple[list[Record], int]:
 async def into_postgres(settings: Settings, live: int, dead: int, spends: int) -> tuple[float, float]:
     """Microseconds a command as a worker folds it; with what it remembers, and loading the account for each chunk."""
     name = f"lots_{live}_{dead}"
-    with psycopg.connect(settings.dsn, autocommit=True) as connection:
-        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+    with psycopg.connect(settings.dsn, autocommit=True) as admin:
+        admin.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
     dsn = make_conninfo(settings.dsn, dbname=name)
     prepare(dsn, Log("lots", "an-id", 1))
     log, start = records(live, dead, spends)
@@ -113,7 +111,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    with servers(Path(tempfile.mkdtemp(prefix="cf-bench-")), 29492) as settings:
+    with servers() as settings:
         for live, dead in ((10, 0), (100, 0), (1_000, 0), (10_000, 0), (50_000, 0), (10, 10_000), (10, 50_000)):
             with console.status(f"{live} live lots, {dead} dead ones"):
                 remembering, loading = asyncio.run(into_postgres(settings, live, dead, options.spends))

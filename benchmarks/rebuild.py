@@ -12,18 +12,17 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import psutil
-from fold import commands, console, environment, fold, produce, servers, show
+from fold import fold
+from load import LOGS, PLAIN_2, plain, produce
+from rig import CREDITFOLD, console, environment, servers, show
 
 from creditfold.producers import CommandProducer
 from creditfold.projections.connections import connected
@@ -33,7 +32,7 @@ from creditfold.stack.settings import Settings
 
 def start(settings: Settings, *arguments: str) -> psutil.Popen:
     """Run `creditfold` in a process of its own."""
-    command = [sys.executable, "-m", "creditfold.cli.main", *arguments]
+    command = [*CREDITFOLD, *arguments]
     return psutil.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
@@ -90,7 +89,7 @@ class Latency:
     def _send(self, seconds: float, until: psutil.Popen | None) -> None:
         kafka = self._settings.kafka_client | {"linger.ms": "1"}
         with CommandProducer(kafka, self._settings.commands_topic) as producer:
-            stream = commands(10**9, 1_000, self._seed)
+            stream = plain(10**9, 1_000, self._seed)
             # A producer's first commands wait for its connections, half a second, which is no business of the fold.
             producer.append_many(islice(stream, 100))
             producer.flush()
@@ -127,22 +126,23 @@ def main() -> None:
     parser.add_argument("--accounts", type=int, default=100_000)
     parser.add_argument("--per-second", type=int, default=500, help="commands appended a second for the latency")
     parser.add_argument("--rebuilds", type=int, default=2, help="how often to rebuild; the best counts")
+    parser.add_argument("--log", choices=LOGS, default=PLAIN_2)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    with servers(Path(tempfile.mkdtemp(prefix="cf-bench-")), 29394) as settings:
-        produce(settings, "plain, rules 1", options.commands // 2, options.accounts, 1)
+    with servers() as settings:
+        produce(settings, options.log, options.commands // 2, options.accounts, 1)
         with console.status("folding live, two workers"):
-            two = fold(settings, options.commands // 2, 2)
-        produce(settings, "plain, rules 1", options.commands - options.commands // 2, options.accounts, 2)
+            two = fold(settings, 2)
+        produce(settings, options.log, options.commands - options.commands // 2, options.accounts, 2)
         with console.status("folding live, one worker"):
-            one = fold(settings, options.commands, 1)
+            one = fold(settings, 1)
         with console.status("rebuilding"):
             runs = [rebuilt(settings) for _ in range(options.rebuilds)]
         best = min(runs, key=lambda run: run["wall_s"])
         with connected(settings.dsn) as connection:
             chains = connection.execute("SELECT chain FROM ledger.progress ORDER BY log_partition").fetchall()
             again = connection.execute(
-                f"SELECT chain FROM ledger_{best['number']:04}.progress ORDER BY log_partition"  # type: ignore[arg-type]
+                f"SELECT chain FROM ledger_{best['number']:04}.progress ORDER BY log_partition"
             ).fetchall()
         figures: dict[str, Any] = {
             "commands": options.commands,

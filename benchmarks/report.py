@@ -1,0 +1,343 @@
+"""Writes the figures into docs/benchmarks.md and docs/scale.md, and draws docs/benchmarks.svg.
+
+    python benchmarks/report.py --fresh
+
+Runs each benchmark and keeps its JSON; without --fresh only those that have none yet, so that one can be run again, or
+elsewhere. The prose of the documents is written by hand; only what stands between `<!-- figures: NAME -->` and
+`<!-- end -->` is replaced. Whether a goal is met is told by the figures, and what wasn't measured says so.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from figures import Figures, at
+from load import PLAIN_2
+from plot import draw
+
+ROOT = Path(__file__).parent.parent
+DOCS = ("benchmarks.md", "scale.md")
+PLOT = ROOT / "docs" / "benchmarks.svg"
+
+#: The benchmarks, by the names of their scripts.
+NAMES = ("fold", "latency", "hot", "rebuild", "scale", "stages")
+
+BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+#: Memory counts as flat where the last tenth of a log takes at most so many times what the third took.
+FLAT = 1.1
+
+#: For which docs/scale.md does its sums, and what a shard's server is taken to give. Not measured.
+RATES = (100_000, 1_000_000)
+SHARD_CORES = 8
+SHARD_WAL_MB = 400
+
+
+class Goal(NamedTuple):
+    """What is wanted of a figure, which is at a place of the results: at least, or at most, so much."""
+
+    what: str
+    place: tuple[str | int, ...]
+    bound: float
+    unit: str = ""
+    at_most: bool = False
+
+    def row(self, results: Figures) -> tuple[str, str, str, str]:
+        """What, the goal, the figure, and whether it is met."""
+        wanted = f"{'at most' if self.at_most else 'at least'} {self.bound:g}{self.unit}"
+        found = at(results, *self.place)
+        if found is None:
+            return self.what, wanted, "", "not measured"
+        is_met = found <= self.bound if self.at_most else found >= self.bound
+        return self.what, wanted, f"{found:g}{self.unit}", "met" if is_met else "**not met**"
+
+
+GOALS = (
+    Goal("fold, against the baseline in batches of 100", ("fold", "logs", PLAIN_2, "to_baseline_batched"), 1.25),
+    Goal("fold, against the baseline one at a time", ("fold", "logs", PLAIN_2, "to_baseline_single"), 5),
+    Goal("one hot account against uniform, one worker", ("hot", "runs", "hot to uniform", "per_s_by_1_workers"), 0.9),
+    Goal("the same, two workers", ("hot", "runs", "hot to uniform", "per_s_by_2_workers"), 0.9),
+    Goal("rebuild against the live fold, one worker", ("rebuild", "rebuild_to_live"), 2),
+    Goal("the same, two workers", ("rebuild", "rebuild_to_live_by_two_workers"), 2),
+    Goal("due to visible at 10,000/s, half", ("latency", "rates", "10000/s", "p50_ms"), 15, " ms", True),
+    Goal("due to visible at 10,000/s, 99%", ("latency", "rates", "10000/s", "p99_ms"), 50, " ms", True),
+    Goal("due to visible at 1,000/s, 99%", ("latency", "rates", "1000/s", "p99_ms"), 25, " ms", True),
+    Goal("memory of a worker, at its most", ("scale", "long", "most_mb"), 300, " MB", True),
+    Goal("memory in the last tenth of a long log to the third", ("derived", "growth"), FLAT, "", True),
+    Goal("memory with the most accounts", ("derived", "memory_mb"), 300, " MB", True),
+    Goal("Kafka's bytes against what the data needs", ("fold", "logs", PLAIN_2, "kafka_to_needed"), 1.5, "", True),
+    Goal("PostgreSQL's bytes against that", ("fold", "logs", PLAIN_2, "postgres_to_needed"), 1.5, "", True),
+    Goal("cold start to the first fold", ("derived", "cold_start_s"), 3, " s", True),
+)
+
+
+def derived(results: Figures) -> dict[str, float]:
+    """Figures that follow from others."""
+    found: dict[str, float] = {}
+    tenths = at(results, "scale", "long", "memory_mb_by_tenth") or []
+    if len(tenths) == 10 and tenths[2] and tenths[9]:
+        found["growth"] = round(tenths[9] / tenths[2], 2)
+    accounts = at(results, "scale", "accounts") or []
+    if accounts:
+        found["memory_mb"] = max(accounts[-1]["memory_mb_by_quarter"])
+    starts = [row["cold_start_s"] for row in at(results, "scale", "workers") or [] if row["workers"] == 1]
+    if starts:
+        found["cold_start_s"] = round(statistics.median(starts), 2)
+    return found
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_cell, value))
+    if isinstance(value, int | float):
+        return f"{value:,}"
+    return str(value)
+
+
+def goals(results: Figures) -> str:
+    """The goals, and whether they are met."""
+    return table(("what", "goal", "measured", ""), (goal.row(results) for goal in GOALS))
+
+
+def machine(results: Figures) -> str:
+    """Where the figures come from."""
+    about = results.get("machine", {})
+    return f"{about.get('cpus')} cores of {about.get('cpu')}, {about.get('system')}, Python {about.get('python')}.\n"
+
+
+def fold(results: Figures) -> str:
+    """Rates, CPU time and memory of each log."""
+    logs = at(results, "fold", "logs") or {}
+    rows = (
+        ("commands a second, end to end", "fold_per_s"),
+        ("the baseline in batches, operations a second", "baseline_batched_per_s"),
+        ("the baseline one at a time", "baseline_single_per_s"),
+        ("ratio to the baseline in batches", "to_baseline_batched"),
+        ("ratio to the baseline one at a time", "to_baseline_single"),
+        ("memory of the workers together by quarter, MB", "memory_mb_by_quarter"),
+        ("machine idle, per cent", "machine_idle_percent"),
+        ("machine given to others by its host, per cent", "machine_stolen_percent"),
+    )
+    found = [(what, *(figures.get(name) for figures in logs.values())) for what, name in rows]
+    for part in ("workers", "PostgreSQL", "Kafka"):
+        cells = (at(figures, "cpu_us_per_command", part) for figures in logs.values())
+        found.append((f"CPU time of {part}, µs a command", *cells))
+    asked = results.get("fold", {})
+    said = f"\n{_cell(asked.get('commands'))} commands of {_cell(asked.get('accounts'))} accounts"
+    return table(("", *logs), found) + f"{said}, {asked.get('workers')} workers.\n"
+
+
+def disk(results: Figures) -> str:
+    """Bytes a command."""
+    logs = at(results, "fold", "logs") or {}
+    rows = (
+        ("Kafka, compressed", "kafka_bytes_per_command"),
+        ("what its data needs", "kafka_bytes_needed"),
+        ("ratio", "kafka_to_needed"),
+        ("PostgreSQL, indexes included", "postgres_bytes_per_command"),
+        ("what its data needs", "postgres_bytes_needed"),
+        ("ratio", "postgres_to_needed"),
+        ("written ahead by PostgreSQL (WAL)", "wal_bytes_per_command"),
+        ("the baseline's tables and indexes", "baseline_bytes_per_command"),
+    )
+    return table(("bytes a command", *logs), ((what, *(one.get(name) for one in logs.values())) for what, name in rows))
+
+
+def latency(results: Figures) -> str:
+    """Milliseconds from due to visible."""
+    rates = at(results, "latency", "rates") or {}
+    rows = []
+    for name, one in rates.items():
+        rows.append((name, *(one.get(part) for part in PARTS), one.get("appended_per_s")))
+        for title, part in (("to the log's answer", "to_the_log"), ("from there", "from_the_log")):
+            if part in one:
+                rows.append((f"... {title}", *(one[part].get(name) for name in PARTS), None))
+    pauses: Figures = next((one["a_look_every_ms"] for one in rates.values() if "a_look_every_ms" in one), {})
+    said = f"\n{results.get('latency', {}).get('workers')} worker, {at(results, 'latency', 'seconds')} s at each rate. "
+    said += f"A look every {pauses.get('p50_ms')} ms, 99% of them within {pauses.get('p99_ms')} ms.\n"
+    return table(("", "half within, ms", "90%", "99%", "all", "done a second"), rows) + said
+
+
+PARTS = ("p50_ms", "p90_ms", "p99_ms", "max_ms")
+
+
+def hot(results: Figures) -> str:
+    """Rates of one account against many."""
+    runs = at(results, "hot", "runs") or {}
+    rows = (
+        ("one worker", "per_s_by_1_workers"),
+        ("two workers", "per_s_by_2_workers"),
+        ("the baseline in batches", "baseline_batched_per_s"),
+        ("the baseline one at a time", "baseline_single_per_s"),
+    )
+    said = f"\n{_cell(at(results, 'hot', 'commands'))} commands.\n"
+    return table(("a second", *runs), ((what, *(one.get(name) for one in runs.values())) for what, name in rows)) + said
+
+
+def rebuild(results: Figures) -> str:
+    """The rebuild against the live fold."""
+    found = results.get("rebuild", {})
+    rows = (
+        ("live fold, one worker, a second", "live_fold_per_s"),
+        ("live fold, two workers", "live_fold_by_two_workers_per_s"),
+        ("rebuild", "rebuild_per_s"),
+        ("ratio to one worker", "rebuild_to_live"),
+        ("ratio to two workers", "rebuild_to_live_by_two_workers"),
+    )
+    said = f"\n{_cell(found.get('commands'))} commands, start-up and indexes of the rebuild included.\n"
+    return table(("", ""), ((what, found.get(name)) for what, name in rows)) + said
+
+
+def scale(results: Figures) -> str:
+    """Workers, partitions, accounts and the length of the log."""
+    grid = at(results, "scale", "workers") or []
+    workers = sorted({row["workers"] for row in grid})
+    rates = {(row["partitions"], row["workers"]): row["fold_per_s"] for row in grid}
+    partitions = sorted({row["partitions"] for row in grid})
+    text = table(
+        ("commands a second", *(f"{number} worker{'s' * (number > 1)}" for number in workers)),
+        ((f"{size} partitions", *(rates.get((size, number)) for number in workers)) for size in partitions),
+    )
+    rows = (
+        (
+            row["accounts"],
+            row["fold_per_s"],
+            at(row, "cpu_us_per_command", "PostgreSQL"),
+            max(row["memory_mb_by_quarter"]),
+        )
+        for row in at(results, "scale", "accounts") or []
+    )
+    head = ("accounts in the tables", "commands a second, one worker", "PostgreSQL's CPU, µs a command", "memory, MB")
+    text += f"\n{_cell(at(results, 'scale', 'commands'))} commands in each run.\n\n" + table(head, rows)
+    long = at(results, "scale", "long") or {}
+    if long:
+        text += f"\nMemory of one worker over {long['commands']:,} commands, by tenths, in MB: "
+        text += f"{_cell(long['memory_mb_by_tenth'])}.\n"
+    return text
+
+
+def stages(results: Figures) -> str:
+    """CPU time of a worker by stage."""
+    logs = {name: at(one, "worker") or {} for name, one in (at(results, "stages", "logs") or {}).items()}
+    names = dict.fromkeys(stage for one in logs.values() for stage in one.get("cpu_us_per_command", {}))
+    rows: list[tuple[Any, ...]] = [
+        (stage, *(at(one, "cpu_us_per_command", stage) for one in logs.values())) for stage in names
+    ]
+    rows += [
+        (f"{server}, beside it", *(at(one, "servers_us_per_command", server) for one in logs.values()))
+        for server in ("PostgreSQL", "Kafka")
+    ]
+    return table(("µs a command", *logs), rows)
+
+
+def arithmetic(results: Figures) -> str:
+    """What 10^5 and 10^6 commands a second take, from the figures of one machine."""
+    log = at(results, "fold", "logs", PLAIN_2) or {}
+    lane = at(results, "hot", "runs", "hot", "per_s_by_1_workers")
+    cpu: Mapping[str, float] = log.get("cpu_us_per_command", {})
+    if not (cpu and lane):
+        return "Not measured.\n"
+    bytes_per_command = ("wal", "postgres", "kafka")
+    wal, kept, appended = (float(log[f"{name}_bytes_per_command"]) for name in bytes_per_command)
+
+    def shards(rate: int) -> int:
+        by_cpu = cpu["PostgreSQL"] * rate / 1e6 / SHARD_CORES
+        return ceil(max(by_cpu, wal * rate / 1e6 / SHARD_WAL_MB))
+
+    def terabytes(size: float) -> Callable[[int], float]:
+        return lambda rate: round(size * rate * 86_400 / 1e12, 2)
+
+    sums: Mapping[str, Callable[[int], float]] = {
+        "cores for workers": lambda rate: ceil(cpu["workers"] * rate / 1e6),
+        "cores for PostgreSQL": lambda rate: ceil(cpu["PostgreSQL"] * rate / 1e6),
+        "cores for Kafka, one replica": lambda rate: ceil(cpu["Kafka"] * rate / 1e6),
+        "partitions, with half of each one's rate in use": lambda rate: ceil(2 * rate / lane),
+        "WAL, MB a second": lambda rate: round(wal * rate / 1e6),
+        f"PostgreSQL shards of {SHARD_CORES} cores and {SHARD_WAL_MB} MB of WAL a second": shards,
+        "tables and indexes, TB a day": terabytes(kept),
+        "Kafka's log, TB a day and replica": terabytes(appended),
+    }
+    rows: list[tuple[Any, ...]] = [
+        (f"CPU of {name}, µs a command", "measured", used, used) for name, used in cpu.items()
+    ]
+    rows.append(("one partition, a second (all commands of one account)", "measured", lane, lane))
+    rows += [(what, "extrapolated", *(value(rate) for rate in RATES)) for what, value in sums.items()]
+    return table(("", "", *(f"{rate:,} a second" for rate in RATES)), rows)
+
+
+BLOCKS: Mapping[str, Callable[[Figures], str]] = {
+    one.__name__: one for one in (goals, machine, fold, disk, latency, hot, rebuild, scale, stages, arithmetic)
+}
+
+
+#: Whose results a block is made of, where that isn't told by its name.
+SOURCES = {"disk": "fold", "arithmetic": "hot"}
+
+
+def fill(text: str, results: Figures) -> str:
+    """A document with its blocks of figures written anew. Raises KeyError for a name that there isn't."""
+
+    def block(name: str) -> str:
+        write = BLOCKS[name]
+        return write(results) if SOURCES.get(name, name) in results or name == "goals" else "Not measured.\n"
+
+    return BLOCK.sub(lambda found: found[1] + block(found[2]) + found[3], text)
+
+
+def gather(folder: Path, names: Sequence[str], *, fresh: bool) -> dict[str, Any]:
+    """The benchmarks' results, each run if it has none yet, or anew."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        target = folder / f"{name}.json"
+        if fresh or not target.exists():
+            print(f"{name} ...", file=sys.stderr)
+            script = Path(__file__).with_name(f"{name}.py")
+            done = subprocess.run([sys.executable, script, "--json"], stdout=subprocess.PIPE, check=True)
+            target.write_bytes(done.stdout)
+    (folder / "machine.json").write_text(json.dumps(this_machine()), "utf-8")
+    results = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+    return results | {"derived": derived(results)}
+
+
+def this_machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
+        cpu = found[1] if found else cpu
+    return {"cpus": os.cpu_count(), "cpu": cpu, "system": platform.system(), "python": platform.python_version()}
+
+
+def main() -> None:
+    """Run what is missing, write the documents and draw the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / ".creditfold" / "benchmarks", help="folder of the JSON")
+    parser.add_argument("--fresh", action="store_true", help="run every benchmark, whether there is a result or not")
+    options = parser.parse_args()
+    results = gather(options.results, NAMES, fresh=options.fresh)
+    for name in DOCS:
+        path = ROOT / "docs" / name
+        path.write_text(fill(path.read_text("utf-8"), results), "utf-8")
+    draw(results, PLOT)
+    print(goals(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""How the fold grows: with workers and partitions, with accounts that there are, and with the length of the log.
+
+    python benchmarks/scale.py
+    python benchmarks/scale.py --accounts 10000000 --long 10000000      an hour, and 10 GB
+
+Workers and partitions: the same commands, in a log of each number of partitions, folded by each number of workers.
+Accounts: commands of accounts that are all there already, drawn from so many that hardly any comes up twice in a chunk.
+They aren't folded but copied: one account is folded, and its rows are written again under other names, which is a
+simulation of their tables and indexes, though not of their journal. Length: memory of one worker by tenths of a log.
+Nothing here is extrapolated; docs/scale.md does that, and says so.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from fold import fold
+from load import LOGS, PLAIN_2, activate, produce
+from psycopg.sql import SQL, Identifier
+from rig import another_fold, console, ledger, servers, show_columns, workers
+
+from creditfold.producers import CommandProducer, Grant
+from creditfold.projections.connections import connected
+from creditfold.projections.queries import progress
+from creditfold.stack.settings import Settings
+
+#: The account whose rows are copied.
+PATTERN = "pattern"
+
+
+def by_workers(on: Settings, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Rates of each number of workers over a log of each number of partitions."""
+    for partitions in options.partitions:
+        with ledger(on, "scale", partitions=partitions) as log:
+            produce(log, options.log, options.commands, 100_000, 1)
+            for number in options.workers:
+                with another_fold(log, "scale") as own, console.status(f"{partitions} partitions, {number} workers"):
+                    figures = fold(own, number)
+                kept = ("fold_per_s", "cold_start_s", "cpu_us_per_command", "memory_mb_by_quarter")
+                yield {"partitions": partitions, "workers": number, **{name: figures[name] for name in kept}}
+
+
+def by_accounts(on: Settings, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Rates and memory of one worker with so many accounts in the tables."""
+    for accounts in options.accounts:
+        with ledger(on, "accounts") as own:
+            with console.status(f"making {accounts:,} accounts"):
+                make_accounts(own, options.log, accounts)
+            produce(own, options.log, options.commands, accounts, 1)
+            with console.status(f"folding commands of {accounts:,} accounts"):
+                figures = fold(own, 1)
+        kept = ("fold_per_s", "cpu_us_per_command", "memory_mb_by_quarter", "wal_bytes_per_command")
+        yield {"accounts": accounts, **{name: figures[name] for name in kept}}
+
+
+def make_accounts(own: Settings, log: str, accounts: int) -> None:
+    """Fold one account and write its rows again under the names of others."""
+    activate(own, LOGS[log].rules)
+    with CommandProducer(own.kafka_client, own.commands_topic) as producer:
+        producer.append(Grant(command_id=PATTERN, account=PATTERN, asset="credits", amount=20))
+    appended = 1 + (own.partitions if LOGS[log].rules > 1 else 0)
+    with connected(own.dsn) as connection:
+        with workers(own, 1) as running:
+            while sum(row.records for row in progress(connection)) < appended:
+                running.check()
+                time.sleep(0.1)
+        for table in ("balances", "lots"):
+            copy_rows(connection, table, accounts)
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("CHECKPOINT")
+
+
+def copy_rows(connection: psycopg.Connection[Any], table: str, accounts: int) -> None:
+    """Write the pattern's rows of a table once more for each other account."""
+    source = SQL("{}.{}").format(Identifier("ledger_0001"), Identifier(table))
+    columns = [
+        column.name for column in connection.execute(SQL("SELECT * FROM {} LIMIT 0").format(source)).description or []
+    ]
+    others = [Identifier(name) for name in columns if name != "account_id"]
+    connection.execute(
+        SQL(
+            "INSERT INTO {0} (account_id, {1}) SELECT 'user-' || nth, {1} FROM {0}, generate_series(0, %s) nth"
+            " WHERE account_id = %s"
+        ).format(source, SQL(", ").join(others)),
+        (accounts - 1, PATTERN),
+    )
+
+
+def by_length(on: Settings, options: argparse.Namespace) -> dict[str, Any]:
+    """Memory of one worker, in MB, by tenths of a long log of 100,000 accounts."""
+    with ledger(on, "long") as own:
+        produce(own, options.log, options.long, 100_000, 1)
+        tenths: list[list[int]] = [[] for _ in range(10)]
+        with workers(own, 1) as running, connected(own.dsn) as connection, console.status("a long log"):
+            began = time.perf_counter()
+            while (done := sum(row.records for row in progress(connection))) < options.long:
+                running.check()
+                if done:
+                    tenths[min(done * 10 // options.long, 9)].append(running.memory())
+                time.sleep(0.1)
+            took = time.perf_counter() - began
+    return {
+        "commands": options.long,
+        "memory_mb_by_tenth": [round(statistics.median(found) / 2**20) if found else None for found in tenths],
+        "most_mb": round(max(max(found, default=0) for found in tenths) / 2**20),
+        "seconds_with_start": round(took, 1),
+    }
+
+
+def main() -> None:
+    """Run the benchmark and print it as tables, or as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commands", type=int, default=200_000, help="of each run")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--partitions", type=int, nargs="*", default=[4, 16, 64])
+    parser.add_argument("--accounts", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--long", type=int, default=1_000_000, help="commands of the long log; 0 for none")
+    parser.add_argument("--log", choices=LOGS, default=PLAIN_2)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    with servers() as settings:
+        found: dict[str, Any] = {
+            "commands": options.commands,
+            "workers": list(by_workers(settings, options)),
+            "accounts": list(by_accounts(settings, options)),
+            "long": by_length(settings, options) if options.long else {},
+        }
+    if options.json:
+        print(json.dumps(found))
+        return
+    grid = {f"{row['partitions']} x {row['workers']}": row for row in found["workers"]}
+    show_columns(grid, f"Partitions x workers, {options.commands:,} commands: {options.log}")
+    show_columns({f"{row['accounts']:,}": row for row in found["accounts"]}, "Accounts that there are, one worker")
+    if found["long"]:
+        show_columns({"": found["long"]}, "A long log, one worker")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""The benchmarks measure what they say, and each of them runs."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from stack_under_test import StackUnderTest
+from support import ROOT
+
+# They are scripts beside each other, and no package.
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import baseline
+import check
+import fold
+import latency
+import load
+import report
+import scale
+from latency import Look, Schedule, pace, visible_at
+from rig import database, ledger, percentiles, workers
+from sampling import Place, stage_of
+
+from creditfold.stack.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def servers(stack: StackUnderTest) -> Settings:
+    """Settings of servers that run."""
+    return stack.settings
+
+
+class Clock:
+    """A clock that moves when somebody sleeps, or works."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+def test_a_stall_delays_no_schedule() -> None:
+    """After a stall the late commands come at once, and count from when they were due."""
+    clock, schedule = Clock(), Schedule(101.0, 10)
+    commands = pace(load.plain(8, 10, 1), schedule, lambda: clock.time, clock.sleep)
+    taken = []
+    for number, _ in enumerate(commands):
+        taken.append((round(clock.time, 3), round(clock.time - schedule.due(number), 3)))
+        if number == 2:
+            clock.sleep(0.35)
+    # when, and how late
+    assert taken == [
+        (101.0, 0.0),
+        (101.1, 0.0),
+        (101.2, 0.0),
+        (101.55, 0.25),
+        (101.55, 0.15),
+        (101.55, 0.05),
+        (101.6, 0.0),
+        (101.7, 0.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("offset", "seen"),
+    [(0, 2.0), (4, 2.0), (5, 3.0), (9, 3.0), (10, None)],
+)
+def test_a_command_is_visible_at_the_first_look_that_has_passed_it(offset: int, seen: float | None) -> None:
+    """The next offset is the first that isn't folded."""
+    looks = [Look(1.0, 0), Look(2.0, 5), Look(3.0, 10)]
+    assert visible_at(looks, offset) == seen
+
+
+def test_percentiles_are_of_the_nearest_rank() -> None:
+    """No value is made up between two that were measured."""
+    assert percentiles([number / 1e3 for number in range(200, 0, -1)]) == {
+        "p50_ms": 100.0,
+        "p90_ms": 180.0,
+        "p99_ms": 198.0,
+        "max_ms": 200.0,
+    }
+    assert percentiles([0.007]) == {"p50_ms": 7.0, "p90_ms": 7.0, "p99_ms": 7.0, "max_ms": 7.0}
+    assert percentiles([]) == {}
+
+
+def test_the_same_seed_draws_the_same_commands() -> None:
+    """Four spends for each grant, whoever asks."""
+    first = list(load.plain(5_000, 100, 7))
+    assert first == list(load.plain(5_000, 100, 7))
+    assert 0.77 < sum(command.type == "spend" for command in first) / 5_000 < 0.83
+    assert first[:10] == list(islice(load.plain(50, 100, 7), 10))
+    assert first[:10] != list(load.plain(10, 100, 8))
+
+
+@pytest.mark.parametrize(
+    ("places", "stage"),
+    [
+        # innermost function first
+        ("creditfold.ledger.credits:decide creditfold.processors.chunks:fold", "decide"),
+        ("enum:property.__get__ creditfold.ledger.credits:decide", "decide"),
+        ("fastavro.read:read creditfold.schemas.wire:decode creditfold.processors.chunks:_read", "decode and check"),
+        ("creditfold.processors.chunks:_Fold.add creditfold.processors.memory:fold_chunk", "decide"),
+        ("creditfold.projections.chain:extend creditfold.projections.store:write", "lines and chain"),
+        ("psycopg.copy:write creditfold.projections.store:_copy", "psycopg"),
+        ("aiokafka.codec:zstd_decode asyncio.events:run", "Kafka and Faust"),
+        ("creditfold.schemas.wire:<module> importlib._bootstrap:_load", "start-up"),
+        ("threading:wait", "other"),
+    ],
+)
+def test_time_counts_towards_the_innermost_stage(places: str, stage: str) -> None:
+    """What a stage calls is its own, unless that is another stage."""
+    assert stage_of([Place(*place.split(":")) for place in places.split()]) == stage
+
+
+def test_a_goal_is_met_by_its_figure_alone() -> None:
+    """What wasn't measured isn't met."""
+    least, most = report.Goal("rate", ("a", "b"), 1.25), report.Goal("time", ("a", "b"), 50, " ms", at_most=True)
+    assert least.row({"a": {"b": 1.25}}) == ("rate", "at least 1.25", "1.25", "met")
+    assert least.row({"a": {"b": 1.24}})[3] == "**not met**"
+    assert least.row({"a": {}})[2:] == ("", "not measured")
+    assert most.row({"a": {"b": 50.1}})[2:] == ("50.1 ms", "**not met**")
+
+
+def test_only_blocks_of_figures_are_written_anew() -> None:
+    """Prose stays, an unknown block is an error, and doing it again changes nothing."""
+    text = "Before.\n\n<!-- figures: hot -->\nold\n<!-- end -->\n\nAfter.\n"
+    results = {"hot": {"runs": {"uniform": {"per_s_by_1_workers": 20_000}}}}
+    filled = report.fill(text, results)
+    assert "| one worker | 20,000 |" in filled
+    assert "old" not in filled
+    assert filled.startswith("Before.\n\n<!-- figures: hot -->\n")
+    assert filled.endswith("<!-- end -->\n\nAfter.\n")
+    assert report.fill(filled, results) == filled
+    with pytest.raises(KeyError):
+        report.fill(text.replace("hot", "cold"), results)
+
+
+def test_the_documents_can_be_written_before_anything_was_measured() -> None:
+    """A missing result leaves gaps, and says so in the goals."""
+    for name in report.DOCS:
+        text = (ROOT / "docs" / name).read_text("utf-8")
+        assert report.fill(text, {}) != ""
+    assert report.goals({}).count("not measured") == len(report.GOALS)
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    """A machine that was slow for one round was so for both."""
+    rounds = [
+        {"work": {"per_s": 90.0}, "base": {"per_s": 100.0}},
+        {"work": {"per_s": 50.0}, "base": {"per_s": 40.0}},
+        {"work": {"per_s": 30.0}, "base": {"per_s": 30.0}},
+    ]
+    assert check.ratios(rounds) == {"per_s": {"min": 0.9, "median": 1.0, "max": 1.25}}
+
+
+def test_the_other_revision_is_run_by_its_own_code(tmp_path: Path) -> None:
+    """A checkout's rooms come before those that are installed."""
+    tree = tmp_path / "tree"
+    subprocess.run(["git", "clone", "--quiet", ROOT, tree], check=True)
+    assert check.code_of(tree) == {"PYTHONPATH": str(tree / ".link")}
+
+
+@pytest.mark.stack
+def test_the_baseline_decides_each_operation_once(servers: Settings) -> None:
+    """In batches as one at a time; no account goes below nothing, and a repeated id changes nothing."""
+    with database(servers, "bench_test") as dsn:
+        baseline.prepare(dsn, 2)
+
+        async def decide() -> list[object]:
+            async with baseline.calls(dsn, 1, 1) as (one,), baseline.calls(dsn, 1, 9) as (many,):
+                return [
+                    await one(["a"], [0], [-20]),
+                    await one(["b"], [0], [-1]),
+                    await one(["a"], [0], [-20]),
+                    await many(["c", "d", "a", "e", "f"], [1, 0, 0, 1, 0], [-21, 5, -20, 7, -5]),
+                    await one(["g"], [0], [-1]),
+                    await one(["h"], [1], [-27]),
+                ]
+
+        assert asyncio.run(decide()) == [True, False, True, 3, False, True]
+
+
+@pytest.mark.stack
+def test_the_fold_is_measured_beside_the_baseline(servers: Settings) -> None:
+    """Rates, ratios, bytes: nothing is missing that the report shows."""
+    options = Namespace(commands=2_000, accounts=100, workers=1, seed=1)
+    found = fold.compare(servers, load.PLAIN_2, options)
+    results = {"fold": {"logs": {load.PLAIN_2: found}}}
+    assert found["baseline_batched_per_s"] > 0
+    assert found["postgres_to_needed"] > 1
+    assert 0 < found["kafka_bytes_per_command"] < 2 * found["kafka_bytes_needed"]
+    assert all(line.count("|  |") == 0 for line in report.disk(results).splitlines())
+
+
+@pytest.mark.stack
+def test_latency_is_measured_for_every_command(servers: Settings) -> None:
+    """All that was appended is seen, by ours and by the baseline."""
+    run = latency.Run(200, 1.0, 100, 3)
+    with ledger(servers, "latency") as own, database(servers, "bench_test") as dsn:
+        load.activate(own, 2)
+        with workers(own, 1):
+            found = latency.ours(own, run, 0.0, 0.005)
+        baseline.prepare(dsn, 100)
+        theirs = latency.theirs(dsn, run, 0.0)
+    assert (found["commands"], found["not_seen"], theirs["commands"]) == (200, 0, 200)
+    assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["max_ms"]
+
+
+@pytest.mark.stack
+def test_growth_is_measured_with_accounts_that_are_there(servers: Settings) -> None:
+    """Copied accounts are as good as folded ones: the fold spends from their lots."""
+    options = Namespace(commands=500, accounts=[300], log=load.PLAIN_2)
+    (found,) = scale.by_accounts(servers, options)
+    assert found["accounts"] == 300
+    assert found["cpu_us_per_command"].keys() >= {"workers"}
+
+
+@pytest.mark.stack
+def test_time_is_told_by_stage(servers: Settings) -> None:
+    """The stages are within what the process used, and hold most of it."""
+    with database(servers, "bench_test") as dsn:
+        # In a process of its own, whose main thread the timer may interrupt.
+        script = (
+            "import asyncio, json, sys; sys.path.insert(0, sys.argv[1]); import stages, load;"
+            "print(json.dumps(asyncio.run(stages.alone(sys.argv[2], load.PLAIN_2, 4000, 500, 1000))))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(ROOT / "benchmarks"), dsn], capture_output=True, text=True, check=True
+        )
+    found = json.loads(done.stdout)
+    told = sum(found["cpu_us_per_command"].values())
+    assert 0.5 * found["process_us_per_command"] < told < 1.2 * found["process_us_per_command"]
+    assert found["cpu_us_per_command"]["decide"] > 0
+
+
+@pytest.mark.stack
+def test_the_work_tree_is_folded_beside_a_revision(servers: Settings) -> None:
+    """Here beside itself."""
+    with ledger(servers, "check") as log:
+        load.produce(log, load.PLAIN_2, 500, 100, 1)
+        found = check.fold(log, ROOT, 1)
+    assert found["per_s"] >= 0
