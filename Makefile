@@ -22,7 +22,7 @@ CORE_TESTS := $(addprefix tests/test_,chunks.py commands.py compiled.py credit_v
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 
-.PHONY: help demo test lint types test-unit test-compiled test-core test-stack chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install need-java bench-latency bench-stages bench-hot bench-scale bench-check bench-report
+.PHONY: help demo test lint types test-unit test-compiled test-core test-stack chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install need-java bench-latency bench-stages bench-hot bench-check bench-scale bench-report
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -92,7 +92,7 @@ bench-check: need-java $(VENV)/.installed-dev $(CORE)
 	@[ -n "$(BASE)" ] || { echo 'error: say what to compare with: make bench-check BASE=HEAD~1' >&2; exit 2; }
 	$(BIN)/python benchmarks/check.py --base $(BASE)
 
-bench-report: need-java $(VENV)/.installed-bench
+bench-report: need-java $(VENV)/.installed-bench $(CORE)
 	$(BIN)/python benchmarks/report.py --fresh
 
 bench-lots: need-java $(VENV)/.installed-dev $(CORE)

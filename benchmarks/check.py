@@ -8,7 +8,7 @@ what counts, and on a machine that others use it wavers; CPU time of worker and 
 beside it, wavers less. Exits with 1 if the median ratio of rates is below the threshold.
 
 Only the workers and the tables are the other revision's: the log is made by the work tree, so a revision that doesn't
-know its schemas yet can't be compared.
+know its schemas yet can't be compared. Both are run in plain Python, whatever was compiled.
 """
 
 import argparse

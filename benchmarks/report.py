@@ -24,6 +24,8 @@ from figures import Figures, at
 from load import PLAIN_2
 from plot import draw
 
+from creditfold.ledger import folding
+
 ROOT = Path(__file__).parent.parent
 DOCS = ("benchmarks.md", "scale.md")
 PLOT = ROOT / "docs" / "benchmarks.svg"
@@ -119,7 +121,8 @@ def goals(results: Figures) -> str:
 def machine(results: Figures) -> str:
     """Where the figures come from."""
     about = results.get("machine", {})
-    return f"{about.get('cpus')} cores of {about.get('cpu')}, {about.get('system')}, Python {about.get('python')}.\n"
+    where = f"{about.get('cpus')} cores of {about.get('cpu')}, {about.get('system')}, Python {about.get('python')}"
+    return f"{where}; the core {about.get('core')}.\n"
 
 
 def fold(results: Figures) -> str:
@@ -322,7 +325,9 @@ def this_machine() -> dict[str, Any]:
     if os.path.exists("/proc/cpuinfo"):
         found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
         cpu = found[1] if found else cpu
-    return {"cpus": os.cpu_count(), "cpu": cpu, "system": platform.system(), "python": platform.python_version()}
+    core = "in plain Python" if str(folding.__file__).endswith(".py") else "compiled"
+    versions = {"system": platform.system(), "python": platform.python_version(), "core": core}
+    return {"cpus": os.cpu_count(), "cpu": cpu, **versions}
 
 
 def main() -> None:

@@ -43,10 +43,10 @@ def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = F
     ledger_log = wait_until_ready(settings)
     app = create_app(settings, ledger_log)
     log.info("worker starts", owner=app.owner, topic=ledger_log.topic, partitions=ledger_log.partitions)
-    # A chunk makes tens of thousands of tuples and drops them all at once; looking among them for cycles took a
+    # The chunks in work are hundreds of thousands of tuples, dropped all at once; looking among them for cycles took a
     # quarter of the time. What start-up left behind need never be looked at again.
     gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
+    gc.set_threshold(1_000_000, 20, 50)
     worker = Worker(app, quiet=True, redirect_stdouts=False, override_logging=False)
     worker.spinner = None  # It draws on standard output even when quiet.
     try:

@@ -81,8 +81,18 @@ def fold_pool(
         max_size=size,
         open=False,
         timeout=CONNECT_TIMEOUT_S,
-        check=AsyncConnectionPool.check_connection,
+        check=_check_open,
     )
+
+
+async def _check_open(connection: AsyncConnection[TupleRow]) -> None:
+    """Notice that the server has closed a connection, without asking it: that takes as long as a small chunk.
+
+    Raises OperationalError.
+    """
+    # Its last words first, then the end.
+    connection.pgconn.consume_input()
+    connection.pgconn.consume_input()
 
 
 _DISK_FULL = "53100"

@@ -147,7 +147,7 @@ _SENT: Mapping[str, tuple[LiteralString, LiteralString]] = {
 
 
 @lru_cache(maxsize=1_024)
-def upsert(table: Table, generation: int) -> sql.Composed:
+def upsert(table: Table, generation: int) -> bytes:
     """Write rows, sent as `cells` makes them.
 
     No other transaction writes these rows, so nothing can come between looking for one and making it; an INSERT with
@@ -158,17 +158,21 @@ def upsert(table: Table, generation: int) -> sql.Composed:
     values = [sql.SQL(_SENT[kind][1]).format(name) for name, (_, kind) in zip(names, table.columns, strict=True)]
     own = [sql.SQL("{} AS {}").format(value, name) for value, name in zip(values, names, strict=True)]
     comma = sql.SQL(", ")
-    return sql.SQL(
-        """MERGE INTO {table} AS t USING (SELECT {own} FROM unnest({sent}) AS u ({names})) AS n ON {same}
+    return (
+        sql.SQL(
+            """MERGE INTO {table} AS t USING (SELECT {own} FROM unnest({sent}) AS u ({names})) AS n ON {same}
            WHEN MATCHED THEN UPDATE SET {changes} WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({new})"""
-    ).format(
-        table=sql.Identifier(schema_of(generation), table.name),
-        own=comma.join(own),
-        sent=comma.join(sent),
-        names=comma.join(names),
-        same=sql.SQL(" AND ").join([sql.SQL("t.{0} = n.{0}").format(name) for name in names[: table.key]]),
-        changes=comma.join([sql.SQL("{0} = n.{0}").format(name) for name in names[table.key :]]),
-        new=comma.join([sql.SQL("n.{}").format(name) for name in names]),
+        )
+        .format(
+            table=sql.Identifier(schema_of(generation), table.name),
+            own=comma.join(own),
+            sent=comma.join(sent),
+            names=comma.join(names),
+            same=sql.SQL(" AND ").join([sql.SQL("t.{0} = n.{0}").format(name) for name in names[: table.key]]),
+            changes=comma.join([sql.SQL("{0} = n.{0}").format(name) for name in names[table.key :]]),
+            new=comma.join([sql.SQL("n.{}").format(name) for name in names]),
+        )
+        .as_bytes(None)
     )
 
 
@@ -183,11 +187,13 @@ def cells(table: Table, rows: Sequence[Sequence[Any]]) -> list[str | Longs]:
 
 
 @lru_cache(maxsize=1_024)
-def select(table: Table, generation: int, condition: LiteralString) -> sql.Composed:
+def select(table: Table, generation: int, condition: LiteralString) -> bytes:
     """Read rows of a table that fulfil a condition, without the place where they were changed."""
     names = [sql.Identifier("t", name) for name, _ in table.columns if (name, _) not in _PLACE]
-    return sql.SQL("SELECT {} FROM {} AS t {}").format(
-        sql.SQL(", ").join(names), sql.Identifier(schema_of(generation), table.name), sql.SQL(condition)
+    return (
+        sql.SQL("SELECT {} FROM {} AS t {}")
+        .format(sql.SQL(", ").join(names), sql.Identifier(schema_of(generation), table.name), sql.SQL(condition))
+        .as_bytes(None)
     )
 
 
@@ -208,38 +214,50 @@ def joined(keys: Collection[Iterable[Any]]) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def spends_of_the_journal(generation: int) -> sql.Composed:
+def spends_of_the_journal(generation: int) -> bytes:
     """Spends and captures as they were decided, by pairs of account and command."""
-    return sql.SQL(
-        """SELECT t.account_id, t.command_id, t.asset, t.log_offset, t.facts
+    return (
+        sql.SQL(
+            """SELECT t.account_id, t.command_id, t.asset, t.log_offset, t.facts
            FROM {} AS t {} WHERE t.kind IN ('spend', 'capture') AND t.rejection IS NULL AND t.facts IS NOT NULL"""
-    ).format(sql.Identifier(schema_of(generation), "journal"), sql.SQL(OF_COMMANDS))
+        )
+        .format(sql.Identifier(schema_of(generation), "journal"), sql.SQL(OF_COMMANDS))
+        .as_bytes(None)
+    )
 
 
 @lru_cache(maxsize=64)
-def due(generation: int) -> sql.Composed:
+def due(generation: int) -> bytes:
     """The accounts of a partition that have something due at an instant, in the order of their names' bytes."""
     schema = sql.Identifier(schema_of(generation))
-    return sql.SQL(
-        """SELECT account_id FROM (
+    return (
+        sql.SQL(
+            """SELECT account_id FROM (
                SELECT account_id FROM {schema}.lots WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s
                UNION
                SELECT account_id FROM {schema}.holds WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s
                UNION
                SELECT account_id FROM {schema}.schedules WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s
            ) AS d ORDER BY account_id COLLATE "C" """
-    ).format(schema=schema)
+        )
+        .format(schema=schema)
+        .as_bytes(None)
+    )
 
 
 @lru_cache(maxsize=64)
-def add_totals(generation: int) -> sql.Composed:
+def add_totals(generation: int) -> bytes:
     """Add to what a partition has of an asset, and to where it came from and went."""
-    return sql.SQL(
-        """INSERT INTO {} AS t VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    return (
+        sql.SQL(
+            """INSERT INTO {} AS t VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
            ON CONFLICT (log_partition, asset) DO UPDATE
            SET credits = t.credits + excluded.credits, debt = t.debt + excluded.debt,
                issued = t.issued + excluded.issued, spent = t.spent + excluded.spent,
                expired = t.expired + excluded.expired, voided = t.voided + excluded.voided,
                forfeited = t.forfeited + excluded.forfeited, reissued = t.reissued + excluded.reissued,
                in_transit = t.in_transit + excluded.in_transit"""
-    ).format(sql.Identifier(schema_of(generation), "totals"))
+        )
+        .format(sql.Identifier(schema_of(generation), "totals"))
+        .as_bytes(None)
+    )

@@ -10,7 +10,7 @@ from heapq import merge
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
-from psycopg import AsyncConnection, AsyncCursor, sql
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.errors import InvalidSchemaName, UndefinedTable
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
@@ -236,7 +236,7 @@ class ChunkTransaction:
         kinds = [found for found in (plain, credited, others) if found]
         return merge(*kinds, key=itemgetter(0)) if len(kinds) > 1 else kinds[0] if kinds else ()
 
-    async def _copy(self, cursor: AsyncCursor[TupleRow], statement: sql.Composed, lines: Sequence[Line]) -> None:
+    async def _copy(self, cursor: AsyncCursor[TupleRow], statement: bytes, lines: Sequence[Line]) -> None:
         if lines:
             async with cursor.copy(statement) as copy:
                 await copy.write(b"\n".join([line for _, line in lines]) + b"\n")
