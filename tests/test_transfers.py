@@ -299,24 +299,30 @@ def check(settings: Settings, granted: int) -> None:
     assert row[3] == 0
     assert row[0] == sum(balances(settings).values())
     assert row[2] > 0
+    assert check_ends(settings) > 0
+    assert query(settings, "SELECT sum(duplicates) > 0 FROM ledger.progress") == [(True,)]
+
+
+def check_ends(settings: Settings, number: int = 1) -> int:
+    """Each transfer has arrived once and come to one end, and there are both ends; gives how many there are."""
+    schema = f"ledger_{number:04}"
     sent = query(
         settings,
-        """SELECT j.account_id, j.command_id, t.is_open FROM ledger_0001.journal j
-           LEFT JOIN ledger_0001.transfers t USING (account_id, command_id)
-           WHERE kind = 'transfer' AND rejection IS NULL""",
+        f"""SELECT j.account_id, j.command_id, t.is_open FROM {schema}.journal j
+            LEFT JOIN {schema}.transfers t USING (account_id, command_id)
+            WHERE kind = 'transfer' AND rejection IS NULL""",
     )
-    assert sent
+    assert {is_open for _, _, is_open in sent} == {False}
     ends: dict[tuple[str, str], list[str]] = {(account, command_id): [] for account, command_id, _ in sent}
     rows = query(
-        settings, "SELECT account_id, details, facts, rejection FROM ledger_0001.journal WHERE kind = 'settle_transfer'"
+        settings, f"SELECT account_id, details, facts, rejection FROM {schema}.journal WHERE kind = 'settle_transfer'"
     )
     for account, details, facts, rejection in rows:
         assert rejection is None
         ends[account, json.loads(details)["transfer"]].append(json.loads(facts)[0]["kind"])
     assert {len(end) for end in ends.values()} == {1}
-    told = [end[0] for end in ends.values()]
-    assert set(told) == {"completed", "returned"}
-    arrived = query(settings, "SELECT count(*) FROM ledger_0001.journal WHERE kind = 'receive_transfer'")
+    assert {end[0] for end in ends.values()} == {"completed", "returned"}
+    arrived = query(settings, f"SELECT count(*) FROM {schema}.journal WHERE kind = 'receive_transfer'")
     assert arrived == [(len(sent),)]
     assert query(settings, "SELECT sum(dead_letters) FROM ledger.progress") == [(0,)]
-    assert query(settings, "SELECT sum(duplicates) > 0 FROM ledger.progress") == [(True,)]
+    return len(sent)
