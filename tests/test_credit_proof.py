@@ -1,5 +1,6 @@
 """Credits on the real stack: rebuilt and verified like anything else, over a log that goes over to their rules."""
 
+import itertools
 import json
 import random
 from collections.abc import Mapping
@@ -12,8 +13,9 @@ from support import query
 from test_generations import WATCH, rows_of, run
 from test_proof import as_of, balances_of, tamper
 
+from creditfold.processors.memory import fold_chunk
 from creditfold.processors.proof import Verdict, diff, verify
-from creditfold.processors.rebuild import fold_here
+from creditfold.processors.rebuild import RebuildError, fold_here
 from creditfold.processors.rebuilding import Request, rebuild
 from creditfold.processors.replay import Job
 from creditfold.projections.setup import prepare
@@ -57,6 +59,36 @@ def test_old_records_are_decided_by_the_old_rules(credited: Settings, monkeypatc
     assert verdict.equal, verdict
     again = diff(credited, None, 20, WATCH)
     assert (again.changed, again.balances_only) == (0, 0)
+
+
+def test_a_bulk_fold_killed_at_each_step_comes_to_the_same(credited: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves its balances unwritten while rules 1 are in force; whoever goes on finds them in the journal, before
+    rules 2 make lots of them."""
+    before = rows_of(credited, 1)
+    monkeypatch.setattr("creditfold.processors.replay.CHUNK_RECORDS", 30)
+    calls = itertools.count()
+
+    async def fold_one(*arguments: Any, **options: Any) -> int:
+        # Each run comes as far as one transaction.
+        if next(calls) % 2:
+            raise InterruptedError
+        return await fold_chunk(*arguments, **options)
+
+    monkeypatch.setattr("creditfold.processors.replay.fold_chunk", fold_one)
+    behind: list[int] = []
+    request = Request()
+    for _ in range(200):
+        try:
+            done = rebuild(credited, request, WATCH)
+            break
+        except RebuildError:
+            request = Request(resume=2)
+            behind += [n for (n,) in query(credited, "SELECT rules FROM ledger_0002.progress WHERE balances_behind")]
+    assert done.number == 2
+    assert len(behind) > 4
+    assert set(behind) == {1}
+    after = rows_of(credited, 2)
+    assert {table: rows for table, rows in after.items() if rows != before[table]} == {}
 
 
 def test_generations_are_compared_where_both_have_been(credited: Settings) -> None:
