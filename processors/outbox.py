@@ -61,7 +61,8 @@ _NOT_A_MEMBER = {
     KafkaError.REBALANCE_IN_PROGRESS,
     KafkaError.FENCED_INSTANCE_ID,
 }
-
+# Larger than a batch of the topic may be, than what the client sends, or than a whole segment of the topic.
+_TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE}
 
 log = structlog.get_logger()
 
@@ -286,7 +287,7 @@ class Outbox:
 
 def with_smaller_messages(topics: Topics, error: BaseException) -> Topics:
     """The same topics, with little room for a message if the error says that one was too large."""
-    if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+    if isinstance(error, KafkaException) and error.args[0].code() in _TOO_LARGE:
         # Which topic it was isn't said.
         return topics._replace(
             outcome_bytes=max(topics.outcome_bytes // 2, min(topics.outcome_bytes, _LEAST_OUTCOME_BYTES)),

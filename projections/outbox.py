@@ -27,8 +27,10 @@ WINDOW_DEAD_LETTERS = 1_000
 WINDOW_DEAD_BYTES = 8 * 2**20
 
 
-# Rows that come from PostgreSQL at a time.
+# Rows that come from PostgreSQL at a time. Texts of one that have more bytes come when it is their turn: a row can have
+# megabytes of facts.
 _FETCHED_ROWS = 200
+_LONG_BYTES = 100_000
 
 
 class Place(NamedTuple):
@@ -100,19 +102,24 @@ class Window(NamedTuple):
 
 
 # The views show instants of microseconds, made of whole milliseconds; rounding gives these back exactly.
-_ROWS = """
+_COLUMNS = """
     SELECT log_offset, account_id, version, command_id, kind, asset, amount, balance, rejection, rules,
         round(date_part('epoch', decided_at) * 1000)::bigint,
         coalesce(round(date_part('epoch', occurred_at) * 1000)::bigint, 0), source, note, change, pending, held, debt,
-        step, details::text, facts::text
-    FROM ledger.journal"""
+        step, """
 
-_JOURNAL = f"""{_ROWS}
+# No facts are an empty text: they are JSON.
+_TOO_LONG = ""
+_JOURNAL = f"""{_COLUMNS}
+        CASE WHEN octet_length(details::text) <= {_LONG_BYTES} THEN details::text END,
+        CASE WHEN octet_length(facts::text) + coalesce(octet_length(details::text), 0) <= {_LONG_BYTES} THEN facts::text
+             WHEN facts IS NOT NULL THEN '{_TOO_LONG}' END
+    FROM ledger.journal
     WHERE log_partition = %s AND log_offset >= %s AND log_offset < %s
         AND (log_offset, account_id COLLATE "C", version) > (%s, %s, %s)
     ORDER BY log_offset, account_id COLLATE "C", version"""
 
-_DECISION = f"""{_ROWS}
+_DECISION = f"""{_COLUMNS} details::text, facts::text FROM ledger.journal
     WHERE log_partition = %s AND log_offset = %s AND account_id = %s AND version = %s"""
 
 _SIZES = """
@@ -199,7 +206,12 @@ def _decisions(connection: Connection[Any], partition: int, place: Place, end: i
         cursor.execute(_JOURNAL, (partition, place.offset, end, *place))
         # Without the driver's look-up of names for each row.
         for row in cursor:
-            yield JournalRow._make(row)
+            made = JournalRow._make(row)
+            if made.facts == _TOO_LONG:
+                # In the same snapshot, so it is there.
+                whole = decision_at(connection, partition, made.place)
+                made = made if whole is None else whole
+            yield made
 
 
 def _batches(rows: Iterable[JournalRow]) -> Iterator[list[JournalRow]]:

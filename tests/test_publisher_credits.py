@@ -3,13 +3,14 @@
 import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from credit_histories import START_MS, history
-from support import query
+from support import Raw, append, publisher, query, wait_until_folded, worker
 from test_chunks import FakeRecord
 from test_credit_store import folded
 from test_publisher import (
@@ -26,12 +27,14 @@ from test_publisher import (
     topics_of,
 )
 from test_store import prepared
+from test_transfers import account_in, activations, grant, of, transfer
 
 from creditfold.processors import outbox as outboxes
 from creditfold.processors.outbox import Outbox, Pool, was_fenced, with_smaller_messages
 from creditfold.processors.outcomes import read_outcome
 from creditfold.projections import outbox as outbox_queries
 from creditfold.schemas.wire import encode
+from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 
 __all__ = ["pool", "prepared"]
@@ -252,3 +255,42 @@ async def test_an_outcome_too_long_for_its_topic_is_cut(prepared: Settings, pool
 def outcomes_in(settings: Settings) -> Iterator[Any]:
     for message in read_topic(settings, settings.outcomes_topic):
         yield read_outcome(message.value, message.headers, message.partition)
+
+
+def test_a_publisher_process_tells_of_everything_whatever_its_size(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Schedules that begin in 1970, whose facts are megabytes each, a transfer across partitions, and a dead letter
+    that is larger than the broker's segments: each is told once and in order, with what there was room for."""
+    settings = ledger_settings.model_copy(update={"tick_seconds": 0})
+    resource = ConfigResource(ConfigResource.Type.TOPIC, settings.dead_letters_topic)
+    entry = ConfigEntry("segment.bytes", "1048576", incremental_operation=AlterConfigOpType.SET)
+    resource.add_incremental_config(entry)
+    admin = AdminClient(settings.kafka_client)
+    admin.incremental_alter_configs([resource])[resource].result(30)
+    old = {"asset": "credits", "amount": 1, "period": "days", "first_at": 1}
+    ann, bob = account_in(0, "ann"), account_in(1, "bob")
+    noise = Raw(random.Random(1).randbytes(1_048_400), b"k", 0)
+    commands = [of("CreateSchedule", account_in(0, f"old{number}"), "s", **old) for number in range(3)]
+    commands += [grant(ann, "g", 10), transfer(ann, "t", 4, bob), noise, grant(ann, "g2", 1)]
+    append(settings, [*activations(range(4)), *commands], **{"message.max.bytes": 2_000_000})
+
+    def is_published() -> bool:
+        kinds = {outcome.fields.get("kind") for outcome in outcomes_in(settings)}
+        return "settle_transfer" in kinds and len(read_topic(settings, settings.dead_letters_topic)) == 1
+
+    with worker(settings, tmp_path), publisher(settings, tmp_path) as running:
+        assert wait_until(is_published, 90), running.text()[-3000:]
+        wait_until_folded(settings)
+        rows = [(row["log_partition"], row["log_offset"], row["version"]) for row in rows_of_the_journal(settings)]
+        assert wait_until(lambda: told_of(settings) == rows, 30)
+        assert "can't be published" not in running.text()
+    (letter,) = read_topic(settings, settings.dead_letters_topic)
+    assert (noise.value or b"").startswith(letter.value or b"-")
+    assert letter.header("creditfold-truncated") == b"1048400"
+    turns = [found.left_out.get("moves", 0) for found in outcomes_in(settings)]
+    assert sum(count > 20_000 for count in turns) == 3
+
+
+def told_of(settings: Settings) -> list[tuple[int, int, int]]:
+    """Where the published outcomes are from, in their order."""
+    found = [(outcome.position, outcome.fields["version"]) for outcome in outcomes_in(settings)]
+    return [(*position, version) for position, version in found]
