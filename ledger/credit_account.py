@@ -224,7 +224,7 @@ class Scheduled:
         #: Where there is a cap: what its lots have remaining and held, and which of them end at an instant. Summed up
         #: along the way, since a schedule may have made tens of thousands.
         self.kept = 0
-        self.ending: dict[int, tuple[Lot, ...]] = {}
+        self.ending: dict[int, tuple[LotId, ...]] = {}
 
     def count_in(self, lot: Lot) -> None:
         """Count a lot of its own in what is kept, if there is a cap."""
@@ -232,7 +232,8 @@ class Scheduled:
             lot.schedule = self
             self.kept += lot.remaining + lot.held
             if lot.terms.expires_at:
-                self.ending[lot.ends_at] = (*self.ending.get(lot.ends_at, ()), lot)
+                # By its id: a lot that knew its schedule and was known by it would be a cycle, which stays in memory.
+                self.ending[lot.ends_at] = (*self.ending.get(lot.ends_at, ()), lot.id)
 
     @property
     def next_at(self) -> int | None:
@@ -601,7 +602,7 @@ class Account:
             self.lots = {key: lot for key, lot in self.lots.items() if lot.is_live or key in needed}
             for scheduled in self.schedules.values():
                 ending = scheduled.ending.items()
-                scheduled.ending = {at: lots for at, lots in ending if any(lot.id in self.lots for lot in lots)}
+                scheduled.ending = {at: lots for at, lots in ending if any(lot in self.lots for lot in lots)}
         if len(self._dues) > 2 * (len(self.lots) + len(self.holds) + len(self.schedules)) + 64:
             self._dues = []
             for lot in self.lots.values():
@@ -680,7 +681,9 @@ class Account:
         if command.cap:
             # A lot that ends at this instant has nothing any more, or who is granted as much each month as he may keep
             # would get it every second month.
-            ended = sum(lot.remaining for lot in scheduled.ending.get(at_ms, ()))
+            # One that was forgotten and loaded again stands there twice.
+            ending = dict.fromkeys(scheduled.ending.get(at_ms, ()))
+            ended = sum(self.lots[lot].remaining for lot in ending if lot in self.lots)
             amount = min(amount, command.cap - (scheduled.kept - ended))
         if amount <= 0:
             facts = [Fact(FactKind.CAPPED, at_ms, command.asset, command.command_id, detail=str(number))]

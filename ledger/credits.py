@@ -86,14 +86,16 @@ def _decide_one(account: Account, command: Any, clock_ms: int) -> Answer:
 def _batch(account: Account, batch: Batch, clock_ms: int, on_step: OnStep) -> list[Fact] | Refused:
     facts: list[Fact] = []
     account.begin_undoable()
-    for index, step in enumerate(batch.steps):
-        answer = _decide_one(account, step, clock_ms)
-        if not isinstance(answer, list):
-            account.undo()
-            return Refused(answer, index)
-        on_step(step, answer)
-        facts += answer
-    account.end_undoable()
+    try:
+        for index, step in enumerate(batch.steps):
+            answer = _decide_one(account, step, clock_ms)
+            if not isinstance(answer, list):
+                account.undo()
+                return Refused(answer, index)
+            on_step(step, answer)
+            facts += answer
+    finally:
+        account.end_undoable()
     return facts
 
 

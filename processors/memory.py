@@ -31,7 +31,7 @@ MOST_LOTS = 100_000
 
 #: How much a transaction may make before it is committed and another one goes on, in facts and moves of lots. One
 #: record can make tens of thousands, such as a schedule that begins decades ago, and a chunk has thousands of records.
-MOST_MADE = 50_000
+MOST_MADE = 30_000
 
 
 class Memory:
@@ -162,6 +162,7 @@ async def fold_chunk(
     forced: int | None = None,
     unsaved: LastOutcomes | None = None,
     is_last: bool = True,
+    save_state: bool = True,
 ) -> int:
     """Fold reads in a transaction that has locked the partition, and write what they come to.
 
@@ -178,6 +179,8 @@ async def fold_chunk(
         unsaved: balances that earlier transactions left to be written; takes this one's, unless it `is_last`, or the
             memory overflows.
         is_last: whether nothing comes behind this.
+        save_state: whether to write the state of accounts with lots, and not leave it to the caller, who must do so
+            before the transaction ends.
 
     Raises UnknownRulesError, or what PostgreSQL raises.
     """
@@ -193,13 +196,15 @@ async def fold_chunk(
     made = 0
     for part in parts(reads, end):
         if part.tick is not None:
+            # What is due is looked for in the tables.
+            await transaction.save_state()
             progress = await _settle_all(transaction, progress, part, memory)
             continue
         loaded, known = await _load(transaction, part, memory, rules)
         book = CreditBook(memory.credited, known, progress.clock_ms, progress.minute, forced=forced is not None)
         result = fold(loaded.reads, book, loaded.end, MOST_MADE - made)
         memory.credited |= book.accounts
-        progress = await transaction.write(result)
+        progress = await transaction.write(result, save_state=save_state)
         memory.tidy(list(commands(loaded.reads)))
         made += result.made
         if made > MOST_MADE or loaded.is_cut:

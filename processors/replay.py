@@ -23,6 +23,9 @@ from creditfold.stack.log import LogReader, LogRecord
 #: Most records of a transaction. Large, since an account that comes up again in the same one is written once.
 CHUNK_RECORDS = 10_000
 
+#: Pieces of so many records in a transaction of a bulk fold: the state of an account is written once in each.
+PIECES = 5
+
 #: Accounts kept in memory between two transactions.
 KEPT_ACCOUNTS = 100_000
 
@@ -106,20 +109,34 @@ class Replay:
             await self._fold_all(reader, end)
 
     async def _fold_all(self, reader: LogReader, end: int) -> None:
-        upcoming = asyncio.create_task(_next_piece(reader, end, self._job.until_ms))
+        pieces = _Pieces(reader, end, self._job.until_ms)
         try:
-            while True:
-                piece = await upcoming
-                if not piece.is_last:
-                    # Fetched while the one before is folded.
-                    upcoming = asyncio.create_task(_next_piece(reader, end, self._job.until_ms))
-                if piece.end > self._position or self._unsaved:
-                    await self._fold(piece)
-                if piece.is_last:
-                    return
+            piece = await pieces.next()
+            reads = self._read(piece)
+            while piece is not None:
+                async with self._pool.connection() as connection, connection.transaction():
+                    transaction = ChunkTransaction(connection, self._partition, self._claim)
+                    progress = await transaction.lock()
+                    if progress.next_offset != self._position:
+                        message = f"Partition {self._partition} isn't at {self._position}: {progress.next_offset}."
+                        raise ChunkGapError(message)
+                    for _ in range(PIECES if self._job.bulk else 1):
+                        await self._fold(transaction, piece, reads)
+                        reads = [read for read in reads if read[0].offset >= self._position]
+                        # More would be too much for this transaction, or it would be open while the log is waited for.
+                        if self._position < piece.end or not pieces.is_ready:
+                            break
+                        piece = await pieces.next()
+                        reads = self._read(piece)
+                        if piece is None:
+                            break
+                    await transaction.save_state()
+                self._memory.trim()
+                if piece is not None and self._position >= piece.end:
+                    piece = await pieces.next()
+                    reads = self._read(piece)
         finally:
-            # The reader must not be closed under it.
-            await asyncio.wait({upcoming})
+            await pieces.close()
 
     async def _catch_up(self) -> None:
         """Write the balances that an earlier run didn't come to write."""
@@ -134,32 +151,57 @@ class Replay:
             async for account, command_id in ChunkTransaction(connection, self._partition, self._claim).known_ids():
                 self._memory.remember(account, command_id)
 
-    async def _fold(self, piece: Piece) -> None:
-        reads = read_records(piece.records, self._partition, self._job.partitions)
-        while True:
-            await self._fold_some(piece, [read for read in reads if read[0].offset >= self._position])
-            self._memory.trim()
-            if self._position >= piece.end:
-                return
+    def _read(self, piece: Piece | None) -> list[Read]:
+        return [] if piece is None else read_records(piece.records, self._partition, self._job.partitions)
 
-    async def _fold_some(self, piece: Piece, reads: Sequence[Read]) -> None:
-        async with self._pool.connection() as connection, connection.transaction():
-            transaction = ChunkTransaction(connection, self._partition, self._claim)
-            progress = await transaction.lock()
-            if progress.next_offset != self._position:
-                raise ChunkGapError(f"Partition {self._partition} isn't at {self._position}: {progress.next_offset}.")
-            unsaved = self._unsaved if self._job.bulk else None
-            at = await fold_chunk(
-                transaction,
-                progress,
-                reads,
-                piece.end,
-                self._memory,
-                forced=self._job.forced_rules,
-                unsaved=unsaved,
-                is_last=piece.is_last,
-            )
-        self._position = at
+    async def _fold(self, transaction: ChunkTransaction, piece: Piece, reads: Sequence[Read]) -> None:
+        if piece.end <= self._position and not self._unsaved:
+            return
+        self._position = await fold_chunk(
+            transaction,
+            transaction.progress,
+            reads,
+            piece.end,
+            self._memory,
+            forced=self._job.forced_rules,
+            unsaved=self._unsaved if self._job.bulk else None,
+            is_last=piece.is_last,
+            save_state=not self._job.bulk,
+        )
+
+
+class _Pieces:
+    """The pieces of a partition up to an end, each fetched while the one before it is folded."""
+
+    def __init__(self, reader: LogReader, end: int, until_ms: int | None) -> None:
+        self._reader = reader
+        self._end = end
+        self._until_ms = until_ms
+        self._upcoming: asyncio.Task[Piece] | None = None
+        self._fetch()
+
+    def _fetch(self) -> None:
+        self._upcoming = asyncio.create_task(_next_piece(self._reader, self._end, self._until_ms))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next piece is there already, or that there is none is known."""
+        return self._upcoming is None or self._upcoming.done()
+
+    async def next(self) -> Piece | None:
+        """The next piece, None behind the last. Raises StalledError."""
+        if self._upcoming is None:
+            return None
+        piece = await self._upcoming
+        self._upcoming = None
+        if not piece.is_last:
+            self._fetch()
+        return piece
+
+    async def close(self) -> None:
+        """Wait for a fetch under way: the reader must not be closed under it."""
+        if self._upcoming is not None:
+            await asyncio.wait({self._upcoming})
 
 
 async def _next_piece(reader: LogReader, end: int, until_ms: int | None) -> Piece:

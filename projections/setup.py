@@ -20,6 +20,9 @@ READER_ROLE = "creditfold_reader"
 #: Version of the tables in generation.sql. Code folds, reads and activates generations of its own layout only.
 LAYOUT = 2
 
+#: As libpq tells versions. MERGE came with this one.
+OLDEST_SERVER = 150_000
+
 # Any constant will do, as long as every creditfold uses the same.
 _SETUP_LOCK = 0x6372_6564_6974
 
@@ -80,6 +83,7 @@ def live(connection: Connection[TupleRow]) -> tuple[int, int] | None:
 
 def prepare_catalog(connection: Connection[TupleRow]) -> None:
     """Make the catalog and the readers' role where they are missing; the transaction keeps others from doing it too."""
+    _refuse_old_servers(connection)
     _refuse_other_encodings(connection)
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SETUP_LOCK,))
     if connection.execute("SELECT to_regclass('ledger.generations') IS NULL").fetchone() == (True,):
@@ -215,6 +219,15 @@ def script(name: LiteralString, **values: str | int) -> sql.Composed:
 
 def _part(value: str | int) -> sql.Composable:
     return sql.Identifier(value) if isinstance(value, str) else sql.Literal(value)
+
+
+def _refuse_old_servers(connection: Connection[TupleRow]) -> None:
+    if connection.info.server_version < OLDEST_SERVER:
+        raise CreditfoldError(
+            f"The server is PostgreSQL {connection.info.server_version // 10_000}; "
+            f"{OLDEST_SERVER // 10_000} or later is needed.",
+            "Upgrade it, or name another one in CREDITFOLD_POSTGRES_DSN.",
+        )
 
 
 def _refuse_other_encodings(connection: Connection[TupleRow]) -> None:

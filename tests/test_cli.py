@@ -348,7 +348,8 @@ def test_an_unknown_account_has_nothing(cli: Cli) -> None:
 
 def test_without_a_worker_the_append_is_done_and_the_wait_ends(cli: Cli) -> None:
     """Exit code 4: the command is in the log, and its id is told."""
-    done = cli("grant", "alice", "500", "--id", "g1", "--timeout", "1")
+    # Long enough to append it on a busy machine.
+    done = cli("grant", "alice", "500", "--id", "g1", "--timeout", "10")
     assert (done.code, done.out) == (4, "")
     assert re.search(r"The command is in the log at \d:0\. Its id is g1; sent again with --id g1, ", done.err)
     assert "creditfold worker" in done.err

@@ -61,16 +61,20 @@ def test_old_records_are_decided_by_the_old_rules(credited: Settings, monkeypatc
     assert (again.changed, again.balances_only) == (0, 0)
 
 
-def test_a_bulk_fold_killed_at_each_step_comes_to_the_same(credited: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_bulk_fold_killed_at_each_step_comes_to_the_same(
+    credited: Settings, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
     """It leaves its balances unwritten while rules 1 are in force; whoever goes on finds them in the journal, before
     rules 2 make lots of them."""
     before = rows_of(credited, 1)
-    monkeypatch.setattr("creditfold.processors.replay.CHUNK_RECORDS", 30)
+    monkeypatch.setattr("creditfold.processors.replay.CHUNK_RECORDS", 30 // pieces)
+    monkeypatch.setattr("creditfold.processors.replay.PIECES", pieces)
     calls = itertools.count()
 
     async def fold_one(*arguments: Any, **options: Any) -> int:
         # Each run comes as far as one transaction.
-        if next(calls) % 2:
+        if next(calls) % (pieces + 1) == pieces:
             raise InterruptedError
         return await fold_chunk(*arguments, **options)
 

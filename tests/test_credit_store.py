@@ -60,22 +60,29 @@ def stored_lines(settings: Settings) -> list[Line]:
 async def folded(
     settings: Settings, records: Sequence[FakeRecord], chance: random.Random, memory: Memory | None
 ) -> None:
-    """Fold records in transactions of any size; without a memory, as workers do."""
+    """Fold records in transactions of any size: without a memory one by one, with one in several pieces too."""
     async with fold_pool(settings.dsn, "test", 2) as pool:
         won = await claim(pool, 0, "test")
         at = won.next_offset
         while at < len(records):
-            end = min(len(records), at + chance.choice((1, 3, 10, 40)))
-            while at < end:
-                async with pool.connection() as connection, connection.transaction():
-                    transaction = ChunkTransaction(connection, 0, won)
-                    progress = await transaction.lock()
+            pieces = chance.choice((1, 4)) if memory is not None else 1
+            async with pool.connection() as connection, connection.transaction():
+                transaction = ChunkTransaction(connection, 0, won)
+                await transaction.lock()
+                for _ in range(pieces):
+                    end = min(len(records), at + chance.choice((1, 3, 10, 40)))
                     reads = read_records(records[at:end], 0, 1)
-                    reached = await fold_chunk(transaction, progress, reads, end, memory or Memory())
-                if memory is not None:
-                    memory.trim()
-                assert reached > at
-                at = reached
+                    own = memory or Memory()
+                    reached = await fold_chunk(
+                        transaction, transaction.progress, reads, end, own, save_state=pieces == 1
+                    )
+                    assert reached > at
+                    at = reached
+                    if reached < end or at == len(records):
+                        break
+                await transaction.save_state()
+            if memory is not None:
+                memory.trim()
 
 
 def lots_in(settings: Settings) -> dict[tuple[str, str, int], tuple[int, ...]]:

@@ -4,6 +4,7 @@ A history is commands and instants: a number moves the log's clock there, DELIVE
 clock begins at 100, so lots that end at 200 and holds until 150 lie ahead.
 """
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -1600,6 +1601,20 @@ def test_a_schedule_that_begins_long_ago_takes_its_turns_in_moments() -> None:
         assert time.process_time() - began < 10
         assert isinstance(result, Accepted)
         assert len(result.facts) > 20_000
+
+
+def test_an_account_that_is_dropped_is_gone() -> None:
+    """Without a cycle: a rebuild has no collector, and a worker's comes by seldom."""
+    book = CreditBook()
+    book.advance(400 * DAY)
+    command = daily(3, DAY, cap=100, expires_after_ms=31 * DAY)
+    book.apply(command, 1)
+    book.apply(Spend("s", command.account, "credits", 5), 2)
+    book.apply(Hold("h", command.account, "credits", 5, 500 * DAY), 3)
+    assert len(book.accounts[command.account].lots) > 20
+    gc.collect()
+    del book
+    assert gc.collect() == 0
 
 
 def test_lots_that_expired_make_room_under_a_cap() -> None:

@@ -25,10 +25,11 @@ from creditfold.projections.connections import (
     is_outage,
 )
 from creditfold.projections.queries import NotYetFoldedError, balances, wait_for
-from creditfold.projections.setup import LogChangedError, prepare
+from creditfold.projections.setup import OLDEST_SERVER, LogChangedError, prepare
 from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, FencedError, claim
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log, Position
+from creditfold.stack.postgres_server import OLDEST_MAJOR
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 
@@ -238,6 +239,14 @@ def test_preparing_again_changes_nothing_and_another_log_is_refused(prepared: Se
     for other in (LOG._replace(topic_id="new"), LOG._replace(partitions=2), LOG._replace(topic="t")):
         with pytest.raises(LogChangedError, match="Folding on would give wrong balances"):
             prepare(prepared.dsn, other)
+
+
+def test_a_server_too_old_for_the_statements_is_refused(prepared: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With both versions, and where the embedded server is looked for by the same bound."""
+    assert OLDEST_SERVER == OLDEST_MAJOR * 10_000
+    monkeypatch.setattr("creditfold.projections.setup.OLDEST_SERVER", 990_000)
+    with pytest.raises(CreditfoldError, match=r"The server is PostgreSQL \d\d; 99 or later is needed"):
+        prepare(prepared.dsn, LOG)
 
 
 def test_a_database_of_another_encoding_is_refused(ledger_settings: Settings) -> None:
