@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CHAOS_COMMANDS ?= 200000
 # How many processes run the tests, which wait more than they work; each has servers of its own, of about 1 GB.
-SIDE_BY_SIDE ?= 4
+SIDE_BY_SIDE ?= 3
 
 # COMPILED=1 has everything below run on the compiled core: `make bench COMPILED=1`.
 COMPILED_DIR := .creditfold/compiled

@@ -156,7 +156,9 @@ def test_a_fatal_error_ends_what_is_pending_at_once(stack: StackUnderTest) -> No
 
 def test_a_full_queue_refuses_and_then_takes_again(ledger_settings: Settings, stack: StackUnderTest) -> None:
     """Nothing in the queue is lost to the refusal: it is all delivered when Kafka is back."""
-    with CommandProducer(ledger_settings.kafka_client, ledger_settings.commands_topic, queue_records=10) as small:
+    kafka, topic = ledger_settings.kafka_client, ledger_settings.commands_topic
+    # Long enough for Kafka to come back on a busy machine.
+    with CommandProducer(kafka, topic, delivery_timeout_s=120, queue_records=10) as small:
         small.append(grant(0))
         stack.stop_kafka()
         try:
