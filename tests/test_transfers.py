@@ -156,12 +156,14 @@ def test_an_operator_s_tick_expires_what_nobody_touches(
     use(credited, monkeypatch)
     with worker(credited, tmp_path):
         wait_until_folded(credited)
-        ends = time.time_ns() // 1_000_000 + 1_000
+        # Long enough to be appended before, on a busy machine.
+        ends = time.time_ns() // 1_000_000 + 10_000
         append(credited, [grant(ANN, "g", 10, expires_at=ends), grant(ANN, "h", 3)])
         assert bare("tick").code == 0
         assert wait_until(lambda: time.time_ns() // 1_000_000 > ends, BOUND_S)
         for _ in range(2):
             assert len(bare("tick", "--json").json["positions"]) == 4
+        wait_until_folded(credited)
     assert kinds(credited, ANN)[-1] == ("settled", ["expired"])
     assert balances(credited) == {ANN: 3}
     assert ticks(credited) == 12
