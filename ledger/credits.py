@@ -103,7 +103,9 @@ def _grant(account: Account, command: Grant, clock_ms: int) -> Answer:
     if command.amount > account.room(command.asset):
         return Reason.BALANCE_LIMIT_EXCEEDED
     lot_id = make(LotId, (command.command_id, 1))
-    return _new_lot(account, make(NewLot, (lot_id, command.asset, command.amount, command.terms, ISSUED)), clock_ms)
+    return _new_lot(
+        account, make(NewLot, (lot_id, command.asset, command.amount, command.terms, Bucket.ISSUED)), clock_ms
+    )
 
 
 def _new_lot(account: Account, new: NewLot, clock_ms: int) -> list[Fact]:
@@ -112,8 +114,7 @@ def _new_lot(account: Account, new: NewLot, clock_ms: int) -> list[Fact]:
     return [fact, *account.come_home([lot], clock_ms)]
 
 
-ISSUED = Bucket.ISSUED
-_MADE = {ISSUED: FactKind.GRANTED, Bucket.IN_TRANSIT: FactKind.ARRIVED, Bucket.REISSUED: FactKind.REISSUED}
+_MADE = {Bucket.ISSUED: FactKind.GRANTED, Bucket.IN_TRANSIT: FactKind.ARRIVED, Bucket.REISSUED: FactKind.REISSUED}
 
 
 def _spend(account: Account, command: Spend, clock_ms: int) -> Answer:

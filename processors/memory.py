@@ -200,33 +200,40 @@ async def fold_chunk(
             await transaction.save_state()
             progress = await _settle_all(transaction, progress, part, memory)
             continue
-        loaded, known = await _load(transaction, part, memory, rules)
+        loaded, coming, known = await _load(transaction, part, memory, rules)
         book = CreditBook(memory.credited, known, progress.clock_ms, progress.minute, forced=forced is not None)
         result = fold(loaded.reads, book, loaded.end, MOST_MADE - made)
         memory.credited |= book.accounts
         progress = await transaction.write(result, save_state=save_state)
-        memory.tidy(list(commands(loaded.reads)))
+        memory.tidy(coming)
         made += result.made
         if made > MOST_MADE or loaded.is_cut:
             break
     return progress.next_offset
 
 
-async def _load(transaction: ChunkTransaction, part: Part, memory: Memory, rules: int) -> tuple[Part, Known]:
-    """Load what a part needs, or its beginning, if its accounts have too many lots for all of it."""
+async def _load(
+    transaction: ChunkTransaction, part: Part, memory: Memory, rules: int
+) -> tuple[Part, Sequence[Command], Known]:
+    """Load what a part needs, or its beginning, if its accounts have too many lots for all of it.
+
+    Returns:
+        What was loaded, its commands, and what the ledger knows for them.
+    """
     while True:
         if memory.at_once is not None and memory.at_once < len(part.reads):
             behind = part.reads[memory.at_once][0].offset
             part = Part(part.reads[: memory.at_once], behind, is_cut=True)
+        coming = list(commands(part.reads))
         try:
-            known = await memory.load(transaction, list(commands(part.reads)), rules)
+            known = await memory.load(transaction, coming, rules)
         except TooManyLotsError:
             # One account alone is loaded whatever it has.
             memory.at_once = max(1, len(part.reads) // 2)
             continue
         if memory.at_once is not None:
             memory.at_once = memory.at_once * 5 // 4 + 1 if part.is_cut else None
-        return part, known
+        return part, coming, known
 
 
 async def _settle_all(transaction: ChunkTransaction, progress: Progress, part: Part, memory: Memory) -> Progress:

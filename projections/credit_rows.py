@@ -8,26 +8,22 @@ from creditfold.ledger.credit_account import Account
 from creditfold.ledger.credit_facts import Balance, Bucket, Move
 from creditfold.ledger.credit_state import changes
 from creditfold.projections.credit_tables import ACCOUNTS, BALANCES, STATE, Table
+from creditfold.projections.results import JournalLine
 
-#: A line of the journal and the offset of its record.
-Line: TypeAlias = tuple[int, Entry | CreditEntry]
+#: The last line of the journal about each (account, asset), with the offset of its record.
+LastLines: TypeAlias = dict[tuple[str, str], tuple[int, CreditEntry]]
 
 
 def changed_rows(
-    lines: Sequence[Line], accounts: Mapping[str, Account], partition: int
+    last: LastLines, accounts: Mapping[str, Account], partition: int
 ) -> dict[Table, list[tuple[Any, ...]]]:
     """The rows to write after lines of the journal, by table. The accounts forget their past.
 
     Args:
-        lines: of the journal; those of rules without lots are left out.
+        last: those that tell what balances there are.
         accounts: state of each account that commands or time touched.
         partition: of the command topic.
     """
-    last: dict[tuple[str, str], tuple[int, CreditEntry]] = {}
-    for line in lines:
-        entry = line[1]
-        if isinstance(entry, CreditEntry):
-            last[entry.account, entry.asset] = line[0], entry
     balances: list[tuple[Any, ...]] = []
     others: list[tuple[Any, ...]] = []
     for (name, asset), (offset, entry) in last.items():
@@ -66,7 +62,7 @@ class Total(NamedTuple):
     in_transit: int
 
 
-def totals(lines: Iterable[Line]) -> dict[str, Total]:
+def totals(lines: Iterable[JournalLine]) -> dict[str, Total]:
     """Sum up lines by asset: credits and debt from the balances, the rest from the moves."""
     found: dict[str, _Sums] = {}
     for line in lines:

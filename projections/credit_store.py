@@ -28,7 +28,7 @@ from creditfold.ledger.credit_state import (
     spend_as_journalled,
 )
 from creditfold.projections.columns import SEPARATOR
-from creditfold.projections.credit_rows import Line, changed_rows, totals
+from creditfold.projections.credit_rows import LastLines, changed_rows, totals
 from creditfold.projections.credit_tables import (
     ACCOUNTS,
     BALANCES,
@@ -49,6 +49,7 @@ from creditfold.projections.credit_tables import (
     spends_of_the_journal,
     upsert,
 )
+from creditfold.projections.results import JournalLine
 
 #: Accounts by their names.
 Accounts: TypeAlias = dict[str, Account]
@@ -214,21 +215,19 @@ class CreditStore:
             while rows := await cursor.fetchmany(page):
                 yield [name for (name,) in rows]
 
-    async def write(
-        self, cursor: AsyncCursor[TupleRow], lines: Sequence[Line], accounts: Mapping[str, Account]
-    ) -> None:
+    async def write(self, cursor: AsyncCursor[TupleRow], last: LastLines, accounts: Mapping[str, Account]) -> None:
         """Write the state that journal lines left accounts in.
 
         Args:
             cursor: a binary one of the same transaction.
-            lines: of the journal; those of rules without lots are left out.
+            last: those that tell what balances there are.
             accounts: state of each account that commands or time touched. They forget their past.
         """
-        for table, rows in changed_rows(lines, accounts, self._partition).items():
+        for table, rows in changed_rows(last, accounts, self._partition).items():
             if rows:
                 await cursor.execute(upsert(table, self._generation), cells(table, rows))
 
-    async def add_totals(self, cursor: AsyncCursor[TupleRow], lines: Iterable[Line]) -> None:
+    async def add_totals(self, cursor: AsyncCursor[TupleRow], lines: Iterable[JournalLine]) -> None:
         """Add lines to the totals, which PostgreSQL proves to balance."""
         for asset, total in totals(lines).items():
             await cursor.execute(add_totals(self._generation), (self._partition, asset, *total))

@@ -28,6 +28,7 @@ from creditfold.projections.chain import (
     journal_line,
 )
 from creditfold.projections.columns import SEPARATOR, longs
+from creditfold.projections.credit_rows import LastLines
 from creditfold.projections.credit_store import CreditStore
 from creditfold.projections.credit_tables import joined
 from creditfold.projections.results import ChunkResult
@@ -75,8 +76,6 @@ class Claim(NamedTuple):
     balances_behind: bool = False
 
 
-#: An offset and a line of the journal by rules that know lots.
-CreditLine: TypeAlias = tuple[int, CreditEntry]
 #: The offset and the outcome of the last decision about each (account, asset): what its balance row is to be.
 LastOutcomes: TypeAlias = dict[tuple[str, str], tuple[int, Outcome]]
 
@@ -148,7 +147,7 @@ class ChunkTransaction:
         self._sql = statements(claim.generation)
         self._progress: Progress | None = None
         # What was folded and its accounts' state isn't written yet: the last line about each (account, asset).
-        self._last: dict[tuple[str, str], CreditLine] = {}
+        self._last: LastLines = {}
         self._touched: dict[str, CreditAccount] = {}
         #: The accounts that have lots.
         self.credits = CreditStore(connection, partition, claim.generation)
@@ -257,7 +256,7 @@ class ChunkTransaction:
 
     async def _save_state(self, cursor: AsyncCursor[TupleRow]) -> None:
         if self._touched:
-            await self.credits.write(cursor, list(self._last.values()), self._touched)
+            await self.credits.write(cursor, self._last, self._touched)
             self._last, self._touched = {}, {}
 
     def _in_order(self, plain: list[Line], credited: list[Line], others: list[Line]) -> Iterable[Line]:

@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from credit_topics import append_all, topic
+from credit_topics import OUTCOME, append_all, topic
 from stack_under_test import embedded_settings
 from support import Raw, append, record
 
@@ -111,20 +111,6 @@ def bad(number: int, good: Raw) -> list[Raw]:
         Raw(encode("ActivateRules", {"command_id": "old", "rules": 0}), None, number % 4),
         Raw(encode("ActivateRules", {"command_id": "keyed", "rules": 1}), b"key"),
     ]
-
-
-OUTCOME = {
-    "log_partition": 0,
-    "log_offset": 0,
-    "account": "ann",
-    "version": 1,
-    "command_id": "1",
-    "asset": "credits",
-    "amount": 1,
-    "balance": 1,
-    "rules": 1,
-    "decided_at": 0,
-}
 
 
 def _plain(settings: Settings) -> None:

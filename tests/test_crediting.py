@@ -2,41 +2,29 @@
 
 import io
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Cli, Done, environment, read_log, worker
+from support import Cli, read_log, worker
+from test_cli import bare as cli
+from test_cli import use
 
 from creditfold.cli import appending
 from creditfold.cli.arguments import ArgumentError, duration_of, instant_of, instant_or_from_now
-from creditfold.cli.main import _run
 from creditfold.cli.serving import prepare_ledger
 from creditfold.producers.commands import MODELS
 from creditfold.producers.errors import DeliveryFailedError
 from creditfold.projections.queries import Decision
 from creditfold.schemas.position import Position
 from creditfold.schemas.wire import decode
-from creditfold.stack.settings import Settings, load_settings
+from creditfold.stack.settings import Settings
+
+__all__ = ["cli"]
 
 YEAR_2030 = 1_893_456_000_000
 STEPS = '[{"type": "hold", "command_id": "h", "asset": "x", "amount": 1, "deadline": 9}]'
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Runs a command in this process."""
-
-    def run(*arguments: str) -> Done:
-        load_settings.cache_clear()
-        code = _run(list(arguments))
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    yield run
-    load_settings.cache_clear()
 
 
 @pytest.fixture
@@ -260,14 +248,6 @@ def test_an_outcome_in_words(decision: Decision, said: str) -> None:
 
 
 # What needs the stack.
-
-
-def use(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the commands of this process read these settings."""
-    for name, value in environment(settings).items():
-        if name.startswith("CREDITFOLD_"):
-            monkeypatch.setenv(name, value)
-    load_settings.cache_clear()
 
 
 @pytest.fixture
