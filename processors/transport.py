@@ -88,6 +88,13 @@ class LedgerConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
 
+    def close(self) -> None:
+        """Leave the closing to the thread's own stop.
+
+        Faust calls this when a rebalance meets an app that is stopping, and closes aiokafka's parts in the wrong
+        thread: half closed, the join under way waits for ever, and the stop for the join.
+        """
+
     async def _fetch_records(  # type: ignore[override]  # Faust passes the result on to `getmany` as it is.
         self,
         consumer: aiokafka.AIOKafkaConsumer,

@@ -2,8 +2,10 @@
 
 import gc
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, TypeVar
@@ -24,11 +26,34 @@ from creditfold.stack.topics import KafkaUnavailableError, describe_topic, topic
 
 T = TypeVar("T")
 
+#: A worker that is told to stop ends within this time, in seconds. What it writes has GRACE_S of it.
+STOP_WITHIN_S = 12.0
+
 log = structlog.get_logger()
 
 
 class WorkerFailedError(CreditfoldError):
     """The worker ended by itself."""
+
+
+class BoundedWorker(Worker):
+    """Faust's worker, which ends in time after a signal, whatever Faust or aiokafka wait for.
+
+    A join waits for members that are gone until their sessions have run out. Ending in the middle is safe: the offset
+    is in PostgreSQL, in one transaction with what was folded.
+    """
+
+    def _schedule_shutdown(self, signal: signal.Signals) -> None:
+        timer = threading.Timer(STOP_WITHIN_S, end_now)
+        timer.daemon = True  # A stop in time doesn't wait for it.
+        timer.start()
+        super()._schedule_shutdown(signal)
+
+
+def end_now() -> None:
+    """End the process, which was told to stop and has nothing left to lose."""
+    log.warning("the stop took too long and is cut short", seconds=STOP_WITHIN_S)
+    os._exit(0)
 
 
 def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = False) -> NoReturn:
@@ -47,7 +72,7 @@ def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = F
     # quarter of the time. What start-up left behind need never be looked at again.
     gc.freeze()
     gc.set_threshold(1_000_000, 20, 50)
-    worker = Worker(app, quiet=True, redirect_stdouts=False, override_logging=False)
+    worker = BoundedWorker(app, quiet=True, redirect_stdouts=False, override_logging=False)
     worker.spinner = None  # It draws on standard output even when quiet.
     try:
         worker.execute_from_commandline()

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import aiokafka
+import faust
+import mode
 import pytest
 from aiokafka.consumer.fetcher import Fetcher, FetchResult
 from aiokafka.consumer.subscription_state import Assignment, SubscriptionState
@@ -35,6 +37,7 @@ from creditfold.processors.transport import (
     LedgerConsumerThread,
     Transport,
 )
+from creditfold.processors.worker import BoundedWorker
 from creditfold.schemas.position import Log
 from creditfold.stack.settings import Settings
 
@@ -112,6 +115,25 @@ def test_seek_wait_sets_the_read_offset() -> None:
     text = source(driver.AIOKafkaConsumerThread._seek_wait)
     assert "consumer.seek(tp, offset)" in text
     assert "self.consumer._read_offset[tp] = offset" in text
+
+
+async def test_only_the_thread_s_own_stop_closes_the_consumer(app: FoldApp) -> None:
+    """Faust's `close` runs in the app's loop what belongs to the thread's; all that it does, `on_thread_stop` does."""
+    assert "self.consumer.close()" in source(App._on_rebalance_when_stopped)
+    assert "self.app.loop" in source(driver.AIOKafkaConsumerThread.close)
+    assert "await self._consumer.stop()" in source(driver.AIOKafkaConsumerThread.on_thread_stop)
+    thread = cast(LedgerConsumer, app.consumer)._thread
+    thread._consumer = cast(Any, SimpleNamespace(_closed=False))
+    app.consumer.close()
+    assert not thread._consumer._closed
+
+
+def test_both_signals_schedule_the_shutdown() -> None:
+    """`_schedule_shutdown` is called for each, with the signal; ours starts the timer there that ends the process."""
+    for handler in (mode.Worker._on_sigterm, mode.Worker._on_sigint):
+        assert "self._schedule_shutdown(signal.SIG" in source(handler)
+    assert "self._stop_on_signal(signal)" in source(mode.Worker._schedule_shutdown)
+    assert BoundedWorker.__mro__[1:3] == (faust.Worker, mode.Worker)
 
 
 def test_threads_take_calls_and_give_back_results() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import ConsumerGroupState, TopicPartition
 from confluent_kafka.admin import AdminClient
 from stack_under_test import StackUnderTest
 from support import (
@@ -106,6 +106,24 @@ def test_sigterm_during_an_outage_stops_in_seconds(
             assert process.stop(20) == 0
         finally:
             stack.start_postgres()
+
+
+def test_sigterm_while_the_join_waits_stops_in_seconds(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Kafka lets nobody in before the frozen member's session has run out; who waits for that can be told to stop."""
+    with worker(ledger_settings, tmp_path, "frozen") as frozen:
+        assert wait_until(lambda: frozen.said("claimed"), BOUND_S)
+        frozen.send(signal.SIGSTOP)
+        with worker(ledger_settings, tmp_path, "waiting") as waiting:
+            assert wait_until(lambda: joins(ledger_settings), BOUND_S)
+            assert waiting.stop(20) == 0
+            assert not waiting.said("claimed")
+
+
+def joins(settings: Settings) -> bool:
+    """Tell whether a member waits for the others to join."""
+    admin = AdminClient(settings.kafka_client)
+    found = admin.describe_consumer_groups([settings.group])[settings.group].result(30)
+    return bool(found.state == ConsumerGroupState.PREPARING_REBALANCING)
 
 
 def test_a_worker_frozen_inside_a_transaction_does_not_hold_up_its_successor(
