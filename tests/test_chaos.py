@@ -88,8 +88,10 @@ def test_nothing_is_lost_or_done_twice_whatever_dies(
         assert not pouring.is_alive()
         assert failures == []
         wait_until_folded(settings, BOUND_S * 2)
-        # A worker that was started again just now has to be up before it can be stopped cleanly.
-        assert wait_until(lambda: len({row.owner for row in all_progress(settings)}) == 2, BOUND_S)
+        # A worker that was started again just now has to be up before it can be stopped cleanly. An owner is host:pid,
+        # and may still be one that was killed.
+        pids = {str(process.process.pid) for process in workers}
+        assert wait_until(lambda: {row.owner.split(":")[-1] for row in all_progress(settings)} == pids, BOUND_S)
         assert [process.stop() for process in workers] == [0, 0]
 
     second = assert_equals_second_fold(settings)
