@@ -57,8 +57,11 @@ def watch(settings: Settings, running: Workers, launched: float) -> dict[str, An
     cpu_before: dict[str, float] = {}
     with connected(settings.dsn) as connection:
         before = sum(row.next_offset for row in progress(connection))
-        while (done := sum(row.next_offset for row in progress(connection))) < end:
+        done = before
+        while done < end:
             running.check()
+            done = sum(row.next_offset for row in progress(connection))
+            # Even if that look finds all folded: then the figures are there, and 0.
             if done > before and not started:
                 started, first = time.perf_counter(), done
                 # A start takes seconds of CPU time, which are no business of a command's.
@@ -66,7 +69,8 @@ def watch(settings: Settings, running: Workers, launched: float) -> dict[str, An
                 psutil.cpu_times_percent()  # Starts its count.
             if started:
                 memory.append(running.memory())
-            time.sleep(LOOK_EVERY_S)
+            if done < end:
+                time.sleep(LOOK_EVERY_S)
         ended = time.perf_counter()
     machine, cpu = psutil.cpu_times_percent(), {"workers": running.cpu_s(), **servers_cpu_s(settings)}
     quarter = max(len(memory) // 4, 1)
@@ -75,7 +79,8 @@ def watch(settings: Settings, running: Workers, launched: float) -> dict[str, An
         "seconds": round(ended - started, 1),
         "cold_start_s": round(started - launched, 2),
         "cpu_us_per_command": {
-            name: round((cpu[name] - seconds) / max(done - first, 1) * 1e6, 1) for name, seconds in cpu_before.items()
+            name: round((cpu[name] - seconds) / (done - first) * 1e6, 1) if done > first else 0.0
+            for name, seconds in cpu_before.items()
         },
         # Time that the machine's host gave to others: on a shared machine it explains a low rate.
         "machine_stolen_percent": getattr(machine, "steal", 0.0),
