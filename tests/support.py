@@ -154,7 +154,14 @@ def append(settings: Settings, records: Iterable[Raw], **conf: Any) -> None:
     """Append raw records and wait until the broker has them all."""
     failures: list[str] = []
     producer = Producer(
-        {**settings.kafka_client, "partitioner": "murmur2_random", "linger.ms": 5, "enable.idempotence": True, **conf}
+        {
+            **settings.kafka_client,
+            "partitioner": "murmur2_random",
+            "linger.ms": 5,
+            "enable.idempotence": True,
+            "reconnect.backoff.max.ms": 500,  # Its own are 10 s, which are waited when a broker is back long since.
+            **conf,
+        }
     )
 
     def delivered(error: Any, _: Any) -> None:
