@@ -22,7 +22,7 @@ CORE_TESTS := $(addprefix tests/test_,chunks.py commands.py compiled.py credit_v
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 
-.PHONY: help demo test lint types test-unit test-compiled test-core test-stack chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install need-java bench-latency bench-stages bench-hot bench-check bench-scale bench-report
+.PHONY: help demo test checks lint types test-unit test-compiled test-core test-stack chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install need-java bench-latency bench-stages bench-hot bench-check bench-scale bench-report
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -48,7 +48,16 @@ help:
 demo: need-java $(VENV)/.installed $(CORE)
 	@$(BIN)/creditfold demo
 
-test: lint types test-unit test-compiled test-stack
+# The compiler works on one core for more than a minute, beside what needs no more either.
+test: $(VENV)/.installed-dev $(CORE)
+	@$(MAKE) --no-print-directory -j 2 compiled checks
+	@$(MAKE) --no-print-directory test-compiled
+	@$(MAKE) --no-print-directory test-stack
+
+checks:
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
+	@$(MAKE) --no-print-directory test-unit
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -68,7 +77,7 @@ test-core: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) $(CORE_TESTS)
 
 test-stack: need-java $(VENV)/.installed-dev $(CORE)
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'stack or chaos'
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) --maxschedchunk 1 -m 'stack or chaos'
 
 chaos: need-java $(VENV)/.installed-dev $(CORE)
 	CREDITFOLD_CHAOS_COMMANDS=$(CHAOS_COMMANDS) $(BIN)/pytest -m chaos -s
