@@ -128,6 +128,7 @@ def ours(settings: Settings, run: Run, warm_up_s: float, every_s: float) -> dict
     pipe, theirs = spawn.Pipe()
     sender = spawn.Process(target=append, args=(settings, run, theirs))
     sender.start()
+    theirs.close()  # Or a sender that fails would be waited for for ever.
     start = pipe.recv()
     looks, pauses, appended = _look(settings.dsn, pipe, every_s)
     sender.join()

@@ -29,8 +29,8 @@ from rig import CHUNK_RECORDS, console, database, ledger, servers, workers
 from sampling import sampled
 
 from creditfold.processors.chunks import partition_of, read_records
-from creditfold.processors.lanes import LANE_ACCOUNTS, LANE_LOTS
-from creditfold.processors.memory import Memory, fold_chunk
+from creditfold.processors.lanes import RECENT_BYTES, RECENT_IDS, WORKER_ACCOUNTS, WORKER_LOTS
+from creditfold.processors.memory import Memory, Seen, fold_chunk
 from creditfold.producers.commands import encode_activation, encode_command
 from creditfold.projections.connections import fold_pool
 from creditfold.projections.setup import prepare
@@ -86,7 +86,9 @@ async def alone(dsn: str, log: str, count: int, accounts: int, size: int) -> dic
     gc.set_threshold(100_000, 20, 50)
     async with fold_pool(dsn, "stages", 1) as pool:
         claims = [await claim(pool, partition, "stages") for partition in range(PARTITIONS)]
-        memories = [Memory(LANE_ACCOUNTS, lots=LANE_LOTS) for _ in range(PARTITIONS)]
+        seen = Seen(RECENT_BYTES, RECENT_IDS)
+        share = (WORKER_ACCOUNTS // PARTITIONS, 0, WORKER_LOTS // PARTITIONS)
+        memories = [Memory(*share, seen=seen) for _ in range(PARTITIONS)]
         async with pool.connection() as connection:
             session = psutil.Process(connection.info.backend_pid)
         before, began, own = session.cpu_times(), time.perf_counter(), time.process_time()

@@ -17,18 +17,27 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exp
 
 from creditfold.ledger import UnknownRulesError
 from creditfold.processors.chunks import Chunk, Read, has_transfers, read_records
-from creditfold.processors.memory import Memory, fold_chunk
+from creditfold.processors.memory import Memory, Seen, fold_chunk
 from creditfold.processors.meter import Meter
 from creditfold.projections.connections import is_outage
-from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, FencedError, claim
+from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, FencedError, KnownCommandError, claim
 from creditfold.schemas.errors import CreditfoldError
 
 #: How long a stopping lane may take to finish the chunk that it is writing, in seconds.
 GRACE_S = 5.0
 
-#: Accounts and lots that a lane remembers from one chunk to the next.
-LANE_ACCOUNTS = 10_000
-LANE_LOTS = 100_000
+#: Accounts and lots that a worker remembers from one chunk to the next, shared out among its lanes. An account with one
+#: lot takes 2.5 KB.
+WORKER_ACCOUNTS = 50_000
+WORKER_LOTS = 200_000
+
+#: Command ids of its last records that a worker recognizes, and the size of the filter by which it does. A command that
+#: comes twice nearly always does so at once, and only what is recognized is looked up.
+RECENT_IDS = 2**18
+RECENT_BYTES = 2**22
+
+#: How many chunks of a partition are looked up whole after one in which an older id came again.
+DOUBTED_CHUNKS = 100
 
 log = structlog.get_logger()
 
@@ -70,6 +79,9 @@ class Lanes:
         self._on_hopeless = on_hopeless
         self._on_transfers = on_transfers
         self._lanes: dict[int, Lane] = {}
+        self._seen = Seen(RECENT_BYTES, RECENT_IDS)
+        # Among how many what is remembered is shared out.
+        self._sharing = 1
         self._room = asyncio.Event()
 
     async def claim(self, partitions: Collection[int]) -> dict[int, Claim]:
@@ -81,6 +93,13 @@ class Lanes:
             self._lanes[partition].renew(won)
         self._on_transfers()
         return claims
+
+    def keep(self, partitions: Collection[int]) -> None:
+        """Remember nothing of any but these partitions."""
+        self._sharing = max(1, len(partitions))
+        for partition, lane in self._lanes.items():
+            if partition not in partitions:
+                lane.memory = None
 
     def put(self, chunk: Chunk) -> None:
         """Queue a chunk behind its partition's earlier ones."""
@@ -117,8 +136,8 @@ class Lanes:
 
         A memory must be of this claim, and each of its transactions must have been committed.
 
-        Raises FencedError, ChunkGapError, UnknownRulesError, or what PostgreSQL raises; of the transaction in which it
-        does nothing is written then.
+        Raises FencedError, ChunkGapError, UnknownRulesError, KnownCommandError, or what PostgreSQL raises; of the
+        transaction in which it does nothing is written then.
         """
         with self.meter.stage("decode"):
             reads = read_records(chunk.records, chunk.partition, self._partitions)
@@ -165,10 +184,12 @@ class Lanes:
                     if chunk.epoch != lane.claim.epoch:
                         return
                     # A try that fails leaves nothing behind that the next could believe.
-                    memory, lane.memory = lane.memory or Memory(LANE_ACCOUNTS, lots=LANE_LOTS), None
-                    lane.next_offset = await self.fold(chunk, lane.claim, memory)
-                    if chunk.epoch == lane.claim.epoch:
-                        lane.memory = memory
+                    memory, lane.memory = lane.memory, None
+                    try:
+                        await self._fold_from_memory(chunk, lane, memory)
+                    except KnownCommandError:
+                        lane.doubts = DOUBTED_CHUNKS
+                        await self._fold_from_memory(chunk, lane, None)
         except (FencedError, ChunkGapError) as error:
             if chunk.epoch == lane.claim.epoch:
                 log.warning("partition lost", partition=chunk.partition, why=error.message)
@@ -183,6 +204,15 @@ class Lanes:
         finally:
             self._room.set()
 
+    async def _fold_from_memory(self, chunk: Chunk, lane: "Lane", memory: Memory | None) -> None:
+        memory = memory or Memory(seen=self._seen)
+        memory.trusts = lane.doubts == 0
+        memory.keep(WORKER_ACCOUNTS // self._sharing, WORKER_LOTS // self._sharing)
+        lane.next_offset = await self.fold(chunk, lane.claim, memory)
+        lane.doubts = max(0, lane.doubts - 1)
+        if chunk.epoch == lane.claim.epoch:
+            lane.memory = memory
+
 
 class Lane:
     """One partition's queue and the task that empties it."""
@@ -191,6 +221,8 @@ class Lane:
         self.claim = Claim(0, -1, 0)
         #: Good for the next chunk under this claim, whose transactions nobody else's can come between.
         self.memory: Memory | None = None
+        #: How many chunks to look up whole.
+        self.doubts = 0
         self.next_offset = 0
         self._lanes = lanes
         self._queue: asyncio.Queue[Chunk] = asyncio.Queue()

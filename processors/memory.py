@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Seque
 from itertools import islice
 from typing import NamedTuple
 
-from creditfold.ledger import Account, Command, CreditBook, CreditEntry, Known, Tick, knows_lots, open_book
+from creditfold.ledger import Account, Batch, Command, CreditBook, CreditEntry, Known, Tick, knows_lots, open_book
 from creditfold.ledger.credit_account import Account as CreditAccount
 from creditfold.ledger.credit_state import references
 from creditfold.processors.chunks import Read, commands, fold, keys, tick_of, weight
@@ -19,8 +19,8 @@ from creditfold.projections.store import ChunkTransaction, LastOutcomes, Progres
 #: Lots kept in memory between two transactions.
 KEPT_LOTS = 500_000
 
-#: Size of the filter of known command ids, in bytes, one for an id: with a million ids of a partition in it, three new
-#: ids in a hundred are looked up for nothing, with ten million every fourth.
+#: Size of a filter of all of a partition's command ids, in bytes: with a million ids in it, three new ids in a hundred
+#: are looked up for nothing, with ten million every fourth.
 FILTER_BYTES = 2**25
 
 #: Accounts that a tick settles at a time.
@@ -34,6 +34,33 @@ MOST_LOTS = 100_000
 MOST_MADE = 30_000
 
 
+class Seen:
+    """Which command ids were seen, in a byte for each: it may take a new one for seen, not a seen one for new.
+
+    Args:
+        size: its bytes.
+        most: how many ids before the last are not forgotten, which are at most twice as many; None to forget none.
+    """
+
+    def __init__(self, size: int, most: int | None = None) -> None:
+        # Each byte tells in which age its id was seen last, so that what is old needn't be wiped out.
+        self._ages = bytearray(size)
+        self._age = self._before = 1
+        self._most = most
+        self._noted = 0
+
+    def note(self, account: str, command_id: str) -> bool:
+        """Note an id as seen; tell whether it may have been seen before."""
+        slot = hash((account, command_id)) % len(self._ages)
+        found = self._ages[slot] in (self._age, self._before)
+        self._ages[slot] = self._age
+        if self._most is not None:
+            self._noted += 1
+            if self._noted >= self._most:
+                self._before, self._age, self._noted = self._age, self._age % 255 + 1, 0
+        return found
+
+
 class Memory:
     """What a fold of one partition remembers: accounts, and which command ids it may have seen. Of bounded size.
 
@@ -42,30 +69,30 @@ class Memory:
         coming: records of the next one, each of which may bring another account.
         lots: to keep, since a few accounts can have many.
         is_fresh: whether nothing of the partition was folded before, so that what isn't remembered isn't there.
-        bulk: whether to keep a filter of known ids, which saves looking them up.
+        seen: command ids that were seen. Others aren't looked up; one that was decided nevertheless makes writing raise
+            KnownCommandError. None to look up all.
     """
 
     def __init__(
-        self, most: int = 0, coming: int = 0, lots: int = KEPT_LOTS, *, is_fresh: bool = False, bulk: bool = False
+        self, most: int = 0, coming: int = 0, lots: int = KEPT_LOTS, *, is_fresh: bool = False, seen: Seen | None = None
     ) -> None:
         #: The fold changes them here; after one that fails, the memory is worth nothing.
         self.plain: dict[str, Account] = {}
         self.credited: dict[str, CreditAccount] = {}
+        #: Whether ids that weren't seen are taken for new.
+        self.trusts = seen is not None
+        self._seen = seen
         self._most = most - coming
         self._most_lots = lots
         self._knows_all = is_fresh
+        # How many lots are remembered, at most: counting them takes longer than a small chunk does.
+        self._lots = 0
         #: Records whose accounts are loaded at a time, None for all there are.
         self.at_once: int | None = None
-        self._seen = bytearray(FILTER_BYTES) if bulk else None
 
-    def remember(self, account: str, command_id: str) -> bool:
-        """Note a command id as seen; tell whether it may have been seen before."""
-        if self._seen is None:
-            return True
-        slot = hash((account, command_id)) % FILTER_BYTES
-        found = self._seen[slot]
-        self._seen[slot] = 1
-        return bool(found)
+    def keep(self, most: int, lots: int) -> None:
+        """Keep so many accounts and lots from now on."""
+        self._most, self._most_lots = most, lots
 
     async def load(self, transaction: ChunkTransaction, coming: Sequence[Command], rules: int) -> Known:
         """Load every account that folding these commands can touch; gives the known ids. Raises TooManyLotsError."""
@@ -74,7 +101,7 @@ class Memory:
         if knows_lots(rules):
             # What an account has in its past is asked for even where every account is remembered.
             names = [] if self._knows_all else [account for account, _ in wanted]
-            await transaction.credits.load(self.credited, names, coming, MOST_LOTS)
+            self._lots += await transaction.credits.load(self.credited, names, coming, MOST_LOTS)
             accounts = self.credited
         else:
             if not self._knows_all:
@@ -82,8 +109,17 @@ class Memory:
                 self.plain |= await transaction.load_accounts(missing)
             accounts = self.plain
         # An account that was never decided about knows no ids.
-        asked = [key for key in wanted if self.remember(*key) and key[0] in accounts]
-        return await transaction.load_known(asked)
+        return await transaction.load_known([key for key in self._doubtful(coming, wanted) if key[0] in accounts])
+
+    def _doubtful(self, coming: Sequence[Command], wanted: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        if self._seen is None:
+            return wanted
+        note = self._seen.note
+        found = [key for key in wanted if note(*key)]
+        if not self.trusts:
+            return wanted
+        # One that is refused leaves no lines of its steps, and so nothing that writing would trip over.
+        return found + list(keys(command for command in coming if command.__class__ is Batch))
 
     @property
     def excess(self) -> int:
@@ -97,15 +133,27 @@ class Memory:
             self._knows_all = False
             for name in list(islice(self.plain, excess)):
                 del self.plain[name]
-        lots = sum(len(account.lots) for account in self.credited.values())
         excess = len(self.credited) - self._most
-        if excess > 0 or lots > self._most_lots:
+        if self._lots > self._most_lots:
+            # It was too much at most; how much is it?
+            self._lots = sum([len(account.lots) for account in self.credited.values()])
+        # Somewhat more than must be, or the next chunk would have them counted again.
+        enough = self._most_lots if self._lots <= self._most_lots else self._most_lots * 9 // 10
+        gone: list[str] = []
+        for name, account in self.credited.items():
+            if len(gone) >= excess and self._lots <= enough:
+                break
+            self._lots -= len(account.lots)
+            gone.append(name)
+        if gone:
             self._knows_all = False
-            for name in list(self.credited):
-                if excess <= 0 and lots <= self._most_lots:
-                    break
-                lots -= len(self.credited.pop(name).lots)
-                excess -= 1
+        for name in gone:
+            del self.credited[name]
+
+    def take(self, result: ChunkResult) -> None:
+        """Remember the accounts of a chunk by rules with lots."""
+        self.credited |= result.accounts
+        self._lots += result.made
 
     def tidy(self, done: Sequence[Command]) -> None:
         """Forget what was loaded for commands that came to nothing, such as duplicates."""
@@ -119,7 +167,10 @@ class Memory:
         """Take over the accounts of a chunk in which rules with lots may have come into force."""
         if not knows_lots(result.rules):
             return
-        self.credited = dict(result.accounts)
+        self.credited = {}
+        self.take(result)
+        # What an account had before became lots, too.
+        self._lots += len(self.credited)
         if self.plain:
             # Those that weren't touched since are only in the tables.
             self.plain = {}
@@ -203,7 +254,7 @@ async def fold_chunk(
         loaded, coming, known = await _load(transaction, part, memory, rules)
         book = CreditBook(memory.credited, known, progress.clock_ms, progress.minute, forced=forced is not None)
         result = fold(loaded.reads, book, loaded.end, MOST_MADE - made)
-        memory.credited |= book.accounts
+        memory.take(result)
         progress = await transaction.write(result, save_state=save_state)
         memory.tidy(coming)
         made += result.made

@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 from creditfold.processors.chunks import Read, read_records
-from creditfold.processors.memory import Memory, fold_chunk
+from creditfold.processors.memory import FILTER_BYTES, Memory, Seen, fold_chunk
 from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, LastOutcomes, claim
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.log import LogReader, LogRecord
@@ -85,6 +85,7 @@ class Replay:
         self._claim = Claim(0, 0, job.generation)
         self._position = 0
         self._memory = Memory()
+        self._seen = Seen(FILTER_BYTES) if job.bulk else None
         # In a bulk fold, balances are written when accounts are forgotten, and at the end: most change again and again.
         self._unsaved: LastOutcomes = {}
 
@@ -100,11 +101,11 @@ class Replay:
         end = self._job.ends[self._partition]
         if self._position >= end:
             return
-        self._memory = Memory(KEPT_ACCOUNTS, CHUNK_RECORDS, is_fresh=self._position == 0, bulk=self._job.bulk)
+        self._memory = Memory(KEPT_ACCOUNTS, CHUNK_RECORDS, is_fresh=self._position == 0, seen=self._seen)
         if self._claim.balances_behind:
             await self._catch_up()
-        if self._job.bulk and self._position:
-            await self._recall()
+        if self._seen is not None and self._position:
+            await self._recall(self._seen)
         with LogReader(self._job.kafka, self._job.topic, self._partition, self._position) as reader:
             await self._fold_all(reader, end)
 
@@ -145,11 +146,11 @@ class Replay:
             await transaction.lock()
             await transaction.catch_up_balances()
 
-    async def _recall(self) -> None:
+    async def _recall(self, seen: Seen) -> None:
         """Fill the filter with what an earlier run has folded."""
         async with self._pool.connection() as connection, connection.transaction():
             async for account, command_id in ChunkTransaction(connection, self._partition, self._claim).known_ids():
-                self._memory.remember(account, command_id)
+                seen.note(account, command_id)
 
     def _read(self, piece: Piece | None) -> list[Read]:
         return [] if piece is None else read_records(piece.records, self._partition, self._job.partitions)

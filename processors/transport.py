@@ -183,6 +183,7 @@ class LedgerConsumer(driver.Consumer):
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # mode types its own Event only.
         self._notice_lost_chunks()
         claimed = await self._claimed()
+        self._ledger.lanes.keep({tp.partition for tp in claimed})
         busy = {TP(self._ledger.commands_topic, partition) for partition in self._ledger.lanes.busy()}
         asked = self._to_ask(claimed - busy)
         if not asked:

@@ -44,6 +44,7 @@ from creditfold.projections.credit_tables import (
     add_totals,
     cells,
     due,
+    has_any,
     joined,
     select,
     spends_of_the_journal,
@@ -65,10 +66,13 @@ _ROW_TYPES: Mapping[Table, type[Any]] = {
 }
 
 # What time can change, what is owed, and what keeps an account from being closed.
-_LIVE: Sequence[tuple[Table, LiteralString]] = (
+_OFTEN: Sequence[tuple[Table, LiteralString]] = (
     (BALANCES, OF_ACCOUNTS),
-    (ACCOUNTS, OF_ACCOUNTS),
     (LOTS, OF_ACCOUNTS + " AND t.is_live LIMIT %s"),
+)
+# In the order of what `has_any` tells: few accounts have any of these.
+_RARELY: Sequence[tuple[Table, LiteralString]] = (
+    (ACCOUNTS, OF_ACCOUNTS),
     (HOLDS, OF_ACCOUNTS + " AND t.is_open"),
     (SPENDS, OF_ACCOUNTS + " AND t.debt > 0"),
     (TRANSFERS, OF_ACCOUNTS + " AND t.is_open AND t.log_partition = %s"),
@@ -130,8 +134,10 @@ class CreditStore:
 
     async def load(
         self, accounts: Accounts, names: Collection[str], commands: Sequence[Command], most: int | None = None
-    ) -> None:
+    ) -> int:
         """Add to `accounts` those of these names that aren't there yet, and to each of them what the commands name.
+
+        Gives how many lots came in.
 
         An account that was never used stays absent. Raises CorruptStateError, and TooManyLotsError if several accounts
         have more than `most` lots together.
@@ -140,21 +146,39 @@ class CreditStore:
         live = _Found()
         # One account is loaded whatever it has.
         limit = most + 1 if most is not None and len(missing) > 1 else None
+        came = 0
         if missing:
-            for table, condition in _LIVE:
-                more = (self._partition,) if table is TRANSFERS else (limit,) if table is LOTS else ()
-                found = await self._select(table, condition, SEPARATOR.join(missing), *more)
-                if table is LOTS and limit is not None and len(found) == limit:
-                    raise TooManyLotsError
-                live.add(table, found)
+            await self._add_live(live, missing, limit)
             await self._add_lots(live, accounts)
             for name in missing:
                 if name in live.rows:
                     accounts[name] = open_account(name, live.of(name))
+                    came += len(accounts[name].lots)
         named = await self._named(accounts, commands)
         await self._add_lots(named, accounts)
         for name in named.rows:
+            before = len(accounts[name].lots)
             restore(accounts[name], named.of(name))
+            came += len(accounts[name].lots) - before
+        return came
+
+    async def _add_live(self, found: _Found, names: Sequence[str], limit: int | None) -> None:
+        """Add what accounts have live. Raises TooManyLotsError if that many lots are among it."""
+        joined_names = SEPARATOR.join(names)
+        more = {TRANSFERS: (self._partition,), LOTS: (limit,)}
+        async with self._connection.pipeline():
+            often = [await self._ask(*one, joined_names, *more.get(one[0], ())) for one in _OFTEN]
+            query = has_any(self._generation)
+            values = {"accounts": joined_names, "partition": self._partition}
+            rare = await self._connection.execute(query, values, binary=True)
+        for (table, _), cursor in zip(_OFTEN, often, strict=True):
+            rows = await cursor.fetchall()
+            if table is LOTS and limit is not None and len(rows) == limit:
+                raise TooManyLotsError
+            found.add(table, rows)
+        for one, is_there in zip(_RARELY, await rare.fetchone() or (), strict=True):
+            if is_there:
+                found.add(one[0], await self._select(*one, joined_names, *more.get(one[0], ())))
 
     async def _named(self, accounts: Accounts, commands: Sequence[Command]) -> _Found:
         """Rows that commands name, of accounts that there are, so far as they aren't loaded."""
@@ -200,10 +224,11 @@ class CreditStore:
         if wanted:
             found.add(LOTS, await self._select(LOTS, OF_NUMBERS, *joined(wanted)))
 
+    async def _ask(self, table: Table, condition: LiteralString, *values: Any) -> AsyncCursor[TupleRow]:
+        return await self._connection.execute(select(table, self._generation, condition), values, binary=True)
+
     async def _select(self, table: Table, condition: LiteralString, *values: Any) -> list[TupleRow]:
-        query = select(table, self._generation, condition)
-        cursor = await self._connection.execute(query, values, binary=True)
-        return await cursor.fetchall()
+        return await (await self._ask(table, condition, *values)).fetchall()
 
     async def due(self, clock_ms: int, page: int) -> AsyncIterator[list[str]]:
         """The accounts that have something due at an instant, in the order of their names, so many at a time.

@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 from psycopg import AsyncConnection, AsyncCursor
-from psycopg.errors import InvalidSchemaName, UndefinedTable
+from psycopg.errors import InvalidSchemaName, UndefinedTable, UniqueViolation
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
@@ -39,11 +39,18 @@ from creditfold.schemas.errors import CreditfoldError
 #: How long a claim waits for the former owner's transaction, in seconds.
 CLAIM_PATIENCE_S = 3.0
 
+#: The unique key of the journal on (account, command id).
+KNOWN_COMMANDS = "journal_command"
+
 _NEW = Account()
 
 
 class FencedError(CreditfoldError):
     """Another worker has claimed the partition since; nothing was written."""
+
+
+class KnownCommandError(Exception):
+    """A command was decided before, which would have shown if it had been looked up. The transaction is lost."""
 
 
 class ChunkGapError(CreditfoldError):
@@ -216,7 +223,8 @@ class ChunkTransaction:
             save_state: whether to write the state of accounts with lots now, and not with a later `save_state`, which
                 must come before the transaction ends, or before anything is loaded that isn't remembered.
 
-        Raises RuntimeError if the rows don't follow from the stored ones.
+        Raises RuntimeError if the rows don't follow from the stored ones, KnownCommandError if a command was decided
+        before.
         """
         before = self.progress
         plain = [(offset, entry) for offset, entry in result.journal if entry.__class__ is Entry]
@@ -228,24 +236,30 @@ class ChunkTransaction:
         last = {} if unsaved is None else unsaved
         for offset, (command, outcome, _) in plain:
             last[command.account, outcome.asset] = offset, outcome
-        async with self._connection.cursor(binary=True) as cursor:
-            if save and last:
-                await self._save_balances(cursor, last)
-                last.clear()
+        for line in credited:
+            self._last[line[1].account, line[1].asset] = line
+        # Time may have changed what no line tells of, such as the end of a lot that is wholly held.
+        self._touched |= result.accounts
+        counts = (result.accepted, result.rejected, result.duplicates)
+        lengths = (len(result.dead_letters), len(result.activations), result.ticks)
+        moved = (result.next_offset, result.clock_ms, result.rules, chain, *counts, *lengths, result.minute)
+        async with self._connection.cursor(binary=True) as cursor, self._connection.cursor(binary=True) as balances:
             await self._copy(cursor, self._sql.save_journal, plain_lines)
             await self._copy(cursor, self._sql.save_credits, credit_lines)
-            for line in credited:
-                self._last[line[1].account, line[1].asset] = line
-            # Time may have changed what no line tells of, such as the end of a lot that is wholly held.
-            self._touched |= result.accounts
-            if save_state:
-                await self._save_state(cursor)
-            await self.credits.add_totals(cursor, result.journal)
-            await self._save_others(cursor, result, checkpoints)
-            counts = (result.accepted, result.rejected, result.duplicates)
-            lengths = (len(result.dead_letters), len(result.activations), result.ticks)
-            moved = (result.next_offset, result.clock_ms, result.rules, chain, *counts, *lengths, result.minute)
-            await cursor.execute(self._sql.move, (*moved, bool(last), self._partition))
+            # None of these needs the answer to another: they are sent together, and waited for once.
+            async with self._connection.pipeline():
+                saved = last if save and last else {}
+                if saved:
+                    await self._save_balances(balances, saved)
+                if save_state:
+                    await self._save_state(cursor)
+                await self.credits.add_totals(cursor, result.journal)
+                await self._save_others(cursor, result, checkpoints)
+                await cursor.execute(self._sql.move, (*moved, len(last) > len(saved), self._partition))
+            if saved and balances.rowcount != len(saved):
+                ahead = len(saved) - balances.rowcount
+                raise RuntimeError(f"{ahead} balances of partition {self._partition} ran ahead of their log")
+            saved.clear()
         self._progress = Progress(result.next_offset, before.epoch, result.clock_ms, result.rules, chain, result.minute)
         return self._progress
 
@@ -264,9 +278,15 @@ class ChunkTransaction:
         return merge(*kinds, key=itemgetter(0)) if len(kinds) > 1 else kinds[0] if kinds else ()
 
     async def _copy(self, cursor: AsyncCursor[TupleRow], statement: bytes, lines: Sequence[Line]) -> None:
-        if lines:
+        if not lines:
+            return
+        try:
             async with cursor.copy(statement) as copy:
                 await copy.write(b"\n".join([line for _, line in lines]) + b"\n")
+        except UniqueViolation as error:
+            if error.diag.constraint_name != KNOWN_COMMANDS:
+                raise
+            raise KnownCommandError from error
 
     def _other_lines(self, result: ChunkResult) -> list[Line]:
         found = [(letter.log_offset, dead_letter_line(self._partition, letter)) for letter in result.dead_letters]
@@ -296,6 +316,3 @@ class ChunkTransaction:
             longs([offset for offset, _ in last.values()]),
         )
         await cursor.execute(self._sql.save_balances, (*columns, self._partition))
-        if cursor.rowcount != len(last):
-            ahead = len(last) - cursor.rowcount
-            raise RuntimeError(f"{ahead} balances of partition {self._partition} ran ahead of their log")

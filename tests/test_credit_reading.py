@@ -15,7 +15,7 @@ from test_credit_store import folded, in_memory, prepared
 
 from creditfold.cli.reasons import DEAD, REJECTED
 from creditfold.ledger import RejectionReason
-from creditfold.processors.memory import Memory
+from creditfold.processors.memory import Memory, Seen
 from creditfold.projections import credit_queries as credits
 from creditfold.projections import queries
 from creditfold.projections.compare import snapshot
@@ -40,7 +40,7 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
     """Lots in the order of spending, uses, holds, schedules, transfers, accounts, and what is left of each spend."""
     records = history(seed, 400, rules_from=seed % 2 * 30)
     whole = in_memory(records)
-    await folded(prepared, records, random.Random(seed), Memory(3, is_fresh=True, bulk=True))
+    await folded(prepared, records, random.Random(seed), Memory(3, is_fresh=True, seen=Seen(2**16)))
     accounts: dict[str, Any] = dict(whole.accounts)
     with connected(prepared.dsn) as connection, snapshot(connection):
         (progress,) = queries.progress(connection)

@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 from credit_histories import history
+from psycopg import AsyncCursor
+from psycopg.rows import TupleRow
 from support import query
 from test_chunks import FakeRecord
 from test_store import lanes_of, prepared
 
 from creditfold.ledger import CREDIT_RULES, Book, CreditEntry
 from creditfold.ledger.credit_account import Account
+from creditfold.processors import lanes as lanes_module
 from creditfold.processors import memory as memory_module
 from creditfold.processors.chunks import Chunk, fold, read_records
-from creditfold.processors.memory import Memory, fold_chunk
+from creditfold.processors.lanes import Lanes
+from creditfold.processors.memory import Memory, Seen, fold_chunk
 from creditfold.projections.chain import (
     START,
     Line,
@@ -31,7 +35,7 @@ from creditfold.projections.credit_store import CreditStore
 from creditfold.projections.credit_tables import LOTS, Table
 from creditfold.projections.generations import lines
 from creditfold.projections.results import ChunkResult
-from creditfold.projections.store import ChunkTransaction, claim
+from creditfold.projections.store import ChunkTransaction, KnownCommandError, claim
 from creditfold.schemas.wire import encode
 from creditfold.stack.settings import Settings
 
@@ -126,7 +130,7 @@ async def test_any_split_comes_to_the_same(
     whole = in_memory(records)
     assert whole.rules == CREDIT_RULES
     assert min(whole.accepted, whole.rejected) > 20
-    memory = Memory(3, is_fresh=True, bulk=True) if remembers else None
+    memory = Memory(3, is_fresh=True, seen=Seen(2**16)) if remembers else None
     await folded(prepared, records, random.Random(seed), memory)
     assert stored_lines(prepared) == lines_of(whole)
     assert query(prepared, "SELECT chain FROM ledger.progress") == [
@@ -144,6 +148,45 @@ async def test_any_split_comes_to_the_same(
     assert {row[:2]: row[2:] for row in stored} == {row[:2]: accounts[row[0]].balance(row[1]) for row in stored}
     with connected(prepared.dsn) as connection, snapshot(connection):
         assert [found.holds for found in check_self(connection, 1)] == [True]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_an_id_that_isn_t_recognized_is_found_out(
+    prepared: Settings, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a worker takes for new, the journal's key knows better, and the chunk is folded as if it had asked."""
+    known: list[bool] = []
+    fold_some = Lanes._fold_from_memory
+
+    async def counted(self: Lanes, chunk: Chunk, lane: Any, memory: Memory | None) -> None:
+        try:
+            await fold_some(self, chunk, lane, memory)
+        except KnownCommandError:
+            known.append(True)
+            raise
+        known.append(False)
+
+    monkeypatch.setattr(Seen, "note", lambda *_: False)
+    monkeypatch.setattr(Lanes, "_fold_from_memory", counted)
+    monkeypatch.setattr(lanes_module, "DOUBTED_CHUNKS", 2)
+    # Few accounts are remembered, so that they are loaded again, too.
+    monkeypatch.setattr(lanes_module, "WORKER_ACCOUNTS", 3)
+    records = history(seed, 400, rules_from=seed % 2 * 30)
+    whole = in_memory(records)
+    assert whole.duplicates > 0
+    chance, at = random.Random(seed), 0
+    async with lanes_of(prepared) as lanes:
+        won = (await lanes.claim([0]))[0]
+        while at < len(records):
+            end = min(len(records), at + chance.choice((1, 3, 10)))
+            lanes.put(Chunk(0, won.epoch, at, end, records[at:end]))
+            while lanes.offsets()[0] < end:
+                await lanes.wait_for_room(1.0)
+            at = end
+    assert 0 < known.count(True) < whole.duplicates + 20
+    assert stored_lines(prepared) == lines_of(whole)
+    counts = query(prepared, "SELECT accepted, rejected, duplicates, dead_letters FROM ledger_0001.progress")
+    assert counts == [(whole.accepted, whole.rejected, whole.duplicates, len(whole.dead_letters))]
 
 
 async def test_what_time_does_without_a_line_is_written_too(prepared: Settings) -> None:
@@ -187,16 +230,16 @@ async def test_a_chunk_that_makes_very_much_is_written_in_several_transactions(
     tick = FakeRecord(25, 4 * now, None, encode("Tick", {"command_id": "t", "minute": 9}))
     monkeypatch.setattr(memory_module, "MOST_MADE", 150)
     monkeypatch.setattr(memory_module, "MOST_LOTS", 120)
-    loaded: list[int] = []
-    select = CreditStore._select
+    loaded: list[AsyncCursor[TupleRow]] = []
+    ask = CreditStore._ask
 
     async def counted(self: CreditStore, table: Table, *values: Any) -> Any:
-        rows = await select(self, table, *values)
+        cursor = await ask(self, table, *values)
         if table is LOTS:
-            loaded.append(len(rows))
-        return rows
+            loaded.append(cursor)
+        return cursor
 
-    monkeypatch.setattr(CreditStore, "_select", counted)
+    monkeypatch.setattr(CreditStore, "_ask", counted)
     async with lanes_of(prepared) as lanes:
         won = (await lanes.claim([0]))[0]
         for records in ([activation, *made], spends, [tick]):
@@ -207,7 +250,7 @@ async def test_a_chunk_that_makes_very_much_is_written_in_several_transactions(
     text = "SELECT count(*) FROM ledger_0001.journal WHERE kind = %s GROUP BY xmin ORDER BY 1"
     assert query(prepared, text, ("create_schedule",)) == [(2,)] * 6
     assert {count for (count,) in query(prepared, text, ("spend",))} <= {1, 2}
-    assert max(loaded) == 121
+    assert max(cursor.rowcount for cursor in loaded) == 121
     whole = in_memory([activation, *made, *spends, tick])
     assert stored_lines(prepared) == lines_of(whole)
     assert lots_in(prepared) == lots_of(dict(whole.accounts))

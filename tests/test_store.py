@@ -25,6 +25,7 @@ from creditfold.projections.connections import (
     is_outage,
 )
 from creditfold.projections.queries import NotYetFoldedError, balances, wait_for
+from creditfold.projections.results import ChunkResult
 from creditfold.projections.setup import OLDEST_SERVER, LogChangedError, prepare
 from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, FencedError, claim
 from creditfold.schemas.errors import CreditfoldError
@@ -219,18 +220,29 @@ async def test_a_lane_waits_out_a_lost_connection_and_hands_back_what_it_lost(pr
 
 
 async def test_rows_that_do_not_follow_from_the_stored_ones_are_refused(prepared: Settings) -> None:
-    """If a balance ran ahead of its log, by hand or by a defect, the fold stops instead of going on wrongly."""
+    """If a balance ran ahead of its log, by hand or by a defect, the fold stops instead of going on wrongly; so it does
+    where the journal has the line already."""
     async with lanes_of(prepared) as lanes:
         won = (await lanes.claim([0]))[0]
         await lanes.fold(Chunk(0, won.epoch, 0, 2, RECORDS[:2]), won)
     async with connection_to(prepared) as connection, fold_pool(prepared.dsn, "test", 1) as pool:
         won = await claim(pool, 0, "test")
         stale = fold(read_records([grant(2, 50, "9", "ann", 1)], 0, 1), Book(), 3)
+        with pytest.raises(psycopg.errors.UniqueViolation, match="journal_pkey"):
+            await write_alone(connection, won, stale)
+        query(prepared, "UPDATE ledger_0001.journal SET version = version + 10 RETURNING 1")
+        with pytest.raises(RuntimeError, match="1 balances of partition 0 ran ahead"):
+            await write_alone(connection, won, stale)
+    assert query(prepared, "SELECT available, version FROM ledger.balances") == [(5, 2)]
+    assert query(prepared, "SELECT count(*) FROM ledger.journal") == [(2,)]
+
+
+async def write_alone(connection: AsyncConnection[TupleRow], won: Claim, result: ChunkResult) -> None:
+    """Write what a chunk is said to have come to, in a transaction of its own."""
+    async with connection.transaction():
         transaction = ChunkTransaction(connection, 0, won)
         await transaction.lock()
-        with pytest.raises(RuntimeError, match="ran ahead"):
-            await transaction.write(stale)
-    assert query(prepared, "SELECT available, version FROM ledger.balances") == [(5, 2)]
+        await transaction.write(result)
 
 
 def test_preparing_again_changes_nothing_and_another_log_is_refused(prepared: Settings) -> None:

@@ -8,7 +8,7 @@ from credit_histories import history
 from support import query
 from test_credit_store import folded, prepared
 
-from creditfold.processors.memory import Memory
+from creditfold.processors.memory import Memory, Seen
 from creditfold.projections.compare import snapshot
 from creditfold.projections.connections import connected
 from creditfold.projections.queries import NotYetFoldedError
@@ -40,7 +40,7 @@ def drawn_up(settings: Settings, **given: object) -> TrialBalance:
 async def test_it_balances_at_every_position_and_finds_what_was_tampered_with(prepared: Settings) -> None:
     """Rules 1 and 2 in one log. Each tampering is found by the check that is for it, and undone again."""
     records = history(7, 400, rules_from=60)
-    await folded(prepared, records, random.Random(7), Memory(3, is_fresh=True, bulk=True))
+    await folded(prepared, records, random.Random(7), Memory(3, is_fresh=True, seen=Seen(2**16)))
     present = drawn_up(prepared)
     assert (present.faults, present.is_present, present.ends) == ([], True, {0: 400})
     assert {row.asset for row in present.assets} == {"credits", "gold"}

@@ -1,0 +1,72 @@
+"""What a fold remembers between two transactions: of bounded size, and never less than it says."""
+
+from collections import deque
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from creditfold.ledger import CreditBook, Grant
+from creditfold.processors.memory import Memory, Seen
+from creditfold.projections.results import ChunkResult
+
+IDS = st.lists(st.integers(0, 60).map(str), max_size=200)
+
+
+@given(IDS, st.integers(1, 20))
+def test_none_of_the_last_ids_is_taken_for_new(ids: list[str], most: int) -> None:
+    """As many as are promised are recognized, whatever else is forgotten."""
+    seen, last = Seen(64, most), deque[str](maxlen=most)
+    for name in ids:
+        assert seen.note("ann", name) >= (name in last)
+        last.append(name)
+
+
+def test_ids_of_long_ago_are_forgotten() -> None:
+    """Or after a while each new one would be looked up for nothing. 300 ages come around to the first again."""
+    seen = Seen(2**16, 10)
+    for number in range(3_000):
+        seen.note("ann", str(number))
+    taken = sum(seen.note("ann", f"new-{number}") for number in range(1_000))
+    assert taken < 50
+    assert sum(seen.note("ann", str(number)) for number in range(100)) < 20
+
+
+def test_without_a_limit_nothing_is_forgotten() -> None:
+    """As a rebuild needs it."""
+    seen = Seen(2**16)
+    for number in range(3_000):
+        seen.note("ann", str(number))
+    assert all(seen.note("ann", str(number)) for number in range(3_000))
+
+
+def granted(names: list[str], lots: int) -> ChunkResult:
+    """What a chunk comes to that makes so many lots in each of these accounts."""
+    book = CreditBook()
+    for name in names:
+        for number in range(lots):
+            book.apply(Grant(str(number), name, "credits", 5))
+    made = 2 * lots * len(names)
+    return ChunkResult(1, 0, 2, [], [], [], [], 0, accounts=book.accounts, made=made)
+
+
+def test_the_accounts_met_first_are_forgotten() -> None:
+    """So many as are too many, in a memory that shares with others what there is room for."""
+    memory = Memory(10)
+    memory.take(granted(list("abcdefgh"), 1))
+    memory.trim()
+    assert list(memory.credited) == list("abcdefgh")
+    memory.keep(3, 1_000)
+    memory.trim()
+    assert list(memory.credited) == list("fgh")
+
+
+def test_accounts_with_many_lots_are_forgotten_though_they_are_few() -> None:
+    """Counted when there may be too many, and then somewhat fewer are kept than may be."""
+    memory = Memory(10, lots=20)
+    memory.take(granted(list("ab"), 9))
+    memory.trim()
+    # 36 facts and moves are no 36 lots.
+    assert list(memory.credited) == ["a", "b"]
+    memory.take(granted(["c"], 9))
+    memory.trim()
+    assert list(memory.credited) == ["b", "c"]
