@@ -215,16 +215,19 @@ def joined(keys: Collection[Iterable[Any]]) -> list[str]:
 
 @lru_cache(maxsize=64)
 def has_any(generation: int) -> bytes:
-    """Tell of accounts, holds, spends, transfers and schedules whether these accounts have anything live there."""
+    """Tell of accounts, holds, spends, transfers and schedules whether these accounts have anything live there.
+
+    Counted: for EXISTS a plan would do that finds a first row soon, and reads the whole table where there is none.
+    """
     schema = sql.Identifier(schema_of(generation))
     return (
         sql.SQL(
-            """SELECT EXISTS (SELECT FROM {schema}.accounts t WHERE t.account_id = ANY(n.names)),
-                  EXISTS (SELECT FROM {schema}.holds t WHERE t.account_id = ANY(n.names) AND t.is_open),
-                  EXISTS (SELECT FROM {schema}.spends t WHERE t.account_id = ANY(n.names) AND t.debt > 0),
-                  EXISTS (SELECT FROM {schema}.transfers t
-                          WHERE t.account_id = ANY(n.names) AND t.is_open AND t.log_partition = %(partition)s),
-                  EXISTS (SELECT FROM {schema}.schedules t WHERE t.account_id = ANY(n.names) AND t.is_open)
+            """SELECT (SELECT count(*) > 0 FROM {schema}.accounts t WHERE t.account_id = ANY(n.names)),
+                  (SELECT count(*) > 0 FROM {schema}.holds t WHERE t.account_id = ANY(n.names) AND t.is_open),
+                  (SELECT count(*) > 0 FROM {schema}.spends t WHERE t.account_id = ANY(n.names) AND t.debt > 0),
+                  (SELECT count(*) > 0 FROM {schema}.transfers t
+                   WHERE t.account_id = ANY(n.names) AND t.is_open AND t.log_partition = %(partition)s),
+                  (SELECT count(*) > 0 FROM {schema}.schedules t WHERE t.account_id = ANY(n.names) AND t.is_open)
            FROM (SELECT string_to_array(%(accounts)s, chr(31)) AS names) AS n"""
         )
         .format(schema=schema)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -509,7 +510,9 @@ def test_kafka_away(stack: StackUnderTest, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def good_settings(stack: StackUnderTest) -> Settings:
     """A topic whose partitions 0 and 1 have thirty records each."""
-    settings = stack.settings.model_copy(update={"commands_topic": "creditfold.test.damage", "partitions": 4})
+    # Tests of other files may come in between, after which this is made again.
+    topic = f"creditfold.test.damage-{uuid.uuid4().hex}"
+    settings = stack.settings.model_copy(update={"commands_topic": topic, "partitions": 4})
     create_topics(settings)
     append(settings, [Raw(b"v%d" % n, b"k", n % 2) for n in range(60)])
     return settings
