@@ -87,8 +87,8 @@ async def alone(dsn: str, log: str, count: int, accounts: int, size: int) -> dic
     async with fold_pool(dsn, "stages", 1) as pool:
         claims = [await claim(pool, partition, "stages") for partition in range(PARTITIONS)]
         seen = Seen(RECENT_BYTES, RECENT_IDS)
-        share = (WORKER_ACCOUNTS // PARTITIONS, 0, WORKER_LOTS // PARTITIONS)
-        memories = [Memory(*share, seen=seen) for _ in range(PARTITIONS)]
+        accounts_each, lots_each = WORKER_ACCOUNTS // PARTITIONS, WORKER_LOTS // PARTITIONS
+        memories = [Memory(accounts_each, lots=lots_each, seen=seen) for _ in range(PARTITIONS)]
         async with pool.connection() as connection:
             session = psutil.Process(connection.info.backend_pid)
         before, began, own = session.cpu_times(), time.perf_counter(), time.process_time()

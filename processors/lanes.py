@@ -183,13 +183,11 @@ class Lanes:
                 with attempt:
                     if chunk.epoch != lane.claim.epoch:
                         return
-                    # A try that fails leaves nothing behind that the next could believe.
-                    memory, lane.memory = lane.memory, None
                     try:
-                        await self._fold_from_memory(chunk, lane, memory)
+                        await self._fold_from_memory(chunk, lane)
                     except KnownCommandError:
                         lane.doubts = DOUBTED_CHUNKS
-                        await self._fold_from_memory(chunk, lane, None)
+                        await self._fold_from_memory(chunk, lane)
         except (FencedError, ChunkGapError) as error:
             if chunk.epoch == lane.claim.epoch:
                 log.warning("partition lost", partition=chunk.partition, why=error.message)
@@ -204,8 +202,9 @@ class Lanes:
         finally:
             self._room.set()
 
-    async def _fold_from_memory(self, chunk: Chunk, lane: "Lane", memory: Memory | None) -> None:
-        memory = memory or Memory(seen=self._seen)
+    async def _fold_from_memory(self, chunk: Chunk, lane: "Lane") -> None:
+        # A try that fails leaves nothing behind that the next could believe.
+        memory, lane.memory = lane.memory or Memory(seen=self._seen), None
         memory.trusts = lane.doubts == 0
         memory.keep(WORKER_ACCOUNTS // self._sharing, WORKER_LOTS // self._sharing)
         lane.next_offset = await self.fold(chunk, lane.claim, memory)

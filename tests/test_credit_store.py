@@ -158,9 +158,9 @@ async def test_an_id_that_isn_t_recognized_is_found_out(
     known: list[bool] = []
     fold_some = Lanes._fold_from_memory
 
-    async def counted(self: Lanes, chunk: Chunk, lane: Any, memory: Memory | None) -> None:
+    async def counted(self: Lanes, chunk: Chunk, lane: Any) -> None:
         try:
-            await fold_some(self, chunk, lane, memory)
+            await fold_some(self, chunk, lane)
         except KnownCommandError:
             known.append(True)
             raise
