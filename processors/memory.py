@@ -153,7 +153,11 @@ class Memory:
     def take(self, result: ChunkResult) -> None:
         """Remember the accounts of a chunk by rules with lots."""
         self.credited |= result.accounts
-        self._lots += result.made
+        self.grow(result.made)
+
+    def grow(self, made: int) -> None:
+        """Note that remembered accounts may have as many lots more as was made, in facts and moves."""
+        self._lots += made
 
     def tidy(self, done: Sequence[Command]) -> None:
         """Forget what was loaded for commands that came to nothing, such as duplicates."""
@@ -170,7 +174,7 @@ class Memory:
         self.credited = {}
         self.take(result)
         # What an account had before became lots, too.
-        self._lots += len(self.credited)
+        self.grow(len(self.credited))
         if self.plain:
             # Those that weren't touched since are only in the tables.
             self.plain = {}
@@ -297,6 +301,7 @@ async def _settle_all(transaction: ChunkTransaction, progress: Progress, part: P
             async for loaded in _pages(transaction, names, memory):
                 page = CreditBook(loaded, {}, book.clock_ms, progress.minute)
                 for entries in _lines(page, loaded, record.offset):
+                    memory.grow(weight(entries))
                     lines = [(record.offset, entry) for entry in entries]
                     result = ChunkResult(record.offset, book.clock_ms, book.rules, lines, [], [], [], 0)
                     progress = await transaction.write(result._replace(minute=progress.minute, accounts=loaded))

@@ -70,3 +70,15 @@ def test_accounts_with_many_lots_are_forgotten_though_they_are_few() -> None:
     memory.take(granted(["c"], 9))
     memory.trim()
     assert list(memory.credited) == ["b", "c"]
+
+
+def test_lots_that_time_made_are_counted_too() -> None:
+    """A tick makes them in accounts that are remembered, without a chunk that would be taken."""
+    memory = Memory(10, lots=20)
+    memory.take(granted(list("ab"), 1))
+    memory.trim()
+    grown = granted(list("ab"), 15)
+    memory.credited.update(grown.accounts)
+    memory.grow(grown.made)
+    memory.trim()
+    assert list(memory.credited) == ["b"]
