@@ -4,14 +4,16 @@ A `CreditBook` is whatever part of the ledger the next commands can touch, as `B
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from creditfold.ledger.commands import KINDS, Batch, Command, ReceiveTransfer, SettleTransfer, Step
+from creditfold.ledger.commands import KINDS, Batch, Command, Grant, ReceiveTransfer, SettleTransfer, Spend, Step
 from creditfold.ledger.credit_account import Account
 from creditfold.ledger.credit_facts import NOTHING, Accepted, Balance, CreditEntry, Fact, Rejected, make
 from creditfold.ledger.credit_facts import Outcome as CreditOutcome
+from creditfold.ledger.credit_reasons import RejectionReason
 from creditfold.ledger.credit_state import opened
 from creditfold.ledger.credit_validity import DERIVED
-from creditfold.ledger.credits import Refused, decide
+from creditfold.ledger.credits import Refused, decide, decide_one
 from creditfold.ledger.decisions import Account as PlainAccount
 from creditfold.ledger.folding import Body, Known, Verdict, advanced, body_of, repeated
 
@@ -72,9 +74,13 @@ class CreditBook:
                 return Verdict.COMMAND_ID_REUSED
         account = self.account(name)
         account.begin(position)
+        is_settled = account.next_due > self.clock_ms
+        if is_settled and (command.__class__ is Grant or command.__class__ is Spend):
+            self.known[name, command_id] = command
+            return self._apply_plain(account, command)
         lines = _Lines(name, account, self.clock_ms)
         settled: tuple[Fact, ...] = ()
-        if account.next_due <= self.clock_ms:
+        if not is_settled:
             settled = tuple(account.settle(self.clock_ms))
             lines.add_settled(settled)
         at = len(lines.entries)
@@ -89,6 +95,33 @@ class CreditBook:
             self.known[name, step.command_id] = step
         # The steps' facts are in the steps' lines.
         return make(Accepted, (settled, facts, lines.finish(command, () if steps else facts, None, at)))
+
+    def _apply_plain(self, account: Account, command: Any) -> CreditOutcome:
+        """Decide a grant or a spend, which nearly all commands are, in a settled account: it comes to one line."""
+        name, asset, kind = command.account, command.asset, KINDS[command.__class__]
+        before = after = account.balance(asset)
+        answer = decide_one(account, command, self.clock_ms)
+        facts: tuple[Fact, ...] = ()
+        reason: RejectionReason | None = None
+        if isinstance(answer, list):
+            # Whatever else happens, such as that a debt is paid, is of the same asset.
+            facts, after = tuple(answer), account.balance(asset)
+        else:
+            reason = answer
+        account.version += 1
+        entry = _entry_of(
+            name,
+            account.version,
+            command,
+            kind=kind,
+            asset=asset,
+            before=before,
+            balance=after,
+            facts=facts,
+            clock_ms=self.clock_ms,
+            rejection=reason,
+        )
+        return make(Accepted, ((), facts, (entry,))) if reason is None else make(Rejected, ((), (entry,), reason, None))
 
     def account(self, name: str) -> Account:
         """An account's state, made if it was never used."""
@@ -194,31 +227,61 @@ class _Lines:
             balance = self._last[asset] = self._account.balance(asset)
         version = self._account.version + len(self.entries) + 1
         reason, step = (None, None) if refused is None else refused
-        command_id, body = (None, _NO_BODY) if command is None else (command.command_id, body_of(command))
-        _, _, amount, occurred_at, source, note, extra, details = body
-        return make(
-            CreditEntry,
-            (
-                self._name,
-                version,
-                command_id,
-                kind,
-                asset,
-                amount,
-                before,
-                balance,
-                reason,
-                step,
-                CREDIT_RULES,
-                self._clock_ms,
-                occurred_at,
-                source,
-                note,
-                extra,
-                details,
-                facts if isinstance(facts, tuple) else tuple(facts),
-            ),
+        return _entry_of(
+            self._name,
+            version,
+            command,
+            kind=kind,
+            asset=asset,
+            before=before,
+            balance=balance,
+            facts=tuple(facts),
+            clock_ms=self._clock_ms,
+            rejection=reason,
+            step=step,
         )
+
+
+def _entry_of(
+    name: str,
+    version: int,
+    command: Command | None,
+    *,
+    kind: str,
+    asset: str,
+    before: Balance,
+    balance: Balance,
+    facts: tuple[Fact, ...],
+    clock_ms: int,
+    rejection: RejectionReason | None = None,
+    step: int | None = None,
+) -> CreditEntry:
+    """A line of the journal: of a command, or without one of what else changed."""
+    command_id, body = (None, _NO_BODY) if command is None else (command.command_id, body_of(command))
+    _, _, amount, occurred_at, source, note, extra, details = body
+    return make(
+        CreditEntry,
+        (
+            name,
+            version,
+            command_id,
+            kind,
+            asset,
+            amount,
+            before,
+            balance,
+            rejection,
+            step,
+            CREDIT_RULES,
+            clock_ms,
+            occurred_at,
+            source,
+            note,
+            extra,
+            details,
+            facts,
+        ),
+    )
 
 
 _NO_BODY = Body("", "", 0, 0, "", "", b"")

@@ -65,11 +65,12 @@ def decide(account: Account, command: Command, clock_ms: int, on_step: OnStep) -
     """
     if isinstance(command, Batch):
         return _batch(account, command, clock_ms, on_step)
-    answer = _decide_one(account, command, clock_ms)
+    answer = decide_one(account, command, clock_ms)
     return answer if isinstance(answer, list) else Refused(answer)
 
 
-def _decide_one(account: Account, command: Any, clock_ms: int) -> Answer:
+def decide_one(account: Account, command: Any, clock_ms: int) -> Answer:
+    """The same of a command without steps."""
     kind = command.__class__
     rule = _RULES.get(kind)
     if rule is None:
@@ -88,7 +89,7 @@ def _batch(account: Account, batch: Batch, clock_ms: int, on_step: OnStep) -> li
     account.begin_undoable()
     try:
         for index, step in enumerate(batch.steps):
-            answer = _decide_one(account, step, clock_ms)
+            answer = decide_one(account, step, clock_ms)
             if not isinstance(answer, list):
                 account.undo()
                 return Refused(answer, index)

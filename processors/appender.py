@@ -29,7 +29,6 @@ _CONFIG: Mapping[str, str | int | bool] = {
     "delivery.timeout.ms": int(DELIVERY_S * 1000),
     # Else librdkafka writes some twenty lines a second while Kafka is away.
     "log_level": 2,
-    "reconnect.backoff.max.ms": 1_000,
 }
 
 log = structlog.get_logger()

@@ -37,9 +37,6 @@ from creditfold.schemas.position import InvalidPositionError, Position
 from creditfold.schemas.registry import load_lock
 from creditfold.schemas.wire import DecodeError, decode
 
-#: Accounts whose partition is remembered instead of hashed again.
-REMEMBERED_ACCOUNTS = 100_000
-
 #: Rules that will never be: schemas of records that are no commands.
 NEVER = MAX_RULES + 1
 
@@ -282,7 +279,6 @@ def _note(data: bytes | None) -> str:
     return (data or b"").decode("utf-8", "replace").replace("\0", "")
 
 
-@lru_cache(maxsize=REMEMBERED_ACCOUNTS)
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition of a key by Kafka's default partitioner (murmur2, made positive, modulo)."""
     return int(murmur2(key, partitions))

@@ -1,12 +1,14 @@
 """One lane a partition: takes its chunks in order, each in one PostgreSQL transaction, until it is told to stop.
 
-Lanes overlap: while PostgreSQL writes one partition's chunk, Python decodes another's. A lane retries for ever with
-back-off, so an outage or a defect holds up its own partition only; `creditfold status --check` then reports it.
+Lanes overlap: while PostgreSQL writes one partition's chunk, Python decodes another's. Small chunks of several lanes
+share a transaction, which costs about as much as one of them alone. What can't be folded so is folded alone, and a lane
+retries for ever with back-off: an outage or a defect holds up its own partition only, and `creditfold status --check`
+reports it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 from psycopg import AsyncConnection
@@ -15,12 +17,13 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random
 
-from creditfold.ledger import UnknownRulesError
-from creditfold.processors.chunks import Chunk, Read, has_transfers, read_records
-from creditfold.processors.memory import Memory, Seen, fold_chunk
+from creditfold.ledger import UnknownRulesError, knows_lots
+from creditfold.processors.chunks import Chunk, Read, has_transfers, read_records, tick_of
+from creditfold.processors.memory import Memory, Seen, Share, fold_chunk, fold_together
 from creditfold.processors.meter import Meter
 from creditfold.projections.connections import is_outage
-from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, FencedError, KnownCommandError, claim
+from creditfold.projections.sending import KnownCommandError
+from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, FencedError, claim
 from creditfold.schemas.errors import CreditfoldError
 
 #: How long a stopping lane may take to finish the chunk that it is writing, in seconds.
@@ -38,6 +41,11 @@ RECENT_BYTES = 2**22
 
 #: How many chunks of a partition are looked up whole after one in which an older id came again.
 DOUBTED_CHUNKS = 100
+
+#: Records of the largest chunk that shares a transaction with other partitions', and those of all that one may hold.
+#: Larger ones gain nothing, and fold faster beside each other.
+SMALL_CHUNK = 250
+ROUND_RECORDS = 1_000
 
 log = structlog.get_logger()
 
@@ -83,6 +91,9 @@ class Lanes:
         # Among how many what is remembered is shared out.
         self._sharing = 1
         self._room = asyncio.Event()
+        # Small chunks that the next transaction takes, and such transactions under way.
+        self._small: list[_Small] = []
+        self._rounds: set[asyncio.Task[None] | None] = set()
 
     async def claim(self, partitions: Collection[int]) -> dict[int, Claim]:
         """Claim partitions; chunks fetched under older claims are void from now on."""
@@ -101,14 +112,23 @@ class Lanes:
             if partition not in partitions:
                 lane.memory = None
 
-    def put(self, chunk: Chunk) -> None:
-        """Queue a chunk behind its partition's earlier ones."""
-        if chunk.partition in self._lanes:
-            self._lanes[chunk.partition].put(chunk)
+    def put(self, chunks: Iterable[Chunk]) -> None:
+        """Queue chunks, each behind its partition's earlier ones."""
+        for chunk in chunks:
+            if chunk.partition in self._lanes:
+                self._lanes[chunk.partition].put(chunk)
 
     def busy(self) -> set[int]:
-        """Partitions that have a chunk waiting already; fetching more would only fill memory."""
-        return {partition for partition, lane in self._lanes.items() if lane.is_full}
+        """Partitions that need no chunk before `wait_for_room` has ended.
+
+        Those that have one waiting already, for more would only fill memory; and while small chunks are folded
+        together, all but those that have a large one in work: what comes meanwhile is better fetched at once.
+        """
+        self._room.clear()
+        together = bool(self._rounds or self._small)
+        return {
+            partition for partition, lane in self._lanes.items() if lane.is_full or (together and not lane.is_alone)
+        }
 
     def waiting(self) -> dict[int, int]:
         """The next offset of each partition whose lane has nothing to do."""
@@ -119,8 +139,7 @@ class Lanes:
         return {partition: lane.next_offset for partition, lane in self._lanes.items()}
 
     async def wait_for_room(self, timeout_s: float) -> None:
-        """Wait until a lane finishes a chunk, at most so long."""
-        self._room.clear()
+        """Wait until a lane finishes a chunk, or has finished one since `busy` was asked, at most so long."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._room.wait(), timeout_s)
 
@@ -128,6 +147,10 @@ class Lanes:
         """Let each lane finish the chunk that it is writing, for a while, then end them."""
         lanes, self._lanes = list(self._lanes.values()), {}
         await asyncio.gather(*(lane.stop() for lane in lanes))
+        rounds = [task for task in self._rounds if task is not None]
+        for task in rounds:
+            task.cancel()
+        await asyncio.gather(*rounds, return_exceptions=True)
 
     async def fold(self, chunk: Chunk, won: Claim, memory: Memory | None = None) -> int:
         """Fold what is new of a chunk, and give back the partition's next offset.
@@ -139,19 +162,30 @@ class Lanes:
         Raises FencedError, ChunkGapError, UnknownRulesError, KnownCommandError, or what PostgreSQL raises; of the
         transaction in which it does nothing is written then.
         """
-        with self.meter.stage("decode"):
-            reads = read_records(chunk.records, chunk.partition, self._partitions)
         memory = memory or Memory()
+        reads: Sequence[Read] = ()
         at = chunk.start
         while at < chunk.end:
-            at = await self._fold_some(chunk, reads, won, memory)
+            async with self._connection() as connection:
+                if not reads:
+                    # Not before: a lane that waits for a connection needs no more memory than its records take.
+                    with self.meter.stage("decode"):
+                        reads = read_records(chunk.records, chunk.partition, self._partitions)
+                at = await self._fold_some(connection, chunk, reads, won, memory)
             memory.trim()
         if has_transfers(reads):
             self._on_transfers()
         return at
 
-    async def _fold_some(self, chunk: Chunk, reads: Sequence[Read], won: Claim, memory: Memory) -> int:
-        async with self._pool.connection() as connection, connection.transaction():
+    async def _fold_some(
+        self,
+        connection: AsyncConnection[TupleRow],
+        chunk: Chunk,
+        reads: Sequence[Read],
+        won: Claim,
+        memory: Memory,
+    ) -> int:
+        async with connection.transaction():
             transaction = ChunkTransaction(connection, chunk.partition, won)
             progress = await transaction.lock()
             if chunk.end <= progress.next_offset:
@@ -162,14 +196,19 @@ class Lanes:
                 )
             reads = [read for read in reads if read[0].offset >= progress.next_offset]
             with self.meter.stage("fold"):
-                try:
-                    at = await fold_chunk(transaction, progress, reads, chunk.end, memory)
-                except ReadOnlySqlTransaction:
-                    # The server became a standby: the pool must find the new primary instead of this one again.
-                    await connection.close()
-                    raise
+                at = await fold_chunk(transaction, progress, reads, chunk.end, memory)
         self.meter.count(sum(1 for read in reads if read[0].offset < at))
         return at
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        async with self._pool.connection() as connection:
+            try:
+                yield connection
+            except ReadOnlySqlTransaction:
+                # The server became a standby: the pool must find the new primary instead of this one again.
+                await connection.close()
+                raise
 
     async def fold_until_done(self, chunk: Chunk, lane: "Lane") -> None:
         """Fold a chunk, however often it takes, unless the partition is claimed anew meanwhile."""
@@ -179,6 +218,9 @@ class Lanes:
             before_sleep=_say_why,
         )
         try:
+            if await self._fold_in_a_round(chunk, lane):
+                return
+            lane.is_alone = True
             async for attempt in retrying:
                 with attempt:
                     if chunk.epoch != lane.claim.epoch:
@@ -200,17 +242,108 @@ class Lanes:
                 )
             )
         finally:
+            lane.is_alone = False
             self._room.set()
 
     async def _fold_from_memory(self, chunk: Chunk, lane: "Lane") -> None:
+        memory = self._take_memory(lane)
+        self._folded(chunk, lane, memory, await self.fold(chunk, lane.claim, memory))
+
+    def _take_memory(self, lane: "Lane") -> Memory:
         # A try that fails leaves nothing behind that the next could believe.
         memory, lane.memory = lane.memory or Memory(seen=self._seen), None
         memory.trusts = lane.doubts == 0
         memory.keep(WORKER_ACCOUNTS // self._sharing, WORKER_LOTS // self._sharing)
-        lane.next_offset = await self.fold(chunk, lane.claim, memory)
+        return memory
+
+    def _folded(self, chunk: Chunk, lane: "Lane", memory: Memory, next_offset: int) -> None:
+        lane.next_offset = next_offset
         lane.doubts = max(0, lane.doubts - 1)
         if chunk.epoch == lane.claim.epoch:
             lane.memory = memory
+
+    async def _fold_in_a_round(self, chunk: Chunk, lane: "Lane") -> bool:
+        """Fold a small chunk together with other lanes'; False if it must be folded alone, or what is left of it."""
+        if len(chunk.records) > SMALL_CHUNK or not lane.shares:
+            return False
+        small = _Small(chunk, lane, asyncio.get_running_loop().create_future())
+        self._small.append(small)
+        self._start_round()
+        try:
+            return await small.is_done
+        finally:
+            if small in self._small:
+                self._small.remove(small)
+
+    def _start_round(self, ended: "asyncio.Task[None] | None" = None) -> None:
+        self._rounds.discard(ended)
+        if self._small and not self._rounds:
+            task = asyncio.create_task(self._fold_round(), name="round")
+            self._rounds.add(task)
+            task.add_done_callback(self._start_round)
+
+    async def _fold_round(self) -> None:
+        taken = self._next_round()
+        try:
+            if taken:
+                await self._fold_small(taken)
+        except Exception as error:
+            # Alone, each finds what is wrong with its own partition, if it is that.
+            log.info("small chunks can't be folded together", chunks=len(taken), why=repr(error)[:200])
+        finally:
+            for small in taken:
+                small.finish(done=False)
+
+    def _next_round(self) -> "list[_Small]":
+        taken: list[_Small] = []
+        room = ROUND_RECORDS
+        for small in list(self._small):
+            # A transaction is of one generation.
+            is_alike = small.lane.claim.generation == self._small[0].lane.claim.generation
+            if is_alike and len(small.chunk.records) <= room:
+                room -= len(small.chunk.records)
+                taken.append(small)
+        self._small = [small for small in self._small if small not in taken]
+        return taken
+
+    async def _fold_small(self, taken: "Sequence[_Small]") -> None:
+        """Fold chunks of several partitions in one transaction, those that can't be so excepted."""
+        with self.meter.stage("decode"):
+            reads = [read_records(one.chunk.records, one.chunk.partition, self._partitions) for one in taken]
+        async with self._connection() as connection:
+            shares: list[tuple[_Small, Share]] = []
+            for small, found in zip(taken, reads, strict=True):
+                chunk, lane = small.chunk, small.lane
+                if lane.shares and chunk.epoch == lane.claim.epoch and not any(map(tick_of, found)):
+                    transaction = ChunkTransaction(connection, chunk.partition, lane.claim)
+                    share = Share(transaction, found, chunk.start, chunk.end, self._take_memory(lane))
+                    shares.append((small, share))
+            if not shares:
+                return
+            with self.meter.stage("fold"):
+                reached = await fold_together(connection, [share for _, share in shares])
+        for (small, share), at in zip(shares, reached, strict=True):
+            if at is not None:
+                share.memory.trim()
+                self.meter.count(sum(1 for read in share.reads if read[0].offset < at))
+                self._folded(small.chunk, small.lane, share.memory, at)
+                small.finish(done=at >= small.chunk.end)
+        if any(has_transfers(found) for found in reads):
+            self._on_transfers()
+
+
+class _Small:
+    """A chunk that waits to be folded with others."""
+
+    def __init__(self, chunk: Chunk, lane: "Lane", is_done: "asyncio.Future[bool]") -> None:
+        self.chunk = chunk
+        self.lane = lane
+        self.is_done = is_done
+
+    def finish(self, *, done: bool) -> None:
+        """Tell the lane whether the chunk is folded, unless it was told before or doesn't wait any more."""
+        if not self.is_done.done():
+            self.is_done.set_result(done)
 
 
 class Lane:
@@ -220,6 +353,8 @@ class Lane:
         self.claim = Claim(0, -1, 0)
         #: Good for the next chunk under this claim, whose transactions nobody else's can come between.
         self.memory: Memory | None = None
+        #: Whether a chunk is in work that shares its transaction with no other lane's.
+        self.is_alone = False
         #: How many chunks to look up whole.
         self.doubts = 0
         self.next_offset = 0
@@ -232,6 +367,11 @@ class Lane:
     def is_full(self) -> bool:
         """Whether a chunk waits already behind the one in work."""
         return not self._queue.empty()
+
+    @property
+    def shares(self) -> bool:
+        """Whether it is known that small chunks can be folded with other lanes'."""
+        return self.memory is not None and knows_lots(self.memory.rules)
 
     @property
     def is_idle(self) -> bool:

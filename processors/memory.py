@@ -4,9 +4,13 @@ Everything that the next commands can touch is loaded before they are folded; a 
 transaction to the next loads less. It may, as long as nobody else writes the partition, which the claim sees to.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+from psycopg import AsyncConnection, Error
+from psycopg.rows import TupleRow
 
 from creditfold.ledger import Account, Batch, Command, CreditBook, CreditEntry, Known, Tick, knows_lots, open_book
 from creditfold.ledger.credit_account import Account as CreditAccount
@@ -14,7 +18,8 @@ from creditfold.ledger.credit_state import references
 from creditfold.processors.chunks import Read, commands, fold, keys, tick_of, weight
 from creditfold.projections.credit_store import TooManyLotsError
 from creditfold.projections.results import ChunkResult
-from creditfold.projections.store import ChunkTransaction, LastOutcomes, Progress
+from creditfold.projections.sending import LastOutcomes
+from creditfold.projections.store import ChunkTransaction, Progress, ask_to_lock, locked, write_together
 
 #: Lots kept in memory between two transactions.
 KEPT_LOTS = 500_000
@@ -81,6 +86,8 @@ class Memory:
         self.credited: dict[str, CreditAccount] = {}
         #: Whether ids that weren't seen are taken for new.
         self.trusts = seen is not None
+        #: Version of the rules by which was folded last; 0 if nothing was.
+        self.rules = 0
         self._seen = seen
         self._most = most - coming
         self._most_lots = lots
@@ -96,22 +103,36 @@ class Memory:
 
     async def load(self, transaction: ChunkTransaction, coming: Sequence[Command], rules: int) -> Known:
         """Load every account that folding these commands can touch; gives the known ids. Raises TooManyLotsError."""
-        wanted = list(keys(coming))
-        accounts: Collection[str]
         if knows_lots(rules):
-            # What an account has in its past is asked for even where every account is remembered.
-            names = [] if self._knows_all else [account for account, _ in wanted]
-            self._lots += await transaction.credits.load(self.credited, names, coming, MOST_LOTS)
-            accounts = self.credited
-        else:
-            if not self._knows_all:
-                missing = {account for account, _ in wanted} - self.plain.keys()
-                self.plain |= await transaction.load_accounts(missing)
-            accounts = self.plain
+            return await load_together([(transaction, coming, self)])
+        wanted = list(keys(coming))
+        if not self._knows_all:
+            missing = {account for account, _ in wanted} - self.plain.keys()
+            self.plain |= await transaction.load_accounts(missing)
         # An account that was never decided about knows no ids.
-        return await transaction.load_known([key for key in self._doubtful(coming, wanted) if key[0] in accounts])
+        return await transaction.load_known([key for key in self.doubtful(coming, wanted) if key[0] in self.plain])
 
-    def _doubtful(self, coming: Sequence[Command], wanted: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    def remembered(self, wanted: Iterable[tuple[str, str]]) -> dict[str, CreditAccount]:
+        """The accounts of these (account, command id) keys that are remembered."""
+        credited = self.credited
+        return {account: credited[account] for account, _ in wanted if account in credited}
+
+    def missing(self, wanted: Iterable[tuple[str, str]]) -> list[str]:
+        """The accounts of these keys that may be stored and aren't remembered."""
+        credited = self.credited
+        return [] if self._knows_all else [account for account, _ in wanted if account not in credited]
+
+    def hold(
+        self, loaded: Mapping[str, CreditAccount], came: Mapping[str, int], wanted: Iterable[tuple[str, str]]
+    ) -> None:
+        """Remember those of loaded accounts that are of these keys; `came` tells how many lots came in with each."""
+        for account in {account for account, _ in wanted}:
+            if account in loaded:
+                self.credited[account] = loaded[account]
+                self._lots += came.get(account, 0)
+
+    def doubtful(self, coming: Sequence[Command], wanted: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The keys to look up: those that may have been decided before."""
         if self._seen is None:
             return wanted
         note = self._seen.note
@@ -181,6 +202,111 @@ class Memory:
             self._knows_all = False
 
 
+#: Commands of a partition, its transaction and its memory.
+Wanted: TypeAlias = tuple[ChunkTransaction, Sequence[Command], Memory]
+
+
+async def load_together(wants: Sequence[Wanted]) -> Known:
+    """Load every account with lots that folding commands of several partitions can touch, into their memories.
+
+    What an account has in its past is asked for even where every account is remembered.
+
+    Args:
+        wants: of different partitions, whose transactions are one. There must be some.
+
+    Returns:
+        The known ids.
+
+    Raises TooManyLotsError.
+    """
+    wanted = [list(keys(coming)) for _, coming, _ in wants]
+    accounts: dict[str, CreditAccount] = {}
+    names: list[str] = []
+    for (_, _, memory), those in zip(wants, wanted, strict=True):
+        accounts |= memory.remembered(those)
+        names += memory.missing(those)
+    first = wants[0][0]
+    came = await first.credits.load(
+        [transaction.partition for transaction, _, _ in wants],
+        accounts,
+        names,
+        [command for _, coming, _ in wants for command in coming],
+        MOST_LOTS,
+    )
+    doubtful: list[tuple[str, str]] = []
+    for (_, coming, memory), those in zip(wants, wanted, strict=True):
+        memory.hold(accounts, came, those)
+        doubtful += memory.doubtful(coming, those)
+    # An account that was never decided about knows no ids.
+    return await first.load_known([key for key in doubtful if key[0] in accounts])
+
+
+class Share(NamedTuple):
+    """What is folded of one of several partitions together: reads from offset `start` to before `end`, without ticks.
+
+    The memory must be one that knows the partition's rules, and these such with lots.
+    """
+
+    transaction: ChunkTransaction
+    reads: Sequence[Read]
+    start: int
+    end: int
+    memory: Memory
+
+
+async def fold_together(connection: AsyncConnection[TupleRow], shares: Sequence[Share]) -> list[int | None]:
+    """Fold little of several partitions in one transaction, with as few waits for PostgreSQL as can be.
+
+    Gives the offset up to which each is folded, before the end where it makes very much, and None for one that can't be
+    folded so: another worker has claimed it, or it isn't at the start.
+
+    Args:
+        connection: in no transaction, and in autocommit.
+        shares: of different partitions of one generation. There must be some.
+
+    Raises TooManyLotsError, UnknownRulesError, KnownCommandError, or what PostgreSQL raises; then nothing is written,
+    and the memories are worth nothing.
+    """
+    try:
+        return await _fold_together(connection, shares)
+    except BaseException:
+        with suppress(Error):
+            await connection.rollback()
+        raise
+
+
+async def _fold_together(connection: AsyncConnection[TupleRow], shares: Sequence[Share]) -> list[int | None]:
+    transactions = [share.transaction for share in shares]
+    wants = [(share.transaction, list(commands(share.reads)), share.memory) for share in shares]
+    async with connection.pipeline():
+        await connection.execute(b"BEGIN")
+        # What is loaded is sent for behind the lock, and so is what it was when that was given.
+        answer = await ask_to_lock(transactions)
+        known = await load_together(wants)
+        holding = await locked(transactions, answer)
+    results: list[tuple[ChunkTransaction, ChunkResult]] = []
+    reached: list[int | None] = []
+    made = 0
+    for transaction, reads, start, end, memory in shares:
+        if transaction not in holding or transaction.progress.next_offset != start:
+            reached.append(None)
+            continue
+        progress = transaction.progress
+        book = CreditBook(memory.credited, known, progress.clock_ms, progress.minute)
+        result = fold(reads, book, end, MOST_MADE - made)
+        memory.take(result)
+        made += result.made
+        results.append((transaction, result))
+        reached.append(result.next_offset)
+    if results:
+        await write_together(results)
+    else:
+        await connection.rollback()
+    for _, coming, memory in wants:
+        memory.tidy(coming)
+    return reached
+
+
 class Part(NamedTuple):
     """Some of a chunk's reads, from one tick to the next: a tick stands alone. `end` is the offset behind them.
 
@@ -247,6 +373,7 @@ async def fold_chunk(
         save = unsaved is None or is_last or memory.excess > 0 or knows_lots(result.rules)
         await transaction.write(result, unsaved, save=save)
         memory.go_over(result)
+        memory.rules = result.rules
         return result.next_offset
     made = 0
     for part in parts(reads, end):
@@ -264,6 +391,7 @@ async def fold_chunk(
         made += result.made
         if made > MOST_MADE or loaded.is_cut:
             break
+    memory.rules = progress.rules
     return progress.next_offset
 
 
@@ -297,7 +425,7 @@ async def _settle_all(transaction: ChunkTransaction, progress: Progress, part: P
     book = CreditBook({}, {}, progress.clock_ms, progress.minute)
     at_once = fold(part.reads, book, part.end)
     if at_once.ticks:
-        async for names in transaction.credits.due(book.clock_ms, TICK_ACCOUNTS):
+        async for names in transaction.credits.due(transaction.partition, book.clock_ms, TICK_ACCOUNTS):
             async for loaded in _pages(transaction, names, memory):
                 page = CreditBook(loaded, {}, book.clock_ms, progress.minute)
                 for entries in _lines(page, loaded, record.offset):
@@ -317,7 +445,7 @@ async def _pages(
         some = names[at : at + size]
         found = {name: memory.credited[name] for name in some if name in memory.credited}
         try:
-            await transaction.credits.load(found, some, [], MOST_LOTS)
+            await transaction.credits.load([transaction.partition], found, some, [], MOST_LOTS)
         except TooManyLotsError:
             size = len(some) // 2
             continue

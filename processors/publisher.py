@@ -36,7 +36,7 @@ from creditfold.projections.outbox import folded_to, summarise
 from creditfold.projections.setup import refuse_other_log
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
-from creditfold.stack.settings import Settings
+from creditfold.stack.settings import METADATA_AGE_MS, Settings
 from creditfold.stack.topics import KafkaUnavailableError, TopicInfo, TopicMissingError, describe_topic, topic_names
 
 #: Pauses between two looks at how far the fold is: while it moves, and at most.
@@ -195,6 +195,7 @@ class Publisher:
                 "heartbeat.interval.ms": 1_000,
                 # A publisher that comes or goes doesn't interrupt the partitions that stay where they are.
                 "partition.assignment.strategy": "cooperative-sticky",
+                "topic.metadata.refresh.interval.ms": METADATA_AGE_MS,
                 # Nothing is fetched but what may come before a partition is paused.
                 "fetch.message.max.bytes": 4_096,
                 "queued.max.messages.kbytes": 1_024,

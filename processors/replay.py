@@ -16,15 +16,18 @@ from psycopg_pool import AsyncConnectionPool
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 from creditfold.processors.chunks import Read, read_records
 from creditfold.processors.memory import FILTER_BYTES, Memory, Seen, fold_chunk
-from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, LastOutcomes, claim
+from creditfold.projections.sending import LastOutcomes
+from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, claim
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.log import LogReader, LogRecord
 
 #: Most records of a transaction. Large, since an account that comes up again in the same one is written once.
 CHUNK_RECORDS = 10_000
 
-#: Pieces of so many records in a transaction of a bulk fold: the state of an account is written once in each.
-PIECES = 5
+#: Pieces of so many records in a transaction of a bulk fold: the state of an account is written once in each. And how
+#: many accounts a transaction may have to write before it takes no further piece.
+PIECES = 10
+MOST_UNSAVED = 50_000
 
 #: Accounts kept in memory between two transactions.
 KEPT_ACCOUNTS = 100_000
@@ -125,7 +128,8 @@ class Replay:
                         await self._fold(transaction, piece, reads)
                         reads = [read for read in reads if read[0].offset >= self._position]
                         # More would be too much for this transaction, or it would be open while the log is waited for.
-                        if self._position < piece.end or not pieces.is_ready:
+                        is_enough = self._position < piece.end or transaction.unsaved >= MOST_UNSAVED
+                        if is_enough or not pieces.is_ready:
                             break
                         piece = await pieces.next()
                         reads = self._read(piece)

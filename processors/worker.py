@@ -29,6 +29,9 @@ T = TypeVar("T")
 #: A worker that is told to stop ends within this time, in seconds. What it writes has GRACE_S of it.
 STOP_WITHIN_S = 12.0
 
+#: How seldom Python looks for reference cycles by itself, as `gc.set_threshold` takes it.
+GC_THRESHOLDS = (5_000_000, 20, 50)
+
 log = structlog.get_logger()
 
 
@@ -68,10 +71,10 @@ def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = F
     ledger_log = wait_until_ready(settings)
     app = create_app(settings, ledger_log)
     log.info("worker starts", owner=app.owner, topic=ledger_log.topic, partitions=ledger_log.partitions)
-    # The chunks in work are hundreds of thousands of tuples, dropped all at once; looking among them for cycles took a
-    # quarter of the time. What start-up left behind need never be looked at again.
+    # The chunks in work are millions of tuples, dropped all at once and without cycles; looking for some takes up
+    # to a quarter of the time. The app looks now and then. What start-up left need never be looked at again.
     gc.freeze()
-    gc.set_threshold(1_000_000, 20, 50)
+    gc.set_threshold(*GC_THRESHOLDS)
     worker = BoundedWorker(app, quiet=True, redirect_stdouts=False, override_logging=False)
     worker.spinner = None  # It draws on standard output even when quiet.
     try:

@@ -1,4 +1,4 @@
-"""Loads and writes the state of accounts that have lots, inside a chunk's transaction. Decides nothing.
+"""Loads the state of accounts that have lots, inside a chunk's transaction. Decides nothing.
 
 What is loaded is what commands and time can change: of an account's past only what a command names.
 """
@@ -27,8 +27,7 @@ from creditfold.ledger.credit_state import (
     restore,
     spend_as_journalled,
 )
-from creditfold.projections.columns import SEPARATOR
-from creditfold.projections.credit_rows import LastLines, changed_rows, totals
+from creditfold.projections.columns import SEPARATOR, longs
 from creditfold.projections.credit_tables import (
     ACCOUNTS,
     BALANCES,
@@ -41,16 +40,12 @@ from creditfold.projections.credit_tables import (
     SPENDS,
     TRANSFERS,
     Table,
-    add_totals,
-    cells,
     due,
     has_any,
     joined,
     select,
     spends_of_the_journal,
-    upsert,
 )
-from creditfold.projections.results import JournalLine
 
 #: Accounts by their names.
 Accounts: TypeAlias = dict[str, Account]
@@ -75,7 +70,7 @@ _RARELY: Sequence[tuple[Table, LiteralString]] = (
     (ACCOUNTS, OF_ACCOUNTS),
     (HOLDS, OF_ACCOUNTS + " AND t.is_open"),
     (SPENDS, OF_ACCOUNTS + " AND t.debt > 0"),
-    (TRANSFERS, OF_ACCOUNTS + " AND t.is_open AND t.log_partition = %s"),
+    (TRANSFERS, OF_ACCOUNTS + " AND t.is_open AND t.log_partition = ANY(%b)"),
     (SCHEDULES, OF_ACCOUNTS + " AND t.is_open"),
 )
 _FIELD: Mapping[Table, str] = {
@@ -123,21 +118,24 @@ class CreditStore:
 
     Args:
         connection: in a transaction that the caller commits.
-        partition: of the command topic.
         generation: its number.
     """
 
-    def __init__(self, connection: AsyncConnection[TupleRow], partition: int, generation: int) -> None:
+    def __init__(self, connection: AsyncConnection[TupleRow], generation: int) -> None:
         self._connection = connection
-        self._partition = partition
         self._generation = generation
 
     async def load(
-        self, accounts: Accounts, names: Collection[str], commands: Sequence[Command], most: int | None = None
-    ) -> int:
+        self,
+        partitions: Collection[int],
+        accounts: Accounts,
+        names: Collection[str],
+        commands: Sequence[Command],
+        most: int | None = None,
+    ) -> Mapping[str, int]:
         """Add to `accounts` those of these names that aren't there yet, and to each of them what the commands name.
 
-        Gives how many lots came in.
+        Gives how many lots came in, by account. The accounts and those of the commands are of these partitions.
 
         An account that was never used stays absent. Raises CorruptStateError, and TooManyLotsError if several accounts
         have more than `most` lots together.
@@ -146,30 +144,32 @@ class CreditStore:
         live = _Found()
         # One account is loaded whatever it has.
         limit = most + 1 if most is not None and len(missing) > 1 else None
-        came = 0
+        came: dict[str, int] = {}
         if missing:
-            await self._add_live(live, missing, limit)
+            await self._add_live(live, partitions, missing, limit)
             await self._add_lots(live, accounts)
             for name in missing:
                 if name in live.rows:
                     accounts[name] = open_account(name, live.of(name))
-                    came += len(accounts[name].lots)
+                    came[name] = len(accounts[name].lots)
         named = await self._named(accounts, commands)
         await self._add_lots(named, accounts)
         for name in named.rows:
             before = len(accounts[name].lots)
             restore(accounts[name], named.of(name))
-            came += len(accounts[name].lots) - before
+            came[name] = came.get(name, 0) + len(accounts[name].lots) - before
         return came
 
-    async def _add_live(self, found: _Found, names: Sequence[str], limit: int | None) -> None:
+    async def _add_live(
+        self, found: _Found, partitions: Collection[int], names: Sequence[str], limit: int | None
+    ) -> None:
         """Add what accounts have live. Raises TooManyLotsError if that many lots are among it."""
-        joined_names = SEPARATOR.join(names)
-        more = {TRANSFERS: (self._partition,), LOTS: (limit,)}
+        joined_names, all_partitions = SEPARATOR.join(names), longs(partitions)
+        more = {TRANSFERS: (all_partitions,), LOTS: (limit,)}
         async with self._connection.pipeline():
             often = [await self._ask(*one, joined_names, *more.get(one[0], ())) for one in _OFTEN]
             query = has_any(self._generation)
-            values = {"accounts": joined_names, "partition": self._partition}
+            values = {"accounts": joined_names, "partitions": all_partitions}
             rare = await self._connection.execute(query, values, binary=True)
         for (table, _), cursor in zip(_OFTEN, often, strict=True):
             rows = await cursor.fetchall()
@@ -230,29 +230,12 @@ class CreditStore:
     async def _select(self, table: Table, condition: LiteralString, *values: Any) -> list[TupleRow]:
         return await (await self._ask(table, condition, *values)).fetchall()
 
-    async def due(self, clock_ms: int, page: int) -> AsyncIterator[list[str]]:
-        """The accounts that have something due at an instant, in the order of their names, so many at a time.
+    async def due(self, partition: int, clock_ms: int, page: int) -> AsyncIterator[list[str]]:
+        """The accounts of a partition that have something due at an instant, so many at a time.
 
-        What is written meanwhile makes no difference to it.
+        In the order of their names. What is written meanwhile makes no difference to it.
         """
         async with self._connection.cursor("due") as cursor:
-            await cursor.execute(due(self._generation), {"partition": self._partition, "clock": clock_ms})
+            await cursor.execute(due(self._generation), {"partition": partition, "clock": clock_ms})
             while rows := await cursor.fetchmany(page):
                 yield [name for (name,) in rows]
-
-    async def write(self, cursor: AsyncCursor[TupleRow], last: LastLines, accounts: Mapping[str, Account]) -> None:
-        """Write the state that journal lines left accounts in.
-
-        Args:
-            cursor: a binary one of the same transaction.
-            last: those that tell what balances there are.
-            accounts: state of each account that commands or time touched. They forget their past.
-        """
-        for table, rows in changed_rows(last, accounts, self._partition).items():
-            if rows:
-                await cursor.execute(upsert(table, self._generation), cells(table, rows))
-
-    async def add_totals(self, cursor: AsyncCursor[TupleRow], lines: Iterable[JournalLine]) -> None:
-        """Add lines to the totals, which PostgreSQL proves to balance."""
-        for asset, total in totals(lines).items():
-            await cursor.execute(add_totals(self._generation), (self._partition, asset, *total))

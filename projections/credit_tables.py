@@ -226,7 +226,7 @@ def has_any(generation: int) -> bytes:
                   (SELECT count(*) > 0 FROM {schema}.holds t WHERE t.account_id = ANY(n.names) AND t.is_open),
                   (SELECT count(*) > 0 FROM {schema}.spends t WHERE t.account_id = ANY(n.names) AND t.debt > 0),
                   (SELECT count(*) > 0 FROM {schema}.transfers t
-                   WHERE t.account_id = ANY(n.names) AND t.is_open AND t.log_partition = %(partition)s),
+                   WHERE t.account_id = ANY(n.names) AND t.is_open AND t.log_partition = ANY(%(partitions)b)),
                   (SELECT count(*) > 0 FROM {schema}.schedules t WHERE t.account_id = ANY(n.names) AND t.is_open)
            FROM (SELECT string_to_array(%(accounts)s, chr(31)) AS names) AS n"""
         )
@@ -269,10 +269,15 @@ def due(generation: int) -> bytes:
 
 @lru_cache(maxsize=64)
 def add_totals(generation: int) -> bytes:
-    """Add to what a partition has of an asset, and to where it came from and went."""
+    """Add to what partitions have of assets, and to where it came from and went; sent as `joined` makes it."""
     return (
         sql.SQL(
-            """INSERT INTO {} AS t VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            """INSERT INTO {} AS t SELECT * FROM unnest(string_to_array(%s, chr(31))::integer[],
+               string_to_array(%s, chr(31)), string_to_array(%s, chr(31))::numeric[],
+               string_to_array(%s, chr(31))::numeric[], string_to_array(%s, chr(31))::numeric[],
+               string_to_array(%s, chr(31))::numeric[], string_to_array(%s, chr(31))::numeric[],
+               string_to_array(%s, chr(31))::numeric[], string_to_array(%s, chr(31))::numeric[],
+               string_to_array(%s, chr(31))::numeric[], string_to_array(%s, chr(31))::numeric[])
            ON CONFLICT (log_partition, asset) DO UPDATE
            SET credits = t.credits + excluded.credits, debt = t.debt + excluded.debt,
                issued = t.issued + excluded.issued, spent = t.spent + excluded.spent,

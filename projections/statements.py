@@ -40,8 +40,8 @@ _TEXTS: tuple[LiteralString, ...] = (
     """UPDATE {schema}.progress SET epoch = epoch + 1, owner = %s WHERE log_partition = %s
        RETURNING next_offset, epoch, balances_behind""",
     # lock
-    """SELECT next_offset, epoch, clock_ms, rules, chain, tick_minute FROM {schema}.progress
-       WHERE log_partition = %s FOR UPDATE""",
+    """SELECT log_partition, next_offset, epoch, clock_ms, rules, chain, tick_minute FROM {schema}.progress
+       WHERE log_partition = ANY(%b) ORDER BY log_partition FOR UPDATE""",
     # load_accounts
     """SELECT account_id, asset, available, version FROM {schema}.balances
        WHERE account_id = ANY(string_to_array(%s, chr(31)))""",
@@ -56,13 +56,13 @@ _TEXTS: tuple[LiteralString, ...] = (
     "SELECT account_id, command_id FROM {schema}.journal WHERE log_partition = %s AND command_id IS NOT NULL",
     # save_balances
     """MERGE INTO {schema}.balances AS t
-       USING (SELECT * FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)), %b, %b, %b)
-                  AS u (account_id, asset, available, version, log_offset)) AS n
+       USING (SELECT * FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)), %b, %b, %b, %b)
+                  AS u (account_id, asset, available, version, log_partition, log_offset)) AS n
        ON t.account_id = n.account_id AND t.asset = n.asset
        WHEN MATCHED AND t.version < n.version
            THEN UPDATE SET available = n.available, version = n.version, log_offset = n.log_offset
        WHEN NOT MATCHED THEN INSERT (account_id, asset, available, version, log_partition, log_offset)
-           VALUES (n.account_id, n.asset, n.available, n.version, %s, n.log_offset)""",
+           VALUES (n.account_id, n.asset, n.available, n.version, n.log_partition::integer, n.log_offset)""",
     # catch_up_balances
     """INSERT INTO {schema}.balances AS b (account_id, asset, available, version, log_partition, log_offset)
        SELECT DISTINCT ON (account_id, asset) account_id, asset, balance, version, log_partition, log_offset
@@ -93,11 +93,16 @@ _TEXTS: tuple[LiteralString, ...] = (
     # save_checkpoint
     "INSERT INTO {schema}.checkpoints (log_partition, next_offset, chain) VALUES (%s, %s, %s)",
     # move
-    """UPDATE {schema}.progress
-       SET next_offset = %s, clock_ms = %s, rules = %s, chain = %s, accepted = accepted + %s, rejected = rejected + %s,
-           duplicates = duplicates + %s, dead_letters = dead_letters + %s, activations = activations + %s,
-           ticks = ticks + %s, tick_minute = %s, balances_behind = %s, folded_at = clock_timestamp()
-       WHERE log_partition = %s""",
+    """UPDATE {schema}.progress AS p
+       SET next_offset = n.next_offset, clock_ms = n.clock_ms, rules = n.rules::smallint, chain = n.chain::bytea,
+           accepted = p.accepted + n.accepted, rejected = p.rejected + n.rejected,
+           duplicates = p.duplicates + n.duplicates, dead_letters = p.dead_letters + n.dead_letters,
+           activations = p.activations + n.activations, ticks = p.ticks + n.ticks, tick_minute = n.tick_minute,
+           balances_behind = n.balances_behind <> 0, folded_at = clock_timestamp()
+       FROM unnest(%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, string_to_array(%s, chr(31)))
+           AS n (log_partition, next_offset, clock_ms, rules, accepted, rejected, duplicates, dead_letters, activations,
+                 ticks, tick_minute, balances_behind, chain)
+       WHERE p.log_partition = n.log_partition""",
 )
 
 # Activating another generation takes moments, and must not be ended halfway by a worker that waits for it.

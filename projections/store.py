@@ -8,18 +8,16 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from heapq import merge
 from operator import itemgetter
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from psycopg import AsyncConnection, AsyncCursor
-from psycopg.errors import InvalidSchemaName, UndefinedTable, UniqueViolation
+from psycopg.errors import InvalidSchemaName, UndefinedTable
 from psycopg.rows import TupleRow
-from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from creditfold.ledger import Account, Body, CreditEntry, Entry, Known, Outcome
+from creditfold.ledger import Account, Body, CreditEntry, Entry, Known
 from creditfold.ledger.credit_account import Account as CreditAccount
 from creditfold.projections.chain import (
-    Checkpoint,
     Line,
     activation_line,
     credit_line,
@@ -28,10 +26,11 @@ from creditfold.projections.chain import (
     journal_line,
 )
 from creditfold.projections.columns import SEPARATOR, longs
-from creditfold.projections.credit_rows import LastLines
+from creditfold.projections.credit_rows import LastLines, changed_rows, totals
 from creditfold.projections.credit_store import CreditStore
 from creditfold.projections.credit_tables import joined
 from creditfold.projections.results import ChunkResult
+from creditfold.projections.sending import Draft, LastOutcomes, Rows, send, send_state
 from creditfold.projections.setup import refuse_other_layout
 from creditfold.projections.statements import END_BLOCKERS, LIVE, LOOKS, SWITCHING, statements
 from creditfold.schemas.errors import CreditfoldError
@@ -39,18 +38,11 @@ from creditfold.schemas.errors import CreditfoldError
 #: How long a claim waits for the former owner's transaction, in seconds.
 CLAIM_PATIENCE_S = 3.0
 
-#: The unique key of the journal on (account, command id).
-KNOWN_COMMANDS = "journal_command"
-
 _NEW = Account()
 
 
 class FencedError(CreditfoldError):
     """Another worker has claimed the partition since; nothing was written."""
-
-
-class KnownCommandError(Exception):
-    """A command was decided before, which would have shown if it had been looked up. The transaction is lost."""
 
 
 class ChunkGapError(CreditfoldError):
@@ -81,10 +73,6 @@ class Claim(NamedTuple):
     epoch: int
     generation: int
     balances_behind: bool = False
-
-
-#: The offset and the outcome of the last decision about each (account, asset): what its balance row is to be.
-LastOutcomes: TypeAlias = dict[tuple[str, str], tuple[int, Outcome]]
 
 
 async def claim(
@@ -148,8 +136,9 @@ class ChunkTransaction:
     """
 
     def __init__(self, connection: AsyncConnection[TupleRow], partition: int, claim: Claim) -> None:
-        self._connection = connection
-        self._partition = partition
+        self.connection = connection
+        self.partition = partition
+        self.generation = claim.generation
         self._epoch = claim.epoch
         self._sql = statements(claim.generation)
         self._progress: Progress | None = None
@@ -157,19 +146,20 @@ class ChunkTransaction:
         self._last: LastLines = {}
         self._touched: dict[str, CreditAccount] = {}
         #: The accounts that have lots.
-        self.credits = CreditStore(connection, partition, claim.generation)
+        self.credits = CreditStore(connection, claim.generation)
 
     async def lock(self) -> Progress:
         """Lock the partition's progress until the transaction ends. Raises FencedError."""
-        try:
-            row = await (await self._connection.execute(self._sql.lock, (self._partition,), binary=True)).fetchone()
-        except (UndefinedTable, InvalidSchemaName) as error:
-            # Another generation was made the live one, and this one was dropped before we noticed.
-            raise FencedError(f"The generation of partition {self._partition} is gone.") from error
-        if row is None or row[1] != self._epoch:
-            raise FencedError(f"Partition {self._partition} was claimed by another worker.")
-        self._progress = Progress(*row)
-        return self._progress
+        if not await lock_together([self]):
+            raise FencedError(f"Partition {self.partition} was claimed by another worker.")
+        return self.progress
+
+    def holds(self, stored: Progress | None) -> bool:
+        """Note where the locked partition stands; tell whether its claim still holds."""
+        if stored is None or stored.epoch != self._epoch:
+            return False
+        self._progress = stored
+        return True
 
     @property
     def progress(self) -> Progress:
@@ -178,11 +168,16 @@ class ChunkTransaction:
             raise RuntimeError("The partition isn't locked.")
         return self._progress
 
+    @property
+    def unsaved(self) -> int:
+        """Of how many accounts with lots the state is left to be written."""
+        return len(self._touched)
+
     async def load_accounts(self, names: Collection[str]) -> dict[str, Account]:
         """Read the accounts of these names; those that were never decided about are left out."""
         if not names:
             return {}
-        cursor = await self._connection.execute(self._sql.load_accounts, (SEPARATOR.join(names),), binary=True)
+        cursor = await self.connection.execute(self._sql.load_accounts, (SEPARATOR.join(names),), binary=True)
         accounts: dict[str, Account] = {}
         for account, asset, available, version in await cursor.fetchall():
             before = accounts.get(account, _NEW)
@@ -193,21 +188,21 @@ class ChunkTransaction:
         """Read the bodies of those (account, command id) keys that were decided already."""
         if not keys:
             return {}
-        cursor = await self._connection.execute(self._sql.load_known, joined(keys), binary=True)
+        cursor = await self.connection.execute(self._sql.load_known, joined(keys), binary=True)
         return {(row[0], row[1]): Body(*row[2:]) for row in await cursor.fetchall()}
 
     async def known_ids(self) -> AsyncIterator[tuple[str, str]]:
         """Every (account, command id) of the partition that was decided, in no order, without holding them all."""
-        async with self._connection.cursor("known_ids") as cursor:
+        async with self.connection.cursor("known_ids") as cursor:
             cursor.itersize = 10_000
-            await cursor.execute(self._sql.known_ids, (self._partition,))
+            await cursor.execute(self._sql.known_ids, (self.partition,))
             async for account, command_id in cursor:
                 yield account, command_id
 
     async def catch_up_balances(self) -> None:
         """Bring the balances up to the journal, after a bulk fold that didn't come to write them."""
-        await self._connection.execute(self._sql.catch_up_balances, (self._partition,))
-        await self._connection.execute(self._sql.caught_up, (self._partition,))
+        await self.connection.execute(self._sql.catch_up_balances, (self.partition,))
+        await self.connection.execute(self._sql.caught_up, (self.partition,))
 
     async def write(
         self, result: ChunkResult, unsaved: LastOutcomes | None = None, *, save: bool = True, save_state: bool = True
@@ -226,11 +221,21 @@ class ChunkTransaction:
         Raises RuntimeError if the rows don't follow from the stored ones, KnownCommandError if a command was decided
         before.
         """
+        draft = self.draft(result, unsaved, save=save, save_state=save_state)
+        await send(self.connection, self.generation, [draft])
+        if unsaved is not None and save:
+            unsaved.clear()
+        return self.moved(draft)
+
+    def draft(
+        self, result: ChunkResult, unsaved: LastOutcomes | None = None, *, save: bool = True, save_state: bool = True
+    ) -> Draft:
+        """What a chunk's result is as it is sent; the arguments are those of `write`."""
         before = self.progress
         plain = [(offset, entry) for offset, entry in result.journal if entry.__class__ is Entry]
         credited = [(offset, entry) for offset, entry in result.journal if isinstance(entry, CreditEntry)]
-        plain_lines = [(offset, journal_line(self._partition, offset, entry)) for offset, entry in plain]
-        credit_lines = [(offset, credit_line(self._partition, offset, entry)) for offset, entry in credited]
+        plain_lines = [(offset, journal_line(self.partition, offset, entry)) for offset, entry in plain]
+        credit_lines = [(offset, credit_line(self.partition, offset, entry)) for offset, entry in credited]
         lines = self._in_order(plain_lines, credit_lines, self._other_lines(result))
         chain, checkpoints = extend(before.chain, before.next_offset, result.next_offset, lines)
         last = {} if unsaved is None else unsaved
@@ -240,79 +245,81 @@ class ChunkTransaction:
             self._last[line[1].account, line[1].asset] = line
         # Time may have changed what no line tells of, such as the end of a lot that is wholly held.
         self._touched |= result.accounts
-        counts = (result.accepted, result.rejected, result.duplicates)
-        lengths = (len(result.dead_letters), len(result.activations), result.ticks)
-        moved = (result.next_offset, result.clock_ms, result.rules, chain, *counts, *lengths, result.minute)
-        async with self._connection.cursor(binary=True) as cursor, self._connection.cursor(binary=True) as balances:
-            await self._copy(cursor, self._sql.save_journal, plain_lines)
-            await self._copy(cursor, self._sql.save_credits, credit_lines)
-            # None of these needs the answer to another: they are sent together, and waited for once.
-            async with self._connection.pipeline():
-                saved = last if save and last else {}
-                if saved:
-                    await self._save_balances(balances, saved)
-                if save_state:
-                    await self._save_state(cursor)
-                await self.credits.add_totals(cursor, result.journal)
-                await self._save_others(cursor, result, checkpoints)
-                await cursor.execute(self._sql.move, (*moved, len(last) > len(saved), self._partition))
-            if saved and balances.rowcount != len(saved):
-                ahead = len(saved) - balances.rowcount
-                raise RuntimeError(f"{ahead} balances of partition {self._partition} ran ahead of their log")
-            saved.clear()
-        self._progress = Progress(result.next_offset, before.epoch, result.clock_ms, result.rules, chain, result.minute)
+        return Draft(
+            self.partition,
+            result,
+            chain,
+            checkpoints,
+            plain_lines,
+            credit_lines,
+            last if save else {},
+            bool(last) and not save,
+            self._state_rows() if save_state else {},
+            totals(result.journal),
+        )
+
+    def moved(self, draft: Draft) -> Progress:
+        """Note that a draft was sent; gives where the partition stands now."""
+        result, epoch = draft.result, self.progress.epoch
+        self._progress = Progress(result.next_offset, epoch, result.clock_ms, result.rules, draft.chain, result.minute)
         return self._progress
 
     async def save_state(self) -> None:
         """Write the state of accounts with lots that earlier writes of this transaction left to be written."""
-        async with self._connection.cursor(binary=True) as cursor:
-            await self._save_state(cursor)
+        async with self.connection.cursor(binary=True) as cursor:
+            await send_state(cursor, self.generation, [self._state_rows()])
 
-    async def _save_state(self, cursor: AsyncCursor[TupleRow]) -> None:
-        if self._touched:
-            await self.credits.write(cursor, self._last, self._touched)
-            self._last, self._touched = {}, {}
+    def _state_rows(self) -> Rows:
+        rows = changed_rows(self._last, self._touched, self.partition)
+        self._last, self._touched = {}, {}
+        return rows
 
     def _in_order(self, plain: list[Line], credited: list[Line], others: list[Line]) -> Iterable[Line]:
         kinds = [found for found in (plain, credited, others) if found]
         return merge(*kinds, key=itemgetter(0)) if len(kinds) > 1 else kinds[0] if kinds else ()
 
-    async def _copy(self, cursor: AsyncCursor[TupleRow], statement: bytes, lines: Sequence[Line]) -> None:
-        if not lines:
-            return
-        try:
-            async with cursor.copy(statement) as copy:
-                await copy.write(b"\n".join([line for _, line in lines]) + b"\n")
-        except UniqueViolation as error:
-            if error.diag.constraint_name != KNOWN_COMMANDS:
-                raise
-            raise KnownCommandError from error
-
     def _other_lines(self, result: ChunkResult) -> list[Line]:
-        found = [(letter.log_offset, dead_letter_line(self._partition, letter)) for letter in result.dead_letters]
-        found += [(row.log_offset, activation_line(self._partition, row)) for row in result.activations]
+        found = [(letter.log_offset, dead_letter_line(self.partition, letter)) for letter in result.dead_letters]
+        found += [(row.log_offset, activation_line(self.partition, row)) for row in result.activations]
         return sorted(found)
 
-    async def _save_others(
-        self, cursor: AsyncCursor[TupleRow], result: ChunkResult, checkpoints: Sequence[Checkpoint]
-    ) -> None:
-        for letter in result.dead_letters:
-            row = (self._partition, *letter[:-1], Jsonb(list(letter.headers)))
-            await cursor.execute(self._sql.save_dead_letter, row)
-        for activation in result.activations:
-            await cursor.execute(self._sql.save_activation, (self._partition, *activation))
-        for offset, of, decided_by, note in result.redrives:
-            await cursor.execute(self._sql.save_redrive, (self._partition, offset, *of, decided_by, note))
-        for checkpoint in checkpoints:
-            await cursor.execute(self._sql.save_checkpoint, (self._partition, *checkpoint))
 
-    async def _save_balances(self, cursor: AsyncCursor[TupleRow], last: LastOutcomes) -> None:
-        # No other transaction writes these accounts, which are this partition's alone: no order, no deadlock.
-        columns = (
-            SEPARATOR.join([account for account, _ in last]),
-            SEPARATOR.join([asset for _, asset in last]),
-            longs([outcome.balance for _, outcome in last.values()]),
-            longs([outcome.version for _, outcome in last.values()]),
-            longs([offset for offset, _ in last.values()]),
-        )
-        await cursor.execute(self._sql.save_balances, (*columns, self._partition))
+async def lock_together(transactions: Sequence[ChunkTransaction]) -> list[ChunkTransaction]:
+    """Lock several partitions' progress until the transaction ends; gives those whose claims still hold.
+
+    Args:
+        transactions: of different partitions of one generation, on one connection. There must be some.
+
+    Raises FencedError where the generation is gone.
+    """
+    try:
+        return await locked(transactions, await ask_to_lock(transactions))
+    except (UndefinedTable, InvalidSchemaName) as error:
+        # Another generation was made the live one, and this one was dropped before we noticed.
+        raise FencedError(f"Generation {transactions[0].generation} is gone.") from error
+
+
+async def ask_to_lock(transactions: Sequence[ChunkTransaction]) -> AsyncCursor[TupleRow]:
+    """Ask for what `lock_together` gives, in a pipeline; the cursor is for `locked`."""
+    sql = statements(transactions[0].generation)
+    partitions = longs([one.partition for one in transactions])
+    return await transactions[0].connection.execute(sql.lock, (partitions,), binary=True)
+
+
+async def locked(transactions: Sequence[ChunkTransaction], answer: AsyncCursor[TupleRow]) -> list[ChunkTransaction]:
+    """Wait for the answer of `ask_to_lock`; gives the transactions whose claims still hold."""
+    stored = {row[0]: Progress(*row[1:]) for row in await answer.fetchall()}
+    return [one for one in transactions if one.holds(stored.get(one.partition))]
+
+
+async def write_together(results: Sequence[tuple[ChunkTransaction, ChunkResult]]) -> None:
+    """Write what was decided in several partitions by rules with lots, move their offsets, and commit.
+
+    Args:
+        results: of different partitions of one generation, on one connection. There must be some.
+
+    Raises KnownCommandError if a command was decided before.
+    """
+    drafts = [one.draft(result) for one, result in results]
+    first = results[0][0]
+    await send(first.connection, first.generation, drafts, commit=True)

@@ -5,12 +5,11 @@ Owns the one reader that is used outside Faust. Refuses to know what the records
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from operator import methodcaller
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
@@ -101,36 +100,36 @@ class LogReader:
             messages = self._consumer.consume(most - len(records), min(left, 0.1))
             at_end = False
             for message in messages:
-                at_end |= self._add(message, records)
+                error = message.error()
+                if error is None:
+                    record = _record(message)
+                    records.append(record)
+                    self.position = record.offset + 1
+                elif self._is_end(message, error):
+                    at_end = True
             if at_end or len(records) >= most or time.monotonic() >= deadline or (records and not messages):
                 return Taken(self.position, records)
 
-    def _add(self, message: Message, records: list[LogRecord]) -> bool:
-        error = message.error()
-        if error is not None:
-            if error.code() == KafkaError._PARTITION_EOF:
-                self.position = max(self.position, message.offset() or 0)
-                return True
-            if error.retriable() or error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
-                return False
-            topic, partition = self._place
-            raise UnreadableError(
-                f"{topic} {Position(partition, self.position)} can't be read: {error.str()}.",
-                "See `creditfold doctor`; is the record still in the topic?",
-            )
-        record = read_message(message)
-        records.append(record)
-        self.position = record.offset + 1
-        return False
+    def _is_end(self, message: Message, error: KafkaError) -> bool:
+        if error.code() == KafkaError._PARTITION_EOF:
+            self.position = max(self.position, message.offset() or 0)
+            return True
+        if error.retriable() or error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
+            return False
+        topic, partition = self._place
+        raise UnreadableError(
+            f"{topic} {Position(partition, self.position)} can't be read: {error.str()}.",
+            "See `creditfold doctor`; is the record still in the topic?",
+        )
 
 
-def read_message(message: Message) -> LogRecord:
-    """What a message of the client holds. Raises KafkaException for one that is an error."""
-    error = message.error()
-    if error is not None:
-        raise KafkaException(error)
-    headers: Any = UNREADABLE_HEADERS
+def _record(message: Message) -> LogRecord:
     # The client gives back a result and an error at once, which Python notices in an indirect call only.
-    with suppress(SystemError, ValueError):
-        headers = _headers_of(message) or ()
-    return LogRecord(message.offset() or 0, message.timestamp()[1], message.key(), message.value(), headers)
+    try:
+        headers: Any = _headers_of(message) or ()
+    except (SystemError, ValueError):
+        headers = UNREADABLE_HEADERS
+    # As LogRecord(...), which takes twice as long.
+    return tuple.__new__(
+        LogRecord, (message.offset() or 0, message.timestamp()[1], message.key(), message.value(), headers)
+    )

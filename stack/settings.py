@@ -36,6 +36,11 @@ class InvalidSettingError(CreditfoldError):
     exit_code = 2
 
 
+#: When a member of a group asks Kafka again what topics there are. A Kafka that has just come up may know none yet:
+#: whoever assigns partitions then has none to give, and the five minutes until clients look again are an outage.
+METADATA_AGE_MS = 5_000
+
+
 class Settings(BaseSettings):
     """What can be set, with its default. Sizes are in bytes or records, times in seconds."""
 
@@ -132,7 +137,12 @@ class Settings(BaseSettings):
     @property
     def kafka_client(self) -> dict[str, str]:
         """The librdkafka settings that every client of ours starts from."""
-        conf = {"bootstrap.servers": self.kafka_bootstrap, "security.protocol": self.kafka_security_protocol}
+        conf = {
+            "bootstrap.servers": self.kafka_bootstrap,
+            "security.protocol": self.kafka_security_protocol,
+            # The default of ten seconds is waited when Kafka is back long since.
+            "reconnect.backoff.max.ms": "1000",
+        }
         if "SASL" in self.kafka_security_protocol:
             conf["sasl.mechanism"] = self.kafka_sasl_mechanism
             conf["sasl.username"] = self.kafka_username or ""

@@ -1,6 +1,7 @@
 """Runs `creditfold` with a rebuild of many small transactions in processes of its own: a kill finds one open.
 
-With FORGETFUL in the environment hardly any account is kept in memory from one transaction to the next.
+With FORGETFUL in the environment hardly any account is kept in memory from one transaction to the next, or left to be
+written at its end.
 """
 
 import os
@@ -10,8 +11,10 @@ from creditfold.processors import rebuilding, replay
 # In the processes that are started too, which import this file under another name.
 rebuilding.FEW_RECORDS = 0
 replay.CHUNK_RECORDS = 150
+replay.PIECES = 2
 if "FORGETFUL" in os.environ:
     replay.KEPT_ACCOUNTS = 155
+    replay.MOST_UNSAVED = 40
 
 if __name__ == "__main__":
     from creditfold.cli.main import main

@@ -35,7 +35,8 @@ from creditfold.projections.credit_store import CreditStore
 from creditfold.projections.credit_tables import LOTS, Table
 from creditfold.projections.generations import lines
 from creditfold.projections.results import ChunkResult
-from creditfold.projections.store import ChunkTransaction, KnownCommandError, claim
+from creditfold.projections.sending import KnownCommandError
+from creditfold.projections.store import ChunkTransaction, claim
 from creditfold.schemas.wire import encode
 from creditfold.stack.settings import Settings
 
@@ -179,7 +180,7 @@ async def test_an_id_that_isn_t_recognized_is_found_out(
         won = (await lanes.claim([0]))[0]
         while at < len(records):
             end = min(len(records), at + chance.choice((1, 3, 10)))
-            lanes.put(Chunk(0, won.epoch, at, end, records[at:end]))
+            lanes.put([Chunk(0, won.epoch, at, end, records[at:end])])
             while lanes.offsets()[0] < end:
                 await lanes.wait_for_room(1.0)
             at = end

@@ -13,9 +13,11 @@ import aiokafka
 import faust
 import mode
 import pytest
-from aiokafka.consumer.fetcher import Fetcher, FetchResult
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 from aiokafka.consumer.subscription_state import Assignment, SubscriptionState
 from aiokafka.errors import IllegalStateError, KafkaTimeoutError
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import ConsumerRecord
 from faust.app.base import App
 from faust.streams import Stream
@@ -26,7 +28,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from pydantic import SecretStr
 
-from creditfold.processors.app import SCHEME, ChunkSchema, FoldApp, create_app
+from creditfold.processors.app import SCHEME, FetchSchema, FoldApp, create_app
 from creditfold.processors.chunks import Chunk
 from creditfold.processors.transport import (
     FETCH_WAIT_MS,
@@ -153,24 +155,36 @@ def test_fetched_records_are_in_order_and_of_the_partitions_asked_for() -> None:
     assert "getall(max_records)" in text
 
 
+def test_records_are_handed_on_as_they_were_parsed() -> None:
+    """`PartitionRecords` passes each record through `_consumer_record`, the one place that makes a `ConsumerRecord`."""
+    assert "consumer_record = self._consumer_record(tp, record)" in source(PartitionRecords._unpack_records)
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1_000)
+    builder.append(0, timestamp=17, key=b"key", value=b"value", headers=[("name", b"text")])
+    builder.append(1, timestamp=18, key=None, value=None, headers=[])
+    parsed = PartitionRecords(TP(TOPIC, 0), MemoryRecords(bytes(builder.build())), [], 0, None, None, True, 1)
+    found = [(one.offset, one.timestamp, one.key, one.value, list(one.headers)) for one in parsed]
+    assert found == [(0, 17, b"key", b"value", [("name", b"text")]), (1, 18, None, None, [])]
+    assert parsed.next_fetch_offset == 2
+
+
 def test_a_message_carries_the_generation_without_which_it_would_be_dropped() -> None:
     """Both stream loops compare `message.generation_id` with the app's and skip what differs without a word."""
     assert "generation_id" in source(Stream._py_aiter)
     message = LedgerConsumer._message(
         cast(LedgerConsumer, SimpleNamespace(app=SimpleNamespace(consumer_generation_id=7))),
         TP(TOPIC, 1),
-        Chunk(1, 3, 10, 20, []),
+        [Chunk(1, 3, 10, 20, []), Chunk(2, 3, 0, 5, [])],
     )
     assert (message.generation_id, message.offset, message.partition, message.topic) == (7, 19, 1, TOPIC)
 
 
 async def test_the_schema_hands_chunks_through(app: FoldApp) -> None:
     """The conductor calls what `Schema.compile` built, which calls `loads_key` and `loads_value`."""
-    chunk = Chunk(0, 1, 0, 5, [])
-    message = SimpleNamespace(key=None, value=chunk, headers=[], tp=TP(TOPIC, 0), generation_id=0)
-    decode = ChunkSchema().compile(app)
+    chunks = (Chunk(0, 1, 0, 5, []), Chunk(1, 1, 0, 5, []))
+    message = SimpleNamespace(key=None, value=chunks, headers=[], tp=TP(TOPIC, 0), generation_id=0)
+    decode = FetchSchema().compile(app)
     event = await decode(cast(Any, message), propagate=True)
-    assert event.value is chunk
+    assert event.value is chunks
     assert event.key is None
 
 
@@ -192,9 +206,9 @@ def fetched(**ends: Any) -> dict[TP, Fetched]:
 
 
 async def test_getmany_delivers_one_chunk_a_partition(claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `_getmany` fetched comes out as one message per partition, from where to where it was fetched."""
+    """What `_getmany` fetched comes out as one message, with a chunk per partition, from where to where."""
     monkeypatch.setattr(claimed, "_getmany", answer(fetched(p0=(15, 10, 12), p1=(12, 11))))
-    chunks = [message.value async for _, message in claimed.getmany(0.1)]
+    (chunks,) = [message.value async for _, message in claimed.getmany(0.1)]
     assert [(c.partition, c.epoch, c.start, c.end, len(c.records)) for c in chunks] == [
         (0, 5, 10, 15, 2),
         (1, 5, 10, 12, 1),
@@ -207,8 +221,8 @@ async def test_control_records_alone_make_an_empty_chunk(
 ) -> None:
     """The position moved and nothing came of it: the offset passes over them. Elsewhere nothing is delivered."""
     monkeypatch.setattr(claimed, "_getmany", answer(fetched(p0=(13,), p1=(10,))))
-    chunks = [message.value async for _, message in claimed.getmany(0.1)]
-    assert chunks == [Chunk(0, 5, 10, 13, [])]
+    messages = [message.value async for _, message in claimed.getmany(0.1)]
+    assert messages == [(Chunk(0, 5, 10, 13, []),)]
 
 
 async def test_a_fetch_that_overlapped_with_a_rebalance_is_thrown_away(
@@ -238,10 +252,10 @@ async def test_records_from_elsewhere_than_the_chains_end_are_not_delivered(
     assert TP(TOPIC, 1) in claimed._chains
 
 
-async def test_a_getmany_left_between_two_partitions_skips_nothing(
+async def test_a_getmany_left_behind_its_message_skips_nothing(
     claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was fetched and not delivered is sought again."""
+    """What may not have been delivered is sought again."""
     monkeypatch.setattr(claimed, "_getmany", answer(fetched(p0=(11, 10), p1=(11, 10))))
     generator = cast(Any, claimed.getmany(0.1))
     await anext(generator)
@@ -279,7 +293,7 @@ async def test_a_batch_that_cannot_be_parsed_is_read_beside(
     assert [item async for item in claimed.getmany(0.1)] == []
     assert claimed._chains == {}
     claimed._chains.update({TP(TOPIC, 0): Chain(6, 10), TP(TOPIC, 1): Chain(6, 10)})
-    chunks = [message.value for _ in range(2) async for _, message in claimed.getmany(0.1)]
+    chunks = [chunk for _ in range(2) async for _, message in claimed.getmany(0.1) for chunk in message.value]
     assert claimed._read_offset[TP(TOPIC, 0)] == 10
     assert [(c.partition, c.start, c.end) for c in chunks] == [(0, 10, 14), (1, 10, 11)]
     assert calls == [{TP(TOPIC, 0), TP(TOPIC, 1)}, {TP(TOPIC, 0)}, {TP(TOPIC, 1)}]

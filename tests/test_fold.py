@@ -232,6 +232,25 @@ def test_a_second_worker_takes_its_share_and_the_rest_when_the_first_dies(
     assert_equals_second_fold(ledger_settings)
 
 
+class BesideAStartingKafka(WorkerProcess):
+    """A worker whose Kafka knows no topic until after the group's first assignment."""
+
+    program = (str(Path(__file__).with_name("late_metadata.py")),)
+
+
+def test_an_assignment_made_before_kafka_knew_its_topics_is_soon_made_anew(
+    ledger_settings: Settings, tmp_path: Path
+) -> None:
+    """A broker that has just come up may not know its topics yet: whoever assigns then has nothing to give."""
+    append(ledger_settings, [record("Grant", str(n), f"user-{n % 50}", 1) for n in range(100)])
+    beside = BesideAStartingKafka(ledger_settings, tmp_path)
+    try:
+        wait_until_folded(ledger_settings, 30)
+        assert beside.said("Ignoring missing topic")
+    finally:
+        assert beside.stop() == 0
+
+
 def test_sigterm_stops_in_seconds_and_leaves_nothing_half(ledger_settings: Settings, tmp_path: Path) -> None:
     """Stopped in the middle of a long log, the worker exits with 0, and the next goes on where it was."""
     append(ledger_settings, [record("Grant", str(n), f"user-{n % 500}", 1) for n in range(60_000)])

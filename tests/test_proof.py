@@ -47,8 +47,12 @@ def test_an_untouched_ledger_is_equal_to_a_fresh_fold(folded: Settings) -> None:
 
 #: A grant of a million that nobody made, where no record of the log is.
 FORGED = """INSERT INTO ledger_0001.journal
+        (log_partition, log_offset, account_id, version, command_id, kind, asset, amount, change, balance, rejection,
+         rules, clock_ms, occurred_at_ms, source, note, extra)
     SELECT {}, {}, account_id, 1000, 'forged', 'grant', asset, 1000000, 1000000, balance + 1000000, NULL, rules,
            clock_ms, occurred_at_ms, source, note, extra FROM ledger_0001.journal"""
+
+BALANCE = "INSERT INTO ledger_0001.balances (account_id, asset, available, version, log_partition, log_offset)"
 
 A_LETTER = "(SELECT min(ctid) FROM ledger_0001.dead_letters)"
 
@@ -56,7 +60,7 @@ A_LETTER = "(SELECT min(ctid) FROM ledger_0001.dead_letters)"
 TAMPERINGS = [
     ("UPDATE ledger_0001.balances SET available = available + 1 WHERE account_id = 'user-7'", "balance"),
     ("DELETE FROM ledger_0001.balances WHERE account_id = 'user-7'", "balance"),
-    ("INSERT INTO ledger_0001.balances VALUES ('user-7', 'gold', 9, 0, 0, 0, 0, 1, 0, 1)", "balance"),
+    (f"{BALANCE} VALUES ('user-7', 'gold', 9, 1, 0, 1)", "balance"),
     ("UPDATE ledger_0001.balances SET version = version + 1 WHERE account_id = 'user-7'", "balance"),
     ("UPDATE ledger_0001.journal SET amount = amount + 1 WHERE account_id = 'user-7' AND version = 3", "record"),
     ("UPDATE ledger_0001.journal SET source = 'x' WHERE account_id = 'user-7' AND version = 3", "record"),

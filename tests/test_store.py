@@ -66,11 +66,13 @@ async def fail(error: CreditfoldError) -> None:
 
 
 @asynccontextmanager
-async def lanes_of(settings: Settings, lost: list[tuple[int, bool]] | None = None) -> AsyncIterator[Lanes]:
+async def lanes_of(
+    settings: Settings, lost: list[tuple[int, bool]] | None = None, partitions: int = 1
+) -> AsyncIterator[Lanes]:
     async with fold_pool(settings.dsn, "test", 2) as pool:
         lanes = Lanes(
             pool,
-            1,
+            partitions,
             "test",
             0.5,
             on_lost=lambda partition, fenced: (lost or []).append((partition, fenced)),
@@ -208,11 +210,11 @@ async def test_a_lane_waits_out_a_lost_connection_and_hands_back_what_it_lost(pr
     async with lanes_of(prepared, lost) as lanes, lanes_of(prepared) as other:
         won = (await lanes.claim([0]))[0]
         query(prepared, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test'")
-        lanes.put(Chunk(0, won.epoch, 0, 2, RECORDS[:2]))
+        lanes.put([Chunk(0, won.epoch, 0, 2, RECORDS[:2])])
         while lanes.offsets()[0] < 2:
             await lanes.wait_for_room(1.0)
         await other.claim([0])
-        lanes.put(Chunk(0, won.epoch, 2, 4, RECORDS[2:]))
+        lanes.put([Chunk(0, won.epoch, 2, 4, RECORDS[2:])])
         while len(lost) < 2:
             await lanes.wait_for_room(1.0)
     assert lost[1:] == [(0, True)]

@@ -1,0 +1,233 @@
+"""Small chunks of several partitions in one transaction on a real PostgreSQL.
+
+They come to what each would alone, all or nothing, and what is wrong with one partition holds up no other.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+import pytest
+from credit_histories import history
+from psycopg import AsyncConnection
+from support import query
+from test_chunks import FakeRecord
+from test_store import kill, lanes_of
+
+from creditfold.ledger import Book, CreditEntry
+from creditfold.processors import lanes as lanes_module
+from creditfold.processors import memory as memory_module
+from creditfold.processors.chunks import Chunk, fold, partition_of, read_records
+from creditfold.processors.lanes import Lanes
+from creditfold.processors.memory import Seen, Share, fold_together
+from creditfold.projections.chain import (
+    START,
+    Line,
+    activation_line,
+    credit_line,
+    dead_letter_line,
+    extend,
+    journal_line,
+)
+from creditfold.projections.compare import check_self, snapshot
+from creditfold.projections.connections import connected
+from creditfold.projections.results import ChunkResult
+from creditfold.projections.setup import prepare
+from creditfold.projections.store import Claim
+from creditfold.schemas.position import Log
+from creditfold.stack.settings import Settings
+
+PARTITIONS = 3
+Partitions = Sequence[Sequence[FakeRecord]]
+
+
+@pytest.fixture
+def shared(ledger_settings: Settings) -> Settings:
+    """A database with an empty projection of several partitions."""
+    assert prepare(ledger_settings.dsn, Log("creditfold.commands.v1", "an-id", PARTITIONS))
+    return ledger_settings
+
+
+def split(records: Sequence[FakeRecord]) -> Partitions:
+    """Records of one partition as those of several, control records in each."""
+    found: list[list[FakeRecord]] = [[] for _ in range(PARTITIONS)]
+    for record in records:
+        own = found if record.key is None else [found[partition_of(record.key, PARTITIONS)]]
+        for known in own:
+            known.append(record._replace(offset=len(known)))
+    return found
+
+
+def in_memory(log: Partitions) -> list[ChunkResult]:
+    return [
+        fold(read_records(records, partition, PARTITIONS), Book(), len(records))
+        for partition, records in enumerate(log)
+    ]
+
+
+def chain_of(partition: int, result: ChunkResult) -> bytes:
+    found: list[Line] = [
+        (
+            offset,
+            credit_line(partition, offset, entry)
+            if isinstance(entry, CreditEntry)
+            else journal_line(partition, offset, entry),
+        )
+        for offset, entry in result.journal
+    ]
+    found += [(letter.log_offset, dead_letter_line(partition, letter)) for letter in result.dead_letters]
+    found += [(row.log_offset, activation_line(partition, row)) for row in result.activations]
+    return extend(START, 0, result.next_offset, sorted(found, key=lambda line: line[0]))[0]
+
+
+def assert_same(settings: Settings, log: Partitions) -> None:
+    """What is stored is what a fold of each partition in memory comes to, and follows from its own lines."""
+    whole = in_memory(log)
+    stored = query(
+        settings,
+        """SELECT next_offset, chain, accepted, rejected, duplicates, dead_letters, ticks, tick_minute
+           FROM ledger_0001.progress ORDER BY log_partition""",
+    )
+    assert stored == [
+        (
+            result.next_offset,
+            chain_of(partition, result),
+            result.accepted,
+            result.rejected,
+            result.duplicates,
+            len(result.dead_letters),
+            result.ticks,
+            result.minute,
+        )
+        for partition, result in enumerate(whole)
+    ]
+    accounts = {name: account for result in whole for name, account in result.accounts.items()}
+    balances = query(settings, "SELECT account_id, asset, available, pending, held, debt FROM ledger_0001.balances")
+    assert {row[:2]: row[2:] for row in balances} == {row[:2]: accounts[row[0]].balance(row[1]) for row in balances}
+    with connected(settings.dsn) as connection, snapshot(connection):
+        assert all(found.holds for found in check_self(connection, 1))
+
+
+def chunks(claims: Mapping[int, Claim], log: Partitions, ends: Mapping[int, int]) -> list[Chunk]:
+    """From where the claims stand to before these offsets."""
+    return [
+        Chunk(partition, won.epoch, won.next_offset, ends[partition], log[partition][won.next_offset : ends[partition]])
+        for partition, won in claims.items()
+    ]
+
+
+async def feed(lanes: Lanes, claims: dict[int, Claim], log: Partitions, chance: random.Random) -> None:
+    """Put small chunks of all partitions at once until all is folded."""
+    while behind := {one: won for one, won in claims.items() if won.next_offset < len(log[one])}:
+        ends = {one: min(len(log[one]), won.next_offset + chance.choice((1, 2, 8))) for one, won in behind.items()}
+        lanes.put(chunks(behind, log, ends))
+        while any(lanes.offsets()[one] < end for one, end in ends.items()):
+            await lanes.wait_for_room(1.0)
+            lanes.busy()
+        for one, end in ends.items():
+            claims[one] = claims[one]._replace(next_offset=end)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("recognizes", [True, False])
+async def test_together_comes_to_the_same_as_alone(
+    shared: Settings, seed: int, recognizes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chains, counts, balances and totals, with ticks, duplicates, reused ids and garbage in between; also where old
+    duplicates aren't recognized, and hardly anything may be made or loaded in one transaction."""
+    folded: list[int] = []
+
+    async def counted(connection: AsyncConnection[Any], shares: Sequence[Share]) -> list[int | None]:
+        reached = await fold_together(connection, shares)
+        folded.append(len(shares))
+        return reached
+
+    monkeypatch.setattr(lanes_module, "fold_together", counted)
+    monkeypatch.setattr(lanes_module, "WORKER_ACCOUNTS", 2 * PARTITIONS)
+    if not recognizes:
+        monkeypatch.setattr(Seen, "note", lambda *_: False)
+        monkeypatch.setattr(lanes_module, "DOUBTED_CHUNKS", 2)
+    if seed % 2:
+        monkeypatch.setattr(memory_module, "MOST_MADE", 3)
+        monkeypatch.setattr(memory_module, "MOST_LOTS", 5)
+    log = split(history(seed, 600, rules_from=seed // 2 * 40))
+    assert min(map(len, log)) > 30
+    async with lanes_of(shared, partitions=PARTITIONS) as lanes:
+        await feed(lanes, await lanes.claim(range(PARTITIONS)), log, random.Random(seed))
+    assert sum(count > 1 for count in folded) > 20
+    assert max(folded) == PARTITIONS
+    assert_same(shared, log)
+
+
+async def test_a_partition_that_is_another_s_holds_up_no_other(shared: Settings) -> None:
+    """Of three partitions one is claimed by another worker, and another one's chunk leaves a gap."""
+    log = split(history(7, 200))
+    lost: list[tuple[int, bool]] = [(-1, False)]
+    async with (
+        lanes_of(shared, lost, partitions=PARTITIONS) as lanes,
+        lanes_of(shared, partitions=PARTITIONS) as other,
+    ):
+        claims = await lanes.claim(range(PARTITIONS))
+        await feed(lanes, claims, [records[:10] for records in log], random.Random(1))
+        await other.claim([1])
+        far = {0: claims[0]._replace(next_offset=12), 1: claims[1], 2: claims[2]}
+        lanes.put(chunks(far, log, {0: 15, 1: 15, 2: 15}))
+        while len(lost) < 3 or lanes.offsets()[2] < 15:
+            await lanes.wait_for_room(1.0)
+            lanes.busy()
+    assert sorted(lost[1:]) == [(0, False), (1, True)]
+    stored = query(shared, "SELECT next_offset FROM ledger_0001.progress ORDER BY log_partition")
+    assert stored == [(10,), (10,), (15,)]
+
+
+@pytest.mark.parametrize("step", ["before", "locked", "copied", "committed"])
+async def test_a_kill_at_any_step_leaves_all_or_nothing(
+    shared: Settings, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is ended at each step of a shared transaction; all chunks are folded after it, each exactly once."""
+    log = split(history(3, 300))
+    killed: list[str] = []
+    write = memory_module.write_together
+    together = memory_module._fold_together
+
+    def end(connection: AsyncConnection[Any]) -> None:
+        if not killed and len(seen) > 2:
+            killed.append(step)
+            assert kill(shared, connection.info.backend_pid)
+
+    seen: list[int] = []
+
+    async def folding(connection: AsyncConnection[Any], shares: Sequence[Share]) -> list[int | None]:
+        seen.append(len(shares))
+        if step == "before":
+            end(connection)
+        reached = await together(connection, shares)
+        if step == "committed":
+            end(connection)
+            if killed == ["committed"]:
+                killed.append("told")
+                raise psycopg.OperationalError("the connection was lost before the answer to COMMIT")
+        return reached
+
+    async def writing(results: Sequence[tuple[Any, ChunkResult]]) -> None:
+        if step == "locked":
+            end(results[0][0].connection)
+        await write(results)
+
+    sent = memory_module.write_together.__globals__["send"].__globals__
+    state = sent["send_state"]
+
+    async def stating(cursor: Any, generation: int, states: Any) -> None:
+        # Behind the COPY, in the pipeline that ends with COMMIT.
+        if step == "copied":
+            end(cursor.connection)
+        await state(cursor, generation, states)
+
+    monkeypatch.setattr(memory_module, "_fold_together", folding)
+    monkeypatch.setattr(memory_module, "write_together", writing)
+    monkeypatch.setitem(sent, "send_state", stating)
+    async with lanes_of(shared, partitions=PARTITIONS) as lanes:
+        await feed(lanes, await lanes.claim(range(PARTITIONS)), log, random.Random(2))
+    assert killed[:1] == [step]
+    assert_same(shared, log)
