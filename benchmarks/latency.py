@@ -38,6 +38,10 @@ now = time.monotonic
 #: A producer's first commands wait for its connections, which is no business of the fold.
 FIRST = 100
 
+#: What the servers are warmed up with, in commands a second and in seconds.
+WARM_UP_PER_S = 1_000
+WARM_UP_S = 40.0
+
 #: How long the last commands may take to be seen, in seconds.
 PATIENCE_S = 60.0
 
@@ -228,8 +232,9 @@ def main() -> None:
         baseline.prepare(dsn, options.accounts)
         activate(own, LOGS[PLAIN_2].rules)
         with workers(own, options.workers) as running:
+            # A broker that has just begun takes a core to compile its own code, for half a minute of requests.
             with console.status("warming up"):
-                ours(own, Run(500, 5, options.accounts, 99), 0, 0.01)
+                ours(own, Run(WARM_UP_PER_S, WARM_UP_S, options.accounts, 99), 0, 0.01)
             for number, rate in enumerate(rates):
                 run = Run(rate, options.warm_up + options.seconds, options.accounts, number)
                 with console.status(f"{rate:,} a second"):

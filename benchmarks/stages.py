@@ -31,6 +31,7 @@ from sampling import sampled
 from creditfold.processors.chunks import partition_of, read_records
 from creditfold.processors.lanes import RECENT_BYTES, RECENT_IDS, WORKER_ACCOUNTS, WORKER_LOTS
 from creditfold.processors.memory import Memory, Seen, fold_chunk
+from creditfold.processors.worker import GC_THRESHOLDS
 from creditfold.producers.commands import encode_activation, encode_command
 from creditfold.projections.connections import fold_pool
 from creditfold.projections.setup import prepare
@@ -80,10 +81,10 @@ async def alone(dsn: str, log: str, count: int, accounts: int, size: int) -> dic
     prepare(dsn, Log("stages", "an-id", PARTITIONS))
     appended = records(log, count, accounts)
     # A worker doesn't hold its log in memory, where garbage collection would go through it again and again. It looks
-    # for garbage as seldom as here (processors/worker.py).
+    # for garbage as seldom as here.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
+    gc.set_threshold(*GC_THRESHOLDS)
     async with fold_pool(dsn, "stages", 1) as pool:
         claims = [await claim(pool, partition, "stages") for partition in range(PARTITIONS)]
         seen = Seen(RECENT_BYTES, RECENT_IDS)
