@@ -66,6 +66,7 @@ class Lot:
         "is_lapsed",
         "is_listed",
         "is_pending",
+        "is_stored",
         "is_void",
         "made",
         "order",
@@ -118,6 +119,8 @@ class Lot:
             made,
         )
         self.is_listed = False
+        #: Whether it has a row already, of which only so much must be written as can change.
+        self.is_stored = False
 
     @property
     def ends_at(self) -> int:

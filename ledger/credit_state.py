@@ -7,7 +7,7 @@ held in memory, or a busy account would grow with its history.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from json.encoder import encode_basestring
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import (
     Batch,
@@ -22,7 +22,7 @@ from creditfold.ledger.commands import (
     VoidGrant,
 )
 from creditfold.ledger.credit_account import NUMBER_BITS, Account, Due, Held, Lot, Scheduled, Sent, Slice, Spent
-from creditfold.ledger.credit_facts import Bucket, Fact, FactKind, LotId, make
+from creditfold.ledger.credit_facts import Bucket, Fact, FactKind, LotId
 from creditfold.ledger.folding import as_json
 
 #: The command that stands for what an account had when it was first settled by these rules; no command has this id.
@@ -262,6 +262,7 @@ def _restore_lot(account: Account, row: LotRow) -> None:
     lot.amount, lot.remaining, lot.held, lot.spent, lot.expired = row[10:15]
     lot.voided, lot.forfeited, lot.reissued, lot.transferred = row[15:19]
     lot.is_pending, lot.is_lapsed, lot.is_void = row.is_pending, row.is_lapsed, row.is_void
+    lot.is_stored = True
     account.lots[lot.id] = lot
     holding = account.holding(lot.asset)
     account.count(holding, lot, lot.remaining)
@@ -325,36 +326,47 @@ def _text(slices: Sequence[Slice]) -> str:
     return f"[{','.join(parts)}]"
 
 
+#: A row as it is written: its account, its values, the partition, and the place in the log of its last change.
+Row: TypeAlias = tuple[Any, ...]
+
+
 class Changes(NamedTuple):
-    """Rows of one account that are to be written, each with the place in the log of its last change."""
+    """Rows that are to be written. Those of lots that are stored already have only what can change of them."""
 
-    lots: list[tuple[LotRow, int]]
-    holds: list[tuple[HoldRow, int]]
-    spends: list[tuple[SpendRow, int]]
-    transfers: list[tuple[TransferRow, int]]
-    schedules: list[tuple[ScheduleRow, int]]
+    lots: list[Row]
+    changed_lots: list[Row]
+    holds: list[Row]
+    spends: list[Row]
+    transfers: list[Row]
+    schedules: list[Row]
 
 
-def changes(account: Account) -> Changes:
-    """What was changed since the account was last written; its balances aren't among it."""
-    found = Changes([], [], [], [], [])
+def take_changes(name: str, account: Account, partition: int, into: Changes) -> None:
+    """Add what was changed since an account was last written; its balances aren't among it.
+
+    Its lots count as stored from here on: where that fails, what there is in memory must be forgotten.
+    """
     for one, position in account.changed.items():
         # What a batch made that came to nothing is no longer the account's.
         if isinstance(one, Lot):
-            if account.lots.get(one.id) is one:
-                found.lots.append((_lot_row(one), position))
+            if account.lots.get(one.id) is not one:
+                continue
+            if one.is_stored:
+                into.changed_lots.append(_changed_lot(name, one, position))
+            else:
+                one.is_stored = True
+                into.lots.append((name, *_lot_row(one), partition, position))
         elif isinstance(one, Held):
             if account.holds.get(one.id) is one:
-                found.holds.append((_hold_row(one), position))
+                into.holds.append((name, *_hold_row(one), partition, position))
         elif isinstance(one, Spent):
             if account.spends.get(one.id) is one:
-                found.spends.append((_spend_row(one), position))
+                into.spends.append((name, *_spend_row(one), partition, position))
         elif isinstance(one, Sent):
             if account.transfers.get(one.id) is one:
-                found.transfers.append((_transfer_row(one), position))
+                into.transfers.append((name, *_transfer_row(one), partition, position))
         elif isinstance(one, Scheduled) and account.schedules.get(one.id) is one:
-            found.schedules.append((_schedule_row(one), position))
-    return found
+            into.schedules.append((name, *_schedule_row(one), partition, position))
 
 
 def _spend_row(spend: Spent) -> SpendRow:
@@ -368,39 +380,45 @@ def _transfer_row(sent: Sent) -> TransferRow:
     return TransferRow(sent.id, sent.asset, sent.to, parcels, sent.is_open)
 
 
-def _lot_row(lot: Lot) -> LotRow:
+def _lot_row(lot: Lot) -> Row:
     lot_class, priority, effective_at, expires_at, scope = lot.terms
+    return (
+        *lot.id,
+        lot.asset,
+        str(lot_class),
+        priority,
+        effective_at,
+        expires_at,
+        scope,
+        lot.made,
+        str(lot.source),
+        lot.amount,
+        *_changed_lot("", lot, 0)[3:-1],
+    )
+
+
+def _changed_lot(account: str, lot: Lot, position: int) -> Row:
     command_id, number = lot.id
-    is_live = lot.is_live
-    return make(
-        LotRow,
-        (
-            command_id,
-            number,
-            lot.asset,
-            str(lot_class),
-            priority,
-            effective_at,
-            expires_at,
-            scope,
-            lot.made,
-            str(lot.source),
-            lot.amount,
-            lot.remaining,
-            lot.held,
-            lot.spent,
-            lot.expired,
-            lot.voided,
-            lot.forfeited,
-            lot.reissued,
-            lot.transferred,
-            # When an empty lot was last in memory makes no difference to its row.
-            is_live and lot.is_pending,
-            is_live and lot.is_lapsed,
-            lot.is_void,
-            is_live,
-            lot.next_at,
-        ),
+    is_live = lot.remaining > 0 or lot.held > 0
+    return (
+        account,
+        command_id,
+        number,
+        lot.remaining,
+        lot.held,
+        lot.spent,
+        lot.expired,
+        lot.voided,
+        lot.forfeited,
+        lot.reissued,
+        lot.transferred,
+        # When an empty lot was last in memory makes no difference to its row.
+        is_live and lot.is_pending,
+        is_live and lot.is_lapsed,
+        lot.is_void,
+        is_live,
+        lot.next_at,
+        position,
     )
 
 

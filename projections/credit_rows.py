@@ -6,8 +6,18 @@ from typing import Any, NamedTuple, TypeAlias
 from creditfold.ledger import Accepted, CreditEntry, Entry
 from creditfold.ledger.credit_account import Account
 from creditfold.ledger.credit_facts import Balance, Bucket, Move
-from creditfold.ledger.credit_state import changes
-from creditfold.projections.credit_tables import ACCOUNTS, BALANCES, STATE, Table
+from creditfold.ledger.credit_state import Changes, take_changes
+from creditfold.projections.credit_tables import (
+    ACCOUNTS,
+    BALANCES,
+    CHANGED_LOTS,
+    HOLDS,
+    LOTS,
+    SCHEDULES,
+    SPENDS,
+    TRANSFERS,
+    Table,
+)
 from creditfold.projections.results import JournalLine
 
 #: The last line of the journal about each (account, asset), with the offset of its record.
@@ -35,17 +45,16 @@ def changed_rows(
         else:
             frozen = str(account.frozen or "")
             others.append((name, entry.version, account.is_closed, frozen, partition, offset))
-    found: dict[Table, list[tuple[Any, ...]]] = {BALANCES: balances, ACCOUNTS: others}
-    state: list[list[tuple[Any, ...]]] = [[] for _ in STATE]
-    rows: Any
+    state = Changes([], [], [], [], [], [])
     for name, account in accounts.items():
         if account.changed:
-            for table_rows, rows in zip(state, changes(account), strict=True):
-                for row, position in rows:
-                    table_rows.append((name, *row, partition, position))
+            take_changes(name, account, partition, state)
             account.forget()
-    found.update(zip(STATE, state, strict=True))
-    return found
+    return {BALANCES: balances, ACCOUNTS: others, **dict(zip(_STATE, state, strict=True))}
+
+
+#: In the order of `Changes`.
+_STATE = (LOTS, CHANGED_LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES)
 
 
 class Total(NamedTuple):

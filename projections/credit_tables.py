@@ -1,7 +1,7 @@
 """The tables of credits: lots, holds, spends, transfers, schedules, and the accounts' own state, as SQL by generation.
 
-Owns how rows of `ledger.credit_state` are laid out in PostgreSQL. Rows go there column by column; a text's cell begins
-with `=`, or a lone empty one would be no cell at all.
+Owns how rows of `ledger.credit_state` are laid out in PostgreSQL. Rows go there column by column; the cell of a text
+that may be empty begins with `=`, or a lone empty one would be no cell at all.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,8 +15,9 @@ from creditfold.projections.setup import schema_of
 
 #: A column's name and type.
 Column: TypeAlias = tuple[LiteralString, LiteralString]
-#: The type of a number that may be missing.
+#: The types of a number that may be missing, and of a text that is never empty.
 NULLABLE: LiteralString = "bigint or NULL"
+NAME: LiteralString = "text, not empty"
 
 
 class Table(NamedTuple):
@@ -27,8 +28,8 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
 
 
-_ACCOUNT: tuple[Column, ...] = (("account_id", "text"),)
-_COMMAND: tuple[Column, ...] = (("account_id", "text"), ("command_id", "text"))
+_ACCOUNT: tuple[Column, ...] = (("account_id", NAME),)
+_COMMAND: tuple[Column, ...] = (("account_id", NAME), ("command_id", NAME))
 #: In every table: where the record is that changed the row last.
 _PLACE: tuple[Column, ...] = (("log_partition", "integer"), ("log_offset", "bigint"))
 
@@ -37,7 +38,7 @@ BALANCES = Table(
     2,
     (
         *_ACCOUNT,
-        ("asset", "text"),
+        ("asset", NAME),
         ("available", "bigint"),
         ("pending", "bigint"),
         ("held", "bigint"),
@@ -56,7 +57,7 @@ LOTS = Table(
     (
         *_COMMAND,
         ("number", "integer"),
-        ("asset", "text"),
+        ("asset", NAME),
         ("lot_class", "text"),
         ("priority", "smallint"),
         ("effective_at_ms", "bigint"),
@@ -81,12 +82,19 @@ LOTS = Table(
         *_PLACE,
     ),
 )
+#: What can change of lots that are there, which nearly all that are written are: two thirds of the columns. One that
+#: isn't there can't be made of it, and PostgreSQL refuses to.
+CHANGED_LOTS = Table(
+    LOTS.name,
+    LOTS.key,
+    (*LOTS.columns[: LOTS.key], *LOTS.columns[LOTS.columns.index(("remaining", "bigint")) : -2], _PLACE[1]),
+)
 HOLDS = Table(
     "holds",
     2,
     (
         *_COMMAND,
-        ("asset", "text"),
+        ("asset", NAME),
         ("deadline_ms", "bigint"),
         ("made", "bigint"),
         ("taken", "bigint"),
@@ -100,19 +108,19 @@ HOLDS = Table(
 SPENDS = Table(
     "spends",
     2,
-    (*_COMMAND, ("asset", "text"), ("made", "bigint"), ("debt", "bigint"), ("slices", "text"), *_PLACE),
+    (*_COMMAND, ("asset", NAME), ("made", "bigint"), ("debt", "bigint"), ("slices", "text"), *_PLACE),
 )
 TRANSFERS = Table(
     "transfers",
     2,
-    (*_COMMAND, ("asset", "text"), ("to_account", "text"), ("parcels", "text"), ("is_open", "boolean"), *_PLACE),
+    (*_COMMAND, ("asset", NAME), ("to_account", "text"), ("parcels", "text"), ("is_open", "boolean"), *_PLACE),
 )
 SCHEDULES = Table(
     "schedules",
     2,
     (
         *_COMMAND,
-        ("asset", "text"),
+        ("asset", NAME),
         ("amount", "bigint"),
         ("period", "text"),
         ("first_at_ms", "bigint"),
@@ -131,13 +139,15 @@ SCHEDULES = Table(
     ),
 )
 #: What is kept of accounts besides their balances, in the order of `credit_state.Rows`.
-STATE = (LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES)
-TABLES = (BALANCES, ACCOUNTS, *STATE)
+TABLES = (BALANCES, ACCOUNTS, LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES)
+#: What a transaction writes, in this order.
+WRITTEN = (*TABLES, CHANGED_LOTS)
 
 
 #: How a column's values are sent, and made its own of what was sent, by its type.
 _SENT: Mapping[str, tuple[LiteralString, LiteralString]] = {
     "text": ("string_to_array(%s, chr(31))", "substr({}, 2)"),
+    NAME: ("string_to_array(%s, chr(31))", "{}"),
     "bigint": ("%b", "{}"),
     "integer": ("%b", "{}::integer"),
     "smallint": ("%b", "{}::smallint"),
@@ -178,12 +188,15 @@ def upsert(table: Table, generation: int) -> bytes:
 
 def cells(table: Table, rows: Sequence[Sequence[Any]]) -> list[str | Longs]:
     """Rows as they are sent. There must be some."""
-    return [
-        SEPARATOR.join(["=" + value for value in column])
-        if kind == "text"
-        else longs([NULL if value is None else value for value in column] if kind == NULLABLE else column)
-        for column, (_, kind) in zip(zip(*rows, strict=True), table.columns, strict=True)
-    ]
+    return [_cells(column, kind) for column, (_, kind) in zip(zip(*rows, strict=True), table.columns, strict=True)]
+
+
+def _cells(column: Iterable[Any], kind: str) -> str | Longs:
+    if kind == NAME:
+        return SEPARATOR.join(column)
+    if kind == "text":
+        return SEPARATOR.join(["=" + value for value in column])
+    return longs([NULL if value is None else value for value in column] if kind == NULLABLE else column)
 
 
 @lru_cache(maxsize=1_024)

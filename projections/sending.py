@@ -12,7 +12,7 @@ from creditfold.ledger import Outcome
 from creditfold.projections.chain import Checkpoint, Line
 from creditfold.projections.columns import SEPARATOR, longs
 from creditfold.projections.credit_rows import Total
-from creditfold.projections.credit_tables import TABLES, Table, add_totals, cells, joined, upsert
+from creditfold.projections.credit_tables import WRITTEN, Table, add_totals, cells, joined, upsert
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.statements import Statements, statements
 
@@ -91,7 +91,7 @@ async def send(
 async def send_state(cursor: AsyncCursor[TupleRow], generation: int, states: Sequence[Rows]) -> None:
     """Write rows of accounts with lots, with a binary cursor."""
     # No other transaction writes these accounts, which are their partitions' alone: no order, no deadlock.
-    for table in TABLES:
+    for table in WRITTEN:
         rows = [row for state in states for row in state.get(table, ())]
         if rows:
             await cursor.execute(upsert(table, generation), cells(table, rows))

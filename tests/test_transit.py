@@ -6,7 +6,7 @@ from test_chunks import FakeRecord
 from creditfold.ledger import CreditBook, Tick, Verdict
 from creditfold.ledger.commands import Close, Command, Grant, ReceiveTransfer, SettleTransfer, Terms, Transfer
 from creditfold.ledger.credit_facts import Accepted
-from creditfold.ledger.credit_state import changes, facts_as_json
+from creditfold.ledger.credit_state import Changes, facts_as_json, take_changes
 from creditfold.ledger.transit import (
     arrival,
     arrival_id,
@@ -91,9 +91,11 @@ def test_rows_tell_the_same_as_decisions(receiver: str) -> None:
     sent = Transfer("t", ANN, "credits", 7, BOB, use="ads")
     outcome = sender.apply(sent)
     assert not isinstance(outcome, Verdict)
-    ((row, _),) = changes(sender.accounts[ANN]).transfers
+    rows = Changes([], [], [], [], [], [])
+    take_changes(ANN, sender.accounts[ANN], 0, rows)
+    ((name, command_id, asset, to_account, parcels, *_),) = rows.transfers
     coming = derived(sent, outcome)
-    assert coming == arrival(ANN, "t", row.asset, row.to_account, kept_parcels(row.parcels))
+    assert coming == arrival(name, command_id, asset, to_account, kept_parcels(parcels))
     assert isinstance(coming, ReceiveTransfer)
     assert len(coming.parcels) == 2
     arrived = other.apply(coming)
