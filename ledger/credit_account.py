@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import MAXYEAR, UTC, datetime, timedelta
 from enum import IntEnum
 from heapq import heappop, heappush, merge
+from sys import intern
 from typing import Any, NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import CreateSchedule, LotClass, Period, Terms
@@ -69,7 +70,6 @@ class Lot:
         "is_stored",
         "is_void",
         "made",
-        "order",
         "reissued",
         "remaining",
         "schedule",
@@ -96,7 +96,7 @@ class Lot:
 
     def __init__(self, lot_id: LotId, asset: str, terms: Terms, made: int, source: str) -> None:
         self.id = lot_id
-        self.asset = asset
+        self.asset = intern(asset)
         self.amount = 0
         self.terms = terms
         self.made = made
@@ -109,18 +109,17 @@ class Lot:
         self.is_pending = False
         self.is_lapsed = False
         self.is_void = False
-        #: Its place in the order in which lots are spent, and whether it stands there.
-        self.order: Order = (
-            terms.priority,
-            0 if terms.scope else 1,
-            self.ends_at,
-            0 if terms.lot_class == LotClass.PROMO else 1,
-            terms.effective_at,
-            made,
-        )
+        #: Whether it stands among those that can be spent.
         self.is_listed = False
         #: Whether it has a row already, of which only so much must be written as can change.
         self.is_stored = False
+
+    @property
+    def order(self) -> Order:
+        """Its place in the order in which lots are spent."""
+        lot_class, priority, effective_at, expires_at, scope = self.terms
+        is_promo = lot_class == LotClass.PROMO
+        return priority, 0 if scope else 1, expires_at or NEVER, 0 if is_promo else 1, effective_at, self.made
 
     @property
     def ends_at(self) -> int:
@@ -263,19 +262,40 @@ def _instant(first_at: int, period: str, count: int) -> int:
     return (first.replace(year=years, month=month + 1, day=day) - EPOCH) // timedelta(milliseconds=1)
 
 
+# What an account has nothing of: one for all, since most have nothing of most, and it must never be written to.
+_NONE: dict[Any, Any] = {}
+_NO_DUES: list[Any] = []
+
+
+def owned(found: dict[Any, Any]) -> dict[Any, Any]:
+    """A mapping of an account that may be written to, in place of the one that it may share with all others."""
+    return {} if found is _NONE else found
+
+
+def _order_of(lot: Lot) -> Order:
+    return lot.order
+
+
 class Holding:
     """An account's credits of one asset."""
 
-    __slots__ = ("available", "by_scope", "debt", "debts", "held", "limit", "lists", "pending")
+    __slots__ = ("available", "debt", "debts", "held", "limit", "pending", "scoped", "unscoped")
     CHANGING = ("available", "pending", "held", "debt", "limit")
 
     def __init__(self) -> None:
         self.available = self.pending = self.held = self.debt = self.limit = 0
-        #: What can be spent, by scope, in the order of spending.
-        self.lists: dict[str, list[tuple[Order, Lot]]] = {}
-        self.by_scope: dict[str, int] = {}
+        #: What can be spent, in the order of spending: by all, and by scope.
+        self.unscoped: list[Lot] = []
+        self.scoped: dict[str, list[Lot]] = _NONE
         #: Spends that are owed, the oldest first.
-        self.debts: dict[str, Spent] = {}
+        self.debts: dict[str, Spent] = _NONE
+
+    def listed(self, scope: str) -> list[Lot]:
+        """What can be spent of a scope, to be changed."""
+        if not scope:
+            return self.unscoped
+        self.scoped = owned(self.scoped)
+        return self.scoped.setdefault(scope, [])
 
 
 class Account:
@@ -303,17 +323,18 @@ class Account:
         self.version = 0
         self.is_closed = False
         self.frozen: str | None = None
-        self.lots: dict[LotId, Lot] = {}
-        self.holds: dict[str, Held] = {}
-        self.spends: dict[str, Spent] = {}
-        self.transfers: dict[str, Sent] = {}
-        self.schedules: dict[str, Scheduled] = {}
+        # To be written to only when they are `owned`.
+        self.lots: dict[LotId, Lot] = _NONE
+        self.holds: dict[str, Held] = _NONE
+        self.spends: dict[str, Spent] = _NONE
+        self.transfers: dict[str, Sent] = _NONE
+        self.schedules: dict[str, Scheduled] = _NONE
         self.holdings: dict[str, Holding] = {}
         #: What was changed, and is to be written, with the place in the log of its last change.
-        self.changed: dict[Any, int] = {}
+        self.changed: dict[Any, int] = _NONE
         self.position = 0
         self._numbers = 0
-        self._dues: list[tuple[int, int, int, int, Any]] = []
+        self._dues: list[tuple[int, int, int, int, Any]] = _NO_DUES
         self._pushed = 0
         self._undo: list[tuple[Any, Any, Any]] | None = None
 
@@ -350,13 +371,19 @@ class Account:
                     owner.schedule.kept += owner.remaining + owner.held - kept
         for holding in self.holdings.values():
             # What was taken out came back at the end.
-            holding.debts = dict(sorted(holding.debts.items(), key=_debt_made))
+            if holding.debts:
+                holding.debts = dict(sorted(holding.debts.items(), key=_debt_made))
 
     def note(self, owner: Lot | Held | Spent | Sent | Scheduled) -> None:
         """Have something written that is about to change, or is new; an undo brings back what it is now."""
         if self._undo is not None:
             self._undo.append((owner, None, [getattr(owner, name) for name in owner.CHANGING]))
-        self.changed[owner] = self.position
+        self.mark(owner, self.position)
+
+    def mark(self, owner: Lot | Held | Spent | Sent | Scheduled, position: int) -> None:
+        """Have something written, as of a place in the log."""
+        self.changed = owned(self.changed)
+        self.changed[owner] = position
 
     def note_holding(self, holding: Holding) -> None:
         """The same of the account's credits of an asset, which are written with each line of the journal."""
@@ -364,7 +391,7 @@ class Account:
             self._undo.append((holding, None, [getattr(holding, name) for name in holding.CHANGING]))
 
     def put(self, owner: dict[Any, Any], key: Any, value: Any) -> None:
-        """Add to one of the account's mappings, or change it; None takes it out."""
+        """Add to one of the account's own mappings, or change it; None takes it out."""
         if self._undo is not None:
             self._undo.append((owner, key, owner.get(key)))
         if value is None:
@@ -379,7 +406,7 @@ class Account:
         found = self.holdings.get(asset)
         if found is None:
             # An empty one says the same as none, so it needn't be undone.
-            found = self.holdings[asset] = Holding()
+            found = self.holdings[intern(asset)] = Holding()
         return found
 
     def balance(self, asset: str) -> Balance:
@@ -392,7 +419,7 @@ class Account:
         found = self.holdings.get(asset)
         if found is None:
             return 0
-        return found.by_scope.get("", 0) + (found.by_scope.get(use, 0) if use else 0)
+        return sum(lot.remaining for lot in (*found.unscoped, *(found.scoped.get(use, ()) if use else ())))
 
     def room(self, asset: str) -> int:
         """How much more of an asset the account can have."""
@@ -472,23 +499,22 @@ class Account:
         """Count what remains in a lot in its account's totals, which were noted."""
         if lot.is_pending:
             holding.pending += change
-            return
-        holding.available += change
-        scope = lot.terms.scope
-        self.put(holding.by_scope, scope, holding.by_scope.get(scope, 0) + change)
+        else:
+            holding.available += change
 
     def enlist(self, lot: Lot) -> None:
         """Have a lot stand among those that can be spent, or not."""
         is_spendable = lot.remaining > 0 and not (lot.is_pending or lot.is_lapsed or lot.is_void)
         if lot.is_listed == is_spendable:
             return
-        listed = self.holding(lot.asset).lists.setdefault(lot.terms.scope, [])
-        if lot.is_listed:
-            # What is shorter comes first, so this is where it stands.
-            del listed[bisect_left(listed, (lot.order,))]
+        listed = self.holding(lot.asset).listed(lot.terms.scope)
+        if not lot.is_listed:
+            insort(listed, lot, key=_order_of)
+        elif listed[0] is lot:
+            del listed[0]
         else:
-            # No two lots are of the same order, so they themselves are never compared.
-            insort(listed, (lot.order, lot))
+            # No two lots are of the same order.
+            del listed[bisect_left(listed, lot.order, key=_order_of)]
         lot.is_listed = is_spendable
 
     def make_lot(self, new: NewLot, clock_ms: int) -> tuple[Lot, Move]:
@@ -499,6 +525,7 @@ class Account:
             terms = make(Terms, (lot_class, priority, clock_ms, expires_at, scope))
         lot = Lot(new.lot_id, new.asset, terms, self._number(), new.source)
         lot.is_pending = terms.effective_at > clock_ms
+        self.lots = owned(self.lots)
         self.put(self.lots, new.lot_id, lot)
         move = self.move(lot, new.source, Bucket.REMAINING, new.amount)
         lot.amount = new.amount
@@ -515,6 +542,8 @@ class Account:
     def expect(self, at_ms: int, kind: Due, what: Any) -> None:
         """Have something fall due. What was made first comes first; two entries for the same thing do no harm."""
         self._pushed += 1
+        if self._dues is _NO_DUES:
+            self._dues = []
         heappush(self._dues, (at_ms, kind, what.made, self._pushed, what))
 
     def allocate(self, asset: str, use: str, amount: int, at_ms: int | None = None) -> tuple[Slice, ...]:
@@ -522,13 +551,13 @@ class Account:
 
         With an instant, only of lots whose window it lies in.
         """
-        lists = self.holding(asset).lists
-        listed: Iterable[tuple[Order, Lot]] = lists.get("", ())
-        scoped = lists.get(use) if use else None
+        holding = self.holding(asset)
+        listed: Iterable[Lot] = holding.unscoped
+        scoped = holding.scoped.get(use) if use else None
         if scoped:
-            listed = merge(listed, scoped) if listed else scoped
+            listed = merge(listed, scoped, key=_order_of) if listed else scoped
         slices = []
-        for _, lot in listed:
+        for lot in listed:
             if amount <= 0:
                 break
             if at_ms is not None and not lot.terms.effective_at <= at_ms < lot.ends_at:
@@ -549,6 +578,7 @@ class Account:
         self.note_holding(holding)
         spend.debt += change
         holding.debt += change
+        holding.debts = owned(holding.debts)
         self.put(holding.debts, spend_id, spend if spend.debt else None)
         if change > 0:
             return Move(None, Bucket.DEBT, Bucket.SPENT, change)
@@ -557,12 +587,14 @@ class Account:
     def keep_spend(self, spend_id: str, asset: str, slices: tuple[Slice, ...]) -> Spent:
         """Remember a spend, so that it can be refunded."""
         spend = Spent(spend_id, asset, slices, self._number())
+        self.spends = owned(self.spends)
         self.put(self.spends, spend_id, spend)
         return spend
 
     def hold_until(self, hold_id: str, asset: str, deadline: int, slices: tuple[Slice, ...]) -> None:
         """Keep a hold, and lapse it at its deadline."""
         hold = Held(hold_id, asset, deadline, slices, self._number())
+        self.holds = owned(self.holds)
         self.put(self.holds, hold_id, hold)
         self.note(hold)
         self.expect(deadline, Due.LAPSE, hold)
@@ -570,12 +602,14 @@ class Account:
     def send(self, transfer_id: str, asset: str, to: str, slices: tuple[Slice, ...]) -> None:
         """Keep a transfer until its end is known."""
         sent = Sent(transfer_id, asset, to, slices)
+        self.transfers = owned(self.transfers)
         self.put(self.transfers, transfer_id, sent)
         self.note(sent)
 
     def schedule(self, command: CreateSchedule) -> None:
         """Keep a schedule, and have it fall due."""
         scheduled = Scheduled(command, self._number())
+        self.schedules = owned(self.schedules)
         self.put(self.schedules, command.command_id, scheduled)
         self.note(scheduled)
         self.expect_turn(scheduled)
@@ -589,25 +623,25 @@ class Account:
 
     def forget(self) -> None:
         """Forget what was written and neither time nor a debt can bring up again; it is loaded when it is asked for."""
-        self.changed = {}
+        self.changed = _NONE
         if self.spends:
-            self.spends = {key: spend for key, spend in self.spends.items() if spend.debt}
+            self.spends = {key: spend for key, spend in self.spends.items() if spend.debt} or _NONE
         if self.holds:
-            self.holds = {key: hold for key, hold in self.holds.items() if hold.is_open}
+            self.holds = {key: hold for key, hold in self.holds.items() if hold.is_open} or _NONE
         if self.transfers:
-            self.transfers = {key: sent for key, sent in self.transfers.items() if sent.is_open}
+            self.transfers = {key: sent for key, sent in self.transfers.items() if sent.is_open} or _NONE
         if self.schedules:
-            self.schedules = {key: scheduled for key, scheduled in self.schedules.items() if scheduled.is_open}
+            self.schedules = {key: scheduled for key, scheduled in self.schedules.items() if scheduled.is_open} or _NONE
         if not all(lot.is_live for lot in self.lots.values()):
             spent = [part for spend in self.spends.values() for part in spend.slices]
             sent = [part for transfer in self.transfers.values() for part in transfer.slices]
             needed = {part.lot.id: None for part in (*spent, *sent)}
-            self.lots = {key: lot for key, lot in self.lots.items() if lot.is_live or key in needed}
+            self.lots = {key: lot for key, lot in self.lots.items() if lot.is_live or key in needed} or _NONE
             for scheduled in self.schedules.values():
                 ending = scheduled.ending.items()
                 scheduled.ending = {at: lots for at, lots in ending if any(lot in self.lots for lot in lots)}
         if len(self._dues) > 2 * (len(self.lots) + len(self.holds) + len(self.schedules)) + 64:
-            self._dues = []
+            self._dues = _NO_DUES
             for lot in self.lots.values():
                 self.expect_lot(lot)
             for hold in self.holds.values():
@@ -638,9 +672,9 @@ class Account:
     def repay(self, asset: str, at_ms: int) -> list[Fact]:
         """Pay debt, the oldest spend first, with the unscoped credits that there are."""
         holding, facts = self.holding(asset), []
-        while holding.debts and holding.lists.get(""):
+        while holding.debts and holding.unscoped:
             spend_id, spend = next(iter(holding.debts.items()))
-            lot = holding.lists[""][0][1]
+            lot = holding.unscoped[0]
             amount = min(spend.debt, lot.remaining)
             # The lot's move says that the debt is smaller; what the spend took was counted as spent when it was made.
             self.note(spend)

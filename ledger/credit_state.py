@@ -21,7 +21,7 @@ from creditfold.ledger.commands import (
     Terms,
     VoidGrant,
 )
-from creditfold.ledger.credit_account import NUMBER_BITS, Account, Due, Held, Lot, Scheduled, Sent, Slice, Spent
+from creditfold.ledger.credit_account import NUMBER_BITS, Account, Due, Held, Lot, Scheduled, Sent, Slice, Spent, owned
 from creditfold.ledger.credit_facts import Bucket, Fact, FactKind, LotId
 from creditfold.ledger.folding import as_json
 
@@ -215,6 +215,7 @@ def restore(account: Account, rows: Rows) -> None:
             slices = _slices(account, transfer.parcels)
             sent = Sent(transfer.command_id, transfer.asset, transfer.to_account, slices)
             sent.is_open = transfer.is_open
+            account.transfers = owned(account.transfers)
             account.transfers[transfer.command_id] = sent
 
 
@@ -250,10 +251,11 @@ def opened(name: str, version: int, available: Mapping[str, int]) -> Account:
 def _add_opening(account: Account, lot_id: LotId, asset: str, amount: int) -> None:
     lot = Lot(lot_id, asset, Terms(), 0, "opening")
     lot.amount = lot.remaining = amount
+    account.lots = owned(account.lots)
     account.lots[lot_id] = lot
     account.count(account.holding(asset), lot, amount)
     account.enlist(lot)
-    account.changed[lot] = 0
+    account.mark(lot, 0)
 
 
 def _restore_lot(account: Account, row: LotRow) -> None:
@@ -263,6 +265,7 @@ def _restore_lot(account: Account, row: LotRow) -> None:
     lot.voided, lot.forfeited, lot.reissued, lot.transferred = row[15:19]
     lot.is_pending, lot.is_lapsed, lot.is_void = row.is_pending, row.is_lapsed, row.is_void
     lot.is_stored = True
+    account.lots = owned(account.lots)
     account.lots[lot.id] = lot
     holding = account.holding(lot.asset)
     account.count(holding, lot, lot.remaining)
@@ -277,6 +280,7 @@ def _restore_lot(account: Account, row: LotRow) -> None:
 def _restore_hold(account: Account, row: HoldRow) -> None:
     hold = Held(row.command_id, row.asset, row.deadline, _slices(account, row.slices), row.made)
     hold.taken, hold.is_open, hold.is_lapsed = row.taken, row.is_open, row.is_lapsed
+    account.holds = owned(account.holds)
     account.holds[row.command_id] = hold
     if hold.is_open:
         account.expect(hold.deadline, Due.LAPSE, hold)
@@ -285,10 +289,12 @@ def _restore_hold(account: Account, row: HoldRow) -> None:
 def _restore_spend(account: Account, row: SpendRow) -> None:
     spend = Spent(row.command_id, row.asset, _slices(account, row.slices), row.made)
     spend.debt = row.debt
+    account.spends = owned(account.spends)
     account.spends[row.command_id] = spend
     if spend.debt:
         holding = account.holding(row.asset)
         holding.debt += spend.debt
+        holding.debts = owned(holding.debts)
         holding.debts[row.command_id] = spend
 
 
@@ -310,6 +316,7 @@ def _restore_schedule(account: Account, row: ScheduleRow) -> None:
     )
     scheduled = Scheduled(command, row.made)
     scheduled.next, scheduled.is_open = row.next, row.is_open
+    account.schedules = owned(account.schedules)
     account.schedules[row.command_id] = scheduled
     account.expect_turn(scheduled)
 

@@ -49,7 +49,7 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
             found = credits.lots(connection, name, every=True)
             assert {(lot.command_id, lot.number) for lot in found} == set(account.lots)
             for asset, holding in account.holdings.items():
-                order = [lot.id for listed in holding.lists.values() for _, lot in listed]
+                order = [lot.id for listed in (holding.unscoped, *holding.scoped.values()) for lot in listed]
                 order.sort(key=lambda lot_id: account.lots[lot_id].order)
                 active = [
                     lot for lot in credits.lots(connection, name, asset) if lot.state == "active" and lot.remaining

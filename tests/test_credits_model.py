@@ -5,15 +5,17 @@ Days are the only instants, so that windows, deadlines and schedules often meet.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
 
+import pytest
 from credits_model import DAY_MS, PLACES, Answer, Model, Owner, Said
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from creditfold.ledger import credit_account
 from creditfold.ledger.commands import (
     Batch,
     CancelSchedule,
@@ -43,6 +45,14 @@ from creditfold.ledger.credit_book import CreditBook
 from creditfold.ledger.credit_facts import Accepted, Bucket, Fact, FactKind, Outcome, Rejected
 from creditfold.ledger.folding import Verdict
 from creditfold.ledger.transit import derived
+
+
+@pytest.fixture(autouse=True)
+def what_accounts_share_is_empty() -> Iterator[None]:
+    """Accounts that have nothing of a kind share one empty mapping: written to, it would be everybody's."""
+    yield
+    assert (credit_account._NONE, credit_account._NO_DUES) == ({}, [])
+
 
 EXAMPLES = int(os.environ.get("CREDITFOLD_EXAMPLES", "60"))
 ACCOUNTS = ("ann", "bob", "cyd")
