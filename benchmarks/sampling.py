@@ -140,6 +140,8 @@ class Sampler:
                 stack = list(_places(interrupted if ident == main and interrupted else frame))
                 self.stages[stage_of(stack)] += taken  # type: ignore[assignment]
                 self.functions[str(stack[0])] += taken  # type: ignore[assignment]
+        # It may be this function's own, and would keep alive all that every function on the stack knows.
+        del frame
 
 
 def _places(frame: FrameType | None) -> Iterator[Place]:
