@@ -33,8 +33,9 @@ class KnownCommandError(Exception):
 class Draft(NamedTuple):
     """What a chunk of one partition comes to, as it is sent.
 
-    `plain` and `credited` are lines of the journal by rules without and with lots, `balances` those to write by rules
-    without, and `leaves_balances` tells that others are left for later. `state` are rows of accounts with lots.
+    `plain` and `credited` are lines of the journal by rules without and with lots, in the order of their accounts,
+    `balances` those to write by rules without, and `leaves_balances` tells that others are left for later. `state` are
+    rows of accounts with lots.
     """
 
     partition: int
