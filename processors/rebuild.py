@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 #: How often the caller is told that time has passed, in seconds.
 TELL_EVERY_S = 0.25
 
-#: Partitions that one process folds at the same time: while PostgreSQL writes the one, Python folds the other.
-SIDE_BY_SIDE = 2
-
 ORPHAN_CHECK_S = 0.5
 
 #: By how much a process that folds in bulk steps back behind others.
@@ -149,8 +146,6 @@ def _work(task: Task, turn: Any, pipe: "Pipe") -> None:
 
 
 def _explained(error: BaseException) -> Failure:
-    if isinstance(error, BaseExceptionGroup):
-        return _explained(error.exceptions[0])
     if isinstance(error, CreditfoldError):
         return Failure(error.message, error.remedy)
     if isinstance(error, UnknownRulesError):
@@ -169,24 +164,17 @@ def _explained(error: BaseException) -> Failure:
 
 
 async def _fold_all(task: Task, turn: Any) -> None:
-    async with (
-        fold_pool(task.dsn, f"creditfold rebuild {os.getpid()}", 2 * SIDE_BY_SIDE, REBUILD_OPTIONS) as pool,
-        asyncio.TaskGroup() as tasks,
-    ):
-        watch = asyncio.create_task(_end_with(task.parent))
-        lines = [tasks.create_task(_fold_in_turn(task, pool, turn)) for _ in range(SIDE_BY_SIDE)]
-        await asyncio.wait(lines, return_when=asyncio.ALL_COMPLETED)
-        watch.cancel()
-
-
-async def _fold_in_turn(task: Task, pool: Any, turn: Any) -> None:
+    # One partition at a time: while PostgreSQL writes it, the core is PostgreSQL's, and two would share one's cache.
     owner = f"rebuild {os.getpid()}"
-    while True:
-        with turn.get_lock():
-            number, turn.value = turn.value, turn.value + 1
-        if number >= len(task.order):
-            return
-        await Replay(task.job, task.order[number], pool).run(owner)
+    async with fold_pool(task.dsn, f"creditfold {owner}", 3, REBUILD_OPTIONS) as pool:
+        watch = asyncio.create_task(_end_with(task.parent))
+        while True:
+            with turn.get_lock():
+                number, turn.value = turn.value, turn.value + 1
+            if number >= len(task.order):
+                break
+            await Replay(task.job, task.order[number], pool).run(owner)
+        watch.cancel()
 
 
 async def _end_with(parent: int) -> None:

@@ -26,8 +26,14 @@ CHUNK_RECORDS = 10_000
 
 #: Pieces of so many records in a transaction of a bulk fold: the state of an account is written once in each. And how
 #: many accounts a transaction may have to write before it takes no further piece.
-PIECES = 10
+PIECES = 20
 MOST_UNSAVED = 50_000
+
+#: How long a transaction stays open for a further piece, in seconds.
+PIECE_PATIENCE_S = 0.5
+
+#: Bytes of a filter of known ids for each record, which may have one: three new ids in a hundred are looked up in vain.
+FILTER_BYTES_EACH = 32
 
 #: Accounts kept in memory between two transactions.
 KEPT_ACCOUNTS = 100_000
@@ -88,7 +94,7 @@ class Replay:
         self._claim = Claim(0, 0, job.generation)
         self._position = 0
         self._memory = Memory()
-        self._seen = Seen(FILTER_BYTES) if job.bulk else None
+        self._seen = Seen(min(FILTER_BYTES_EACH * job.ends[partition] + 1, FILTER_BYTES)) if job.bulk else None
         # In a bulk fold, balances are written when accounts are forgotten, and at the end: most change again and again.
         self._unsaved: LastOutcomes = {}
 
@@ -129,7 +135,7 @@ class Replay:
                         reads = [read for read in reads if read[0].offset >= self._position]
                         # More would be too much for this transaction, or it would be open while the log is waited for.
                         is_enough = self._position < piece.end or transaction.unsaved >= MOST_UNSAVED
-                        if is_enough or not pieces.is_ready:
+                        if is_enough or not await pieces.comes_soon():
                             break
                         piece = await pieces.next()
                         reads = self._read(piece)
@@ -188,10 +194,12 @@ class _Pieces:
     def _fetch(self) -> None:
         self._upcoming = asyncio.create_task(_next_piece(self._reader, self._end, self._until_ms))
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the next piece is there already, or that there is none is known."""
-        return self._upcoming is None or self._upcoming.done()
+    async def comes_soon(self) -> bool:
+        """Tell whether the next piece is there within PIECE_PATIENCE_S, or that there is none is known."""
+        if self._upcoming is None:
+            return True
+        done, _ = await asyncio.wait({self._upcoming}, timeout=PIECE_PATIENCE_S)
+        return bool(done)
 
     async def next(self) -> Piece | None:
         """The next piece, None behind the last. Raises StalledError."""

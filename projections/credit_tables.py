@@ -157,26 +157,33 @@ _SENT: Mapping[str, tuple[LiteralString, LiteralString]] = {
 
 
 @lru_cache(maxsize=1_024)
-def upsert(table: Table, generation: int) -> bytes:
+def save(table: Table, generation: int) -> bytes:
     """Write rows, sent as `cells` makes them.
 
     No other transaction writes these rows, so nothing can come between looking for one and making it; an INSERT with
-    ON CONFLICT would lock each row, and tell the log of it, before it changes it.
+    ON CONFLICT would lock each row, and tell the log of it, before it changes it. Rows of LOTS are new: those that are
+    stored are CHANGED_LOTS.
     """
     names = [sql.Identifier(name) for name, _ in table.columns]
     sent = [sql.SQL(_SENT[kind][0]) for _, kind in table.columns]
     values = [sql.SQL(_SENT[kind][1]).format(name) for name, (_, kind) in zip(names, table.columns, strict=True)]
-    own = [sql.SQL("{} AS {}").format(value, name) for value, name in zip(values, names, strict=True)]
     comma = sql.SQL(", ")
+    into = sql.Identifier(schema_of(generation), table.name)
+    rows = sql.SQL("SELECT {} FROM unnest({}) AS u ({})").format(
+        comma.join([sql.SQL("{} AS {}").format(value, name) for value, name in zip(values, names, strict=True)]),
+        comma.join(sent),
+        comma.join(names),
+    )
+    if table is LOTS:
+        return sql.SQL("INSERT INTO {} ({}) {}").format(into, comma.join(names), rows).as_bytes(None)
     return (
         sql.SQL(
-            """MERGE INTO {table} AS t USING (SELECT {own} FROM unnest({sent}) AS u ({names})) AS n ON {same}
+            """MERGE INTO {table} AS t USING ({rows}) AS n ON {same}
            WHEN MATCHED THEN UPDATE SET {changes} WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({new})"""
         )
         .format(
-            table=sql.Identifier(schema_of(generation), table.name),
-            own=comma.join(own),
-            sent=comma.join(sent),
+            table=into,
+            rows=rows,
             names=comma.join(names),
             same=sql.SQL(" AND ").join([sql.SQL("t.{0} = n.{0}").format(name) for name in names[: table.key]]),
             changes=comma.join([sql.SQL("{0} = n.{0}").format(name) for name in names[table.key :]]),

@@ -12,7 +12,7 @@ from creditfold.ledger import Outcome
 from creditfold.projections.chain import Checkpoint, Line
 from creditfold.projections.columns import SEPARATOR, longs
 from creditfold.projections.credit_rows import Total
-from creditfold.projections.credit_tables import WRITTEN, Table, add_totals, cells, joined, upsert
+from creditfold.projections.credit_tables import WRITTEN, Table, add_totals, cells, joined, save
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.statements import Statements, statements
 
@@ -95,7 +95,7 @@ async def send_state(cursor: AsyncCursor[TupleRow], generation: int, states: Seq
     for table in WRITTEN:
         rows = [row for state in states for row in state.get(table, ())]
         if rows:
-            await cursor.execute(upsert(table, generation), cells(table, rows))
+            await cursor.execute(save(table, generation), cells(table, rows))
 
 
 async def _copy(cursor: AsyncCursor[TupleRow], statement: bytes, lines: Sequence[Line]) -> None:
