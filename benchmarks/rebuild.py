@@ -4,8 +4,8 @@
 
 Folds fresh commands with two workers, as many again with one, then the whole log with `creditfold rebuild`, start-up
 and indexes included, and compares the digests. Then commands are appended at a fixed rate (open loop: each has its
-moment, whether the one before was answered or not) and timed until they are visible in PostgreSQL, without a rebuild
-and beside one.
+moment, whether the one before was answered or not) and timed until they are visible in PostgreSQL: without a rebuild,
+beside one, and beside one that has a single process.
 """
 
 import argparse
@@ -160,9 +160,11 @@ def main() -> None:
             with console.status("latency"):
                 Latency(settings, options.per_second, 7).measure(5)
                 figures["latency_alone"] = Latency(settings, options.per_second, 8).measure(15)
-                beside = start(settings, "rebuild", "--json")
-                figures["latency_beside_a_rebuild"] = Latency(settings, options.per_second, 9).measure(120, beside)
-                beside.communicate()
+                for name, more in (("", ()), ("_of_one_process", ("--processes", "1"))):
+                    beside = start(settings, "rebuild", "--json", *more)
+                    found = Latency(settings, options.per_second, 9 + len(more)).measure(120, beside)
+                    figures[f"latency_beside_a_rebuild{name}"] = found
+                    beside.communicate()
         finally:
             worker.terminate()
             worker.wait(30)

@@ -203,9 +203,17 @@ def rebuild(results: Figures) -> str:
         ("rebuild", "rebuild_per_s"),
         ("ratio to one worker", "rebuild_to_live"),
         ("ratio to two workers", "rebuild_to_live_by_two_workers"),
+        ("memory of its processes together by quarter, MB", "rebuild_memory_mb_by_quarter"),
     )
     said = f"\n{_cell(found.get('commands'))} commands, start-up and indexes of the rebuild included.\n"
-    return table(("", ""), ((what, found.get(name)) for what, name in rows)) + said
+    beside = (
+        ("alone", "latency_alone"),
+        ("beside a rebuild", "latency_beside_a_rebuild"),
+        ("beside one of one process", "latency_beside_a_rebuild_of_one_process"),
+    )
+    latency = ((what, at(found, name, "p50_ms"), at(found, name, "p99_ms")) for what, name in beside)
+    live = table(("one live worker, due to visible", "half within, ms", "99%"), latency)
+    return table(("", ""), ((what, found.get(name)) for what, name in rows)) + said + "\n" + live
 
 
 def scale(results: Figures) -> str:

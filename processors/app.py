@@ -32,7 +32,7 @@ from creditfold.stack.topics import describe_log
 SCHEME = "creditfold"
 
 #: Connections to PostgreSQL per worker: lanes beyond that wait for each other.
-FOLD_CONNECTIONS = 3
+FOLD_CONNECTIONS = 2
 
 REPORT_EVERY_S = 5.0
 COLLECT_EVERY_S = 60.0
