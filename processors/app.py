@@ -19,7 +19,7 @@ from creditfold.processors.appender import Appender
 from creditfold.processors.beside import SideReader
 from creditfold.processors.chunks import Chunk
 from creditfold.processors.errands import Errands
-from creditfold.processors.lanes import Lanes
+from creditfold.processors.lanes import LANES_AT_ONCE, Lanes
 from creditfold.processors.transport import LedgerConsumer
 from creditfold.projections.connections import fold_pool
 from creditfold.projections.setup import LogChangedError, refuse_other_log
@@ -31,8 +31,8 @@ from creditfold.stack.topics import describe_log
 #: The URL scheme by which Faust finds our transport.
 SCHEME = "creditfold"
 
-#: Connections to PostgreSQL per worker: lanes beyond that wait for each other.
-FOLD_CONNECTIONS = 2
+#: Connections to PostgreSQL per worker, at most: those of lanes, and two for claims and errands, which wait for none.
+FOLD_CONNECTIONS = LANES_AT_ONCE + 2
 
 REPORT_EVERY_S = 5.0
 COLLECT_EVERY_S = 60.0

@@ -47,6 +47,9 @@ DOUBTED_CHUNKS = 100
 SMALL_CHUNK = 250
 ROUND_RECORDS = 1_000
 
+#: Lanes, or rounds of small chunks, in work at a time: more are no faster, and a chunk in work takes much memory.
+LANES_AT_ONCE = 2
+
 log = structlog.get_logger()
 
 
@@ -91,6 +94,7 @@ class Lanes:
         # Among how many what is remembered is shared out.
         self._sharing = 1
         self._room = asyncio.Event()
+        self._turns = asyncio.Semaphore(LANES_AT_ONCE)
         # Small chunks that the next transaction takes, and such transactions under way.
         self._small: list[_Small] = []
         self._rounds: set[asyncio.Task[None] | None] = set()
@@ -168,7 +172,7 @@ class Lanes:
         while at < chunk.end:
             async with self._connection() as connection:
                 if not reads:
-                    # Not before: a lane that waits for a connection needs no more memory than its records take.
+                    # Not before: a lane that waits for its turn needs no more memory than its records take.
                     with self.meter.stage("decode"):
                         reads = read_records(chunk.records, chunk.partition, self._partitions)
                 at = await self._fold_some(connection, chunk, reads, won, memory)
@@ -202,7 +206,7 @@ class Lanes:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
-        async with self._pool.connection() as connection:
+        async with self._turns, self._pool.connection() as connection:
             try:
                 yield connection
             except ReadOnlySqlTransaction:
