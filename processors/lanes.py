@@ -29,9 +29,9 @@ from creditfold.schemas.errors import CreditfoldError
 #: How long a stopping lane may take to finish the chunk that it is writing, in seconds.
 GRACE_S = 5.0
 
-#: Accounts and lots that a worker remembers from one chunk to the next, shared out among its lanes: 100,000, and some
-#: more since partitions have not all the same number. An account with one lot takes some 1.2 KB.
-WORKER_ACCOUNTS = 104_000
+#: Accounts and lots that a worker remembers from one chunk to the next, shared out among its lanes. An account with one
+#: lot takes some 1.2 KB; so many keep a worker below 300 MB.
+WORKER_ACCOUNTS = 70_000
 WORKER_LOTS = 200_000
 
 #: Command ids of its last records that a worker recognizes, and the size of the filter by which it does. A command that
