@@ -406,7 +406,7 @@ def _lot_row(lot: Lot) -> Row:
 
 def _changed_lot(account: str, lot: Lot, position: int) -> Row:
     command_id, number = lot.id
-    is_live = lot.remaining > 0 or lot.held > 0
+    is_live = lot.is_live
     return (
         account,
         command_id,

@@ -24,10 +24,6 @@ from creditfold.projections.store import ChunkTransaction, Progress, ask_to_lock
 #: Lots kept in memory between two transactions.
 KEPT_LOTS = 500_000
 
-#: Size of a filter of all of a partition's command ids, in bytes: with a million ids in it, three new ids in a hundred
-#: are looked up for nothing, with ten million every fourth.
-FILTER_BYTES = 2**25
-
 #: Accounts that a tick settles at a time.
 TICK_ACCOUNTS = 2_000
 

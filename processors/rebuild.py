@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -94,15 +94,19 @@ def fold_into(job: Job, dsn: str, processes: int, on_tick: Callable[[], None]) -
 def fold_here(job: Job, dsn: str) -> None:
     """Fold every partition of a job to its end in this process. Raises RebuildError."""
     try:
-        asyncio.run(_fold_here(job, dsn))
+        asyncio.run(_fold_each(job, job.ends, dsn, "creditfold rebuild"))
     except Exception as error:
         failure = _explained(error)
         raise RebuildError(failure.message, failure.remedy) from error
 
 
-async def _fold_here(job: Job, dsn: str) -> None:
-    async with fold_pool(dsn, "creditfold rebuild", 3, REBUILD_OPTIONS) as pool:
-        for partition in job.ends:
+async def _fold_each(job: Job, partitions: Iterable[int], dsn: str, application: str) -> None:
+    """Fold partitions one after the other, on sessions of this name.
+
+    Not two at a time: while PostgreSQL writes the one, the core is PostgreSQL's, and two would share one's cache.
+    """
+    async with fold_pool(dsn, application, 3, REBUILD_OPTIONS) as pool:
+        for partition in partitions:
             await Replay(job, partition, pool).run(f"rebuild {os.getpid()}")
 
 
@@ -164,17 +168,19 @@ def _explained(error: BaseException) -> Failure:
 
 
 async def _fold_all(task: Task, turn: Any) -> None:
-    # One partition at a time: while PostgreSQL writes it, the core is PostgreSQL's, and two would share one's cache.
-    owner = f"rebuild {os.getpid()}"
-    async with fold_pool(task.dsn, f"creditfold {owner}", 3, REBUILD_OPTIONS) as pool:
-        watch = asyncio.create_task(_end_with(task.parent))
-        while True:
-            with turn.get_lock():
-                number, turn.value = turn.value, turn.value + 1
-            if number >= len(task.order):
-                break
-            await Replay(task.job, task.order[number], pool).run(owner)
-        watch.cancel()
+    watch = asyncio.create_task(_end_with(task.parent))
+    await _fold_each(task.job, _turns(task.order, turn), task.dsn, f"creditfold rebuild {os.getpid()}")
+    watch.cancel()
+
+
+def _turns(order: Sequence[int], turn: Any) -> Iterator[int]:
+    """The partitions whose turn it is when this process asks, until there are none left."""
+    while True:
+        with turn.get_lock():
+            number, turn.value = turn.value, turn.value + 1
+        if number >= len(order):
+            return
+        yield order[number]
 
 
 async def _end_with(parent: int) -> None:

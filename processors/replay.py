@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 from creditfold.processors.chunks import Read, read_records
-from creditfold.processors.memory import FILTER_BYTES, Memory, Seen, fold_chunk
+from creditfold.processors.memory import Memory, Seen, fold_chunk
 from creditfold.projections.sending import LastOutcomes
 from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, claim
 from creditfold.schemas.errors import CreditfoldError
@@ -32,8 +32,10 @@ MOST_UNSAVED = 50_000
 #: How long a transaction stays open for a further piece, in seconds.
 PIECE_PATIENCE_S = 0.5
 
-#: Bytes of a filter of known ids for each record, which may have one: three new ids in a hundred are looked up in vain.
+#: Bytes of a filter of all of a partition's command ids, for each record and at most: with a million ids in the largest
+#: one, three new ids in a hundred are looked up for nothing, with ten million every fourth.
 FILTER_BYTES_EACH = 32
+FILTER_BYTES = 2**25
 
 #: Accounts kept in memory between two transactions.
 KEPT_ACCOUNTS = 100_000
