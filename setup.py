@@ -21,15 +21,23 @@ COMPILED = (
 )
 
 
+#: What is there in the compiled core only.
+QUICK = ("processors/plain",)
+
+
 def extensions() -> list[Any]:
     """The compiled modules, if the environment asks for them."""
     if os.environ.get("CREDITFOLD_COMPILE") != "1":
         return []
+    from Cython.Build import cythonize
     from mypyc.build import mypycify
+    from setuptools import Extension
 
     # Under .link the modules have their full names.
     paths = [f".link/creditfold/{path}" for path in COMPILED]
-    return list(mypycify(["--config-file", "pyproject.toml", *paths], opt_level="3", group_name="creditfold"))
+    compiled = mypycify(["--config-file", "pyproject.toml", *paths], opt_level="3", group_name="creditfold")
+    quick = [Extension(f"creditfold.{path.replace('/', '.')}", [f"{path}.pyx"]) for path in QUICK]
+    return [*compiled, *cythonize(quick, build_dir="build")]
 
 
 if __name__ == "__main__":

@@ -85,13 +85,21 @@ class Later(NamedTuple):
     content: Content
 
 
+class Unread(Protocol):
+    """A plain command that is left as it is in its record, for the quick way (quick.py)."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it goes Python's way after all."""
+
+
 #: A record and what it holds, which may hang on the rules in force.
-Read: TypeAlias = tuple[Record, Content | Later]
+Read: TypeAlias = tuple[Record, Content | Later | Unread]
 
 
 def read_records(records: Iterable[Record], partition: int, partitions: int) -> list[Read]:
     """Decode and check records of one partition of a topic that has `partitions`."""
-    return [(record, _read(record, partition, partitions)) for record in records]
+    return [(record, read_one(record, partition, partitions)) for record in records]
 
 
 def commands(reads: Iterable[Read]) -> Iterator[Command]:
@@ -119,6 +127,14 @@ def keys(found: Iterable[Command]) -> Iterator[tuple[str, str]]:
                 yield command.account, step.command_id
 
 
+def ticks(reads: Sequence[Read]) -> list[int]:
+    """Where among reads the ticks are."""
+    return [at for at, read in enumerate(reads) if read[1].__class__ in _TICKING and tick_of(read) is not None]
+
+
+_TICKING = (Later, Tick)
+
+
 def tick_of(read: Read) -> Tick | None:
     """The tick that a read is, if it is one."""
     content = read[1].content if read[1].__class__ is Later else read[1]
@@ -138,8 +154,8 @@ class _Fold:
         #: What was made so far, as `weight` counts it.
         self.made = 0
 
-    def add(self, record: Record, content: Content | Later) -> None:
-        """Fold one read."""
+    def add(self, record: Record, content: Any) -> None:
+        """Fold one read, whose content is no Unread."""
         book = self.book
         if record.timestamp > book.clock_ms:
             book.advance(record.timestamp)
@@ -163,7 +179,7 @@ class _Fold:
             if isinstance(content, Tick):
                 self._tick(record, content)
                 return
-        outcome = book.apply(content, record.offset)  # type: ignore[arg-type]  # Rules 1 get no later commands.
+        outcome = book.apply(content, record.offset)
         if isinstance(outcome, Entry):
             self.journal.append((record.offset, outcome))
         elif isinstance(outcome, Verdict):
@@ -264,6 +280,11 @@ def fold(reads: Iterable[Read], book: AnyBook, next_offset: int, most: float = i
     return folding.result(next_offset)
 
 
+def folding(book: AnyBook) -> _Fold:
+    """What folds reads one by one, by its `add`; its `result` is what they come to."""
+    return _Fold(book)
+
+
 def _redrive(record: Record) -> Redrive | None:
     """What a record's headers say of the dead letter that it mends; None where they say nothing that can be read."""
     headers = {name: value or b"" for name, value in record.headers}
@@ -284,7 +305,8 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int(murmur2(key, partitions))
 
 
-def _read(record: Record, partition: int, partitions: int) -> Content | Later:
+def read_one(record: Record, partition: int, partitions: int) -> Content | Later:
+    """Decode and check one record."""
     value = record.value
     if value and len(value) > MAX_RECORD_BYTES and len(value) > _most_bytes(value):
         return _dead(record, DeadLetterReason.OVERSIZE, f"{len(value)} bytes; a command has at most {MAX_RECORD_BYTES}")

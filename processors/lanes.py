@@ -18,7 +18,8 @@ from psycopg_pool import AsyncConnectionPool
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random
 
 from creditfold.ledger import UnknownRulesError, knows_lots
-from creditfold.processors.chunks import Chunk, Read, has_transfers, read_records, tick_of
+from creditfold.processors import quick
+from creditfold.processors.chunks import Chunk, Read, has_transfers, ticks
 from creditfold.processors.memory import Memory, Seen, Share, fold_chunk, fold_together
 from creditfold.processors.meter import Meter
 from creditfold.projections.connections import is_outage
@@ -167,14 +168,14 @@ class Lanes:
         transaction in which it does nothing is written then.
         """
         memory = memory or Memory()
-        reads: Sequence[Read] = ()
+        reads: list[Read] = []
         at = chunk.start
         while at < chunk.end:
             async with self._connection() as connection:
                 if not reads:
                     # Not before: a lane that waits for its turn needs no more memory than its records take.
                     with self.meter.stage("decode"):
-                        reads = read_records(chunk.records, chunk.partition, self._partitions)
+                        reads = quick.read(chunk.records, chunk.partition, self._partitions, memory.light)
                 at = await self._fold_some(connection, chunk, reads, won, memory)
             memory.trim()
         if has_transfers(reads):
@@ -185,7 +186,7 @@ class Lanes:
         self,
         connection: AsyncConnection[TupleRow],
         chunk: Chunk,
-        reads: Sequence[Read],
+        reads: list[Read],
         won: Claim,
         memory: Memory,
     ) -> int:
@@ -198,11 +199,15 @@ class Lanes:
                 raise ChunkGapError(
                     f"Partition {chunk.partition} stands at {progress.next_offset}, the chunk starts at {chunk.start}."
                 )
-            reads = [read for read in reads if read[0].offset >= progress.next_offset]
+            if reads and reads[0][0].offset < progress.next_offset:
+                reads = [read for read in reads if read[0].offset >= progress.next_offset]
             with self.meter.stage("fold"):
                 at = await fold_chunk(transaction, progress, reads, chunk.end, memory)
-        self.meter.count(sum(1 for read in reads if read[0].offset < at))
+        self._count(reads, chunk.end, at)
         return at
+
+    def _count(self, reads: Sequence[Read], end: int, at: int) -> None:
+        self.meter.count(len(reads) if at == end else sum(1 for read in reads if read[0].offset < at))
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
@@ -312,15 +317,17 @@ class Lanes:
 
     async def _fold_small(self, taken: "Sequence[_Small]") -> None:
         """Fold chunks of several partitions in one transaction, those that can't be so excepted."""
-        with self.meter.stage("decode"):
-            reads = [read_records(one.chunk.records, one.chunk.partition, self._partitions) for one in taken]
         async with self._connection() as connection:
             shares: list[tuple[_Small, Share]] = []
-            for small, found in zip(taken, reads, strict=True):
+            for small in taken:
                 chunk, lane = small.chunk, small.lane
-                if lane.shares and chunk.epoch == lane.claim.epoch and not any(map(tick_of, found)):
+                if not lane.shares or chunk.epoch != lane.claim.epoch or lane.memory is None:
+                    continue
+                with self.meter.stage("decode"):
+                    reads = quick.read(chunk.records, chunk.partition, self._partitions, lane.memory.light)
+                if not ticks(reads):
                     transaction = ChunkTransaction(connection, chunk.partition, lane.claim)
-                    share = Share(transaction, found, chunk.start, chunk.end, self._take_memory(lane))
+                    share = Share(transaction, reads, chunk.start, chunk.end, self._take_memory(lane))
                     shares.append((small, share))
             if not shares:
                 return
@@ -329,10 +336,10 @@ class Lanes:
         for (small, share), at in zip(shares, reached, strict=True):
             if at is not None:
                 share.memory.trim()
-                self.meter.count(sum(1 for read in share.reads if read[0].offset < at))
+                self._count(share.reads, share.end, at)
                 self._folded(small.chunk, small.lane, share.memory, at)
                 small.finish(done=at >= small.chunk.end)
-        if any(has_transfers(found) for found in reads):
+        if any(has_transfers(share.reads) for _, share in shares):
             self._on_transfers()
 
 

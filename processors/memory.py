@@ -7,7 +7,7 @@ transaction to the next loads less. It may, as long as nobody else writes the pa
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import AsyncConnection, Error
 from psycopg.rows import TupleRow
@@ -15,11 +15,15 @@ from psycopg.rows import TupleRow
 from creditfold.ledger import Account, Batch, Command, CreditBook, CreditEntry, Known, Tick, knows_lots, open_book
 from creditfold.ledger.credit_account import Account as CreditAccount
 from creditfold.ledger.credit_state import references
-from creditfold.processors.chunks import Read, commands, fold, keys, tick_of, weight
+from creditfold.processors import quick
+from creditfold.processors.chunks import Read, commands, fold, keys, tick_of, ticks, weight
 from creditfold.projections.credit_store import TooManyLotsError
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.sending import LastOutcomes
 from creditfold.projections.store import ChunkTransaction, Progress, ask_to_lock, locked, write_together
+
+if TYPE_CHECKING:
+    from creditfold.processors import plain
 
 #: Lots kept in memory between two transactions.
 KEPT_LOTS = 500_000
@@ -35,6 +39,10 @@ MOST_LOTS = 100_000
 MOST_MADE = 30_000
 
 
+#: So many light accounts take as much memory as another one.
+LIGHT_ONES = 3
+
+
 class Seen:
     """Which command ids were seen, in a byte for each: it may take a new one for seen, not a seen one for new.
 
@@ -44,14 +52,18 @@ class Seen:
     """
 
     def __init__(self, size: int, most: int | None = None) -> None:
+        #: What the compiled core notes them in.
+        self.filter = quick.new_filter(size, most)
         # Each byte tells in which age its id was seen last, so that what is old needn't be wiped out.
-        self._ages = bytearray(size)
+        self._ages = bytearray(size if self.filter is None else 0)
         self._age = self._before = 1
         self._most = most
         self._noted = 0
 
     def note(self, account: str, command_id: str) -> bool:
         """Note an id as seen; tell whether it may have been seen before."""
+        if self.filter is not None:
+            return self.filter.note(account, command_id)
         slot = hash((account, command_id)) % len(self._ages)
         found = self._ages[slot] in (self._age, self._before)
         self._ages[slot] = self._age
@@ -80,10 +92,14 @@ class Memory:
         #: The fold changes them here; after one that fails, the memory is worth nothing.
         self.plain: dict[str, Account] = {}
         self.credited: dict[str, CreditAccount] = {}
+        #: Others, which have nothing but lots that can be spent, where the core is compiled. None is in both.
+        self.light = quick.new_store()
         #: Whether ids that weren't seen are taken for new.
         self.trusts = seen is not None
         #: Version of the rules by which was folded last; 0 if nothing was.
         self.rules = 0
+        #: The log's clock behind what was folded last.
+        self.clock_ms = 0
         self._seen = seen
         self._most = most - coming
         self._most_lots = lots
@@ -100,7 +116,7 @@ class Memory:
     async def load(self, transaction: ChunkTransaction, coming: Sequence[Command], rules: int) -> Known:
         """Load every account that folding these commands can touch; gives the known ids. Raises TooManyLotsError."""
         if knows_lots(rules):
-            return await load_together([(transaction, coming, self)])
+            return await load_together([Wanted(transaction, coming, self, None)])
         wanted = list(keys(coming))
         if not self._knows_all:
             missing = {account for account, _ in wanted} - self.plain.keys()
@@ -112,6 +128,10 @@ class Memory:
         """The accounts of these (account, command id) keys that are remembered."""
         credited = self.credited
         return {account: credited[account] for account, _ in wanted if account in credited}
+
+    def remembers(self, name: str) -> bool:
+        """Whether an account is remembered, and not only met for the first time."""
+        return name in self.credited or (self.light is not None and self.light.has(name))
 
     def missing(self, wanted: Iterable[tuple[str, str]]) -> list[str]:
         """The accounts of these keys that may be stored and aren't remembered."""
@@ -126,6 +146,62 @@ class Memory:
             if account in loaded:
                 self.credited[account] = loaded[account]
                 self._lots += came.get(account, 0)
+
+    def plan(self, transaction: ChunkTransaction, reads: list[Read], clock_ms: int) -> "plain.Plan | None":
+        """How reads by rules with lots are to be folded the quick way, None if they all go Python's.
+
+        It must be ended, whatever becomes of it.
+        """
+        if self.light is None:
+            return None
+        seen = None if self._seen is None else self._seen.filter
+        plan = quick.new_plan(self.light, reads, seen, clock_ms, trusts=self.trusts)
+        self._take_out(transaction, plan.leaving)
+        return plan
+
+    def wanted_by(self, plan: "plain.Plan") -> list[str]:
+        """The accounts that a plan needs, may be stored and aren't remembered."""
+        credited = self.credited
+        return [] if self._knows_all else [name for name in plan.missing if name not in credited]
+
+    def settle(
+        self, transaction: ChunkTransaction, plan: "plain.Plan", loaded: Mapping[str, CreditAccount], known: Known
+    ) -> None:
+        """Have a plan take over what was loaded for it; what can't go the quick way is remembered as it is."""
+        credited = self.credited
+        # Those that turn out to be light are taken out again.
+        for name in plan.missing:
+            if name in loaded and name not in credited:
+                credited[name] = loaded[name]
+                self._lots += len(loaded[name].lots)
+
+        def parts(
+            name: str, account: CreditAccount, asset: str, clock_ms: int
+        ) -> tuple[int, int, list[tuple[Any, ...]]] | None:
+            found = None if transaction.has_unsaved(name) else quick.parts_of(account, asset, clock_ms)
+            if found is not None:
+                del credited[name]
+                self._lots -= len(account.lots)
+            return found
+
+        there = {name: credited[name] for name in plan.missing if name in credited}
+        self._take_out(transaction, plan.settle(there, known, parts))
+
+    def to_python(self, transaction: ChunkTransaction, names: Iterable[str]) -> None:
+        """Have accounts go Python's way, those of these that are light."""
+        if self.light is not None:
+            found = [self.light.find(name) for name in names]
+            self._take_out(transaction, [light for light in found if light is not None])
+
+    def _take_out(self, transaction: ChunkTransaction, lights: "Iterable[plain.Light]") -> None:
+        for light in lights:
+            if self.light is None:
+                raise RuntimeError("there are no light accounts without a store")
+            moved = quick.account_of(self.light, light)
+            self.credited[moved.name] = moved.account
+            self._lots += len(moved.account.lots)
+            if moved.place is not None:
+                transaction.adopt(moved.name, moved.account, moved.place, quick.last_line(moved))
 
     def doubtful(self, coming: Sequence[Command], wanted: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """The keys to look up: those that may have been decided before."""
@@ -150,7 +226,15 @@ class Memory:
             self._knows_all = False
             for name in list(islice(self.plain, excess)):
                 del self.plain[name]
+        light = self.light
         excess = len(self.credited) - self._most
+        if light is not None and len(light):
+            # Those that were met first, of each kind as many as it has of all.
+            room = max(self._most - len(self.credited), self._most // 2) * LIGHT_ONES
+            excess = len(self.credited) - max(self._most - -(-len(light) // LIGHT_ONES), self._most // 2)
+            if len(light) > room:
+                light.trim(len(light) - room)
+                self._knows_all = False
         if self._lots > self._most_lots:
             # It was too much at most; how much is it?
             self._lots = sum([len(account.lots) for account in self.credited.values()])
@@ -166,6 +250,20 @@ class Memory:
             self._knows_all = False
         for name in gone:
             del self.credited[name]
+
+    def fold(self, loaded: "Loaded", book: CreditBook, partition: int, most: float) -> ChunkResult:
+        """Fold what was loaded into a book of these accounts, and remember what became of them."""
+        part, plan = loaded.part, loaded.plan
+        if plan is None:
+            result = fold(part.reads, book, part.end, most)
+        else:
+            reads = quick.without_slow(plan, part.reads)
+            result = quick.fold_quickly(plan, reads, book, partition=partition, end=part.end, most=most)
+            result = result._replace(light=self.light)
+            plan.end()
+        self.take(result)
+        self.clock_ms = result.clock_ms
+        return result
 
     def take(self, result: ChunkResult) -> None:
         """Remember the accounts of a chunk by rules with lots."""
@@ -190,6 +288,7 @@ class Memory:
             return
         self.credited = {}
         self.take(result)
+        self.light = quick.new_store()
         # What an account had before became lots, too.
         self.grow(len(self.credited))
         if self.plain:
@@ -198,8 +297,13 @@ class Memory:
             self._knows_all = False
 
 
-#: Commands of a partition, its transaction and its memory.
-Wanted: TypeAlias = tuple[ChunkTransaction, Sequence[Command], Memory]
+class Wanted(NamedTuple):
+    """Commands of a partition that go Python's way, and the plan for the others, with its transaction and memory."""
+
+    transaction: ChunkTransaction
+    coming: Sequence[Command]
+    memory: Memory
+    plan: "plain.Plan | None"
 
 
 async def load_together(wants: Sequence[Wanted]) -> Known:
@@ -215,26 +319,34 @@ async def load_together(wants: Sequence[Wanted]) -> Known:
 
     Raises TooManyLotsError.
     """
-    wanted = [list(keys(coming)) for _, coming, _ in wants]
+    wanted = [list(keys(want.coming)) for want in wants]
     accounts: dict[str, CreditAccount] = {}
     names: list[str] = []
-    for (_, _, memory), those in zip(wants, wanted, strict=True):
-        accounts |= memory.remembered(those)
-        names += memory.missing(those)
-    first = wants[0][0]
+    for want, those in zip(wants, wanted, strict=True):
+        accounts |= want.memory.remembered(those)
+        names += want.memory.missing(those)
+        if want.plan is not None:
+            names += want.memory.wanted_by(want.plan)
+    first = wants[0].transaction
     came = await first.credits.load(
-        [transaction.partition for transaction, _, _ in wants],
+        [want.transaction.partition for want in wants],
         accounts,
         names,
-        [command for _, coming, _ in wants for command in coming],
+        [command for want in wants for command in want.coming],
         MOST_LOTS,
     )
     doubtful: list[tuple[str, str]] = []
-    for (_, coming, memory), those in zip(wants, wanted, strict=True):
-        memory.hold(accounts, came, those)
-        doubtful += memory.doubtful(coming, those)
-    # An account that was never decided about knows no ids.
-    return await first.load_known([key for key in doubtful if key[0] in accounts])
+    for want, those in zip(wants, wanted, strict=True):
+        want.memory.hold(accounts, came, those)
+        # An account that was never decided about knows no ids.
+        doubtful += [key for key in want.memory.doubtful(want.coming, those) if key[0] in accounts]
+        if want.plan is not None:
+            doubtful += [key for key in want.plan.doubtful if key[0] in accounts or want.memory.remembers(key[0])]
+    known = await first.load_known(doubtful)
+    for want in wants:
+        if want.plan is not None:
+            want.memory.settle(want.transaction, want.plan, accounts, known)
+    return known
 
 
 class Share(NamedTuple):
@@ -244,7 +356,7 @@ class Share(NamedTuple):
     """
 
     transaction: ChunkTransaction
-    reads: Sequence[Read]
+    reads: list[Read]
     start: int
     end: int
     memory: Memory
@@ -273,7 +385,15 @@ async def fold_together(connection: AsyncConnection[TupleRow], shares: Sequence[
 
 async def _fold_together(connection: AsyncConnection[TupleRow], shares: Sequence[Share]) -> list[int | None]:
     transactions = [share.transaction for share in shares]
-    wants = [(share.transaction, list(commands(share.reads)), share.memory) for share in shares]
+    wants = [
+        Wanted(
+            share.transaction,
+            list(commands(share.reads)),
+            share.memory,
+            share.memory.plan(share.transaction, share.reads, share.memory.clock_ms),
+        )
+        for share in shares
+    ]
     async with connection.pipeline():
         await connection.execute(b"BEGIN")
         # What is loaded is sent for behind the lock, and so is what it was when that was given.
@@ -283,14 +403,15 @@ async def _fold_together(connection: AsyncConnection[TupleRow], shares: Sequence
     results: list[tuple[ChunkTransaction, ChunkResult]] = []
     reached: list[int | None] = []
     made = 0
-    for transaction, reads, start, end, memory in shares:
-        if transaction not in holding or transaction.progress.next_offset != start:
+    for share, want in zip(shares, wants, strict=True):
+        transaction, memory = share.transaction, share.memory
+        if transaction not in holding or transaction.progress.next_offset != share.start:
             reached.append(None)
             continue
         progress = transaction.progress
         book = CreditBook(memory.credited, known, progress.clock_ms, progress.minute)
-        result = fold(reads, book, end, MOST_MADE - made)
-        memory.take(result)
+        loaded = Loaded(Part(share.reads, share.end), want.coming, known, want.plan)
+        result = memory.fold(loaded, book, transaction.partition, MOST_MADE - made)
         made += result.made
         results.append((transaction, result))
         reached.append(result.next_offset)
@@ -298,8 +419,8 @@ async def _fold_together(connection: AsyncConnection[TupleRow], shares: Sequence
         await write_together(results)
     else:
         await connection.rollback()
-    for _, coming, memory in wants:
-        memory.tidy(coming)
+    for want in wants:
+        want.memory.tidy(want.coming)
     return reached
 
 
@@ -309,30 +430,38 @@ class Part(NamedTuple):
     `is_cut` says that the rest of them is left for another transaction.
     """
 
-    reads: Sequence[Read]
+    reads: list[Read]
     end: int
     tick: Tick | None = None
     is_cut: bool = False
 
 
-def parts(reads: Sequence[Read], end: int) -> Iterator[Part]:
+class Loaded(NamedTuple):
+    """A part with what the ledger knows for it: its commands that go Python's way, and the plan for the others."""
+
+    part: Part
+    coming: Sequence[Command]
+    known: Known
+    plan: "plain.Plan | None"
+
+
+def parts(reads: list[Read], end: int) -> Iterator[Part]:
     """Cut a chunk before and behind each tick."""
     at = 0
-    for number, read in enumerate(reads):
-        tick = tick_of(read)
-        if tick is not None:
-            if number > at:
-                yield Part(reads[at:number], read[0].offset)
-            yield Part([read], read[0].offset + 1, tick)
-            at = number + 1
+    for number in ticks(reads):
+        read = reads[number]
+        if number > at:
+            yield Part(reads[at:number], read[0].offset)
+        yield Part([read], read[0].offset + 1, tick_of(read))
+        at = number + 1
     if at < len(reads) or not reads or end > reads[-1][0].offset + 1:
-        yield Part(reads[at:], end)
+        yield Part(reads[at:] if at else reads, end)
 
 
 async def fold_chunk(
     transaction: ChunkTransaction,
     progress: Progress,
-    reads: Sequence[Read],
+    reads: list[Read],
     end: int,
     memory: Memory,
     *,
@@ -362,6 +491,8 @@ async def fold_chunk(
     Raises UnknownRulesError, or what PostgreSQL raises.
     """
     rules = forced or progress.rules
+    if forced or not knows_lots(rules):
+        reads = quick.slowly(reads)
     if not knows_lots(rules):
         known = await memory.load(transaction, list(commands(reads)), rules)
         book = open_book(rules, memory.plain, known, progress.clock_ms, progress.minute, forced=forced is not None)
@@ -378,41 +509,37 @@ async def fold_chunk(
             await transaction.save_state()
             progress = await _settle_all(transaction, progress, part, memory)
             continue
-        loaded, coming, known = await _load(transaction, part, memory, rules)
-        book = CreditBook(memory.credited, known, progress.clock_ms, progress.minute, forced=forced is not None)
-        result = fold(loaded.reads, book, loaded.end, MOST_MADE - made)
-        memory.take(result)
+        loaded = await _load(transaction, part, memory, progress.clock_ms)
+        book = CreditBook(memory.credited, loaded.known, progress.clock_ms, progress.minute, forced=forced is not None)
+        result = memory.fold(loaded, book, transaction.partition, MOST_MADE - made)
         progress = await transaction.write(result, save_state=save_state)
-        memory.tidy(coming)
+        memory.tidy(loaded.coming)
         made += result.made
-        if made > MOST_MADE or loaded.is_cut:
+        if made > MOST_MADE or loaded.part.is_cut or result.next_offset < loaded.part.end:
             break
-    memory.rules = progress.rules
+    memory.rules, memory.clock_ms = progress.rules, progress.clock_ms
     return progress.next_offset
 
 
-async def _load(
-    transaction: ChunkTransaction, part: Part, memory: Memory, rules: int
-) -> tuple[Part, Sequence[Command], Known]:
-    """Load what a part needs, or its beginning, if its accounts have too many lots for all of it.
-
-    Returns:
-        What was loaded, its commands, and what the ledger knows for them.
-    """
+async def _load(transaction: ChunkTransaction, part: Part, memory: Memory, clock_ms: int) -> Loaded:
+    """Load what a part needs by rules with lots, or its beginning, if its accounts have too many lots for all of it."""
     while True:
         if memory.at_once is not None and memory.at_once < len(part.reads):
             behind = part.reads[memory.at_once][0].offset
             part = Part(part.reads[: memory.at_once], behind, is_cut=True)
         coming = list(commands(part.reads))
+        plan = memory.plan(transaction, part.reads, clock_ms)
         try:
-            known = await memory.load(transaction, coming, rules)
+            known = await load_together([Wanted(transaction, coming, memory, plan)])
         except TooManyLotsError:
+            if plan is not None:
+                plan.end()
             # One account alone is loaded whatever it has.
             memory.at_once = max(1, len(part.reads) // 2)
             continue
         if memory.at_once is not None:
             memory.at_once = memory.at_once * 5 // 4 + 1 if part.is_cut else None
-        return part, coming, known
+        return Loaded(part, coming, known, plan)
 
 
 async def _settle_all(transaction: ChunkTransaction, progress: Progress, part: Part, memory: Memory) -> Progress:
@@ -439,6 +566,7 @@ async def _pages(
     at, size = 0, len(names)
     while at < len(names):
         some = names[at : at + size]
+        memory.to_python(transaction, some)
         found = {name: memory.credited[name] for name in some if name in memory.credited}
         try:
             await transaction.credits.load([transaction.partition], found, some, [], MOST_LOTS)

@@ -14,7 +14,8 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from creditfold.ledger.limits import MAX_OCCURRED_AT
-from creditfold.processors.chunks import Read, read_records
+from creditfold.processors import quick
+from creditfold.processors.chunks import Read
 from creditfold.processors.memory import Memory, Seen, fold_chunk
 from creditfold.projections.sending import LastOutcomes
 from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, claim
@@ -165,9 +166,11 @@ class Replay:
                 seen.note(account, command_id)
 
     def _read(self, piece: Piece | None) -> list[Read]:
-        return [] if piece is None else read_records(piece.records, self._partition, self._job.partitions)
+        if piece is None:
+            return []
+        return quick.read(piece.records, self._partition, self._job.partitions, self._memory.light)
 
-    async def _fold(self, transaction: ChunkTransaction, piece: Piece, reads: Sequence[Read]) -> None:
+    async def _fold(self, transaction: ChunkTransaction, piece: Piece, reads: list[Read]) -> None:
         if piece.end <= self._position and not self._unsaved:
             return
         self._position = await fold_chunk(

@@ -30,6 +30,18 @@ class Longs(bytes):
 def longs(values: Iterable[int]) -> Longs:
     """Make an array of whole numbers. Raises OverflowError for one of more than 64 bits."""
     numbers = array("q", values)
+    return longs_of(len(numbers), [number_cells(numbers)])
+
+
+def longs_of(count: int, parts: Iterable[bytes]) -> Longs:
+    """Make an array of so many numbers whose cells are there."""
+    # One dimension, without NULL, of bigint, so many, counted from 1.
+    return Longs(_HEAD.pack(1, 0, _BIGINT, count, 1) + b"".join(parts))
+
+
+def number_cells(values: Iterable[int]) -> bytes:
+    """Whole numbers as an array has them, one after the other. Raises OverflowError for one of more than 64 bits."""
+    numbers = array("q", values)
     if byteorder == "little":
         numbers.byteswap()
     raw = numbers.tobytes()
@@ -37,8 +49,7 @@ def longs(values: Iterable[int]) -> Longs:
     cells = bytearray(_CELL * len(numbers))
     for at in range(8):
         cells[4 + at :: 12] = raw[at::8]
-    # One dimension, without NULL, of bigint, so many, counted from 1.
-    return Longs(_HEAD.pack(1, 0, _BIGINT, len(numbers), 1) + cells)
+    return bytes(cells)
 
 
 class _LongsDumper(Dumper):

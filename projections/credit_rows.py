@@ -71,9 +71,16 @@ class Total(NamedTuple):
     in_transit: int
 
 
-def totals(lines: Iterable[JournalLine]) -> dict[str, Total]:
-    """Sum up lines by asset: credits and debt from the balances, the rest from the moves."""
+def totals(lines: Iterable[JournalLine], plain: Mapping[str, tuple[int, int]]) -> dict[str, Total]:
+    """Sum up lines by asset: credits and debt from the balances, the rest from the moves.
+
+    `plain` is what other lines issued and spent.
+    """
     found: dict[str, _Sums] = {}
+    for asset, (issued, spent) in plain.items():
+        sums = _of(found, asset)
+        sums.add_change(issued)
+        sums.add_change(-spent)
     for line in lines:
         entry = line[1]
         if isinstance(entry, Entry):

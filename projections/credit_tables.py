@@ -10,7 +10,8 @@ from typing import Any, LiteralString, NamedTuple, TypeAlias
 
 from psycopg import sql
 
-from creditfold.projections.columns import NULL, SEPARATOR, Longs, longs
+from creditfold.projections.columns import NULL, SEPARATOR, Longs, longs_of, number_cells
+from creditfold.projections.results import Cells
 from creditfold.projections.setup import schema_of
 
 #: A column's name and type.
@@ -193,17 +194,30 @@ def save(table: Table, generation: int) -> bytes:
     )
 
 
-def cells(table: Table, rows: Sequence[Sequence[Any]]) -> list[str | Longs]:
+def cells(table: Table, rows: Sequence[Sequence[Any]]) -> Cells:
     """Rows as they are sent. There must be some."""
-    return [_cells(column, kind) for column, (_, kind) in zip(zip(*rows, strict=True), table.columns, strict=True)]
+    columns = zip(zip(*rows, strict=True), table.columns, strict=True)
+    return len(rows), [_cells(column, kind) for column, (_, kind) in columns]
 
 
-def _cells(column: Iterable[Any], kind: str) -> str | Longs:
+def _cells(column: Iterable[Any], kind: str) -> str | bytes:
     if kind == NAME:
         return SEPARATOR.join(column)
     if kind == "text":
         return SEPARATOR.join(["=" + value for value in column])
-    return longs([NULL if value is None else value for value in column] if kind == NULLABLE else column)
+    return number_cells([NULL if value is None else value for value in column] if kind == NULLABLE else column)
+
+
+def together(parts: Sequence[Cells]) -> list[str | Longs]:
+    """Rows of one table, of one or several makers, as the values of `save`. There must be some."""
+    count = sum(number for number, _ in parts)
+    found: list[str | Longs] = []
+    for column in zip(*(columns for _, columns in parts), strict=True):
+        texts = [cell for cell in column if isinstance(cell, str)]
+        found.append(
+            SEPARATOR.join(texts) if texts else longs_of(count, [cell for cell in column if isinstance(cell, bytes)])
+        )
+    return found
 
 
 @lru_cache(maxsize=1_024)

@@ -1,7 +1,7 @@
 """Sends what a transaction writes: the rows of one or several partitions together. Decides nothing, commits nothing."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.errors import UniqueViolation
@@ -12,8 +12,8 @@ from creditfold.ledger import Outcome
 from creditfold.projections.chain import Checkpoint, Line
 from creditfold.projections.columns import SEPARATOR, longs
 from creditfold.projections.credit_rows import Total
-from creditfold.projections.credit_tables import WRITTEN, Table, add_totals, cells, joined, save
-from creditfold.projections.results import ChunkResult
+from creditfold.projections.credit_tables import WRITTEN, Table, add_totals, joined, save, together
+from creditfold.projections.results import Cells, ChunkResult
 from creditfold.projections.statements import Statements, statements
 
 #: The unique key of the journal on (account, command id).
@@ -22,8 +22,11 @@ KNOWN_COMMANDS = "journal_command"
 #: The offset and the outcome of the last decision about each (account, asset): what its balance row is to be.
 LastOutcomes: TypeAlias = dict[tuple[str, str], tuple[int, Outcome]]
 
-#: Rows to write by table.
-Rows: TypeAlias = Mapping[Table, Sequence[tuple[Any, ...]]]
+#: Rows to write by table, of one maker or of several.
+Rows: TypeAlias = Mapping[Table, Sequence[Cells]]
+
+#: Lines of the journal on their way, each with its end.
+Pieces: TypeAlias = Sequence[bytes]
 
 
 class KnownCommandError(Exception):
@@ -42,8 +45,8 @@ class Draft(NamedTuple):
     result: ChunkResult
     chain: bytes
     checkpoints: Sequence[Checkpoint]
-    plain: Sequence[Line]
-    credited: Sequence[Line]
+    plain: Pieces
+    credited: Pieces
     balances: LastOutcomes
     leaves_balances: bool
     state: Rows
@@ -66,8 +69,8 @@ async def send(
         for (account, asset), (offset, outcome) in draft.balances.items()
     ]
     async with connection.cursor(binary=True) as cursor, connection.cursor(binary=True) as saving:
-        await _copy(cursor, sql.save_journal, [line for draft in drafts for line in draft.plain])
-        await _copy(cursor, sql.save_credits, [line for draft in drafts for line in draft.credited])
+        await _copy(cursor, sql.save_journal, [piece for draft in drafts for piece in draft.plain])
+        await _copy(cursor, sql.save_credits, [piece for draft in drafts for piece in draft.credited])
         # None of these needs the answer to another: they are sent together, and waited for once.
         async with connection.pipeline():
             if balances:
@@ -93,17 +96,23 @@ async def send_state(cursor: AsyncCursor[TupleRow], generation: int, states: Seq
     """Write rows of accounts with lots, with a binary cursor."""
     # No other transaction writes these accounts, which are their partitions' alone: no order, no deadlock.
     for table in WRITTEN:
-        rows = [row for state in states for row in state.get(table, ())]
+        rows = [cells for state in states for cells in state.get(table, ())]
         if rows:
-            await cursor.execute(save(table, generation), cells(table, rows))
+            await cursor.execute(save(table, generation), together(rows))
 
 
-async def _copy(cursor: AsyncCursor[TupleRow], statement: bytes, lines: Sequence[Line]) -> None:
-    if not lines:
+def piece_of(lines: Sequence[Line]) -> Pieces:
+    """Lines as they are sent."""
+    return [b"\n".join([line for _, line in lines]) + b"\n"] if lines else []
+
+
+async def _copy(cursor: AsyncCursor[TupleRow], statement: bytes, pieces: Pieces) -> None:
+    if not pieces:
         return
     try:
         async with cursor.copy(statement) as copy:
-            await copy.write(b"\n".join([line for _, line in lines]) + b"\n")
+            for piece in pieces:
+                await copy.write(piece)
     except UniqueViolation as error:
         if error.diag.constraint_name != KNOWN_COMMANDS:
             raise

@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 from creditfold.ledger import Account, Body, CreditEntry, Entry, Known
 from creditfold.ledger.credit_account import Account as CreditAccount
 from creditfold.projections.chain import (
+    Checkpoint,
     Line,
     activation_line,
     credit_line,
@@ -28,15 +29,21 @@ from creditfold.projections.chain import (
 from creditfold.projections.columns import SEPARATOR, longs
 from creditfold.projections.credit_rows import LastLines, changed_rows, totals
 from creditfold.projections.credit_store import CreditStore
-from creditfold.projections.credit_tables import joined
-from creditfold.projections.results import ChunkResult
-from creditfold.projections.sending import Draft, LastOutcomes, Rows, send, send_state
+from creditfold.projections.credit_tables import BALANCES, CHANGED_LOTS, LOTS, Table, cells, joined
+from creditfold.projections.results import Cells, ChunkResult, LightAccounts
+from creditfold.projections.sending import Draft, LastOutcomes, Rows, piece_of, send, send_state
 from creditfold.projections.setup import refuse_other_layout
 from creditfold.projections.statements import END_BLOCKERS, LIVE, LOOKS, SWITCHING, statements
 from creditfold.schemas.errors import CreditfoldError
 
 #: How long a claim waits for the former owner's transaction, in seconds.
 CLAIM_PATIENCE_S = 3.0
+
+#: Bytes of the journal's lines that are sent at a time.
+PIECE_BYTES = 2**18
+
+#: What light accounts have rows of, in their order.
+_LIGHT = (BALANCES, LOTS, CHANGED_LOTS)
 
 _NEW = Account()
 
@@ -145,6 +152,7 @@ class ChunkTransaction:
         # What was folded and its accounts' state isn't written yet: the last line about each (account, asset).
         self._last: LastLines = {}
         self._touched: dict[str, CreditAccount] = {}
+        self._light: LightAccounts | None = None
         #: The accounts that have lots.
         self.credits = CreditStore(connection, claim.generation)
 
@@ -171,7 +179,16 @@ class ChunkTransaction:
     @property
     def unsaved(self) -> int:
         """Of how many accounts with lots the state is left to be written."""
-        return len(self._touched)
+        return len(self._touched) + (self._light.unsaved if self._light is not None else 0)
+
+    def has_unsaved(self, name: str) -> bool:
+        """Whether the state of an account, other than a light one, is left to be written."""
+        return name in self._touched
+
+    def adopt(self, name: str, account: CreditAccount, offset: int, entry: CreditEntry) -> None:
+        """Take over an account that was light, and whose balance, which `entry` tells, isn't written."""
+        self._last[name, entry.asset] = offset, entry
+        self._touched[name] = account
 
     async def load_accounts(self, names: Collection[str]) -> dict[str, Account]:
         """Read the accounts of these names; those that were never decided about are left out."""
@@ -237,7 +254,7 @@ class ChunkTransaction:
         plain_lines = [(offset, journal_line(self.partition, offset, entry)) for offset, entry in plain]
         credit_lines = [(offset, credit_line(self.partition, offset, entry)) for offset, entry in credited]
         lines = self._in_order(plain_lines, credit_lines, self._other_lines(result))
-        chain, checkpoints = extend(before.chain, before.next_offset, result.next_offset, lines)
+        chain, checkpoints = self._linked(before, result, lines)
         last = {} if unsaved is None else unsaved
         # PostgreSQL is sent neighbours one after the other: it finds their places in an index in a third less time.
         plain_order = _by_account([entry[0].account for _, entry in plain])
@@ -250,18 +267,28 @@ class ChunkTransaction:
             self._touched[name] = result.accounts[name]
         # Time may have changed what no line tells of, such as the end of a lot that is wholly held.
         self._touched |= result.accounts
+        self._light = result.light or self._light
+        pieces = [] if result.plain is None else result.plain.by_account(PIECE_BYTES)
         return Draft(
             self.partition,
             result,
             chain,
             checkpoints,
-            [plain_lines[at] for at in plain_order],
-            [credit_lines[at] for at in credit_order],
+            piece_of([plain_lines[at] for at in plain_order]),
+            [*pieces, *piece_of([credit_lines[at] for at in credit_order])],
             last if save else {},
             bool(last) and not save,
             self._state_rows() if save_state else {},
-            totals(result.journal),
+            totals(result.journal, {} if result.light is None else result.light.totals()),
         )
+
+    def _linked(
+        self, before: Progress, result: ChunkResult, lines: Iterable[Line]
+    ) -> tuple[bytes, Sequence[Checkpoint]]:
+        if result.plain is None:
+            return extend(before.chain, before.next_offset, result.next_offset, lines)
+        chain, checkpoints = result.plain.link(before.chain, before.next_offset, result.next_offset, lines)
+        return chain, [Checkpoint(*checkpoint) for checkpoint in checkpoints]
 
     def moved(self, draft: Draft) -> Progress:
         """Note that a draft was sent; gives where the partition stands now."""
@@ -277,7 +304,12 @@ class ChunkTransaction:
     def _state_rows(self) -> Rows:
         rows = changed_rows(self._last, self._touched, self.partition)
         self._last, self._touched = {}, {}
-        return rows
+        found: dict[Table, list[Cells]] = {table: [cells(table, own)] for table, own in rows.items() if own}
+        if self._light is not None and self._light.unsaved:
+            for table, light in zip(_LIGHT, self._light.rows(self.partition), strict=True):
+                if light[0]:
+                    found.setdefault(table, []).insert(0, light)
+        return found
 
     def _in_order(self, plain: list[Line], credited: list[Line], others: list[Line]) -> Iterable[Line]:
         kinds = [found for found in (plain, credited, others) if found]

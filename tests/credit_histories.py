@@ -12,6 +12,8 @@ from test_chunks import FakeRecord
 from creditfold.schemas.wire import encode
 
 ACCOUNTS = ("ann", "bob", "back\\slash", "é")
+# Those of plain commands: some of the same, and some that have few others.
+PLAIN_ACCOUNTS = ("ann", "bob", "cyd", "dan", "eve", "user-0000000001", "user-0000000002", "a")
 ASSETS = ("credits", "credits", "credits", "gold")
 USES = ("", "", "ads", "proposals")
 START_MS = 1_706_572_800_000
@@ -50,6 +52,23 @@ class Writer:
         make = self.chance.choices([maker for maker, _ in kinds], [weight for _, weight in kinds])[0]
         record, fields = make(account)
         return record, {"account": account, **fields}
+
+    def plain(self) -> tuple[str, dict[str, Any]]:
+        """A grant or a spend of which hardly anything else is said, mostly of accounts that have little else."""
+        account = self.chance.choice(PLAIN_ACCOUNTS)
+        asset = "credits" if self.chance.random() < 0.97 else "gold"
+        kind, most = self.chance.choice((("Grant", 20), ("Spend", 12), ("Spend", 12)))
+        name = self.name(kind.lower(), account)
+        if self.chance.random() < 0.02:
+            name += self.chance.choice(('"', "\\", " x", "é", "~"))
+        amount = 2**53 - 1 if self.chance.random() < 0.02 else self.amount(most)
+        fields: dict[str, Any] = {"command_id": name, "account": account, "asset": asset, "amount": amount}
+        if self.chance.random() < 0.3:
+            fields["occurred_at"] = self.now - self.chance.randint(0, 10**6)
+            fields["source"] = self.chance.choice(("", "web", "a b", 'say "x"', "tab\there", "é"))
+            fields["reason"] = self.chance.choice(("", "because", "back\\slash", "x" * 200))
+            fields["metadata"] = self.chance.choice(({}, {}, {"order": "7"}))
+        return kind, fields
 
     def _makers(self) -> Sequence[tuple[Any, int]]:
         return (
@@ -169,8 +188,11 @@ class Writer:
         return "Batch", {"command_id": self.name("batch", account), "steps": steps}
 
 
-def history(seed: int, count: int, *, rules_from: int | None = 0) -> list[FakeRecord]:
-    """Records of one partition, with duplicates, reused ids, garbage and ticks; rules 2 come in at an offset."""
+def history(seed: int, count: int, *, rules_from: int | None = 0, plain: float = 0.0) -> list[FakeRecord]:
+    """Records of one partition, with duplicates, reused ids, garbage and ticks; rules 2 come in at an offset.
+
+    `plain` is the share of plain commands beside all others.
+    """
     writer, records = Writer(seed), []
     chance = writer.chance
 
@@ -183,8 +205,11 @@ def history(seed: int, count: int, *, rules_from: int | None = 0) -> list[FakeRe
         if rules_from is not None and len(records) >= rules_from:
             rules_from = None
             add("ActivateRules", {"command_id": "rules-2", "rules": 2})
-        record, fields = writer.command()
+        record, fields = writer.plain() if plain and chance.random() < plain else writer.command()
         add(record, fields)
+        if chance.random() < 0.05 * plain:
+            headers = [("redrive-of", b"0:1")] if chance.random() < 0.3 else [("trace", b"x")]
+            records[-1] = records[-1]._replace(headers=headers)
         if chance.random() < 0.05:
             again = chance.choice(records)
             records.append(again._replace(offset=len(records), timestamp=writer.now))

@@ -17,6 +17,7 @@ from creditfold.ledger import CREDIT_RULES, Book, CreditEntry
 from creditfold.ledger.credit_account import Account
 from creditfold.processors import lanes as lanes_module
 from creditfold.processors import memory as memory_module
+from creditfold.processors import quick
 from creditfold.processors.chunks import Chunk, fold, read_records
 from creditfold.processors.lanes import Lanes
 from creditfold.processors.memory import Memory, Seen, fold_chunk
@@ -76,8 +77,8 @@ async def folded(
                 await transaction.lock()
                 for _ in range(pieces):
                     end = min(len(records), at + chance.choice((1, 3, 10, 40)))
-                    reads = read_records(records[at:end], 0, 1)
                     own = memory or Memory()
+                    reads = quick.read(records[at:end], 0, 1, own.light)
                     reached = await fold_chunk(
                         transaction, transaction.progress, reads, end, own, save_state=pieces == 1
                     )
@@ -88,6 +89,13 @@ async def folded(
                 await transaction.save_state()
             if memory is not None:
                 memory.trim()
+
+
+def forget_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have workers recognize no id, or hardly any."""
+    monkeypatch.setattr(Seen, "note", lambda *_: False)
+    new_filter = quick.new_filter
+    monkeypatch.setattr(quick, "new_filter", lambda *_: new_filter(64, 1))
 
 
 def lots_in(settings: Settings) -> dict[tuple[str, str, int], tuple[int, ...]]:
@@ -118,20 +126,21 @@ def lots_of(accounts: dict[str, Account]) -> dict[tuple[str, str, int], tuple[in
 
 
 @pytest.mark.parametrize(("seed", "most"), [*((seed, None) for seed in range(5)), (0, 5), (1, 5)])
+@pytest.mark.parametrize("plain", [0, 0.5, 0.95])
 @pytest.mark.parametrize("remembers", [False, True])
 async def test_any_split_comes_to_the_same(
-    prepared: Settings, seed: int, remembers: bool, most: int | None, monkeypatch: pytest.MonkeyPatch
+    prepared: Settings, seed: int, remembers: bool, plain: float, most: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chains, lots and balances; totals that balance; chains that follow from the rows; also if hardly any lot may be
     loaded at once, and hardly anything made in one transaction, or written of a tick."""
     if most is not None:
         monkeypatch.setattr(memory_module, "MOST_MADE", most)
         monkeypatch.setattr(memory_module, "MOST_LOTS", most)
-    records = history(seed, 400, rules_from=seed % 2 * 30)
+    records = history(seed, 400, rules_from=seed % 2 * 30, plain=plain)
     whole = in_memory(records)
     assert whole.rules == CREDIT_RULES
     assert min(whole.accepted, whole.rejected) > 20
-    memory = Memory(3, is_fresh=True, seen=Seen(2**16)) if remembers else None
+    memory = Memory(3 if seed % 2 else 20, is_fresh=True, seen=Seen(2**16)) if remembers else None
     await folded(prepared, records, random.Random(seed), memory)
     assert stored_lines(prepared) == lines_of(whole)
     assert query(prepared, "SELECT chain FROM ledger.progress") == [
@@ -167,12 +176,12 @@ async def test_an_id_that_isn_t_recognized_is_found_out(
             raise
         known.append(False)
 
-    monkeypatch.setattr(Seen, "note", lambda *_: False)
+    forget_ids(monkeypatch)
     monkeypatch.setattr(Lanes, "_fold_from_memory", counted)
     monkeypatch.setattr(lanes_module, "DOUBTED_CHUNKS", 2)
     # Few accounts are remembered, so that they are loaded again, too.
     monkeypatch.setattr(lanes_module, "WORKER_ACCOUNTS", 3)
-    records = history(seed, 400, rules_from=seed % 2 * 30)
+    records = history(seed, 400, rules_from=seed % 2 * 30, plain=seed / 4)
     whole = in_memory(records)
     assert whole.duplicates > 0
     chance, at = random.Random(seed), 0
