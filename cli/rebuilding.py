@@ -153,11 +153,11 @@ def _tell_unfinished() -> None:
     with projection() as connection:
         unfinished = [row.number for row in read(connection) if row.state == "building"]
     for number in unfinished:
-        print(
-            f"Generation {number} isn't finished. Go on: creditfold rebuild --resume {number};"
-            f" or free it: creditfold drop {number}",
-            file=sys.stderr,
-        )
+        print(f"Generation {number} isn't finished. {_how_to_go_on(number)}", file=sys.stderr)
+
+
+def _how_to_go_on(number: int) -> str:
+    return f"Go on: creditfold rebuild --resume {number}; or free it: creditfold drop {number}"
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def _told_how_to_go_on() -> Iterator[list[int]]:
         raise
     except CreditfoldError as error:
         if made:
-            error.remedy = f"{error.remedy} Go on: creditfold rebuild --resume {made[0]}".strip()
+            error.remedy = f"{error.remedy} {_how_to_go_on(made[0])}".strip()
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

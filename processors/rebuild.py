@@ -20,7 +20,7 @@ import psycopg
 
 from creditfold.ledger import UnknownRulesError
 from creditfold.processors.replay import Job, Replay
-from creditfold.projections.connections import REBUILD_OPTIONS, fold_pool, is_disk_full, is_outage
+from creditfold.projections.connections import REBUILD_OPTIONS, fold_pool, is_outage, no_room
 from creditfold.schemas.errors import CreditfoldError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _refuse_failure(process: BaseProcess, pipe: "Pipe") -> None:
     if failure is not None:
         raise RebuildError(failure.message, failure.remedy)
     if process.exitcode:
-        raise RebuildError(f"A fold process ended with code {process.exitcode}.", "Do the same again to go on.")
+        raise RebuildError(f"A fold process ended with code {process.exitcode}.", "What is folded stays.")
 
 
 def _end(running: Mapping[BaseProcess, "Pipe"]) -> None:
@@ -157,14 +157,12 @@ def _explained(error: BaseException) -> Failure:
             f"The log goes over to rules {error.args[0]}, which this release doesn't have.", "Use one that has them."
         )
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if is_disk_full(error):
-        return Failure(
-            f"PostgreSQL has no room left: {first}. The live generation goes on as long as its own disk has room.",
-            "Make room and do the same again, or drop the new generation: creditfold drop NUMBER",
-        )
+    full = no_room(error)
+    if full is not None:
+        return Failure(full.message, full.remedy)
     if is_outage(error) or isinstance(error, psycopg.Error):
-        return Failure(f"PostgreSQL ended the fold: {first}.", "Do the same again to go on.")
-    return Failure(f"The fold failed: {error!r}.", "Do the same again to go on; if it stays, it is a defect.")
+        return Failure(f"PostgreSQL ended the fold: {first}.", "What is folded stays.")
+    return Failure(f"The fold failed: {error!r}.", "What is folded stays; if it fails again, it is a defect.")
 
 
 async def _fold_all(task: Task, turn: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any, LiteralString, TypeAlias, TypeVar
 import psycopg
 from psycopg import AsyncConnection, Connection, sql
 from psycopg.abc import Params
-from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
+from psycopg.errors import DiskFull, InsufficientPrivilege, InvalidSchemaName, UndefinedTable
 from psycopg.rows import TupleRow, class_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
@@ -45,6 +45,10 @@ OUTBOX_OPTIONS = (
 
 class PostgresUnavailableError(CreditfoldError):
     """PostgreSQL can't be reached, or went away. Trying again later can help."""
+
+
+class DiskFullError(PostgresUnavailableError):
+    """PostgreSQL answers, and has no room left for what was to be written. Nothing of the transaction stays."""
 
 
 # Classes and codes of SQLSTATE that pass by themselves: connection lost, shut down, out of resources, conflict with
@@ -95,12 +99,11 @@ async def _check_open(connection: AsyncConnection[TupleRow]) -> None:
     connection.pgconn.consume_input()
 
 
-_DISK_FULL = "53100"
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Tell whether PostgreSQL has no room left on its disk."""
-    return isinstance(error, psycopg.Error) and error.sqlstate == _DISK_FULL
+def no_room(error: BaseException) -> DiskFullError | None:
+    """What is told of an error by which PostgreSQL says that a disk is full; None for any other."""
+    if not isinstance(error, DiskFull):
+        return None
+    return DiskFullError(f"PostgreSQL has no room left: {str(error).strip().splitlines()[0]}.", "Make room there.")
 
 
 def outbox_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connection[TupleRow]]:
@@ -130,7 +133,7 @@ def connected(dsn: str, application: str = "creditfold") -> Iterator[Connection[
             "To read, grant this user the role creditfold_reader; for all else, connect as the ledger's owner.",
         ) from error
     except psycopg.OperationalError as error:
-        raise PostgresUnavailableError(
+        raise no_room(error) or PostgresUnavailableError(
             f"PostgreSQL doesn't answer: {str(error).strip().splitlines()[0] if str(error).strip() else 'no detail'}.",
             "Start it with `creditfold up`, or set CREDITFOLD_POSTGRES_DSN.",
         ) from error

@@ -196,6 +196,7 @@ def finish(connection: Connection[TupleRow], number: int) -> None:
     with connection.transaction():
         # Sorting in memory, by as many processes as the server allows.
         connection.execute("SET LOCAL maintenance_work_mem = '256MB'")
+        _stay_in_tablespace(connection, schema)
         if not is_indexed(connection, number):
             connection.execute(script("indexes.sql", schema=schema))
         connection.execute(
@@ -205,6 +206,17 @@ def finish(connection: Connection[TupleRow], number: int) -> None:
         )
     for table in ("journal", "balances"):
         connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(schema, table)))
+
+
+def _stay_in_tablespace(connection: Connection[TupleRow], schema: str) -> None:
+    """Have indexes, and what is sorted for them, where a generation's tables are: not on the disk of the live one."""
+    row = connection.execute(
+        "SELECT spcname FROM pg_tablespace t JOIN pg_class c ON t.oid = c.reltablespace WHERE c.oid = to_regclass(%s)",
+        (f"{schema}.journal",),
+    ).fetchone()
+    if row is not None:
+        connection.execute(sql.SQL("SET LOCAL default_tablespace = {}").format(sql.Identifier(row[0])))
+        connection.execute(sql.SQL("SET LOCAL temp_tablespaces = {}").format(sql.Identifier(row[0])))
 
 
 def drop(connection: Connection[TupleRow], number: int) -> None:

@@ -35,6 +35,12 @@ class LayoutError(CreditfoldError):
     """A generation was made by another release, and its tables are others."""
 
 
+class TablespaceError(CreditfoldError):
+    """A tablespace that a generation can't be made in."""
+
+    exit_code = 2
+
+
 class Plan(NamedTuple):
     """What a new generation is for: its purpose in a word, the rules that decide everything if any, its indexes.
 
@@ -114,7 +120,8 @@ def make_generation(connection: Connection[TupleRow], log: Log, plan: Plan) -> i
     number = int(row[0]) if row else 0
     _become_owner(connection)
     if plan.tablespace is not None:
-        connection.execute(sql.SQL("SET LOCAL default_tablespace = {}").format(sql.Literal(plan.tablespace)))
+        _refuse_tablespace(connection, plan.tablespace)
+        connection.execute(sql.SQL("SET LOCAL default_tablespace = {}").format(sql.Identifier(plan.tablespace)))
     schema = schema_of(number)
     connection.execute(script("generation.sql", schema=schema, rules=plan.forced_rules or FIRST_RULES))
     if plan.indexed:
@@ -144,6 +151,25 @@ def _become_owner(connection: Connection[TupleRow]) -> None:
         )
     if is_other:
         connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
+
+
+def _refuse_tablespace(connection: Connection[TupleRow], name: str) -> None:
+    # The one that is left out holds what all databases of the server share, and nothing else.
+    row = connection.execute(
+        """SELECT has_tablespace_privilege(oid, 'CREATE'), quote_ident(spcname), quote_ident(current_user)
+           FROM pg_tablespace WHERE spcname = %s AND spcname <> 'pg_global'""",
+        (name,),
+    ).fetchone()
+    if row is None:
+        raise TablespaceError(
+            f"PostgreSQL has no tablespace {name} for tables.", "SELECT spcname FROM pg_tablespace; tells which it has."
+        )
+    may, tablespace, user = row
+    if not may:
+        raise TablespaceError(
+            f"The PostgreSQL user {user} may not make tables in the tablespace {name}.",
+            f"Have an administrator run: GRANT CREATE ON TABLESPACE {tablespace} TO {user};",
+        )
 
 
 def _text(name: LiteralString) -> LiteralString:
