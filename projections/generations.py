@@ -280,10 +280,32 @@ def halted(connection: Connection[TupleRow]) -> Iterator[Halt]:
             "This process was silent for too long while the fold stood still; nothing was switched.", "Do it again."
         ) from error
     except LockNotAvailable as error:
-        raise SwitchBlockedError(
-            "A worker holds on to the live generation; nothing was switched.",
-            _WHO_READS,
-        ) from error
+        raise _held_by(connection) from error
+
+
+# Who began to write in the live generation, or to claim in it, before this waited.
+_HOLDERS = """
+    SELECT a.pid, a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.relation IN ('ledger.generations'::regclass, to_regclass(%s)) AND l.granted AND a.pid <> pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND l.mode IN ('RowShareLock', 'RowExclusiveLock')
+      AND a.xact_start < clock_timestamp() - make_interval(secs => %s)
+    GROUP BY 1, 2 ORDER BY 1
+"""
+
+
+def _held_by(connection: Connection[TupleRow]) -> SwitchBlockedError:
+    """Name the sessions that the fold couldn't be halted for. One that is frozen in a COPY doesn't look idle."""
+    progress = f"{schema_of(live_number(connection))}.progress"
+    rows = connection.execute(_HOLDERS, (progress, HALT_LOCK_MS / 1000)).fetchall()
+    if not rows:
+        return SwitchBlockedError("A worker holds on to the live generation; nothing was switched.", _WHO_READS)
+    who = ", ".join(f"{pid} ({name})" for pid, name in rows)
+    end = ", ".join(f"pg_terminate_backend({pid})" for pid, _ in rows)
+    return SwitchBlockedError(
+        f"These sessions hold on to the live generation: {who}; nothing was switched.",
+        f"If their worker hangs: SELECT {end}; what it had under way is folded again. Then try again.",
+    )
 
 
 def _locked_live(connection: Connection[TupleRow]) -> int:

@@ -384,6 +384,36 @@ def test_a_worker_of_older_rules_stops_and_a_newer_one_goes_on(folded: Settings,
     assert query(folded, "SELECT count(*) > 0 FROM ledger.journal WHERE rules = 3") == [(True,)]
 
 
+def test_a_worker_of_older_rules_in_a_group_with_newer_ones(folded: Settings, tmp_path: Path) -> None:
+    """It ends where the log goes over, the newer one takes its partitions, and started again it ends again.
+
+    Whoever folded what: all of it is decided by the rules of its place in the log.
+    """
+    owners = "SELECT count(DISTINCT owner) FROM ledger.progress WHERE owner <> ''"
+    with worker(folded, tmp_path, "old") as old:
+        later = LaterWorker(folded, tmp_path, "later")
+        try:
+            assert wait_until(lambda: query(folded, owners) == [(2,)], 60)
+            append(folded, history(400, 7, 3_000))
+            append(folded, [activation(partition, 3) for partition in range(4)])
+            append(folded, history(400, 8, 3_400))
+            assert wait_until(lambda: old.process.poll() is not None, 60)
+            wait_until_folded(folded)
+            old.restart()
+            # Records for whatever partition it is given.
+            for turn in range(60):
+                append(folded, history(40, 9 + turn, 3_800 + 40 * turn))
+                if wait_until(lambda: old.process.poll() is not None, 1):
+                    break
+            assert (old.process.returncode, "goes over to rules 3" in old.latest()) == (1, True)
+            wait_until_folded(folded)
+            assert later.process.poll() is None
+        finally:
+            later.stop()
+    assert query(folded, "SELECT DISTINCT rules FROM ledger.progress") == [(3,)]
+    run_three(folded, "verify")
+
+
 def test_rules_that_this_release_lacks_are_not_activated(folded: Settings) -> None:
     """All its own workers would stop."""
     done = run(folded, "rules", "activate", "3", check=False)

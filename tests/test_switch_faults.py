@@ -1,0 +1,105 @@
+"""What may go wrong around a switch of generations while workers are there: servers that end, workers that hang or die.
+
+The history is that of tests/test_generations.py.
+"""
+
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stack_under_test import StackUnderTest
+from support import append, assert_equals_second_fold, query, wait_until_folded, worker
+from test_generations import WATCH, folded, history, run, states
+from test_outages import freeze_inside_a_transaction
+
+from creditfold.processors import rebuilding
+from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
+from creditfold.projections import generations
+from creditfold.projections.connections import PostgresUnavailableError
+from creditfold.projections.generations import SwitchBlockedError
+from creditfold.stack.processes import wait_until
+from creditfold.stack.settings import Settings
+
+__all__ = ["folded"]
+
+#: Where PostgreSQL ends, by the function that was called last, and which generation is live then.
+STEPS = [
+    (rebuilding, "bring_to", 1),
+    (generations, "write_view", 1),
+    (rebuilding, "_take_over", 1),
+    (rebuilding, "switch", 1),
+    # The switch is committed; the views still look at both.
+    (rebuilding, "_switch_over", 2),
+]
+
+
+@pytest.mark.parametrize("end", STEPS, ids=[step for _, step, _ in STEPS])
+def test_postgres_crashes_at_any_step_of_an_activation_under_a_worker(
+    folded: Settings, stack: StackUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: tuple[Any, str, int]
+) -> None:
+    """One generation is live, readers see it, the worker goes on by itself, and another activation brings the rest."""
+    module, step, live = end
+    rebuild(folded, Request(), WATCH)
+    with worker(folded, tmp_path) as process:
+        wait_until_folded(folded)
+        append(folded, history(300, 4, 3_000))
+        real = getattr(module, step)
+
+        def crash(*arguments: Any) -> Any:
+            done = real(*arguments)
+            stack.restart_postgres(kill=True)
+            return done
+
+        with monkeypatch.context() as patched:
+            patched.setattr(module, step, crash)
+            with pytest.raises(PostgresUnavailableError):
+                activate(folded, 2, Consent(), WATCH)
+        assert states(folded) == {1: "live" if live == 1 else "retired", 2: "live" if live == 2 else "ready"}
+        assert query(folded, "SELECT DISTINCT generation FROM ledger.progress") == [(live,)]
+        append(folded, history(300, 5, 3_300))
+        wait_until_folded(folded)
+        assert_equals_second_fold(folded)
+        run(folded, "activate", str(3 - live))
+        append(folded, history(300, 6, 3_600))
+        wait_until_folded(folded)
+        assert process.process.poll() is None
+    assert_equals_second_fold(folded)
+    run(folded, "verify", "1", "2")
+
+
+def test_activating_while_a_worker_is_frozen_inside_a_transaction(folded: Settings, tmp_path: Path) -> None:
+    """Nothing is switched, and its sessions are named; once they are ended, it is, and the worker wakes fenced."""
+    rebuild(folded, Request(), WATCH)
+    settings = folded.model_copy(update={"chunk_records": 100})
+    append(settings, history(8_000, 4, 3_000))
+    with worker(settings, tmp_path) as zombie:
+        freeze_inside_a_transaction(settings, zombie)
+        with pytest.raises(SwitchBlockedError, match="nothing was switched") as caught:
+            activate(settings, 2, Consent(), WATCH)
+        assert states(settings) == {1: "live", 2: "ready"}
+        (statement,) = re.findall(r"SELECT pg_terminate_backend\(\d+\).*?;", caught.value.remedy)
+        query(settings, statement)
+        assert activate(settings, 2, Consent(), WATCH).new == 2
+        stands = "SELECT log_partition, next_offset, chain FROM ledger_0001.progress ORDER BY 1"
+        before = query(settings, stands)
+        zombie.send(signal.SIGCONT)
+        wait_until_folded(settings)
+        assert query(settings, stands) == before
+        assert zombie.process.poll() is None
+    assert_equals_second_fold(settings)
+
+
+def test_activating_while_one_of_two_workers_is_dead(folded: Settings, tmp_path: Path) -> None:
+    """Killed with partitions of its own, which nobody folds until Kafka notices: all are switched all the same."""
+    rebuild(folded, Request(), WATCH)
+    owners = "SELECT count(DISTINCT owner) FROM ledger.progress"
+    with worker(folded, tmp_path, "one") as one, worker(folded, tmp_path, "two"):
+        assert wait_until(lambda: query(folded, owners) == [(2,)], 60)
+        one.kill()
+        append(folded, history(1_000, 4, 3_000))
+        assert activate(folded, 2, Consent(), WATCH).new == 2
+        assert query(folded, "SELECT DISTINCT generation FROM ledger.progress") == [(2,)]
+        wait_until_folded(folded)
+    assert_equals_second_fold(folded)
