@@ -169,12 +169,13 @@ def _print_wrong_balances(number: int, rows: "Sequence[WrongBalance]") -> None:
     if rows:
         say("")
         print_table(
-            ("account", "asset", "partition", "version", "available", "pending", "held", "debt"),
+            ("account", "asset", "partition", "offset", "version", "available", "pending", "held", "debt"),
             [
                 (
                     row.account_id,
                     row.asset,
                     str(row.log_partition),
+                    _beside(row.log_offset, row.log_offset_should_be),
                     _beside(row.version, row.version_should_be),
                     _beside(row.available, row.should_be),
                     _beside(row.pending, row.pending_should_be),

@@ -217,7 +217,7 @@ def _compare(
         found.records,
         len(found.counts),
         found.accounts(),
-        _conclusion(mine, other, equal=equal, beside=bool(beside or (state and decided_alike)), is_fresh=is_fresh),
+        _conclusion(mine, other, equal=equal, decided_alike=decided_alike, is_fresh=is_fresh),
     )
 
 
@@ -249,19 +249,25 @@ def _check(connection: Connection[TupleRow], number: int, limit: int) -> Inspect
         )
 
 
-def _conclusion(left: Inspection, right: Inspection, *, equal: bool, beside: bool, is_fresh: bool) -> str:
+def _conclusion(left: Inspection, right: Inspection, *, equal: bool, decided_alike: bool, is_fresh: bool) -> str:
     """Say in a sentence what was tampered with, as far as the chains tell."""
     if equal:
         return "Equal: the same decisions, the same balances, at the same offsets."
     altered = [str(side.number) for side in (left, right) if not side.holds]
     if altered:
         return f"Rows of generation {' and '.join(altered)} were changed after they were written."
-    if beside and is_fresh:
+    # Counts differ where decisions do: what is kept beside those says nothing then.
+    if decided_alike and is_fresh:
         return f"What generation {left.number} keeps beside the decisions was changed after it was written."
     if is_fresh:
         return (
             f"The rows of generation {left.number} are as they were written, but the log comes to something else now: "
             "the topic was changed since, or this release decides otherwise."
+        )
+    if decided_alike:
+        return (
+            f"Generations {left.number} and {right.number} decided alike, but what one of them keeps beside the "
+            "decisions was changed after it was written."
         )
     return "Both generations are as they were written, and were decided differently."
 

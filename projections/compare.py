@@ -58,6 +58,8 @@ class WrongBalance(NamedTuple):
     held_should_be: int | None
     debt: int | None
     debt_should_be: int | None
+    log_offset: int | None
+    log_offset_should_be: int | None
 
 
 class Stray(NamedTuple):

@@ -138,7 +138,8 @@ def _with_tables(connection: Connection[TupleRow], row: dict[str, Any]) -> Gener
     schema, until = schema_of(row["number"]), row.pop("until_offsets")
     progress = connection.execute(
         sql.SQL(
-            """SELECT log_partition, next_offset, chain, accepted + rejected + duplicates + dead_letters + activations
+            """SELECT log_partition, next_offset, chain,
+                      accepted + rejected + duplicates + dead_letters + activations + ticks
                FROM {} ORDER BY log_partition"""
         ).format(sql.Identifier(schema, "progress"))
     ).fetchall()

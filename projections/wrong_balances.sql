@@ -1,7 +1,8 @@
 -- Balances that aren't what the account's last line about the asset left, and those that are missing or too many.
 SELECT account_id, asset, coalesce(b.log_partition, j.log_partition) AS log_partition, b.available,
        j.balance AS should_be, b.version, j.version AS version_should_be,
-       b.pending, j.pending AS pending_should_be, b.held, j.held AS held_should_be, b.debt, j.debt AS debt_should_be
+       b.pending, j.pending AS pending_should_be, b.held, j.held AS held_should_be, b.debt, j.debt AS debt_should_be,
+       b.log_offset, j.log_offset AS log_offset_should_be
 FROM {schema}.balances b
 FULL JOIN (
     SELECT DISTINCT ON (account_id, asset) account_id, asset, balance, pending, held, debt, version, log_partition, log_offset

@@ -20,6 +20,7 @@ from creditfold.projections import credit_queries as credits
 from creditfold.projections import queries
 from creditfold.projections.compare import snapshot
 from creditfold.projections.connections import connected
+from creditfold.projections.generations import generation
 from creditfold.projections.setup import VIEWS
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.wire import encode
@@ -45,6 +46,7 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
     with connected(prepared.dsn) as connection, snapshot(connection):
         (progress,) = queries.progress(connection)
         assert (progress.records, progress.ticks) == (len(records), whole.ticks)
+        assert generation(connection, 1).records == len(records)
         for name, account in accounts.items():
             found = credits.lots(connection, name, every=True)
             assert {(lot.command_id, lot.number) for lot in found} == set(account.lots)

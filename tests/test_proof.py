@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 from log_surgery import rewrite_value
+from rules_three import decide_three
 from stack_under_test import EmbeddedStack, StackUnderTest
 from support import ROOT, Raw, WorkerProcess, append, query, record, wait_until_folded, worker
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
 from creditfold.cli.arguments import EPOCH
+from creditfold.ledger import RULESETS
 from creditfold.processors.chunks import partition_of
 from creditfold.processors.proof import verify
 from creditfold.processors.rebuilding import Request, rebuild
@@ -62,6 +64,7 @@ TAMPERINGS = [
     ("DELETE FROM ledger_0001.balances WHERE account_id = 'user-7'", "balance"),
     (f"{BALANCE} VALUES ('user-7', 'gold', 9, 1, 0, 1)", "balance"),
     ("UPDATE ledger_0001.balances SET version = version + 1 WHERE account_id = 'user-7'", "balance"),
+    ("UPDATE ledger_0001.balances SET log_offset = log_offset + 1 WHERE account_id = 'user-7'", "balance"),
     ("UPDATE ledger_0001.journal SET amount = amount + 1 WHERE account_id = 'user-7' AND version = 3", "record"),
     ("UPDATE ledger_0001.journal SET source = 'x' WHERE account_id = 'user-7' AND version = 3", "record"),
     ("UPDATE ledger_0001.journal SET note = note || ' ' WHERE account_id = 'user-7' AND version = 3", "record"),
@@ -108,6 +111,8 @@ def test_a_tampered_row_is_found_and_named(folded: Settings, text: str, named: s
         assert [row["partition"] for row in verdict["partitions"] if not row["left_intact"]] == [partition]
     shown = run(folded, "verify", check=False).stdout
     assert "user-7" in shown
+    if named == "balance":
+        assert "should be" in shown
 
 
 def test_a_tampered_dead_letter_is_found(folded: Settings) -> None:
@@ -195,6 +200,14 @@ def test_a_tampered_record_of_the_log_is_found(folded: Settings, stack: StackUnd
     (account,) = verdict["accounts"]
     assert (account["account"], account["records"]) == ("user-7", 1)
     assert [row["partition"] for row in verdict["partitions"] if not row["equal"]] == [partition]
+
+
+def test_what_differs_beside_other_decisions_is_not_blamed(folded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fold that rejects what was accepted counts otherwise too; the conclusion is about the log all the same."""
+    monkeypatch.setitem(RULESETS, 1, lambda state, command: decide_three(state, command)._replace(rules=1))
+    verdict = verify(folded, None, None, 20, WATCH)
+    assert (verdict.equal, bool(verdict.side_differences)) == (False, True)
+    assert "the topic was changed since, or this release decides otherwise" in verdict.conclusion
 
 
 def test_a_record_that_is_gone_from_the_start_of_the_log_is_told(folded: Settings) -> None:
