@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import faust
@@ -22,7 +22,7 @@ from creditfold.processors.errands import Errands
 from creditfold.processors.lanes import LANES_AT_ONCE, Lanes
 from creditfold.processors.transport import LedgerConsumer
 from creditfold.projections.connections import fold_pool
-from creditfold.projections.setup import LogChangedError, refuse_other_log
+from creditfold.projections.setup import LogChangedError, refuse_other_log, sources_of
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
 from creditfold.stack.settings import METADATA_AGE_MS, Settings
@@ -110,9 +110,20 @@ class FoldApp(faust.App):
 
         Ends the worker and raises LogChangedError if it isn't; raises what describe_log raises if Kafka is away.
         """
-        found = await asyncio.to_thread(describe_log, self._settings)
+        await self._refuse(self._log, await asyncio.to_thread(describe_log, self._settings))
+
+    async def check_source(self, generations: Collection[int]) -> None:
+        """Ask PostgreSQL whether generations are folded from this worker's topic.
+
+        One of a restored log may have become live, and this worker still read the old topic. Ends the worker and raises
+        LogChangedError if it is so; raises what PostgreSQL raises.
+        """
+        for source in await sources_of(self._pool, generations):
+            await self._refuse(source, self._log)
+
+    async def _refuse(self, folded: Log, found: Log) -> None:
         try:
-            refuse_other_log(self._log, found)
+            refuse_other_log(folded, found)
         except LogChangedError as error:
             await self.crash(error)
             raise

@@ -11,7 +11,7 @@ test in tests/test_faust_hooks.py, named there with what we rely on.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -64,6 +64,9 @@ class LedgerApp(Protocol):
 
     async def check_identity(self) -> None:
         """End the worker and raise LogChangedError if the topic isn't the one that the projection is folded from."""
+
+    async def check_source(self, generations: Collection[int]) -> None:
+        """End the worker and raise LogChangedError if one of these is folded from another topic."""
 
 
 def _as_parsed(records: PartitionRecords, tp: TP, record: Record) -> Record:
@@ -324,6 +327,8 @@ class LedgerConsumer(driver.Consumer):
         except LayoutError as error:
             await self.app.crash(error)
             raise
+        # Before anything is fetched for these claims: what was live when the worker started may not be any more.
+        await self._ledger.check_source({claim.generation for claim in claims.values()})
         starts = {tp: claims[tp.partition].next_offset for tp in tps}
         await self._check_log(starts)
         await self._thread.seek_wait(starts)

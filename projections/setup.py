@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.resources import files
 from typing import LiteralString, NamedTuple, cast
 
-from psycopg import Connection, sql
-from psycopg.errors import DuplicateObject, InsufficientPrivilege, UniqueViolation
+from psycopg import AsyncConnection, Connection, sql
+from psycopg.errors import DuplicateObject, InsufficientPrivilege, UndefinedTable, UniqueViolation
 from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
 
 from creditfold.ledger import FIRST_RULES
 from creditfold.projections.connections import connected
@@ -218,6 +220,20 @@ def source_of(connection: Connection[TupleRow], number: int) -> Log:
     if row is None:
         raise CreditfoldError(f"Generation {number} names no log.", f"Drop it: creditfold drop {number}")
     return Log(*row)
+
+
+async def sources_of(pool: AsyncConnectionPool[AsyncConnection[TupleRow]], numbers: Iterable[int]) -> list[Log]:
+    """The logs that generations are folded from, leaving out those that are gone by now."""
+    found = []
+    async with pool.connection() as connection:
+        for number in numbers:
+            source = sql.SQL("SELECT topic, topic_id, partitions FROM {}").format(
+                sql.Identifier(schema_of(number), "source")
+            )
+            with suppress(UndefinedTable):
+                row = await (await connection.execute(source)).fetchone()
+                found += [Log(*row)] if row else []
+    return found
 
 
 def refuse_other_log(folded: Log, found: Log) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from stack_under_test import StackUnderTest
 from support import append, assert_equals_second_fold, query, wait_until_folded, worker
-from test_generations import WATCH, folded, history, run, states
+from test_generations import WATCH, folded, history, read, run, states
 from test_outages import freeze_inside_a_transaction
 
 from creditfold.processors import rebuilding
@@ -19,7 +19,9 @@ from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
 from creditfold.projections import generations
 from creditfold.projections.connections import PostgresUnavailableError
 from creditfold.projections.generations import SwitchBlockedError
+from creditfold.stack.archive_writer import archive_topic
 from creditfold.stack.processes import wait_until
+from creditfold.stack.restore import restore_topic
 from creditfold.stack.settings import Settings
 
 __all__ = ["folded"]
@@ -103,3 +105,27 @@ def test_activating_while_one_of_two_workers_is_dead(folded: Settings, tmp_path:
         assert query(folded, "SELECT DISTINCT generation FROM ledger.progress") == [(2,)]
         wait_until_folded(folded)
     assert_equals_second_fold(folded)
+
+
+def test_a_worker_of_the_old_log_is_refused_when_a_restored_one_takes_over(folded: Settings, tmp_path: Path) -> None:
+    """Its records are at the positions of others in the new log: it must fold none of them into what is live now."""
+    archive_topic(folded, tmp_path / "archive")
+    restored = folded.model_copy(
+        update={"commands_topic": f"{folded.commands_topic}.restored", "group": f"{folded.group}.restored"}
+    )
+    with worker(folded, tmp_path, "old") as old:
+        wait_until_folded(folded)
+        owned = "SELECT count(*) FROM ledger.progress WHERE owner <> ''"
+        assert wait_until(lambda: query(folded, owned) == [(4,)], 60)
+        restore_topic(restored, tmp_path / "archive")
+        rebuild(restored, Request(), WATCH)
+        activate(restored, 2, Consent(other_log=True), WATCH)
+        before = read(restored, 2).digest
+        append(folded, history(100, 4, 3_000))
+        assert old.process.wait(60) == 1
+        assert "Folding on would give wrong balances" in old.text()
+        assert read(restored, 2).digest == before
+    with worker(restored, tmp_path, "new"):
+        append(restored, history(500, 5, 3_000))
+        wait_until_folded(restored)
+    assert_equals_second_fold(restored)
