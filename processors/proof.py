@@ -141,10 +141,12 @@ def _other(
         theirs = _read(settings, right)
         if ours.number == theirs.number:
             raise SameGenerationError("These are one and the same.", "Name another one, or none for a fresh fold.")
-        if ours.log != theirs.log:
+        # Of other topics too: a restored log has its records where they were. Not where accounts lie elsewhere.
+        if ours.log.partitions != theirs.log.partitions:
             raise GenerationError(
-                f"Generation {right} was folded from another topic than generation {ours.number}.",
-                "Compare two generations of one log.",
+                f"Generation {right} was folded from a topic of {theirs.log.partitions} partitions, generation "
+                f"{ours.number} from one of {ours.log.partitions}.",
+                "Compare two generations of one log, or of a log and its restored copy.",
             )
         yield theirs
         return

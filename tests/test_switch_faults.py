@@ -119,6 +119,8 @@ def test_a_worker_of_the_old_log_is_refused_when_a_restored_one_takes_over(folde
         assert wait_until(lambda: query(folded, owned) == [(4,)], 60)
         restore_topic(restored, tmp_path / "archive")
         rebuild(restored, Request(), WATCH)
+        # What a refused activation would point to.
+        assert "Equal" in run(restored, "verify", "1", "2").stdout
         activate(restored, 2, Consent(other_log=True), WATCH)
         before = read(restored, 2).digest
         append(folded, history(100, 4, 3_000))
