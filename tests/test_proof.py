@@ -15,7 +15,8 @@ import pytest
 from log_surgery import rewrite_value
 from rules_three import decide_three
 from stack_under_test import EmbeddedStack, StackUnderTest
-from support import ROOT, Raw, WorkerProcess, append, query, record, wait_until_folded, worker
+from support import ROOT, Raw, WorkerProcess, append, query, read_log, record, wait_until_folded, worker
+from test_doctor import alter
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
 from creditfold.cli.arguments import EPOCH
@@ -200,6 +201,26 @@ def test_a_tampered_record_of_the_log_is_found(folded: Settings, stack: StackUnd
     (account,) = verdict["accounts"]
     assert (account["account"], account["records"]) == ("user-7", 1)
     assert [row["partition"] for row in verdict["partitions"] if not row["equal"]] == [partition]
+
+
+def test_records_that_are_gone_from_the_middle_of_the_log_are_found(folded: Settings) -> None:
+    """Somebody has Kafka compact the topic: of each account the last records stay, and it begins where it did."""
+    before = read_log(folded)
+    for name, value in (("segment.ms", "1"), ("min.cleanable.dirty.ratio", "0.0"), ("cleanup.policy", "compact")):
+        alter(folded, folded.commands_topic, name, value)
+    # The newest segment is never compacted, so another one has to begin in each partition.
+    begin = [record("Spend", f"late{turn}-{number}", f"user-{number}", 1) for turn in range(2) for number in range(20)]
+    append(folded, begin)
+    assert wait_until(lambda: len(read_log(folded)) < len(before), 120)
+    left = {(entry.partition, entry.offset) for entry in read_log(folded)}
+    gone = {(entry.partition, entry.offset) for entry in before} - left
+    verdict = verify(folded, None, None, 1_000, WATCH)
+    assert not verdict.equal
+    assert "the topic was changed since" in verdict.conclusion
+    # Only what was decided by it is anybody's first difference: of duplicates nothing is kept.
+    first = {(row.first.log_partition, row.first.log_offset) for row in verdict.accounts if row.first.right is None}
+    assert first
+    assert first <= gone
 
 
 def test_what_differs_beside_other_decisions_is_not_blamed(folded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
