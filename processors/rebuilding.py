@@ -138,6 +138,9 @@ def _made(connection: Connection[TupleRow], settings: Settings, log: Log, reques
         # Written down, so that a rebuild that is resumed later ends at the same place.
         ends = end_offsets(settings, log.topic, range(log.partitions))
         until = {**ends, **_possible(until or {}, ends)}
+    wanted = end_offsets(settings, log.topic, range(log.partitions)) if until is None else until
+    # Before anything is made that would only be in the way.
+    _refuse_gap(settings, log.topic, {partition: 0 for partition, end in wanted.items() if end > 0})
     plan = Plan(
         request.purpose,
         forced_rules=request.forced_rules,
@@ -188,7 +191,7 @@ def bring_to(site: Site, number: int, ends: Mapping[int, int]) -> None:
     behind = _behind(found, ends)
     if not behind:
         return
-    _refuse_gap(site.settings, found, behind)
+    _refuse_gap(site.settings, found.log.topic, {partition: found.next_offsets[partition] for partition in behind})
     missing = _missing(found, behind)
     job = _job(site.settings, found, behind, bulk=not is_indexed(site.connection, number))
     start = sum(found.next_offsets.values())
@@ -214,13 +217,14 @@ def _folded(connection: Connection[TupleRow], number: int) -> int:
     return sum(generation(connection, number).next_offsets.values())
 
 
-def _refuse_gap(settings: Settings, found: Generation, behind: Mapping[int, int]) -> None:
-    starts = start_offsets(settings, found.log.topic, behind)
+def _refuse_gap(settings: Settings, topic: str, next_offsets: Mapping[int, int]) -> None:
+    """Raise LogTruncatedError if the topic doesn't have what comes next."""
+    starts = start_offsets(settings, topic, next_offsets)
     for partition, start in starts.items():
-        if start > found.next_offsets[partition]:
+        if start > next_offsets[partition]:
             raise LogTruncatedError(
-                f"The topic {found.log.topic} begins at {Position(partition, start)}; what was before it is gone, "
-                f"from offset {found.next_offsets[partition]} on.",
+                f"The topic {topic} begins at {Position(partition, start)}; what was before it is gone, "
+                f"from offset {next_offsets[partition]} on.",
                 "The log isn't whole: bring it back from the archive (creditfold restore).",
             )
 
@@ -336,7 +340,7 @@ def _take_over(
     target = _within(settings, halt.next_offsets)
     behind = _behind(found, target)
     if behind:
-        _refuse_gap(settings, found, behind)
+        _refuse_gap(settings, found.log.topic, {partition: found.next_offsets[partition] for partition in behind})
         fold_here(_job(settings, found, behind, bulk=False), settings.dsn)
     differing = [
         partition

@@ -242,6 +242,9 @@ def test_a_record_that_is_gone_from_the_start_of_the_log_is_told(folded: Setting
     done = run(folded, "verify", check=False)
     assert done.returncode == 1
     assert "begins at 2:5" in done.stderr
+    refused = run(folded, "rebuild", check=False)
+    assert (refused.returncode, "begins at 2:5" in refused.stderr) == (1, True)
+    # Nothing was begun that would remind of itself for ever.
     assert states(folded) == {1: "live"}
 
 
