@@ -127,6 +127,14 @@ def keys(found: Iterable[Command]) -> Iterator[tuple[str, str]]:
                 yield command.account, step.command_id
 
 
+def to_activation(reads: list[Read], end: int) -> tuple[list[Read], int]:
+    """Reads up to the first that brings rules into force, and the offset behind it; without one all, and their end."""
+    for at, read in enumerate(reads):
+        if read[1].__class__ is ActivateRules:
+            return reads[: at + 1], read[0].offset + 1
+    return reads, end
+
+
 def ticks(reads: Sequence[Read]) -> list[int]:
     """Where among reads the ticks are."""
     return [at for at, read in enumerate(reads) if read[1].__class__ in _TICKING and tick_of(read) is not None]

@@ -16,7 +16,7 @@ from creditfold.ledger import Account, Batch, Command, CreditBook, CreditEntry, 
 from creditfold.ledger.credit_account import Account as CreditAccount
 from creditfold.ledger.credit_state import references
 from creditfold.processors import quick
-from creditfold.processors.chunks import Read, commands, fold, keys, tick_of, ticks, weight
+from creditfold.processors.chunks import Read, commands, fold, keys, tick_of, ticks, to_activation, weight
 from creditfold.projections.credit_store import TooManyLotsError
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.sending import LastOutcomes
@@ -491,6 +491,9 @@ async def fold_chunk(
     Raises UnknownRulesError, or what PostgreSQL raises.
     """
     rules = forced or progress.rules
+    if not knows_lots(rules):
+        # What follows it may go the quick way, in the next transaction.
+        reads, end = to_activation(reads, end)
     if forced or not knows_lots(rules):
         reads = quick.slowly(reads)
     if not knows_lots(rules):

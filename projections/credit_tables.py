@@ -170,10 +170,10 @@ def save(table: Table, generation: int) -> bytes:
     values = [sql.SQL(_SENT[kind][1]).format(name) for name, (_, kind) in zip(names, table.columns, strict=True)]
     comma = sql.SQL(", ")
     into = sql.Identifier(schema_of(generation), table.name)
-    rows = sql.SQL("SELECT {} FROM unnest({}) AS u ({})").format(
+    # Not in FROM, where PostgreSQL keeps all rows of it before it gives the first: that takes a tenth of the time.
+    rows = sql.SQL("SELECT {} FROM (SELECT {}) AS u").format(
         comma.join([sql.SQL("{} AS {}").format(value, name) for value, name in zip(values, names, strict=True)]),
-        comma.join(sent),
-        comma.join(names),
+        comma.join([sql.SQL("unnest({}) AS {}").format(each, name) for each, name in zip(sent, names, strict=True)]),
     )
     if table is LOTS:
         return sql.SQL("INSERT INTO {} ({}) {}").format(into, comma.join(names), rows).as_bytes(None)

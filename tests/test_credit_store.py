@@ -129,7 +129,7 @@ def lots_of(accounts: dict[str, Account]) -> dict[tuple[str, str, int], tuple[in
 @pytest.mark.parametrize("plain", [0, 0.5, 0.95])
 @pytest.mark.parametrize("remembers", [False, True])
 async def test_any_split_comes_to_the_same(
-    prepared: Settings, seed: int, remembers: bool, plain: float, most: int | None, monkeypatch: pytest.MonkeyPatch
+    prepared: Settings, seed: int, *, remembers: bool, plain: float, most: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chains, lots and balances; totals that balance; chains that follow from the rows; also if hardly any lot may be
     loaded at once, and hardly anything made in one transaction, or written of a tick."""
