@@ -12,6 +12,7 @@ to the answer of its commit; asyncio's timer adds up to a millisecond to it.
 
 import argparse
 import asyncio
+import gc
 import json
 import multiprocessing
 import random
@@ -110,6 +111,8 @@ def append(settings: Settings, run: Run, pipe: Connection) -> None:
     """Append by the schedule; send its start, and at the end what was appended. Runs in a process of its own."""
     found: list[Appended] = []
     commands = list(LOGS[PLAIN_2].make(FIRST + run.commands, run.accounts, run.seed))
+    # Looking for cycles among so many commands takes some 300 ms, in which nothing would be appended.
+    gc.disable()
 
     def deliver(command: Command, outcome: Outcome) -> None:
         if not isinstance(outcome, Position):
@@ -128,6 +131,8 @@ def append(settings: Settings, run: Run, pipe: Connection) -> None:
 
 def ours(settings: Settings, run: Run, warm_up_s: float, every_s: float) -> dict[str, Any]:
     """Latencies of the ledger, whose worker runs; the first seconds don't count."""
+    # The same here, where the looks are kept.
+    gc.disable()
     spawn = multiprocessing.get_context("spawn")
     pipe, theirs = spawn.Pipe()
     sender = spawn.Process(target=append, args=(settings, run, theirs))

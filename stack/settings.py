@@ -87,7 +87,7 @@ class Settings(BaseSettings):
 
     group: str = Field("creditfold-fold", min_length=1, max_length=200, description="Consumer group of the workers.")
     chunk_records: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        4_000, description="Most records that one transaction of a worker folds."
+        8_000, description="Most records that one transaction of a worker folds."
     )
     retry_max_s: Annotated[float, Field(gt=0, le=300)] = Field(
         5.0, description="Longest pause between tries while Kafka or PostgreSQL is away."

@@ -66,7 +66,7 @@ class Writer:
         if self.chance.random() < 0.3:
             fields["occurred_at"] = self.now - self.chance.randint(0, 10**6)
             fields["source"] = self.chance.choice(("", "web", "a b", 'say "x"', "tab\there", "é"))
-            fields["reason"] = self.chance.choice(("", "because", "back\\slash", "x" * 200))
+            fields["reason"] = self.chance.choice(("", "because", "back\\slash", "\\x41", "\\N", "x" * 200))
             fields["metadata"] = self.chance.choice(({}, {}, {"order": "7"}))
         return kind, fields
 

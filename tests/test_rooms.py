@@ -103,7 +103,7 @@ def test_the_wheel_holds_every_file_and_works_alone(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    suffixes = {".py", ".avsc", ".sql", ".json", ".xml", ".typed"}
+    suffixes = {".py", ".pyi", ".pyx", ".avsc", ".sql", ".json", ".xml", ".typed"}
     expected = {
         f"creditfold/{room}/{path.name}"
         for room in ROOMS

@@ -1,0 +1,261 @@
+"""The quick way of plain commands says what Python's own says, byte by byte. It is in the compiled core only.
+
+What it comes to in PostgreSQL is compared in test_credit_store.py and test_together.py, which fold mixed histories.
+"""
+
+import importlib.util
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from credit_histories import history
+from hypothesis import given
+from hypothesis import strategies as st
+from test_chunks import FakeRecord
+from test_compiled import IS_COMPILED
+
+from creditfold.ledger import CREDIT_RULES, Command, CreditBook, Known, limits
+from creditfold.ledger.commands import KINDS, Grant, Terms
+from creditfold.ledger.credit_account import NUMBER_BITS
+from creditfold.processors import quick
+from creditfold.processors.chunks import Later, commands, fold, keys, partition_of, read_one, read_records, ticks
+from creditfold.processors.memory import Loaded, Memory, Part, Seen
+from creditfold.projections.chain import CHECKPOINT_OFFSETS, START, Line, credit_line, dead_letter_line, extend
+from creditfold.projections.credit_tables import BALANCES, CHANGED_LOTS, LOTS
+from creditfold.projections.store import ChunkTransaction, Claim, Progress
+from creditfold.schemas.wire import encode
+
+needs_quick = pytest.mark.skipif(not IS_COMPILED, reason="there is a quick way in the compiled core only")
+
+
+def test_there_is_a_quick_way_in_the_compiled_core_and_only_there() -> None:
+    """Or the tests below would pass for want of what they test."""
+    assert (importlib.util.find_spec("creditfold.processors.plain") is not None) == IS_COMPILED
+    assert (quick.new_store() is not None) == IS_COMPILED
+
+
+@needs_quick
+def test_its_bounds_are_those_of_the_rules() -> None:
+    """They are written down twice."""
+    from creditfold.processors import plain
+
+    bounds = {name: getattr(limits, name) for name in plain.LIMITS if hasattr(limits, name)}
+    ours = {
+        "NUMBER_BITS": NUMBER_BITS,
+        "CHECKPOINT_OFFSETS": CHECKPOINT_OFFSETS,
+        "RULES": CREDIT_RULES,
+        "PRIORITY": Terms().priority,
+    }
+    assert bounds | ours == plain.LIMITS
+    assert Grant("g", "a", "c", 1).terms == ("paid", 50, 0, 0, "")
+
+
+def number(value: int) -> bytes:
+    """A number as Avro writes it."""
+    value, found = (value << 1) ^ (value >> 63), b""
+    while value >> 7:
+        found, value = found + bytes([value & 127 | 128]), value >> 7
+    return found + bytes([value])
+
+
+def text(value: bytes) -> bytes:
+    return number(len(value)) + value
+
+
+IDS = st.binary(max_size=5) | st.sampled_from(
+    [b"ann", b"x" * 64, b"y" * 65, b"z" * 129, b"~x", b" a", b'q"', b"\xc3\xa9"]
+)
+NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 1, 2**53 - 1, 2**53, limits.MAX_OCCURRED_AT])
+NOTES = IDS | st.sampled_from([b"", b"", b"a b", b"\\", b"n" * 1_024, b"n" * 1_025])
+
+
+@st.composite
+def values(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """The key and the value of a record that may be a plain command, or nearly one."""
+    account = draw(IDS)
+    schema_id = draw(st.sampled_from([1, 2, 3, 4, 5, 99]))
+    parts = [text(draw(IDS)), text(account), text(draw(IDS)), number(draw(NUMBERS)), number(draw(NUMBERS))]
+    parts += [
+        text(draw(NOTES)),
+        text(draw(NOTES)),
+        draw(st.sampled_from([b"\0", b"\0", b"\0", b"", b"\0\0", b"\2\2a\2b\0"])),
+    ]
+    value = bytes([draw(st.sampled_from([0, 0, 0, 1]))]) + schema_id.to_bytes(4, "big") + b"".join(parts)
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(value)))
+        value = draw(st.sampled_from([value[:at], value[:at] + b"\x80" + value[at + 1 :]]))
+    return draw(st.sampled_from([account, account, account, b"bob"])), value
+
+
+@needs_quick
+@given(values(), st.sampled_from([1, 8]))
+def test_what_it_reads_is_what_python_reads(pair: tuple[bytes, bytes], partitions: int) -> None:
+    """Any bytes: what is taken for plain is a plain command, and is read as Python reads it."""
+    key, value = pair
+    record = FakeRecord(3, 5, key, value)
+    partition = partition_of(key, partitions)
+    ((_, content),) = quick.read([record], partition, partitions, quick.new_store())
+    expected = read_one(record, partition, partitions)
+    (slow,) = quick.slowly([(record, content)])
+    assert slow == (record, expected)
+    if content.__class__.__name__ == "Plain":
+        assert expected.__class__ in KINDS
+        assert read_one(record, (partition + 1) % 8, 8) != expected or partitions == 1
+
+
+@needs_quick
+def test_a_record_of_another_partition_or_that_mends_a_letter_goes_python_s_way() -> None:
+    """However plain it is."""
+    value = encode("Spend", {"command_id": "s", "account": "ann", "asset": "credits", "amount": 1})
+    record = FakeRecord(0, 0, b"ann", value)
+    wrong = (partition_of(b"ann", 8) + 1) % 8
+    for given_record, partition in ((record, wrong), (record._replace(headers=[("redrive-of", b"0:1")]), wrong - 1)):
+        ((_, content),) = quick.read([given_record], partition, 8, quick.new_store())
+        assert content == read_one(given_record, partition, 8)
+    ((_, content),) = quick.read([record._replace(headers=[("trace", b"x")])], wrong - 1, 8, quick.new_store())
+    assert content.__class__.__name__ == "Plain"
+
+
+#: What these histories leave out: it names what an account had before, which is loaded from the tables.
+NAMING = ("Capture", "Release", "Refund", "VoidGrant", "CancelSchedule", "SettleTransfer", "Batch", "Tick", "Transfer")
+
+
+def without_tables(seed: int, count: int, plain: float) -> list[FakeRecord]:
+    """A history that can be folded without PostgreSQL."""
+    found = [
+        record
+        for record in history(seed, count, plain=plain)
+        if not isinstance(read := read_one(record, 0, 1), Later) or type(read.content).__name__ not in NAMING
+    ]
+    return [record._replace(offset=offset) for offset, record in enumerate(found) if offset > 0 or record.key is None]
+
+
+class Folded:
+    """A fold without PostgreSQL: its chain, and the last row of each key of what it would write."""
+
+    def __init__(self, known: dict[tuple[str, str], tuple[int, Command]], *, is_quick: bool) -> None:
+        self.memory = Memory(10**6, is_fresh=True, seen=Seen(2**12))
+        if not is_quick:
+            self.memory.light = None
+        self.progress = Progress(0, 1, 0, CREDIT_RULES, START, 0)
+        self.tables: dict[str, dict[Any, Any]] = {}
+        self.totals: dict[str, list[int]] = {}
+        self.quick_lines = 0
+        self._known = known
+
+    def fold(self, records: Sequence[FakeRecord]) -> None:
+        """Fold records in a transaction of their own."""
+        end = records[-1].offset + 1
+        transaction = ChunkTransaction(None, 0, Claim(0, 1, 1))  # type: ignore[arg-type]
+        assert transaction.holds(self.progress)
+        reads = quick.read(records, 0, 1, self.memory.light)
+        assert not ticks(reads)
+        coming = list(commands(reads))
+        plan = self.memory.plan(transaction, reads, self.progress.clock_ms)
+        wanted = self.memory.doubtful(coming, list(keys(coming))) + list(plan.doubtful if plan else ())
+        start = self.progress.next_offset
+        found: Known = {key: self._known[key][1] for key in wanted if self._known.get(key, (end, None))[0] < start}
+        if plan is not None:
+            self.memory.settle(transaction, plan, {}, found)
+        book = CreditBook(self.memory.credited, found, self.progress.clock_ms)
+        result = self.memory.fold(Loaded(Part(reads, end), coming, found, plan), book, 0, 10**9)
+        self.quick_lines += 0 if result.plain is None else len(result.plain)
+        draft = transaction.draft(result)
+        for asset, total in draft.totals.items():
+            sums = self.totals.setdefault(asset, [0] * len(total))
+            self.totals[asset] = [one + other for one, other in zip(sums, total, strict=True)]
+        self._note(draft.state)
+        self.progress = transaction.moved(draft)
+        self.memory.tidy(coming)
+
+    def _note(self, state: Any) -> None:
+        for table, parts in state.items():
+            own = self.tables.setdefault(table.name, {})
+            for count, columns in parts:
+                rows = list(zip(*map(_values, columns), strict=True))
+                assert len(rows) == count
+                for row in rows:
+                    values = dict(zip([name for name, _ in table.columns], row, strict=True))
+                    key = row[: table.key]
+                    own[key] = {**own.get(key, {}), **values} if table is CHANGED_LOTS else values
+
+
+def _values(column: str | bytes) -> list[Any]:
+    """A column's values as they are sent."""
+    if isinstance(column, str):
+        return column.split("\x1f")
+    return [int.from_bytes(column[at + 4 : at + 12], "big", signed=True) for at in range(0, len(column), 12)]
+
+
+@needs_quick
+@given(st.integers(0, 10**6), st.sampled_from([0.5, 0.9, 1.0]))
+def test_it_comes_to_the_same_as_python(seed: int, plain: float) -> None:
+    """The chain over every line, the counts, the totals and the rows of all tables, however the log is cut."""
+    records = without_tables(seed, 150, plain)
+    whole = fold(read_records(records, 0, 1), CreditBook(), len(records))
+    known: dict[tuple[str, str], tuple[int, Command]] = {}
+    for record, content in read_records(records, 0, 1):
+        command: Any = content.content if isinstance(content, Later) else content
+        if command.__class__ in KINDS:
+            known.setdefault((command.account, command.command_id), (record.offset, command))
+    ours, python = Folded(known, is_quick=True), Folded(known, is_quick=False)
+    for cut in cuts(records, random.Random(seed)):
+        ours.fold(cut)
+    python.fold(records)
+    assert ours.progress == python.progress
+    assert ours.progress.chain == extend(START, 0, len(records), lines_of(whole))[0]
+    assert ours.totals == python.totals
+    assert ours.tables == python.tables
+    assert plain < 1 or ours.quick_lines > 0
+
+
+def cuts(records: Sequence[FakeRecord], chance: random.Random) -> Iterator[Sequence[FakeRecord]]:
+    at = 0
+    while at < len(records):
+        size = chance.choice((1, 4, 20, 100))
+        yield records[at : at + size]
+        at += size
+
+
+def lines_of(result: Any) -> list[Line]:
+    found = [(offset, credit_line(0, offset, entry)) for offset, entry in result.journal]
+    found += [(letter.log_offset, dead_letter_line(0, letter)) for letter in result.dead_letters]
+    return sorted(found, key=lambda line: line[0])
+
+
+@needs_quick
+def test_totals_of_very_large_amounts_add_up() -> None:
+    """More than 64 bits of them in one chunk, which a number of the machine's own has no room for."""
+    records = [
+        FakeRecord(
+            number,
+            0,
+            name.encode(),
+            encode(
+                "Grant",
+                {"command_id": str(number), "account": name, "asset": "credits", "amount": limits.MAX_AMOUNT},
+            ),
+        )
+        for number, name in enumerate(f"user-{number % 500}" for number in range(3_000))
+    ]
+    ours = Folded({}, is_quick=True)
+    ours.fold(records)
+    assert ours.totals["credits"][2] == 3_000 * limits.MAX_AMOUNT
+    assert ours.quick_lines == 3_000
+
+
+@needs_quick
+def test_its_columns_are_those_of_the_tables() -> None:
+    """One row of each, of as many columns as the table has; and none when they were taken."""
+    ours = Folded({}, is_quick=True)
+    value = encode("Grant", {"command_id": "g", "account": "ann", "asset": "credits", "amount": 5})
+    ours.fold([FakeRecord(0, 7, b"ann", value)])
+    spend = encode("Spend", {"command_id": "s", "account": "ann", "asset": "credits", "amount": 5})
+    ours.fold([FakeRecord(1, 9, b"ann", spend)])
+    assert ours.tables[BALANCES.name][("ann", "credits")]["version"] == 2
+    (lot,) = ours.tables[LOTS.name].values()
+    assert (lot["remaining"], lot["spent"], lot["is_live"], lot["next_at_ms"]) == (0, 5, 0, -1)
+    assert (lot["lot_class"], lot["scope"], lot["source"]) == ("=paid", "=", "=issued")
+    assert ours.memory.light is not None
+    assert [count for count, _ in ours.memory.light.rows(0)] == [0, 0, 0]
