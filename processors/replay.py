@@ -23,11 +23,11 @@ from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.log import LogReader, LogRecord
 
 #: Most records of a transaction. Large, since an account that comes up again in the same one is written once.
-CHUNK_RECORDS = 10_000
+CHUNK_RECORDS = 25_000
 
 #: Pieces of so many records in a transaction of a bulk fold: the state of an account is written once in each. And how
 #: many accounts a transaction may have to write before it takes no further piece.
-PIECES = 20
+PIECES = 8
 MOST_UNSAVED = 50_000
 
 #: How long a transaction stays open for a further piece, in seconds.
@@ -226,7 +226,8 @@ async def _next_piece(reader: LogReader, end: int, until_ms: int | None) -> Piec
     deadline = time.monotonic() + STALL_S
     start = reader.position
     while time.monotonic() < deadline:
-        taken = await asyncio.to_thread(reader.take, CHUNK_RECORDS, 1.0)
+        # No more than there are: the client would wait for them.
+        taken = await asyncio.to_thread(reader.take, min(CHUNK_RECORDS, max(end - start, 1)), 1.0)
         if taken.end > start:
             return cut(taken.end, taken.records, end, until_ms)
     raise StalledError(

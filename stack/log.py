@@ -71,6 +71,8 @@ class LogReader:
                 # What is fetched ahead is memory; the client's own bounds are 100,000 records or 64 MB.
                 "queued.min.messages": 20_000,
                 "queued.max.messages.kbytes": 16_384,
+                # For so long the client fetches nothing after it had enough: its own second would be spent waiting.
+                "fetch.queue.backoff.ms": 10,
             }
         )
         self._consumer.assign([TopicPartition(topic, partition, start)])
