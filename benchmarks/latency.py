@@ -20,6 +20,7 @@ import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -107,12 +108,21 @@ class Run(NamedTuple):
         return round(self.per_s * self.seconds)
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Look for no cycles: among a run's commands that takes some 300 ms, in which nothing would be appended."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@without_collection()
 def append(settings: Settings, run: Run, pipe: Connection) -> None:
     """Append by the schedule; send its start, and at the end what was appended. Runs in a process of its own."""
     found: list[Appended] = []
     commands = list(LOGS[PLAIN_2].make(FIRST + run.commands, run.accounts, run.seed))
-    # Looking for cycles among so many commands takes some 300 ms, in which nothing would be appended.
-    gc.disable()
 
     def deliver(command: Command, outcome: Outcome) -> None:
         if not isinstance(outcome, Position):
@@ -131,8 +141,6 @@ def append(settings: Settings, run: Run, pipe: Connection) -> None:
 
 def ours(settings: Settings, run: Run, warm_up_s: float, every_s: float) -> dict[str, Any]:
     """Latencies of the ledger, whose worker runs; the first seconds don't count."""
-    # The same here, where the looks are kept.
-    gc.disable()
     spawn = multiprocessing.get_context("spawn")
     pipe, theirs = spawn.Pipe()
     sender = spawn.Process(target=append, args=(settings, run, theirs))
@@ -161,6 +169,7 @@ def ours(settings: Settings, run: Run, warm_up_s: float, every_s: float) -> dict
     }
 
 
+@without_collection()
 def _look(dsn: str, pipe: Connection, every_s: float) -> tuple[Mapping[int, list[Look]], list[float], list[Appended]]:
     """Look how far each partition is until all that was appended is seen; what was seen when, and the pauses."""
     looks: defaultdict[int, list[Look]] = defaultdict(list)

@@ -30,7 +30,10 @@ EVERY_S = 0.004
 #: innermost function of the stack that one fits.
 STAGES: Sequence[tuple[str, str]] = (
     ("creditfold.processors.chunks:read_records", "decode and check"),
-    ("creditfold.processors.chunks:_read", "decode and check"),
+    ("creditfold.processors.chunks:read_one", "decode and check"),
+    ("creditfold.processors.quick:read", "decode and check"),
+    # Its lines are made on the way.
+    ("creditfold.processors.quick:fold_quickly", "decide"),
     ("creditfold.processors.chunks:_command", "decode and check"),
     ("creditfold.schemas.", "decode and check"),
     ("creditfold.ledger.validity:", "decode and check"),

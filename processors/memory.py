@@ -226,14 +226,13 @@ class Memory:
             self._knows_all = False
             for name in list(islice(self.plain, excess)):
                 del self.plain[name]
-        light = self.light
         excess = len(self.credited) - self._most
-        if light is not None and len(light):
-            # Those that were met first, of each kind as many as it has of all.
-            room = max(self._most - len(self.credited), self._most // 2) * LIGHT_ONES
-            excess = len(self.credited) - max(self._most - -(-len(light) // LIGHT_ONES), self._most // 2)
-            if len(light) > room:
-                light.trim(len(light) - room)
+        if self.light is not None:
+            # Each kind has half of the room, and what the other doesn't need.
+            half = self._most // 2
+            room = max(self._most - len(self.credited), half) * LIGHT_ONES
+            excess = len(self.credited) - max(self._most - -(-len(self.light) // LIGHT_ONES), half)
+            if self.light.trim(room, self._most_lots * LIGHT_ONES):
                 self._knows_all = False
         if self._lots > self._most_lots:
             # It was too much at most; how much is it?

@@ -410,16 +410,23 @@ cdef class Store:
         """The accounts' names."""
         return [(<Light> light).name.decode() for light in self._accounts.values()]
 
-    def trim(self, Py_ssize_t excess):
-        """Forget so many accounts, those that were met first. None may be unsaved."""
+    def trim(self, Py_ssize_t most, Py_ssize_t most_lots):
+        """Keep at most so many accounts and lots, and forget those that were met first; tells how many were forgotten.
+
+        None may be unsaved.
+        """
         cdef list gone = []
-        cdef bytes name
-        for name in self._accounts:
-            if len(gone) >= excess:
+        cdef Py_ssize_t excess = len(self._accounts) - most
+        cdef Light light
+        if excess <= 0 and self.lots <= most_lots:
+            return 0
+        for light in self._accounts.values():
+            if len(gone) >= excess and self.lots <= most_lots:
                 break
-            gone.append(name)
+            gone.append(light.name)
+            self.lots -= light.lots
         for name in gone:
-            self.lots -= (<Light> self._accounts.pop(name)).lots
+            del self._accounts[name]
         return len(gone)
 
     cdef Asset asset(self, const unsigned char* text, int size):

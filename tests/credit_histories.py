@@ -207,7 +207,7 @@ def history(seed: int, count: int, *, rules_from: int | None = 0, plain: float =
             add("ActivateRules", {"command_id": "rules-2", "rules": 2})
         record, fields = writer.plain() if plain and chance.random() < plain else writer.command()
         add(record, fields)
-        if chance.random() < 0.05 * plain:
+        if plain and chance.random() < 0.05 * plain:
             headers = [("redrive-of", b"0:1")] if chance.random() < 0.3 else [("trace", b"x")]
             records[-1] = records[-1]._replace(headers=headers)
         if chance.random() < 0.05:

@@ -104,7 +104,7 @@ def test_the_same_seed_draws_the_same_commands() -> None:
         # innermost function first
         ("creditfold.ledger.credits:decide creditfold.processors.chunks:fold", "decide"),
         ("enum:property.__get__ creditfold.ledger.credits:decide", "decide"),
-        ("fastavro.read:read creditfold.schemas.wire:decode creditfold.processors.chunks:_read", "decode and check"),
+        ("fastavro.read:read creditfold.schemas.wire:decode creditfold.processors.chunks:read_one", "decode and check"),
         ("creditfold.processors.chunks:_Fold.add creditfold.processors.memory:fold_chunk", "decide"),
         ("creditfold.projections.chain:extend creditfold.projections.store:write", "lines and chain"),
         ("psycopg.copy:write creditfold.projections.store:_copy", "psycopg"),

@@ -2,12 +2,17 @@
 
 from collections import deque
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_chunks import FakeRecord
 
 from creditfold.ledger import CreditBook, Grant
+from creditfold.processors import quick
+from creditfold.processors.chunks import folding
 from creditfold.processors.memory import Memory, Seen
 from creditfold.projections.results import ChunkResult
+from creditfold.schemas.wire import encode
 
 IDS = st.lists(st.integers(0, 60).map(str), max_size=200)
 
@@ -70,6 +75,40 @@ def test_accounts_with_many_lots_are_forgotten_though_they_are_few() -> None:
     memory.take(granted(["c"], 9))
     memory.trim()
     assert list(memory.credited) == ["b", "c"]
+
+
+@pytest.mark.skipif(quick.new_store() is None, reason="there are light accounts in the compiled core only")
+def test_light_accounts_are_bounded_by_their_number_and_their_lots() -> None:
+    """Those that were met first are forgotten, of either kind, and each has its half of the room."""
+
+    def fold(memory: Memory, names: list[str], lots: int) -> None:
+        assert memory.light is not None
+        grants = [
+            FakeRecord(at, 0, name.encode(), encode("Grant", grant_of(at, name)))
+            for at, name in enumerate(name for name in names for _ in range(lots))
+        ]
+        reads = quick.read(grants, 0, 1, memory.light)
+        plan = quick.new_plan(memory.light, reads, None, 0, trusts=False)
+        plan.settle({}, (), lambda *_: None)
+        plan.fold(reads, folding(CreditBook()), 0, 0, 1, 2**20)
+        plan.end()
+        memory.light.rows(0)
+
+    memory = Memory(10, lots=20)
+    fold(memory, [f"user-{number}" for number in range(40)], 1)
+    memory.trim()
+    assert memory.light is not None
+    assert memory.light.names() == [f"user-{number}" for number in range(10, 40)]
+    memory.take(granted(list("abcdefgh"), 1))
+    memory.trim()
+    assert (list(memory.credited), len(memory.light)) == (list("defgh"), 15)
+    fold(memory, ["x", "y"], 40)
+    memory.trim()
+    assert (memory.light.names(), memory.light.lots) == (["y"], 40)
+
+
+def grant_of(at: int, name: str) -> dict[str, object]:
+    return {"command_id": str(at), "account": name, "asset": "credits", "amount": 5}
 
 
 def test_lots_that_time_made_are_counted_too() -> None:
