@@ -20,7 +20,7 @@ CORE_TESTS := $(addprefix tests/test_,chunks.py commands.py compiled.py credit_v
 
 # The tests of the fold on real servers, which the compiled core must pass, too. Others put something of their own in
 # place of a part of the core, which can't be done with the compiled one.
-FOLD_TESTS := $(addprefix tests/test_,benchmarks.py chaos.py credit_reading.py credit_store.py fold.py outages.py store.py \
+FOLD_TESTS := $(addprefix tests/test_,chaos.py credit_reading.py credit_store.py fold.py outages.py store.py \
 	together.py transfers.py trial_balance.py)
 
 # The first of these that is Python 3.11 or later; `make PYTHON=...` names another.
