@@ -502,7 +502,7 @@ async def fold_chunk(
         save = unsaved is None or is_last or memory.excess > 0 or knows_lots(result.rules)
         await transaction.write(result, unsaved, save=save)
         memory.go_over(result)
-        memory.rules = result.rules
+        memory.rules, memory.clock_ms = result.rules, result.clock_ms
         return result.next_offset
     made = 0
     for part in parts(reads, end):

@@ -377,14 +377,18 @@ cdef class Store:
 
     cdef dict _accounts
     cdef dict _assets
-    # Accounts with lines that aren't written yet.
+    # Accounts with lines that aren't written yet, and those among them that were taken out since.
     cdef list _dirty
+    cdef Py_ssize_t _taken
+    # Assets that the lines of this chunk are about.
+    cdef list _touched
     cdef readonly Py_ssize_t lots
 
     def __cinit__(self):
         self._accounts = {}
         self._assets = {}
         self._dirty = []
+        self._touched = []
 
     def __len__(self):
         return len(self._accounts)
@@ -395,7 +399,12 @@ cdef class Store:
     @property
     def unsaved(self):
         """Of how many accounts the rows are to be written."""
-        return len(self._dirty)
+        return len(self._dirty) - self._taken
+
+    @property
+    def assets(self):
+        """How many assets are remembered, of these accounts or of others lately."""
+        return len(self._assets)
 
     def find(self, str name not None):
         """An account by its name, None if it isn't here."""
@@ -418,6 +427,12 @@ cdef class Store:
         cdef list gone = []
         cdef Py_ssize_t excess = len(self._accounts) - most
         cdef Light light
+        if len(self._assets) > 2 * len(self._accounts) + 64:
+            # Or they would be as many as the log ever named.
+            self._assets = {
+                (<Light> one).asset.name: (<Light> one).asset
+                for one in self._accounts.values() if (<Light> one).asset is not None
+            }
         if excess <= 0 and self.lots <= most_lots:
             return 0
         for light in self._accounts.values():
@@ -437,7 +452,7 @@ cdef class Store:
         return <Asset> found
 
     cdef int put(self, Light light, tuple found) except -1:
-        """Fill an account with what is stored of it; lots are tuples as `is_light` has them."""
+        """Fill an account with what is stored of it, as `parts` of `Plan.settle` gives it."""
         cdef Lot lot
         light.version, light.available, lots = found
         light.state = READY
@@ -454,7 +469,7 @@ cdef class Store:
 
     def take(self, Light light not None):
         """Forget an account; gives its version, asset, available credits, the place of an unwritten line (None if all
-        are written), and its lots: as `is_light` has them, with the place of an unwritten change and whether the lot
+        are written), and its lots: as `parts` of `Plan.settle` gives them, with the place of an unwritten change and whether the lot
         is stored.
         """
         self._accounts.pop(light.name, None)
@@ -471,16 +486,19 @@ cdef class Store:
         if light.is_dirty:
             place = light.position
             light.is_dirty = False
-            self._dirty = [one for one in self._dirty if one is not light]
+            # It stays among them, or each that is taken out would cost as much as there are; `rows` passes it over.
+            self._taken += 1
+            if self._taken == len(self._dirty):
+                self._dirty = []
+                self._taken = 0
         asset = None if light.asset is None else light.asset.name.decode()
         return light.version, asset, light.available, place, lots
 
     def totals(self):
         """By asset what was issued and what was spent since this was asked last."""
-        return {
-            (<Asset> asset).name.decode(): (<Asset> asset).take()
-            for asset in self._assets.values() if (<Asset> asset).is_touched
-        }
+        cdef list touched = self._touched
+        self._touched = []
+        return {(<Asset> asset).name.decode(): (<Asset> asset).take() for asset in touched}
 
     def rows(self, int64_t partition):
         """The rows to write, and from here on they count as written: of balances, of new lots, of changed lots.
@@ -488,7 +506,7 @@ cdef class Store:
         Each as the number of rows and, for each column of its table in projections/credit_tables.py, the texts joined
         or the cells of the numbers.
         """
-        cdef list lights = _sorted(self._dirty)
+        cdef list lights = _sorted([light for light in self._dirty if (<Light> light).is_dirty])
         cdef Light light
         cdef Lot lot
         cdef Columns balances = Columns(2, 8), lots = Columns(6, 21), changed = Columns(2, 15)
@@ -516,6 +534,7 @@ cdef class Store:
                     _add(lot, light, lots, changed, partition)
                 lot = lot.next
         self._dirty = []
+        self._taken = 0
         return (balances.taken(_BALANCES), lots.taken(_LOTS), changed.taken(_CHANGED_LOTS))
 
 
@@ -983,6 +1002,9 @@ cdef class Reader:
         plain.key = key
         plain.kind = kind
         plain.offset = record.offset
+        if plain.offset >> (63 - NUMBER_BITS):
+            # What it made would have no number.
+            return None
         plain.timestamp = record.timestamp
         return plain
 
@@ -1268,6 +1290,8 @@ cdef class Plan:
             rejection = b"insufficient_credits"
         else:
             light.available -= amount
+        if not light.asset.is_touched:
+            self._store._touched.append(light.asset)
         light.asset.add(0 if rejection != NULL or not is_grant else amount, 0 if rejection != NULL or is_grant else amount)
         # All of the line but the moves of a spend is at most so long.
         start = lines._text.more(
