@@ -13,7 +13,7 @@ from creditfold.schemas.wire import encode
 
 ACCOUNTS = ("ann", "bob", "back\\slash", "é")
 # Those of plain commands: some of the same, and some that have few others.
-PLAIN_ACCOUNTS = ("ann", "bob", "cyd", "dan", "eve", "user-0000000001", "user-0000000002", "a")
+PLAIN_ACCOUNTS = ("ann", "bob", "cyd", "dan", "eve", "a", *(f"user-{number:010}" for number in range(14)))
 ASSETS = ("credits", "credits", "credits", "gold")
 USES = ("", "", "ads", "proposals")
 START_MS = 1_706_572_800_000
@@ -65,9 +65,12 @@ class Writer:
         fields: dict[str, Any] = {"command_id": name, "account": account, "asset": asset, "amount": amount}
         if self.chance.random() < 0.3:
             fields["occurred_at"] = self.now - self.chance.randint(0, 10**6)
-            fields["source"] = self.chance.choice(("", "web", "a b", 'say "x"', "tab\there", "é"))
-            fields["reason"] = self.chance.choice(("", "because", "back\\slash", "\\x41", "\\N", "x" * 200))
-            fields["metadata"] = self.chance.choice(({}, {}, {"order": "7"}))
+            fields["source"] = self.chance.choice(("", "web", "a b", 'say "x"'))
+            fields["reason"] = self.chance.choice(("", "because", "x" * 200))
+        if self.chance.random() < 0.03:
+            fields["source"] = self.chance.choice(("tab\there", "é", "web"))
+            fields["reason"] = self.chance.choice(("back\\slash", "\\x41", "\\N", "line\nend"))
+            fields["metadata"] = self.chance.choice(({}, {"order": "7"}))
         return kind, fields
 
     def _makers(self) -> Sequence[tuple[Any, int]]:
