@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commands", type=int, default=1_000_000)
     parser.add_argument("--accounts", type=int, default=100_000)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=1, help="one and PostgreSQL fill two cores; more only contend")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--chunk-records", type=int, default=CHUNK_RECORDS)
     parser.add_argument("--log", choices=LOGS, action="append", help="only this one; may be given again")
