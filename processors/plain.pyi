@@ -71,7 +71,6 @@ class Plan:
     missing: Sequence[str]
     doubtful: Sequence[tuple[str, str]]
     leaving: Sequence[Light]
-    is_mixed: bool
     def __init__(self, store: Store, reads: list[Any], seen: Filter | None, trusts: bool, clock_ms: int) -> None: ...
     @property
     def has_slow(self) -> bool: ...

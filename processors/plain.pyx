@@ -569,10 +569,6 @@ cdef int _add(Lot lot, Light light, Columns new, Columns changed, int64_t partit
 
 
 cdef int _add_new(Columns to, Light light, Lot lot, int64_t partition) except -1:
-    cdef int64_t expired = 0, voided = 0, forfeited = 0, reissued = 0, transferred = 0
-    cdef bint is_live = lot.remaining > 0
-    if lot.others is not None:
-        expired, voided, forfeited, reissued, transferred = lot.others
     to.text(0, light.name, False)
     to.text(1, lot.id, False)
     to.text(2, light.asset.name, False)
@@ -585,19 +581,7 @@ cdef int _add_new(Columns to, Light light, Lot lot, int64_t partition) except -1
     to.number(3, lot.expires_at)
     to.number(4, lot.made)
     to.number(5, lot.amount)
-    to.number(6, lot.remaining)
-    to.number(7, 0)
-    to.number(8, lot.spent)
-    to.number(9, expired)
-    to.number(10, voided)
-    to.number(11, forfeited)
-    to.number(12, reissued)
-    to.number(13, transferred)
-    to.number(14, 0)
-    to.number(15, 0)
-    to.number(16, 0)
-    to.number(17, is_live)
-    to.number(18, lot.expires_at if is_live and lot.expires_at else -1)
+    _add_changing(to, 6, lot)
     to.number(19, partition)
     to.number(20, lot.position)
     to.count += 1
@@ -605,28 +589,34 @@ cdef int _add_new(Columns to, Light light, Lot lot, int64_t partition) except -1
 
 
 cdef int _add_changed(Columns to, Light light, Lot lot) except -1:
+    to.text(0, light.name, False)
+    to.text(1, lot.id, False)
+    to.number(0, lot.number)
+    _add_changing(to, 1, lot)
+    to.number(14, lot.position)
+    to.count += 1
+    return 0
+
+
+cdef int _add_changing(Columns to, int at, Lot lot) except -1:
+    """Add what can change of a lot, as numbers from one on. Nothing of it is held, pending, lapsed or void."""
     cdef int64_t expired = 0, voided = 0, forfeited = 0, reissued = 0, transferred = 0
     cdef bint is_live = lot.remaining > 0
     if lot.others is not None:
         expired, voided, forfeited, reissued, transferred = lot.others
-    to.text(0, light.name, False)
-    to.text(1, lot.id, False)
-    to.number(0, lot.number)
-    to.number(1, lot.remaining)
-    to.number(2, 0)
-    to.number(3, lot.spent)
-    to.number(4, expired)
-    to.number(5, voided)
-    to.number(6, forfeited)
-    to.number(7, reissued)
-    to.number(8, transferred)
-    to.number(9, 0)
-    to.number(10, 0)
-    to.number(11, 0)
-    to.number(12, is_live)
-    to.number(13, lot.expires_at if is_live and lot.expires_at else -1)
-    to.number(14, lot.position)
-    to.count += 1
+    to.number(at, lot.remaining)
+    to.number(at + 1, 0)
+    to.number(at + 2, lot.spent)
+    to.number(at + 3, expired)
+    to.number(at + 4, voided)
+    to.number(at + 5, forfeited)
+    to.number(at + 6, reissued)
+    to.number(at + 7, transferred)
+    to.number(at + 8, 0)
+    to.number(at + 9, 0)
+    to.number(at + 10, 0)
+    to.number(at + 11, is_live)
+    to.number(at + 12, lot.expires_at if is_live and lot.expires_at else -1)
     return 0
 
 
@@ -1061,8 +1051,6 @@ cdef class Plan:
     cdef Store _store
     cdef list _plains
     cdef list _lights
-    #: Whether any record isn't plain.
-    cdef readonly bint is_mixed
     #: Names of accounts to be loaded, if they are stored.
     cdef readonly list missing
     #: Keys (account, command id) to be looked up.
@@ -1084,7 +1072,6 @@ cdef class Plan:
         self.missing = []
         self.doubtful = []
         self.leaving = []
-        self.is_mixed = False
         self._clock = clock_ms
         for record, content in reads:
             if type(content) is Plain:
@@ -1092,7 +1079,6 @@ cdef class Plan:
                 self._plains.append(plain)
                 timestamp = plain.timestamp
             else:
-                self.is_mixed = True
                 others[record.key] = None
                 timestamp = record.timestamp
             if self._clock < timestamp <= MAX_OCCURRED_AT:
