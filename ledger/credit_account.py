@@ -310,6 +310,7 @@ class Account:
         "frozen",
         "holdings",
         "holds",
+        "inline",
         "is_closed",
         "lots",
         "position",
@@ -332,6 +333,8 @@ class Account:
         self.holdings: dict[str, Holding] = {}
         #: What was changed, and is to be written, with the place in the log of its last change.
         self.changed: dict[Any, int] = _NONE
+        #: Lots that are stored in their balance and have no row, with the place in the log of their last change.
+        self.inline: dict[Lot, int] = _NONE
         self.position = 0
         self._numbers = 0
         self._dues: list[tuple[int, int, int, int, Any]] = _NO_DUES

@@ -137,11 +137,12 @@ class ScheduleRow(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Rows of one account."""
+    """Rows of one account. `inline` are lots that stand in a balance, each with the place of its last change."""
 
     account: AccountRow = AccountRow()
     balances: Sequence[BalanceRow] = ()
     lots: Sequence[LotRow] = ()
+    inline: Sequence[tuple[LotRow, int]] = ()
     holds: Sequence[HoldRow] = ()
     spends: Sequence[SpendRow] = ()
     transfers: Sequence[TransferRow] = ()
@@ -204,6 +205,12 @@ def restore(account: Account, rows: Rows) -> None:
     for lot in rows.lots:
         if LotId(lot.command_id, lot.number) not in account.lots:
             _restore_lot(account, lot)
+    for one, position in rows.inline:
+        if LotId(one.command_id, one.number) not in account.lots:
+            inline = _restore_lot(account, one)
+            inline.is_stored = False
+            account.inline = owned(account.inline)
+            account.inline[inline] = position
     for hold in rows.holds:
         if hold.command_id not in account.holds:
             _restore_hold(account, hold)
@@ -258,7 +265,7 @@ def _add_opening(account: Account, lot_id: LotId, asset: str, amount: int) -> No
     account.mark(lot, 0)
 
 
-def _restore_lot(account: Account, row: LotRow) -> None:
+def _restore_lot(account: Account, row: LotRow) -> Lot:
     terms = Terms(row.lot_class, row.priority, row.effective_at, row.expires_at, row.scope)
     lot = Lot(LotId(row.command_id, row.number), row.asset, terms, row.made, row.source)
     lot.amount, lot.remaining, lot.held, lot.spent, lot.expired = row[10:15]
@@ -275,6 +282,7 @@ def _restore_lot(account: Account, row: LotRow) -> None:
     scheduled = account.schedules.get(row.command_id)
     if scheduled is not None:
         scheduled.count_in(lot)
+    return lot
 
 
 def _restore_hold(account: Account, row: HoldRow) -> None:
@@ -346,6 +354,8 @@ class Changes(NamedTuple):
     spends: list[Row]
     transfers: list[Row]
     schedules: list[Row]
+    #: Accounts whose lots no longer stand in their balances.
+    outlined: list[Row]
 
 
 def take_changes(name: str, account: Account, partition: int, into: Changes) -> None:
@@ -353,6 +363,12 @@ def take_changes(name: str, account: Account, partition: int, into: Changes) -> 
 
     Its lots count as stored from here on: where that fails, what there is in memory must be forgotten.
     """
+    if account.inline and account.changed:
+        # They get rows all at once, or each change of one would have the others written anew.
+        into.outlined.append((name,))
+        for inline, place in account.inline.items():
+            account.changed.setdefault(inline, place)
+        account.inline = {}
     for one, position in account.changed.items():
         # What a batch made that came to nothing is no longer the account's.
         if isinstance(one, Lot):

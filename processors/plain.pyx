@@ -59,6 +59,9 @@ cdef int READY = 0
 cdef int MISSING = 1
 cdef int SLOW = 2
 
+# Bytes of lots that stand in a balance: with more, its row would be too large for its page, and be packed.
+cdef int _MOST_INLINE = 1_500
+
 # What each byte may be part of: 1 an id that is written as it is everywhere, 2 a note likewise.
 cdef unsigned char[256] _KINDS
 
@@ -459,18 +462,16 @@ cdef class Store:
         for row in lots:
             lot = Lot.__new__(Lot)
             command_id, lot.number, lot_class, lot.priority, lot.effective_at, lot.expires_at, lot.made = row[:7]
-            lot.source, lot.amount, lot.remaining, lot.spent, lot.others = row[7:]
+            lot.source, lot.amount, lot.remaining, lot.spent, lot.others, lot.position, lot.is_stored = row[7:]
             lot.id = (<str> command_id).encode("ascii")
             lot.is_promo = lot_class == "promo"
-            lot.is_stored = True
             light.insert(lot)
         self.lots += light.lots
         return 0
 
     def take(self, Light light not None):
         """Forget an account; gives its version, asset, available credits, the place of an unwritten line (None if all
-        are written), and its lots: as `parts` of `Plan.settle` gives them, with the place of an unwritten change and whether the lot
-        is stored.
+        are written), and its lots: as `parts` of `Plan.settle` gives them, with whether a change isn't written.
         """
         self._accounts.pop(light.name, None)
         self.lots -= light.lots
@@ -503,36 +504,43 @@ cdef class Store:
     def rows(self, int64_t partition):
         """The rows to write, and from here on they count as written: of balances, of new lots, of changed lots.
 
-        Each as the number of rows and, for each column of its table in projections/credit_tables.py, the texts joined
+        A lot gets a row when it is empty, or when there is no room for it in its balance. Each as the number of rows and, for each column of its table in projections/credit_tables.py, the texts joined
         or the cells of the numbers.
         """
         cdef list lights = _sorted([light for light in self._dirty if (<Light> light).is_dirty])
         cdef Light light
         cdef Lot lot
-        cdef Columns balances = Columns(2, 8), lots = Columns(6, 21), changed = Columns(2, 15)
-        cdef int64_t zero = 0
+        cdef Columns balances = Columns(3, 5), lots = Columns(6, 21), changed = Columns(2, 15)
+        cdef Bytes inline = <Bytes> balances._texts[2]
+        cdef Py_ssize_t start
+        cdef int64_t next_at
         for light in lights:
             light.is_dirty = False
             balances.text(0, light.name, False)
             balances.text(1, light.asset.name, False)
+            balances.text(2, b"", True)
             balances.number(0, light.available)
-            balances.number(1, zero)
-            balances.number(2, zero)
-            balances.number(3, zero)
-            balances.number(4, zero)
-            balances.number(5, light.version)
-            balances.number(6, partition)
-            balances.number(7, light.position)
+            balances.number(1, light.version)
+            balances.number(3, partition)
+            balances.number(4, light.position)
             balances.count += 1
+            start = inline.size
+            next_at = NEVER
             if light.emptied is not None:
                 for one in light.emptied:
                     _add(<Lot> one, light, lots, changed, partition)
                 light.emptied = None
             lot = light.first
             while lot is not None:
-                if lot.is_dirty:
+                if lot.is_stored:
+                    if lot.is_dirty:
+                        _add(lot, light, lots, changed, partition)
+                elif not _add_inline(inline, start, lot):
                     _add(lot, light, lots, changed, partition)
+                elif lot.expires_at and lot.expires_at < next_at:
+                    next_at = lot.expires_at
                 lot = lot.next
+            balances.number(2, -1 if next_at == NEVER else next_at)
         self._dirty = []
         self._taken = 0
         return (balances.taken(_BALANCES), lots.taken(_LOTS), changed.taken(_CHANGED_LOTS))
@@ -542,12 +550,12 @@ cdef tuple _parts(Lot lot):
     return (
         lot.id.decode(), lot.number, "promo" if lot.is_promo else "paid", lot.priority, lot.effective_at,
         lot.expires_at, lot.made, lot.source, lot.amount, lot.remaining, lot.spent, lot.others,
-        lot.position if lot.is_dirty else None, lot.is_stored,
+        lot.position, lot.is_stored, lot.is_dirty,
     )
 
 
 # The columns of each table in order: texts by their number, numbers by theirs.
-_BALANCES = ("t0", "t1", "n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7")
+_BALANCES = ("t0", "t1", "n0", "n1", "t2", "n2", "n3", "n4")
 _LOTS = (
     "t0", "t1", "n0", "t2", "t3", "n1", "n2", "n3", "t4", "n4", "t5", "n5", "n6", "n7", "n8", "n9", "n10", "n11", "n12",
     "n13", "n14", "n15", "n16", "n17", "n18", "n19", "n20",
@@ -566,6 +574,52 @@ cdef int _add(Lot lot, Light light, Columns new, Columns changed, int64_t partit
         lot.is_stored = True
         _add_new(new, light, lot, partition)
     return 0
+
+
+cdef bint _add_inline(Bytes to, Py_ssize_t start, Lot lot) except -1:
+    """Add a lot to those that stand in a balance, as projections/generation.sql tells, if there is room."""
+    cdef int64_t expired = 0, voided = 0, forfeited = 0, reissued = 0, transferred = 0
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(lot.id), used = to.size - start
+    cdef bytes source
+    # All of the line but the id is at most so long.
+    cdef char* begin = to.more(size + 400)
+    cdef char* at = begin
+    if used:
+        at = _put(at, b"\n", 1)
+    at = _put(at, PyBytes_AS_STRING(lot.id), size)
+    at = _put_field(at, lot.made)
+    at = _put_field(at, lot.effective_at)
+    at = _put_field(at, lot.amount)
+    at = _put_field(at, lot.remaining)
+    at = _put_field(at, lot.position)
+    if (
+        lot.number != 1 or lot.is_promo or lot.priority != DEFAULT_PRIORITY or lot.expires_at or lot.others is not None
+        or lot.source is not _ISSUED and lot.source != _ISSUED
+    ):
+        if lot.others is not None:
+            expired, voided, forfeited, reissued, transferred = lot.others
+        source = lot.source.encode()
+        at = _put_field(at, lot.number)
+        at = _put(at, b" promo" if lot.is_promo else b" paid", 6 if lot.is_promo else 5)
+        at = _put_field(at, lot.priority)
+        at = _put_field(at, lot.expires_at)
+        at = _put(at, b" ", 1)
+        at = _put(at, PyBytes_AS_STRING(source), PyBytes_GET_SIZE(source))
+        at = _put_field(at, expired)
+        at = _put_field(at, voided)
+        at = _put_field(at, forfeited)
+        at = _put_field(at, reissued)
+        at = _put_field(at, transferred)
+    if used + (at - begin) > _MOST_INLINE:
+        return False
+    lot.is_dirty = False
+    to.size += at - begin
+    return True
+
+
+cdef inline char* _put_field(char* at, int64_t value) noexcept:
+    at[0] = c" "
+    return _put_number(at + 1, value)
 
 
 cdef int _add_new(Columns to, Light light, Lot lot, int64_t partition) except -1:
@@ -1174,7 +1228,8 @@ cdef class Plan:
             known: keys (account, command id) that were decided before.
             parts: gives the version, available credits and lots of an account, given its name, itself, the asset and
                 the clock of the last record; None if it isn't light. Lots are (command id, number, class, priority,
-                effective, expires, made, source, amount, remaining, spent, others), at most MOST_LOTS.
+                effective, expires, made, source, amount, remaining, spent, others, the place of its last change,
+                whether it has a row), at most MOST_LOTS.
         """
         cdef Light light
         cdef list gone = []

@@ -112,13 +112,12 @@ def account_of(store: "plain.Store", light: "plain.Light") -> Moved:
     version, asset, available, place, lots = store.take(light)
     name = light.name.decode()
     balances = [] if asset is None else [BalanceRow(asset, available, 0, 0, 0, 0)]
-    rows = Rows(AccountRow(version), balances, [_lot_row(asset or "", lot) for lot in lots])
-    account = open_account(name, rows)
-    for command_id, number, *_, change, is_stored in lots:
-        lot = account.lots[LotId(command_id, number)]
-        lot.is_stored = is_stored
-        if change is not None:
-            account.mark(lot, change)
+    stored = [_lot_row(asset or "", lot) for lot in lots if lot[-2]]
+    inline = [(_lot_row(asset or "", lot), lot[-3]) for lot in lots if not lot[-2]]
+    account = open_account(name, Rows(AccountRow(version), balances, stored, inline))
+    for command_id, number, *_, change, _, is_dirty in lots:
+        if is_dirty:
+            account.mark(account.lots[LotId(command_id, number)], change)
     return Moved(name, account, asset or "", place)
 
 
@@ -156,22 +155,23 @@ def parts_of(account: Account, asset: str, clock_ms: int) -> tuple[int, int, lis
         return None if account.lots else (account.version, 0, [])
     if holding.pending or holding.held or holding.debt or holding.limit or holding.scoped:
         return None
-    lots = [_lot_parts(lot) for lot in account.lots.values()]
+    inline = account.inline
+    lots = [_lot_parts(lot, inline.get(lot, 0)) for lot in account.lots.values()]
     found = [lot for lot in lots if lot is not None]
     return (account.version, holding.available, found) if len(found) == len(lots) else None
 
 
-def _lot_parts(lot: Lot) -> tuple[Any, ...] | None:
+def _lot_parts(lot: Lot, position: int) -> tuple[Any, ...] | None:
     command_id, number = lot.id
     lot_class, priority, effective_at, expires_at, _ = lot.terms
-    is_plain = lot.is_listed and lot.is_stored and lot.schedule is None
+    is_plain = lot.is_listed and lot.schedule is None
     # As it is written everywhere, in a line and in JSON.
     if not is_plain or not command_id.isascii() or not command_id.isprintable() or any(map(command_id.count, ' "\\')):
         return None
     others = (lot.expired, lot.voided, lot.forfeited, lot.reissued, lot.transferred)
     terms = ("promo" if lot_class == LotClass.PROMO else "paid", priority, effective_at, expires_at)
     amounts = (lot.amount, lot.remaining, lot.spent, others if any(others) else None)
-    return (command_id, number, *terms, lot.made, str(lot.source), *amounts)
+    return (command_id, number, *terms, lot.made, str(lot.source), *amounts, position, lot.is_stored)
 
 
 def fold_quickly(

@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from creditfold.ledger import knows_lots
 from creditfold.ledger.credit_state import OPENING
 from creditfold.projections.connections import rows_of
-from creditfold.projections.credit_tables import LOTS, TABLES, Table
+from creditfold.projections.credit_tables import ALL_LOTS, LOTS, TABLES, Table
 from creditfold.projections.setup import schema_of, script
 
 
@@ -58,7 +58,7 @@ _CREDITS: Sequence[LiteralString] = ("wrong_accounts.sql", "wrong_lots.sql")
 def _has_credits(connection: Connection[TupleRow], schema: str) -> bool:
     """Whether there is anything that rules without lots don't make. A look through the journal would cost time."""
     query = sql.SQL(
-        """SELECT rules, EXISTS (SELECT FROM {schema}.lots) OR EXISTS (SELECT FROM {schema}.accounts)
+        """SELECT rules, EXISTS (SELECT FROM {schema}.all_lots) OR EXISTS (SELECT FROM {schema}.accounts)
            FROM {schema}.progress"""
     ).format(schema=sql.Identifier(schema))
     return any(knows_lots(rules) or has_rows for rules, has_rows in connection.execute(query).fetchall())
@@ -82,8 +82,9 @@ def state_differences(
 def _differing(table: Table, left: int, right: int, most: int) -> sql.Composed:
     names = [sql.Identifier(name) for name, _ in table.columns]
     rest = [sql.SQL("{}::text").format(name) for name in names[1 : table.key]]
+    read = ALL_LOTS if table is LOTS else table.name
     mine, theirs = (
-        sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(names), sql.Identifier(schema_of(number), table.name))
+        sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(names), sql.Identifier(schema_of(number), read))
         for number in (left, right)
     )
     return _DIFFERING.format(

@@ -13,6 +13,7 @@ from creditfold.projections.credit_tables import (
     CHANGED_LOTS,
     HOLDS,
     LOTS,
+    OUTLINED,
     SCHEDULES,
     SPENDS,
     TRANSFERS,
@@ -45,7 +46,7 @@ def changed_rows(
         else:
             frozen = str(account.frozen or "")
             others.append((name, entry.version, account.is_closed, frozen, partition, offset))
-    state = Changes([], [], [], [], [], [])
+    state = Changes([], [], [], [], [], [], [])
     for name, account in accounts.items():
         if account.changed:
             take_changes(name, account, partition, state)
@@ -54,7 +55,7 @@ def changed_rows(
 
 
 #: In the order of `Changes`.
-_STATE = (LOTS, CHANGED_LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES)
+_STATE = (LOTS, CHANGED_LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES, OUTLINED)
 
 
 class Total(NamedTuple):

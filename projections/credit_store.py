@@ -42,6 +42,7 @@ from creditfold.projections.credit_tables import (
     Table,
     due,
     has_any,
+    inline_lot,
     joined,
     select,
     spends_of_the_journal,
@@ -101,9 +102,18 @@ class _Found:
                 self.rows[name]["account"] = make(values)
             else:
                 if table is BALANCES:
+                    lots = values.pop()
+                    if lots:
+                        inline = [inline_lot(values[0], line) for line in lots.split("\n")]
+                        self.rows[name].setdefault("inline", []).extend(inline)
                     # The version of a balance's last line counts for the account.
                     self.rows[name]["version"] = max(self.rows[name].get("version", 0), values.pop())
                 self.rows[name].setdefault(_FIELD[table], []).append(make(values))
+
+    @property
+    def inline(self) -> int:
+        """How many lots stood in balances."""
+        return sum([len(found.get("inline", ())) for found in self.rows.values()])
 
     def of(self, name: str) -> Rows:
         """An account's rows."""
@@ -173,9 +183,9 @@ class CreditStore:
             rare = await self._connection.execute(query, values, binary=True)
         for (table, _), cursor in zip(_OFTEN, often, strict=True):
             rows = await cursor.fetchall()
-            if table is LOTS and limit is not None and len(rows) == limit:
-                raise TooManyLotsError
             found.add(table, rows)
+            if table is LOTS and limit is not None and len(rows) + found.inline >= limit:
+                raise TooManyLotsError
         for one, is_there in zip(_RARELY, await rare.fetchone() or (), strict=True):
             if is_there:
                 found.add(one[0], await self._select(*one, joined_names, *more.get(one[0], ())))
@@ -217,7 +227,7 @@ class CreditStore:
         wanted = []
         for name in found.rows:
             rows = found.of(name)
-            there = {(lot.command_id, lot.number) for lot in rows.lots}
+            there = {(lot.command_id, lot.number) for lot in (*rows.lots, *(lot for lot, _ in rows.inline))}
             if name in accounts:
                 there |= {(lot_id.command_id, lot_id.number) for lot_id in accounts[name].lots}
             wanted += [(name, *lot) for lot in dict.fromkeys(lots_named(rows)) if lot not in there]

@@ -10,6 +10,7 @@ from typing import Any, LiteralString, NamedTuple, TypeAlias
 
 from psycopg import sql
 
+from creditfold.ledger.credit_state import CorruptStateError, LotRow
 from creditfold.projections.columns import NULL, SEPARATOR, Longs, longs_of, number_cells
 from creditfold.projections.results import Cells
 from creditfold.projections.setup import schema_of
@@ -90,6 +91,25 @@ CHANGED_LOTS = Table(
     LOTS.key,
     (*LOTS.columns[: LOTS.key], *LOTS.columns[LOTS.columns.index(("remaining", "bigint")) : -2], _PLACE[1]),
 )
+#: Balances of accounts that have nothing but lots that can be spent, with those of these lots that have no row. In the
+#: other columns is 0.
+LIGHT_BALANCES = Table(
+    BALANCES.name,
+    BALANCES.key,
+    (
+        *_ACCOUNT,
+        ("asset", NAME),
+        ("available", "bigint"),
+        ("version", "bigint"),
+        ("lots", "text"),
+        ("next_at_ms", NULLABLE),
+        *_PLACE,
+    ),
+)
+#: Balances whose lots have all got rows.
+OUTLINED = Table(BALANCES.name, 1, _ACCOUNT)
+#: Where all lots are found, with the columns of LOTS.
+ALL_LOTS = "all_lots"
 HOLDS = Table(
     "holds",
     2,
@@ -142,7 +162,7 @@ SCHEDULES = Table(
 #: What is kept of accounts besides their balances, in the order of `credit_state.Rows`.
 TABLES = (BALANCES, ACCOUNTS, LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES)
 #: What a transaction writes, in this order.
-WRITTEN = (*TABLES, CHANGED_LOTS)
+WRITTEN = (*TABLES, LIGHT_BALANCES, OUTLINED, CHANGED_LOTS)
 
 
 #: How a column's values are sent, and made its own of what was sent, by its type.
@@ -175,6 +195,12 @@ def save(table: Table, generation: int) -> bytes:
         comma.join([sql.SQL("{} AS {}").format(value, name) for value, name in zip(values, names, strict=True)]),
         comma.join([sql.SQL("unnest({}) AS {}").format(each, name) for each, name in zip(sent, names, strict=True)]),
     )
+    if table is OUTLINED:
+        update = sql.SQL(
+            """UPDATE {} AS t SET lots = '', next_at_ms = NULL FROM ({}) AS n
+               WHERE t.account_id = n.account_id AND lots <> ''"""
+        )
+        return update.format(into, rows).as_bytes(None)
     if table is LOTS:
         return sql.SQL("INSERT INTO {} ({}) {}").format(into, comma.join(names), rows).as_bytes(None)
     return (
@@ -220,10 +246,38 @@ def together(parts: Sequence[Cells]) -> list[str | Longs]:
     return found
 
 
+def inline_lot(asset: str, line: str) -> tuple[LotRow, int]:
+    """A lot that stands in a balance, and the place in the log of its last change. generation.sql tells the layout.
+
+    Raises CorruptStateError.
+    """
+    try:
+        command_id, *numbers = line.split(" ")
+        made, effective_at, amount, remaining, position = map(int, numbers[:5])
+        number, lot_class, priority, expires_at, source, *gone = numbers[5:] or _PLAIN
+        others = [int(one) for one in gone]
+        terms = (lot_class, int(priority), effective_at, int(expires_at), "", made, source)
+        places = (amount, remaining, 0, amount - remaining - sum(others), *others)
+        lot = (command_id, int(number), asset, *terms, *places, False, False, False, True, int(expires_at) or None)
+        return LotRow._make(lot), position
+    except (TypeError, ValueError):
+        raise CorruptStateError(f"{line!a} tells of no lot") from None
+
+
+#: What a line leaves out that is a plain grant's.
+_PLAIN = ("1", "paid", "50", "0", "issued", "0", "0", "0", "0", "0")
+
+
 @lru_cache(maxsize=1_024)
 def select(table: Table, generation: int, condition: LiteralString) -> bytes:
-    """Read rows of a table that fulfil a condition, without the place where they were changed."""
-    names = [sql.Identifier("t", name) for name, _ in table.columns if (name, _) not in _PLACE]
+    """Read rows of a table that fulfil a condition, without the place where they were changed.
+
+    Behind a balance come the lots that stand in it.
+    """
+    columns = [column for column in table.columns if column not in _PLACE]
+    if table is BALANCES:
+        columns.append(("lots", "text"))
+    names = [sql.Identifier("t", name) for name, _ in columns]
     return (
         sql.SQL("SELECT {} FROM {} AS t {}")
         .format(sql.SQL(", ").join(names), sql.Identifier(schema_of(generation), table.name), sql.SQL(condition))
@@ -289,6 +343,9 @@ def due(generation: int) -> bytes:
     return (
         sql.SQL(
             """SELECT account_id FROM (
+               SELECT account_id FROM {schema}.balances
+               WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s
+               UNION
                SELECT account_id FROM {schema}.lots WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s
                UNION
                SELECT account_id FROM {schema}.holds WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s

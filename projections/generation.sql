@@ -42,6 +42,10 @@ CREATE TABLE {schema}.checkpoints (
 );
 
 -- version is the account's count of journal lines at the last one about this asset. Rules 1 know only what is available.
+-- lots has the live lots that have no row in lots: to write them with the balance costs next to nothing. A line each, of
+-- command id, made, effective_at_ms, amount, remaining and log_offset, which are a plain grant's; of another one also number,
+-- lot_class, priority, expires_at_ms, source, expired, voided, forfeited, reissued and transferred. next_at_ms is when the
+-- first of them ends.
 CREATE TABLE {schema}.balances (
     available bigint NOT NULL CHECK (available >= 0),
     pending bigint NOT NULL DEFAULT 0 CHECK (pending >= 0),
@@ -50,11 +54,14 @@ CREATE TABLE {schema}.balances (
     credit_limit bigint NOT NULL DEFAULT 0 CHECK (credit_limit >= 0),
     version bigint NOT NULL,
     log_offset bigint NOT NULL,
+    next_at_ms bigint,
     log_partition integer NOT NULL,
     account_id text NOT NULL,
     asset text NOT NULL,
+    lots text NOT NULL DEFAULT '',
     PRIMARY KEY (account_id, asset)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
+CREATE INDEX balances_due ON {schema}.balances (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
 
 -- One row a decision, with the whole body of its command, so that a duplicate can be told from another command of the
 -- same id: details is JSON of the fields that only some commands have, extra the digest of what has no column here. Under
@@ -139,7 +146,9 @@ CREATE TABLE {schema}.accounts (
 );
 
 -- Credits that came in together, and where each part of them is. made is the log's offset times 2^20 and a number;
--- next_at_ms is when time changes something in it next, log_offset that of the record that changed it last.
+-- next_at_ms is when time changes something in it next, log_offset that of the record that changed it last. A lot that
+-- nothing but plain spends befalls gets its row when it is empty; until then it stands in its balance. Either way it is
+-- in all_lots.
 CREATE TABLE {schema}.lots (
     effective_at_ms bigint NOT NULL,
     expires_at_ms bigint NOT NULL,
@@ -174,6 +183,36 @@ CREATE TABLE {schema}.lots (
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.1);
 CREATE INDEX lots_live ON {schema}.lots (account_id) WHERE is_live;
 CREATE INDEX lots_due ON {schema}.lots (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
+
+-- The lots that stand in balances. A line that isn't one of a lot is none, and missed by `creditfold verify`.
+CREATE VIEW {schema}.inline_lots AS
+    SELECT *, amount - remaining - expired - voided - forfeited - reissued - transferred AS spent,
+           nullif(expires_at_ms, 0) AS next_at_ms
+    FROM (
+        SELECT b.account_id, p[1] AS command_id, coalesce(p[7]::integer, 1) AS number, b.asset,
+               coalesce(p[8], 'paid') AS lot_class, coalesce(p[9]::smallint, 50::smallint) AS priority,
+               p[3]::bigint AS effective_at_ms, coalesce(p[10]::bigint, 0) AS expires_at_ms, p[2]::bigint AS made,
+               coalesce(p[11], 'issued') AS source, p[4]::bigint AS amount, p[5]::bigint AS remaining,
+               coalesce(p[12]::bigint, 0) AS expired, coalesce(p[13]::bigint, 0) AS voided,
+               coalesce(p[14]::bigint, 0) AS forfeited, coalesce(p[15]::bigint, 0) AS reissued,
+               coalesce(p[16]::bigint, 0) AS transferred, b.log_partition, p[6]::bigint AS log_offset
+        FROM {schema}.balances b
+        CROSS JOIN LATERAL string_to_table(b.lots, E'\n') AS line
+        CROSS JOIN LATERAL string_to_array(line, ' ') AS p
+        WHERE b.lots <> ''
+              AND line ~ '^[!-~]+( [0-9]{{1,19}}){{5}}( [0-9]{{1,9}} (paid|promo) [0-9]{{1,3}} [0-9]{{1,18}} [a-z_]+( [0-9]{{1,18}}){{5}})?$'
+    ) AS l;
+
+CREATE VIEW {schema}.all_lots AS
+    SELECT account_id, command_id, number, asset, lot_class, priority, effective_at_ms, expires_at_ms, scope, made, source,
+           amount, remaining, held, spent, expired, voided, forfeited, reissued, transferred, is_pending, is_lapsed, is_void,
+           is_live, next_at_ms, log_partition, log_offset
+    FROM {schema}.lots
+    UNION ALL
+    SELECT account_id, command_id, number, asset, lot_class, priority, effective_at_ms, expires_at_ms, '', made, source,
+           amount, remaining, 0, spent, expired, voided, forfeited, reissued, transferred, false, false, false,
+           true, next_at_ms, log_partition, log_offset
+    FROM {schema}.inline_lots;
 
 -- Credits set aside. slices is JSON of [lot's command, lot's number, amount], as in spends.
 CREATE TABLE {schema}.holds (

@@ -20,7 +20,7 @@ from creditfold.schemas.position import Log
 READER_ROLE = "creditfold_reader"
 
 #: Version of the tables in generation.sql. Code folds, reads and activates generations of its own layout only.
-LAYOUT = 2
+LAYOUT = 3
 
 #: As libpq tells versions. MERGE came with this one.
 OLDEST_SERVER = 150_000

@@ -29,7 +29,7 @@ from creditfold.projections.chain import (
 from creditfold.projections.columns import SEPARATOR, longs
 from creditfold.projections.credit_rows import LastLines, changed_rows, totals
 from creditfold.projections.credit_store import CreditStore
-from creditfold.projections.credit_tables import BALANCES, CHANGED_LOTS, LOTS, Table, cells, joined
+from creditfold.projections.credit_tables import CHANGED_LOTS, LIGHT_BALANCES, LOTS, Table, cells, joined
 from creditfold.projections.results import Cells, ChunkResult, LightAccounts
 from creditfold.projections.sending import Draft, LastOutcomes, Rows, piece_of, send, send_state
 from creditfold.projections.setup import refuse_other_layout
@@ -43,7 +43,7 @@ CLAIM_PATIENCE_S = 3.0
 PIECE_BYTES = 2**18
 
 #: What light accounts have rows of, in their order.
-_LIGHT = (BALANCES, LOTS, CHANGED_LOTS)
+_LIGHT = (LIGHT_BALANCES, LOTS, CHANGED_LOTS)
 
 _NEW = Account()
 

@@ -140,7 +140,9 @@ _STANDINGS: LiteralString = """
 
 _DUE: LiteralString = """
     SELECT log_partition, next_offset, owner, rules::integer, clock_ms, tick_minute,
-           EXISTS (SELECT FROM {schema}.lots t
+           EXISTS (SELECT FROM {schema}.balances t
+                   WHERE t.log_partition = p.log_partition AND t.next_at_ms <= greatest(%(now)s, p.clock_ms))
+           OR EXISTS (SELECT FROM {schema}.lots t
                    WHERE t.log_partition = p.log_partition AND t.next_at_ms <= greatest(%(now)s, p.clock_ms))
            OR EXISTS (SELECT FROM {schema}.holds t
                       WHERE t.log_partition = p.log_partition AND t.next_at_ms <= greatest(%(now)s, p.clock_ms))

@@ -69,7 +69,7 @@ CREATE OR REPLACE VIEW ledger.lots AS
            CASE WHEN effective_at_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(effective_at_ms / 1000.0) END AS effective_at,
            CASE WHEN expires_at_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(expires_at_ms / 1000.0) END AS expires_at,
            source, made, log_partition, log_offset
-    FROM {schema}.lots;
+    FROM {schema}.all_lots;
 
 CREATE OR REPLACE VIEW ledger.holds AS
     SELECT account_id, command_id, asset, taken,

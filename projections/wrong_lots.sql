@@ -11,7 +11,7 @@ FROM (
            AND next_at_ms IS NOT DISTINCT FROM CASE
                WHEN NOT is_lapsed AND is_live THEN CASE WHEN is_pending THEN effective_at_ms ELSE nullif(expires_at_ms, 0) END
            END AS is_sound
-    FROM {schema}.lots
+    FROM {schema}.all_lots
 ) AS k
 FULL JOIN (
     SELECT account_id, command_id, number, max(log_partition) AS log_partition,

@@ -102,7 +102,7 @@ def lots_in(settings: Settings) -> dict[tuple[str, str, int], tuple[int, ...]]:
     rows = query(
         settings,
         """SELECT account_id, command_id, number, amount, remaining, held, spent, expired, voided, forfeited, reissued,
-                  transferred FROM ledger_0001.lots""",
+                  transferred FROM ledger_0001.all_lots""",
     )
     return {row[:3]: row[3:] for row in rows}
 

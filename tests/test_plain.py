@@ -32,7 +32,15 @@ from creditfold.processors.chunks import (
 )
 from creditfold.processors.memory import Loaded, Memory, Part, Seen
 from creditfold.projections.chain import CHECKPOINT_OFFSETS, START, Line, credit_line, dead_letter_line, extend
-from creditfold.projections.credit_tables import BALANCES, CHANGED_LOTS, LOTS
+from creditfold.projections.credit_tables import (
+    BALANCES,
+    CHANGED_LOTS,
+    LIGHT_BALANCES,
+    LOTS,
+    OUTLINED,
+    cells,
+    inline_lot,
+)
 from creditfold.projections.store import ChunkTransaction, Claim, Progress
 from creditfold.schemas.wire import encode
 
@@ -149,7 +157,9 @@ class Folded:
         if not is_quick:
             self.memory.light = None
         self.progress = Progress(0, 1, 0, CREDIT_RULES, START, 0)
-        self.tables: dict[str, dict[Any, Any]] = {}
+        self._rows: dict[str, dict[Any, Any]] = {}
+        # Lots that stand in balances, by account.
+        self._inline: dict[str, dict[Any, Any]] = {}
         self.totals: dict[str, list[int]] = {}
         self.quick_lines = 0
         self._known = known
@@ -181,14 +191,47 @@ class Folded:
 
     def _note(self, state: Any) -> None:
         for table, parts in state.items():
-            own = self.tables.setdefault(table.name, {})
+            own = self._rows.setdefault(table.name, {})
             for count, columns in parts:
                 rows = list(zip(*map(_values, columns), strict=True))
                 assert len(rows) == count
                 for row in rows:
                     values = dict(zip([name for name, _ in table.columns], row, strict=True))
                     key = row[: table.key]
-                    own[key] = {**own.get(key, {}), **values} if table is CHANGED_LOTS else values
+                    if table is OUTLINED:
+                        self._inline.pop(row[0], None)
+                    elif table is LIGHT_BALANCES:
+                        lots = [one for one in values.pop("lots")[1:].split("\n") if one]
+                        self._inline[row[0]] = {one["command_id"]: one for one in [_inline(*key, lot) for lot in lots]}
+                        ends = [one["expires_at_ms"] for one in self._inline[row[0]].values() if one["expires_at_ms"]]
+                        assert values.pop("next_at_ms") == min(ends, default=-1)
+                        own[key] = dict.fromkeys([name for name, _ in BALANCES.columns], 0) | values
+                    else:
+                        own[key] = {**own.get(key, {}), **values} if table is CHANGED_LOTS else values
+
+    @property
+    def inline_count(self) -> int:
+        """How many lots stand in balances."""
+        return sum(map(len, self._inline.values()))
+
+    @property
+    def tables(self) -> dict[str, dict[Any, Any]]:
+        """The rows of each table by their keys, with lots that stand in balances as if they had rows."""
+        inline = {
+            (name, lot["command_id"], lot["number"]): lot
+            for name, lots in self._inline.items()
+            for lot in lots.values()
+        }
+        rows = self._rows.get(LOTS.name, {})
+        assert not rows.keys() & inline.keys()
+        return {name: own for name, own in self._rows.items() if own} | {LOTS.name: rows | inline}
+
+
+def _inline(account: str, asset: str, line: str) -> dict[str, Any]:
+    """A lot that stands in a balance, as its row would be sent."""
+    lot, position = inline_lot(asset, line)
+    _, columns = cells(LOTS, [(account, *lot, 0, position)])
+    return dict(zip([name for name, _ in LOTS.columns], [_values(column)[0] for column in columns], strict=True))
 
 
 def _values(column: str | bytes) -> list[Any]:
@@ -264,6 +307,26 @@ def test_totals_of_very_large_amounts_add_up() -> None:
     ours.fold(records)
     assert ours.totals["credits"][2] == 3_000 * limits.MAX_AMOUNT
     assert ours.quick_lines == 3_000
+
+
+@needs_quick
+def test_lots_that_a_balance_has_no_room_for_get_rows() -> None:
+    """As many as fit stand in it, in the order of spending; each gets one row at most, whatever is spent later."""
+    ours, python = Folded({}, is_quick=True), Folded({}, is_quick=False)
+    commands: list[tuple[str, str, int]] = [("Grant", f"{'g' * 60}{number:02}", 10) for number in range(40)]
+    commands += [("Spend", f"s{number}", 7) for number in range(50)]
+    inline: list[int] = []
+    for offset, (name, command_id, amount) in enumerate(commands):
+        fields = {"command_id": command_id, "account": "ann", "asset": "credits", "amount": amount}
+        record = FakeRecord(offset, offset, b"ann", encode(name, fields))
+        ours.fold([record])
+        python.fold([record])
+        assert ours.tables == python.tables
+        inline.append(ours.inline_count)
+    assert ours.quick_lines == len(commands)
+    assert 5 < max(inline) < 20
+    # The first ones were there from the start, and were spent first.
+    assert inline[len(commands) - 1] == 0
 
 
 @needs_quick

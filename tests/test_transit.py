@@ -91,7 +91,7 @@ def test_rows_tell_the_same_as_decisions(receiver: str) -> None:
     sent = Transfer("t", ANN, "credits", 7, BOB, use="ads")
     outcome = sender.apply(sent)
     assert not isinstance(outcome, Verdict)
-    rows = Changes([], [], [], [], [], [])
+    rows = Changes([], [], [], [], [], [], [])
     take_changes(ANN, sender.accounts[ANN], 0, rows)
     ((name, command_id, asset, to_account, parcels, *_),) = rows.transfers
     coming = derived(sent, outcome)
