@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import aiokafka
 import structlog
 from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.consumer.subscription_state import TopicPartitionState
 from aiokafka.errors import CorruptRecordException, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
@@ -36,6 +37,9 @@ from creditfold.stack.topics import KafkaUnavailableError, TopicError
 #: Longest wait of the broker for new records, in ms. aiokafka has one request under way per broker, so a request that
 #: waits for quiet partitions holds up the busy ones for this long. Faust's own is 1,500.
 FETCH_WAIT_MS = 20
+
+#: A fetch of fewer records than these has all that there is, or nearly.
+FEW_RECORDS = 1_000
 
 #: How long to leave a partition alone after another worker fenced us: by then Kafka has told us of the rebalance.
 FENCED_PAUSE_S = 1.0
@@ -118,18 +122,32 @@ class LedgerConsumerThread(driver.AIOKafkaConsumerThread):
         timeout: float | None = None,  # noqa: ASYNC109 — Faust's name.
         max_records: int | None = None,
     ) -> dict[TP, Fetched]:
-        """Fetch, and tell from where to where: only the positions before and after show what a fetch passed over."""
-        before = self._positions(consumer, active_partitions)
+        """Fetch, and tell from where to where: only the positions before and after show what a fetch passed over.
+
+        Where little is behind, aiokafka fetches nothing until it is asked again: it would at once take the few records
+        that there are by then, and keep them and all that comes after them waiting.
+        """
+        states = self._states(consumer, active_partitions)
+        for state in states.values():
+            state.resume()
+        before = self._positions(states)
         records = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
-        after = self._positions(consumer, active_partitions)
+        states = self._states(consumer, active_partitions)
+        after = self._positions(states)
+        if 0 < sum(map(len, records.values())) < FEW_RECORDS:
+            for state in states.values():
+                state.pause()
         return {tp: Fetched(before[tp], after[tp], records.get(tp, [])) for tp in before if tp in after}
 
-    def _positions(self, consumer: aiokafka.AIOKafkaConsumer, tps: Iterable[TP]) -> dict[TP, int]:
+    def _states(self, consumer: aiokafka.AIOKafkaConsumer, tps: Iterable[TP]) -> dict[TP, TopicPartitionState]:
         subscription = consumer._subscription.subscription
         if subscription is None or subscription.assignment is None:
             return {}
         states = {tp: subscription.assignment.state_value(tp) for tp in tps}
-        return {tp: state.position for tp, state in states.items() if state is not None and state.has_valid_position}
+        return {tp: state for tp, state in states.items() if state is not None}
+
+    def _positions(self, states: Mapping[TP, TopicPartitionState]) -> dict[TP, int]:
+        return {tp: state.position for tp, state in states.items() if state.has_valid_position}
 
     async def touch(self) -> None:
         """Tell aiokafka that this consumer lives: one that hasn't fetched for long is put out of its group."""

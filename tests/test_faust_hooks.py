@@ -14,7 +14,7 @@ import faust
 import mode
 import pytest
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
-from aiokafka.consumer.subscription_state import Assignment, SubscriptionState
+from aiokafka.consumer.subscription_state import Assignment, SubscriptionState, TopicPartitionState
 from aiokafka.errors import IllegalStateError, KafkaTimeoutError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
@@ -32,6 +32,7 @@ from creditfold.processors.app import SCHEME, FetchSchema, FoldApp, create_app
 from creditfold.processors.chunks import Chunk
 from creditfold.processors.transport import (
     FETCH_WAIT_MS,
+    FEW_RECORDS,
     LOST_AFTER_S,
     Chain,
     Fetched,
@@ -313,6 +314,46 @@ async def test_a_chunk_that_faust_dropped_is_fetched_again(
     assert claimed._behind_since == {}
 
 
+async def test_what_is_paused_is_not_fetched_until_it_is_resumed() -> None:
+    """aiokafka's fetcher passes it over, and wakes up when it is resumed. Faust pauses nothing there itself."""
+    actions, routine = source(Fetcher._get_actions_per_node), source(Fetcher._fetch_requests_routine)
+    assert "elif tp_state.paused:\n                resume_futures.append(tp_state.resume_fut)" in actions
+    assert "set(chain(self._pending_tasks, other_futs, resume_futures))" in routine
+    assert "_consumer.pause(" not in source(driver)
+    state = TopicPartitionState(cast(Any, None))
+    for _ in range(2):
+        state.pause()
+        assert state.paused
+    waiting = state.resume_fut
+    for _ in range(2):
+        state.resume()
+        assert not state.paused
+    assert waiting.done()
+
+
+@pytest.mark.parametrize(("taken", "is_paused"), [(0, False), (FEW_RECORDS - 1, True), (FEW_RECORDS, False)])
+async def test_where_little_is_behind_nothing_is_fetched_unasked(
+    taken: int, is_paused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what was asked for is let go on before, and held back after: a fetch that found nothing waits for more."""
+    states = {TP(TOPIC, number): TopicPartitionState(cast(Any, None)) for number in (0, 1)}
+    for state in states.values():
+        state.pause()
+    assignment = SimpleNamespace(state_value=states.get)
+    consumer = SimpleNamespace(_subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment)))
+    seen: list[bool] = []
+
+    async def fetch(*_: Any, **__: Any) -> Any:
+        seen.extend(state.paused for state in states.values())
+        return {TP(TOPIC, 0): [None] * taken}
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
+    thread = LedgerConsumerThread.__new__(LedgerConsumerThread)
+    await thread._fetch_records(cast(Any, consumer), {TP(TOPIC, 0)})
+    assert seen == [False, True]
+    assert [state.paused for state in states.values()] == [is_paused, True]
+
+
 def test_positions_are_read_in_the_consumers_thread() -> None:
     """`_fetch_records` runs there, and a position moves only when records, or control records, are taken."""
     assert "self._fetch_records" in source(driver.AIOKafkaConsumerThread.getmany)
@@ -321,7 +362,8 @@ def test_positions_are_read_in_the_consumers_thread() -> None:
     assignment = SimpleNamespace(state_value=states.get)
     consumer = SimpleNamespace(_subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment)))
     both = [TP(TOPIC, 0), TP(TOPIC, 1)]
-    assert LedgerConsumerThread._positions(cast(Any, None), cast(Any, consumer), both) == {TP(TOPIC, 0): 7}
+    found = LedgerConsumerThread._states(cast(Any, None), cast(Any, consumer), both)
+    assert LedgerConsumerThread._positions(cast(Any, None), found) == {TP(TOPIC, 0): 7}
     assert isinstance(SubscriptionState.subscription, property)
     assert "self._tp_state.get(tp)" in source(Assignment.state_value)
     assert "consumed_to" in source(FetchResult._update_position)
