@@ -17,7 +17,7 @@ from creditfold.ledger.credit_account import Account as CreditAccount
 from creditfold.ledger.credit_state import references
 from creditfold.processors import quick
 from creditfold.processors.chunks import Read, commands, fold, keys, tick_of, ticks, to_activation, weight
-from creditfold.projections.credit_store import TooManyLotsError
+from creditfold.projections.credit_store import TooManyLotsError, account_with
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.sending import LastOutcomes
 from creditfold.projections.store import ChunkTransaction, Progress, ask_to_lock, locked, write_together
@@ -165,7 +165,12 @@ class Memory:
         return [] if self._knows_all else [name for name in plan.missing if name not in credited]
 
     def settle(
-        self, transaction: ChunkTransaction, plan: "plain.Plan", loaded: Mapping[str, CreditAccount], known: Known
+        self,
+        transaction: ChunkTransaction,
+        plan: "plain.Plan",
+        loaded: Mapping[str, CreditAccount],
+        known: Known,
+        balances: dict[str, tuple[Any, ...]],
     ) -> None:
         """Have a plan take over what was loaded for it; what can't go the quick way is remembered as it is."""
         credited = self.credited
@@ -184,8 +189,12 @@ class Memory:
                 self._lots -= len(account.lots)
             return found
 
+        def to_python(name: str) -> None:
+            credited[name] = account_with(balances[name])
+            self._lots += len(credited[name].lots)
+
         there = {name: credited[name] for name in plan.missing if name in credited}
-        self._take_out(transaction, plan.settle(there, known, parts))
+        self._take_out(transaction, plan.settle(there, known, parts, balances, to_python))
 
     def to_python(self, transaction: ChunkTransaction, names: Iterable[str]) -> None:
         """Have accounts go Python's way, those of these that are light."""
@@ -321,18 +330,20 @@ async def load_together(wants: Sequence[Wanted]) -> Known:
     wanted = [list(keys(want.coming)) for want in wants]
     accounts: dict[str, CreditAccount] = {}
     names: list[str] = []
+    plain_names: list[str] = []
     for want, those in zip(wants, wanted, strict=True):
         accounts |= want.memory.remembered(those)
         names += want.memory.missing(those)
         if want.plan is not None:
-            names += want.memory.wanted_by(want.plan)
+            plain_names += want.memory.wanted_by(want.plan)
     first = wants[0].transaction
-    came = await first.credits.load(
+    came, balances = await first.credits.load(
         [want.transaction.partition for want in wants],
         accounts,
         names,
         [command for want in wants for command in want.coming],
         MOST_LOTS,
+        plain_names=plain_names,
     )
     doubtful: list[tuple[str, str]] = []
     for want, those in zip(wants, wanted, strict=True):
@@ -340,11 +351,15 @@ async def load_together(wants: Sequence[Wanted]) -> Known:
         # An account that was never decided about knows no ids.
         doubtful += [key for key in want.memory.doubtful(want.coming, those) if key[0] in accounts]
         if want.plan is not None:
-            doubtful += [key for key in want.plan.doubtful if key[0] in accounts or want.memory.remembers(key[0])]
+            doubtful += [
+                key
+                for key in want.plan.doubtful
+                if key[0] in accounts or key[0] in balances or want.memory.remembers(key[0])
+            ]
     known = await first.load_known(doubtful)
     for want in wants:
         if want.plan is not None:
-            want.memory.settle(want.transaction, want.plan, accounts, known)
+            want.memory.settle(want.transaction, want.plan, accounts, known, balances)
     return known
 
 

@@ -79,6 +79,8 @@ class Plan:
         loaded: Mapping[str, Any],
         known: Iterable[tuple[str, str]],
         parts: Callable[[str, Any, str, int], tuple[int, int, list[tuple[Any, ...]]] | None],
+        balances: dict[str, tuple[Any, ...]],
+        to_python: Callable[[str], None],
     ) -> list[Light]: ...
     def end(self) -> None: ...
     def fold(

@@ -9,11 +9,12 @@ PostgreSQL, no clock.
 """
 
 from hashlib import blake2b
+from sys import intern
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from cpython.unicode cimport PyUnicode_DecodeASCII
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy, memset
@@ -469,6 +470,37 @@ cdef class Store:
         self.lots += light.lots
         return 0
 
+    cdef bint fill(self, Light light, tuple row, int64_t clock_ms) except -1:
+        """Fill an account with its balance as it is stored; False if it isn't light at an instant, or not right."""
+        cdef const unsigned char* at
+        cdef Py_ssize_t size
+        cdef int64_t available, total = 0, next_due = NEVER
+        cdef list lots = []
+        cdef Lot lot
+        _, asset, amount, _, _, _, _, version, text = row
+        if (<str> asset).encode() != light.asset.name:
+            return False
+        available = amount
+        at = <const unsigned char*> PyUnicode_AsUTF8AndSize(text, &size)
+        cdef const unsigned char* end = at + size
+        while at < end:
+            lot = _inline_lot(&at, end)
+            if lot is None or len(lots) == _MOST_LOTS or lot.remaining > MAX_BALANCE - total:
+                return False
+            total += lot.remaining
+            if lot.expires_at and lot.expires_at < next_due:
+                next_due = lot.expires_at
+            lots.append(lot)
+        if total != available or next_due <= clock_ms:
+            return False
+        light.version = version
+        light.available = available
+        light.state = READY
+        for one in lots:
+            light.insert(<Lot> one)
+        self.lots += light.lots
+        return True
+
     def take(self, Light light not None):
         """Forget an account; gives its version, asset, available credits, the place of an unwritten line (None if all
         are written), and its lots: as `parts` of `Plan.settle` gives them, with whether a change isn't written.
@@ -615,6 +647,89 @@ cdef bint _add_inline(Bytes to, Py_ssize_t start, Lot lot) except -1:
     lot.is_dirty = False
     to.size += at - begin
     return True
+
+
+cdef Lot _inline_lot(const unsigned char** at, const unsigned char* end):
+    """Read a lot that stands in a balance, and the end of its line; None if it isn't one."""
+    cdef Lot lot = Lot.__new__(Lot)
+    cdef const unsigned char* start = at[0]
+    cdef const unsigned char* word
+    cdef Py_ssize_t size
+    cdef int64_t number, priority, expired, voided, forfeited, reissued, transferred
+    while at[0] < end and at[0][0] != c" ":
+        at[0] += 1
+    size = at[0] - start
+    if not 0 < size <= MAX_COMMAND_ID or not _all_of(start, size, 1):
+        return None
+    lot.id = PyBytes_FromStringAndSize(<const char*> start, size)
+    if not (
+        _field(at, end, &lot.made) and _field(at, end, &lot.effective_at) and _field(at, end, &lot.amount)
+        and _field(at, end, &lot.remaining) and _field(at, end, &lot.position)
+    ):
+        return None
+    lot.number = 1
+    lot.priority = <short> DEFAULT_PRIORITY
+    lot.source = _ISSUED
+    lot.spent = lot.amount - lot.remaining
+    if at[0] < end and at[0][0] == c" ":
+        if not _field(at, end, &number) or number >= 2**31:
+            return None
+        lot.number = <int> number
+        size = _word(at, end, &word)
+        lot.is_promo = size == 5 and memcmp(word, b"promo", 5) == 0
+        if not lot.is_promo and not (size == 4 and memcmp(word, b"paid", 4) == 0):
+            return None
+        if not _field(at, end, &priority) or priority >= 2**15 or not _field(at, end, &lot.expires_at):
+            return None
+        lot.priority = <short> priority
+        size = _word(at, end, &word)
+        if size < 1 or not _all_of(word, size, 1):
+            return None
+        lot.source = intern(PyUnicode_DecodeASCII(<const char*> word, size, NULL))
+        if not (
+            _field(at, end, &expired) and _field(at, end, &voided) and _field(at, end, &forfeited)
+            and _field(at, end, &reissued) and _field(at, end, &transferred)
+        ):
+            return None
+        others = (expired, voided, forfeited, reissued, transferred)
+        lot.spent = lot.amount - lot.remaining - sum(others)
+        if any(others):
+            lot.others = others
+    if lot.remaining < 1 or lot.spent < 0:
+        return None
+    if at[0] < end:
+        if at[0][0] != c"\n" or at[0] + 1 == end:
+            return None
+        at[0] += 1
+    return lot
+
+
+cdef inline bint _field(const unsigned char** at, const unsigned char* end, int64_t* value) noexcept:
+    """Read a space and a number."""
+    cdef const unsigned char* text
+    cdef Py_ssize_t size = _word(at, end, &text), place
+    cdef uint64_t found = 0
+    if not 0 < size < 20:
+        return False
+    for place in range(size):
+        if not c"0" <= text[place] <= c"9":
+            return False
+        found = 10 * found + (text[place] - c"0")
+    if found > <uint64_t> NEVER:
+        return False
+    value[0] = <int64_t> found
+    return True
+
+
+cdef inline Py_ssize_t _word(const unsigned char** at, const unsigned char* end, const unsigned char** text) noexcept:
+    """Read a space and what comes before the next one, or before the line's end; gives its size, -1 if there is none."""
+    if at[0] == end or at[0][0] != c" ":
+        return -1
+    at[0] += 1
+    text[0] = at[0]
+    while at[0] < end and at[0][0] != c" " and at[0][0] != c"\n":
+        at[0] += 1
+    return at[0] - text[0]
 
 
 cdef inline char* _put_field(char* at, int64_t value) noexcept:
@@ -1220,7 +1335,7 @@ cdef class Plan:
                 return True
         return False
 
-    def settle(self, loaded, known, parts):
+    def settle(self, loaded, known, parts, dict balances not None, to_python):
         """Take over what was loaded; gives what must go Python's way after all and must be taken out of the store.
 
         Args:
@@ -1230,14 +1345,21 @@ cdef class Plan:
                 the clock of the last record; None if it isn't light. Lots are (command id, number, class, priority,
                 effective, expires, made, source, amount, remaining, spent, others, the place of its last change,
                 whether it has a row), at most MOST_LOTS.
+            balances: by name, the only one that an account has, which has nothing else; as it is stored.
+            to_python: has the account of such a balance remembered Python's way, given its name.
         """
         cdef Light light
         cdef list gone = []
         for light in self._lights:
             if light.state == MISSING:
                 name = light.name.decode()
-                account = loaded.get(name)
-                if account is None:
+                row = balances.get(name)
+                account = loaded.get(name) if row is None else None
+                if row is not None:
+                    if not self._store.fill(light, row, self._clock):
+                        light.state = SLOW
+                        to_python(name)
+                elif account is None:
                     light.state = READY
                 else:
                     found = parts(name, account, light.asset.name.decode(), self._clock)
@@ -1245,6 +1367,10 @@ cdef class Plan:
                         light.state = SLOW
                     else:
                         self._store.put(light, found)
+            elif light.state == SLOW and balances:
+                name = light.name.decode()
+                if name in balances:
+                    to_python(name)
             if light.state == SLOW and self._store._accounts.get(light.name) is light:
                 del self._store._accounts[light.name]
         for name, _ in known:

@@ -5,7 +5,7 @@ What is loaded is what commands and time can change: of an account's past only w
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from typing import Any, LiteralString, TypeAlias
+from typing import Any, LiteralString, NamedTuple, TypeAlias
 
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import TupleRow
@@ -84,6 +84,13 @@ _FIELD: Mapping[Table, str] = {
 }
 
 
+class Came(NamedTuple):
+    """What was loaded: how many lots came in with each account, and the balances of those that have nothing else."""
+
+    lots: Mapping[str, int]
+    balances: dict[str, tuple[Any, ...]]
+
+
 class TooManyLotsError(Exception):
     """Accounts have more lots than may be loaded at once; with fewer accounts it goes."""
 
@@ -123,6 +130,35 @@ class _Found:
         return rows._replace(account=rows.account._replace(version=max(rows.account.version, version)))
 
 
+def _alone(
+    balances: Iterable[tuple[Any, ...]], plain: Collection[str], others: Collection[str]
+) -> tuple[dict[str, tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Balances of plain accounts that have no other, hold and owe nothing, and aren't among others; and the rest."""
+    alone: dict[str, tuple[Any, ...]] = {}
+    rest: list[tuple[Any, ...]] = []
+    for row in balances:
+        name = row[0]
+        if name not in plain or name in others or row[3:7] != _NOTHING:
+            rest.append(row)
+        elif name in alone:
+            rest += [alone.pop(name), row]
+            others = {*others, name}
+        else:
+            alone[name] = row
+    return alone, rest
+
+
+#: Pending, held, debt and limit.
+_NOTHING = (0, 0, 0, 0)
+
+
+def account_with(balance: tuple[Any, ...]) -> Account:
+    """The account that has one balance and nothing else, as `load` gives it. Raises CorruptStateError."""
+    found = _Found()
+    found.add(BALANCES, [balance])
+    return open_account(balance[0], found.of(balance[0]))
+
+
 class CreditStore:
     """State of accounts with lots in one generation.
 
@@ -142,21 +178,25 @@ class CreditStore:
         names: Collection[str],
         commands: Sequence[Command],
         most: int | None = None,
-    ) -> Mapping[str, int]:
+        *,
+        plain_names: Collection[str] = (),
+    ) -> Came:
         """Add to `accounts` those of these names that aren't there yet, and to each of them what the commands name.
 
-        Gives how many lots came in, by account. The accounts and those of the commands are of these partitions.
+        The accounts and those of the commands are of these partitions. Accounts of `plain_names` that have one balance
+        and nothing else are given as that, and not added.
 
         An account that was never used stays absent. Raises CorruptStateError, and TooManyLotsError if several accounts
         have more than `most` lots together.
         """
-        missing = [name for name in dict.fromkeys(names) if name not in accounts]
+        missing = [name for name in dict.fromkeys([*names, *plain_names]) if name not in accounts]
+        balances: dict[str, tuple[Any, ...]] = {}
         live = _Found()
         # One account is loaded whatever it has.
         limit = most + 1 if most is not None and len(missing) > 1 else None
         came: dict[str, int] = {}
         if missing:
-            await self._add_live(live, partitions, missing, limit)
+            balances = await self._add_live(live, partitions, missing, limit, {*plain_names}.difference(names))
             await self._add_lots(live, accounts)
             for name in missing:
                 if name in live.rows:
@@ -168,12 +208,20 @@ class CreditStore:
             before = len(accounts[name].lots)
             restore(accounts[name], named.of(name))
             came[name] = came.get(name, 0) + len(accounts[name].lots) - before
-        return came
+        return Came(came, balances)
 
     async def _add_live(
-        self, found: _Found, partitions: Collection[int], names: Sequence[str], limit: int | None
-    ) -> None:
-        """Add what accounts have live. Raises TooManyLotsError if that many lots are among it."""
+        self,
+        found: _Found,
+        partitions: Collection[int],
+        names: Sequence[str],
+        limit: int | None,
+        plain: Collection[str],
+    ) -> dict[str, tuple[Any, ...]]:
+        """Add what accounts have live, but for the balances of plain ones that have nothing else, which are given.
+
+        Raises TooManyLotsError if that many lots are among it.
+        """
         joined_names, all_partitions = SEPARATOR.join(names), longs(partitions)
         more = {TRANSFERS: (all_partitions,), LOTS: (limit,)}
         async with self._connection.pipeline():
@@ -181,14 +229,16 @@ class CreditStore:
             query = has_any(self._generation)
             values = {"accounts": joined_names, "partitions": all_partitions}
             rare = await self._connection.execute(query, values, binary=True)
-        for (table, _), cursor in zip(_OFTEN, often, strict=True):
-            rows = await cursor.fetchall()
-            found.add(table, rows)
-            if table is LOTS and limit is not None and len(rows) + found.inline >= limit:
-                raise TooManyLotsError
+        balances, lots = [await cursor.fetchall() for cursor in often]
+        found.add(LOTS, lots)
         for one, is_there in zip(_RARELY, await rare.fetchone() or (), strict=True):
             if is_there:
                 found.add(one[0], await self._select(*one, joined_names, *more.get(one[0], ())))
+        alone, others = _alone(balances, plain, found.rows)
+        found.add(BALANCES, others)
+        if limit is not None and len(lots) + found.inline >= limit:
+            raise TooManyLotsError
+        return alone
 
     async def _named(self, accounts: Accounts, commands: Sequence[Command]) -> _Found:
         """Rows that commands name, of accounts that there are, so far as they aren't loaded."""

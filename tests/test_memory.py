@@ -89,7 +89,7 @@ def test_light_accounts_are_bounded_by_their_number_and_their_lots() -> None:
         ]
         reads = quick.read(grants, 0, 1, memory.light)
         plan = quick.new_plan(memory.light, reads, None, 0, trusts=False)
-        plan.settle({}, (), lambda *_: None)
+        plan.settle({}, (), lambda *_: None, {}, print)
         plan.fold(reads, folding(CreditBook()), 0, 0, 1, 2**20)
         plan.end()
         memory.light.rows(0)

@@ -6,6 +6,7 @@ What it comes to in PostgreSQL is compared in test_credit_store.py and test_toge
 import importlib.util
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from test_compiled import IS_COMPILED
 from creditfold.ledger import CREDIT_RULES, Command, CreditBook, Known, limits
 from creditfold.ledger.commands import KINDS, Grant, Terms
 from creditfold.ledger.credit_account import NUMBER_BITS
+from creditfold.ledger.credit_state import CorruptStateError
 from creditfold.processors import quick
 from creditfold.processors.chunks import (
     Later,
@@ -32,6 +34,7 @@ from creditfold.processors.chunks import (
 )
 from creditfold.processors.memory import Loaded, Memory, Part, Seen
 from creditfold.projections.chain import CHECKPOINT_OFFSETS, START, Line, credit_line, dead_letter_line, extend
+from creditfold.projections.credit_store import account_with
 from creditfold.projections.credit_tables import (
     BALANCES,
     CHANGED_LOTS,
@@ -177,7 +180,7 @@ class Folded:
         start = self.progress.next_offset
         found: Known = {key: self._known[key][1] for key in wanted if self._known.get(key, (end, None))[0] < start}
         if plan is not None:
-            self.memory.settle(transaction, plan, {}, found)
+            self.memory.settle(transaction, plan, {}, found, {})
         book = CreditBook(self.memory.credited, found, self.progress.clock_ms)
         result = self.memory.fold(Loaded(Part(reads, end), coming, found, plan), book, 0, 10**9)
         self.quick_lines += 0 if result.plain is None else len(result.plain)
@@ -329,6 +332,58 @@ def test_lots_that_a_balance_has_no_room_for_get_rows() -> None:
     assert inline[len(commands) - 1] == 0
 
 
+@st.composite
+def balances(draw: st.DrawFn) -> tuple[tuple[Any, ...], bool]:
+    """A balance as it is loaded, with lots in it, and whether a fold may have written these."""
+    lines, total = [], 0
+    for number in range(draw(st.integers(0, 3))):
+        amount = draw(st.integers(1, 2**53 - 1))
+        gone = draw(st.sampled_from([(0, 0, 0, 0, 0), (1, 0, 2, 0, 5)]))
+        remaining = draw(st.integers(1, amount))
+        total += remaining
+        made, effective_at = draw(st.integers(0, 2**63 - 1)), draw(st.integers(0, 99))
+        line = f"g{number} {made} {effective_at} {amount + sum(gone)} {remaining} 7"
+        if any(gone) or draw(st.booleans()):
+            terms = (draw(st.integers(1, 9)), draw(st.sampled_from(["paid", "promo"])), draw(st.integers(0, 100)))
+            ends = draw(st.sampled_from([0, 40, 90]))
+            line += " " + " ".join(map(str, (*terms, ends, draw(st.sampled_from(["issued", "reissued"])), *gone)))
+        lines.append(line)
+    text = "\n".join(lines)
+    is_right = draw(st.booleans())
+    if not is_right:
+        at = draw(st.integers(0, len(text)))
+        text = text[:at] + draw(st.sampled_from(["x", " ", "\n", "-", "9" * 19, "\u0663", '"'])) + text[at + 1 :]
+    asset = draw(st.sampled_from(["credits", "credits", "points"]))
+    return ("ann", asset, total + draw(st.sampled_from([0, 0, 0, 1])), 0, 0, 0, 0, 3, text), is_right
+
+
+@needs_quick
+@given(balances())
+def test_a_balance_is_read_as_python_reads_it(balance: tuple[tuple[Any, ...], bool]) -> None:
+    """With the lots in it. What isn't right, or not light, goes Python's way, which says so or decides it."""
+    row, is_right = balance
+    store, went = quick.new_store(), []
+    assert store is not None
+    value = encode("Spend", {"command_id": "s", "account": "ann", "asset": "credits", "amount": 1})
+    reads = quick.read([FakeRecord(0, 50, b"ann", value)], 0, 1, store)
+    plan = quick.new_plan(store, reads, None, 0, trusts=False)
+    plan.settle({}, (), lambda *_: None, {"ann": row}, went.append)
+    light = store.find("ann")
+    parts = None
+    with suppress(CorruptStateError):
+        parts = quick.parts_of(account_with(row), "credits", 50)
+    if light is None:
+        assert went == ["ann"]
+        assert parts is None or not is_right
+        return
+    assert went == []
+    assert parts is not None
+    version, asset, available, place, lots = store.take(light)
+    assert (version, available) == parts[:2]
+    assert (asset, place) == ("credits", None)
+    assert sorted(lot[:-1] for lot in lots) == sorted(parts[2])
+
+
 @needs_quick
 def test_assets_are_forgotten_with_their_accounts() -> None:
     """A log may name any number of them, and each chunk goes over those that are remembered."""
@@ -344,7 +399,7 @@ def test_assets_are_forgotten_with_their_accounts() -> None:
         ]
         reads = quick.read(records, 0, 1, store)
         plan = quick.new_plan(store, reads, None, 0, trusts=False)
-        plan.settle({}, (), lambda *_: None)
+        plan.settle({}, (), lambda *_: None, {}, print)
         plan.fold(reads, folding(CreditBook()), 0, 0, 1, 2**20)
         plan.end()
         assert store.totals() == dict.fromkeys(names, (1, 0))
