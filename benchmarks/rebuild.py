@@ -5,7 +5,7 @@
 Folds fresh commands with two workers, as many again with one, then the whole log with `creditfold rebuild`, start-up
 and indexes included, and compares the digests. Then commands are appended at a fixed rate (open loop: each has its
 moment, whether the one before was answered or not) and timed until they are visible in PostgreSQL: without a rebuild,
-beside one, and beside one that has a single process.
+beside one, and beside one that keeps to a rate.
 """
 
 import argparse
@@ -28,6 +28,9 @@ from creditfold.producers import CommandProducer
 from creditfold.projections.connections import connected
 from creditfold.schemas.position import Position
 from creditfold.stack.settings import Settings
+
+#: Records a second of the rebuild that is to leave the live fold its latency.
+PACED = 30_000
 
 
 def start(settings: Settings, *arguments: str) -> psutil.Popen:
@@ -160,7 +163,7 @@ def main() -> None:
             with console.status("latency"):
                 Latency(settings, options.per_second, 7).measure(5)
                 figures["latency_alone"] = Latency(settings, options.per_second, 8).measure(15)
-                for name, more in (("", ()), ("_of_one_process", ("--processes", "1"))):
+                for name, more in (("", ()), (f"_of_{PACED}_a_second", ("--rate", str(PACED)))):
                     beside = start(settings, "rebuild", "--json", *more)
                     found = Latency(settings, options.per_second, 9 + len(more)).measure(120, beside)
                     figures[f"latency_beside_a_rebuild{name}"] = found

@@ -38,6 +38,10 @@ ProcessesOption = Annotated[
     int, typer.Option(min=1, max=256, help="Processes that fold; by default one for each core.", show_default=False)
 ]
 
+RateOption = Annotated[
+    int | None, typer.Option(min=1, metavar="RECORDS", help="Fold no more records a second, for the live fold's sake.")
+]
+
 CORES = os.cpu_count() or 1
 
 
@@ -96,6 +100,7 @@ def rebuild(
     until: UntilOption = None,
     until_position: UntilPositionOption = None,
     processes: ProcessesOption = CORES,
+    rate: RateOption = None,
     tablespace: Annotated[str | None, typer.Option(help="PostgreSQL tablespace of the new tables.")] = None,
     note: Annotated[str, typer.Option(help="What it is for, for people.")] = "",
     json: JsonOption = False,
@@ -105,6 +110,9 @@ def rebuild(
     The live one goes on and readers notice nothing. It can be stopped at any time (Ctrl-C, SIGKILL) and resumed.
     Afterwards compare the two with `verify` and switch with `activate`.
 
+    As fast as it can, it takes the processors and the disk, and commands become visible later meanwhile. With --rate
+    the live fold keeps its latency, and the rebuild takes longer.
+
     A point in time: with --until or --until-position the fold ends there. Partitions that no --until-position names
     are folded whole. Such a generation is for looking at (its schema is `ledger_NUMBER`), and can't be activated.
 
@@ -112,6 +120,7 @@ def rebuild(
     Examples:
       creditfold rebuild
       creditfold rebuild --resume 2
+      creditfold rebuild --rate 30000
       creditfold rebuild --until 2026-06-30T23:59:59.999Z --note "half-year audit"
       creditfold rebuild --until-position 3:1042 --until-position 4:977
     """
@@ -128,6 +137,7 @@ def rebuild(
         tablespace=tablespace,
         processes=processes,
         note=note,
+        most_per_s=rate,
     )
     began = time.monotonic()
     with _told_how_to_go_on() as made, Bar().shown() as bar:

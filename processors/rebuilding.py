@@ -82,7 +82,8 @@ class Request(NamedTuple):
     """What to rebuild.
 
     `resume` is the number of a generation to go on with, None for a new one. `until_ms` ends the fold behind an instant
-    of the log's clock, `until_offsets` at a next offset by partition; a partition not named there is folded whole.
+    of the log's clock, `until_offsets` at a next offset by partition; a partition not named there is folded whole. With
+    `most_per_s`, no more records a second are folded, so that the live fold keeps its latency.
     """
 
     resume: int | None = None
@@ -93,15 +94,17 @@ class Request(NamedTuple):
     tablespace: str | None = None
     processes: int = os.cpu_count() or 1
     note: str = ""
+    most_per_s: int | None = None
 
 
 class Site(NamedTuple):
-    """Where generations are folded: the servers, a connection, who is told, and on how many processes."""
+    """Where generations are folded: the servers, a connection, who is told, on how many processes, and how fast."""
 
     settings: Settings
     connection: Connection[TupleRow]
     watch: Watch
     processes: int = os.cpu_count() or 1
+    most_per_s: int | None = None
 
 
 def rebuild(
@@ -116,7 +119,7 @@ def rebuild(
     log = describe_log(settings)
     with connected(settings.dsn, "creditfold rebuild") as connection:
         number = _made(connection, settings, log, request) if request.resume is None else request.resume
-        site = Site(settings, connection, watch, request.processes)
+        site = Site(settings, connection, watch, request.processes, request.most_per_s)
         with held(connection, number):
             # Not before: until now somebody could activate it, and it would be the workers' to fold.
             found = generation(connection, number)
@@ -125,7 +128,7 @@ def rebuild(
             bring_to(site, number, _ends(settings, found))
             if not is_indexed(connection, number):
                 watch.begin("Making indexes", 0, 0)
-            finish(connection, number)
+            finish(connection, number, is_alone=request.most_per_s is None)
             if not found.is_partial:
                 # What was appended meanwhile.
                 bring_to(site, number, _ends(settings, found))
@@ -146,6 +149,8 @@ def _made(connection: Connection[TupleRow], settings: Settings, log: Log, reques
         forced_rules=request.forced_rules,
         until_ms=request.until_ms,
         until_offsets=until,
+        # Making them at the end would take a processor and the disk for long, at no rate.
+        indexed=request.most_per_s is not None,
         tablespace=request.tablespace,
         note=request.note,
     )
@@ -193,14 +198,19 @@ def bring_to(site: Site, number: int, ends: Mapping[int, int]) -> None:
         return
     _refuse_gap(site.settings, found.log.topic, {partition: found.next_offsets[partition] for partition in behind})
     missing = _missing(found, behind)
-    job = _job(site.settings, found, behind, bulk=not is_indexed(site.connection, number))
+    # One that is begun at a rate has its indexes from the start.
+    is_bulk = not is_indexed(site.connection, number) or (found.state == "building" and missing > FEW_RECORDS)
+    job = _job(site.settings, found, behind, bulk=is_bulk)
+    processes = 1 if missing <= FEW_RECORDS else min(site.processes, len(behind))
+    if site.most_per_s is not None:
+        job = job._replace(most_per_s=site.most_per_s / processes)
     start = sum(found.next_offsets.values())
     site.watch.begin("Folding", start, start + missing)
     if missing <= FEW_RECORDS:
         fold_here(job, site.settings.dsn)
     else:
         dsn = site.settings.dsn
-        fold_into(job, dsn, site.processes, lambda: site.watch.tell(_folded(site.connection, number)))
+        fold_into(job, dsn, processes, lambda: site.watch.tell(_folded(site.connection, number)))
     site.watch.tell(_folded(site.connection, number))
 
 

@@ -33,6 +33,9 @@ MOST_UNSAVED = 50_000
 #: How long a transaction stays open for a further piece, in seconds.
 PIECE_PATIENCE_S = 0.5
 
+#: How long a piece takes of a replay that keeps to a rate, in seconds: others find PostgreSQL free in between.
+PACED_PIECE_S = 0.1
+
 #: Bytes of a filter of all of a partition's command ids, for each record and at most: with a million ids in the largest
 #: one, three new ids in a hundred are looked up for nothing, with ten million every fourth.
 FILTER_BYTES_EACH = 32
@@ -61,6 +64,7 @@ class Job(NamedTuple):
         until_ms: the log's clock beyond which to stop, if that comes first.
         forced_rules: version of the rules that decides everything, if not the log's own.
         bulk: whether so much is to be folded that a filter of known ids pays.
+        most_per_s: how many records a second a process may fold; None for as many as it can.
     """
 
     kafka: Mapping[str, str]
@@ -71,6 +75,7 @@ class Job(NamedTuple):
     until_ms: int | None = None
     forced_rules: int | None = None
     bulk: bool = False
+    most_per_s: float | None = None
 
 
 class Piece(NamedTuple):
@@ -101,6 +106,12 @@ class Replay:
         # In a bulk fold, balances are written when accounts are forgotten, and at the end: most change again and again.
         self._unsaved: LastOutcomes = {}
 
+    @property
+    def _piece_records(self) -> int:
+        """Most records of a piece."""
+        paced = self._job.most_per_s
+        return CHUNK_RECORDS if paced is None else max(1, min(CHUNK_RECORDS, round(paced * PACED_PIECE_S)))
+
     async def run(self, owner: str) -> None:
         """Fold to the end.
 
@@ -122,7 +133,7 @@ class Replay:
             await self._fold_all(reader, end)
 
     async def _fold_all(self, reader: LogReader, end: int) -> None:
-        pieces = _Pieces(reader, end, self._job.until_ms)
+        pieces = _Pieces(reader, end, self._job.until_ms, self._piece_records)
         try:
             piece = await pieces.next()
             reads = self._read(piece)
@@ -173,6 +184,7 @@ class Replay:
     async def _fold(self, transaction: ChunkTransaction, piece: Piece, reads: list[Read]) -> None:
         if piece.end <= self._position and not self._unsaved:
             return
+        began, start = time.monotonic(), self._position
         self._position = await fold_chunk(
             transaction,
             transaction.progress,
@@ -184,20 +196,23 @@ class Replay:
             is_last=piece.is_last,
             save_state=not self._job.bulk,
         )
+        if self._job.most_per_s is not None:
+            await asyncio.sleep(began + (self._position - start) / self._job.most_per_s - time.monotonic())
 
 
 class _Pieces:
     """The pieces of a partition up to an end, each fetched while the one before it is folded."""
 
-    def __init__(self, reader: LogReader, end: int, until_ms: int | None) -> None:
+    def __init__(self, reader: LogReader, end: int, until_ms: int | None, most: int) -> None:
         self._reader = reader
+        self._most = most
         self._end = end
         self._until_ms = until_ms
         self._upcoming: asyncio.Task[Piece] | None = None
         self._fetch()
 
     def _fetch(self) -> None:
-        self._upcoming = asyncio.create_task(_next_piece(self._reader, self._end, self._until_ms))
+        self._upcoming = asyncio.create_task(_next_piece(self._reader, self._end, self._until_ms, self._most))
 
     async def comes_soon(self) -> bool:
         """Tell whether the next piece is there within PIECE_PATIENCE_S, or that there is none is known."""
@@ -222,12 +237,12 @@ class _Pieces:
             await asyncio.wait({self._upcoming})
 
 
-async def _next_piece(reader: LogReader, end: int, until_ms: int | None) -> Piece:
+async def _next_piece(reader: LogReader, end: int, until_ms: int | None, most: int) -> Piece:
     deadline = time.monotonic() + STALL_S
     start = reader.position
     while time.monotonic() < deadline:
         # No more than there are: the client would wait for them.
-        taken = await asyncio.to_thread(reader.take, min(CHUNK_RECORDS, max(end - start, 1)), 1.0)
+        taken = await asyncio.to_thread(reader.take, min(most, max(end - start, 1)), 1.0)
         if taken.end > start:
             return cut(taken.end, taken.records, end, until_ms)
     raise StalledError(

@@ -191,12 +191,17 @@ def is_indexed(connection: Connection[TupleRow], number: int) -> bool:
     return row == (True,)
 
 
-def finish(connection: Connection[TupleRow], number: int) -> None:
-    """Make the indexes that a bulk fold left out, and call the generation ready."""
+def finish(connection: Connection[TupleRow], number: int, *, is_alone: bool = True) -> None:
+    """Make the indexes that a bulk fold left out, and call the generation ready.
+
+    By as many processes as the server allows, unless others are to have the processors too.
+    """
     schema = schema_of(number)
     with connection.transaction():
-        # Sorting in memory, by as many processes as the server allows.
+        # Sorting in memory.
         connection.execute("SET LOCAL maintenance_work_mem = '256MB'")
+        if not is_alone:
+            connection.execute("SET LOCAL max_parallel_maintenance_workers = 0")
         _stay_in_tablespace(connection, schema)
         if not is_indexed(connection, number):
             connection.execute(script("indexes.sql", schema=schema))

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,16 @@ def test_a_rebuild_by_processes_equals_one_in_this_process(folded: Settings, mon
     """Large logs are folded by a process for each core, with a filter in memory instead of looking up each id."""
     monkeypatch.setattr("creditfold.processors.rebuilding.FEW_RECORDS", 0)
     done = rebuild(folded, Request(processes=3), WATCH)
+    assert rows_of(folded, done.number) == rows_of(folded, 1)
+
+
+@pytest.mark.parametrize("few", [0, 10_000])
+def test_a_rebuild_keeps_to_a_rate(folded: Settings, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    """All its processes together, or itself where there is little to do; and it comes to the same."""
+    monkeypatch.setattr("creditfold.processors.rebuilding.FEW_RECORDS", few)
+    began = time.monotonic()
+    done = rebuild(folded, Request(processes=2, most_per_s=2_000), WATCH)
+    assert time.monotonic() - began > done.records / 2_000 > 1
     assert rows_of(folded, done.number) == rows_of(folded, 1)
 
 
