@@ -105,6 +105,8 @@ class Replay:
         self._seen = Seen(min(FILTER_BYTES_EACH * job.ends[partition] + 1, FILTER_BYTES)) if job.bulk else None
         # In a bulk fold, balances are written when accounts are forgotten, and at the end: most change again and again.
         self._unsaved: LastOutcomes = {}
+        # What is to be waited for the rate's sake.
+        self._owed_s = 0.0
 
     @property
     def _piece_records(self) -> int:
@@ -149,7 +151,7 @@ class Replay:
                         reads = [read for read in reads if read[0].offset >= self._position]
                         # More would be too much for this transaction, or it would be open while the log is waited for.
                         is_enough = self._position < piece.end or transaction.unsaved >= MOST_UNSAVED
-                        if is_enough or not await pieces.comes_soon():
+                        if is_enough or self._owed_s > 0 or not await pieces.comes_soon():
                             break
                         piece = await pieces.next()
                         reads = self._read(piece)
@@ -157,6 +159,9 @@ class Replay:
                             break
                     await transaction.save_state()
                 self._memory.trim()
+                # In no transaction, which would keep PostgreSQL from tidying up behind the live fold.
+                await asyncio.sleep(max(0.0, self._owed_s))
+                self._owed_s = 0.0
                 if piece is not None and self._position >= piece.end:
                     piece = await pieces.next()
                     reads = self._read(piece)
@@ -184,7 +189,7 @@ class Replay:
     async def _fold(self, transaction: ChunkTransaction, piece: Piece, reads: list[Read]) -> None:
         if piece.end <= self._position and not self._unsaved:
             return
-        began, start = time.monotonic(), self._position
+        began, before = time.monotonic(), self._position
         self._position = await fold_chunk(
             transaction,
             transaction.progress,
@@ -197,7 +202,8 @@ class Replay:
             save_state=not self._job.bulk,
         )
         if self._job.most_per_s is not None:
-            await asyncio.sleep(began + (self._position - start) / self._job.most_per_s - time.monotonic())
+            folded = sum(1 for record, _ in reads if before <= record.offset < self._position)
+            self._owed_s += folded / self._job.most_per_s - (time.monotonic() - began)
 
 
 class _Pieces:

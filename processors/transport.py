@@ -38,7 +38,7 @@ from creditfold.stack.topics import KafkaUnavailableError, TopicError
 #: waits for quiet partitions holds up the busy ones for this long. Faust's own is 1,500.
 FETCH_WAIT_MS = 20
 
-#: A fetch of fewer records than these has all that there is, or nearly.
+#: A partition in which fewer records than these are left, behind a fetch of fewer, is little behind.
 FEW_RECORDS = 1_000
 
 #: How long to leave a partition alone after another worker fenced us: by then Kafka has told us of the rebalance.
@@ -134,9 +134,11 @@ class LedgerConsumerThread(driver.AIOKafkaConsumerThread):
         records = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
         states = self._states(consumer, active_partitions)
         after = self._positions(states)
-        if 0 < sum(map(len, records.values())) < FEW_RECORDS:
+        few = min(FEW_RECORDS, max_records or FEW_RECORDS)
+        if 0 < sum(map(len, records.values())) < few:
             for state in states.values():
-                state.pause()
+                if state.lso is None or not state.has_valid_position or state.lso - state.position < few:
+                    state.pause()
         return {tp: Fetched(before[tp], after[tp], records.get(tp, [])) for tp in before if tp in after}
 
     def _states(self, consumer: aiokafka.AIOKafkaConsumer, tps: Iterable[TP]) -> dict[TP, TopicPartitionState]:

@@ -200,7 +200,7 @@ CREATE VIEW {schema}.inline_lots AS
         CROSS JOIN LATERAL string_to_table(b.lots, E'\n') AS line
         CROSS JOIN LATERAL string_to_array(line, ' ') AS p
         WHERE b.lots <> ''
-              AND line ~ '^[!-~]+( [0-9]{{1,19}}){{5}}( [0-9]{{1,9}} (paid|promo) [0-9]{{1,3}} [0-9]{{1,18}} [a-z_]+( [0-9]{{1,18}}){{5}})?$'
+              AND line ~ '^[!-~]+( [1-8]?[0-9]{{1,18}}){{5}}( [0-9]{{1,9}} (paid|promo) [0-9]{{1,3}} [0-9]{{1,18}} [a-z_]+( [0-9]{{1,18}}){{5}})?$'
     ) AS l;
 
 CREATE VIEW {schema}.all_lots AS

@@ -228,7 +228,7 @@ def test_time_is_told_by_stage(servers: Settings) -> None:
         # In a process of its own, whose main thread the timer may interrupt.
         script = (
             "import asyncio, json, sys; sys.path.insert(0, sys.argv[1]); import stages, load;"
-            "print(json.dumps(asyncio.run(stages.alone(sys.argv[2], load.PLAIN_2, 4000, 500, 1000))))"
+            "print(json.dumps(asyncio.run(stages.alone(sys.argv[2], load.PLAIN_2, 20_000, 500, 1000))))"
         )
         done = subprocess.run(
             [sys.executable, "-c", script, str(ROOT / "benchmarks"), dsn], capture_output=True, text=True, check=True

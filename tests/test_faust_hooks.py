@@ -331,14 +331,27 @@ async def test_what_is_paused_is_not_fetched_until_it_is_resumed() -> None:
     assert waiting.done()
 
 
-@pytest.mark.parametrize(("taken", "is_paused"), [(0, False), (FEW_RECORDS - 1, True), (FEW_RECORDS, False)])
+@pytest.mark.parametrize(
+    ("taken", "left", "most", "is_paused"),
+    [
+        (0, 0, None, False),
+        (FEW_RECORDS - 1, 0, None, True),
+        (FEW_RECORDS, 0, None, False),
+        # A full fetch of few bytes, or of few records.
+        (9, FEW_RECORDS, None, False),
+        (9, FEW_RECORDS - 1, None, True),
+        (10, 0, 10, False),
+    ],
+)
 async def test_where_little_is_behind_nothing_is_fetched_unasked(
-    taken: int, is_paused: bool, monkeypatch: pytest.MonkeyPatch
+    taken: int, left: int, most: int | None, is_paused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only what was asked for is let go on before, and held back after: a fetch that found nothing waits for more."""
     states = {TP(TOPIC, number): TopicPartitionState(cast(Any, None)) for number in (0, 1)}
     for state in states.values():
         state.pause()
+        state.seek(5)
+        state.lso = 5 + left
     assignment = SimpleNamespace(state_value=states.get)
     consumer = SimpleNamespace(_subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment)))
     seen: list[bool] = []
@@ -349,7 +362,7 @@ async def test_where_little_is_behind_nothing_is_fetched_unasked(
 
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
     thread = LedgerConsumerThread.__new__(LedgerConsumerThread)
-    await thread._fetch_records(cast(Any, consumer), {TP(TOPIC, 0)})
+    await thread._fetch_records(cast(Any, consumer), {TP(TOPIC, 0)}, max_records=most)
     assert seen == [False, True]
     assert [state.paused for state in states.values()] == [is_paused, True]
 

@@ -516,15 +516,16 @@ def test_a_rebuild_killed_anywhere_is_resumed(ledger_settings: Settings, number:
     The last of the logs goes over to credits, partition after partition, with more accounts than are kept in memory.
     """
     chance, folded = random.Random(number), ledger_settings
+    forgetful = {"FORGETFUL": "1"} if number in (0, CREDITS) else {}
     if number == CREDITS:
         append_all(folded, topic(6, 6_000))
     else:
-        append(folded, history(12_000, 5))
+        # So many that a kill comes before the end, however fast they are folded.
+        append(folded, history(12_000 if forgetful else 40_000, 5))
     prepare(folded.dsn, describe_log(folded))
     script = str(ROOT / "tests" / "small_pieces.py")
     arguments = ["rebuild", "--processes", "2"]
     kills, behind = 0, False
-    forgetful = {"FORGETFUL": "1"} if number in (0, CREDITS) else {}
     for _ in range(12):
         process = subprocess.Popen(
             [sys.executable, script, *arguments],

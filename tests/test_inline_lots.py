@@ -69,6 +69,7 @@ TAMPERED = {
     "another class": ("replace(lots, ' paid ', ' promo ') || ''", {"lots"}),
     "no line of a lot": ("'garbage'", {"balances", "lots"}),
     "numbers too long": ("regexp_replace(lots, ' \\d+ ', ' ' || repeat('9', 40) || ' ')", {"balances", "lots"}),
+    "a number too large": ("regexp_replace(lots, ' \\d+ ', ' ' || repeat('9', 19) || ' ')", {"balances", "lots"}),
     "a lot twice": ("lots || E'\\n' || lots", {"lots"}),
     "none": ("''", {"balances", "lots"}),
 }
