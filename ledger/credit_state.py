@@ -81,6 +81,19 @@ class LotRow(NamedTuple):
     next_at: int | None
 
 
+def light_lot(lot_id: LotId, asset: str, terms: Terms, made: int, source: str, *, places: Sequence[int]) -> LotRow:
+    """The row of a lot of which nothing is held, pending, lapsed or void.
+
+    `places` are its amount, and what of it remains, was spent, expired, voided, forfeited, reissued and transferred.
+    """
+    amount, remaining, *gone = places
+    is_live = remaining > 0
+    next_at = terms.expires_at or None if is_live else None
+    return LotRow._make(
+        (*lot_id, asset, *terms, made, source, amount, remaining, 0, *gone, False, False, False, is_live, next_at)
+    )
+
+
 class HoldRow(NamedTuple):
     """A hold. `slices` are what it still has: JSON of [lot's command, lot's number, amount] in order of allocation."""
 

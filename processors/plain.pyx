@@ -536,8 +536,8 @@ cdef class Store:
     def rows(self, int64_t partition):
         """The rows to write, and from here on they count as written: of balances, of new lots, of changed lots.
 
-        A lot gets a row when it is empty, or when there is no room for it in its balance. Each as the number of rows and, for each column of its table in projections/credit_tables.py, the texts joined
-        or the cells of the numbers.
+        A lot gets a row when it is empty, or when there is no room for it in its balance. Each as the number of rows
+        and, for each column of its table in projections/credit_tables.py, the texts joined or the cells of the numbers.
         """
         cdef list lights = _sorted([light for light in self._dirty if (<Light> light).is_dirty])
         cdef Light light
@@ -1351,15 +1351,17 @@ cdef class Plan:
         cdef Light light
         cdef list gone = []
         for light in self._lights:
-            if light.state == MISSING:
-                name = light.name.decode()
-                row = balances.get(name)
-                account = loaded.get(name) if row is None else None
-                if row is not None:
-                    if not self._store.fill(light, row, self._clock):
-                        light.state = SLOW
-                        to_python(name)
-                elif account is None:
+            if light.state == READY:
+                continue
+            name = light.name.decode()
+            row = balances.get(name)
+            if row is not None:
+                if light.state == SLOW or not self._store.fill(light, row, self._clock):
+                    light.state = SLOW
+                    to_python(name)
+            elif light.state == MISSING:
+                account = loaded.get(name)
+                if account is None:
                     light.state = READY
                 else:
                     found = parts(name, account, light.asset.name.decode(), self._clock)
@@ -1367,10 +1369,6 @@ cdef class Plan:
                         light.state = SLOW
                     else:
                         self._store.put(light, found)
-            elif light.state == SLOW and balances:
-                name = light.name.decode()
-                if name in balances:
-                    to_python(name)
             if light.state == SLOW and self._store._accounts.get(light.name) is light:
                 del self._store._accounts[light.name]
         for name, _ in known:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from creditfold.ledger import CREDIT_RULES, CreditBook, CreditEntry
-from creditfold.ledger.commands import LotClass
+from creditfold.ledger.commands import LotClass, Terms
 from creditfold.ledger.credit_account import Account, Lot
 from creditfold.ledger.credit_facts import NOTHING, LotId
-from creditfold.ledger.credit_state import AccountRow, BalanceRow, LotRow, Rows, open_account
+from creditfold.ledger.credit_state import AccountRow, BalanceRow, LotRow, Rows, light_lot, open_account
 from creditfold.processors.chunks import Read, Record, partition_of, read_one, read_records
 from creditfold.processors.chunks import folding as new_folding
 from creditfold.projections.results import ChunkResult
@@ -123,13 +123,9 @@ def account_of(store: "plain.Store", light: "plain.Light") -> Moved:
 
 def _lot_row(asset: str, lot: tuple[Any, ...]) -> LotRow:
     command_id, number, lot_class, priority, effective_at, expires_at, made, source, *amounts, others = lot[:12]
-    amount, remaining, spent = amounts
-    is_live = remaining > 0
-    terms = (lot_class, priority, effective_at, expires_at, "")
-    places = (amount, remaining, 0, spent, *(others or (0, 0, 0, 0, 0)))
-    next_at = expires_at or None if is_live else None
-    row = (command_id, number, asset, *terms, made, source, *places, False, False, False, is_live, next_at)
-    return LotRow._make(row)
+    terms = Terms(lot_class, priority, effective_at, expires_at)
+    places = (*amounts, *(others or (0, 0, 0, 0, 0)))
+    return light_lot(LotId(command_id, number), asset, terms, made, source, places=places)
 
 
 def last_line(moved: Moved) -> CreditEntry:

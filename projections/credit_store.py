@@ -3,7 +3,7 @@
 What is loaded is what commands and time can change: of an account's past only what a command names.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Any, LiteralString, NamedTuple, TypeAlias
 
@@ -134,17 +134,16 @@ def _alone(
     balances: Iterable[tuple[Any, ...]], plain: Collection[str], others: Collection[str]
 ) -> tuple[dict[str, tuple[Any, ...]], list[tuple[Any, ...]]]:
     """Balances of plain accounts that have no other, hold and owe nothing, and aren't among others; and the rest."""
+    balances = list(balances)
+    counts = Counter(row[0] for row in balances)
     alone: dict[str, tuple[Any, ...]] = {}
     rest: list[tuple[Any, ...]] = []
     for row in balances:
         name = row[0]
-        if name not in plain or name in others or row[3:7] != _NOTHING:
-            rest.append(row)
-        elif name in alone:
-            rest += [alone.pop(name), row]
-            others = {*others, name}
-        else:
+        if counts[name] == 1 and name in plain and name not in others and row[3:7] == _NOTHING:
             alone[name] = row
+        else:
+            rest.append(row)
     return alone, rest
 
 

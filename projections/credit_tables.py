@@ -10,7 +10,9 @@ from typing import Any, LiteralString, NamedTuple, TypeAlias
 
 from psycopg import sql
 
-from creditfold.ledger.credit_state import CorruptStateError, LotRow
+from creditfold.ledger.commands import Terms
+from creditfold.ledger.credit_facts import LotId
+from creditfold.ledger.credit_state import CorruptStateError, LotRow, light_lot
 from creditfold.projections.columns import NULL, SEPARATOR, Longs, longs_of, number_cells
 from creditfold.projections.results import Cells
 from creditfold.projections.setup import schema_of
@@ -256,10 +258,9 @@ def inline_lot(asset: str, line: str) -> tuple[LotRow, int]:
         made, effective_at, amount, remaining, position = map(int, numbers[:5])
         number, lot_class, priority, expires_at, source, *gone = numbers[5:] or _PLAIN
         others = [int(one) for one in gone]
-        terms = (lot_class, int(priority), effective_at, int(expires_at), "", made, source)
-        places = (amount, remaining, 0, amount - remaining - sum(others), *others)
-        lot = (command_id, int(number), asset, *terms, *places, False, False, False, True, int(expires_at) or None)
-        return LotRow._make(lot), position
+        terms = Terms(lot_class, int(priority), effective_at, int(expires_at))
+        places = (amount, remaining, amount - remaining - sum(others), *others)
+        return light_lot(LotId(command_id, int(number)), asset, terms, made, source, places=places), position
     except (TypeError, ValueError):
         raise CorruptStateError(f"{line!a} tells of no lot") from None
 

@@ -184,7 +184,7 @@ CREATE TABLE {schema}.lots (
 CREATE INDEX lots_live ON {schema}.lots (account_id) WHERE is_live;
 CREATE INDEX lots_due ON {schema}.lots (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
 
--- The lots that stand in balances. A line that isn't one of a lot is none, and missed by `creditfold verify`.
+-- The lots that stand in balances. A line that isn't one of a lot is left out: `creditfold verify` then names the account.
 CREATE VIEW {schema}.inline_lots AS
     SELECT *, amount - remaining - expired - voided - forfeited - reissued - transferred AS spent,
            nullif(expires_at_ms, 0) AS next_at_ms
