@@ -18,6 +18,7 @@ COMPILED = (
     "processors/chunks.py",
     "projections/chain.py",
     "projections/credit_rows.py",
+    "stack/log.py",
 )
 
 

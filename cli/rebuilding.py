@@ -124,6 +124,7 @@ def rebuild(
       creditfold rebuild --until 2026-06-30T23:59:59.999Z --note "half-year audit"
       creditfold rebuild --until-position 3:1042 --until-position 4:977
     """
+    from creditfold.processors.rebuild import crew_at_once
     from creditfold.processors.rebuilding import Request
     from creditfold.processors.rebuilding import rebuild as run
     from creditfold.stack.settings import load_settings
@@ -140,8 +141,9 @@ def rebuild(
         most_per_s=rate,
     )
     began = time.monotonic()
-    with _told_how_to_go_on() as made, Bar().shown() as bar:
-        done = run(load_settings(), request, bar, on_made=made.append)
+    # The bar has a thread of its own, and librdkafka has several: the crew comes first.
+    with _told_how_to_go_on() as made, crew_at_once(processes) as crew, Bar().shown() as bar:
+        done = run(load_settings(), request, bar, made.append, crew)
     seconds = time.monotonic() - began
     _tell_unfinished()
     if json:

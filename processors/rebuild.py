@@ -11,16 +11,21 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
 
 from creditfold.ledger import UnknownRulesError
 from creditfold.processors.replay import Job, Replay
 from creditfold.projections.connections import REBUILD_OPTIONS, fold_pool, is_outage, no_room
+from creditfold.projections.credit_store import UnindexedError
+from creditfold.projections.generations import index_ids
 from creditfold.schemas.errors import CreditfoldError
 
 if TYPE_CHECKING:
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
     # Generic for the type checker only.
     Pipe: TypeAlias = Connection[Any, Any]
+
+Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
 #: How often the caller is told that time has passed, in seconds.
 TELL_EVERY_S = 0.25
@@ -50,45 +57,94 @@ class Failure(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What a process is to do: the job, its partitions in the order of their turns, and the process that started it."""
+    """What a process is to do: the job, and its partitions in the order of their turns."""
 
     job: Job
     dsn: str
     order: list[int]
-    parent: int
 
 
-def fold_into(job: Job, dsn: str, processes: int, on_tick: Callable[[], None]) -> None:
-    """Fold every partition of a job to its end.
+class Crew:
+    """Processes that fold one job together. They start at once, and wait for it.
 
     Args:
-        job: what to fold, and where to.
-        dsn: PostgreSQL.
-        processes: at most so many, and no more than there are partitions.
-        on_tick: called every TELL_EVERY_S seconds; what it raises ends the fold.
-
-    Raises RebuildError when a process fails; the others are ended then.
+        processes: how many.
     """
-    context = multiprocessing.get_context("spawn")
-    # The largest first, so that the last ones to end are short.
-    order = sorted(job.ends, key=lambda partition: -job.ends[partition])
-    turn = context.Value("i", 0)
-    running: dict[BaseProcess, Pipe] = {}
-    process: BaseProcess
+
+    def __init__(self, processes: int) -> None:
+        context: Any = multiprocessing.get_context("fork" if _can_fork() else "spawn")
+        self._turn = context.Value("i", 0)
+        self._running: dict[BaseProcess, Pipe] = {}
+        with self._ended_if_it_fails(), _interrupt_held():
+            for _ in range(processes):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(os.getpid(), self._turn, theirs))
+                process.start()
+                theirs.close()
+                self._running[process] = ours
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self._running)
+
+    @contextmanager
+    def _ended_if_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            _end(self._running)
+            raise
+
+    def fold(self, job: Job, dsn: str, on_tick: Callable[[], None]) -> None:
+        """Fold every partition of a job to its end. Only once.
+
+        Args:
+            job: what to fold, and where to.
+            dsn: PostgreSQL.
+            on_tick: called every TELL_EVERY_S seconds; what it raises ends the fold.
+
+        Raises RebuildError when a process fails; the others are ended then.
+        """
+        # The largest first, so that the last ones to end are short.
+        order = sorted(job.ends, key=lambda partition: -job.ends[partition])
+        running = self._running
+        with self._ended_if_it_fails():
+            for pipe in running.values():
+                # One that has died already is told of below.
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    pipe.send(Task(job, dsn, order))
+            while running:
+                wait([process.sentinel for process in running], TELL_EVERY_S)
+                on_tick()
+                for process in [process for process in running if not process.is_alive()]:
+                    _refuse_failure(process, running.pop(process))
+
+
+@contextmanager
+def crew_at_once(processes: int) -> Iterator[Crew | None]:
+    """A crew for the block, which may not need it, where one is there in moments; None elsewhere."""
+    if not _can_fork():
+        yield None
+        return
+    with Crew(processes) as crew:
+        yield crew
+
+
+def _can_fork() -> bool:
+    """Whether a copy of this process would be whole: threads, also those of libraries, are left out of one."""
+    return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
+
+
+@contextmanager
+def _interrupt_held() -> Iterator[None]:
+    """Have Ctrl-C wait, and never reach the processes that are started meanwhile: what becomes of them, we say."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        for _ in range(max(1, min(processes, len(order)))):
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(Task(job, dsn, order, os.getpid()), turn, theirs))
-            process.start()
-            theirs.close()
-            running[process] = ours
-        while running:
-            wait([process.sentinel for process in running], TELL_EVERY_S)
-            on_tick()
-            for process in [process for process in running if not process.is_alive()]:
-                _refuse_failure(process, running.pop(process))
+        yield
     finally:
-        _end(running)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def fold_here(job: Job, dsn: str) -> None:
@@ -105,9 +161,41 @@ async def _fold_each(job: Job, partitions: Iterable[int], dsn: str, application:
 
     Not two at a time: while PostgreSQL writes the one, the core is PostgreSQL's, and two would share one's cache.
     """
+    turns = iter(partitions)
     async with fold_pool(dsn, application, 3, REBUILD_OPTIONS) as pool:
-        for partition in partitions:
-            await Replay(job, partition, pool).run(f"rebuild {os.getpid()}")
+        following = asyncio.create_task(_next(job, turns, pool))
+        try:
+            while (replay := await following) is not None:
+                following = asyncio.create_task(_next(job, turns, pool, replay))
+                await _fold(replay, job, dsn, pool)
+        finally:
+            following.cancel()
+            for begun in await asyncio.gather(following, return_exceptions=True):
+                if isinstance(begun, Replay):
+                    await begun.end()
+
+
+async def _next(job: Job, turns: Iterator[int], pool: Pool, behind: Replay | None = None) -> Replay | None:
+    """Begin with the partition whose turn it is, when one before it is fetched: then its first records are there."""
+    if behind is not None:
+        await behind.fetched()
+    partition = next(turns, None)
+    return None if partition is None else await _begun(job, partition, pool)
+
+
+async def _begun(job: Job, partition: int, pool: Pool) -> Replay:
+    replay = Replay(job, partition, pool)
+    await replay.begin(f"rebuild {os.getpid()}")
+    return replay
+
+
+async def _fold(replay: Replay, job: Job, dsn: str, pool: Pool) -> None:
+    try:
+        await replay.run()
+    except UnindexedError:
+        # A command that came before, or one about another: from here on the index is kept, which takes longer.
+        await asyncio.to_thread(index_ids, dsn, job.generation)
+        await (await _begun(job, replay.partition, pool)).run()
 
 
 def _refuse_failure(process: BaseProcess, pipe: "Pipe") -> None:
@@ -133,17 +221,19 @@ def _end(running: Mapping[BaseProcess, "Pipe"]) -> None:
         pipe.close()
 
 
-def _work(task: Task, turn: Any, pipe: "Pipe") -> None:
-    """Take partitions by turn and fold each, until there are none left."""
-    # Ctrl-C reaches every process of a terminal; the parent says what becomes of it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _work(parent: int, turn: Any, pipe: "Pipe") -> None:
+    """Wait for a task, then take partitions by turn and fold each, until there are none left."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # The live fold, and whoever else wants the processor, goes first.
     os.nice(NICENESS)
     # Records make no cycles, and looking for some among a chunk's tuples takes a tenth of the time.
     gc.disable()
     try:
-        asyncio.run(_fold_all(task, turn))
+        task: Task = pipe.recv()
+    except EOFError:
+        return  # Whoever started this is gone.
+    try:
+        asyncio.run(_fold_all(task, turn, parent))
     except BaseException as error:
         pipe.send(_explained(error))
         sys.exit(1)
@@ -165,8 +255,8 @@ def _explained(error: BaseException) -> Failure:
     return Failure(f"The fold failed: {error!r}.", "What is folded stays; if it fails again, it is a defect.")
 
 
-async def _fold_all(task: Task, turn: Any) -> None:
-    watch = asyncio.create_task(_end_with(task.parent))
+async def _fold_all(task: Task, turn: Any, parent: int) -> None:
+    watch = asyncio.create_task(_end_with(parent))
     await _fold_each(task.job, _turns(task.order, turn), task.dsn, f"creditfold rebuild {os.getpid()}")
     watch.cancel()
 

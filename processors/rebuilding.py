@@ -7,13 +7,14 @@ readers' views and the workers' claims, in one transaction.
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
 from tenacity import stop_after_attempt
 
-from creditfold.processors.rebuild import fold_here, fold_into
+from creditfold.processors.rebuild import Crew, fold_here
 from creditfold.processors.replay import Job
 from creditfold.projections.connections import connected
 from creditfold.projections.generations import (
@@ -44,7 +45,7 @@ from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log, Position
 from creditfold.stack.log import LogTruncatedError
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import describe_log, end_offsets, start_offsets
+from creditfold.stack.topics import bounds, describe_log, end_offsets, start_offsets
 
 #: So many records are folded in this process; starting others would take longer.
 FEW_RECORDS = 50_000
@@ -108,47 +109,67 @@ class Site(NamedTuple):
 
 
 def rebuild(
-    settings: Settings, request: Request, watch: Watch, on_made: Callable[[int], None] = lambda _: None
+    settings: Settings,
+    request: Request,
+    watch: Watch,
+    on_made: Callable[[int], None] = lambda _: None,
+    crew: Crew | None = None,
 ) -> Generation:
     """Fold the log into a generation up to its end, or to where the request says, and call it ready.
 
-    Can be interrupted anywhere; a request to resume goes on. `on_made` gets the number before the fold begins.
+    Can be interrupted anywhere; a request to resume goes on. `on_made` gets the number before the fold begins. Without
+    a crew, one is started if there is much to fold.
 
     Raises GenerationError's kin, LogChangedError, LogTruncatedError, NoSuchPositionError, RebuildError.
     """
     log = describe_log(settings)
-    with connected(settings.dsn, "creditfold rebuild") as connection:
-        number = _made(connection, settings, log, request) if request.resume is None else request.resume
+    with ExitStack() as stack:
+        resumed = request.resume
+        wanted = _wanted(settings, log, request) if resumed is None else {}
+        if crew is None and sum(wanted.values()) > FEW_RECORDS:
+            # It starts while the tables are made.
+            crew = stack.enter_context(Crew(min(request.processes, len(wanted))))
+        connection = stack.enter_context(connected(settings.dsn, "creditfold rebuild"))
+        number = _made(connection, log, request, wanted) if resumed is None else resumed
         site = Site(settings, connection, watch, request.processes, request.most_per_s)
         with held(connection, number):
             # Not before: until now somebody could activate it, and it would be the workers' to fold.
             found = generation(connection, number)
             _refuse_unfit(found, log)
             on_made(number)
-            bring_to(site, number, _ends(settings, found))
+            if resumed is None:
+                _fold_to(site, found, _behind(found, wanted), crew)
+            else:
+                bring_to(site, number, _ends(settings, found), crew)
             if not is_indexed(connection, number):
                 watch.begin("Making indexes", 0, 0)
-            finish(connection, number, is_alone=request.most_per_s is None)
+            finish(connection, number, settings.dsn, is_alone=request.most_per_s is None)
             if not found.is_partial:
                 # What was appended meanwhile.
                 bring_to(site, number, _ends(settings, found))
         return generation(connection, number)
 
 
-def _made(connection: Connection[TupleRow], settings: Settings, log: Log, request: Request) -> int:
-    until = request.until_offsets
-    if until is not None or request.until_ms is not None:
-        # Written down, so that a rebuild that is resumed later ends at the same place.
-        ends = end_offsets(settings, log.topic, range(log.partitions))
-        until = {**ends, **_possible(until or {}, ends)}
-    wanted = end_offsets(settings, log.topic, range(log.partitions)) if until is None else until
+def _wanted(settings: Settings, log: Log, request: Request) -> Mapping[int, int]:
+    """The next offset of each partition at which a new rebuild shall end.
+
+    Raises NoSuchPositionError, and LogTruncatedError if the log doesn't begin at its start.
+    """
+    starts, ends = bounds(settings, log.topic, range(log.partitions))
+    wanted = {**ends, **_possible(request.until_offsets or {}, ends)}
     # Before anything is made that would only be in the way.
-    _refuse_gap(settings, log.topic, {partition: 0 for partition, end in wanted.items() if end > 0})
+    _refuse_late(log.topic, starts, {partition: 0 for partition, end in wanted.items() if end > 0})
+    return wanted
+
+
+def _made(connection: Connection[TupleRow], log: Log, request: Request, wanted: Mapping[int, int]) -> int:
+    is_partial = request.until_offsets is not None or request.until_ms is not None
     plan = Plan(
         request.purpose,
         forced_rules=request.forced_rules,
         until_ms=request.until_ms,
-        until_offsets=until,
+        # Written down, so that a rebuild that is resumed later ends at the same place.
+        until_offsets=wanted if is_partial else None,
         # Making them at the end would take a processor and the disk for long, at no rate.
         indexed=request.most_per_s is not None,
         tablespace=request.tablespace,
@@ -190,14 +211,24 @@ def _ends(settings: Settings, found: Generation) -> Mapping[int, int]:
     return end_offsets(settings, found.log.topic, range(found.log.partitions))
 
 
-def bring_to(site: Site, number: int, ends: Mapping[int, int]) -> None:
-    """Fold a generation on to the next offsets given; partitions that are there or beyond are left alone."""
+def bring_to(site: Site, number: int, ends: Mapping[int, int], crew: Crew | None = None) -> None:
+    """Fold a generation on to the next offsets given; partitions that are there or beyond are left alone.
+
+    By this crew, or by one of its own, if there is much to fold.
+    """
     found = generation(site.connection, number)
     behind = _behind(found, ends)
     if not behind:
         return
     _refuse_gap(site.settings, found.log.topic, {partition: found.next_offsets[partition] for partition in behind})
-    missing = _missing(found, behind)
+    _fold_to(site, found, behind, crew)
+
+
+def _fold_to(site: Site, found: Generation, behind: Mapping[int, int], crew: Crew | None = None) -> None:
+    """Fold those partitions of a generation that are behind the next offsets given."""
+    number, missing = found.number, _missing(found, behind)
+    if not missing:
+        return
     # One that is begun at a rate has its indexes from the start.
     is_bulk = not is_indexed(site.connection, number) or (found.state == "building" and missing > FEW_RECORDS)
     job = _job(site.settings, found, behind, bulk=is_bulk)
@@ -209,8 +240,8 @@ def bring_to(site: Site, number: int, ends: Mapping[int, int]) -> None:
     if missing <= FEW_RECORDS:
         fold_here(job, site.settings.dsn)
     else:
-        dsn = site.settings.dsn
-        fold_into(job, dsn, processes, lambda: site.watch.tell(_folded(site.connection, number)))
+        with crew or Crew(processes) as folding:
+            folding.fold(job, site.settings.dsn, lambda: site.watch.tell(_folded(site.connection, number)))
     site.watch.tell(_folded(site.connection, number))
 
 
@@ -229,12 +260,15 @@ def _folded(connection: Connection[TupleRow], number: int) -> int:
 
 def _refuse_gap(settings: Settings, topic: str, next_offsets: Mapping[int, int]) -> None:
     """Raise LogTruncatedError if the topic doesn't have what comes next."""
-    starts = start_offsets(settings, topic, next_offsets)
-    for partition, start in starts.items():
-        if start > next_offsets[partition]:
+    _refuse_late(topic, start_offsets(settings, topic, next_offsets), next_offsets)
+
+
+def _refuse_late(topic: str, starts: Mapping[int, int], next_offsets: Mapping[int, int]) -> None:
+    for partition, next_offset in next_offsets.items():
+        if (start := starts[partition]) > next_offset:
             raise LogTruncatedError(
                 f"The topic {topic} begins at {Position(partition, start)}; what was before it is gone, "
-                f"from offset {next_offsets[partition]} on.",
+                f"from offset {next_offset} on.",
                 "The log isn't whole: bring it back from the archive (creditfold restore).",
             )
 

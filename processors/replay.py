@@ -36,8 +36,8 @@ PIECE_PATIENCE_S = 0.5
 #: How long a piece takes of a replay that keeps to a rate, in seconds: others find PostgreSQL free in between.
 PACED_PIECE_S = 0.1
 
-#: Bytes of a filter of all of a partition's command ids, for each record and at most: with a million ids in the largest
-#: one, three new ids in a hundred are looked up for nothing, with ten million every fourth.
+#: Bytes of a filter of all of a partition's command ids, for each record and at most. Of the compiled core's, which has
+#: four bits an id, two million ids in the largest take about one new one for an old one; Python's takes every 32nd.
 FILTER_BYTES_EACH = 32
 FILTER_BYTES = 2**25
 
@@ -97,10 +97,11 @@ class Replay:
 
     def __init__(self, job: Job, partition: int, pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
         self._job = job
-        self._partition = partition
+        self.partition = partition
         self._pool = pool
         self._claim = Claim(0, 0, job.generation)
         self._position = 0
+        self._pieces: _Pieces | None = None
         self._memory = Memory()
         self._seen = Seen(min(FILTER_BYTES_EACH * job.ends[partition] + 1, FILTER_BYTES)) if job.bulk else None
         # In a bulk fold, balances are written when accounts are forgotten, and at the end: most change again and again.
@@ -114,77 +115,92 @@ class Replay:
         paced = self._job.most_per_s
         return CHUNK_RECORDS if paced is None else max(1, min(CHUNK_RECORDS, round(paced * PACED_PIECE_S)))
 
-    async def run(self, owner: str) -> None:
-        """Fold to the end.
+    async def begin(self, owner: str) -> None:
+        """Claim the partition, and begin to fetch it if there is anything to fold."""
+        self._claim = await claim(self._pool, self.partition, owner, self._job.generation)
+        self._position = self._claim.next_offset
+        end = self._job.ends[self.partition]
+        if self._position < end:
+            reader = LogReader(self._job.kafka, self._job.topic, self.partition, self._position)
+            self._pieces = _Pieces(reader, end, self._job.until_ms, self._piece_records)
 
-        Raises FencedError when somebody else claims the partition meanwhile, StalledError when the log gives no more,
+    async def fetched(self) -> None:
+        """Wait until nothing is left to be fetched, or until it is ended."""
+        if self._pieces is not None:
+            await self._pieces.are_all.wait()
+
+    async def end(self) -> None:
+        """Let go of what was begun."""
+        if self._pieces is not None:
+            await self._pieces.close()
+
+    async def run(self) -> None:
+        """Fold to the end what was begun.
+
+        Raises FencedError when somebody else claims the partition meanwhile, UnindexedError when the generation's
+        journal must be looked into by command id and has no index for it, StalledError when the log gives no more,
         UnreadableError, UnknownRulesError, or what PostgreSQL raises. What is committed stays, and another replay goes
         on behind it.
         """
-        self._claim = await claim(self._pool, self._partition, owner, self._job.generation)
-        self._position = self._claim.next_offset
-        end = self._job.ends[self._partition]
-        if self._position >= end:
-            return
-        self._memory = Memory(KEPT_ACCOUNTS, CHUNK_RECORDS, is_fresh=self._position == 0, seen=self._seen)
-        if self._claim.balances_behind:
-            await self._catch_up()
-        if self._seen is not None and self._position:
-            await self._recall(self._seen)
-        with LogReader(self._job.kafka, self._job.topic, self._partition, self._position) as reader:
-            await self._fold_all(reader, end)
-
-    async def _fold_all(self, reader: LogReader, end: int) -> None:
-        pieces = _Pieces(reader, end, self._job.until_ms, self._piece_records)
         try:
-            piece = await pieces.next()
-            reads = self._read(piece)
-            while piece is not None:
-                async with self._pool.connection() as connection, connection.transaction():
-                    transaction = ChunkTransaction(connection, self._partition, self._claim)
-                    progress = await transaction.lock()
-                    if progress.next_offset != self._position:
-                        message = f"Partition {self._partition} isn't at {self._position}: {progress.next_offset}."
-                        raise ChunkGapError(message)
-                    for _ in range(PIECES if self._job.bulk else 1):
-                        await self._fold(transaction, piece, reads)
-                        reads = [read for read in reads if read[0].offset >= self._position]
-                        # More would be too much for this transaction, or it would be open while the log is waited for.
-                        is_enough = self._position < piece.end or transaction.unsaved >= MOST_UNSAVED
-                        if is_enough or self._owed_s > 0 or not await pieces.comes_soon():
-                            break
-                        piece = await pieces.next()
-                        reads = self._read(piece)
-                        if piece is None:
-                            break
-                    await transaction.save_state()
-                self._memory.trim()
-                # In no transaction, which would keep PostgreSQL from tidying up behind the live fold.
-                await asyncio.sleep(max(0.0, self._owed_s))
-                self._owed_s = 0.0
-                if piece is not None and self._position >= piece.end:
+            if self._pieces is not None:
+                self._memory = Memory(KEPT_ACCOUNTS, CHUNK_RECORDS, is_fresh=self._position == 0, seen=self._seen)
+                if self._claim.balances_behind:
+                    await self._catch_up()
+                if self._seen is not None and self._position:
+                    await self._recall(self._seen)
+                await self._fold_all(self._pieces)
+        finally:
+            await self.end()
+
+    async def _fold_all(self, pieces: "_Pieces") -> None:
+        piece = await pieces.next()
+        reads = self._read(piece)
+        while piece is not None:
+            async with self._pool.connection() as connection, connection.transaction():
+                transaction = ChunkTransaction(connection, self.partition, self._claim)
+                progress = await transaction.lock()
+                if progress.next_offset != self._position:
+                    message = f"Partition {self.partition} isn't at {self._position}: {progress.next_offset}."
+                    raise ChunkGapError(message)
+                for _ in range(PIECES if self._job.bulk else 1):
+                    await self._fold(transaction, piece, reads)
+                    is_left = self._position < piece.end
+                    reads = [read for read in reads if read[0].offset >= self._position] if is_left else []
+                    # More would be too much for this transaction, or it would be open while the log is waited for.
+                    is_enough = is_left or transaction.unsaved >= MOST_UNSAVED
+                    if is_enough or self._owed_s > 0 or not await pieces.comes_soon():
+                        break
                     piece = await pieces.next()
                     reads = self._read(piece)
-        finally:
-            await pieces.close()
+                    if piece is None:
+                        break
+                await transaction.save_state()
+            self._memory.trim()
+            # In no transaction, which would keep PostgreSQL from tidying up behind the live fold.
+            await asyncio.sleep(max(0.0, self._owed_s))
+            self._owed_s = 0.0
+            if piece is not None and self._position >= piece.end:
+                piece = await pieces.next()
+                reads = self._read(piece)
 
     async def _catch_up(self) -> None:
         """Write the balances that an earlier run didn't come to write."""
         async with self._pool.connection() as connection, connection.transaction():
-            transaction = ChunkTransaction(connection, self._partition, self._claim)
+            transaction = ChunkTransaction(connection, self.partition, self._claim)
             await transaction.lock()
             await transaction.catch_up_balances()
 
     async def _recall(self, seen: Seen) -> None:
         """Fill the filter with what an earlier run has folded."""
         async with self._pool.connection() as connection, connection.transaction():
-            async for account, command_id in ChunkTransaction(connection, self._partition, self._claim).known_ids():
+            async for account, command_id in ChunkTransaction(connection, self.partition, self._claim).known_ids():
                 seen.note(account, command_id)
 
     def _read(self, piece: Piece | None) -> list[Read]:
         if piece is None:
             return []
-        return quick.read(piece.records, self._partition, self._job.partitions, self._memory.light)
+        return quick.read(piece.records, self.partition, self._job.partitions, self._memory.light)
 
     async def _fold(self, transaction: ChunkTransaction, piece: Piece, reads: list[Read]) -> None:
         if piece.end <= self._position and not self._unsaved:
@@ -207,7 +223,7 @@ class Replay:
 
 
 class _Pieces:
-    """The pieces of a partition up to an end, each fetched while the one before it is folded."""
+    """The pieces of a partition up to an end, each fetched while the one before it is folded. Closes the reader."""
 
     def __init__(self, reader: LogReader, end: int, until_ms: int | None, most: int) -> None:
         self._reader = reader
@@ -215,10 +231,18 @@ class _Pieces:
         self._end = end
         self._until_ms = until_ms
         self._upcoming: asyncio.Task[Piece] | None = None
+        #: Set when none is left to be fetched.
+        self.are_all = asyncio.Event()
         self._fetch()
 
     def _fetch(self) -> None:
-        self._upcoming = asyncio.create_task(_next_piece(self._reader, self._end, self._until_ms, self._most))
+        self._upcoming = asyncio.create_task(self._fetched())
+
+    async def _fetched(self) -> Piece:
+        piece = await _next_piece(self._reader, self._end, self._until_ms, self._most)
+        if piece.is_last:
+            self.are_all.set()
+        return piece
 
     async def comes_soon(self) -> bool:
         """Tell whether the next piece is there within PIECE_PATIENCE_S, or that there is none is known."""
@@ -238,9 +262,12 @@ class _Pieces:
         return piece
 
     async def close(self) -> None:
-        """Wait for a fetch under way: the reader must not be closed under it."""
+        """Close the reader, behind a fetch under way. Can be done again."""
         if self._upcoming is not None:
             await asyncio.wait({self._upcoming})
+            self._upcoming = None
+        self._reader.close()
+        self.are_all.set()
 
 
 async def _next_piece(reader: LogReader, end: int, until_ms: int | None, most: int) -> Piece:

@@ -95,6 +95,10 @@ class TooManyLotsError(Exception):
     """Accounts have more lots than may be loaded at once; with fewer accounts it goes."""
 
 
+class UnindexedError(Exception):
+    """Commands must be looked up in a journal that has no index for it. With one, the same transaction goes."""
+
+
 class _Found:
     """Rows by account, as they come."""
 
@@ -164,11 +168,18 @@ class CreditStore:
     Args:
         connection: in a transaction that the caller commits.
         generation: its number.
+        finds_ids: whether commands can be looked up in its journal by their ids.
     """
 
-    def __init__(self, connection: AsyncConnection[TupleRow], generation: int) -> None:
+    def __init__(self, connection: AsyncConnection[TupleRow], generation: int, *, finds_ids: bool) -> None:
         self._connection = connection
         self._generation = generation
+        self._finds_ids = finds_ids
+
+    def refuse_unindexed(self) -> None:
+        """Raise UnindexedError if commands can't be looked up in the journal by their ids."""
+        if not self._finds_ids:
+            raise UnindexedError
 
     async def load(
         self,
@@ -264,6 +275,7 @@ class CreditStore:
     async def _journalled(self, keys: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
         if not keys:
             return []
+        self.refuse_unindexed()
         cursor = await self._connection.execute(spends_of_the_journal(self._generation), joined(keys), binary=True)
         rows = (
             (name, spend_as_journalled(command_id, asset, offset << NUMBER_BITS, facts))

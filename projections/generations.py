@@ -5,6 +5,7 @@ Owns the catalog and the SQL of the switch. Refuses to fold: what a generation l
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from hashlib import blake2b
@@ -17,7 +18,18 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from tenacity.stop import StopBaseT
 
 from creditfold.projections.chain import NO_CREDITS, START, Line, extend
-from creditfold.projections.setup import VIEWS, live, schema_of, script, source_of, write_view
+from creditfold.projections.connections import connected
+from creditfold.projections.setup import (
+    KEY_OF_IDS,
+    VIEWS,
+    index_statements,
+    key_statement,
+    live,
+    schema_of,
+    script,
+    source_of,
+    write_view,
+)
 from creditfold.projections.statements import LOOKS
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
@@ -186,32 +198,88 @@ def _locked(connection: Connection[TupleRow], key: int, busy: GenerationError) -
 
 
 def is_indexed(connection: Connection[TupleRow], number: int) -> bool:
-    """Whether the journal has the indexes that a bulk fold leaves out."""
-    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{schema_of(number)}.journal_pkey",)).fetchone()
+    """Whether the journal has all its indexes, which a bulk fold leaves out."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%s) AND contype = 'p')",
+        (f"{schema_of(number)}.journal",),
+    ).fetchone()
     return row == (True,)
 
 
-def finish(connection: Connection[TupleRow], number: int, *, is_alone: bool = True) -> None:
-    """Make the indexes that a bulk fold left out, and call the generation ready.
+def index_ids(dsn: str, number: int) -> None:
+    """Make the journal's index of command ids, for a bulk fold that has to look one up; waits for those who write.
 
-    By as many processes as the server allows, unless others are to have the processors too.
+    Raises PostgresUnavailableError, DiskFullError.
     """
     schema = schema_of(number)
-    with connection.transaction():
-        # Sorting in memory.
-        connection.execute("SET LOCAL maintenance_work_mem = '256MB'")
-        if not is_alone:
+    with connected(dsn, "creditfold rebuild") as connection, connection.transaction():
+        # Two would make the same at once, and the second fail.
+        connection.execute(
+            sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(sql.Identifier(schema, "source"))
+        )
+        _make(connection, schema, [index_statements(schema)[KEY_OF_IDS]])
+
+
+def finish(connection: Connection[TupleRow], number: int, dsn: str, *, is_alone: bool = True) -> None:
+    """Make the indexes that a bulk fold left out, and call the generation ready.
+
+    By two sessions with as many processes as the server allows, unless others are to have the processors too.
+    """
+    schema, is_whole = schema_of(number), is_indexed(connection, number)
+    statements = [] if is_whole else index_statements(schema)
+    ours, theirs = statements[0::2], [*statements[1::2], _look_at(schema, "balances")]
+    if is_alone:
+        _beside(connection, dsn, schema, ours, theirs)
+    else:
+        with connection.transaction():
             connection.execute("SET LOCAL max_parallel_maintenance_workers = 0")
-        _stay_in_tablespace(connection, schema)
-        if not is_indexed(connection, number):
-            connection.execute(script("indexes.sql", schema=schema))
+            _make(connection, schema, [*ours, *theirs])
+    with connection.transaction():
+        if not is_whole:
+            connection.execute(key_statement(schema))
         connection.execute(
             """UPDATE ledger.generations SET state = 'ready', ready_at = clock_timestamp()
                WHERE number = %s AND state = 'building'""",
             (number,),
         )
-    for table in ("journal", "balances"):
-        connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(schema, table)))
+    connection.execute(_look_at(schema, "journal"))
+
+
+def _look_at(schema: str, table: str) -> sql.Composed:
+    """What has PostgreSQL look at a table, for its plans."""
+    return sql.SQL("ANALYZE {}").format(sql.Identifier(schema, table))
+
+
+def _beside(
+    connection: Connection[TupleRow],
+    dsn: str,
+    schema: str,
+    ours: Sequence[sql.Composed],
+    theirs: Sequence[sql.Composed],
+) -> None:
+    """Run some statements on this session, and others on one of its own at the same time."""
+    with connected(dsn, "creditfold rebuild") as other, ThreadPoolExecutor(1) as beside:
+
+        def run_theirs() -> None:
+            with other.transaction():
+                _make(other, schema, theirs)
+
+        running = beside.submit(run_theirs)
+        try:
+            with connection.transaction():
+                _make(connection, schema, ours)
+            running.result()
+        except BaseException:
+            other.cancel_safe()
+            raise
+
+
+def _make(connection: Connection[TupleRow], schema: str, statements: Sequence[sql.Composed]) -> None:
+    # Sorting in memory.
+    connection.execute("SET LOCAL maintenance_work_mem = '128MB'")
+    _stay_in_tablespace(connection, schema)
+    for statement in statements:
+        connection.execute(statement)
 
 
 def _stay_in_tablespace(connection: Connection[TupleRow], schema: str) -> None:

@@ -22,6 +22,9 @@ READER_ROLE = "creditfold_reader"
 #: Version of the tables in generation.sql. Code folds, reads and activates generations of its own layout only.
 LAYOUT = 3
 
+#: Which of the journal's indexes finds a command by its id.
+KEY_OF_IDS = 1
+
 #: As libpq tells versions. MERGE came with this one.
 OLDEST_SERVER = 150_000
 
@@ -127,7 +130,8 @@ def make_generation(connection: Connection[TupleRow], log: Log, plan: Plan) -> i
     schema = schema_of(number)
     connection.execute(script("generation.sql", schema=schema, rules=plan.forced_rules or FIRST_RULES))
     if plan.indexed:
-        connection.execute(script("indexes.sql", schema=schema))
+        for statement in (*index_statements(schema), key_statement(schema)):
+            connection.execute(statement)
     connection.execute(sql.SQL("INSERT INTO {} VALUES (%s, %s, %s)").format(sql.Identifier(schema, "source")), log)
     connection.execute(
         sql.SQL("INSERT INTO {} (log_partition) SELECT generate_series(0, %s - 1)").format(
@@ -257,6 +261,21 @@ def refuse_other_layout(number: int, layout: int) -> None:
 def script(name: LiteralString, **values: str | int) -> sql.Composed:
     """One of our SQL files with its values filled in: texts as identifiers, numbers as literals."""
     return sql.SQL(_text(name)).format(**{key: _part(value) for key, value in values.items()})
+
+
+def index_statements(schema: str) -> list[sql.Composed]:
+    """What makes each of the journal's indexes, if it isn't there; that of command ids is at KEY_OF_IDS."""
+    return [sql.SQL(text).format(schema=sql.Identifier(schema)) for text in _statements("indexes.sql")]
+
+
+def _statements(name: LiteralString) -> list[LiteralString]:
+    return [part for part in _text(name).split(";\n") if part.strip()]
+
+
+def key_statement(schema: str) -> sql.Composed:
+    """What makes the journal's primary key of its index: the last of them, so that it tells that all are there."""
+    text: LiteralString = "ALTER TABLE {}.journal ADD CONSTRAINT journal_pkey PRIMARY KEY USING INDEX journal_pkey"
+    return sql.SQL(text).format(sql.Identifier(schema))
 
 
 def _part(value: str | int) -> sql.Composable:

@@ -38,7 +38,7 @@ def statements(generation: int) -> Statements:
 _TEXTS: tuple[LiteralString, ...] = (
     # claim
     """UPDATE {schema}.progress SET epoch = epoch + 1, owner = %s WHERE log_partition = %s
-       RETURNING next_offset, epoch, balances_behind""",
+       RETURNING next_offset, epoch, balances_behind, to_regclass('{schema}.journal_command') IS NOT NULL""",
     # lock
     """SELECT log_partition, next_offset, epoch, clock_ms, rules, chain, tick_minute FROM {schema}.progress
        WHERE log_partition = ANY(%b) ORDER BY log_partition FOR UPDATE""",

@@ -73,13 +73,15 @@ class Progress(NamedTuple):
 class Claim(NamedTuple):
     """A partition that was taken over: where its fold stands, under which epoch, in which generation.
 
-    `balances_behind` says that a bulk fold ended before it had written them.
+    `balances_behind` says that a bulk fold ended before it had written them, `finds_ids` that commands can be looked up
+    in the journal by their ids.
     """
 
     next_offset: int
     epoch: int
     generation: int
     balances_behind: bool = False
+    finds_ids: bool = True
 
 
 async def claim(
@@ -121,7 +123,7 @@ async def _claim(connection: AsyncConnection[TupleRow], partition: int, owner: s
         raise CreditfoldError(
             f"The projection has no partition {partition}.", "The topic has grown; that is not supported."
         )
-    return Claim(row[0], row[1], generation, row[2])
+    return Claim(row[0], row[1], generation, *row[2:])
 
 
 async def _live(connection: AsyncConnection[TupleRow]) -> tuple[int, int]:
@@ -154,7 +156,7 @@ class ChunkTransaction:
         self._touched: dict[str, CreditAccount] = {}
         self._light: LightAccounts | None = None
         #: The accounts that have lots.
-        self.credits = CreditStore(connection, claim.generation)
+        self.credits = CreditStore(connection, claim.generation, finds_ids=claim.finds_ids)
 
     async def lock(self) -> Progress:
         """Lock the partition's progress until the transaction ends. Raises FencedError."""
@@ -202,9 +204,10 @@ class ChunkTransaction:
         return accounts
 
     async def load_known(self, keys: Collection[tuple[str, str]]) -> Known:
-        """Read the bodies of those (account, command id) keys that were decided already."""
+        """Read the bodies of those (account, command id) keys that were decided already. Raises UnindexedError."""
         if not keys:
             return {}
+        self.credits.refuse_unindexed()
         cursor = await self.connection.execute(self._sql.load_known, joined(keys), binary=True)
         return {(row[0], row[1]): Body(*row[2:]) for row in await cursor.fetchall()}
 

@@ -4,7 +4,7 @@ Refuses to know what the records mean, and never changes or deletes a topic that
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
@@ -339,8 +339,7 @@ def _told(value: str | int | None) -> str:
 
 def start_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
     """Return the first offset of each partition. Raises what end_offsets raises."""
-    found = _places(settings, topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-    return {partition: int(place.offset) for partition, place in found.items()}
+    return _offsets(_places(settings, topic, partitions, OffsetSpec.earliest()))  # type: ignore[no-untyped-call]
 
 
 def end_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
@@ -348,8 +347,18 @@ def end_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> di
 
     Raises TopicMissingError, KafkaUnavailableError or TopicError.
     """
-    found = _places(settings, topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
-    return {partition: int(place.offset) for partition, place in found.items()}
+    return _offsets(_places(settings, topic, partitions, OffsetSpec.latest()))  # type: ignore[no-untyped-call]
+
+
+def bounds(settings: Settings, topic: str, partitions: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
+    """Return what start_offsets and end_offsets do, in one go. Raises what end_offsets raises."""
+    first, last = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    starts, ends = _asked(settings, topic, partitions, (first, last))
+    return _offsets(starts), _offsets(ends)
+
+
+def _offsets(places: Mapping[int, Any]) -> dict[int, int]:
+    return {partition: int(place.offset) for partition, place in places.items()}
 
 
 def newest_timestamps(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
@@ -362,18 +371,28 @@ def newest_timestamps(settings: Settings, topic: str, partitions: Iterable[int])
 
 
 def _places(settings: Settings, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, Any]:
-    admin = KafkaAdmin(settings)
-    wanted = {TopicPartition(topic, partition): spec for partition in partitions}
-    if not wanted:
-        return {}
+    (found,) = _asked(settings, topic, partitions, (spec,))
+    return found
 
-    def asked() -> dict[int, Any]:
+
+def _asked(
+    settings: Settings, topic: str, partitions: Iterable[int], specs: Sequence[OffsetSpec]
+) -> list[dict[int, Any]]:
+    admin = KafkaAdmin(settings)
+    places = [TopicPartition(topic, partition) for partition in partitions]
+    if not places:
+        return [{} for _ in specs]
+
+    def asked() -> list[dict[int, Any]]:
         # Asked for the offsets of a topic that isn't there, the client complains of missing leaders.
         if topic not in admin.topics:
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
-        answers: dict[TopicPartition, Future[Any]] = admin.client.list_offsets(
-            wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_S
-        )
-        return {place.partition: answer.result() for place, answer in answers.items()}
+        answers: list[dict[TopicPartition, Future[Any]]] = [
+            admin.client.list_offsets(
+                dict.fromkeys(places, spec), isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_S
+            )
+            for spec in specs
+        ]
+        return [{place.partition: answer.result() for place, answer in one.items()} for one in answers]
 
     return admin.ask(asked, topic)
