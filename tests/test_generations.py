@@ -57,6 +57,7 @@ from creditfold.projections.generations import (
     generations,
     halted,
     held,
+    index_ids,
     looked_through,
     switch,
 )
@@ -155,6 +156,42 @@ def test_a_rebuild_by_processes_equals_one_in_this_process(folded: Settings, mon
     monkeypatch.setattr("creditfold.processors.rebuilding.FEW_RECORDS", 0)
     done = rebuild(folded, Request(processes=3), WATCH)
     assert rows_of(folded, done.number) == rows_of(folded, 1)
+
+
+@pytest.mark.parametrize("comes", ["nowhere", "first", "late"])
+def test_a_rebuild_makes_its_index_of_ids_when_one_comes_again(
+    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch, comes: str
+) -> None:
+    """In the first transaction or a later one: then what it has to look up is found, and the result is the same."""
+    folded, made = ledger_settings, list[int]()
+    monkeypatch.setattr("creditfold.processors.replay.CHUNK_RECORDS", 100)
+    monkeypatch.setattr("creditfold.processors.replay.PIECES", 2)
+    # Python's filter takes no new id for an old one, either.
+    monkeypatch.setattr("creditfold.processors.replay.FILTER_BYTES_EACH", 2**14)
+
+    def index_and_note(dsn: str, number: int) -> None:
+        made.append(number)
+        index_ids(dsn, number)
+
+    monkeypatch.setattr("creditfold.processors.rebuild.index_ids", index_and_note)
+    log = [record("Grant", f"c{number}", f"user-{number % 40}", 5) for number in range(2_000)]
+    again = {"nowhere": [], "first": [600, 610], "late": [1_900]}[comes]
+    append(folded, [*log[: again[-1] + 40], *(log[at] for at in again), *log[again[-1] + 40 :]] if again else log)
+    prepare(folded.dsn, (known := describe_log(folded)))
+    ends = end_offsets(folded, known.topic, range(known.partitions))
+    fold_here(Job(folded.kafka_client, known.topic, known.partitions, 1, ends), folded.dsn)
+    assert not made
+    done = rebuild(folded, Request(), WATCH)
+    assert (set(made) == {done.number}) == bool(again)
+    assert rows_of(folded, done.number) == rows_of(folded, 1)
+    assert query(folded, "SELECT sum(duplicates) FROM ledger_0002.progress") == [(len(again),)]
+    for number in (1, done.number):
+        found = query(
+            folded,
+            f"SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'ledger_{number:04}.journal'::regclass",
+        )
+        names = {name.partition(".")[2] for (name,) in found}
+        assert names == {"journal_pkey", "journal_command", "journal_position", "journal_rejections"}
 
 
 @pytest.mark.parametrize("few", [0, 10_000])
