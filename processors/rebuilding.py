@@ -143,7 +143,8 @@ def rebuild(
                 bring_to(site, number, _ends(settings, found), crew)
             if not is_indexed(connection, number):
                 watch.begin("Making indexes", 0, 0)
-            finish(connection, number, settings.dsn, is_alone=request.most_per_s is None)
+            # At a rate, others are to have the processors too.
+            finish(connection, number, settings.dsn, request.processes if request.most_per_s is None else 1)
             if not found.is_partial:
                 # What was appended meanwhile.
                 bring_to(site, number, _ends(settings, found))

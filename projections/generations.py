@@ -220,19 +220,18 @@ def index_ids(dsn: str, number: int) -> None:
         _make(connection, schema, [index_statements(schema)[KEY_OF_IDS]])
 
 
-def finish(connection: Connection[TupleRow], number: int, dsn: str, *, is_alone: bool = True) -> None:
+def finish(connection: Connection[TupleRow], number: int, dsn: str, processes: int) -> None:
     """Make the indexes that a bulk fold left out, and call the generation ready.
 
-    By two sessions with as many processes as the server allows, unless others are to have the processors too.
+    By so many processes of the server: with two or more, two indexes are made beside each other.
     """
     schema, is_whole = schema_of(number), is_indexed(connection, number)
     statements = [] if is_whole else index_statements(schema)
     ours, theirs = statements[0::2], [*statements[1::2], _look_at(schema, "balances")]
-    if is_alone:
-        _beside(connection, dsn, schema, ours, theirs)
+    if processes > 1:
+        _beside(connection, dsn, schema, (ours, theirs), processes // 2)
     else:
         with connection.transaction():
-            connection.execute("SET LOCAL max_parallel_maintenance_workers = 0")
             _make(connection, schema, [*ours, *theirs])
     with connection.transaction():
         if not is_whole:
@@ -254,29 +253,33 @@ def _beside(
     connection: Connection[TupleRow],
     dsn: str,
     schema: str,
-    ours: Sequence[sql.Composed],
-    theirs: Sequence[sql.Composed],
+    statements: tuple[Sequence[sql.Composed], Sequence[sql.Composed]],
+    processes: int,
 ) -> None:
-    """Run some statements on this session, and others on one of its own at the same time."""
+    """Run some statements on this session, and others on one of its own at the same time, each by so many processes."""
+    ours, theirs = statements
     with connected(dsn, "creditfold rebuild") as other, ThreadPoolExecutor(1) as beside:
 
         def run_theirs() -> None:
             with other.transaction():
-                _make(other, schema, theirs)
+                _make(other, schema, theirs, processes)
 
         running = beside.submit(run_theirs)
         try:
             with connection.transaction():
-                _make(connection, schema, ours)
+                _make(connection, schema, ours, processes)
             running.result()
         except BaseException:
             other.cancel_safe()
             raise
 
 
-def _make(connection: Connection[TupleRow], schema: str, statements: Sequence[sql.Composed]) -> None:
-    # Sorting in memory.
+def _make(
+    connection: Connection[TupleRow], schema: str, statements: Sequence[sql.Composed], processes: int = 1
+) -> None:
+    # Sorting in memory. More processes than processors only get in each other's way, and the server doesn't know.
     connection.execute("SET LOCAL maintenance_work_mem = '128MB'")
+    connection.execute(sql.SQL("SET LOCAL max_parallel_maintenance_workers = {}").format(processes - 1))
     _stay_in_tablespace(connection, schema)
     for statement in statements:
         connection.execute(statement)
