@@ -19,6 +19,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy, memset
 
+from creditfold.stack.log import LogRecord
+
 # As in ledger/limits.py, ledger/credit_account.py and projections/chain.py; a test compares them.
 cdef int64_t MAX_AMOUNT = 2**53 - 1
 cdef int64_t MAX_OCCURRED_AT = 253402300799999
@@ -1119,7 +1121,13 @@ cdef class Reader:
         return found
 
     cdef Plain _plain(self, record):
-        cdef object value = record.value, key = record.key
+        cdef object offset, timestamp, key, value, headers
+        if type(record) is LogRecord:
+            # Its fields by their places: by their names they take five times as long.
+            offset, timestamp, key, value, headers = <tuple> record
+        else:
+            offset, timestamp, key, value = record.offset, record.timestamp, record.key, record.value
+            headers = record.headers
         if type(value) is not bytes or type(key) is not bytes:
             return None
         cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
@@ -1159,7 +1167,6 @@ cdef class Reader:
         # No metadata, and nothing behind it.
         if at + 1 != end or at[0] != 0:
             return None
-        headers = record.headers
         if headers:
             for header in headers:
                 if header[0] == _REDRIVE_OF:
@@ -1167,11 +1174,11 @@ cdef class Reader:
         plain.value = value
         plain.key = key
         plain.kind = kind
-        plain.offset = record.offset
+        plain.offset = offset
         if plain.offset >> (63 - NUMBER_BITS):
             # What it made would have no number.
             return None
-        plain.timestamp = record.timestamp
+        plain.timestamp = timestamp
         return plain
 
 

@@ -45,7 +45,7 @@ from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log, Position
 from creditfold.stack.log import LogTruncatedError
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import bounds, describe_log, end_offsets, start_offsets
+from creditfold.stack.topics import KafkaAdmin, bounds, describe_log, describe_topic, end_offsets, start_offsets
 
 #: So many records are folded in this process; starting others would take longer.
 FEW_RECORDS = 50_000
@@ -122,10 +122,12 @@ def rebuild(
 
     Raises GenerationError's kin, LogChangedError, LogTruncatedError, NoSuchPositionError, RebuildError.
     """
-    log = describe_log(settings)
+    # Each client takes a while to find its brokers.
+    admin = KafkaAdmin(settings)
+    log = describe_topic(settings, admin=admin).log
     with ExitStack() as stack:
         resumed = request.resume
-        wanted = _wanted(settings, log, request) if resumed is None else {}
+        wanted = _wanted(admin, log, request) if resumed is None else {}
         if crew is None and sum(wanted.values()) > FEW_RECORDS:
             # It starts while the tables are made.
             crew = stack.enter_context(Crew(min(request.processes, len(wanted))))
@@ -147,16 +149,17 @@ def rebuild(
             finish(connection, number, settings.dsn, request.processes if request.most_per_s is None else 1)
             if not found.is_partial:
                 # What was appended meanwhile.
-                bring_to(site, number, _ends(settings, found))
+                _, ends = bounds(admin, log.topic, range(log.partitions))
+                bring_to(site, number, ends)
         return generation(connection, number)
 
 
-def _wanted(settings: Settings, log: Log, request: Request) -> Mapping[int, int]:
+def _wanted(admin: KafkaAdmin, log: Log, request: Request) -> Mapping[int, int]:
     """The next offset of each partition at which a new rebuild shall end.
 
     Raises NoSuchPositionError, and LogTruncatedError if the log doesn't begin at its start.
     """
-    starts, ends = bounds(settings, log.topic, range(log.partitions))
+    starts, ends = bounds(admin, log.topic, range(log.partitions))
     wanted = {**ends, **_possible(request.until_offsets or {}, ends)}
     # Before anything is made that would only be in the way.
     _refuse_late(log.topic, starts, {partition: 0 for partition, end in wanted.items() if end > 0})

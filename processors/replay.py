@@ -25,6 +25,9 @@ from creditfold.stack.log import LogReader, LogRecord
 #: Most records of a transaction. Large, since an account that comes up again in the same one is written once.
 CHUNK_RECORDS = 25_000
 
+#: Records of the first piece of a partition: the fold begins while the next is fetched.
+FIRST_RECORDS = 4_000
+
 #: Pieces of so many records in a transaction of a bulk fold: the state of an account is written once in each. And how
 #: many accounts a transaction may have to write before it takes no further piece.
 PIECES = 8
@@ -233,13 +236,13 @@ class _Pieces:
         self._upcoming: asyncio.Task[Piece] | None = None
         #: Set when none is left to be fetched.
         self.are_all = asyncio.Event()
-        self._fetch()
+        self._fetch(min(most, FIRST_RECORDS))
 
-    def _fetch(self) -> None:
-        self._upcoming = asyncio.create_task(self._fetched())
+    def _fetch(self, most: int) -> None:
+        self._upcoming = asyncio.create_task(self._fetched(most))
 
-    async def _fetched(self) -> Piece:
-        piece = await _next_piece(self._reader, self._end, self._until_ms, self._most)
+    async def _fetched(self, most: int) -> Piece:
+        piece = await _next_piece(self._reader, self._end, self._until_ms, most)
         if piece.is_last:
             self.are_all.set()
         return piece
@@ -258,7 +261,7 @@ class _Pieces:
         piece = await self._upcoming
         self._upcoming = None
         if not piece.is_last:
-            self._fetch()
+            self._fetch(self._most)
         return piece
 
     async def close(self) -> None:

@@ -234,12 +234,12 @@ def _known(admin: KafkaAdmin, name: str) -> bool:
         raise
 
 
-def describe_topic(settings: Settings, name: str | None = None) -> TopicInfo:
-    """Describe a topic, the command topic unless `name` says another.
+def describe_topic(settings: Settings, name: str | None = None, admin: KafkaAdmin | None = None) -> TopicInfo:
+    """Describe a topic, the command topic unless `name` says another; by a client of its own if none is given.
 
     Raises TopicMissingError, KafkaUnavailableError or TopicError.
     """
-    admin, topic = KafkaAdmin(settings), name or settings.commands_topic
+    admin, topic = admin or KafkaAdmin(settings), name or settings.commands_topic
     return admin.ask(lambda: _described(admin.client, topic), topic)
 
 
@@ -350,10 +350,10 @@ def end_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> di
     return _offsets(_places(settings, topic, partitions, OffsetSpec.latest()))  # type: ignore[no-untyped-call]
 
 
-def bounds(settings: Settings, topic: str, partitions: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
-    """Return what start_offsets and end_offsets do, in one go. Raises what end_offsets raises."""
+def bounds(admin: KafkaAdmin, topic: str, partitions: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
+    """Return what start_offsets and end_offsets do, by one client. Raises what end_offsets raises."""
     first, last = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
-    starts, ends = _asked(settings, topic, partitions, (first, last))
+    starts, ends = _asked(admin, topic, partitions, (first, last))
     return _offsets(starts), _offsets(ends)
 
 
@@ -371,14 +371,13 @@ def newest_timestamps(settings: Settings, topic: str, partitions: Iterable[int])
 
 
 def _places(settings: Settings, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, Any]:
-    (found,) = _asked(settings, topic, partitions, (spec,))
+    (found,) = _asked(KafkaAdmin(settings), topic, partitions, (spec,))
     return found
 
 
 def _asked(
-    settings: Settings, topic: str, partitions: Iterable[int], specs: Sequence[OffsetSpec]
+    admin: KafkaAdmin, topic: str, partitions: Iterable[int], specs: Sequence[OffsetSpec]
 ) -> list[dict[int, Any]]:
-    admin = KafkaAdmin(settings)
     places = [TopicPartition(topic, partition) for partition in partitions]
     if not places:
         return [{} for _ in specs]
