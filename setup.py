@@ -1,4 +1,4 @@
-"""Compiles the fold's pure modules when asked to; all else about the project is in pyproject.toml.
+"""Compiles the fold's modules when asked to; all else about the project is in pyproject.toml.
 
 Python's own version of each module stays the truth: it is installed beside the compiled one, and both pass the same
 tests. See docs/contributing.md.

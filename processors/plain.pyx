@@ -16,10 +16,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport qsort
+from libc.stdlib cimport free, qsort
 from libc.string cimport memcmp, memcpy, memset
 
 from creditfold.stack.log import LogRecord
+
+cdef extern from "stdlib.h" nogil:
+    void* aligned_alloc(size_t alignment, size_t size)
+
 
 # As in ledger/limits.py, ledger/credit_account.py and projections/chain.py; a test compares them.
 cdef int64_t MAX_AMOUNT = 2**53 - 1
@@ -118,20 +122,14 @@ cdef class Filter:
         self._words = max(size // _LINE_BYTES // generations, 1) * (_LINE_BYTES // 8)
         self._most = -1 if most is None else most
         self._noted = 0
-        self._now = <uint64_t*> PyMem_Malloc(self._words * 8)
         self._before = NULL
-        if self._now == NULL:
-            raise MemoryError
-        memset(self._now, 0, self._words * 8)
+        self._now = _lines(self._words)
         if generations == 2:
-            self._before = <uint64_t*> PyMem_Malloc(self._words * 8)
-            if self._before == NULL:
-                raise MemoryError
-            memset(self._before, 0, self._words * 8)
+            self._before = _lines(self._words)
 
     def __dealloc__(self):
-        PyMem_Free(self._now)
-        PyMem_Free(self._before)
+        free(self._now)
+        free(self._before)
 
     def note(self, str account not None, str command_id not None):
         """Note an id; tell whether it may have been noted before."""
@@ -146,7 +144,7 @@ cdef class Filter:
     ) noexcept:
         cdef uint64_t mixed = _mix(_hash(own, own_size, _hash(name, name_size, 0x9E3779B97F4A7C15)))
         cdef uint64_t places = _mix(mixed ^ 0xC2B2AE3D27D4EB4F), mask
-        # All of an id's bits lie beside each other: the processor waits for memory once.
+        # All of an id's bits lie in one line: the processor waits for memory once.
         cdef uint64_t line = (((mixed >> 32) * (self._words >> 3)) >> 32) << 3, word
         cdef bint found_now = True, found_before = self._before != NULL
         cdef uint64_t* swap
@@ -169,6 +167,15 @@ cdef class Filter:
                 self._noted = 0
                 memset(self._now, 0, self._words * 8)
         return found_now or found_before
+
+
+cdef uint64_t* _lines(uint64_t words) except NULL:
+    """So many words of zeros, where a line of the cache begins."""
+    cdef void* found = aligned_alloc(_LINE_BYTES, words * 8)
+    if found == NULL:
+        raise MemoryError
+    memset(found, 0, words * 8)
+    return <uint64_t*> found
 
 
 cdef inline uint64_t _mix(uint64_t value) noexcept:

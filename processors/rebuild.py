@@ -75,7 +75,7 @@ class Crew:
         context: Any = multiprocessing.get_context("fork" if _can_fork() else "spawn")
         self._turn = context.Value("i", 0)
         self._running: dict[BaseProcess, Pipe] = {}
-        with self._ended_if_it_fails(), _interrupt_held():
+        with self._ended_if_it_fails(), _signals_held():
             for _ in range(processes):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(os.getpid(), self._turn, theirs))
@@ -110,7 +110,12 @@ class Crew:
         # The largest first, so that the last ones to end are short.
         order = sorted(job.ends, key=lambda partition: -job.ends[partition])
         running = self._running
+        if not running:
+            raise RuntimeError("This crew has folded already.")
         with self._ended_if_it_fails():
+            # More would only open connections.
+            for process in list(running)[len(order) :]:
+                _end({process: running.pop(process)})
             for pipe in running.values():
                 # One that has died already is told of below.
                 with suppress(BrokenPipeError, ConnectionResetError):
@@ -138,9 +143,9 @@ def _can_fork() -> bool:
 
 
 @contextmanager
-def _interrupt_held() -> Iterator[None]:
-    """Have Ctrl-C wait, and never reach the processes that are started meanwhile: what becomes of them, we say."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _signals_held() -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM wait until each process that is started meanwhile can be ended with this one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -167,7 +172,7 @@ async def _fold_each(job: Job, partitions: Iterable[int], dsn: str, application:
         try:
             while (replay := await following) is not None:
                 following = asyncio.create_task(_next(job, turns, pool, replay))
-                await _fold(replay, job, dsn, pool)
+                await _fold(replay, job, pool)
         finally:
             following.cancel()
             for begun in await asyncio.gather(following, return_exceptions=True):
@@ -189,13 +194,19 @@ async def _begun(job: Job, partition: int, pool: Pool) -> Replay:
     return replay
 
 
-async def _fold(replay: Replay, job: Job, dsn: str, pool: Pool) -> None:
+async def _fold(replay: Replay, job: Job, pool: Pool) -> None:
+    """Fold what was begun; where it has to look a command up, make what it is found by, and begin again."""
     try:
         await replay.run()
+        return
     except UnindexedError:
-        # A command that came before, or one about another: from here on the index is kept, which takes longer.
-        await asyncio.to_thread(index_ids, dsn, job.generation)
-        await (await _begun(job, replay.partition, pool)).run()
+        pass
+    # A command that came before or is about another, a batch, or records of which more was made than a transaction may
+    # hold, whose ids were noted already. From here on the index is kept, which takes longer.
+    async with pool.connection() as connection:
+        await index_ids(connection, job.generation)
+    again = await _begun(job, replay.partition, pool)
+    await again.run()
 
 
 def _refuse_failure(process: BaseProcess, pipe: "Pipe") -> None:
@@ -223,12 +234,17 @@ def _end(running: Mapping[BaseProcess, "Pipe"]) -> None:
 
 def _work(parent: int, turn: Any, pipe: "Pipe") -> None:
     """Wait for a task, then take partitions by turn and fold each, until there are none left."""
+    # Ctrl-C, which reaches every process of a terminal, stays blocked: the parent says what becomes of it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     # The live fold, and whoever else wants the processor, goes first.
     os.nice(NICENESS)
     # Records make no cycles, and looking for some among a chunk's tuples takes a tenth of the time.
     gc.disable()
     try:
+        while not pipe.poll(ORPHAN_CHECK_S):
+            if os.getppid() != parent:
+                return
         task: Task = pipe.recv()
     except EOFError:
         return  # Whoever started this is gone.

@@ -18,7 +18,7 @@ from creditfold.processors import quick
 from creditfold.processors.chunks import Read
 from creditfold.processors.memory import Memory, Seen, fold_chunk
 from creditfold.projections.sending import LastOutcomes
-from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, claim
+from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, claim, finds_ids
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.log import LogReader, LogRecord
 
@@ -39,8 +39,8 @@ PIECE_PATIENCE_S = 0.5
 #: How long a piece takes of a replay that keeps to a rate, in seconds: others find PostgreSQL free in between.
 PACED_PIECE_S = 0.1
 
-#: Bytes of a filter of all of a partition's command ids, for each record and at most. Of the compiled core's, which has
-#: four bits an id, two million ids in the largest take about one new one for an old one; Python's takes every 32nd.
+#: Bytes of a filter of all of a partition's command ids, for each record and at most. The compiled core's, which has
+#: seven bits an id, takes a first new one for an old one among some five million; Python's takes every 32nd.
 FILTER_BYTES_EACH = 32
 FILTER_BYTES = 2**25
 
@@ -133,7 +133,8 @@ class Replay:
             await self._pieces.are_all.wait()
 
     async def end(self) -> None:
-        """Let go of what was begun."""
+        """Let go of what was begun, and of all that is remembered."""
+        self._memory, self._seen, self._unsaved = Memory(), None, {}
         if self._pieces is not None:
             await self._pieces.close()
 
@@ -147,6 +148,8 @@ class Replay:
         """
         try:
             if self._pieces is not None:
+                known = await finds_ids(self._pool, self._job.generation)
+                self._claim = self._claim._replace(finds_ids=known)
                 self._memory = Memory(KEPT_ACCOUNTS, CHUNK_RECORDS, is_fresh=self._position == 0, seen=self._seen)
                 if self._claim.balances_behind:
                     await self._catch_up()

@@ -35,7 +35,8 @@ FOLD_OPTIONS = (
 )
 
 # A crash of PostgreSQL may take back a rebuild's last transactions, rows and offset together: they are folded again.
-REBUILD_OPTIONS = f"{FOLD_OPTIONS} -c synchronous_commit=off"
+# One of its processes may make an index of a journal of any length, which the others have to wait for.
+REBUILD_OPTIONS = f"{FOLD_OPTIONS} -c synchronous_commit=off -c lock_timeout=0"
 
 # The publisher reads a few thousand rows by their positions in a journal of any size, and writes nothing. What it reads
 # in one transaction is of one instant, whatever happens to the views.

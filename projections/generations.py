@@ -11,8 +11,14 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from psycopg import Connection, sql
-from psycopg.errors import IdleInTransactionSessionTimeout, InvalidSchemaName, LockNotAvailable, UndefinedTable
+from psycopg import AsyncConnection, Connection, sql
+from psycopg.errors import (
+    IdleInTransactionSessionTimeout,
+    InvalidSchemaName,
+    LockNotAvailable,
+    UndefinedTable,
+    UniqueViolation,
+)
 from psycopg.rows import TupleRow, dict_row
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 from tenacity.stop import StopBaseT
@@ -206,18 +212,20 @@ def is_indexed(connection: Connection[TupleRow], number: int) -> bool:
     return row == (True,)
 
 
-def index_ids(dsn: str, number: int) -> None:
+async def index_ids(connection: AsyncConnection[TupleRow], number: int) -> None:
     """Make the journal's index of command ids, for a bulk fold that has to look one up; waits for those who write.
 
-    Raises PostgresUnavailableError, DiskFullError.
+    Does nothing where it is there. The connection is in no transaction.
     """
     schema = schema_of(number)
-    with connected(dsn, "creditfold rebuild") as connection, connection.transaction():
+    async with connection.transaction():
+        await connection.execute(_PREPARE, (1, f"{schema}.journal"))
         # Two would make the same at once, and the second fail.
-        connection.execute(
-            sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(sql.Identifier(schema, "source"))
-        )
-        _make(connection, schema, [index_statements(schema)[KEY_OF_IDS]])
+        lock = sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE")
+        await connection.execute(lock.format(sql.Identifier(schema, "source")))
+        there = await connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{schema}.journal_command",))
+        if await there.fetchone() != (True,):
+            await connection.execute(index_statements(schema)[KEY_OF_IDS])
 
 
 def finish(connection: Connection[TupleRow], number: int, dsn: str, processes: int) -> None:
@@ -228,11 +236,17 @@ def finish(connection: Connection[TupleRow], number: int, dsn: str, processes: i
     schema, is_whole = schema_of(number), is_indexed(connection, number)
     statements = [] if is_whole else index_statements(schema)
     ours, theirs = statements[0::2], [*statements[1::2], _look_at(schema, "balances")]
-    if processes > 1:
-        _beside(connection, dsn, schema, (ours, theirs), processes // 2)
-    else:
-        with connection.transaction():
-            _make(connection, schema, [*ours, *theirs])
+    try:
+        if processes > 1:
+            _beside(connection, dsn, schema, (ours, theirs), processes // 2)
+        else:
+            with connection.transaction():
+                _make(connection, schema, [*ours, *theirs])
+    except UniqueViolation as error:
+        raise GenerationError(
+            f"Generation {number} has decided a command twice: {str(error).strip().splitlines()[-1]}",
+            "That is a defect. The live generation is as it was; free this one with `creditfold drop`.",
+        ) from error
     with connection.transaction():
         if not is_whole:
             connection.execute(key_statement(schema))
@@ -241,7 +255,9 @@ def finish(connection: Connection[TupleRow], number: int, dsn: str, processes: i
                WHERE number = %s AND state = 'building'""",
             (number,),
         )
-    connection.execute(_look_at(schema, "journal"))
+    with connection.transaction():
+        connection.execute(_PREPARE, (1, f"{schema}.journal"))
+        connection.execute(_look_at(schema, "journal"))
 
 
 def _look_at(schema: str, table: str) -> sql.Composed:
@@ -277,23 +293,24 @@ def _beside(
 def _make(
     connection: Connection[TupleRow], schema: str, statements: Sequence[sql.Composed], processes: int = 1
 ) -> None:
-    # Sorting in memory. More processes than processors only get in each other's way, and the server doesn't know.
-    connection.execute("SET LOCAL maintenance_work_mem = '128MB'")
-    connection.execute(sql.SQL("SET LOCAL max_parallel_maintenance_workers = {}").format(processes - 1))
-    _stay_in_tablespace(connection, schema)
+    connection.execute(_PREPARE, (processes, f"{schema}.journal"))
     for statement in statements:
         connection.execute(statement)
 
 
-def _stay_in_tablespace(connection: Connection[TupleRow], schema: str) -> None:
-    """Have indexes, and what is sorted for them, where a generation's tables are: not on the disk of the live one."""
-    row = connection.execute(
-        "SELECT spcname FROM pg_tablespace t JOIN pg_class c ON t.oid = c.reltablespace WHERE c.oid = to_regclass(%s)",
-        (f"{schema}.journal",),
-    ).fetchone()
-    if row is not None:
-        connection.execute(sql.SQL("SET LOCAL default_tablespace = {}").format(sql.Identifier(row[0])))
-        connection.execute(sql.SQL("SET LOCAL temp_tablespaces = {}").format(sql.Identifier(row[0])))
+# For a transaction that makes indexes, or looks at a table: at less of it than PostgreSQL does itself a minute later.
+# Sorted in memory, by so many processes: more than there are processors get in each other's way, and the server doesn't
+# know how many those are. Ended with its client, without whom it would go on and hold its locks. Where the generation's
+# tables are, with what is sorted for it: not on the disk of the live one.
+_PREPARE = """
+    SELECT set_config('maintenance_work_mem', '128MB', true),
+           set_config('max_parallel_maintenance_workers', (%s - 1)::text, true),
+           set_config('client_connection_check_interval', '1s', true),
+           set_config('default_statistics_target', '20', true),
+           set_config('default_tablespace', coalesce(spcname, current_setting('default_tablespace')), true),
+           set_config('temp_tablespaces', coalesce(quote_ident(spcname), current_setting('temp_tablespaces')), true)
+    FROM pg_class c LEFT JOIN pg_tablespace t ON t.oid = c.reltablespace WHERE c.oid = to_regclass(%s)
+"""
 
 
 def drop(connection: Connection[TupleRow], number: int) -> None:

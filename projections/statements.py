@@ -12,6 +12,7 @@ class Statements(NamedTuple):
     """The store's SQL for one generation, put together once: doing it anew costs more than a small chunk does."""
 
     claim: bytes
+    finds_ids: bytes
     lock: bytes
     load_accounts: bytes
     load_known: bytes
@@ -38,7 +39,9 @@ def statements(generation: int) -> Statements:
 _TEXTS: tuple[LiteralString, ...] = (
     # claim
     """UPDATE {schema}.progress SET epoch = epoch + 1, owner = %s WHERE log_partition = %s
-       RETURNING next_offset, epoch, balances_behind, to_regclass('{schema}.journal_command') IS NOT NULL""",
+       RETURNING next_offset, epoch, balances_behind""",
+    # finds_ids
+    "SELECT to_regclass('{schema}.journal_command') IS NOT NULL",
     # lock
     """SELECT log_partition, next_offset, epoch, clock_ms, rules, chain, tick_minute FROM {schema}.progress
        WHERE log_partition = ANY(%b) ORDER BY log_partition FOR UPDATE""",

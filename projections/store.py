@@ -123,7 +123,14 @@ async def _claim(connection: AsyncConnection[TupleRow], partition: int, owner: s
         raise CreditfoldError(
             f"The projection has no partition {partition}.", "The topic has grown; that is not supported."
         )
-    return Claim(row[0], row[1], generation, *row[2:])
+    return Claim(row[0], row[1], generation, row[2])
+
+
+async def finds_ids(pool: AsyncConnectionPool[AsyncConnection[TupleRow]], generation: int) -> bool:
+    """Whether commands can be looked up in a generation's journal by their ids: a rebuild may do without for long."""
+    async with pool.connection() as connection:
+        row = await (await connection.execute(statements(generation).finds_ids)).fetchone()
+    return row == (True,)
 
 
 async def _live(connection: AsyncConnection[TupleRow]) -> tuple[int, int]:

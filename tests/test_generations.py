@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from credit_topics import append_all, topic
-from psycopg import Connection
+from psycopg import AsyncConnection, Connection
 from stack_under_test import StackUnderTest
 from support import (
     ROOT,
@@ -169,9 +169,9 @@ def test_a_rebuild_makes_its_index_of_ids_when_one_comes_again(
     # Python's filter takes no new id for an old one, either.
     monkeypatch.setattr("creditfold.processors.replay.FILTER_BYTES_EACH", 2**14)
 
-    def index_and_note(dsn: str, number: int) -> None:
+    async def index_and_note(connection: AsyncConnection[Any], number: int) -> None:
         made.append(number)
-        index_ids(dsn, number)
+        await index_ids(connection, number)
 
     monkeypatch.setattr("creditfold.processors.rebuild.index_ids", index_and_note)
     log = [record("Grant", f"c{number}", f"user-{number % 40}", 5) for number in range(2_000)]
