@@ -34,6 +34,7 @@ from support import (
     worker,
 )
 from tenacity import stop_after_delay
+from test_compiled import IS_COMPILED
 
 from creditfold.processors.rebuild import fold_here
 from creditfold.processors.rebuilding import (
@@ -546,7 +547,13 @@ def test_positions_that_the_log_does_not_have_are_refused(folded: Settings) -> N
     assert states(folded) == {1: "live"}
 
 
-@pytest.mark.parametrize("number", range(3))
+#: The number of the log of credits, which is written beside a book of Python's.
+CREDITS = 2
+
+
+@pytest.mark.parametrize(
+    "number", [0, 1, pytest.param(CREDITS, marks=pytest.mark.skipif(IS_COMPILED, reason="written by Python's core"))]
+)
 def test_a_rebuild_killed_anywhere_is_resumed(ledger_settings: Settings, number: int) -> None:
     """SIGKILL at random points, several times; orphaned processes end, and the result is as if nothing had happened.
 
@@ -597,10 +604,6 @@ def test_a_rebuild_killed_anywhere_is_resumed(ledger_settings: Settings, number:
     assert wait_until(lambda: run(folded, "rebuild", "--resume", "2", check=False).returncode == 0, 60)
     fresh = rebuild(folded, Request(), WATCH)
     assert rows_of(folded, 2) == rows_of(folded, fresh.number)
-
-
-#: The number of the log of credits.
-CREDITS = 2
 
 
 def balances_behind(settings: Settings) -> bool:
