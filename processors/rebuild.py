@@ -139,7 +139,10 @@ def crew_at_once(processes: int) -> Iterator[Crew | None]:
 
 def _can_fork() -> bool:
     """Whether a copy of this process would be whole: threads, also those of libraries, are left out of one."""
-    return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
+    # Linux alone tells of all of them, where it is let.
+    with suppress(OSError):
+        return len(os.listdir("/proc/self/task")) == 1
+    return False
 
 
 @contextmanager
