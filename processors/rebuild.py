@@ -65,7 +65,7 @@ class Task(NamedTuple):
 
 
 class Crew:
-    """Processes that fold one job together. They start at once, and wait for it.
+    """Processes that fold one job together. They start at once, wait for it, and are ended with the block.
 
     Args:
         processes: how many.
@@ -75,13 +75,17 @@ class Crew:
         context: Any = multiprocessing.get_context("fork" if _can_fork() else "spawn")
         self._turn = context.Value("i", 0)
         self._running: dict[BaseProcess, Pipe] = {}
-        with self._ended_if_it_fails(), _signals_held():
-            for _ in range(processes):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(os.getpid(), self._turn, theirs))
-                process.start()
-                theirs.close()
-                self._running[process] = ours
+        try:
+            with _signals_held():
+                for _ in range(processes):
+                    ours, theirs = context.Pipe()
+                    process = context.Process(target=_work, args=(os.getpid(), self._turn, theirs))
+                    process.start()
+                    theirs.close()
+                    self._running[process] = ours
+        except BaseException:
+            _end(self._running)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -89,42 +93,33 @@ class Crew:
     def __exit__(self, *_: object) -> None:
         _end(self._running)
 
-    @contextmanager
-    def _ended_if_it_fails(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            _end(self._running)
-            raise
-
     def fold(self, job: Job, dsn: str, on_tick: Callable[[], None]) -> None:
-        """Fold every partition of a job to its end. Only once.
+        """Fold every partition of a job to its end. Only once, inside the block.
 
         Args:
             job: what to fold, and where to.
             dsn: PostgreSQL.
             on_tick: called every TELL_EVERY_S seconds; what it raises ends the fold.
 
-        Raises RebuildError when a process fails; the others are ended then.
+        Raises RebuildError when a process fails.
         """
         # The largest first, so that the last ones to end are short.
         order = sorted(job.ends, key=lambda partition: -job.ends[partition])
         running = self._running
         if not running:
             raise RuntimeError("This crew has folded already.")
-        with self._ended_if_it_fails():
-            # More would only open connections.
-            for process in list(running)[len(order) :]:
-                _end({process: running.pop(process)})
-            for pipe in running.values():
-                # One that has died already is told of below.
-                with suppress(BrokenPipeError, ConnectionResetError):
-                    pipe.send(Task(job, dsn, order))
-            while running:
-                wait([process.sentinel for process in running], TELL_EVERY_S)
-                on_tick()
-                for process in [process for process in running if not process.is_alive()]:
-                    _refuse_failure(process, running.pop(process))
+        # More would only open connections.
+        for process in list(running)[len(order) :]:
+            _end({process: running.pop(process)})
+        for pipe in running.values():
+            # One that has died already is told of below.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                pipe.send(Task(job, dsn, order))
+        while running:
+            wait([process.sentinel for process in running], TELL_EVERY_S)
+            on_tick()
+            for process in [process for process in running if not process.is_alive()]:
+                _refuse_failure(process, running.pop(process))
 
 
 @contextmanager

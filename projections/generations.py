@@ -36,7 +36,7 @@ from creditfold.projections.setup import (
     source_of,
     write_view,
 )
-from creditfold.projections.statements import LOOKS
+from creditfold.projections.statements import LOOKS, statements
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
 
@@ -223,7 +223,7 @@ async def index_ids(connection: AsyncConnection[TupleRow], number: int) -> None:
         # Two would make the same at once, and the second fail.
         lock = sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE")
         await connection.execute(lock.format(sql.Identifier(schema, "source")))
-        there = await connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{schema}.journal_command",))
+        there = await connection.execute(statements(number).finds_ids)
         if await there.fetchone() != (True,):
             await connection.execute(index_statements(schema)[KEY_OF_IDS])
 
@@ -234,8 +234,8 @@ def finish(connection: Connection[TupleRow], number: int, dsn: str, processes: i
     By so many processes of the server: with two or more, two indexes are made beside each other.
     """
     schema, is_whole = schema_of(number), is_indexed(connection, number)
-    statements = [] if is_whole else index_statements(schema)
-    ours, theirs = statements[0::2], [*statements[1::2], _look_at(schema, "balances")]
+    missing = [] if is_whole else index_statements(schema)
+    ours, theirs = missing[0::2], [*missing[1::2], _look_at(schema, "balances")]
     try:
         if processes > 1:
             _beside(connection, dsn, schema, (ours, theirs), processes // 2)
@@ -256,8 +256,7 @@ def finish(connection: Connection[TupleRow], number: int, dsn: str, processes: i
             (number,),
         )
     with connection.transaction():
-        connection.execute(_PREPARE, (1, f"{schema}.journal"))
-        connection.execute(_look_at(schema, "journal"))
+        _make(connection, schema, [_look_at(schema, "journal")])
 
 
 def _look_at(schema: str, table: str) -> sql.Composed:
@@ -269,11 +268,11 @@ def _beside(
     connection: Connection[TupleRow],
     dsn: str,
     schema: str,
-    statements: tuple[Sequence[sql.Composed], Sequence[sql.Composed]],
+    works: tuple[Sequence[sql.Composed], Sequence[sql.Composed]],
     processes: int,
 ) -> None:
     """Run some statements on this session, and others on one of its own at the same time, each by so many processes."""
-    ours, theirs = statements
+    ours, theirs = works
     with connected(dsn, "creditfold rebuild") as other, ThreadPoolExecutor(1) as beside:
 
         def run_theirs() -> None:
@@ -290,11 +289,9 @@ def _beside(
             raise
 
 
-def _make(
-    connection: Connection[TupleRow], schema: str, statements: Sequence[sql.Composed], processes: int = 1
-) -> None:
+def _make(connection: Connection[TupleRow], schema: str, work: Sequence[sql.Composed], processes: int = 1) -> None:
     connection.execute(_PREPARE, (processes, f"{schema}.journal"))
-    for statement in statements:
+    for statement in work:
         connection.execute(statement)
 
 

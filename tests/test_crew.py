@@ -35,7 +35,7 @@ def test_a_crew_without_a_task_ends_with_its_parent(threads: int) -> None:
 
 
 def test_a_crew_without_a_task_ends_with_its_block() -> None:
-    """Where there turns out to be too little for it, or the start fails."""
+    """Where there turns out to be too little for it."""
     before = psutil.Process().children()
     with Crew(2):
         crew = [process for process in psutil.Process().children() if process not in before]
