@@ -70,6 +70,8 @@ class Appender:
                 self._produce(producer, record, partial(batch.deliver, number), deadline)
             while batch.waits and time.monotonic() < deadline + _POLL_S and not self._closing:
                 producer.poll(_POLL_S)
+            if batch.waits:
+                batch.error = batch.error or KafkaError(KafkaError._MSG_TIMED_OUT)
         except KafkaException as error:
             batch.error = batch.error or error.args[0]
         if batch.error is not None and not self._closing:
@@ -95,8 +97,9 @@ class Appender:
             return self._producer
 
     def _give_up_broken(self, error: KafkaError) -> None:
-        # An idempotent producer that lost count of its records takes no more; another one begins anew.
-        if error.fatal() or error.code() == KafkaError._FATAL:
+        # An idempotent producer that lost count of its records takes no more, and one that waited in vain may have lost
+        # Kafka for ever (confluentinc/librdkafka, issue 5301); another one begins anew.
+        if error.fatal() or error.code() in (KafkaError._FATAL, KafkaError._MSG_TIMED_OUT):
             with self._making:
                 self._producer = None
 

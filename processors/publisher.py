@@ -47,6 +47,9 @@ SESSION_MS = 10_000
 #: How long a partition's last window may take when the partition is given away.
 HANDOVER_S = 5.0
 CHECK_EVERY_S = 5.0
+#: How long the group's member may take to find a Kafka that answers others; more than the longest pause before it tries
+#: again to connect.
+FIND_S = 3.0
 REPORT_EVERY_S = 5.0
 SUMMARISE_EVERY_S = 1.0
 #: Connections to PostgreSQL of one publisher.
@@ -183,10 +186,14 @@ class Publisher:
         self._may_summarise = True
         self._reported = Count(0, 0)
         self._ended = Count(0, 0)
-        self._consumer = Consumer(
+        self._lost = False
+        self._consumer = self._member()
+
+    def _member(self) -> Consumer:
+        return Consumer(
             {
-                **settings.kafka_client,
-                "group.id": outcomes_group(settings),
+                **self._settings.kafka_client,
+                "group.id": outcomes_group(self._settings),
                 "client.id": client_id(os.getpid()),
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
@@ -210,15 +217,15 @@ class Publisher:
 
     def run(self) -> None:
         """Publish until stopped. Raises OutcomeTopicError, LogChangedError or TopicMissingError."""
-        self._consumer.subscribe(
-            [self._infos[0].name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
-        )
+        self._subscribe()
         threading.Thread(target=self._watch_topics, name="topics", daemon=True).start()
         pause_s = BUSY_PAUSE_S
         try:
             while not self._stopping:
                 if self._wrong is not None:
                     raise self._wrong
+                if self._lost:
+                    self._join_anew()
                 # It hears of partitions and answers for its life; every partition is paused, so it reads nothing.
                 self._consumer.poll(pause_s)
                 pause_s = BUSY_PAUSE_S if self._tell_lanes() else min(pause_s * 1.5, IDLE_PAUSE_S)
@@ -227,6 +234,23 @@ class Publisher:
             # Leaves the group, by way of `_revoked`, so that others take over at once.
             self._consumer.close()
             self._end(list(self._lanes))
+
+    def _subscribe(self) -> None:
+        self._consumer.subscribe(
+            [self._infos[0].name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+        )
+
+    def _join_anew(self) -> None:
+        """Take another member of the group for one that has lost Kafka for ever.
+
+        librdkafka from 2.11 on may forget every broker when Kafka restarts, and then never looks for one again
+        (confluentinc/librdkafka, issue 5301).
+        """
+        log.warning("the group's member has lost all brokers, another one takes its place")
+        self._consumer.close()
+        self._end(list(self._lanes))
+        self._consumer, self._lost = self._member(), False
+        self._subscribe()
 
     def _assigned(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         consumer.incremental_assign(places)
@@ -289,10 +313,21 @@ class Publisher:
             time.sleep(CHECK_EVERY_S)
             try:
                 check_topics(self._settings, self._infos)
+                self._lost = self._lost or not self._finds_kafka()
             except KafkaUnavailableError as error:
                 log.warning("Kafka is away", why=error.message)
             except CreditfoldError as error:
                 self._wrong = error
+
+    def _finds_kafka(self) -> bool:
+        try:
+            self._consumer.list_topics(self._infos[0].name, FIND_S)
+        except KafkaException:
+            return False
+        except RuntimeError:
+            # It was closed meanwhile.
+            return True
+        return True
 
     def _report(self) -> None:
         if time.monotonic() - self._reported_at < REPORT_EVERY_S:

@@ -64,6 +64,10 @@ _TOPIC_GRACE_MS = 5_000
 # On top of the delivery timeout, which librdkafka itself keeps to: only a defect there can use it up.
 _GRACE_S = 10.0
 _POLL_S = 0.1
+# When nothing was confirmed for so long although something should be, the client is asked whether it still finds Kafka.
+_SILENCE_S = 5.0
+# How long a client may take to find Kafka; more than the longest pause before it tries again to connect.
+_FIND_S = 3.0
 _ROOM_CHECK_S = 0.02
 _LOG_AGAIN_S = 10.0
 
@@ -189,7 +193,10 @@ class CommandProducer:
         # Held while a record enters the queue, so that none enters after close() has looked.
         self._entry = threading.Lock()
         self._progress = threading.Condition(threading.Lock())
-        self._producer: Producer | None = self._make(kafka, queue_records)
+        # How many answers only said that the client waited in vain, and how many of those it has found Kafka since.
+        self._in_vain = self._pardoned = 0
+        self._new = partial(self._make, kafka, queue_records)
+        self._producer: Producer | None = self._new()
         self._stop = threading.Event()
         # A daemon, so that a forgotten close() doesn't keep the process alive; the exit hook delivers what is left.
         self._thread = threading.Thread(target=self._poll, name="creditfold-producer", daemon=True)
@@ -414,6 +421,8 @@ class CommandProducer:
 
     def _explain(self, error: KafkaError, partition: int) -> AppendError:
         code = error.code()
+        if code == KafkaError._MSG_TIMED_OUT:
+            self._in_vain += 1
         if error.fatal() or code == KafkaError._FATAL:
             self._broken = self._broken or self._breakdown(error)
             return self._broken
@@ -433,7 +442,7 @@ class CommandProducer:
                 f"Kafka doesn't let this client write to {self.topic!r}: {error.str()}.",
                 "Check the user, the password and the topic's access list.",
             )
-        if code == KafkaError._PURGE_QUEUE:
+        if code == KafkaError._PURGE_QUEUE and self._closed:
             return ProducerClosedError("The producer was closed before the command was sent.", RESEND)
         if code == KafkaError._MSG_TIMED_OUT and partition < 0:
             return self._unavailable()
@@ -499,7 +508,11 @@ class CommandProducer:
 
     def _poll(self) -> None:
         kafka = self._kafka()
+        heard, since = -1, time.monotonic()
+        look: threading.Thread | None = None
         while not self._stop.is_set():
+            if kafka is not self._producer:
+                kafka = self._replaced(kafka)
             try:
                 served = kafka.poll(_POLL_S)
             except Exception as failure:
@@ -509,6 +522,50 @@ class CommandProducer:
             if served:
                 with self._progress:
                     self._progress.notify_all()
+            now, before = time.monotonic(), heard
+            heard = self._answered - self._in_vain
+            if heard != before or heard + self._pardoned >= self._entered:
+                since = now
+            elif now - since >= _SILENCE_S and (look is None or not look.is_alive()):
+                since = now
+                # In a thread, since answers are told here, and in time.
+                look = threading.Thread(target=self._look, args=(kafka,), name="creditfold-producer-look", daemon=True)
+                look.start()
+
+    def _look(self, kafka: Producer) -> None:
+        """Replace a client that has lost Kafka for ever, although Kafka is there.
+
+        librdkafka from 2.11 on may forget every broker when Kafka restarts, and then never looks for one again
+        (confluentinc/librdkafka, issue 5301).
+        """
+        if self._finds_kafka(kafka):
+            self._pardoned = self._in_vain
+            return
+        try:
+            new = self._new()
+        except ProducerSettingError as error:
+            _log.warning("no new client of kafka can be made: %s", error.message)
+            return
+        # The old one is asked again where the new one finds Kafka, which may have come back just now.
+        if not self._finds_kafka(new) or self._finds_kafka(kafka):
+            return
+        with self._entry:
+            if self._producer is kafka and not self._closed and self._broken is None:
+                self._producer = new
+
+    def _finds_kafka(self, kafka: Producer) -> bool:
+        try:
+            kafka.list_topics(self.topic, _FIND_S)
+        except KafkaException:
+            return False
+        return True
+
+    def _replaced(self, lost: Producer) -> Producer:
+        """Tell of all that a lost client holds that it isn't confirmed. Returns the client in its place."""
+        _log.warning("kafka's client had lost all brokers; a new one takes its place")
+        lost.purge()
+        lost.flush(_GRACE_S)
+        return self._kafka()
 
     def _take_poll_failure(self, kafka: Producer, failure: Exception) -> None:
         error = failure.args[0] if isinstance(failure, KafkaException) else None

@@ -9,13 +9,18 @@ from operator import methodcaller
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
 
 #: Stands for headers that can't be told.
 UNREADABLE_HEADERS = (("unreadable-headers", None),)
+
+#: After so long without a record the client is asked whether it still finds Kafka, and how long it may take for that;
+#: more than its longest pause before it tries again to connect.
+_SILENCE_S = 5.0
+_FIND_S = 3.0
 
 _headers_of = methodcaller("headers")
 
@@ -58,9 +63,14 @@ class LogReader:
     def __init__(self, kafka: Mapping[str, str], topic: str, partition: int, start: int) -> None:
         self.position = start
         self._place = (topic, partition)
-        self._consumer = Consumer(
+        self._kafka = kafka
+        self._consumer = self._made()
+        self._heard = time.monotonic()
+
+    def _made(self) -> Consumer:
+        consumer = Consumer(
             {
-                **kafka,
+                **self._kafka,
                 "group.id": "creditfold-reader",  # Demanded by the client; never joined, nothing is committed.
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
@@ -75,7 +85,8 @@ class LogReader:
                 "fetch.queue.backoff.ms": 10,
             }
         )
-        self._consumer.assign([TopicPartition(topic, partition, start)])
+        consumer.assign([TopicPartition(*self._place, self.position)])
+        return consumer
 
     def __enter__(self) -> Self:
         return self
@@ -92,6 +103,8 @@ class LogReader:
     def take(self, most: int, timeout_s: float) -> Taken:
         """Take at most so many records, after at most so long; fewer at the log's end, none where there is nothing new.
 
+        Three seconds more where nothing came for long, and Kafka doesn't answer either.
+
         Raises UnreadableError when the offset isn't in the topic any more, or the client gives up.
         """
         records: list[LogRecord] = []
@@ -100,7 +113,7 @@ class LogReader:
             left = max(deadline - time.monotonic(), 0.0)
             # One call waits for the whole number or the whole time, so at first ask for what is there.
             messages = self._consumer.consume(most - len(records), min(left, 0.1))
-            at_end = False
+            at_end, before = False, self.position
             for message in messages:
                 error = message.error()
                 if error is None:
@@ -109,8 +122,25 @@ class LogReader:
                     self.position = record.offset + 1
                 elif self._is_end(message, error):
                     at_end = True
-            if at_end or len(records) >= most or time.monotonic() >= deadline or (records and not messages):
+            now = time.monotonic()
+            if at_end or self.position > before:
+                self._heard = now
+            elif now - self._heard >= _SILENCE_S:
+                self._find_kafka()
+            if at_end or len(records) >= most or now >= deadline or (records and not messages):
                 return Taken(self.position, records)
+
+    def _find_kafka(self) -> None:
+        """Begin anew with another client where this one finds no Kafka; it may never do so again.
+
+        librdkafka from 2.11 on may forget every broker when Kafka restarts (confluentinc/librdkafka, issue 5301).
+        """
+        try:
+            self._consumer.list_topics(self._place[0], _FIND_S)
+        except KafkaException:
+            self._consumer.close()
+            self._consumer = self._made()
+        self._heard = time.monotonic()
 
     def _is_end(self, message: Message, error: KafkaError) -> bool:
         if error.code() == KafkaError._PARTITION_EOF:

@@ -5,12 +5,15 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from forgetful_kafka import FORGETTING, ForgetfulKafka
 from support import append, environment, publisher, record, wait_until_folded, worker
 
 from creditfold.cli.following import document, line
@@ -24,6 +27,8 @@ from creditfold.processors.outcomes import outcome_message, read_outcome
 from creditfold.projections import queries
 from creditfold.projections.outbox import JournalRow
 from creditfold.schemas.position import Position
+from creditfold.stack import log
+from creditfold.stack.log import LogReader
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings, load_settings
 
@@ -217,6 +222,30 @@ def test_what_comes_is_shown_at_once(settings: Settings) -> None:
         assert (following_alice.returncode, out, err) == (130, "", "interrupted\n")
     finally:
         following_alice.kill()
+
+
+def test_a_reader_that_lost_kafka_for_ever_goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another client, behind what it has read."""
+    monkeypatch.setattr(log, "_SILENCE_S", 0.5)
+    rows = [grant("carol", version, version) for version in range(1, 6)]
+    partition = partition_of(b"carol", settings.partitions)
+    publish(settings, rows[:2])
+    with (
+        ForgetfulKafka(settings) as kafka,
+        closing(LogReader({**kafka.settings.kafka_client, **FORGETTING}, settings.outcomes_topic, partition, 0)) as one,
+    ):
+        offsets: list[int] = []
+        for more, expected in (([], 2), (rows[2:], 5)):
+            publish(settings, more)
+            deadline = time.monotonic() + BOUND_S
+            while len(offsets) < expected and time.monotonic() < deadline:
+                offsets += [record.offset for record in one.take(100, 1.0).records]
+            assert offsets == list(range(expected))
+            if not more:
+                lost = one._consumer
+                kafka.forget()
+                while one._consumer is lost and time.monotonic() < deadline:
+                    one.take(1, 1.0)
 
 
 @pytest.mark.parametrize(

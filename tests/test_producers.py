@@ -13,6 +13,7 @@ import pytest
 from aiokafka.partitioner import murmur2
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from forgetful_kafka import FORGETTING, ForgetfulKafka
 from stack_under_test import StackUnderTest, free_port
 
 from creditfold.ledger import limits
@@ -35,11 +36,13 @@ from creditfold.producers import (
     Spend,
     UndeliveredError,
     UnknownTopicError,
+    client,
     encode_command,
 )
 from creditfold.schemas.position import Position
 from creditfold.schemas.wire import decode
 from creditfold.stack.kafka import EmbeddedKafka
+from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 
 SHORT_S = 2.0  # A delivery timeout for the tests that wait for it to pass.
@@ -242,6 +245,46 @@ def test_a_delivery_outlasts_a_short_outage(ledger_settings: Settings, stack: St
     found = log(ledger_settings)
     assert told < set(found)
     assert {fields["command_id"] for _, _, fields in found.values()} == {f"c-{i}" for i in range(1_000)}
+
+
+def test_a_client_that_lost_kafka_for_ever_is_replaced(
+    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it held is told to be sent again; what comes then is appended."""
+    monkeypatch.setattr(client, "_SILENCE_S", 0.5)
+    with (
+        ForgetfulKafka(ledger_settings) as kafka,
+        CommandProducer({**kafka.settings.kafka_client, **FORGETTING}, ledger_settings.commands_topic) as producer,
+    ):
+        producer.append(grant(1))
+        kafka.forget()
+        with pytest.raises(DeliveryFailedError, match="Send it again"):
+            producer.append(grant(2))
+        assert producer.append(grant(2)).offset >= 0
+    assert sorted(str(fields["command_id"]) for _, _, fields in log(ledger_settings).values()) == ["c-1", "c-2"]
+
+
+def test_a_client_is_kept_while_kafka_is_away(
+    ledger_settings: Settings, stack: StackUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one would find Kafka no sooner, and what is under way would be told to be sent again."""
+    monkeypatch.setattr(client, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(client, "_FIND_S", 1.5)
+    made: list[str] = []
+    make = CommandProducer._make
+    monkeypatch.setattr(CommandProducer, "_make", lambda *given: (made.append(""), make(*given))[1])
+    with CommandProducer(ledger_settings.kafka_client, ledger_settings.commands_topic) as producer:
+        producer.append(grant(1))
+        kept = producer._producer
+        stack.stop_kafka(kill=True)
+        try:
+            delivery = producer.submit(grant(2))
+            # The second is made to see whether it finds Kafka, the third after it didn't.
+            assert wait_until(lambda: len(made) >= 3, 20.0)
+        finally:
+            stack.start_kafka()
+        assert delivery.result(30.0).offset >= 0
+        assert producer._producer is kept
 
 
 def test_a_record_over_the_bound_is_refused_before_the_queue(producer: CommandProducer) -> None:

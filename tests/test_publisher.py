@@ -16,6 +16,7 @@ import fastavro
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
+from forgetful_kafka import ForgetfulKafka
 from stack_under_test import StackUnderTest
 from support import (
     ROOT,
@@ -395,6 +396,31 @@ def make_anew(settings: Settings, topic: str, partitions: int = 4) -> None:
         return known is not None and len(known.partitions) == partitions
 
     assert wait_until(there, 30)
+
+
+class Forgetting(WorkerProcess):
+    """A publisher whose clients never look for Kafka again when they are told of no broker."""
+
+    program = (str(Path(__file__).with_name("forgetful_kafka.py")),)
+
+
+def test_a_publisher_whose_clients_lost_kafka_for_ever_goes_on(ledger_settings: Settings, tmp_path: Path) -> None:
+    """The group's member and the producers are replaced, and nothing is published twice or not at all."""
+    with ForgetfulKafka(ledger_settings) as kafka, worker(ledger_settings, tmp_path):
+        append(ledger_settings, [record("Grant", f"a{number}", f"u{number}", 5) for number in range(200)])
+        running = Forgetting(kafka.settings, tmp_path, "publisher", "publisher")
+        try:
+            wait_until_folded(ledger_settings, BOUND_S)
+            wait_until_published(ledger_settings)
+            assert wait_until(lambda: running.text().count("owns a partition") == 4, BOUND_S), running.text()
+            kafka.forget()
+            assert wait_until(lambda: running.said("the group's member has lost all brokers"), BOUND_S), running.text()
+            append(ledger_settings, [record("Grant", f"b{number}", f"u{number}", 5) for number in range(200)])
+            wait_until_folded(ledger_settings, BOUND_S)
+            wait_until_published(ledger_settings)
+        finally:
+            running.stop()
+    assert assert_published(ledger_settings) == (400, 0)
 
 
 def test_an_outcomes_topic_made_anew_is_noticed_and_filled_again(ledger_settings: Settings, tmp_path: Path) -> None:

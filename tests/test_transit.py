@@ -273,6 +273,9 @@ def test_an_appender_without_kafka_gives_up_and_can_be_closed(monkeypatch: pytes
     monkeypatch.setattr(appender, "DELIVERY_S", 0.3)
     monkeypatch.setattr(appender, "_CONFIG", {**appender._CONFIG, "delivery.timeout.ms": 300})
     one = Appender({"bootstrap.servers": "127.0.0.1:1"}, "topic")
+    producer = one.open()
     assert one.append([Outgoing(0, None, b"a"), Outgoing(1, b"k", b"b")]) == [None, None]
+    # It may have lost Kafka for ever.
+    assert one.open() is not producer
     one.close()
     assert one.append([Outgoing(0, None, b"a")]) == [None]

@@ -1,0 +1,144 @@
+"""Stands between clients and a real Kafka, and tells them on demand that there are no brokers.
+
+That is what a broker says of itself while it shuts down or starts; librdkafka may then never look for one again. Run as
+a program it is `creditfold`, whose clients never do.
+"""
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from creditfold.stack.settings import Settings
+
+_METADATA = 3
+_COORDINATOR = 10
+#: Settings of a client that forgets Kafka for certain when it is told of no broker, and not only by a race.
+FORGETTING = {"metadata.recovery.strategy": "none", "topic.metadata.refresh.interval.ms": "500"}
+
+
+class ForgetfulKafka:
+    """Passes on what clients and a broker say, as if it were the broker.
+
+    Args:
+        settings: where the broker is.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        host, port = settings.kafka_bootstrap.split(":")
+        self._broker = (host, int(port))
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._port = self._server.getsockname()[1]
+        self.settings = settings.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{self._port}"})
+        self._connections = self._forgetting = 0
+        self._forgotten = threading.Event()
+
+    def __enter__(self) -> "ForgetfulKafka":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.close()
+
+    def forget(self, bound_s: float = 20.0) -> None:
+        """Tell on all connections that are there now that there are no brokers; wait until the first has asked."""
+        self._forgotten.clear()
+        self._forgetting = self._connections
+        assert self._forgotten.wait(bound_s)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            broker = socket.create_connection(self._broker)
+            self._connections += 1
+            passed = _Passed(self._connections, client, broker, {})
+            for relay in (self._ask, self._answer):
+                threading.Thread(target=self._relay, args=(relay, passed), daemon=True).start()
+
+    def _relay(self, relay: Callable[["_Passed"], None], passed: "_Passed") -> None:
+        with contextlib.suppress(OSError):
+            relay(passed)
+        passed.client.close()
+        passed.broker.close()
+
+    def _ask(self, passed: "_Passed") -> None:
+        _, client, broker, asked = passed
+        for frame in _frames(client):
+            key, version, number = struct.unpack_from(">hhi", frame)
+            if key in (_METADATA, _COORDINATOR):
+                # What librdkafka asks with; others' answers are written in another way.
+                assert (key, version >= 9) in ((_METADATA, True), (_COORDINATOR, False)), (key, version)
+                asked[number] = key
+            broker.sendall(_framed(frame))
+
+    def _answer(self, passed: "_Passed") -> None:
+        connection, client, broker, asked = passed
+        for frame in _frames(broker):
+            (number,) = struct.unpack_from(">i", frame)
+            client.sendall(_framed(self._changed(connection, asked.pop(number, 0), frame)))
+
+    def _changed(self, connection: int, key: int, frame: bytes) -> bytes:
+        """Put our port in place of each broker's, or leave the brokers out."""
+        if key == _COORDINATOR:
+            return frame[:-4] + struct.pack(">i", self._port)
+        if key != _METADATA:
+            return frame
+        start = 4 + 1 + 4  # The number, no tagged fields, the throttle.
+        count, at = _varint(frame, start)
+        changed = bytearray(frame)
+        for _ in range(count - 1):
+            at = _behind_text(frame, at + 4)
+            struct.pack_into(">i", changed, at, self._port)
+            at = _behind_text(frame, at + 4) + 1
+        if connection > self._forgetting:
+            return bytes(changed)
+        self._forgotten.set()
+        return frame[:start] + b"\x01" + frame[at:]
+
+
+class _Passed(NamedTuple):
+    """A connection: its number from 1 on, its ends, and by each question's number what was asked."""
+
+    number: int
+    client: socket.socket
+    broker: socket.socket
+    asked: dict[int, int]
+
+
+def _frames(source: socket.socket) -> Iterator[bytes]:
+    with source.makefile("rb") as stream:
+        while size := stream.read(4):
+            yield stream.read(struct.unpack(">i", size)[0])
+
+
+def _framed(frame: bytes) -> bytes:
+    return struct.pack(">i", len(frame)) + frame
+
+
+def _varint(frame: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        value |= (frame[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if frame[at - 1] < 0x80:
+            return value, at
+
+
+def _behind_text(frame: bytes, at: int) -> int:
+    """Where a text ends, which may be null."""
+    size, at = _varint(frame, at)
+    return at + max(size - 1, 0)
+
+
+if __name__ == "__main__":
+    from creditfold.cli.main import main
+
+    of_all = Settings.kafka_client.fget
+    assert of_all is not None
+    Settings.kafka_client = property(lambda settings: {**of_all(settings), **FORGETTING})  # type: ignore[method-assign,assignment]
+    main()
