@@ -15,13 +15,13 @@ export CREDITFOLD_TEST_COMPILED := 1
 CORE := $(COMPILED_DIR)/.installed
 endif
 # The tests of what is compiled; both versions of the core must pass them.
-CORE_TESTS := $(addprefix tests/test_,chunks.py commands.py compiled.py credit_validity.py credits.py credits_model.py \
-	golden.py ledger.py memory.py plain.py rules.py)
+CORE_TESTS := $(addprefix tests/test_,batches.py chunks.py commands.py compiled.py credit_validity.py credits.py \
+	credits_model.py golden.py ledger.py memory.py plain.py rules.py)
 
 # The tests of the fold on real servers, which the compiled core must pass, too. Others put something of their own in
 # place of a part of the core, which can't be done with the compiled one.
-FOLD_TESTS := $(addprefix tests/test_,chaos.py credit_reading.py credit_store.py fold.py generations.py inline_lots.py \
-	outages.py store.py together.py transfers.py trial_balance.py)
+FOLD_TESTS := $(addprefix tests/test_,batch_reader.py chaos.py credit_reading.py credit_store.py fold.py generations.py \
+	inline_lots.py outages.py store.py together.py transfers.py trial_balance.py)
 
 # The first of these that is Python 3.11 or later; `make PYTHON=...` names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \

@@ -23,7 +23,7 @@ COMPILED = (
 
 
 #: What is there in the compiled core only.
-QUICK = ("processors/plain",)
+QUICK = ("processors/batches", "processors/plain")
 
 
 def extensions() -> list[Any]:

@@ -22,6 +22,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from creditfold.ledger import UnknownRulesError
+from creditfold.processors import batch_reader
 from creditfold.processors.replay import Job, Replay
 from creditfold.projections.connections import REBUILD_OPTIONS, fold_pool, is_outage, no_room
 from creditfold.projections.credit_store import UnindexedError
@@ -239,6 +240,7 @@ def _work(parent: int, turn: Any, pipe: "Pipe") -> None:
     os.nice(NICENESS)
     # Records make no cycles, and looking for some among a chunk's tuples takes a tenth of the time.
     gc.disable()
+    batch_reader.prepare()
     try:
         while not pipe.poll(ORPHAN_CHECK_S):
             if os.getppid() != parent:

@@ -15,12 +15,13 @@ from psycopg_pool import AsyncConnectionPool
 
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 from creditfold.processors import quick
+from creditfold.processors.batch_reader import BatchReader
 from creditfold.processors.chunks import Read
 from creditfold.processors.memory import Memory, Seen, fold_chunk
 from creditfold.projections.sending import LastOutcomes
 from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, claim, finds_ids
 from creditfold.schemas.errors import CreditfoldError
-from creditfold.stack.log import LogReader, LogRecord
+from creditfold.stack.log import LogRecord
 
 #: Most records of a transaction. Large, since an account that comes up again in the same one is written once.
 CHUNK_RECORDS = 25_000
@@ -124,7 +125,7 @@ class Replay:
         self._position = self._claim.next_offset
         end = self._job.ends[self.partition]
         if self._position < end:
-            reader = LogReader(self._job.kafka, self._job.topic, self.partition, self._position)
+            reader = BatchReader(self._job.kafka, self._job.topic, self.partition, self._position)
             self._pieces = _Pieces(reader, end, self._job.until_ms, self._piece_records)
 
     async def fetched(self) -> None:
@@ -231,7 +232,7 @@ class Replay:
 class _Pieces:
     """The pieces of a partition up to an end, each fetched while the one before it is folded. Closes the reader."""
 
-    def __init__(self, reader: LogReader, end: int, until_ms: int | None, most: int) -> None:
+    def __init__(self, reader: BatchReader, end: int, until_ms: int | None, most: int) -> None:
         self._reader = reader
         self._most = most
         self._end = end
@@ -272,16 +273,16 @@ class _Pieces:
         if self._upcoming is not None:
             await asyncio.wait({self._upcoming})
             self._upcoming = None
-        self._reader.close()
+        await self._reader.close()
         self.are_all.set()
 
 
-async def _next_piece(reader: LogReader, end: int, until_ms: int | None, most: int) -> Piece:
+async def _next_piece(reader: BatchReader, end: int, until_ms: int | None, most: int) -> Piece:
     deadline = time.monotonic() + STALL_S
     start = reader.position
     while time.monotonic() < deadline:
         # No more than there are: the client would wait for them.
-        taken = await asyncio.to_thread(reader.take, min(most, max(end - start, 1)), 1.0)
+        taken = await reader.take(min(most, max(end - start, 1)), 1.0)
         if taken.end > start:
             return cut(taken.end, taken.records, end, until_ms)
     raise StalledError(

@@ -1,6 +1,6 @@
 """The core that is tested is the one that was asked for: Python's own, or the compiled one."""
 
-import importlib
+import importlib.util
 import os
 import runpy
 from pathlib import Path
@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 #: Whether these tests are to run on the compiled core.
 IS_COMPILED = os.environ.get("CREDITFOLD_TEST_COMPILED") == "1"
-MODULES: tuple[str, ...] = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")["COMPILED"]
+SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
+MODULES: tuple[str, ...] = SETUP["COMPILED"]
+QUICK: tuple[str, ...] = SETUP["QUICK"]
 
 
 @pytest.mark.parametrize("path", MODULES)
@@ -21,6 +23,13 @@ def test_each_module_is_the_one_that_was_asked_for(path: str) -> None:
     assert (file.suffix == ".so") == IS_COMPILED
     folder = ROOT / ".creditfold" / "compiled" / "creditfold" if IS_COMPILED else ROOT
     assert file.parent == folder / Path(path).parent
+
+
+@pytest.mark.parametrize("path", QUICK)
+def test_the_quick_ways_are_there_in_the_compiled_core_only(path: str) -> None:
+    """Without one, its tests would be left out."""
+    found = importlib.util.find_spec(f"creditfold.{path.replace('/', '.')}")
+    assert (found is not None) == IS_COMPILED
 
 
 def test_the_whole_ledger_is_compiled() -> None:

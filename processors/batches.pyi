@@ -1,0 +1,13 @@
+"""What batches.pyx has, for the type checker."""
+
+from collections.abc import Callable, Mapping
+from typing import final
+
+from creditfold.stack.log import LogRecord
+
+class StrangeBatchError(Exception): ...
+
+@final
+class Batches:
+    def __init__(self, data: bytes, decoders: Mapping[int, Callable[[bytes], bytes]]) -> None: ...
+    def next(self, start: int) -> tuple[int, list[LogRecord]] | None: ...
