@@ -64,6 +64,7 @@ class Appender:
         if self._closing:
             return batch.offsets
         deadline = time.monotonic() + DELIVERY_S
+        producer: Producer | None = None
         try:
             producer = self.open()
             for number, record in enumerate(records):
@@ -76,7 +77,7 @@ class Appender:
             batch.error = batch.error or error.args[0]
         if batch.error is not None and not self._closing:
             log.warning("Kafka didn't take records, trying again later", why=batch.error.str())
-            self._give_up_broken(batch.error)
+            self._give_up_broken(producer, batch.error)
         return batch.offsets
 
     def _produce(self, producer: Producer, record: Outgoing, deliver: Any, deadline: float) -> None:
@@ -96,12 +97,14 @@ class Appender:
                 self._producer = Producer({**self._kafka, **_CONFIG}, logger=_log)
             return self._producer
 
-    def _give_up_broken(self, error: KafkaError) -> None:
+    def _give_up_broken(self, producer: Producer | None, error: KafkaError) -> None:
         # An idempotent producer that lost count of its records takes no more, and one that waited in vain may have lost
         # Kafka for ever (confluentinc/librdkafka, issue 5301); another one begins anew.
         if error.fatal() or error.code() in (KafkaError._FATAL, KafkaError._MSG_TIMED_OUT):
             with self._making:
-                self._producer = None
+                # Another thread may have given it up, and a third have opened the next.
+                if self._producer is producer:
+                    self._producer = None
 
     def close(self) -> None:
         """End what is under way in another thread, and let go of Kafka. May take a moment."""

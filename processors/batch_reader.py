@@ -12,6 +12,8 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from creditfold.stack.log import LogReader, LogRecord, Taken
@@ -30,6 +32,13 @@ ANSWER_BYTES = 2**20
 WAIT_S = 0.5
 #: How long an answer may take, in seconds.
 ANSWER_S = 10.0
+
+#: How long letting go of the broker may take, in seconds.
+CLOSE_S = 2.0
+#: By how much records are larger than the bytes that they are compressed to, at most, and how large those of a batch
+#: are; others are left to librdkafka, which has a bound of its own.
+MOST_RATIO = 64
+MOST_BYTES = 2**26
 
 _COMMITTED = 1  # Kafka's number for reading what is committed.
 
@@ -62,6 +71,10 @@ class BatchReader:
         # What the last batch has beyond what was taken, and the offset behind it.
         self._rest: list[LogRecord] = []
         self._rest_end = start
+        # Up to where the broker had records that are committed.
+        self._known_end = start
+        # What librdkafka is at, which goes on when whoever waits for it is cancelled.
+        self._taking: asyncio.Task[Taken] | None = None
 
     @property
     def position(self) -> int:
@@ -76,31 +89,44 @@ class BatchReader:
     async def take(self, most: int, timeout_s: float) -> Taken:
         """Take at most so many records, after at most so long; fewer at the log's end, none where there is nothing new.
 
-        Somewhat longer where the broker doesn't answer. Raises UnreadableError when the offset isn't in the topic any
+        Longer where the broker is slow to answer. Raises UnreadableError when the offset isn't in the topic any
         more, or the client gives up.
         """
         if self._slow is None and _batches is not None:
             try:
                 return await self._take_batches(most, timeout_s)
             except Exception as error:
-                _log.debug("librdkafka reads on: %r", error)
+                is_foreseen = isinstance(error, (OSError, _batches.StrangeBatchError, *_errors()))
+                _log.log(logging.DEBUG if is_foreseen else logging.WARNING, "librdkafka reads on: %r", error)
         if self._slow is None:
             await self._let_go()
             self._slow = LogReader(self._kafka, *self._place, self._position)
-        taken = await asyncio.to_thread(self._slow.take, most, timeout_s)
+        if self._taking is None:
+            self._taking = asyncio.create_task(asyncio.to_thread(self._slow.take, most, timeout_s))
+        taken = await asyncio.shield(self._taking)
+        self._taking = None
         self._position = taken.end
         return taken
 
     async def close(self) -> None:
         """Let go of the connection. Can be done again."""
         await self._let_go()
+        if self._taking is not None:
+            await asyncio.wait({self._taking})
         if self._slow is not None:
             self._slow.close()
 
     async def _let_go(self) -> None:
-        client, self._client, self._batches, self._rest = self._client, None, None, []
+        client, self._client = self._client, None
+        self._begin_again(self._position)
         if client is not None:
-            await client.close()
+            with suppress(Exception):
+                async with asyncio.timeout(CLOSE_S):
+                    await client.close()
+
+    def _begin_again(self, position: int) -> None:
+        self._position = self._rest_end = self._known_end = position
+        self._batches, self._rest = None, []
 
     async def _take_batches(self, most: int, timeout_s: float) -> Taken:
         start, records = self._position, list[LogRecord]()
@@ -112,6 +138,9 @@ class BatchReader:
                     break
                 batch = None if self._batches is None else self._batches.next(self._rest_end)
                 if batch is None:
+                    is_late = time.monotonic() >= deadline
+                    if self._position > start and (is_late or self._position >= self._known_end):
+                        break
                     batch = await self._ask(deadline)
                 if batch is not None:
                     self._rest_end, self._rest = batch
@@ -119,8 +148,7 @@ class BatchReader:
                     break
         except BaseException:
             # What was taken so far is read again.
-            self._position = self._rest_end = start
-            self._batches, self._rest = None, []
+            self._begin_again(start)
             raise
         return Taken(self._position, records)
 
@@ -138,26 +166,30 @@ class BatchReader:
         """Ask the broker for more; gives what its first batch has, None where it has nothing."""
         from aiokafka.errors import NoError, for_code
         from aiokafka.protocol.fetch import FetchRequest
+        from aiokafka.record.util import calc_crc32c
         from aiokafka.structs import TopicPartition
 
         if self._client is None:
-            self._client = await asyncio.wait_for(_opened(self._kafka, self._place[0]), ANSWER_S)
+            async with asyncio.timeout(ANSWER_S):
+                self._client = await _opened(self._kafka, self._place[0])
         topic, partition = self._place
         wait_ms = round(max(0.0, min(deadline - time.monotonic(), WAIT_S)) * 1000)
         asked = [(topic, [(partition, self._rest_end, ANSWER_BYTES)])]
         request = FetchRequest(wait_ms, 1, ANSWER_BYTES, _COMMITTED, asked)
         leader = self._client.cluster.leader_for_partition(TopicPartition(*self._place))
-        answer = await asyncio.wait_for(self._client.send(leader, request), ANSWER_S)
-        ((_, ((_, code, _, *_, aborted, data),)),) = _without_replica(answer)
+        async with asyncio.timeout(ANSWER_S):
+            answer = await self._client.send(leader, request)
+        ((_, ((_, code, _, committed, *_, aborted, data),)),) = _without_replica(answer)
         if for_code(code) is not NoError:
             raise for_code(code)
         if aborted:
             raise _batches.StrangeBatchError
+        self._known_end = committed
         if not data:
             return None
-        self._batches = _batches.Batches(bytes(data), _decoders())
+        self._batches = _batches.Batches(bytes(data), _decoders(), calc_crc32c)
         batch: tuple[int, list[LogRecord]] | None = self._batches.next(self._rest_end)
-        if batch is None:
+        if batch is None or batch[0] <= self._rest_end:
             raise _batches.StrangeBatchError
         return batch
 
@@ -170,15 +202,32 @@ def _without_replica(answer: Any) -> Any:
     return [(topic, [(*of[:-2], of[-1]) for of in partitions]) for topic, partitions in answer.topics]
 
 
-def _decoders() -> dict[int, Callable[[bytes], bytes]]:
-    from aiokafka import codec
+def _errors() -> tuple[type[Exception], ...]:
+    """What else is to be foreseen: Kafka's errors, and what can't be decompressed."""
+    import cramjam
+    from aiokafka.errors import KafkaError
 
-    return {1: codec.gzip_decode, 2: codec.snappy_decode, 3: codec.lz4_decode, 4: codec.zstd_decode}
+    return KafkaError, cramjam.DecompressionError
+
+
+def _decoders() -> dict[int, Callable[[bytes], bytes]]:
+    """What decompresses, by the codec's number in a batch. Without snappy, whose lengths would have to be believed."""
+    import cramjam
+
+    of_codec = {1: cramjam.gzip, 3: cramjam.lz4, 4: cramjam.zstd}
+    return {number: partial(_decoded, module.decompress_into) for number, module in of_codec.items()}
+
+
+def _decoded(decompress_into: Callable[[bytes, bytearray], int], data: bytes) -> bytes:
+    room = bytearray(min(MOST_RATIO * len(data) + 2**16, MOST_BYTES))
+    size = decompress_into(data, room)
+    return bytes(memoryview(room)[:size])
 
 
 async def _opened(kafka: Mapping[str, str], topic: str) -> Any:
     """A client that knows who leads the topic's partitions."""
     from aiokafka.client import AIOKafkaClient
+    from aiokafka.protocol.metadata import MetadataRequest
 
     # What goes wrong is told by librdkafka, which reads then.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -194,7 +243,9 @@ async def _opened(kafka: Mapping[str, str], topic: str) -> Any:
     )
     try:
         await client.bootstrap()
-        await client.set_topics([topic])
+        # Asked so, a broker that makes topics that it is asked for doesn't make one that was deleted.
+        asked = MetadataRequest([topic], allow_auto_topic_creation=False)
+        client.cluster.update_metadata(await client.send(client.get_random_node(), asked))
     except BaseException:
         await client.close()
         raise

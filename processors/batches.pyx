@@ -7,11 +7,13 @@ and absent elsewhere. Knows no Kafka client.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from creditfold.stack.log import UNREADABLE_HEADERS, LogRecord
 
 cdef Py_ssize_t _LENGTH_END = 12
+cdef Py_ssize_t _SUM = 17
+cdef Py_ssize_t _SUMMED = 21
 cdef Py_ssize_t _HEADER = 61
 cdef int _CODEC = 0x07
 cdef int _APPEND_TIME = 0x08
@@ -28,15 +30,18 @@ cdef class Batches:
     Args:
         data: what the broker sent.
         decoders: what decompresses, by the codec's number; bytes to bytes.
+        checksum: CRC-32C of bytes, as a number.
     """
 
     cdef bytes _data
     cdef dict _decoders
+    cdef object _checksum
     cdef Py_ssize_t _at
 
-    def __cinit__(self, bytes data not None, dict decoders not None):
+    def __cinit__(self, bytes data not None, dict decoders not None, checksum):
         self._data = data
         self._decoders = decoders
+        self._checksum = checksum
         self._at = 0
 
     def next(self, int64_t start):
@@ -59,6 +64,9 @@ cdef class Batches:
             return None
         if at[16] != 2:
             raise StrangeBatchError
+        body = PyBytes_FromStringAndSize(<const char*> at + _SUMMED, size - _SUMMED)
+        if self._checksum(body) != <uint32_t> _fixed(at + _SUM, 4):
+            raise StrangeBatchError
         self._at += size
         attributes = at[22]
         end = _fixed(at, 8) + _fixed(at + 23, 4) + 1
@@ -70,15 +78,17 @@ cdef class Batches:
             if decode is None:
                 raise StrangeBatchError
             body = decode(body)
-        return end, _records(body, at, start)
+            if body is None:
+                raise StrangeBatchError
+        return end, _records(body, at, start, end)
 
 
-cdef list _records(bytes body, const unsigned char* header, int64_t start):
+cdef list _records(bytes body, const unsigned char* header, int64_t start, int64_t ended):
     cdef const unsigned char* at = <const unsigned char*> PyBytes_AS_STRING(body)
     cdef const unsigned char* end = at + PyBytes_GET_SIZE(body)
     cdef const unsigned char* record_end
     cdef int64_t base = _fixed(header, 8), since = _fixed(header + 27, 8), latest = _fixed(header + 35, 8)
-    cdef int64_t count = _fixed(header + 57, 4), number, size, delta, place
+    cdef int64_t count = _fixed(header + 57, 4), number, size, delta, place, last = -1
     cdef bint is_appended = header[22] & _APPEND_TIME
     cdef list found = []
     cdef object headers, new = tuple.__new__
@@ -90,6 +100,9 @@ cdef list _records(bytes body, const unsigned char* header, int64_t start):
         at += 1  # A record's attributes, which mean nothing yet.
         if not _varint(&at, record_end, &delta) or not _varint(&at, record_end, &place):
             raise StrangeBatchError
+        if place <= last or place >= ended - base:
+            raise StrangeBatchError
+        last = place
         key = _bytes(&at, record_end)
         value = _bytes(&at, record_end)
         if not _varint(&at, record_end, &size) or size < 0:

@@ -186,7 +186,9 @@ class Publisher:
         self._may_summarise = True
         self._reported = Count(0, 0)
         self._ended = Count(0, 0)
-        self._lost = False
+        # Whether others have found Kafka just now, and how often the group's member then didn't.
+        self._kafka_is_there = False
+        self._missed = 0
         self._consumer = self._member()
 
     def _member(self) -> Consumer:
@@ -224,8 +226,9 @@ class Publisher:
             while not self._stopping:
                 if self._wrong is not None:
                     raise self._wrong
-                if self._lost:
-                    self._join_anew()
+                if self._kafka_is_there:
+                    self._kafka_is_there = False
+                    self._find_kafka()
                 # It hears of partitions and answers for its life; every partition is paused, so it reads nothing.
                 self._consumer.poll(pause_s)
                 pause_s = BUSY_PAUSE_S if self._tell_lanes() else min(pause_s * 1.5, IDLE_PAUSE_S)
@@ -240,6 +243,18 @@ class Publisher:
             [self._infos[0].name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
         )
 
+    def _find_kafka(self) -> None:
+        """Ask the group's member for what others find. Not in another thread, which would wait for each poll's end."""
+        try:
+            self._consumer.list_topics(self._infos[0].name, FIND_S)
+        except KafkaException:
+            self._missed += 1
+        else:
+            self._missed = 0
+        # Twice, since Kafka may have ended just now, and then this one will find it again by itself.
+        if self._missed >= 2:
+            self._join_anew()
+
     def _join_anew(self) -> None:
         """Take another member of the group for one that has lost Kafka for ever.
 
@@ -249,7 +264,7 @@ class Publisher:
         log.warning("the group's member has lost all brokers, another one takes its place")
         self._consumer.close()
         self._end(list(self._lanes))
-        self._consumer, self._lost = self._member(), False
+        self._consumer, self._missed = self._member(), 0
         self._subscribe()
 
     def _assigned(self, consumer: Consumer, places: list[TopicPartition]) -> None:
@@ -313,21 +328,11 @@ class Publisher:
             time.sleep(CHECK_EVERY_S)
             try:
                 check_topics(self._settings, self._infos)
-                self._lost = self._lost or not self._finds_kafka()
+                self._kafka_is_there = True
             except KafkaUnavailableError as error:
                 log.warning("Kafka is away", why=error.message)
             except CreditfoldError as error:
                 self._wrong = error
-
-    def _finds_kafka(self) -> bool:
-        try:
-            self._consumer.list_topics(self._infos[0].name, FIND_S)
-        except KafkaException:
-            return False
-        except RuntimeError:
-            # It was closed meanwhile.
-            return True
-        return True
 
     def _report(self) -> None:
         if time.monotonic() - self._reported_at < REPORT_EVERY_S:

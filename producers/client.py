@@ -6,6 +6,7 @@ the next flush. The client library behind it is librdkafka, whose delivery timeo
 
 import asyncio
 import atexit
+import contextlib
 import ctypes
 import logging
 import os
@@ -66,8 +67,8 @@ _GRACE_S = 10.0
 _POLL_S = 0.1
 # When nothing was confirmed for so long although something should be, the client is asked whether it still finds Kafka.
 _SILENCE_S = 5.0
-# How long a client may take to find Kafka; more than the longest pause before it tries again to connect.
-_FIND_S = 3.0
+# How long a client may take to find Kafka, beside the longest pause before it tries again to connect.
+_FIND_S = 2.0
 _ROOM_CHECK_S = 0.02
 _LOG_AGAIN_S = 10.0
 
@@ -197,6 +198,10 @@ class CommandProducer:
         self._in_vain = self._pardoned = 0
         self._new = partial(self._make, kafka, queue_records)
         self._producer: Producer | None = self._new()
+        # The client adds a fifth to its pause by chance.
+        pause_ms = float({**DEFAULTS, **kafka}["reconnect.backoff.max.ms"])
+        self._find_s = _FIND_S + 1.2 * pause_ms / 1000
+        self._looking: threading.Thread | None = None
         self._stop = threading.Event()
         # A daemon, so that a forgotten close() doesn't keep the process alive; the exit hook delivers what is left.
         self._thread = threading.Thread(target=self._poll, name="creditfold-producer", daemon=True)
@@ -335,6 +340,8 @@ class CommandProducer:
     def _let_go(self) -> None:
         self._stop.set()
         self._thread.join()
+        if self._looking is not None and self._looking.is_alive():
+            self._looking.join(self._find_s + _POLL_S)
         _open.discard(self)
         # Destroyed here and now: left to the garbage collector, it might be destroyed in a forked child.
         self._producer = None
@@ -509,12 +516,13 @@ class CommandProducer:
     def _poll(self) -> None:
         kafka = self._kafka()
         heard, since = -1, time.monotonic()
-        look: threading.Thread | None = None
         while not self._stop.is_set():
-            if kafka is not self._producer:
-                kafka = self._replaced(kafka)
             try:
-                served = kafka.poll(_POLL_S)
+                if kafka is self._producer:
+                    served = kafka.poll(_POLL_S)
+                else:
+                    lost, kafka = kafka, self._kafka()
+                    served = self._give_up(lost)
             except Exception as failure:
                 # Without this thread no delivery would be told any more.
                 self._take_poll_failure(kafka, failure)
@@ -526,11 +534,18 @@ class CommandProducer:
             heard = self._answered - self._in_vain
             if heard != before or heard + self._pardoned >= self._entered:
                 since = now
-            elif now - since >= _SILENCE_S and (look is None or not look.is_alive()):
+            elif now - since >= _SILENCE_S:
                 since = now
-                # In a thread, since answers are told here, and in time.
-                look = threading.Thread(target=self._look, args=(kafka,), name="creditfold-producer-look", daemon=True)
-                look.start()
+                self._begin_look(kafka)
+
+    def _begin_look(self, kafka: Producer) -> None:
+        # In a thread, since answers are told here, and in time. A closed producer has no use for another client.
+        if self._closed or (self._looking is not None and self._looking.is_alive()):
+            return
+        self._looking = threading.Thread(target=self._look, args=(kafka,), name="creditfold-producer-look", daemon=True)
+        # No thread can be started while the interpreter ends.
+        with contextlib.suppress(RuntimeError):
+            self._looking.start()
 
     def _look(self, kafka: Producer) -> None:
         """Replace a client that has lost Kafka for ever, although Kafka is there.
@@ -541,13 +556,15 @@ class CommandProducer:
         if self._finds_kafka(kafka):
             self._pardoned = self._in_vain
             return
+        if self._closed:
+            return
         try:
             new = self._new()
         except ProducerSettingError as error:
             _log.warning("no new client of kafka can be made: %s", error.message)
             return
         # The old one is asked again where the new one finds Kafka, which may have come back just now.
-        if not self._finds_kafka(new) or self._finds_kafka(kafka):
+        if not self._finds_kafka(new) or self._closed or self._finds_kafka(kafka):
             return
         with self._entry:
             if self._producer is kafka and not self._closed and self._broken is None:
@@ -555,17 +572,20 @@ class CommandProducer:
 
     def _finds_kafka(self, kafka: Producer) -> bool:
         try:
-            kafka.list_topics(self.topic, _FIND_S)
-        except KafkaException:
-            return False
+            kafka.list_topics(self.topic, self._find_s)
+        except KafkaException as error:
+            # Where a broker is connected and slow, it is another error.
+            return bool(error.args[0].code() != KafkaError._TRANSPORT)
         return True
 
-    def _replaced(self, lost: Producer) -> Producer:
-        """Tell of all that a lost client holds that it isn't confirmed. Returns the client in its place."""
+    def _give_up(self, lost: Producer) -> int:
+        """Tell of all that a lost client holds that it isn't confirmed. Returns how much it was."""
         _log.warning("kafka's client had lost all brokers; a new one takes its place")
+        before = self._answered
         lost.purge()
-        lost.flush(_GRACE_S)
-        return self._kafka()
+        if left := lost.flush(_GRACE_S):
+            _log.error("of %d commands kafka's client has told nothing", left)
+        return self._answered - before
 
     def _take_poll_failure(self, kafka: Producer, failure: Exception) -> None:
         error = failure.args[0] if isinstance(failure, KafkaException) else None

@@ -137,9 +137,11 @@ class LogReader:
         """
         try:
             self._consumer.list_topics(self._place[0], _FIND_S)
-        except KafkaException:
-            self._consumer.close()
-            self._consumer = self._made()
+        except KafkaException as error:
+            # Where a broker is connected and slow, it is another error.
+            if error.args[0].code() == KafkaError._TRANSPORT:
+                lost, self._consumer = self._consumer, self._made()
+                lost.close()
         self._heard = time.monotonic()
 
     def _is_end(self, message: Message, error: KafkaError) -> bool:

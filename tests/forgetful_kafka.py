@@ -54,7 +54,11 @@ class ForgetfulKafka:
                 client, _ = self._server.accept()
             except OSError:
                 return
-            broker = socket.create_connection(self._broker)
+            try:
+                broker = socket.create_connection(self._broker)
+            except OSError:
+                client.close()
+                continue
             self._connections += 1
             passed = _Passed(self._connections, client, broker, {})
             for relay in (self._ask, self._answer):
@@ -80,9 +84,13 @@ class ForgetfulKafka:
         connection, client, broker, asked = passed
         for frame in _frames(broker):
             (number,) = struct.unpack_from(">i", frame)
-            client.sendall(_framed(self._changed(connection, asked.pop(number, 0), frame)))
+            key = asked.pop(number, 0)
+            forgets = key == _METADATA and connection <= self._forgetting
+            client.sendall(_framed(self._changed(key, frame, forgets=forgets)))
+            if forgets:
+                self._forgotten.set()
 
-    def _changed(self, connection: int, key: int, frame: bytes) -> bytes:
+    def _changed(self, key: int, frame: bytes, *, forgets: bool) -> bytes:
         """Put our port in place of each broker's, or leave the brokers out."""
         if key == _COORDINATOR:
             return frame[:-4] + struct.pack(">i", self._port)
@@ -95,10 +103,7 @@ class ForgetfulKafka:
             at = _behind_text(frame, at + 4)
             struct.pack_into(">i", changed, at, self._port)
             at = _behind_text(frame, at + 4) + 1
-        if connection > self._forgetting:
-            return bytes(changed)
-        self._forgotten.set()
-        return frame[:start] + b"\x01" + frame[at:]
+        return frame[:start] + b"\x01" + frame[at:] if forgets else bytes(changed)
 
 
 class _Passed(NamedTuple):
@@ -112,8 +117,11 @@ class _Passed(NamedTuple):
 
 def _frames(source: socket.socket) -> Iterator[bytes]:
     with source.makefile("rb") as stream:
-        while size := stream.read(4):
-            yield stream.read(struct.unpack(">i", size)[0])
+        while len(size := stream.read(4)) == 4:
+            frame = stream.read(struct.unpack(">i", size)[0])
+            if len(frame) < struct.unpack(">i", size)[0]:
+                return
+            yield frame
 
 
 def _framed(frame: bytes) -> bytes:

@@ -92,13 +92,16 @@ async def read_all(settings: Settings, start: int, most: int, *, is_quick: bool)
 
 async def test_both_readers_find_the_same(ledger_settings: Settings) -> None:
     """By every codec, with and without keys, values and headers, from any offset on, in pieces of any size."""
-    for number, codec in enumerate(("none", "gzip", "snappy", "lz4", "zstd")):
+    for number, codec in enumerate(("none", "gzip", "lz4", "zstd")):
         write(ledger_settings, 300, number, **{"compression.type": codec})
     expected = by_librdkafka(ledger_settings)
-    assert len(expected) == 1_500
-    for start, most in ((0, 10_000), (0, 7), (733, 100), (1_499, 5)):
+    assert len(expected) == 1_200
+    for start, most in ((0, 10_000), (0, 7), (733, 100), (1_199, 5)):
         found = await read_all(ledger_settings, start, most, is_quick=IS_QUICK)
         assert [tuple(record) for record in found] == [tuple(record) for record in expected[start:]]
+    # Which the quick way leaves to the other.
+    write(ledger_settings, 300, 5, **{"compression.type": "snappy"})
+    assert await read_all(ledger_settings, 0, 100, is_quick=False) == by_librdkafka(ledger_settings)
 
 
 async def test_transactions_are_read_when_they_are_committed(ledger_settings: Settings) -> None:
@@ -153,10 +156,10 @@ async def test_a_cancelled_take_loses_nothing(ledger_settings: Settings) -> None
             if IS_QUICK:
                 waiting = asyncio.create_task(reader.take(10_000, 30.0))
                 await asyncio.sleep(0.001 * size)
-                if waiting.cancel():
-                    await asyncio.wait({waiting})
-                else:
-                    found += waiting.result().records
+                waiting.cancel()
+                await asyncio.wait({waiting})
+                # Where the answer had come already, it isn't cancelled.
+                found += [] if waiting.cancelled() else waiting.result().records
             found += (await reader.take(size, 1.0)).records
             if len(found) >= len(expected):
                 break

@@ -2,24 +2,31 @@
 
 import importlib
 import random
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka import codec
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import calc_crc32c
+from cramjam import DecompressionError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creditfold.processors.batch_reader import _decoders
-from creditfold.stack.log import UNREADABLE_HEADERS, LogRecord
+from creditfold.processors import batch_reader
+from creditfold.processors.batch_reader import BatchReader, _decoders
+from creditfold.stack.log import UNREADABLE_HEADERS, LogRecord, Taken
 
 try:
     batches: Any = importlib.import_module("creditfold.processors.batches")
 except ImportError:
     pytest.skip("batches are taken apart in the compiled core only", allow_module_level=True)
 
-CODECS = range(5)
+#: None, gzip, lz4, zstd.
+CODECS = (0, 1, 3, 4)
+SNAPPY = 2
 APPEND_TIME, CONTROL = 0x08, 0x20
 AT = 1_700_000_000_000
 
@@ -48,6 +55,12 @@ def batch(records: list[Any], start: int, compression: int = 0, attributes: int 
     made = bytearray(builder.build())
     made[:8] = start.to_bytes(8, "big")
     made[22] |= attributes
+    return sealed(made)
+
+
+def sealed(made: bytearray) -> bytes:
+    """A batch that was changed, with the checksum that it then has."""
+    made[17:21] = calc_crc32c(bytes(made[21:])).to_bytes(4, "big")
     return bytes(made)
 
 
@@ -65,7 +78,7 @@ def as_aiokafka(data: bytes) -> list[LogRecord]:
 def read(data: bytes, start: int = 0) -> tuple[int, list[LogRecord]]:
     """The offset behind all batches, and their records."""
     found: list[LogRecord] = []
-    them = batches.Batches(data, _decoders())
+    them = batches.Batches(data, _decoders(), calc_crc32c)
     while (one := them.next(start)) is not None:
         start, records = one
         found += records
@@ -116,7 +129,7 @@ def test_a_batch_that_is_cut_off_is_left() -> None:
 def test_headers_that_are_no_text_are_told() -> None:
     """As the other reader of the log tells them."""
     data = batch([(AT, None, b"v", [("ab", b"x")])], 0).replace(b"\x04ab", b"\x04\xff\xfe")
-    assert read(data) == (1, [LogRecord(0, AT, None, b"v", UNREADABLE_HEADERS)])
+    assert read(sealed(bytearray(data))) == (1, [LogRecord(0, AT, None, b"v", UNREADABLE_HEADERS)])
 
 
 @pytest.mark.parametrize("compression", CODECS)
@@ -128,9 +141,9 @@ def test_garbage_is_refused(compression: int) -> None:
     for _ in range(3_000):
         changed = bytearray(data)
         for _ in range(chance.randrange(1, 4)):
-            changed[chance.randrange(8, len(data))] = chance.randrange(256)
+            changed[chance.randrange(16, len(data))] = chance.randrange(256)
         try:
-            read(bytes(changed))
+            read(sealed(changed))
         except Exception:
             refused += 1
     assert refused > 500
@@ -142,9 +155,145 @@ def test_what_is_not_as_expected_is_strange(place: int) -> None:
     data = bytearray(batch(some_records(3), 0))
     data[place] = 0xFF if place == 8 else 0x07
     with pytest.raises(batches.StrangeBatchError):
-        read(bytes(data))
+        read(sealed(data))
 
 
-def test_the_codecs_are_all_there() -> None:
-    """aiokafka names each."""
-    assert (codec.has_gzip(), codec.has_snappy(), codec.has_lz4(), codec.has_zstd()) == (True,) * 4
+def test_a_bit_that_was_changed_is_noticed() -> None:
+    """Wherever it is behind the length."""
+    data = batch(some_records(3), 0)
+    for place in range(17, len(data)):
+        with pytest.raises(batches.StrangeBatchError):
+            read(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+
+
+def test_a_codec_whose_lengths_would_have_to_be_believed_is_left() -> None:
+    """Snappy says how long its text is before it is there."""
+    with pytest.raises(batches.StrangeBatchError):
+        read(batch(some_records(3), 0, SNAPPY))
+
+
+@pytest.mark.parametrize("compression", CODECS[1:])
+def test_a_batch_that_would_fill_the_memory_is_left(compression: int) -> None:
+    """Some ten kilobytes can be a gigabyte of zeros."""
+    data = batch([(AT, None, bytes(10**7), [])], 0, compression)
+    assert len(data) < 10**5
+    with pytest.raises(DecompressionError):
+        read(data)
+
+
+def test_gaps_are_kept_and_what_is_out_of_order_is_strange() -> None:
+    """A compacted batch lacks records, first and last ones too; its offsets still rise within its bounds."""
+    whole = batch(some_records(5), 10)
+    longer = bytearray(whole)
+    longer[23:27] = (9).to_bytes(4, "big")
+    end, found = read(sealed(longer), 10)
+    assert (end, [record.offset for record in found]) == (20, [10, 11, 12, 13, 14])
+    for last in (3, 0):
+        shorter = bytearray(whole)
+        shorter[23:27] = last.to_bytes(4, "big")
+        with pytest.raises(batches.StrangeBatchError):
+            read(sealed(shorter), 10)
+    # The first record's offset, two more than its base, comes before the second's no longer.
+    swapped = bytearray(whole)
+    swapped[64] = 4
+    with pytest.raises(batches.StrangeBatchError):
+        read(sealed(swapped), 10)
+
+
+# What the reader makes of an answer that isn't as expected: a broker by the book, and one trouble at some point.
+
+
+class Broker:
+    """A broker of one partition for aiokafka's client, which answers with three batches at most."""
+
+    def __init__(self, version: int, trouble: str, at: int) -> None:
+        self.log: list[LogRecord] = []
+        self._batches: list[tuple[int, bytes]] = []
+        for number in range(12):
+            start = len(self.log)
+            made = batch(some_records(10 + number), start, 4)
+            self._batches.append((start + 10 + number, made))
+            self.log += as_aiokafka(made)
+        self._version, self._trouble, self._at = version, trouble, at
+        self.asked = self.closed = 0
+        self.cluster = self
+
+    def leader_for_partition(self, _: object) -> int:
+        return 1
+
+    async def send(self, _: int, request: Any) -> Any:
+        """Answer a question for records."""
+        self.asked += 1
+        strikes = self.asked == self._at
+        if strikes and self._trouble == "lost":
+            raise KafkaConnectionError
+        ((_, ((partition, offset, _),)),) = request.topics
+        data = b"".join([made for end, made in self._batches if end > offset][:3])
+        if strikes and self._trouble == "garbage":
+            data = data[:-1] + bytes([data[-1] ^ 0xFF])
+        if strikes and self._trouble == "cut":
+            data = data[:100]
+        if strikes and self._trouble == "old":
+            data = self._batches[0][1]
+        aborted = [(1, 5)] if strikes and self._trouble == "aborted" else []
+        code = 6 if strikes and self._trouble == "code" else 0
+        if strikes and self._trouble == "nothing":
+            return SimpleNamespace(API_VERSION=self._version, topics=[])
+        end = len(self.log)
+        fields = {
+            4: (partition, code, end, end, aborted, data),
+            5: (partition, code, end, end, 0, aborted, data),
+            11: (partition, code, end, end, 0, aborted, -1, data),
+        }
+        return SimpleNamespace(API_VERSION=self._version, topics=[("topic", [fields[self._version]])])
+
+    async def close(self) -> None:
+        self.closed += 1
+        raise RuntimeError("what it was closed with")
+
+
+class Slow:
+    """The other reader, of the same log."""
+
+    records: Sequence[LogRecord] = ()
+
+    def __init__(self, kafka: object, topic: str, partition: int, start: int) -> None:
+        self.position = start
+
+    def take(self, most: int, timeout_s: float) -> Taken:
+        found = [record for record in self.records if record.offset >= self.position][:most]
+        self.position += len(found)
+        return Taken(self.position, found)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("version", [4, 5, 11])
+@pytest.mark.parametrize("trouble", ["none", "lost", "garbage", "cut", "old", "aborted", "code", "nothing"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("most", [7, 50, 10_000])
+async def test_whatever_happens_every_record_is_read_once(
+    monkeypatch: pytest.MonkeyPatch, version: int, trouble: str, at: int, most: int
+) -> None:
+    """The other reader goes on where this one was, in the middle of a batch and of a piece too."""
+    broker = Broker(version, trouble, at)
+
+    async def opened(kafka: object, topic: str) -> Broker:
+        return broker
+
+    monkeypatch.setattr(batch_reader, "_opened", opened)
+    monkeypatch.setattr(batch_reader, "LogReader", Slow)
+    monkeypatch.setattr(Slow, "records", broker.log)
+    reader = BatchReader({}, "topic", 0, 0)
+    found: list[LogRecord] = []
+    while reader.position < len(broker.log):
+        before = reader.position
+        taken = await reader.take(most, 1.0)
+        assert reader.position == taken.end == before + len(taken.records)
+        found += taken.records
+    assert found == broker.log
+    # The first batch is what was asked for at first.
+    assert reader.is_slow == ((trouble, at) not in (("none", at), ("old", 1)))
+    await reader.close()
+    assert broker.closed == 1
