@@ -30,7 +30,7 @@ from creditfold.schemas.position import Position
 from creditfold.stack.settings import Settings
 
 #: Records a second of the rebuild that is to leave the live fold its latency.
-PACED = 30_000
+PACED = 10_000
 
 
 def start(settings: Settings, *arguments: str) -> psutil.Popen:

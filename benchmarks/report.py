@@ -209,7 +209,7 @@ def rebuild(results: Figures) -> str:
     beside = (
         ("alone", "latency_alone"),
         ("beside a rebuild", "latency_beside_a_rebuild"),
-        ("beside one of 30,000 a second", "latency_beside_a_rebuild_of_30000_a_second"),
+        ("beside one of 10,000 a second", "latency_beside_a_rebuild_of_10000_a_second"),
     )
     latency = ((what, at(found, name, "p50_ms"), at(found, name, "p99_ms")) for what, name in beside)
     live = table(("one live worker, due to visible", "half within, ms", "99%"), latency)

@@ -11,7 +11,7 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection, Connection, sql
+from psycopg import AsyncConnection, Connection, Error, sql
 from psycopg.errors import (
     IdleInTransactionSessionTimeout,
     InvalidSchemaName,
@@ -199,8 +199,11 @@ def _locked(connection: Connection[TupleRow], key: int, busy: GenerationError) -
     try:
         yield
     finally:
-        if not connection.closed:
-            connection.execute("SELECT pg_advisory_unlock(%s, %s)", (_LOCKS, key))
+        # Who was interrupted in the middle of a question can't ask another one, nor who lost PostgreSQL. Either session
+        # ends, which gives the lock back too, and what ended the block is what is to be told.
+        with suppress(Error):
+            if not connection.closed:
+                connection.execute("SELECT pg_advisory_unlock(%s, %s)", (_LOCKS, key))
 
 
 def is_indexed(connection: Connection[TupleRow], number: int) -> bool:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -631,6 +632,29 @@ def test_two_rebuilds_at_once(folded: Settings) -> None:
     assert {row["number"] for row in said} == {2, 3}
     assert {row["digest"] for row in said} == {read(folded, 1).digest}
     assert rows_of(folded, 2) == rows_of(folded, 3) == rows_of(folded, 1)
+
+
+@pytest.mark.parametrize("ends", ["PostgreSQL dies", "in the middle of a question"])
+def test_what_ended_a_fold_is_told_and_not_that_its_lock_could_not_be_given_back(folded: Settings, ends: str) -> None:
+    """As a signal does; the lock is free all the same when the session has ended."""
+
+    def fold() -> None:
+        with connected(folded.dsn) as connection, held(connection, 7):
+            if ends == "PostgreSQL dies":
+                query(folded, "SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+            else:
+                connection.pgconn.send_query(b"SELECT pg_sleep(1)")
+            raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        fold()
+
+    def free() -> bool:
+        with suppress(GenerationError), connected(folded.dsn) as connection, held(connection, 7):
+            return True
+        return False
+
+    assert wait_until(free, 20)
 
 
 async def test_a_zombie_of_a_rebuild_is_fenced(folded: Settings) -> None:
