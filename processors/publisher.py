@@ -9,7 +9,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -54,6 +55,9 @@ REPORT_EVERY_S = 5.0
 SUMMARISE_EVERY_S = 1.0
 #: Connections to PostgreSQL of one publisher.
 CONNECTIONS = 4
+#: How long a step may take while Kafka is there, in seconds. A call of librdkafka may outlast the time it was given,
+#: for ever: so does send_offsets_to_transaction where the broker was restarted.
+HANG_S = 30.0
 #: Pause before a partition is tried again that can't be published rightly.
 REFUSED_PAUSE_S = 60.0
 FIRST_PAUSE_S = 0.2
@@ -87,6 +91,7 @@ class Lane(threading.Thread):
         self._make_outbox = make_outbox
         self._retry_max_s = retry_max_s
         self._failures = 0
+        self._began: float | None = None
         self._stopping = threading.Event()
         self._news = threading.Condition()
 
@@ -98,6 +103,20 @@ class Lane(threading.Thread):
             self.folded = folded
             self._news.notify()
         return True
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it has been at one step for so long that it may never come back."""
+        began = self._began
+        return began is not None and time.monotonic() - began > HANG_S
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        self._began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._began = None
 
     def stop(self) -> None:
         """Ask it to end after the window that it is at."""
@@ -118,7 +137,8 @@ class Lane(threading.Thread):
     def _publish_all(self) -> None:
         outbox = self._make_outbox(self._topics, self._partition)
         try:
-            outbox.open()
+            with self._step():
+                outbox.open()
             self.published_to = outbox.published_to
             log.info("owns a partition", partition=self._partition, published_to=outbox.published_to)
             while not self._stopping.is_set():
@@ -132,7 +152,8 @@ class Lane(threading.Thread):
             folded = self.folded
         if self._stopping.is_set() or folded <= self.published_to:
             return
-        done = outbox.publish(folded)
+        with self._step():
+            done = outbox.publish(folded)
         if done is None:
             # The views changed under us; how far they are now is told in a moment.
             self._stopping.wait(BUSY_PAUSE_S)
@@ -228,6 +249,7 @@ class Publisher:
                     raise self._wrong
                 if self._kafka_is_there:
                     self._kafka_is_there = False
+                    self._leave_hung()
                     self._find_kafka()
                 # It hears of partitions and answers for its life; every partition is paused, so it reads nothing.
                 self._consumer.poll(pause_s)
@@ -270,6 +292,10 @@ class Publisher:
     def _assigned(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         consumer.incremental_assign(places)
         consumer.pause(places)
+        for place in places:
+            self._begin(place.partition)
+
+    def _begin(self, partition: int) -> None:
         _, outcomes, dead_letters = self._infos
         topics = Topics(
             self._infos[0].log,
@@ -278,10 +304,18 @@ class Publisher:
             outcomes.max_message_bytes or DEFAULT_MESSAGE_BYTES,
             dead_letters.max_message_bytes or DEFAULT_MESSAGE_BYTES,
         )
-        for place in places:
-            lane = Lane(topics, place.partition, self._make_outbox, self._settings.retry_max_s)
-            self._lanes[place.partition] = lane
-            lane.start()
+        lane = Lane(topics, partition, self._make_outbox, self._settings.retry_max_s)
+        self._lanes[partition] = lane
+        lane.start()
+
+    def _leave_hung(self) -> None:
+        """Put another lane in the place of one that hangs, which it fences; the hung one ends if it ever comes back."""
+        for partition, lane in list(self._lanes.items()):
+            if lane.hangs:
+                log.warning("a partition's client hangs, another one takes its place", partition=partition)
+                lane.stop()
+                self._ended = _sum([self._ended, lane.count])
+                self._begin(partition)
 
     def _make_outbox(self, topics: Topics, partition: int) -> Outbox:
         return Outbox(self._settings, topics, partition, self._pool, membership=self._consumer.consumer_group_metadata)

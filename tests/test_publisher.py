@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import fastavro
 import pytest
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 from forgetful_kafka import ForgetfulKafka
 from stack_under_test import StackUnderTest
@@ -33,6 +33,7 @@ from support import (
 )
 
 from creditfold.processors import outcomes
+from creditfold.processors import publisher as processors_publisher
 from creditfold.processors.membership import outcomes_group, owning_members, published_offsets
 from creditfold.processors.outbox import (
     OtherOutcomesError,
@@ -52,7 +53,7 @@ from creditfold.schemas.wire import encode
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.tail import OpenTransactionError
-from creditfold.stack.topics import KafkaUnavailableError, describe_topic, end_offsets, start_offsets
+from creditfold.stack.topics import KafkaUnavailableError, describe_topic, end_offsets, start_offsets, topic_names
 
 BOUND_S = 120.0
 SEED = random.randrange(10**6)
@@ -396,6 +397,47 @@ def make_anew(settings: Settings, topic: str, partitions: int = 4) -> None:
         return known is not None and len(known.partitions) == partitions
 
     assert wait_until(there, 30)
+
+
+class Hung:
+    """An outbox whose client never comes back from its first step, until it is let go."""
+
+    def __init__(self, lets_go: threading.Event) -> None:
+        self.lets_go = lets_go
+        self.published_to = 0
+        self.closed = threading.Event()
+
+    def open(self) -> None:
+        self.lets_go.wait()
+        raise KafkaException(KafkaError(KafkaError._FENCED))
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_a_lane_that_hangs_is_left_to_another(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its client was told how long it may take; when it comes back it ends."""
+    monkeypatch.setattr(processors_publisher, "HANG_S", 0.2)
+    infos = tuple(describe_topic(ledger_settings, name) for name in topic_names(ledger_settings))
+    first, second = Hung(threading.Event()), Hung(threading.Event())
+    outboxes = iter([first, second])
+    with outbox_pool(ledger_settings.dsn, "test", 1) as pool:
+        one = processors_publisher.Publisher(ledger_settings, infos, pool)  # type: ignore[arg-type]
+        monkeypatch.setattr(one, "_make_outbox", lambda topics, partition: next(outboxes))
+        one._begin(3)
+        hung = one._lanes[3]
+        one._leave_hung()
+        assert one._lanes[3] is hung
+        assert wait_until(lambda: hung.hangs, 10)
+        one._leave_hung()
+        assert one._lanes[3] is not hung
+        first.lets_go.set()
+        hung.join(10)
+        assert not hung.is_alive()
+        assert first.closed.is_set()
+        one._lanes[3].stop()
+        second.lets_go.set()
+        one._end([3])
 
 
 class Forgetting(WorkerProcess):
