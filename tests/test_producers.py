@@ -247,45 +247,40 @@ def test_a_delivery_outlasts_a_short_outage(ledger_settings: Settings, stack: St
     assert {fields["command_id"] for _, _, fields in found.values()} == {f"c-{i}" for i in range(1_000)}
 
 
-def test_a_client_that_lost_kafka_for_ever_is_replaced(
-    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def lost(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[CommandProducer]:
+    """A producer that has appended grant 1, and whose client then lost Kafka for ever."""
+    monkeypatch.setattr(client, "_SILENCE_S", 0.5)
+    with (
+        ForgetfulKafka(ledger_settings) as kafka,
+        CommandProducer({**kafka.settings.kafka_client, **FORGETTING}, ledger_settings.commands_topic) as producer,
+    ):
+        producer.append(grant(1))
+        kafka.forget()
+        own = producer._producer
+        assert own is not None
+        assert wait_until(lambda: not producer._finds_kafka(own), 30)
+        yield producer
+
+
+def test_a_client_that_lost_kafka_for_ever_is_replaced(lost: CommandProducer) -> None:
     """What it held is told to be sent again; what comes then is appended."""
-    monkeypatch.setattr(client, "_SILENCE_S", 0.5)
-    with (
-        ForgetfulKafka(ledger_settings) as kafka,
-        CommandProducer({**kafka.settings.kafka_client, **FORGETTING}, ledger_settings.commands_topic) as producer,
-    ):
-        producer.append(grant(1))
-        kafka.forget()
-        lost = producer._producer
-        assert lost is not None
-        assert wait_until(lambda: not producer._finds_kafka(lost), 30)
-        with pytest.raises(DeliveryFailedError, match="Send it again"):
-            producer.append(grant(2))
-        assert producer._producer is not lost
-        assert producer.append(grant(2)).offset >= 0
+    before = lost._producer
+    with pytest.raises(DeliveryFailedError, match="Send it again"):
+        lost.append(grant(2))
+    assert lost._producer is not before
+    assert lost.append(grant(2)).offset >= 0
 
 
-def test_who_waits_for_a_lost_client_is_told(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_for_a_lost_client_is_told(lost: CommandProducer) -> None:
     """A flush ends when the last answer is there, and not only when its time is out."""
-    monkeypatch.setattr(client, "_SILENCE_S", 0.5)
-    with (
-        ForgetfulKafka(ledger_settings) as kafka,
-        CommandProducer({**kafka.settings.kafka_client, **FORGETTING}, ledger_settings.commands_topic) as producer,
-    ):
-        producer.append(grant(1))
-        kafka.forget()
-        lost = producer._producer
-        assert lost is not None
-        assert wait_until(lambda: not producer._finds_kafka(lost), 30)
-        deliveries = [producer.submit(grant(number)) for number in range(2, 50)]
-        began = time.monotonic()
-        with pytest.raises(DeliveryFailedError, match="48 commands"):
-            producer.flush(100)
-        assert time.monotonic() - began < 50
-        assert all(delivery.done() for delivery in deliveries)
-        assert [producer.append(grant(number)).offset >= 0 for number in range(2, 50)] == [True] * 48
+    deliveries = [lost.submit(grant(number)) for number in range(2, 50)]
+    began = time.monotonic()
+    with pytest.raises(DeliveryFailedError, match="48 commands"):
+        lost.flush(100)
+    assert time.monotonic() - began < 50
+    assert all(delivery.done() for delivery in deliveries)
+    assert [lost.append(grant(number)).offset >= 0 for number in range(2, 50)] == [True] * 48
 
 
 def test_a_client_is_kept_while_kafka_is_away(
