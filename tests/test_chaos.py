@@ -120,14 +120,13 @@ def append_all(settings: Settings, records: Iterable[Raw]) -> None:
             left.append(raw)
 
     with CommandProducer(settings.kafka_client, settings.commands_topic, delivery_timeout_s=180) as producer:
-        for raw in records:
-            producer.append_encoded([Encoded(raw.key, raw.value or b"")], partial(keep_failed, raw))
-        producer.flush()
-        while left:
-            again, left[:] = list(left), []
-            for raw in again:
+        while True:
+            for raw in records:
                 producer.append_encoded([Encoded(raw.key, raw.value or b"")], partial(keep_failed, raw))
             producer.flush()
+            if not left:
+                return
+            records, left[:] = list(left), []
 
 
 def paced(records: Iterable[Raw], share: threading.Semaphore, size: int) -> Iterator[Raw]:
