@@ -114,20 +114,33 @@ class TopicInfo(NamedTuple):
         return Log(self.name, self.topic_id, self.partitions)
 
 
+class _Trouble:
+    """Why Kafka is away, as a client hears it."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+
+    def note(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self.reason = error.str()
+
+
 class KafkaAdmin:
-    """An administration client that keeps quiet while Kafka is away and remembers why it is."""
+    """An administration client that keeps quiet while Kafka is away and remembers why it is.
+
+    Its threads and connections go with the last reference to it, and with them the answer to a future of its client:
+    keep it until that is there.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._bootstrap = settings.kafka_bootstrap
-        self._reason = ""
         self.topics: set[str] = set()
+        # Not a method of this object: the client would keep alive who keeps it, and the garbage collector may come so
+        # seldom that a process runs out of what it has for a thousand clients.
+        self._trouble = _Trouble()
         # librdkafka prints each failed connection to standard error; the reason goes into our error instead.
-        quiet: dict[str, Any] = {"log_level": 0, "error_cb": self._remember}
+        quiet: dict[str, Any] = {"log_level": 0, "error_cb": self._trouble.note}
         self.client = AdminClient({**settings.kafka_client, **quiet})
-
-    def _remember(self, error: KafkaError) -> None:
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            self._reason = error.str()
 
     def ask(self, question: Callable[[], T], topic: str = "") -> T:
         """Return the answer to a question. Raises KafkaUnavailableError, TopicMissingError or TopicError."""
@@ -142,7 +155,7 @@ class KafkaAdmin:
         if error.code() in _AWAY:
             self.client.poll(0)
             return KafkaUnavailableError(
-                f"Kafka doesn't answer at {self._bootstrap}: {self._reason or error.str()}.",
+                f"Kafka doesn't answer at {self._bootstrap}: {self._trouble.reason or error.str()}.",
                 "Start it with `creditfold up`, or set CREDITFOLD_KAFKA_BOOTSTRAP to where it is.",
             )
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):

@@ -180,14 +180,16 @@ def create(settings: Settings, partitions: int = 4, **config: str) -> None:
     """Make a topic that is wrong in something."""
     wanted = topic_config(settings) | {name.replace("_", "."): value for name, value in config.items()}
     topic = NewTopic(settings.commands_topic, num_partitions=partitions, replication_factor=1, config=wanted)
-    KafkaAdmin(settings).client.create_topics([topic])[settings.commands_topic].result()
-    assert wait_until(lambda: settings.commands_topic in KafkaAdmin(settings).client.list_topics().topics, BOUND_S)
+    client = KafkaAdmin(settings).client
+    client.create_topics([topic])[settings.commands_topic].result()
+    assert wait_until(lambda: settings.commands_topic in client.list_topics(timeout=10).topics, BOUND_S)
 
 
 def cut(settings: Settings, place: int, offset: int) -> None:
     """Remove what is before an offset."""
     at = TopicPartition(settings.commands_topic, place, offset)
-    KafkaAdmin(settings).client.delete_records([at])[at].result()
+    client = KafkaAdmin(settings).client
+    client.delete_records([at])[at].result()
     assert wait_until(lambda: start_offsets(settings, settings.commands_topic, [place]) == {place: offset}, BOUND_S)
 
 
@@ -446,8 +448,9 @@ def test_an_archive_takes_one_log_only(ledger_settings: Settings, tmp_path: Path
 
 def make_anew(settings: Settings) -> None:
     name = settings.commands_topic
-    KafkaAdmin(settings).client.delete_topics([name])[name].result()
-    assert wait_until(lambda: name not in KafkaAdmin(settings).client.list_topics(timeout=10).topics, BOUND_S)
+    client = KafkaAdmin(settings).client
+    client.delete_topics([name])[name].result()
+    assert wait_until(lambda: name not in client.list_topics(timeout=10).topics, BOUND_S)
     assert create_topics(settings)
 
 

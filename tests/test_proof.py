@@ -238,7 +238,8 @@ def test_a_record_that_is_gone_from_the_start_of_the_log_is_told(folded: Setting
     from creditfold.stack.topics import KafkaAdmin
 
     place = TopicPartition(folded.commands_topic, 2, 5)
-    KafkaAdmin(folded).client.delete_records([place])[place].result()
+    admin = KafkaAdmin(folded)
+    admin.client.delete_records([place])[place].result()
     done = run(folded, "verify", check=False)
     assert done.returncode == 1
     assert "begins at 2:5" in done.stderr

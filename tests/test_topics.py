@@ -1,5 +1,7 @@
 """The topics are made as the ledger needs them, and another log is told apart."""
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -177,6 +179,23 @@ def test_an_error_remembers_nothing_secret() -> None:
     with pytest.raises(KafkaUnavailableError) as error:
         KafkaAdmin(settings).ask(lambda: None)
     assert "hunter2" not in str(error.value)
+
+
+def test_an_administration_client_goes_with_its_last_reference() -> None:
+    """It has threads and one of the process's 1,024 keys of thread-local data, which can't wait for the collector."""
+    settings = Settings(kafka_bootstrap=f"127.0.0.1:{free_port()}")
+    gc.disable()
+    try:
+        left = weakref.ref(KafkaAdmin(settings).client)
+        assert left() is None
+        admin = KafkaAdmin(settings)
+        after_an_error = weakref.ref(admin.client)
+        with pytest.raises(KafkaUnavailableError, match="refused"):
+            admin.ask(lambda: None)
+        del admin
+        assert after_an_error() is None
+    finally:
+        gc.enable()
 
 
 def test_a_partition_that_is_moving_is_asked_again(stack: StackUnderTest) -> None:
