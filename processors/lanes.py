@@ -273,7 +273,7 @@ class Lanes:
 
     async def _fold_in_a_round(self, chunk: Chunk, lane: "Lane") -> bool:
         """Fold a small chunk together with other lanes'; False if it must be folded alone, or what is left of it."""
-        if len(chunk.records) > SMALL_CHUNK or not lane.shares:
+        if len(chunk.records) > SMALL_CHUNK or not lane.shares(chunk):
             return False
         small = _Small(chunk, lane, asyncio.get_running_loop().create_future())
         self._small.append(small)
@@ -316,29 +316,27 @@ class Lanes:
         return taken
 
     async def _fold_small(self, taken: "Sequence[_Small]") -> None:
-        """Fold chunks of several partitions in one transaction, those that can't be so excepted."""
+        """Fold chunks of several partitions in one transaction, those excepted that are known to need one alone."""
         async with self._connection() as connection:
             shares: list[tuple[_Small, Share]] = []
             for small in taken:
                 chunk, lane = small.chunk, small.lane
-                if not lane.shares or chunk.epoch != lane.claim.epoch or lane.memory is None:
+                if not lane.shares(chunk) or lane.memory is None:
                     continue
                 with self.meter.stage("decode"):
                     reads = quick.read(chunk.records, chunk.partition, self._partitions, lane.memory.light)
                 if not ticks(reads):
-                    transaction = ChunkTransaction(connection, chunk.partition, lane.claim)
-                    share = Share(transaction, reads, chunk.start, chunk.end, self._take_memory(lane))
-                    shares.append((small, share))
+                    transaction = ChunkTransaction(connection, chunk.partition, lane.claim, lane.memory.progress)
+                    shares.append((small, Share(transaction, reads, chunk.end, self._take_memory(lane))))
             if not shares:
                 return
             with self.meter.stage("fold"):
                 reached = await fold_together(connection, [share for _, share in shares])
         for (small, share), at in zip(shares, reached, strict=True):
-            if at is not None:
-                share.memory.trim()
-                self._count(share.reads, share.end, at)
-                self._folded(small.chunk, small.lane, share.memory, at)
-                small.finish(done=at >= small.chunk.end)
+            share.memory.trim()
+            self._count(share.reads, share.end, at)
+            self._folded(small.chunk, small.lane, share.memory, at)
+            small.finish(done=at >= small.chunk.end)
         if any(has_transfers(share.reads) for _, share in shares):
             self._on_transfers()
 
@@ -379,10 +377,15 @@ class Lane:
         """Whether a chunk waits already behind the one in work."""
         return not self._queue.empty()
 
-    @property
-    def shares(self) -> bool:
-        """Whether it is known that small chunks can be folded with other lanes'."""
-        return self.memory is not None and knows_lots(self.memory.rules)
+    def shares(self, chunk: Chunk) -> bool:
+        """Whether it is known that a small chunk can be folded with other lanes'."""
+        stands = None if self.memory is None else self.memory.progress
+        return (
+            stands is not None
+            and knows_lots(stands.rules)
+            and (stands.epoch, stands.next_offset) == (self.claim.epoch, chunk.start)
+            and chunk.epoch == self.claim.epoch
+        )
 
     @property
     def is_idle(self) -> bool:

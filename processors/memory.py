@@ -20,7 +20,7 @@ from creditfold.processors.chunks import Read, commands, fold, keys, tick_of, ti
 from creditfold.projections.credit_store import TooManyLotsError, account_with
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.sending import LastOutcomes
-from creditfold.projections.store import ChunkTransaction, Progress, ask_to_lock, locked, write_together
+from creditfold.projections.store import ChunkTransaction, Progress, write_together
 
 if TYPE_CHECKING:
     from creditfold.processors import plain
@@ -96,10 +96,8 @@ class Memory:
         self.light = quick.new_store()
         #: Whether ids that weren't seen are taken for new.
         self.trusts = seen is not None
-        #: Version of the rules by which was folded last; 0 if nothing was.
-        self.rules = 0
-        #: The log's clock behind what was folded last.
-        self.clock_ms = 0
+        #: Where the partition stands behind what was folded last; None if nothing was.
+        self.progress: Progress | None = None
         self._seen = seen
         self._most = most - coming
         self._most_lots = lots
@@ -270,7 +268,6 @@ class Memory:
             result = result._replace(light=self.light)
             plan.end()
         self.take(result)
-        self.clock_ms = result.clock_ms
         return result
 
     def take(self, result: ChunkResult) -> None:
@@ -320,7 +317,7 @@ async def load_together(wants: Sequence[Wanted]) -> Known:
     What an account has in its past is asked for even where every account is remembered.
 
     Args:
-        wants: of different partitions, whose transactions are one. There must be some.
+        wants: of different partitions, on one connection. There must be some.
 
     Returns:
         The known ids.
@@ -364,78 +361,70 @@ async def load_together(wants: Sequence[Wanted]) -> Known:
 
 
 class Share(NamedTuple):
-    """What is folded of one of several partitions together: reads from offset `start` to before `end`, without ticks.
+    """What is folded of one of several partitions together: reads to before offset `end`, without ticks.
 
-    The memory must be one that knows the partition's rules, and these such with lots.
+    The transaction must know where the partition stands, which is before the reads and under rules with lots. The
+    memory is that of the fold up to there.
     """
 
     transaction: ChunkTransaction
     reads: list[Read]
-    start: int
     end: int
     memory: Memory
 
 
-async def fold_together(connection: AsyncConnection[TupleRow], shares: Sequence[Share]) -> list[int | None]:
+async def fold_together(connection: AsyncConnection[TupleRow], shares: Sequence[Share]) -> list[int]:
     """Fold little of several partitions in one transaction, with as few waits for PostgreSQL as can be.
 
-    Gives the offset up to which each is folded, before the end where it makes very much, and None for one that can't be
-    folded so: another worker has claimed it, or it isn't at the start.
+    Gives the offset up to which each is folded: before the end where it makes very much.
+
+    What is loaded is read before the transaction, and still is what it was in it: nobody writes it but who has claimed
+    the partition, and the transaction fails if that isn't this worker any more.
 
     Args:
         connection: in no transaction, and in autocommit.
         shares: of different partitions of one generation. There must be some.
 
-    Raises TooManyLotsError, UnknownRulesError, KnownCommandError, or what PostgreSQL raises; then nothing is written,
-    and the memories are worth nothing.
+    Raises DisplacedError, TooManyLotsError, UnknownRulesError, KnownCommandError, or what PostgreSQL raises; then
+    nothing is written of any, and the memories are worth nothing.
     """
     try:
         return await _fold_together(connection, shares)
     except BaseException:
         with suppress(Error):
             await connection.rollback()
+            # psycopg believes in statements that the server was to prepare behind what failed. It forgets them all with
+            # a transaction that is rolled back, which there needn't have been.
+            async with connection.transaction(force_rollback=True):
+                pass
         raise
 
 
-async def _fold_together(connection: AsyncConnection[TupleRow], shares: Sequence[Share]) -> list[int | None]:
-    transactions = [share.transaction for share in shares]
+async def _fold_together(connection: AsyncConnection[TupleRow], shares: Sequence[Share]) -> list[int]:
     wants = [
         Wanted(
             share.transaction,
             list(commands(share.reads)),
             share.memory,
-            share.memory.plan(share.transaction, share.reads, share.memory.clock_ms),
+            share.memory.plan(share.transaction, share.reads, share.transaction.progress.clock_ms),
         )
         for share in shares
     ]
-    async with connection.pipeline():
-        await connection.execute(b"BEGIN")
-        # What is loaded is sent for behind the lock, and so is what it was when that was given.
-        answer = await ask_to_lock(transactions)
-        known = await load_together(wants)
-        holding = await locked(transactions, answer)
+    known = await load_together(wants)
     results: list[tuple[ChunkTransaction, ChunkResult]] = []
-    reached: list[int | None] = []
     made = 0
     for share, want in zip(shares, wants, strict=True):
         transaction, memory = share.transaction, share.memory
-        if transaction not in holding or transaction.progress.next_offset != share.start:
-            reached.append(None)
-            continue
-        progress = transaction.progress
-        book = CreditBook(memory.credited, known, progress.clock_ms, progress.minute)
+        book = CreditBook(memory.credited, known, transaction.progress.clock_ms, transaction.progress.minute)
         loaded = Loaded(Part(share.reads, share.end), want.coming, known, want.plan)
         result = memory.fold(loaded, book, transaction.partition, MOST_MADE - made)
         made += result.made
         results.append((transaction, result))
-        reached.append(result.next_offset)
-    if results:
-        await write_together(results)
-    else:
-        await connection.rollback()
+    await write_together(results)
     for want in wants:
         want.memory.tidy(want.coming)
-    return reached
+        want.memory.progress = want.transaction.progress
+    return [result.next_offset for _, result in results]
 
 
 class Part(NamedTuple):
@@ -515,9 +504,8 @@ async def fold_chunk(
         book = open_book(rules, memory.plain, known, progress.clock_ms, progress.minute, forced=forced is not None)
         result = fold(reads, book, end, MOST_MADE)
         save = unsaved is None or is_last or memory.excess > 0 or knows_lots(result.rules)
-        await transaction.write(result, unsaved, save=save)
+        memory.progress = await transaction.write(result, unsaved, save=save)
         memory.go_over(result)
-        memory.rules, memory.clock_ms = result.rules, result.clock_ms
         return result.next_offset
     made = 0
     for part in parts(reads, end):
@@ -534,7 +522,7 @@ async def fold_chunk(
         made += result.made
         if made > MOST_MADE or loaded.part.is_cut or result.next_offset < loaded.part.end:
             break
-    memory.rules, memory.clock_ms = progress.rules, progress.clock_ms
+    memory.progress = progress
     return progress.next_offset
 
 

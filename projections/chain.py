@@ -112,10 +112,10 @@ def activation_line(partition: int, activation: Activation) -> bytes:
 
 
 #: Lines have as many columns as the journal had under rules 1; those of credits have more.
-COLUMNS = 17
+COLUMNS, CREDIT_COLUMNS = 17, 23
 _MISSING = f"\t{NULL}"
 #: What the columns of credits, all missing, look like at the end of a line.
-NO_CREDITS = _MISSING.encode() * 6
+NO_CREDITS = _MISSING.encode() * (CREDIT_COLUMNS - COLUMNS)
 
 
 def _digest(data: bytes | None) -> str:

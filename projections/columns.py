@@ -17,14 +17,18 @@ SEPARATOR = "\x1f"
 #: Stands for a missing number: no column of ours that can miss one has a negative.
 NULL = -1
 
-# PostgreSQL's numbers for its types, bigint and an array of it.
-_BIGINT, _BIGINTS = 20, 1016
+# PostgreSQL's numbers for its types, bigint, an array of it, and text.
+_BIGINT, _BIGINTS, _TEXT = 20, 1016, 25
 _HEAD = Struct(">iiIii")
 _CELL = b"\0\0\0\x08" + bytes(8)
 
 
 class Longs(bytes):
     """An array of bigint in PostgreSQL's binary form. Its placeholder is `%b`."""
+
+
+class Utf8(bytes):
+    """A text that is encoded already. Its placeholder is `%b`."""
 
 
 def longs(values: Iterable[int]) -> Longs:
@@ -52,12 +56,20 @@ def number_cells(values: Iterable[int]) -> bytes:
     return bytes(cells)
 
 
-class _LongsDumper(Dumper):
+class _AsItIs(Dumper):
     format = Format.BINARY
-    oid = _BIGINTS
 
-    def dump(self, obj: Longs) -> bytes:
+    def dump(self, obj: bytes) -> bytes:
         return obj
 
 
+class _LongsDumper(_AsItIs):
+    oid = _BIGINTS
+
+
+class _Utf8Dumper(_AsItIs):
+    oid = _TEXT
+
+
 adapters.register_dumper(Longs, _LongsDumper)
+adapters.register_dumper(Utf8, _Utf8Dumper)

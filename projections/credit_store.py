@@ -1,4 +1,4 @@
-"""Loads the state of accounts that have lots, inside a chunk's transaction. Decides nothing.
+"""Loads the state of accounts that have lots, for a chunk of a partition that is claimed. Decides nothing.
 
 What is loaded is what commands and time can change: of an account's past only what a command names.
 """
@@ -166,7 +166,7 @@ class CreditStore:
     """State of accounts with lots in one generation.
 
     Args:
-        connection: in a transaction that the caller commits.
+        connection: in a transaction that has locked the partition, or whose writes will make sure of the claim.
         generation: its number.
         finds_ids: whether commands can be looked up in its journal by their ids.
     """

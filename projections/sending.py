@@ -1,16 +1,17 @@
-"""Sends what a transaction writes: the rows of one or several partitions together. Decides nothing, commits nothing."""
+"""Sends what a transaction writes: the rows of one or several partitions together. Decides nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
 from psycopg import AsyncConnection, AsyncCursor
-from psycopg.errors import UniqueViolation
+from psycopg.errors import DivisionByZero, UniqueViolation
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from creditfold.ledger import Outcome
-from creditfold.projections.chain import Checkpoint, Line
-from creditfold.projections.columns import SEPARATOR, longs
+from creditfold.projections.chain import BYTES, CREDIT_COLUMNS, NULL, Checkpoint, Line
+from creditfold.projections.columns import SEPARATOR, Longs, Utf8, longs
 from creditfold.projections.credit_rows import Total
 from creditfold.projections.credit_tables import WRITTEN, Table, add_totals, joined, save, together
 from creditfold.projections.results import Cells, ChunkResult
@@ -18,6 +19,11 @@ from creditfold.projections.statements import Statements, statements
 
 #: The unique key of the journal on (account, command id).
 KNOWN_COMMANDS = "journal_command"
+
+#: Bytes of lines that are sent as one value: of so few, COPY would cost more in waiting than it saves.
+MOST_INSERTED = 2**18
+
+_BYTES, _NULL = BYTES.encode(), NULL.encode()
 
 #: The offset and the outcome of the last decision about each (account, asset): what its balance row is to be.
 LastOutcomes: TypeAlias = dict[tuple[str, str], tuple[int, Outcome]]
@@ -31,6 +37,10 @@ Pieces: TypeAlias = Sequence[bytes]
 
 class KnownCommandError(Exception):
     """A command was decided before, which would have shown if it had been looked up. The transaction is lost."""
+
+
+class DisplacedError(Exception):
+    """A partition doesn't stand where it was expected to: another worker has claimed it, or folded it."""
 
 
 class Draft(NamedTuple):
@@ -53,43 +63,98 @@ class Draft(NamedTuple):
     totals: Mapping[str, Total]
 
 
-async def send(
-    connection: AsyncConnection[TupleRow], generation: int, drafts: Sequence[Draft], *, commit: bool = False
-) -> None:
-    """Write drafts of different partitions, and move their offsets.
-
-    `commit` says that the transaction shall end with it, which isn't for drafts with balances: their rows are counted.
+async def send(connection: AsyncConnection[TupleRow], generation: int, draft: Draft) -> None:
+    """Write a draft, and move its partition's offset, in a transaction that has locked the partition.
 
     Raises RuntimeError if the rows don't follow from the stored ones, KnownCommandError if one was decided before.
     """
     sql = statements(generation)
     balances = [
         (account, asset, outcome.balance, outcome.version, draft.partition, offset)
-        for draft in drafts
         for (account, asset), (offset, outcome) in draft.balances.items()
     ]
     async with connection.cursor(binary=True) as cursor, connection.cursor(binary=True) as saving:
-        await _copy(cursor, sql.save_journal, [piece for draft in drafts for piece in draft.plain])
-        await _copy(cursor, sql.save_credits, [piece for draft in drafts for piece in draft.credited])
+        await _copy(cursor, sql.save_journal, draft.plain)
+        await _copy(cursor, sql.save_credits, draft.credited)
         # None of these needs the answer to another: they are sent together, and waited for once.
         async with connection.pipeline():
             if balances:
                 accounts, assets, *numbers = zip(*balances, strict=True)
                 texts = (SEPARATOR.join(accounts), SEPARATOR.join(assets))
                 await saving.execute(sql.save_balances, (*texts, *map(longs, numbers)))
-            await send_state(cursor, generation, [draft.state for draft in drafts])
-            totals = [(draft.partition, name, *sums) for draft in drafts for name, sums in draft.totals.items()]
-            if totals:
-                await cursor.execute(add_totals(generation), joined(totals))
-            for draft in drafts:
-                await _send_others(cursor, sql, draft)
-            await _move(cursor, sql, drafts)
-            if commit and not balances:
-                await cursor.execute(b"COMMIT")
+            await _send_rows(cursor, generation, [draft])
+            await cursor.execute(sql.move, _moves([draft]))
         if balances and saving.rowcount != len(balances):
             ahead = len(balances) - saving.rowcount
-            partitions = ", ".join([str(draft.partition) for draft in drafts])
-            raise RuntimeError(f"{ahead} balances of partition {partitions} ran ahead of their log")
+            raise RuntimeError(f"{ahead} balances of partition {draft.partition} ran ahead of their log")
+
+
+async def send_together(
+    connection: AsyncConnection[TupleRow], generation: int, drafts: Sequence[Draft], expected: Sequence[tuple[int, int]]
+) -> None:
+    """Write drafts of different partitions by rules with lots, and move their offsets, in a transaction of its own.
+
+    Args:
+        connection: in no transaction, and in autocommit. It must be rolled back if this fails or is cancelled.
+        generation: whose partitions.
+        drafts: without balances of their own. There must be some.
+        expected: the offset and the epoch at which each draft's partition must stand.
+
+    Raises DisplacedError if one stands elsewhere, KnownCommandError if a command was decided before.
+    """
+    sql = statements(generation)
+    pieces = [piece for draft in drafts for piece in draft.credited]
+    lines = b"".join(pieces)
+    taking = (*map(longs, zip(*expected, strict=True)), *_moves(drafts))
+    with _displacement(), _known_commands():
+        async with connection.cursor(binary=True) as cursor:
+            if len(lines) > MOST_INSERTED or not _is_plain(lines):
+                async with connection.transaction():
+                    await cursor.execute(sql.take, taking)
+                    await _copy(cursor, sql.save_credits, pieces)
+                    async with connection.pipeline():
+                        await _send_rows(cursor, generation, drafts)
+                return
+            # None of these needs the answer to another. A pipeline alone would be a transaction too, but its end would
+            # commit what was sent before an exception.
+            async with connection.pipeline():
+                await cursor.execute(b"BEGIN")
+                await cursor.execute(sql.take, taking)
+                if lines:
+                    await cursor.execute(sql.save_lines, (Utf8(lines[:-1]),))
+                await _send_rows(cursor, generation, drafts)
+                await cursor.execute(b"COMMIT")
+
+
+@contextmanager
+def _displacement() -> Iterator[None]:
+    try:
+        yield
+    except DivisionByZero as error:
+        raise DisplacedError("a partition doesn't stand where this worker left it") from error
+
+
+def _is_plain(lines: bytes) -> bool:
+    """Whether nothing in these lines is written with a backslash but what is missing, and extra.
+
+    And whether they have as many columns as they must, which COPY would look at.
+    """
+    count = lines.count(b"\n")
+    return (
+        lines.count(_BYTES) == count
+        and lines.count(b"\\") == lines.count(_NULL) + 2 * count
+        and lines.count(b"\t") == (CREDIT_COLUMNS - 1) * count
+    )
+
+
+async def _send_rows(cursor: AsyncCursor[TupleRow], generation: int, drafts: Sequence[Draft]) -> None:
+    """Write what has no order among itself, in a pipeline."""
+    await send_state(cursor, generation, [draft.state for draft in drafts])
+    totals = [(draft.partition, name, *sums) for draft in drafts for name, sums in draft.totals.items()]
+    if totals:
+        await cursor.execute(add_totals(generation), joined(totals))
+    for draft in drafts:
+        await _send_others(cursor, statements(generation), draft)
 
 
 async def send_state(cursor: AsyncCursor[TupleRow], generation: int, states: Sequence[Rows]) -> None:
@@ -109,10 +174,16 @@ def piece_of(lines: Sequence[Line]) -> Pieces:
 async def _copy(cursor: AsyncCursor[TupleRow], statement: bytes, pieces: Pieces) -> None:
     if not pieces:
         return
-    try:
+    with _known_commands():
         async with cursor.copy(statement) as copy:
             for piece in pieces:
                 await copy.write(piece)
+
+
+@contextmanager
+def _known_commands() -> Iterator[None]:
+    try:
+        yield
     except UniqueViolation as error:
         if error.diag.constraint_name != KNOWN_COMMANDS:
             raise
@@ -132,10 +203,9 @@ async def _send_others(cursor: AsyncCursor[TupleRow], sql: Statements, draft: Dr
         await cursor.execute(sql.save_checkpoint, (partition, *checkpoint))
 
 
-async def _move(cursor: AsyncCursor[TupleRow], sql: Statements, drafts: Sequence[Draft]) -> None:
+def _moves(drafts: Sequence[Draft]) -> tuple[Longs | str, ...]:
     columns: Iterable[tuple[int, ...]] = zip(*map(_moved, drafts), strict=True)
-    chains = SEPARATOR.join([rf"\x{draft.chain.hex()}" for draft in drafts])
-    await cursor.execute(sql.move, (*map(longs, columns), chains))
+    return *map(longs, columns), SEPARATOR.join([rf"\x{draft.chain.hex()}" for draft in drafts])
 
 
 def _moved(draft: Draft) -> tuple[int, ...]:

@@ -22,19 +22,36 @@ class Statements(NamedTuple):
     caught_up: bytes
     save_journal: bytes
     save_credits: bytes
+    save_lines: bytes
     save_dead_letter: bytes
     save_activation: bytes
     save_redrive: bytes
     save_checkpoint: bytes
     move: bytes
+    take: bytes
 
 
 @lru_cache(maxsize=64)
 def statements(generation: int) -> Statements:
     """The store's SQL for a generation."""
     schema = sql.Identifier(schema_of(generation))
-    return Statements(*(sql.SQL(text).format(schema=schema).as_bytes(None) for text in _TEXTS))
+    return Statements(*(sql.SQL(text).format(schema=schema, **_PARTS).as_bytes(None) for text in _TEXTS))
 
+
+#: What several texts have in common.
+_PARTS = {
+    "sent": sql.SQL("%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, string_to_array(%s, chr(31))"),
+    "columns": sql.SQL("""log_partition, next_offset, clock_ms, rules, accepted, rejected, duplicates, dead_letters,
+           activations, ticks, tick_minute, balances_behind, chain"""),
+    "moved": sql.SQL("""next_offset = n.next_offset, clock_ms = n.clock_ms, rules = n.rules::smallint,
+           chain = n.chain::bytea, accepted = p.accepted + n.accepted, rejected = p.rejected + n.rejected,
+           duplicates = p.duplicates + n.duplicates, dead_letters = p.dead_letters + n.dead_letters,
+           activations = p.activations + n.activations, ticks = p.ticks + n.ticks, tick_minute = n.tick_minute,
+           balances_behind = n.balances_behind <> 0, folded_at = clock_timestamp()"""),
+    "lines": sql.SQL("""log_partition, log_offset, account_id, version, command_id, kind, asset, amount, change,
+           balance, rejection, rules, clock_ms, occurred_at_ms, source, note, extra"""),
+    "credits": sql.SQL("pending, held, debt, step, details, facts"),
+}
 
 _TEXTS: tuple[LiteralString, ...] = (
     # claim
@@ -43,8 +60,8 @@ _TEXTS: tuple[LiteralString, ...] = (
     # finds_ids
     "SELECT to_regclass('{schema}.journal_command') IS NOT NULL",
     # lock
-    """SELECT log_partition, next_offset, epoch, clock_ms, rules, chain, tick_minute FROM {schema}.progress
-       WHERE log_partition = ANY(%b) ORDER BY log_partition FOR UPDATE""",
+    """SELECT next_offset, epoch, clock_ms, rules, chain, tick_minute FROM {schema}.progress
+       WHERE log_partition = %s FOR UPDATE""",
     # load_accounts
     """SELECT account_id, asset, available, version FROM {schema}.balances
        WHERE account_id = ANY(string_to_array(%s, chr(31)))""",
@@ -76,12 +93,18 @@ _TEXTS: tuple[LiteralString, ...] = (
     # caught_up
     "UPDATE {schema}.progress SET balances_behind = false WHERE log_partition = %s",
     # save_journal
-    """COPY {schema}.journal (log_partition, log_offset, account_id, version, command_id, kind, asset, amount,
-           change, balance, rejection, rules, clock_ms, occurred_at_ms, source, note, extra) FROM STDIN""",
+    "COPY {schema}.journal ({lines}) FROM STDIN",
     # save_credits
-    """COPY {schema}.journal (log_partition, log_offset, account_id, version, command_id, kind, asset, amount,
-           change, balance, rejection, rules, clock_ms, occurred_at_ms, source, note, extra, pending, held, debt, step,
-           details, facts) FROM STDIN""",
+    "COPY {schema}.journal ({lines}, {credits}) FROM STDIN",
+    # save_lines: the same of lines in which nothing is written with a backslash but what is missing, and extra, which
+    # always is. OFFSET keeps PostgreSQL from cutting a line up anew for each of its columns.
+    r"""INSERT INTO {schema}.journal ({lines}, {credits})
+       SELECT c[1]::integer, c[2]::bigint, c[3], c[4]::bigint, c[5], c[6], c[7], c[8]::bigint, c[9]::bigint,
+              c[10]::bigint, c[11], c[12]::smallint, c[13]::bigint, c[14]::bigint, c[15], c[16],
+              decode(substr(c[17], 4), 'hex'), c[18]::bigint, c[19]::bigint, c[20]::bigint, c[21]::smallint, c[22],
+              c[23]
+       FROM (SELECT string_to_array(line, chr(9), '\N') AS c FROM string_to_table(%b, chr(10)) AS line
+             OFFSET 0) AS s""",
     # save_dead_letter
     """INSERT INTO {schema}.dead_letters
            (log_partition, log_offset, reason, detail, appended_at_ms, key, value, headers)
@@ -96,16 +119,21 @@ _TEXTS: tuple[LiteralString, ...] = (
     # save_checkpoint
     "INSERT INTO {schema}.checkpoints (log_partition, next_offset, chain) VALUES (%s, %s, %s)",
     # move
-    """UPDATE {schema}.progress AS p
-       SET next_offset = n.next_offset, clock_ms = n.clock_ms, rules = n.rules::smallint, chain = n.chain::bytea,
-           accepted = p.accepted + n.accepted, rejected = p.rejected + n.rejected,
-           duplicates = p.duplicates + n.duplicates, dead_letters = p.dead_letters + n.dead_letters,
-           activations = p.activations + n.activations, ticks = p.ticks + n.ticks, tick_minute = n.tick_minute,
-           balances_behind = n.balances_behind <> 0, folded_at = clock_timestamp()
-       FROM unnest(%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, string_to_array(%s, chr(31)))
-           AS n (log_partition, next_offset, clock_ms, rules, accepted, rejected, duplicates, dead_letters, activations,
-                 ticks, tick_minute, balances_behind, chain)
+    """UPDATE {schema}.progress AS p SET {moved} FROM unnest({sent}) AS n ({columns})
        WHERE p.log_partition = n.log_partition""",
+    # take: the same, after making sure that all these partitions stand where they are expected to, under these epochs.
+    # Divides by zero otherwise, which ends the transaction. They are locked in the order in which whoever else locks
+    # several does.
+    """WITH n AS MATERIALIZED (SELECT * FROM unnest(%b, %b, {sent}) AS s (start, epoch, {columns})),
+       held AS MATERIALIZED (
+           SELECT p.log_partition FROM {schema}.progress AS p JOIN n USING (log_partition)
+           WHERE p.next_offset = n.start AND p.epoch = n.epoch ORDER BY p.log_partition FOR UPDATE OF p
+       ),
+       moved AS (
+           UPDATE {schema}.progress AS p SET {moved} FROM n JOIN held USING (log_partition)
+           WHERE p.log_partition = n.log_partition RETURNING 1
+       )
+       SELECT 1 / (count(*) = (SELECT count(*) FROM n))::integer FROM moved""",
 )
 
 # Activating another generation takes moments, and must not be ended halfway by a worker that waits for it.

@@ -1,7 +1,8 @@
 """The store: one transaction writes what a chunk decided and moves the partition's offset with it.
 
 Owns exactly-once in effect: a chunk's transaction locks its `progress` row under the epoch that this worker claimed,
-so two workers can't write the same partition, and a record is never folded twice. Decides nothing.
+so two workers can't write the same partition, and a record is never folded twice. Small chunks of several partitions
+share one that asks for no lock first: it fails if they don't all stand where this worker left them. Decides nothing.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from heapq import merge
 from operator import itemgetter
 from typing import NamedTuple
 
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection
 from psycopg.errors import InvalidSchemaName, UndefinedTable
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
@@ -26,12 +27,12 @@ from creditfold.projections.chain import (
     extend,
     journal_line,
 )
-from creditfold.projections.columns import SEPARATOR, longs
+from creditfold.projections.columns import SEPARATOR
 from creditfold.projections.credit_rows import LastLines, changed_rows, totals
 from creditfold.projections.credit_store import CreditStore
 from creditfold.projections.credit_tables import CHANGED_LOTS, LIGHT_BALANCES, LOTS, Table, cells, joined
 from creditfold.projections.results import Cells, ChunkResult, LightAccounts
-from creditfold.projections.sending import Draft, LastOutcomes, Rows, piece_of, send, send_state
+from creditfold.projections.sending import Draft, LastOutcomes, Rows, piece_of, send, send_state, send_together
 from creditfold.projections.setup import refuse_other_layout
 from creditfold.projections.statements import END_BLOCKERS, LIVE, LOOKS, SWITCHING, statements
 from creditfold.schemas.errors import CreditfoldError
@@ -146,18 +147,25 @@ class ChunkTransaction:
     """The work on one chunk inside an open transaction: lock, load, then write.
 
     Args:
-        connection: in a transaction that the caller commits.
+        connection: in a transaction that the caller commits, but for `write_together`.
         partition: of the command topic.
         claim: this worker's.
+        progress: where the partition stands, if that is known without a lock: `write_together` makes sure of it.
     """
 
-    def __init__(self, connection: AsyncConnection[TupleRow], partition: int, claim: Claim) -> None:
+    def __init__(
+        self,
+        connection: AsyncConnection[TupleRow],
+        partition: int,
+        claim: Claim,
+        progress: Progress | None = None,
+    ) -> None:
         self.connection = connection
         self.partition = partition
         self.generation = claim.generation
         self._epoch = claim.epoch
         self._sql = statements(claim.generation)
-        self._progress: Progress | None = None
+        self._progress = progress
         # What was folded and its accounts' state isn't written yet: the last line about each (account, asset).
         self._last: LastLines = {}
         self._touched: dict[str, CreditAccount] = {}
@@ -167,22 +175,22 @@ class ChunkTransaction:
 
     async def lock(self) -> Progress:
         """Lock the partition's progress until the transaction ends. Raises FencedError."""
-        if not await lock_together([self]):
+        try:
+            cursor = await self.connection.execute(self._sql.lock, (self.partition,), binary=True)
+        except (UndefinedTable, InvalidSchemaName) as error:
+            # Another generation was made the live one, and this one was dropped before we noticed.
+            raise FencedError(f"Generation {self.generation} is gone.") from error
+        row = await cursor.fetchone()
+        self._progress = None if row is None else Progress(*row)
+        if self._progress is None or self._progress.epoch != self._epoch:
             raise FencedError(f"Partition {self.partition} was claimed by another worker.")
-        return self.progress
-
-    def holds(self, stored: Progress | None) -> bool:
-        """Note where the locked partition stands; tell whether its claim still holds."""
-        if stored is None or stored.epoch != self._epoch:
-            return False
-        self._progress = stored
-        return True
+        return self._progress
 
     @property
     def progress(self) -> Progress:
-        """Where the partition stands in this transaction. Raises RuntimeError if it isn't locked."""
+        """Where the partition stands in this transaction. Raises RuntimeError if it is neither known nor locked."""
         if self._progress is None:
-            raise RuntimeError("The partition isn't locked.")
+            raise RuntimeError("It isn't known where the partition stands.")
         return self._progress
 
     @property
@@ -249,7 +257,7 @@ class ChunkTransaction:
         before.
         """
         draft = self.draft(result, unsaved, save=save, save_state=save_state)
-        await send(self.connection, self.generation, [draft])
+        await send(self.connection, self.generation, draft)
         if unsaved is not None and save:
             unsaved.clear()
         return self.moved(draft)
@@ -336,42 +344,18 @@ def _by_account(names: Sequence[str]) -> list[int]:
     return sorted(range(len(names)), key=names.__getitem__)
 
 
-async def lock_together(transactions: Sequence[ChunkTransaction]) -> list[ChunkTransaction]:
-    """Lock several partitions' progress until the transaction ends; gives those whose claims still hold.
-
-    Args:
-        transactions: of different partitions of one generation, on one connection. There must be some.
-
-    Raises FencedError where the generation is gone.
-    """
-    try:
-        return await locked(transactions, await ask_to_lock(transactions))
-    except (UndefinedTable, InvalidSchemaName) as error:
-        # Another generation was made the live one, and this one was dropped before we noticed.
-        raise FencedError(f"Generation {transactions[0].generation} is gone.") from error
-
-
-async def ask_to_lock(transactions: Sequence[ChunkTransaction]) -> AsyncCursor[TupleRow]:
-    """Ask for what `lock_together` gives, in a pipeline; the cursor is for `locked`."""
-    sql = statements(transactions[0].generation)
-    partitions = longs([one.partition for one in transactions])
-    return await transactions[0].connection.execute(sql.lock, (partitions,), binary=True)
-
-
-async def locked(transactions: Sequence[ChunkTransaction], answer: AsyncCursor[TupleRow]) -> list[ChunkTransaction]:
-    """Wait for the answer of `ask_to_lock`; gives the transactions whose claims still hold."""
-    stored = {row[0]: Progress(*row[1:]) for row in await answer.fetchall()}
-    return [one for one in transactions if one.holds(stored.get(one.partition))]
-
-
 async def write_together(results: Sequence[tuple[ChunkTransaction, ChunkResult]]) -> None:
-    """Write what was decided in several partitions by rules with lots, move their offsets, and commit.
+    """Write what was decided in several partitions by rules with lots, and move their offsets, in one transaction.
 
     Args:
-        results: of different partitions of one generation, on one connection. There must be some.
+        results: of different partitions of one generation, on one connection, which is in no transaction and in
+            autocommit; each partition is known to stand where its fold began. There must be some.
 
-    Raises KnownCommandError if a command was decided before.
+    Raises DisplacedError if one doesn't stand there, KnownCommandError if a command was decided before.
     """
+    expected = [(one.progress.next_offset, one.progress.epoch) for one, _ in results]
     drafts = [one.draft(result) for one, result in results]
     first = results[0][0]
-    await send(first.connection, first.generation, drafts, commit=True)
+    await send_together(first.connection, first.generation, drafts, expected)
+    for (one, _), draft in zip(results, drafts, strict=True):
+        one.moved(draft)

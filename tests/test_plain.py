@@ -170,8 +170,7 @@ class Folded:
     def fold(self, records: Sequence[FakeRecord]) -> None:
         """Fold records in a transaction of their own."""
         end = records[-1].offset + 1
-        transaction = ChunkTransaction(None, 0, Claim(0, 1, 1))  # type: ignore[arg-type]
-        assert transaction.holds(self.progress)
+        transaction = ChunkTransaction(None, 0, Claim(0, 1, 1), self.progress)  # type: ignore[arg-type]
         reads = quick.read(records, 0, 1, self.memory.light)
         assert not ticks(reads)
         coming = list(commands(reads))

@@ -3,13 +3,15 @@
 They come to what each would alone, all or nothing, and what is wrong with one partition holds up no other.
 """
 
+import asyncio
+import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import psycopg
 import pytest
-from credit_histories import history
+from credit_histories import START_MS, history
 from psycopg import AsyncConnection
 from support import query
 from test_chunks import FakeRecord
@@ -22,6 +24,7 @@ from creditfold.processors import memory as memory_module
 from creditfold.processors.chunks import Chunk, fold, partition_of, read_records
 from creditfold.processors.lanes import Lanes
 from creditfold.processors.memory import Share, fold_together
+from creditfold.projections import sending
 from creditfold.projections.chain import (
     START,
     Line,
@@ -37,6 +40,7 @@ from creditfold.projections.results import ChunkResult
 from creditfold.projections.setup import prepare
 from creditfold.projections.store import Claim
 from creditfold.schemas.position import Log
+from creditfold.schemas.wire import encode
 from creditfold.stack.settings import Settings
 
 PARTITIONS = 3
@@ -120,14 +124,15 @@ def chunks(claims: Mapping[int, Claim], log: Partitions, ends: Mapping[int, int]
 
 async def feed(lanes: Lanes, claims: dict[int, Claim], log: Partitions, chance: random.Random) -> None:
     """Put small chunks of all partitions at once until all is folded."""
-    while behind := {one: won for one, won in claims.items() if won.next_offset < len(log[one])}:
-        ends = {one: min(len(log[one]), won.next_offset + chance.choice((1, 2, 8))) for one, won in behind.items()}
-        lanes.put(chunks(behind, log, ends))
-        while any(lanes.offsets()[one] < end for one, end in ends.items()):
-            await lanes.wait_for_room(1.0)
-            lanes.busy()
-        for one, end in ends.items():
-            claims[one] = claims[one]._replace(next_offset=end)
+    async with asyncio.timeout(60):
+        while behind := {one: won for one, won in claims.items() if won.next_offset < len(log[one])}:
+            ends = {one: min(len(log[one]), won.next_offset + chance.choice((1, 2, 8))) for one, won in behind.items()}
+            lanes.put(chunks(behind, log, ends))
+            while any(lanes.offsets()[one] < end for one, end in ends.items()):
+                await lanes.wait_for_room(1.0)
+                lanes.busy()
+            for one, end in ends.items():
+                claims[one] = claims[one]._replace(next_offset=end)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -140,7 +145,7 @@ async def test_together_comes_to_the_same_as_alone(
     duplicates aren't recognized, and hardly anything may be made or loaded in one transaction."""
     folded: list[int] = []
 
-    async def counted(connection: AsyncConnection[Any], shares: Sequence[Share]) -> list[int | None]:
+    async def counted(connection: AsyncConnection[Any], shares: Sequence[Share]) -> list[int]:
         reached = await fold_together(connection, shares)
         folded.append(len(shares))
         return reached
@@ -183,53 +188,178 @@ async def test_a_partition_that_is_another_s_holds_up_no_other(shared: Settings)
     assert stored == [(10,), (10,), (15,)]
 
 
-@pytest.mark.parametrize("step", ["before", "locked", "copied", "committed"])
+@pytest.mark.parametrize("how", ["killed", "failed", "cancelled"])
+@pytest.mark.parametrize("step", ["before", "loaded", "copied", "sent", "committed"])
 async def test_a_kill_at_any_step_leaves_all_or_nothing(
-    shared: Settings, step: str, monkeypatch: pytest.MonkeyPatch
+    shared: Settings, step: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The session is ended at each step of a shared transaction; all chunks are folded after it, each exactly once."""
+    """The session is ended at each step of a shared transaction, or the worker's own part of it fails or is cancelled;
+    all chunks are folded after it, each exactly once."""
     log = split(history(3, 300))
     killed: list[str] = []
     write = memory_module.write_together
-    together = memory_module._fold_together
 
-    def end(connection: AsyncConnection[Any]) -> None:
-        if not killed and len(seen) > 2:
-            killed.append(step)
+    async def end(connection: AsyncConnection[Any]) -> None:
+        if killed or len(seen) <= 2:
+            return
+        killed.append(step)
+        if how == "killed":
             assert kill(shared, connection.info.backend_pid)
+        elif how == "failed":
+            raise RuntimeError("a defect")
+        else:
+            task = asyncio.current_task()
+            assert task is not None
+            assert task.get_name() == "round"
+            task.cancel()
+            await asyncio.sleep(0)
 
     seen: list[int] = []
 
-    async def folding(connection: AsyncConnection[Any], shares: Sequence[Share]) -> list[int | None]:
+    async def folding(connection: AsyncConnection[Any], shares: Sequence[Share]) -> list[int]:
         seen.append(len(shares))
         if step == "before":
-            end(connection)
-        reached = await together(connection, shares)
+            await end(connection)
+        reached = await fold_together(connection, shares)
         if step == "committed":
-            end(connection)
+            await end(connection)
             if killed == ["committed"]:
                 killed.append("told")
                 raise psycopg.OperationalError("the connection was lost before the answer to COMMIT")
         return reached
 
     async def writing(results: Sequence[tuple[Any, ChunkResult]]) -> None:
-        if step == "locked":
-            end(results[0][0].connection)
+        if step == "loaded":
+            await end(results[0][0].connection)
         await write(results)
 
-    sent = memory_module.write_together.__globals__["send"].__globals__
-    state = sent["send_state"]
+    state = sending.send_state
 
     async def stating(cursor: Any, generation: int, states: Any) -> None:
-        # Behind the COPY, in the pipeline that ends with COMMIT.
-        if step == "copied":
-            end(cursor.connection)
+        # Behind the lines, in the pipeline that ends the transaction; or in a transaction with a COPY.
+        if len(states) > 1 and step == ("sent" if ways[-1] else "copied"):
+            await end(cursor.connection)
         await state(cursor, generation, states)
 
-    monkeypatch.setattr(memory_module, "_fold_together", folding)
+    def is_plain(lines: bytes) -> bool:
+        ways.append(plain(lines) and step != "copied")
+        return ways[-1]
+
+    ways: list[bool] = []
+    plain = sending._is_plain
+
+    monkeypatch.setattr(lanes_module, "fold_together", folding)
     monkeypatch.setattr(memory_module, "write_together", writing)
-    monkeypatch.setitem(sent, "send_state", stating)
+    monkeypatch.setattr(sending, "send_state", stating)
+    monkeypatch.setattr(sending, "_is_plain", is_plain)
     async with lanes_of(shared, partitions=PARTITIONS) as lanes:
         await feed(lanes, await lanes.claim(range(PARTITIONS)), log, random.Random(2))
     assert killed[:1] == [step]
+    assert_same(shared, log)
+
+
+def grants(texts: Iterable[tuple[str, str]]) -> Partitions:
+    """Grants with these sources and reasons by rules 2, and nothing else."""
+    records = [FakeRecord(0, START_MS, None, encode("ActivateRules", {"command_id": "r", "rules": 2}))]
+    for number, (source, reason) in enumerate(texts, 1):
+        account = f"user-{number % 97}"
+        body = {"command_id": f"c{number}", "account": account, "asset": "credits", "amount": 5}
+        value = encode("Grant", {**body, "source": source, "reason": reason})
+        records.append(FakeRecord(number, START_MS, account.encode(), value))
+    return split(records)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_a_claim_between_reading_and_writing_fences(
+    shared: Settings, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is locked while what is needed is loaded and decided: the write finds that a partition is another's.
+
+    Later rounds of the others succeed, though psycopg was about to prepare the statements for good in that one.
+    """
+    log = grants([("", "")] * 200)
+    lost: list[tuple[int, bool]] = [(-1, False)]
+    write = memory_module.write_together
+    refused: list[int] = []
+    written: list[int] = []
+    start = 6
+
+    async def writing(results: Sequence[tuple[Any, ChunkResult]]) -> None:
+        if not refused:
+            await other.claim([place])
+        try:
+            await write(results)
+        except sending.DisplacedError:
+            stored = query(shared, "SELECT next_offset FROM ledger_0001.progress ORDER BY log_partition")
+            assert stored == [(start,)] * PARTITIONS
+            refused.append(len(results))
+            raise
+        written.append(len(results))
+
+    async with (
+        lanes_of(shared, lost, partitions=PARTITIONS) as lanes,
+        lanes_of(shared, partitions=PARTITIONS) as other,
+    ):
+        claims = await lanes.claim(range(PARTITIONS))
+        for number in range(start):
+            # One record of each partition at a time: so many rounds, but for the first, which nothing is remembered in.
+            await feed(lanes, claims, [records[: number + 1] for records in log], random.Random(1))
+        monkeypatch.setattr(memory_module, "write_together", writing)
+        lanes.put(chunks(claims, log, dict.fromkeys(range(PARTITIONS), start + 5)))
+        while len(lost) < 2 or sum(offset < start + 5 for offset in lanes.offsets().values()) > 1:
+            await lanes.wait_for_room(1.0)
+            lanes.busy()
+        assert refused == [PARTITIONS]
+        assert lost[1:] == [(place, True)]
+        others = {one: won._replace(next_offset=start + 5) for one, won in claims.items() if one != place}
+        for number in range(start + 6, start + 12):
+            await feed(lanes, others, [records[:number] for records in log], random.Random(1))
+    assert written == [PARTITIONS - 1] * 6
+    stored = query(shared, "SELECT log_partition FROM ledger_0001.progress WHERE next_offset = %s", (start,))
+    assert stored == [(place,)]
+
+
+@pytest.mark.parametrize("most", [0, 2**18])
+async def test_texts_come_out_as_they_went_in(shared: Settings, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However lines are sent, and whatever COPY would take for something else: nothing, an end, a column's end."""
+    harmless = ["", "'\"$1%s{}", "é", "NULL"]
+    texts = [
+        *harmless,
+        "\\",
+        "\\N",
+        "\\\\N",
+        "\\x",
+        "a\\\\x00",
+        "\t",
+        "\n",
+        "\r\n",
+        "\\.",
+        "é\\",
+        "\x08\x0b\x0c",
+        "\\\\\\x",
+        "\\t",
+    ]
+    # The harmless ones come first, so that whole chunks have no others.
+    pairs = [*itertools.product(harmless, repeat=2)] * 5 + [*itertools.product(texts, repeat=2)]
+    ways: set[str] = set()
+    copy = sending._copy
+
+    async def copying(cursor: Any, statement: bytes, pieces: Any) -> None:
+        ways.add("copied" if pieces else "")
+        await copy(cursor, statement, pieces)
+
+    def is_plain(lines: bytes) -> bool:
+        ways.add("sent" if (found := plain(lines)) else "escaped")
+        return found
+
+    plain = sending._is_plain
+    monkeypatch.setattr(sending, "_copy", copying)
+    monkeypatch.setattr(sending, "_is_plain", is_plain)
+    monkeypatch.setattr(sending, "MOST_INSERTED", most)
+    log = grants(pairs)
+    async with lanes_of(shared, partitions=PARTITIONS) as lanes:
+        await feed(lanes, await lanes.claim(range(PARTITIONS)), log, random.Random(3))
+    rows = query(shared, "SELECT source, note FROM ledger_0001.journal")
+    assert sorted(rows) == sorted(pairs)
+    assert {"sent", "escaped", "copied"} <= ways if most else ways == {"copied", ""}
     assert_same(shared, log)
