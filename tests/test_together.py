@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from support import query
 from test_chunks import FakeRecord
 from test_credit_store import forget_ids
-from test_store import kill, lanes_of
+from test_store import kill, lanes_of, wait_until_blocked
 
 from creditfold.ledger import Book, CreditEntry
 from creditfold.processors import lanes as lanes_module
@@ -256,6 +256,47 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(
         await feed(lanes, await lanes.claim(range(PARTITIONS)), log, random.Random(2))
     assert killed[:1] == [step]
     assert_same(shared, log)
+
+
+@pytest.mark.parametrize("is_claimed", [True, False])
+async def test_a_claim_under_way_is_waited_for(
+    shared: Settings, is_claimed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a write finds in the row is what it is behind the claim, whether that is committed or not."""
+    log = grants([("", "")] * 100)
+    lost: list[tuple[int, bool]] = [(-1, False)]
+    write = memory_module.write_together
+    outcomes: list[str] = []
+
+    async def writing(results: Sequence[tuple[Any, ChunkResult]]) -> None:
+        if outcomes:
+            await write(results)
+            return
+        with psycopg.connect(shared.dsn) as claiming:
+            claiming.execute("UPDATE ledger_0001.progress SET epoch = epoch + 1 WHERE log_partition = 1")
+            waiting = asyncio.ensure_future(write(results))
+            await wait_until_blocked(shared)
+            assert not waiting.done()
+            if is_claimed:
+                claiming.commit()
+            else:
+                claiming.rollback()
+            outcomes.append("began")
+            await waiting
+            outcomes.append("written")
+
+    async with lanes_of(shared, lost, partitions=PARTITIONS) as lanes:
+        claims = await lanes.claim(range(PARTITIONS))
+        await feed(lanes, claims, [records[:10] for records in log], random.Random(1))
+        monkeypatch.setattr(memory_module, "write_together", writing)
+        lanes.put(chunks(claims, log, dict.fromkeys(range(PARTITIONS), 15)))
+        while sum(lanes.offsets()[one] < 15 and (one, True) not in lost for one in claims):
+            await lanes.wait_for_room(1.0)
+            lanes.busy()
+    assert outcomes == (["began"] if is_claimed else ["began", "written"])
+    assert lost[1:] == ([(1, True)] if is_claimed else [])
+    stored = query(shared, "SELECT next_offset FROM ledger_0001.progress ORDER BY log_partition")
+    assert stored == [(15,), (10 if is_claimed else 15,), (15,)]
 
 
 def grants(texts: Iterable[tuple[str, str]]) -> Partitions:
