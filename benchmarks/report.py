@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from figures import Figures, at
 from load import PLAIN_2
 from plot import draw
+from rebuild import PACED
 
 from creditfold.ledger import folding
 
@@ -209,7 +210,7 @@ def rebuild(results: Figures) -> str:
     beside = (
         ("alone", "latency_alone"),
         ("beside a rebuild", "latency_beside_a_rebuild"),
-        ("beside one of 10,000 a second", "latency_beside_a_rebuild_of_10000_a_second"),
+        (f"beside one of {PACED:,} a second", f"latency_beside_a_rebuild_of_{PACED}_a_second"),
     )
     latency = ((what, at(found, name, "p50_ms"), at(found, name, "p99_ms")) for what, name in beside)
     live = table(("one live worker, due to visible", "half within, ms", "99%"), latency)

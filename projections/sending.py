@@ -74,8 +74,9 @@ async def send(connection: AsyncConnection[TupleRow], generation: int, draft: Dr
         for (account, asset), (offset, outcome) in draft.balances.items()
     ]
     async with connection.cursor(binary=True) as cursor, connection.cursor(binary=True) as saving:
-        await _copy(cursor, sql.save_journal, draft.plain)
-        await _copy(cursor, sql.save_credits, draft.credited)
+        with _known_commands():
+            await _copy(cursor, sql.save_journal, draft.plain)
+            await _copy(cursor, sql.save_credits, draft.credited)
         # None of these needs the answer to another: they are sent together, and waited for once.
         async with connection.pipeline():
             if balances:
@@ -174,10 +175,9 @@ def piece_of(lines: Sequence[Line]) -> Pieces:
 async def _copy(cursor: AsyncCursor[TupleRow], statement: bytes, pieces: Pieces) -> None:
     if not pieces:
         return
-    with _known_commands():
-        async with cursor.copy(statement) as copy:
-            for piece in pieces:
-                await copy.write(piece)
+    async with cursor.copy(statement) as copy:
+        for piece in pieces:
+            await copy.write(piece)
 
 
 @contextmanager

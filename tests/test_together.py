@@ -6,7 +6,7 @@ They come to what each would alone, all or nothing, and what is wrong with one p
 import asyncio
 import itertools
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -114,6 +114,11 @@ def assert_same(settings: Settings, log: Partitions) -> None:
         assert all(found.holds for found in check_self(connection, 1))
 
 
+def stands(settings: Settings) -> list[tuple[int]]:
+    """The next offset of each partition, in their order."""
+    return query(settings, "SELECT next_offset FROM ledger_0001.progress ORDER BY log_partition")
+
+
 def chunks(claims: Mapping[int, Claim], log: Partitions, ends: Mapping[int, int]) -> list[Chunk]:
     """From where the claims stand to before these offsets."""
     return [
@@ -122,15 +127,20 @@ def chunks(claims: Mapping[int, Claim], log: Partitions, ends: Mapping[int, int]
     ]
 
 
+async def folded_until(lanes: Lanes, is_done: Callable[[], bool]) -> None:
+    """Have lanes fold until something is so."""
+    while not is_done():
+        await lanes.wait_for_room(1.0)
+        lanes.busy()
+
+
 async def feed(lanes: Lanes, claims: dict[int, Claim], log: Partitions, chance: random.Random) -> None:
     """Put small chunks of all partitions at once until all is folded."""
     async with asyncio.timeout(60):
         while behind := {one: won for one, won in claims.items() if won.next_offset < len(log[one])}:
             ends = {one: min(len(log[one]), won.next_offset + chance.choice((1, 2, 8))) for one, won in behind.items()}
             lanes.put(chunks(behind, log, ends))
-            while any(lanes.offsets()[one] < end for one, end in ends.items()):
-                await lanes.wait_for_room(1.0)
-                lanes.busy()
+            await folded_until(lanes, lambda ends=ends: all(lanes.offsets()[one] >= end for one, end in ends.items()))
             for one, end in ends.items():
                 claims[one] = claims[one]._replace(next_offset=end)
 
@@ -180,12 +190,9 @@ async def test_a_partition_that_is_another_s_holds_up_no_other(shared: Settings)
         await other.claim([1])
         far = {0: claims[0]._replace(next_offset=12), 1: claims[1], 2: claims[2]}
         lanes.put(chunks(far, log, {0: 15, 1: 15, 2: 15}))
-        while len(lost) < 3 or lanes.offsets()[2] < 15:
-            await lanes.wait_for_room(1.0)
-            lanes.busy()
+        await folded_until(lanes, lambda: len(lost) >= 3 and lanes.offsets()[2] >= 15)
     assert sorted(lost[1:]) == [(0, False), (1, True)]
-    stored = query(shared, "SELECT next_offset FROM ledger_0001.progress ORDER BY log_partition")
-    assert stored == [(10,), (10,), (15,)]
+    assert stands(shared) == [(10,), (10,), (15,)]
 
 
 @pytest.mark.parametrize("how", ["killed", "failed", "cancelled"])
@@ -290,13 +297,10 @@ async def test_a_claim_under_way_is_waited_for(
         await feed(lanes, claims, [records[:10] for records in log], random.Random(1))
         monkeypatch.setattr(memory_module, "write_together", writing)
         lanes.put(chunks(claims, log, dict.fromkeys(range(PARTITIONS), 15)))
-        while sum(lanes.offsets()[one] < 15 and (one, True) not in lost for one in claims):
-            await lanes.wait_for_room(1.0)
-            lanes.busy()
+        await folded_until(lanes, lambda: all(lanes.offsets()[one] >= 15 or (one, True) in lost for one in claims))
     assert outcomes == (["began"] if is_claimed else ["began", "written"])
     assert lost[1:] == ([(1, True)] if is_claimed else [])
-    stored = query(shared, "SELECT next_offset FROM ledger_0001.progress ORDER BY log_partition")
-    assert stored == [(15,), (10 if is_claimed else 15,), (15,)]
+    assert stands(shared) == [(15,), (10 if is_claimed else 15,), (15,)]
 
 
 def grants(texts: Iterable[tuple[str, str]]) -> Partitions:
@@ -331,8 +335,7 @@ async def test_a_claim_between_reading_and_writing_fences(
         try:
             await write(results)
         except sending.DisplacedError:
-            stored = query(shared, "SELECT next_offset FROM ledger_0001.progress ORDER BY log_partition")
-            assert stored == [(start,)] * PARTITIONS
+            assert stands(shared) == [(start,)] * PARTITIONS
             refused.append(len(results))
             raise
         written.append(len(results))
@@ -347,9 +350,9 @@ async def test_a_claim_between_reading_and_writing_fences(
             await feed(lanes, claims, [records[: number + 1] for records in log], random.Random(1))
         monkeypatch.setattr(memory_module, "write_together", writing)
         lanes.put(chunks(claims, log, dict.fromkeys(range(PARTITIONS), start + 5)))
-        while len(lost) < 2 or sum(offset < start + 5 for offset in lanes.offsets().values()) > 1:
-            await lanes.wait_for_room(1.0)
-            lanes.busy()
+        await folded_until(
+            lanes, lambda: len(lost) >= 2 and sum(offset < start + 5 for offset in lanes.offsets().values()) <= 1
+        )
         assert refused == [PARTITIONS]
         assert lost[1:] == [(place, True)]
         others = {one: won._replace(next_offset=start + 5) for one, won in claims.items() if one != place}
