@@ -44,7 +44,7 @@ help:
 	@echo 'make bench-check BASE=REVISION  fail where the fold is slower than at that revision'
 	@echo 'make bench-report  run all of these and write their figures into docs/benchmarks.md and docs/scale.md'
 	@echo 'make bench-lots  what a spend costs in an account with many lots'
-	@echo 'make bench-rebuild  rebuild 1,000,000 commands, and what that costs the live fold'
+	@echo 'make bench-rebuild  rebuild 3,000,000 commands, and what that costs the live fold'
 	@echo 'make compiled    compile the core, for COMPILED=1 behind any of these; needs a C compiler'
 	@echo 'make up, down    start Kafka, PostgreSQL, a worker and a publisher; stop them'
 	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'

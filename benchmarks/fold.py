@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import time
+from operator import itemgetter
 from typing import Any
 
 import baseline
@@ -45,7 +46,7 @@ def fold(settings: Settings, number: int) -> dict[str, Any]:
     launched, wal = time.perf_counter(), disk.wal_position(settings.dsn)
     with workers(settings, number) as running:
         figures = watch(settings, running, launched)
-    figures["wal_bytes_per_command"] = round((disk.wal_position(settings.dsn) - wal) / figures.pop("folded"), 1)
+    figures["wal_bytes_per_command"] = round((disk.wal_position(settings.dsn) - wal) / figures["folded"], 1)
     return figures
 
 
@@ -130,11 +131,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--chunk-records", type=int, default=CHUNK_RECORDS)
     parser.add_argument("--log", choices=LOGS, action="append", help="only this one; may be given again")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured; the middle ratio counts")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
 
     with servers(options.chunk_records) as settings:
-        found = {name: compare(settings, name, options) for name in options.log or LOGS}
+        found: dict[str, dict[str, Any]] = {}
+        for name in options.log or LOGS:
+            rounds = sorted(
+                (compare(settings, name, options) for _ in range(options.rounds)), key=itemgetter("to_baseline_batched")
+            )
+            ratios = [figures["to_baseline_batched"] for figures in rounds]
+            found[name] = {**rounds[(len(rounds) - 1) // 2], "to_baseline_batched_in_each": ratios}
     for figures in found.values():
         for title, plain in (("of_plain_rules_1", PLAIN_1), ("of_plain_rules_2", PLAIN_2)):
             if plain in found:

@@ -7,8 +7,9 @@ from that moment, so a stall counts for every command that it holds up (no coord
 appends with the producer library. Another session of PostgreSQL asks every 3 milliseconds how far each partition
 is folded; a command is visible at the first answer whose next offset has passed it, so a figure is too long by one such
 pause at most, and never too short. More often would be at the cost of what is measured: every millisecond, it takes a
-sixth of a core. The baseline gets the same schedule in turn: 16 clients, one operation a call, timed
-to the answer of its commit; asyncio's timer adds up to a millisecond to it.
+sixth of a core. The worker has met each account before, as one that has run for long; with --new-accounts it hasn't.
+The baseline gets the same schedule in turn: 16 clients, one operation a call, timed to the answer of its commit;
+asyncio's timer adds up to a millisecond to it.
 """
 
 import argparse
@@ -26,10 +27,10 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import baseline
-from load import LOGS, PLAIN_2, activate, draw
+from load import LOGS, MOST_GRANTED, PLAIN_2, activate, draw
 from rig import console, database, ledger, percentiles, servers, show_columns, workers
 
-from creditfold.producers import Command, CommandProducer
+from creditfold.producers import Command, CommandProducer, Grant
 from creditfold.producers.client import Outcome
 from creditfold.projections.connections import connected
 from creditfold.schemas.position import Position
@@ -117,6 +118,15 @@ def without_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def grant_all(settings: Settings, accounts: int) -> None:
+    """Append a grant to each account, which a worker that has run for long has met."""
+    with CommandProducer(settings.kafka_client, settings.commands_topic) as producer:
+        producer.append_many(
+            Grant(command_id=f"first-{number}", account=f"user-{number}", asset="credits", amount=MOST_GRANTED)
+            for number in range(accounts)
+        )
 
 
 @without_collection()
@@ -242,6 +252,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--warm-up", type=float, default=5.0, help="seconds at the start that don't count")
     parser.add_argument("--accounts", type=int, default=100_000)
+    parser.add_argument("--new-accounts", action="store_true", help="begin with accounts that nothing was granted")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3, help="how often each rate is measured; the middle one counts")
     parser.add_argument("--look-every-ms", type=float, default=3.0)
@@ -252,6 +263,8 @@ def main() -> None:
     with servers() as settings, ledger(settings, "latency") as own, database(settings, "bench_baseline") as dsn:
         baseline.prepare(dsn, options.accounts)
         activate(own, LOGS[PLAIN_2].rules)
+        if not options.new_accounts:
+            grant_all(own, options.accounts)
         with workers(own, options.workers) as running:
             # A broker that has just begun takes a core to compile its own code, for half a minute of requests.
             with console.status("warming up"):

@@ -148,6 +148,10 @@ class EmbeddedKafka:
             "default.replication.factor=1",
             "min.insync.replicas=1",
             "log.retention.ms=-1",
+            # The defaults are a big server's. With few cores, every thread more is one more to wake with cold caches.
+            f"num.io.threads={min(8, max(2, os.cpu_count() or 2))}",
+            "num.network.threads=1",
+            "background.threads=2",
             "group.initial.rebalance.delay.ms=0",
             "offsets.topic.replication.factor=1",
             "offsets.topic.num.partitions=4",
@@ -186,6 +190,8 @@ class EmbeddedKafka:
         command = [
             java,
             f"-Xmx{self._settings.kafka_heap}",
+            # For a small heap: it takes a tenth less of the processor than one that works beside the broker.
+            "-XX:+UseSerialGC",
             # A broker that is out of memory is worse than none: it lives, and answers nothing.
             "-XX:+ExitOnOutOfMemoryError",
             "-Djava.awt.headless=true",
