@@ -85,7 +85,7 @@ def pair(log: Settings, workers: int) -> dict[str, Any]:
     return {
         "live_per_s": live["fold_per_s"],
         "rebuild_per_s": round(rate),
-        "ratio": round(rate / live["fold_per_s"], 2),
+        "ratio": round(rate / max(live["fold_per_s"], 1), 2),
         "memory_mb_by_quarter": again["memory_mb_by_quarter"],
         "machine_stolen_percent": live["machine_stolen_percent"],
     }

@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import ceil
+from math import ceil, log10
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ DOCS = ("benchmarks.md", "scale.md")
 PLOT = ROOT / "docs" / "benchmarks.svg"
 
 #: The benchmarks, by the names of their scripts.
-NAMES = ("fold", "latency", "hot", "rebuild", "scale", "stages")
+NAMES = ("fold", "latency", "hot", "rebuild", "scale", "stages", "lots")
 
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -247,6 +247,32 @@ def scale(results: Figures) -> str:
     return text
 
 
+def journal(results: Figures) -> str:
+    """What a command costs among the rows that the journal has, and among ten times as many."""
+    tenths = at(results, "scale", "long", "by_tenth") or []
+    if len(tenths) < 2:
+        return "Not measured.\n"
+    rows: list[tuple[Any, ...]] = [
+        (one["journal_rows"], "measured", one["fold_per_s"], one["postgres_cpu_us_per_command"])
+        for one in (*tenths[:-1:3], tenths[-1])
+    ]
+    (few, *_, least), (many, *_, most) = rows[0], rows[-1]
+    # An index grows by a level, and by so much more that isn't in the processor's caches, with each power of its rows.
+    more = (most - least) / log10(many / few)
+    rows.append((10 * many, "extrapolated", None, round(most + more, 1)))
+    return table(("rows of the journal", "", "commands a second, one worker", "PostgreSQL's CPU, µs a command"), rows)
+
+
+def lots(results: Figures) -> str:
+    """What a command costs in an account with many lots."""
+    found: Any = results.get("lots") or []
+    names = [name for name in (found[0] if found else {}) if name not in ("live", "dead")]
+    return table(
+        ("live lots", "dead ones", *(f"{name}, µs" for name in names)),
+        ((one["live"], one["dead"], *(one[name] for name in names)) for one in found),
+    )
+
+
 def stages(results: Figures) -> str:
     """CPU time of a worker by stage."""
     logs = {name: at(one, "worker") or {} for name, one in (at(results, "stages", "logs") or {}).items()}
@@ -297,12 +323,13 @@ def arithmetic(results: Figures) -> str:
 
 
 BLOCKS: Mapping[str, Callable[[Figures], str]] = {
-    one.__name__: one for one in (goals, machine, fold, disk, latency, hot, rebuild, scale, stages, arithmetic)
+    one.__name__: one
+    for one in (goals, machine, fold, disk, latency, hot, rebuild, scale, journal, lots, stages, arithmetic)
 }
 
 
 #: Whose results a block is made of, where that isn't told by its name.
-SOURCES = {"disk": "fold", "arithmetic": "hot"}
+SOURCES = {"disk": "fold", "arithmetic": "hot", "journal": "scale"}
 
 
 def fill(text: str, results: Figures) -> str:

@@ -6,8 +6,8 @@
 Workers and partitions: the same commands, in a log of each number of partitions, folded by each number of workers.
 Accounts: commands of accounts that are all there already, drawn from so many that hardly any comes up twice in a chunk.
 They aren't folded but copied: one account is folded, and its rows are written again under other names, which is a
-simulation of their tables and indexes, though not of their journal. Length: memory of one worker by tenths of a log.
-Nothing here is extrapolated; docs/scale.md does that, and says so.
+simulation of their tables and indexes, though not of their journal. Length: memory, rate and PostgreSQL's CPU time by
+tenths of a log, and so of a journal. Nothing here is extrapolated; docs/scale.md and the report do that, and say so.
 """
 
 import argparse
@@ -15,13 +15,14 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import psycopg
 from fold import fold
 from load import LOGS, PLAIN_2, activate, produce
 from psycopg.sql import SQL, Identifier
-from rig import another_fold, console, ledger, servers, show_columns, workers
+from rig import another_fold, console, ledger, servers, servers_cpu_s, show_columns, workers
 
 from creditfold.producers import CommandProducer, Grant
 from creditfold.projections.connections import connected
@@ -91,23 +92,48 @@ def copy_rows(connection: psycopg.Connection[Any], table: str, accounts: int) ->
 
 
 def by_length(on: Settings, options: argparse.Namespace) -> dict[str, Any]:
-    """Memory of one worker, in MB, by tenths of a long log of 100,000 accounts."""
+    """One worker over a long log of 100,000 accounts, by tenths: memory in MB, its rate, and PostgreSQL's CPU time."""
     with ledger(on, "long") as own:
         produce(own, options.log, options.long, 100_000, 1)
-        tenths: list[list[int]] = [[] for _ in range(10)]
+        memory: list[list[int]] = [[] for _ in range(10)]
+        marks: list[Mark] = []
         with workers(own, 1) as running, connected(own.dsn) as connection, console.status("a long log"):
             began = time.perf_counter()
-            while (done := sum(row.records for row in progress(connection))) < options.long:
+            done = 0
+            while done < options.long:
                 running.check()
+                done = sum(row.records for row in progress(connection))
+                tenth = min(done * 10 // options.long, 9)
                 if done:
-                    tenths[min(done * 10 // options.long, 9)].append(running.memory())
+                    memory[tenth].append(running.memory())
+                if done and (tenth >= len(marks) or done >= options.long):
+                    marks.append(Mark(done, time.perf_counter(), servers_cpu_s(own)["PostgreSQL"]))
                 time.sleep(0.1)
             took = time.perf_counter() - began
     return {
         "commands": options.long,
-        "memory_mb_by_tenth": [round(statistics.median(found) / 2**20) if found else None for found in tenths],
-        "most_mb": round(max(max(found, default=0) for found in tenths) / 2**20),
+        "memory_mb_by_tenth": [round(statistics.median(found) / 2**20) if found else None for found in memory],
+        "most_mb": round(max(max(found, default=0) for found in memory) / 2**20),
+        "by_tenth": [between(before, after) for before, after in pairwise(marks)],
         "seconds_with_start": round(took, 1),
+    }
+
+
+class Mark(NamedTuple):
+    """A moment of a fold: how many records were folded, when, and how much CPU time PostgreSQL had taken."""
+
+    done: int
+    at: float
+    cpu_s: float
+
+
+def between(before: Mark, after: Mark) -> dict[str, Any]:
+    """What a stretch of a long log took. There is a journal line for each command."""
+    count = max(after.done - before.done, 1)
+    return {
+        "journal_rows": after.done,
+        "fold_per_s": round(count / (after.at - before.at)),
+        "postgres_cpu_us_per_command": round((after.cpu_s - before.cpu_s) / count * 1e6, 1),
     }
 
 

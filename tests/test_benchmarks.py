@@ -8,6 +8,7 @@ from argparse import Namespace
 from itertools import islice
 from pathlib import Path
 
+import psycopg
 import pytest
 from stack_under_test import StackUnderTest
 from support import ROOT
@@ -20,6 +21,7 @@ import check
 import fold
 import latency
 import load
+import rebuild
 import report
 import scale
 from latency import Look, Schedule, pace, visible_at
@@ -149,6 +151,16 @@ def test_the_documents_can_be_written_before_anything_was_measured() -> None:
     assert report.goals({}).count("not measured") == len(report.GOALS)
 
 
+def test_what_is_extrapolated_is_called_so() -> None:
+    """Ten times the rows cost as much more as they did before; where nothing was measured, nothing is told."""
+    costs = zip((1_000_000, 5_000_000, 10_000_000), (8.0, 9.0, 10.0), strict=True)
+    tenths = [{"journal_rows": rows, "fold_per_s": 100, "postgres_cpu_us_per_command": cost} for rows, cost in costs]
+    lines = report.journal({"scale": {"long": {"by_tenth": tenths}}}).splitlines()
+    assert lines[2] == "| 1,000,000 | measured | 100 | 8.0 |"
+    assert lines[-2:] == ["| 10,000,000 | measured | 100 | 10.0 |", "| 100,000,000 | extrapolated |  | 12.0 |"]
+    assert report.journal({"scale": {"long": {}}}) == "Not measured.\n"
+
+
 def test_ratios_are_of_the_same_round() -> None:
     """A machine that was slow for one round was so for both."""
     rounds = [
@@ -219,6 +231,39 @@ def test_growth_is_measured_with_accounts_that_are_there(servers: Settings) -> N
     (found,) = scale.by_accounts(servers, options)
     assert found["accounts"] == 300
     assert found["cpu_us_per_command"].keys() >= {"workers"}
+
+
+@pytest.mark.stack
+def test_growth_is_measured_over_a_long_log(servers: Settings) -> None:
+    """To its end, in stretches that follow each other; a fold that outruns the looks has fewer."""
+    found = scale.by_length(servers, Namespace(log=load.PLAIN_2, long=200_000))
+    rows = [one["journal_rows"] for one in found["by_tenth"]]
+    assert rows
+    assert rows == sorted(set(rows))
+    assert all(1 < one["journal_rows"] <= 200_008 for one in found["by_tenth"])
+    assert found["most_mb"] > 1
+
+
+@pytest.mark.stack
+def test_a_rebuild_is_measured_behind_a_live_fold_of_its_log(servers: Settings) -> None:
+    """The ratio is that of both rates, and the rebuild came to the same."""
+    with ledger(servers, "pair") as own:
+        load.produce(own, load.PLAIN_2, 2_000, 100, 1)
+        found = rebuild.pair(own, 1)
+    assert found["rebuild_per_s"] > 0
+    assert found["live_per_s"] >= 0
+
+
+@pytest.mark.stack
+def test_each_account_is_granted_something_first(servers: Settings) -> None:
+    """So that the worker has met all of them when the latency is measured."""
+    with ledger(servers, "granted") as own:
+        load.activate(own, 2)
+        latency.grant_all(own, 50)
+        fold.fold(own, 1)
+        with psycopg.connect(own.dsn) as connection:
+            met = connection.execute("SELECT count(*), min(available) FROM ledger.balances").fetchone()
+    assert met == (50, load.MOST_GRANTED)
 
 
 @pytest.mark.stack
