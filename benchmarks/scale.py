@@ -22,6 +22,8 @@ import psycopg
 from fold import fold
 from load import LOGS, PLAIN_2, activate, produce
 from psycopg.sql import SQL, Identifier
+from rich.console import Console
+from rich.table import Table
 from rig import another_fold, console, ledger, servers, servers_cpu_s, show_columns, workers
 
 from creditfold.producers import CommandProducer, Grant
@@ -162,7 +164,14 @@ def main() -> None:
     show_columns(grid, f"Partitions x workers, {options.commands:,} commands: {options.log}")
     show_columns({f"{row['accounts']:,}": row for row in found["accounts"]}, "Accounts that there are, one worker")
     if found["long"]:
+        tenths = found["long"].pop("by_tenth")
         show_columns({"": found["long"]}, "A long log, one worker")
+        table = Table(
+            "rows of the journal", "commands a second", "PostgreSQL's CPU, µs", title="By rows of the journal"
+        )
+        for row in tenths:
+            table.add_row(*(f"{value:,}" for value in row.values()))
+        Console().print(table)
 
 
 if __name__ == "__main__":
