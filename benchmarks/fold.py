@@ -13,7 +13,6 @@ import argparse
 import json
 import statistics
 import time
-from operator import itemgetter
 from typing import Any
 
 import baseline
@@ -26,6 +25,7 @@ from rig import (
     console,
     database,
     ledger,
+    middle,
     servers,
     servers_cpu_s,
     show_columns,
@@ -138,11 +138,9 @@ def main() -> None:
     with servers(options.chunk_records) as settings:
         found: dict[str, dict[str, Any]] = {}
         for name in options.log or LOGS:
-            rounds = sorted(
-                (compare(settings, name, options) for _ in range(options.rounds)), key=itemgetter("to_baseline_batched")
-            )
+            rounds = [compare(settings, name, options) for _ in range(options.rounds)]
             ratios = [figures["to_baseline_batched"] for figures in rounds]
-            found[name] = {**rounds[(len(rounds) - 1) // 2], "to_baseline_batched_in_each": ratios}
+            found[name] = {**middle(rounds, "to_baseline_batched"), "to_baseline_batched_in_each": ratios}
     for figures in found.values():
         for title, plain in (("of_plain_rules_1", PLAIN_1), ("of_plain_rules_2", PLAIN_2)):
             if plain in found:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import baseline
 from load import LOGS, MOST_GRANTED, PLAIN_2, activate, draw
-from rig import console, database, ledger, percentiles, servers, show_columns, workers
+from rig import console, database, ledger, middle, percentiles, servers, show_columns, workers
 
 from creditfold.producers import Command, CommandProducer, Grant
 from creditfold.producers.client import Outcome
@@ -240,11 +240,6 @@ async def _theirs(dsn: str, run: Run, warm_up_s: float) -> dict[str, Any]:
     return {**percentiles(taken), "commands": len(taken), "appended_per_s": round(run.commands / seconds)}
 
 
-def middle(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The round in which half of the commands took neither the longest nor the shortest."""
-    return sorted(rounds, key=lambda one: float(one["p50_ms"]))[(len(rounds) - 1) // 2]
-
-
 def main() -> None:
     """Run the benchmark and print it as a table, or as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -278,7 +273,7 @@ def main() -> None:
                         one = run._replace(seed=number + 100 * again)
                         rounds.append(ours(own, one, options.warm_up, options.look_every_ms / 1e3))
                         running.check()
-                found[f"{rate}/s"] = {**middle(rounds), "p50_ms_of_each": [one["p50_ms"] for one in rounds]}
+                found[f"{rate}/s"] = {**middle(rounds, "p50_ms"), "p50_ms_of_each": [one["p50_ms"] for one in rounds]}
                 with console.status(f"{rate:,} a second, the baseline"):
                     found[f"{rate}/s, baseline"] = theirs(dsn, run, options.warm_up)
     if options.json:

@@ -18,13 +18,12 @@ from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import islice
-from operator import itemgetter
 from typing import Any
 
 import psutil
 from fold import fold
 from load import LOGS, PLAIN_2, plain, produce
-from rig import CREDITFOLD, another_fold, console, environment, servers, show, show_columns
+from rig import CREDITFOLD, another_fold, console, environment, middle, servers, show, show_columns
 
 from creditfold.producers import CommandProducer
 from creditfold.projections.connections import connected
@@ -166,11 +165,13 @@ def main() -> None:
             for number, found in pairs.items():
                 with console.status(f"folding live by {number}, and rebuilding, {again + 1} of {options.rounds}"):
                     found.append(pair(settings, number))
-        one, two = (sorted(found, key=itemgetter("ratio"))[(len(found) - 1) // 2] for found in pairs.values())
+        one, two = (
+            {**middle(found, "ratio"), "ratio_of_each": [each["ratio"] for each in found]} for found in pairs.values()
+        )
         figures: dict[str, Any] = {
             "commands": options.commands,
-            "one_worker": {**one, "ratio_of_each": [each["ratio"] for each in pairs[1]]},
-            "two_workers": {**two, "ratio_of_each": [each["ratio"] for each in pairs[2]]},
+            "one_worker": one,
+            "two_workers": two,
         }
         with console.status("folding what the latency is measured on"):
             fold(settings, 1)

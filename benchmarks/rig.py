@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -236,6 +237,11 @@ def environment(settings: Settings) -> dict[str, str]:
         if value is not None
     }
     return os.environ | ours
+
+
+def middle(rounds: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The round whose figure of that name is neither the greatest nor the least; of two, the one with the lesser."""
+    return sorted(rounds, key=itemgetter(name))[(len(rounds) - 1) // 2]
 
 
 def percentiles(found: Sequence[float]) -> dict[str, float]:

@@ -25,7 +25,7 @@ import rebuild
 import report
 import scale
 from latency import Look, Schedule, pace, visible_at
-from rig import database, ledger, percentiles, workers
+from rig import database, ledger, middle, percentiles, workers
 from sampling import Place, stage_of
 
 from creditfold.stack.settings import Settings
@@ -161,6 +161,13 @@ def test_what_is_extrapolated_is_called_so() -> None:
     assert report.journal({"scale": {"long": {}}}) == "Not measured.\n"
 
 
+def test_the_middle_round_counts() -> None:
+    """Neither the best nor the worst, in whatever order they came; of two, the lesser."""
+    rounds = [{"ratio": 2.0}, {"ratio": 0.5}, {"ratio": 1.0}]
+    assert middle(rounds, "ratio") == {"ratio": 1.0}
+    assert middle(rounds[:2], "ratio") == {"ratio": 0.5}
+
+
 def test_ratios_are_of_the_same_round() -> None:
     """A machine that was slow for one round was so for both."""
     rounds = [
@@ -252,6 +259,7 @@ def test_a_rebuild_is_measured_behind_a_live_fold_of_its_log(servers: Settings) 
         found = rebuild.pair(own, 1)
     assert found["rebuild_per_s"] > 0
     assert found["live_per_s"] >= 0
+    assert found["ratio"] == pytest.approx(found["rebuild_per_s"] / max(found["live_per_s"], 1), rel=0.01, abs=0.01)
 
 
 @pytest.mark.stack
