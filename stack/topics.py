@@ -226,8 +226,15 @@ def topic_config(settings: Settings) -> dict[str, str]:
 
 
 def _side_config(settings: Settings, log_message_bytes: int) -> dict[str, str]:
-    """The same of the topics that are written from the log, whose records are larger than the log's."""
-    return _kept_for_ever(settings) | {"max.message.bytes": str(log_message_bytes + HEADROOM_BYTES)}
+    """The same of the topics that are written from the log, whose records are larger than the log's.
+
+    Their batches stay compressed as the publisher sends them, whatever the broker's own `compression.type` is: the
+    publisher's codec is one that every client can read.
+    """
+    return _kept_for_ever(settings) | {
+        "max.message.bytes": str(log_message_bytes + HEADROOM_BYTES),
+        "compression.type": "producer",
+    }
 
 
 def _kept_for_ever(settings: Settings) -> dict[str, str]:

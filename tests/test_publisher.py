@@ -1,5 +1,6 @@
 """The publisher on the real stack: each outcome and dead letter once, in order, whatever dies and whenever."""
 
+import asyncio
 import base64
 import json
 import random
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 
 import fastavro
 import pytest
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.structs import TopicPartition as AioTopicPartition
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 from forgetful_kafka import ForgetfulKafka
@@ -32,7 +35,7 @@ from support import (
     worker,
 )
 
-from creditfold.processors import outcomes
+from creditfold.processors import batch_reader, outcomes
 from creditfold.processors import publisher as processors_publisher
 from creditfold.processors.membership import outcomes_group, owning_members, published_offsets
 from creditfold.processors.outbox import (
@@ -256,6 +259,45 @@ def test_every_outcome_and_dead_letter_is_published_once_and_in_order(
     # The message, and the marker of its transaction.
     assert sorted(moved[partition] - ends[partition] for partition in range(4)) == [0, 0, 0, 2]
     assert_published(ledger_settings)
+
+
+#: Numbers of codecs in a batch's attributes, the bits that hold them, and the bit of a control batch.
+NONE, GZIP, CODEC_BITS, CONTROL_BIT = 0, 1, 0b111, 0b100000
+
+
+async def codecs_of(settings: Settings, topic: str) -> set[int]:
+    """The codecs of a topic's batches with records, read from the bytes that the broker keeps."""
+    client = await batch_reader._opened(settings.kafka_client, topic)
+    found = set()
+    try:
+        for partition, end in end_offsets(settings, topic, range(settings.partitions)).items():
+            at = 0
+            while at < end:
+                leader = client.cluster.leader_for_partition(AioTopicPartition(topic, partition))
+                request = FetchRequest(500, 1, 10_000_000, 0, [(topic, [(partition, at, 10_000_000)])])
+                answer = batch_reader._without_replica(await client.send(leader, request))
+                data = bytes(answer[0][1][0][-1])
+                while len(data) >= 61:
+                    base, length = int.from_bytes(data[:8], "big"), int.from_bytes(data[8:12], "big")
+                    attributes, last = int.from_bytes(data[21:23], "big"), int.from_bytes(data[23:27], "big")
+                    if not attributes & CONTROL_BIT:
+                        found.add(attributes & CODEC_BITS)
+                    at, data = base + last + 1, data[12 + length :]
+    finally:
+        await client.close()
+    return found
+
+
+def test_what_is_published_is_compressed_as_every_client_can_read(ledger_settings: Settings, tmp_path: Path) -> None:
+    """By gzip, the one codec that kafkajs has: large batches and small ones, outcomes and dead letters."""
+    fold(ledger_settings, tmp_path, mixed(400))
+    with publisher(ledger_settings, tmp_path):
+        wait_until_published(ledger_settings)
+    for topic in (ledger_settings.outcomes_topic, ledger_settings.dead_letters_topic):
+        found = asyncio.run(codecs_of(ledger_settings, topic))
+        # A batch that compression would make larger goes as it is.
+        assert GZIP in found
+        assert found <= {NONE, GZIP}
 
 
 def test_an_empty_log_is_waited_on(ledger_settings: Settings, tmp_path: Path) -> None:

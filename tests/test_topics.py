@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka.admin import ConfigResource, ConfigSource, ResourceType
 from pydantic import SecretStr
 from stack_under_test import StackUnderTest, free_port
 
@@ -105,6 +106,11 @@ def test_the_other_topics_are_made_to_the_log_s_measure(ledger_settings: Setting
         info = describe_topic(later, name)
         assert (info.partitions, info.cleanup_policy, info.retention_ms, info.retention_bytes) == (3, "delete", -1, -1)
         assert info.max_message_bytes == 70_000 + 65_536
+        admin = KafkaAdmin(later)
+        (entries,) = admin.client.describe_configs([ConfigResource(ResourceType.TOPIC, name)]).values()
+        kept = entries.result()["compression.type"]
+        # Said by the topic itself, and not by whatever the broker's default is.
+        assert (kept.value, kept.source) == ("producer", ConfigSource.DYNAMIC_TOPIC_CONFIG.value)
 
 
 def test_a_log_s_identity(ledger_settings: Settings) -> None:
