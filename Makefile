@@ -159,22 +159,34 @@ need-java:
 		echo "error: Maven is missing; it is needed once, to fetch Kafka's jars." >&2; \
 		echo 'try: apt-get install maven, or brew install maven; or set CREDITFOLD_JARS_DIR to a folder that has them.' >&2; exit 1; }
 
+# Asked of a Python that somebody chose, or that made .venv long ago: pip would look for a release that fits it, and
+# say so after minutes.
+define need-python
+@"$(1)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo 'error: $(1) is not a Python of 3.11 or later that runs.' >&2; \
+	echo 'try: $(2)' >&2; exit 1; }
+endef
+
 $(BIN)/python:
 	@[ -n "$(PYTHON)" ] || { \
 		echo 'error: no Python 3.11 or later is on PATH.' >&2; \
 		echo 'try: apt-get install python3 python3-venv, or brew install python; or make PYTHON=/path/to/python3' >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	$(call need-python,$(PYTHON),leave PYTHON out to take the first suitable one on PATH; or make PYTHON=/path/to/python3)
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
 		echo 'error: $(PYTHON) makes no virtual environment.' >&2; \
 		echo 'try: apt-get install python3-venv' >&2; exit 1; }
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(call need-python,$(BIN)/python,rm -rf $(VENV); then the same again)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(call need-python,$(BIN)/python,rm -rf $(VENV); then the same again)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+	$(call need-python,$(BIN)/python,rm -rf $(VENV); then the same again)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $(VENV)/.installed $(VENV)/.installed-dev $@

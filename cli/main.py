@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -38,6 +39,9 @@ from creditfold.schemas.errors import CreditfoldError
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 USAGE = 2
+
+#: The variable by which a shell's completion script asks; click derives it from the command's name.
+COMPLETION = "_CREDITFOLD_COMPLETE"
 
 _APPEND = "Append commands"
 _READ = "Read the ledger"
@@ -100,7 +104,6 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
 
 app = typer.Typer(
     name="creditfold",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -173,7 +176,14 @@ def main() -> None:
     # Our errors say what went wrong; a library's log lines beside them would only be in the way.
     logging.getLogger("creditfold").addHandler(logging.NullHandler())
     _show_setting_warnings()
-    sys.exit(_run(sys.argv[1:]))
+    if COMPLETION in os.environ:
+        # Asked by a shell: what could stand at the cursor, or the script that has the shell ask.
+        app(prog_name="creditfold")
+    code = _run(sys.argv[1:])
+    # What is left is the interpreter's own end, in which an interrupt would be a traceback.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(code)
 
 
 def _open_closed_streams() -> None:
@@ -244,13 +254,29 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+#: What somebody may have meant by an amount below zero.
+_OPPOSITES = {
+    "grant": "To take credits: creditfold spend; to take a grant back: creditfold void. ",
+    "spend": "To give credits: creditfold grant; to give a spend back: creditfold refund. ",
+}
+
+
 def _usage(error: Any) -> tuple[str, str]:
-    message = str(error.format_message()).strip().rstrip(".") + "."
+    message = str(error.format_message()).strip()
+    if not message.endswith(("?", "!")):
+        message = message.rstrip(".") + "."
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "creditfold"
     params = context.command.params if context else []
     taken = [param.name.upper() for param in params if param.param_type_name == "argument"]
-    if taken and re.match(r"-[^-]", str(getattr(error, "option_name", ""))):
+    option = str(getattr(error, "option_name", ""))
+    if "AMOUNT" in taken and re.match(r"-[0-9]", option):
+        return (
+            f"{option} can't be an amount: amounts are whole numbers from 1 on, without a sign.",
+            f"{_OPPOSITES.get(path.split()[-1], '')}An account or id that begins with a dash stands behind --: "
+            f"{path} -- {' '.join(taken)}",
+        )
+    if taken and re.match(r"-[^-]", option):
         # Most often an account or an amount that begins with a dash.
         return message, f"Write -- before an argument that begins with a dash: {path} -- {' '.join(taken)}"
     return message, f"{path} --help"

@@ -1,5 +1,6 @@
 """The commands that prove: verify, diff, rules. Owns their words; what is compared with what is the processors'."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from json import loads
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +54,7 @@ def verify(
     if len(numbers) > 2:
         raise ArgumentError("More than two generations.", "Name none, one or two.")
     left, right = (numbers[0], numbers[1]) if len(numbers) == 2 else (None, numbers[0] if numbers else None)
+    _drop_leftovers()
     with Bar().shown() as bar:
         verdict = run(load_settings(), left, right, limit, bar, keep=keep)
     if json:
@@ -61,6 +63,17 @@ def verify(
         _print_verdict(verdict)
     if not verdict.equal:
         raise typer.Exit(DIFFERENT)
+
+
+def _drop_leftovers() -> None:
+    """Drop what an earlier `verify` or `diff` left that was killed, and report it."""
+    from creditfold.cli.reading import projection
+    from creditfold.projections.generations import drop_leftovers
+
+    with projection() as connection:
+        dropped = drop_leftovers(connection)
+    for number in dropped:
+        print(f"Dropped generation {number}, which a run that was killed had left.", file=sys.stderr)
 
 
 def _verdict_document(verdict: "Verdict") -> dict[str, Any]:
@@ -248,6 +261,7 @@ def diff(
             f"This release has no rules {rules}.",
             f"It has {_known(known_rules())}; see `creditfold rules list`.",
         )
+    _drop_leftovers()
     with Bar().shown() as bar:
         changes = run(load_settings(), rules, limit, bar)
     if json:

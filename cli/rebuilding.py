@@ -160,10 +160,11 @@ def rebuild(
 def _tell_unfinished() -> None:
     """Say which generations were begun and given up: they take room, and nothing else reminds of them."""
     from creditfold.cli.reading import projection
+    from creditfold.projections.generations import SCRATCH
     from creditfold.projections.generations import generations as read
 
     with projection() as connection:
-        unfinished = [row.number for row in read(connection) if row.state == "building"]
+        unfinished = [row.number for row in read(connection) if row.state == "building" and row.purpose not in SCRATCH]
     for number in unfinished:
         print(f"Generation {number} isn't finished. {_how_to_go_on(number)}", file=sys.stderr)
 
@@ -204,14 +205,17 @@ def generations(json: JsonOption = False) -> None:
     """
     from creditfold.cli.reading import projection
     from creditfold.projections.generations import generations as read
+    from creditfold.projections.generations import leftovers
 
     with projection() as connection:
-        rows = read(connection)
+        rows, left = read(connection), leftovers(connection)
     if json:
-        print_json([_document(row) for row in rows])
+        print_json([{**_document(row), "is_leftover": row.number in left} for row in rows])
         return
     columns = ("number", "state", "purpose", "records", "position", "size MB", "digest", "made at", "activated at")
     print_table((*columns, "note"), [_row(row) for row in rows])
+    for number in left:
+        say(f"Generation {number} was left by a run that was killed. Free it: creditfold drop {number}")
 
 
 def activate(

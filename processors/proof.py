@@ -31,12 +31,14 @@ from creditfold.projections.compare import (
 from creditfold.projections.compare_state import StateDifference, WrongRow, state_differences, wrong_state
 from creditfold.projections.connections import connected
 from creditfold.projections.generations import (
+    KEPT,
     Generation,
     GenerationError,
     chain_at,
     drop,
     generation,
     live_number,
+    scratch_use,
 )
 from creditfold.projections.setup import refuse_other_layout
 from creditfold.stack.settings import Settings
@@ -151,7 +153,7 @@ def _other(
         yield theirs
         return
     request = Request(
-        purpose="verify",
+        purpose=KEPT if keep else "verify",
         until_ms=ours.until_ms,
         until_offsets=ours.next_offsets,
         forced_rules=ours.forced_rules,
@@ -165,13 +167,13 @@ def _other(
 def _scratch(settings: Settings, request: Request, watch: Watch, *, keep: bool) -> Iterator[Generation]:
     """A generation for the length of a block, or for longer if it is to be kept."""
     made: list[int] = []
-    try:
-        done = rebuild(settings, request, watch, on_made=made.append)
-        yield done
-    finally:
-        if made and not keep:
-            with connected(settings.dsn, "creditfold verify") as connection:
-                drop(connection, made[0])
+    with connected(settings.dsn, "creditfold verify") as connection, scratch_use(connection):
+        try:
+            yield rebuild(settings, request, watch, on_made=made.append)
+        finally:
+            if made and not keep:
+                with connected(settings.dsn, "creditfold verify") as dropping:
+                    drop(dropping, made[0])
 
 
 def _compare(

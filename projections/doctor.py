@@ -4,13 +4,14 @@ Writes nothing, and refuses to know Kafka: whether the source is still the topic
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import LiteralString, NamedTuple
 
 from psycopg import Connection, sql
 from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import TupleRow
 
+from creditfold.projections.generations import leftovers
 from creditfold.projections.queries import progress
 from creditfold.projections.setup import live, schema_of
 from creditfold.schemas.checks import Check, State
@@ -44,6 +45,7 @@ class DatabaseFacts(NamedTuple):
     prepared: bool
     source: Log | None
     next_offsets: Mapping[int, int]
+    leftovers: Sequence[int] = ()
 
 
 def database_facts(connection: Connection[TupleRow]) -> DatabaseFacts:
@@ -60,6 +62,7 @@ def database_facts(connection: Connection[TupleRow]) -> DatabaseFacts:
         prepared,
         source,
         next_offsets,
+        leftovers(connection) if prepared else (),
     )
 
 
@@ -118,6 +121,7 @@ def examine_postgres(facts: DatabaseFacts) -> list[Check]:
         judge_clock(facts.clock_ahead_s),
         judge_writing(facts),
         judge_ledger(facts),
+        judge_leftovers(facts.leftovers),
     ]
 
 
@@ -189,4 +193,17 @@ def judge_ledger(facts: DatabaseFacts) -> Check:
         else "the database holds none",
         "The log is compared with what was folded from it.",
         "Name the user that made the tables in CREDITFOLD_POSTGRES_DSN." if facts.prepared else "creditfold init",
+    )
+
+
+def judge_leftovers(numbers: Sequence[int]) -> Check:
+    """A generation that was made to compare with is dropped again, unless its process was killed."""
+    named = ", ".join(map(str, numbers))
+    return Check(
+        SUBJECT,
+        "left-over generations",
+        "warning" if numbers else "ok",
+        f"generation {named}" if numbers else "none",
+        "It takes the room of a whole ledger, and nobody uses it.",
+        "The next `creditfold verify` or `diff` drops it; or: creditfold drop NUMBER",
     )

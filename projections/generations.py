@@ -46,6 +46,13 @@ _LOCKS = 0x6366_6F6C
 # Numbers begin at 1: this key keeps the views to one who changes them.
 _VIEWS_KEY = 0
 
+# Shared by all who compare with a generation made for that alone, as long as they do.
+_SCRATCH_KEY = -1
+
+#: Purposes of generations that are dropped by the process that made them. `KEPT` is one of these that it was to leave.
+SCRATCH = ("verify", "diff")
+KEPT = "kept"
+
 #: Longest wait for a transaction of a worker, during which the fold stands still, in ms.
 HALT_LOCK_MS = 2_000
 
@@ -204,6 +211,49 @@ def _locked(connection: Connection[TupleRow], key: int, busy: GenerationError) -
         with suppress(Error):
             if not connection.closed:
                 connection.execute("SELECT pg_advisory_unlock(%s, %s)", (_LOCKS, key))
+
+
+@contextmanager
+def scratch_use(connection: Connection[TupleRow]) -> Iterator[None]:
+    """Hold all scratch generations against being taken for leftovers, until the connection is closed."""
+    connection.execute("SELECT pg_advisory_lock_shared(%s, %s)", (_LOCKS, _SCRATCH_KEY))
+    yield
+
+
+def drop_leftovers(connection: Connection[TupleRow]) -> list[int]:
+    """Drop the scratch generations of processes that were killed, and give back their numbers.
+
+    Drops nothing while another process uses one: which is whose can't be seen.
+    """
+    key = (_LOCKS, _SCRATCH_KEY)
+    if connection.execute("SELECT pg_try_advisory_lock(%s, %s)", key).fetchone() != (True,):
+        return []
+    try:
+        dropped = _scratch_numbers(connection)
+        for number in dropped:
+            drop(connection, number)
+        return dropped
+    finally:
+        with suppress(Error):
+            connection.execute("SELECT pg_advisory_unlock(%s, %s)", key)
+
+
+def leftovers(connection: Connection[TupleRow]) -> list[int]:
+    """Numbers of scratch generations that nobody uses any more: their process was killed."""
+    row = connection.execute(
+        """SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %s
+           AND objid::bigint = %s AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))""",
+        (_LOCKS, _SCRATCH_KEY & 0xFFFF_FFFF),
+    ).fetchone()
+    return [] if row == (True,) else _scratch_numbers(connection)
+
+
+def _scratch_numbers(connection: Connection[TupleRow]) -> list[int]:
+    rows = connection.execute(
+        "SELECT number FROM ledger.generations WHERE purpose = ANY(%s) AND state <> 'live' ORDER BY number",
+        (list(SCRATCH),),
+    ).fetchall()
+    return [row[0] for row in rows]
 
 
 def is_indexed(connection: Connection[TupleRow], number: int) -> bool:

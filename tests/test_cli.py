@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,11 @@ def test_version(bare: Cli) -> None:
         (["balance", "\udcff"], "no account id"),
         (["history", "alice", "--limit", "0"], "--limit"),
         (["history", "alice", "--before", str(2**63)], "--before"),
-        (["grant", "alice", "-5"], "creditfold grant -- ACCOUNT AMOUNT"),
+        (["grant", "alice", "-5"], "-5 can't be an amount: amounts are whole numbers from 1 on"),
+        (["grant", "alice", "-5"], "To take credits: creditfold spend"),
+        (["spend", "-5", "3"], "creditfold spend -- ACCOUNT AMOUNT"),
+        (["refund", "-alice", "a", "3"], "Write -- before"),
+        (["gran", "alice", "5"], "No such command 'gran'. Did you mean 'grant'?\n"),
         (["rejections", "--totals", "--account", "alice"], "counts all accounts"),
         (["dead-letters", "list", "--reason", "whatever"], "not_framed"),
         (["dead-letters", "show", "here"], "partition:offset"),
@@ -146,6 +151,64 @@ def test_a_wrong_argument_is_refused_with_a_remedy(
     assert done.err.startswith("error: ")
     assert "\ntry: " in done.err
     assert said in done.err
+
+
+#: Stands in for a library that the command line imports, and waits in the middle of that.
+HELD_IMPORT = """
+import pathlib, sys
+pathlib.Path({reached!r}).touch()
+sys.stdin.read()
+"""
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_quiet(tmp_path: Path) -> None:
+    """It ends as any program does that a signal ended, without a traceback."""
+    reached = tmp_path / "reached"
+    (tmp_path / "typer.py").write_text(HELD_IMPORT.format(reached=str(reached)))
+    starting = subprocess.Popen(
+        [sys.executable, "-m", "creditfold.cli.entry", "status"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert wait_until(reached.exists, 60)
+    starting.send_signal(signal.SIGINT)
+    assert starting.wait(60) == -signal.SIGINT
+    assert starting.communicate() == ("", "")
+
+
+def test_the_installed_command_is_the_entry() -> None:
+    """What pip puts on PATH has the same beginning."""
+    (script,) = [script for script in entry_points(group="console_scripts") if script.name == "creditfold"]
+    assert script.value == "creditfold.cli.entry:main"
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("creditfold sche", "schedule\nschedules"),
+        ("creditfold dead-letters re", "redrive"),
+        ("creditfold gra", "grant"),
+    ],
+)
+def test_a_shell_completes_commands(tmp_path: Path, words: str, offered: str) -> None:
+    """By the script that --show-completion prints, as bash runs it at each press of the key."""
+    command = tmp_path / "creditfold"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m creditfold.cli.entry "$@"\n')
+    command.chmod(0o755)
+    asking = f"""
+        eval "$(_CREDITFOLD_COMPLETE=source_bash creditfold)"
+        COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+        _creditfold_completion creditfold
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", asking], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert (sorted(done.stdout.split()), done.stderr) == (offered.split(), "")
 
 
 def test_without_arguments_there_is_help_and_no_error(bare: Cli) -> None:

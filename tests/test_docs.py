@@ -3,15 +3,19 @@
 import ast
 import asyncio
 import inspect
+import io
+import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+import fastavro
 import pytest
 from psycopg.sql import SQL
 from support import ROOT, all_progress, environment, publisher, worker
@@ -22,6 +26,7 @@ from creditfold.ledger import RejectionReason, known_rules, limits
 from creditfold.producers.commands import MODELS
 from creditfold.projections.connections import connected
 from creditfold.schemas.dead_letters import DeadLetterReason
+from creditfold.schemas.wire import decode
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings, load_settings
 
@@ -196,6 +201,38 @@ def test_every_command_of_the_log_is_in_the_docs() -> None:
         )
         expected.append((type_, model.__name__, must, may))
     assert [(*row[:2], row[2].strip(), row[3].strip()) for row in rows] == expected
+
+
+def test_a_record_written_by_the_docs_alone_is_read_as_the_command() -> None:
+    """The ids beside the package's schema files in docs/producing.md are those of just these schemas."""
+    text = (ROOT / "docs" / "producing.md").read_text("utf-8")
+    ids = {file: int(number) for file, number in re.findall(r"`(\w+)\.avsc` \| (\d+)", text)}
+    assert ids.keys() == {model.record_name.lower() for model in MODELS.values()}
+    fields = {
+        "command_id": "c",
+        "account": "ann",
+        "asset": "credits",
+        "amount": 5,
+        "hold": "h",
+        "spend": "s",
+        "to": "bob",
+    }
+    fields |= {
+        "grant": "g",
+        "scope": "all",
+        "limit": 1,
+        "period": "days",
+        "first_at": 1,
+        "schedule": "p",
+        "deadline": 1,
+    }
+    for file, number in ids.items():
+        schema = json.loads(files("creditfold.schemas").joinpath(f"{file}.avsc").read_text("utf-8"))
+        written = io.BytesIO(b"\x00" + number.to_bytes(4, "big"))
+        written.seek(0, io.SEEK_END)
+        fastavro.schemaless_writer(written, fastavro.parse_schema(schema), {**fields, "steps": []})
+        found = decode(written.getvalue())
+        assert (found.record.lower(), found.fields["account"]) == (file, "ann")
 
 
 #: What every command has, told once.

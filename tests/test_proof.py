@@ -5,6 +5,8 @@ The history is that of tests/test_generations.py.
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -15,7 +17,7 @@ import pytest
 from log_surgery import rewrite_value
 from rules_three import decide_three
 from stack_under_test import EmbeddedStack, StackUnderTest
-from support import ROOT, Raw, WorkerProcess, append, query, read_log, record, wait_until_folded, worker
+from support import ROOT, Raw, WorkerProcess, append, environment, query, read_log, record, wait_until_folded, worker
 from test_doctor import alter
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
@@ -25,6 +27,7 @@ from creditfold.processors.chunks import partition_of
 from creditfold.processors.proof import verify
 from creditfold.processors.rebuilding import Request, rebuild
 from creditfold.projections.connections import connected
+from creditfold.projections.generations import drop_leftovers, leftovers
 from creditfold.schemas.wire import encode
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
@@ -46,6 +49,39 @@ def test_an_untouched_ledger_is_equal_to_a_fresh_fold(folded: Settings) -> None:
     assert all(row["left_chain"] == row["right_chain"] for row in verdict["partitions"])
     assert states(folded) == {1: "live"}
     assert "Equal" in run(folded, "verify").stdout
+
+
+def test_what_a_killed_verify_left_is_shown_and_dropped(folded: Settings) -> None:
+    """While it runs its generation is its own; left behind, it is named, and dropped by the next one."""
+    # It waits behind its fold, before it compares.
+    program = (
+        "import sys; from creditfold.cli.main import main; from creditfold.processors import proof;"
+        " proof._compare = lambda *_, **__: sys.stdin.read(); sys.argv = ['creditfold', 'verify']; main()"
+    )
+    command = [sys.executable, "-c", program]
+    comparing = subprocess.Popen(command, env=environment(folded), stdin=subprocess.PIPE)
+    with connected(folded.dsn) as looking:
+        assert wait_until(lambda: states(folded) == {1: "live", 2: "ready"}, 120)
+        assert leftovers(looking) == drop_leftovers(looking) == []
+        comparing.kill()
+        comparing.communicate()
+        assert wait_until(lambda: leftovers(looking) == [2], 60)
+    assert "Generation 2 was left by a run that was killed" in run(folded, "generations").stdout
+    assert [row["is_leftover"] for row in json.loads(run(folded, "generations", "--json").stdout)] == [False, True]
+    (found,) = [row for row in doctor_checks(folded) if row["name"] == "left-over generations"]
+    assert (found["state"], found["seen"]) == ("warning", "generation 2")
+    done = run(folded, "verify")
+    assert "Dropped generation 2" in done.stderr
+    assert states(folded) == {1: "live"}
+    # What is kept on purpose isn't a leftover.
+    run(folded, "verify", "--keep")
+    assert "Dropped" not in run(folded, "diff").stderr
+    assert states(folded) == {1: "live", 4: "ready"}
+
+
+def doctor_checks(settings: Settings) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(run(settings, "doctor", "--json", check=False).stdout)["checks"]
+    return found
 
 
 #: A grant of a million that nobody made, where no record of the log is.
