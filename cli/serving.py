@@ -76,10 +76,12 @@ def begin_log(settings: "Settings") -> int | None:
     from creditfold.cli.appending import open_producer
     from creditfold.ledger import known_rules
     from creditfold.producers.commands import encode_activation
-    from creditfold.stack.topics import describe_log, end_offsets
+    from creditfold.stack.topics import describe_log, log_ends
 
     newest = known_rules()[-1]
-    ends = end_offsets(settings, settings.commands_topic, range(describe_log(settings).partitions))
+    found = log_ends(settings, settings.commands_topic, range(describe_log(settings).partitions))
+    # To their very end: what an open transaction hides would come before what is appended now.
+    ends = {partition: end.high for partition, end in found.items()}
     empty = [partition for partition, end in ends.items() if end == 0]
     if not empty or any(end > 1 for end in ends.values()):
         return None

@@ -5,6 +5,7 @@ Health is progress: a partition is well when its offset moves or nothing is left
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from creditfold.projections.queries import PartitionProgress
     from creditfold.projections.transit import InTransit
     from creditfold.stack.embedded import ServiceStatus
+    from creditfold.stack.open_transactions import OpenTransaction
     from creditfold.stack.settings import Settings
 
 COUNTS = ("records", "accepted", "rejected", "duplicates", "dead_letters")
@@ -27,13 +29,21 @@ class StuckError(CreditfoldError):
     """A partition has records to fold and doesn't move."""
 
 
+class HeldBackError(CreditfoldError):
+    """Records wait behind a transaction that somebody has left open."""
+
+
 class PartitionStatus(NamedTuple):
-    """One partition between two samples. `rate` is in records a second, `lag` in records at the second sample."""
+    """One partition between two samples. `rate` is in records a second, `lag` in records at the second sample.
+
+    `end_offset` is the partition's very end, and `held` how many of its last records an open transaction holds back.
+    """
 
     partition: int
     next_offset: int
     end_offset: int
     lag: int
+    held: int
     rate: float
     stuck: bool
     records: int
@@ -47,11 +57,15 @@ class PartitionStatus(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Where the fold and the log stood at an instant of the monotonic clock."""
+    """Where the fold and the log stood at an instant of the monotonic clock.
+
+    `ends` are the log's very ends, `stable` those that committed readers can reach.
+    """
 
     at: float
     progress: "Mapping[int, PartitionProgress]"
     ends: Mapping[int, int]
+    stable: Mapping[int, int]
 
 
 def status(
@@ -76,32 +90,59 @@ def status(
     if not json:
         _print_services(services)
     try:
-        partitions = partition_statuses(settings, interval)
+        first, second = take_samples(settings, interval)
+        partitions = compare(first, second)
+        held = open_transactions_of(settings, first, second)
         transit = _in_transit(settings)
     except CreditfoldError:
         # The servers' state is told even where there is nothing else to tell; the error says why.
         if json:
-            unknown = dict.fromkeys(("partitions", "totals", "in_transit"))
+            unknown = dict.fromkeys(("partitions", "totals", "open_transactions", "in_transit"))
             print_json({"topic": settings.commands_topic, "services": services, **unknown})
         raise
     if json:
-        print_json({**_document(settings, services, partitions), "in_transit": transit_of(transit)})
+        document = _document(settings, services, partitions)
+        print_json({**document, "open_transactions": held, "in_transit": transit_of(transit)})
     else:
         say("")
         _print_partitions(settings, partitions)
+        for one in held:
+            say(f"Open transaction: {one.topic} {one.words(time.time_ns() // 1_000_000)}.")
         if transit is not None and transit.transfers:
             say(f"In transit: {counted(transit.transfers, 'transfer')}, the oldest for {_age_s(transit):,.0f} s.")
     if check:
         refuse_stuck(partitions)
+        refuse_held_back(settings, held, time.time_ns() // 1_000_000)
 
 
-def partition_statuses(settings: "Settings", interval_s: float) -> list[PartitionStatus]:
-    """Take two samples and compare them. Raises what a missing server, topic or projection raises."""
+def take_samples(settings: "Settings", interval_s: float) -> tuple[Sample, Sample]:
+    """Take two samples. Raises what a missing server, topic or projection raises."""
     first = take_sample(settings)
     # Not a wait for readiness: a rate needs time to pass.
     time.sleep(interval_s)
-    second = take_sample(settings)
-    return compare(first, second)
+    return first, take_sample(settings)
+
+
+def open_transactions_of(settings: "Settings", first: Sample, second: Sample) -> "list[OpenTransaction]":
+    """The transactions that held records of the log back in both samples, and those that hold back what is published.
+
+    A topic of outcomes that can't be described has none.
+    """
+    from creditfold.stack.open_transactions import held_back, open_transactions
+    from creditfold.stack.processes import StackError
+    from creditfold.stack.topics import End, KafkaAdmin
+
+    ends = {
+        partition: End(stable, second.ends[partition])
+        for partition, stable in second.stable.items()
+        if first.stable.get(partition) == stable < first.ends[partition]
+    }
+    found = held_back(settings, settings.commands_topic, ends)
+    admin = KafkaAdmin(settings)
+    for topic in (settings.outcomes_topic, settings.dead_letters_topic):
+        with suppress(StackError):
+            found += open_transactions(settings, topic, second.ends, admin)
+    return found
 
 
 def take_sample(settings: "Settings") -> Sample:
@@ -109,7 +150,7 @@ def take_sample(settings: "Settings") -> Sample:
     from creditfold.projections import queries
     from creditfold.projections.connections import connected
     from creditfold.projections.setup import LogChangedError
-    from creditfold.stack.topics import end_offsets
+    from creditfold.stack.topics import log_ends
 
     with connected(settings.dsn) as connection:
         rows = queries.progress(connection)
@@ -119,8 +160,13 @@ def take_sample(settings: "Settings") -> Sample:
             f"The projection was folded from {', '.join(sorted(topics))}, the settings name {settings.commands_topic}.",
             "Set CREDITFOLD_COMMANDS_TOPIC or CREDITFOLD_POSTGRES_DSN to what belongs together.",
         )
-    ends = end_offsets(settings, settings.commands_topic, [row.log_partition for row in rows])
-    return Sample(time.monotonic(), {row.log_partition: row for row in rows}, ends)
+    ends = log_ends(settings, settings.commands_topic, [row.log_partition for row in rows])
+    return Sample(
+        time.monotonic(),
+        {row.log_partition: row for row in rows},
+        {partition: end.high for partition, end in ends.items()},
+        {partition: end.stable for partition, end in ends.items()},
+    )
 
 
 def _in_transit(settings: "Settings") -> "InTransit | None":
@@ -152,13 +198,15 @@ def _status(partition: int, first: Sample, second: Sample, seconds: float) -> Pa
     now, before = second.progress[partition], first.progress[partition]
     end = second.ends[partition]
     moved = now.next_offset - before.next_offset
-    # Stuck is who had work all the time between the samples and did none of it.
-    stuck = moved == 0 and first.ends[partition] != before.next_offset
+    # Stuck is who had work all the time between the samples and did none of it; what an open transaction holds back is
+    # no work yet.
+    stuck = moved == 0 and first.stable[partition] > before.next_offset
     return PartitionStatus(
         partition,
         now.next_offset,
         end,
         end - now.next_offset,
+        end - second.stable[partition],
         (now.records - before.records) / seconds,
         stuck,
         now.records,
@@ -188,6 +236,18 @@ def refuse_stuck(partitions: Sequence[PartitionStatus]) -> None:
         )
 
 
+def refuse_held_back(settings: "Settings", held: "Sequence[OpenTransaction]", now_ms: int) -> None:
+    """Raise HeldBackError if records wait behind a transaction that has been open for long at an instant."""
+    from creditfold.stack.open_transactions import remedy
+
+    long = [one for one in held if one.is_long(now_ms)]
+    if long:
+        raise HeldBackError(
+            f"An open transaction holds back {', '.join(f'{one.topic} {one.words(now_ms)}' for one in long)}.",
+            remedy(settings, long[0]),
+        )
+
+
 def _names(partitions: Sequence[PartitionStatus]) -> str:
     return ", ".join(str(row.partition) for row in partitions)
 
@@ -211,13 +271,14 @@ def _print_services(services: "Sequence[ServiceStatus]") -> None:
 
 
 def _print_partitions(settings: "Settings", partitions: Sequence[PartitionStatus]) -> None:
-    columns = ("partition", "next", "end", "lag", "rate/s", *COUNTS[1:], "clock", "folded at", "owner")
+    columns = ("partition", "next", "end", "lag", "held", "rate/s", *COUNTS[1:], "clock", "folded at", "owner")
     rows: list[tuple[object, ...]] = [
         (
             str(row.partition),
             row.next_offset,
             row.end_offset,
             row.lag,
+            row.held,
             round(row.rate),
             *(getattr(row, name) for name in COUNTS[1:]),
             row.clock,
@@ -234,6 +295,7 @@ def _print_partitions(settings: "Settings", partitions: Sequence[PartitionStatus
             totals["next_offset"],
             totals["end_offset"],
             totals["lag"],
+            totals["held"],
             round(totals["rate"]),
             *counts,
             None,
@@ -246,7 +308,7 @@ def _print_partitions(settings: "Settings", partitions: Sequence[PartitionStatus
 
 def totals_of(partitions: Sequence[PartitionStatus]) -> dict[str, Any]:
     """The sums over all partitions."""
-    names = ("next_offset", "end_offset", "lag", "rate", *COUNTS)
+    names = ("next_offset", "end_offset", "lag", "held", "rate", *COUNTS)
     return {name: sum(getattr(row, name) for row in partitions) for name in names}
 
 

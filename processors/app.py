@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import ssl
+import time
 from collections.abc import Collection, Sequence
 from typing import Any, cast
 
@@ -19,12 +20,14 @@ from creditfold.processors.appender import Appender
 from creditfold.processors.beside import SideReader
 from creditfold.processors.chunks import Chunk
 from creditfold.processors.errands import Errands
+from creditfold.processors.held_back import HeldBack
 from creditfold.processors.lanes import LANES_AT_ONCE, Lanes
 from creditfold.processors.transport import LedgerConsumer
 from creditfold.projections.connections import fold_pool
 from creditfold.projections.setup import LogChangedError, refuse_other_log, sources_of
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
+from creditfold.stack.open_transactions import held_back, remedy
 from creditfold.stack.settings import METADATA_AGE_MS, Settings
 from creditfold.stack.topics import describe_log
 
@@ -74,6 +77,7 @@ class FoldApp(faust.App):
         self.beside = SideReader(settings.kafka_client)
         self._settings = settings
         self._log = ledger_log
+        self._held_back = HeldBack()
         self.errands = Errands(
             self._pool,
             Appender(settings.kafka_client, ledger_log.topic),
@@ -128,6 +132,29 @@ class FoldApp(faust.App):
             await self.crash(error)
             raise
 
+    async def report_held_back(self) -> None:
+        """Write into the log which partitions an open transaction holds back, once each, and when it has ended."""
+        ends = cast(LedgerConsumer, self.consumer).held_back()
+        due, ended = self._held_back.look({partition: end.stable for partition, end in ends.items()}, time.monotonic())
+        for partition, seconds in ended.items():
+            log.info(
+                "the open transaction has ended, the partition goes on", partition=partition, seen_s=round(seconds)
+            )
+        if not due:
+            return
+        found = await asyncio.to_thread(held_back, self._settings, self.commands_topic, {p: ends[p] for p in due})
+        for one in found:
+            open_s = one.open_s(time.time_ns() // 1_000_000)
+            log.warning(
+                "an open transaction holds a partition back",
+                partition=one.partition,
+                offset=one.start,
+                waiting=one.waiting,
+                open_s=None if open_s is None else round(open_s),
+                remedy=remedy(self._settings, one),
+            )
+        self._held_back.reported(due)
+
     def _run_errands(self) -> None:
         # Not before the first claim: a start that fails waits for whatever task there is, and these never end.
         self.errands.start()
@@ -150,6 +177,7 @@ def create_app(settings: Settings, ledger_log: Log) -> FoldApp:
 
     @app.timer(REPORT_EVERY_S)  # type: ignore[untyped-decorator]
     async def report() -> None:
+        await app.report_held_back()
         # Kafka tells nobody that a topic was deleted and made anew; its records must not be taken for the old one's.
         try:
             await app.check_identity()

@@ -21,6 +21,7 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.consumer.subscription_state import TopicPartitionState
 from aiokafka.errors import CorruptRecordException, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
+from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage, Message
@@ -32,7 +33,7 @@ from creditfold.projections.connections import is_outage
 from creditfold.projections.setup import LayoutError
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.log import LogTruncatedError
-from creditfold.stack.topics import KafkaUnavailableError, TopicError
+from creditfold.stack.topics import End, KafkaUnavailableError, TopicError
 
 #: Longest wait of the broker for new records, in ms. aiokafka has one request under way per broker, so a request that
 #: waits for quiet partitions holds up the busy ones for this long. Faust's own is 1,500.
@@ -150,6 +151,18 @@ class LedgerConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _positions(self, states: Mapping[TP, TopicPartitionState]) -> dict[TP, int]:
         return {tp: state.position for tp, state in states.items() if state.has_valid_position}
+
+    def ends(self, tps: Iterable[TP]) -> dict[TP, End]:
+        """Both ends of partitions, as the last fetch of each met them; those that no fetch has answered are left out.
+
+        Safe to call from another thread: it reads a few attributes.
+        """
+        states = self._states(self._ensure_consumer(), tps)
+        return {
+            tp: End(state.lso, max(state.lso, state.highwater))
+            for tp, state in states.items()
+            if state.lso is not None and state.highwater is not None
+        }
 
     async def touch(self) -> None:
         """Tell aiokafka that this consumer lives: one that hasn't fetched for long is put out of its group."""
@@ -401,6 +414,14 @@ class LedgerConsumer(driver.Consumer):
             tp=tp,
             generation_id=self.app.consumer_generation_id,
         )
+
+    def held_back(self) -> dict[int, End]:
+        """The claimed partitions of which an open transaction keeps something from being fetched, and their ends."""
+        try:
+            ends = self._thread.ends(list(self._chains))
+        except ConsumerNotStarted:
+            return {}
+        return {tp.partition: end for tp, end in ends.items() if end.stable < end.high}
 
     async def report_offsets(self) -> None:
         """Tell Kafka how far the fold has come, for lag tools; failing at it harms nothing."""

@@ -37,7 +37,7 @@ from creditfold.stack.archive import (
 )
 from creditfold.stack.log import LogReader, LogRecord, UnreadableError
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import KafkaAdmin, describe_topic, end_offsets, spelled, start_offsets
+from creditfold.stack.topics import KafkaAdmin, describe_topic, end_offsets, log_ends, spelled, start_offsets
 
 OFFSETS_PER_FILE = 50_000
 # A range of large records ends early, or a killed run would have to write very much again.
@@ -115,7 +115,9 @@ class _Run:
         self._on_progress = on_progress
         self._admin = KafkaAdmin(settings)
         partitions = range(archive.manifest.partitions)
-        self._ends = end_offsets(settings, self._topic, partitions)
+        both = log_ends(settings, self._topic, partitions, self._admin)
+        self._ends = {partition: end.stable for partition, end in both.items()}
+        self._hidden = {partition: end.high - end.stable for partition, end in both.items() if end.stable < end.high}
         starts = start_offsets(settings, self._topic, partitions)
         self._indexes = [self._begun(partition, starts[partition]) for partition in partitions]
         for index in self._indexes:
@@ -138,6 +140,11 @@ class _Run:
             "what was before isn't in the archive."
             for index in self._indexes
             if index.first
+        ]
+        warnings += [
+            f"{hidden:,} records at the end of partition {partition} are behind a transaction that was open; the next "
+            "run archives them. `creditfold doctor` shows since when it is open, and how to end it."
+            for partition, hidden in self._hidden.items()
         ]
         return ArchiveReport(
             topic=self._topic,

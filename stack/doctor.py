@@ -10,9 +10,10 @@ from typing import NamedTuple
 from creditfold.schemas.checks import Check, State
 from creditfold.schemas.position import Log
 from creditfold.stack.facts import KafkaFacts, Reach, TopicFacts
+from creditfold.stack.open_transactions import remedy
 from creditfold.stack.processes import StackError
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import FOREVER, HEADROOM_BYTES, TopicInfo, TopicMissingError, topic_names
+from creditfold.stack.topics import FOREVER, HEADROOM_BYTES, TopicInfo, TopicMissingError, kafka_tool, topic_names
 
 FUTURE_WARNING_MS = 5_000
 FUTURE_DANGER_MS = 300_000
@@ -37,7 +38,7 @@ def examine_kafka(facts: KafkaFacts, settings: Settings, folded: Folded | None, 
     """Judge everything that Kafka told, at this machine's time `now_ms`. `folded` is None where there is no ledger."""
     checks = [judge_names(settings)]
     for topic in (facts.commands, facts.outcomes, facts.dead_letters):
-        checks += judge_topic(topic, facts, settings, folded)
+        checks += judge_topic(topic, facts, settings, folded, now_ms)
     if folded is not None:
         checks.append(judge_source_topic(facts.commands.name, folded.log.topic))
     if isinstance(facts.commands.info, TopicInfo):
@@ -98,7 +99,9 @@ def judge_setting(info: TopicInfo, settings: Settings) -> Check:
 # Each topic by itself
 
 
-def judge_topic(topic: TopicFacts, facts: KafkaFacts, settings: Settings, folded: Folded | None) -> list[Check]:
+def judge_topic(
+    topic: TopicFacts, facts: KafkaFacts, settings: Settings, folded: Folded | None, now_ms: int
+) -> list[Check]:
     """What must be so for each of the topics."""
     info = topic.info
     if isinstance(info, TopicMissingError):
@@ -113,6 +116,7 @@ def judge_topic(topic: TopicFacts, facts: KafkaFacts, settings: Settings, folded
         judge_min_in_sync(info, settings),
         judge_election(info, settings),
         judge_replicas(info, settings),
+        judge_open_transactions(topic, facts, settings, now_ms),
     ]
 
 
@@ -153,7 +157,7 @@ def judge_replication(info: TopicInfo, brokers: int, settings: Settings) -> Chec
     remedy = "For production run three brokers and set CREDITFOLD_REPLICATION=3 before `creditfold init`."
     if brokers >= 3:
         remedy = (
-            _tool(settings, "kafka-reassign-partitions.sh", "--execute --reassignment-json-file replicas.json")
+            kafka_tool(settings, "kafka-reassign-partitions.sh", "--execute --reassignment-json-file replicas.json")
             + " with three brokers for each partition in replicas.json"
         )
     return Check(
@@ -218,7 +222,23 @@ def judge_replicas(info: TopicInfo, settings: Settings) -> Check:
         seen,
         "Until they are back, fewer brokers than planned hold the records, or none can take new ones.",
         "Start the brokers that are missing; "
-        + _tool(settings, "kafka-topics.sh", "--describe --under-replicated-partitions"),
+        + kafka_tool(settings, "kafka-topics.sh", "--describe --under-replicated-partitions"),
+    )
+
+
+def judge_open_transactions(topic: TopicFacts, facts: KafkaFacts, settings: Settings, now_ms: int) -> Check:
+    """Nobody's transaction has been open for long: what was committed behind its start waits for it."""
+    name, why = "open transactions", "What stands behind an open transaction isn't read by anybody until it ends."
+    if isinstance(topic.open_transactions, StackError):
+        return unknown(topic.name, name, topic.open_transactions, why)
+    long = [one for one in topic.open_transactions if one.is_long(now_ms)]
+    return Check(
+        topic.name,
+        name,
+        "ok" if not long else "danger" if topic is facts.commands else "warning",
+        _cut([one.words(now_ms) for one in long]) if long else "none that is open for long",
+        why,
+        remedy(settings, long[0]) if long else "",
     )
 
 
@@ -234,7 +254,7 @@ def judge_side_partitions(info: TopicInfo, partitions: int, settings: Settings) 
         "ok" if info.partitions == partitions else "danger" if few else "warning",
         f"{info.partitions}, and the log has {partitions}",
         "What is announced of a command goes into the partition of its number.",
-        _tool(settings, "kafka-topics.sh", f"--alter --topic {info.name} --partitions {partitions}")
+        kafka_tool(settings, "kafka-topics.sh", f"--alter --topic {info.name} --partitions {partitions}")
         if few
         else "The surplus stays empty. Kafka takes no partitions away; a reader may leave them out.",
     )
@@ -410,21 +430,16 @@ def _not_told(topic: str, settings: Settings, name: str) -> Check:
         "unknown",
         "Kafka doesn't tell this user",
         "What can't be seen can't be relied on.",
-        _tool(
+        kafka_tool(
             settings, "kafka-acls.sh", f"--add --allow-principal User:... --operation DescribeConfigs --topic {topic}"
         ),
     )
 
 
 def _alter(settings: Settings, topic: str, name: str, value: str | int) -> str:
-    return _tool(
+    return kafka_tool(
         settings, "kafka-configs.sh", f"--alter --entity-type topics --entity-name {topic} --add-config {name}={value}"
     )
-
-
-def _tool(settings: Settings, script: str, arguments: str) -> str:
-    secured = "" if settings.kafka_security_protocol == "PLAINTEXT" else " --command-config client.properties"
-    return f"{script} --bootstrap-server {settings.kafka_bootstrap}{secured} {arguments}"
 
 
 def _replication(info: TopicInfo) -> int:

@@ -3,12 +3,13 @@
 Judges nothing and changes nothing. What Kafka refuses to tell is a fact too: the refusal stands in its place.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
+from creditfold.stack.open_transactions import OpenTransaction, open_transactions
 from creditfold.stack.processes import StackError
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import (
@@ -39,10 +40,11 @@ class Reach(NamedTuple):
 
 
 class TopicFacts(NamedTuple):
-    """A topic's name, and its description or why there is none."""
+    """A topic's name, its description or why there is none, and the transactions that are open in it."""
 
     name: str
     info: TopicInfo | StackError
+    open_transactions: Sequence[OpenTransaction] | StackError = ()
 
 
 class KafkaFacts(NamedTuple):
@@ -61,10 +63,7 @@ def kafka_facts(settings: Settings) -> KafkaFacts:
     admin = KafkaAdmin(settings)
     asked = told(lambda: admin.ask(lambda: _brokers(admin)))
     live = frozenset[int]() if isinstance(asked, StackError) else asked
-    commands, outcomes, dead_letters = (
-        TopicFacts(name, told(lambda name=name: describe_topic(settings, name)))  # type: ignore[misc]
-        for name in topic_names(settings)
-    )
+    commands, outcomes, dead_letters = (_topic_facts(settings, name) for name in topic_names(settings))
     return KafkaFacts(
         # A broker that is down is none of the live ones, but replicas are still placed on it.
         live | _placed(topic.info for topic in (commands, outcomes, dead_letters)),
@@ -74,6 +73,13 @@ def kafka_facts(settings: Settings) -> KafkaFacts:
         dead_letters,
         commands.info if isinstance(commands.info, StackError) else _reach(settings, commands.info),
     )
+
+
+def _topic_facts(settings: Settings, name: str) -> TopicFacts:
+    info = told(lambda: describe_topic(settings, name))
+    if isinstance(info, StackError):
+        return TopicFacts(name, info)
+    return TopicFacts(name, info, told(lambda: open_transactions(settings, name, _led(info))))
 
 
 def told(question: Callable[[], T]) -> T | StackError:
@@ -106,7 +112,7 @@ def _auto_create(admin: KafkaAdmin, broker: int) -> bool | None:
 
 
 def _reach(settings: Settings, info: TopicInfo) -> Reach | StackError:
-    led = [state.partition for state in info.layout if state.leader is not None]
+    led = _led(info)
     return told(
         lambda: Reach(
             start_offsets(settings, info.name, led),
@@ -114,3 +120,7 @@ def _reach(settings: Settings, info: TopicInfo) -> Reach | StackError:
             told(lambda: newest_timestamps(settings, info.name, led)),
         )
     )
+
+
+def _led(info: TopicInfo) -> list[int]:
+    return [state.partition for state in info.layout if state.leader is not None]

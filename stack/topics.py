@@ -370,6 +370,29 @@ def end_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> di
     return _offsets(_places(settings, topic, partitions, OffsetSpec.latest()))  # type: ignore[no-untyped-call]
 
 
+class End(NamedTuple):
+    """A partition's end: `stable` for readers of committed records, `high` behind the very last record.
+
+    They differ while a transaction is open in the partition.
+    """
+
+    stable: int
+    high: int
+
+
+def log_ends(
+    settings: Settings, topic: str, partitions: Iterable[int], admin: KafkaAdmin | None = None
+) -> dict[int, End]:
+    """Return both ends of each partition, by a client of its own if none is given. Raises what end_offsets raises."""
+    admin, numbers = admin or KafkaAdmin(settings), list(partitions)
+    latest = (OffsetSpec.latest(),)  # type: ignore[no-untyped-call]
+    # The very end first: what is appended in between then doesn't seem to be held back.
+    (high,) = _asked(admin, topic, numbers, latest, IsolationLevel.READ_UNCOMMITTED)
+    (stable,) = _asked(admin, topic, numbers, latest)
+    ends = _offsets(high)
+    return {partition: End(end, max(end, ends[partition])) for partition, end in _offsets(stable).items()}
+
+
 def bounds(admin: KafkaAdmin, topic: str, partitions: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
     """Return what start_offsets and end_offsets do, by one client. Raises what end_offsets raises."""
     first, last = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -396,7 +419,11 @@ def _places(settings: Settings, topic: str, partitions: Iterable[int], spec: Off
 
 
 def _asked(
-    admin: KafkaAdmin, topic: str, partitions: Iterable[int], specs: Sequence[OffsetSpec]
+    admin: KafkaAdmin,
+    topic: str,
+    partitions: Iterable[int],
+    specs: Sequence[OffsetSpec],
+    isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
 ) -> list[dict[int, Any]]:
     places = [TopicPartition(topic, partition) for partition in partitions]
     if not places:
@@ -407,11 +434,15 @@ def _asked(
         if topic not in admin.topics:
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
         answers: list[dict[TopicPartition, Future[Any]]] = [
-            admin.client.list_offsets(
-                dict.fromkeys(places, spec), isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_S
-            )
+            admin.client.list_offsets(dict.fromkeys(places, spec), isolation_level=isolation, request_timeout=REQUEST_S)
             for spec in specs
         ]
         return [{place.partition: answer.result() for place, answer in one.items()} for one in answers]
 
     return admin.ask(asked, topic)
+
+
+def kafka_tool(settings: Settings, script: str, arguments: str) -> str:
+    """How one of Kafka's own tools is called against the broker of these settings."""
+    secured = "" if settings.kafka_security_protocol == "PLAINTEXT" else " --command-config client.properties"
+    return f"{script} --bootstrap-server {settings.kafka_bootstrap}{secured} {arguments}"

@@ -310,7 +310,8 @@ def sample(at: float, *rows: tuple[int, int]) -> status.Sample:
         number: PartitionProgress("t", number, done, done, 0, 0, 0, done, None, None, 1, "w")
         for number, (done, _) in enumerate(rows)
     }
-    return status.Sample(at, progress, {number: end for number, (_, end) in enumerate(rows)})
+    ends = {number: end for number, (_, end) in enumerate(rows)}
+    return status.Sample(at, progress, ends, ends)
 
 
 @pytest.mark.parametrize(
@@ -428,7 +429,7 @@ def test_status_tells_what_stands_still(cli: Cli, ledger_settings: Settings, tmp
     stuck = cli("status", "--check", "--interval", "0.1", "--json")
     assert stuck.code == 1
     assert "Stuck: partition" in json.loads(stuck.err)["error"]
-    assert set(stuck.json) == {"topic", "services", "partitions", "totals", "in_transit"}
+    assert set(stuck.json) == {"topic", "services", "partitions", "totals", "open_transactions", "in_transit"}
     assert stuck.json["totals"]["lag"] == 1
     assert sum(row["stuck"] for row in stuck.json["partitions"]) == 1
     with worker(ledger_settings, tmp_path):

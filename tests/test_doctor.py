@@ -31,6 +31,7 @@ from creditfold.schemas.checks import Check, worst_first
 from creditfold.schemas.position import Log
 from creditfold.stack.doctor import Folded, examine_kafka
 from creditfold.stack.facts import KafkaFacts, Reach, TopicFacts, kafka_facts
+from creditfold.stack.open_transactions import OpenTransaction
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings, load_settings
 from creditfold.stack.topics import (
@@ -69,6 +70,13 @@ Bad = tuple[str, str, str]
 def bad(checks: list[Check]) -> list[Bad]:
     """What isn't well."""
     return [(check.subject, check.name, check.state) for check in checks if check.state != "ok"]
+
+
+def held(topic: str, since_ms: int | None) -> KafkaFacts:
+    """Healthy facts but for a transaction that is open in one topic."""
+    facts: TopicFacts = getattr(KAFKA, topic)
+    found = [OpenTransaction(facts.name, 1, 7, 3, since_ms)]
+    return KAFKA._replace(**{topic: facts._replace(open_transactions=found)})
 
 
 def of(topic: str, **changed: Any) -> KafkaFacts:
@@ -163,6 +171,15 @@ UNTOLD = {
         (ahead(5_001), [("commands", "append times", "warning")]),
         (ahead(300_001), [("commands", "append times", "danger")]),
         (KAFKA._replace(reach=REACH._replace(newest_ms={})), []),
+        # Transactions: one that began just now is nobody's trouble.
+        (held("commands", NOW_MS - 4_000), []),
+        (held("commands", NOW_MS - 6_000), [("commands", "open transactions", "danger")]),
+        (held("outcomes", NOW_MS - 6_000), [("outcomes", "open transactions", "warning")]),
+        (held("dead_letters", None), [("dead", "open transactions", "warning")]),
+        (
+            KAFKA._replace(commands=KAFKA.commands._replace(open_transactions=REFUSED)),
+            [("commands", "open transactions", "unknown")],
+        ),
         # The brokers.
         (KAFKA._replace(auto_create={1: False, 2: True}), [("brokers", "auto.create.topics.enable", "warning")]),
         (KAFKA._replace(auto_create={1: False, 2: None}), [("brokers", "auto.create.topics.enable", "unknown")]),
