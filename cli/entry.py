@@ -1,20 +1,29 @@
 """The console script's entry: ends quietly on Ctrl-C while the command line is still being imported.
 
-Imports nothing heavy, and knows no command.
+Names the extra to install where the command line's isn't. Imports nothing heavy and nothing that an extra brings, and
+knows no command.
 """
 
 import signal
+import sys
+
+from creditfold.schemas.extras import missing_extra
 
 
 def main() -> None:
-    """Import the command line and run it."""
+    """Import the command line and run it. Exits with 1 and the extra to install where a library is missing."""
     # Importing takes a good part of a second, in which an interrupt would be a traceback of what was being imported.
     # Ended by the signal itself, a shell sees what it expects. Who started us with SIGINT ignored keeps it ignored.
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_ours:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from creditfold.cli.main import main as run
-
+    try:
+        from creditfold.cli.main import main as run
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        sys.exit(f"error: {missing.message}\ntry: {missing.remedy}")
     if is_ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     run()

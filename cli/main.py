@@ -35,6 +35,7 @@ from creditfold.cli import (
 )
 from creditfold.cli.output import OutputError, output_error, print_json, safe, written
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.extras import missing_extra
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -210,6 +211,11 @@ def _run(arguments: list[str]) -> int:
             return code
     except CreditfoldError as error:
         return _failed(error, as_json)
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        return _failed(missing, as_json)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

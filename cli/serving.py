@@ -114,9 +114,13 @@ def up(
       creditfold up
       creditfold up --worker
     """
+    from creditfold.schemas.extras import require
     from creditfold.stack import embedded
     from creditfold.stack.settings import load_settings
 
+    if worker:
+        # Before anything is started.
+        require("worker")
     settings = load_settings()
     steps = Steps()
     with steps.step("Starting Kafka and PostgreSQL"):
@@ -211,6 +215,8 @@ def demo(
       creditfold demo --keep
     """
     from creditfold.cli.demo import run_demo
+    from creditfold.schemas.extras import require
     from creditfold.stack.settings import load_settings
 
+    require("worker")
     run_demo(load_settings(), keep=keep)

@@ -3,3 +3,7 @@
 Faust brings the records and the group membership; PostgreSQL holds the offsets. `transport` is the seam between
 the two, `lanes` does the work, one partition beside the other.
 """
+
+from creditfold.schemas.extras import require
+
+require("read")

@@ -8,6 +8,7 @@ from the same place; it copes, or says what is wrong.
 
 import asyncio
 import importlib
+import importlib.util
 import logging
 import ssl
 import time
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 try:
     _batches: Any = importlib.import_module("creditfold.processors.batches")
 except ImportError:
+    _batches = None
+if importlib.util.find_spec("aiokafka") is None:  # It comes with the extra [worker]; librdkafka is always there.
     _batches = None
 
 #: Most bytes of an answer, compressed; a larger batch comes alone.

@@ -1,10 +1,8 @@
 """Append commands to the log, one at a time or by the file. Knows neither the rules nor PostgreSQL.
 
     from creditfold.producers import CommandProducer, Grant
-    from creditfold.stack.settings import load_settings
 
-    settings = load_settings()
-    with CommandProducer(settings.kafka_client, settings.commands_topic) as producer:
+    with CommandProducer({"bootstrap.servers": "127.0.0.1:29092"}, "creditfold.commands.v1") as producer:
         position = producer.append(Grant(command_id="g-1", account="ada", asset="credits", amount=100))
     print(position)  # partition:offset, to be named by reads that must see the grant
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -25,6 +26,21 @@ from creditfold.stack.settings import Settings
 from creditfold.stack.topics import end_offsets, start_offsets
 
 ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("schemas", "ledger", "producers", "processors", "projections", "stack", "cli")
+
+
+def built_wheel(folder: Path) -> Path:
+    """Build the package's wheel into a folder."""
+    # From a copy, so that an old build folder can't lend it a file, and the tree stays clean.
+    source = folder / "source"
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -1,16 +1,13 @@
 """The rooms import each other one way only, and the wheel holds what the tree holds."""
 
 import ast
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-ROOMS = ("schemas", "ledger", "producers", "processors", "projections", "stack", "cli")
+from support import ROOMS, ROOT, built_wheel
 
 # Which rooms each room may import; itself is always allowed.
 ARROWS = {
@@ -93,15 +90,7 @@ def test_rooms_stay_flat() -> None:
 
 def test_the_wheel_holds_every_file_and_works_alone(tmp_path: Path) -> None:
     """The built wheel names what the tree names, and imports with the sources out of reach."""
-    # Built from a copy, so that an old build folder can't lend it a file, and the tree stays clean.
-    source = tmp_path / "source"
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
-    subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = built_wheel(tmp_path)
     names = set(zipfile.ZipFile(wheel).namelist())
     suffixes = {".py", ".pyi", ".pyx", ".avsc", ".sql", ".json", ".xml", ".typed"}
     expected = {
