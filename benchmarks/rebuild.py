@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 from fold import fold
+from guard import watch
 from load import LOGS, PLAIN_2, plain, produce
 from rig import CREDITFOLD, another_fold, console, environment, middle, servers, show, show_columns
 
@@ -38,7 +39,9 @@ PACED = 10_000
 def start(settings: Settings, *arguments: str) -> psutil.Popen:
     """Run `creditfold` in a process of its own."""
     command = [*CREDITFOLD, *arguments]
-    return psutil.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = psutil.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    watch(process)
+    return process
 
 
 def rebuilt(settings: Settings) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """What all benchmarks stand on: servers of their own, a ledger on them, workers, and how figures are shown.
 
-Everything lives in a temporary folder and on free ports, so that several can run at once, and is removed at the end.
+Everything lives in a temporary folder and on free ports, so that several can run at once, and is removed at the end,
+whatever that is: see guard.py.
 Durable as in production: fsync and synchronous_commit are on.
 """
 
 import json
 import os
 import random
-import shutil
 import socket
 import sys
 import tempfile
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import psycopg
+from guard import guarded, watch
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from creditfold.projections.setup import prepare
-from creditfold.stack.embedded import down, service_status, up
+from creditfold.stack.embedded import service_status, up
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import create_topics, describe_log
 
@@ -57,14 +58,11 @@ def servers(chunk_records: int = CHUNK_RECORDS, prefix: str = "cf-bench-") -> It
         kafka_controller_port=controller,
         chunk_records=chunk_records,
     )
-    try:
+    with guarded(environment(settings)):
         up(settings)
         prepare(settings.dsn, describe_log(settings))
         warm(settings)
         yield settings
-    finally:
-        down(settings)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def warm(on: Settings) -> None:
@@ -175,6 +173,7 @@ def workers(
                 stderr=log,
                 env=environment(settings) | dict(variables or {}),
             )
+            watch(process)
             closing.callback(process.wait, 30)
             closing.callback(process.terminate)
             running.append(process)

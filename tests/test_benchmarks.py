@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from argparse import Namespace
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
-from stack_under_test import StackUnderTest
+from stack_under_test import JARS, StackUnderTest
 from support import ROOT
 
 # They are scripts beside each other, and no package.
@@ -28,6 +31,7 @@ from latency import Look, Schedule, pace, visible_at
 from rig import database, ledger, middle, percentiles, workers
 from sampling import Place, stage_of
 
+from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 
 
@@ -35,6 +39,44 @@ from creditfold.stack.settings import Settings
 def servers(stack: StackUnderTest) -> Settings:
     """Settings of servers that run."""
     return stack.settings
+
+
+#: A benchmark that waits in its middle, and says what it has started.
+HELD_BENCHMARK = """
+import json, sys
+from rig import servers, ledger, service_status, workers
+with servers() as on, ledger(on, "held") as own, workers(own, 1) as running:
+    pids = [status.pid for status in service_status(on)]
+    print(json.dumps([str(on.data_dir), [running.processes[0].pid, *pids]]), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.stack
+def test_a_benchmark_that_is_killed_leaves_nothing_running() -> None:
+    """By SIGKILL, of which no program hears: servers, workers and their folder are gone."""
+    held = subprocess.Popen(
+        [sys.executable, "-c", HELD_BENCHMARK],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "benchmarks"), "CREDITFOLD_JARS_DIR": str(JARS)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert held.stdout is not None
+    folder, pids = json.loads(held.stdout.readline())
+    assert Path(folder).exists()
+    assert len(pids) == 3
+    assert all(map(runs, pids))
+    held.kill()
+    held.communicate()
+    assert wait_until(lambda: not any(map(runs, pids)) and not Path(folder).exists(), 120)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there, and more than its entry in the system's table."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 class Clock:
