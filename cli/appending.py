@@ -465,8 +465,8 @@ def import_paths(settings: "Settings", file: Path) -> tuple[Path, Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CreditfoldError(
-            f"The data folder can't be written: {error.strerror} ({folder}).",
-            "Set CREDITFOLD_DATA_DIR to one that can.",
+            f"An import keeps its progress in the data folder, and {folder} can't be made: {error.strerror}.",
+            "Set CREDITFOLD_DATA_DIR to a folder that can be written and is there when the import is run again.",
         ) from None
     stem = f"{file.name[:80]}-{sha256(str(file.resolve()).encode(errors='surrogateescape')).hexdigest()[:12]}"
     return folder / f"{stem}.state.json", folder / f"{stem}.bad.jsonl"

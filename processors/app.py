@@ -109,6 +109,10 @@ class FoldApp(faust.App):
         await self._pool.close(timeout=5)
         await super().on_stop()
 
+    def _create_directories(self) -> None:
+        # For Faust's own tables, of which there are none: a worker keeps nothing, and needs no folder to write to.
+        pass
+
     async def check_identity(self) -> None:
         """Ask Kafka whether the topic is still the one that the projection is folded from.
 
@@ -220,7 +224,8 @@ def _faust_options(settings: Settings) -> dict[str, Any]:
         "broker": ";".join(f"{SCHEME}://{server.strip()}" for server in settings.kafka_bootstrap.split(",")),
         "autodiscover": False,
         "web_enabled": False,
-        "datadir": str(settings.data_dir / "faust"),
+        # Nothing is kept there, nor is it made; a relative one would be looked for from a folder that may be gone.
+        "datadir": "/",
         "topic_disable_leader": True,
         "topic_allow_declare": False,
         "consumer_auto_offset_reset": "earliest",

@@ -9,6 +9,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -45,6 +46,10 @@ ORPHAN_CHECK_S = 0.5
 #: By how much a process that folds in bulk steps back behind others.
 NICENESS = 10
 
+#: A turn, which whichever process reads it next takes: a partition's place in the order, or that there is none left.
+_TURN = struct.Struct("=H")
+_NONE_LEFT = 2**16 - 1
+
 
 class RebuildError(CreditfoldError):
     """A fold into a generation ended early. What is committed stays."""
@@ -74,24 +79,28 @@ class Crew:
 
     def __init__(self, processes: int) -> None:
         context: Any = multiprocessing.get_context("fork" if _can_fork() else "spawn")
-        self._turn = context.Value("i", 0)
+        # A number that they share would be a file in /dev/shm or a temporary folder, and neither may be writable.
+        taken, self._turns = context.Pipe(duplex=False)
         self._running: dict[BaseProcess, Pipe] = {}
         try:
             with _signals_held():
                 for _ in range(processes):
                     ours, theirs = context.Pipe()
-                    process = context.Process(target=_work, args=(os.getpid(), self._turn, theirs))
+                    process = context.Process(target=_work, args=(os.getpid(), taken, theirs))
                     process.start()
                     theirs.close()
                     self._running[process] = ours
         except BaseException:
             _end(self._running)
             raise
+        finally:
+            taken.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._turns.close()
         _end(self._running)
 
     def fold(self, job: Job, dsn: str, on_tick: Callable[[], None]) -> None:
@@ -116,6 +125,7 @@ class Crew:
             # One that has died already is told of below.
             with suppress(BrokenPipeError, ConnectionResetError):
                 pipe.send(Task(job, dsn, order))
+        _write_turns(self._turns, len(order), len(running))
         while running:
             wait([process.sentinel for process in running], TELL_EVERY_S)
             on_tick()
@@ -231,7 +241,7 @@ def _end(running: Mapping[BaseProcess, "Pipe"]) -> None:
         pipe.close()
 
 
-def _work(parent: int, turn: Any, pipe: "Pipe") -> None:
+def _work(parent: int, turns: "Pipe", pipe: "Pipe") -> None:
     """Wait for a task, then take partitions by turn and fold each, until there are none left."""
     # Ctrl-C, which reaches every process of a terminal, stays blocked: the parent says what becomes of it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -249,7 +259,7 @@ def _work(parent: int, turn: Any, pipe: "Pipe") -> None:
     except EOFError:
         return  # Whoever started this is gone.
     try:
-        asyncio.run(_fold_all(task, turn, parent))
+        asyncio.run(_fold_all(task, turns, parent))
     except BaseException as error:
         pipe.send(_explained(error))
         sys.exit(1)
@@ -271,18 +281,27 @@ def _explained(error: BaseException) -> Failure:
     return Failure(f"The fold failed: {error!r}.", "What is folded stays; if it fails again, it is a defect.")
 
 
-async def _fold_all(task: Task, turn: Any, parent: int) -> None:
+async def _fold_all(task: Task, turns: "Pipe", parent: int) -> None:
     watch = asyncio.create_task(_end_with(parent))
-    await _fold_each(task.job, _turns(task.order, turn), task.dsn, f"creditfold rebuild {os.getpid()}")
+    await _fold_each(task.job, _turns(task.order, turns), task.dsn, f"creditfold rebuild {os.getpid()}")
     watch.cancel()
 
 
-def _turns(order: Sequence[int], turn: Any) -> Iterator[int]:
+def _write_turns(turns: "Pipe", partitions: int, processes: int) -> None:
+    """Write down a turn for each partition, and for each process that there are none left."""
+    # Without the connection's own framing: each is taken by one read, whichever process reads.
+    left = b"".join(_TURN.pack(number) for number in (*range(partitions), *(_NONE_LEFT for _ in range(processes))))
+    # Nobody reads any more where all have died, which is told of elsewhere.
+    with suppress(BrokenPipeError):
+        while left:
+            left = left[os.write(turns.fileno(), left) :]
+
+
+def _turns(order: Sequence[int], turns: "Pipe") -> Iterator[int]:
     """The partitions whose turn it is when this process asks, until there are none left."""
-    while True:
-        with turn.get_lock():
-            number, turn.value = turn.value, turn.value + 1
-        if number >= len(order):
+    while taken := os.read(turns.fileno(), _TURN.size):
+        (number,) = _TURN.unpack(taken)
+        if number == _NONE_LEFT:
             return
         yield order[number]
 

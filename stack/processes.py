@@ -199,12 +199,20 @@ class Daemon:
         fresh.replace(self.record_path)
 
     def recorded(self) -> ProcessRecord | None:
-        """Return what was recorded. A file that is missing or was torn by a crash records nothing."""
+        """Return what was recorded. A file that is missing or was torn by a crash records nothing.
+
+        Raises StackError if this user may not read it.
+        """
         try:
             record = json.loads(self.record_path.read_text(encoding="utf-8"))
             return ProcessRecord(int(record["pid"]), str(record["started"]))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
+        except PermissionError:
+            raise StackError(
+                f"The record of a process, {self.record_path}, belongs to another user.",
+                "Run as the user who started the stack, or set CREDITFOLD_DATA_DIR to a folder of your own.",
+            ) from None
 
     @property
     def pid(self) -> int | None:
@@ -220,7 +228,8 @@ class Daemon:
         """
         record = self.recorded()
         stopped = record is not None and _stop(record, [*steps, Step(signal.SIGKILL, KILL_BOUND_S)])
-        self.record_path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            self.record_path.unlink()
         return stopped
 
 

@@ -96,6 +96,14 @@ def test_the_order_of_the_start() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["init", "worker", "publisher"])
+def test_ours_write_no_file(name: str) -> None:
+    """Their root is read-only, nothing is mounted, and no folder is named; tests/test_no_folder.py runs them so."""
+    assert SERVICES[name]["read_only"] is True
+    assert "volumes" not in SERVICES[name]
+    assert "CREDITFOLD_DATA_DIR" not in SERVICES[name]["environment"]
+
+
 def test_the_image() -> None:
     """Not root; and every folder that is a room goes to the builder."""
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")

@@ -417,6 +417,15 @@ def test_the_app_stops_its_work_before_its_consumer() -> None:
     assert text.index("lanes.stop()") < text.index("super().on_stop()")
 
 
+def test_no_folder_is_made(app: FoldApp) -> None:
+    """`App.on_first_start` makes folders for tables by `_create_directories`, and nothing else of Faust's does."""
+    assert "self._create_directories()" in source(App.on_first_start)
+    assert source(App).count(".mkdir(") == source(App._create_directories).count(".mkdir(") == 3
+    app._create_directories()
+    assert not app.conf.appdir.exists()
+    assert not app.conf.tabledir.exists()
+
+
 def raw(partition: int, offset: int) -> ConsumerRecord[bytes, bytes]:
     return ConsumerRecord(TOPIC, partition, offset, 0, 1, b"k", b"v", None, 1, 1, ())
 
