@@ -7,12 +7,14 @@ timeout there doesn't take the command back.
 """
 
 import inspect
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from time import time_ns
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
@@ -26,7 +28,7 @@ from creditfold.cli.arguments import (
     metadata_of,
     whole_number,
 )
-from creditfold.cli.output import counted, print_json, say
+from creditfold.cli.output import counted, print_json, safe, say
 from creditfold.cli.progress import progress_bar
 from creditfold.cli.reading import projection
 from creditfold.schemas.dead_letters import DeadLetterReason
@@ -59,6 +61,9 @@ SourceOption = Annotated[str, typer.Option(help="Service that asks for it.")]
 ReasonOption = Annotated[str, typer.Option(help="Why, for people.")]
 MetadataOption = Annotated[
     list[str] | None, typer.Option("--metadata", "-m", metavar="NAME=VALUE", help="A note; can be repeated.")
+]
+ConfirmOption = Annotated[
+    bool, typer.Option("--yes", "-y", help="Send it although it can hardly be meant; a first answer says why.")
 ]
 NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Print the position and don't wait for the outcome.")]
 TimeoutOption = Annotated[
@@ -140,21 +145,46 @@ def _append(
     source: SourceOption = "cli",
     reason: ReasonOption = "",
     metadata: MetadataOption = None,
+    yes: ConfirmOption = False,
     no_wait: NoWaitOption = False,
     timeout: TimeoutOption = 10.0,
     json: JsonOption = False,
 ) -> None:
-    from creditfold.producers.commands import parse_command
-
     # A command may be sent again by its id, and must then be the same in every field, so it carries no time.
     who = {"source": source, "reason": reason, "metadata": metadata_of(metadata or [])}
     named = {"type": asked.type, "command_id": str(uuid.uuid4()) if id is None else id}
-    attempt = _Attempt(parse_command({**named, **asked.fields, **who}), asked.again)
+    command = _parsed({**named, **asked.fields, **who}, confirmed=yes)
+    attempt = _Attempt(command, asked.again)
+    more = _foretold(command, json)
     with _told_on_failure(attempt):
         if no_wait:
-            tell_position(attempt.command, _appended(attempt, timeout), json)
+            tell_position(command, _appended(attempt, timeout), json, more)
         else:
-            _append_and_wait(attempt, timeout, json)
+            _append_and_wait(attempt, timeout, json, more)
+
+
+def _parsed(fields: Mapping[str, Any], *, confirmed: bool) -> "Command":
+    from creditfold.producers.commands import parse_command
+    from creditfold.producers.errors import DoubtfulCommandError
+
+    try:
+        return parse_command(fields, confirmed=confirmed)
+    except DoubtfulCommandError as error:
+        error.remedy = "Correct it; if it is meant as it is, add --yes."
+        raise
+
+
+def _foretold(command: "Command", json: bool) -> Mapping[str, Any]:
+    """Say what of a command's effect lies in the past, before it is sent; in JSON, beside the outcome."""
+    from creditfold.producers.past_effects import past_effect
+
+    effect = past_effect(command.type, command.fields, time_ns() // 1_000_000)
+    if effect is None:
+        return NOTHING
+    if json:
+        return {"note": effect}
+    print(f"note: {safe(effect)}", file=sys.stderr)
+    return NOTHING
 
 
 #: The options that every command has: those of _append.
@@ -255,7 +285,7 @@ def _told_on_failure(attempt: _Attempt) -> Iterator[None]:
         raise
 
 
-def _append_and_wait(attempt: _Attempt, timeout: float, json: bool) -> None:
+def _append_and_wait(attempt: _Attempt, timeout: float, json: bool, more: Mapping[str, Any]) -> None:
     from creditfold.projections import queries
 
     command = attempt.command
@@ -264,7 +294,7 @@ def _append_and_wait(attempt: _Attempt, timeout: float, json: bool) -> None:
         queries.progress(connection)
         position = _appended(attempt, timeout)
         outcome = await_outcome(connection, command, position, timeout)
-    tell_outcome(command, position, outcome, json)
+    tell_outcome(command, position, outcome, json, more)
 
 
 def await_outcome(
@@ -374,6 +404,8 @@ def outcome_in_words(decision: "Decision") -> str:
     """Say in one line what was decided and what the balance was after it."""
     # A command may be about no asset, or about an asset but no amount of it.
     holds = f"; {decision.account_id} has {decision.balance:,} {decision.asset}" if decision.asset else ""
+    if decision.accepted and (expired := _expired_at_once(decision)):
+        holds += f"; {expired:,} {decision.asset} expired at once"
     if decision.accepted and decision.change:
         sign = "+" if decision.change > 0 else "-"
         return f"accepted: {sign}{abs(decision.change):,} {decision.asset}{holds}"
@@ -382,14 +414,24 @@ def outcome_in_words(decision: "Decision") -> str:
     return f"{said}: {decision.kind}{of}{holds}"
 
 
+def _expired_at_once(decision: "Decision") -> int:
+    """What a command gave and time took in the same moment: the window was past already."""
+    facts = (fact for fact in decision.facts or () if fact["kind"] == "expired")
+    return sum(amount for fact in facts for *_, amount in fact.get("moves", ()))
+
+
 def import_(
     file: Annotated[Path, typer.Argument(help="JSON Lines or CSV, plain or gzip, one command a line.")],
+    *,
     format: Annotated[Literal["jsonl", "csv"] | None, typer.Option(help="Default: told from the file's name.")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Where bad lines are listed. Default: in the data folder, printed.")
     ] = None,
     start_over: Annotated[
         bool, typer.Option("--start-over", help="From the first line again; what is in the log counts once.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Append what can hardly be meant too; the report says why it wasn't.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
@@ -417,6 +459,7 @@ def import_(
             state_path=state_path,
             report_path=report_path,
             start_over=start_over,
+            confirmed=yes,
             quiet=json,
         )
     bad = done.bad + done.bad_before
@@ -480,6 +523,7 @@ def import_with_progress(
     state_path: Path,
     report_path: Path,
     start_over: bool = False,
+    confirmed: bool = False,
     quiet: bool = False,
 ) -> "ImportReport":
     """Import a file, with a progress bar on standard error if that is a terminal."""
@@ -498,6 +542,7 @@ def import_with_progress(
             report_path=report_path,
             on_progress=on_progress,
             start_over=start_over,
+            confirmed=confirmed,
         )
 
 
@@ -506,6 +551,9 @@ def _tell_import(done: "ImportReport", report_path: Path) -> None:
     say(f"appended {counted(done.appended, 'command')} in {done.seconds:.1f} s ({rate:,.0f}/s)")
     if done.skipped:
         say(f"  {counted(done.skipped, 'line')} done by earlier runs; --start-over imports again from the first")
+    if done.past:
+        said = "takes" if done.past == 1 else "take"
+        say(f"  {done.past:,} of them {said} effect in the past: credits that expire, or turns that are taken, at once")
     if done.bad + done.bad_before:
         say(f"  {counted(done.bad + done.bad_before, 'bad line')}, listed in {report_path}")
         say(*(f"  line {line}: {reason}" for line, reason in _first_bad_lines(report_path)))

@@ -4,13 +4,15 @@ Bounds of a command's fields aren't here: the producers' own models refuse what 
 """
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from creditfold.ledger.limits import MAX_ACCOUNT, is_id
+from creditfold.schemas import instants
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.instants import milliseconds_of
 
 # More digits than the largest amount has: whatever it is, the command's model refuses it and says why.
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,40}").fullmatch
@@ -18,7 +20,7 @@ _DURATION = re.compile(r"([0-9]{1,9})([smhd])").fullmatch
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 MAX_ROWS = 10_000
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_WRITE_TIMES = "Write it as 2026-06-30T23:59:59.999Z, as 2026-06-30, or in milliseconds since 1970."
 
 AccountArgument = Annotated[str, typer.Argument(help="Account id. Write -- before one that begins with a dash.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -42,23 +44,25 @@ def checked_account(account: str) -> str:
 
 
 def moment_of(text: str) -> datetime:
-    """Read a time in ISO 8601, in UTC unless it says otherwise. Raises ArgumentError."""
+    """Read a time to look at: ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970 UTC.
+
+    Raises ArgumentError.
+    """
     try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ArgumentError(f"{text[:60]!r} is no time.", "Write it as 2026-06-30T23:59:59.999Z.") from None
-
-
-def milliseconds_of(moment: datetime) -> int:
-    """A moment in milliseconds since 1970 UTC."""
-    return (moment - EPOCH) // timedelta(milliseconds=1)
+        return instants.moment_of(text)
+    except instants.InstantError as error:
+        raise ArgumentError(f"{error}.", _WRITE_TIMES) from None
 
 
 def instant_of(text: str) -> int:
-    """Read a time, past or future, in ISO 8601 or in milliseconds since 1970 UTC; gives those. Raises ArgumentError."""
-    number = whole_number(text)
-    return number if isinstance(number, int) else milliseconds_of(moment_of(text))
+    """Read a time that a command is to name, as moment_of does; in milliseconds since 1970 UTC. 0 says none.
+
+    Raises ArgumentError.
+    """
+    try:
+        return 0 if text == "0" else instants.instant_of(text)
+    except instants.InstantError as error:
+        raise ArgumentError(f"{error}.", _WRITE_TIMES) from None
 
 
 def duration_of(text: str) -> int:

@@ -123,9 +123,7 @@ def void(
     account: AccountArgument,
     grant: Annotated[str, typer.Argument(help="Command id of what made the lots: a grant, a refund, a schedule.")],
     *,
-    number: Annotated[
-        int, typer.Option(show_default=False, help="Number of one of its lots, from 1. Default: all.")
-    ] = 0,
+    number: Annotated[int | None, typer.Option(help="Number of one of its lots, from 1. Default: all.")] = None,
 ) -> Asked:
     """Take back what is left of a grant. What was spent of it stays spent. Needs rules 2.
 
@@ -236,11 +234,9 @@ def schedule_create(
         str, typer.Option(metavar="TIME", show_default=False, help="No turn from then on. Default: no end.")
     ] = "0",
     cap: Annotated[
-        str,
-        typer.Option(
-            metavar="AMOUNT", show_default=False, help="Keep what is left of its credits under this. Default: no cap."
-        ),
-    ] = "0",
+        str | None,
+        typer.Option(metavar="AMOUNT", help="Keep what is left of its credits under this. Default: no cap."),
+    ] = None,
     asset: AssetOption = DEFAULT_ASSET,
     lot_class: ClassOption = "paid",
     priority: PriorityOption = 50,
@@ -268,10 +264,10 @@ def schedule_create(
         "first_at": instant_of(first_at),
         "every": every,
         "until": instant_of(until),
-        "cap": whole_number(cap),
+        "cap": None if cap is None else whole_number(cap),
         "lot_class": lot_class,
         "priority": priority,
-        "expires_after_ms": 0 if expires_after is None else duration_of(expires_after),
+        "expires_after_ms": None if expires_after is None else duration_of(expires_after),
         "scope": scope,
     }
     return Asked("create_schedule", fields)
@@ -308,12 +304,9 @@ def batch(
     return Asked("batch", {"account": account, "steps": _steps(file)})
 
 
-def part_of(amount: str | None) -> int | str:
-    """An amount, or 0 for all that is left, which is said by leaving it out. Raises ArgumentError for one of 0."""
-    number = 0 if amount is None else whole_number(amount)
-    if amount is not None and number == 0:
-        raise ArgumentError("0 is no amount here.", "Leave the amount out to mean all that is left.")
-    return number
+def part_of(amount: str | None) -> int | str | None:
+    """An amount, or None for all that is left, which is said by leaving it out."""
+    return None if amount is None else whole_number(amount)
 
 
 def _steps(name: str) -> Any:

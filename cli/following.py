@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditfold.cli.arguments import EPOCH, AccountArgument, ArgumentError, checked_account
+from creditfold.cli.arguments import AccountArgument, ArgumentError, checked_account
 from creditfold.cli.output import instant, print_json_line, safe, say
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.instants import EPOCH
 from creditfold.schemas.position import InvalidPositionError, Position
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.lookalikes import escaped, is_unseen
 from creditfold.schemas.position import Position
 
 if TYPE_CHECKING:
@@ -83,13 +84,28 @@ def _with_position(row: dict[str, Any]) -> dict[str, Any]:
 def print_json(value: Any, file: TextIO | None = None) -> None:
     """Print one JSON document."""
     with written(file):
-        print(json.dumps(as_json(value), ensure_ascii=False, indent=2), file=file or sys.stdout)
+        print(_dumped(value, indent=2), file=file or sys.stdout)
 
 
 def print_json_line(value: Any) -> None:
     """Print one JSON document on a line of its own."""
     with written():
-        print(json.dumps(as_json(value), ensure_ascii=False))
+        print(_dumped(value))
+
+
+def _dumped(value: Any, indent: int | None = None) -> str:
+    """JSON in which what a terminal obeys or nobody sees is escaped; the same document to whoever parses it."""
+    text = json.dumps(as_json(value), ensure_ascii=False, indent=indent)
+    if text.isascii() and "\x7f" not in text:
+        return text
+    # Outside of its texts JSON has nothing but ASCII, and the escapes of json itself are ASCII too.
+    return "".join(_shown(char) for char in text)
+
+
+def _shown(char: str) -> str:
+    if char == "\n" or (char.isprintable() and not is_unseen(char)):
+        return char
+    return "\\u007f" if char == "\x7f" else json.dumps(char)[1:-1]
 
 
 def instant(moment: datetime | None) -> str:
@@ -100,13 +116,12 @@ def instant(moment: datetime | None) -> str:
 
 
 def safe(value: Cell) -> str:
-    """A value as text of one line, with its control characters escaped, whole numbers with commas."""
+    """A value as text of one line, with what a terminal obeys or nobody sees escaped, whole numbers with commas."""
     if isinstance(value, datetime):
         return instant(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    text = "" if value is None else str(value)
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return escaped("" if value is None else str(value))
 
 
 def say(*lines: str) -> None:

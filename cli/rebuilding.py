@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditfold.cli.arguments import ArgumentError, JsonOption, milliseconds_of, moment_of
+from creditfold.cli.arguments import ArgumentError, JsonOption, moment_of
 from creditfold.cli.output import counted, print_json, print_table, say
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.instants import milliseconds_of
 from creditfold.schemas.position import Position
 
 if TYPE_CHECKING:

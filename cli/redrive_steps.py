@@ -20,13 +20,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from creditfold.cli.output import instant
-from creditfold.producers.commands import Command, Encoded, parse_command
+from creditfold.producers.commands import Command, Encoded
 from creditfold.producers.redrive import (
     Corrections,
     Letter,
     Mended,
     RedriveRefusedError,
-    command_of,
+    command_begun,
     mend,
     next_attempt,
     redrive_headers,
@@ -148,7 +148,7 @@ class Redriver:
     def _pending(self, row: TreatedLetter, found: Decided) -> Mended:
         """The command of a redrive that was decided and isn't finished. Raises RedriveRefusedError for any other."""
         refuse_decided(row.position, found)
-        mended = Mended(parse_command(command_of(found.value) or {}), Encoded(found.key, found.value or b""))
+        mended = Mended(command_begun(found.value), Encoded(found.key, found.value or b""))
         if self.corrections.any and mend(letter_of(row), self.corrections, self.rules).record != mended.record:
             raise RedriveRefusedError(
                 f"{row.position} is being redriven with another command, {_by(found)}.",

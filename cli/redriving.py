@@ -3,7 +3,6 @@
 What is appended is producers/redrive.py's to judge; the steps in which it happens are cli/redrive_steps.py's.
 """
 
-import json as json_
 import os
 import sys
 from collections import Counter
@@ -52,7 +51,9 @@ AllOption = Annotated[bool, typer.Option("--all", help="All open ones.")]
 WhyOption = Annotated[str, typer.Option(help="Why, for those who ask later; kept with the decision.")]
 ByOption = Annotated[str | None, typer.Option(metavar="NAME", help="Who decides. Default: your user name here.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask, however many they are.")]
+YesOption = Annotated[
+    bool, typer.Option("--yes", "-y", help="Don't ask, however many they are; corrections are meant as they are.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Correct a field; metadata.NAME for a note. Can be repeated."),
@@ -143,7 +144,7 @@ def redrive(
       creditfold dead-letters redrive --all --why "rules 2 are in force" --yes
     """
     wanted = _wanted(positions, reason, account, since, all)
-    corrections = _corrections(set or [], type, command)
+    corrections = _corrections(set or [], type, command)._replace(confirmed=yes)
     _refuse_one_id_for_many(wanted, corrections)
     with _redriver(_author(by), _reason(why), corrections, timeout) as redriver:
         # What the log has by now must be known: a redrive whose decision was lost is told by the log alone.
@@ -265,10 +266,14 @@ def _corrections(pairs: list[str], type: str | None, command: str | None) -> "Co
 
 
 def _command(text: str) -> Mapping[str, Any]:
+    from creditfold.producers.lines import parse_json
+
     try:
-        found = json_.loads(_file(text[1:]) if text.startswith("@") else text)
-    except (ValueError, RecursionError) as error:
-        raise ArgumentError(f"--command is not JSON: {str(error)[:200]}.", "Write an object, or @FILE.") from None
+        found = parse_json(_file(text[1:]) if text.startswith("@") else text, "it is")
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"--command is not JSON: {str(error)[:200]}.", "Write it in UTF-8.") from None
+    except ValueError as error:
+        raise ArgumentError(f"--command can't be read: {str(error)[:200]}.", "Write an object, or @FILE.") from None
     if not isinstance(found, dict):
         raise ArgumentError("--command is not a JSON object.", 'Write its fields by name: {"type": "grant", ...}')
     return found

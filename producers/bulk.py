@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from creditfold.producers.client import CommandProducer, Outcome
-from creditfold.producers.commands import Encoded, encode_command
+from creditfold.producers.commands import Command, Encoded, encode_command
 from creditfold.producers.errors import (
     AppendError,
     ImportFileError,
@@ -40,6 +40,7 @@ from creditfold.producers.lines import (
     open_lines,
     why_bad,
 )
+from creditfold.producers.past_effects import past_effect
 from creditfold.schemas.position import Position
 
 STATE_VERSION = 1
@@ -68,6 +69,7 @@ class ImportReport:
         lines: lines that this run read.
         appended: commands that this run appended, each confirmed by the log.
         bad: records that this run found bad; the report file has each.
+        past: of those appended, how many take effect in the past: grants that had ended, schedules with turns to take.
         skipped: lines that earlier runs had done.
         bad_before: records that earlier runs found bad; they are in the report file too.
         positions: by partition, the position of the last command that this import, earlier runs included, appended.
@@ -81,6 +83,7 @@ class ImportReport:
     bad_before: int
     positions: dict[int, Position]
     seconds: float
+    past: int = 0
 
 
 @dataclass
@@ -111,6 +114,7 @@ def import_file(
     report_path: Path,
     on_progress: Callable[[ImportProgress], None] | None = None,
     start_over: bool = False,
+    confirmed: bool = False,
     checkpoint_records: int = CHECKPOINT_RECORDS,
 ) -> ImportReport:
     """Append every good command of a file, and go on where an earlier run of the same import stood.
@@ -122,6 +126,8 @@ def import_file(
         report_path: JSON Lines, one object for each bad record: line, last_line, reason, text (its start).
         on_progress: called at each checkpoint.
         start_over: forget earlier runs. Safe: a command that is in the log already counts once.
+        confirmed: whether what DoubtfulCommandError refuses is meant: ids with characters that nobody sees, schedules
+            with many turns in the past. Without it such commands are bad records.
         checkpoint_records: how many records lie between two checkpoints.
 
     Raises ImportFileError (unreadable file, unknown format, bad header), ImportStateError (another file, topic or
@@ -138,7 +144,7 @@ def import_file(
         state = None if start_over else _load_state(state_path)
         if state is not None:
             _refuse_other_import(state, fresh, raw)
-        run = _Import(raw, report, producer, state or fresh, state_path)
+        run = _Import(raw, report, producer, state or fresh, state_path, confirmed=confirmed)
         try:
             run.start()
             while run.step(checkpoint_records):
@@ -155,7 +161,14 @@ class _Import:
     """One run: a reader before the producer, a checkpoint behind it."""
 
     def __init__(
-        self, raw: IO[bytes], report: IO[bytes], producer: CommandProducer, state: _State, state_path: Path
+        self,
+        raw: IO[bytes],
+        report: IO[bytes],
+        producer: CommandProducer,
+        state: _State,
+        state_path: Path,
+        *,
+        confirmed: bool,
     ) -> None:
         self._raw = raw
         self._report = report
@@ -164,19 +177,22 @@ class _Import:
         self._state_path = state_path
         self._reader = RecordReader(open_lines(raw), "csv" if state.format == "csv" else "jsonl")
         self._records = iter(self._reader)
-        self._parser: JsonLines | CsvRecords = JsonLines()
+        self._confirmed = confirmed
+        self._parser: JsonLines | CsvRecords = JsonLines(confirmed=confirmed)
         self._failure: AppendError | None = None
         self._unreadable: ImportFileError | None = None
         self._ended = False
         self._skipped = state.lines
         self._bad_before = state.bad
         self._appended = 0
+        self._past = 0
+        self._now_ms = time.time_ns() // 1_000_000
 
     def start(self) -> None:
         """Go to where the last checkpoint stands, in the file and in the report. Raises ImportStateError."""
         self._cut_report()
         if self._state.format == "csv" and (header := next(self._records, None)) is not None:
-            self._parser = CsvRecords.with_header(header)
+            self._parser = CsvRecords.with_header(header, confirmed=self._confirmed)
         if not self._state.offset:
             return
         if (
@@ -222,6 +238,7 @@ class _Import:
             bad_before=self._bad_before,
             positions={int(part): Position(int(part), offset) for part, offset in self._state.positions.items()},
             seconds=seconds,
+            past=self._past,
         )
 
     def _chunk(self, records: int) -> Iterator[Encoded]:
@@ -242,11 +259,15 @@ class _Import:
         try:
             if record.problem:
                 raise BadRecordError(record.problem)
-            return encode_command(self._parser.parse(record.data))
+            command = self._parser.parse(record.data)
+            encoded = encode_command(command)
         except (BadRecordError, InvalidCommandError) as error:
             self._report_bad(record, why_bad(error))
         except RecordTooLargeError as error:
             self._report_bad(record, error.message)
+        else:
+            self._past += _may_be_past(command) and bool(past_effect(command.type, command.fields, self._now_ms))
+            return encoded
         return None
 
     def _report_bad(self, record: RawRecord, reason: str) -> None:
@@ -279,6 +300,11 @@ class _Import:
         state.digest, state.ended = reader.digest(), reader.ended
         state.head_bytes, state.head_digest = _head(self._raw, _HEAD_BYTES)
         _save_state(self._state_path, state)
+
+
+def _may_be_past(command: Command) -> bool:
+    """Whether a command may take effect in the past: what most don't say needs no closer look."""
+    return bool(getattr(command, "expires_at", 0)) or command.type in ("create_schedule", "batch")
 
 
 def _as_failure(error: AppendError | UndeliveredError) -> AppendError:

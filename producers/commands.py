@@ -6,17 +6,21 @@ the rules: whether an account has the credits is the fold's to say. Source: docs
 Two commands of the ledger are missing here, ReceiveTransfer and SettleTransfer: workers alone write them.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, WrapValidator
 
+from creditfold.ledger import commands as ledger_commands
 from creditfold.ledger import limits
-from creditfold.ledger.credit_validity import MAX_STEPS
+from creditfold.ledger.credit_validity import DERIVED, MAX_STEPS
 from creditfold.ledger.validity import check
 from creditfold.producers import fields as f
-from creditfold.producers.errors import InvalidCommandError, RecordTooLargeError
+from creditfold.producers.errors import DoubtfulCommandError, InvalidCommandError, RecordTooLargeError
+from creditfold.producers.past_effects import in_turns, past_turns
 from creditfold.producers.steps import (
+    STEP_MODELS,
     HoldTerms,
     Model,
     OfGrant,
@@ -30,7 +34,11 @@ from creditfold.producers.steps import (
     one_of,
     parse_steps,
 )
-from creditfold.schemas.wire import decode, encode
+from creditfold.schemas.wire import Decoded, decode, encode
+
+#: Turns of a new schedule that may lie in the past, and are taken at once, without the caller confirming it: a year of
+#: months.
+MAX_PAST_TURNS = 12
 
 
 class _Command(Model):
@@ -103,7 +111,7 @@ class Capture(_Origin, OfHoldForGood, _Command):
 
     Args:
         hold: the hold's command id.
-        amount: 1 to 2^53-1; 0 for all that the hold still has.
+        amount: 1 to 2^53-1; None, or left out, for all that the hold still has.
         final: whether what is left then is released.
     """
 
@@ -123,7 +131,7 @@ class Refund(_Origin, OfSpend, _Command):
 
     Args:
         spend: command id of the spend or the capture.
-        amount: 1 to 2^53-1; 0 for all that is left to refund.
+        amount: 1 to 2^53-1; None, or left out, for all that is left to refund.
         reissue: whether what would go back into an expired lot goes into a new one.
         expires_at: when such a new lot ends, in milliseconds since 1970 UTC; 0 for never, and without reissue.
     """
@@ -137,7 +145,7 @@ class VoidGrant(_Origin, OfGrant, _Command):
 
     Args:
         grant: command id of the grant, the refund with reissue, the arrival or the schedule.
-        number: of one of its lots, from 1 to 2^31-1; 0 for all.
+        number: of one of its lots, from 1 to 2^31-1; None, or left out, for all.
     """
 
     record_name = "VoidGrant"
@@ -201,14 +209,16 @@ class SetCreditLimit(_Origin, _Limit, _Command):
 
 
 class _Turns(Model):
+    unsaid = ("cap", "expires_after_ms")
+
     period: f.Period
     first_at: f.Deadline
     every: f.Every = 1
     until: f.ExpiresAt = 0
-    cap: f.Cap = 0
+    cap: f.Cap = None
     lot_class: f.LotClass = "paid"
     priority: f.Priority = 50
-    expires_after_ms: f.LastsMs = 0
+    expires_after_ms: f.LastsMs = None
     scope: f.Use = ""
 
 
@@ -220,15 +230,26 @@ class CreateSchedule(_Origin, _Turns, Sum, _Command):
         first_at: the first turn, in milliseconds since 1970 UTC, at least 1.
         every: how many periods lie between two turns, 1 to 10,000.
         until: the first instant without a turn, after first_at; 0 for no end.
-        cap: a turn grants no more than keeps what is left of the schedule's lots under it, 1 to 2^53-1; 0 for no cap.
-        expires_after_ms: how long each lot lasts, in milliseconds; 0 for ever.
+        cap: a turn grants no more than keeps what is left of the schedule's lots under it, 1 to 2^53-1; None for no
+            cap.
+        expires_after_ms: how long each lot lasts, in milliseconds, from 1; None for ever.
+
+    Raises DoubtfulCommandError too, where more than MAX_PAST_TURNS turns lie in the past: they would be taken at once.
     """
 
     record_name = "CreateSchedule"
     type: Literal["create_schedule"] = "create_schedule"
 
     def contradiction(self) -> str | None:
-        return "until must be after first_at, or 0 for no end" if 0 < self.until <= self.first_at else None
+        if 0 < self.until <= self.first_at:
+            return "until must be after first_at, or 0 for no end"
+        now_ms = time.time_ns() // 1_000_000
+        schedule = ledger_commands.CreateSchedule(**self.fields)
+        turns = past_turns(schedule, now_ms)
+        if len(turns) > MAX_PAST_TURNS and not f.is_confirmed():
+            most = f"first_at must leave at most {MAX_PAST_TURNS} turns in the past"
+            raise DoubtfulCommandError((f"{most}; {in_turns(schedule, turns, now_ms)}",))
+        return None
 
 
 class _Schedule(Model):
@@ -302,19 +323,51 @@ MODELS: Mapping[str, type[Command]] = {model.model_fields["type"].default: model
 _ANY_COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 
 
-def parse_command(mapping: Mapping[str, Any]) -> Command:
+def parse_command(mapping: Mapping[str, Any], *, confirmed: bool = False) -> Command:
     """Make a command from fields by name; `type` says which: one of MODELS.
 
-    Raises InvalidCommandError, naming each bad field and its bound.
+    Args:
+        confirmed: whether what DoubtfulCommandError refuses is meant. It is no part of the command.
+
+    Raises InvalidCommandError, naming each bad field and its bound, and DoubtfulCommandError.
     """
     if not isinstance(mapping, Mapping):
         raise InvalidCommandError(("a command must be an object of fields by name",))
+    if confirmed:
+        with f.confirming():
+            return parse_command(mapping)
     try:
         return _ANY_COMMAND.validate_python(dict(mapping))
     except ValidationError:
         # What is wrong with a command of a known type, its own model has told.
         missing = "" if "type" in mapping else "is missing: it "
         raise InvalidCommandError((f"type {missing}{one_of(tuple(MODELS))}",)) from None
+
+
+def command_as_logged(record: Decoded) -> Command:
+    """Make a command of one that the log holds, also of what the doors refuse and the fold takes.
+
+    So that a record can be sent again as it was. Raises InvalidCommandError for what the fold doesn't take either.
+    """
+    problem = check(record.record, record.values)
+    if problem is None and record.fields["command_id"].startswith(DERIVED):
+        problem = f"command_id must not begin with {DERIVED}"
+    if problem is not None:
+        raise InvalidCommandError((problem,))
+    command: Command = _constructed(_BY_RECORD[record.record], record.fields)
+    return command
+
+
+_BY_RECORD: Mapping[str, type[Command]] = {model.record_name: model for model in MODELS.values()}
+
+
+def _constructed(model: type[Any], fields: Mapping[str, Any]) -> Any:
+    """A command or a step without a look at its fields."""
+    own = {name: fields[name] for name in model.model_fields if name in fields}
+    own |= {name: None for name in model.unsaid if own.get(name) == 0}
+    if "steps" in own:
+        own["steps"] = tuple(_constructed(STEP_MODELS[step["kind"]], step) for step in own["steps"])
+    return model.model_construct(**own)
 
 
 class Encoded(NamedTuple):

@@ -25,13 +25,26 @@ class InvalidCommandError(AppendError):
 
     exit_code = 2
 
+    _remedy = "Correct the command and send it again."
+
     def __init__(self, problems: tuple[str, ...]) -> None:
-        super().__init__(f"Invalid command: {'; '.join(problems)}.", "Correct the command and send it again.")
+        super().__init__(f"Invalid command: {'; '.join(problems)}.", self._remedy)
         self.problems = problems
 
     def __reduce__(self) -> tuple[type["InvalidCommandError"], tuple[tuple[str, ...]]]:
         # Pickled by its own argument, so that it crosses process pools as other exceptions do.
         return type(self), (self.problems,)
+
+
+class DoubtfulCommandError(InvalidCommandError):
+    """A command that the ledger would take and that can hardly be meant: an id with characters that nobody sees, a
+    schedule that would take many turns at once. Where it is meant, the caller confirms it.
+    """
+
+    _remedy = (
+        "Correct the command. If it is meant as it is, confirm it: parse_command(..., confirmed=True), or"
+        " `confirmed` of its class in place of the constructor."
+    )
 
 
 class RecordTooLargeError(AppendError):

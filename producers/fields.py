@@ -2,21 +2,35 @@
 
 Owns what one field by itself may hold; commands.py knows which command has which. Source: docs/rules.md,
 docs/credits.md. Each type's description is the rule that a refusal quotes; the JSON schema of a command has it too.
+
+The doors are stricter than the fold in what can't be meant: an instant in another unit, a 0 where leaving a field out
+means everything, an id with characters that nobody sees. The fold takes those, since what is in the log is decided.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from creditfold.ledger import limits
 from creditfold.ledger.credit_validity import DERIVED, MAX_EVERY, MAX_NUMBER, MAX_PRIORITY
+from creditfold.schemas import instants
+from creditfold.schemas.lookalikes import oddity_of
+
+#: The kind of an error that has its own rule, in its context, in place of the field's description.
+RULE = "rule"
+#: The kind of an error that isn't one where the caller confirms that it is meant.
+DOUBT = "doubt"
+# Not in pydantic's own context: a validator that is given it costs each field of each command.
+_confirmed: ContextVar[bool] = ContextVar("confirmed", default=False)
 
 _OUTER = "without control characters and without spaces at its ends"
 _ID = f"must be a text of 1 to {{}} characters {_OUTER}"
 _NOTE = "must be a text of at most {:,} characters without NUL"
 _WHOLE = "must be a whole number from {} to {}"
-_INSTANT = "must be a whole number of milliseconds since 1970, from {} to {}"
 
 
 def _must(is_good: Callable[[str], bool]) -> AfterValidator:
@@ -28,8 +42,32 @@ def _must(is_good: Callable[[str], bool]) -> AfterValidator:
     return AfterValidator(refuse)
 
 
-def _named(longest: int) -> AfterValidator:
-    return _must(lambda text: limits.is_id(text, longest))
+@contextmanager
+def confirming() -> Iterator[None]:
+    """Take as meant what is doubtful in the commands that the block makes."""
+    before = _confirmed.set(True)
+    try:
+        yield
+    finally:
+        _confirmed.reset(before)
+
+
+def is_confirmed() -> bool:
+    """Whether the caller has said that what is doubtful is meant."""
+    return _confirmed.get()
+
+
+def _named(longest: int, *, or_empty: bool = False) -> AfterValidator:
+    def refuse(text: str) -> str:
+        if or_empty and not text:
+            return text
+        if not limits.is_id(text, longest):
+            raise ValueError("out of bounds")
+        if not text.isascii() and (oddity := oddity_of(text)) and not is_confirmed():
+            raise PydanticCustomError(DOUBT, "see the context", {"rule": f"must not have {oddity}"})
+        return text
+
+    return AfterValidator(refuse)
 
 
 def _noted(longest: int) -> AfterValidator:
@@ -49,9 +87,30 @@ def _whole(least: int, most: int, more: str = "") -> Any:
     return Field(ge=least, le=most, description=_WHOLE.format(least, most) + more)
 
 
-def _instant(least: int, more: str = "") -> Any:
-    most = limits.MAX_OCCURRED_AT
-    return Field(ge=least, le=most, description=_INSTANT.format(least, most) + more)
+class Instant:
+    """Marks a field that holds an instant, for those who read fields from text."""
+
+
+def _instant(more: str = "") -> tuple[Any, ...]:
+    """An instant; with `more` also 0, which says what `more` says, since no instant of 1970 can be meant."""
+
+    first, end = instants.PLAIN
+
+    def read(value: object) -> int:
+        if value.__class__ is int and first <= value < end:
+            return value  # Nearly every one, at one look.
+        if more and ((value.__class__ is int and value == 0) or value == "0"):
+            return 0
+        try:
+            return instants.instant_of(value)
+        except instants.InstantError as error:
+            raise PydanticCustomError(RULE, "see the context", {"rule": f"{instants.RULE}{more}; {error}"}) from None
+
+    return (
+        Field(ge=0 if more else instants.MIN_INSTANT, le=limits.MAX_OCCURRED_AT, description=instants.RULE + more),
+        BeforeValidator(read),
+        Instant(),
+    )
 
 
 CommandId = Annotated[
@@ -73,29 +132,34 @@ Asset = Annotated[str, _id(limits.MAX_ASSET), _named(limits.MAX_ASSET)]
 Use = Annotated[
     str,
     Field(max_length=limits.MAX_COMMAND_ID, description=f"{_ID.format(limits.MAX_COMMAND_ID)}, or empty"),
-    _must(lambda text: not text or limits.is_id(text, limits.MAX_COMMAND_ID)),
+    _named(limits.MAX_COMMAND_ID, or_empty=True),
 ]
 
 Amount = Annotated[int, _whole(1, limits.MAX_AMOUNT)]
-AmountOrRest = Annotated[int, _whole(0, limits.MAX_AMOUNT, " (0 for all that is left)")]
 Limit = Annotated[int, _whole(0, limits.MAX_AMOUNT)]
-Cap = Annotated[int, _whole(0, limits.MAX_AMOUNT, " (0 for none)")]
 Priority = Annotated[int, _whole(0, MAX_PRIORITY)]
-LotNumber = Annotated[int, _whole(0, MAX_NUMBER, " (0 for all)")]
 Every = Annotated[int, _whole(1, MAX_EVERY)]
 
-OccurredAt = Annotated[int, _instant(0)]
-EffectiveAt = Annotated[int, _instant(0, " (0 for at once)")]
-ExpiresAt = Annotated[int, _instant(0, " (0 for never)")]
-Deadline = Annotated[int, _instant(1)]
+# None, which is to leave them out, means everything; the log has 0 for it. A 0 that is given is nothing, and most often
+# the result of a sum that came out wrong: it is refused.
+AmountOrRest = Annotated[int | None, _whole(1, limits.MAX_AMOUNT, "; leave it out for all that is left")]
+Cap = Annotated[int | None, _whole(1, limits.MAX_AMOUNT, "; leave it out for no cap")]
+LotNumber = Annotated[int | None, _whole(1, MAX_NUMBER, "; leave it out for all of them")]
 LastsMs = Annotated[
-    int,
+    int | None,
     Field(
-        ge=0,
+        ge=1,
         le=limits.MAX_OCCURRED_AT,
-        description=f"must be a whole number of milliseconds, from 0 to {limits.MAX_OCCURRED_AT} (0 for ever)",
+        description=(
+            f"must be a whole number of milliseconds from 1 to {limits.MAX_OCCURRED_AT}; leave it out for ever"
+        ),
     ),
 ]
+
+OccurredAt = Annotated[int, *_instant(" (0 for unknown)")]
+EffectiveAt = Annotated[int, *_instant(" (0 for at once)")]
+ExpiresAt = Annotated[int, *_instant(" (0 for never)")]
+Deadline = Annotated[int, *_instant()]
 
 Flag = Annotated[bool, Field(description="must be true or false")]
 LotClass = Annotated[Literal["paid", "promo"], Field(description="must be 'paid' or 'promo'")]

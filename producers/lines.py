@@ -14,10 +14,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TypeAlias, cast
+from typing import IO, Any, Literal, NamedTuple, TypeAlias, cast, get_args
+
+from pydantic.fields import FieldInfo
 
 from creditfold.producers.commands import MODELS, Batch, Command, parse_command
-from creditfold.producers.errors import ImportFileError, InvalidCommandError
+from creditfold.producers.errors import DoubtfulCommandError, ImportFileError, InvalidCommandError
+from creditfold.producers.fields import Instant
 
 FileFormat: TypeAlias = Literal["jsonl", "csv"]
 
@@ -30,8 +33,19 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _BUFFER = 1 << 20
 _REQUIRED = ("type", "command_id", "account")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII).fullmatch
-FLAT_FIELDS: dict[str, Any] = {
-    name: field.annotation
+
+
+def _read_as(field: FieldInfo) -> type:
+    """What a field's text is read as: a whole number, a flag, or the text itself, which an instant's field reads."""
+    if any(isinstance(mark, Instant) for mark in field.metadata):
+        return str
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in (bool, int) if kind in kinds), str)
+
+
+#: The fields of all commands but batches, and what their text is read as.
+FLAT_FIELDS: dict[str, type] = {
+    name: _read_as(field)
     for model in MODELS.values()
     if model is not Batch
     for name, field in model.model_fields.items()
@@ -213,24 +227,28 @@ class RecordReader:
 
 
 class JsonLines:
-    """Makes commands of JSON Lines records."""
+    """Makes commands of JSON Lines records. `confirmed` is parse_command()'s."""
+
+    def __init__(self, *, confirmed: bool = False) -> None:
+        self._confirmed = confirmed
 
     def parse(self, data: bytes) -> Command:
         """Read one record. Raises BadRecordError or InvalidCommandError."""
         fields = parse_json(_text(data))
         if not isinstance(fields, dict):
             raise BadRecordError("the line is not a JSON object")
-        return parse_command(fields)
+        return parse_command(fields, confirmed=self._confirmed)
 
 
 class CsvRecords:
     """Makes commands of CSV records (RFC 4180) by a header of field names."""
 
-    def __init__(self, header: Sequence[str]) -> None:
+    def __init__(self, header: Sequence[str], *, confirmed: bool = False) -> None:
         self._header = header
+        self._confirmed = confirmed
 
     @classmethod
-    def with_header(cls, record: RawRecord) -> "CsvRecords":
+    def with_header(cls, record: RawRecord, *, confirmed: bool = False) -> "CsvRecords":
         """Read the header: field names of commands, `type` among them, in any order. Raises ImportFileError."""
         try:
             if record.problem:
@@ -250,7 +268,7 @@ class CsvRecords:
             raise ImportFileError(
                 f"The CSV header {fault}: {shown}.", f"The columns are {', '.join(sorted(FLAT_FIELDS))}."
             )
-        return cls(header)
+        return cls(header, confirmed=confirmed)
 
     def parse(self, data: bytes) -> Command:
         """Read one record. An empty cell is an absent field. Raises BadRecordError or InvalidCommandError."""
@@ -263,7 +281,7 @@ class CsvRecords:
         fields = {name: field_of(name, cell) for name, cell in fields.items()}
         if "metadata" in fields:
             fields["metadata"] = parse_json(fields["metadata"], "metadata is")
-        return parse_command(fields)
+        return parse_command(fields, confirmed=self._confirmed)
 
 
 def field_of(name: str, text: str) -> int | bool | str:
@@ -275,7 +293,8 @@ def field_of(name: str, text: str) -> int | bool | str:
 
 def why_bad(error: BadRecordError | InvalidCommandError) -> str:
     """What a report says of a bad record."""
-    return "; ".join(error.problems) if isinstance(error, InvalidCommandError) else str(error)
+    said = "; ".join(error.problems) if isinstance(error, InvalidCommandError) else str(error)
+    return f"{said} (confirm it if it is meant)" if isinstance(error, DoubtfulCommandError) else said
 
 
 def _text(data: bytes) -> str:
@@ -307,6 +326,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _refuse_null(value: Any) -> None:
+    """Where a sum or a date came to nothing, JavaScript writes null: it must not mean all, or for ever."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            if one is None:
+                raise BadRecordError(f"{name[:40]!r} is null: leave the field out where nothing is to be said")
+            _refuse_null(one)
+    elif isinstance(value, list):
+        for one in value:
+            _refuse_null(one)
+
+
 def _no_constant(name: str) -> Any:
     raise BadRecordError(f"not JSON: {name}")
 
@@ -315,9 +346,13 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_consta
 
 
 def parse_json(text: str, what: str = "the line is") -> Any:
-    """Read JSON as strictly as commands want it: no key twice, no NaN. Raises BadRecordError, beginning with `what`."""
+    """Read JSON as strictly as commands want it: no key twice, no NaN, no null in a field. Raises BadRecordError."""
     try:
-        return _DECODER.decode(text)
+        found = _DECODER.decode(text)
+        # Looked for only where the word stands anywhere, as it hardly ever does.
+        if "null" in text:
+            _refuse_null(found)
+        return found
     except BadRecordError:
         raise
     except RecursionError:

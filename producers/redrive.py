@@ -10,8 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from creditfold.ledger.commands import COMMANDS, KINDS, STEP_FIELDS
-from creditfold.producers.commands import MODELS, Command, Encoded, encode_command, parse_command
-from creditfold.producers.errors import InvalidCommandError, RecordTooLargeError
+from creditfold.producers.commands import (
+    MODELS,
+    Command,
+    Encoded,
+    command_as_logged,
+    encode_command,
+    parse_command,
+)
+from creditfold.producers.errors import DoubtfulCommandError, InvalidCommandError, RecordTooLargeError
 from creditfold.schemas.dead_letters import (
     REDRIVE_ATTEMPT,
     REDRIVE_BY,
@@ -48,17 +55,21 @@ class Letter(NamedTuple):
 
 
 class Corrections(NamedTuple):
-    """What is to be other than in the dead record: some fields, some metadata, the type; or all of the command."""
+    """What is to be other than in the dead record: some fields, some metadata, the type; or all of the command.
+
+    `confirmed` says that what the doors find doubtful in the corrected command is meant.
+    """
 
     fields: Mapping[str, Any] = {}
     metadata: Mapping[str, str] = {}
     type: str | None = None
     command: Mapping[str, Any] | None = None
+    confirmed: bool = False
 
     @property
     def any(self) -> bool:
         """Whether anything is to be other."""
-        return self != Corrections()
+        return self._replace(confirmed=False) != Corrections()
 
 
 class Mended(NamedTuple):
@@ -79,7 +90,10 @@ def mend(letter: Letter, corrections: Corrections, rules: int) -> Mended:
     """
     was = _decoded(letter)
     _refuse_what_only_we_send(letter, was)
-    command = _checked(letter, _fields(letter, was, corrections))
+    fields = _fields(letter, was, corrections)
+    command = None if corrections.any else _as_it_was(was)
+    if command is None:
+        command = _checked(letter, fields, corrections.confirmed)
     if letter.reason == DeadLetterReason.COMMAND_ID_REUSED:
         _refuse_same_id(letter, was, command)
     try:
@@ -114,6 +128,11 @@ def command_of(value: bytes | None) -> dict[str, Any] | None:
     return _written(was) if was.record in COMMANDS else None
 
 
+def command_begun(value: bytes | None) -> Command:
+    """The command of a redrive that was decided, as it was decided. Raises DecodeError, InvalidCommandError."""
+    return command_as_logged(decode(value))
+
+
 def _number(text: str) -> int:
     # Anyone may write a header.
     try:
@@ -132,7 +151,11 @@ def _decoded(letter: Letter) -> Decoded | DecodeError:
 
 def _written(was: Decoded) -> dict[str, Any]:
     """A command's fields as people write them: a step's type isn't its kind, and it has none but its own fields."""
-    fields = {"type": KINDS[COMMANDS[was.record]], **was.fields}
+    kind = KINDS[COMMANDS[was.record]]
+    # Nobody can say the 0 that is all that is left; it is said by leaving the field out.
+    unsaid = MODELS[kind].unsaid if kind in MODELS else ()
+    own = {name: value for name, value in was.fields.items() if not (name in unsaid and value == 0)}
+    fields = {"type": kind, **own}
     if "steps" in fields:
         fields["steps"] = [
             {"type": step["kind"]}
@@ -199,9 +222,24 @@ def _fields(letter: Letter, was: Decoded | DecodeError, corrections: Corrections
     return {**base, **corrections.fields}
 
 
-def _checked(letter: Letter, fields: Mapping[str, Any]) -> Command:
+def _as_it_was(was: Decoded | DecodeError) -> Command | None:
+    """The command of a record that the fold would take, whatever the doors think of it by now."""
+    if isinstance(was, DecodeError) or was.record not in COMMANDS:
+        return None
     try:
-        return parse_command(fields)
+        return command_as_logged(was)
+    except InvalidCommandError:
+        return None
+
+
+def _checked(letter: Letter, fields: Mapping[str, Any], confirmed: bool) -> Command:
+    try:
+        return parse_command(fields, confirmed=confirmed)
+    except DoubtfulCommandError as error:
+        raise RedriveRefusedError(
+            f"{letter.position} would be a doubtful command: {'; '.join(error.problems)}.",
+            "Correct what is named; if it is meant as it is, add --yes.",
+        ) from None
     except InvalidCommandError as error:
         raise RedriveRefusedError(
             f"{letter.position} would be an invalid command: {'; '.join(error.problems)}.", _CORRECT

@@ -4,7 +4,7 @@ Knows neither Kafka nor the rules, and not how a command is written into the log
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 from pydantic import (
     BaseModel,
@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from creditfold.producers import fields as f
-from creditfold.producers.errors import InvalidCommandError
+from creditfold.producers.errors import DoubtfulCommandError, InvalidCommandError
 
 #: The kind of an error of several fields at once: its context has what to say.
 SAID = "said"
@@ -29,19 +29,31 @@ class Model(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
+    #: Fields whose None, which is to leave them out, is a 0 in the log.
+    unsaid: ClassVar[tuple[str, ...]] = ()
+
     @model_validator(mode="wrap")
     @classmethod
     def _speak_plainly(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         try:
             made = handler(data)
         except ValidationError as error:
-            raise InvalidCommandError(_problems(error, cls)) from None
+            raise _refusal(error, cls) from None
         if problem := made.contradiction():
             raise InvalidCommandError((problem,))
         return made
 
+    @classmethod
+    def confirmed(cls, **fields: Any) -> Self:
+        """Make one of fields by name, and take as meant what the constructor refuses with DoubtfulCommandError."""
+        with f.confirming():
+            return cls(**fields)
+
     def contradiction(self) -> str | None:
-        """Say what is wrong between fields that are each good by themselves, naming one; None if nothing is."""
+        """Say what is wrong between fields that are each good by themselves, naming one; None if nothing is.
+
+        Raises DoubtfulCommandError for what can hardly be meant and isn't confirmed.
+        """
         return None
 
     @property
@@ -49,21 +61,28 @@ class Model(BaseModel):
         """The fields by name as the log's schema has them: all of them, without `type`."""
         fields = dict(self.__dict__)
         fields.pop("type", None)
+        for name in self.unsaid:
+            if fields[name] is None:
+                fields[name] = 0
         return fields
 
 
-def _problems(error: ValidationError, model: type[Model]) -> tuple[str, ...]:
+def _refusal(error: ValidationError, model: type[Model]) -> InvalidCommandError:
     found: list[str] = []
+    is_doubt = True
     for details in error.errors(include_input=False):
-        if details["type"] == SAID:
-            found += details["ctx"]["problems"]
+        context, kind = details.get("ctx", {}), details["type"]
+        if kind == SAID:
+            found += context["problems"]
+            is_doubt = is_doubt and context["is_doubt"]
         else:
-            found.append(_problem(details["loc"], details["type"], model))
+            found.append(_problem(details["loc"], kind, context, model))
+            is_doubt = is_doubt and kind == f.DOUBT
     # A field that is wrong in two places (metadata) is one problem: its rule says it all.
-    return tuple(dict.fromkeys(found))
+    return (DoubtfulCommandError if is_doubt else InvalidCommandError)(tuple(dict.fromkeys(found)))
 
 
-def _problem(where: tuple[int | str, ...], kind: str, model: type[Model]) -> str:
+def _problem(where: tuple[int | str, ...], kind: str, context: Mapping[str, Any], model: type[Model]) -> str:
     own = model.model_fields.get(str(where[0])) if where else None
     name, type_ = str(where[0]) if where else "", model.model_fields["type"].default
     if not where:
@@ -71,7 +90,7 @@ def _problem(where: tuple[int | str, ...], kind: str, model: type[Model]) -> str
     if own is None:
         # A stranger's field name may be anything: shown shortened, and with its control characters escaped.
         return f"{name[:40]!r} is not a field of a command of type {type_!r}"
-    rule = own.description or f"must be {type_!r}"
+    rule = context["rule"] if kind in (f.RULE, f.DOUBT) else own.description or f"must be {type_!r}"
     return f"{name} is missing: it {rule}" if kind == "missing" else f"{name} {rule}"
 
 
@@ -113,10 +132,12 @@ class HoldTerms(Model):
 
 
 class OfHold(Model):
-    """A hold, and how much of it."""
+    """A hold, and how much of it: None for all that it still has."""
+
+    unsaid = ("amount",)
 
     hold: f.OtherId
-    amount: f.AmountOrRest = 0
+    amount: f.AmountOrRest = None
 
 
 class OfHoldForGood(OfHold):
@@ -126,10 +147,12 @@ class OfHoldForGood(OfHold):
 
 
 class OfSpend(Model):
-    """A spend, and what of it comes back how."""
+    """A spend, and what of it comes back how: None for all that is left to refund."""
+
+    unsaid = ("amount",)
 
     spend: f.OtherId
-    amount: f.AmountOrRest = 0
+    amount: f.AmountOrRest = None
     reissue: f.Flag = False
     expires_at: f.ExpiresAt = 0
 
@@ -138,10 +161,12 @@ class OfSpend(Model):
 
 
 class OfGrant(Model):
-    """A command that made lots, and which of them."""
+    """A command that made lots, and which of them: None for all."""
+
+    unsaid = ("number",)
 
     grant: f.OtherId
-    number: f.LotNumber = 0
+    number: f.LotNumber = None
 
 
 class _Step(Model):
@@ -150,8 +175,7 @@ class _Step(Model):
     @property
     def fields(self) -> dict[str, Any]:
         """The fields by name as the log's schema has them, those of the step's kind."""
-        own = dict(self.__dict__)
-        return {"kind": own.pop("type"), **own}
+        return {"kind": self.__dict__["type"], **super().fields}
 
 
 class GrantStep(Terms, Sum, _Step):
@@ -211,15 +235,16 @@ def one_of(names: tuple[str, ...]) -> str:
 def parse_steps(steps: Any, rule: str, most: int) -> tuple[Step, ...]:
     """Make a batch's steps of objects of fields by name. Raises PydanticCustomError with each problem of each step."""
     if not isinstance(steps, list | tuple) or not 1 <= len(steps) <= most:
-        raise _said(f"steps {rule}")
-    made, problems = [], []
+        raise _said([f"steps {rule}"], is_doubt=False)
+    made, problems, is_doubt = [], [], True
     for index, step in enumerate(steps):
         try:
             made.append(_parse_step(step))
         except InvalidCommandError as error:
             problems += [f"steps[{index}]{problem}" for problem in error.problems]
+            is_doubt = is_doubt and isinstance(error, DoubtfulCommandError)
     if problems:
-        raise _said(*problems)
+        raise _said(problems, is_doubt=is_doubt)
     return tuple(made)
 
 
@@ -233,8 +258,8 @@ def _parse_step(step: Any) -> Step:
     except InvalidCommandError as error:
         # A field that no step has is quoted; the others are named.
         told = (f": {problem}" if problem.startswith(("'", '"')) else f".{problem}" for problem in error.problems)
-        raise InvalidCommandError(tuple(told)) from None
+        raise type(error)(tuple(told)) from None
 
 
-def _said(*problems: str) -> PydanticCustomError:
-    return PydanticCustomError(SAID, "see the context", {"problems": problems})
+def _said(problems: list[str], *, is_doubt: bool) -> PydanticCustomError:
+    return PydanticCustomError(SAID, "see the context", {"problems": problems, "is_doubt": is_doubt})

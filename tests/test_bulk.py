@@ -170,7 +170,7 @@ def test_csv_has_every_flat_command() -> None:
     text = (
         "type,command_id,account,asset,amount,hold,final,to,use,partial,deadline,scope,limit,metadata\n"
         "spend,c-1,ada,x,5,,,,boosts,true,,,,\n"
-        "hold,c-2,ada,x,5,,,,,,99,,,\n"
+        "hold,c-2,ada,x,5,,,,,,20300101,,,\n"
         "capture,c-3,ada,,,c-2,false,,,,,,,\n"
         "transfer,c-4,ada,x,5,,,bob,,,,,,\n"
         "freeze,c-5,ada,,,,,,,,,all,,\n"
@@ -190,7 +190,7 @@ def test_csv_has_every_flat_command() -> None:
         ("unfreeze", "c-7"),
     ]
     spend, hold, capture, _, _, limit, _ = (command.fields for command in good)
-    assert (spend["use"], spend["partial"], hold["deadline"]) == ("boosts", True, 99)
+    assert (spend["use"], spend["partial"], hold["deadline"]) == ("boosts", True, 1_893_456_000_000)
     assert (capture["amount"], capture["final"], limit["limit"], limit["metadata"]) == (0, False, 0, {"k": "v"})
     assert [reason for _, _, reason in bad] == [
         "partial must be true or false",
@@ -323,6 +323,27 @@ def test_a_file_may_grow(work: Import) -> None:
     assert (report.lines, report.appended, report.skipped) == (3, 2, 2)
     assert work.reported() == [4]
     assert sorted(log_ids(work.settings)) == ["c-0", "c-1", "c-2", "c-4"]
+
+
+def test_what_lies_in_the_past_is_counted_and_what_is_doubtful_confirmed(work: Import) -> None:
+    """Credits that end at once, and a schedule that would take hundreds of turns."""
+    turns = {"type": "create_schedule", "period": "days", "first_at": "2001-01-01", "until": "2001-12-31"}
+    lines = [
+        line(0, expires_at="2001-01-01"),
+        line(1, **turns),
+        line(2, expires_at="2100-01-01"),
+        line(3, account="\u200ba"),
+    ]
+    work.path.write_text("".join(lines))
+    first = work.run()
+    assert (first.appended, first.past, first.bad) == (2, 1, 2)
+    reasons = [json.loads(row)["reason"] for row in (work.folder / "bad.jsonl").read_text().splitlines()]
+    assert reasons[0].startswith("first_at must leave at most 12 turns in the past; 364 of its turns")
+    assert (
+        reasons[1] == "account must not have U+200B (ZERO WIDTH SPACE) as its character 1 (confirm it if it is meant)"
+    )
+    again = work.run(start_over=True, confirmed=True)
+    assert (again.appended, again.past, again.bad) == (4, 2, 0)
 
 
 def test_a_changed_file_is_refused(work: Import) -> None:

@@ -24,7 +24,8 @@ from creditfold.stack.settings import Settings
 __all__ = ["cli"]
 
 YEAR_2030 = 1_893_456_000_000
-STEPS = '[{"type": "hold", "command_id": "h", "asset": "x", "amount": 1, "deadline": 9}]'
+DAY_MS = 86_400_000
+STEPS = '[{"type": "hold", "command_id": "h", "asset": "x", "amount": 1, "deadline": 4102444800000}]'
 
 
 @pytest.fixture
@@ -46,9 +47,14 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     [
         ("grant ada 5", "grant", {"asset": "credits", "amount": 5}),
         (
-            "grant ada 5 --class promo --priority 7 --effective-at 5 --expires-at 2030-01-01T00:00Z --scope boosts",
+            "grant ada 5 --class promo --priority 7 --effective-at 2029-12-31 --expires-at 2030-01-01T00:00Z",
             "grant",
-            {"lot_class": "promo", "priority": 7, "effective_at": 5, "expires_at": YEAR_2030, "scope": "boosts"},
+            {
+                "lot_class": "promo",
+                "priority": 7,
+                "effective_at": YEAR_2030 - DAY_MS,
+                "expires_at": YEAR_2030,
+            },
         ),
         (
             "spend ada 5 --use boosts --partial --effective-at 2030-01-01T01:00+01:00",
@@ -62,7 +68,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ("release ada h-1", "release", {"hold": "h-1", "amount": 0}),
         ("release ada h-1 3", "release", {"amount": 3}),
         ("refund ada s-1", "refund", {"spend": "s-1", "amount": 0, "reissue": False, "expires_at": 0}),
-        ("refund ada s-1 2 --reissue --expires-at 9", "refund", {"amount": 2, "reissue": True, "expires_at": 9}),
+        ("refund ada s-1 2 --reissue --expires-at 20300101", "refund", {"amount": 2, "expires_at": YEAR_2030}),
         ("void ada g-1", "void_grant", {"grant": "g-1", "number": 0}),
         ("void ada g-1 --number 3", "void_grant", {"number": 3}),
         ("transfer ada bob 5 --use boosts", "transfer", {"to": "bob", "amount": 5, "use": "boosts"}),
@@ -73,20 +79,20 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ("close ada --forfeit", "close", {"forfeit": True}),
         ("credit-limit ada 0", "set_credit_limit", {"asset": "credits", "limit": 0}),
         (
-            "schedule create ada 5 --first-at 9",
+            "schedule create ada 5 --first-at 2030-01-01",
             "create_schedule",
-            {"period": "months", "every": 1, "first_at": 9, "until": 0, "cap": 0, "expires_after_ms": 0},
+            {"period": "months", "every": 1, "first_at": YEAR_2030, "until": 0, "cap": 0, "expires_after_ms": 0},
         ),
         (
-            "schedule create ada 5 --first-at 9 --every 7 --days --until 99 --cap 20 --class promo --priority 7"
-            " --expires-after 7d --scope boosts",
+            "schedule create ada 5 --first-at 2029-12-31 --every 7 --days --until 2030-01-01 --cap 20"
+            " --class promo --priority 7 --expires-after 7d --scope boosts",
             "create_schedule",
             {
                 "period": "days",
                 "every": 7,
-                "until": 99,
+                "until": YEAR_2030,
                 "cap": 20,
-                "expires_after_ms": 7 * 86_400_000,
+                "expires_after_ms": 7 * DAY_MS,
                 "scope": "boosts",
             },
         ),
@@ -125,24 +131,24 @@ def test_steps_come_from_the_input_too(cli: Cli, sent: list[Any], monkeypatch: p
     [
         ("hold ada 5", "--until"),
         ("hold ada 5 --until soon", "'soon' is no time"),
-        ("hold ada 5 --until 0", "deadline must be a whole number of milliseconds since 1970, from 1"),
-        ("hold ada 5 --until 1969-01-01T00:00Z", "deadline must be a whole number of milliseconds since 1970, from 1"),
+        ("hold ada 5 --until 0", "deadline must be an instant"),
+        ("hold ada 5 --until 1969-01-01T00:00Z", "1969-01-01T00:00Z lies outside 1973-03-03T09:46:40Z to 9999"),
         ("hold ada 5 --until 999999999d", "deadline must be"),
-        ("capture ada h-1 0", "0 is no amount here"),
-        ("capture ada h-1 many", "amount must be a whole number from 0"),
-        ("release ada h-1 0", "Leave the amount out"),
-        ("refund ada s-1 0", "Leave the amount out"),
-        ("refund ada s-1 --expires-at 9", "say reissue too"),
+        ("capture ada h-1 0", "amount must be a whole number from 1"),
+        ("capture ada h-1 many", "amount must be a whole number from 1"),
+        ("release ada h-1 0", "leave it out for all that is left"),
+        ("refund ada s-1 0", "leave it out for all that is left"),
+        ("refund ada s-1 --expires-at 2030-01-01", "say reissue too"),
         ("void ada g-1 --number x", "--number"),
         ("transfer ada ada 5", "to must be another account"),
         ("grant ada 5 --class gold", "--class"),
         ("grant ada 5 --priority 101", "priority must be a whole number from 0 to 100"),
-        ("grant ada 5 --effective-at 9 --expires-at 9", "expires_at must be after effective_at"),
+        ("grant ada 5 --effective-at 2030-01-01 --expires-at 20300101", "expires_at must be after effective_at"),
         ("grant ada 5 --id ~x", "without ~ at its start"),
         ("credit-limit ada -- -1", "limit must be"),
         ("schedule create ada 5", "--first-at"),
-        ("schedule create ada 5 --first-at 9 --until 9", "until must be after first_at"),
-        ("schedule create ada 5 --first-at 9 --expires-after 7", "'7' is no length of time"),
+        ("schedule create ada 5 --first-at 2030-01-01 --until 2030-01-01", "until must be after first_at"),
+        ("schedule create ada 5 --first-at 2030-01-01 --expires-after 7", "'7' is no length of time"),
         ("schedule", ""),
         ("batch ada no-such-file", "Can't read no-such-file"),
         ("batch ada .", "Can't read"),
@@ -187,13 +193,14 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
         ("15m", YEAR_2030 + 900_000),
         ("2h", YEAR_2030 + 7_200_000),
         ("7d", YEAR_2030 + 604_800_000),
-        ("20300101", 20_300_101),
+        ("20300101", YEAR_2030),
+        ("1893456000000", YEAR_2030),
         ("2030-01-01T00:00:00.0009Z", YEAR_2030),
         ("9999-12-31T23:59:59.999Z", 253_402_300_799_999),
     ],
 )
 def test_times(text: str, at: int) -> None:
-    """A length of time counts from now; plain digits are milliseconds."""
+    """A length of time counts from now; eight digits are a date, and more are milliseconds."""
     assert instant_or_from_now(text, NOW) == at
 
 
@@ -224,11 +231,19 @@ def test_a_hold_that_counts_from_now_says_how_it_is_sent_again(cli: Cli, monkeyp
     assert f"sent again with --id h-1 --until {seen[0]}, all else the same, it counts once" in done.err
 
 
-def decided(kind: str, asset: str, amount: int, change: int, rejection: str | None = None) -> Decision:
+def decided(
+    kind: str, asset: str, amount: int, change: int, rejection: str | None = None, *, facts: Any = None
+) -> Decision:
     """A line of the journal."""
     row = {"account_id": "ada", "kind": kind, "asset": asset, "amount": amount, "change": change, "balance": 1_000}
-    given = row | {"accepted": rejection is None, "rejection": rejection}
+    given = row | {"accepted": rejection is None, "rejection": rejection, "facts": facts}
     return Decision(**{name: given.get(name) for name in Decision._fields})  # type: ignore[arg-type]
+
+
+EXPIRED = [
+    {"kind": "granted", "ref": "g", "moves": [["g", 1, "issued", "remaining", 5]]},
+    {"kind": "expired", "ref": "g", "moves": [["g", 1, "remaining", "expired", 5]]},
+]
 
 
 @pytest.mark.parametrize(
@@ -240,6 +255,7 @@ def decided(kind: str, asset: str, amount: int, change: int, rejection: str | No
         (decided("freeze", "", 0, 0), "accepted: freeze"),
         (decided("spend", "x", 5, 0, "account_frozen"), "rejected: account_frozen: spend of 5 x; ada has 1,000 x"),
         (decided("close", "", 0, 0, "holds_open"), "rejected: holds_open: close"),
+        (decided("grant", "x", 5, 0, facts=EXPIRED), "accepted: grant of 5 x; ada has 1,000 x; 5 x expired at once"),
     ],
 )
 def test_an_outcome_in_words(decision: Decision, said: str) -> None:

@@ -96,7 +96,7 @@ def test_an_append_returns_where_the_command_stands(producer: CommandProducer, l
         grant(1, "ada"),
         Spend(command_id="c-2", account="zoë", asset="x", amount=1, partial=True),
         grant(3, "🜁" * 128, reason="a\nb", lot_class="promo"),
-        Hold(command_id="c-4", account="ada", asset="x", amount=1, deadline=9),
+        Hold(command_id="c-4", account="ada", asset="x", amount=1, deadline=4_102_444_800_000),
     ]
     positions = [producer.append(command) for command in commands]
     found = log(ledger_settings)

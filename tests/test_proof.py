@@ -21,13 +21,13 @@ from support import ROOT, Raw, WorkerProcess, append, environment, query, read_l
 from test_doctor import alter
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
-from creditfold.cli.arguments import EPOCH
 from creditfold.ledger import RULESETS
 from creditfold.processors.chunks import partition_of
 from creditfold.processors.proof import verify
 from creditfold.processors.rebuilding import Request, rebuild
 from creditfold.projections.connections import connected
 from creditfold.projections.generations import drop_leftovers, leftovers
+from creditfold.schemas.instants import EPOCH
 from creditfold.schemas.wire import encode
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings

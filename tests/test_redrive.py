@@ -155,7 +155,7 @@ def test_what_a_redrive_appends_or_why_it_refuses(
 
 def test_corrections_change_what_they_name_and_nothing_else() -> None:
     """A field, a note among others, the type."""
-    value = G(-5, occurred_at=7, source="shop", metadata={"a": "1", "b": "2"})
+    value = G(-5, occurred_at=1_700_000_000_000, source="shop", metadata={"a": "1", "b": "2"})
     mended = mend(letter("invalid_command", value), Corrections({"amount": 5}, {"b": "3", "c": "4"}, "spend"), 1)
     found = decode(mended.record.value)
     assert found.record == "Spend"
@@ -318,9 +318,12 @@ def bare(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         (["redrive", "2:0", "--type", "take", *WHY], "--type"),
         (["redrive", "2:0", "--command", "{}", "--set", "amount=1", *WHY], "the whole command"),
         (["redrive", "2:0", "--command", "{", *WHY], "not JSON"),
-        (["redrive", "2:0", "--command", "[" * 100_000, *WHY], "not JSON"),
+        (["redrive", "2:0", "--command", "[" * 100_000, *WHY], "nested too deeply"),
         (["redrive", "2:0", "--command", '{"amount": ' + "9" * 5_000 + "}", *WHY], "not JSON"),
         (["redrive", "2:0", "--command", "[]", *WHY], "not a JSON object"),
+        (["redrive", "2:0", "--command", '{"type": "grant", "amount": 1, "amount": 2}', *WHY], "'amount' twice"),
+        (["redrive", "2:0", "--command", '{"type": "refund", "amount": null}', *WHY], "'amount' is null"),
+        (["redrive", "--since", "1893456000", *WHY], "is in seconds?"),
         (["redrive", "2:0", "--command", "@no-such-file", *WHY], "no-such-file"),
         (["redrive", "2:0", "--command", "@/dev/zero", *WHY], "too large"),
         (["redrive", "2:0", "--command", "@.", *WHY], "can't be read"),
