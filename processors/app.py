@@ -23,7 +23,7 @@ from creditfold.processors.errands import Errands
 from creditfold.processors.held_back import HeldBack
 from creditfold.processors.lanes import LANES_AT_ONCE, Lanes
 from creditfold.processors.transport import LedgerConsumer
-from creditfold.projections.connections import fold_pool
+from creditfold.projections.connections import fold_pool, is_outage
 from creditfold.projections.setup import LogChangedError, refuse_other_log, sources_of
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
@@ -39,6 +39,9 @@ FOLD_CONNECTIONS = LANES_AT_ONCE + 2
 
 REPORT_EVERY_S = 5.0
 COLLECT_EVERY_S = 60.0
+
+#: How often to compare what was committed with what PostgreSQL has.
+COMPARE_EVERY_S = 2.0
 
 #: What is fetched of a partition at once, compressed; a larger batch comes alone. It is kept beside what is in work:
 #: with a megabyte, which is usual, a worker of eight partitions needs 26 MB more and is no faster.
@@ -192,6 +195,15 @@ def create_app(settings: Settings, ledger_log: Log) -> FoldApp:
         if app.lanes.offsets():
             log.info("progress", **app.lanes.meter.report())
             await cast(LedgerConsumer, app.consumer).report_offsets()
+
+    @app.timer(COMPARE_EVERY_S)  # type: ignore[untyped-decorator]
+    async def compare() -> None:
+        # A promoted standby or a restored backup may stand earlier. Only a chunk would show it, and none may come.
+        try:
+            await app.lanes.give_up_displaced()
+        except Exception as error:
+            if not is_outage(error):
+                log.error("it can't be told whether PostgreSQL has all that was committed", exc_info=error)
 
     @app.timer(COLLECT_EVERY_S)  # type: ignore[untyped-decorator]
     async def collect() -> None:

@@ -9,6 +9,7 @@ reports it.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple
 
 import structlog
 from psycopg import AsyncConnection
@@ -24,7 +25,16 @@ from creditfold.processors.memory import Memory, Seen, Share, fold_chunk, fold_t
 from creditfold.processors.meter import Meter
 from creditfold.projections.connections import is_outage
 from creditfold.projections.sending import KnownCommandError
-from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, FencedError, claim
+from creditfold.projections.store import (
+    ChunkGapError,
+    ChunkTransaction,
+    Claim,
+    FencedError,
+    SetBackError,
+    Stored,
+    claim,
+    stored,
+)
 from creditfold.schemas.errors import CreditfoldError
 
 #: How long a stopping lane may take to finish the chunk that it is writing, in seconds.
@@ -92,8 +102,8 @@ class Lanes:
         self._on_transfers = on_transfers
         self._lanes: dict[int, Lane] = {}
         self._seen = Seen(RECENT_BYTES, RECENT_IDS)
-        # Among how many what is remembered is shared out.
-        self._sharing = 1
+        # Whose chunks are fetched; among them what is remembered is shared out.
+        self._held: set[int] = set()
         self._room = asyncio.Event()
         self._turns = asyncio.Semaphore(LANES_AT_ONCE)
         # Small chunks that the next transaction takes, and such transactions under way.
@@ -111,8 +121,8 @@ class Lanes:
         return claims
 
     def keep(self, partitions: Collection[int]) -> None:
-        """Remember nothing of any but these partitions."""
-        self._sharing = max(1, len(partitions))
+        """Hold these partitions, and no others: of those nothing is remembered, and nobody looks where they stand."""
+        self._held = set(partitions)
         for partition, lane in self._lanes.items():
             if partition not in partitions:
                 lane.memory = None
@@ -143,6 +153,28 @@ class Lanes:
         """The next offset to fold, by partition, as last written."""
         return {partition: lane.next_offset for partition, lane in self._lanes.items()}
 
+    async def give_up_displaced(self) -> None:
+        """Give up the held partitions that don't stand in PostgreSQL where their lanes left them.
+
+        Without new commands nothing else shows it. Raises what PostgreSQL raises.
+        """
+        before = {partition: lane.standing for partition, lane in self._lanes.items() if partition in self._held}
+        if not before:
+            return
+        found = await stored(self._pool, before)
+        for partition, standing in before.items():
+            lane = self._lanes.get(partition)
+            # Claimed anew since, or given up: what was asked is about what is over.
+            if lane is None or lane.claim is not standing.claim or partition not in self._held:
+                continue
+            at = found.get(partition)
+            if standing.contradicts(at, is_settled=lane.standing == standing):
+                is_fenced = standing.is_fenced(at)
+                say = log.info if is_fenced else log.warning
+                say("partition lost", partition=partition, why=standing.why_lost(at))
+                self._held.discard(partition)
+                self._on_lost(partition, is_fenced)
+
     async def wait_for_room(self, timeout_s: float) -> None:
         """Wait until a lane finishes a chunk, or has finished one since `busy` was asked, at most so long."""
         with suppress(TimeoutError):
@@ -164,8 +196,8 @@ class Lanes:
 
         A memory must be of this claim, and each of its transactions must have been committed.
 
-        Raises FencedError, ChunkGapError, UnknownRulesError, KnownCommandError, or what PostgreSQL raises; of the
-        transaction in which it does nothing is written then.
+        Raises FencedError, ChunkGapError, SetBackError, UnknownRulesError, KnownCommandError, or what PostgreSQL
+        raises; of the transaction in which it does nothing is written then.
         """
         memory = memory or Memory()
         reads: list[Read] = []
@@ -193,6 +225,12 @@ class Lanes:
         async with connection.transaction():
             transaction = ChunkTransaction(connection, chunk.partition, won)
             progress = await transaction.lock()
+            if memory.progress is not None and memory.progress != progress:
+                # What is remembered isn't what is stored: commits were lost behind it.
+                raise SetBackError(
+                    f"Partition {chunk.partition} stands at {progress.next_offset}, "
+                    f"and this worker's last commit left it at {memory.progress.next_offset}."
+                )
             if chunk.end <= progress.next_offset:
                 return progress.next_offset
             if chunk.start > progress.next_offset:
@@ -239,7 +277,7 @@ class Lanes:
                     except KnownCommandError:
                         lane.doubts = DOUBTED_CHUNKS
                         await self._fold_from_memory(chunk, lane)
-        except (FencedError, ChunkGapError) as error:
+        except (FencedError, ChunkGapError, SetBackError) as error:
             if chunk.epoch == lane.claim.epoch:
                 log.warning("partition lost", partition=chunk.partition, why=error.message)
                 self._on_lost(chunk.partition, isinstance(error, FencedError))
@@ -262,14 +300,14 @@ class Lanes:
         # A try that fails leaves nothing behind that the next could believe.
         memory, lane.memory = lane.memory or Memory(seen=self._seen), None
         memory.trusts = lane.doubts == 0
-        memory.keep(WORKER_ACCOUNTS // self._sharing, WORKER_LOTS // self._sharing)
+        sharing = max(1, len(self._held))
+        memory.keep(WORKER_ACCOUNTS // sharing, WORKER_LOTS // sharing)
         return memory
 
     def _folded(self, chunk: Chunk, lane: "Lane", memory: Memory, next_offset: int) -> None:
-        lane.next_offset = next_offset
         lane.doubts = max(0, lane.doubts - 1)
         if chunk.epoch == lane.claim.epoch:
-            lane.memory = memory
+            lane.memory, lane.next_offset = memory, next_offset
 
     async def _fold_in_a_round(self, chunk: Chunk, lane: "Lane") -> bool:
         """Fold a small chunk together with other lanes'; False if it must be folded alone, or what is left of it."""
@@ -341,6 +379,43 @@ class Lanes:
             self._on_transfers()
 
 
+class Standing(NamedTuple):
+    """Where a lane has left its partition: its claim, the next offset as last committed, and whether it has no work."""
+
+    claim: Claim
+    next_offset: int
+    is_idle: bool
+
+    def contradicts(self, at: Stored | None, *, is_settled: bool) -> bool:
+        """Whether what was read in PostgreSQL afterwards can't have come of this.
+
+        Args:
+            at: what was read, None if the partition isn't there.
+            is_settled: whether the lane stood so before and after that, so that no commit was under way.
+        """
+        if at is None or (at.generation, at.epoch) != (self.claim.generation, self.claim.epoch):
+            return True
+        if is_settled and self.is_idle:
+            return at.next_offset != self.next_offset
+        return at.next_offset < self.next_offset
+
+    def is_fenced(self, at: Stored | None) -> bool:
+        """Whether another worker has simply claimed the partition since."""
+        return (
+            at is not None
+            and at.generation == self.claim.generation
+            and at.epoch > self.claim.epoch
+            and at.next_offset >= self.next_offset
+        )
+
+    def why_lost(self, at: Stored | None) -> str:
+        """What to say of a partition that isn't as it was left."""
+        own = f"generation {self.claim.generation} at {self.next_offset} under epoch {self.claim.epoch}"
+        if at is None:
+            return f"this worker left {own}, and PostgreSQL has nothing of it"
+        return f"this worker left {own}, and PostgreSQL has {at.generation} at {at.next_offset} under epoch {at.epoch}"
+
+
 class _Small:
     """A chunk that waits to be folded with others."""
 
@@ -388,6 +463,11 @@ class Lane:
         )
 
     @property
+    def standing(self) -> Standing:
+        """Where this lane has left its partition."""
+        return Standing(self.claim, self.next_offset, self.is_idle)
+
+    @property
     def is_idle(self) -> bool:
         """Whether no chunk is in work or waits."""
         return self._queue.empty() and not self._working.locked()
@@ -423,7 +503,9 @@ class Lane:
 
 def _is_worth_another_try(error: BaseException) -> bool:
     # A cancellation is no Exception, and must end the lane.
-    return isinstance(error, Exception) and not isinstance(error, FencedError | ChunkGapError | UnknownRulesError)
+    return isinstance(error, Exception) and not isinstance(
+        error, FencedError | ChunkGapError | SetBackError | UnknownRulesError
+    )
 
 
 def _say_why(state: RetryCallState) -> None:

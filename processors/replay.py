@@ -19,7 +19,7 @@ from creditfold.processors.batch_reader import BatchReader
 from creditfold.processors.chunks import Read
 from creditfold.processors.memory import Memory, Seen, fold_chunk
 from creditfold.projections.sending import LastOutcomes
-from creditfold.projections.store import ChunkGapError, ChunkTransaction, Claim, claim, finds_ids
+from creditfold.projections.store import ChunkTransaction, Claim, SetBackError, claim, finds_ids
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.log import LogRecord
 
@@ -142,7 +142,8 @@ class Replay:
     async def run(self) -> None:
         """Fold to the end what was begun.
 
-        Raises FencedError when somebody else claims the partition meanwhile, UnindexedError when the generation's
+        Raises FencedError when somebody else claims the partition meanwhile, SetBackError when commits were lost,
+        UnindexedError when the generation's
         journal must be looked into by command id and has no index for it, StalledError when the log gives no more,
         UnreadableError, UnknownRulesError, or what PostgreSQL raises. What is committed stays, and another replay goes
         on behind it.
@@ -168,8 +169,11 @@ class Replay:
                 transaction = ChunkTransaction(connection, self.partition, self._claim)
                 progress = await transaction.lock()
                 if progress.next_offset != self._position:
-                    message = f"Partition {self.partition} isn't at {self._position}: {progress.next_offset}."
-                    raise ChunkGapError(message)
+                    raise SetBackError(
+                        f"Partition {self.partition} of generation {self._job.generation} stands at "
+                        f"{progress.next_offset}, and this fold left it at {self._position}: PostgreSQL lost commits.",
+                        "Run the same again (a rebuild with --resume): it goes on where the partition stands.",
+                    )
                 for _ in range(PIECES if self._job.bulk else 1):
                     await self._fold(transaction, piece, reads)
                     is_left = self._position < piece.end

@@ -29,7 +29,7 @@ from faust.types.tuples import ConsumerMessage, Message
 from creditfold.processors.beside import SideReader
 from creditfold.processors.chunks import Chunk, Record
 from creditfold.processors.lanes import Lanes
-from creditfold.projections.connections import is_outage
+from creditfold.projections.connections import NotPreparedError, is_outage
 from creditfold.projections.setup import LayoutError
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.log import LogTruncatedError
@@ -344,6 +344,10 @@ class LedgerConsumer(driver.Consumer):
                 await self._claim(new)
             except (KafkaError, IllegalStateError, TimeoutError, KafkaUnavailableError, TopicError) as error:
                 log.warning("Kafka is away, waiting to claim partitions", why=repr(error)[:200])
+                await self.sleep(1.0)
+            except NotPreparedError as error:
+                # It may be about to be restored: to make tables now would be in the way.
+                log.error("waiting to claim partitions", why=error.message, remedy=error.remedy)
                 await self.sleep(1.0)
             except Exception as error:
                 if not is_outage(error):

@@ -55,7 +55,13 @@ _PARTS = {
 
 _TEXTS: tuple[LiteralString, ...] = (
     # claim
-    """UPDATE {schema}.progress SET epoch = epoch + 1, owner = %s WHERE log_partition = %s
+    # No epoch is given twice, not even where the row was set back to before a claim, by a backup or a failover: it is
+    # the time in microseconds, more than the last one, and up to a second of chance for clocks that went back.
+    """UPDATE {schema}.progress
+       SET epoch = greatest(epoch, floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+                   + 1 + floor(random() * 1000000)::bigint,
+           owner = %s
+       WHERE log_partition = %s
        RETURNING next_offset, epoch, balances_behind""",
     # finds_ids
     "SELECT to_regclass('{schema}.journal_command') IS NOT NULL",

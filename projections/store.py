@@ -1,18 +1,20 @@
 """The store: one transaction writes what a chunk decided and moves the partition's offset with it.
 
 Owns exactly-once in effect: a chunk's transaction locks its `progress` row under the epoch that this worker claimed,
-so two workers can't write the same partition, and a record is never folded twice. Small chunks of several partitions
-share one that asks for no lock first: it fails if they don't all stand where this worker left them. Decides nothing.
+so two workers can't write the same partition, and a record is never folded twice. No epoch is given twice, even where
+PostgreSQL lost its last commits, or was restored: an epoch and an offset name one state. Small chunks of several
+partitions share a transaction that asks for no lock first: it fails if they don't all stand where this worker left
+them. Decides nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from heapq import merge
 from operator import itemgetter
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
 from psycopg import AsyncConnection
-from psycopg.errors import InvalidSchemaName, UndefinedTable
+from psycopg.errors import InvalidSchemaName, ReadOnlySqlTransaction, UndefinedTable
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
@@ -28,6 +30,7 @@ from creditfold.projections.chain import (
     journal_line,
 )
 from creditfold.projections.columns import SEPARATOR
+from creditfold.projections.connections import NotPreparedError
 from creditfold.projections.credit_rows import LastLines, changed_rows, totals
 from creditfold.projections.credit_store import CreditStore
 from creditfold.projections.credit_tables import CHANGED_LOTS, LIGHT_BALANCES, LOTS, Table, cells, joined
@@ -55,6 +58,10 @@ class FencedError(CreditfoldError):
 
 class ChunkGapError(CreditfoldError):
     """Records between the stored offset and the chunk's start are missing; nothing was written."""
+
+
+class SetBackError(CreditfoldError):
+    """A partition doesn't stand where this worker's last commit left it; nothing was written."""
 
 
 class Progress(NamedTuple):
@@ -99,7 +106,7 @@ async def claim(
         owner: name of who claims.
         generation: whose partition; the live one if not given.
 
-    Raises LayoutError when another release made the generation.
+    Raises NotPreparedError where there is none, LayoutError when another release made it.
     """
     async with pool.connection() as connection:
         claiming = asyncio.ensure_future(_claim(connection, partition, owner, generation))
@@ -136,11 +143,49 @@ async def finds_ids(pool: AsyncConnectionPool[AsyncConnection[TupleRow]], genera
 
 async def _live(connection: AsyncConnection[TupleRow]) -> tuple[int, int]:
     # A switch that this waited for leaves it no row: the new live one isn't in its snapshot. The next sees it.
-    for _ in range(LOOKS):
-        row = await (await connection.execute(LIVE)).fetchone()
-        if row is not None:
-            return row[0], row[1]
-    raise CreditfoldError("No generation is live.", "Run `creditfold init`.")
+    try:
+        for _ in range(LOOKS):
+            row = await (await connection.execute(LIVE)).fetchone()
+            if row is not None:
+                return row[0], row[1]
+    except (UndefinedTable, InvalidSchemaName) as error:
+        raise NotPreparedError(
+            "The database holds no ledger.", "Restore it, or run `creditfold init` to fold the log anew."
+        ) from error
+    raise NotPreparedError("No generation is live.", "Run `creditfold init`.")
+
+
+class Stored(NamedTuple):
+    """Where a partition of the live generation stands in PostgreSQL, and under which claim."""
+
+    generation: int
+    epoch: int
+    next_offset: int
+
+
+async def stored(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], partitions: Collection[int]
+) -> Mapping[int, Stored]:
+    """Where partitions of the live generation stand, of one instant; those that aren't there are left out.
+
+    Raises what PostgreSQL raises; of a standby, which may lag behind, that is ReadOnlySqlTransaction.
+    """
+    async with pool.connection() as connection:
+        try:
+            cursor = await connection.execute(_STORED, (list(partitions),))
+        except (UndefinedTable, InvalidSchemaName):
+            return {}
+        rows = await cursor.fetchall()
+        if any(is_standby for *_, is_standby in rows):
+            # The pool must find the primary instead of this one again.
+            await connection.close()
+            raise ReadOnlySqlTransaction("the server has become a standby")
+    return {partition: Stored(*at) for partition, *at, _ in rows}
+
+
+_STORED: LiteralString = """
+    SELECT log_partition, generation, epoch, next_offset, pg_is_in_recovery()
+    FROM ledger.progress WHERE log_partition = ANY(%s)"""
 
 
 class ChunkTransaction:
