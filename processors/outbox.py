@@ -3,8 +3,9 @@
 Owns the transactional producer. A window is one Kafka transaction over both topics, so what the topics' last records
 are about tells how far everything is published, whatever died at which moment: the last outcome's position, account and
 version, since a tick at one position can come to more outcomes than a transaction should have. No offset stored
-elsewhere decides that: a consumer group's, for example, is forgotten when a ledger is idle for a week. Knows no
-threads, no group, no SQL.
+elsewhere decides that: a consumer group's, for example, is forgotten when a ledger is idle for a week. A log that was
+restored into another topic has its records where they were, so outcomes and dead letters that were published under the
+former topic's name are recognized by their places and contents. Knows no threads, no group, no SQL.
 """
 
 import logging
@@ -26,13 +27,15 @@ from creditfold.processors.outcomes import (
     Outgoing,
     announces,
     dead_letter_message,
+    letter_digest,
     outcome_message,
     read_dead_letter,
     read_outcome,
 )
-from creditfold.projections.outbox import Place, Window, decision_at, read_windows
+from creditfold.projections.outbox import DeadRow, Place, Window, decision_at, read_windows
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log, Position
+from creditfold.stack.log import LogRecord
 from creditfold.stack.settings import Settings
 from creditfold.stack.tail import OpenTransactionError, Tail, read_tail
 
@@ -128,6 +131,8 @@ class Outbox:
         # Of the log: everything before is published.
         self._outcomes_from = Place(0)
         self._dead_letters_from = 0
+        # Offsets and digests of dead letters behind that which were published under another topic's name.
+        self._published_letters: set[tuple[int, bytes]] = set()
         self._unchecked: Outcome | None = None
         self._producer = make_producer(_producer_conf(settings, topics, partition))
 
@@ -164,6 +169,7 @@ class Outbox:
         elif dead_letters.low > 0:
             # Somebody doesn't keep them for ever. What came before the last outcome was surely published.
             self._dead_letters_from = self._outcomes_from.offset
+        self._published_letters = {one for one in self._published_letters if one[0] >= self._dead_letters_from}
         # The group is told at once, and a process that isn't of it any more finds out before it has work.
         self._send(Window(min(self._outcomes_from, Place(self._dead_letters_from)), [], []))
 
@@ -201,18 +207,25 @@ class Outbox:
         )
 
     def _tail_of_dead_letters(self) -> Tail[Position]:
-        return read_tail(
-            self._kafka,
-            self._topics.dead_letters,
-            self._partition,
-            lambda record: read_dead_letter(record.headers, self._topics.log.topic, self._partition),
-        )
+        self._published_letters.clear()
+        return read_tail(self._kafka, self._topics.dead_letters, self._partition, self._own_dead_letter)
+
+    def _own_dead_letter(self, record: LogRecord) -> Position | None:
+        """The place that a published dead letter is about, if it names our topic; else keeps in mind what it was."""
+        letter = read_dead_letter(record.key, record.value, record.headers, self._partition)
+        if letter is None:
+            return None
+        if letter.topic == self._topics.log.topic.encode():
+            return letter.position
+        # Of a log that ours was restored from, or a stranger's: the projection has the same record there, or another.
+        self._published_letters.add((letter.position.offset, letter.digest))
+        return None
 
     def publish(self, folded: int) -> Count | None:
         """Publish the next window of what is folded, before offset `folded`; None if there is none.
 
         Where a window ends in the middle of an offset, those behind it too, for a moment.
-        Raises KafkaException, psycopg's errors, OtherOutcomesError or UnknownKindError.
+        Raises KafkaException, psycopg's errors, LogChangedError, OtherOutcomesError or UnknownKindError.
         """
         self._producer.poll(0)
         until = time.monotonic() + STRETCH_S
@@ -220,8 +233,8 @@ class Outbox:
         last: Window | None = None
         with self._pool.connection() as connection:
             self._check_last(connection, folded)
-            places = self._outcomes_from, self._dead_letters_from
-            with closing(read_windows(connection, self._partition, *places, folded)) as windows:
+            starts = self._outcomes_from, self._dead_letters_from
+            with closing(read_windows(connection, self._topics.log, self._partition, starts, folded)) as windows:
                 for last in windows:
                     if not last.end.account or time.monotonic() >= until:
                         break
@@ -230,10 +243,16 @@ class Outbox:
         return None if last is None else self._publish_window(last, done)
 
     def _publish_window(self, window: Window, before: Count) -> Count:
+        if self._published_letters:
+            new = [row for row in window.dead_letters if not self._was_published(row)]
+            window = window._replace(dead_letters=new)
         self._send(window)
         self._outcomes_from = max(self._outcomes_from, window.end)
         self._dead_letters_from = max(self._dead_letters_from, window.end.offset)
         return Count(before.outcomes + len(window.journal), before.dead_letters + len(window.dead_letters))
+
+    def _was_published(self, row: DeadRow) -> bool:
+        return (row.log_offset, letter_digest(row)) in self._published_letters
 
     def _check_last(self, connection: Connection[TupleRow], folded: int) -> None:
         """Compare the last outcome published with the journal, once, as soon as the fold has come there."""

@@ -6,6 +6,7 @@ Knows no Kafka client, no PostgreSQL, no clock. The records are those of schemas
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple, TypeAlias
 
 from creditfold.ledger import KINDS
@@ -255,16 +256,50 @@ def _left_out(headers: ReadHeaders) -> dict[str, int]:
 _PARTS = {"moves": TRUNCATED_MOVES_HEADER, "details": TRUNCATED_DETAILS_HEADER, "facts": TRUNCATED_FACTS_HEADER}
 
 
-def read_dead_letter(headers: ReadHeaders, topic: str, partition: int) -> Position | None:
-    """Where in the log the record of a message of the dead-letters topic is; None for what isn't ours."""
-    text = [(_last(headers, name) or b"").decode("utf-8", "replace") for name in (PARTITION_HEADER, OFFSET_HEADER)]
-    if _last(headers, TOPIC_HEADER) != topic.encode():
-        return None
+class PublishedLetter(NamedTuple):
+    """A published dead letter: the topic that its log had then, its record's place there, and the record's digest."""
+
+    topic: bytes
+    position: Position
+    digest: bytes
+
+
+def read_dead_letter(
+    key: bytes | None, value: bytes | None, headers: ReadHeaders, partition: int
+) -> PublishedLetter | None:
+    """Read a message of the dead-letters topic's partition; None for what isn't of a publisher."""
+    # Ours are behind the record's own, which may have any names.
+    begin = max((place for place, (name, _) in enumerate(headers) if name == TOPIC_HEADER), default=len(headers))
+    ours = dict(headers[begin:])
+    text = [(ours.get(name) or b"").decode("utf-8", "replace") for name in (PARTITION_HEADER, OFFSET_HEADER)]
     try:
         position = Position.parse(":".join(text))
     except InvalidPositionError:
         return None
-    return position if position.partition == partition else None
+    sizes = [_whole_size(content, ours.get(name)) for content, name in ((key, _CUT_KEY), (value, _CUT_VALUE))]
+    digest = _record_digest((key, sizes[0]), (value, sizes[1]))
+    return PublishedLetter(ours.get(TOPIC_HEADER) or b"", position, digest) if position.partition == partition else None
+
+
+_CUT_KEY, _CUT_VALUE = TRUNCATED_KEY_HEADER, TRUNCATED_HEADER
+
+
+def _whole_size(content: bytes | None, said: bytes | None) -> int:
+    """How many bytes a record's key or value had, of which a message may hold the first only."""
+    return int(said) if said is not None and _is_count(said) else len(content or b"")
+
+
+def letter_digest(row: DeadRow) -> bytes:
+    """What tells a dead letter's record from another one at the same place of a log, however it was published."""
+    return _record_digest((row.key, len(row.key or b"")), (row.value, len(row.value or b"")))
+
+
+def _record_digest(*parts: tuple[bytes | None, int]) -> bytes:
+    """The digest of a key and a value, each with its size: of what is published of either in any case."""
+    digest = blake2b(digest_size=16)
+    for content, size in parts:
+        digest.update(b"%d:" % size + (content or b"")[:_KEPT_AT_LEAST])
+    return digest.digest()
 
 
 def announces(outcome: Outcome, row: JournalRow | None) -> bool:

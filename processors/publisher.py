@@ -335,12 +335,12 @@ class Publisher:
             self._ended = _sum([self._ended, lane.count])
 
     def _tell_lanes(self) -> bool:
-        """Look how far the fold is; tell whether it moved."""
+        """Look how far the fold is; tell whether it moved. Raises LogChangedError if it is of another log by now."""
         if not self._lanes:
             return False
         try:
             with self._pool.connection() as connection:
-                folded = folded_to(connection, self._lanes)
+                folded = folded_to(connection, self._infos[0].log, self._lanes)
             self._summarise(any(lane.folded != folded.get(partition) for partition, lane in self._lanes.items()))
         except (psycopg.Error, PoolTimeout) as error:
             # Every lane says so, with what it does about it, when it has something to do.

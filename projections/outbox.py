@@ -16,6 +16,8 @@ from psycopg import Connection
 from psycopg.errors import InsufficientPrivilege
 
 from creditfold.projections.connections import rows_of
+from creditfold.projections.setup import LogChangedError
+from creditfold.schemas.position import Log
 
 #: Offsets of the log that one window spans at most.
 WINDOW_OFFSETS = 4_000
@@ -153,22 +155,43 @@ def summarise(connection: Connection[Any]) -> bool:
     return True
 
 
-def folded_to(connection: Connection[Any], partitions: Iterable[int]) -> Mapping[int, int]:
-    """For each of these partitions the offset before which everything is folded."""
-    cursor = connection.execute(
-        "SELECT log_partition, next_offset FROM ledger.progress WHERE log_partition = ANY(%s)", (list(partitions),)
-    )
-    return dict(cursor.fetchall())
+def folded_to(connection: Connection[Any], log: Log, partitions: Iterable[int]) -> Mapping[int, int]:
+    """For each of these partitions of a log the offset before which everything is folded.
+
+    Raises LogChangedError if the live generation is folded from another log.
+    """
+    rows = connection.execute(
+        "SELECT log_partition, next_offset, topic, topic_id FROM ledger.progress WHERE log_partition = ANY(%s)",
+        (list(partitions),),
+    ).fetchall()
+    for _, _, topic, topic_id in rows:
+        if (topic, topic_id) != (log.topic, log.topic_id):
+            raise LogChangedError(
+                f"The live generation is folded from {topic} (id {topic_id}) now, and this publisher is of {log.topic} "
+                f"(id {log.topic_id}).",
+                f"Start it with CREDITFOLD_COMMANDS_TOPIC={topic}: it goes on where this one ended.",
+            )
+    return {partition: next_offset for partition, next_offset, _, _ in rows}
 
 
 def read_windows(
-    connection: Connection[Any], partition: int, outcomes_from: Place, dead_letters_from: int, folded: int
+    connection: Connection[Any], log: Log, partition: int, starts: tuple[Place, int], folded: int
 ) -> Generator[Window]:
-    """Read the next decisions and dead letters from two places on, up to before `folded` at most; both up to the same.
+    """Read the next decisions and dead letters of a log's partition, up to before `folded` at most; both to the same.
 
     Gives windows one after the other, as they are asked for; all but the last end in the middle of an offset. None if
     there is nothing to read, or if the views have come to lie behind a projection that isn't folded so far.
+
+    Args:
+        connection: in a transaction, of which all is read.
+        log: what the projection must be folded from.
+        partition: of it.
+        starts: the place from which decisions are read, and the offset from which dead letters are.
+        folded: the offset before which everything is said to be folded.
+
+    Raises LogChangedError if the views have come to lie behind a projection of another log.
     """
+    outcomes_from, dead_letters_from = starts
     start = min(outcomes_from.offset, dead_letters_from)
     if start >= folded:
         return
@@ -183,7 +206,7 @@ def read_windows(
     batches = _batches(rows)
     journal = next(batches)
     # Looked at again: a view that came to look at another generation shows it as it was when our transaction began.
-    if folded_to(connection, [partition]).get(partition, 0) < end:
+    if folded_to(connection, log, [partition]).get(partition, 0) < end:
         return
     for following in batches:
         place = journal[-1].place

@@ -137,6 +137,7 @@ class PartitionProgress(NamedTuple):
     generation: int = 0
     chain: bytes = b""
     ticks: int = 0
+    topic_id: str = ""
 
 
 def balances(connection: Connection[Any], account: str) -> Sequence[Balance]:

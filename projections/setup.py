@@ -20,7 +20,7 @@ from creditfold.schemas.position import Log
 READER_ROLE = "creditfold_reader"
 
 #: Version of the tables in generation.sql. Code folds, reads and activates generations of its own layout only.
-LAYOUT = 3
+LAYOUT = 4
 
 #: Which of the journal's indexes finds a command by its id.
 KEY_OF_IDS = 1

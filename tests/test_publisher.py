@@ -52,6 +52,7 @@ from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
 from creditfold.projections import outbox as outbox_queries
 from creditfold.projections.connections import outbox_pool
 from creditfold.projections.outbox import DeadRow, JournalRow
+from creditfold.projections.setup import LogChangedError
 from creditfold.schemas.wire import encode
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
@@ -805,6 +806,43 @@ def strangers_write(settings: Settings) -> None:
                     producer.produce(topic, value, partition=partition, headers=list(headers))  # type: ignore[arg-type]
         producer.flush(30)
         ending(30)
+
+
+def test_a_letter_of_another_topic_is_ours_only_if_its_record_is(
+    ledger_settings: Settings, tmp_path: Path, pool: Pool
+) -> None:
+    """At our positions: other bytes are a stranger's, the same ones are what was published before a restore."""
+    poison = [Raw(b"poison %d" % number, b"k", partition=number % 4) for number in range(12)]
+    fold(ledger_settings, tmp_path, [*poison, Raw(b"\0" * 100_000, b"k" * 9_000, partition=0)])
+    rows = query(ledger_settings, "SELECT log_partition, log_offset, key, value FROM ledger.dead_letters ORDER BY 1, 2")
+    producer = Producer(ledger_settings.kafka_client)
+    for number, (partition, offset, key, value) in enumerate(rows):
+        row = DeadRow(offset, "undecodable", "", key, value if number % 2 else value[:-1], [])
+        letter = outcomes.dead_letter_message("former", partition, row, 70_000)
+        where = ledger_settings.dead_letters_topic
+        producer.produce(where, letter.value, letter.key, partition=partition, headers=letter.headers)
+    assert producer.flush(30) == 0
+    for _ in range(2):
+        # The second time they begin behind what they published the first time.
+        publish_all(ledger_settings, pool)
+    own = [
+        (seen.partition, position_of(seen))
+        for seen in read_topic(ledger_settings, ledger_settings.dead_letters_topic)
+        if seen.header("creditfold-topic") != b"former"
+    ]
+    assert own == [row[:2] for number, row in enumerate(rows) if not number % 2]
+
+
+def test_a_publisher_of_another_log_than_the_live_one_publishes_nothing(
+    ledger_settings: Settings, tmp_path: Path, pool: Pool
+) -> None:
+    """Asked in the transaction in which it reads, so that no switch comes in between."""
+    fold(ledger_settings, tmp_path, list(mixed(50)))
+    topics = topics_of(ledger_settings)
+    former = topics._replace(log=topics.log._replace(topic_id="former"))
+    with opened(ledger_settings, pool, 0, former) as outbox, pytest.raises(LogChangedError, match="COMMANDS_TOPIC="):
+        outbox.publish(next_offsets(ledger_settings)[0])
+    assert read_topic(ledger_settings, ledger_settings.dead_letters_topic) == []
 
 
 def test_a_stranger_s_open_transaction_is_waited_for(
