@@ -158,20 +158,20 @@ class Lanes:
 
         Without new commands nothing else shows it. Raises what PostgreSQL raises.
         """
-        before = {partition: lane.standing for partition, lane in self._lanes.items() if partition in self._held}
+        before = {partition: lane.committed for partition, lane in self._lanes.items() if partition in self._held}
         if not before:
             return
         found = await stored(self._pool, before)
-        for partition, standing in before.items():
+        for partition, left in before.items():
             lane = self._lanes.get(partition)
             # Claimed anew since, or given up: what was asked is about what is over.
-            if lane is None or lane.claim is not standing.claim or partition not in self._held:
+            if lane is None or lane.claim is not left.claim or partition not in self._held:
                 continue
             at = found.get(partition)
-            if standing.contradicts(at, is_settled=lane.standing == standing):
-                is_fenced = standing.is_fenced(at)
+            if left.contradicts(at, is_settled=lane.committed == left):
+                is_fenced = left.is_fenced(at)
                 say = log.info if is_fenced else log.warning
-                say("partition lost", partition=partition, why=standing.why_lost(at))
+                say("partition lost", partition=partition, why=left.why_lost(at))
                 self._held.discard(partition)
                 self._on_lost(partition, is_fenced)
 
@@ -379,7 +379,7 @@ class Lanes:
             self._on_transfers()
 
 
-class Standing(NamedTuple):
+class Committed(NamedTuple):
     """Where a lane has left its partition: its claim, the next offset as last committed, and whether it has no work."""
 
     claim: Claim
@@ -463,9 +463,9 @@ class Lane:
         )
 
     @property
-    def standing(self) -> Standing:
+    def committed(self) -> Committed:
         """Where this lane has left its partition."""
-        return Standing(self.claim, self.next_offset, self.is_idle)
+        return Committed(self.claim, self.next_offset, self.is_idle)
 
     @property
     def is_idle(self) -> bool:

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import LiteralString, NamedTuple
 
-from psycopg import Connection
+from psycopg import Connection, sql
 from psycopg.errors import InsufficientPrivilege, LockNotAvailable
 from psycopg.rows import TupleRow
 
 from creditfold.projections.connections import NotPreparedError, connected, rows_of
-from creditfold.projections.setup import live, refuse_other_layout, source_of
+from creditfold.projections.setup import live, refuse_other_layout, schema_of, source_of
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log, Position
 
@@ -269,4 +269,26 @@ def complete(connection: Connection[TupleRow], topic_id: str, position: Position
         """UPDATE ledger.dead_letter_decisions SET to_partition = %s, to_offset = %s
            WHERE (topic_id, log_partition, log_offset) = (%s, %s, %s)""",
         (*to, topic_id, *position),
+    )
+
+
+def carry_discards(connection: Connection[TupleRow], old: int, new: int) -> None:
+    """Keep discarded what was, where one generation takes another's place whose log was restored into another topic.
+
+    Its records are the same at the same places. What was redriven is found in the log itself, if that has the redriven
+    command; a redrive that was interrupted is open again.
+    """
+    connection.execute(
+        sql.SQL(
+            """INSERT INTO ledger.dead_letter_decisions
+                   (topic_id, log_partition, log_offset, decision, decided_by, decided_at, note, corrected)
+               SELECT s.topic_id, log_partition, log_offset, d.decision, d.decided_by, d.decided_at, d.note, d.corrected
+               FROM {old}.source JOIN ledger.dead_letter_decisions d USING (topic_id)
+               JOIN {old}.dead_letters o USING (log_partition, log_offset)
+               JOIN {new}.dead_letters n USING (log_partition, log_offset)
+               CROSS JOIN {new}.source s
+               WHERE d.decision = 'discard' AND s.topic_id <> d.topic_id
+                   AND (o.key, o.value) IS NOT DISTINCT FROM (n.key, n.value)
+               ON CONFLICT DO NOTHING"""
+        ).format(old=sql.Identifier(schema_of(old)), new=sql.Identifier(schema_of(new)))
     )

@@ -25,6 +25,7 @@ from tenacity.stop import StopBaseT
 
 from creditfold.projections.chain import NO_CREDITS, START, Line, extend
 from creditfold.projections.connections import connected
+from creditfold.projections.dead_letter_decisions import carry_discards
 from creditfold.projections.setup import (
     KEY_OF_IDS,
     VIEWS,
@@ -479,6 +480,7 @@ def switch(connection: Connection[TupleRow], old: int, new: int, note: str) -> N
         ).format(new=new_progress, old=old_progress)
     )
     connection.execute(sql.SQL("UPDATE {} SET epoch = epoch + 1, owner = ''").format(old_progress))
+    carry_discards(connection, old, new)
     connection.execute(
         "UPDATE ledger.generations SET state = 'retired', retired_at = clock_timestamp() WHERE number = %s", (old,)
     )

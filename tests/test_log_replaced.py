@@ -8,6 +8,9 @@ from test_archive import fresh_database, other_topic
 from test_publisher import mixed, position_of, read_topic, wait_until_published
 
 from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
+from creditfold.projections.connections import connected
+from creditfold.projections.dead_letter_decisions import Wish, decide, live_log
+from creditfold.schemas.position import Position
 from creditfold.stack.archive_writer import archive_topic
 from creditfold.stack.restore import restore_topic
 from creditfold.stack.settings import Settings
@@ -40,8 +43,13 @@ def test_each_is_published_once_when_the_log_is_replaced(
         archive_topic(ledger_settings, tmp_path / "archive")
         target = other_topic(ledger_settings)
         restore_topic(target, tmp_path / "archive")
+        with connected(ledger_settings.dsn) as connection:
+            topic_id, discarded = live_log(connection).topic_id, Position(*before[1][0])
+            assert decide(connection, topic_id, discarded, Wish("discard", "ann", "noise"))
         rebuild(target, Request(), Quiet())
         activate(target, 2, Consent(other_log=True), Quiet())
+        states = "SELECT log_partition, log_offset, decided_by FROM ledger.dead_letter_states WHERE state <> 'open'"
+        assert query(target, states) == [(*discarded, "ann")]
         # No command comes to either topic.
         assert publishing.process.wait(BOUND_S) == 1, publishing.text()
         assert f"CREDITFOLD_COMMANDS_TOPIC={target.commands_topic}" in publishing.text().replace("\n", " ")

@@ -16,7 +16,7 @@ from test_chunks import FakeRecord, grant, spend
 
 from creditfold.ledger import Book
 from creditfold.processors.chunks import Chunk, commands, fold, read_records
-from creditfold.processors.lanes import Lanes, Standing
+from creditfold.processors.lanes import Committed, Lanes
 from creditfold.processors.memory import Memory
 from creditfold.projections.connections import (
     NotPreparedError,
@@ -310,7 +310,7 @@ async def test_commits_under_way_are_no_false_alarm(prepared: Settings) -> None:
 )
 def test_what_contradicts_a_lane(is_idle: bool, is_settled: bool, at: Stored | None, expected: str) -> None:
     """Rows that can't have come of what a lane left at offset 100; a commit under way may be ahead of what it knows."""
-    left = Standing(Claim(0, 7, 1), 100, is_idle)
+    left = Committed(Claim(0, 7, 1), 100, is_idle)
     assert left.contradicts(at, is_settled=is_settled) is (expected != "right")
     assert left.is_fenced(at) is (expected == "fenced")
 
