@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from credit_topics import append_all, topic
+from projection_copy import copy_of
 from psycopg import AsyncConnection, Connection
 from stack_under_test import StackUnderTest
 from support import (
@@ -37,7 +38,8 @@ from support import (
 from tenacity import stop_after_delay
 from test_compiled import IS_COMPILED
 
-from creditfold.processors.rebuild import fold_here
+from creditfold.processors.memory import Memory
+from creditfold.processors.rebuild import RebuildError, fold_here
 from creditfold.processors.rebuilding import (
     Consent,
     DecidesDifferentlyError,
@@ -619,6 +621,36 @@ def progressed(settings: Settings) -> int:
     if query(settings, "SELECT to_regclass('ledger_0002.progress') IS NULL") == [(True,)]:
         return 0
     return int(query(settings, "SELECT sum(next_offset) FROM ledger_0002.progress")[0][0])
+
+
+def test_a_rebuild_whose_commits_are_lost_ends_and_goes_on_where_it_stands(
+    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They aren't flushed one by one, so a crash of PostgreSQL takes some back; the memory of them is worth nothing."""
+    monkeypatch.setattr("creditfold.processors.replay.FIRST_RECORDS", 200)
+    monkeypatch.setattr("creditfold.processors.replay.CHUNK_RECORDS", 200)
+    append(ledger_settings, history(3_000))
+    log = describe_log(ledger_settings)
+    prepare(ledger_settings.dsn, log)
+    ends = end_offsets(ledger_settings, log.topic, range(log.partitions))
+    job = Job(ledger_settings.kafka_client, log.topic, log.partitions, 1, ends)
+    with copy_of(ledger_settings) as copy:
+        commits: list[str] = []
+
+        class SetBack(Memory):
+            def trim(self) -> None:
+                super().trim()
+                commits.append("one")
+                if len(commits) == 1:
+                    copy.take()
+                if len(commits) == 3:
+                    copy.put_back()
+
+        monkeypatch.setattr("creditfold.processors.replay.Memory", SetBack)
+        with pytest.raises(RebuildError, match="lost commits"):
+            fold_here(job, ledger_settings.dsn)
+    fold_here(job, ledger_settings.dsn)
+    assert_equals_second_fold(ledger_settings)
 
 
 def test_two_rebuilds_at_once(folded: Settings) -> None:
