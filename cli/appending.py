@@ -16,7 +16,7 @@ from functools import wraps
 from pathlib import Path
 from time import time_ns
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -42,11 +42,8 @@ if TYPE_CHECKING:
     from creditfold.producers.bulk import ImportProgress, ImportReport
     from creditfold.producers.client import CommandProducer
     from creditfold.producers.commands import Command
-    from creditfold.projections.queries import DeadRecord, Decision
+    from creditfold.schemas.outcomes import CommandOutcome, Decision
     from creditfold.stack.settings import Settings
-
-#: The dead letter that a command became, and what was decided about a command of its id. Either may be None.
-Outcome: TypeAlias = "tuple[DeadRecord | None, Decision | None]"
 
 REJECTED = 3
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -88,10 +85,6 @@ class Asked(NamedTuple):
     type: str
     fields: Mapping[str, Any]
     again: str = ""
-
-
-class UnexplainedError(CreditfoldError):
-    """The fold has passed a command and shows nothing of it."""
 
 
 class InterruptedAppendError(CreditfoldError):
@@ -288,40 +281,29 @@ def _told_on_failure(attempt: _Attempt) -> Iterator[None]:
 def _append_and_wait(attempt: _Attempt, timeout: float, json: bool, more: Mapping[str, Any]) -> None:
     from creditfold.projections import queries
 
-    command = attempt.command
     with projection() as connection:
         # Asked before the append: without a projection there is no outcome to wait for, and nothing gets appended.
         queries.progress(connection)
         position = _appended(attempt, timeout)
-        outcome = await_outcome(connection, command, position, timeout)
-    tell_outcome(command, position, outcome, json, more)
+        outcome = awaited_outcome(connection, attempt.command, position, timeout)
+    tell_outcome(attempt.command, outcome, json, more)
 
 
-def await_outcome(
+def awaited_outcome(
     connection: "Connection[TupleRow]", command: "Command", position: Position, timeout: float
-) -> "Outcome":
-    """Wait until the fold has passed a command, and say what it made of it. Raises NotYetFoldedError."""
-    from creditfold.projections import queries
+) -> "CommandOutcome":
+    """Wait until the fold has passed a command; what it made of it. Raises NotYetFoldedError."""
+    from creditfold.projections.outcomes import await_outcome
 
-    queries.wait_for(connection, position, timeout)
-    decision = queries.decision(connection, command.account, command.command_id)
-    return queries.dead_letter(connection, position), decision
+    return await_outcome(connection, position, command.account, command.command_id, timeout)
 
 
-def tell_outcome(
-    command: "Command", position: Position, outcome: "Outcome", json: bool, more: Mapping[str, Any] = NOTHING
-) -> None:
+def tell_outcome(command: "Command", outcome: "CommandOutcome", json: bool, more: Mapping[str, Any] = NOTHING) -> None:
     """Print what became of a command, with `more` to say in JSON. Exits with 3 unless it was accepted."""
-    letter, decision = outcome
-    if letter is not None:
-        _tell_dead_letter(command, position, letter, json, more)
-    elif decision is not None:
-        _tell_decision(command, position, decision, json, more)
+    if outcome.decision is None:
+        _tell_dead_letter(command, outcome, json, more)
     else:
-        raise UnexplainedError(
-            f"The fold has passed {position} and shows nothing of command {command.command_id}.",
-            "Does the projection belong to this topic? See `creditfold status`.",
-        )
+        _tell_decision(command, outcome, outcome.decision, json, more)
 
 
 def _appended(attempt: _Attempt, timeout: float) -> Position:
@@ -352,50 +334,48 @@ def _named(command: "Command", position: Position) -> dict[str, Any]:
     return {"account": command.account, "command_id": command.command_id, "position": position}
 
 
-def _tell_dead_letter(
-    command: "Command", position: Position, letter: "DeadRecord", json: bool, more: Mapping[str, Any]
-) -> None:
-    remedy = _remedy(command, letter)
+def _tell_dead_letter(command: "Command", outcome: "CommandOutcome", json: bool, more: Mapping[str, Any]) -> None:
+    remedy = _remedy(command, outcome)
     if json:
-        row = {"outcome": "dead_letter", **_named(command, position), "reason": letter.reason, "detail": letter.detail}
-        print_json({**row, **({"try": remedy} if remedy else {}), **more})
+        row = {**_named(command, outcome.position), "reason": outcome.reason, "detail": outcome.detail}
+        print_json({"outcome": outcome.kind, **row, **({"try": remedy} if remedy else {}), **more})
     else:
         say(
-            f"dead letter: {letter.reason}: {letter.detail}",
-            f"  command {command.command_id} at {position}; it has no effect",
+            f"dead letter: {outcome.reason}: {outcome.detail}",
+            f"  command {command.command_id} at {outcome.position}; it has no effect",
             *([f"try: {remedy}"] if remedy else []),
         )
     raise typer.Exit(REJECTED)
 
 
-def _remedy(command: "Command", letter: "DeadRecord") -> str:
+def _remedy(command: "Command", outcome: "CommandOutcome") -> str:
     """What to do where the log doesn't know a command yet; empty for other dead letters."""
     from creditfold.producers.commands import rules_of
 
-    if letter.reason != DeadLetterReason.UNKNOWN_SCHEMA_ID:
+    if outcome.reason != DeadLetterReason.UNKNOWN_SCHEMA_ID:
         return ""
     rules = rules_of(command)
     return f"Bring rules {rules} into force: creditfold rules activate {rules}; then send the command again."
 
 
 def _tell_decision(
-    command: "Command", position: Position, decision: "Decision", json: bool, more: Mapping[str, Any]
+    command: "Command", outcome: "CommandOutcome", decision: "Decision", json: bool, more: Mapping[str, Any]
 ) -> None:
-    first = Position(decision.log_partition, decision.log_offset)
+    is_duplicate = decision.position != outcome.position
     if json:
         print_json(
             {
                 "outcome": "accepted" if decision.accepted else "rejected",
-                **_named(command, position),
-                "duplicate": first != position,
+                **_named(command, outcome.position),
+                "duplicate": is_duplicate,
                 "decision": decision,
                 **more,
             }
         )
     else:
-        if first != position:
-            say(f"duplicate: this command was decided before, at {first}; that outcome stands")
-        say(outcome_in_words(decision), f"  command {decision.command_id} at {position}")
+        if is_duplicate:
+            say(f"duplicate: this command was decided before, at {decision.position}; that outcome stands")
+        say(outcome_in_words(decision), f"  command {decision.command_id} at {outcome.position}")
     if not decision.accepted:
         raise typer.Exit(REJECTED)
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from creditfold.projections.credit_queries import UsableBalance
     from creditfold.projections.dead_letter_decisions import TreatedLetter
-    from creditfold.projections.queries import Balance, Decision
+    from creditfold.projections.queries import Balance
+    from creditfold.schemas.outcomes import Decision
 
 HEX_COLUMNS = 16
 #: What stands where there is nothing to tell.

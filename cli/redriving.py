@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import typer
 
-from creditfold.cli.appending import REJECTED, TimeoutOption, await_outcome, tell_outcome, tell_position
+from creditfold.cli.appending import REJECTED, TimeoutOption, awaited_outcome, tell_outcome, tell_position
 from creditfold.cli.arguments import ArgumentError, JsonOption, checked_account, moment_of
 from creditfold.cli.output import counted, print_json, print_table, say
 from creditfold.ledger.limits import MAX_REASON, MAX_SOURCE, is_id, is_note
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.outcomes import OutcomeKind
 from creditfold.schemas.position import Position
 
 if TYPE_CHECKING:
@@ -358,8 +359,8 @@ def _redrive_one(redriver: "Redriver", position: Position, wait: bool, json: boo
     if not wait:
         tell_position(done.command, done.to, json, more)
         return
-    outcome = await_outcome(redriver.connection, done.command, done.to, redriver.timeout_s)
-    tell_outcome(done.command, done.to, outcome, json, more)
+    outcome = awaited_outcome(redriver.connection, done.command, done.to, redriver.timeout_s)
+    tell_outcome(done.command, outcome, json, more)
 
 
 def _redrive_many(redriver: "Redriver", wanted: Wanted, *, dry_run: bool, yes: bool, wait: bool, json: bool) -> None:
@@ -401,15 +402,16 @@ def _with_outcome(redriver: "Redriver", row: Result, done: "Redriven | None") ->
     if done is None:
         return row
     try:
-        letter, decision = await_outcome(redriver.connection, done.command, done.to, redriver.timeout_s)
+        outcome = awaited_outcome(redriver.connection, done.command, done.to, redriver.timeout_s)
     except NotYetFoldedError:
         redriver.timeout_s = 0
         return row._replace(result=NOT_FOLDED)
-    if letter is not None:
-        return row._replace(result="dead_letter", detail=f"{letter.reason}: {letter.detail}")
-    if decision is None or (decision.log_partition, decision.log_offset) != done.to:
-        return row._replace(result="duplicate", detail="its command was decided before; that outcome stands")
-    return row._replace(result="rejected" if decision.rejection else "accepted", detail=decision.rejection or "")
+    detail = outcome.reason or ""
+    if outcome.kind == OutcomeKind.DEAD_LETTER:
+        detail = f"{outcome.reason}: {outcome.detail}"
+    elif outcome.kind == OutcomeKind.DUPLICATE:
+        detail = "its command was decided before; that outcome stands"
+    return row._replace(result=outcome.kind, detail=detail)
 
 
 def _discard(

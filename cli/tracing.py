@@ -1,7 +1,7 @@
 """The commands that explain: trace, why. Owns their words, no query."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -10,11 +10,16 @@ from creditfold.cli.credit_reading import print_lots
 from creditfold.cli.output import instant, print_json, print_table, say
 from creditfold.cli.reading import NONE, projection
 from creditfold.cli.reasons import DEAD, REJECTED
+from creditfold.schemas.outcomes import OutcomeKind
 from creditfold.schemas.position import Position
 
 if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
     from creditfold.projections.credit_queries import FailedBatch, Letter, Move, Trace, TracedLot
-    from creditfold.projections.queries import Balance, Decision
+    from creditfold.projections.queries import Balance
+    from creditfold.schemas.outcomes import Decision
 
 CommandArgument = Annotated[str, typer.Argument(metavar="COMMAND_ID", help="Id of a command, or of a batch's step.")]
 
@@ -115,47 +120,91 @@ def _print_moves(title: str, moves: "Sequence[Move]") -> None:
     )
 
 
-def why(account: AccountArgument, command_id: CommandArgument, json: JsonOption = False) -> None:
+def why(
+    account: AccountArgument,
+    command_id: CommandArgument,
+    at: Annotated[
+        str | None, typer.Option(metavar="POSITION", help="The record at this position only, as an append returned it.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
     """Explain what was decided about a command: why it was rejected, or why it couldn't be folded at all.
+
+    An id that was used more than once has one decision, the first, and a dead letter for each other body. With --at it
+    is the outcome of one record; it exits with 4 when the fold hasn't got there.
 
     \b
     Examples:
       creditfold why alice order-2
+      creditfold why alice order-2 --at 3:1042
       creditfold why alice order-2 --json
     """
-    from creditfold.projections import credit_queries, queries
+    from creditfold.projections import credit_queries
     from creditfold.projections.compare import snapshot
 
     checked_account(account)
+    position = None if at is None else Position.parse(at)
     with projection() as connection, snapshot(connection):
-        decision = queries.decision(connection, account, command_id)
-        batches = credit_queries.failed_batches(connection, account, command_id)
-        letters = _letters_of(credit_queries.letters_with(connection, command_id), account, command_id)
+        if position is None:
+            found = _of_id(connection, account, command_id)
+        else:
+            found = _of_record(connection, position, account, command_id)
         balances = []
-        if decision is not None:
+        if found.decision is not None:
             balances = [
                 row
-                for row in credit_queries.balances_after(connection, account, decision.version)
-                if decision.asset in (row.asset, "")
+                for row in credit_queries.balances_after(connection, account, found.decision.version)
+                if found.decision.asset in (row.asset, "")
             ]
-    if decision is None and not batches and not letters:
+    if found.decision is None and not found.batches and not found.letters:
         raise _unknown(account, command_id)
     if json:
-        print_json(_explained(decision, balances, batches, letters))
+        print_json(_explained(found, balances))
         return
-    if decision is not None:
-        _say_decision(decision, balances)
-    for batch, asked in batches:
+    if found.kind == OutcomeKind.DUPLICATE:
+        say(f"duplicate    the record at {at} repeats the command below, whose outcome stands")
+    if found.decision is not None:
+        _say_decision(found.decision, balances)
+    for batch, asked in found.batches:
         say(
             f"step {asked} of the batch {batch.command_id} at {Position(batch.log_partition, batch.log_offset)},"
             f" which was rejected for its step {batch.step}: {_sentence(REJECTED, batch.rejection)}"
         )
-    for letter in letters:
+    for letter in found.letters:
         say(
             f"dead letter  {Position(letter.log_partition, letter.log_offset)}, {letter.state}",
             f"reason       {_sentence(DEAD, letter.reason)}",
             f"detail       {letter.detail}",
         )
+
+
+class _Found(NamedTuple):
+    """What there is about an id, or about one record, whose outcome is of a `kind`."""
+
+    kind: OutcomeKind | None
+    decision: "Decision | None"
+    batches: "Sequence[FailedBatch]"
+    letters: "Sequence[Letter]"
+
+
+def _of_id(connection: "Connection[TupleRow]", account: str, command_id: str) -> _Found:
+    from creditfold.projections import credit_queries, queries
+
+    return _Found(
+        None,
+        queries.first_decision(connection, account, command_id),
+        credit_queries.failed_batches(connection, account, command_id),
+        _letters_of(credit_queries.letters_with(connection, command_id), account, command_id),
+    )
+
+
+def _of_record(connection: "Connection[TupleRow]", position: Position, account: str, command_id: str) -> _Found:
+    from creditfold.projections import credit_queries
+    from creditfold.projections.outcomes import outcome_at
+
+    outcome = outcome_at(connection, position, account, command_id)
+    letters = credit_queries.letters_at(connection, position) if outcome.decision is None else []
+    return _Found(outcome.kind, outcome.decision, (), letters)
 
 
 def _letters_of(letters: "Iterable[Letter]", account: str, command_id: str) -> "list[Letter]":
@@ -196,20 +245,16 @@ def _say_decision(decision: "Decision", balances: "Sequence[Balance]") -> None:
         say(f"balance      {row.available:,} {row.asset} available{more}, after it")
 
 
-def _explained(
-    decision: "Decision | None",
-    balances: "Sequence[Balance]",
-    batches: "Sequence[FailedBatch]",
-    letters: "Sequence[Letter]",
-) -> dict[str, Any]:
-    rejection = None if decision is None else decision.rejection
+def _explained(found: _Found, balances: "Sequence[Balance]") -> dict[str, Any]:
+    rejection = None if found.decision is None else found.decision.rejection
     return {
-        "decision": decision,
+        "outcome": found.kind,
+        "decision": found.decision,
         "why": None if rejection is None else REJECTED.get(rejection),
         # What the limit was then isn't asked for.
         "balances": [{name: getattr(row, name) for name in _BALANCE} for row in balances],
-        "batches": [{"asked": asked, "batch": batch} for batch, asked in batches],
-        "dead_letters": [_letter(letter) for letter in letters],
+        "batches": [{"asked": asked, "batch": batch} for batch, asked in found.batches],
+        "dead_letters": [_letter(letter) for letter in found.letters],
     }
 
 

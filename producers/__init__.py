@@ -1,12 +1,17 @@
-"""Append commands to the log, one at a time or by the file. Knows neither the rules nor PostgreSQL.
+"""Append commands to the log, one at a time or by the file, and wait for outcomes. Knows neither rules nor PostgreSQL.
 
-    from creditfold.producers import CommandProducer, Grant
+    from creditfold.producers import CommandProducer, Spend
+    from creditfold.projections.outcomes import ProjectedOutcomes
+    from creditfold.stack.settings import load_settings
 
-    with CommandProducer({"bootstrap.servers": "127.0.0.1:29092"}, "creditfold.commands.v1") as producer:
-        position = producer.append(Grant(command_id="g-1", account="ada", asset="credits", amount=100))
-    print(position)  # partition:offset, to be named by reads that must see the grant
+    settings = load_settings()
+    outcomes = ProjectedOutcomes(settings.dsn)
+    with CommandProducer(settings.kafka_client, settings.commands_topic, outcomes=outcomes) as producer:
+        outcome = producer.append_and_wait(Spend(command_id="order-7", account="ada", asset="credits", amount=10))
+    print(outcome.is_accepted, outcome.kind, outcome.position)
 
-docs/producing.md tells the rest: asyncio, files, errors, and what a failed append means.
+Without `outcomes`, which needs a client of PostgreSQL, append() returns a command's position. docs/producing.md has the
+rest: asyncio, files, errors, and what a failed append means.
 """
 
 from creditfold.producers.bulk import ImportProgress, ImportReport, import_file
@@ -43,6 +48,8 @@ from creditfold.producers.errors import (
     ImportStoppedError,
     InvalidCommandError,
     NotAllowedError,
+    OutcomeTimeoutError,
+    OutcomeUnknownError,
     ProducerBrokenError,
     ProducerClosedError,
     ProducerSettingError,
@@ -51,6 +58,7 @@ from creditfold.producers.errors import (
     UndeliveredError,
     UnknownTopicError,
 )
+from creditfold.producers.outcomes import OutcomeLookup
 from creditfold.producers.steps import (
     CaptureStep,
     GrantStep,
@@ -61,6 +69,7 @@ from creditfold.producers.steps import (
     Step,
     VoidGrantStep,
 )
+from creditfold.schemas.outcomes import CommandOutcome, Decision, OutcomeKind
 
 __all__ = [
     "AppendError",
@@ -72,8 +81,10 @@ __all__ = [
     "CaptureStep",
     "Close",
     "Command",
+    "CommandOutcome",
     "CommandProducer",
     "CreateSchedule",
+    "Decision",
     "DeliveryFailedError",
     "DoubtfulCommandError",
     "Encoded",
@@ -91,6 +102,10 @@ __all__ = [
     "InvalidCommandError",
     "NotAllowedError",
     "Outcome",
+    "OutcomeKind",
+    "OutcomeLookup",
+    "OutcomeTimeoutError",
+    "OutcomeUnknownError",
     "ProducerBrokenError",
     "ProducerClosedError",
     "ProducerSettingError",

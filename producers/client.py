@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -28,6 +28,7 @@ from creditfold.producers.errors import (
     DeliveryFailedError,
     ForkedProducerError,
     NotAllowedError,
+    OutcomeTimeoutError,
     ProducerBrokenError,
     ProducerClosedError,
     ProducerSettingError,
@@ -36,9 +37,12 @@ from creditfold.producers.errors import (
     UndeliveredError,
     UnknownTopicError,
 )
+from creditfold.producers.outcomes import OutcomeFollower, OutcomeLookup
+from creditfold.schemas.outcomes import CommandOutcome
 from creditfold.schemas.position import Position
 
 Outcome: TypeAlias = Position | AppendError
+_Answer = TypeVar("_Answer")
 _OnDelivery: TypeAlias = Callable[[KafkaError | None, Message], None]
 
 # What every producer of ours does; a caller's own setting of these is refused and not overruled in silence.
@@ -169,6 +173,8 @@ class CommandProducer:
         topic: the command topic.
         delivery_timeout_s: how long a command may wait for its confirmation, in seconds, queueing included.
         queue_records: how many commands may wait unconfirmed.
+        outcomes: where outcomes are looked up, for append_and_wait() and submit_for_outcome():
+            `creditfold.projections.outcomes.ProjectedOutcomes(dsn)`. Nothing is connected before the first of these.
 
     Raises ProducerSettingError. Nothing is sent, and no broker awaited, before the first append.
     """
@@ -180,9 +186,11 @@ class CommandProducer:
         *,
         delivery_timeout_s: float = 30.0,
         queue_records: int = 100_000,
+        outcomes: OutcomeLookup | None = None,
     ) -> None:
         self.topic = topic
         self.delivery_timeout_s = delivery_timeout_s
+        self._follower = None if outcomes is None else OutcomeFollower(outcomes, topic)
         self._pid = os.getpid()
         self._closed = False
         self._broken: ProducerBrokenError | None = None
@@ -259,6 +267,59 @@ class CommandProducer:
         delivery = _Delivery(self._unseen)
         self._enter(encode_command(command), partial(self._deliver, delivery.settle), wait=wait)
         return delivery
+
+    def append_and_wait(self, command: Command, timeout: float = 10.0) -> CommandOutcome:
+        """Append a command and wait for what becomes of it: the outcome of this record, looked up by its position.
+
+        Args:
+            command: sent again with the same id, it comes to a duplicate, with the first outcome.
+            timeout: in seconds, for all of it: room in the queue, the log's confirmation, the fold.
+
+        Returns whether it was accepted, rejected, a duplicate or a dead letter; `is_accepted` says whether the command
+        has taken effect.
+
+        Raises OutcomeTimeoutError when time runs out; OutcomeUnknownError when it can't be waited any more, such as
+        when the producer is closed; and what append() raises. All of them have `maybe_written`.
+        """
+        outcome = self.submit_for_outcome(command, timeout)
+        try:
+            return outcome.result(timeout + _GRACE_S)
+        except TimeoutError:
+            raise OutcomeTimeoutError("The thread that follows outcomes gave no answer.", RESEND) from None
+        finally:
+            # Where the wait was interrupted; of no effect otherwise.
+            outcome.cancel()
+
+    def submit_for_outcome(
+        self, command: Command, timeout: float = 10.0, *, wait: bool = True
+    ) -> Future[CommandOutcome]:
+        """Hand a command over and return the future of its outcome, which fails as append_and_wait() does.
+
+        However many are waited for, it takes one thread and one session of the lookup. A cancel ends the waiting; the
+        command is on its way. A failure is the future's alone: flush() and close() don't raise it again.
+
+        Args:
+            command: as in append_and_wait().
+            timeout: in seconds, from now on.
+            wait: whether to wait for room in a full queue, within the timeout, or to refuse at once.
+
+        Raises ProducerSettingError where the producer was made without `outcomes`, and what submit() raises.
+        """
+        self._refuse_unusable()
+        if self._follower is None:
+            raise ProducerSettingError(
+                "This producer doesn't know where outcomes are looked up; the command was not taken.",
+                "Make it with outcomes=ProjectedOutcomes(dsn), from creditfold.projections.outcomes.",
+            )
+        waiter = self._follower.expect(command.account, command.command_id, timeout)
+        delivery = _Delivery(self._unseen)
+        try:
+            deliver = partial(self._deliver, delivery.settle)
+            self._enter(encode_command(command), deliver, wait=wait, most_s=timeout)
+        except BaseException:
+            self._follower.forget(waiter)
+            raise
+        return self._follower.follow(waiter, delivery)
 
     def append_many(
         self, commands: Iterable[Command], on_delivery: Callable[[Command, Outcome], None] | None = None
@@ -340,6 +401,9 @@ class CommandProducer:
     def _let_go(self) -> None:
         self._stop.set()
         self._thread.join()
+        if self._follower is not None:
+            # Last, when everybody's position is known who waits for an outcome.
+            self._follower.close()
         if self._looking is not None and self._looking.is_alive():
             self._looking.join(self._find_s + _POLL_S)
         _open.discard(self)
@@ -371,10 +435,10 @@ class CommandProducer:
             # The error that ends the block is the one to see; what the close found stays with it.
             error.add_note(f"And closing the producer failed: {failure}")
 
-    def _enter(self, record: Encoded, deliver: _OnDelivery, *, wait: bool = True) -> None:
+    def _enter(self, record: Encoded, deliver: _OnDelivery, *, wait: bool = True, most_s: float = float("inf")) -> None:
         if self._try_enter(record, deliver):
             return
-        deadline = time.monotonic() + (self.delivery_timeout_s if wait else 0)
+        deadline = time.monotonic() + (min(self.delivery_timeout_s, most_s) if wait else 0)
         while self._await_room(deadline):
             if self._try_enter(record, deliver):
                 return
@@ -612,9 +676,10 @@ class AsyncCommandProducer:
         *,
         delivery_timeout_s: float = 30.0,
         queue_records: int = 100_000,
+        outcomes: OutcomeLookup | None = None,
     ) -> None:
         self._producer = CommandProducer(
-            kafka, topic, delivery_timeout_s=delivery_timeout_s, queue_records=queue_records
+            kafka, topic, delivery_timeout_s=delivery_timeout_s, queue_records=queue_records, outcomes=outcomes
         )
         # One task at a time waits for room; the others queue behind it in the order in which they came.
         self._turn = asyncio.Lock()
@@ -625,24 +690,38 @@ class AsyncCommandProducer:
 
     async def submit(self, command: Command, *, wait: bool = True) -> asyncio.Future[Position]:
         """Hand a command over; awaiting the returned future gives its position. Errors as in CommandProducer."""
+        timeout = self._producer.delivery_timeout_s if wait else 0.0
+        return await self._handed_over(partial(self._producer.submit, command, wait=False), timeout)
+
+    async def append_and_wait(self, command: Command, timeout: float = 10.0) -> CommandOutcome:  # noqa: ASYNC109 - the sync twin's argument.
+        """Append a command and wait for what becomes of it; as CommandProducer.append_and_wait().
+
+        Cancelled, it leaves nothing behind that waits; the command may be in the log or not.
+        """
+        deadline = time.monotonic() + timeout
+
+        def submit() -> Future[CommandOutcome]:
+            return self._producer.submit_for_outcome(command, max(0.0, deadline - time.monotonic()), wait=False)
+
+        return await (await self._handed_over(submit, min(timeout, self._producer.delivery_timeout_s)))
+
+    async def _handed_over(self, submit: Callable[[], Future[_Answer]], timeout_s: float) -> asyncio.Future[_Answer]:
+        """Do what hands a command over, again and again while the queue is full; gives the future of its answer."""
         try:
-            return self._try_submit(command)
+            return asyncio.wrap_future(submit())
         except QueueFullError:
-            if not wait:
+            if not timeout_s:
                 raise
-        deadline = time.monotonic() + self._producer.delivery_timeout_s
+        deadline = time.monotonic() + timeout_s
         async with self._turn:
             while True:
                 try:
-                    return self._try_submit(command)
+                    return asyncio.wrap_future(submit())
                 except QueueFullError:
                     if time.monotonic() >= deadline:
                         raise
                 # Only the wait happens elsewhere: a cancel can't leave a command behind that still gets sent.
                 await asyncio.to_thread(self._producer._await_room, deadline)
-
-    def _try_submit(self, command: Command) -> asyncio.Future[Position]:
-        return asyncio.wrap_future(self._producer.submit(command, wait=False))
 
     async def flush(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the sync twin's argument.
         """Wait until everything handed over has its answer. Raises as CommandProducer.flush()."""

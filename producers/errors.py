@@ -6,6 +6,7 @@ command id of an account once.
 """
 
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.position import Position
 
 RESEND = "Send it again with the same command id: the ledger counts a command id of an account once."
 
@@ -91,6 +92,31 @@ class ProducerClosedError(AppendError):
 
 class ForkedProducerError(AppendError):
     """The producer was made before a fork: its threads and sockets stayed with the parent."""
+
+
+class OutcomeUnknownError(AppendError):
+    """The command was handed to the log, and what became of it isn't known here.
+
+    Args:
+        message: what went wrong, in one sentence.
+        remedy: what to do next.
+        position: where the command is in the log, once the log has confirmed it; None before, when it may be there or
+            not.
+    """
+
+    exit_code = 4
+    maybe_written = True
+
+    def __init__(self, message: str, remedy: str, position: Position | None = None) -> None:
+        super().__init__(message, remedy)
+        self.position = position
+
+    def __reduce__(self) -> tuple[type["OutcomeUnknownError"], tuple[str, str, Position | None]]:
+        return type(self), (self.message, self.remedy, self.position)
+
+
+class OutcomeTimeoutError(OutcomeUnknownError):
+    """The outcome of a command wasn't known within the time that its sender gave."""
 
 
 class UndeliveredError(CreditfoldError):

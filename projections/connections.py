@@ -1,8 +1,8 @@
 """The one place that opens PostgreSQL connections, and what their failures mean. Knows no SQL of the projection."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, LiteralString, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, LiteralString, NoReturn, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, Connection, sql
@@ -128,22 +128,40 @@ def connected(dsn: str, application: str = "creditfold") -> Iterator[Connection[
     try:
         with psycopg.connect(dsn, autocommit=True, application_name=application, **SESSION) as connection:
             yield connection
-    except (InvalidSchemaName, UndefinedTable) as error:
+    except psycopg.Error as error:
+        _raise_in_words(error)
+
+
+@asynccontextmanager
+async def connected_async(dsn: str, application: str) -> AsyncIterator[AsyncConnection[TupleRow]]:
+    """As `connected`, for an event loop."""
+    try:
+        connection = await AsyncConnection.connect(dsn, autocommit=True, application_name=application, **SESSION)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+    except psycopg.Error as error:
+        _raise_in_words(error)
+
+
+def _raise_in_words(error: psycopg.Error) -> NoReturn:
+    """Raise what a person can act on, or the error itself where that is a defect of ours."""
+    if isinstance(error, InvalidSchemaName | UndefinedTable):
         raise NotPreparedError("The database holds no ledger.", "Run `creditfold init`.") from error
-    except InsufficientPrivilege as error:
+    if isinstance(error, InsufficientPrivilege):
         raise NotPreparedError(
             f"PostgreSQL refused: {error.diag.message_primary}.",
             "To read, grant this user the role creditfold_reader; for all else, connect as the ledger's owner.",
         ) from error
-    except psycopg.OperationalError as error:
+    if isinstance(error, psycopg.OperationalError):
         raise no_room(error) or PostgresUnavailableError(
             f"PostgreSQL doesn't answer: {str(error).strip().splitlines()[0] if str(error).strip() else 'no detail'}.",
             "Start it with `creditfold up`, or set CREDITFOLD_POSTGRES_DSN.",
         ) from error
-    except psycopg.ProgrammingError as error:
-        if error.sqlstate is not None:
-            raise
+    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         raise PostgresUnavailableError(f"Bad connection string: {error}.", "Set CREDITFOLD_POSTGRES_DSN.") from error
+    raise error
 
 
 def rows_of(connection: Connection[Any], kind: type[Row], query: Statement, values: Params | None = None) -> list[Row]:

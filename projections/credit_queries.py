@@ -11,7 +11,9 @@ from typing import Any, LiteralString, NamedTuple
 from psycopg import Connection
 
 from creditfold.projections.connections import rows_of
-from creditfold.projections.queries import Balance, Decision, decision
+from creditfold.projections.queries import Balance, first_decision
+from creditfold.schemas.outcomes import Decision
+from creditfold.schemas.position import Position
 
 
 class Lot(NamedTuple):
@@ -260,7 +262,7 @@ def failed_batches(connection: Connection[Any], account: str, step: str) -> Sequ
            WHERE j.account_id = %s AND j.kind = 'batch' AND s.step ->> 'command_id' = %s ORDER BY j.version DESC""",
         (account, step),
     ).fetchall()
-    found = ((decision(connection, account, command_id), asked) for command_id, asked in rows)
+    found = ((first_decision(connection, account, command_id), asked) for command_id, asked in rows)
     return [FailedBatch(batch, asked) for batch, asked in found if batch is not None]
 
 
@@ -275,16 +277,19 @@ class Letter(NamedTuple):
     state: str
 
 
+_LETTER: LiteralString = """SELECT log_partition, log_offset, reason, detail, value, state
+    FROM ledger.dead_letters JOIN ledger.dead_letter_states USING (log_partition, log_offset) """
+
+
 def letters_with(connection: Connection[Any], text: str) -> Sequence[Letter]:
     """The dead letters whose bytes hold a text, in the log's order. Reads all of them."""
-    return rows_of(
-        connection,
-        Letter,
-        """SELECT log_partition, log_offset, reason, detail, value, state
-           FROM ledger.dead_letters JOIN ledger.dead_letter_states USING (log_partition, log_offset)
-           WHERE position(%s IN value) > 0 ORDER BY log_partition, log_offset""",
-        (text.encode(),),
-    )
+    query = _LETTER + "WHERE position(%s IN value) > 0 ORDER BY log_partition, log_offset"
+    return rows_of(connection, Letter, query, (text.encode(),))
+
+
+def letters_at(connection: Connection[Any], position: Position) -> Sequence[Letter]:
+    """The dead letter made of the record at a position, if it is one."""
+    return rows_of(connection, Letter, _LETTER + "WHERE (log_partition, log_offset) = (%s, %s)", tuple(position))
 
 
 class TracedLot(NamedTuple):
@@ -332,7 +337,7 @@ def trace(connection: Connection[Any], account: str, command_id: str) -> Trace |
     """
     names = {"account": account, "command": command_id}
     made = _lots_of(connection, account, [(command_id, None)])
-    decided = decision(connection, account, command_id)
+    decided = first_decision(connection, account, command_id)
     if decided is None and not made:
         return None
     moves = _moves(connection, "command_id = %(command)s", names)
@@ -373,7 +378,7 @@ def _lots_of(connection: Connection[Any], account: str, keys: Iterable[tuple[str
 
 
 def _traced(connection: Connection[Any], lot: Lot, moves: Iterable[Move]) -> TracedLot:
-    maker = decision(connection, lot.account_id, lot.command_id)
+    maker = first_decision(connection, lot.account_id, lot.command_id)
     own = [move for move in moves if (move.lot_command, move.lot_number) == (lot.command_id, lot.number)]
     return TracedLot(lot, None if maker is None else maker.kind, own)
 

@@ -12,6 +12,7 @@ from psycopg import Connection
 
 from creditfold.projections.connections import rows_of
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.schemas.outcomes import Decision
 from creditfold.schemas.position import Position
 
 
@@ -37,39 +38,6 @@ class Balance(NamedTuple):
     held: int = 0
     debt: int = 0
     credit_limit: int = 0
-
-
-class Decision(NamedTuple):
-    """One line of the journal; `rejection` is None for what was accepted, `change` is signed.
-
-    A line without `command_id` is of what time did, or of a further asset that a command touched. `step` is the index
-    of the step for which a batch was rejected, `details` are the fields that only some commands have, `facts` what
-    happened; they are None under rules that know no lots.
-    """
-
-    log_partition: int
-    log_offset: int
-    account_id: str
-    version: int
-    command_id: str | None
-    kind: str
-    asset: str
-    amount: int
-    change: int
-    balance: int
-    accepted: bool
-    rejection: str | None
-    rules: int
-    decided_at: datetime
-    occurred_at: datetime | None
-    source: str
-    note: str
-    pending: int = 0
-    held: int = 0
-    debt: int = 0
-    step: int | None = None
-    details: dict[str, Any] | None = None
-    facts: list[dict[str, Any]] | None = None
 
 
 class Rejection(NamedTuple):
@@ -195,8 +163,12 @@ def history(connection: Connection[Any], account: str, limit: int, before: int |
     )
 
 
-def decision(connection: Connection[Any], account: str, command_id: str) -> Decision | None:
-    """What was decided about a command, or None if nothing was yet."""
+def first_decision(connection: Connection[Any], account: str, command_id: str) -> Decision | None:
+    """What was decided about the first command of an id, or None if nothing was yet.
+
+    Not what became of a record: one of the same id with another body is a dead letter, of which this says nothing.
+    `outcomes.outcome_at` looks that up.
+    """
     rows = rows_of(
         connection,
         Decision,

@@ -198,6 +198,14 @@ async def test_what_the_commands_print(prepared: Settings, bare: Cli, monkeypatc
     assert "dead letter 0:11, open\nreason command_id_reused: the id was decided before with another body\n" in both
     assert bare("why", "ann", "o1", "--json").json["dead_letters"][0]["position"] == "0:11"
     assert "ann has no command o9." in said("why", "ann", "o9", code=2)
+    # By the position it is one record's outcome: the first, the one that isn't it, and what isn't folded.
+    first = said("why", "ann", "o1", "--at", "0:4")
+    assert "outcome accepted\n" in first
+    assert "dead letter" not in first
+    assert said("why", "ann", "o1", "--at", "0:11") == both[both.index("dead letter") :]
+    assert bare("why", "ann", "o1", "--at", "0:11", "--json").json["outcome"] == "dead_letter"
+    assert "not reached 0:99 yet" in said("why", "ann", "o1", "--at", "0:99", code=4)
+    assert "shows nothing of command o9" in said("why", "ann", "o9", "--at", "0:4", code=1)
     drawn_up = said("trial-balance").splitlines()
     assert [drawn_up[0], drawn_up[4], drawn_up[-1]] == [" credits", "credits 43", "Balances, where the fold stands."]
     assert "Balances, up to there." in said("trial-balance", "--at", "0:5")

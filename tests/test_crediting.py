@@ -16,7 +16,7 @@ from creditfold.cli.arguments import ArgumentError, duration_of, instant_of, ins
 from creditfold.cli.serving import prepare_ledger
 from creditfold.producers.commands import MODELS
 from creditfold.producers.errors import DeliveryFailedError
-from creditfold.projections.queries import Decision
+from creditfold.schemas.outcomes import Decision
 from creditfold.schemas.position import Position
 from creditfold.schemas.wire import decode
 from creditfold.stack.settings import Settings

@@ -15,7 +15,8 @@ from psycopg.rows import tuple_row
 from test_credit_store import folded
 from test_store import prepared
 
-from creditfold.projections import credit_queries, queries
+from creditfold.projections import credit_queries, outcomes, queries
+from creditfold.schemas.position import Position
 from creditfold.stack.settings import Settings
 
 __all__ = ["prepared"]
@@ -28,7 +29,8 @@ QUERIES: dict[str, Callable[[Connection[Any]], Any]] = {
     "as-of": lambda connection: queries.balances_as_of(connection, ACCOUNT, 0, until_ms=1),
     "for-a-use": lambda connection: credit_queries.usable_balances(connection, ACCOUNT, "ads"),
     "history": lambda connection: queries.history(connection, ACCOUNT, 20, 7),
-    "decision": lambda connection: queries.decision(connection, ACCOUNT, "g"),
+    "first-decision": lambda connection: queries.first_decision(connection, ACCOUNT, "g"),
+    "outcome": lambda connection: outcomes.outcome_at(connection, *_any_command(connection)),
     "account": lambda connection: credit_queries.account_state(connection, ACCOUNT),
     "lots": lambda connection: credit_queries.lots(connection, ACCOUNT, "credits"),
     "all-lots": lambda connection: credit_queries.lots(connection, ACCOUNT, every=True),
@@ -46,6 +48,12 @@ def _any_grant(connection: Connection[Any]) -> str:
     return str(connection.execute(text, (ACCOUNT,)).fetchall()[0][0])
 
 
+def _any_command(connection: Connection[Any]) -> tuple[Position, str, str]:
+    text = "SELECT log_offset, command_id FROM ledger.journal WHERE account_id = %s AND command_id <> '' LIMIT 1"
+    ((offset, command_id),) = connection.execute(text, (ACCOUNT,)).fetchall()
+    return Position(0, offset), ACCOUNT, command_id
+
+
 class Explaining(psycopg.Cursor[Any]):
     """Has each query explained before it is done."""
 
@@ -60,14 +68,16 @@ class Explaining(psycopg.Cursor[Any]):
         return super().execute(query, params, **options)
 
 
-def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """How a plan gets at the rows of large tables: the kind of scan, and the condition by which its index is asked."""
-    if plan.get("Relation Name") in LARGE and plan["Node Type"] != "Bitmap Heap Scan":
-        yield plan["Node Type"], plan.get("Index Cond", "")
-    if plan["Node Type"] == "Bitmap Index Scan":
-        yield plan["Node Type"], plan.get("Index Cond", "")
+def scans(plan: dict[str, Any], of: str = "") -> Iterator[tuple[str, str]]:
+    """How a plan gets at the rows of large tables: the kind of scan, and the condition by which its index is asked.
+
+    The index of a bitmap heap scan stands below it, and doesn't name the table.
+    """
+    kind, of = plan["Node Type"], plan.get("Relation Name", of)
+    if of in LARGE and (kind == "Bitmap Index Scan" or ("Relation Name" in plan and kind != "Bitmap Heap Scan")):
+        yield kind, plan.get("Index Cond", "")
     for below in plan.get("Plans", ()):
-        yield from scans(below)
+        yield from scans(below, of)
 
 
 @pytest.mark.parametrize("name", QUERIES)
