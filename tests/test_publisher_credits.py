@@ -26,18 +26,19 @@ from test_publisher import (
     read_topic,
     topics_of,
 )
-from test_store import prepared
 from test_transfers import account_in, activations, grant, of, transfer
 
 from creditfold.processors import outbox as outboxes
 from creditfold.processors.outbox import Outbox, Pool, was_fenced, with_smaller_messages
 from creditfold.processors.outcomes import read_outcome
 from creditfold.projections import outbox as outbox_queries
+from creditfold.projections.setup import prepare
 from creditfold.schemas.wire import encode
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
+from creditfold.stack.topics import describe_log
 
-__all__ = ["pool", "prepared"]
+__all__ = ["pool"]
 
 SEED = random.randrange(10**6)
 DAY_MS = 86_400_000
@@ -65,6 +66,13 @@ def month_end(first: int, accounts: int) -> list[FakeRecord]:
     minute = (begun + DAY_MS) // 60_000 + 1
     tick = encode("Tick", {"command_id": f"tick-0-{minute}", "minute": minute})
     return [*records, FakeRecord(first + accounts, minute * 60_000, None, tick)]
+
+
+@pytest.fixture
+def prepared(ledger_settings: Settings) -> Settings:
+    """An empty projection of the topic's first partition."""
+    assert prepare(ledger_settings.dsn, describe_log(ledger_settings)._replace(partitions=1))
+    return ledger_settings
 
 
 async def fold_histories(settings: Settings, records: int, accounts: int) -> None:
