@@ -71,15 +71,21 @@ def _examine_postgres(settings: "Settings") -> "tuple[DatabaseFacts | None, list
 
 
 def _examine_kafka(settings: "Settings", database: "DatabaseFacts | None") -> list[Check]:
+    from creditfold.stack.continuity import refusals
     from creditfold.stack.doctor import Folded, examine_kafka
-    from creditfold.stack.facts import kafka_facts
+    from creditfold.stack.facts import kafka_facts, told
+    from creditfold.stack.topics import TopicInfo
 
     try:
         facts = kafka_facts(settings)
     except CreditfoldError as error:
         return [_unasked("Kafka", error)]
     source = database.source if database is not None else None
-    folded = Folded(source, database.next_offsets) if database is not None and source is not None else None
+    folded = None
+    if database is not None and source is not None:
+        is_same = isinstance(facts.commands.info, TopicInfo) and facts.commands.info.log == source
+        refused = told(lambda: refusals(settings, source.topic, database.bookmarks)) if is_same else {}
+        folded = Folded(source, database.next_offsets, refused)
     # Taken after the question: a record that was appended meanwhile doesn't come from the future.
     return examine_kafka(facts, settings, folded, time.time_ns() // 1_000_000)
 

@@ -111,6 +111,7 @@ def status(
         if transit is not None and transit.transfers:
             say(f"In transit: {counted(transit.transfers, 'transfer')}, the oldest for {_age_s(transit):,.0f} s.")
     if check:
+        refuse_other_history(settings, second)
         refuse_stuck(partitions)
         refuse_held_back(settings, held, time.time_ns() // 1_000_000)
 
@@ -234,6 +235,15 @@ def refuse_stuck(partitions: Sequence[PartitionStatus]) -> None:
             f"Stuck: partition {_names(stuck)} with {sum(row.lag for row in stuck):,} records to fold.",
             "Is a worker running? Start one with `creditfold worker`, or look into its log.",
         )
+
+
+def refuse_other_history(settings: "Settings", sample: Sample) -> None:
+    """Raise LogReplacedError if the log has other records than were folded: workers leave those partitions alone."""
+    from creditfold.stack.continuity import replacements
+
+    bookmarks = {partition: row.bookmark for partition, row in sample.progress.items()}
+    for error in replacements(settings, settings.commands_topic, bookmarks):
+        raise error
 
 
 def refuse_held_back(settings: "Settings", held: "Sequence[OpenTransaction]", now_ms: int) -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import faust
@@ -25,8 +25,11 @@ from creditfold.processors.lanes import LANES_AT_ONCE, Lanes
 from creditfold.processors.transport import LedgerConsumer
 from creditfold.projections.connections import fold_pool, is_outage
 from creditfold.projections.setup import LogChangedError, refuse_other_log, sources_of
+from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
+from creditfold.stack.continuity import refusals
+from creditfold.stack.log import LogTruncatedError
 from creditfold.stack.open_transactions import held_back, remedy
 from creditfold.stack.settings import METADATA_AGE_MS, Settings
 from creditfold.stack.topics import describe_log
@@ -42,6 +45,10 @@ COLLECT_EVERY_S = 60.0
 
 #: How often to compare what was committed with what PostgreSQL has.
 COMPARE_EVERY_S = 2.0
+
+#: How often to compare the log with what was folded of it while nothing else gives occasion to, in seconds. Whatever
+#: loses the log's end is connected to anew, and compared then; this is for what keeps connections before the brokers.
+COMPARE_LOG_EVERY_S = 30.0
 
 #: What is fetched of a partition at once, compressed; a larger batch comes alone. It is kept beside what is in work:
 #: with a megabyte, which is usual, a worker of eight partitions needs 26 MB more and is no faster.
@@ -132,6 +139,23 @@ class FoldApp(faust.App):
         for source in await sources_of(self._pool, generations):
             await self._refuse(source, self._log)
 
+    async def refusals(self, bookmarks: Mapping[int, Bookmark]) -> Mapping[int, LogTruncatedError]:
+        """Ask Kafka in which partitions the log isn't what was folded of it, and why not.
+
+        Raises what stack/continuity.py raises if Kafka is away.
+        """
+        return await asyncio.to_thread(refusals, self._settings, self.commands_topic, bookmarks)
+
+    def connected_anew(self) -> None:
+        """Have ticks and transfers appended again that the log may have lost."""
+        self.errands.forget()
+
+    async def compare_log(self) -> None:
+        """Compare the log with what was folded of it; a partition in which it differs is claimed anew, and refused."""
+        consumer = cast(LedgerConsumer, self.consumer)
+        for partition in await self.refusals(self.lanes.folded()):
+            consumer.forget(partition, fenced=False)
+
     async def _refuse(self, folded: Log, found: Log) -> None:
         try:
             refuse_other_log(folded, found)
@@ -204,6 +228,13 @@ def create_app(settings: Settings, ledger_log: Log) -> FoldApp:
         except Exception as error:
             if not is_outage(error):
                 log.error("it can't be told whether PostgreSQL has all that was committed", exc_info=error)
+
+    @app.timer(COMPARE_LOG_EVERY_S)  # type: ignore[untyped-decorator]
+    async def compare_log() -> None:
+        try:
+            await app.compare_log()
+        except CreditfoldError as error:
+            log.warning("the log can't be compared with what was folded of it", why=error.message)
 
     @app.timer(COLLECT_EVERY_S)  # type: ignore[untyped-decorator]
     async def collect() -> None:

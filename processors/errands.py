@@ -103,6 +103,11 @@ class Errands:
                 await task
         await asyncio.to_thread(self._appender.close)
 
+    def forget(self) -> None:
+        """Take nothing for granted that was appended and isn't folded yet: the log may have lost its end."""
+        self._relay.forget()
+        self._ticker.forget()
+
     def wake(self) -> None:
         """Tell that a transfer may have been sent or have arrived."""
         self._news.set()

@@ -33,8 +33,11 @@ from creditfold.projections.store import (
     SetBackError,
     Stored,
     claim,
+    live_bookmarks,
+    release,
     stored,
 )
+from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.errors import CreditfoldError
 
 #: How long a stopping lane may take to finish the chunk that it is writing, in seconds.
@@ -119,6 +122,20 @@ class Lanes:
             self._lanes[partition].renew(won)
         self._on_transfers()
         return claims
+
+    async def bookmarks(self, partitions: Collection[int]) -> dict[int, Bookmark]:
+        """Where the live generation's fold of these partitions stands, whoever has claimed them."""
+        return await live_bookmarks(self._pool, partitions)
+
+    def folded(self) -> dict[int, Bookmark]:
+        """Where each partition's fold by this worker stood a moment ago, of those with a claim."""
+        return {partition: lane.bookmark for partition, lane in self._lanes.items() if lane.claim.epoch > 0}
+
+    async def release(self, partition: int) -> None:
+        """Have nobody own a partition, this worker or a former one: nobody ticks it, and what is queued is void."""
+        await release(self._pool, partition)
+        if (lane := self._lanes.pop(partition, None)) is not None:
+            await lane.stop()
 
     def keep(self, partitions: Collection[int]) -> None:
         """Hold these partitions, and no others: of those nothing is remembered, and nobody looks where they stand."""
@@ -308,6 +325,8 @@ class Lanes:
         lane.doubts = max(0, lane.doubts - 1)
         if chunk.epoch == lane.claim.epoch:
             lane.memory, lane.next_offset = memory, next_offset
+            if memory.progress is not None:
+                lane.bookmark = memory.progress.bookmark
 
     async def _fold_in_a_round(self, chunk: Chunk, lane: "Lane") -> bool:
         """Fold a small chunk together with other lanes'; False if it must be folded alone, or what is left of it."""
@@ -442,6 +461,7 @@ class Lane:
         #: How many chunks to look up whole.
         self.doubts = 0
         self.next_offset = 0
+        self.bookmark = Bookmark(0)
         self._lanes = lanes
         self._queue: asyncio.Queue[Chunk] = asyncio.Queue()
         self._task = asyncio.create_task(self._run(), name=f"lane-{partition}")
@@ -474,7 +494,7 @@ class Lane:
 
     def renew(self, won: Claim) -> None:
         """Go on under a new claim; what was queued under the old one is void."""
-        self.claim, self.next_offset = won, won.next_offset
+        self.claim, self.next_offset, self.bookmark = won, won.next_offset, won.bookmark
         self.memory = None
         while not self._queue.empty():
             self._queue.get_nowait()

@@ -21,6 +21,7 @@ from creditfold.projections.credit_store import TooManyLotsError, account_with
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.sending import LastOutcomes
 from creditfold.projections.store import ChunkTransaction, Progress, write_together
+from creditfold.schemas.bookmark import LastRecord, last_record
 
 if TYPE_CHECKING:
     from creditfold.processors import plain
@@ -268,7 +269,7 @@ class Memory:
             result = result._replace(light=self.light)
             plan.end()
         self.take(result)
-        return result
+        return result._replace(last=last_before(part.reads, result.next_offset))
 
     def take(self, result: ChunkResult) -> None:
         """Remember the accounts of a chunk by rules with lots."""
@@ -300,6 +301,14 @@ class Memory:
             # Those that weren't touched since are only in the tables.
             self.plain = {}
             self._knows_all = False
+
+
+def last_before(reads: Sequence[Read], end: int) -> LastRecord | None:
+    """The last record of reads before an offset, digested; None if there is none."""
+    for record, _ in reversed(reads):
+        if record.offset < end:
+            return last_record(record.offset, record.timestamp, record.key, record.value)
+    return None
 
 
 class Wanted(NamedTuple):
@@ -503,6 +512,7 @@ async def fold_chunk(
         known = await memory.load(transaction, list(commands(reads)), rules)
         book = open_book(rules, memory.plain, known, progress.clock_ms, progress.minute, forced=forced is not None)
         result = fold(reads, book, end, MOST_MADE)
+        result = result._replace(last=last_before(reads, result.next_offset))
         save = unsaved is None or is_last or memory.excess > 0 or knows_lots(result.rules)
         memory.progress = await transaction.write(result, unsaved, save=save)
         memory.go_over(result)
@@ -561,7 +571,7 @@ async def _settle_all(transaction: ChunkTransaction, progress: Progress, part: P
                     lines = [(record.offset, entry) for entry in entries]
                     result = ChunkResult(record.offset, book.clock_ms, book.rules, lines, [], [], [], 0)
                     progress = await transaction.write(result._replace(minute=progress.minute, accounts=loaded))
-    return await transaction.write(at_once)
+    return await transaction.write(at_once._replace(last=last_before(part.reads, part.end)))
 
 
 async def _pages(

@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from typing import Any, NamedTuple, TypeAlias
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
@@ -72,6 +72,16 @@ log = structlog.get_logger()
 
 class OutcomesLostError(CreditfoldError):
     """The outcomes topic doesn't tell any more how far it was published."""
+
+
+class OutcomesCutError(CreditfoldError):
+    """A topic lost its end while it was published to; what it lost is published again by another outbox."""
+
+    def __init__(self, topic: str, partition: int, published: int, found: int) -> None:
+        super().__init__(
+            f"{topic} partition {partition} lost its end: it was published to offset {published}, and is at {found}.",
+            "What it lost is published again at once. Find out what the brokers lost: see `creditfold doctor`.",
+        )
 
 
 class OtherOutcomesError(CreditfoldError):
@@ -134,6 +144,10 @@ class Outbox:
         # Offsets and digests of dead letters behind that which were published under another topic's name.
         self._published_letters: set[tuple[int, bytes]] = set()
         self._unchecked: Outcome | None = None
+        #: By topic, the offset behind what is known to be in it: what comes next lands there, or further on.
+        self.ends: dict[str, int] = {}
+        # By topic, where the first message of the transaction under way landed.
+        self._landed: dict[str, int] = {}
         self._producer = make_producer(_producer_conf(settings, topics, partition))
 
     @property
@@ -153,6 +167,7 @@ class Outbox:
         except OpenTransactionError:
             self._end_hanging_transaction()
             outcomes, dead_letters = self._tail_of_outcomes(), self._tail_of_dead_letters()
+        self.ends = {self._topics.outcomes: outcomes.high, self._topics.dead_letters: dead_letters.high}
         if outcomes.last is not None:
             # Whether that record came to more is the journal's to tell.
             self._outcomes_from = outcomes.last.place
@@ -271,11 +286,35 @@ class Outbox:
     def _send(self, window: Window) -> None:
         self._producer.begin_transaction()
         self._in_transaction = True
+        self._landed = {}
+        counts: dict[str, int] = {}
         for topic, message in self._messages(window):
-            self._produce(topic, message)
+            counts[topic] = counts.get(topic, 0) + 1
+            self._produce(topic, message, is_first=counts[topic] == 1)
         self._send_place(window.end)
+        if counts:
+            self._flush()
+            self._refuse_lost_ends()
         self._producer.commit_transaction(COMMIT_S)
         self._in_transaction = False
+        for topic, first in self._landed.items():
+            # Behind the messages is the mark of the transaction.
+            self.ends[topic] = first + counts[topic] + 1
+
+    def _flush(self) -> None:
+        try:
+            self._producer.flush(COMMIT_S)
+        except SystemError as error:
+            # The client raises a fatal error, and calls back all the same, of which Python complains.
+            if isinstance(error.__cause__, KafkaException):
+                raise error.__cause__ from None
+            raise
+
+    def _refuse_lost_ends(self) -> None:
+        """Raise OutcomesCutError where what was sent has landed before the end of what was sent earlier."""
+        for topic, first in self._landed.items():
+            if first < self.ends[topic]:
+                raise OutcomesCutError(topic, self._partition, self.ends[topic], first)
 
     def _messages(self, window: Window) -> Iterator[tuple[str, Outgoing]]:
         for row in window.journal:
@@ -284,14 +323,24 @@ class Outbox:
             message = dead_letter_message(self._topics.log.topic, self._partition, dead, self._topics.dead_letter_bytes)
             yield self._topics.dead_letters, message
 
-    def _produce(self, topic: str, message: Outgoing) -> None:
+    def _produce(self, topic: str, message: Outgoing, *, is_first: bool = False) -> None:
         self._producer.produce(
             topic,
             value=message.value,
             key=message.key,
             partition=self._partition,
             headers=message.headers,
+            # For each message, hearing of it would take as long as sending it.
+            on_delivery=self._delivered if is_first else None,
         )
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            return  # The transaction fails by it.
+        offset = message.offset()
+        # A batch that the broker had already may be confirmed without its place.
+        if offset is not None and offset >= 0:
+            self._landed[message.topic() or ""] = offset
 
     def close(self) -> None:
         """Let go of the producer, aborting what is open. Never raises for what Kafka says to that."""

@@ -34,6 +34,7 @@ from creditfold.projections.generations import (
     KEPT,
     Generation,
     GenerationError,
+    bookmarks,
     chain_at,
     drop,
     generation,
@@ -41,7 +42,10 @@ from creditfold.projections.generations import (
     scratch_use,
 )
 from creditfold.projections.setup import refuse_other_layout
+from creditfold.schemas.position import Log
+from creditfold.stack.continuity import LogReplacedError, replacements
 from creditfold.stack.settings import Settings
+from creditfold.stack.topics import describe_log
 
 #: Accounts with differences that are told apart; beyond, they are counted as `more`.
 MOST_ACCOUNTS = 1_000_000
@@ -124,7 +128,19 @@ def verify(
     """
     ours = _read(settings, left)
     with _other(settings, ours, right, watch, keep=keep) as theirs:
-        return _compare(settings, ours, theirs, limit, watch, is_fresh=right is None)
+        verdict = _compare(settings, ours, theirs, limit, watch, is_fresh=right is None)
+    if verdict.equal or right is not None:
+        return verdict
+    lost = _replacements(settings, ours, theirs.log)
+    return verdict._replace(conclusion=" ".join([verdict.conclusion, *(error.message for error in lost)]))
+
+
+def _replacements(settings: Settings, folded: Generation, log: Log) -> list[LogReplacedError]:
+    """Where the log isn't what was folded of it. A restored one, of another topic, is no matter of this."""
+    if folded.log != log:
+        return []
+    with connected(settings.dsn, "creditfold verify") as connection:
+        return replacements(settings, log.topic, bookmarks(connection, folded.number))
 
 
 def _read(settings: Settings, number: int | None) -> Generation:
@@ -313,9 +329,12 @@ def diff(
         limit: most changes that are given back.
         watch: who is told how far it is.
 
-    Raises what a rebuild raises.
+    Raises what a rebuild raises, and LogReplacedError if the log isn't what the live generation was folded from.
     """
     live = _read(settings, None)
+    for error in _replacements(settings, live, describe_log(settings)):
+        # What differs would be told of the rules, and be the log's.
+        raise error
     request = Request(
         purpose="diff", until_offsets=live.next_offsets, forced_rules=rules, note=f"to compare with {live.number}"
     )

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -24,6 +24,7 @@ from creditfold.processors.outbox import (
     Count,
     OtherOutcomesError,
     Outbox,
+    OutcomesCutError,
     OutcomesLostError,
     Pool,
     Topics,
@@ -34,11 +35,21 @@ from creditfold.processors.outcomes import DEFAULT_MESSAGE_BYTES
 from creditfold.processors.worker import configure_logging, leave, wait_until_ready, when_available
 from creditfold.projections.connections import is_outage, outbox_pool
 from creditfold.projections.outbox import folded_to, summarise
+from creditfold.projections.queries import bookmarks
 from creditfold.projections.setup import refuse_other_log
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
+from creditfold.stack.continuity import refusals
+from creditfold.stack.log import LogTruncatedError
 from creditfold.stack.settings import METADATA_AGE_MS, Settings
-from creditfold.stack.topics import KafkaUnavailableError, TopicInfo, TopicMissingError, describe_topic, topic_names
+from creditfold.stack.topics import (
+    KafkaUnavailableError,
+    TopicInfo,
+    TopicMissingError,
+    describe_topic,
+    log_ends,
+    topic_names,
+)
 
 #: Pauses between two looks at how far the fold is: while it moves, and at most.
 BUSY_PAUSE_S = 0.02
@@ -48,6 +59,8 @@ SESSION_MS = 10_000
 #: How long a partition's last window may take when the partition is given away.
 HANDOVER_S = 5.0
 CHECK_EVERY_S = 5.0
+#: How often to compare the log with what was folded of it, in seconds; a partition's lane does so when it begins, too.
+COMPARE_EVERY_S = 30.0
 #: How long the group's member may take to find a Kafka that answers others; more than the longest pause before it tries
 #: again to connect.
 FIND_S = 3.0
@@ -76,11 +89,18 @@ class Lane(threading.Thread):
         topics: what is published to where.
         partition: its number.
         make_outbox: makes an outbox of the topics; called again after each error.
+        compare: raises LogTruncatedError if the log isn't what was folded of the partition; called before an outbox is
+            made.
         retry_max_s: the longest pause after an error.
     """
 
     def __init__(
-        self, topics: Topics, partition: int, make_outbox: Callable[[Topics, int], Outbox], retry_max_s: float
+        self,
+        topics: Topics,
+        partition: int,
+        make_outbox: Callable[[Topics, int], Outbox],
+        compare: Callable[[int], None],
+        retry_max_s: float,
     ) -> None:
         super().__init__(name=f"outcomes-{partition}", daemon=True)
         self.count = Count(0, 0)
@@ -89,11 +109,14 @@ class Lane(threading.Thread):
         self._partition = partition
         self._topics = topics
         self._make_outbox = make_outbox
+        self._compare = compare
         self._retry_max_s = retry_max_s
         self._failures = 0
         self._began: float | None = None
         self._stopping = threading.Event()
         self._news = threading.Condition()
+        self._outbox: Outbox | None = None
+        self._interruption: CreditfoldError | None = None
 
     def tell(self, folded: int) -> bool:
         """Say how far the fold is. Returns whether that is news."""
@@ -118,6 +141,18 @@ class Lane(threading.Thread):
         finally:
             self._began = None
 
+    def lost_end(self, topic: str, end: int) -> OutcomesCutError | None:
+        """What to interrupt it with if a topic ends here: nothing, unless it lost what this has published to it."""
+        published = self._outbox.ends.get(topic, 0) if self._outbox is not None else 0
+        # The mark of its last transaction may be on its way.
+        return OutcomesCutError(topic, self._partition, published, end) if end < published - 1 else None
+
+    def interrupt(self, error: CreditfoldError) -> None:
+        """Have it begin anew, as if this error had come to it."""
+        with self._news:
+            self._interruption = error
+            self._news.notify()
+
     def stop(self) -> None:
         """Ask it to end after the window that it is at."""
         self._stopping.set()
@@ -135,21 +170,28 @@ class Lane(threading.Thread):
                     self._stopping.wait(self._pause_after(error))
 
     def _publish_all(self) -> None:
+        self._interruption = None
+        # What was folded of records that the log has lost must not be announced.
+        self._compare(self._partition)
         outbox = self._make_outbox(self._topics, self._partition)
         try:
             with self._step():
                 outbox.open()
+            self._outbox = outbox
             self.published_to = outbox.published_to
             log.info("owns a partition", partition=self._partition, published_to=outbox.published_to)
             while not self._stopping.is_set():
                 self._publish_one(outbox)
         finally:
+            self._outbox = None
             outbox.close()
 
     def _publish_one(self, outbox: Outbox) -> None:
         with self._news:
-            self._news.wait_for(lambda: self._stopping.is_set() or self.folded > self.published_to, IDLE_PAUSE_S)
+            self._news.wait_for(self._has_news, IDLE_PAUSE_S)
             folded = self.folded
+        if self._interruption is not None:
+            raise self._interruption
         if self._stopping.is_set() or folded <= self.published_to:
             return
         with self._step():
@@ -162,13 +204,16 @@ class Lane(threading.Thread):
         self.published_to = outbox.published_to
         self.count = Count(self.count.outcomes + done.outcomes, self.count.dead_letters + done.dead_letters)
 
+    def _has_news(self) -> bool:
+        return self._stopping.is_set() or self._interruption is not None or self.folded > self.published_to
+
     def _pause_after(self, error: Exception) -> float:
         about: dict[str, Any] = {"partition": self._partition, "why": _in_words(error)}
         self._failures += 1
         pause_s = min(FIRST_PAUSE_S * 2.0 ** min(self._failures, 16), self._retry_max_s)
         if was_fenced(error):
             log.warning("another publisher has the partition, or the group is changing", **about)
-        elif isinstance(error, OutcomesLostError | OtherOutcomesError):
+        elif isinstance(error, OutcomesLostError | OtherOutcomesError | LogTruncatedError):
             log.error("refuses to publish the partition", **about)
             return REFUSED_PAUSE_S
         elif isinstance(error, psycopg.Error | PoolTimeout) and is_outage(error):
@@ -304,7 +349,7 @@ class Publisher:
             outcomes.max_message_bytes or DEFAULT_MESSAGE_BYTES,
             dead_letters.max_message_bytes or DEFAULT_MESSAGE_BYTES,
         )
-        lane = Lane(topics, partition, self._make_outbox, self._settings.retry_max_s)
+        lane = Lane(topics, partition, self._make_outbox, self._refuse_other_history, self._settings.retry_max_s)
         self._lanes[partition] = lane
         lane.start()
 
@@ -358,15 +403,45 @@ class Publisher:
 
     def _watch_topics(self) -> None:
         """Look again and again whether the topics are still those that they were; in a thread, as it takes its time."""
+        compared_at = time.monotonic()
         while not self._stopping and self._wrong is None:
             time.sleep(CHECK_EVERY_S)
             try:
                 check_topics(self._settings, self._infos)
                 self._kafka_is_there = True
+                self._notice_lost_ends()
+                if time.monotonic() - compared_at >= COMPARE_EVERY_S:
+                    compared_at = time.monotonic()
+                    self._compare_log()
+            except (psycopg.Error, PoolTimeout):
+                pass  # Who looks how far the fold is says so.
             except KafkaUnavailableError as error:
                 log.warning("Kafka is away", why=error.message)
             except CreditfoldError as error:
                 self._wrong = error
+
+    def _notice_lost_ends(self) -> None:
+        """Have partitions published again from where the topics end, if that is before what was published."""
+        lanes = dict(self._lanes)
+        for info in self._infos[1:]:
+            for partition, end in log_ends(self._settings, info.name, lanes).items():
+                if (lost := lanes[partition].lost_end(info.name, end.high)) is not None:
+                    lanes[partition].interrupt(lost)
+
+    def _compare_log(self) -> None:
+        """Have partitions left alone of which the log has lost what was folded."""
+        lanes = dict(self._lanes)
+        for partition, error in self._refusals(lanes).items():
+            lanes[partition].interrupt(error)
+
+    def _refuse_other_history(self, partition: int) -> None:
+        for error in self._refusals([partition]).values():
+            raise error
+
+    def _refusals(self, partitions: Collection[int]) -> Mapping[int, LogTruncatedError]:
+        with self._pool.connection() as connection:
+            stopped = {partition: mark for partition, mark in bookmarks(connection).items() if partition in partitions}
+        return refusals(self._settings, self._infos[0].name, stopped)
 
     def _report(self) -> None:
         if time.monotonic() - self._reported_at < REPORT_EVERY_S:

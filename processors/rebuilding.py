@@ -6,7 +6,7 @@ readers' views and the workers' claims, in one transaction.
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
@@ -21,6 +21,7 @@ from creditfold.projections.generations import (
     Generation,
     GenerationError,
     Halt,
+    bookmarks,
     chain_at,
     finish,
     generation,
@@ -43,6 +44,7 @@ from creditfold.projections.setup import (
 from creditfold.projections.statements import SWITCHING
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log, Position
+from creditfold.stack.continuity import LogReplacedError, replacements
 from creditfold.stack.log import LogTruncatedError
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import KafkaAdmin, bounds, describe_log, describe_topic, end_offsets, start_offsets
@@ -225,6 +227,7 @@ def bring_to(site: Site, number: int, ends: Mapping[int, int], crew: Crew | None
     if not behind:
         return
     _refuse_gap(site.settings, found.log.topic, {partition: found.next_offsets[partition] for partition in behind})
+    _refuse_other_history(site, found, behind)
     _fold_to(site, found, behind, crew)
 
 
@@ -260,6 +263,18 @@ def _missing(found: Generation, behind: Mapping[int, int]) -> int:
 
 def _folded(connection: Connection[TupleRow], number: int) -> int:
     return sum(generation(connection, number).next_offsets.values())
+
+
+def _refuse_other_history(site: Site, found: Generation, partitions: Iterable[int]) -> None:
+    """Raise LogReplacedError if the log has other records than a generation has folded, in any of these partitions."""
+    stopped = bookmarks(site.connection, found.number)
+    wanted = {partition: stopped[partition] for partition in partitions}
+    for error in replacements(site.settings, found.log.topic, wanted, f"folded into generation {found.number}"):
+        raise LogReplacedError(
+            error.message,
+            "This generation has what the log lost, and can't be gone on with. Fold the log as it is now: creditfold "
+            "rebuild. See docs/operating.md, A log that lost its end.",
+        )
 
 
 def _refuse_gap(settings: Settings, topic: str, next_offsets: Mapping[int, int]) -> None:
@@ -312,7 +327,7 @@ def activate(settings: Settings, number: int, consent: Consent, watch: Watch) ->
 
     Readers see the old one or the new one, never both, and never an older position than before.
 
-    Raises GenerationError's kin, DecidesDifferentlyError, LogChangedError, LogTruncatedError, RebuildError.
+    Raises GenerationError's kin, DecidesDifferentlyError, LogChangedError, LogTruncatedError's, RebuildError.
     """
     log = describe_log(settings)
     with connected(settings.dsn, SWITCHING) as connection:
@@ -329,8 +344,11 @@ def activate(settings: Settings, number: int, consent: Consent, watch: Watch) ->
             )
         with held(connection, number):
             # Read again, since until now others could work on it.
-            _refuse_unready(generation(connection, number))
-            _approach(Site(settings, connection, watch), number)
+            _refuse_unready(found := generation(connection, number))
+            site = Site(settings, connection, watch)
+            # Workers couldn't go on with it either.
+            _refuse_other_history(site, found, found.next_offsets)
+            _approach(site, number)
             with looked_through(connection, number):
                 return _WHILE_BLOCKED(_switch_over, settings, connection, number, consent)
 

@@ -141,6 +141,13 @@ class Relay:
         value = encode(type(command).__name__, fields)
         return Sending(command.command_id, Outgoing(partition, command.account.encode(), value))
 
+    def forget(self) -> None:
+        """Remember no place in the log any more: the log may have lost its end, and with it what was appended.
+
+        What isn't lost is appended twice then, and counts once.
+        """
+        self._offsets.clear()
+
     def appended(self, command_id: str, offset: int | None) -> None:
         """Remember where a derived command stands in the log; if that isn't known, it is appended again."""
         if offset is not None:

@@ -83,6 +83,10 @@ class Ticker:
             if wants_tick(standing, self._last.get(partition), now_ms, now_s, self._every_s)
         ]
 
+    def forget(self) -> None:
+        """Wait for no tick that was appended: the log may have lost its end, and the tick with it."""
+        self._last = {partition: last._replace(offset=None) for partition, last in self._last.items()}
+
     def appended(self, partition: int, offset: int | None, now_s: float) -> None:
         """Remember a tick; `offset` is None where it isn't known whether the log has it."""
         self._last[partition] = LastTick(now_s, offset)

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import aiokafka
 import structlog
+from aiokafka.client import ConnectionGroup
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.consumer.subscription_state import TopicPartitionState
-from aiokafka.errors import CorruptRecordException, IllegalStateError, KafkaError
+from aiokafka.errors import CorruptRecordException, IllegalStateError, KafkaConnectionError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
@@ -31,6 +32,7 @@ from creditfold.processors.chunks import Chunk, Record
 from creditfold.processors.lanes import Lanes
 from creditfold.projections.connections import NotPreparedError, is_outage
 from creditfold.projections.setup import LayoutError
+from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.log import LogTruncatedError
 from creditfold.stack.topics import End, KafkaUnavailableError, TopicError
@@ -54,6 +56,13 @@ SUSPECT_PAUSE_S = 0.1
 #: How long to leave a partition alone in which no client of ours can read on.
 UNREADABLE_PAUSE_S = 10.0
 
+#: How often to look whether quiet partitions' leaders are still connected as they were, in seconds.
+CONNECTIONS_EVERY_S = 0.5
+
+#: How long to leave a partition alone whose log isn't what was folded of it, in seconds. Then it is looked at again:
+#: another generation may have been activated, or the log restored.
+REFUSED_PAUSE_S = 10.0
+
 #: How often to tell aiokafka that the consumer lives while nothing is fetched, in seconds.
 TOUCH_EVERY_S = 1.0
 
@@ -70,8 +79,14 @@ class LedgerApp(Protocol):
     async def check_identity(self) -> None:
         """End the worker and raise LogChangedError if the topic isn't the one that the projection is folded from."""
 
+    def connected_anew(self) -> None:
+        """Take nothing for granted that was appended and isn't folded yet."""
+
     async def check_source(self, generations: Collection[int]) -> None:
         """End the worker and raise LogChangedError if one of these is folded from another topic."""
+
+    async def refusals(self, bookmarks: Mapping[int, Bookmark]) -> Mapping[int, LogTruncatedError]:
+        """The partitions in which the log isn't what was folded of it, and why; raises what Kafka's absence raises."""
 
 
 def _as_parsed(records: PartitionRecords, tp: TP, record: Record) -> Record:
@@ -164,6 +179,26 @@ class LedgerConsumerThread(driver.AIOKafkaConsumerThread):
             if state.lso is not None and state.highwater is not None
         }
 
+    async def connect(self, tps: Collection[TP]) -> dict[TP, Any]:
+        """Connect to the leaders of partitions; gives the connection by which each is fetched from here on."""
+        return cast(dict[TP, Any], await self.call_thread(self._connect, tps))
+
+    async def _connect(self, tps: Collection[TP]) -> dict[TP, Any]:
+        client = self._ensure_consumer()._client
+        for tp in tps:
+            leader = client.cluster.leader_for_partition(tp)
+            if leader is None or leader < 0 or not await client.ready(leader):
+                client.force_metadata_update()
+                raise KafkaConnectionError(f"the leader of partition {tp.partition} can't be reached")
+        return {tp: self.connection(tp) for tp in tps}
+
+    def connection(self, tp: TP) -> Any:
+        """The connection to a partition's leader; None without a leader, and where there is none any more."""
+        client = self._ensure_consumer()._client
+        leader = client.cluster.leader_for_partition(tp)
+        connection = client._conns.get((leader, ConnectionGroup.DEFAULT))
+        return connection if connection is not None and connection.connected() else None
+
     async def touch(self) -> None:
         """Tell aiokafka that this consumer lives: one that hasn't fetched for long is put out of its group."""
         await self.call_thread(self._touch)
@@ -191,6 +226,10 @@ class LedgerConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._chains: dict[TP, Chain] = {}
+        # By which connection each claimed partition is fetched. A broker that lost the log's end, and one that lacks it
+        # and became the leader, has another one.
+        self._connections: dict[TP, Any] = {}
+        self._connections_seen = 0.0
         self._not_before: dict[TP, float] = {}
         # Since when a claim's chain has been ahead of a lane that has nothing to do.
         self._behind_since: dict[TP, float] = {}
@@ -212,7 +251,10 @@ class LedgerConsumer(driver.Consumer):
         """Drop a claim; the partition is claimed and sought again before its next fetch."""
         tp = TP(self._ledger.commands_topic, partition)
         self._chains.pop(tp, None)
-        self._not_before[tp] = time.monotonic() + (FENCED_PAUSE_S if fenced else 0.0)
+        self._pause_partition(tp, FENCED_PAUSE_S if fenced else 0.0)
+
+    def _pause_partition(self, tp: TP, seconds: float) -> None:
+        self._not_before[tp] = max(self._not_before.get(tp, 0.0), time.monotonic() + seconds)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Called by Faust after each rebalance, from several tasks: drop every claim.
@@ -232,6 +274,7 @@ class LedgerConsumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # mode types its own Event only.
         self._notice_lost_chunks()
+        self._notice_idle_connections()
         claimed = await self._claimed()
         self._ledger.lanes.keep({tp.partition for tp in claimed})
         busy = {TP(self._ledger.commands_topic, partition) for partition in self._ledger.lanes.busy()}
@@ -244,6 +287,8 @@ class LedgerConsumer(driver.Consumer):
             # While a lane works, look again soon: it may want its next chunk before the quiet ones have any.
             hurry = busy and not asked & self._suspects.keys()
             fetched = await self._fetch(asked, 0.005 if hurry else timeout)
+            # What came by another connection may be another history than what was folded.
+            self._notice_other_connections([tp for tp, one in fetched.items() if one.end > one.start])
             chunks = self._chunks(fetched)
             if chunks and not self.should_stop and state == self._state():
                 for tp, chunk in chunks.items():
@@ -272,6 +317,24 @@ class LedgerConsumer(driver.Consumer):
                 log.warning("a chunk got lost on its way to its lane", partition=tp.partition)
                 self._behind_since.pop(tp)
                 self.forget(tp.partition, fenced=False)
+
+    def _notice_idle_connections(self) -> None:
+        """Look at all claimed partitions' connections, now and then: nothing may come of some of them for long."""
+        now = time.monotonic()
+        if now - self._connections_seen > CONNECTIONS_EVERY_S:
+            self._connections_seen = now
+            self._notice_other_connections(list(self._chains))
+
+    def _notice_other_connections(self, tps: Iterable[TP]) -> None:
+        """Forget the claims of partitions whose leader was connected to anew: the next ones compare the log again.
+
+        By then the log may have lost its end and grown past it, and the next record would be another history's.
+        """
+        for tp in tps:
+            if tp in self._chains and self._thread.connection(tp) is not self._connections.get(tp):
+                log.info("connected anew, the log is compared again", partition=tp.partition)
+                self.forget(tp.partition, fenced=False)
+                self._ledger.connected_anew()
 
     def _to_ask(self, ready: set[TP]) -> set[TP]:
         """All that may be fetched together, or one partition alone in which something can't be read."""
@@ -358,36 +421,52 @@ class LedgerConsumer(driver.Consumer):
 
     async def _claim(self, tps: set[TP]) -> None:
         seeks = self._seeks
+        # First, so that whatever happens to the log from here on shows in its connection.
+        connections = await self._thread.connect(tps)
         await self._ledger.check_identity()
         try:
-            claims = await self._ledger.lanes.claim({tp.partition for tp in tps})
+            found, refused = await self._compared(tps)
+            claims = await self._ledger.lanes.claim({tp.partition for tp in tps} - refused)
         except LayoutError as error:
             await self.app.crash(error)
             raise
         # Before anything is fetched for these claims: what was live when the worker started may not be any more.
         await self._ledger.check_source({claim.generation for claim in claims.values()})
-        starts = {tp: claims[tp.partition].next_offset for tp in tps}
-        await self._check_log(starts)
+        # One that a former owner folded on meanwhile is compared again, where it stands now.
+        starts = {
+            tp: claims[tp.partition].next_offset
+            for tp in tps
+            if tp.partition in claims and claims[tp.partition].bookmark == found[tp.partition]
+        }
+        if not starts:
+            return
         await self._thread.seek_wait(starts)
         if seeks != self._seeks:
             return  # A rebalance came in between; the next call claims what is ours by then.
-        for tp in tps:
-            self._chains[tp] = Chain(claims[tp.partition].epoch, starts[tp])
-        log.info("claimed", partitions={tp.partition: starts[tp] for tp in sorted(tps)})
-
-    async def _check_log(self, starts: Mapping[TP, int]) -> None:
-        """Refuse to go on where the log no longer holds what comes next, or ends before what was folded."""
-        first = await self._thread.earliest_offsets(*starts)
-        last = await self._thread.highwaters(*starts)
         for tp, start in starts.items():
-            if not first[tp] <= start <= last[tp]:
-                error = LogTruncatedError(
-                    f"Partition {tp.partition} of {tp.topic} is folded to offset {start}, "
-                    f"but the topic holds {first[tp]} to {last[tp]}.",
-                    "Records were deleted, or the topic is another one. Restore the log; don't fold on.",
-                )
-                await self.app.crash(error)
-                raise error
+            self._chains[tp] = Chain(claims[tp.partition].epoch, start)
+            self._connections[tp] = connections[tp]
+        log.info("claimed", partitions={tp.partition: starts[tp] for tp in sorted(starts)})
+
+    async def _compared(self, tps: Collection[TP]) -> tuple[Mapping[int, Bookmark], set[int]]:
+        """Where the partitions stand, and those whose log isn't what was folded of it. The rest goes on without these.
+
+        A partition that is claimed all the same would be folded on with commands missing, and transfers of a history
+        that is gone would be moved on.
+        """
+        bookmarks = await self._ledger.lanes.bookmarks([tp.partition for tp in tps])
+        refused = await self._ledger.refusals(bookmarks)
+        for partition, error in refused.items():
+            log.error(
+                "refuses to fold a partition",
+                partition=partition,
+                why=error.message,
+                remedy=error.remedy,
+                looks_again_in_s=REFUSED_PAUSE_S,
+            )
+            self._pause_partition(TP(self._ledger.commands_topic, partition), REFUSED_PAUSE_S)
+            await self._ledger.lanes.release(partition)
+        return bookmarks, set(refused)
 
     def _chunks(self, fetched: Mapping[TP, Fetched]) -> dict[TP, Chunk]:
         chunks: dict[TP, Chunk] = {}

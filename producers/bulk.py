@@ -88,7 +88,10 @@ class ImportReport:
 
 @dataclass
 class _State:
-    """A checkpoint: everything in the file before `offset` is in the log or in the report."""
+    """A checkpoint: everything in the file before `offset` is in the log or in the report.
+
+    Unless `lost` says that the log has lost some of it.
+    """
 
     topic: str
     cluster: str
@@ -102,6 +105,7 @@ class _State:
     bad: int = 0
     report_bytes: int = 0
     positions: dict[str, int] = field(default_factory=dict)
+    lost: str = ""
     version: int = STATE_VERSION
 
 
@@ -131,8 +135,8 @@ def import_file(
         checkpoint_records: how many records lie between two checkpoints.
 
     Raises ImportFileError (unreadable file, unknown format, bad header), ImportStateError (another file, topic or
-    cluster than before; a lost report; the import runs already) and ImportStoppedError (an append failed; run it
-    again). Blank lines are skipped.
+    cluster than before; a lost report; a log that lost what was appended; the import runs already) and
+    ImportStoppedError (an append failed; run it again). Blank lines are skipped.
     """
     started = time.monotonic()
     _refuse_same_files(path, state_path, report_path)
@@ -216,6 +220,10 @@ class _Import:
             self._failure = self._failure or _as_failure(error)
         if self._failure is not None:
             raise ImportStoppedError(self._state.lines, self._failure.message) from self._failure
+        if self._state.lost:
+            # Written down: in the next run the log's end may be behind where it was.
+            _save_state(self._state_path, self._state)
+            raise ImportStateError(self._state.lost, _START_OVER)
         self._appended += count
         self._checkpoint()
         if self._unreadable is not None:
@@ -280,7 +288,13 @@ class _Import:
     def _delivered(self, outcome: Outcome) -> None:
         # Called in the producer's thread, in the order of offsets within a partition; read after flush().
         if isinstance(outcome, Position):
-            self._state.positions[str(outcome.partition)] = outcome.offset
+            name = str(outcome.partition)
+            if (before := self._state.positions.get(name, -1)) >= outcome.offset:
+                self._state.lost = (
+                    f"The log has lost its end: a command landed at {outcome}, and this import had appended up to "
+                    f"{Position(outcome.partition, before)}."
+                )
+            self._state.positions[name] = outcome.offset
         elif self._failure is None:
             self._failure = outcome
 
@@ -367,6 +381,8 @@ def _refuse_other_import(state: _State, fresh: _State, raw: IO[bytes]) -> None:
                 f"Earlier runs imported with {what} {getattr(state, what)}, and this one with {getattr(fresh, what)}.",
                 f"Use another progress file. {_START_OVER}",
             )
+    if state.lost:
+        raise ImportStateError(state.lost, _START_OVER)
     # The quick look first: the whole of the imported part is compared while it is skipped.
     if _head(raw, state.head_bytes) != (state.head_bytes, state.head_digest):
         raise ImportStateError("The file is not the one that was imported so far.", _START_OVER)

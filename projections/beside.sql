@@ -8,6 +8,6 @@ SELECT * FROM (
     UNION ALL
     SELECT 'progress', p.log_partition, p.next_offset - 1,
            concat_ws(',', p.clock_ms, p.rules, p.accepted, p.rejected, p.duplicates, p.dead_letters, p.activations,
-                     p.ticks, p.tick_minute)
+                     p.ticks, p.tick_minute, p.last_offset, p.last_digest)
     FROM {schema}.progress p JOIN {other}.progress o USING (log_partition, next_offset)
 ) AS b WHERE log_partition = {partition} AND log_offset < {end}

@@ -12,8 +12,9 @@ from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import TupleRow
 
 from creditfold.projections.generations import leftovers
-from creditfold.projections.queries import progress
+from creditfold.projections.queries import bookmarks
 from creditfold.projections.setup import live, schema_of
+from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.checks import Check, State
 from creditfold.schemas.position import Log
 
@@ -44,15 +45,20 @@ class DatabaseFacts(NamedTuple):
     may_write: bool
     prepared: bool
     source: Log | None
-    next_offsets: Mapping[int, int]
+    bookmarks: Mapping[int, Bookmark]
     leftovers: Sequence[int] = ()
+
+    @property
+    def next_offsets(self) -> Mapping[int, int]:
+        """By partition the offset before which everything is folded."""
+        return {partition: bookmark.next_offset for partition, bookmark in self.bookmarks.items()}
 
 
 def database_facts(connection: Connection[TupleRow]) -> DatabaseFacts:
     """Ask PostgreSQL, as the user of this connection."""
     schema = _live_schema(connection)
     prepared = schema is not None
-    source, next_offsets = _folded(connection, schema) if schema is not None else (None, {})
+    source, stopped = _folded(connection, schema) if schema is not None else (None, {})
     return DatabaseFacts(
         {name: str(_one(connection, "SELECT current_setting(%s)", (name,))) for name, *_ in _WANTED},
         str(_one(connection, "SELECT current_setting('server_encoding')")),
@@ -61,7 +67,7 @@ def database_facts(connection: Connection[TupleRow]) -> DatabaseFacts:
         _may_write(connection, schema),
         prepared,
         source,
-        next_offsets,
+        stopped,
         leftovers(connection) if prepared else (),
     )
 
@@ -79,14 +85,14 @@ def _live_schema(connection: Connection[TupleRow]) -> str | None:
     return schema_of(found[0]) if found is not None else None
 
 
-def _folded(connection: Connection[TupleRow], schema: str) -> tuple[Log | None, dict[int, int]]:
+def _folded(connection: Connection[TupleRow], schema: str) -> tuple[Log | None, Mapping[int, Bookmark]]:
     query = sql.SQL("SELECT topic, topic_id, partitions FROM {}").format(sql.Identifier(schema, "source"))
     try:
         row = connection.execute(query).fetchone()
-        rows = progress(connection)
+        stopped = bookmarks(connection)
     except InsufficientPrivilege:
         return None, {}
-    return (Log(*row) if row is not None else None), {row.log_partition: row.next_offset for row in rows}
+    return (Log(*row) if row is not None else None), stopped
 
 
 def _clock_ahead_s(connection: Connection[TupleRow]) -> float:

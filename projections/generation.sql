@@ -13,7 +13,8 @@ CREATE TABLE {schema}.source (
 -- Where the fold stands in each partition. The transaction that writes balances moves next_offset with them, and
 -- checks epoch, so that a worker that lost the partition can't write. rules is the version in force, chain the digest of
 -- all outcomes so far (projections/chain.py), tick_minute that of the last tick. balances_behind is true only in the middle of a bulk fold, which writes
--- balances at its end: what they are until then is told by the journal.
+-- balances at its end: what they are until then is told by the journal. last_offset and last_digest are of the last record
+-- that was folded (schemas/bookmark.py), -1 before the first: whoever goes on sees by them that the log is still the same.
 CREATE TABLE {schema}.progress (
     log_partition integer PRIMARY KEY,
     next_offset bigint NOT NULL DEFAULT 0,
@@ -29,6 +30,8 @@ CREATE TABLE {schema}.progress (
     tick_minute bigint NOT NULL DEFAULT 0,
     rules smallint NOT NULL DEFAULT {rules},
     chain bytea NOT NULL DEFAULT '',
+    last_offset bigint NOT NULL DEFAULT -1,
+    last_digest bytea NOT NULL DEFAULT '',
     balances_behind boolean NOT NULL DEFAULT false,
     folded_at timestamptz
 ) WITH (fillfactor = 50);

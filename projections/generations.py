@@ -38,6 +38,7 @@ from creditfold.projections.setup import (
     write_view,
 )
 from creditfold.projections.statements import LOOKS, statements
+from creditfold.schemas.bookmark import Bookmark, LastRecord
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
 
@@ -135,6 +136,13 @@ def generation(connection: Connection[TupleRow], number: int) -> Generation:
     if not found:
         raise NoGenerationError(f"There is no generation {number}.", "See `creditfold generations`.")
     return found[0]
+
+
+def bookmarks(connection: Connection[TupleRow], number: int) -> dict[int, Bookmark]:
+    """Where a generation's fold of each partition stopped reading the log."""
+    query = "SELECT log_partition, next_offset, clock_ms, last_offset, last_digest FROM {}"
+    rows = connection.execute(sql.SQL(query).format(sql.Identifier(schema_of(number), "progress"))).fetchall()
+    return {partition: Bookmark(at, LastRecord(*last), clock_ms) for partition, at, clock_ms, *last in rows}
 
 
 def live_number(connection: Connection[TupleRow]) -> int:

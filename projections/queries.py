@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from psycopg import Connection
 
 from creditfold.projections.connections import rows_of
+from creditfold.schemas.bookmark import Bookmark, LastRecord
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.outcomes import Decision
 from creditfold.schemas.position import Position
@@ -106,6 +107,19 @@ class PartitionProgress(NamedTuple):
     chain: bytes = b""
     ticks: int = 0
     topic_id: str = ""
+    last_offset: int = -1
+    last_digest: bytes = b""
+
+    @property
+    def bookmark(self) -> Bookmark:
+        """Where the fold of the log stopped."""
+        clock_ms = 0 if self.clock is None else round(self.clock.timestamp() * 1000)
+        return Bookmark(self.next_offset, LastRecord(self.last_offset, self.last_digest), clock_ms)
+
+
+def bookmarks(connection: Connection[Any]) -> dict[int, Bookmark]:
+    """Where the live generation's fold of each partition stopped reading the log."""
+    return {row.log_partition: row.bookmark for row in progress(connection)}
 
 
 def balances(connection: Connection[Any], account: str) -> Sequence[Balance]:

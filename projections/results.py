@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from creditfold.ledger import CreditEntry, Entry
 from creditfold.ledger.credit_account import Account
+from creditfold.schemas.bookmark import LastRecord
 from creditfold.schemas.position import Position
 
 
@@ -83,7 +84,7 @@ class ChunkResult(NamedTuple):
     `accepted` and `rejected` count records, which may have several lines in the journal; `minute` is that of the last
     tick. `accounts` holds those with lots that have lines, in the state after the last of them. `made` is the weight of
     the lines, in facts and moves of lots. `plain` are the lines of plain commands that the compiled core made, and
-    `light` has the accounts that these are about.
+    `light` has the accounts that these are about. `last` is the last record that was folded, None where there was none.
     """
 
     next_offset: int
@@ -102,3 +103,4 @@ class ChunkResult(NamedTuple):
     made: int = 0
     plain: PlainLines | None = None
     light: LightAccounts | None = None
+    last: LastRecord | None = None

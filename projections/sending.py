@@ -16,6 +16,7 @@ from creditfold.projections.credit_rows import Total
 from creditfold.projections.credit_tables import WRITTEN, Table, add_totals, joined, save, together
 from creditfold.projections.results import Cells, ChunkResult
 from creditfold.projections.statements import Statements, statements
+from creditfold.schemas.bookmark import NO_RECORD
 
 #: The unique key of the journal on (account, command id).
 KNOWN_COMMANDS = "journal_command"
@@ -205,7 +206,12 @@ async def _send_others(cursor: AsyncCursor[TupleRow], sql: Statements, draft: Dr
 
 def _moves(drafts: Sequence[Draft]) -> tuple[Longs | str, ...]:
     columns: Iterable[tuple[int, ...]] = zip(*map(_moved, drafts), strict=True)
-    return *map(longs, columns), SEPARATOR.join([rf"\x{draft.chain.hex()}" for draft in drafts])
+    digests = [(draft.result.last or NO_RECORD).digest for draft in drafts]
+    return *map(longs, columns), _bytes_of([draft.chain for draft in drafts]), _bytes_of(digests)
+
+
+def _bytes_of(values: Iterable[bytes]) -> str:
+    return SEPARATOR.join([rf"\x{value.hex()}" for value in values])
 
 
 def _moved(draft: Draft) -> tuple[int, ...]:
@@ -223,4 +229,5 @@ def _moved(draft: Draft) -> tuple[int, ...]:
         result.ticks,
         result.minute,
         draft.leaves_balances,
+        (result.last or NO_RECORD).offset,
     )

@@ -12,6 +12,8 @@ class Statements(NamedTuple):
     """The store's SQL for one generation, put together once: doing it anew costs more than a small chunk does."""
 
     claim: bytes
+    release: bytes
+    bookmarks: bytes
     finds_ids: bytes
     lock: bytes
     load_accounts: bytes
@@ -40,33 +42,39 @@ def statements(generation: int) -> Statements:
 
 #: What several texts have in common.
 _PARTS = {
-    "sent": sql.SQL("%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, string_to_array(%s, chr(31))"),
+    "sent": sql.SQL("""%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, string_to_array(%s, chr(31)),
+           string_to_array(%s, chr(31))"""),
     "columns": sql.SQL("""log_partition, next_offset, clock_ms, rules, accepted, rejected, duplicates, dead_letters,
-           activations, ticks, tick_minute, balances_behind, chain"""),
+           activations, ticks, tick_minute, balances_behind, last_offset, chain, last_digest"""),
     "moved": sql.SQL("""next_offset = n.next_offset, clock_ms = n.clock_ms, rules = n.rules::smallint,
            chain = n.chain::bytea, accepted = p.accepted + n.accepted, rejected = p.rejected + n.rejected,
            duplicates = p.duplicates + n.duplicates, dead_letters = p.dead_letters + n.dead_letters,
            activations = p.activations + n.activations, ticks = p.ticks + n.ticks, tick_minute = n.tick_minute,
-           balances_behind = n.balances_behind <> 0, folded_at = clock_timestamp()"""),
+           balances_behind = n.balances_behind <> 0, folded_at = clock_timestamp(),
+           last_offset = CASE WHEN n.last_offset < 0 THEN p.last_offset ELSE n.last_offset END,
+           last_digest = CASE WHEN n.last_offset < 0 THEN p.last_digest ELSE n.last_digest::bytea END"""),
     "lines": sql.SQL("""log_partition, log_offset, account_id, version, command_id, kind, asset, amount, change,
            balance, rejection, rules, clock_ms, occurred_at_ms, source, note, extra"""),
+    # No epoch is given twice, not even where the row was set back to before a claim, by a backup or a failover: it is
+    # the time in microseconds, more than the last one, and up to a second of chance for clocks that went back.
+    "epoch": sql.SQL("""greatest(epoch, floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+           + 1 + floor(random() * 1000000)::bigint"""),
     "credits": sql.SQL("pending, held, debt, step, details, facts"),
 }
 
 _TEXTS: tuple[LiteralString, ...] = (
     # claim
-    # No epoch is given twice, not even where the row was set back to before a claim, by a backup or a failover: it is
-    # the time in microseconds, more than the last one, and up to a second of chance for clocks that went back.
-    """UPDATE {schema}.progress
-       SET epoch = greatest(epoch, floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
-                   + 1 + floor(random() * 1000000)::bigint,
-           owner = %s
-       WHERE log_partition = %s
-       RETURNING next_offset, epoch, balances_behind""",
+    """UPDATE {schema}.progress SET epoch = {epoch}, owner = %s WHERE log_partition = %s
+       RETURNING next_offset, epoch, balances_behind, clock_ms, last_offset, last_digest""",
+    # release
+    """UPDATE {schema}.progress SET epoch = {epoch}, owner = '' WHERE log_partition = %s AND owner <> ''""",
+    # bookmarks
+    """SELECT log_partition, next_offset, clock_ms, last_offset, last_digest FROM {schema}.progress
+       WHERE log_partition = ANY(%s)""",
     # finds_ids
     "SELECT to_regclass('{schema}.journal_command') IS NOT NULL",
     # lock
-    """SELECT next_offset, epoch, clock_ms, rules, chain, tick_minute FROM {schema}.progress
+    """SELECT next_offset, epoch, clock_ms, rules, chain, tick_minute, last_offset, last_digest FROM {schema}.progress
        WHERE log_partition = %s FOR UPDATE""",
     # load_accounts
     """SELECT account_id, asset, available, version FROM {schema}.balances

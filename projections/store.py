@@ -38,6 +38,7 @@ from creditfold.projections.results import Cells, ChunkResult, LightAccounts
 from creditfold.projections.sending import Draft, LastOutcomes, Rows, piece_of, send, send_state, send_together
 from creditfold.projections.setup import refuse_other_layout
 from creditfold.projections.statements import END_BLOCKERS, LIVE, LOOKS, SWITCHING, statements
+from creditfold.schemas.bookmark import NO_RECORD, Bookmark, LastRecord
 from creditfold.schemas.errors import CreditfoldError
 
 #: How long a claim waits for the former owner's transaction, in seconds.
@@ -67,7 +68,8 @@ class SetBackError(CreditfoldError):
 class Progress(NamedTuple):
     """Where a partition's fold stands: the next offset to fold, the claim's epoch, the log's clock.
 
-    `rules` is the version in force, `chain` the digest of all outcomes so far, `minute` that of the last tick.
+    `rules` is the version in force, `chain` the digest of all outcomes so far, `minute` that of the last tick, and
+    `last` the last record that was folded.
     """
 
     next_offset: int
@@ -76,13 +78,19 @@ class Progress(NamedTuple):
     rules: int
     chain: bytes
     minute: int
+    last: LastRecord = NO_RECORD
+
+    @property
+    def bookmark(self) -> Bookmark:
+        """Where the fold of the log stopped."""
+        return Bookmark(self.next_offset, self.last, self.clock_ms)
 
 
 class Claim(NamedTuple):
     """A partition that was taken over: where its fold stands, under which epoch, in which generation.
 
     `balances_behind` says that a bulk fold ended before it had written them, `finds_ids` that commands can be looked up
-    in the journal by their ids.
+    in the journal by their ids. `last` is the last record that was folded, `clock_ms` the log's clock.
     """
 
     next_offset: int
@@ -90,6 +98,13 @@ class Claim(NamedTuple):
     generation: int
     balances_behind: bool = False
     finds_ids: bool = True
+    last: LastRecord = NO_RECORD
+    clock_ms: int = 0
+
+    @property
+    def bookmark(self) -> Bookmark:
+        """Where the fold of the log stopped."""
+        return Bookmark(self.next_offset, self.last, self.clock_ms)
 
 
 async def claim(
@@ -131,7 +146,27 @@ async def _claim(connection: AsyncConnection[TupleRow], partition: int, owner: s
         raise CreditfoldError(
             f"The projection has no partition {partition}.", "The topic has grown; that is not supported."
         )
-    return Claim(row[0], row[1], generation, row[2])
+    next_offset, epoch, balances_behind, clock_ms, *last = row
+    return Claim(next_offset, epoch, generation, balances_behind, last=LastRecord(*last), clock_ms=clock_ms)
+
+
+async def live_bookmarks(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], partitions: Collection[int]
+) -> dict[int, Bookmark]:
+    """Where the live generation's fold of partitions stopped. Raises LayoutError when another release made it."""
+    async with pool.connection() as connection, connection.transaction():
+        generation, layout = await _live(connection)
+        refuse_other_layout(generation, layout)
+        cursor = await connection.execute(statements(generation).bookmarks, (list(partitions),))
+        rows = await cursor.fetchall()
+    return {partition: Bookmark(at, LastRecord(*last), clock_ms) for partition, at, clock_ms, *last in rows}
+
+
+async def release(pool: AsyncConnectionPool[AsyncConnection[TupleRow]], partition: int) -> None:
+    """Take a partition of the live generation from whoever has claimed it: nothing is written under that claim."""
+    async with pool.connection() as connection, connection.transaction():
+        generation, _ = await _live(connection)
+        await connection.execute(statements(generation).release, (partition,))
 
 
 async def finds_ids(pool: AsyncConnectionPool[AsyncConnection[TupleRow]], generation: int) -> bool:
@@ -226,9 +261,10 @@ class ChunkTransaction:
             # Another generation was made the live one, and this one was dropped before we noticed.
             raise FencedError(f"Generation {self.generation} is gone.") from error
         row = await cursor.fetchone()
-        self._progress = None if row is None else Progress(*row)
-        if self._progress is None or self._progress.epoch != self._epoch:
+        if row is None or row[1] != self._epoch:
             raise FencedError(f"Partition {self.partition} was claimed by another worker.")
+        next_offset, epoch, clock_ms, rules, chain, minute, *last = row
+        self._progress = Progress(next_offset, epoch, clock_ms, rules, chain, minute, LastRecord(*last))
         return self._progress
 
     @property
@@ -355,8 +391,16 @@ class ChunkTransaction:
 
     def moved(self, draft: Draft) -> Progress:
         """Note that a draft was sent; gives where the partition stands now."""
-        result, epoch = draft.result, self.progress.epoch
-        self._progress = Progress(result.next_offset, epoch, result.clock_ms, result.rules, draft.chain, result.minute)
+        result, before = draft.result, self.progress
+        self._progress = Progress(
+            result.next_offset,
+            before.epoch,
+            result.clock_ms,
+            result.rules,
+            draft.chain,
+            result.minute,
+            result.last or before.last,
+        )
         return self._progress
 
     async def save_state(self) -> None:

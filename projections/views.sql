@@ -28,7 +28,8 @@ CREATE OR REPLACE VIEW ledger.progress AS
     SELECT s.topic, p.log_partition, p.next_offset, p.accepted, p.rejected, p.duplicates, p.dead_letters,
            p.accepted + p.rejected + p.duplicates + p.dead_letters + p.activations + p.ticks AS records,
            CASE WHEN p.clock_ms > 0 THEN to_timestamp(p.clock_ms / 1000.0) END AS clock, p.folded_at, p.epoch, p.owner,
-           p.activations, p.rules, {number} AS generation, p.chain, p.ticks, s.topic_id
+           p.activations, p.rules, {number} AS generation, p.chain, p.ticks, s.topic_id,
+           p.last_offset, p.last_digest
     FROM {schema}.progress p CROSS JOIN {schema}.source s;
 
 CREATE OR REPLACE VIEW ledger.activations AS

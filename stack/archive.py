@@ -7,6 +7,7 @@ Refuses to know what the records mean, how they got there (archive_writer.py doe
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any, NamedTuple
@@ -194,6 +195,14 @@ class Archive:
                 yield from self._records_of(index, file)
             elif file.last >= start:
                 yield from (record for record in self._records_of(index, file) if record.offset >= start)
+
+    def last_record(self, index: Index) -> LogRecord | None:
+        """The last record of a partition, whose file is read whole, if there is any. Raises ArchiveDamagedError."""
+        file = next((file for file in reversed(index.files) if file.records), None)
+        if file is None:
+            return None
+        (last,) = deque(self._records_of(index, file), maxlen=1)
+        return last
 
     def check(self, on_file: Callable[[ArchiveFile, int], None] | None = None) -> CheckReport:
         """Read every byte and compare it with the indexes, and these with themselves.

@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple
 from confluent_kafka import TopicCollection
 from fastavro.write import Writer
 
+from creditfold.schemas.bookmark import Bookmark, last_record
 from creditfold.schemas.position import Position
 from creditfold.stack.archive import (
     FORMAT,
@@ -35,6 +36,7 @@ from creditfold.stack.archive import (
     folder_name,
     summary_of,
 )
+from creditfold.stack.continuity import refusals
 from creditfold.stack.log import LogReader, LogRecord, UnreadableError
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import KafkaAdmin, describe_topic, end_offsets, log_ends, spelled, start_offsets
@@ -124,6 +126,7 @@ class _Run:
             self._refuse_other_log(index, starts[index.partition])
         # Their sizes only: reading a whole archive before each run could take an hour.
         self._archive.indexes()
+        self._refuse_other_history()
         self._total = sum(self._ends[index.partition] - index.next for index in self._indexes)
         self._offsets = self._records = self._bytes = 0
 
@@ -180,6 +183,20 @@ class _Run:
                 f"Partition {index.partition} of {self._topic} begins at {start}, behind the end of the archive at "
                 f"{index.next}.",
                 "The records between are lost. Keep this archive, and begin another one in an empty folder.",
+            )
+
+    def _refuse_other_history(self) -> None:
+        """The log must still hold each partition's last archived record where it was, or two histories would be one."""
+        bookmarks: dict[int, Bookmark] = {}
+        for index in self._indexes:
+            last = self._archive.last_record(index)
+            if last is not None:
+                bookmarks[index.partition] = Bookmark(index.next, last_record(*last[:4]), last.timestamp)
+        for error in refusals(self._settings, self._topic, bookmarks, "archived").values():
+            raise ArchiveError(
+                error.message,
+                "Keep this archive, which has what the log lost: restore it into another topic (docs/archive.md). To "
+                "go on with the log as it is, archive it into an empty folder.",
             )
 
     def _go_on(self, index: Index) -> None:

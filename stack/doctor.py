@@ -5,11 +5,14 @@ log it was folded from and how far.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from creditfold.schemas.checks import Check, State
 from creditfold.schemas.position import Log
+from creditfold.stack.continuity import REPLACED, LogReplacedError
 from creditfold.stack.facts import KafkaFacts, Reach, TopicFacts
+from creditfold.stack.log import LogTruncatedError
 from creditfold.stack.open_transactions import remedy
 from creditfold.stack.processes import StackError
 from creditfold.stack.settings import Settings
@@ -28,10 +31,14 @@ _WHY = {
 
 
 class Folded(NamedTuple):
-    """What the projection says of itself: the log that it was folded from, and each partition's next offset."""
+    """What the projection says of itself: the log that it was folded from, and each partition's next offset.
+
+    `refused` are the partitions in which the log isn't what was folded of it, and why; or why that can't be known.
+    """
 
     log: Log
     next_offsets: Mapping[int, int]
+    refused: Mapping[int, LogTruncatedError] | StackError = MappingProxyType({})
 
 
 def examine_kafka(facts: KafkaFacts, settings: Settings, folded: Folded | None, now_ms: int) -> list[Check]:
@@ -334,7 +341,8 @@ def examine_reach(name: str, reach: Reach, folded: Folded | None, now_ms: int) -
         else judge_append_times(name, newest, now_ms)
     )
     next_offsets = folded.next_offsets if folded is not None else None
-    return [judge_start(name, reach.starts, next_offsets), judge_end(name, reach.ends, next_offsets or {}), clock]
+    start, end = judge_start(name, reach.starts, next_offsets), judge_end(name, reach.ends, next_offsets or {})
+    return [start, end, *([judge_history(name, folded)] if folded is not None else []), clock]
 
 
 def judge_start(name: str, starts: Mapping[int, int], next_offsets: Mapping[int, int] | None) -> Check:
@@ -377,6 +385,18 @@ def judge_end(name: str, ends: Mapping[int, int], next_offsets: Mapping[int, int
         "Balances count commands that the log no longer has, and new ones would be skipped in their place.",
         "Stop the producers and the workers, and restore the topic from a backup or from a replica that still has it.",
     )
+
+
+def judge_history(name: str, folded: Folded) -> Check:
+    """The last records that were folded are still in the log, where they were."""
+    title, refused = "last folded records", folded.refused
+    why = "A log that lost its end and grew past it has other commands at offsets that were folded; they are skipped."
+    if isinstance(refused, StackError):
+        return unknown(name, title, refused, why)
+    # One that ends too early is the business of the checks above.
+    replaced = {partition: error for partition, error in refused.items() if isinstance(error, LogReplacedError)}
+    seen = " ".join(error.message for error in replaced.values())
+    return Check(name, title, "danger" if replaced else "ok", seen or "where they were", why, REPLACED)
 
 
 def judge_append_times(name: str, newest_ms: Mapping[int, int], now_ms: int) -> Check:

@@ -295,6 +295,24 @@ def work(ledger_settings: Settings, tmp_path: Path) -> Import:
     return Import(ledger_settings, tmp_path, tmp_path / "commands.jsonl")
 
 
+def test_an_import_into_a_log_that_lost_its_end_must_start_over(work: Import) -> None:
+    """A command lands before what an earlier run had appended: the log lost that. The next run still knows of it."""
+    work.path.write_text("".join(line(i) for i in range(20)))
+    work.run()
+    state = json.loads((work.folder / "state.json").read_bytes())
+    # As if the log had held more when the first run ended.
+    state["positions"] = {partition: offset + 100 for partition, offset in state["positions"].items()}
+    (work.folder / "state.json").write_text(json.dumps(state))
+    with work.path.open("a") as more:
+        more.writelines(line(i) for i in range(20, 30))
+    for _ in range(2):
+        with pytest.raises(ImportStateError, match="The log has lost its end: a command landed at") as refused:
+            work.run()
+        assert "Start over" in refused.value.remedy
+    assert work.run(start_over=True).appended == 30
+    assert work.run().appended == 0
+
+
 def test_an_import_appends_once_and_a_second_run_nothing(work: Import) -> None:
     """The same file again adds nothing; start_over appends it again, which the fold counts once."""
     work.path.write_text("".join("oops\n" if i % 10 == 3 else line(i) for i in range(1_000)))

@@ -27,6 +27,7 @@ from creditfold.cli.doctor import UnsafeError, examine, refuse_unsafe
 from creditfold.cli.main import _run
 from creditfold.projections.connections import connected
 from creditfold.projections.doctor import DatabaseFacts, examine_postgres
+from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.checks import Check, worst_first
 from creditfold.schemas.position import Log
 from creditfold.stack.doctor import Folded, examine_kafka
@@ -293,7 +294,7 @@ DATABASE = DatabaseFacts(
     True,
     True,
     FOLDED.log,
-    FOLDED.next_offsets,
+    {partition: Bookmark(offset) for partition, offset in FOLDED.next_offsets.items()},
 )
 
 

@@ -13,6 +13,7 @@ import aiokafka
 import faust
 import mode
 import pytest
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 from aiokafka.consumer.subscription_state import Assignment, SubscriptionState, TopicPartitionState
 from aiokafka.errors import IllegalStateError, KafkaTimeoutError
@@ -190,12 +191,40 @@ async def test_the_schema_hands_chunks_through(app: FoldApp) -> None:
 
 
 @pytest.fixture
-async def claimed(app: FoldApp) -> LedgerConsumer:
-    """A consumer that has claimed partitions 0 and 1 at offset 10 under epoch 5."""
+async def claimed(app: FoldApp, monkeypatch: pytest.MonkeyPatch) -> LedgerConsumer:
+    """A consumer that has claimed partitions 0 and 1 at offset 10 under epoch 5, by the connection "first"."""
     consumer = cast(LedgerConsumer, app.consumer)
     consumer._set_active_tps({TP(TOPIC, 0), TP(TOPIC, 1)})
     consumer._chains.update({TP(TOPIC, 0): Chain(5, 10), TP(TOPIC, 1): Chain(5, 10)})
+    consumer._connections.update(dict.fromkeys(consumer._chains, "first"))
+    monkeypatch.setattr(consumer._thread, "connection", lambda tp: "first")
     return consumer
+
+
+async def test_what_comes_by_another_connection_is_not_delivered(
+    claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker may have lost the log's end and grown past it: the partition is claimed, and compared, anew."""
+
+    async def getmany(*_: Any) -> dict[TP, Fetched]:
+        monkeypatch.setattr(claimed._thread, "connection", lambda tp: "first" if tp.partition else "second")
+        return fetched(p0=(11, 10), p1=(11, 10))
+
+    monkeypatch.setattr(claimed, "_getmany", getmany)
+    (chunks,) = [message.value async for _, message in claimed.getmany(0.1)]
+    assert [chunk.partition for chunk in chunks] == [1]
+    assert claimed._chains.keys() == {TP(TOPIC, 1)}
+
+
+def test_a_partition_is_fetched_by_the_one_connection_to_its_leader() -> None:
+    """`AIOKafkaClient._conns` has it by node and group; one that is closed is replaced by another object."""
+    send, connect = source(AIOKafkaClient.send), source(AIOKafkaClient._get_conn)
+    assert "self._conns[(node_id, group)].send(" in send
+    assert "if not conn.connected():\n                del self._conns[conn_id]" in connect
+    assert "self._conns[conn_id] = await create_conn(" in connect
+    assert "await self._client.send(node_id, request)" in source(Fetcher._proc_fetch_request)
+    assert inspect.signature(AIOKafkaClient.send).parameters["group"].default is ConnectionGroup.DEFAULT
+    assert "leader_for_partition(tp)" in source(Fetcher._get_actions_per_node)
 
 
 def fetched(**ends: Any) -> dict[TP, Fetched]:

@@ -23,7 +23,7 @@ from support import (
 
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import create_topics
+from creditfold.stack.topics import create_topics, end_offsets
 
 BOUND_S = 90.0
 
@@ -199,7 +199,7 @@ def test_a_topic_made_anew_under_a_running_worker_is_refused(ledger_settings: Se
 
 
 def test_a_truncated_log_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:
-    """Records deleted before they were folded are a loss: the worker stops and names the offsets."""
+    """Records deleted before they were folded are a loss: the worker names the offsets, and folds what isn't hit."""
     append(ledger_settings, grants("before"))
     with worker(ledger_settings, tmp_path):
         wait_until_folded(ledger_settings)
@@ -209,8 +209,12 @@ def test_a_truncated_log_is_refused(ledger_settings: Settings, tmp_path: Path) -
     cut = TopicPartition(ledger_settings.commands_topic, 0, fold_end[0] + 5)
     admin = AdminClient(ledger_settings.kafka_client)
     admin.delete_records([cut])[cut].result(30)
-    again = WorkerProcess(ledger_settings, tmp_path, "again")
-    assert again.process.wait(60) == 1
-    assert f"Partition 0 of {ledger_settings.commands_topic} is folded to offset {fold_end[0]}" in again.text()
-    folded = {row.log_partition: row.next_offset for row in all_progress(ledger_settings)}
-    assert folded[0] == fold_end[0]
+    ends = end_offsets(ledger_settings, ledger_settings.commands_topic, range(4))
+    with worker(ledger_settings, tmp_path, "again") as again:
+        assert wait_until(lambda: again.said("refuses to fold a partition"), 60)
+        assert f"Partition 0 of {ledger_settings.commands_topic} is folded to offset {fold_end[0]}" in again.text()
+
+        def folded() -> dict[int, int]:
+            return {row.log_partition: row.next_offset for row in all_progress(ledger_settings)}
+
+        assert wait_until(lambda: folded() == {**ends, 0: fold_end[0]}, 60), folded()

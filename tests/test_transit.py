@@ -160,6 +160,15 @@ def test_what_is_appended(
         assert folded(found[0]) == SettleTransfer(OUT, ANN, "t", "account_closed")
 
 
+def test_what_a_log_may_have_lost_is_appended_again() -> None:
+    """What was appended and isn't folded yet is taken for granted no more."""
+    one = Relay(PARTITIONS)
+    one.appended(IN, 10)
+    assert round_of(one) == []
+    one.forget()
+    assert [sending.command_id for sending in round_of(one, next_offset=99)] == [IN]
+
+
 def test_a_transfer_without_hope_is_told_of_once(told: Told) -> None:
     """It stays in transit, and isn't appended again and again; the others go on."""
     one = Relay(PARTITIONS)
@@ -263,6 +272,10 @@ def test_a_ticker_remembers_by_partition() -> None:
     ticker.appended(3, None, 100)
     assert ticker.wanted(owned, NOW_MS, 101) == []
     assert [one.partition for one in ticker.wanted(owned, NOW_MS, 160)] == [3]
+    # A log that lost its end lost the tick too.
+    ticker.forget()
+    assert ticker.wanted(owned, NOW_MS, 101) == []
+    assert [one.partition for one in ticker.wanted(owned, NOW_MS, 160)] == [0, 3]
 
 
 # The appender.

@@ -1,0 +1,334 @@
+"""A log that lost its end, and one that grew past it again: whoever goes on where it stopped notices, and refuses.
+
+The loss is real: the broker is stopped, the end of its file is cut off, and it starts again.
+"""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from log_surgery import cut_end
+from stack_under_test import EmbeddedStack, StackUnderTest
+from support import (
+    Quiet,
+    Raw,
+    WorkerProcess,
+    all_progress,
+    append,
+    publisher,
+    query,
+    record,
+    wait_until_folded,
+    worker,
+)
+from test_publisher import assert_published, opened, pool, publish_to, read_topic, wait_until_published
+
+from creditfold.cli.doctor import examine
+from creditfold.cli.status import refuse_other_history, take_sample
+from creditfold.processors.chunks import partition_of
+from creditfold.processors.outbox import OutcomesCutError, Pool
+from creditfold.processors.proof import diff, verify
+from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
+from creditfold.projections.setup import prepare
+from creditfold.schemas.bookmark import NO_RECORD, Bookmark, LastRecord, last_record
+from creditfold.stack.archive import ArchiveError
+from creditfold.stack.archive_writer import archive_topic
+from creditfold.stack.continuity import LogReplacedError, refusals
+from creditfold.stack.log import LogReader
+from creditfold.stack.processes import wait_until
+from creditfold.stack.settings import Settings
+from creditfold.stack.topics import describe_log
+
+__all__ = ["pool"]
+
+#: One account of each partition, by its number.
+ACCOUNTS = {partition_of(f"user-{number}".encode(), 4): f"user-{number}" for number in range(40)}
+BOUND_S = 120.0
+
+
+@pytest.fixture
+def surgery(stack: StackUnderTest) -> StackUnderTest:
+    """The stack, if its broker's files can be reached."""
+    if not isinstance(stack, EmbeddedStack):
+        pytest.skip("the broker's files can be reached in the embedded stack only")
+    return stack
+
+
+def grant(partition: int, command_id: str, amount: int = 1) -> Raw:
+    return record("Grant", command_id, ACCOUNTS[partition], amount)
+
+
+def append_each(settings: Settings, records: list[Raw]) -> None:
+    """Append records, each in a batch of its own, which can be cut off alone."""
+    for one in records:
+        append(settings, [one])
+
+
+def lose_end(stack: StackUnderTest, topic: str, partition: int, offset: int, *, kill: bool = False) -> None:
+    """Have the broker come back without a partition's records from an offset on."""
+    stack.stop_kafka(kill=kill)
+    try:
+        cut_end(stack.settings.data_dir, topic, partition, offset)
+    finally:
+        stack.start_kafka()
+
+
+def next_offset(settings: Settings, partition: int) -> int:
+    return {row.log_partition: row.next_offset for row in all_progress(settings)}[partition]
+
+
+def bookmarks(settings: Settings) -> dict[int, Bookmark]:
+    return {row.log_partition: row.bookmark for row in all_progress(settings)}
+
+
+def refused(running: WorkerProcess, partition: int) -> list[dict[str, Any]]:
+    said = (line for line in running.lines() if line.get("event") == "refuses to fold a partition")
+    return [line for line in said if line["partition"] == partition]
+
+
+def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
+    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path
+) -> None:
+    """The worker names what it misses, folds the other partitions, and goes on by itself after the remedy.
+
+    Whatever else goes on where it stopped refuses: an archive, a rebuild, a switch, a diff. Doctor and verify say so.
+    """
+    settings, topic = ledger_settings, ledger_settings.commands_topic
+    append_each(settings, [grant(1, f"kept-{n}") for n in range(2)] + [grant(1, f"lost-{n}") for n in range(3)])
+    append(settings, [grant(partition, "first") for partition in (0, 2, 3)])
+    with worker(settings, tmp_path):
+        wait_until_folded(settings)
+    before = rebuild(settings, Request(), Quiet()).number
+    archive_topic(settings, tmp_path / "backup")
+    lose_end(surgery, topic, 1, 2)
+    append_each(settings, [grant(1, f"new-{n}") for n in range(4)])
+    with worker(settings, tmp_path, "again") as again:
+        assert wait_until(lambda: len(refused(again, 1)) > 0, BOUND_S), again.text()[-3000:]
+        why, remedy = refused(again, 1)[0]["why"], refused(again, 1)[0]["remedy"]
+        assert f"Partition 1 of {topic} is folded to offset 5" in why
+        assert "the record that the topic holds at 1:4 is another one" in why
+        assert "What it holds from 1:2 on was appended since." in why
+        assert "creditfold rebuild" in remedy
+        append(settings, [grant(partition, "second") for partition in (0, 2, 3)])
+        for partition in (0, 2, 3):
+            assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, BOUND_S)
+        # Nobody owns it, so nobody ticks it or moves its transfers on.
+        assert query(settings, "SELECT next_offset, owner FROM ledger.progress WHERE log_partition = 1") == [(5, "")]
+        for going_on in (
+            lambda: archive_topic(settings, tmp_path / "backup"),
+            lambda: rebuild(settings, Request(resume=before), Quiet()),
+            lambda: activate(settings, before, Consent(differences=True, note="x"), Quiet()),
+            lambda: diff(settings, None, 20, Quiet()),
+        ):
+            with pytest.raises((ArchiveError, LogReplacedError), match="the topic holds at 1:4 is another one"):
+                going_on()
+        assert "is another one" in verify(settings, None, None, 20, Quiet()).conclusion
+        with pytest.raises(LogReplacedError):
+            refuse_other_history(settings, take_sample(settings))
+        (check,) = [check for check in examine(settings) if check.name == "last folded records"]
+        assert check.state == "danger"
+        assert why == check.seen
+        done = rebuild(settings, Request(), Quiet())
+        activate(settings, done.number, Consent(differences=True, note="the log lost its end"), Quiet())
+        wait_until_folded(settings, BOUND_S)
+    found = query(settings, "SELECT command_id FROM ledger.journal WHERE log_partition = 1 ORDER BY log_offset")
+    assert [row[0] for row in found] == ["kept-0", "kept-1", "new-0", "new-1", "new-2", "new-3"]
+    assert verify(settings, None, None, 20, Quiet()).equal
+
+
+@pytest.mark.parametrize("grown", [1, 4])
+def test_a_running_worker_folds_nothing_of_another_history(
+    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path, grown: int
+) -> None:
+    """The broker crashes, loses its end and has other records before the worker asks again; it needn't be further."""
+    settings = ledger_settings
+    append_each(settings, [grant(2, f"kept-{n}") for n in range(2)] + [grant(2, f"lost-{n}") for n in range(3)])
+    with worker(settings, tmp_path) as running:
+        wait_until_folded(settings)
+        running.send(signal.SIGSTOP)
+        lose_end(surgery, settings.commands_topic, 2, 2, kill=True)
+        append_each(settings, [grant(2, f"new-{n}") for n in range(grown)])
+        running.send(signal.SIGCONT)
+        assert wait_until(lambda: len(refused(running, 2)) > 0, BOUND_S), running.text()[-3000:]
+        append_each(settings, [grant(2, f"later-{n}") for n in range(4)])
+        append(settings, [grant(3, "elsewhere")])
+        assert wait_until(lambda: next_offset(settings, 3) == 1, BOUND_S)
+        assert wait_until(lambda: "is another one" in refused(running, 2)[-1]["why"], BOUND_S)
+    assert next_offset(settings, 2) == 5
+    found = query(settings, "SELECT command_id FROM ledger.journal WHERE log_partition = 2 ORDER BY log_offset")
+    assert [row[0] for row in found] == ["kept-0", "kept-1", "lost-0", "lost-1", "lost-2"]
+
+
+def test_outcomes_that_their_topic_lost_are_published_again(
+    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path
+) -> None:
+    """The end of the outcomes topic is lost under a publisher, which has nothing to publish, or something just then."""
+    settings, topic = ledger_settings, ledger_settings.outcomes_topic
+
+    def publish(*names: str) -> None:
+        for name in names:
+            append(settings, [grant(partition, name) for partition in range(4)])
+            wait_until_folded(settings, BOUND_S)
+            wait_until_published(settings)
+
+    with worker(settings, tmp_path), publisher(settings, tmp_path) as running:
+        publish("first", "second", "third")
+        lose_end(surgery, topic, 0, 2, kill=True)
+        assert wait_until(lambda: len(read_topic(settings, topic)) == 12, BOUND_S), running.text()[-3000:]
+        running.send(signal.SIGSTOP)
+        lose_end(surgery, topic, 1, 2, kill=True)
+        append(settings, [grant(partition, "fourth") for partition in range(4)])
+        wait_until_folded(settings, BOUND_S)
+        running.send(signal.SIGCONT)
+        assert wait_until(lambda: len(read_topic(settings, topic)) == 16, BOUND_S), running.text()[-3000:]
+        assert_published(settings)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_an_outbox_commits_nothing_behind_a_lost_end(
+    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path, pool: Pool, left: int
+) -> None:
+    """Its next message lands where an earlier one was: the transaction is given up, and another outbox begins there.
+
+    Where something of the same producer is left, Kafka misses the numbers between by itself.
+    """
+    settings, topic = ledger_settings, ledger_settings.outcomes_topic
+    append(settings, [grant(0, f"g-{number}") for number in range(4)])
+    with worker(settings, tmp_path):
+        wait_until_folded(settings, BOUND_S)
+    with opened(settings, pool, 0) as outbox:
+        for folded in (1, 2, 3):
+            assert outbox.publish(folded) == (1, 0)
+        lose_end(surgery, topic, 0, 2 * left)
+        with pytest.raises((OutcomesCutError, KafkaException), match=r"offset 6, and is at 0|out of order|sequence"):
+            outbox.publish(4)
+    assert len(read_topic(settings, topic)) == left
+    with opened(settings, pool, 0) as another:
+        publish_to(another, 4)
+        assert another.ends[topic] > 6
+    assert_published(settings)
+
+
+def test_nothing_of_a_lost_history_is_published(
+    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path
+) -> None:
+    """What was folded, but not published, when the log lost it: the publisher leaves the partition alone."""
+    settings = ledger_settings
+    append_each(settings, [grant(2, f"kept-{n}") for n in range(2)] + [grant(2, f"lost-{n}") for n in range(2)])
+    append(settings, [grant(3, "elsewhere")])
+    with worker(settings, tmp_path):
+        wait_until_folded(settings)
+    lose_end(surgery, settings.commands_topic, 2, 2)
+    append_each(settings, [grant(2, f"new-{n}") for n in range(3)])
+    with publisher(settings, tmp_path) as running:
+        assert wait_until(lambda: len(read_topic(settings, settings.outcomes_topic)) == 1, BOUND_S)
+        assert wait_until(lambda: running.said("refuses to publish the partition"), BOUND_S), running.text()[-3000:]
+    (line,) = [line for line in running.lines() if line["event"] == "refuses to publish the partition"]
+    assert line["partition"] == 2
+    assert "is another one" in line["why"]
+    assert [seen.partition for seen in read_topic(settings, settings.outcomes_topic)] == [3]
+
+
+@pytest.fixture
+def transactional(ledger_settings: Settings) -> Iterator[Producer]:
+    """A producer with transactions, which is given its place in the middle of one if need be."""
+    producer = Producer({**ledger_settings.kafka_client, "transactional.id": ledger_settings.group})
+    producer.init_transactions(60)
+    yield producer
+    producer.purge()
+
+
+def test_nothing_of_an_ordinary_log_is_taken_for_another_history(
+    ledger_settings: Settings, stack: StackUnderTest, tmp_path: Path, transactional: Producer
+) -> None:
+    """Control records, aborted ones, stretches of nothing else, a tick, crashes of the worker and of the broker."""
+    settings, producer = ledger_settings, transactional
+
+    def write(name: str, *, commit: bool, records: int = 3) -> None:
+        producer.begin_transaction()
+        for partition in range(4):
+            for number in range(records):
+                raw = grant(partition, f"{name}-{number}")
+                producer.produce(settings.commands_topic, raw.value, raw.key, partition)
+        (producer.commit_transaction if commit else producer.abort_transaction)(60)
+
+    names = [f"log-{number}" for number in range(6)]
+    for number, commit in enumerate([False, False, True, True, False, True]):
+        write(names[number], commit=commit)
+        running = WorkerProcess(settings, tmp_path, names[number])
+        try:
+            wait_until_folded(settings, BOUND_S)
+            if number == 3:
+                stack.restart_kafka(kill=True)
+                append(settings, [grant(partition, "after the crash") for partition in range(4)])
+                wait_until_folded(settings, BOUND_S)
+        finally:
+            running.kill()
+        assert not running.said("refuses"), running.text()[-3000:]
+        assert refusals(settings, settings.commands_topic, bookmarks(settings)) == {}
+    # An open transaction hides what is behind its start, which was never folded.
+    producer.begin_transaction()
+    producer.produce(settings.commands_topic, b"open", b"open", 0)
+    producer.flush(60)
+    append(settings, [grant(0, "behind an open transaction")])
+    assert refusals(settings, settings.commands_topic, bookmarks(settings)) == {}
+    producer.abort_transaction(60)
+    with worker(settings, tmp_path, "last"):
+        wait_until_folded(settings, BOUND_S)
+    assert verify(settings, None, None, 20, Quiet()).equal
+
+
+def test_what_a_bookmark_may_meet(ledger_settings: Settings, transactional: Producer) -> None:
+    """Records at 0 and 1, an aborted one at 2, a control record at 3, records at 4 and 5."""
+    settings, topic = ledger_settings, ledger_settings.commands_topic
+    append_each(settings, [grant(0, "zero"), grant(0, "one")])
+    transactional.begin_transaction()
+    transactional.produce(topic, b"aborted", b"key", 0)
+    transactional.flush(60)
+    transactional.abort_transaction(60)
+    append_each(settings, [grant(0, "four"), grant(0, "five")])
+    with LogReader(settings.kafka_client, topic, 0, 0) as reader:
+        found = {}
+        while reader.position < 6:
+            found |= {one.offset: last_record(*one[:4]) for one in reader.take(10, 1.0).records}
+    assert found.keys() == {0, 1, 4, 5}
+    other = LastRecord(1, bytes(16))
+
+    def meets(next_offset: int, last: LastRecord = NO_RECORD) -> str:
+        errors = refusals(settings, topic, {0: Bookmark(next_offset, last), 3: Bookmark(0)})
+        assert errors.keys() <= {0}
+        return str(errors.get(0, ""))
+
+    for next_offset, last in (
+        (0, NO_RECORD),
+        (1, found[0]),
+        (2, found[1]),
+        (3, found[1]),
+        (4, found[1]),
+        (6, found[5]),
+    ):
+        assert meets(next_offset, last) == ""
+    assert "the record that the topic holds at 0:1 is another one" in meets(2, other)
+    assert "the record that the topic holds at 0:1 is another one" in meets(4, other)
+    # Its control record was lost, and a record came in its place.
+    assert "the topic holds a record at 0:4 that wasn't there" in meets(5, found[1])
+    assert "the topic holds a record at 0:0 that wasn't there" in meets(2)
+    assert "the topic holds no record at 0:2 any more" in meets(3, LastRecord(2, bytes(16)))
+    assert "is folded to offset 7, but the topic holds 0 to 6" in meets(7, found[5])
+    place = TopicPartition(topic, 0, 2)
+    admin = AdminClient(settings.kafka_client)
+    admin.delete_records([place])[place].result(60)
+    # What was deleted can't be compared, and is no other history.
+    assert meets(2, other) == meets(4, other) == ""
+    assert "but the topic holds 2 to 6" in meets(1, found[0])
+
+
+def test_a_database_without_records_yet_is_no_other_history(ledger_settings: Settings) -> None:
+    """Nothing was folded: nothing can be missing."""
+    prepare(ledger_settings.dsn, describe_log(ledger_settings))
+    assert set(bookmarks(ledger_settings).values()) == {Bookmark(0)}
+    assert refusals(ledger_settings, ledger_settings.commands_topic, bookmarks(ledger_settings)) == {}
