@@ -27,6 +27,9 @@ FOLD_TESTS := $(addprefix tests/test_,batch_reader.py chaos.py credit_reading.py
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 
+# The stack of this checkout, and not one that is found in a folder above it.
+STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
+
 .PHONY: help demo test checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install need-java bench-latency bench-stages bench-hot bench-check bench-scale bench-report
 
 help:
@@ -51,7 +54,7 @@ help:
 	@echo 'make clean       stop everything and remove its data'
 
 demo: need-java $(VENV)/.installed $(CORE)
-	@$(BIN)/creditfold demo
+	@$(STACK) demo
 
 # The compiler works on one core for more than a minute, beside what needs no more either.
 test: $(VENV)/.installed-dev $(CORE)
@@ -120,17 +123,17 @@ bench-rebuild: need-java $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/rebuild.py
 
 up: need-java $(VENV)/.installed $(CORE)
-	@$(BIN)/creditfold up --worker
+	@$(STACK) up --worker
 
 down: $(VENV)/.installed
-	@$(BIN)/creditfold down
+	@$(STACK) down
 
 schema-lock: $(VENV)/.installed-dev
 	@[ -n "$(RULES)" ] || { echo 'error: say which version of the rules the new schemas come with: make schema-lock RULES=2' >&2; exit 2; }
 	$(BIN)/python -m creditfold.schemas.compatibility --rules $(RULES)
 
 clean:
-	@if [ -x $(BIN)/creditfold ]; then $(BIN)/creditfold down; fi
+	@if [ -x $(BIN)/creditfold ]; then $(STACK) down; fi
 	rm -rf .creditfold
 
 install: $(VENV)/.installed-dev

@@ -136,6 +136,7 @@ def up(
             started += ["a publisher"] if start_publisher(settings) else []
     say(f"Started {' and '.join(started)}." if started else "Everything runs already.")
     say(f"Kafka {settings.kafka_bootstrap}, topic {settings.commands_topic}.")
+    say(f"Data and settings: {settings.data_dir.resolve()}.")
     say("Stop it with `creditfold down`; the data stays.")
 
 

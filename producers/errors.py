@@ -61,6 +61,8 @@ class QueueFullError(AppendError):
 class BrokerUnavailableError(AppendError):
     """No broker answered within the delivery timeout, and nothing was sent. The command is not in the log."""
 
+    away = "Kafka"
+
 
 class UnknownTopicError(AppendError):
     """The cluster has no such topic. The command is not in the log."""

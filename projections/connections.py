@@ -49,9 +49,13 @@ OUTBOX_OPTIONS = (
 class PostgresUnavailableError(CreditfoldError):
     """PostgreSQL can't be reached, or went away. Trying again later can help."""
 
+    away = "PostgreSQL"
+
 
 class DiskFullError(PostgresUnavailableError):
     """PostgreSQL answers, and has no room left for what was to be written. Nothing of the transaction stays."""
+
+    away = ""
 
 
 # Classes and codes of SQLSTATE that pass by themselves: connection lost, shut down, out of resources, conflict with

@@ -12,10 +12,12 @@ class CreditfoldError(Exception):
         message: what went wrong, in one sentence.
         remedy: what to do next; empty when nothing can be done but report it.
 
-    `exit_code` is what the command line exits with when the error ends a command.
+    `exit_code` is what the command line exits with when the error ends a command. `away` names the server that doesn't
+    answer, "Kafka" or "PostgreSQL", for whoever knows where it should run.
     """
 
     exit_code = 1
+    away = ""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)

@@ -16,7 +16,8 @@ from creditfold.stack.files import locked
 from creditfold.stack.kafka import EmbeddedKafka, is_embeddable
 from creditfold.stack.postgres import EmbeddedPostgres
 from creditfold.stack.processes import StackError
-from creditfold.stack.settings import Settings
+from creditfold.stack.remembered import remember
+from creditfold.stack.settings import FILE, PREFIX, Settings, source_of
 from creditfold.stack.topics import create_topics, kafka_answers
 
 # Longer than the longest start, so that the second of two `up` at once waits for the first and finds all done.
@@ -61,6 +62,9 @@ def _up(settings: Settings, on_step: OnStep, undo: contextlib.ExitStack) -> list
     kafka = EmbeddedKafka(settings) if is_embeddable(settings) else None
     postgres = EmbeddedPostgres(settings) if settings.postgres_dsn is None else None
     started = []
+    # Before anything is fetched or started, which may take minutes.
+    if kafka:
+        kafka.check()
     # Kafka takes longest, so PostgreSQL starts while Kafka does.
     if kafka and _launched(kafka, "Kafka", on_step, undo):
         started.append("Kafka")
@@ -71,6 +75,9 @@ def _up(settings: Settings, on_step: OnStep, undo: contextlib.ExitStack) -> list
             server.wait_ready()
     for name in create_topics(settings):
         on_step(f"Created the topic {name}")
+    written = remember(settings, started)
+    if written:
+        on_step(f"Remembered the settings in {written}")
     undo.pop_all()
     return started
 
@@ -99,6 +106,33 @@ def down(settings: Settings) -> list[str]:
         return [name for name, server in servers.items() if server.stop()]
 
 
+def advice(settings: Settings, server: str) -> tuple[str, str] | None:
+    """Say why a server of ours, "Kafka" or "PostgreSQL", may not answer, and what to do.
+
+    None where it isn't ours by the settings, or runs where they say: then the caller knows better.
+    """
+    ours = is_embeddable(settings) if server == "Kafka" else settings.postgres_dsn is None
+    kafka = EmbeddedKafka(settings)
+    running = kafka.pid if server == "Kafka" else EmbeddedPostgres(settings).pid
+    if not ours or (running is not None and (server != "Kafka" or kafka.running_at == kafka.address)):
+        return None
+    folder = settings.data_dir.resolve()
+    variable = f"{PREFIX}KAFKA_BOOTSTRAP" if server == "Kafka" else f"{PREFIX}POSTGRES_DSN"
+    if running is not None:
+        return (
+            f"The Kafka of the data folder {folder} runs at {kafka.running_at}.",
+            f"Correct {source_of('kafka_bootstrap')}; or unset it, if the environment has it.",
+        )
+    if any((folder / name).exists() for name in (FILE, "kafka", "postgres")):
+        return f"The {server} of the data folder {folder} doesn't run.", "Start it with `creditfold up`."
+    above = "" if os.environ.get(f"{PREFIX}DATA_DIR") else ", nor a .creditfold in a folder above"
+    return (
+        f"There is no stack in the data folder {folder}{above}.",
+        f"Go to the folder where `creditfold up` was run, or set {PREFIX}DATA_DIR to its data folder. "
+        f"`creditfold up` makes a new stack here. For a server of yours set {variable}.",
+    )
+
+
 def service_status(settings: Settings) -> list[ServiceStatus]:
     """Say how Kafka and PostgreSQL are, ours or yours. Takes a few seconds where one is away."""
     return [_kafka_status(settings), _postgres_status(settings)]
@@ -110,7 +144,10 @@ def _kafka_status(settings: Settings) -> ServiceStatus:
         return _status_of_yours("Kafka", kafka_answers(settings, bound_s=3.0), settings.kafka_bootstrap)
     # A broker of Docker's may answer where ours would; then it runs, and has no pid that we know.
     state = _state(kafka) if kafka.pid is not None else "running" if kafka_answers(settings) else "stopped"
-    return ServiceStatus("Kafka", state, kafka.pid, kafka.address, str(kafka.log_path))
+    address = kafka.address
+    if kafka.running_at not in (None, address):
+        state, address = "running", f"{kafka.running_at}, and the settings say {address}"
+    return ServiceStatus("Kafka", state, kafka.pid, address, str(kafka.log_path))
 
 
 def _postgres_status(settings: Settings) -> ServiceStatus:

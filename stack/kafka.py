@@ -6,30 +6,32 @@ formatted in a folder of another name, which is renamed when it is whole.
 
 import base64
 import contextlib
-import errno
 import os
+import re
 import shutil
 import signal
-import socket
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from creditfold.stack.files import packaged
 from creditfold.stack.jars import EmbeddedKafkaError, fetched_jars, find_java
+from creditfold.stack.ports import Need, check_ports
 from creditfold.stack.processes import Daemon, Step, last_lines, run, tail, wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import kafka_answers
 
-LETTING_GO_S = 3.0
 READY_BOUND_S = 120.0
 STOP_BOUND_S = 30.0
 FORMAT_BOUND_S = 120.0
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
 
+_LISTENER = re.compile(r"^listeners=PLAINTEXT://127\.0\.0\.1:(\d+),", re.MULTILINE)
+_CLUSTER = re.compile(r"^cluster\.id=(\S+)", re.MULTILINE)
 
-class PortBusyError(EmbeddedKafkaError):
-    """Another process listens where the broker should."""
+
+class OtherPortError(EmbeddedKafkaError):
+    """The data folder's broker runs, and elsewhere than the settings say."""
 
 
 def is_embeddable(settings: Settings) -> bool:
@@ -63,9 +65,39 @@ class EmbeddedKafka:
     def _port(self) -> int:
         return int(self._settings.kafka_bootstrap.rpartition(":")[2])
 
+    @property
+    def running_at(self) -> str | None:
+        """host:port where the broker runs, whatever the settings say now; None if it doesn't."""
+        port = _recorded_port(self._home) if self.pid is not None else None
+        return None if port is None else f"127.0.0.1:{port}"
+
+    @property
+    def needs(self) -> list[Need]:
+        """The ports that the broker is to listen on."""
+        return [
+            Need("Kafka", self._port, "CREDITFOLD_KAFKA_BOOTSTRAP", "127.0.0.1:{}"),
+            Need("Kafka", self._settings.kafka_controller_port, "CREDITFOLD_KAFKA_CONTROLLER_PORT"),
+        ]
+
     def is_ready(self) -> bool:
         """Tell whether our broker lives and answers a metadata request."""
-        return self.pid is not None and kafka_answers(self._settings)
+        return self.pid is not None and self._answers()
+
+    def check(self) -> None:
+        """See that the broker can start where the settings say, or runs there. Starts and fetches nothing.
+
+        Raises OtherPortError, PortBusyError or EmbeddedKafkaError.
+        """
+        self._check_address()
+        running_at = self.running_at
+        if running_at is None:
+            check_ports(self.needs)
+        elif running_at != self.address:
+            raise OtherPortError(
+                f"The Kafka of the data folder {self._home.parent} runs at {running_at}, and the settings say "
+                f"{self.address}.",
+                f"Set CREDITFOLD_KAFKA_BOOTSTRAP={running_at}; or stop it first, with `creditfold down`.",
+            )
 
     def start(self, on_step: Callable[[str], None] = lambda _: None) -> bool:
         """Start the broker and wait until it answers. Returns whether it wasn't running. Raises EmbeddedKafkaError."""
@@ -76,28 +108,33 @@ class EmbeddedKafka:
     def launch(self, on_step: Callable[[str], None] = lambda _: None) -> bool:
         """Start the broker's process without waiting for it. Returns False if it runs already.
 
-        Raises JavaError, MavenError, PortBusyError or EmbeddedKafkaError.
+        Raises JavaError, MavenError, OtherPortError, PortBusyError or EmbeddedKafkaError.
         """
+        self.check()
         if self.pid is not None:
             return False
-        self._check_address()
         java = find_java()
         self._home.mkdir(parents=True, exist_ok=True)
         jars = fetched_jars(self._settings, on_step)
         self._write_configuration()
         self._format(java, jars)
-        self._check_ports()
+        # Again, since fetching may have taken minutes.
+        check_ports(self.needs)
         self._run(java, jars)
         return True
 
     def wait_ready(self) -> None:
-        """Wait, 120 s at most, until the broker answers. Raises EmbeddedKafkaError with the end of its log."""
-        wait_until(lambda: self.pid is None or kafka_answers(self._settings), READY_BOUND_S)
+        """Wait, 120 s at most, until the broker answers.
+
+        Raises EmbeddedKafkaError with the end of its log, PortBusyError if it lost a port to another process.
+        """
+        wait_until(lambda: self.pid is None or self._answers(), READY_BOUND_S)
         if self.pid is None:
+            check_ports(self.needs)
             raise EmbeddedKafkaError(
                 f"Kafka ended while starting. The end of its log:\n{self._last_words()}", self._see_log()
             )
-        if not kafka_answers(self._settings):
+        if not self._answers():
             raise EmbeddedKafkaError(
                 f"Kafka doesn't answer at {self.address} after {READY_BOUND_S:.0f} s. "
                 f"The end of its log:\n{self._last_words()}",
@@ -126,9 +163,12 @@ class EmbeddedKafka:
                 "Set CREDITFOLD_KAFKA_CONTROLLER_PORT to another one.",
             )
 
-    def _check_ports(self) -> None:
-        _check_port(self._port, "CREDITFOLD_KAFKA_BOOTSTRAP")
-        _check_port(self._settings.kafka_controller_port, "CREDITFOLD_KAFKA_CONTROLLER_PORT")
+    def _answers(self) -> bool:
+        """Tell whether this broker answers, and no other that has its port."""
+        with contextlib.suppress(OSError):
+            found = _CLUSTER.search((self._home / "data" / "meta.properties").read_text("ascii", "replace"))
+            return found is not None and kafka_answers(self._settings, cluster_id=found[1])
+        return False
 
     def _write_configuration(self) -> None:
         # Java reads properties as Latin-1 and log.dirs as a list by commas, so no path stands in there: all are
@@ -213,30 +253,12 @@ class EmbeddedKafka:
         return f"The whole log is {self.log_path}."
 
 
-def _check_port(port: int, setting: str) -> None:
-    # A broker that was killed is a zombie before the last of its threads lets go of the port.
-    if not wait_until(lambda: _is_free(port, setting), LETTING_GO_S):
-        raise PortBusyError(
-            f"Port {port} on 127.0.0.1 is busy, and Kafka needs it.",
-            f"Set {setting} to another, or stop what listens there; if it is a Kafka of another data folder "
-            "of ours, with `creditfold down` and that folder as CREDITFOLD_DATA_DIR.",
-        )
-
-
-def _is_free(port: int, setting: str) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As the broker does: connections that linger from its last run don't count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-            probe.listen()
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return False
-            raise EmbeddedKafkaError(
-                f"Port {port} on 127.0.0.1 can't be used: {error.strerror}.", f"See {setting}."
-            ) from None
-    return True
+def _recorded_port(home: Path) -> int | None:
+    """The port that the broker was started with the last time, as its configuration has it."""
+    with contextlib.suppress(OSError):
+        found = _LISTENER.search((home / "server.properties").read_text("ascii", "replace"))
+        return int(found[1]) if found else None
+    return None
 
 
 def _cluster_id() -> str:

@@ -1,19 +1,28 @@
 """The one settings object. Owns names, defaults and bounds; refuses to connect to anything.
 
-Every setting is read from the environment as `CREDITFOLD_<NAME>`; docs/settings.md lists them.
+Every setting is read from the environment as `CREDITFOLD_<NAME>`, and where that doesn't have it from the file that
+`creditfold up` leaves in the data folder (stack/remembered.py); docs/settings.md lists them.
 """
 
 import logging
 import os
-from collections.abc import Iterable
+import re
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from creditfold.schemas.errors import CreditfoldError
 
@@ -22,10 +31,22 @@ MAX_SOCKET_DIR_BYTES = 89
 
 
 PREFIX = "CREDITFOLD_"
-# Variables of docker-compose.yml and of the tests, which are no settings and no typos.
-OTHERS = tuple(PREFIX + name for name in ("TEST_", "CHAOS_", "KAFKA_PORT", "POSTGRES_PORT", "POSTGRES_PASSWORD"))
-# By difflib's measure, prefix included: one that shares little more than the prefix is somebody else's.
-LIKENESS = 0.85
+# Variables of docker-compose.yml, of the tests and of setup.py, which are no settings.
+OTHERS = tuple(
+    PREFIX + name
+    for name in ("TEST_", "CHAOS_", "KAFKA_PORT", "POSTGRES_PORT", "POSTGRES_PASSWORD", "EXAMPLES", "COMPILE")
+)
+# What Kubernetes puts into each container about a service that is called creditfold, or creditfold-something.
+_OF_A_SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+# By difflib's measure, prefix left out.
+LIKENESS = 0.6
+
+#: The data folder where CREDITFOLD_DATA_DIR doesn't say another: looked for here and in each folder above.
+DATA_DIR = Path(".creditfold")
+#: What a data folder's stack was made with, in that folder.
+FILE = "settings.toml"
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]+@|\bpassword\s*=")
 
 _log = logging.getLogger(__name__)
 
@@ -41,12 +62,72 @@ class InvalidSettingError(CreditfoldError):
 METADATA_AGE_MS = 5_000
 
 
+def find_data_dir() -> Path:
+    """The data folder of a stack that was made here or in a folder above; else `.creditfold` here, there or not.
+
+    One that belongs to another user is passed over, who could lead us to servers of his.
+    """
+    with suppress(OSError):
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            with suppress(OSError):
+                if (folder / DATA_DIR / FILE).stat().st_uid in (os.geteuid(), 0):
+                    return folder / DATA_DIR
+    return DATA_DIR
+
+
+class _Remembered(TomlConfigSettingsSource):
+    """The file of the data folder, whose names must be settings; and where that folder is, if nobody says."""
+
+    def __init__(self, settings_cls: type[BaseSettings], given: object) -> None:
+        self._folder = Path(str(given)) if given else find_data_dir()
+        super().__init__(settings_cls, toml_file=self._folder.absolute() / FILE)
+
+    def __call__(self) -> dict[str, Any]:
+        return {"data_dir": self._folder, **super().__call__()}
+
+    def _read_files(self, files: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        try:
+            Path(files).stat()
+        except OSError:
+            # Whoever may not even look there has no stack there.
+            return {}
+        try:
+            values = super()._read_files(files, *arguments, **options)
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidSettingError(f"The file {files} is no TOML: {error}.", "See docs/settings.md.") from None
+        except OSError as error:
+            raise InvalidSettingError(
+                f"The settings of the data folder can't be read: {error.strerror} ({files}).",
+                "Run as the user who made the stack, or set CREDITFOLD_DATA_DIR to a folder of your own.",
+            ) from None
+        _check_names(files, values)
+        _check_secrets(files, values)
+        return values
+
+
+def _check_names(path: Path, values: Mapping[str, object]) -> None:
+    known = [name for name in Settings.model_fields if name != "data_dir"]
+    for name in values:
+        if name not in known:
+            plain = name.lower().removeprefix(PREFIX.lower())
+            meant = get_close_matches(plain, known, 1, LIKENESS)
+            hint = f"did you mean {meant[0]}?" if meant else f"It may have: {', '.join(known)}."
+            raise InvalidSettingError(f"{path} has {name!r}, which is no setting there; {hint}", f"Edit {path}.")
+
+
+def _check_secrets(path: Path, values: Mapping[str, object]) -> None:
+    secret = [name for name in values if name == "kafka_password" or _PASSWORD.search(str(values[name]))]
+    if secret and path.stat().st_mode & 0o077:
+        raise InvalidSettingError(f"{path} holds {secret[0]}, and others may read it.", f"chmod 600 {path}")
+
+
 class Settings(BaseSettings):
     """What can be set, with its default. Sizes are in bytes or records, times in seconds."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
-    data_dir: Path = Field(Path(".creditfold"), description="Folder of the embedded stack and of import progress.")
+    data_dir: Path = Field(DATA_DIR, description="Folder of the embedded stack and of import progress.")
     jars_dir: Path | None = Field(None, description="Folder of Kafka's jars; by default `jars` in the data folder.")
 
     kafka_bootstrap: str = Field("127.0.0.1:29092", description="Kafka's bootstrap servers, host:port by commas.")
@@ -95,6 +176,19 @@ class Settings(BaseSettings):
     tick_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
         60.0, description="Seconds between two ticks of a partition where something is due, at least; 0 for no ticks."
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, and that over the file in the data folder, which either may name."""
+        given = {**env_settings(), **init_settings()}
+        return init_settings, env_settings, _Remembered(settings_cls, given.get("data_dir"))
 
     @field_validator("kafka_bootstrap")
     @classmethod
@@ -154,28 +248,44 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def load_settings() -> Settings:
-    """Read the settings from the environment, once. Raises InvalidSettingError, naming each bad one.
+    """Read the settings from the environment and the data folder, once.
 
-    Variables that look like a mistyped setting are logged as warnings.
+    Raises InvalidSettingError, naming each bad one. Variables that begin as ours do and are no setting are logged as
+    warnings.
     """
-    for name, meant in mistyped(os.environ).items():
-        _log.warning("%s is no setting and is ignored; did you mean %s?", name, meant)
+    for name, meant in unknown_variables(os.environ).items():
+        hint = f"did you mean {meant}?" if meant else "docs/settings.md lists them."
+        _log.warning("%s is no setting and is ignored; %s", name, hint)
     try:
         return Settings()
     except ValidationError as error:
         bad = "; ".join(
-            f"CREDITFOLD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            f"{source_of('_'.join(map(str, e['loc'])))}: {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors()
         )
         raise InvalidSettingError(f"Bad setting: {bad}.", "See docs/settings.md.") from None
 
 
-def mistyped(names: Iterable[str]) -> dict[str, str]:
-    """Which variables look like a setting with its name mistyped, each with the setting that was probably meant."""
+def source_of(name: str) -> str:
+    """The name of a setting where its value comes from: the environment, or the data folder's file."""
+    variable = f"{PREFIX}{name.upper()}"
+    if any(given.upper() == variable and value for given, value in os.environ.items()):
+        return variable
+    folder = os.environ.get(f"{PREFIX}DATA_DIR")
+    return f"{name} in {(Path(folder) if folder else find_data_dir()) / FILE}"
+
+
+def unknown_variables(variables: Mapping[str, str]) -> dict[str, str | None]:
+    """The variables that begin as a setting's does and are none, each with the setting that was probably meant."""
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    unknown = (name for name in names if name.startswith(PREFIX) and name.upper() not in known)
-    found = {name: get_close_matches(name, known, 1, LIKENESS) for name in unknown if not name.startswith(OTHERS)}
-    return {name: meant[0] for name, meant in found.items() if meant}
+    found = {}
+    for name, value in variables.items():
+        others = name.startswith(OTHERS) or _OF_A_SERVICE.search(name) or _ADDRESS.match(value)
+        if name.startswith(PREFIX) and name.upper() not in known and not others:
+            plain = [setting.removeprefix(PREFIX) for setting in known]
+            meant = get_close_matches(name.removeprefix(PREFIX), plain, 1, LIKENESS)
+            found[name] = PREFIX + meant[0] if meant else None
+    return found
 
 
 def settings_table() -> str:

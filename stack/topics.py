@@ -83,6 +83,8 @@ class TopicMissingError(TopicError):
 class KafkaUnavailableError(StackError):
     """No broker answers."""
 
+    away = "Kafka"
+
 
 class PartitionState(NamedTuple):
     """Where one partition's replicas are, by broker id; `leader` is None while it has none."""
@@ -166,11 +168,11 @@ class KafkaAdmin:
         return TopicError(f"Kafka refused a request about the topic {topic}: {error.str()}.", "")
 
 
-def kafka_answers(settings: Settings, bound_s: float = 1.0) -> bool:
-    """Tell whether Kafka answers a metadata request within `bound_s` seconds."""
+def kafka_answers(settings: Settings, bound_s: float = 1.0, cluster_id: str | None = None) -> bool:
+    """Tell whether Kafka, or the cluster of that id, answers a metadata request within `bound_s` seconds."""
     with contextlib.suppress(KafkaException):
-        KafkaAdmin(settings).client.list_topics(timeout=bound_s)
-        return True
+        answer = KafkaAdmin(settings).client.list_topics(timeout=bound_s)
+        return cluster_id is None or answer.cluster_id == cluster_id
     return False
 
 

@@ -28,7 +28,7 @@ from creditfold.cli.serving import prepare_ledger
 from creditfold.projections.queries import Balance, PartitionProgress
 from creditfold.schemas.position import Position
 from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings, load_settings, mistyped
+from creditfold.stack.settings import Settings, load_settings, unknown_variables
 from creditfold.stack.topics import end_offsets
 
 NAMES = [name for name, _, _ in COMMANDS]
@@ -248,10 +248,47 @@ def test_a_table_that_does_not_fit_is_printed_record_by_record(width: int) -> No
     assert row[1] in captured.get()
 
 
+@pytest.mark.parametrize(("command", "server"), [(["balance", "alice"], "PostgreSQL"), (["init"], "Kafka")])
+def test_where_a_stack_was_looked_for_is_named(
+    bare: Cli, command: list[str], server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder without one, rather than to start a second one; in one whose stack is stopped, to start it."""
+    for name in [name for name in os.environ if name.startswith("CREDITFOLD_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CREDITFOLD_KAFKA_BOOTSTRAP", f"127.0.0.1:{free_port()}")
+    monkeypatch.chdir(tmp_path)
+    done = bare(*command)
+    assert done.code == 1
+    assert " doesn't answer" in done.err
+    looked = f"There is no stack in the data folder {tmp_path}/.creditfold, nor a .creditfold in a folder above.\n"
+    assert looked in done.err
+    assert "\ntry: Go to the folder where `creditfold up` was run, or set CREDITFOLD_DATA_DIR to its data" in done.err
+    folder = tmp_path / "elsewhere"
+    monkeypatch.setenv("CREDITFOLD_DATA_DIR", str(folder))
+    assert f"There is no stack in the data folder {folder}.\n" in bare(*command).err
+    assert list(tmp_path.iterdir()) == []
+    folder.mkdir()
+    (folder / "settings.toml").touch()
+    stopped = f"The {server} of the data folder {folder} doesn't run.\ntry: Start it with `creditfold up`.\n"
+    assert stopped in bare(*command).err
+
+
 def test_a_mistyped_setting_is_warned_of() -> None:
-    """A variable that is close to a setting's name, and no other."""
-    names = ["CREDITFOLD_DATADIR", "CREDITFOLD_DATA_DIR", "CREDITFOLD_TEST_STACK", "CREDITFOLD_KAFKA_PORT", "PATH"]
-    assert mistyped([*names, "CREDITFOLD_SERVICE_HOST"]) == {"CREDITFOLD_DATADIR": "CREDITFOLD_DATA_DIR"}
+    """Every variable that begins as ours do and is no setting, but for those of our tools and of Kubernetes."""
+    variables = {
+        **dict.fromkeys(["CREDITFOLD_DATA_DIR", "CREDITFOLD_TEST_STACK", "CREDITFOLD_KAFKA_PORT", "PATH"], "x"),
+        **dict.fromkeys(["CREDITFOLD_SERVICE_HOST", "CREDITFOLD_KAFKA_SERVICE_PORT_CLIENT"], "10.0.0.1"),
+        "CREDITFOLD_PORT": "tcp://10.0.0.1:80",
+        "CREDITFOLD_PORT_80_TCP_ADDR": "10.0.0.1",
+        "CREDITFOLD_DATADIR": "x",
+        "CREDITFOLD_BOOTSTRAP": "x",
+        "CREDITFOLD_XYZZY": "x",
+    }
+    assert unknown_variables(variables) == {
+        "CREDITFOLD_DATADIR": "CREDITFOLD_DATA_DIR",
+        "CREDITFOLD_BOOTSTRAP": "CREDITFOLD_KAFKA_BOOTSTRAP",
+        "CREDITFOLD_XYZZY": None,
+    }
     done = subprocess.run(
         [sys.executable, "-m", "creditfold.cli.main", "balance", "alice"],
         env=os.environ | {"CREDITFOLD_PARTITION": "8", "CREDITFOLD_KAFKA_BOOTSTRAP": "nowhere"},

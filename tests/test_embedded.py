@@ -1,7 +1,9 @@
 """The embedded stack starts, survives and says what is missing. Real servers, in a folder and on ports of their own."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,20 +12,22 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from confluent_kafka import Producer
-from stack_under_test import embedded_settings
+from stack_under_test import embedded_settings, free_port
 
-from creditfold.stack.embedded import DataFolderError, down, service_status, up
+from creditfold.stack.embedded import DataFolderError, advice, down, service_status, up
 from creditfold.stack.files import LockedError, locked
 from creditfold.stack.jars import VERSION, EmbeddedKafkaError, JavaError, MavenError, fetched_jars, find_java
-from creditfold.stack.kafka import EmbeddedKafka, PortBusyError
+from creditfold.stack.kafka import EmbeddedKafka, OtherPortError
+from creditfold.stack.ports import PortBusyError
 from creditfold.stack.postgres import EmbeddedPostgres, _forget_dead_server
 from creditfold.stack.postgres_server import PostgresError
 from creditfold.stack.processes import Daemon, Step, run, start_time, wait_until
-from creditfold.stack.settings import Settings
+from creditfold.stack.settings import FILE, Settings
 from creditfold.stack.topics import TopicError, end_offsets
 
 stack = pytest.mark.stack
@@ -165,6 +169,71 @@ def test_a_busy_port_is_named(settings: Settings, of_controller: bool, setting: 
     with socket.create_server(("127.0.0.1", port)), pytest.raises(PortBusyError, match=rf"Port {port} .*{setting}"):
         up(settings)
     assert states(settings)["PostgreSQL"] == "stopped"
+
+
+def test_a_busy_port_is_found_before_anything_is_fetched(tools: Path, tmp_path: Path) -> None:
+    """With neither Java nor Maven there; who has it and a free port are named, and nothing is left behind."""
+    mine = jars_settings(tmp_path)
+    port = int(mine.kafka_bootstrap.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(PortBusyError) as error:
+        up(mine)
+    assert f"(process {os.getpid()}) listens there" in error.value.message
+    found = re.search(r"Set CREDITFOLD_KAFKA_BOOTSTRAP=127\.0\.0\.1:(\d+), which is free", error.value.remedy)
+    assert found
+    assert int(found[1]) not in (port, mine.kafka_controller_port)
+    assert not (tmp_path / FILE).exists()
+
+
+@stack
+def test_a_busy_port_of_another_stack_of_ours_is_told_by_its_folder(settings: Settings, tmp_path: Path) -> None:
+    """And how to stop that one."""
+    up(settings)
+    other = settings.model_copy(update={"data_dir": tmp_path})
+    with pytest.raises(PortBusyError, match=rf": Kafka \(process \d+\) .* data folder {settings.data_dir}\.") as error:
+        up(other)
+    assert f"CREDITFOLD_DATA_DIR={settings.data_dir} creditfold down" in error.value.remedy
+
+
+@stack
+def test_a_port_that_is_lost_at_the_last_moment_is_named_too(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last look and the broker's own start."""
+    down(settings)
+    port = int(settings.kafka_bootstrap.rpartition(":")[2])
+    run_broker = EmbeddedKafka._run
+    with contextlib.ExitStack() as held:
+
+        def late(self: EmbeddedKafka, *arguments: Any) -> None:
+            held.enter_context(socket.create_server(("127.0.0.1", port)))
+            run_broker(self, *arguments)
+
+        monkeypatch.setattr(EmbeddedKafka, "_run", late)
+        with pytest.raises(PortBusyError, match=rf"Port {port} .*(?s:.*)CREDITFOLD_KAFKA_BOOTSTRAP"):
+            up(settings)
+    assert states(settings) == {"Kafka": "stopped", "PostgreSQL": "stopped"}
+
+
+@stack
+def test_a_broker_that_runs_elsewhere_is_told_at_once(settings: Settings) -> None:
+    """The folder knows where it is; a shell that says another place is told, and nothing is started or stopped."""
+    up(settings)
+    assert Settings(data_dir=settings.data_dir).kafka_bootstrap == settings.kafka_bootstrap
+    moved = settings.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{free_port()}"})
+    with pytest.raises(OtherPortError, match=rf"runs at {settings.kafka_bootstrap}, .*{moved.kafka_bootstrap}"):
+        up(moved)
+    (kafka, _) = service_status(moved)
+    assert kafka.state == "running"
+    assert kafka.address == f"{settings.kafka_bootstrap}, and the settings say {moved.kafka_bootstrap}"
+    told = advice(moved, "Kafka")
+    assert told is not None
+    assert f"runs at {settings.kafka_bootstrap}." in told[0]
+    assert advice(settings, "Kafka") is None
+    assert advice(settings, "PostgreSQL") is None
+    down(settings)
+    assert up(moved) == ["Kafka", "PostgreSQL"]
+    assert Settings(data_dir=settings.data_dir).kafka_bootstrap == moved.kafka_bootstrap
+    down(settings)
 
 
 @stack
