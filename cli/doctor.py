@@ -12,6 +12,7 @@ import typer
 
 from creditfold.cli.arguments import JsonOption
 from creditfold.cli.output import counted, print_json, print_table, say
+from creditfold.cli.places import placed
 from creditfold.schemas.checks import STATES, Check, worst_first
 from creditfold.schemas.errors import CreditfoldError
 
@@ -91,7 +92,8 @@ def _examine_kafka(settings: "Settings", database: "DatabaseFacts | None") -> li
 
 
 def _unasked(subject: str, error: CreditfoldError) -> Check:
-    return Check(subject, "answer", "danger", f"can't be checked: {error.message}", _AWAY, error.remedy)
+    message, remedy = placed(error)
+    return Check(subject, "answer", "danger", f"can't be checked: {message}", _AWAY, remedy)
 
 
 def refuse_unsafe(checks: Sequence[Check], *, strict: bool) -> None:

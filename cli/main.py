@@ -34,6 +34,7 @@ from creditfold.cli import (
     tracing,
 )
 from creditfold.cli.output import OutputError, output_error, print_json, safe, written
+from creditfold.cli.places import placed
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.extras import missing_extra
 
@@ -250,21 +251,9 @@ def _invoke(arguments: list[str]) -> int:
 def _failed(error: CreditfoldError, as_json: bool) -> int:
     if isinstance(error, OutputError):
         _drop_output()
-    message, remedy = _with_place(error) if error.away else (error.message, error.remedy)
+    message, remedy = placed(error)
     _report(message, remedy, error.exit_code, as_json)
     return error.exit_code
-
-
-def _with_place(error: CreditfoldError) -> tuple[str, str]:
-    """The message and remedy of a server that doesn't answer, with where it was looked for if it is to be ours."""
-    from creditfold.stack.embedded import advice
-    from creditfold.stack.settings import load_settings
-
-    try:
-        found = advice(load_settings(), error.away)
-    except CreditfoldError:
-        found = None
-    return (f"{error.message} {found[0]}", found[1]) if found else (error.message, error.remedy)
 
 
 def _drop_output() -> None:

@@ -267,6 +267,12 @@ def test_where_a_stack_was_looked_for_is_named(
     monkeypatch.setenv("CREDITFOLD_DATA_DIR", str(folder))
     assert f"There is no stack in the data folder {folder}.\n" in bare(*command).err
     assert list(tmp_path.iterdir()) == []
+    assert f"There is no stack in the data folder {folder}." in bare("doctor").out
+    told = bare("spend", "alice", "5", "--id", "s-9", "--no-wait", "--timeout", "1").err
+    assert f"There is no stack in the data folder {folder}." in told
+    # What is said of the command stays; that a second stack should be started isn't all any more.
+    assert "The command is not in the log. Its id is s-9" in told
+    assert "Check that the broker runs" not in told
     folder.mkdir()
     (folder / "settings.toml").touch()
     stopped = f"The {server} of the data folder {folder} doesn't run.\ntry: Start it with `creditfold up`.\n"
