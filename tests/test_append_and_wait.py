@@ -260,10 +260,14 @@ def test_time_runs_out_and_servers_go_away(ready: Settings, stack: StackUnderTes
 
 
 def test_closing_and_forking_with_somebody_waiting(ready: Settings, tmp_path: Path) -> None:
-    """A child is refused and harms nothing; whoever still waits at the close is woken, and knows the position."""
-    refused = tmp_path / "refused"
+    """A child is refused and harms nothing; whoever still waits at the close is woken, and knows the position.
+
+    The lookup holds no connection, so that a child may use it with a producer of its own.
+    """
+    refused, waited = tmp_path / "refused", tmp_path / "waited"
+    outcomes = ProjectedOutcomes(ready.dsn)
     with worker(ready, tmp_path) as process:
-        producer = producer_of(ready)
+        producer = CommandProducer(ready.kafka_client, ready.commands_topic, outcomes=outcomes)
         assert producer.append_and_wait(grant("g-1"), BOUND_S).kind == OutcomeKind.ACCEPTED
         with frozen(process):
             futures = [producer.submit_for_outcome(grant(f"g-{number}"), BOUND_S) for number in range(2, 5)]
@@ -281,6 +285,15 @@ def test_closing_and_forking_with_somebody_waiting(ready: Settings, tmp_path: Pa
             assert "after the fork" in refused.read_text()
         for future in futures:
             assert future.result(BOUND_S).kind == OutcomeKind.ACCEPTED
+        child = os.fork()
+        if not child:
+            try:
+                with CommandProducer(ready.kafka_client, ready.commands_topic, outcomes=outcomes) as own:
+                    waited.write_text(own.append_and_wait(grant("g-8"), BOUND_S).kind)
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert waited.read_text() == "accepted"
         with frozen(process):
             pending = producer.submit_for_outcome(grant("g-5"), BOUND_S)
             assert wait_until(lambda: waiting_in_log(producer) == 1, BOUND_S)
@@ -299,24 +312,3 @@ def test_a_producer_without_a_lookup_takes_nothing() -> None:
         with pytest.raises(ProducerSettingError, match="outcomes=ProjectedOutcomes"):
             producer.append_and_wait(grant("g-1"))
         producer.flush()
-
-
-def test_a_child_of_a_lookup_shared_is_free_to_wait(ready: Settings, tmp_path: Path) -> None:
-    """A lookup holds no connection: one that was made before a fork serves a producer made after it."""
-    outcomes = ProjectedOutcomes(ready.dsn)
-    told = tmp_path / "told"
-    with (
-        worker(ready, tmp_path),
-        CommandProducer(ready.kafka_client, ready.commands_topic, outcomes=outcomes) as producer,
-    ):
-        assert producer.append_and_wait(grant("g-1"), BOUND_S).is_accepted
-        child = os.fork()
-        if not child:
-            try:
-                with CommandProducer(ready.kafka_client, ready.commands_topic, outcomes=outcomes) as own:
-                    told.write_text(own.append_and_wait(grant("g-2"), BOUND_S).kind)
-            finally:
-                os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
-        assert told.read_text() == "accepted"
-        assert producer.append_and_wait(grant("g-3"), BOUND_S).is_accepted
