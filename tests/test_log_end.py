@@ -38,7 +38,7 @@ from creditfold.schemas.bookmark import NO_RECORD, Bookmark, LastRecord, last_re
 from creditfold.stack.archive import ArchiveError
 from creditfold.stack.archive_writer import archive_topic
 from creditfold.stack.continuity import LogReplacedError, refusals
-from creditfold.stack.log import LogReader
+from creditfold.stack.log import LogReader, UnreadableError
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import describe_log
@@ -325,6 +325,27 @@ def test_what_a_bookmark_may_meet(ledger_settings: Settings, transactional: Prod
     # What was deleted can't be compared, and is no other history.
     assert meets(2, other) == meets(4, other) == ""
     assert "but the topic holds 2 to 6" in meets(1, found[0])
+
+
+def test_a_reader_that_lives_through_the_loss_joins_no_histories(
+    ledger_settings: Settings, surgery: StackUnderTest
+) -> None:
+    """What reads on over a restart of the broker, as a long archive does, ends with an error: by the leader's epoch."""
+    settings, topic = ledger_settings, ledger_settings.commands_topic
+    append_each(settings, [grant(0, f"kept-{n}") for n in range(2)] + [grant(0, f"lost-{n}") for n in range(2)])
+    found: list[int] = []
+    with LogReader(settings.kafka_client, topic, 0, 0) as reader:
+
+        def read_up_to(offset: int) -> None:
+            while reader.position < offset:
+                found.extend(one.offset for one in reader.take(10, 1.0).records)
+
+        read_up_to(4)
+        lose_end(surgery, topic, 0, 2)
+        append_each(settings, [grant(0, f"new-{n}") for n in range(6)])
+        with pytest.raises(UnreadableError):
+            read_up_to(8)
+    assert found == [0, 1, 2, 3]
 
 
 def test_a_database_without_records_yet_is_no_other_history(ledger_settings: Settings) -> None:
