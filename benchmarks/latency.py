@@ -32,7 +32,7 @@ from rig import console, database, ledger, middle, percentiles, servers, show_co
 
 from creditfold.producers import Command, CommandProducer, Grant
 from creditfold.producers.client import Outcome
-from creditfold.projections.connections import connected
+from creditfold.projections.connections import pinned
 from creditfold.schemas.position import Position
 from creditfold.stack.settings import Settings
 
@@ -188,7 +188,7 @@ def _look(dsn: str, pipe: Connection, every_s: float) -> tuple[Mapping[int, list
     ends: dict[int, int] = {}
     pauses: list[float] = []
     before, deadline = now(), float("inf")
-    with connected(dsn) as connection:
+    with pinned(dsn) as connection:
         # The view is a join of a few rows, but the table below it is read with one page and no plan to speak of.
         (generation,) = connection.execute("SELECT max(generation) FROM ledger.progress").fetchone() or (1,)
         query = f"SELECT log_partition, next_offset FROM ledger_{generation:04}.progress"

@@ -229,12 +229,30 @@ def _run(arguments: list[str]) -> int:
             raise
         return _failed(output_error(error), as_json)
     except Exception as error:
+        known = _state_of_a_server(error)
+        if known is not None:
+            return _failed(known, as_json)
         # Typer raises its usage errors from a class that only its private modules name.
         if not hasattr(error, "format_message"):
             raise
         message, remedy = _usage(error)
         _report(message, remedy, USAGE, as_json)
         return USAGE
+
+
+def _state_of_a_server(error: Exception) -> CreditfoldError | None:
+    """What a client library's error means where it is a server's state that no room has put into words."""
+    # Who raised it has loaded its library; to load one for any other error would only take time.
+    library = type(error).__module__.partition(".")[0]
+    if library in ("psycopg", "psycopg_pool"):
+        from creditfold.projections import failures
+
+        return failures.explained(error)
+    if library in ("cimpl", "confluent_kafka") and error.args and hasattr(error.args[0], "code"):
+        from creditfold.stack import settings, topics
+
+        return topics.explained(error.args[0], settings.load_settings().kafka_bootstrap)
+    return None
 
 
 def _invoke(arguments: list[str]) -> int:

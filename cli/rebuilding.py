@@ -264,10 +264,11 @@ def drop(number: NumberArgument) -> None:
     Example:
       creditfold drop 1
     """
-    from creditfold.cli.reading import projection
+    from creditfold.projections.connections import pinned
     from creditfold.projections.generations import drop as run
+    from creditfold.stack.settings import load_settings
 
-    with projection() as connection:
+    with pinned(load_settings().dsn) as connection:
         run(connection, number)
     say(f"Generation {number} is gone.")
 

@@ -179,8 +179,21 @@ def init() -> None:
     say(f"The tables {'were created' if made_tables else 'were there'}.")
     if rules is not None:
         say(f"The log begins under rules {rules}.")
-    for problem in check_topic(settings):
+    for problem in [*check_topic(settings), *_unmended(settings)]:
         print(f"warning: {problem}", file=sys.stderr)
+
+
+def _unmended(settings: "Settings") -> list[str]:
+    """What readers lack that this user may not make."""
+    from creditfold.projections.connections import connected
+    from creditfold.projections.setup import READER_ROLE, access_problems
+
+    with connected(settings.dsn) as connection:
+        problems = access_problems(connection)
+    if not problems:
+        return []
+    remedy = f"Have an administrator run CREATE ROLE {READER_ROLE} NOLOGIN; and repeat this as the ledger's owner."
+    return [f"Read services can't read: {'; '.join(problems)}. {remedy}"]
 
 
 def worker(

@@ -23,7 +23,8 @@ from creditfold.processors.errands import Errands
 from creditfold.processors.held_back import HeldBack
 from creditfold.processors.lanes import LANES_AT_ONCE, Lanes
 from creditfold.processors.transport import LedgerConsumer
-from creditfold.projections.connections import fold_pool, is_outage
+from creditfold.projections.connections import fold_pool
+from creditfold.projections.failures import is_outage
 from creditfold.projections.setup import LogChangedError, refuse_other_log, sources_of
 from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.errors import CreditfoldError

@@ -18,7 +18,7 @@ from creditfold.ledger import knows_lots
 from creditfold.processors.appender import Appender
 from creditfold.processors.relay import Relay, Sending, arrival_key
 from creditfold.processors.ticking import Ticker
-from creditfold.projections.connections import is_outage
+from creditfold.projections.failures import is_outage, outage_event, why
 from creditfold.projections.transit import TransferKey, Transit
 
 #: Transfers on their way that are looked at in a round, over all partitions, and in each of them at least.
@@ -124,7 +124,7 @@ class Errands:
             except Exception as error:
                 pause = patience = min(patience * 2, self._retry_max_s)
                 if is_outage(error):
-                    log.warning("PostgreSQL is away, waiting", errand=name, retry_in_s=pause)
+                    log.warning(outage_event(error), errand=name, retry_in_s=pause, why=why(error))
                 else:
                     log.error("an errand failed, trying again", errand=name, retry_in_s=pause, exc_info=error)
             await wait(pause)

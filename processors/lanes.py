@@ -23,7 +23,7 @@ from creditfold.processors import quick
 from creditfold.processors.chunks import Chunk, Read, has_transfers, ticks
 from creditfold.processors.memory import Memory, Seen, Share, fold_chunk, fold_together
 from creditfold.processors.meter import Meter
-from creditfold.projections.connections import is_outage
+from creditfold.projections.failures import is_outage, outage_event, why
 from creditfold.projections.sending import KnownCommandError
 from creditfold.projections.store import (
     ChunkGapError,
@@ -532,14 +532,8 @@ def _say_why(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     wait_s = round(state.next_action.sleep, 1) if state.next_action else 0.0
     if error is not None and is_outage(error):
-        log.warning(
-            "PostgreSQL is away, waiting", retry_in_s=wait_s, attempt=state.attempt_number, why=_first_line(error)
-        )
+        log.warning(outage_event(error), retry_in_s=wait_s, attempt=state.attempt_number, why=why(error))
     else:
         log.error(
             "a chunk can't be folded, trying again", retry_in_s=wait_s, attempt=state.attempt_number, exc_info=error
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

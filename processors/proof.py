@@ -29,7 +29,7 @@ from creditfold.projections.compare import (
     wrong_balances,
 )
 from creditfold.projections.compare_state import StateDifference, WrongRow, state_differences, wrong_state
-from creditfold.projections.connections import connected
+from creditfold.projections.connections import pinned
 from creditfold.projections.generations import (
     KEPT,
     Generation,
@@ -139,13 +139,13 @@ def _replacements(settings: Settings, folded: Generation, log: Log) -> list[LogR
     """Where the log isn't what was folded of it. A restored one, of another topic, is no matter of this."""
     if folded.log != log:
         return []
-    with connected(settings.dsn, "creditfold verify") as connection:
+    with pinned(settings.dsn, "creditfold verify") as connection:
         return replacements(settings, log.topic, bookmarks(connection, folded.number))
 
 
 def _read(settings: Settings, number: int | None) -> Generation:
     """A generation that this release can read, the live one if there is no number."""
-    with connected(settings.dsn, "creditfold verify") as connection:
+    with pinned(settings.dsn, "creditfold verify") as connection:
         found = generation(connection, live_number(connection) if number is None else number)
     refuse_other_layout(found.number, found.layout)
     return found
@@ -183,12 +183,12 @@ def _other(
 def _scratch(settings: Settings, request: Request, watch: Watch, *, keep: bool) -> Iterator[Generation]:
     """A generation for the length of a block, or for longer if it is to be kept."""
     made: list[int] = []
-    with connected(settings.dsn, "creditfold verify") as connection, scratch_use(connection):
+    with pinned(settings.dsn, "creditfold verify") as connection, scratch_use(connection):
         try:
             yield rebuild(settings, request, watch, on_made=made.append)
         finally:
             if made and not keep:
-                with connected(settings.dsn, "creditfold verify") as dropping:
+                with pinned(settings.dsn, "creditfold verify") as dropping:
                     drop(dropping, made[0])
 
 
@@ -196,7 +196,7 @@ def _compare(
     settings: Settings, ours: Generation, theirs: Generation, limit: int, watch: Watch, *, is_fresh: bool
 ) -> Verdict:
     ends = {partition: min(offset, theirs.next_offsets[partition]) for partition, offset in ours.next_offsets.items()}
-    with connected(settings.dsn, "creditfold verify") as one, connected(settings.dsn, "creditfold verify") as two:
+    with pinned(settings.dsn, "creditfold verify") as one, pinned(settings.dsn, "creditfold verify") as two:
         watch.begin("Comparing", 0, 0)
         mine, other = (_check(one, side.number, limit) for side in (ours, theirs))
         partitions, found = [], Findings(limit)
@@ -344,8 +344,8 @@ def diff(
     first: list[Difference] = []
     with (
         _scratch(settings, request, watch, keep=False) as other,
-        connected(settings.dsn, "creditfold diff") as one,
-        connected(settings.dsn, "creditfold diff") as two,
+        pinned(settings.dsn, "creditfold diff") as one,
+        pinned(settings.dsn, "creditfold diff") as two,
     ):
         watch.begin("Comparing", 0, 0)
         for partition, end in live.next_offsets.items():

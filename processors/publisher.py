@@ -33,7 +33,8 @@ from creditfold.processors.outbox import (
 )
 from creditfold.processors.outcomes import DEFAULT_MESSAGE_BYTES
 from creditfold.processors.worker import configure_logging, leave, wait_until_ready, when_available
-from creditfold.projections.connections import is_outage, outbox_pool
+from creditfold.projections.connections import outbox_pool
+from creditfold.projections.failures import is_outage, outage_event, why
 from creditfold.projections.outbox import folded_to, summarise
 from creditfold.projections.queries import bookmarks
 from creditfold.projections.setup import refuse_other_log
@@ -217,7 +218,7 @@ class Lane(threading.Thread):
             log.error("refuses to publish the partition", **about)
             return REFUSED_PAUSE_S
         elif isinstance(error, psycopg.Error | PoolTimeout) and is_outage(error):
-            log.warning("PostgreSQL is away, waiting to publish", **about)
+            log.warning(f"{outage_event(error)} to publish", **about)
         elif isinstance(error, KafkaException | CreditfoldError):
             log.warning("waiting to publish", **about)
         else:
@@ -228,7 +229,7 @@ class Lane(threading.Thread):
 def _in_words(error: BaseException) -> str:
     if isinstance(error, KafkaException):
         return str(error.args[0].str())
-    return str(error) or repr(error)
+    return why(error) if isinstance(error, psycopg.Error) else str(error) or repr(error)
 
 
 class Publisher:
@@ -389,7 +390,7 @@ class Publisher:
             self._summarise(any(lane.folded != folded.get(partition) for partition, lane in self._lanes.items()))
         except (psycopg.Error, PoolTimeout) as error:
             # Every lane says so, with what it does about it, when it has something to do.
-            log.warning("PostgreSQL is away, waiting to hear from the fold", why=_in_words(error))
+            log.warning(f"{outage_event(error)} to hear from the fold", why=_in_words(error))
             return False
         news = [self._lanes[partition].tell(offset) for partition, offset in folded.items()]
         return any(news)

@@ -25,9 +25,11 @@ from psycopg_pool import AsyncConnectionPool
 from creditfold.ledger import UnknownRulesError
 from creditfold.processors import batch_reader
 from creditfold.processors.replay import Job, Replay
-from creditfold.projections.connections import REBUILD_OPTIONS, fold_pool, is_outage, no_room
+from creditfold.projections.connections import fold_pool
 from creditfold.projections.credit_store import UnindexedError
+from creditfold.projections.failures import explained
 from creditfold.projections.generations import index_ids
+from creditfold.projections.sessions import REBUILD
 from creditfold.schemas.errors import CreditfoldError
 
 if TYPE_CHECKING:
@@ -176,7 +178,7 @@ async def _fold_each(job: Job, partitions: Iterable[int], dsn: str, application:
     Not two at a time: while PostgreSQL writes the one, the core is PostgreSQL's, and two would share one's cache.
     """
     turns = iter(partitions)
-    async with fold_pool(dsn, application, 3, REBUILD_OPTIONS) as pool:
+    async with fold_pool(dsn, application, 3, REBUILD) as pool:
         following = asyncio.create_task(_next(job, turns, pool))
         try:
             while (replay := await following) is not None:
@@ -272,11 +274,11 @@ def _explained(error: BaseException) -> Failure:
         return Failure(
             f"The log goes over to rules {error.args[0]}, which this release doesn't have.", "Use one that has them."
         )
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    full = no_room(error)
-    if full is not None:
-        return Failure(full.message, full.remedy)
-    if is_outage(error) or isinstance(error, psycopg.Error):
+    known = explained(error)
+    if known is not None:
+        return Failure(known.message, f"{known.remedy} What is folded stays.")
+    if isinstance(error, psycopg.Error):
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return Failure(f"PostgreSQL ended the fold: {first}.", "What is folded stays.")
     return Failure(f"The fold failed: {error!r}.", "What is folded stays; if it fails again, it is a defect.")
 

@@ -16,7 +16,7 @@ from tenacity import stop_after_attempt
 
 from creditfold.processors.rebuild import Crew, fold_here
 from creditfold.processors.replay import Job
-from creditfold.projections.connections import connected
+from creditfold.projections.connections import pinned
 from creditfold.projections.generations import (
     Generation,
     GenerationError,
@@ -133,7 +133,7 @@ def rebuild(
         if crew is None and sum(wanted.values()) > FEW_RECORDS:
             # It starts while the tables are made.
             crew = stack.enter_context(Crew(min(request.processes, len(wanted))))
-        connection = stack.enter_context(connected(settings.dsn, "creditfold rebuild"))
+        connection = stack.enter_context(pinned(settings.dsn, "creditfold rebuild"))
         number = _made(connection, log, request, wanted) if resumed is None else resumed
         site = Site(settings, connection, watch, request.processes, request.most_per_s)
         with held(connection, number):
@@ -330,7 +330,7 @@ def activate(settings: Settings, number: int, consent: Consent, watch: Watch) ->
     Raises GenerationError's kin, DecidesDifferentlyError, LogChangedError, LogTruncatedError's, RebuildError.
     """
     log = describe_log(settings)
-    with connected(settings.dsn, SWITCHING) as connection:
+    with pinned(settings.dsn, SWITCHING) as connection:
         found = generation(connection, number)
         _refuse_unfit(found, log)
         _refuse_unready(found)

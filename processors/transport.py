@@ -30,7 +30,7 @@ from faust.types.tuples import ConsumerMessage, Message
 from creditfold.processors.beside import SideReader
 from creditfold.processors.chunks import Chunk, Record
 from creditfold.processors.lanes import Lanes
-from creditfold.projections.connections import NotPreparedError, is_outage
+from creditfold.projections.failures import NotPreparedError, is_outage, outage_event, why
 from creditfold.projections.setup import LayoutError
 from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.errors import CreditfoldError
@@ -415,7 +415,7 @@ class LedgerConsumer(driver.Consumer):
             except Exception as error:
                 if not is_outage(error):
                     raise
-                log.warning("PostgreSQL is away, waiting to claim partitions", why=str(error).strip()[:200])
+                log.warning(f"{outage_event(error)} to claim partitions", why=why(error))
                 await self.sleep(1.0)
         return active & self._chains.keys()
 

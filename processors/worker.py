@@ -17,7 +17,7 @@ from structlog.typing import Processor
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
 
 from creditfold.processors.app import create_app
-from creditfold.projections.connections import PostgresUnavailableError
+from creditfold.projections.failures import PostgresUnavailableError
 from creditfold.projections.setup import prepare
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log

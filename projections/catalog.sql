@@ -5,7 +5,7 @@ CREATE SCHEMA IF NOT EXISTS ledger;
 -- One row a generation. The live one is what readers see and workers fold; who holds its row locked, holds the switch.
 CREATE TABLE IF NOT EXISTS ledger.generations (
     number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    state text NOT NULL CHECK (state IN ('building', 'ready', 'live', 'retired')),
+    state text COLLATE "C" NOT NULL CHECK (state IN ('building', 'ready', 'live', 'retired')),
     layout smallint NOT NULL,
     purpose text NOT NULL,
     forced_rules smallint,
@@ -22,7 +22,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS generations_live ON ledger.generations (state)
 -- What people decided about dead letters. Nothing of it can be folded from the log but the redriven commands themselves.
 -- key and value are what is appended, kept so that a redrive that was interrupted appends the same again.
 CREATE TABLE IF NOT EXISTS ledger.dead_letter_decisions (
-    topic_id text NOT NULL,
+    topic_id text COLLATE "C" NOT NULL,
     log_partition integer NOT NULL,
     log_offset bigint NOT NULL,
     decision text NOT NULL CHECK (decision IN ('redrive', 'discard')),

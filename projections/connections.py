@@ -1,16 +1,26 @@
-"""The one place that opens PostgreSQL connections, and what their failures mean. Knows no SQL of the projection."""
+"""The one place that opens PostgreSQL connections. Knows no SQL of the projection; failures.py has what failures mean.
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, LiteralString, NoReturn, TypeAlias, TypeVar
+There are two kinds of sessions. Readers' (`connected`) depend on nothing that a session has: each statement may run in
+another one, as PgBouncer does it in transaction mode. All others (`pinned` and the pools) set what they rely on
+(sessions.py) when they are opened, and need a session of their own for as long as they are open.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, LiteralString, TypeAlias, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, Connection, sql
-from psycopg.abc import Params
-from psycopg.errors import DiskFull, InsufficientPrivilege, InvalidSchemaName, UndefinedTable
+from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor, sql
+from psycopg.abc import Buffer, Params
+from psycopg.adapt import Loader
+from psycopg.pq import Format
 from psycopg.rows import TupleRow, class_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
+from creditfold.projections.failures import PoolerError, PostgresUnavailableError, explained, timeout_of, why
+from creditfold.projections.sessions import FOLD, OUTBOX, PINNED, bound_of, pin
 from creditfold.schemas.errors import CreditfoldError
 
 Row = TypeVar("Row")
@@ -23,67 +33,68 @@ KEEPALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 5, "keepalives_
 #: What every session of ours says of itself.
 SESSION: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8", **KEEPALIVE}
 
-# The fold looks up a few thousand keys in tables of any size, always by index. Right after a bulk load the planner
-# still believes the tables to be tiny and would read them whole; so it isn't asked.
-#
-# Nobody waits for a lock so long that it can't be stopped.
-# Its statements are planned once: a plan for just these values would be the same, and cost as much as a small chunk.
-FOLD_OPTIONS = (
-    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off -c lock_timeout=10s"
-    " -c plan_cache_mode=force_generic_plan"
-    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
-)
 
-# A crash of PostgreSQL may take back a rebuild's last transactions, rows and offset together: they are folded again.
-# One of its processes may make an index of a journal of any length, which the others have to wait for.
-REBUILD_OPTIONS = f"{FOLD_OPTIONS} -c synchronous_commit=off -c lock_timeout=0"
+class _RememberingPool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
+    """A pool whose time-outs say what kept it from connecting."""
 
-# The publisher reads a few thousand rows by their positions in a journal of any size, and writes nothing. What it reads
-# in one transaction is of one instant, whatever happens to the views.
-OUTBOX_OPTIONS = (
-    "-c enable_seqscan=off -c max_parallel_workers_per_gather=0 -c jit=off -c lock_timeout=10s"
-    " -c default_transaction_read_only=on -c default_transaction_isolation=repeatable\\ read"
-)
+    trouble: list[BaseException]
+
+    async def getconn(self, timeout: float | None = None) -> AsyncConnection[TupleRow]:  # noqa: ASYNC109 - As the pool has it.
+        try:
+            return await super().getconn(timeout)
+        except PoolTimeout as error:
+            _blame(error, self.trouble)
+            raise
 
 
-class PostgresUnavailableError(CreditfoldError):
-    """PostgreSQL can't be reached, or went away. Trying again later can help."""
+class _RememberingReaders(ConnectionPool[Connection[TupleRow]]):
+    """The same for the publisher, which waits in threads."""
 
-    away = "PostgreSQL"
+    trouble: list[BaseException]
 
-
-class DiskFullError(PostgresUnavailableError):
-    """PostgreSQL answers, and has no room left for what was to be written. Nothing of the transaction stays."""
-
-    away = ""
-
-
-# Classes and codes of SQLSTATE that pass by themselves: connection lost, shut down, out of resources, conflict with
-# another transaction, waited too long, standby.
-_PASSING = ("08", "57P", "57014", "53", "40", "55P03", "25006")
+    def getconn(self, timeout: float | None = None) -> Connection[TupleRow]:
+        try:
+            return super().getconn(timeout)
+        except PoolTimeout as error:
+            _blame(error, self.trouble)
+            raise
 
 
-def is_outage(error: BaseException) -> bool:
-    """Tell whether PostgreSQL is away or busy: worth a line in the log and another try, and no defect of ours."""
-    if isinstance(error, psycopg.Error) and error.sqlstate is not None:
-        return error.sqlstate.startswith(_PASSING)
-    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout | ConnectionError)
-
-
-class NotPreparedError(CreditfoldError):
-    """The database has no projection yet, or this user may not read it."""
+def _blame(error: PoolTimeout, trouble: list[BaseException]) -> None:
+    """Make what kept a pool from connecting the cause of its time-out."""
+    if trouble:
+        error.args = (why(trouble[0]),)
+        error.__cause__ = trouble[0]
 
 
 def fold_pool(
-    dsn: str, application: str, size: int, options: str = FOLD_OPTIONS
+    dsn: str, application: str, size: int, settings: Mapping[str, str] = FOLD
 ) -> AsyncConnectionPool[AsyncConnection[TupleRow]]:
     """A pool of at most `size` connections in autocommit, not opened yet. Waiting for one raises PoolTimeout."""
-    return AsyncConnectionPool(
+    trouble: list[BaseException] = []
+
+    class Opened(AsyncConnection[TupleRow]):
+        @classmethod
+        async def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            try:
+                connection = await super().connect(*args, **kwargs)
+                try:
+                    await connection.execute(pin(settings, connection.info.server_version))
+                except BaseException:
+                    await connection.close()
+                    raise
+            except psycopg.Error as error:
+                trouble[:] = [error]
+                raise
+            trouble.clear()
+            return connection
+
+    pool = _RememberingPool(
         dsn,
+        connection_class=Opened,
         kwargs={
             "autocommit": True,
             "application_name": application,
-            "options": options,
             # Not a standby, which answers and can't be written.
             "target_session_attrs": "read-write",
             **SESSION,
@@ -94,6 +105,8 @@ def fold_pool(
         timeout=CONNECT_TIMEOUT_S,
         check=_check_open,
     )
+    pool.trouble = trouble
+    return pool
 
 
 async def _check_open(connection: AsyncConnection[TupleRow]) -> None:
@@ -106,66 +119,179 @@ async def _check_open(connection: AsyncConnection[TupleRow]) -> None:
     connection.pgconn.consume_input()
 
 
-def no_room(error: BaseException) -> DiskFullError | None:
-    """What is told of an error by which PostgreSQL says that a disk is full; None for any other."""
-    if not isinstance(error, DiskFull):
-        return None
-    return DiskFullError(f"PostgreSQL has no room left: {str(error).strip().splitlines()[0]}.", "Make room there.")
-
-
 def outbox_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connection[TupleRow]]:
     """A pool of at most `size` reading connections, each of whose blocks is one transaction; not opened yet."""
-    return ConnectionPool(
+    trouble: list[BaseException] = []
+
+    class Opened(Connection[TupleRow]):
+        @classmethod
+        def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            try:
+                connection = super().connect(*args, **kwargs)
+                try:
+                    connection.execute(pin(OUTBOX, connection.info.server_version))
+                    connection.commit()
+                except BaseException:
+                    connection.close()
+                    raise
+            except psycopg.Error as error:
+                trouble[:] = [error]
+                raise
+            trouble.clear()
+            return connection
+
+    pool = _RememberingReaders(
         dsn,
-        kwargs={"application_name": application, "options": OUTBOX_OPTIONS, **SESSION},
+        connection_class=Opened,
+        kwargs={"application_name": application, **SESSION},
         min_size=1,
         max_size=size,
         open=False,
         timeout=CONNECT_TIMEOUT_S,
         check=ConnectionPool.check_connection,
     )
+    pool.trouble = trouble
+    return pool
+
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class _Instant(Loader):
+    """An instant as PostgreSQL sends it in binary form: microseconds since the year 2000. Always in UTC."""
+
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> datetime:
+        return _EPOCH + timedelta(microseconds=int.from_bytes(data, "big", signed=True))
+
+
+class _BinaryCursor(Cursor[Row]):
+    """Has the server send values and not text, whose form depends on what the session is set to."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.format = Format.BINARY
+
+
+class _AsyncBinaryCursor(AsyncCursor[Row]):
+    """The same for an event loop."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.format = Format.BINARY
 
 
 @contextmanager
 def connected(dsn: str, application: str = "creditfold") -> Iterator[Connection[TupleRow]]:
-    """A connection in autocommit; its failures become errors that a person can act on."""
-    try:
-        with psycopg.connect(dsn, autocommit=True, application_name=application, **SESSION) as connection:
-            yield connection
-    except psycopg.Error as error:
-        _raise_in_words(error)
+    """A reader's connection, in autocommit; its failures become errors that a person can act on.
+
+    Relies on no setting of its session and prepares no statement, so a pooler may stand between, in any mode. Time-outs
+    that a role or a database brings along hold for it. Results come in binary form, one statement at a time.
+    """
+    with _explaining(dsn), _opened(dsn, application, prepare_threshold=None, cursor_factory=_BinaryCursor) as opened:
+        opened.adapters.register_loader("timestamptz", _Instant)
+        yield opened
 
 
 @asynccontextmanager
 async def connected_async(dsn: str, application: str) -> AsyncIterator[AsyncConnection[TupleRow]]:
     """As `connected`, for an event loop."""
+    options = {**_options(application), "prepare_threshold": None, "cursor_factory": _AsyncBinaryCursor}
     try:
-        connection = await AsyncConnection.connect(dsn, autocommit=True, application_name=application, **SESSION)
         try:
-            yield connection
+            opened = await AsyncConnection.connect(dsn, **options)
+        except psycopg.ProgrammingError as error:
+            raise _bad_string(error) from error
+        opened.adapters.register_loader("timestamptz", _Instant)
+        try:
+            yield opened
         finally:
-            await connection.close()
+            await opened.close()
     except psycopg.Error as error:
-        _raise_in_words(error)
+        known = await asyncio.to_thread(_in_words, dsn, error)
+        if known is None:
+            raise
+        raise known from error
 
 
-def _raise_in_words(error: psycopg.Error) -> NoReturn:
-    """Raise what a person can act on, or the error itself where that is a defect of ours."""
-    if isinstance(error, InvalidSchemaName | UndefinedTable):
-        raise NotPreparedError("The database holds no ledger.", "Run `creditfold init`.") from error
-    if isinstance(error, InsufficientPrivilege):
-        raise NotPreparedError(
-            f"PostgreSQL refused: {error.diag.message_primary}.",
-            "To read, grant this user the role creditfold_reader; for all else, connect as the ledger's owner.",
-        ) from error
-    if isinstance(error, psycopg.OperationalError):
-        raise no_room(error) or PostgresUnavailableError(
-            f"PostgreSQL doesn't answer: {str(error).strip().splitlines()[0] if str(error).strip() else 'no detail'}.",
-            "Start it with `creditfold up`, or set CREDITFOLD_POSTGRES_DSN.",
-        ) from error
-    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
-        raise PostgresUnavailableError(f"Bad connection string: {error}.", "Set CREDITFOLD_POSTGRES_DSN.") from error
-    raise error
+@contextmanager
+def pinned(dsn: str, application: str = "creditfold") -> Iterator[Connection[TupleRow]]:
+    """A connection in autocommit for what writes or proves: as `connected`, with the settings that this relies on.
+
+    Raises PoolerError where a pooler gives each transaction another session.
+    """
+    with _explaining(dsn), _opened(dsn, application) as opened:
+        opened.execute(pin(PINNED, opened.info.server_version))
+        _refuse_shared_session(dsn, opened)
+        yield opened
+
+
+def _opened(dsn: str, application: str, **options: Any) -> Connection[TupleRow]:
+    try:
+        return psycopg.connect(dsn, **_options(application), **options)
+    except psycopg.ProgrammingError as error:
+        raise _bad_string(error) from error
+
+
+def _options(application: str) -> dict[str, Any]:
+    return {"autocommit": True, "application_name": application, **SESSION}
+
+
+def _bad_string(error: psycopg.Error) -> PostgresUnavailableError:
+    return PostgresUnavailableError(f"Bad connection string: {error}.", "Set CREDITFOLD_POSTGRES_DSN.")
+
+
+@contextmanager
+def _explaining(dsn: str) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        known = _in_words(dsn, error)
+        if known is None:
+            raise
+        raise known from error
+
+
+def _in_words(dsn: str, error: psycopg.Error) -> CreditfoldError | None:
+    return _cut_short(dsn, error) or explained(error)
+
+
+def _cut_short(dsn: str, error: psycopg.Error) -> PostgresUnavailableError | None:
+    """What is reported where a time-out that somebody set ended the work. Asks anew: the session may be gone."""
+    name = timeout_of(error)
+    if name is None:
+        return None
+    with suppress(psycopg.Error), psycopg.connect(dsn, autocommit=True, **SESSION) as connection:
+        found = bound_of(connection, name)
+        if found is not None:
+            return PostgresUnavailableError(
+                f"PostgreSQL ended the work: {name} is {found.value} here, set {found.whence}.",
+                f"Allow this user more time (ALTER ROLE ... SET {name} = ...), or ask for less at a time.",
+            )
+    return None
+
+
+def _refuse_shared_session(dsn: str, connection: Connection[TupleRow]) -> None:
+    """Raise PoolerError if another client gets this connection's session while this one is silent."""
+    ours = server_pid(connection)
+    if ours == connection.info.backend_pid:
+        return
+    # Whoever answered us isn't who works for us: that is a pooler. One in session mode keeps a session to one client.
+    with _opened(dsn, "creditfold") as other, other.transaction():
+        theirs = server_pid(other)
+    if ours == theirs:
+        raise PoolerError(
+            "The connection goes through a pooler that gives each transaction another session.",
+            "Reading works through it. For all else name PostgreSQL itself in CREDITFOLD_POSTGRES_DSN, or a pool in "
+            "session mode.",
+        )
+
+
+def server_pid(connection: Connection[TupleRow]) -> int:
+    """The process that works for a session, which behind a pooler isn't the one that it was opened with."""
+    row = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+    return int(row[0]) if row else 0
 
 
 def rows_of(connection: Connection[Any], kind: type[Row], query: Statement, values: Params | None = None) -> list[Row]:

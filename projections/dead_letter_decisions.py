@@ -13,7 +13,8 @@ from psycopg import Connection, sql
 from psycopg.errors import InsufficientPrivilege, LockNotAvailable
 from psycopg.rows import TupleRow
 
-from creditfold.projections.connections import NotPreparedError, connected, rows_of
+from creditfold.projections.connections import pinned, rows_of
+from creditfold.projections.failures import NotPreparedError
 from creditfold.projections.setup import live, refuse_other_layout, schema_of, source_of
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log, Position
@@ -149,7 +150,7 @@ _DECIDED: LiteralString = """
 @contextmanager
 def deciding(dsn: str) -> Iterator[Connection[TupleRow]]:
     """A connection that may decide. Raises NotAllowedToDecideError for a user who may only read."""
-    with connected(dsn) as connection:
+    with pinned(dsn) as connection:
         try:
             yield connection
         except InsufficientPrivilege as error:

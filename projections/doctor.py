@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import LiteralString, NamedTuple
 
 from psycopg import Connection, sql
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import InsufficientPrivilege, UndefinedTable
 from psycopg.rows import TupleRow
 
 from creditfold.projections.generations import leftovers
 from creditfold.projections.queries import bookmarks
-from creditfold.projections.setup import live, schema_of
+from creditfold.projections.sessions import Brought, unusual
+from creditfold.projections.setup import READER_ROLE, access_problems, live, schema_of
 from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.checks import Check, State
 from creditfold.schemas.position import Log
@@ -35,8 +36,19 @@ _WANTED: tuple[tuple[str, tuple[str, ...], State, str], ...] = (
 )
 
 
+class Collations(NamedTuple):
+    """Where text is ordered otherwise than when it was written: the database, if it is, and indexes of the ledger."""
+
+    database: str | None
+    indexes: Sequence[str]
+
+
 class DatabaseFacts(NamedTuple):
-    """What PostgreSQL tells. `source` is None where there is no ledger, or where this user may not read it."""
+    """What PostgreSQL reports. `source` is None where there is no ledger, or where this user may not read it.
+
+    `owner` is the role that the ledger belongs to, `lacking` what readers lack, `brought` what a session is given that
+    isn't usual.
+    """
 
     settings: Mapping[str, str]
     encoding: str
@@ -47,6 +59,10 @@ class DatabaseFacts(NamedTuple):
     source: Log | None
     bookmarks: Mapping[int, Bookmark]
     leftovers: Sequence[int] = ()
+    owner: str | None = None
+    lacking: Sequence[str] = ()
+    brought: Sequence[Brought] = ()
+    collations: Collations = Collations(None, ())
 
     @property
     def next_offsets(self) -> Mapping[int, int]:
@@ -69,7 +85,40 @@ def database_facts(connection: Connection[TupleRow]) -> DatabaseFacts:
         source,
         stopped,
         leftovers(connection) if prepared else (),
+        _owner(connection),
+        access_problems(connection) if prepared else (),
+        unusual(connection),
+        _collations(connection),
     )
+
+
+def _owner(connection: Connection[TupleRow]) -> str | None:
+    name = _one(connection, "SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = 'ledger'")
+    return None if name is None else str(name)
+
+
+# An index's own collation, or the database's, which has the number 100. Of some (C, POSIX) there are no versions.
+_DRIFTED = """
+    WITH database AS (
+        SELECT datname::text AS name,
+               datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid) AS drifted
+        FROM pg_database WHERE datname = current_database() AND datcollversion IS NOT NULL
+    ), drifted AS (
+        SELECT oid FROM pg_collation
+        WHERE collversion IS NOT NULL AND collversion IS DISTINCT FROM pg_collation_actual_version(oid)
+        UNION ALL SELECT 100 FROM database WHERE drifted
+    )
+    SELECT (SELECT name FROM database WHERE drifted), array(
+        SELECT DISTINCT n.nspname || '.' || c.relname FROM pg_index i
+        JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL unnest(i.indcollation::oid[]) AS used (number)
+        WHERE n.nspname ~ '^ledger(_[0-9]+)?$' AND used.number IN (SELECT oid FROM drifted) ORDER BY 1)
+"""
+
+
+def _collations(connection: Connection[TupleRow]) -> Collations:
+    row = connection.execute(_DRIFTED).fetchone()
+    return Collations(None, ()) if row is None else Collations(row[0], row[1])
 
 
 def _one(connection: Connection[TupleRow], query: LiteralString, values: tuple[str, ...] = ()) -> object:
@@ -90,7 +139,7 @@ def _folded(connection: Connection[TupleRow], schema: str) -> tuple[Log | None, 
     try:
         row = connection.execute(query).fetchone()
         stopped = bookmarks(connection)
-    except InsufficientPrivilege:
+    except (InsufficientPrivilege, UndefinedTable):
         return None, {}
     return (Log(*row) if row is not None else None), stopped
 
@@ -120,15 +169,67 @@ def _may_write(connection: Connection[TupleRow], schema: str | None) -> bool:
 
 
 def examine_postgres(facts: DatabaseFacts) -> list[Check]:
-    """Judge everything that PostgreSQL told."""
+    """Judge everything that PostgreSQL reported."""
     return [
         *judge_settings(facts.settings),
+        judge_sessions(facts.brought),
         judge_encoding(facts.encoding),
+        judge_collations(facts.collations),
         judge_clock(facts.clock_ahead_s),
         judge_writing(facts),
+        judge_readers(facts),
         judge_ledger(facts),
         judge_leftovers(facts.leftovers),
     ]
+
+
+def judge_sessions(brought: Sequence[Brought]) -> Check:
+    """What the server, a database or a role gives each session is what everybody expects."""
+    return Check(
+        SUBJECT,
+        "session settings",
+        "warning" if brought else "ok",
+        ", ".join(f"{name} = {value} ({whence})" for name, value, whence in brought) or "none out of the ordinary",
+        "What writes or proves overrides them. Time-outs hold for reading commands and read services, and all of them "
+        "for your own clients.",
+        "If that isn't meant: ALTER DATABASE ... RESET ...; or ALTER ROLE ... RESET ...; \\drds in psql lists them.",
+    )
+
+
+def judge_collations(collations: Collations) -> Check:
+    """Indexes find what is in them only while text is ordered as it was when they were made."""
+    seen = f"changed under {', '.join(collations.indexes)}" if collations.indexes else ""
+    if collations.database is not None:
+        seen = "; ".join(part for part in (seen, f"another version than {collations.database} was made with") if part)
+    reindex = "".join(f"REINDEX INDEX {name}; " for name in collations.indexes)
+    return Check(
+        SUBJECT,
+        "collation",
+        "danger" if collations.indexes else "warning" if collations.database is not None else "ok",
+        seen or "as it was",
+        "An index that was made in another order doesn't find its rows. The ledger's own are ordered by bytes, which "
+        "no update of the system changes; other tables' may not be.",
+        reindex.strip() or "There is nothing to do."
+        if collations.database is None
+        else f"{reindex}REINDEX DATABASE {collations.database}; and then ALTER DATABASE {collations.database} REFRESH "
+        "COLLATION VERSION;",
+    )
+
+
+def judge_readers(facts: DatabaseFacts) -> Check:
+    """Read services have a role, and it may read the views."""
+    return Check(
+        SUBJECT,
+        "readers",
+        "warning" if facts.lacking else "ok",
+        "; ".join(facts.lacking[:3]) + (f"; and {len(facts.lacking) - 3} more" if len(facts.lacking) > 3 else "")
+        if facts.lacking
+        else f"{READER_ROLE} may read",
+        "Read services can't read, and no generation can be activated. A dump that is restored elsewhere comes without "
+        "roles.",
+        "creditfold init makes what is missing, as the ledger's owner; where that may not create roles, have an "
+        f"administrator run first: CREATE ROLE {READER_ROLE} NOLOGIN;",
+    )
 
 
 def judge_settings(settings: Mapping[str, str]) -> list[Check]:
@@ -173,7 +274,8 @@ def judge_clock(ahead_s: float) -> Check:
 
 def judge_writing(facts: DatabaseFacts) -> Check:
     """The workers connect as this user."""
-    refused = "the server or the session is read-only" if facts.read_only else "this user has no right to"
+    belongs = f"; the ledger belongs to {facts.owner}" if facts.owner is not None else ""
+    refused = "the server or the session is read-only" if facts.read_only else f"this user has no right to{belongs}"
     fine = facts.may_write and not facts.read_only
     return Check(
         SUBJECT,
@@ -181,7 +283,8 @@ def judge_writing(facts: DatabaseFacts) -> Check:
         "ok" if fine else "danger",
         "this user may write" if fine else refused,
         "Workers with these settings can't fold: commands pile up in the log.",
-        "Name the primary in CREDITFOLD_POSTGRES_DSN, and the user that made the tables.",
+        "Name the primary in CREDITFOLD_POSTGRES_DSN, and the user that the ledger belongs to. Where "
+        "default_transaction_read_only was set on a primary: ALTER DATABASE (or ROLE) ... RESET it.",
     )
 
 
@@ -194,7 +297,7 @@ def judge_ledger(facts: DatabaseFacts) -> Check:
         state,
         f"folded from {facts.source.topic}"
         if facts.source is not None
-        else "this user may not read what it was folded from"
+        else "this user can't read what it was folded from"
         if facts.prepared
         else "the database holds none",
         "The log is compared with what was folded from it.",

@@ -1,11 +1,12 @@
 -- One generation of the projection. {schema} is its schema. Everything here can be dropped and folded again.
+-- What is in an index is ordered by its bytes (COLLATE "C"), which no update of the system's locales changes.
 -- The columns of large tables are ordered by what they are aligned to, wide ones first: nothing is lost between them.
 
 CREATE SCHEMA {schema};
 
 -- Which log this generation is folded from. A topic that was deleted and made anew has another topic_id.
 CREATE TABLE {schema}.source (
-    topic text PRIMARY KEY,
+    topic text COLLATE "C" PRIMARY KEY,
     topic_id text NOT NULL,
     partitions integer NOT NULL CHECK (partitions > 0)
 );
@@ -59,8 +60,8 @@ CREATE TABLE {schema}.balances (
     log_offset bigint NOT NULL,
     next_at_ms bigint,
     log_partition integer NOT NULL,
-    account_id text NOT NULL,
-    asset text NOT NULL,
+    account_id text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
     lots text NOT NULL DEFAULT '',
     PRIMARY KEY (account_id, asset)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
@@ -84,10 +85,10 @@ CREATE TABLE {schema}.journal (
     log_partition integer NOT NULL,
     rules smallint NOT NULL,
     step smallint,
-    account_id text NOT NULL,
-    command_id text,
+    account_id text COLLATE "C" NOT NULL,
+    command_id text COLLATE "C",
     kind text NOT NULL,
-    asset text NOT NULL,
+    asset text COLLATE "C" NOT NULL,
     rejection text,
     source text NOT NULL,
     note text NOT NULL,
@@ -124,7 +125,7 @@ CREATE TABLE {schema}.activations (
     log_offset bigint NOT NULL,
     rules smallint NOT NULL,
     clock_ms bigint NOT NULL,
-    command_id text NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
     occurred_at_ms bigint NOT NULL,
     source text NOT NULL,
     note text NOT NULL,
@@ -146,7 +147,7 @@ CREATE INDEX redrives_of ON {schema}.redrives (of_partition, of_offset);
 -- What concerns an account as a whole; only accounts that were once frozen or closed, or had a command of no asset, have
 -- a row. version is that of the last journal line of no asset.
 CREATE TABLE {schema}.accounts (
-    account_id text PRIMARY KEY,
+    account_id text COLLATE "C" PRIMARY KEY,
     version bigint NOT NULL,
     is_closed boolean NOT NULL,
     frozen text NOT NULL,
@@ -180,9 +181,9 @@ CREATE TABLE {schema}.lots (
     is_lapsed boolean NOT NULL,
     is_void boolean NOT NULL,
     is_live boolean NOT NULL,
-    account_id text NOT NULL,
-    command_id text NOT NULL,
-    asset text NOT NULL,
+    account_id text COLLATE "C" NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
     lot_class text NOT NULL,
     scope text NOT NULL,
     source text NOT NULL,
@@ -225,9 +226,9 @@ CREATE VIEW {schema}.all_lots AS
 
 -- Credits set aside. slices is JSON of [lot's command, lot's number, amount], as in spends.
 CREATE TABLE {schema}.holds (
-    account_id text NOT NULL,
-    command_id text NOT NULL,
-    asset text NOT NULL,
+    account_id text COLLATE "C" NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
     deadline_ms bigint NOT NULL,
     made bigint NOT NULL,
     taken bigint NOT NULL,
@@ -244,9 +245,9 @@ CREATE INDEX holds_due ON {schema}.holds (log_partition, next_at_ms) WHERE next_
 
 -- Spends and captures that were refunded in part, or whose debt was made or paid: all others are as the journal says.
 CREATE TABLE {schema}.spends (
-    account_id text NOT NULL,
-    command_id text NOT NULL,
-    asset text NOT NULL,
+    account_id text COLLATE "C" NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
     made bigint NOT NULL,
     debt bigint NOT NULL CHECK (debt >= 0),
     slices text NOT NULL,
@@ -258,9 +259,9 @@ CREATE INDEX spends_owed ON {schema}.spends (account_id) WHERE debt > 0;
 
 -- Credits sent to other accounts. parcels is JSON of [lot's command, lot's number, amount, and the lot's terms].
 CREATE TABLE {schema}.transfers (
-    account_id text NOT NULL,
-    command_id text NOT NULL,
-    asset text NOT NULL,
+    account_id text COLLATE "C" NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
     to_account text NOT NULL,
     parcels text NOT NULL,
     is_open boolean NOT NULL,
@@ -271,9 +272,9 @@ CREATE TABLE {schema}.transfers (
 CREATE INDEX transfers_open ON {schema}.transfers (log_partition, account_id) WHERE is_open;
 
 CREATE TABLE {schema}.schedules (
-    account_id text NOT NULL,
-    command_id text NOT NULL,
-    asset text NOT NULL,
+    account_id text COLLATE "C" NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
     amount bigint NOT NULL,
     period text NOT NULL,
     first_at_ms bigint NOT NULL,
@@ -299,7 +300,7 @@ CREATE INDEX schedules_due ON {schema}.schedules (log_partition, next_at_ms) WHE
 -- must lose, or nothing is written. Credits in transit from another partition count as less than none.
 CREATE TABLE {schema}.totals (
     log_partition integer NOT NULL,
-    asset text NOT NULL,
+    asset text COLLATE "C" NOT NULL,
     credits numeric NOT NULL,
     debt numeric NOT NULL,
     issued numeric NOT NULL,

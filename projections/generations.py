@@ -24,7 +24,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from tenacity.stop import StopBaseT
 
 from creditfold.projections.chain import NO_CREDITS, START, Line, extend
-from creditfold.projections.connections import connected
+from creditfold.projections.connections import pinned
 from creditfold.projections.dead_letter_decisions import carry_discards
 from creditfold.projections.setup import (
     KEY_OF_IDS,
@@ -335,7 +335,7 @@ def _beside(
 ) -> None:
     """Run some statements on this session, and others on one of its own at the same time, each by so many processes."""
     ours, theirs = works
-    with connected(dsn, "creditfold rebuild") as other, ThreadPoolExecutor(1) as beside:
+    with pinned(dsn, "creditfold rebuild") as other, ThreadPoolExecutor(1) as beside:
 
         def run_theirs() -> None:
             with other.transaction():

@@ -251,7 +251,8 @@ def wait_for(connection: Connection[Any], position: Position, timeout_s: float) 
         if time.monotonic() >= deadline:
             raise NotYetFoldedError(
                 f"The fold has not reached {position} within {timeout_s:g} s. The command is in the log.",
-                "See `creditfold status`; is a worker running? `creditfold worker` starts one.",
+                f"In `creditfold status`, next of partition {position.partition} must pass {position.offset}. Where it "
+                "stands still, no worker folds it (`creditfold worker` starts one), or a worker's log says why.",
             )
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, 0.1)

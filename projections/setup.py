@@ -13,11 +13,14 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from creditfold.ledger import FIRST_RULES
-from creditfold.projections.connections import connected
+from creditfold.projections.connections import pinned
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
 
 READER_ROLE = "creditfold_reader"
+
+#: What readers may read besides the views.
+_READ_TABLES = ("generations", "dead_letter_decisions")
 
 #: Version of the tables in generation.sql. Code folds, reads and activates generations of its own layout only.
 LAYOUT = 4
@@ -73,7 +76,7 @@ def prepare(dsn: str, log: Log) -> bool:
     Raises LogChangedError when the live generation was folded from another topic than `log`, LayoutError when another
     release made it.
     """
-    with connected(dsn) as connection, connection.transaction():
+    with pinned(dsn) as connection, connection.transaction():
         prepare_catalog(connection)
         found = live(connection)
         if found is None:
@@ -83,7 +86,42 @@ def prepare(dsn: str, log: Log) -> bool:
         else:
             refuse_other_layout(*found)
             refuse_other_log(source_of(connection, found[0]), log)
+            _mend_access(connection, found[0])
     return found is None
+
+
+def access_problems(connection: Connection[TupleRow]) -> list[str]:
+    """What readers lack in a database that holds a ledger, in a few words each; empty if nothing.
+
+    A dump that was restored on another server comes without its roles, and so without what was granted to them.
+    """
+    if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (READER_ROLE,)).fetchone() is None:
+        return [f"there is no role {READER_ROLE}"]
+    rows = connection.execute(
+        """SELECT name, to_regclass('ledger.' || name) IS NULL FROM unnest(%(names)s::text[]) AS name
+           WHERE to_regclass('ledger.' || name) IS NULL
+              OR NOT has_table_privilege(%(role)s, to_regclass('ledger.' || name), 'SELECT') ORDER BY name""",
+        {"names": [*VIEWS, *_READ_TABLES], "role": READER_ROLE},
+    ).fetchall()
+    problems = [
+        f"{name} is missing" if is_missing else f"{READER_ROLE} may not read {name}" for name, is_missing in rows
+    ]
+    usage = connection.execute("SELECT has_schema_privilege(%s, 'ledger', 'USAGE')", (READER_ROLE,)).fetchone()
+    return problems if usage == (True,) else [f"{READER_ROLE} may not use the schema ledger", *problems]
+
+
+def _mend_access(connection: Connection[TupleRow], number: int) -> None:
+    """Make what readers lack, where this user may. Workers need none of it: `access_problems` reports what is left."""
+    if not access_problems(connection):
+        return
+    with suppress(InsufficientPrivilege, CreditfoldError), connection.transaction():
+        _make_reader_role(connection)
+        _become_owner(connection)
+        for name in VIEWS:
+            if connection.execute("SELECT to_regclass(%s) IS NULL", (f"ledger.{name}",)).fetchone() == (True,):
+                write_view(connection, name, number)
+        _grant_reading(connection)
+        connection.execute("RESET ROLE")
 
 
 def live(connection: Connection[TupleRow]) -> tuple[int, int] | None:
@@ -212,6 +250,10 @@ def write_view(connection: Connection[TupleRow], name: str, *numbers: int) -> No
 def _make_views(connection: Connection[TupleRow], number: int) -> None:
     for name in VIEWS:
         write_view(connection, name, number)
+    _grant_reading(connection)
+
+
+def _grant_reading(connection: Connection[TupleRow]) -> None:
     reader = sql.Identifier(READER_ROLE)
     connection.execute(sql.SQL("GRANT USAGE ON SCHEMA ledger TO {}").format(reader))
     connection.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA ledger TO {}").format(reader))

@@ -30,10 +30,10 @@ from creditfold.projections.chain import (
     journal_line,
 )
 from creditfold.projections.columns import SEPARATOR
-from creditfold.projections.connections import NotPreparedError
 from creditfold.projections.credit_rows import LastLines, changed_rows, totals
 from creditfold.projections.credit_store import CreditStore
 from creditfold.projections.credit_tables import CHANGED_LOTS, LIGHT_BALANCES, LOTS, Table, cells, joined
+from creditfold.projections.failures import NotPreparedError
 from creditfold.projections.results import Cells, ChunkResult, LightAccounts
 from creditfold.projections.sending import Draft, LastOutcomes, Rows, piece_of, send, send_state, send_together
 from creditfold.projections.setup import refuse_other_layout
@@ -124,12 +124,14 @@ async def claim(
     Raises NotPreparedError where there is none, LayoutError when another release made it.
     """
     async with pool.connection() as connection:
+        # Asked, and not what the connection was opened with: a pooler in between has a number of its own for that.
+        row = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
         claiming = asyncio.ensure_future(_claim(connection, partition, owner, generation))
         try:
             done, _ = await asyncio.wait({claiming}, timeout=CLAIM_PATIENCE_S)
             if not done:
                 async with pool.connection() as other:
-                    await other.execute(END_BLOCKERS, (connection.info.backend_pid, SWITCHING))
+                    await other.execute(END_BLOCKERS, (row and row[0], SWITCHING))
             return await claiming
         finally:
             claiming.cancel()

@@ -4,6 +4,7 @@ Refuses to know what the records mean, and never changes or deletes a topic that
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
@@ -52,6 +53,28 @@ _MOVING = {
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.FENCED_LEADER_EPOCH,
+}
+
+# How the client says that somebody answers, but not to this: by what it says, since it has no code for most of it.
+_CONNECTING = (
+    (
+        r"sasl|authentication",
+        "Kafka at {bootstrap} doesn't let this user in: {reason}.",
+        "Check CREDITFOLD_KAFKA_USERNAME, CREDITFOLD_KAFKA_PASSWORD, CREDITFOLD_KAFKA_SASL_MECHANISM and "
+        "CREDITFOLD_KAFKA_SECURITY_PROTOCOL.",
+    ),
+    (
+        r"\bssl\b|\btls\b|certificate|security\.protocol|wrong version number|broker version",
+        "Kafka at {bootstrap} is reached, but speaks otherwise than the settings say: {reason}.",
+        "Check CREDITFOLD_KAFKA_SECURITY_PROTOCOL (is that port for TLS, or plain?) and CREDITFOLD_KAFKA_CA_FILE.",
+    ),
+)
+
+_FORBIDDEN = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
 
 # A broker that is too old to be asked, or that doesn't answer this user.
@@ -151,21 +174,48 @@ class KafkaAdmin:
             self.topics = set(self.client.list_topics(timeout=CONNECT_S).topics)
             return _WHILE_MOVING(question)
         except KafkaException as error:
-            raise self._translated(error.args[0], topic) from error
-
-    def _translated(self, error: KafkaError, topic: str) -> StackError:
-        if error.code() in _AWAY:
+            # What the client heard while it tried says more than that it gave up.
             self.client.poll(0)
-            return KafkaUnavailableError(
-                f"Kafka doesn't answer at {self._bootstrap}: {self._trouble.reason or error.str()}.",
-                "Start it with `creditfold up`, or set CREDITFOLD_KAFKA_BOOTSTRAP to where it is.",
-            )
-        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
-            return TopicMissingError(
-                f"Kafka at {self._bootstrap} has no such topic or partition: {topic}.",
-                "Create it with `creditfold up` or `creditfold init`, or set CREDITFOLD_COMMANDS_TOPIC.",
-            )
-        return TopicError(f"Kafka refused a request about the topic {topic}: {error.str()}.", "")
+            raise explained(error.args[0], self._bootstrap, topic, self._trouble.reason) from error
+
+
+def explained(error: KafkaError, bootstrap: str, topic: str = "", heard: str = "") -> StackError:
+    """What an error of Kafka's client means, with a remedy.
+
+    Args:
+        error: what the client raised.
+        bootstrap: the servers that were asked.
+        topic: what was asked about.
+        heard: why the client couldn't connect, if it said so.
+    """
+    reason = (heard or error.str()).rstrip(".")
+    if error.code() in _AWAY:
+        for pattern, message, remedy in _CONNECTING:
+            if re.search(pattern, reason, re.IGNORECASE):
+                reached = KafkaUnavailableError(message.format(bootstrap=bootstrap, reason=reason), remedy)
+                reached.away = ""
+                return reached
+        return KafkaUnavailableError(
+            f"Kafka doesn't answer at {bootstrap}: {reason}.",
+            "Start it with `creditfold up`, or set CREDITFOLD_KAFKA_BOOTSTRAP to where it is.",
+        )
+    if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
+        return TopicMissingError(
+            f"Kafka at {bootstrap} has no such topic or partition{f': {topic}' if topic else ''}.",
+            "Create it with `creditfold up` or `creditfold init`, or name the right one: CREDITFOLD_COMMANDS_TOPIC, "
+            "CREDITFOLD_OUTCOMES_TOPIC, CREDITFOLD_DEAD_LETTERS_TOPIC.",
+        )
+    return TopicError(
+        f"Kafka at {bootstrap} refused a request{f' about the topic {topic}' if topic else ''}: "
+        f"{error.str().rstrip('.')}.",
+        _remedy(error),
+    )
+
+
+def _remedy(error: KafkaError) -> str:
+    if error.code() in _FORBIDDEN:
+        return "Give the user in CREDITFOLD_KAFKA_USERNAME the right to (kafka-acls.sh), or name another user."
+    return "See the broker's log, and `creditfold doctor`."
 
 
 def kafka_answers(settings: Settings, bound_s: float = 1.0, cluster_id: str | None = None) -> bool:

@@ -26,7 +26,8 @@ from test_outages import make_anew
 from creditfold.cli.doctor import UnsafeError, examine, refuse_unsafe
 from creditfold.cli.main import _run
 from creditfold.projections.connections import connected
-from creditfold.projections.doctor import DatabaseFacts, examine_postgres
+from creditfold.projections.doctor import Collations, DatabaseFacts, examine_postgres
+from creditfold.projections.sessions import Brought
 from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.checks import Check, worst_first
 from creditfold.schemas.position import Log
@@ -314,6 +315,10 @@ DATABASE = DatabaseFacts(
         ({"read_only": True}, [("writing", "danger")]),
         ({"source": None}, [("ledger", "unknown")]),
         ({"source": None, "prepared": False}, [("ledger", "warning")]),
+        ({"brought": [Brought("DateStyle", "German", "for the role")]}, [("session settings", "warning")]),
+        ({"lacking": ["there is no role creditfold_reader"]}, [("readers", "warning")]),
+        ({"collations": Collations("ledger", [])}, [("collation", "warning")]),
+        ({"collations": Collations(None, ["ledger.mine"])}, [("collation", "danger")]),
     ],
 )
 def test_what_postgresql_tells_is_judged(changed: dict[str, Any], expected: list[tuple[str, str]]) -> None:

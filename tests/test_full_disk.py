@@ -17,7 +17,8 @@ from support import ROOT, Quiet, append, assert_equals_second_fold, query, wait_
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
 from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
-from creditfold.projections.connections import DiskFullError, connected
+from creditfold.projections.connections import connected
+from creditfold.projections.failures import DiskFullError
 from creditfold.projections.generations import is_indexed
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings

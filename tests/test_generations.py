@@ -49,7 +49,8 @@ from creditfold.processors.rebuilding import (
     rebuild,
 )
 from creditfold.processors.replay import Job
-from creditfold.projections.connections import PostgresUnavailableError, connected, fold_pool
+from creditfold.projections.connections import connected, fold_pool
+from creditfold.projections.failures import PostgresUnavailableError
 from creditfold.projections.generations import (
     Generation,
     GenerationError,

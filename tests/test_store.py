@@ -18,13 +18,8 @@ from creditfold.ledger import Book
 from creditfold.processors.chunks import Chunk, commands, fold, read_records
 from creditfold.processors.lanes import Committed, Lanes
 from creditfold.processors.memory import Memory
-from creditfold.projections.connections import (
-    NotPreparedError,
-    PostgresUnavailableError,
-    connected,
-    fold_pool,
-    is_outage,
-)
+from creditfold.projections.connections import connected, fold_pool
+from creditfold.projections.failures import NotPreparedError, PostgresUnavailableError, is_outage
 from creditfold.projections.queries import NotYetFoldedError, balances, wait_for
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.setup import OLDEST_SERVER, LogChangedError, prepare

@@ -17,7 +17,7 @@ from test_outages import freeze_inside_a_transaction
 from creditfold.processors import rebuilding
 from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
 from creditfold.projections import generations
-from creditfold.projections.connections import PostgresUnavailableError
+from creditfold.projections.failures import PostgresUnavailableError
 from creditfold.projections.generations import SwitchBlockedError
 from creditfold.stack.archive_writer import archive_topic
 from creditfold.stack.processes import wait_until
