@@ -401,7 +401,9 @@ def _expired_at_once(decision: "Decision") -> int:
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="JSON Lines or CSV, plain or gzip, one command a line.")],
+    file: Annotated[
+        Path, typer.Argument(help="JSON Lines or CSV, plain or gzip, one command a line; - reads the input.")
+    ],
     *,
     format: Annotated[Literal["jsonl", "csv"] | None, typer.Option(help="Default: told from the file's name.")] = None,
     report: Annotated[
@@ -424,9 +426,11 @@ def import_(
     Examples:
       creditfold import commands.jsonl
       creditfold import grants.csv --report bad-lines.jsonl
+      zstd -dc grants.csv.zst | creditfold import - --format csv
     """
     from creditfold.stack.settings import load_settings
 
+    file = Path("/dev/stdin") if file == Path("-") else file
     _refuse_unreadable(file, format)
     settings = load_settings()
     state_path, default_report = import_paths(settings, file)
@@ -443,6 +447,9 @@ def import_(
             quiet=json,
         )
     bad = done.bad + done.bad_before
+    if report is None and not (bad or file.is_file()):
+        # By the name of a pipe nobody would find it again.
+        report_path.unlink(missing_ok=True)
     if json:
         print_json({**vars(done), "report": report_path})
     else:
@@ -531,6 +538,10 @@ def _tell_import(done: "ImportReport", report_path: Path) -> None:
     say(f"appended {counted(done.appended, 'command')} in {done.seconds:.1f} s ({rate:,.0f}/s)")
     if done.skipped:
         say(f"  {counted(done.skipped, 'line')} done by earlier runs; --start-over imports again from the first")
+    if not (done.appended or done.bad or done.skipped):
+        say("  there are no commands in it")
+    if not done.ended:
+        say("  the last line has no line end: if the file was cut off, its end is missing")
     if done.past:
         said = "takes" if done.past == 1 else "take"
         say(f"  {done.past:,} of them {said} effect in the past: credits that expire, or turns that are taken, at once")

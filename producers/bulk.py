@@ -1,6 +1,7 @@
 """Import of a command file into the log, to be killed and run again at will. Owns its progress and its report.
 
-Refuses to know how a record reads (lines.py does) and how it reaches the log (the producer does). A checkpoint
+Refuses to know how a record reads (lines.py does) and how it reaches the log (the producer does). What can't be sought
+(a pipe, a FIFO, process substitution) is read from its start and leaves no progress behind. Else a checkpoint
 is written only when the log has confirmed everything before it, so a run that goes on after one skips nothing;
 what was appended after it is appended twice, and counts once by its command id.
 """
@@ -9,6 +10,8 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -28,16 +31,16 @@ from creditfold.producers.errors import (
     RecordTooLargeError,
     UndeliveredError,
 )
+from creditfold.producers.file_head import FileFormat, open_lines
 from creditfold.producers.lines import (
+    EMPTY_CSV,
     SHOWN,
     BadRecordError,
     CsvRecords,
-    FileFormat,
     JsonLines,
     RawRecord,
     RecordReader,
     format_of,
-    open_lines,
     why_bad,
 )
 from creditfold.producers.past_effects import past_effect
@@ -74,6 +77,7 @@ class ImportReport:
         bad_before: records that earlier runs found bad; they are in the report file too.
         positions: by partition, the position of the last command that this import, earlier runs included, appended.
         seconds: how long this run took.
+        ended: whether the last line had its line end; without it, the file may have been cut off in its midst.
     """
 
     lines: int
@@ -84,6 +88,7 @@ class ImportReport:
     positions: dict[int, Position]
     seconds: float
     past: int = 0
+    ended: bool = True
 
 
 @dataclass
@@ -124,7 +129,8 @@ def import_file(
     """Append every good command of a file, and go on where an earlier run of the same import stood.
 
     Args:
-        path: JSON Lines or CSV in UTF-8, plain or gzip. It may grow between runs, and must not change otherwise.
+        path: JSON Lines or CSV in UTF-8, plain or gzip. It may grow between runs, and must not change otherwise. From a
+            pipe, each run reads from the start.
         format: `jsonl` or `csv`; by default told from the name.
         state_path: where progress is kept; written atomically at each checkpoint.
         report_path: JSON Lines, one object for each bad record: line, last_line, reason, text (its start).
@@ -136,19 +142,21 @@ def import_file(
 
     Raises ImportFileError (unreadable file, unknown format, bad header), ImportStateError (another file, topic or
     cluster than before; a lost report; a log that lost what was appended; the import runs already) and
-    ImportStoppedError (an append failed; run it again). Blank lines are skipped.
+    ImportStoppedError (an append failed; run it again). Blank lines, and in CSV rows of empty cells, are skipped.
     """
     started = time.monotonic()
     _refuse_same_files(path, state_path, report_path)
     file_format = format or format_of(path)
     with ExitStack() as closing:
         raw = closing.enter_context(_open(path))
+        can_go_on = raw.seekable()
         report = closing.enter_context(_open_report(report_path))
         fresh = _State(producer.topic, producer.cluster_id(), file_format)
-        state = None if start_over else _load_state(state_path)
+        state = None if start_over or not can_go_on else _load_state(state_path)
         if state is not None:
             _refuse_other_import(state, fresh, raw)
-        run = _Import(raw, report, producer, state or fresh, state_path, confirmed=confirmed)
+        kept = state_path if can_go_on else None
+        run = _Import(raw, report, producer, state or fresh, kept, confirmed=confirmed)
         try:
             run.start()
             while run.step(checkpoint_records):
@@ -170,7 +178,7 @@ class _Import:
         report: IO[bytes],
         producer: CommandProducer,
         state: _State,
-        state_path: Path,
+        state_path: Path | None,
         *,
         confirmed: bool,
     ) -> None:
@@ -179,7 +187,10 @@ class _Import:
         self._producer = producer
         self._state = state
         self._state_path = state_path
-        self._reader = RecordReader(open_lines(raw), "csv" if state.format == "csv" else "jsonl")
+        file_format: FileFormat = "csv" if state.format == "csv" else "jsonl"
+        self._reader = RecordReader(open_lines(raw, file_format), file_format)
+        # What a record is that says nothing: white space, or None to bytes.strip().
+        self._empty = EMPTY_CSV if file_format == "csv" else None
         self._records = iter(self._reader)
         self._confirmed = confirmed
         self._parser: JsonLines | CsvRecords = JsonLines(confirmed=confirmed)
@@ -195,7 +206,7 @@ class _Import:
     def start(self) -> None:
         """Go to where the last checkpoint stands, in the file and in the report. Raises ImportStateError."""
         self._cut_report()
-        if self._state.format == "csv" and (header := next(self._records, None)) is not None:
+        if self._state.format == "csv" and (header := next(filter(self._says_something, self._records), None)):
             self._parser = CsvRecords.with_header(header, confirmed=self._confirmed)
         if not self._state.offset:
             return
@@ -219,10 +230,12 @@ class _Import:
         except (AppendError, UndeliveredError) as error:
             self._failure = self._failure or _as_failure(error)
         if self._failure is not None:
-            raise ImportStoppedError(self._state.lines, self._failure.message) from self._failure
+            can_go_on = self._state_path is not None
+            raise ImportStoppedError(self._state.lines, self._failure.message, can_go_on) from self._failure
         if self._state.lost:
-            # Written down: in the next run the log's end may be behind where it was.
-            _save_state(self._state_path, self._state)
+            if self._state_path is not None:
+                # Written down: in the next run the log's end may be behind where it was.
+                _save_state(self._state_path, self._state)
             raise ImportStateError(self._state.lost, _START_OVER)
         self._appended += count
         self._checkpoint()
@@ -233,6 +246,8 @@ class _Import:
     def progress(self) -> ImportProgress:
         """Tell how far the run is."""
         found = self._state.bad - self._bad_before
+        if self._state_path is None:
+            return ImportProgress(self._state.lines, self._appended, found, self._reader.offset, 0)
         total = os.fstat(self._raw.fileno()).st_size
         return ImportProgress(self._state.lines, self._appended, found, min(self._raw.tell(), total), total)
 
@@ -247,6 +262,7 @@ class _Import:
             positions={int(part): Position(int(part), offset) for part, offset in self._state.positions.items()},
             seconds=seconds,
             past=self._past,
+            ended=self._state.ended,
         )
 
     def _chunk(self, records: int) -> Iterator[Encoded]:
@@ -256,12 +272,15 @@ class _Import:
                 taken += 1
                 if self._failure is not None:
                     return
-                if record.data.strip() and (encoded := self._encoded(record)) is not None:
+                if self._says_something(record) and (encoded := self._encoded(record)) is not None:
                     yield encoded
         except ImportFileError as error:
             # Raised only when what was read before it is in the log and in the checkpoint.
             self._unreadable = error
         self._ended = taken < records
+
+    def _says_something(self, record: RawRecord) -> bool:
+        return bool(record.data.strip(self._empty) or record.problem)
 
     def _encoded(self, record: RawRecord) -> Encoded | None:
         try:
@@ -312,6 +331,8 @@ class _Import:
         state.report_bytes = self._report.tell()
         state.lines, state.offset = reader.lines, reader.offset
         state.digest, state.ended = reader.digest(), reader.ended
+        if self._state_path is None:
+            return
         state.head_bytes, state.head_digest = _head(self._raw, _HEAD_BYTES)
         _save_state(self._state_path, state)
 
@@ -338,6 +359,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _open_report(path: Path) -> IO[bytes]:
+    _refuse_no_report(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Opened without cutting it: the lock comes first, since another run may be writing to it.
@@ -350,6 +372,22 @@ def _open_report(path: Path) -> IO[bytes]:
         report.close()
         raise ImportStateError("This import runs already.", "Wait for the other run, or stop it.") from None
     return report
+
+
+def _refuse_no_report(path: Path) -> None:
+    """Refuse what a later run can't find again as it was left: a terminal, a pipe, what this process prints to."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return
+    streams = [os.fstat(stream.fileno()) for stream in (sys.__stdin__, sys.__stdout__, sys.__stderr__) if stream]
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)) or any(
+        os.path.samestat(found, stream) for stream in streams
+    ):
+        raise ImportFileError(
+            f"The report can't be {path}: it must be a file of its own, which a later run goes on with.",
+            "Name a file; it is JSON Lines, to be shown afterwards.",
+        )
 
 
 def _head(raw: IO[bytes], size: int) -> tuple[int, str]:

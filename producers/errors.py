@@ -156,15 +156,18 @@ class ImportStoppedError(CreditfoldError):
     Args:
         line: the last line that is done with; the next run goes on after it.
         reason: what failed.
+        can_go_on: whether it does: a pipe is read from its start.
     """
 
-    def __init__(self, line: int, reason: str) -> None:
+    def __init__(self, line: int, reason: str, can_go_on: bool = True) -> None:
+        how = "it goes on after that line" if can_go_on else "from a pipe it begins with the first line"
         super().__init__(
             f"The import stopped; it is done up to line {line}. {reason}",
-            "Run it again: it goes on after that line, and resent commands count once.",
+            f"Run it again: {how}, and resent commands count once.",
         )
         self.line = line
         self.reason = reason
+        self.can_go_on = can_go_on
 
-    def __reduce__(self) -> tuple[type["ImportStoppedError"], tuple[int, str]]:
-        return type(self), (self.line, self.reason)
+    def __reduce__(self) -> tuple[type["ImportStoppedError"], tuple[int, str, bool]]:
+        return type(self), (self.line, self.reason, self.can_go_on)

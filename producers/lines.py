@@ -6,7 +6,6 @@ written by strangers, and a stranger must not be able to grant credits.
 """
 
 import csv
-import gzip
 import hashlib
 import json
 import re
@@ -14,22 +13,20 @@ import zlib
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import IO, Any, NamedTuple, cast, get_args
 
 from pydantic.fields import FieldInfo
 
 from creditfold.producers.commands import MODELS, Batch, Command, parse_command
 from creditfold.producers.errors import DoubtfulCommandError, ImportFileError, InvalidCommandError
 from creditfold.producers.fields import Instant
-
-FileFormat: TypeAlias = Literal["jsonl", "csv"]
+from creditfold.producers.file_head import BOM, FileFormat
 
 MAX_RECORD_TEXT = 1_048_576  # Bytes. A valid command's text is well under it, in whatever escapes.
 SHOWN = 200  # Characters of a bad record that its report shows.
 
 _SUFFIXES: dict[str, FileFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-_BOM = b"\xef\xbb\xbf"
-_GZIP_MAGIC = b"\x1f\x8b"
+_PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip")
 _BUFFER = 1 << 20
 _REQUIRED = ("type", "command_id", "account")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII).fullmatch
@@ -51,6 +48,7 @@ FLAT_FIELDS: dict[str, type] = {
     for name, field in model.model_fields.items()
 }
 _FLAGS = {"true": True, "false": False}
+_IDS = {"command_id", "account", "to", "asset", "hold", "spend", "grant", "schedule"}
 
 
 _NO_BATCH = "Write batches as JSON Lines."
@@ -72,7 +70,8 @@ class RawRecord(NamedTuple):
 def format_of(path: Path) -> FileFormat:
     """Tell a file's format from its name: .jsonl, .ndjson or .csv, each with .gz or without. Raises ImportFileError."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes[-1:] == [".gz"]:
+    # Also where it can't be unpacked: that is told by what is in the file.
+    if suffixes and suffixes[-1] in _PACKED:
         suffixes.pop()
     found = _SUFFIXES.get(suffixes[-1]) if suffixes else None
     if found is None:
@@ -80,14 +79,6 @@ def format_of(path: Path) -> FileFormat:
             f"The format of {path.name} can't be told from its name.", "Say whether it is jsonl or csv."
         )
     return found
-
-
-def open_lines(raw: IO[bytes]) -> IO[bytes]:
-    """Wrap an open file so that its lines can be read, unpacked if it is gzip (told by its first bytes)."""
-    magic = raw.read(2)
-    raw.seek(0)
-    # Not buffered once more: a second buffer would lose the last good lines before a truncation.
-    return cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if magic == _GZIP_MAGIC else raw
 
 
 class _Quoting(Enum):
@@ -148,7 +139,7 @@ class RecordReader:
         if not piece:
             return None
         first = self.lines + 1
-        text = piece.removeprefix(_BOM) if self.offset == 0 else piece
+        text = piece.removeprefix(BOM) if self.offset == 0 else piece
         quoting = self._quoting_after(text, _Quoting.FIELD_START)
         is_whole = piece.endswith(b"\n") and quoting is not _Quoting.QUOTED
         before = None if is_whole else (self.lines, self.offset, self.ended, self._digest.copy())
@@ -240,11 +231,21 @@ class JsonLines:
         return parse_command(fields, confirmed=self._confirmed)
 
 
+#: What a record of CSV consists of that says nothing: a spreadsheet's empty row.
+EMPTY_CSV = b', "\t\r\n'
+# As spreadsheets write long numbers that they took an id for, rounded to six digits or so.
+_ROUNDED = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}", re.ASCII).fullmatch
+
+
 class CsvRecords:
-    """Makes commands of CSV records (RFC 4180) by a header of field names."""
+    """Makes commands of CSV records (RFC 4180) by a header of field names.
+
+    A column without a name is passed over as long as nothing stands in it: spreadsheets end each line with a comma.
+    """
 
     def __init__(self, header: Sequence[str], *, confirmed: bool = False) -> None:
         self._header = header
+        self._is_named = "" not in header
         self._confirmed = confirmed
 
     @classmethod
@@ -260,10 +261,11 @@ class CsvRecords:
             ) from None
         if "steps" in header:
             raise ImportFileError("The CSV header has a column 'steps'.", _NO_BATCH)
-        unknown = [name for name in header if name not in FLAT_FIELDS]
-        missing = [name for name in _REQUIRED if name not in header]
-        if unknown or missing or len(set(header)) < len(header):
-            shown = ", ".join(repr(name[:40]) for name in (unknown or missing or header)[:10])
+        names = [name for name in header if name]
+        unknown = [name for name in names if name not in FLAT_FIELDS]
+        missing = [name for name in _REQUIRED if name not in names]
+        if unknown or missing or len(set(names)) < len(names):
+            shown = ", ".join(repr(name[:40]) for name in (unknown or missing or names)[:10])
             fault = "has unknown columns" if unknown else "lacks columns" if missing else "has a column twice"
             raise ImportFileError(
                 f"The CSV header {fault}: {shown}.", f"The columns are {', '.join(sorted(FLAT_FIELDS))}."
@@ -274,7 +276,44 @@ class CsvRecords:
         """Read one record. An empty cell is an absent field. Raises BadRecordError or InvalidCommandError."""
         cells = _cells(data)
         if len(cells) != len(self._header):
+            cells = self._fitted(cells)
+        if not self._is_named and any(cell for name, cell in zip(self._header, cells, strict=True) if not name):
+            raise BadRecordError("something stands in a column without a name")
+        if b"E+" in data:
+            self._refuse_rounded(cells)
+        try:
+            return self._command(cells)
+        except InvalidCommandError as error:
+            raise self._explained(error, cells) from None
+
+    def _fitted(self, cells: list[str]) -> list[str]:
+        fitting, beyond = cells[: len(self._header)], cells[len(self._header) :]
+        if len(cells) < len(self._header) or any(beyond):
             raise BadRecordError(f"the record has {len(cells)} columns, and the header {len(self._header)}")
+        return fitting
+
+    def _refuse_rounded(self, cells: list[str]) -> None:
+        for name, cell in zip(self._header, cells, strict=True):
+            # Different ids are the same one then.
+            if name in _IDS and _ROUNDED(cell):
+                raise BadRecordError(f"{name} {cell!r} is a number that a spreadsheet rounded: make its column text")
+
+    def _explained(self, error: InvalidCommandError, cells: list[str]) -> BadRecordError | InvalidCommandError:
+        """The refusal with what a file alone can have to do with it."""
+        if cells == self._header:
+            return BadRecordError("the header stands here again: were files joined?")
+        if cells[0].startswith("\ufeff"):
+            return BadRecordError("it begins with a byte order mark: were files joined?")
+        named = dict(zip(self._header, cells, strict=True))
+        problems = []
+        for problem in error.problems:
+            cell = named.get(problem.partition(" ")[0], "")
+            is_number = FLAT_FIELDS.get(problem.partition(" ")[0]) is int
+            plain = is_number and cell and not _WHOLE_NUMBER(cell)
+            problems.append(f"{problem}; {cell[:40]!r} is not in plain digits" if plain else problem)
+        return type(error)(tuple(problems))
+
+    def _command(self, cells: list[str]) -> Command:
         fields: dict[str, Any] = {name: cell for name, cell in zip(self._header, cells, strict=True) if cell}
         if fields.get("type") == "batch":
             raise BadRecordError(f"a batch can't stand in CSV. {_NO_BATCH}")
@@ -358,5 +397,7 @@ def parse_json(text: str, what: str = "the line is") -> Any:
     except RecursionError:
         raise BadRecordError(f"{what} nested too deeply") from None
     except ValueError as error:
+        if text.startswith("\ufeff"):
+            raise BadRecordError(f"{what} not JSON: it begins with a byte order mark; were files joined?") from None
         # A whole number of thousands of digits lands here too: int() refuses it.
         raise BadRecordError(f"{what} not JSON: {str(error)[:100]}") from None

@@ -27,15 +27,14 @@ from creditfold.producers import (
     UnknownTopicError,
     import_file,
 )
+from creditfold.producers.file_head import FileFormat, open_lines
 from creditfold.producers.lines import (
     MAX_RECORD_TEXT,
     BadRecordError,
     CsvRecords,
-    FileFormat,
     JsonLines,
     RecordReader,
     format_of,
-    open_lines,
     why_bad,
 )
 from creditfold.schemas.wire import decode
@@ -54,7 +53,7 @@ def read(data: bytes, file_format: FileFormat) -> tuple[list[Command], list[tupl
     """Read a file's bytes; returns its commands, and (first line, last line, reason) of the bad records."""
     good: list[Command] = []
     bad: list[tuple[int, int, str]] = []
-    records = iter(RecordReader(open_lines(io.BytesIO(data)), file_format))
+    records = iter(RecordReader(open_lines(io.BytesIO(data), file_format), file_format))
     parser = CsvRecords.with_header(next(records)) if file_format == "csv" else JsonLines()
     for record in records:
         try:
@@ -229,7 +228,7 @@ def test_records_cover_every_byte_and_line_once(seed: int) -> None:
     """Seeded noise of the characters that matter: no byte and no line is lost between records, or counted twice."""
     rng = random.Random(seed)
     data = HEADER.encode() + "".join(rng.choice(',"\n\r ax') for _ in range(3_000)).encode()
-    reader = RecordReader(open_lines(io.BytesIO(data)), "csv")
+    reader = RecordReader(open_lines(io.BytesIO(data), "csv"), "csv")
     records = list(reader)
     assert b"".join(record.data for record in records) == data
     assert [record.first for record in records[1:]] == [record.last + 1 for record in records[:-1]]
