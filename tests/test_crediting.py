@@ -2,7 +2,7 @@
 
 import io
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +341,11 @@ def test_under_rules_2_each_is_decided(
         for line, code, said in STORY:
             done = ledger(*line.split(), "--timeout", "60")
             assert (line, done.code, done.out[: len(said)], done.err) == (line, code, said, "")
+        done = ledger("grant", "kim", "5", "--expires-at", "2001-01-01", "--timeout", "60")
+        assert done.out.startswith("accepted: grant of 5 credits; kim has 0 credits; 5 credits expired at once\n")
+        assert done.err.startswith("note: expires_at lies in the past")
+        first = (datetime.now(UTC) - timedelta(days=3, hours=1)).isoformat()
+        turns = ("--days", "--first-at", first, "--expires-after", "36h")
+        done = ledger("schedule", "create", "lee", "5", *turns, "--timeout", "60")
+        assert "lee has 10 credits; 10 credits expired at once" in done.out
+        assert "4 of its turns lie in the past and grant 20 credits at once, 10 of which expire at once" in done.err
