@@ -164,7 +164,8 @@ def creditfold(
       creditfold status            see how far the fold is
       creditfold down              stop everything; the data stays
 
-    Settings come from the environment, CREDITFOLD_...; docs/settings.md lists them. Each command has --help.
+    Settings come from the environment, CREDITFOLD_..., else from the data folder.
+    docs/settings.md lists them. Each command has --help.
     """
 
 
