@@ -13,7 +13,7 @@ from pathlib import Path
 
 from creditfold.processors.membership import client_id, outcomes_group, owning_members
 from creditfold.projections.connections import connected
-from creditfold.projections.queries import progress
+from creditfold.projections.heartbeats import heartbeats
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.stack.files import locked
 from creditfold.stack.processes import Daemon, Step, last_lines, wait_until
@@ -92,9 +92,11 @@ def _await_ownership(daemon: Daemon, command: str, is_at_work: Callable[[int], b
 
 
 def _worker_is_at_work(settings: Settings, pid: int) -> bool:
+    """Whether its signs of life say that it holds a partition, as a health check will look for."""
     owner = f"{socket.gethostname()}:{pid}"
     with connected(settings.dsn) as connection:
-        return any(row.owner == owner for row in progress(connection))
+        mine = [one.sign for one in heartbeats(connection, "worker") if one.sign.owner == owner]
+    return any(part.held_s == 0 for sign in mine for part in sign.partitions)
 
 
 def _publisher_is_at_work(settings: Settings, pid: int) -> bool:

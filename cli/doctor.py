@@ -56,10 +56,11 @@ def examine(settings: "Settings") -> list[Check]:
     """Look at both sides, and give back every check, the worst first."""
     # PostgreSQL first: the fold goes on meanwhile, and must not seem to be ahead of the log's end.
     database, checks = _examine_postgres(settings)
-    return worst_first(_examine_kafka(settings, database) + checks)
+    return worst_first(_examine_kafka(settings, database) + checks + _examine_room(settings, database))
 
 
 def _examine_postgres(settings: "Settings") -> "tuple[DatabaseFacts | None, list[Check]]":
+    from creditfold.processors.health import judge_dead_letters
     from creditfold.projections.connections import connected
     from creditfold.projections.doctor import SUBJECT, database_facts, examine_postgres
 
@@ -68,7 +69,13 @@ def _examine_postgres(settings: "Settings") -> "tuple[DatabaseFacts | None, list
             facts = database_facts(connection)
     except CreditfoldError as error:
         return None, [_unasked(SUBJECT, error)]
-    return facts, examine_postgres(facts)
+    return facts, [*examine_postgres(facts), judge_dead_letters(facts.dead_letters, "projection")]
+
+
+def _examine_room(settings: "Settings", database: "DatabaseFacts | None") -> list[Check]:
+    from creditfold.stack.disks import disks, judge_disk
+
+    return [judge_disk(disk) for disk in disks(settings, database.data_folder if database is not None else None)]
 
 
 def _examine_kafka(settings: "Settings", database: "DatabaseFacts | None") -> list[Check]:

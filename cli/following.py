@@ -1,7 +1,6 @@
 """The commands about outcomes: publisher, which publishes them, and follow, which tails one account's."""
 
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
@@ -19,13 +18,8 @@ from creditfold.schemas.position import InvalidPositionError, Position
 if TYPE_CHECKING:
     from creditfold.processors.following import Follower
     from creditfold.processors.outcomes import Outcome
-    from creditfold.stack.settings import Settings
 
 FROM_THE_START = "start"
-
-
-class UnpublishedError(CreditfoldError):
-    """A partition has outcomes to publish and doesn't move."""
 
 
 class NotYetPublishedError(CreditfoldError):
@@ -36,9 +30,11 @@ class NotYetPublishedError(CreditfoldError):
 
 def publisher(
     check: Annotated[
-        bool, typer.Option("--check", help="Run none; exit with 1 unless all of them publish or have nothing to.")
+        bool, typer.Option("--check", help="Run none; exit with 1 unless this machine's publisher is well.")
     ] = False,
-    interval: Annotated[float, typer.Option(min=0.05, max=60, help="Seconds between --check's two looks.")] = 2.0,
+    live: Annotated[
+        bool, typer.Option("--live", help="With --check: fail only for what a restart of the publisher may mend.")
+    ] = False,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the libraries say too.")] = False,
 ) -> None:
@@ -51,43 +47,21 @@ def publisher(
     Examples:
       creditfold publisher
       creditfold publisher --json-logs
-      creditfold publisher --check     for a health check
+      creditfold publisher --check           for a readiness probe
+      creditfold publisher --check --live    for a liveness probe
     """
     from creditfold.stack.settings import load_settings
 
+    if live and not check:
+        raise ArgumentError("--live belongs to --check.", "Write: creditfold publisher --check --live")
     if check:
-        refuse_unpublished(load_settings(), interval)
+        from creditfold.cli.status import check_machine
+
+        check_machine(load_settings(), "publisher", live=live)
         return
     from creditfold.processors.publisher import run_publisher
 
     run_publisher(load_settings(), json_logs=json_logs, verbose=verbose)
-
-
-def refuse_unpublished(settings: "Settings", interval_s: float) -> None:
-    """Raise UnpublishedError if a partition has something to publish, and none of it was published meanwhile."""
-    from creditfold.processors.membership import published_places
-    from creditfold.projections.connections import connected
-    from creditfold.projections.queries import progress
-
-    with connected(settings.dsn) as connection:
-        rows = progress(connection)
-    topic = rows[0].topic if rows else settings.commands_topic
-    before = published_places(settings, topic, len(rows))
-    # Not a wait for readiness: moving needs time to pass.
-    time.sleep(interval_s)
-    now = published_places(settings, topic, len(rows))
-    stuck = [
-        row
-        for row in rows
-        if now[row.log_partition] == before[row.log_partition] and now[row.log_partition].offset < row.next_offset
-    ]
-    if stuck:
-        raise UnpublishedError(
-            f"Unpublished: partition {', '.join(str(row.log_partition) for row in stuck)}, behind the fold by "
-            f"{sum(row.next_offset - now[row.log_partition].offset for row in stuck):,} offsets, doesn't move.",
-            "Is a publisher running? Start one with `creditfold publisher`, or look into its log.",
-        )
-    say("Outcomes are published.")
 
 
 def follow(

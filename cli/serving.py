@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from creditfold.cli.arguments import ArgumentError
 from creditfold.cli.output import say
 
 if TYPE_CHECKING:
@@ -197,6 +198,12 @@ def _unmended(settings: "Settings") -> list[str]:
 
 
 def worker(
+    check: Annotated[
+        bool, typer.Option("--check", help="Run none; exit with 1 unless this machine's worker is well.")
+    ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="With --check: fail only for what a restart of the worker may mend.")
+    ] = False,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what Faust says too.")] = False,
 ) -> None:
@@ -208,9 +215,19 @@ def worker(
     Examples:
       creditfold worker
       creditfold worker --json-logs
+      creditfold worker --check           for a readiness probe
+      creditfold worker --check --live    for a liveness probe
     """
-    from creditfold.processors.worker import run_worker
     from creditfold.stack.settings import load_settings
+
+    if live and not check:
+        raise ArgumentError("--live belongs to --check.", "Write: creditfold worker --check --live")
+    if check:
+        from creditfold.cli.status import check_machine
+
+        check_machine(load_settings(), "worker", live=live)
+        return
+    from creditfold.processors.worker import run_worker
 
     run_worker(load_settings(), json_logs=json_logs, verbose=verbose)
 

@@ -1,13 +1,14 @@
-"""The `status` command: how the servers are, and how far the fold is. Owns the sampling and the verdict.
+"""The `status` command: how the servers are, and how far the fold is; and the health checks of the parts and the whole.
 
-Health is progress: a partition is well when its offset moves or nothing is left to fold, whatever processes live.
+Owns the sampling and what is shown. What is well and what isn't is judged in `processors/health.py`.
 """
 
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
@@ -16,20 +17,27 @@ from creditfold.cli.output import counted, print_json, print_table, say
 from creditfold.schemas.errors import CreditfoldError
 
 if TYPE_CHECKING:
+    from creditfold.processors.health import Judgement, Problem
+    from creditfold.projections.health import DatabaseHealth
+    from creditfold.projections.heartbeats import Heartbeat, Role
     from creditfold.projections.queries import PartitionProgress
     from creditfold.projections.transit import InTransit
+    from creditfold.schemas.checks import Check
     from creditfold.stack.embedded import ServiceStatus
     from creditfold.stack.open_transactions import OpenTransaction
     from creditfold.stack.settings import Settings
+    from creditfold.stack.topics import End
+
+T = TypeVar("T")
 
 COUNTS = ("records", "accepted", "rejected", "duplicates", "dead_letters")
 
 
-class StuckError(CreditfoldError):
-    """A partition has records to fold and doesn't move."""
+class UnhealthyError(CreditfoldError):
+    """A process or the ledger isn't well."""
 
 
-class HeldBackError(CreditfoldError):
+class HeldBackError(UnhealthyError):
     """Records wait behind a transaction that somebody has left open."""
 
 
@@ -37,29 +45,42 @@ class PartitionStatus(NamedTuple):
     """One partition between two samples. `rate` is in records a second, `lag` in records at the second sample.
 
     `end_offset` is the partition's very end, and `held` how many of its last records an open transaction holds back.
+    What a server that is away would show is None. `doing` is what its owner does, and `stuck` whether that is a fault.
     """
 
     partition: int
-    next_offset: int
-    end_offset: int
-    lag: int
-    held: int
-    rate: float
+    next_offset: int | None
+    end_offset: int | None
+    lag: int | None
+    held: int | None
+    rate: float | None
     stuck: bool
-    records: int
-    accepted: int
-    rejected: int
-    duplicates: int
-    dead_letters: int
+    records: int | None
+    accepted: int | None
+    rejected: int | None
+    duplicates: int | None
+    dead_letters: int | None
     clock: datetime | None
     folded_at: datetime | None
-    owner: str
+    owner: str | None
+    doing: str
+
+
+class ProcessStatus(NamedTuple):
+    """A worker or publisher, by its last sign of life `age_s` ago, and the partitions that it held then."""
+
+    role: str
+    name: str
+    condition: str
+    age_s: float
+    partitions: tuple[int, ...]
 
 
 class Sample(NamedTuple):
     """Where the fold and the log stood at an instant of the monotonic clock.
 
-    `ends` are the log's very ends, `stable` those that committed readers can reach.
+    `ends` are the log's very ends, `stable` those that committed readers can reach. What a server that is away would
+    show is empty.
     """
 
     at: float
@@ -68,60 +89,156 @@ class Sample(NamedTuple):
     stable: Mapping[int, int]
 
 
+class Look(NamedTuple):
+    """All that is seen. `errors` are those of what can't be seen."""
+
+    first: Sample
+    second: Sample
+    health: "DatabaseHealth | None"
+    open_transactions: "Sequence[OpenTransaction] | None"
+    waiting_s: Mapping[int, float]
+    postgres_folder: str | None
+    errors: Sequence[CreditfoldError]
+
+
 def status(
     interval: Annotated[float, typer.Option(min=0.05, max=60, help="Seconds between the two samples.")] = 1.0,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 unless every partition moves or has nothing left.")
+        bool, typer.Option("--check", help="Exit with 1, and say why, unless the ledger as a whole is well.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show how the servers are, and for each partition how far it is folded and how fast.
+    """Show how the servers are, and for each partition how far it is folded, how fast, and what its owner does.
+
+    --check judges the ledger as a whole: each partition has a live worker that has caught up or is at work, nothing
+    due is overdue, no open transaction holds it back. `creditfold worker --check` and `creditfold publisher --check`
+    judge the processes of one machine.
 
     \b
     Examples:
       creditfold status
-      creditfold status --check     for a health check
+      creditfold status --check     for monitoring
       creditfold status --json --interval 5
     """
+    from creditfold.processors.health import condition
     from creditfold.stack.settings import load_settings
 
     settings = load_settings()
     services = _services(settings)
     if not json:
         _print_services(services)
-    try:
-        first, second = take_samples(settings, interval)
-        partitions = compare(first, second)
-        held = open_transactions_of(settings, first, second)
-        transit = _in_transit(settings)
-    except CreditfoldError:
-        # The servers' state is told even where there is nothing else to tell; the error says why.
-        if json:
-            unknown = dict.fromkeys(("partitions", "totals", "open_transactions", "in_transit"))
-            print_json({"topic": settings.commands_topic, "services": services, **unknown})
-        raise
+    look = look_at(settings, interval)
+    judgement = judge(settings, look)
+    partitions = compare(look.first, look.second, judgement)
+    heartbeats = look.health.heartbeats if look.health is not None else []
+    processes = [_process_status(one, condition(one)) for one in heartbeats]
+    warnings = _warnings(settings, look)
     if json:
-        document = _document(settings, services, partitions)
-        print_json({**document, "open_transactions": held, "in_transit": transit_of(transit)})
+        document = _document(settings, processes, partitions, look)
+        print_json({**document, "services": services, "warnings": warnings})
     else:
-        say("")
-        _print_partitions(settings, partitions)
-        for one in held:
-            say(f"Open transaction: {one.topic} {one.words(time.time_ns() // 1_000_000)}.")
-        if transit is not None and transit.transfers:
-            say(f"In transit: {counted(transit.transfers, 'transfer')}, the oldest for {_age_s(transit):,.0f} s.")
+        _print_all(settings, processes, partitions, look, warnings)
+    if look.errors:
+        raise look.errors[0]
     if check:
-        refuse_other_history(settings, second)
-        refuse_stuck(partitions)
-        refuse_held_back(settings, held, time.time_ns() // 1_000_000)
+        if look.second.ends:
+            refuse_other_history(settings, look.second)
+        refuse_unhealthy(judgement.problems)
+        refuse_held_back(settings, look.open_transactions or (), time.time_ns() // 1_000_000)
 
 
-def take_samples(settings: "Settings", interval_s: float) -> tuple[Sample, Sample]:
-    """Take two samples. Raises what a missing server, topic or projection raises."""
-    first = take_sample(settings)
+def check_machine(settings: "Settings", role: "Role", *, live: bool) -> None:
+    """Raise UnhealthyError unless the processes of a role on this machine are well; say what is done.
+
+    Args:
+        settings: where PostgreSQL is.
+        role: which processes.
+        live: pass whatever a restart can't mend: what they wait for, and signs that can't be read.
+    """
+    from creditfold.processors.health import judge_machine
+    from creditfold.processors.heartbeat import is_ours
+    from creditfold.projections.connections import connected
+    from creditfold.projections.heartbeats import heartbeats
+
+    try:
+        with connected(settings.dsn, "creditfold check") as connection:
+            found = heartbeats(connection, role)
+    except CreditfoldError as error:
+        if not live:
+            raise
+        say(f"It can't be seen how the {role} is, which is no reason to restart it: {error.message}")
+        return
+    refuse_unhealthy(judge_machine(role, found, socket.gethostname(), is_ours, live=live))
+    say(f"The {role} is {'alive' if live else 'well'}.")
+
+
+def refuse_unhealthy(problems: "Sequence[Problem]") -> None:
+    """Raise UnhealthyError if there is a problem."""
+    if problems:
+        what = "; ".join(problem.what for problem in problems)
+        raise UnhealthyError(f"Unhealthy: {what}.", problems[0].remedy)
+
+
+def look_at(settings: "Settings", interval_s: float) -> Look:
+    """Take two samples, and see what else there is. Raises LogChangedError; what a server refuses becomes an error."""
+    from creditfold.projections.connections import connected
+    from creditfold.projections.health import data_folder, database_health
+
+    errors: list[CreditfoldError] = []
+    first = _sample(settings, errors, lambda: _progress(settings))
     # Not a wait for readiness: a rate needs time to pass.
     time.sleep(interval_s)
-    return first, take_sample(settings)
+    health: DatabaseHealth | None = None
+    folder: str | None = None
+
+    def asked() -> "Sequence[PartitionProgress]":
+        nonlocal health, folder
+        with connected(settings.dsn) as connection:
+            health, folder = database_health(connection), data_folder(connection)
+        return health.progress
+
+    second = _sample(settings, errors, asked if first.progress else _nothing)
+    held = _told(lambda: open_transactions_of(settings, first, second), errors) if second.ends else None
+    waiting_s = _waiting_s(settings, health, second) if health is not None else {}
+    return Look(first, second, health, held, waiting_s, folder, errors)
+
+
+def _nothing() -> "Sequence[PartitionProgress]":
+    return ()
+
+
+def _waiting_s(settings: "Settings", health: "DatabaseHealth", sample: Sample) -> dict[int, float]:
+    """For how many seconds the next record waits of each partition that seems to be left alone."""
+    from creditfold.processors.health import suspects
+    from creditfold.stack.open_transactions import append_times
+
+    offsets = suspects(health, _both_ends(sample))
+    since = append_times(settings, settings.commands_topic, offsets) if offsets else {}
+    now_ms = time.time_ns() // 1_000_000
+    return {partition: (now_ms - ms) / 1000 for partition, ms in since.items()}
+
+
+def _told(question: Callable[[], T], errors: list[CreditfoldError]) -> T | None:
+    try:
+        return question()
+    except CreditfoldError as error:
+        errors.append(error)
+        return None
+
+
+def judge(settings: "Settings", look: Look) -> "Judgement":
+    """What is wrong with the ledger, as far as it can be seen."""
+    from creditfold.processors.health import Judgement, Reached, judge_ledger
+
+    if look.health is None:
+        return Judgement([], {}, frozenset())
+    return judge_ledger(look.health, Reached(_both_ends(look.second), look.waiting_s), settings.tick_seconds)
+
+
+def _both_ends(sample: Sample) -> "dict[int, End]":
+    from creditfold.stack.topics import End
+
+    return {partition: End(stable, sample.ends[partition]) for partition, stable in sample.stable.items()}
 
 
 def open_transactions_of(settings: "Settings", first: Sample, second: Sample) -> "list[OpenTransaction]":
@@ -148,20 +265,31 @@ def open_transactions_of(settings: "Settings", first: Sample, second: Sample) ->
 
 def take_sample(settings: "Settings") -> Sample:
     """Read the projection's progress and the log's ends. Raises CreditfoldError's kin."""
-    from creditfold.projections import queries
-    from creditfold.projections.connections import connected
-    from creditfold.projections.setup import LogChangedError
-    from creditfold.stack.topics import log_ends
+    errors: list[CreditfoldError] = []
+    sample = _sample(settings, errors, lambda: _progress(settings))
+    if errors:
+        raise errors[0]
+    return sample
 
-    with connected(settings.dsn) as connection:
-        rows = queries.progress(connection)
-    topics = {row.topic for row in rows} or {settings.commands_topic}
-    if topics != {settings.commands_topic}:
-        raise LogChangedError(
-            f"The projection was folded from {', '.join(sorted(topics))}, the settings name {settings.commands_topic}.",
-            "Set CREDITFOLD_COMMANDS_TOPIC or CREDITFOLD_POSTGRES_DSN to what belongs together.",
-        )
-    ends = log_ends(settings, settings.commands_topic, [row.log_partition for row in rows])
+
+def _sample(
+    settings: "Settings", errors: list[CreditfoldError], progress: "Callable[[], Sequence[PartitionProgress]]"
+) -> Sample:
+    """The same of the servers that answer; one that didn't before isn't asked again.
+
+    PostgreSQL first: the fold goes on meanwhile, and must not seem to be ahead of the log's end.
+    """
+    from creditfold.stack.topics import KafkaUnavailableError, describe_log, log_ends
+
+    rows = _told(progress, errors) or ()
+    ends: dict[int, End] = {}
+    if not any(isinstance(error, KafkaUnavailableError) for error in errors):
+
+        def asked() -> "dict[int, End]":
+            known = [row.log_partition for row in rows] or list(range(describe_log(settings).partitions))
+            return log_ends(settings, settings.commands_topic, known)
+
+        ends = _told(asked, errors) or {}
     return Sample(
         time.monotonic(),
         {row.log_partition: row for row in rows},
@@ -170,12 +298,20 @@ def take_sample(settings: "Settings") -> Sample:
     )
 
 
-def _in_transit(settings: "Settings") -> "InTransit | None":
+def _progress(settings: "Settings") -> "list[PartitionProgress]":
+    from creditfold.projections import queries
     from creditfold.projections.connections import connected
-    from creditfold.projections.transit import in_transit
+    from creditfold.projections.setup import LogChangedError
 
     with connected(settings.dsn) as connection:
-        return in_transit(connection)
+        rows = list(queries.progress(connection))
+    topics = {row.topic for row in rows} or {settings.commands_topic}
+    if topics != {settings.commands_topic}:
+        raise LogChangedError(
+            f"The projection was folded from {', '.join(sorted(topics))}, the settings name {settings.commands_topic}.",
+            "Set CREDITFOLD_COMMANDS_TOPIC or CREDITFOLD_POSTGRES_DSN to what belongs together.",
+        )
+    return rows
 
 
 def transit_of(transit: "InTransit | None") -> dict[str, object] | None:
@@ -189,52 +325,44 @@ def _age_s(transit: "InTransit") -> float:
     return max(0.0, time.time() - (transit.oldest_ms or 0) / 1000)
 
 
-def compare(first: Sample, second: Sample) -> list[PartitionStatus]:
-    """What happened between two samples, by partition."""
+def compare(first: Sample, second: Sample, judgement: "Judgement") -> list[PartitionStatus]:
+    """What happened between two samples, by partition, and what is done about it."""
     seconds = max(second.at - first.at, 1e-6)
-    return [_status(partition, first, second, seconds) for partition in sorted(second.progress)]
+    return [
+        _status(partition, first, second, seconds, judgement)
+        for partition in sorted(second.progress.keys() | second.ends.keys())
+    ]
 
 
-def _status(partition: int, first: Sample, second: Sample, seconds: float) -> PartitionStatus:
-    now, before = second.progress[partition], first.progress[partition]
-    end = second.ends[partition]
-    moved = now.next_offset - before.next_offset
-    # Stuck is who had work all the time between the samples and did none of it; what an open transaction holds back is
-    # no work yet.
-    stuck = moved == 0 and first.stable[partition] > before.next_offset
+def _status(partition: int, first: Sample, second: Sample, seconds: float, judgement: "Judgement") -> PartitionStatus:
+    now, before, end = second.progress.get(partition), first.progress.get(partition), second.ends.get(partition)
     return PartitionStatus(
-        partition,
-        now.next_offset,
-        end,
-        end - now.next_offset,
-        end - second.stable[partition],
-        (now.records - before.records) / seconds,
-        stuck,
-        now.records,
-        now.accepted,
-        now.rejected,
-        now.duplicates,
-        now.dead_letters,
-        now.clock,
-        now.folded_at,
-        now.owner,
+        partition=partition,
+        next_offset=None if now is None else now.next_offset,
+        end_offset=end,
+        lag=None if now is None or end is None else end - now.next_offset,
+        held=None if end is None else end - second.stable[partition],
+        rate=None if now is None or before is None else (now.records - before.records) / seconds,
+        stuck=partition in judgement.stuck,
+        **{name: None if now is None else getattr(now, name) for name in (*COUNTS, "clock", "folded_at", "owner")},
+        doing=judgement.doing.get(partition, ""),
     )
 
 
-def refuse_stuck(partitions: Sequence[PartitionStatus]) -> None:
-    """Raise StuckError if a partition has records to fold and didn't move."""
-    beyond = [row for row in partitions if row.lag < 0]
-    if beyond:
-        raise StuckError(
-            f"The log is shorter than what was folded in partition {_names(beyond)}.",
-            "It isn't the log that the projection was folded from, or it lost records: stop the workers, restore it.",
-        )
-    stuck = [row for row in partitions if row.stuck]
-    if stuck:
-        raise StuckError(
-            f"Stuck: partition {_names(stuck)} with {sum(row.lag for row in stuck):,} records to fold.",
-            "Is a worker running? Start one with `creditfold worker`, or look into its log.",
-        )
+def _process_status(one: "Heartbeat", condition: str) -> ProcessStatus:
+    held = tuple(part.partition for part in one.sign.partitions if part.held_s == 0)
+    return ProcessStatus(one.sign.role, one.sign.owner, condition, round(one.age_s, 3), held)
+
+
+def _warnings(settings: "Settings", look: Look) -> "list[Check]":
+    """What else an operator should know: dead letters in number, disks that are nearly full."""
+    from creditfold.processors.health import judge_dead_letters
+    from creditfold.stack.disks import disks, judge_disk
+
+    found = [judge_disk(disk) for disk in disks(settings, look.postgres_folder)]
+    if look.health is not None:
+        found.append(judge_dead_letters(look.health.dead_letters, "projection"))
+    return [check for check in found if check.state != "ok"]
 
 
 def refuse_other_history(settings: "Settings", sample: Sample) -> None:
@@ -258,10 +386,6 @@ def refuse_held_back(settings: "Settings", held: "Sequence[OpenTransaction]", no
         )
 
 
-def _names(partitions: Sequence[PartitionStatus]) -> str:
-    return ", ".join(str(row.partition) for row in partitions)
-
-
 def _services(settings: "Settings") -> "list[ServiceStatus]":
     from creditfold.cli.background import background_publisher, background_worker
     from creditfold.stack.embedded import ServiceStatus, service_status
@@ -280,8 +404,44 @@ def _print_services(services: "Sequence[ServiceStatus]") -> None:
     )
 
 
+def _print_all(
+    settings: "Settings",
+    processes: Sequence[ProcessStatus],
+    partitions: Sequence[PartitionStatus],
+    look: Look,
+    warnings: "Sequence[Check]",
+) -> None:
+    if processes:
+        say("")
+        _print_processes(processes)
+    if partitions:
+        say("")
+        _print_partitions(settings, partitions)
+    for one in look.open_transactions or ():
+        say(f"Open transaction: {one.topic} {one.words(time.time_ns() // 1_000_000)}.")
+    transit = look.health.transit if look.health is not None else None
+    if transit is not None and transit.transfers:
+        say(f"In transit: {counted(transit.transfers, 'transfer')}, the oldest for {_age_s(transit):,.0f} s.")
+    for check in warnings:
+        say(f"{check.state}: {check.subject}: {check.name}: {check.seen}", f"  try  {check.remedy}")
+
+
+def _print_processes(processes: Sequence[ProcessStatus]) -> None:
+    rows = [
+        (
+            row.role,
+            row.name,
+            ", ".join(map(str, row.partitions)),
+            f"{row.age_s:.0f} s ago",
+            row.condition,
+        )
+        for row in processes
+    ]
+    print_table(("process", "name", "partitions", "last sign", "condition"), rows)
+
+
 def _print_partitions(settings: "Settings", partitions: Sequence[PartitionStatus]) -> None:
-    columns = ("partition", "next", "end", "lag", "held", "rate/s", *COUNTS[1:], "clock", "folded at", "owner")
+    columns = ("partition", "next", "end", "lag", "held", "rate/s", *COUNTS[1:], "clock", "folded at", "owner", "doing")
     rows: list[tuple[object, ...]] = [
         (
             str(row.partition),
@@ -289,16 +449,17 @@ def _print_partitions(settings: "Settings", partitions: Sequence[PartitionStatus
             row.end_offset,
             row.lag,
             row.held,
-            round(row.rate),
+            None if row.rate is None else round(row.rate),
             *(getattr(row, name) for name in COUNTS[1:]),
             row.clock,
             row.folded_at,
             row.owner,
+            row.doing,
         )
         for row in partitions
     ]
     totals = totals_of(partitions)
-    counts = (totals[name] for name in COUNTS[1:])
+    rate = totals["rate"]
     rows.append(
         (
             "total",
@@ -306,10 +467,11 @@ def _print_partitions(settings: "Settings", partitions: Sequence[PartitionStatus
             totals["end_offset"],
             totals["lag"],
             totals["held"],
-            round(totals["rate"]),
-            *counts,
+            None if rate is None else round(rate),
+            *(totals[name] for name in COUNTS[1:]),
             None,
             None,
+            "",
             "",
         )
     )
@@ -317,17 +479,25 @@ def _print_partitions(settings: "Settings", partitions: Sequence[PartitionStatus
 
 
 def totals_of(partitions: Sequence[PartitionStatus]) -> dict[str, Any]:
-    """The sums over all partitions."""
+    """The sums over all partitions; None where one can't be seen."""
     names = ("next_offset", "end_offset", "lag", "held", "rate", *COUNTS)
-    return {name: sum(getattr(row, name) for row in partitions) for name in names}
+    return {name: _sum([getattr(row, name) for row in partitions]) for name in names}
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _document(
-    settings: "Settings", services: "Sequence[ServiceStatus]", partitions: Sequence[PartitionStatus]
+    settings: "Settings", processes: Sequence[ProcessStatus], partitions: Sequence[PartitionStatus], look: Look
 ) -> dict[str, object]:
+    seen = bool(partitions)
     return {
         "topic": settings.commands_topic,
-        "services": services,
-        "partitions": partitions,
-        "totals": totals_of(partitions),
+        "processes": processes if look.health is not None else None,
+        "partitions": partitions if seen else None,
+        "totals": totals_of(partitions) if seen else None,
+        "open_transactions": look.open_transactions,
+        "in_transit": transit_of(look.health.transit) if look.health is not None else None,
     }

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import logging
 import os
-import socket
 import ssl
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -20,6 +19,7 @@ from creditfold.processors.appender import Appender
 from creditfold.processors.beside import SideReader
 from creditfold.processors.chunks import Chunk
 from creditfold.processors.errands import Errands
+from creditfold.processors.heartbeat import Signs, owner_name
 from creditfold.processors.held_back import HeldBack
 from creditfold.processors.lanes import LANES_AT_ONCE, Lanes
 from creditfold.processors.transport import LedgerConsumer
@@ -42,6 +42,7 @@ SCHEME = "creditfold"
 FOLD_CONNECTIONS = LANES_AT_ONCE + 2
 
 REPORT_EVERY_S = 5.0
+TURN_EVERY_S = 1.0
 COLLECT_EVERY_S = 60.0
 
 #: How often to compare what was committed with what PostgreSQL has.
@@ -75,15 +76,17 @@ class FoldApp(faust.App):
     Args:
         settings: where Kafka and PostgreSQL are.
         ledger_log: identity of the command topic.
+        signs: where it says what it does.
     """
 
     # Faust's own lines are told apart from ours, and shown with --verbose only.
     logger = logging.getLogger("faust.creditfold")
 
-    def __init__(self, settings: Settings, ledger_log: Log) -> None:
+    def __init__(self, settings: Settings, ledger_log: Log, signs: Signs | None = None) -> None:
         drivers.TRANSPORTS.aliases[SCHEME] = f"{LedgerConsumer.__module__}:Transport"
         self.commands_topic = ledger_log.topic
-        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self.owner = owner_name()
+        self.signs = signs or Signs()
         self._pool = fold_pool(settings.dsn, f"creditfold worker {os.getpid()}", FOLD_CONNECTIONS)
         self.beside = SideReader(settings.kafka_client)
         self._settings = settings
@@ -112,6 +115,9 @@ class FoldApp(faust.App):
         """Open the pool before the first partition arrives."""
         await self._pool.open()
         await super().on_start()
+        self.signs.partitions = cast(LedgerConsumer, self.consumer).signs
+        self.signs.state = "running"
+        self.signs.news.set()
 
     async def on_stop(self) -> None:
         """Finish what is being written, then let go."""
@@ -196,9 +202,9 @@ class FoldApp(faust.App):
         cast(LedgerConsumer, self.consumer).forget(partition, fenced)
 
 
-def create_app(settings: Settings, ledger_log: Log) -> FoldApp:
+def create_app(settings: Settings, ledger_log: Log, signs: Signs | None = None) -> FoldApp:
     """Build the app. Nothing connects before it is started."""
-    app = FoldApp(settings, ledger_log)
+    app = FoldApp(settings, ledger_log, signs)
     topic = app.topic(ledger_log.topic, schema=FetchSchema(), acks=False)
 
     @app.agent(topic)
@@ -217,6 +223,9 @@ def create_app(settings: Settings, ledger_log: Log) -> FoldApp:
             return
         except CreditfoldError as error:
             log.warning("Kafka is away", why=error.message)
+            app.signs.waits_for("Kafka", error.message)
+        else:
+            app.signs.found("Kafka")
         if app.lanes.offsets():
             log.info("progress", **app.lanes.meter.report())
             await cast(LedgerConsumer, app.consumer).report_offsets()
@@ -236,6 +245,10 @@ def create_app(settings: Settings, ledger_log: Log) -> FoldApp:
             await app.compare_log()
         except CreditfoldError as error:
             log.warning("the log can't be compared with what was folded of it", why=error.message)
+
+    @app.timer(TURN_EVERY_S)  # type: ignore[untyped-decorator]
+    async def turn() -> None:
+        app.signs.turn("loop")
 
     @app.timer(COLLECT_EVERY_S)  # type: ignore[untyped-decorator]
     async def collect() -> None:

@@ -7,6 +7,7 @@ reports it.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
@@ -69,6 +70,17 @@ log = structlog.get_logger()
 
 class RulesTooNewError(CreditfoldError):
     """The log goes over to rules that this release doesn't have."""
+
+
+class Work(NamedTuple):
+    """What a lane is at: since when by the monotonic clock, its turn waited for included; how often it failed, and why.
+
+    A failure for which another server is to blame doesn't count as a try.
+    """
+
+    since: float
+    tries: int = 0
+    why: str = ""
 
 
 class Lanes:
@@ -192,6 +204,11 @@ class Lanes:
                 self._held.discard(partition)
                 self._on_lost(partition, is_fenced)
 
+    def work(self) -> dict[int, Work]:
+        """What each lane is at that has something to do. Safe to call from another thread."""
+        lanes = list(self._lanes.items())
+        return {partition: work for partition, lane in lanes if (work := lane.work) is not None}
+
     async def wait_for_room(self, timeout_s: float) -> None:
         """Wait until a lane finishes a chunk, or has finished one since `busy` was asked, at most so long."""
         with suppress(TimeoutError):
@@ -279,7 +296,7 @@ class Lanes:
         retrying = AsyncRetrying(
             wait=wait_exponential(multiplier=0.1, max=self._retry_max_s) + wait_random(0, 0.1),
             retry=retry_if_exception(_is_worth_another_try),
-            before_sleep=_say_why,
+            before_sleep=lane.failed,
         )
         try:
             if await self._fold_in_a_round(chunk, lane):
@@ -462,6 +479,8 @@ class Lane:
         self.doubts = 0
         self.next_offset = 0
         self.bookmark = Bookmark(0)
+        #: What it is at; None while no chunk is in work.
+        self.work: Work | None = None
         self._lanes = lanes
         self._queue: asyncio.Queue[Chunk] = asyncio.Queue()
         self._task = asyncio.create_task(self._run(), name=f"lane-{partition}")
@@ -518,7 +537,19 @@ class Lane:
         while True:
             chunk = await self._queue.get()
             async with self._working:
-                await self._lanes.fold_until_done(chunk, self)
+                self.work = Work(time.monotonic())
+                try:
+                    await self._lanes.fold_until_done(chunk, self)
+                finally:
+                    self.work = None
+
+    def failed(self, state: RetryCallState) -> None:
+        """A try failed, and another one follows: remember and log why."""
+        error = state.outcome.exception() if state.outcome else None
+        if self.work is not None and error is not None:
+            tries = self.work.tries + (0 if is_outage(error) else 1)
+            self.work = self.work._replace(tries=tries, why=why(error))
+        _say_why(state)
 
 
 def _is_worth_another_try(error: BaseException) -> bool:

@@ -5,7 +5,6 @@ What it says serves lag tools and health checks; no publisher goes on from there
 
 import socket
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -34,27 +33,15 @@ def owning_members(settings: Settings, group: str) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-class PublishedTo(NamedTuple):
-    """An offset before which everything is published, and what the publisher says of where it is within that."""
-
-    offset: int
-    within: str
-
-
 def published_offsets(settings: Settings, topic: str, partitions: int) -> Mapping[int, int]:
     """For each partition of the log the offset before which everything is published; 0 if nobody has said so.
 
     Raises KafkaUnavailableError.
     """
-    return {partition: place.offset for partition, place in published_places(settings, topic, partitions).items()}
-
-
-def published_places(settings: Settings, topic: str, partitions: int) -> Mapping[int, PublishedTo]:
-    """The same, with what changes while a record that comes to many outcomes is published."""
     consumer = Consumer({**settings.kafka_client, "group.id": outcomes_group(settings), "log_level": 0})
     try:
         places = consumer.committed([TopicPartition(topic, partition) for partition in range(partitions)], REQUEST_S)
-        return {place.partition: PublishedTo(max(place.offset, 0), place.metadata or "") for place in places}
+        return {place.partition: max(place.offset, 0) for place in places}
     except KafkaException as error:
         raise KafkaUnavailableError(
             f"Kafka doesn't tell how far outcomes are published: {error.args[0].str()}.", "See `creditfold status`."

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from psycopg_pool import PoolTimeout
 
+from creditfold.processors.heartbeat import MOST_CHARACTERS, Heart, Signs
 from creditfold.processors.membership import client_id, outcomes_group
 from creditfold.processors.outbox import (
     Count,
@@ -35,6 +36,7 @@ from creditfold.processors.outcomes import DEFAULT_MESSAGE_BYTES
 from creditfold.processors.worker import configure_logging, leave, wait_until_ready, when_available
 from creditfold.projections.connections import outbox_pool
 from creditfold.projections.failures import is_outage, outage_event, why
+from creditfold.projections.heartbeats import PartitionSign
 from creditfold.projections.outbox import folded_to, summarise
 from creditfold.projections.queries import bookmarks
 from creditfold.projections.setup import refuse_other_log
@@ -113,6 +115,9 @@ class Lane(threading.Thread):
         self._compare = compare
         self._retry_max_s = retry_max_s
         self._failures = 0
+        # What the last failure was, until a step ends well.
+        self._why = ""
+        self._made = time.monotonic()
         self._began: float | None = None
         self._stopping = threading.Event()
         self._news = threading.Condition()
@@ -153,6 +158,23 @@ class Lane(threading.Thread):
         with self._news:
             self._interruption = error
             self._news.notify()
+
+    def sign(self, now: float, moved_at: float) -> PartitionSign:
+        """What it does, at an instant of the monotonic clock; safe to call from another thread.
+
+        Args:
+            now: the instant.
+            moved_at: when something of the partition was published last, or nothing was to be.
+        """
+        began, why = self._began, self._why
+        return PartitionSign(
+            self._partition,
+            holds_s=round(now - self._made, 3),
+            work_s=None if began is None else round(now - began, 3),
+            still_s=None if self.published_to >= self.folded else round(now - moved_at, 3),
+            tries=self._failures if why else 0,
+            why=why[:MOST_CHARACTERS],
+        )
 
     def stop(self) -> None:
         """Ask it to end after the window that it is at."""
@@ -201,7 +223,7 @@ class Lane(threading.Thread):
             # The views changed under us; how far they are now is told in a moment.
             self._stopping.wait(BUSY_PAUSE_S)
             return
-        self._failures = 0
+        self._failures, self._why = 0, ""
         self.published_to = outbox.published_to
         self.count = Count(self.count.outcomes + done.outcomes, self.count.dead_letters + done.dead_letters)
 
@@ -209,7 +231,8 @@ class Lane(threading.Thread):
         return self._stopping.is_set() or self._interruption is not None or self.folded > self.published_to
 
     def _pause_after(self, error: Exception) -> float:
-        about: dict[str, Any] = {"partition": self._partition, "why": _in_words(error)}
+        self._why = _in_words(error)
+        about: dict[str, Any] = {"partition": self._partition, "why": self._why}
         self._failures += 1
         pause_s = min(FIRST_PAUSE_S * 2.0 ** min(self._failures, 16), self._retry_max_s)
         if was_fenced(error):
@@ -226,6 +249,15 @@ class Lane(threading.Thread):
         return pause_s
 
 
+class Moved(NamedTuple):
+    """When a partition's publishing moved last, and what its lane had published then."""
+
+    at: float
+    lane: Lane
+    published_to: int
+    done: Count
+
+
 def _in_words(error: BaseException) -> str:
     if isinstance(error, KafkaException):
         return str(error.args[0].str())
@@ -239,9 +271,20 @@ class Publisher:
         settings: where Kafka and PostgreSQL are.
         infos: the three topics as they were at the start, commands first.
         pool: connections for reading the projection.
+        signs: where it says what it does.
     """
 
-    def __init__(self, settings: Settings, infos: tuple[TopicInfo, TopicInfo, TopicInfo], pool: Pool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        infos: tuple[TopicInfo, TopicInfo, TopicInfo],
+        pool: Pool,
+        signs: Signs | None = None,
+    ) -> None:
+        self._signs = signs or Signs()
+        # When each partition was held last.
+        self._held_at: dict[int, float] = {}
+        self._moved: dict[int, Moved] = {}
         self._settings = settings
         self._infos = infos
         self._pool = pool
@@ -283,14 +326,18 @@ class Publisher:
     def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
         """Ask it to end; fit to be a signal's handler."""
         self._stopping = True
+        self._signs.state = "stopped"
 
     def run(self) -> None:
         """Publish until stopped. Raises OutcomeTopicError, LogChangedError or TopicMissingError."""
         self._subscribe()
         threading.Thread(target=self._watch_topics, name="topics", daemon=True).start()
+        self._signs.partitions = self._partition_signs
+        self._signs.state = "running"
         pause_s = BUSY_PAUSE_S
         try:
             while not self._stopping:
+                self._signs.turn("loop")
                 if self._wrong is not None:
                     raise self._wrong
                 if self._kafka_is_there:
@@ -410,6 +457,7 @@ class Publisher:
             try:
                 check_topics(self._settings, self._infos)
                 self._kafka_is_there = True
+                self._signs.found("Kafka")
                 self._notice_lost_ends()
                 if time.monotonic() - compared_at >= COMPARE_EVERY_S:
                     compared_at = time.monotonic()
@@ -418,6 +466,7 @@ class Publisher:
                 pass  # Who looks how far the fold is says so.
             except KafkaUnavailableError as error:
                 log.warning("Kafka is away", why=error.message)
+                self._signs.waits_for("Kafka", error.message)
             except CreditfoldError as error:
                 self._wrong = error
 
@@ -443,6 +492,26 @@ class Publisher:
         with self._pool.connection() as connection:
             stopped = {partition: mark for partition, mark in bookmarks(connection).items() if partition in partitions}
         return refusals(self._settings, self._infos[0].name, stopped)
+
+    def _partition_signs(self) -> list[PartitionSign]:
+        """What it does about each partition that it holds or has held; called from the thread that gives the signs."""
+        now, lanes = time.monotonic(), dict(self._lanes)
+        self._held_at.update(dict.fromkeys(lanes, now))
+        return [
+            lanes[partition].sign(now, self._moved_at(lanes[partition], partition, now))
+            if partition in lanes
+            else PartitionSign(partition, round(now - held_at, 3))
+            for partition, held_at in sorted(self._held_at.items())
+        ]
+
+    def _moved_at(self, lane: Lane, partition: int, now: float) -> float:
+        """When something of a partition was published last. A lane in a hung one's place hasn't published by that."""
+        known = self._moved.get(partition, Moved(now, lane, 0, lane.count))
+        # Within a record that comes to many outcomes the count moves.
+        moved = lane.published_to > known.published_to or (lane is known.lane and lane.count != known.done)
+        at = now if moved or lane.published_to >= lane.folded else known.at
+        self._moved[partition] = Moved(at, lane, max(lane.published_to, known.published_to), lane.count)
+        return at
 
     def _report(self) -> None:
         if time.monotonic() - self._reported_at < REPORT_EVERY_S:
@@ -500,11 +569,13 @@ def run_publisher(settings: Settings, *, json_logs: bool = False, verbose: bool 
     configure_logging(json_logs=json_logs, verbose=verbose)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
-    ledger_log = wait_until_ready(settings)
-    infos = when_available(settings, lambda: describe_topics(settings, ledger_log))
-    log.info("publisher starts", topic=infos[1].name, dead_letters=infos[2].name, partitions=ledger_log.partitions)
-    with outbox_pool(settings.dsn, f"creditfold publisher {os.getpid()}", CONNECTIONS) as pool:
-        publisher = Publisher(settings, infos, pool)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, publisher.stop)
-        publisher.run()
+    signs = Signs()
+    with Heart(settings.dsn, "publisher", signs):
+        ledger_log = wait_until_ready(settings, signs)
+        infos = when_available(settings, lambda: describe_topics(settings, ledger_log), signs)
+        log.info("publisher starts", topic=infos[1].name, dead_letters=infos[2].name, partitions=ledger_log.partitions)
+        with outbox_pool(settings.dsn, f"creditfold publisher {os.getpid()}", CONNECTIONS) as pool:
+            publisher = Publisher(settings, infos, pool, signs)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, publisher.stop)
+            publisher.run()

@@ -29,8 +29,10 @@ from faust.types.tuples import ConsumerMessage, Message
 
 from creditfold.processors.beside import SideReader
 from creditfold.processors.chunks import Chunk, Record
+from creditfold.processors.heartbeat import MOST_CHARACTERS, Signs
 from creditfold.processors.lanes import Lanes
 from creditfold.projections.failures import NotPreparedError, is_outage, outage_event, why
+from creditfold.projections.heartbeats import PartitionSign
 from creditfold.projections.setup import LayoutError
 from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.errors import CreditfoldError
@@ -63,6 +65,9 @@ CONNECTIONS_EVERY_S = 0.5
 #: another generation may have been activated, or the log restored.
 REFUSED_PAUSE_S = 10.0
 
+#: After so long without a partition, in seconds, a worker that gets it again begins with it anew.
+LOST_FOR_GOOD_S = 30.0
+
 #: How often to tell aiokafka that the consumer lives while nothing is fetched, in seconds.
 TOUCH_EVERY_S = 1.0
 
@@ -75,6 +80,7 @@ class LedgerApp(Protocol):
     commands_topic: str
     lanes: Lanes
     beside: SideReader
+    signs: Signs
 
     async def check_identity(self) -> None:
         """End the worker and raise LogChangedError if the topic isn't the one that the projection is folded from."""
@@ -238,6 +244,10 @@ class LedgerConsumer(driver.Consumer):
         # Counts what makes a fetch under way void. Compared before and after each wait.
         self._seeks = 0
         self._touched = 0.0
+        # When each partition was last claimed, and since when it has been held by this process: it may change hands for
+        # a moment, or have its claim renewed, and is held by it no less.
+        self._held_at: dict[TP, float] = {}
+        self._held_since: dict[TP, float] = {}
         super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> LedgerConsumerThread:
@@ -268,6 +278,7 @@ class LedgerConsumer(driver.Consumer):
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109 — Faust's name.
         """Fetch once and deliver a chunk for each partition that had something, all in one message."""
+        self._ledger.signs.turn("fetching")
         if self.app.should_stop:
             await self.sleep(0.1)
             return
@@ -276,6 +287,7 @@ class LedgerConsumer(driver.Consumer):
         self._notice_lost_chunks()
         self._notice_idle_connections()
         claimed = await self._claimed()
+        self._note_held(claimed)
         self._ledger.lanes.keep({tp.partition for tp in claimed})
         busy = {TP(self._ledger.commands_topic, partition) for partition in self._ledger.lanes.busy()}
         asked = self._to_ask(claimed - busy)
@@ -497,6 +509,33 @@ class LedgerConsumer(driver.Consumer):
             tp=tp,
             generation_id=self.app.consumer_generation_id,
         )
+
+    def _note_held(self, claimed: set[TP]) -> None:
+        now = time.monotonic()
+        for tp in claimed:
+            if tp not in self._held_at or now - self._held_at[tp] > LOST_FOR_GOOD_S:
+                self._held_since[tp] = now
+                self._ledger.signs.news.set()
+            self._held_at[tp] = now
+
+    def signs(self) -> list[PartitionSign]:
+        """What this worker does about each partition that it holds or has held. Safe to call from another thread."""
+        now, works, claimed = time.monotonic(), self._ledger.lanes.work(), set(self._chains)
+        found = []
+        for tp, held_at in sorted(list(self._held_at.items())):  # noqa: C414 - A copy at once: the other thread may add one.
+            work = works.get(tp.partition)
+            holds = tp in claimed
+            found.append(
+                PartitionSign(
+                    tp.partition,
+                    0.0 if holds else round(now - held_at, 3),
+                    round(now - self._held_since[tp], 3) if holds else None,
+                    round(now - work.since, 3) if holds and work else None,
+                    tries=work.tries if holds and work else 0,
+                    why=work.why[:MOST_CHARACTERS] if holds and work else "",
+                )
+            )
+        return found
 
     def held_back(self) -> dict[int, End]:
         """The claimed partitions of which an open transaction keeps something from being fetched, and their ends."""

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, cast
 
 import structlog
 from faust import Worker
@@ -16,7 +16,8 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
 
-from creditfold.processors.app import create_app
+from creditfold.processors.app import FoldApp, create_app
+from creditfold.processors.heartbeat import Heart, Signs
 from creditfold.projections.failures import PostgresUnavailableError
 from creditfold.projections.setup import prepare
 from creditfold.schemas.errors import CreditfoldError
@@ -50,6 +51,7 @@ class BoundedWorker(Worker):
         timer = threading.Timer(STOP_WITHIN_S, end_now)
         timer.daemon = True  # A stop in time doesn't wait for it.
         timer.start()
+        cast(FoldApp, self.app).signs.end()
         super()._schedule_shutdown(signal)
 
 
@@ -68,37 +70,51 @@ def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = F
     configure_logging(json_logs=json_logs, verbose=verbose)
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
-    ledger_log = wait_until_ready(settings)
-    app = create_app(settings, ledger_log)
-    log.info("worker starts", owner=app.owner, topic=ledger_log.topic, partitions=ledger_log.partitions)
-    # The chunks in work are millions of tuples, dropped all at once and without cycles; looking for some takes up
-    # to a quarter of the time. The app looks now and then. What start-up left need never be looked at again.
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    worker = BoundedWorker(app, quiet=True, redirect_stdouts=False, override_logging=False)
-    worker.spinner = None  # It draws on standard output even when quiet.
-    try:
-        worker.execute_from_commandline()
-    except CreditfoldError:
-        raise
-    except Exception as error:
-        raise WorkerFailedError(f"The worker failed: {error!r}.", "Start it again; it goes on where it was.") from error
+    signs = Signs()
+    with Heart(settings.dsn, "worker", signs):
+        ledger_log = wait_until_ready(settings, signs)
+        app = create_app(settings, ledger_log, signs)
+        log.info("worker starts", owner=app.owner, topic=ledger_log.topic, partitions=ledger_log.partitions)
+        # The chunks in work are millions of tuples, dropped all at once and without cycles; looking for some takes up
+        # to a quarter of the time. The app looks now and then. What start-up left need never be looked at again.
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        worker = BoundedWorker(app, quiet=True, redirect_stdouts=False, override_logging=False)
+        worker.spinner = None  # It draws on standard output even when quiet.
+        try:
+            worker.execute_from_commandline()
+        except CreditfoldError:
+            raise
+        except Exception as error:
+            raise WorkerFailedError(
+                f"The worker failed: {error!r}.", "Start it again; it goes on where it was."
+            ) from error
 
 
-def wait_until_ready(settings: Settings) -> Log:
+def wait_until_ready(settings: Settings, signs: Signs) -> Log:
     """Wait for Kafka and PostgreSQL, and bind the projection to the topic, making its tables where they are missing."""
-    return when_available(settings, lambda: _bind(settings))
+    return when_available(settings, lambda: _bind(settings), signs)
 
 
-def when_available(settings: Settings, question: Callable[[], T]) -> T:
-    """Ask again, with growing pauses, for as long as Kafka or PostgreSQL is away."""
+def when_available(settings: Settings, question: Callable[[], T], signs: Signs) -> T:
+    """Ask again, with growing pauses, for as long as Kafka or PostgreSQL is away, and let the signs show it."""
+
+    def say_why(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        why = error.message if isinstance(error, CreditfoldError) else str(error)
+        signs.waits_for("Kafka" if isinstance(error, KafkaUnavailableError) else "PostgreSQL", why)
+        log.warning("waiting", why=why)
+
     retrying = Retrying(
         wait=wait_exponential(multiplier=0.2, max=settings.retry_max_s) + wait_random(0, 0.1),
         retry=retry_if_exception_type((KafkaUnavailableError, PostgresUnavailableError)),
-        before_sleep=_say_why,
+        before_sleep=say_why,
         reraise=True,
     )
-    return retrying(question)
+    answer = retrying(question)
+    signs.found("Kafka")
+    signs.found("PostgreSQL")
+    return answer
 
 
 def _bind(settings: Settings) -> Log:
@@ -162,11 +178,6 @@ class OnceInAWhile(logging.Filter):
             return False
         self._last[key] = record.created
         return True
-
-
-def _say_why(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.warning("waiting", why=error.message if isinstance(error, CreditfoldError) else str(error))
 
 
 def leave(signum: int, frame: FrameType | None) -> None:

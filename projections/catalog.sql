@@ -36,3 +36,19 @@ CREATE TABLE IF NOT EXISTS ledger.dead_letter_decisions (
     to_offset bigint,
     PRIMARY KEY (topic_id, log_partition, log_offset)
 );
+
+-- The last sign of life of each worker and publisher, and what it was doing: see heartbeats.py. Not of a generation, so a
+-- rebuild and a switch leave it alone. Nothing here is part of the ledger.
+CREATE TABLE IF NOT EXISTS ledger.heartbeats (
+    role text NOT NULL CHECK (role IN ('worker', 'publisher')),
+    owner text NOT NULL,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    state text NOT NULL CHECK (state IN ('starting', 'running', 'stopped')),
+    waits_for text NOT NULL,
+    turned_s jsonb NOT NULL,
+    partitions jsonb NOT NULL,
+    started_at timestamptz NOT NULL,
+    beat_at timestamptz NOT NULL,
+    PRIMARY KEY (role, owner)
+) WITH (fillfactor = 50);

@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow, class_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from creditfold.projections.failures import PoolerError, PostgresUnavailableError, explained, timeout_of, why
-from creditfold.projections.sessions import FOLD, OUTBOX, PINNED, bound_of, pin
+from creditfold.projections.sessions import FOLD, HEARTBEAT, OUTBOX, PINNED, bound_of, pin
 from creditfold.schemas.errors import CreditfoldError
 
 Row = TypeVar("Row")
@@ -180,6 +180,17 @@ class _AsyncBinaryCursor(AsyncCursor[Row]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.format = Format.BINARY
+
+
+def heartbeat_connection(dsn: str, application: str) -> Connection[TupleRow]:
+    """A pinned connection in autocommit to a server that can be written. Raises what psycopg raises."""
+    connection = psycopg.connect(dsn, **_options(application), target_session_attrs="read-write")
+    try:
+        connection.execute(pin(HEARTBEAT, connection.info.server_version))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager

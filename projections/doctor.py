@@ -5,6 +5,7 @@ Writes nothing, and refuses to know Kafka: whether the source is still the topic
 
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import LiteralString, NamedTuple
 
 from psycopg import Connection, sql
@@ -12,6 +13,7 @@ from psycopg.errors import InsufficientPrivilege, UndefinedTable
 from psycopg.rows import TupleRow
 
 from creditfold.projections.generations import leftovers
+from creditfold.projections.health import data_folder, recent_dead_letters
 from creditfold.projections.queries import bookmarks
 from creditfold.projections.sessions import Brought, unusual
 from creditfold.projections.setup import READER_ROLE, access_problems, live, schema_of
@@ -48,6 +50,7 @@ class DatabaseFacts(NamedTuple):
 
     `owner` is the role that the ledger belongs to, `lacking` what readers lack, `brought` what a session is given that
     isn't usual.
+    `data_folder` is where it keeps its data, if on this machine; `dead_letters` counts the recent ones by reason.
     """
 
     settings: Mapping[str, str]
@@ -63,6 +66,8 @@ class DatabaseFacts(NamedTuple):
     lacking: Sequence[str] = ()
     brought: Sequence[Brought] = ()
     collations: Collations = Collations(None, ())
+    data_folder: str | None = None
+    dead_letters: Mapping[str, int] = MappingProxyType({})
 
     @property
     def next_offsets(self) -> Mapping[int, int]:
@@ -89,6 +94,8 @@ def database_facts(connection: Connection[TupleRow]) -> DatabaseFacts:
         access_problems(connection) if prepared else (),
         unusual(connection),
         _collations(connection),
+        data_folder(connection),
+        _recent_dead_letters(connection, schema),
     )
 
 
@@ -119,6 +126,13 @@ _DRIFTED = """
 def _collations(connection: Connection[TupleRow]) -> Collations:
     row = connection.execute(_DRIFTED).fetchone()
     return Collations(None, ()) if row is None else Collations(row[0], row[1])
+
+
+def _recent_dead_letters(connection: Connection[TupleRow], schema: str | None) -> Mapping[str, int]:
+    try:
+        return recent_dead_letters(connection) if schema is not None else {}
+    except InsufficientPrivilege:
+        return {}
 
 
 def _one(connection: Connection[TupleRow], query: LiteralString, values: tuple[str, ...] = ()) -> object:

@@ -73,6 +73,14 @@ OUTBOX: Mapping[str, str] = {
     "default_transaction_isolation": "repeatable read",
 }
 
+# A sign of life is of no use late, and needn't outlast a crash.
+HEARTBEAT: Mapping[str, str] = {
+    **PINNED,
+    "synchronous_commit": "off",
+    "statement_timeout": "5s",
+    "lock_timeout": "2s",
+}
+
 #: What the doctor takes for normal, in the spelling of `current_setting`; only the beginning of a value counts.
 _USUAL: Mapping[str, str] = {
     **dict.fromkeys((*TIMEOUTS, "idle_session_timeout"), "0"),

@@ -20,7 +20,7 @@ from creditfold.schemas.position import Log
 READER_ROLE = "creditfold_reader"
 
 #: What readers may read besides the views.
-_READ_TABLES = ("generations", "dead_letter_decisions")
+_READ_TABLES = ("generations", "dead_letter_decisions", "heartbeats")
 
 #: Version of the tables in generation.sql. Code folds, reads and activates generations of its own layout only.
 LAYOUT = 4
@@ -117,6 +117,8 @@ def _mend_access(connection: Connection[TupleRow], number: int) -> None:
     with suppress(InsufficientPrivilege, CreditfoldError), connection.transaction():
         _make_reader_role(connection)
         _become_owner(connection)
+        if connection.execute("SELECT to_regclass('ledger.heartbeats') IS NULL").fetchone() == (True,):
+            connection.execute(script("catalog.sql"))
         for name in VIEWS:
             if connection.execute("SELECT to_regclass(%s) IS NULL", (f"ledger.{name}",)).fetchone() == (True,):
                 write_view(connection, name, number)

@@ -126,6 +126,17 @@ def in_transit(connection: Connection[TupleRow]) -> InTransit | None:
     return None if found is None else InTransit(*found)
 
 
+def due_since(connection: Connection[TupleRow], now_ms: int) -> dict[int, int] | None:
+    """By partition of the live generation since when something is due at an instant; None for who may not look."""
+    row = connection.execute(_LIVE).fetchone()
+    if row is None:
+        return None
+    try:
+        return dict(connection.execute(_of(_DUE_SINCE, row[0]), (now_ms,)).fetchall())
+    except InsufficientPrivilege:
+        return None
+
+
 @lru_cache(maxsize=64)
 def _of(text: LiteralString, generation: int) -> sql.Composed:
     return sql.SQL(text).format(schema=sql.Identifier(schema_of(generation)))
@@ -149,6 +160,17 @@ _DUE: LiteralString = """
            OR EXISTS (SELECT FROM {schema}.schedules t
                       WHERE t.log_partition = p.log_partition AND t.next_at_ms <= greatest(%(now)s, p.clock_ms))
     FROM {schema}.progress p WHERE owner = %(owner)s
+"""
+
+_DUE_SINCE: LiteralString = """
+    SELECT log_partition, due_ms FROM (
+        SELECT p.log_partition, least(
+            (SELECT min(next_at_ms) FROM {schema}.balances t WHERE t.log_partition = p.log_partition),
+            (SELECT min(next_at_ms) FROM {schema}.lots t WHERE t.log_partition = p.log_partition),
+            (SELECT min(next_at_ms) FROM {schema}.holds t WHERE t.log_partition = p.log_partition),
+            (SELECT min(next_at_ms) FROM {schema}.schedules t WHERE t.log_partition = p.log_partition)
+        ) AS due_ms FROM {schema}.progress p
+    ) AS earliest WHERE due_ms <= %s
 """
 
 # In the order of the index and not of the log: so that what waits long, for a receiver that isn't folded, holds up

@@ -61,14 +61,14 @@ def open_transactions(
 def held_back(settings: Settings, topic: str, ends: Mapping[int, End]) -> list[OpenTransaction]:
     """The same of ends that are known already. Of a transaction that ends meanwhile the append time may be missing."""
     held = {partition: end for partition, end in sorted(ends.items()) if end.stable < end.high}
-    since = _append_times(settings, topic, {partition: end.stable for partition, end in held.items()}) if held else {}
+    since = append_times(settings, topic, {partition: end.stable for partition, end in held.items()}) if held else {}
     return [
         OpenTransaction(topic, partition, end.stable, end.high - end.stable, since.get(partition))
         for partition, end in held.items()
     ]
 
 
-def _append_times(settings: Settings, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
+def append_times(settings: Settings, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
     """The append time of the record at an offset of each partition, committed or not, where it can be read."""
     consumer = Consumer(
         {

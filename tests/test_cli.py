@@ -25,6 +25,7 @@ from creditfold.cli.background import background_publisher, background_worker
 from creditfold.cli.main import COMMANDS, _run
 from creditfold.cli.rebuilding import figures_of
 from creditfold.cli.serving import prepare_ledger
+from creditfold.processors.health import Judgement
 from creditfold.projections.queries import Balance, PartitionProgress
 from creditfold.schemas.position import Position
 from creditfold.stack.processes import wait_until
@@ -357,35 +358,30 @@ def sample(at: float, *rows: tuple[int, int]) -> status.Sample:
     return status.Sample(at, progress, ends, ends)
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "lag", "rate", "stuck"),
-    [
-        # before    after     lag  rate stuck
-        ((10, 10), (10, 10), 0, 0.0, False),  # Nothing to do.
-        ((10, 30), (20, 30), 10, 5.0, False),  # It moves.
-        ((10, 10), (10, 30), 20, 0.0, False),  # The work has only just come.
-        ((10, 30), (30, 30), 0, 10.0, False),  # It has caught up.
-        ((10, 30), (10, 30), 20, 0.0, True),  # It had work and did none.
-        ((10, 30), (10, 90), 80, 0.0, True),  # The same, and it gets worse.
-    ],
-)
-def test_health_is_progress(
-    before: tuple[int, int], after: tuple[int, int], lag: int, rate: float, stuck: bool
-) -> None:
-    """What two samples, two seconds apart, say about a partition."""
-    (row,) = status.compare(sample(0, before), sample(2, after))
-    assert (row.lag, row.rate, row.stuck) == (lag, rate, stuck)
-    if stuck:
-        with pytest.raises(status.StuckError, match=r"Stuck: partition 0 "):
-            status.refuse_stuck([row])
-    else:
-        status.refuse_stuck([row])
+def test_two_samples_are_compared() -> None:
+    """
+    partition | next, end before | now    | lag | held | rate/s
+    0         | 10, 10           | 10, 10 | 0   | 0    | 0
+    1         | 10, 30           | 20, 30 | 10  | 0    | 5
+    2         | 10, 10           | 10, 30 | 20  | 0    | 0
+    """
+    before, now = sample(0, (10, 10), (10, 30), (10, 10)), sample(2, (10, 10), (20, 30), (10, 30))
+    rows = status.compare(before, now, Judgement([], {1: "at work"}, frozenset({2})))
+    assert [(row.lag, row.held, row.rate) for row in rows] == [(0, 0, 0.0), (10, 0, 5.0), (20, 0, 0.0)]
+    assert [(row.doing, row.stuck) for row in rows] == [("", False), ("at work", False), ("", True)]
+    assert status.totals_of(rows)["lag"] == 30
 
 
-def test_a_log_that_is_shorter_than_what_was_folded_is_told() -> None:
-    """The topic lost records, or is another one."""
-    with pytest.raises(status.StuckError, match="shorter"):
-        status.refuse_stuck(status.compare(sample(0, (10, 5)), sample(1, (10, 5))))
+def test_what_a_server_that_is_away_would_show_is_missing() -> None:
+    """The rest is shown: without Kafka how far each partition is folded, without PostgreSQL where the log ends."""
+    both = sample(0, (10, 30))
+    nothing = Judgement([], {}, frozenset())
+    (row,) = status.compare(both, both._replace(ends={}, stable={}), nothing)
+    assert (row.next_offset, row.accepted, row.rate) == (10, 10, 0.0)
+    assert (row.end_offset, row.lag, row.held) == (None, None, None)
+    (row,) = status.compare(both, both._replace(progress={}), nothing)
+    assert (row.end_offset, row.held, row.next_offset, row.lag, row.owner) == (30, 0, None, None, None)
+    assert status.totals_of([row])["lag"] is None
 
 
 # What needs the stack.
@@ -467,18 +463,19 @@ def test_without_a_worker_the_append_is_done_and_the_wait_ends(cli: Cli) -> None
 
 def test_status_tells_what_stands_still(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
     """Lag without a worker is stuck; with one it goes to zero."""
-    assert cli("status", "--check", "--interval", "0.1").code == 0
     cli("grant", "alice", "500", "--no-wait")
     stuck = cli("status", "--check", "--interval", "0.1", "--json")
     assert stuck.code == 1
-    assert "Stuck: partition" in json.loads(stuck.err)["error"]
-    assert set(stuck.json) == {"topic", "services", "partitions", "totals", "open_transactions", "in_transit"}
+    assert json.loads(stuck.err)["error"].startswith("Unhealthy: no worker is at work")
+    assert set(stuck.json) == {
+        *("topic", "services", "processes", "partitions", "totals", "open_transactions", "in_transit", "warnings")
+    }
     assert stuck.json["totals"]["lag"] == 1
-    assert sum(row["stuck"] for row in stuck.json["partitions"]) == 1
+    assert all(row["stuck"] for row in stuck.json["partitions"])
     with worker(ledger_settings, tmp_path):
         wait_until_folded(ledger_settings)
+        assert wait_until(lambda: cli("status", "--check", "--interval", "0.1").code == 0, 60)
         done = cli("status", "--check", "--interval", "0.1")
-    assert done.code == 0
     assert [line.split()[:4] for line in done.out.splitlines() if line.startswith("total")] == [
         ["total", "1", "1", "0"]
     ]
@@ -569,7 +566,8 @@ def test_kafka_away_ends_an_append_with_a_remedy(
     assert cli("balance", "alice").code == 0
     away = cli("status", "--json")
     assert away.code == 1
-    assert away.json["partitions"] is None
+    assert [row["next_offset"] for row in away.json["partitions"]] == [0, 0, 0, 0]
+    assert (away.json["totals"]["end_offset"], away.json["open_transactions"]) == (None, None)
 
 
 def test_postgres_away_is_told_before_anything_is_appended(
@@ -583,6 +581,13 @@ def test_postgres_away_is_told_before_anything_is_appended(
     assert done.err.startswith("error: PostgreSQL doesn't answer")
     assert "try: Start it with `creditfold up`" in done.err
     assert cli("grant", "alice", "500", "--no-wait").code == 0
+    away = cli("status", "--json", "--interval", "0.1")
+    assert away.code == 1
+    assert (away.json["totals"]["end_offset"], away.json["totals"]["lag"], away.json["processes"]) == (1, None, None)
+    # A worker that waits for PostgreSQL isn't to be killed for it, and isn't ready either.
+    assert cli("worker", "--check").code == 1
+    unseen = cli("worker", "--check", "--live")
+    assert (unseen.code, "no reason to restart" in unseen.out) == (0, True)
     use(ledger_settings, monkeypatch)
     assert cli("status", "--json", "--interval", "0.1").json["totals"]["end_offset"] == 1
 

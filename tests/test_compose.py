@@ -29,6 +29,12 @@ def test_what_stays_up_is_watched(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
 
+@pytest.mark.parametrize("name", ["worker", "publisher"])
+def test_a_process_is_judged_by_its_own_check(name: str) -> None:
+    """Not by the ledger as a whole: what another process lacks is no reason to call this one unhealthy."""
+    assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "creditfold", name, "--check"]
+
+
 def test_ports_are_open_on_loopback_only() -> None:
     """The default password is public."""
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]

@@ -8,28 +8,23 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 from forgetful_kafka import FORGETTING, ForgetfulKafka
-from support import append, environment, publisher, record, wait_until_folded, worker
+from support import environment
 
 from creditfold.cli.following import document, line
 from creditfold.cli.main import _run
-from creditfold.cli.serving import prepare_ledger
-from creditfold.processors import following, membership
+from creditfold.processors import following
 from creditfold.processors.chunks import partition_of
 from creditfold.processors.following import Follower
-from creditfold.processors.membership import PublishedTo
 from creditfold.processors.outcomes import outcome_message, read_outcome
-from creditfold.projections import queries
 from creditfold.projections.outbox import JournalRow
 from creditfold.schemas.position import Position
 from creditfold.stack import log
 from creditfold.stack.log import LogReader
-from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings, load_settings
 
 BOUND_S = 60.0
@@ -285,35 +280,3 @@ def test_a_position_s_place_is_found_by_halving(settings: Settings, monkeypatch:
         (first, *_) = follower.follow(place, 1.0)
         assert first.position.offset == -(-wanted // 3) * 3
     assert follower.place_of(Position(follower.partition, 88)) == follower.end()
-
-
-def test_the_check_tells_what_isn_t_published(
-    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nothing to publish is well; something and no publisher isn't; with one it is again."""
-    check = ["publisher", "--check", "--interval", "0.2"]
-    assert prepare_ledger(settings)
-    assert _run(check) == 0
-    append(settings, [record("Grant", "g", "alice", 5)])
-    with worker(settings, tmp_path):
-        wait_until_folded(settings)
-    assert _run(check) == 1
-    assert "behind the fold by 1 offsets" in capsys.readouterr().err
-    with publisher(settings, tmp_path):
-        assert wait_until(lambda: _run(check) == 0, BOUND_S)
-    # What was published stays so without it.
-    assert _run(check) == 0
-
-
-def test_the_check_sees_a_publisher_move_within_a_position(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A tick can come to so many outcomes that its position stands still for longer than the check looks."""
-    places = iter([{0: PublishedTo(5, "1 ann")}, {0: PublishedTo(5, "1 bob")}, *[{0: PublishedTo(5, "9 zoe")}] * 2])
-    monkeypatch.setattr(membership, "published_places", lambda *_: next(places))
-    row = queries.PartitionProgress("t", 0, 6, 0, 0, 0, 0, 0, None, None, 0, "")
-    monkeypatch.setattr(queries, "progress", lambda _: [row])
-    assert _run(["init"]) == 0
-    assert _run(["publisher", "--check", "--interval", "0.05"]) == 0
-    assert _run(["publisher", "--check", "--interval", "0.05"]) == 1
-    assert "behind the fold by 1 offsets" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from support import (
     worker,
 )
 
+from creditfold.cli.status import UnhealthyError, check_machine
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import create_topics, end_offsets
@@ -30,6 +31,15 @@ BOUND_S = 90.0
 
 def grants(prefix: str, count: int = 500) -> list[Any]:
     return [record("Grant", f"{prefix}{n}", f"user-{n % 90}", 1) for n in range(count)]
+
+
+def unready(settings: Settings) -> str:
+    """Why this machine's worker isn't ready; empty if it is."""
+    try:
+        check_machine(settings, "worker", live=False)
+    except UnhealthyError as error:
+        return error.message
+    return ""
 
 
 def test_a_postgresql_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path) -> None:
@@ -59,12 +69,16 @@ def test_a_kafka_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Se
         wait_until_folded(ledger_settings)
         stack.stop_kafka()
         try:
+            # It shows for whom it waits, and isn't to be restarted for it.
+            assert wait_until(lambda: "it waits for Kafka" in unready(ledger_settings), BOUND_S)
+            check_machine(ledger_settings, "worker", live=True)
             time.sleep(15)  # The session timeout is 10 s: what is tested is an outage of more than that.
             assert process.process.poll() is None
         finally:
             stack.start_kafka()
         append(ledger_settings, grants("after"))
         wait_until_folded(ledger_settings, BOUND_S)
+        assert wait_until(lambda: unready(ledger_settings) == "", BOUND_S), unready(ledger_settings)
         assert process.process.poll() is None
         # The libraries would say it a hundred times a second.
         assert len(process.lines()) < 200
@@ -112,8 +126,10 @@ def test_sigterm_while_the_join_waits_stops_in_seconds(ledger_settings: Settings
     """Kafka lets nobody in before the frozen member's session has run out; who waits for that can be told to stop."""
     with worker(ledger_settings, tmp_path, "frozen") as frozen:
         assert wait_until(lambda: frozen.said("claimed"), BOUND_S)
-        frozen.send(signal.SIGSTOP)
         with worker(ledger_settings, tmp_path, "waiting") as waiting:
+            # Not before: its session would have run out by then on a slow machine.
+            assert wait_until(lambda: waiting.said("worker starts"), BOUND_S)
+            frozen.send(signal.SIGSTOP)
             assert wait_until(lambda: joins(ledger_settings), BOUND_S)
             assert waiting.stop(20) == 0
             assert not waiting.said("claimed")
