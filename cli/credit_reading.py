@@ -12,8 +12,13 @@ from creditfold.cli.reading import NONE, projection
 from creditfold.schemas.position import Position
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from creditfold.projections.credit_queries import Lot
     from creditfold.projections.trial_balance import TrialBalance
+
+#: Behind a state that time has brought and the fold hasn't come to.
+NOT_SETTLED = "(not settled)"
 
 AssetOption = Annotated[str | None, typer.Option("--asset", help="Only of this asset.")]
 
@@ -26,30 +31,44 @@ def lots(
 ) -> None:
     """Show an account's lots in the order of spending, and where their credits are.
 
+    They are as the account was last settled. What time changed since, by the database server's clock, is shown as
+    `expired (not settled)` or `active (not settled)`; with --json `state` is the stored one.
+
     \b
     Examples:
       creditfold lots alice
       creditfold lots alice --asset credits --all --json
     """
-    from creditfold.projections import credit_queries
+    from creditfold.projections import credit_queries, current_balances
 
     checked_account(account)
     with projection() as connection:
         rows = credit_queries.lots(connection, account, asset, every=every)
+        now = current_balances.clock(connection)
     if json:
         print_json(rows)
     elif not rows:
         say(f"{account} has no {'' if every else 'live '}lots{f' of {asset}' if asset else ''}.")
     else:
-        print_lots(rows)
+        print_lots(rows, now)
+
+
+def _lot_state(row: "Lot", now: "datetime | None") -> str:
+    """A lot's state, or the one that it is in by now though nobody settled its account."""
+    if now is not None and row.state in ("pending", "active") and row.is_live:
+        if row.expires_at is not None and row.expires_at <= now:
+            return f"expired {NOT_SETTLED}"
+        if row.state == "pending" and row.effective_at is not None and row.effective_at <= now:
+            return f"active {NOT_SETTLED}"
+    return row.state
 
 
 #: Where credits of a lot can be, in the order of the columns.
 PARTS = ("remaining", "held", "spent", "expired", "voided", "forfeited", "reissued", "transferred")
 
 
-def print_lots(rows: "Sequence[Lot]") -> None:
-    """Print lots as a table; parts that none of them has have no column."""
+def print_lots(rows: "Sequence[Lot]", now: "datetime | None" = None) -> None:
+    """Print lots as a table, in the states of an instant if given; parts that none of them has have no column."""
     parts = [name for name in PARTS if name == "remaining" or any(getattr(row, name) for row in rows)]
     print_table(
         ["lot", "asset", "amount", *parts, "state", "class", "priority", "scope", "effective at", "expires at"],
@@ -59,7 +78,7 @@ def print_lots(rows: "Sequence[Lot]") -> None:
                 row.asset,
                 row.amount,
                 *(getattr(row, part) for part in parts),
-                row.state,
+                _lot_state(row, now),
                 row.lot_class,
                 row.priority,
                 row.scope or NONE,
@@ -78,16 +97,19 @@ def holds(
 ) -> None:
     """Show an account's holds: what was taken, what is still held, and until when.
 
+    They are as the account was last settled; one that lapsed since is shown as `lapsed (not settled)`.
+
     \b
     Examples:
       creditfold holds alice
       creditfold holds alice --all
     """
-    from creditfold.projections import credit_queries
+    from creditfold.projections import credit_queries, current_balances
 
     checked_account(account)
     with projection() as connection:
         rows = credit_queries.holds(connection, account, every=every)
+        now = current_balances.clock(connection)
     if json:
         print_json(rows)
     elif not rows:
@@ -101,7 +123,9 @@ def holds(
                     row.asset,
                     row.taken,
                     row.held,
-                    row.state,
+                    f"lapsed {NOT_SETTLED}"
+                    if row.state == "open" and row.deadline is not None and row.deadline <= now
+                    else row.state,
                     row.deadline,
                     ", ".join(f"{amount:,} of {lot}/{number}" for lot, number, amount in row.slices) or NONE,
                 )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-    from creditfold.projections.credit_queries import UsableBalance
+    from creditfold.projections.current_balances import BalanceNow, UsableBalance
     from creditfold.projections.dead_letter_decisions import TreatedLetter
     from creditfold.projections.queries import Balance
     from creditfold.schemas.outcomes import Decision
@@ -52,6 +52,9 @@ def balance(
 ) -> None:
     """Show an account's balances, now or as of a time or a position of the log, both inclusive.
 
+    Now is by the database server's clock: credits whose time is over don't count, whether a worker has settled the
+    account or not. Where that makes a difference, what is stored is shown too. As of a time or a position shows what
+    was decided by then.
     What is pending, held or owed is shown where there is any.
 
     \b
@@ -62,22 +65,23 @@ def balance(
       creditfold balance alice --as-of 2026-06-30T23:59:59.999Z
       creditfold balance alice --as-of 3:1042
     """
-    from creditfold.projections import credit_queries, queries
+    from creditfold.projections import credit_queries, current_balances
+    from creditfold.projections.compare import snapshot
 
     checked_account(account)
     if use is not None and (as_of is not None or not is_id(use, MAX_COMMAND_ID)):
         raise ArgumentError(
             "--use tells what is available now, for a use that is named.", "Leave out --as-of, and name the use."
         )
-    rows: Sequence[Balance | UsableBalance]
-    with projection() as connection:
+    rows: Sequence[Balance | BalanceNow | UsableBalance]
+    with projection() as connection, snapshot(connection):
         state = credit_queries.account_state(connection, account) if as_of is None else None
         if use is not None:
-            rows = credit_queries.usable_balances(connection, account, use)
+            rows = current_balances.usable_now(connection, account, use)
         elif as_of is not None:
             rows = _balances_as_of(connection, account, as_of)
         else:
-            rows = queries.balances(connection, account)
+            rows = current_balances.balances_now(connection, account)
     if json:
         print_json(rows)
         return
@@ -94,11 +98,16 @@ def balance(
 _FROZEN = {"spending": "it can't spend, hold or send credits", "all": "nearly nothing is let through"}
 
 
-def print_balances(rows: "Sequence[Balance | UsableBalance]") -> None:
-    """Print balances as a table; what is pending, held or owed has columns only if there is any."""
+def print_balances(rows: "Sequence[Balance | BalanceNow | UsableBalance]") -> None:
+    """Print balances as a table.
+
+    What is pending, held or owed has columns only if there is any, and what is stored only where it is something else.
+    """
     names = ["account_id", "asset", "available"]
     if "available_for_use" in rows[0]._fields:
         names.append("available_for_use")
+    if any(getattr(row, "stored_available", row.available) != row.available for row in rows):
+        names.append("stored_available")
     more = ["pending", "held", "debt", "credit_limit"]
     if any(getattr(row, name) for row in rows for name in more):
         names += more
@@ -109,7 +118,12 @@ def print_balances(rows: "Sequence[Balance | UsableBalance]") -> None:
     )
 
 
-_TITLES = {"account_id": "account", "credit_limit": "limit", "available_for_use": "for the use"}
+_TITLES = {
+    "account_id": "account",
+    "credit_limit": "limit",
+    "available_for_use": "for the use",
+    "stored_available": "stored",
+}
 
 
 def _balances_as_of(connection: "Connection[TupleRow]", account: str, as_of: str) -> "Sequence[Balance]":

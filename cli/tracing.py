@@ -14,6 +14,8 @@ from creditfold.schemas.outcomes import OutcomeKind
 from creditfold.schemas.position import Position
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
@@ -35,18 +37,19 @@ def trace(account: AccountArgument, command_id: CommandArgument, json: JsonOptio
       creditfold trace alice order-1
       creditfold trace alice welcome --json
     """
-    from creditfold.projections import credit_queries
+    from creditfold.projections import credit_queries, current_balances
     from creditfold.projections.compare import snapshot
 
     checked_account(account)
     with projection() as connection, snapshot(connection):
         found = credit_queries.trace(connection, account, command_id)
+        now = current_balances.clock(connection)
     if found is None:
         raise _unknown(account, command_id)
     if json:
         print_json({**found._asdict(), "spend": _spend(found)})
     else:
-        _print_trace(account, command_id, found)
+        _print_trace(account, command_id, found, now)
 
 
 def _unknown(account: str, command_id: str) -> ArgumentError:
@@ -67,7 +70,7 @@ def _spend(found: "Trace") -> dict[str, int] | None:
     }
 
 
-def _print_trace(account: str, command_id: str, found: "Trace") -> None:
+def _print_trace(account: str, command_id: str, found: "Trace", now: "datetime") -> None:
     decision = found.decision
     if decision is None:
         say(f"{command_id}: what {account} had under rules that know no lots")
@@ -83,13 +86,13 @@ def _print_trace(account: str, command_id: str, found: "Trace") -> None:
         _print_moves("Its moves", found.moves)
     if found.took:
         say("", "The lots that it moved credits of, as they are now")
-        print_lots([traced.lot for traced in found.took])
+        print_lots([traced.lot for traced in found.took], now)
         _print_makers(found.took)
     if found.later:
         _print_moves("What became of it since", found.later)
     for traced in found.made:
         say("", f"The lot {traced.lot.command_id}/{traced.lot.number} that it made")
-        print_lots([traced.lot])
+        print_lots([traced.lot], now)
         _print_moves("All moves of its credits", traced.moves)
     if not (found.moves or found.later or found.made):
         say("It moved no credits.")

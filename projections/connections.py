@@ -212,8 +212,8 @@ async def connected_async(dsn: str, application: str) -> AsyncIterator[AsyncConn
     try:
         try:
             opened = await AsyncConnection.connect(dsn, **options)
-        except psycopg.ProgrammingError as error:
-            raise _bad_string(error) from error
+        except psycopg.ProgrammingError:
+            raise _bad_string() from None
         opened.adapters.register_loader("timestamptz", _Instant)
         try:
             yield opened
@@ -241,16 +241,17 @@ def pinned(dsn: str, application: str = "creditfold") -> Iterator[Connection[Tup
 def _opened(dsn: str, application: str, **options: Any) -> Connection[TupleRow]:
     try:
         return psycopg.connect(dsn, **_options(application), **options)
-    except psycopg.ProgrammingError as error:
-        raise _bad_string(error) from error
+    except psycopg.ProgrammingError:
+        raise _bad_string() from None
 
 
 def _options(application: str) -> dict[str, Any]:
     return {"autocommit": True, "application_name": application, **SESSION}
 
 
-def _bad_string(error: psycopg.Error) -> PostgresUnavailableError:
-    return PostgresUnavailableError(f"Bad connection string: {error}.", "Set CREDITFOLD_POSTGRES_DSN.")
+def _bad_string() -> PostgresUnavailableError:
+    # What libpq says of it repeats it, with the password.
+    return PostgresUnavailableError("The connection string can't be read.", "Set CREDITFOLD_POSTGRES_DSN.")
 
 
 @contextmanager

@@ -140,23 +140,6 @@ class Move(NamedTuple):
     decided_at: datetime
 
 
-class UsableBalance(NamedTuple):
-    """A balance, and how much of it is available for a use."""
-
-    account_id: str
-    asset: str
-    use: str
-    available_for_use: int
-    available: int
-    version: int
-    log_partition: int
-    log_offset: int
-    pending: int
-    held: int
-    debt: int
-    credit_limit: int
-
-
 _LOT: LiteralString = """SELECT l.account_id, l.command_id, l.number, l.asset, l.amount, l.remaining, l.held, l.spent,
     l.expired, l.voided, l.forfeited, l.reissued, l.transferred, l.state, l.is_live, l.class AS lot_class, l.priority,
     l.scope, l.effective_at, l.expires_at, l.source, l.made, l.log_partition, l.log_offset FROM ledger.lots l """
@@ -172,25 +155,6 @@ def account_state(connection: Connection[Any], account: str) -> AccountState | N
     """What concerns an account as a whole; None for one that was never frozen, closed or the like."""
     rows = rows_of(connection, AccountState, "SELECT * FROM ledger.accounts WHERE account_id = %s", (account,))
     return rows[0] if rows else None
-
-
-def usable_balances(connection: Connection[Any], account: str, use: str) -> Sequence[UsableBalance]:
-    """An account's balances with what a spend for a use could take: active lots without scope, or of that one.
-
-    What an account has by rules that know no lots is for any use.
-    """
-    return rows_of(
-        connection,
-        UsableBalance,
-        """SELECT b.*, %(use)s AS use, CASE WHEN l.lots > 0 THEN l.usable ELSE b.available END AS available_for_use
-           FROM ledger.balances b LEFT JOIN (
-               SELECT asset, count(*) AS lots, coalesce(sum(remaining) FILTER (
-                          WHERE state = 'active' AND (scope IS NULL OR scope = %(use)s)), 0)::bigint AS usable
-               FROM ledger.lots WHERE account_id = %(account)s AND is_live GROUP BY asset
-           ) l USING (asset)
-           WHERE b.account_id = %(account)s ORDER BY asset""",
-        {"account": account, "use": use},
-    )
 
 
 def lots(connection: Connection[Any], account: str, asset: str | None = None, *, every: bool = False) -> Sequence[Lot]:

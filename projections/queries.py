@@ -194,13 +194,17 @@ def first_decision(connection: Connection[Any], account: str, command_id: str) -
 
 def rejections(connection: Connection[Any], limit: int, account: str | None = None) -> Sequence[Rejection]:
     """The latest rejections, newest first, of all accounts or of one."""
-    return rows_of(
-        connection,
-        Rejection,
-        """SELECT * FROM ledger.rejections WHERE %s::text IS NULL OR account_id = %s
-           ORDER BY decided_at DESC, log_partition DESC, log_offset DESC LIMIT %s""",
-        (account, account, limit),
-    )
+    if account is None:
+        return rows_of(
+            connection,
+            Rejection,
+            """SELECT * FROM ledger.rejections
+               ORDER BY decided_at DESC, log_partition DESC, log_offset DESC LIMIT %s""",
+            (limit,),
+        )
+    # In the same order by the account's own lines: by the instant, those of all accounts would be gone through.
+    query = "SELECT * FROM ledger.rejections WHERE account_id = %s ORDER BY version DESC LIMIT %s"
+    return rows_of(connection, Rejection, query, (account, limit))
 
 
 def rejection_totals(connection: Connection[Any]) -> dict[str, int]:

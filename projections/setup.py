@@ -13,6 +13,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from creditfold.ledger import FIRST_RULES
+from creditfold.projections.comments import RELATIONS, SCHEMA_TEXT, comment_statements
 from creditfold.projections.connections import pinned
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
@@ -252,6 +253,9 @@ def write_view(connection: Connection[TupleRow], name: str, *numbers: int) -> No
 def _make_views(connection: Connection[TupleRow], number: int) -> None:
     for name in VIEWS:
         write_view(connection, name, number)
+    # Once: a view that is pointed at another generation keeps its comments.
+    connection.execute(sql.SQL("; ").join([comment_statements(name) for name in RELATIONS]))
+    connection.execute(sql.SQL("COMMENT ON SCHEMA ledger IS {}").format(sql.Literal(SCHEMA_TEXT)))
     _grant_reading(connection)
 
 
