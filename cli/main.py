@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from creditfold.cli import (
+    access,
     appending,
     archiving,
     credit_reading,
@@ -95,6 +96,8 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("trace", _READ, tracing.trace),
     ("why", _READ, tracing.why),
     ("rejections", _READ, reading.rejections),
+    ("dsn", _READ, access.dsn),
+    ("psql", _READ, access.psql),
     ("follow", _READ, following.follow),
     ("dead-letters list", _READ, reading.dead_letters),
     ("dead-letters show", _READ, reading.dead_letter),
@@ -117,6 +120,9 @@ GROUPS = {
     "rules": (_REBUILD, "See which version of the rules is in force, and bring another into force."),
 }
 
+#: Commands whose arguments are another program's.
+CONTEXTS = {"psql": {"allow_extra_args": True, "ignore_unknown_options": True}}
+
 _groups: dict[str, typer.Typer] = {}
 
 
@@ -133,7 +139,8 @@ for _name, _panel, _function in COMMANDS:
     if _second:
         _group(_first).command(_second)(_function)
     else:
-        app.command(_name, rich_help_panel=_panel, no_args_is_help=False)(_function)
+        _context = CONTEXTS.get(_name)
+        app.command(_name, rich_help_panel=_panel, no_args_is_help=False, context_settings=_context)(_function)
 
 
 def _print_version(wanted: bool) -> None:

@@ -137,6 +137,8 @@ def up(
             started += ["a publisher"] if start_publisher(settings) else []
     say(f"Started {' and '.join(started)}." if started else "Everything runs already.")
     say(f"Kafka {settings.kafka_bootstrap}, topic {settings.commands_topic}.")
+    if settings.postgres_dsn is None and settings.postgres_tcp_port is not None:
+        say(f"PostgreSQL 127.0.0.1:{settings.postgres_tcp_port}; `creditfold dsn` prints how to connect.")
     say(f"Data and settings: {settings.data_dir.resolve()}.")
     say("Stop it with `creditfold down`; the data stays.")
 

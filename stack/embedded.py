@@ -65,6 +65,8 @@ def _up(settings: Settings, on_step: OnStep, undo: contextlib.ExitStack) -> list
     # Before anything is fetched or started, which may take minutes.
     if kafka:
         kafka.check()
+    if postgres:
+        postgres.check()
     # Kafka takes longest, so PostgreSQL starts while Kafka does.
     if kafka and _launched(kafka, "Kafka", on_step, undo):
         started.append("Kafka")

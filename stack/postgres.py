@@ -1,4 +1,4 @@
-"""Owns the embedded PostgreSQL: its cluster and its server process, reached by a Unix socket only.
+"""Owns the embedded PostgreSQL: its cluster and its server process, reached by a Unix socket, and a port if one is set.
 
 Refuses to know the tables. What a commit promised survives a crash: nothing that weakens that is ever set. The
 cluster is made in a folder of another name, which is renamed when it is whole.
@@ -14,13 +14,24 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
+from creditfold.stack.ports import LOOPBACK, Need, check_ports
+from creditfold.stack.postgres_access import (
+    DATABASE,
+    HBA,
+    OWNER,
+    READER,
+    SOCKET_PORT,
+    Passwords,
+    let_readers_in,
+    passwords_path,
+    set_passwords,
+)
 from creditfold.stack.postgres_server import PostgresError, Server, ServerUser, find_server, server_user
 from creditfold.stack.processes import Daemon, Step, last_lines, run, start_time, tail, wait_until
 from creditfold.stack.settings import Settings
 
-DATABASE = "creditfold"
-SUPERUSER = "postgres"
-PORT = 5432
+SUPERUSER = OWNER
+PORT = SOCKET_PORT
 READY_BOUND_S = 60.0
 INITDB_BOUND_S = 120.0
 FAST_STOP_BOUND_S = 30.0
@@ -32,6 +43,9 @@ IMMEDIATE = Step(signal.SIGQUIT, IMMEDIATE_STOP_BOUND_S)
 
 # What the server says when the sessions of a killed one are still ending.
 LINGERING = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
+
+# What the server says, in the C locale, when another has taken its port since it was found free.
+_LOST_PORT = "could not create any TCP/IP sockets"
 
 OPTIONS = {
     "listen_addresses": "",
@@ -60,6 +74,10 @@ class EmbeddedPostgres:
         self._home = data_dir / "postgres"
         self._cluster = self._home / "data"
         self._socket_dir = settings.postgres_socket_dir
+        self._port = settings.postgres_tcp_port
+        given = settings.postgres_reader_password
+        self._given = {} if given is None else {READER: given.get_secret_value()}
+        self._passwords = Passwords(passwords_path(settings))
         self._refusal = ""
         self.log_path = data_dir / "postgres.log"
         # The record lies outside the server's own folder, which belongs to another user where root starts it.
@@ -75,9 +93,32 @@ class EmbeddedPostgres:
         """The server's pid if it lives."""
         return self._daemon.pid
 
+    @property
+    def tcp_port(self) -> int | None:
+        """The port that is open on loopback; None where the server is reached by its socket only.
+
+        While it doesn't run, the one that is set.
+        """
+        if self.pid is None:
+            return self._port
+        try:
+            lines = (self._cluster / "postmaster.pid").read_text("utf-8", "replace").splitlines()
+            return int(lines[3]) if lines[5].strip() == LOOPBACK else None
+        except (OSError, IndexError, ValueError):
+            return self._port
+
     def is_ready(self) -> bool:
         """Tell whether our server lives and answers `SELECT 1`."""
         return self.pid is not None and self._answers()
+
+    @property
+    def _needs(self) -> list[Need]:
+        return [] if self._port is None else [Need("PostgreSQL", self._port, "CREDITFOLD_POSTGRES_TCP_PORT")]
+
+    def check(self) -> None:
+        """See that the server can be started, if it doesn't run. Raises PortBusyError."""
+        if self.pid is None and self._running_without_record() is None:
+            check_ports(self._needs)
 
     def start(self, on_step: Callable[[str], None] = lambda _: None) -> bool:
         """Start the server, wait until it answers and see that the database exists.
@@ -98,6 +139,7 @@ class EmbeddedPostgres:
             return False
         user = server_user(self._cluster)
         server = find_server(self._cluster_major(user))
+        check_ports(self._needs)
         self._prepare_folders(user)
         self._check_access(server, user)
         if not self._cluster.exists():
@@ -112,6 +154,8 @@ class EmbeddedPostgres:
         Raises PostgresError with the end of the log.
         """
         wait_until(lambda: self._answers() or self._ended(), READY_BOUND_S)
+        if not self._answers() and _LOST_PORT in last_lines(self.log_path):
+            check_ports(self._needs)
         if not self._answers():
             what = "ended while starting" if self.pid is None else f"doesn't answer after {READY_BOUND_S:.0f} s"
             raise PostgresError(
@@ -119,6 +163,7 @@ class EmbeddedPostgres:
                 f"The whole log is {self.log_path}.",
             )
         self._ensure_database()
+        self._ensure_access()
 
     def stop(self) -> bool:
         """Shut down fast, within 30 s, else at once, else kill. Returns whether it was running."""
@@ -168,6 +213,18 @@ class EmbeddedPostgres:
             except psycopg.errors.DuplicateDatabase:
                 return
 
+    def _ensure_access(self) -> None:
+        with self._connected() as connection:
+            let_readers_in(connection)
+            if self._port is None:
+                return
+            if self.tcp_port != self._port:
+                raise PostgresError(
+                    f"PostgreSQL runs, and its port {self._port} isn't open: it was started with other settings.",
+                    "Stop it with `creditfold down`, then start it with `creditfold up`.",
+                )
+            set_passwords(connection, self._passwords.make(self._given))
+
     def _cluster_major(self, user: ServerUser) -> int | None:
         """The major version that the cluster was made by; None if there is no cluster yet."""
         try:
@@ -185,7 +242,8 @@ class EmbeddedPostgres:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             user.give(folder)
             folder.chmod(0o700)
-        for lock in (self._cluster / "postmaster.pid", self._socket_dir / f".s.PGSQL.{PORT}.lock"):
+        own = self._port or PORT
+        for lock in (self._cluster / "postmaster.pid", self._socket_dir / f".s.PGSQL.{own}.lock"):
             _forget_dead_server(lock, self._cluster)
 
     def _initdb(self, server: Server, user: ServerUser) -> None:
@@ -208,9 +266,26 @@ class EmbeddedPostgres:
     def _run(self, server: Server, user: ServerUser) -> None:
         quoted = str(self._socket_dir).replace('"', '""')
         options = {**OPTIONS, "unix_socket_directories": f'"{quoted}"'}
+        self._name_socket()
+        if self._port is not None:
+            hba = self._home / "pg_hba.conf"
+            hba.write_text(HBA, encoding="ascii")
+            hba.chmod(0o600)
+            user.give(hba)
+            options |= {"listen_addresses": LOOPBACK, "port": str(self._port), "hba_file": str(hba)}
+            options |= {"password_encryption": "scram-sha-256"}
         command = [str(server.bin_dir / "postgres"), "-D", str(self._cluster)]
         command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         self._daemon.start(user.command(command), cwd=self._home, env=_environment(), identity=user.identity)
+
+    def _name_socket(self) -> None:
+        """Have the socket be found by one name with any port: PostgreSQL names it after the one that it listens on."""
+        usual = self._socket_dir / f".s.PGSQL.{PORT}"
+        if usual.is_symlink():
+            usual.unlink()
+        if self._port not in (None, PORT):
+            usual.unlink(missing_ok=True)
+            usual.symlink_to(f".s.PGSQL.{self._port}")
 
     def _running_without_record(self) -> int | None:
         """The pid of a server of this cluster whose record was lost, if there is one."""

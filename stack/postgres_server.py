@@ -57,6 +57,21 @@ def find_server(cluster_major: int | None) -> Server:
     )
 
 
+def find_psql() -> Path:
+    """PostgreSQL's own client: the wheel's, pg_config's, Debian's or PATH's. Raises PostgresError."""
+    for folder in _folders():
+        if os.access(folder / "psql", os.X_OK):
+            return folder / "psql"
+    found = shutil.which("psql")
+    if found is None:
+        raise PostgresError(
+            "There is no psql on this machine.",
+            "Install the wheel that has one (`pip install 'creditfold[embedded]'`), or PostgreSQL's client "
+            "(Debian and Ubuntu: `apt-get install postgresql-client`).",
+        )
+    return Path(found)
+
+
 def _servers() -> Iterator[Server]:
     seen = set()
     for folder in _folders():

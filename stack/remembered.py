@@ -32,6 +32,7 @@ OF_A_START = {
     "kafka_controller_port": "Kafka",
     "kafka_heap": "Kafka",
     "jars_dir": "Kafka",
+    "postgres_tcp_port": "PostgreSQL",
 }
 
 HEADER = f"""\

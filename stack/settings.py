@@ -26,8 +26,9 @@ from pydantic_settings import (
 
 from creditfold.schemas.errors import CreditfoldError
 
-# A Unix socket's path must fit into sockaddr_un (104 bytes with its end on macOS), PostgreSQL adds "/.s.PGSQL.5432".
-MAX_SOCKET_DIR_BYTES = 89
+# A Unix socket's path must fit into sockaddr_un (104 bytes with its end on macOS), PostgreSQL adds "/.s.PGSQL." and a
+# port of up to five digits.
+MAX_SOCKET_DIR_BYTES = 88
 
 
 PREFIX = "CREDITFOLD_"
@@ -117,7 +118,7 @@ def _check_names(path: Path, values: Mapping[str, object]) -> None:
 
 
 def _check_secrets(path: Path, values: Mapping[str, object]) -> None:
-    secret = [name for name in values if name == "kafka_password" or _PASSWORD.search(str(values[name]))]
+    secret = [name for name in values if name.endswith("_password") or _PASSWORD.search(str(values[name]))]
     if secret and path.stat().st_mode & 0o077:
         raise InvalidSettingError(f"{path} holds {secret[0]}, and others may read it.", f"chmod 600 {path}")
 
@@ -166,6 +167,15 @@ class Settings(BaseSettings):
         None, description="PostgreSQL connection string; by default the embedded server's socket."
     )
 
+    postgres_tcp_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None,
+        description="Port of the embedded PostgreSQL on loopback, for clients without Unix sockets; closed if unset.",
+    )
+    postgres_reader_password: SecretStr | None = Field(
+        None,
+        description="Password of `creditfold_reader` at that port; one is made and kept in the data folder if unset.",
+    )
+
     group: str = Field("creditfold-fold", min_length=1, max_length=200, description="Consumer group of the workers.")
     chunk_records: Annotated[int, Field(ge=1, le=100_000)] = Field(
         8_000, description="Most records that one transaction of a worker folds."
@@ -197,6 +207,13 @@ class Settings(BaseSettings):
             host, colon, port = server.strip().rpartition(":")
             if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
                 raise ValueError(f"{server!r} is not host:port")
+        return value
+
+    @field_validator("postgres_reader_password")
+    @classmethod
+    def _password_can_be_typed(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().isprintable():
+            raise ValueError("a password has no control characters")
         return value
 
     @property

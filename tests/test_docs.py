@@ -140,8 +140,10 @@ class Runner:
 
     def _run_sql(self, text: str, shown: str | None, where: str) -> None:
         with connected(self._settings.dsn) as connection:
-            cursor = connection.execute(SQL(text))  # type: ignore[arg-type]  # The text is the document's own.
-            rows = cursor.fetchall() if cursor.description else []
+            rows: list[tuple[object, ...]] = []
+            for statement in filter(str.strip, text.split(";\n")):
+                cursor = connection.execute(SQL(statement))  # type: ignore[arg-type]  # The document's own text.
+                rows = cursor.fetchall() if cursor.description else []
         seen = "\n".join(" | ".join("" if cell is None else str(cell) for cell in row) for row in rows)
         if shown is not None:
             assert matches(shown, seen), f"{where}: {seen}"

@@ -64,6 +64,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "trace": ("ann", "g-1"),
     "why": ("ann", "s-1"),
     "rejections": ("--totals",),
+    "dsn": (),
     "follow": ("ann", "--since", "start", "--timeout", "0.1"),
     "archive": ("{folder}",),
     "restore": ("{folder}",),
@@ -91,6 +92,7 @@ OTHER_REASONS = (
 ELSEWHERE = {
     "demo": "does what `up`, `import` and `verify` do, with a history that it fetches",
     "down": "stops what the other tests use; it asks no server anything",
+    "psql": "becomes psql, which says itself what is the matter: test_access.py",
     "worker": "waits for servers until it is stopped: test_outages.py",
 }
 
