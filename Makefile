@@ -38,7 +38,7 @@ help:
 	@echo 'make test-unit   the tests that need no server'
 	@echo 'make test-compiled  those of the core, on the compiled core'
 	@echo 'make test-stack  the tests on the real Kafka and PostgreSQL, the docs among them; those of the fold on both cores'
-	@echo 'make chaos       kill workers and servers while $(CHAOS_COMMANDS) commands are folded'
+	@echo 'make chaos       kill, freeze and set back all that there is while $(CHAOS_COMMANDS) commands are folded'
 	@echo 'make bench       fold 1,000,000 commands of each kind, beside what a team would otherwise pick'
 	@echo 'make bench-latency  how long a command takes until a reader sees it, at 1,000 and 10,000 a second'
 	@echo 'make bench-stages  where CPU time goes for each command, stage by stage'

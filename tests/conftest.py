@@ -17,6 +17,7 @@ from pydantic import SecretStr
 # Tests are collected without touching the import path, so the helper beside them is put on it here.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from small_disk import SmallDisk, mounted
 from stack_under_test import StackUnderTest
 
 from creditfold.stack.settings import Settings
@@ -49,6 +50,22 @@ def stack() -> Iterator[StackUnderTest]:
         yield under_test
     finally:
         under_test.stop()
+
+
+@pytest.fixture
+def disk(stack: StackUnderTest) -> Iterator[SmallDisk | None]:
+    """A small disk, None where there can't be one. Named before a ledger in a test's arguments, it outlives that."""
+    with mounted(stack) as found:
+        yield found if isinstance(found, SmallDisk) else None
+
+
+@pytest.fixture
+def small_disk(stack: StackUnderTest) -> Iterator[SmallDisk]:
+    """The same, for a test that is about nothing else and is skipped where there can't be one."""
+    with mounted(stack) as found:
+        if not isinstance(found, SmallDisk):
+            pytest.skip(found)
+        yield found
 
 
 @pytest.fixture

@@ -10,28 +10,43 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
+import psutil
 import pytest
-from stack_under_test import StackUnderTest
+from confluent_kafka import Producer
+from log_surgery import cut_end
+from projection_copy import copy_of
+from small_disk import ROOMY_KB, SmallDisk
+from stack_under_test import EmbeddedStack, StackUnderTest
 from support import (
+    Quiet,
     Raw,
     WorkerProcess,
     all_progress,
+    append,
     assert_equals_second_fold,
     lag,
+    publisher,
+    read_log,
     record,
     wait_until_folded,
     worker,
 )
+from test_publisher import assert_published, wait_until_published
 
+from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
 from creditfold.producers import CommandProducer, DeliveryFailedError, Outcome
 from creditfold.producers.commands import Encoded
+from creditfold.projections.setup import prepare
 from creditfold.schemas.position import Position
+from creditfold.stack.embedded import service_status
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
+from creditfold.stack.topics import describe_log
 
 COMMANDS = int(os.environ.get("CREDITFOLD_CHAOS_COMMANDS", "25000"))
 SEED = int(os.environ.get("CREDITFOLD_CHAOS_SEED", random.randrange(10**6)))
@@ -57,17 +72,41 @@ def commands(chance: random.Random) -> Iterator[Raw]:
             yield Raw(chance.randbytes(chance.randrange(1, 50)), chance.randbytes(3))
 
 
+class Scene(NamedTuple):
+    """What faults strike: the servers, the processes on them, and the disk that the ledger's tables lie on, if any."""
+
+    settings: Settings
+    stack: StackUnderTest
+    workers: list[WorkerProcess]
+    publishers: list[WorkerProcess]
+    disk: SmallDisk | None
+
+    @property
+    def processes(self) -> list[WorkerProcess]:
+        """All that a fault may have ended."""
+        return [*self.workers, *self.publishers]
+
+
+Fault: TypeAlias = Callable[[Scene, random.Random], None]
+
+
+# Only for CI is a time known: a long run takes what it takes, and each wait in it has a bound of its own.
+@pytest.mark.timeout(900 if COMMANDS <= 25_000 else 0)
 @pytest.mark.chaos
 def test_nothing_is_lost_or_done_twice_whatever_dies(
-    stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path
+    stack: StackUnderTest, disk: SmallDisk | None, ledger_settings: Settings, tmp_path: Path
 ) -> None:
-    """Two workers; SIGKILL, SIGTERM, SIGSTOP and SIGCONT, PostgreSQL and Kafka stopped and killed, while folding."""
-    print(f"seed {SEED}, {COMMANDS} commands")
+    """Two workers and a publisher; each killed, stopped and frozen, and so the servers, while commands are folded.
+
+    Besides: transactions of others that stay open, a disk that is full, a projection that is set back, and in the end a
+    log that loses its end.
+    """
     chance = random.Random(SEED)
     # Small chunks, so that every fault meets many transactions.
     settings = ledger_settings.model_copy(update={"chunk_records": 200, "retry_max_s": 1.0})
     failures: list[BaseException] = []
-    striking = faults(chance, stack)
+    striking = faults(chance, disk)
+    print(f"seed {SEED}, {COMMANDS} commands, {len(striking)} faults")
     share = threading.Semaphore(0)
 
     def pour() -> None:
@@ -77,17 +116,21 @@ def test_nothing_is_lost_or_done_twice_whatever_dies(
         except BaseException as error:
             failures.append(error)
 
+    if disk is not None:
+        move_to(settings, disk)
     with ExitStack() as running:
         workers = [running.enter_context(worker(settings, tmp_path, name)) for name in ("one", "two")]
+        publishers = [running.enter_context(publisher(settings, tmp_path))]
+        scene = Scene(settings, stack, workers, publishers, disk)
         assert wait_until(lambda: owners(settings) == pids(workers), BOUND_S)
         pouring = threading.Thread(target=pour, daemon=True)
         pouring.start()
-        for fault, target in aimed(striking, workers, chance):
+        for fault in striking:
             # Each fault strikes while its share of the commands is appended and folded.
             share.release()
-            wait_for_progress(settings, folded(settings) + chance.randrange(100, COMMANDS // len(striking) // 2))
-            fault(target)
-            for process in workers:
+            wait_for_progress(settings, folded(settings) + chance.randrange(1, COMMANDS // len(striking) // 2))
+            fault(scene, chance)
+            for process in scene.processes:
                 if process.process.poll() is not None:
                     process.restart()
         share.release(len(striking))
@@ -95,18 +138,31 @@ def test_nothing_is_lost_or_done_twice_whatever_dies(
         assert not pouring.is_alive()
         assert failures == []
         wait_until_folded(settings, BOUND_S * 2)
+        wait_until_published(settings, BOUND_S * 2)
         # A worker that was started again just now has to be up before it can be stopped cleanly.
         assert wait_until(lambda: owners(settings) == pids(workers), BOUND_S)
-        assert [process.stop() for process in workers] == [0, 0]
+        second = assert_equals_second_fold(settings)
+        assert len(second.outcomes) == COMMANDS
+        assert len(second.dead) > 0
+        assert second.duplicates > 0
+        assert assert_published(settings) == (COMMANDS, len(second.dead))
+        if isinstance(stack, EmbeddedStack):
+            lose_end_of_log(scene, chance)
+            again = assert_equals_second_fold(settings)
+            assert again.outcomes.keys() == second.outcomes.keys()
+        assert [process.stop() for process in scene.processes] == [0, 0, 0]
 
-    second = assert_equals_second_fold(settings)
-    assert len(second.outcomes) == COMMANDS
-    assert len(second.dead) > 0
-    assert second.duplicates > 0
     claims = sum(line.get("event") == "claimed" for process in workers for line in process.lines())
     print(f"{len(second.dead)} dead letters, {second.duplicates} duplicates, {claims} times partitions were claimed")
     # All partitions were claimed before the first fault, and none of the first two processes lived to the end.
     assert claims > len(workers)
+
+
+def move_to(settings: Settings, disk: SmallDisk) -> None:
+    """Have the ledger's tables on a disk that can be filled."""
+    disk.resize(max(ROOMY_KB, 4 * COMMANDS))
+    prepare(settings.dsn, describe_log(settings))
+    activate(settings, rebuild(settings, Request(tablespace=disk.tablespace), Quiet()).number, Consent(), Quiet())
 
 
 def append_all(settings: Settings, records: Iterable[Raw]) -> None:
@@ -138,31 +194,35 @@ def paced(records: Iterable[Raw], share: threading.Semaphore, size: int) -> Iter
         yield raw
 
 
-def aimed(
-    striking: list[Callable[[WorkerProcess], None]], workers: list[WorkerProcess], chance: random.Random
-) -> Iterator[tuple[Callable[[WorkerProcess], None], WorkerProcess]]:
-    """Every fault with the worker that it meets: any, but that one is killed and the other stopped at least once."""
-    killed, stopped = chance.sample(workers, 2)
-    fixed = {WorkerProcess.kill: killed, stop: stopped}
-    for fault in striking:
-        yield fault, fixed.pop(fault, None) or chance.choice(workers)
-
-
-def faults(chance: random.Random, stack: StackUnderTest) -> list[Callable[[WorkerProcess], None]]:
+def faults(chance: random.Random, disk: SmallDisk | None) -> list[Fault]:
     """Every fault at least once, in a random order; more of them in a long run."""
-    each: list[Callable[[WorkerProcess], None]] = [
-        WorkerProcess.kill,
-        stop,
-        pause,
-        lambda _: stack.restart_postgres(),
-        lambda _: stack.restart_postgres(kill=True),
-        lambda _: stack.restart_kafka(),
-        lambda _: stack.restart_kafka(kill=True),
+    each: list[Fault] = [
+        *(partial(strike, WorkerProcess.kill, worker) for worker in (0, 1)),
+        *(partial(strike, stop, worker) for worker in (0, 1)),
+        partial(strike, pause, None),
+        *(partial(strike, what, PUBLISHER) for what in (WorkerProcess.kill, stop, pause)),
+        lambda scene, _: scene.stack.restart_postgres(),
+        lambda scene, _: scene.stack.restart_postgres(kill=True),
+        lambda scene, _: scene.stack.restart_kafka(),
+        lambda scene, _: scene.stack.restart_kafka(kill=True),
+        partial(freeze, "Kafka"),
+        partial(freeze, "PostgreSQL"),
+        leave_transaction_open,
+        set_projection_back,
+        *([] if disk is None else [fill_disk]),
     ]
-    more = [chance.choice(each) for _ in range(COMMANDS // 20_000)]
-    drawn = [*each, *more]
+    drawn = [*each, *(chance.choice(each) for _ in range(COMMANDS // 10_000))]
     chance.shuffle(drawn)
     return drawn
+
+
+#: Number of the publisher among a scene's processes.
+PUBLISHER = 2
+
+
+def strike(what: Callable[[WorkerProcess], object], target: int | None, scene: Scene, chance: random.Random) -> None:
+    """Do something to a process by its number, to any worker if there is none."""
+    what(chance.choice(scene.workers) if target is None else scene.processes[target])
 
 
 def stop(target: WorkerProcess) -> None:
@@ -176,6 +236,73 @@ def pause(target: WorkerProcess) -> None:
         # Its partitions move to the other worker when the session has run out.
         threading.Event().wait(12)
         target.send(signal.SIGCONT)
+
+
+def freeze(name: str, scene: Scene, chance: random.Random) -> None:
+    """Have a server of ours stand still for some seconds, with all of its processes: it neither answers nor refuses."""
+    (pid,) = [status.pid for status in service_status(scene.stack.settings) if status.name == name]
+    if pid is None:
+        return
+    server = psutil.Process(pid)
+    frozen = [server, *server.children(recursive=True)]
+    for process in frozen:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+    threading.Event().wait(chance.uniform(1, 8))
+    for process in frozen:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+
+
+def leave_transaction_open(scene: Scene, chance: random.Random) -> None:
+    """Somebody's transaction holds a partition back for some seconds and is given up: its record counts for nothing."""
+    settings = scene.settings
+    stranger = Producer({**settings.kafka_client, "transactional.id": f"stranger-{chance.random()}"})
+    stranger.init_transactions(BOUND_S)
+    stranger.begin_transaction()
+    stranger.produce(settings.commands_topic, b"never", b"never", partition=chance.randrange(settings.partitions))
+    stranger.flush(BOUND_S)
+    threading.Event().wait(chance.uniform(1, 8))
+    stranger.abort_transaction(BOUND_S)
+
+
+def fill_disk(scene: Scene, chance: random.Random) -> None:
+    """The disk of the ledger's tables has no room for some seconds."""
+    assert scene.disk is not None
+    scene.disk.fill()
+    threading.Event().wait(chance.uniform(1, 8))
+    scene.disk.resize(max(ROOMY_KB, 4 * COMMANDS))
+
+
+def set_projection_back(scene: Scene, chance: random.Random) -> None:
+    """Processes find a database that is earlier than they left it, as after a fail-over that lost commits."""
+    with copy_of(scene.settings) as copy:
+        at = folded(scene.settings)
+        # While its share comes in, something is folded that is lost again; perhaps nothing, at the share's end.
+        wait_until(lambda: folded(scene.settings) > at, 5)
+        copy.put_back()
+
+
+def lose_end_of_log(scene: Scene, chance: random.Random) -> None:
+    """The log loses its end, and what was lost is sent again in another order, so that it grows past it.
+
+    Workers refuse the partition until the operator has done what they say, with all of them running.
+    """
+    settings, partition = scene.settings, chance.randrange(scene.settings.partitions)
+    before = [Raw(entry.value, entry.key, partition) for entry in read_log(settings) if entry.partition == partition]
+    end = next(row.next_offset for row in all_progress(settings) if row.log_partition == partition)
+    scene.stack.stop_kafka(kill=True)
+    cut_end(scene.stack.settings.data_dir, settings.commands_topic, partition, end - chance.randrange(1, 200))
+    scene.stack.start_kafka()
+    kept = sum(entry.partition == partition for entry in read_log(settings))
+    assert kept < len(before)
+    lost = before[kept:]
+    append(settings, [*reversed(lost), *lost])
+    refused = "refuses to fold a partition"
+    assert wait_until(lambda: any(process.said(refused) for process in scene.workers), BOUND_S)
+    made = rebuild(settings, Request(), Quiet())
+    activate(settings, made.number, Consent(differences=True, note="the log lost its end"), Quiet())
+    wait_until_folded(settings, BOUND_S)
 
 
 def folded(settings: Settings) -> int:

@@ -3,16 +3,10 @@
 The live generation lies on another disk, and is folded and read meanwhile.
 """
 
-import os
-import shutil
-import subprocess
-import tempfile
-import uuid
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from stack_under_test import EmbeddedStack, StackUnderTest
+from small_disk import ROOMY_KB, SmallDisk
 from support import ROOT, Quiet, append, assert_equals_second_fold, query, wait_until_folded, worker
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
@@ -27,58 +21,6 @@ __all__ = ["folded"]
 
 #: Rebuilds in processes of their own, in small transactions: some are there when the disk is full.
 SMALL_PIECES = (str(ROOT / "tests" / "small_pieces.py"),)
-
-ROOMY_KB = 64 * 1024
-
-
-class SmallDisk:
-    """A file system in memory, of any size, and the tablespace on it."""
-
-    def __init__(self, folder: Path, tablespace: str) -> None:
-        self.folder = folder
-        self.tablespace = tablespace
-
-    def resize(self, kilobytes: int) -> None:
-        """Make it so large, at least as large as what is on it."""
-        as_root("mount", "-o", f"remount,size={kilobytes}k", str(self.folder))
-
-    def fill(self) -> None:
-        """Leave no room at all."""
-        found = os.statvfs(self.folder)
-        self.resize((found.f_blocks - found.f_bfree) * found.f_frsize // 1024)
-
-
-def as_root(*command: str) -> None:
-    prefix: Sequence[str] = () if os.geteuid() == 0 else ("sudo", "-n")
-    subprocess.run([*prefix, *command], check=True, capture_output=True, text=True, timeout=30)
-
-
-@pytest.fixture
-def small_disk(stack: StackUnderTest) -> Iterator[SmallDisk]:
-    """One that is named before a ledger in a test's arguments outlives its database, as a tablespace must."""
-    if not isinstance(stack, EmbeddedStack):
-        pytest.skip("the server's disks are within reach in the embedded stack only")
-    owner = (stack.settings.data_dir / "postgres" / "data").stat()
-    above = Path(tempfile.mkdtemp(prefix="cf-disk-"))
-    above.chmod(0o755)
-    disk = SmallDisk(above / "disk", f"small_{uuid.uuid4().hex[:12]}")
-    disk.folder.mkdir()
-    options = f"size={ROOMY_KB}k,mode=0700,uid={owner.st_uid},gid={owner.st_gid}"
-    try:
-        try:
-            as_root("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk.folder))
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"this user may not mount a file system: {getattr(error, 'stderr', '') or error}")
-        try:
-            with connected(stack.settings.dsn) as connection:
-                connection.execute(f"CREATE TABLESPACE {disk.tablespace} LOCATION '{disk.folder}'")  # type: ignore[arg-type]
-            yield disk
-            with connected(stack.settings.dsn) as connection:
-                connection.execute(f"DROP TABLESPACE {disk.tablespace}")  # type: ignore[arg-type]
-        finally:
-            as_root("umount", "--lazy", str(disk.folder))
-    finally:
-        shutil.rmtree(above)
 
 
 class FilledBefore(Quiet):
