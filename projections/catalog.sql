@@ -40,8 +40,8 @@ CREATE TABLE IF NOT EXISTS ledger.dead_letter_decisions (
 -- The last sign of life of each worker and publisher, and what it was doing: see heartbeats.py. Not of a generation, so a
 -- rebuild and a switch leave it alone. Nothing here is part of the ledger.
 CREATE TABLE IF NOT EXISTS ledger.heartbeats (
-    role text NOT NULL CHECK (role IN ('worker', 'publisher')),
-    owner text NOT NULL,
+    role text COLLATE "C" NOT NULL CHECK (role IN ('worker', 'publisher')),
+    owner text COLLATE "C" NOT NULL,
     host text NOT NULL,
     pid integer NOT NULL,
     state text NOT NULL CHECK (state IN ('starting', 'running', 'stopped')),
