@@ -86,7 +86,7 @@ def read(data: bytes, start: int = 0) -> tuple[int, list[LogRecord]]:
 
 
 @given(st.lists(st.lists(record, min_size=1, max_size=8), max_size=4), st.sampled_from(CODECS), st.integers(0, 2**40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_records_are_read_as_another_reader_does(many: list[list[Any]], compression: int, start: int) -> None:
     """Offsets, timestamps, keys, values, headers, and where there is none of them; by every codec."""
     data, place = b"", start

@@ -535,7 +535,6 @@ TestCredits = Credits.TestCase
 TestCredits.settings = settings(
     derandomize=True,
     database=None,
-    deadline=None,
     max_examples=EXAMPLES,
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
