@@ -31,6 +31,8 @@ NEEDS_STACK = {"stack", "ledger_settings"}
 def pytest_configure() -> None:
     """Let SIGTERM end the tests as Ctrl-C does, so that the servers are stopped; have Java start quickly."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell has what it starts in the background ignore Ctrl-C, and that is inherited by all that is interrupted here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Brokers here live for seconds: compiling them well took half of the time and of the CPU time of their start.
     os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
     # How long an example takes says something of the machine, and nothing of ours.
