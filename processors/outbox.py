@@ -5,13 +5,19 @@ are about tells how far everything is published, whatever died at which moment: 
 version, since a tick at one position can come to more outcomes than a transaction should have. No offset stored
 elsewhere decides that: a consumer group's, for example, is forgotten when a ledger is idle for a week. A log that was
 restored into another topic has its records where they were, so outcomes and dead letters that were published under the
-former topic's name are recognized by their places and contents. Knows no threads, no group, no SQL.
+former topic's name are recognized by their places and contents.
+
+That holds only if nothing is ever published behind a window that readers don't get, whatever Kafka said to its commit.
+So a window is committed when its records stand in one piece, and the window before it was read back as others read it.
+
+Knows no threads, no group, no SQL.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import structlog
@@ -38,10 +44,13 @@ from creditfold.schemas.position import Log, Position
 from creditfold.stack.log import LogRecord
 from creditfold.stack.settings import Settings
 from creditfold.stack.tail import OpenTransactionError, Tail, read_tail
+from creditfold.stack.visibility import Visibility
 
 INIT_S = 15.0
 COMMIT_S = 20.0
 ABORT_S = 3.0
+#: How long what was committed may take until it can be read.
+CONFIRM_S = 10.0
 #: What a dead producer left open hides the outcomes behind it for at most this long, if nobody takes its place.
 TRANSACTION_MS = 30_000
 #: Largest batch of outcomes.
@@ -81,6 +90,17 @@ class OutcomesCutError(CreditfoldError):
         super().__init__(
             f"{topic} partition {partition} lost its end: it was published to offset {published}, and is at {found}.",
             "What it lost is published again at once. Find out what the brokers lost: see `creditfold doctor`.",
+        )
+
+
+class ScatteredWindowError(CreditfoldError):
+    """Messages of one transaction landed with something between them, which may have ended the transaction."""
+
+    def __init__(self, topic: str, partition: int, count: int, landed: Sequence[int]) -> None:
+        places = " to ".join(map(str, landed)) or "at places unknown"
+        super().__init__(
+            f"{count} messages landed in {topic} partition {partition} from {places}, not one behind the other.",
+            "They are aborted and published again at once. If this comes again and again, see who else writes there.",
         )
 
 
@@ -146,9 +166,12 @@ class Outbox:
         self._unchecked: Outcome | None = None
         #: By topic, the offset behind what is known to be in it: what comes next lands there, or further on.
         self.ends: dict[str, int] = {}
-        # By topic, where the first message of the transaction under way landed.
-        self._landed: dict[str, int] = {}
-        self._producer = make_producer(_producer_conf(settings, topics, partition))
+        # By topic, where the first and the last message of the transaction under way landed.
+        self._landed: dict[str, list[int]] = {}
+        self._refused: KafkaError | None = None
+        self._visibility = Visibility(self._kafka, partition)
+        self._make_producer = partial(make_producer, _producer_conf(settings, topics, partition))
+        self._producer = self._make_producer()
 
     @property
     def published_to(self) -> int:
@@ -203,6 +226,9 @@ class Outbox:
         self._producer.flush(COMMIT_S)
         self._producer.abort_transaction(COMMIT_S)
         self._in_transaction = False
+        # Of another epoch: an abort that was sent twice, or a marker of it that comes late, must not meet a window.
+        self._producer = self._make_producer()
+        self._producer.init_transactions(INIT_S)
 
     def _send_place(self, place: Place) -> None:
         """Tell the group within the transaction, for lag tools; refused for a process without the partition."""
@@ -240,7 +266,8 @@ class Outbox:
         """Publish the next window of what is folded, before offset `folded`; None if there is none.
 
         Where a window ends in the middle of an offset, those behind it too, for a moment.
-        Raises KafkaException, psycopg's errors, LogChangedError, OtherOutcomesError or UnknownKindError.
+        Raises KafkaException, psycopg's errors, HiddenRecordError, LogChangedError, OtherOutcomesError,
+        OutcomesCutError, ScatteredWindowError or UnknownKindError.
         """
         self._producer.poll(0)
         until = time.monotonic() + STRETCH_S
@@ -287,43 +314,68 @@ class Outbox:
         self._producer.begin_transaction()
         self._in_transaction = True
         self._landed = {}
-        counts: dict[str, int] = {}
-        for topic, message in self._messages(window):
-            counts[topic] = counts.get(topic, 0) + 1
-            self._produce(topic, message, is_first=counts[topic] == 1)
+        for topic, message, is_edge in self._messages(window):
+            self._produce(topic, message, is_edge=is_edge)
         self._send_place(window.end)
-        if counts:
+        counts = {self._topics.outcomes: len(window.journal), self._topics.dead_letters: len(window.dead_letters)}
+        if any(counts.values()):
             self._flush()
-            self._refuse_lost_ends()
+            for topic, count in counts.items():
+                self._check_landed(topic, count)
+        # As late as may be, when it costs no waiting.
+        self.confirm()
         self._producer.commit_transaction(COMMIT_S)
         self._in_transaction = False
-        for topic, first in self._landed.items():
+        if self._landed:
+            self._visibility.expect({topic: landed[-1] for topic, landed in self._landed.items()})
+        for topic, landed in self._landed.items():
             # Behind the messages is the mark of the transaction.
-            self.ends[topic] = first + counts[topic] + 1
+            self.ends[topic] = landed[-1] + 2
+
+    def confirm(self) -> None:
+        """Wait until the last window can be read by those who read committed records. Raises HiddenRecordError.
+
+        Its last messages tell it of all of them, since they stand in one piece: a mark between them would have a place.
+        """
+        self._visibility.confirm(CONFIRM_S)
 
     def _flush(self) -> None:
+        """Wait until every message has landed. Raises KafkaException for one that hasn't."""
         try:
-            self._producer.flush(COMMIT_S)
+            if self._producer.flush(COMMIT_S) > 0:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         except SystemError as error:
             # The client raises a fatal error, and calls back all the same, of which Python complains.
             if isinstance(error.__cause__, KafkaException):
                 raise error.__cause__ from None
             raise
+        if self._refused is not None:
+            raise KafkaException(self._refused)
 
-    def _refuse_lost_ends(self) -> None:
-        """Raise OutcomesCutError where what was sent has landed before the end of what was sent earlier."""
-        for topic, first in self._landed.items():
-            if first < self.ends[topic]:
-                raise OutcomesCutError(topic, self._partition, self.ends[topic], first)
+    def _check_landed(self, topic: str, count: int) -> None:
+        """Raise OutcomesCutError where messages landed before what was sent earlier, ScatteredWindowError where apart.
 
-    def _messages(self, window: Window) -> Iterator[tuple[str, Outgoing]]:
-        for row in window.journal:
-            yield self._topics.outcomes, outcome_message(self._partition, row, self._topics.outcome_bytes)
-        for dead in window.dead_letters:
+        What is between them may be the mark of an earlier transaction that came late: it has ended this one for what
+        stands before it, and those messages would be missing before the others.
+        """
+        landed = self._landed.get(topic, [])
+        if landed and landed[0] < self.ends[topic]:
+            raise OutcomesCutError(topic, self._partition, self.ends[topic], landed[0])
+        if count and (len(landed) != min(count, 2) or landed[-1] - landed[0] + 1 != count):
+            raise ScatteredWindowError(topic, self._partition, count, landed)
+
+    def _messages(self, window: Window) -> Iterator[tuple[str, Outgoing, bool]]:
+        """By topic, and whether a message is its topic's first or last."""
+        edges = 0, len(window.journal) - 1
+        for number, row in enumerate(window.journal):
+            message = outcome_message(self._partition, row, self._topics.outcome_bytes)
+            yield self._topics.outcomes, message, number in edges
+        edges = 0, len(window.dead_letters) - 1
+        for number, dead in enumerate(window.dead_letters):
             message = dead_letter_message(self._topics.log.topic, self._partition, dead, self._topics.dead_letter_bytes)
-            yield self._topics.dead_letters, message
+            yield self._topics.dead_letters, message, number in edges
 
-    def _produce(self, topic: str, message: Outgoing, *, is_first: bool = False) -> None:
+    def _produce(self, topic: str, message: Outgoing, *, is_edge: bool = False) -> None:
         self._producer.produce(
             topic,
             value=message.value,
@@ -331,16 +383,17 @@ class Outbox:
             partition=self._partition,
             headers=message.headers,
             # For each message, hearing of it would take as long as sending it.
-            on_delivery=self._delivered if is_first else None,
+            on_delivery=self._delivered if is_edge else None,
         )
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            return  # The transaction fails by it.
+            self._refused = self._refused or error
+            return
         offset = message.offset()
         # A batch that the broker had already may be confirmed without its place.
         if offset is not None and offset >= 0:
-            self._landed[message.topic() or ""] = offset
+            self._landed.setdefault(message.topic() or "", []).append(offset)
 
     def close(self) -> None:
         """Let go of the producer, aborting what is open. Never raises for what Kafka says to that."""
@@ -351,6 +404,7 @@ class Outbox:
                 self._producer.abort_transaction(ABORT_S)
         with suppress(KafkaException):
             self._producer.purge()
+        self._visibility.close()
 
 
 def with_smaller_messages(topics: Topics, error: BaseException) -> Topics:

@@ -210,6 +210,10 @@ class Lane(threading.Thread):
             outbox.close()
 
     def _publish_one(self, outbox: Outbox) -> None:
+        if not self._has_news():
+            # Nothing else will ask whether the last window can be read.
+            with self._step():
+                outbox.confirm()
         with self._news:
             self._news.wait_for(self._has_news, IDLE_PAUSE_S)
             folded = self.folded
