@@ -128,13 +128,14 @@ class EmbeddedKafka:
 
         Raises EmbeddedKafkaError with the end of its log, PortBusyError if it lost a port to another process.
         """
-        wait_until(lambda: self.pid is None or self._answers(), READY_BOUND_S)
+        # Asked once more, a broker that has much to do after its start may not answer in time.
+        has_answered = wait_until(lambda: self.pid is None or self._answers(), READY_BOUND_S)
         if self.pid is None:
             check_ports(self.needs)
             raise EmbeddedKafkaError(
                 f"Kafka ended while starting. The end of its log:\n{self._last_words()}", self._see_log()
             )
-        if not self._answers():
+        if not has_answered:
             raise EmbeddedKafkaError(
                 f"Kafka doesn't answer at {self.address} after {READY_BOUND_S:.0f} s. "
                 f"The end of its log:\n{self._last_words()}",

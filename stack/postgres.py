@@ -153,10 +153,11 @@ class EmbeddedPostgres:
 
         Raises PostgresError with the end of the log.
         """
-        wait_until(lambda: self._answers() or self._ended(), READY_BOUND_S)
-        if not self._answers() and _LOST_PORT in last_lines(self.log_path):
-            check_ports(self._needs)
-        if not self._answers():
+        # Asked once more, a server that has much to do after its start may not answer in time.
+        is_settled = wait_until(lambda: self._answers() or self._ended(), READY_BOUND_S)
+        if not is_settled or self.pid is None:
+            if _LOST_PORT in last_lines(self.log_path):
+                check_ports(self._needs)
             what = "ended while starting" if self.pid is None else f"doesn't answer after {READY_BOUND_S:.0f} s"
             raise PostgresError(
                 f"PostgreSQL {what}. {self._refusal}\nThe end of its log:\n{last_lines(self.log_path)}",

@@ -472,3 +472,19 @@ def test_a_command_that_takes_too_long_is_ended() -> None:
     answer = run(["/bin/sh", "-c", "echo hello; exec sleep 60"], bound_s=0.5)
     assert answer.code == -1
     assert "hello" in answer.said
+
+
+@pytest.mark.parametrize("kind", [EmbeddedKafka, EmbeddedPostgres])
+def test_a_server_that_answered_once_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[EmbeddedKafka] | type[EmbeddedPostgres]
+) -> None:
+    """Right after its start it may be too busy to answer a second question in time."""
+    answers = iter([False, True])
+    server = kind(Settings(data_dir=tmp_path))
+    monkeypatch.setattr(kind, "pid", property(lambda server: os.getpid()))
+    for name, value in (("_answers", lambda: next(answers, False)), ("_ended", lambda: False)):
+        monkeypatch.setattr(server, name, value, raising=False)
+    for name in ("_ensure_database", "_ensure_access"):
+        monkeypatch.setattr(server, name, lambda: None, raising=False)
+    server.wait_ready()
+    assert list(answers) == []
