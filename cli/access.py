@@ -22,15 +22,16 @@ OwnerOption = Annotated[
 
 
 def _access(settings: "Settings", *, owner: bool, must_run: bool) -> "Access":
+    """How to reach PostgreSQL. Raises AccessError where no stack is, and with must_run where it is stopped."""
+    from creditfold.stack.embedded import advice, has_stack
     from creditfold.stack.postgres import EmbeddedPostgres
     from creditfold.stack.postgres_access import AccessError, access
 
-    port = None
-    if settings.postgres_dsn is None:
-        server = EmbeddedPostgres(settings)
-        if must_run and server.pid is None:
-            raise AccessError("PostgreSQL doesn't run.", "Start it with `creditfold up`.")
-        port = server.tcp_port
+    why_not = advice(settings, "PostgreSQL")
+    # The string of a server that is stopped will be right when it runs; one of a folder without a stack leads nowhere.
+    if why_not is not None and (must_run or not has_stack(settings.data_dir)):
+        raise AccessError(*why_not)
+    port = EmbeddedPostgres(settings).tcp_port if settings.postgres_dsn is None else None
     return access(settings, as_owner=owner, tcp_port=port)
 
 

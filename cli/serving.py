@@ -158,7 +158,8 @@ def down() -> None:
     stopped = ["the publisher"] if stop_publisher(settings) else []
     stopped += ["the worker"] if stop_worker(settings) else []
     stopped += embedded.down(settings)
-    say(f"Stopped {' and '.join(stopped)}." if stopped else "Nothing ran.")
+    nothing = f"Nothing ran in the data folder {settings.data_dir.resolve()}."
+    say(f"Stopped {' and '.join(stopped)}." if stopped else nothing)
 
 
 def init() -> None:

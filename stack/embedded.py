@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import psycopg
@@ -125,7 +126,7 @@ def advice(settings: Settings, server: str) -> tuple[str, str] | None:
             f"The Kafka of the data folder {folder} runs at {kafka.running_at}.",
             f"Correct {source_of('kafka_bootstrap')}; or unset it, if the environment has it.",
         )
-    if any((folder / name).exists() for name in (FILE, "kafka", "postgres")):
+    if has_stack(folder):
         return f"The {server} of the data folder {folder} doesn't run.", "Start it with `creditfold up`."
     above = "" if os.environ.get(f"{PREFIX}DATA_DIR") else ", nor a .creditfold in a folder above"
     return (
@@ -133,6 +134,11 @@ def advice(settings: Settings, server: str) -> tuple[str, str] | None:
         f"Go to the folder where `creditfold up` was run, or set {PREFIX}DATA_DIR to its data folder. "
         f"`creditfold up` makes a new stack here. For a server of yours set {variable}.",
     )
+
+
+def has_stack(folder: Path) -> bool:
+    """Whether a stack was ever made in this data folder, running or not."""
+    return any((folder / name).exists() for name in (FILE, "kafka", "postgres"))
 
 
 def service_status(settings: Settings) -> list[ServiceStatus]:

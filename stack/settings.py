@@ -95,8 +95,9 @@ class _Remembered(TomlConfigSettingsSource):
             return {}
         try:
             values = super()._read_files(files, *arguments, **options)
-        except tomllib.TOMLDecodeError as error:
-            raise InvalidSettingError(f"The file {files} is no TOML: {error}.", "See docs/settings.md.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            why = "it isn't in UTF-8" if isinstance(error, UnicodeDecodeError) else error
+            raise InvalidSettingError(f"The file {files} is no TOML: {why}.", "See docs/settings.md.") from None
         except OSError as error:
             raise InvalidSettingError(
                 f"The settings of the data folder can't be read: {error.strerror} ({files}).",
@@ -113,7 +114,9 @@ def _check_names(path: Path, values: Mapping[str, object]) -> None:
         if name not in known:
             plain = name.lower().removeprefix(PREFIX.lower())
             meant = get_close_matches(plain, known, 1, LIKENESS)
-            hint = f"did you mean {meant[0]}?" if meant else f"It may have: {', '.join(known)}."
+            hint = f"did you mean {meant[0]}?" if meant else f"it may have: {', '.join(known)}."
+            if plain == "data_dir":
+                hint = "the data folder is the one that the file lies in."
             raise InvalidSettingError(f"{path} has {name!r}, which is no setting there; {hint}", f"Edit {path}.")
 
 

@@ -137,8 +137,15 @@ def test_a_port_that_is_busy_or_comes_too_late(postgres: Settings, bare: Cli, mo
     closed = postgres.model_copy(update={"postgres_tcp_port": None})
     use(closed, monkeypatch)
     monkeypatch.delenv("CREDITFOLD_POSTGRES_TCP_PORT", raising=False)
+    # A folder without a stack is named by both; in one whose stack is stopped the string will be right.
+    for command in (["psql"], ["dsn"], ["dsn", "--jdbc"]):
+        failed = bare(*command)
+        assert (failed.code, f"no stack in the data folder {closed.data_dir}" in failed.err) == (2, True)
+        assert "try: Go to the folder where `creditfold up` was run" in failed.err
+    (closed.data_dir / "settings.toml").touch()
     failed = bare("psql")
-    assert (failed.code, "PostgreSQL doesn't run" in failed.err, "creditfold up" in failed.err) == (2, True, True)
+    assert f"The PostgreSQL of the data folder {closed.data_dir} doesn't run.\ntry: Start it with" in failed.err
+    assert (failed.code, bare("dsn").code) == (2, 0)
     failed = bare("dsn", "--jdbc")
     assert (failed.code, "CREDITFOLD_POSTGRES_TCP_PORT" in failed.err) == (2, True)
     with socket.create_server(("127.0.0.1", postgres.postgres_tcp_port or 0)):

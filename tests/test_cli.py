@@ -689,7 +689,7 @@ def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -
         assert bare("follow", "alice", "--since", "start", "--limit", "1", "--timeout", "60").code == 0
         assert "Everything runs already." in bare("up", "--worker").out
         assert "Stopped the publisher and the worker and Kafka and PostgreSQL." in bare("down").out
-        assert bare("down").out == "Nothing ran.\n"
+        assert bare("down").out == f"Nothing ran in the data folder {settings.data_dir.resolve()}.\n"
         assert bare("status").code == 1
         assert bare("up").code == 0
         assert bare("balance", "alice", "--json").json[0]["available"] == 500

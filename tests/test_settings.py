@@ -178,20 +178,24 @@ def test_what_a_person_wrote_stays(tmp_path: Path) -> None:
     [
         ("kafka_bootstrp = 'x:1'", "has 'kafka_bootstrp', which is no setting there; did you mean kafka_bootstrap?"),
         ("CREDITFOLD_PARTITIONS = 3", "did you mean partitions?"),
-        ("data_dir = '/'", "has 'data_dir', which is no setting there"),
-        ("xyzzy = 1", "It may have: jars_dir, kafka_bootstrap, "),
+        (
+            "data_dir = '/'",
+            "has 'data_dir', which is no setting there; the data folder is the one that the file lies in",
+        ),
+        ("xyzzy = 1", "it may have: jars_dir, kafka_bootstrap, "),
         ("[kafka]\nport = 1", "has 'kafka', which is no setting there"),
         ("partitions = 0", "Bad setting: partitions in "),
         ("partitions = many", "is no TOML"),
+        ("partitions = 3".encode("utf-16"), "is no TOML: it isn't in UTF-8"),
         ("kafka_password = 'hunter2'", "holds kafka_password, and others may read it"),
         ("postgres_dsn = 'postgresql://ada:hunter2@db/x'", "holds postgres_dsn, and others may read it"),
     ],
 )
-def test_a_bad_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_a_bad_file_is_named(tmp_path: Path, text: str | bytes, said: str) -> None:
     """With what is wrong in it, exit code 2 and no secret."""
     path = tmp_path / ".creditfold" / FILE
     path.parent.mkdir()
-    path.write_text(f"{text}\n", "utf-8")
+    path.write_bytes(text if isinstance(text, bytes) else f"{text}\n".encode())
     path.chmod(0o644)
     with pytest.raises(InvalidSettingError) as error:
         load_settings()
