@@ -9,7 +9,8 @@ timeout there doesn't take the command back.
 import inspect
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -369,23 +370,27 @@ def _tell_decision(
                 **_named(command, outcome.position),
                 "duplicate": is_duplicate,
                 "decision": decision,
+                **({"steps": outcome.steps} if outcome.steps else {}),
                 **more,
             }
         )
     else:
         if is_duplicate:
             say(f"duplicate: this command was decided before, at {decision.position}; that outcome stands")
-        say(outcome_in_words(decision), f"  command {decision.command_id} at {outcome.position}")
+        say(outcome_in_words(decision, outcome.steps), f"  command {decision.command_id} at {outcome.position}")
     if not decision.accepted:
         raise typer.Exit(REJECTED)
 
 
-def outcome_in_words(decision: "Decision") -> str:
-    """Say in one line what was decided and what the balance was after it."""
+def outcome_in_words(decision: "Decision", steps: Sequence["Decision"] = ()) -> str:
+    """Say in one line what was decided and what the balance was after it, what expired in a batch's steps included."""
     # A command may be about no asset, or about an asset but no amount of it.
     holds = f"; {decision.account_id} has {decision.balance:,} {decision.asset}" if decision.asset else ""
-    if decision.accepted and (expired := _expired_at_once(decision)):
-        holds += f"; {expired:,} {decision.asset} expired at once"
+    if decision.accepted:
+        expired = Counter[str]()
+        for line in (decision, *steps):
+            expired[line.asset] += _expired_at_once(line)
+        holds += "".join(f"; {amount:,} {asset} expired at once" for asset, amount in expired.items() if amount)
     if decision.accepted and decision.change:
         sign = "+" if decision.change > 0 else "-"
         return f"accepted: {sign}{abs(decision.change):,} {decision.asset}{holds}"

@@ -263,6 +263,13 @@ def test_an_outcome_in_words(decision: Decision, said: str) -> None:
     assert appending.outcome_in_words(decision) == said
 
 
+def test_a_batch_says_what_expired_at_once_in_its_steps() -> None:
+    """Its own line is of no asset and has no facts."""
+    steps = [decided("grant", asset, 5, 0, facts=EXPIRED) for asset in ("x", "y", "x")]
+    said = appending.outcome_in_words(decided("batch", "", 0, 0), [*steps, decided("grant", "z", 5, 5)])
+    assert said == "accepted: batch; 10 x expired at once; 5 y expired at once"
+
+
 # What needs the stack.
 
 
@@ -344,6 +351,14 @@ def test_under_rules_2_each_is_decided(
         done = ledger("grant", "kim", "5", "--expires-at", "2001-01-01", "--timeout", "60")
         assert done.out.startswith("accepted: grant of 5 credits; kim has 0 credits; 5 credits expired at once\n")
         assert done.err.startswith("note: expires_at lies in the past")
+        (tmp_path / "past.json").write_text(
+            '[{"type": "grant", "command_id": "b-3", "asset": "credits", "amount": 5, "expires_at": "2001-01-01"}]'
+        )
+        for name in ("b-4", "b-4"):
+            done = ledger("batch", "kim", "past.json", "--id", name, "--timeout", "60")
+            assert "accepted: batch; 5 credits expired at once\n" in done.out
+        done = ledger("batch", "kim", "past.json", "--id", "b-4", "--json", "--timeout", "60")
+        assert [step["command_id"] for step in done.json["steps"]] == ["b-3"]
         first = (datetime.now(UTC) - timedelta(days=3, hours=1)).isoformat()
         turns = ("--days", "--first-at", first, "--expires-after", "36h")
         done = ledger("schedule", "create", "lee", "5", *turns, "--timeout", "60")
