@@ -208,14 +208,19 @@ def _nothing() -> "Sequence[PartitionProgress]":
 
 
 def _waiting_s(settings: "Settings", health: "DatabaseHealth", sample: Sample) -> dict[int, float]:
-    """For how many seconds the next record waits of each partition that seems to be left alone."""
+    """For how many seconds the next record waits of each partition that seems to be left alone.
+
+    One that nobody can read has waited for longer than anybody can say.
+    """
     from creditfold.processors.health import suspects
     from creditfold.stack.open_transactions import append_times
 
     offsets = suspects(health, _both_ends(sample))
     since = append_times(settings, settings.commands_topic, offsets) if offsets else {}
     now_ms = time.time_ns() // 1_000_000
-    return {partition: (now_ms - ms) / 1000 for partition, ms in since.items()}
+    return {
+        partition: (now_ms - since[partition]) / 1000 if partition in since else float("inf") for partition in offsets
+    }
 
 
 def _told(question: Callable[[], T], errors: list[CreditfoldError]) -> T | None:

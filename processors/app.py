@@ -29,9 +29,9 @@ from creditfold.projections.setup import LogChangedError, refuse_other_log, sour
 from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
-from creditfold.stack.continuity import refusals
+from creditfold.stack.continuity import UnreadError, refusals
 from creditfold.stack.log import LogTruncatedError
-from creditfold.stack.open_transactions import held_back, remedy
+from creditfold.stack.open_transactions import open_transactions, remedy
 from creditfold.stack.settings import METADATA_AGE_MS, Settings
 from creditfold.stack.topics import describe_log
 
@@ -160,7 +160,12 @@ class FoldApp(faust.App):
     async def compare_log(self) -> None:
         """Compare the log with what was folded of it; a partition in which it differs is claimed anew, and refused."""
         consumer = cast(LedgerConsumer, self.consumer)
-        for partition in await self.refusals(self.lanes.folded()):
+        try:
+            refused = await self.refusals(self.lanes.folded())
+        except UnreadError as error:
+            log.warning("the log can't be compared with what was folded of it", why=error.message)
+            refused = error.refused
+        for partition in refused:
             consumer.forget(partition, fenced=False)
 
     async def _refuse(self, folded: Log, found: Log) -> None:
@@ -180,7 +185,9 @@ class FoldApp(faust.App):
             )
         if not due:
             return
-        found = await asyncio.to_thread(held_back, self._settings, self.commands_topic, {p: ends[p] for p in due})
+        # Asked anew: of a partition that isn't fetched, since its lane has enough to do, what was met is old.
+        found = await asyncio.to_thread(open_transactions, self._settings, self.commands_topic, due)
+        found = [one for one in found if one.start == ends[one.partition].stable]
         for one in found:
             open_s = one.open_s(time.time_ns() // 1_000_000)
             log.warning(
@@ -191,7 +198,7 @@ class FoldApp(faust.App):
                 open_s=None if open_s is None else round(open_s),
                 remedy=remedy(self._settings, one),
             )
-        self._held_back.reported(due)
+        self._held_back.reported(one.partition for one in found)
 
     def _run_errands(self) -> None:
         # Not before the first claim: a start that fails waits for whatever task there is, and these never end.
@@ -215,10 +222,10 @@ def create_app(settings: Settings, ledger_log: Log, signs: Signs | None = None) 
 
     @app.timer(REPORT_EVERY_S)  # type: ignore[untyped-decorator]
     async def report() -> None:
-        await app.report_held_back()
         # Kafka tells nobody that a topic was deleted and made anew; its records must not be taken for the old one's.
         try:
             await app.check_identity()
+            await app.report_held_back()
         except LogChangedError:
             return
         except CreditfoldError as error:

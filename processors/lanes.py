@@ -127,6 +127,8 @@ class Lanes:
 
     async def claim(self, partitions: Collection[int]) -> dict[int, Claim]:
         """Claim partitions; chunks fetched under older claims are void from now on."""
+        # While the claims are made, what PostgreSQL has of them is newer than what the lanes know.
+        self._held.difference_update(partitions)
         claims = {partition: await claim(self._pool, partition, self._owner) for partition in sorted(partitions)}
         for partition, won in claims.items():
             if partition not in self._lanes:

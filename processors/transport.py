@@ -36,6 +36,7 @@ from creditfold.projections.heartbeats import PartitionSign
 from creditfold.projections.setup import LayoutError
 from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.stack.continuity import UnreadError
 from creditfold.stack.log import LogTruncatedError
 from creditfold.stack.topics import End, KafkaUnavailableError, TopicError
 
@@ -67,6 +68,16 @@ REFUSED_PAUSE_S = 10.0
 
 #: After so long without a partition, in seconds, a worker that gets it again begins with it anew.
 LOST_FOR_GOOD_S = 30.0
+
+#: How long to wait for the leaders of partitions that are to be claimed, in seconds; connecting goes on meanwhile.
+CONNECT_S = 1.0
+
+#: How long to leave a partition alone that couldn't be claimed, in seconds.
+UNCLAIMED_PAUSE_S = 1.0
+
+#: How long to leave a partition alone of which Kafka doesn't give the last record that was folded, in seconds. To ask
+#: for it takes long, and nothing is fetched meanwhile.
+UNREAD_PAUSE_S = 60.0
 
 #: How often to tell aiokafka that the consumer lives while nothing is fetched, in seconds.
 TOUCH_EVERY_S = 1.0
@@ -123,6 +134,10 @@ class LedgerConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that talks to Kafka, reading committed records only."""
 
     logger = logging.getLogger("faust.creditfold")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._connecting: dict[int, asyncio.Task[bool]] = {}
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -186,17 +201,26 @@ class LedgerConsumerThread(driver.AIOKafkaConsumerThread):
         }
 
     async def connect(self, tps: Collection[TP]) -> dict[TP, Any]:
-        """Connect to the leaders of partitions; gives the connection by which each is fetched from here on."""
+        """Connect to the leaders of partitions; gives the connection by which each is fetched from here on.
+
+        Those are left out whose leader isn't reached within CONNECT_S.
+        """
         return cast(dict[TP, Any], await self.call_thread(self._connect, tps))
 
     async def _connect(self, tps: Collection[TP]) -> dict[TP, Any]:
         client = self._ensure_consumer()._client
         for tp in tps:
             leader = client.cluster.leader_for_partition(tp)
-            if leader is None or leader < 0 or not await client.ready(leader):
-                client.force_metadata_update()
-                raise KafkaConnectionError(f"the leader of partition {tp.partition} can't be reached")
-        return {tp: self.connection(tp) for tp in tps}
+            if leader is not None and leader >= 0 and self.connection(tp) is None and leader not in self._connecting:
+                # Not cancelled when time is up: connecting may take longer, and the next call finds what came of it.
+                self._connecting[leader] = asyncio.ensure_future(client.ready(leader))
+        if self._connecting:
+            await asyncio.wait(self._connecting.values(), timeout=CONNECT_S)
+        self._connecting = {leader: task for leader, task in self._connecting.items() if not task.done()}
+        reached = {tp: connection for tp in tps if (connection := self.connection(tp)) is not None}
+        if len(reached) < len(tps):
+            client.force_metadata_update()
+        return reached
 
     def connection(self, tp: TP) -> Any:
         """The connection to a partition's leader; None without a leader, and where there is none any more."""
@@ -290,7 +314,10 @@ class LedgerConsumer(driver.Consumer):
         self._note_held(claimed)
         self._ledger.lanes.keep({tp.partition for tp in claimed})
         busy = {TP(self._ledger.commands_topic, partition) for partition in self._ledger.lanes.busy()}
-        asked = self._to_ask(claimed - busy)
+        # What lanes have in work was fetched before; once it is done their partitions are claimed anew.
+        working = self._ledger.lanes.work()
+        late = self._by_another_connection(tp for tp in claimed if tp.partition in working)
+        asked = self._to_ask(claimed - busy - late)
         if not asked:
             await self._pause()
             return
@@ -300,8 +327,9 @@ class LedgerConsumer(driver.Consumer):
             hurry = busy and not asked & self._suspects.keys()
             fetched = await self._fetch(asked, 0.005 if hurry else timeout)
             # What came by another connection may be another history than what was folded.
-            self._notice_other_connections([tp for tp, one in fetched.items() if one.end > one.start])
-            chunks = self._chunks(fetched)
+            others = self._by_another_connection(tp for tp, one in fetched.items() if one.end > one.start)
+            self._compare_again(others)
+            chunks = self._chunks({tp: one for tp, one in fetched.items() if tp not in others})
             if chunks and not self.should_stop and state == self._state():
                 for tp, chunk in chunks.items():
                     self._chains[tp] = Chain(chunk.epoch, chunk.end)
@@ -335,15 +363,24 @@ class LedgerConsumer(driver.Consumer):
         now = time.monotonic()
         if now - self._connections_seen > CONNECTIONS_EVERY_S:
             self._connections_seen = now
-            self._notice_other_connections(list(self._chains))
+            self._compare_again(self._by_another_connection(list(self._chains)))
 
-    def _notice_other_connections(self, tps: Iterable[TP]) -> None:
-        """Forget the claims of partitions whose leader was connected to anew: the next ones compare the log again.
+    def _by_another_connection(self, tps: Iterable[TP]) -> set[TP]:
+        """The claimed partitions whose leader was connected to anew.
 
-        By then the log may have lost its end and grown past it, and the next record would be another history's.
+        The log may have lost its end by then and grown past it, and the next record would be another history's.
         """
+        return {tp for tp in tps if tp in self._chains and self._thread.connection(tp) is not self._connections.get(tp)}
+
+    def _compare_again(self, tps: Iterable[TP]) -> None:
+        """Forget claims, so that the next ones compare the log again.
+
+        Not of a partition whose lane is at work: a claim ends a transaction that takes long, which would begin again,
+        and never come to its end if connections are lost more often than that.
+        """
+        working = self._ledger.lanes.work()
         for tp in tps:
-            if tp in self._chains and self._thread.connection(tp) is not self._connections.get(tp):
+            if tp.partition not in working:
                 log.info("connected anew, the log is compared again", partition=tp.partition)
                 self.forget(tp.partition, fenced=False)
                 self._ledger.connected_anew()
@@ -419,22 +456,39 @@ class LedgerConsumer(driver.Consumer):
                 await self._claim(new)
             except (KafkaError, IllegalStateError, TimeoutError, KafkaUnavailableError, TopicError) as error:
                 log.warning("Kafka is away, waiting to claim partitions", why=repr(error)[:200])
-                await self.sleep(1.0)
+                await self._wait_to_claim(new)
             except NotPreparedError as error:
                 # It may be about to be restored: to make tables now would be in the way.
                 log.error("waiting to claim partitions", why=error.message, remedy=error.remedy)
-                await self.sleep(1.0)
+                await self._wait_to_claim(new)
             except Exception as error:
                 if not is_outage(error):
                     raise
                 log.warning(f"{outage_event(error)} to claim partitions", why=why(error))
-                await self.sleep(1.0)
+                await self._wait_to_claim(new)
         return active & self._chains.keys()
+
+    async def _wait_to_claim(self, tps: Iterable[TP]) -> None:
+        """Leave partitions alone that couldn't be claimed, without holding up those that are."""
+        for tp in tps:
+            self._pause_partition(tp, UNCLAIMED_PAUSE_S)
+        if not self._chains:
+            await self.sleep(UNCLAIMED_PAUSE_S)
 
     async def _claim(self, tps: set[TP]) -> None:
         seeks = self._seeks
         # First, so that whatever happens to the log from here on shows in its connection.
         connections = await self._thread.connect(tps)
+        if unreached := tps - connections.keys():
+            trouble = KafkaConnectionError(
+                f"the leader of partition {', '.join(str(tp.partition) for tp in sorted(unreached))} can't be reached"
+            )
+            if not connections:
+                raise trouble
+            log.warning("Kafka is away, waiting to claim partitions", why=repr(trouble)[:200])
+            for tp in unreached:
+                self._pause_partition(tp, UNCLAIMED_PAUSE_S)
+            tps = tps - unreached
         await self._ledger.check_identity()
         try:
             found, refused = await self._compared(tps)
@@ -461,24 +515,33 @@ class LedgerConsumer(driver.Consumer):
         log.info("claimed", partitions={tp.partition: starts[tp] for tp in sorted(starts)})
 
     async def _compared(self, tps: Collection[TP]) -> tuple[Mapping[int, Bookmark], set[int]]:
-        """Where the partitions stand, and those whose log isn't what was folded of it. The rest goes on without these.
+        """Where the partitions stand, and those not to claim: the log isn't what was folded of it, or can't be read.
+
+        The rest goes on without these.
 
         A partition that is claimed all the same would be folded on with commands missing, and transfers of a history
         that is gone would be moved on.
         """
         bookmarks = await self._ledger.lanes.bookmarks([tp.partition for tp in tps])
-        refused = await self._ledger.refusals(bookmarks)
-        for partition, error in refused.items():
+        unread: Collection[int] = ()
+        try:
+            refused = await self._ledger.refusals(bookmarks)
+        except UnreadError as error:
+            refused, unread = error.refused, error.partitions
+            log.error("waiting to claim partitions", partitions=sorted(unread), why=error.message, remedy=error.remedy)
+            for partition in unread:
+                self._pause_partition(TP(self._ledger.commands_topic, partition), UNREAD_PAUSE_S)
+        for partition, refusal in refused.items():
             log.error(
                 "refuses to fold a partition",
                 partition=partition,
-                why=error.message,
-                remedy=error.remedy,
+                why=refusal.message,
+                remedy=refusal.remedy,
                 looks_again_in_s=REFUSED_PAUSE_S,
             )
             self._pause_partition(TP(self._ledger.commands_topic, partition), REFUSED_PAUSE_S)
             await self._ledger.lanes.release(partition)
-        return bookmarks, set(refused)
+        return bookmarks, {*refused, *unread}
 
     def _chunks(self, fetched: Mapping[TP, Fetched]) -> dict[TP, Chunk]:
         chunks: dict[TP, Chunk] = {}

@@ -18,8 +18,11 @@ from creditfold.stack.log import LogTruncatedError
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import REQUEST_S, KafkaAdmin, KafkaUnavailableError, bounds
 
-#: How long Kafka may take to give the records before all bookmarks, in seconds.
+#: How long Kafka may take from one partition's record before its bookmark to the next one's, in seconds.
 READ_S = 15.0
+#: What is fetched of a partition at once: as much as a batch usually may have. Of larger ones only one comes with each
+#: answer, of however many partitions.
+FETCH_BYTES = 2**20
 
 _TRUNCATED = "Records were deleted, or the topic is another one. Restore the log; don't fold on."
 REPLACED = (
@@ -31,6 +34,18 @@ REPLACED = (
 
 class LogReplacedError(LogTruncatedError):
     """The log has other records where it was read already: it lost its end and grew past it again."""
+
+
+class UnreadError(KafkaUnavailableError):
+    """Kafka doesn't give the records before some bookmarks; `refused` is what is known of the other partitions."""
+
+    def __init__(self, topic: str, places: Mapping[int, Position]) -> None:
+        named = ", ".join(map(str, places.values()))
+        super().__init__(
+            f"Kafka doesn't give the records of {topic} at {named}.", "Look at the broker's log; try again."
+        )
+        self.partitions = frozenset(places)
+        self.refused: Mapping[int, LogTruncatedError] = {}
 
 
 class _Stretch(NamedTuple):
@@ -58,7 +73,8 @@ def refusals(
     Returns:
         By partition a LogTruncatedError (the topic doesn't reach the bookmark) or a LogReplacedError, to be raised.
 
-    Raises KafkaUnavailableError (also if Kafka doesn't give the records in time), TopicMissingError or TopicError.
+    Raises UnreadError if Kafka doesn't give some of the records in time, KafkaUnavailableError, TopicMissingError or
+    TopicError.
     """
     starts, ends = bounds(KafkaAdmin(settings), topic, bookmarks)
     found: dict[int, LogTruncatedError] = {}
@@ -74,8 +90,12 @@ def refusals(
         elif start < next_offset:
             record = last if last.offset >= start else NO_RECORD
             wanted[partition] = _Stretch(max(start, record.offset), next_offset, record)
-    if wanted:
-        found |= _replaced(settings, topic, wanted, bookmarks, verb)
+    try:
+        if wanted:
+            found |= _replaced(settings, topic, wanted, bookmarks, verb)
+    except UnreadError as error:
+        error.refused = {**found, **error.refused}
+        raise
     return found
 
 
@@ -100,13 +120,12 @@ def _replaced(
             "isolation.level": "read_committed",
             "auto.offset.reset": "error",
             "log_level": 0,
-            # One record of each partition is wanted, and a larger one comes all the same.
-            "fetch.message.max.bytes": 16_384,
+            "fetch.message.max.bytes": FETCH_BYTES,
             "queued.min.messages": 1,
         }
     )
     try:
-        found = _compared(consumer, topic, wanted)
+        found, unread = _compared(consumer, topic, wanted)
         errors: dict[int, LogTruncatedError] = {}
         for partition, what in found.items():
             bookmark = bookmarks[partition]
@@ -115,13 +134,19 @@ def _replaced(
                 f"lost its end and grew past it again.{_since(consumer, topic, partition, bookmark)}",
                 REPLACED,
             )
+        if unread:
+            error = UnreadError(topic, unread)
+            error.refused = errors
+            raise error
         return errors
     finally:
         consumer.close()
 
 
-def _compared(consumer: Consumer, topic: str, wanted: Mapping[int, _Stretch]) -> dict[int, str]:
-    """What is wrong with which partition."""
+def _compared(
+    consumer: Consumer, topic: str, wanted: Mapping[int, _Stretch]
+) -> tuple[dict[int, str], dict[int, Position]]:
+    """What is wrong with which partition, and the places that Kafka didn't give in time."""
     consumer.assign([TopicPartition(topic, partition, stretch.start) for partition, stretch in wanted.items()])
     found: dict[int, str] = {}
     left = dict(wanted)
@@ -137,14 +162,14 @@ def _compared(consumer: Consumer, topic: str, wanted: Mapping[int, _Stretch]) ->
                 problem = "" if stretch.start == stretch.end else None
             if problem is not None:
                 del left[partition]
+                # What is behind it would be fetched before the others' records.
+                consumer.incremental_unassign([TopicPartition(topic, partition)])
+                deadline = time.monotonic() + READ_S
             if problem:
                 found[partition] = problem
         elif time.monotonic() > deadline:
-            places = ", ".join(str(Position(partition, stretch.start)) for partition, stretch in left.items())
-            raise KafkaUnavailableError(
-                f"Kafka doesn't give the records of {topic} at {places}.", "Look at the broker's log; try again."
-            )
-    return found
+            break
+    return found, {partition: Position(partition, stretch.start) for partition, stretch in left.items()}
 
 
 def _problem(message: Message, position: Position, stretch: _Stretch) -> str | None:

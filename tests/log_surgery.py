@@ -61,3 +61,19 @@ def cut_end(data_dir: Path, topic: str, partition: int, offset: int) -> None:
     # These two say that it was stopped cleanly, and how far each partition is flushed.
     for name in (".kafka_cleanshutdown", "recovery-point-offset-checkpoint"):
         (folder.parent / name).unlink(missing_ok=True)
+
+
+def spoil_last_batch(data_dir: Path, topic: str, partition: int) -> None:
+    """Make the last batch of a stopped broker's partition say that it is compressed, which it isn't.
+
+    The broker hands it out as it is, and no client can read it.
+    """
+    (path,) = [path for path in data_dir.rglob(f"{topic}-{partition}/*.log") if path.stat().st_size]
+    data = bytearray(path.read_bytes())
+    at = begin = 0
+    while at + HEAD.size < len(data):
+        _, length, *_ = HEAD.unpack_from(data, at)
+        begin, at = at, at + 12 + length
+    data[begin + 22] |= 1  # The lower byte of the attributes: gzip.
+    struct.pack_into(">I", data, begin + 17, calc_crc32c_py(bytes(data[begin + 21 : at])))
+    path.write_bytes(data)

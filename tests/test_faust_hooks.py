@@ -4,6 +4,7 @@ Pinned to faust-streaming 0.15.3 and aiokafka 0.14.0. When one of these fails af
 the part that it names before changing the pin: what broke elsewhere was always silent.
 """
 
+import asyncio
 import inspect
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -29,8 +30,10 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from pydantic import SecretStr
 
+from creditfold.processors import transport
 from creditfold.processors.app import SCHEME, FetchSchema, FoldApp, create_app
 from creditfold.processors.chunks import Chunk
+from creditfold.processors.lanes import Work
 from creditfold.processors.transport import (
     FETCH_WAIT_MS,
     FEW_RECORDS,
@@ -214,6 +217,67 @@ async def test_what_comes_by_another_connection_is_not_delivered(
     (chunks,) = [message.value async for _, message in claimed.getmany(0.1)]
     assert [chunk.partition for chunk in chunks] == [1]
     assert claimed._chains.keys() == {TP(TOPIC, 1)}
+
+
+async def test_a_lane_at_work_keeps_its_claim_when_its_broker_is_connected_to_anew(
+    claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new claim would end what is in work. Nothing more is fetched meanwhile; what came already isn't delivered."""
+    lanes = cast(FoldApp, claimed.app).lanes
+    asked: list[set[TP]] = []
+
+    async def getmany(tps: set[TP], _: float) -> dict[TP, Fetched]:
+        asked.append(tps)
+        monkeypatch.setattr(claimed._thread, "connection", lambda tp: "first" if tp.partition else "second")
+        return fetched(p0=(11, 10), p1=(11, 10))
+
+    monkeypatch.setattr(claimed, "_getmany", getmany)
+    monkeypatch.setattr(lanes, "work", lambda: {0: Work(0.0)})
+    (chunks,) = [message.value async for _, message in claimed.getmany(0.1)]
+    assert [chunk.partition for chunk in chunks] == [1]
+    monkeypatch.setattr(claimed, "_connections_seen", 0.0)
+    assert [message async for _, message in claimed.getmany(0.1)] == []
+    assert claimed._chains[TP(TOPIC, 0)] == Chain(5, 10)
+    assert asked == [{TP(TOPIC, 0), TP(TOPIC, 1)}, {TP(TOPIC, 1)}]
+    monkeypatch.setattr(lanes, "work", dict)
+    monkeypatch.setattr(claimed, "_connections_seen", 0.0)
+    claimed._notice_idle_connections()
+    assert TP(TOPIC, 0) not in claimed._chains
+
+
+async def test_leaders_are_connected_to_beside_each_other(app: FoldApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that can't be reached keeps its own partitions waiting, and is asked once, however long that takes."""
+    monkeypatch.setattr(transport, "CONNECT_S", 0.0)
+    thread = cast(LedgerConsumer, app.consumer)._thread
+    connections: dict[int, Any] = {}
+    asked: list[int] = []
+    silent = asyncio.Event()
+
+    async def ready(leader: int) -> bool:
+        asked.append(leader)
+        if leader == 7:
+            await silent.wait()
+        connections[leader] = f"to {leader}"
+        return True
+
+    leaders = {0: 7, 1: 8, 2: None, 3: -1}
+    client = SimpleNamespace(
+        cluster=SimpleNamespace(leader_for_partition=lambda tp: leaders[tp.partition]),
+        ready=ready,
+        force_metadata_update=lambda: None,
+    )
+    monkeypatch.setattr(thread, "_ensure_consumer", lambda: SimpleNamespace(_client=client))
+    monkeypatch.setattr(thread, "connection", lambda tp: connections.get(leaders[tp.partition] or -1))
+    tps = [TP(TOPIC, partition) for partition in range(4)]
+    while not (reached := await thread._connect(tps)):  # noqa: ASYNC110 - The next call looks.
+        await asyncio.sleep(0)
+    assert reached == {TP(TOPIC, 1): "to 8"}
+    assert await thread._connect(tps) == reached
+    silent.set()
+    while TP(TOPIC, 0) not in (reached := await thread._connect(tps)):  # noqa: ASYNC110 - The next call looks.
+        await asyncio.sleep(0)
+    assert reached == {TP(TOPIC, 0): "to 7", TP(TOPIC, 1): "to 8"}
+    assert sorted(asked) == [7, 8]
 
 
 def test_a_partition_is_fetched_by_the_one_connection_to_its_leader() -> None:

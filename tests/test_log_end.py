@@ -6,14 +6,16 @@ The loss is real: the broker is stopped, the end of its file is cut off, and it 
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from log_surgery import cut_end
+from log_surgery import cut_end, spoil_last_batch
 from stack_under_test import EmbeddedStack, StackUnderTest
 from support import (
+    Cli,
     Quiet,
     Raw,
     WorkerProcess,
@@ -25,25 +27,28 @@ from support import (
     wait_until_folded,
     worker,
 )
+from test_cli import bare, cli
 from test_publisher import assert_published, opened, pool, publish_to, read_topic, wait_until_published
 
 from creditfold.cli.doctor import examine
 from creditfold.cli.status import refuse_other_history, take_sample
+from creditfold.processors import health
 from creditfold.processors.chunks import partition_of
 from creditfold.processors.outbox import OutcomesCutError, Pool
 from creditfold.processors.proof import diff, verify
 from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
 from creditfold.projections.setup import prepare
 from creditfold.schemas.bookmark import NO_RECORD, Bookmark, LastRecord, last_record
+from creditfold.stack import continuity
 from creditfold.stack.archive import ArchiveError
 from creditfold.stack.archive_writer import archive_topic
-from creditfold.stack.continuity import LogReplacedError, refusals
+from creditfold.stack.continuity import READ_S, LogReplacedError, UnreadError, refusals
 from creditfold.stack.log import LogReader, UnreadableError
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import describe_log
 
-__all__ = ["pool"]
+__all__ = ["bare", "cli", "pool"]
 
 #: One account of each partition, by its number.
 ACCOUNTS = {partition_of(f"user-{number}".encode(), 4): f"user-{number}" for number in range(40)}
@@ -240,6 +245,64 @@ def transactional(ledger_settings: Settings) -> Iterator[Producer]:
     producer.init_transactions(60)
     yield producer
     producer.purge()
+
+
+def test_what_cannot_be_read_keeps_nobody_else_waiting(
+    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of partition 1 the last folded record, of 2 the first that is not folded: both stand still and are shown."""
+    settings, topic = ledger_settings, ledger_settings.commands_topic
+    append_each(settings, [grant(partition, "first") for partition in range(4)])
+    with worker(settings, tmp_path):
+        wait_until_folded(settings)
+    append_each(settings, [grant(partition, "second") for partition in (0, 2, 3)])
+    surgery.stop_kafka()
+    try:
+        spoil_last_batch(settings.data_dir, topic, 1)
+        spoil_last_batch(settings.data_dir, topic, 2)
+    finally:
+        surgery.start_kafka()
+    with pytest.raises(UnreadError, match=f"doesn't give the records of {topic} at 1:0") as raised:
+        refusals(settings, topic, bookmarks(settings) | {3: Bookmark(9)})
+    assert raised.value.partitions == {1}
+    assert raised.value.refused.keys() == {3}
+    with worker(settings, tmp_path, "again") as again:
+        for partition in (0, 3):
+            assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, BOUND_S), again.text()
+        waiting = [line for line in again.lines() if line["event"] == "waiting to claim partitions"]
+        assert {tuple(line["partitions"]) for line in waiting} == {(1,)}
+        assert wait_until(lambda: again.said("records can't be read at all"), BOUND_S), again.text()[-3000:]
+        monkeypatch.setattr(health, "IDLE_S", 0.0)
+
+        def stuck() -> list[int]:
+            rows = cli("status", "--json", "--interval", "0.05").json["partitions"]
+            return [row["partition"] for row in rows if row["stuck"]]
+
+        assert wait_until(lambda: stuck() == [1, 2], BOUND_S), cli("status").out
+
+
+def test_a_slow_kafka_is_waited_for_while_it_answers(
+    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each partition's record takes nearly as long as Kafka may take to answer; more records come behind it."""
+    settings, topic = ledger_settings, ledger_settings.commands_topic
+    append(settings, [grant(partition, f"grant-{number}") for number in range(50) for partition in range(4)])
+    marks = {}
+    for partition in range(4):
+        with LogReader(settings.kafka_client, topic, partition, 0) as reader:
+            (first, *_) = reader.take(50, 60.0).records
+        marks[partition] = Bookmark(1, last_record(*first[:4]))
+    now_s = 0.0
+
+    def slowly(*record: Any) -> LastRecord:
+        nonlocal now_s
+        now_s += READ_S * 1.1
+        return last_record(*record)
+
+    monkeypatch.setattr(continuity, "last_record", slowly)
+    monkeypatch.setattr(continuity, "time", SimpleNamespace(monotonic=lambda: now_s))
+    assert refusals(settings, topic, marks) == {}
+    assert now_s > READ_S * 4
 
 
 def test_nothing_of_an_ordinary_log_is_taken_for_another_history(

@@ -1,21 +1,26 @@
 """Somebody's transaction stays open in a topic: what waits behind it is counted, named and reported, until it ends."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from structlog.testing import capture_logs
 from support import Cli, WorkerProcess, append, lag, record, wait_until_folded, worker
 from test_cli import bare, cli, use
 
+from creditfold.processors import app as app_module
+from creditfold.processors.app import create_app
 from creditfold.processors.held_back import HeldBack
 from creditfold.stack.open_transactions import LONG_OPEN_S, open_transactions
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import End, log_ends
+from creditfold.stack.topics import End, describe_log, log_ends
 
 __all__ = ["bare", "cli"]
 
@@ -123,6 +128,22 @@ def test_everyone_reports_what_waits(cli: Cli, ledger_settings: Settings, tmp_pa
         wait_until_folded(ledger_settings)
     assert lag(ledger_settings) == 0
     assert cli("status", "--json", "--interval", "0.1").json["open_transactions"] == []
+
+
+async def test_what_was_met_long_ago_is_no_alert(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partition isn't fetched while its lane has enough to do: a transaction that it met may have ended since."""
+    topic = ledger_settings.commands_topic
+    append(ledger_settings, [record("Grant", "before", "ann", 1)])
+    partition = next(p for p, end in log_ends(ledger_settings, topic, range(4)).items() if end.high)
+    app = create_app(ledger_settings, describe_log(ledger_settings))
+    monkeypatch.setattr(app.consumer, "held_back", lambda: {partition: End(1, 2)})
+    monkeypatch.setattr(app_module, "time", SimpleNamespace(monotonic=itertools.count(0, LONG_OPEN_S).__next__))
+    with open_transaction(ledger_settings, topic, partition) as producer:
+        commit(producer)
+    with capture_logs() as logs:
+        await app.report_held_back()
+        await app.report_held_back()
+    assert logs == []
 
 
 def test_a_topic_of_outcomes_is_looked_at_too(cli: Cli, ledger_settings: Settings) -> None:
