@@ -281,6 +281,13 @@ class LedgerConsumer(driver.Consumer):
     def _ledger(self) -> LedgerApp:
         return cast(LedgerApp, self.app)
 
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Judge no partition, which Faust asks for every few seconds by its own offsets.
+
+        Those aren't moved here, so there is nothing to find; and for a partition that a lost heartbeat has just taken
+        away, asking for its position ends the worker. Whether partitions move is what the signs of life say.
+        """
+
     def forget(self, partition: int, fenced: bool) -> None:
         """Drop a claim; the partition is claimed and sought again before its next fetch."""
         tp = TP(self._ledger.commands_topic, partition)

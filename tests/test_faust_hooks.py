@@ -110,6 +110,22 @@ async def test_seeking_gives_nothing_back_and_voids_every_claim(app: FoldApp) ->
     assert dict(consumer._read_offset) == {}
 
 
+async def test_a_partition_without_a_position_ends_no_worker(app: FoldApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust's timer `verify_all_partitions_active` calls `verify_event_path`, which asserts that there is one."""
+    assert "self.verify_event_path(now, tp)" in source(Consumer.verify_all_partitions_active)
+    consumer, tp = cast(LedgerConsumer, app.consumer), TP(TOPIC, 0)
+    subscription = SubscriptionState()
+    subscription.subscribe({TOPIC})
+    subscription.assign_from_subscribed([driver.ensure_aiokafka_TP(tp)])
+    consumer._thread._consumer = cast(Any, SimpleNamespace(_fetcher=SimpleNamespace(_subscriptions=subscription)))
+    monkeypatch.setattr(consumer, "assignment", lambda: {tp})
+    monkeypatch.setattr(type(consumer._thread), "_verify_aiokafka_event_path", lambda *_: False)
+    consumer._thread.time_started = 0.0
+    with pytest.raises(AssertionError):
+        driver.Consumer.verify_event_path(consumer, 1e9, tp)
+    await consumer.verify_all_partitions_active()
+
+
 def test_drain_messages_is_the_only_caller_of_getmany() -> None:
     """One task fetches, one fetch at a time: claims and seeks made inside `getmany` can't overlap with a fetch."""
     text = source(Consumer._drain_messages)
