@@ -366,6 +366,23 @@ RELATIONS: Mapping[str, Relation] = {
         },
         is_table=True,
     ),
+    "heartbeats": Relation(
+        "The last sign of life of each worker and publisher; what `creditfold status` judges. Of no generation, and no "
+        "part of the ledger.",
+        {
+            "role": "`worker` or `publisher`",
+            "owner": "the process's name, as ledger.progress has it: its host and pid",
+            "host": "the machine that it runs on",
+            "pid": "its process id there",
+            "state": "`starting`, `running` or `stopped`",
+            "waits_for": "whom it waits for and why; empty where it waits for nobody",
+            "turned_s": "for how many seconds each of its loops has stood still, by the loop's name",
+            "partitions": "what it does in each partition that it holds, and for how many seconds",
+            "started_at": "when it was started, UTC",
+            "beat_at": "when it gave this sign, UTC, by PostgreSQL's clock",
+        },
+        is_table=True,
+    ),
 }
 
 SCHEMA_TEXT = (
