@@ -205,7 +205,10 @@ class _Fold:
 
     def _refuse(self, record: Record, command: Command, verdict: Verdict) -> None:
         if verdict is Verdict.COMMAND_ID_REUSED:
-            detail = f"command id {command.command_id!a} of this account was decided before with another body"
+            named = f"command id {command.command_id!a} of this account"
+            if command.__class__ is Batch:
+                named += ", or that of one of its steps,"
+            detail = f"{named} was decided before with another body"
             self.dead_letters.append(_dead(record, DeadLetterReason.COMMAND_ID_REUSED, detail))
         elif verdict is Verdict.RESERVED_ID:
             detail = "command_id begins with ~, as those of derived commands alone do"

@@ -139,6 +139,9 @@ def test_each_kind_of_outcome(ready: Settings, tmp_path: Path) -> None:
             ]
             assert [told(outcome) for outcome in outcomes] == wanted
             assert len({outcome.position for outcome in outcomes}) == len(LEDGER)
+            # It was a step's id: the sender of a batch that names only its own would look in the wrong place.
+            (mixed,) = [done for (sent, *_), done in zip(LEDGER, outcomes, strict=True) if sent.command_id == "b-3"]
+            assert "command id 'b-3' of this account, or that of one of its steps, was decided before" in mixed.detail
 
             # What an id was first decided as is something else: the trap.
             with connected(ready.dsn) as connection:
