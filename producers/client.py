@@ -68,6 +68,8 @@ DEFAULTS: Mapping[str, str | int | bool] = {
 _TOPIC_GRACE_MS = 5_000
 # On top of the delivery timeout, which librdkafka itself keeps to: only a defect there can use it up.
 _GRACE_S = 10.0
+#: Longest wait for an outcome. Whoever waits for longer reads it later, by the position.
+MAX_WAIT_S = 86_400.0
 _POLL_S = 0.1
 # When nothing was confirmed for so long although something should be, the client is asked whether it still finds Kafka.
 _SILENCE_S = 5.0
@@ -300,11 +302,13 @@ class CommandProducer:
 
         Args:
             command: as in append_and_wait().
-            timeout: in seconds, from now on.
+            timeout: in seconds, from now on; more than 0, at most MAX_WAIT_S.
             wait: whether to wait for room in a full queue, within the timeout, or to refuse at once.
 
-        Raises ProducerSettingError where the producer was made without `outcomes`, and what submit() raises.
+        Raises ProducerSettingError where the producer was made without `outcomes` or the timeout is out of bounds, and
+        what submit() raises.
         """
+        _refuse_timeout(timeout)
         self._refuse_unusable()
         if self._follower is None:
             raise ProducerSettingError(
@@ -663,6 +667,15 @@ class CommandProducer:
             kafka.purge(blocking=False)
 
 
+def _refuse_timeout(timeout: float) -> None:
+    # Not a number is neither more nor less than anything.
+    if not 0 < timeout <= MAX_WAIT_S:
+        raise ProducerSettingError(
+            f"A timeout of {timeout} s can't be waited; the command was not taken.",
+            f"Give more than 0 and at most {MAX_WAIT_S:,.0f} seconds; to wait for no outcome: append().",
+        )
+
+
 class AsyncCommandProducer:
     """CommandProducer for asyncio: the same arguments, promises and errors; never blocks the event loop.
 
@@ -698,10 +711,11 @@ class AsyncCommandProducer:
 
         Cancelled, it leaves nothing behind that waits; the command may be in the log or not.
         """
+        _refuse_timeout(timeout)
         deadline = time.monotonic() + timeout
 
         def submit() -> Future[CommandOutcome]:
-            return self._producer.submit_for_outcome(command, max(0.0, deadline - time.monotonic()), wait=False)
+            return self._producer.submit_for_outcome(command, max(0.001, deadline - time.monotonic()), wait=False)
 
         return await (await self._handed_over(submit, min(timeout, self._producer.delivery_timeout_s)))
 

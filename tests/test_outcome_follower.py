@@ -13,9 +13,13 @@ from typing import Self
 import pytest
 
 from creditfold.producers import (
+    AsyncCommandProducer,
+    CommandProducer,
+    Grant,
     OutcomeTimeoutError,
     OutcomeUnknownError,
     ProducerClosedError,
+    ProducerSettingError,
     QueueFullError,
     outcomes,
 )
@@ -278,3 +282,17 @@ def test_an_idle_session_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
             opened = offset + 1
             assert wait_until(lambda opened=opened: waits.script.closed == opened, BOUND_S)
         assert waits.script.sessions == 3
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf"), 86_401])
+async def test_a_wait_out_of_bounds_is_refused_before_anything_is_sent(seconds: float) -> None:
+    """From threads and from an event loop; no client looks for Kafka first."""
+    nowhere = {"bootstrap.servers": "127.0.0.1:1"}
+    grant = Grant(command_id="g", account="ann", asset="credits", amount=1)
+    with CommandProducer(nowhere, "commands", outcomes=Script()) as producer:
+        for ask in (producer.append_and_wait, producer.submit_for_outcome):
+            with pytest.raises(ProducerSettingError, match="can't be waited; the command was not taken"):
+                ask(grant, seconds)
+    async with AsyncCommandProducer(nowhere, "commands", outcomes=Script()) as producer:
+        with pytest.raises(ProducerSettingError, match="can't be waited; the command was not taken"):
+            await producer.append_and_wait(grant, seconds)
