@@ -5,6 +5,7 @@ stands in the lowest room so that each room above can say what it needs. Imports
 """
 
 import importlib.util
+import sys
 from collections.abc import Mapping
 
 from creditfold.schemas.errors import CreditfoldError
@@ -29,7 +30,8 @@ class MissingExtraError(CreditfoldError, ImportError):
 def require(extra: str) -> None:
     """See that an extra's libraries are installed, without importing them. Raises MissingExtraError."""
     for library in EXTRAS[extra]:
-        if importlib.util.find_spec(library) is None:
+        # Faust puts another object in its own place when it is imported, of which Python can't be asked any more.
+        if library not in sys.modules and importlib.util.find_spec(library) is None:
             raise MissingExtraError(library, extra)
 
 

@@ -1,6 +1,7 @@
 """Each extra brings what its part of the package imports, the base install is small, and what is missing is named."""
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import re
@@ -16,7 +17,7 @@ import pytest
 from support import ROOMS, ROOT, built_wheel, environment
 
 from creditfold.cli.main import COMMANDS
-from creditfold.schemas.extras import EXTRAS
+from creditfold.schemas.extras import EXTRAS, require
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import end_offsets
 
@@ -306,3 +307,11 @@ def test_a_service_that_only_produces_installs_little(ledger_settings: Settings,
         assert done.returncode == 0, done.stderr
     done = ran("creditfold", "worker")
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "try: pip install 'creditfold[worker]'")
+
+
+def test_what_is_imported_is_installed() -> None:
+    """Each library of an extra, Faust among them, which isn't a usual module once it is imported."""
+    for extra, libraries in EXTRAS.items():
+        for library in libraries:
+            importlib.import_module(library)
+        require(extra)
