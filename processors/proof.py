@@ -38,8 +38,8 @@ from creditfold.projections.generations import (
     chain_at,
     drop,
     generation,
+    hold_scratch,
     live_number,
-    scratch_use,
 )
 from creditfold.projections.setup import refuse_other_layout
 from creditfold.schemas.position import Log
@@ -183,7 +183,8 @@ def _other(
 def _scratch(settings: Settings, request: Request, watch: Watch, *, keep: bool) -> Iterator[Generation]:
     """A generation for the length of a block, or for longer if it is to be kept."""
     made: list[int] = []
-    with pinned(settings.dsn, "creditfold verify") as connection, scratch_use(connection):
+    with pinned(settings.dsn, "creditfold verify") as connection:
+        hold_scratch(connection)
         try:
             yield rebuild(settings, request, watch, on_made=made.append)
         finally:

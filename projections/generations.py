@@ -222,11 +222,9 @@ def _locked(connection: Connection[TupleRow], key: int, busy: GenerationError) -
                 connection.execute("SELECT pg_advisory_unlock(%s, %s)", (_LOCKS, key))
 
 
-@contextmanager
-def scratch_use(connection: Connection[TupleRow]) -> Iterator[None]:
+def hold_scratch(connection: Connection[TupleRow]) -> None:
     """Hold all scratch generations against being taken for leftovers, until the connection is closed."""
     connection.execute("SELECT pg_advisory_lock_shared(%s, %s)", (_LOCKS, _SCRATCH_KEY))
-    yield
 
 
 def drop_leftovers(connection: Connection[TupleRow]) -> list[int]:

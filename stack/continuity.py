@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from creditfold.schemas.bookmark import NO_RECORD, Bookmark, LastRecord, last_record
 from creditfold.schemas.position import Position
 from creditfold.stack.log import LogTruncatedError
-from creditfold.stack.settings import Settings
+from creditfold.stack.settings import READER, Settings
 from creditfold.stack.topics import REQUEST_S, KafkaAdmin, KafkaUnavailableError, bounds
 
 #: How long Kafka may take from one partition's record before its bookmark to the next one's, in seconds.
@@ -113,12 +113,7 @@ def _replaced(
     consumer = Consumer(
         {
             **settings.kafka_client,
-            "group.id": "creditfold-reader",  # Demanded by the client; never joined, nothing is committed.
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "enable.partition.eof": True,
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "error",
+            **READER,
             "log_level": 0,
             "fetch.message.max.bytes": FETCH_BYTES,
             "queued.min.messages": 1,

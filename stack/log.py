@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Position
+from creditfold.stack.settings import READER
 
 #: Stands for headers that can't be told.
 UNREADABLE_HEADERS = (("unreadable-headers", None),)
@@ -71,12 +72,7 @@ class LogReader:
         consumer = Consumer(
             {
                 **self._kafka,
-                "group.id": "creditfold-reader",  # Demanded by the client; never joined, nothing is committed.
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "error",
+                **READER,
                 "log_level": 2,
                 # What is fetched ahead is memory; the client's own bounds are 100,000 records or 64 MB.
                 "queued.min.messages": 20_000,

@@ -62,6 +62,16 @@ class InvalidSettingError(CreditfoldError):
 #: whoever assigns partitions then has none to give, and the five minutes until clients look again are an outage.
 METADATA_AGE_MS = 5_000
 
+#: What makes a client of Kafka a reader of committed records that belongs to no group and never passes one over.
+READER: Mapping[str, Any] = {
+    "group.id": "creditfold-reader",  # Demanded by the client; never joined, nothing is committed.
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": True,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "error",
+}
+
 
 def find_data_dir() -> Path:
     """The data folder of a stack that was made here or in a folder above; else `.creditfold` here, there or not.

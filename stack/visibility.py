@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from creditfold.schemas.errors import CreditfoldError
+from creditfold.stack.settings import READER
 
 
 class HiddenRecordError(CreditfoldError):
@@ -81,12 +82,7 @@ class Visibility:
         return Consumer(
             {
                 **self._kafka,
-                "group.id": "creditfold-reader",  # Demanded by the client; never joined, nothing is committed.
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "error",
+                **READER,
                 "log_level": 2,
                 # One record is wanted: the broker gives the batch that it is in, whatever its size. And at once, not
                 # after the second for which the client fetches nothing when it had enough.

@@ -53,6 +53,8 @@ SEED = int(os.environ.get("CREDITFOLD_CHAOS_SEED", random.randrange(10**6)))
 ACCOUNTS = 3_000
 A_SECOND = 2_000
 BOUND_S = 120.0
+#: Room for the ledger's tables and two copies of them.
+DISK_KB = max(ROOMY_KB, 4 * COMMANDS)
 
 
 def commands(chance: random.Random) -> Iterator[Raw]:
@@ -160,7 +162,7 @@ def test_nothing_is_lost_or_done_twice_whatever_dies(
 
 def move_to(settings: Settings, disk: SmallDisk) -> None:
     """Have the ledger's tables on a disk that can be filled."""
-    disk.resize(max(ROOMY_KB, 4 * COMMANDS))
+    disk.resize(DISK_KB)
     prepare(settings.dsn, describe_log(settings))
     activate(settings, rebuild(settings, Request(tablespace=disk.tablespace), Quiet()).number, Consent(), Quiet())
 
@@ -271,7 +273,7 @@ def fill_disk(scene: Scene, chance: random.Random) -> None:
     assert scene.disk is not None
     scene.disk.fill()
     threading.Event().wait(chance.uniform(1, 8))
-    scene.disk.resize(max(ROOMY_KB, 4 * COMMANDS))
+    scene.disk.resize(DISK_KB)
 
 
 def set_projection_back(scene: Scene, chance: random.Random) -> None:
