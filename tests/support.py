@@ -26,6 +26,8 @@ from creditfold.stack.settings import Settings
 from creditfold.stack.topics import end_offsets, start_offsets
 
 ROOT = Path(__file__).resolve().parents[1]
+#: Longest wait for what must come, in seconds: only a hang exceeds it, however slow the machine is.
+HANG_S = 120.0
 ROOMS = ("schemas", "ledger", "producers", "processors", "projections", "stack", "cli")
 
 
@@ -87,7 +89,7 @@ class WorkerProcess:
         """Start again, under another process id."""
         self.process = self._start()
 
-    def stop(self, bound_s: float = 20.0) -> int:
+    def stop(self, bound_s: float = HANG_S) -> int:
         """Ask it to stop; give back its exit code."""
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
@@ -99,8 +101,9 @@ class WorkerProcess:
             raise AssertionError(f"the {self._command} did not stop in {bound_s} s:\n{self.text()[-3000:]}") from error
 
     def lines(self) -> list[dict[str, Any]]:
-        """Its log, one object a line; what isn't JSON is left out."""
-        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+        """Its log, one object a line; what isn't JSON is left out, and so is a line that is being written."""
+        written, _, _ = self.text().rpartition("\n")
+        return [json.loads(line) for line in written.splitlines() if line.startswith("{")]
 
     def text(self) -> str:
         return self.log.read_text("utf-8", "replace")
@@ -200,7 +203,7 @@ def append(settings: Settings, records: Iterable[Raw], **conf: Any) -> None:
             except BufferError:
                 producer.poll(0.1)
         producer.poll(0)
-    assert producer.flush(60) == 0
+    assert producer.flush(HANG_S) == 0
     assert failures == []
 
 
@@ -243,7 +246,7 @@ def lag(settings: Settings) -> int | None:
     return sum(ends[row.log_partition] - row.next_offset for row in rows) if rows else None
 
 
-def wait_until_folded(settings: Settings, bound_s: float = 60.0) -> None:
+def wait_until_folded(settings: Settings, bound_s: float = HANG_S) -> None:
     """Wait until the fold has reached the end of every partition."""
     assert wait_until(lambda: lag(settings) == 0, bound_s), f"lag is {lag(settings)} after {bound_s} s"
 

@@ -22,6 +22,7 @@ from projection_copy import copy_of
 from psycopg import AsyncConnection, Connection
 from stack_under_test import StackUnderTest
 from support import (
+    HANG_S,
     ROOT,
     Quiet,
     Raw,
@@ -135,7 +136,7 @@ def run(
         env=environment(settings),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
     assert not check or done.returncode == 0, done.stderr
@@ -254,7 +255,7 @@ def test_readers_never_see_an_older_position(folded: Settings, tmp_path: Path) -
         for reader in readers:
             reader.send_signal(signal.SIGTERM)
     for reader in readers:
-        seen, generations_seen = json.loads(reader.communicate(timeout=30)[0])
+        seen, generations_seen = json.loads(reader.communicate(timeout=HANG_S)[0])
         assert seen == [], "positions went backwards, or a statement saw two generations"
         assert {1, 2} <= set(generations_seen)
 
@@ -389,7 +390,9 @@ def test_an_activation_killed_anywhere_changes_nothing(folded: Settings, tmp_pat
     with worker(folded, tmp_path):
         append(folded, history(300, 4, 3_000))
         command = [sys.executable, str(ROOT / "tests" / "killed_switch.py"), step, "activate", "2"]
-        assert subprocess.run(command, env=environment(folded), timeout=120, check=False).returncode == -signal.SIGKILL
+        assert (
+            subprocess.run(command, env=environment(folded), timeout=HANG_S, check=False).returncode == -signal.SIGKILL
+        )
         append(folded, history(300, 5, 3_300))
         wait_until_folded(folded)
         assert states(folded) == {1: "live", 2: "ready"}
@@ -431,7 +434,7 @@ def test_two_activations_at_once(folded: Settings, tmp_path: Path) -> None:
             )
             for number in ("2", "3")
         ]
-        said = [(process.communicate(timeout=120)[1], process.returncode) for process in both]
+        said = [(process.communicate(timeout=HANG_S)[1], process.returncode) for process in both]
         assert 0 in [code for _, code in said], said
         wait_until_folded(folded)
     assert sorted(states(folded).values()).count("live") == 1
@@ -442,7 +445,7 @@ def test_an_idle_worker_notices_that_its_generation_is_gone(folded: Settings, tm
     """Switched away from and dropped while nothing came in: the next record is folded in the new one all the same."""
     with worker(folded, tmp_path):
         wait_until_folded(folded)
-        assert wait_until(lambda: len(query(folded, "SELECT 1 FROM ledger.progress WHERE owner <> ''")) == 4, 60)
+        assert wait_until(lambda: len(query(folded, "SELECT 1 FROM ledger.progress WHERE owner <> ''")) == 4, HANG_S)
         rebuild(folded, Request(), WATCH)
         activate(folded, 2, Consent(), WATCH)
         with connected(folded.dsn) as connection:
@@ -462,7 +465,7 @@ async def test_a_claim_that_waits_for_a_switch_is_made_in_the_new_generation(fol
                 blocked = (
                     "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'test'"
                 )
-                assert await asyncio.to_thread(wait_until, lambda: query(folded, blocked) != [(0,)], 30.0)
+                assert await asyncio.to_thread(wait_until, lambda: query(folded, blocked) != [(0,)], HANG_S)
                 switch(connection, halt.number, 2, "")
             assert (await claiming).generation == 2
 
@@ -475,7 +478,7 @@ def test_a_frozen_activation_lets_go(folded: Settings, monkeypatch: pytest.Monke
         def freeze() -> None:
             with connected(folded.dsn, SWITCHING) as connection, halted(connection):
                 progress = "SELECT 1 FROM ledger_0001.progress FOR UPDATE SKIP LOCKED"
-                assert wait_until(lambda: len(other.execute(progress).fetchall()) == 4, 30)
+                assert wait_until(lambda: len(other.execute(progress).fetchall()) == 4, HANG_S)
 
         with pytest.raises(SwitchBlockedError, match="nothing was switched"):
             freeze()
@@ -506,13 +509,13 @@ def test_a_rebuild_that_is_stopped_says_how_to_go_on(folded: Settings, number: s
     append(folded, history(9_000, 5, 3_000))
     command = [sys.executable, str(ROOT / "tests" / "small_pieces.py"), "rebuild", "--processes", "2"]
     process = psutil.Popen(command, env=environment(folded), stderr=subprocess.PIPE, text=True)
-    assert wait_until(lambda: progressed(folded) > 0, 60)
+    assert wait_until(lambda: progressed(folded) > 0, HANG_S)
     children = process.children(recursive=True)
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=HANG_S)
     assert process.returncode == 128 + number
     assert "creditfold rebuild --resume 2" in said
-    assert wait_until(lambda: not any(child.is_running() for child in children), 10)
+    assert wait_until(lambda: not any(child.is_running() for child in children), HANG_S)
     # Another rebuild reminds of it; one that doesn't exist can't be gone on with.
     assert "Generation 2 isn't finished. Go on: creditfold rebuild --resume 2" in run(folded, "rebuild").stderr
     missing = run(folded, "rebuild", "--resume", "9", check=False)
@@ -525,7 +528,7 @@ def test_a_topic_made_anew_is_refused(folded: Settings) -> None:
     rebuild(folded, Request(), WATCH)
     admin = KafkaAdmin(folded).client
     admin.delete_topics([folded.commands_topic])[folded.commands_topic].result()
-    assert wait_until(lambda: folded.commands_topic not in admin.list_topics(timeout=5).topics, 30)
+    assert wait_until(lambda: folded.commands_topic not in admin.list_topics(timeout=5).topics, HANG_S)
     create_topics(folded)
     with pytest.raises(LogChangedError):
         rebuild(folded, Request(resume=2), WATCH)
@@ -592,11 +595,11 @@ def test_a_rebuild_killed_anywhere_is_resumed(ledger_settings: Settings, number:
                 return True
             return progressed(folded) >= goal and (is_found or balances_behind(folded))
 
-        assert wait_until(reached, 60)
+        assert wait_until(reached, HANG_S)
         if process.poll() is None:
             process.kill()
             kills += 1
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=HANG_S)
         behind |= balances_behind(folded)
         if process.returncode == 0:
             break
@@ -605,7 +608,7 @@ def test_a_rebuild_killed_anywhere_is_resumed(ledger_settings: Settings, number:
             arguments = ["rebuild", "--resume", "2", "--processes", "2"]
     assert kills > 0
     assert behind or forgetful, "no kill found balances that were still to be written"
-    assert wait_until(lambda: run(folded, "rebuild", "--resume", "2", check=False).returncode == 0, 60)
+    assert wait_until(lambda: run(folded, "rebuild", "--resume", "2", check=False).returncode == 0, HANG_S)
     fresh = rebuild(folded, Request(), WATCH)
     assert rows_of(folded, 2) == rows_of(folded, fresh.number)
 
@@ -661,7 +664,7 @@ def test_two_rebuilds_at_once(folded: Settings) -> None:
         subprocess.Popen(command, env=environment(folded), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(2)
     ]
-    said = [json.loads(process.communicate(timeout=120)[0]) for process in both]
+    said = [json.loads(process.communicate(timeout=HANG_S)[0]) for process in both]
     assert {row["number"] for row in said} == {2, 3}
     assert {row["digest"] for row in said} == {read(folded, 1).digest}
     assert rows_of(folded, 2) == rows_of(folded, 3) == rows_of(folded, 1)
@@ -687,7 +690,7 @@ def test_what_ended_a_fold_is_told_and_not_that_its_lock_could_not_be_given_back
             return True
         return False
 
-    assert wait_until(free, 20)
+    assert wait_until(free, HANG_S)
 
 
 async def test_a_zombie_of_a_rebuild_is_fenced(folded: Settings) -> None:
@@ -729,7 +732,9 @@ def test_a_full_disk_is_told_and_the_live_one_goes_on(folded: Settings, processe
             "CREATE TRIGGER full_disk BEFORE INSERT ON ledger_0002.journal FOR EACH ROW EXECUTE FUNCTION full_disk()"
         )
         resume = [*command, "rebuild", "--resume", str(number)]
-        done = subprocess.run(resume, env=environment(folded), capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            resume, env=environment(folded), capture_output=True, text=True, timeout=HANG_S, check=False
+        )
         assert done.returncode == 1, done.stderr
         assert "no room left" in done.stderr
         assert "creditfold drop" in done.stderr

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from stack_under_test import free_port
-from support import Cli, Raw, all_progress, append, publisher, query, record, wait_until_folded, worker
+from support import HANG_S, Cli, Raw, all_progress, append, publisher, query, record, wait_until_folded, worker
 from test_cli import bare, cli, use
 
 from creditfold.processors import health
@@ -54,7 +54,6 @@ from creditfold.stack.topics import End
 
 __all__ = ["bare", "cli"]
 
-BOUND_S = 120.0
 NOW_MS = 1_800_000_000_000
 TURNED = {"loop": 0.5, "fetching": 0.1}
 
@@ -301,7 +300,7 @@ def test_a_worker_s_life_is_seen(cli: Cli, ledger_settings: Settings, tmp_path: 
     assert check(cli, *STATUS).startswith("Unhealthy: no worker is at work; none was ever there")
     assert check(cli, *WORKER).startswith("Unhealthy: no worker runs on this machine")
     with worker(ledger_settings, tmp_path) as process:
-        assert wait_until(lambda: check(cli, *STATUS) == check(cli, *WORKER) == "", BOUND_S), check(cli, *STATUS)
+        assert wait_until(lambda: check(cli, *STATUS) == check(cli, *WORKER) == "", HANG_S), check(cli, *STATUS)
         assert check(cli, *LIVE) == ""
         name = f"{socket.gethostname()}:{process.process.pid}"
 
@@ -309,17 +308,17 @@ def test_a_worker_s_life_is_seen(cli: Cli, ledger_settings: Settings, tmp_path: 
             (one,) = cli("status", "--json", "--interval", "0.05").json["processes"]
             return dict(one)
 
-        assert wait_until(lambda: seen()["partitions"] == [0, 1, 2, 3], BOUND_S), seen()
+        assert wait_until(lambda: seen()["partitions"] == [0, 1, 2, 3], HANG_S), seen()
         assert (seen()["role"], seen()["name"], seen()["condition"]) == ("worker", name, "idle")
 
         process.send(signal.SIGSTOP)
-        assert wait_until(lambda: "frozen" in check(cli, *LIVE), BOUND_S)
+        assert wait_until(lambda: "frozen" in check(cli, *LIVE), HANG_S)
         assert f"worker {name}: frozen" in check(cli, *WORKER)
         assert "frozen" in cli("status", "--interval", "0.05").out
         assert check(cli, *STATUS).startswith("Unhealthy: no worker is at work; the last one")
 
         process.send(signal.SIGCONT)
-        assert wait_until(lambda: check(cli, *STATUS) == "", BOUND_S), check(cli, *STATUS)
+        assert wait_until(lambda: check(cli, *STATUS) == "", HANG_S), check(cli, *STATUS)
         assert check(cli, *LIVE) == ""
         process.stop()
     assert "stopped" in check(cli, *STATUS)
@@ -345,11 +344,11 @@ def test_a_backlog_is_no_fault(
                 rows = cli("status", "--json", "--interval", "0.05").json["partitions"]
                 return str(rows[partition]["doing"])
 
-            assert wait_until(lambda: doing().startswith(("at work", "fails")), BOUND_S), doing()
+            assert wait_until(lambda: doing().startswith(("at work", "fails")), HANG_S), doing()
             assert (check(cli, *STATUS), check(cli, *WORKER)) == ("", "")
             assert cli("status", "--json", "--interval", "0.05").json["totals"]["lag"] == 50
             # PostgreSQL has given the lock up after its time-out, and the worker tries again.
-            assert wait_until(lambda: doing() == "fails", BOUND_S)
+            assert wait_until(lambda: doing() == "fails", HANG_S)
             monkeypatch.setattr(health, "IDLE_S", 0.0)
             assert f"partition {partition} fails, for " in check(cli, *STATUS)
             assert "lock timeout" in check(cli, *WORKER)
@@ -357,7 +356,7 @@ def test_a_backlog_is_no_fault(
             monkeypatch.undo()
             use(ledger_settings, monkeypatch)
         wait_until_folded(ledger_settings)
-        assert wait_until(lambda: check(cli, *STATUS) == "", BOUND_S), check(cli, *STATUS)
+        assert wait_until(lambda: check(cli, *STATUS) == "", HANG_S), check(cli, *STATUS)
 
 
 def test_what_is_due_and_not_done_is_overdue(
@@ -371,14 +370,14 @@ def test_what_is_due_and_not_done_is_overdue(
         assert cli("init").code == 0
         ends = datetime.now(UTC) + timedelta(seconds=15)
         assert cli("grant", "alice", "5", "--expires-at", ends.isoformat(), "--timeout", "60").code == 0
-        assert wait_until(lambda: "is overdue by" in check(cli, *STATUS), BOUND_S), check(cli, *STATUS)
+        assert wait_until(lambda: "is overdue by" in check(cli, *STATUS), HANG_S), check(cli, *STATUS)
         assert check(cli, *WORKER) == ""
         # Who wants no ticks isn't reminded of them.
         use(silent, monkeypatch)
         assert check(cli, *STATUS) == ""
         use(ledger_settings, monkeypatch)
         assert cli("tick").code == 0
-        assert wait_until(lambda: check(cli, *STATUS) == "", BOUND_S), check(cli, *STATUS)
+        assert wait_until(lambda: check(cli, *STATUS) == "", HANG_S), check(cli, *STATUS)
 
 
 def test_a_publisher_is_judged_by_itself(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
@@ -386,13 +385,13 @@ def test_a_publisher_is_judged_by_itself(cli: Cli, ledger_settings: Settings, tm
     ours = ("publisher", "--check")
     assert check(cli, *ours).startswith("Unhealthy: no publisher runs on this machine")
     with worker(ledger_settings, tmp_path), publisher(ledger_settings, tmp_path) as process:
-        assert wait_until(lambda: check(cli, *ours) == check(cli, *STATUS) == "", BOUND_S), check(cli, *STATUS)
+        assert wait_until(lambda: check(cli, *ours) == check(cli, *STATUS) == "", HANG_S), check(cli, *STATUS)
         process.send(signal.SIGSTOP)
-        assert wait_until(lambda: "frozen" in check(cli, *ours, "--live"), BOUND_S)
+        assert wait_until(lambda: "frozen" in check(cli, *ours, "--live"), HANG_S)
         assert check(cli, *STATUS).startswith("Unhealthy: no publisher is at work")
         assert check(cli, *WORKER) == ""
         process.send(signal.SIGCONT)
-        assert wait_until(lambda: check(cli, *ours) == check(cli, *STATUS) == "", BOUND_S), check(cli, *STATUS)
+        assert wait_until(lambda: check(cli, *ours) == check(cli, *STATUS) == "", HANG_S), check(cli, *STATUS)
         process.stop()
         # Who stopped it meant it.
         assert check(cli, *STATUS) == ""
@@ -428,7 +427,7 @@ def test_signs_are_kept_beside_the_generations(cli: Cli, ledger_settings: Settin
     with connected(ledger_settings.dsn) as connection:
         one, _ = heartbeats(connection)
         assert (one.sign.owner, one.sign.state, one.sign.partitions) == ("there:1", "running", (part(0, work_s=1.5),))
-        assert 0 <= one.age_s < BOUND_S
+        assert 0 <= one.age_s < HANG_S
         assert one.sign.up_s == pytest.approx(5.0, abs=0.5)
         connection.execute(
             "UPDATE ledger.heartbeats SET beat_at = beat_at - make_interval(secs => %s) WHERE pid = 2", (KEPT_S,)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 from late_marker import abort_in
-from support import Raw, record
+from support import HANG_S, Raw, record
 from test_publisher import assert_published, fold, next_offsets, opened, publish_to, topics_of
 
 from creditfold.processors.outbox import Outbox, Pool, ScatteredWindowError
@@ -17,8 +17,6 @@ from creditfold.projections.connections import outbox_pool
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.visibility import HiddenRecordError
-
-BOUND_S = 120.0
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ class MarkedProducer:
             self._made += 1
             if self._made in self._numbers:
                 if name == "produce":
-                    self._producer.flush(60)
+                    self._producer.flush(HANG_S)
                 self._happens()
         return getattr(self._producer, name)
 
@@ -124,10 +122,10 @@ def test_a_lane_with_nothing_more_to_publish_notices_what_is_hidden(
     lane.tell(folded.pop(0))
     lane.start()
     try:
-        assert wait_until(lambda: len(opened_outboxes) > 1 and opened_outboxes[-1].published_to == lane.folded, BOUND_S)
+        assert wait_until(lambda: len(opened_outboxes) > 1 and opened_outboxes[-1].published_to == lane.folded, HANG_S)
     finally:
         lane.stop()
-        lane.join(BOUND_S)
+        lane.join(HANG_S)
     assert aborted == [1]
     for partition, end in folded.items():
         with opened(ledger_settings, pool, partition, topics) as outbox:

@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 from log_surgery import cut_end, spoil_last_batch
 from stack_under_test import EmbeddedStack, StackUnderTest
 from support import (
+    HANG_S,
     Cli,
     Quiet,
     Raw,
@@ -52,7 +53,6 @@ __all__ = ["bare", "cli", "pool"]
 
 #: One account of each partition, by its number.
 ACCOUNTS = {partition_of(f"user-{number}".encode(), 4): f"user-{number}" for number in range(40)}
-BOUND_S = 120.0
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
     lose_end(surgery, topic, 1, 2)
     append_each(settings, [grant(1, f"new-{n}") for n in range(4)])
     with worker(settings, tmp_path, "again") as again:
-        assert wait_until(lambda: len(refused(again, 1)) > 0, BOUND_S), again.text()[-3000:]
+        assert wait_until(lambda: len(refused(again, 1)) > 0, HANG_S), again.text()[-3000:]
         why, remedy = refused(again, 1)[0]["why"], refused(again, 1)[0]["remedy"]
         assert f"Partition 1 of {topic} is folded to offset 5" in why
         assert "the record that the topic holds at 1:4 is another one" in why
@@ -120,7 +120,7 @@ def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
         assert "creditfold rebuild" in remedy
         append(settings, [grant(partition, "second") for partition in (0, 2, 3)])
         for partition in (0, 2, 3):
-            assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, BOUND_S)
+            assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, HANG_S)
         # Nobody owns it, so nobody ticks it or moves its transfers on.
         assert query(settings, "SELECT next_offset, owner FROM ledger.progress WHERE log_partition = 1") == [(5, "")]
         for going_on in (
@@ -139,7 +139,7 @@ def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
         assert why == check.seen
         done = rebuild(settings, Request(), Quiet())
         activate(settings, done.number, Consent(differences=True, note="the log lost its end"), Quiet())
-        wait_until_folded(settings, BOUND_S)
+        wait_until_folded(settings)
     found = query(settings, "SELECT command_id FROM ledger.journal WHERE log_partition = 1 ORDER BY log_offset")
     assert [row[0] for row in found] == ["kept-0", "kept-1", "new-0", "new-1", "new-2", "new-3"]
     assert verify(settings, None, None, 20, Quiet()).equal
@@ -158,11 +158,11 @@ def test_a_running_worker_folds_nothing_of_another_history(
         lose_end(surgery, settings.commands_topic, 2, 2, kill=True)
         append_each(settings, [grant(2, f"new-{n}") for n in range(grown)])
         running.send(signal.SIGCONT)
-        assert wait_until(lambda: len(refused(running, 2)) > 0, BOUND_S), running.text()[-3000:]
+        assert wait_until(lambda: len(refused(running, 2)) > 0, HANG_S), running.text()[-3000:]
         append_each(settings, [grant(2, f"later-{n}") for n in range(4)])
         append(settings, [grant(3, "elsewhere")])
-        assert wait_until(lambda: next_offset(settings, 3) == 1, BOUND_S)
-        assert wait_until(lambda: "is another one" in refused(running, 2)[-1]["why"], BOUND_S)
+        assert wait_until(lambda: next_offset(settings, 3) == 1, HANG_S)
+        assert wait_until(lambda: "is another one" in refused(running, 2)[-1]["why"], HANG_S)
     assert next_offset(settings, 2) == 5
     found = query(settings, "SELECT command_id FROM ledger.journal WHERE log_partition = 2 ORDER BY log_offset")
     assert [row[0] for row in found] == ["kept-0", "kept-1", "lost-0", "lost-1", "lost-2"]
@@ -177,19 +177,19 @@ def test_outcomes_that_their_topic_lost_are_published_again(
     def publish(*names: str) -> None:
         for name in names:
             append(settings, [grant(partition, name) for partition in range(4)])
-            wait_until_folded(settings, BOUND_S)
+            wait_until_folded(settings)
             wait_until_published(settings)
 
     with worker(settings, tmp_path), publisher(settings, tmp_path) as running:
         publish("first", "second", "third")
         lose_end(surgery, topic, 0, 2, kill=True)
-        assert wait_until(lambda: len(read_topic(settings, topic)) == 12, BOUND_S), running.text()[-3000:]
+        assert wait_until(lambda: len(read_topic(settings, topic)) == 12, HANG_S), running.text()[-3000:]
         running.send(signal.SIGSTOP)
         lose_end(surgery, topic, 1, 2, kill=True)
         append(settings, [grant(partition, "fourth") for partition in range(4)])
-        wait_until_folded(settings, BOUND_S)
+        wait_until_folded(settings)
         running.send(signal.SIGCONT)
-        assert wait_until(lambda: len(read_topic(settings, topic)) == 16, BOUND_S), running.text()[-3000:]
+        assert wait_until(lambda: len(read_topic(settings, topic)) == 16, HANG_S), running.text()[-3000:]
         assert_published(settings)
 
 
@@ -204,7 +204,7 @@ def test_an_outbox_commits_nothing_behind_a_lost_end(
     settings, topic = ledger_settings, ledger_settings.outcomes_topic
     append(settings, [grant(0, f"g-{number}") for number in range(4)])
     with worker(settings, tmp_path):
-        wait_until_folded(settings, BOUND_S)
+        wait_until_folded(settings)
     with opened(settings, pool, 0) as outbox:
         for folded in (1, 2, 3):
             assert outbox.publish(folded) == (1, 0)
@@ -230,8 +230,8 @@ def test_nothing_of_a_lost_history_is_published(
     lose_end(surgery, settings.commands_topic, 2, 2)
     append_each(settings, [grant(2, f"new-{n}") for n in range(3)])
     with publisher(settings, tmp_path) as running:
-        assert wait_until(lambda: len(read_topic(settings, settings.outcomes_topic)) == 1, BOUND_S)
-        assert wait_until(lambda: running.said("refuses to publish the partition"), BOUND_S), running.text()[-3000:]
+        assert wait_until(lambda: len(read_topic(settings, settings.outcomes_topic)) == 1, HANG_S)
+        assert wait_until(lambda: running.said("refuses to publish the partition"), HANG_S), running.text()[-3000:]
     (line,) = [line for line in running.lines() if line["event"] == "refuses to publish the partition"]
     assert line["partition"] == 2
     assert "is another one" in line["why"]
@@ -242,7 +242,7 @@ def test_nothing_of_a_lost_history_is_published(
 def transactional(ledger_settings: Settings) -> Iterator[Producer]:
     """A producer with transactions, which is given its place in the middle of one if need be."""
     producer = Producer({**ledger_settings.kafka_client, "transactional.id": ledger_settings.group})
-    producer.init_transactions(60)
+    producer.init_transactions(HANG_S)
     yield producer
     producer.purge()
 
@@ -268,17 +268,17 @@ def test_what_cannot_be_read_keeps_nobody_else_waiting(
     assert raised.value.refused.keys() == {3}
     with worker(settings, tmp_path, "again") as again:
         for partition in (0, 3):
-            assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, BOUND_S), again.text()
+            assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, HANG_S), again.text()
         waiting = [line for line in again.lines() if line["event"] == "waiting to claim partitions"]
         assert {tuple(line["partitions"]) for line in waiting} == {(1,)}
-        assert wait_until(lambda: again.said("records can't be read at all"), BOUND_S), again.text()[-3000:]
+        assert wait_until(lambda: again.said("records can't be read at all"), HANG_S), again.text()[-3000:]
         monkeypatch.setattr(health, "IDLE_S", 0.0)
 
         def stuck() -> list[int]:
             rows = cli("status", "--json", "--interval", "0.05").json["partitions"]
             return [row["partition"] for row in rows if row["stuck"]]
 
-        assert wait_until(lambda: stuck() == [1, 2], BOUND_S), cli("status").out
+        assert wait_until(lambda: stuck() == [1, 2], HANG_S), cli("status").out
 
 
 def test_a_slow_kafka_is_waited_for_while_it_answers(
@@ -290,7 +290,7 @@ def test_a_slow_kafka_is_waited_for_while_it_answers(
     marks = {}
     for partition in range(4):
         with LogReader(settings.kafka_client, topic, partition, 0) as reader:
-            (first, *_) = reader.take(50, 60.0).records
+            (first, *_) = reader.take(50, HANG_S).records
         marks[partition] = Bookmark(1, last_record(*first[:4]))
     now_s = 0.0
 
@@ -317,18 +317,18 @@ def test_nothing_of_an_ordinary_log_is_taken_for_another_history(
             for number in range(records):
                 raw = grant(partition, f"{name}-{number}")
                 producer.produce(settings.commands_topic, raw.value, raw.key, partition)
-        (producer.commit_transaction if commit else producer.abort_transaction)(60)
+        (producer.commit_transaction if commit else producer.abort_transaction)(HANG_S)
 
     names = [f"log-{number}" for number in range(6)]
     for number, commit in enumerate([False, False, True, True, False, True]):
         write(names[number], commit=commit)
         running = WorkerProcess(settings, tmp_path, names[number])
         try:
-            wait_until_folded(settings, BOUND_S)
+            wait_until_folded(settings)
             if number == 3:
                 stack.restart_kafka(kill=True)
                 append(settings, [grant(partition, "after the crash") for partition in range(4)])
-                wait_until_folded(settings, BOUND_S)
+                wait_until_folded(settings)
         finally:
             running.kill()
         assert not running.said("refuses"), running.text()[-3000:]
@@ -336,12 +336,12 @@ def test_nothing_of_an_ordinary_log_is_taken_for_another_history(
     # An open transaction hides what is behind its start, which was never folded.
     producer.begin_transaction()
     producer.produce(settings.commands_topic, b"open", b"open", 0)
-    producer.flush(60)
+    producer.flush(HANG_S)
     append(settings, [grant(0, "behind an open transaction")])
     assert refusals(settings, settings.commands_topic, bookmarks(settings)) == {}
-    producer.abort_transaction(60)
+    producer.abort_transaction(HANG_S)
     with worker(settings, tmp_path, "last"):
-        wait_until_folded(settings, BOUND_S)
+        wait_until_folded(settings)
     assert verify(settings, None, None, 20, Quiet()).equal
 
 
@@ -351,8 +351,8 @@ def test_what_a_bookmark_may_meet(ledger_settings: Settings, transactional: Prod
     append_each(settings, [grant(0, "zero"), grant(0, "one")])
     transactional.begin_transaction()
     transactional.produce(topic, b"aborted", b"key", 0)
-    transactional.flush(60)
-    transactional.abort_transaction(60)
+    transactional.flush(HANG_S)
+    transactional.abort_transaction(HANG_S)
     append_each(settings, [grant(0, "four"), grant(0, "five")])
     with LogReader(settings.kafka_client, topic, 0, 0) as reader:
         found = {}
@@ -384,7 +384,7 @@ def test_what_a_bookmark_may_meet(ledger_settings: Settings, transactional: Prod
     assert "is folded to offset 7, but the topic holds 0 to 6" in meets(7, found[5])
     place = TopicPartition(topic, 0, 2)
     admin = AdminClient(settings.kafka_client)
-    admin.delete_records([place])[place].result(60)
+    admin.delete_records([place])[place].result(HANG_S)
     # What was deleted can't be compared, and is no other history.
     assert meets(2, other) == meets(4, other) == ""
     assert "but the topic holds 2 to 6" in meets(1, found[0])

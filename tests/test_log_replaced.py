@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stack_under_test import StackUnderTest
-from support import Quiet, Raw, append, publisher, query, wait_until_folded, worker
+from support import HANG_S, Quiet, Raw, append, publisher, query, wait_until_folded, worker
 from test_archive import fresh_database, other_topic
 from test_publisher import mixed, position_of, read_topic, wait_until_published
 
@@ -14,8 +14,6 @@ from creditfold.schemas.position import Position
 from creditfold.stack.archive_writer import archive_topic
 from creditfold.stack.restore import restore_topic
 from creditfold.stack.settings import Settings
-
-BOUND_S = 120.0
 
 
 def published(settings: Settings) -> list[list[tuple[int, int]]]:
@@ -37,7 +35,7 @@ def test_each_is_published_once_when_the_log_is_replaced(
     large = [Raw(b"\0" * 200_000, b"k", partition) for partition in range(4)]
     with worker(ledger_settings, tmp_path) as folding, publisher(ledger_settings, tmp_path) as publishing:
         append(ledger_settings, [*mixed(400), *large])
-        wait_until_folded(ledger_settings, BOUND_S)
+        wait_until_folded(ledger_settings)
         wait_until_published(ledger_settings)
         before = published(ledger_settings)
         archive_topic(ledger_settings, tmp_path / "archive")
@@ -51,22 +49,22 @@ def test_each_is_published_once_when_the_log_is_replaced(
         states = "SELECT log_partition, log_offset, decided_by FROM ledger.dead_letter_states WHERE state <> 'open'"
         assert query(target, states) == [(*discarded, "ann")]
         # No command comes to either topic.
-        assert publishing.process.wait(BOUND_S) == 1, publishing.text()
+        assert publishing.process.wait(HANG_S) == 1, publishing.text()
         assert f"CREDITFOLD_COMMANDS_TOPIC={target.commands_topic}" in publishing.text().replace("\n", " ")
-        assert folding.process.wait(BOUND_S) == 1, folding.text()
+        assert folding.process.wait(HANG_S) == 1, folding.text()
         assert published(target) == before == decided(target)
 
     # Into an empty database, whose fold begins anew while the publisher runs already.
     with fresh_database(stack, ledger_settings) as anew, publisher(anew, tmp_path, "anew") as running:
         with worker(anew, tmp_path, "worker-anew"):
-            wait_until_folded(anew, BOUND_S)
+            wait_until_folded(anew)
             wait_until_published(anew)
         assert running.stop() == 0
         assert published(anew) == before == decided(anew)
 
     with worker(target, tmp_path, "worker-next"), publisher(target, tmp_path, "next"):
         append(target, [*mixed(100, seed=2), *large])
-        wait_until_folded(target, BOUND_S)
+        wait_until_folded(target)
         wait_until_published(target)
     assert published(target) == decided(target)
     names = {seen.header("creditfold-topic") for seen in read_topic(target, target.dead_letters_topic)}

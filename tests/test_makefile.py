@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import HANG_S, ROOT
 
 
 @pytest.mark.parametrize("chosen", ["old", "missing"])
@@ -33,4 +33,4 @@ def test_an_environment_of_an_older_python_is_refused_at_once(tmp_path: Path) ->
 
 
 def make(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANG_S)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import Done, WorkerProcess, append, environment, record, wait_until_folded
+from support import HANG_S, Done, WorkerProcess, append, environment, record, wait_until_folded
 
 from creditfold.schemas.position import Position
 from creditfold.stack.processes import wait_until
@@ -41,7 +41,7 @@ def ran(settings: Settings, *arguments: str) -> Done:
         env=environment(settings),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)
@@ -59,9 +59,9 @@ def test_a_worker_and_a_publisher_need_no_folder(ledger_settings: Settings, tmp_
     append(settings, [record("Grant", f"g-{number}", f"user-{number}", 5) for number in range(20)])
     running = [ReadOnly(settings, tmp_path, name, name) for name in ("worker", "publisher")]
     try:
-        wait_until_folded(settings, 120)
+        wait_until_folded(settings)
         published = lambda: sum(end_offsets(settings, settings.outcomes_topic, range(4)).values()) >= 20  # noqa: E731
-        assert wait_until(published, 120), "\n".join(process.text() for process in running)
+        assert wait_until(published, HANG_S), "\n".join(process.text() for process in running)
     finally:
         codes = [process.stop() for process in running]
     assert codes == [0, 0]
@@ -89,7 +89,7 @@ def test_no_command_but_import_needs_a_folder(ledger_settings: Settings, tmp_pat
             ["rules", "list"],
         ]:
             assert_left_alone(_succeeded(ran(settings, *arguments)))
-        wait_until_folded(settings, 120)
+        wait_until_folded(settings)
         for line in ("rebuild", "generations", "activate 2", "verify", "trial-balance", "drop 1"):
             assert_left_alone(_succeeded(ran(settings, *line.split())))
     finally:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 from structlog.testing import capture_logs
-from support import Cli, WorkerProcess, append, lag, record, wait_until_folded, worker
+from support import HANG_S, Cli, WorkerProcess, append, lag, record, wait_until_folded, worker
 from test_cli import bare, cli, use
 
 from creditfold.processors import app as app_module
@@ -24,8 +24,6 @@ from creditfold.stack.topics import End, describe_log, log_ends
 
 __all__ = ["bare", "cli"]
 
-BOUND_S = 120.0
-
 
 @contextmanager
 def open_transaction(settings: Settings, topic: str, partition: int, records: int = 1) -> Iterator[Producer]:
@@ -33,17 +31,17 @@ def open_transaction(settings: Settings, topic: str, partition: int, records: in
     producer = Producer(
         {**settings.kafka_client, "transactional.id": f"{topic}-shop", "transaction.timeout.ms": 600_000}
     )
-    producer.init_transactions(60)
+    producer.init_transactions(HANG_S)
     producer.begin_transaction()
     for number in range(records):
         grant = record("Grant", f"in-{topic}-{number}", "ann", 1)
         producer.produce(topic, grant.value, grant.key, partition)
-    assert producer.flush(60) == 0
+    assert producer.flush(HANG_S) == 0
     yield producer
 
 
 def commit(producer: Producer) -> None:
-    producer.commit_transaction(60)
+    producer.commit_transaction(HANG_S)
 
 
 def alerts(process: WorkerProcess, event: str) -> list[dict[str, Any]]:
@@ -86,7 +84,7 @@ def test_both_ends_of_a_partition(ledger_settings: Settings) -> None:
         assert one.open_s(one.since_ms + 2_500) == 2.5
         assert one.words(one.since_ms + 2_000) == "partition 2 from offset 1 on for 2 s (4 records wait)"
         commit(producer)
-    assert wait_until(lambda: log_ends(ledger_settings, topic, [2]) == {2: End(6, 6)}, BOUND_S)
+    assert wait_until(lambda: log_ends(ledger_settings, topic, [2]) == {2: End(6, 6)}, HANG_S)
     assert open_transactions(ledger_settings, topic, range(4)) == []
 
 
@@ -100,7 +98,7 @@ def test_everyone_reports_what_waits(cli: Cli, ledger_settings: Settings, tmp_pa
         with open_transaction(ledger_settings, topic, partition) as producer:
             append(ledger_settings, [record("Grant", "behind", "ann", 1)])
             held = "an open transaction holds a partition back"
-            assert wait_until(lambda: process.said(held), BOUND_S), process.text()[-2000:]
+            assert wait_until(lambda: process.said(held), HANG_S), process.text()[-2000:]
             (alert,) = alerts(process, held)
             assert (alert["partition"], alert["offset"], alert["waiting"]) == (partition, 1, 2)
             assert f"abort --topic {topic} --partition {partition} --start-offset 1" in alert["remedy"]
@@ -123,7 +121,7 @@ def test_everyone_reports_what_waits(cli: Cli, ledger_settings: Settings, tmp_pa
             assert archived.code == 0
             assert f"2 records at the end of partition {partition} are behind a transaction" in archived.err
             commit(producer)
-        assert wait_until(lambda: process.said("the open transaction has ended"), BOUND_S), process.text()[-2000:]
+        assert wait_until(lambda: process.said("the open transaction has ended"), HANG_S), process.text()[-2000:]
         assert len(alerts(process, held)) == 1
         wait_until_folded(ledger_settings)
     assert lag(ledger_settings) == 0

@@ -11,6 +11,7 @@ from confluent_kafka import ConsumerGroupState, TopicPartition
 from confluent_kafka.admin import AdminClient
 from stack_under_test import StackUnderTest
 from support import (
+    HANG_S,
     WorkerProcess,
     all_progress,
     append,
@@ -25,8 +26,6 @@ from creditfold.cli.status import UnhealthyError, check_machine
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import create_topics, end_offsets
-
-BOUND_S = 90.0
 
 
 def grants(prefix: str, count: int = 500) -> list[Any]:
@@ -50,7 +49,7 @@ def test_a_postgresql_outage_is_waited_out(stack: StackUnderTest, ledger_setting
         stack.stop_postgres()
         try:
             append(ledger_settings, grants("during"))
-            assert wait_until(lambda: process.said("PostgreSQL is away"), BOUND_S), process.text()[-2000:]
+            assert wait_until(lambda: process.said("PostgreSQL is away"), HANG_S), process.text()[-2000:]
             assert process.process.poll() is None
         finally:
             stack.start_postgres()
@@ -70,15 +69,15 @@ def test_a_kafka_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Se
         stack.stop_kafka()
         try:
             # It shows for whom it waits, and isn't to be restarted for it.
-            assert wait_until(lambda: "it waits for Kafka" in unready(ledger_settings), BOUND_S)
+            assert wait_until(lambda: "it waits for Kafka" in unready(ledger_settings), HANG_S)
             check_machine(ledger_settings, "worker", live=True)
             time.sleep(15)  # The session timeout is 10 s: what is tested is an outage of more than that.
             assert process.process.poll() is None
         finally:
             stack.start_kafka()
         append(ledger_settings, grants("after"))
-        wait_until_folded(ledger_settings, BOUND_S)
-        assert wait_until(lambda: unready(ledger_settings) == "", BOUND_S), unready(ledger_settings)
+        wait_until_folded(ledger_settings)
+        assert wait_until(lambda: unready(ledger_settings) == "", HANG_S), unready(ledger_settings)
         assert process.process.poll() is None
         # The libraries would say it a hundred times a second.
         assert len(process.lines()) < 200
@@ -97,10 +96,10 @@ def test_a_worker_started_during_an_outage_waits_too(
     try:
         with worker(ledger_settings, tmp_path) as process:
             try:
-                assert wait_until(lambda: process.said("waiting"), BOUND_S), process.text()[-2000:]
+                assert wait_until(lambda: process.said("waiting"), HANG_S), process.text()[-2000:]
             finally:
                 start()
-            wait_until_folded(ledger_settings, BOUND_S)
+            wait_until_folded(ledger_settings)
     finally:
         start()
     assert_equals_second_fold(ledger_settings)
@@ -116,8 +115,8 @@ def test_sigterm_during_an_outage_stops_in_seconds(
         stack.stop_postgres()
         try:
             append(ledger_settings, grants("during"))
-            assert wait_until(lambda: process.said("PostgreSQL is away"), BOUND_S)
-            assert process.stop(20) == 0
+            assert wait_until(lambda: process.said("PostgreSQL is away"), HANG_S)
+            assert process.stop() == 0
         finally:
             stack.start_postgres()
 
@@ -125,20 +124,20 @@ def test_sigterm_during_an_outage_stops_in_seconds(
 def test_sigterm_while_the_join_waits_stops_in_seconds(ledger_settings: Settings, tmp_path: Path) -> None:
     """Kafka lets nobody in before the frozen member's session has run out; who waits for that can be told to stop."""
     with worker(ledger_settings, tmp_path, "frozen") as frozen:
-        assert wait_until(lambda: frozen.said("claimed"), BOUND_S)
+        assert wait_until(lambda: frozen.said("claimed"), HANG_S)
         with worker(ledger_settings, tmp_path, "waiting") as waiting:
             # Not before: its session would have run out by then on a slow machine.
-            assert wait_until(lambda: waiting.said("worker starts"), BOUND_S)
+            assert wait_until(lambda: waiting.said("worker starts"), HANG_S)
             frozen.send(signal.SIGSTOP)
-            assert wait_until(lambda: joins(ledger_settings), BOUND_S)
-            assert waiting.stop(20) == 0
+            assert wait_until(lambda: joins(ledger_settings), HANG_S)
+            assert waiting.stop() == 0
             assert not waiting.said("claimed")
 
 
 def joins(settings: Settings) -> bool:
     """Tell whether a member waits for the others to join."""
     admin = AdminClient(settings.kafka_client)
-    found = admin.describe_consumer_groups([settings.group])[settings.group].result(30)
+    found = admin.describe_consumer_groups([settings.group])[settings.group].result(HANG_S)
     return bool(found.state == ConsumerGroupState.PREPARING_REBALANCING)
 
 
@@ -149,15 +148,15 @@ def test_a_worker_frozen_inside_a_transaction_does_not_hold_up_its_successor(
     settings = ledger_settings.model_copy(update={"chunk_records": 300})
     append(settings, grants("frozen", 20_000))
     with worker(settings, tmp_path, "zombie") as zombie:
-        assert wait_until(lambda: any(row.next_offset for row in all_progress(settings)), BOUND_S)
+        assert wait_until(lambda: any(row.next_offset for row in all_progress(settings)), HANG_S)
         freeze_inside_a_transaction(settings, zombie)
         with worker(settings, tmp_path, "successor") as successor:
-            wait_until_folded(settings, BOUND_S)
+            wait_until_folded(settings)
             assert successor.stop() == 0
         # It wakes after all, writes nothing, and can go on.
         zombie.send(signal.SIGCONT)
         append(settings, grants("woken"))
-        wait_until_folded(settings, BOUND_S)
+        wait_until_folded(settings)
     assert_equals_second_fold(settings)
 
 
@@ -175,15 +174,15 @@ def freeze_inside_a_transaction(settings: Settings, process: WorkerProcess) -> N
         process.send(signal.SIGCONT)
         return False
 
-    assert wait_until(frozen, BOUND_S)
+    assert wait_until(frozen, HANG_S)
 
 
 def make_anew(settings: Settings) -> None:
     """Delete the topic and create it under the same name."""
     admin = AdminClient(settings.kafka_client)
-    admin.delete_topics([settings.commands_topic])[settings.commands_topic].result(30)
-    assert wait_until(lambda: settings.commands_topic not in admin.list_topics(timeout=10).topics, 30)
-    assert wait_until(lambda: settings.commands_topic in create_topics(settings), 30)
+    admin.delete_topics([settings.commands_topic])[settings.commands_topic].result(HANG_S)
+    assert wait_until(lambda: settings.commands_topic not in admin.list_topics(timeout=HANG_S).topics, HANG_S)
+    assert wait_until(lambda: settings.commands_topic in create_topics(settings), HANG_S)
 
 
 def test_a_topic_made_anew_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:
@@ -194,7 +193,7 @@ def test_a_topic_made_anew_is_refused(ledger_settings: Settings, tmp_path: Path)
     make_anew(ledger_settings)
     append(ledger_settings, grants("anew"))
     again = WorkerProcess(ledger_settings, tmp_path, "again")
-    assert again.process.wait(60) == 1
+    assert again.process.wait(HANG_S) == 1
     assert "Folding on would give wrong balances" in again.text()
     assert query(ledger_settings, "SELECT sum(available) FROM ledger.balances") == [(500,)]
 
@@ -207,7 +206,7 @@ def test_a_topic_made_anew_under_a_running_worker_is_refused(ledger_settings: Se
         wait_until_folded(ledger_settings)
         make_anew(ledger_settings)
         append(ledger_settings, grants("anew", 2_000))
-        assert running.process.wait(BOUND_S) == 1
+        assert running.process.wait(HANG_S) == 1
         assert "Folding on would give wrong balances" in running.text()
     finally:
         running.kill()
@@ -224,13 +223,13 @@ def test_a_truncated_log_is_refused(ledger_settings: Settings, tmp_path: Path) -
     fold_end = {row.log_partition: row.next_offset for row in all_progress(ledger_settings)}
     cut = TopicPartition(ledger_settings.commands_topic, 0, fold_end[0] + 5)
     admin = AdminClient(ledger_settings.kafka_client)
-    admin.delete_records([cut])[cut].result(30)
+    admin.delete_records([cut])[cut].result(HANG_S)
     ends = end_offsets(ledger_settings, ledger_settings.commands_topic, range(4))
     with worker(ledger_settings, tmp_path, "again") as again:
-        assert wait_until(lambda: again.said("refuses to fold a partition"), 60)
+        assert wait_until(lambda: again.said("refuses to fold a partition"), HANG_S)
         assert f"Partition 0 of {ledger_settings.commands_topic} is folded to offset {fold_end[0]}" in again.text()
 
         def folded() -> dict[int, int]:
             return {row.log_partition: row.next_offset for row in all_progress(ledger_settings)}
 
-        assert wait_until(lambda: folded() == {**ends, 0: fold_end[0]}, 60), folded()
+        assert wait_until(lambda: folded() == {**ends, 0: fold_end[0]}, HANG_S), folded()

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 import pytest
+from support import HANG_S
 
 from creditfold.producers import (
     AsyncCommandProducer,
@@ -29,7 +30,6 @@ from creditfold.schemas.outcomes import Appended, CommandOutcome, OutcomeKind
 from creditfold.schemas.position import Position
 from creditfold.stack.processes import wait_until
 
-BOUND_S = 60.0
 SHORT_S = 0.05
 
 Answer = CommandOutcome | CreditfoldError | None
@@ -77,7 +77,7 @@ class Waits:
     def __exit__(self, *_: object) -> None:
         self.follower.close()
 
-    def submit(self, position: Position | None, timeout_s: float = BOUND_S) -> Future[CommandOutcome]:
+    def submit(self, position: Position | None, timeout_s: float = HANG_S) -> Future[CommandOutcome]:
         """Wait for a command that the log has confirmed, unless its position is None."""
         delivery: Future[Position] = Future()
         future = self.follower.follow(self.follower.expect("ann", "c", timeout_s), delivery)
@@ -93,10 +93,10 @@ def test_each_gets_the_outcome_of_its_own_position_once_it_is_folded() -> None:
         futures = {place: waits.submit(place) for place in places}
         waits.script.folded = {0: 8, 1: 5}
         passed = {place for place in places if place.offset < waits.script.folded[place.partition]}
-        assert {futures[place].result(BOUND_S).position for place in passed} == passed
+        assert {futures[place].result(HANG_S).position for place in passed} == passed
         assert not any(futures[place].done() for place in set(places) - passed)
         waits.script.folded = {0: 1_000, 1: 1_000}
-        assert [future.result(BOUND_S).position for future in futures.values()] == places
+        assert [future.result(HANG_S).position for future in futures.values()] == places
         # Nobody was asked about before the fold had passed it, nor twice.
         assert sorted(place for some in waits.script.asked for place in some) == sorted(places)
         assert waits.follower.waiting == 0
@@ -108,7 +108,7 @@ def test_many_are_looked_up_some_hundred_at_a_time(monkeypatch: pytest.MonkeyPat
     with Waits() as waits:
         futures = [waits.submit(Position(0, offset)) for offset in range(200)]
         waits.script.folded = {0: 200}
-        assert [future.result(BOUND_S).position.offset for future in futures] == list(range(200))
+        assert [future.result(HANG_S).position.offset for future in futures] == list(range(200))
         assert max(map(len, waits.script.asked)) <= 30
 
 
@@ -129,16 +129,16 @@ def test_a_lookup_that_is_away_keeps_nobody_beyond_the_time_given(hangs: bool) -
         waits.script.folded = {0: 10}
         patient = waits.submit(Position(0, 1))
         if not hangs:
-            assert wait_until(lambda: waits.follower._trouble is not None, BOUND_S)
-        error = waits.submit(Position(0, 2), SHORT_S).exception(BOUND_S)
+            assert wait_until(lambda: waits.follower._trouble is not None, HANG_S)
+        error = waits.submit(Position(0, 2), SHORT_S).exception(HANG_S)
         assert isinstance(error, OutcomeTimeoutError)
         assert (error.position, error.maybe_written) == (Position(0, 2), True)
         assert "in the log at 0:2, and the fold has not reached it within 0.05 s" in error.message
         assert hangs or "The database is away." in error.message
         assert "same command id" in error.remedy
         away.clear()
-        assert patient.result(BOUND_S).kind == OutcomeKind.ACCEPTED
-        assert wait_until(lambda: waits.follower._trouble is None, BOUND_S)
+        assert patient.result(HANG_S).kind == OutcomeKind.ACCEPTED
+        assert wait_until(lambda: waits.follower._trouble is None, HANG_S)
         assert hangs or waits.script.sessions > 1
 
 
@@ -149,11 +149,11 @@ def test_a_look_that_takes_too_long_gives_its_session_up(monkeypatch: pytest.Mon
 
         async def look() -> None:
             if waits.script.sessions == 1:
-                await asyncio.sleep(2 * BOUND_S)
+                await asyncio.sleep(2 * HANG_S)
 
         waits.script.before_look = look
         waits.script.folded = {0: 10}
-        assert waits.submit(Position(0, 1)).result(BOUND_S).kind == OutcomeKind.ACCEPTED
+        assert waits.submit(Position(0, 1)).result(HANG_S).kind == OutcomeKind.ACCEPTED
         assert waits.script.sessions == 2
 
 
@@ -162,7 +162,7 @@ def test_a_command_that_the_log_has_not_confirmed_times_out_too() -> None:
     with Waits() as waits:
         delivery: Future[Position] = Future()
         future = waits.follower.follow(waits.follower.expect("ann", "c", SHORT_S), delivery)
-        error = future.exception(BOUND_S)
+        error = future.exception(HANG_S)
         assert isinstance(error, OutcomeTimeoutError)
         assert (error.position, error.maybe_written) == (None, True)
         assert "didn't confirm the command within 0.05 s" in error.message
@@ -174,9 +174,9 @@ def test_a_failed_append_is_told_as_it_is() -> None:
     """Nobody waits for a fold then."""
     with Waits() as waits:
         delivery: Future[Position] = Future()
-        future = waits.follower.follow(waits.follower.expect("ann", "c", BOUND_S), delivery)
+        future = waits.follower.follow(waits.follower.expect("ann", "c", HANG_S), delivery)
         delivery.set_exception(QueueFullError("Full.", "Wait."))
-        assert isinstance(future.exception(BOUND_S), QueueFullError)
+        assert isinstance(future.exception(HANG_S), QueueFullError)
         assert waits.follower.waiting == 0
 
 
@@ -186,7 +186,7 @@ def test_a_projection_that_was_set_back_is_waited_for() -> None:
         turns = iter([None, None])
         waits.script.answer = lambda one: next(turns, CommandOutcome(OutcomeKind.REJECTED, one.position))
         waits.script.folded = {0: 10}
-        assert waits.submit(Position(0, 1)).result(BOUND_S).kind == OutcomeKind.REJECTED
+        assert waits.submit(Position(0, 1)).result(HANG_S).kind == OutcomeKind.REJECTED
         assert len(waits.script.asked) == 3
 
 
@@ -195,7 +195,7 @@ def test_what_has_no_outcome_is_an_error_at_once() -> None:
     with Waits() as waits:
         waits.script.answer = lambda one: CreditfoldError(f"Nothing is shown of {one.command_id}.", "Look there.")
         waits.script.folded = {0: 10}
-        error = waits.submit(Position(0, 1)).exception(BOUND_S)
+        error = waits.submit(Position(0, 1)).exception(HANG_S)
         assert isinstance(error, OutcomeUnknownError)
         assert not isinstance(error, OutcomeTimeoutError)
         assert (error.message, error.remedy, error.position) == (
@@ -212,7 +212,7 @@ def test_closing_wakes_whoever_waits() -> None:
     waits.follower.close()
     waits.follower.close()
     for future, position in ((known, Position(0, 1)), (unknown, None)):
-        error = future.exception(BOUND_S)
+        error = future.exception(HANG_S)
         assert isinstance(error, OutcomeUnknownError)
         assert error.position == position
         assert "closed while the outcome was waited for" in error.message
@@ -232,7 +232,7 @@ def test_a_defect_of_the_lookup_ends_no_thread() -> None:
 
         waits.script.before_look = look
         waits.script.folded = {0: 10}
-        assert waits.submit(Position(0, 1)).result(BOUND_S).kind == OutcomeKind.ACCEPTED
+        assert waits.submit(Position(0, 1)).result(HANG_S).kind == OutcomeKind.ACCEPTED
 
 
 def test_more_than_so_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ def test_more_than_so_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(QueueFullError, match="2 commands wait for their outcomes"):
             waits.submit(None)
         assert first.cancel()
-        assert wait_until(lambda: waits.follower.waiting == 1, BOUND_S)
+        assert wait_until(lambda: waits.follower.waiting == 1, HANG_S)
         waits.submit(None)
 
 
@@ -253,14 +253,14 @@ def test_those_who_give_up_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch)
     with Waits() as waits:
         patient = waits.submit(Position(0, 0))
         timed = [waits.submit(Position(0, offset), SHORT_S) for offset in range(1, 500)]
-        wait(timed, BOUND_S)
+        wait(timed, HANG_S)
         assert all(isinstance(future.exception(0), OutcomeTimeoutError) for future in timed)
         for offset in range(500, 1_000):
             assert waits.submit(Position(offset % 3, offset)).cancel()
-        assert wait_until(lambda: waits.follower.waiting == 1, BOUND_S)
-        assert wait_until(lambda: sum(map(len, waits.follower._placed.values())) <= 13, BOUND_S)
+        assert wait_until(lambda: waits.follower.waiting == 1, HANG_S)
+        assert wait_until(lambda: sum(map(len, waits.follower._placed.values())) <= 13, HANG_S)
         waits.script.folded = {0: 1}
-        assert patient.result(BOUND_S).position == Position(0, 0)
+        assert patient.result(HANG_S).position == Position(0, 0)
         assert waits.follower._in_log == 0
 
 
@@ -278,9 +278,9 @@ def test_an_idle_session_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     with Waits() as waits:
         waits.script.folded = {0: 10}
         for offset in range(3):
-            assert waits.submit(Position(0, offset)).result(BOUND_S)
+            assert waits.submit(Position(0, offset)).result(HANG_S)
             opened = offset + 1
-            assert wait_until(lambda opened=opened: waits.script.closed == opened, BOUND_S)
+            assert wait_until(lambda opened=opened: waits.script.closed == opened, HANG_S)
         assert waits.script.sessions == 3
 
 

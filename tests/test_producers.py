@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from forgetful_kafka import FORGETTING, ForgetfulKafka
 from stack_under_test import StackUnderTest, free_port
+from support import HANG_S
 
 from creditfold.ledger import limits
 from creditfold.producers import (
@@ -66,7 +67,7 @@ def log(settings: Settings) -> dict[Position, tuple[bytes | None, str, dict[str,
     try:
         for partition in range(settings.partitions):
             place = TopicPartition(settings.commands_topic, partition, 0)
-            _, end = consumer.get_watermark_offsets(place, timeout=30)
+            _, end = consumer.get_watermark_offsets(place, timeout=HANG_S)
             consumer.assign([place])
             while end and consumer.position([place])[0].offset < end:
                 for message in consumer.consume(1_000, timeout=1):
@@ -111,7 +112,7 @@ def test_the_partition_is_murmur2_of_the_account(producer: CommandProducer, ledg
     for delivery, command in [(producer.submit(command), command) for command in commands]:
         # The sign bit is dropped, as Java's partitioner does.
         expected = (murmur2(command.account.encode()) & 0x7FFFFFFF) % ledger_settings.partitions
-        assert delivery.result(30).partition == expected
+        assert delivery.result(HANG_S).partition == expected
 
 
 def test_many_are_delivered_once_each_with_their_positions(
@@ -186,9 +187,9 @@ def test_a_full_queue_is_awaited_no_longer_than_the_timeout() -> None:
         second: Future[Position] | None = producer.submit(grant(2))
     except QueueFullError:
         second = None
-    assert isinstance(first.exception(30), BrokerUnavailableError)
+    assert isinstance(first.exception(HANG_S), BrokerUnavailableError)
     if second is not None:
-        assert isinstance(second.exception(30), BrokerUnavailableError)
+        assert isinstance(second.exception(HANG_S), BrokerUnavailableError)
     producer.close()
 
 
@@ -241,7 +242,7 @@ def test_a_delivery_outlasts_a_short_outage(ledger_settings: Settings, stack: St
         stack.stop_kafka(kill=True)
         deliveries += [producer.submit(grant(i)) for i in range(500, 1_000)]
         stack.start_kafka()
-        told = {delivery.result(120) for delivery in deliveries}
+        told = {delivery.result(HANG_S) for delivery in deliveries}
     found = log(ledger_settings)
     assert told < set(found)
     assert {fields["command_id"] for _, _, fields in found.values()} == {f"c-{i}" for i in range(1_000)}
@@ -259,7 +260,7 @@ def lost(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator
         kafka.forget()
         own = producer._producer
         assert own is not None
-        assert wait_until(lambda: not producer._finds_kafka(own), 30)
+        assert wait_until(lambda: not producer._finds_kafka(own), HANG_S)
         yield producer
 
 
@@ -298,10 +299,10 @@ def test_a_client_is_kept_while_kafka_is_away(
         try:
             delivery = producer.submit(grant(2))
             # The second is made to see whether it finds Kafka, the third after it didn't.
-            assert wait_until(lambda: len(made) >= 3, 40.0)
+            assert wait_until(lambda: len(made) >= 3, HANG_S)
         finally:
             stack.start_kafka()
-        assert delivery.result(30.0).offset >= 0
+        assert delivery.result(HANG_S).offset >= 0
         assert producer._producer is kept
 
 
@@ -320,7 +321,7 @@ def test_a_topic_with_a_lower_bound_is_told_as_such(producer: CommandProducer, l
     resource = ConfigResource(ConfigResource.Type.TOPIC, ledger_settings.commands_topic, incremental_configs=[lower])
     admin = AdminClient(ledger_settings.kafka_client)
     for changed in admin.incremental_alter_configs([resource]).values():
-        changed.result(30)
+        changed.result(HANG_S)
     noise = {str(i): os.urandom(400).hex() for i in range(10)}
     with pytest.raises(RecordTooLargeError, match="Kafka refused") as refused:
         producer.append(grant(1, metadata=noise))
@@ -343,7 +344,7 @@ def test_a_close_with_undelivered_commands_names_how_many() -> None:
     with pytest.raises(UndeliveredError, match="3 commands") as left:
         producer.close(timeout=0)
     assert left.value.count == 3
-    assert not wait(deliveries, timeout=30).not_done
+    assert not wait(deliveries, timeout=HANG_S).not_done
     assert all(isinstance(delivery.exception(), AppendError) for delivery in deliveries)
     producer.close()
     for refused in (lambda: producer.submit(grant(9)), producer.flush, lambda: producer.append_many([grant(9)])):
@@ -368,7 +369,7 @@ def test_a_failure_that_nobody_looked_at_is_raised_by_the_flush() -> None:
     producer = CommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S)
     seen = producer.submit(grant(1))
     producer.append_many([grant(2), grant(3)])
-    assert isinstance(seen.exception(30), BrokerUnavailableError)
+    assert isinstance(seen.exception(HANG_S), BrokerUnavailableError)
     with pytest.raises(DeliveryFailedError, match="2 commands were not confirmed"):
         producer.flush()
     producer.flush()
@@ -414,7 +415,7 @@ def test_failures_reach_their_own_callers(ledger_settings: Settings) -> None:
         CommandProducer(kafka, "creditfold.nowhere", delivery_timeout_s=SHORT_S) as bad,
     ):
         deliveries = [(good if i % 2 else bad).submit(grant(i)) for i in range(200)]
-        results = [delivery.exception(30) for delivery in deliveries]
+        results = [delivery.exception(HANG_S) for delivery in deliveries]
     assert all((error is None) if i % 2 else isinstance(error, UnknownTopicError) for i, error in enumerate(results))
 
 
@@ -560,6 +561,6 @@ def test_what_another_client_writes_lands_beside(ledger_settings: Settings) -> N
 
     other = Producer({**ledger_settings.kafka_client, "partitioner": "murmur2_random"})
     other.produce(ledger_settings.commands_topic, record.value, record.key, on_delivery=keep)
-    other.flush(30)
+    other.flush(HANG_S)
     with CommandProducer(ledger_settings.kafka_client, ledger_settings.commands_topic) as ours:
         assert [ours.append(grant(2, "ada")).partition] == placed

@@ -17,7 +17,19 @@ import pytest
 from log_surgery import rewrite_value
 from rules_three import decide_three
 from stack_under_test import EmbeddedStack, StackUnderTest
-from support import ROOT, Raw, WorkerProcess, append, environment, query, read_log, record, wait_until_folded, worker
+from support import (
+    HANG_S,
+    ROOT,
+    Raw,
+    WorkerProcess,
+    append,
+    environment,
+    query,
+    read_log,
+    record,
+    wait_until_folded,
+    worker,
+)
 from test_doctor import alter
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
@@ -61,11 +73,11 @@ def test_what_a_killed_verify_left_is_shown_and_dropped(folded: Settings) -> Non
     command = [sys.executable, "-c", program]
     comparing = subprocess.Popen(command, env=environment(folded), stdin=subprocess.PIPE)
     with connected(folded.dsn) as looking:
-        assert wait_until(lambda: states(folded) == {1: "live", 2: "ready"}, 120)
+        assert wait_until(lambda: states(folded) == {1: "live", 2: "ready"}, HANG_S)
         assert leftovers(looking) == drop_leftovers(looking) == []
         comparing.kill()
         comparing.communicate()
-        assert wait_until(lambda: leftovers(looking) == [2], 60)
+        assert wait_until(lambda: leftovers(looking) == [2], HANG_S)
     assert "Generation 2 was left by a run that was killed" in run(folded, "generations").stdout
     assert [row["is_leftover"] for row in json.loads(run(folded, "generations", "--json").stdout)] == [False, True]
     (found,) = [row for row in doctor_checks(folded) if row["name"] == "left-over generations"]
@@ -247,7 +259,7 @@ def test_records_that_are_gone_from_the_middle_of_the_log_are_found(folded: Sett
     # The newest segment is never compacted, so another one has to begin in each partition.
     begin = [record("Spend", f"late{turn}-{number}", f"user-{number}", 1) for turn in range(2) for number in range(20)]
     append(folded, begin)
-    assert wait_until(lambda: len(read_log(folded)) < len(before), 120)
+    assert wait_until(lambda: len(read_log(folded)) < len(before), HANG_S)
     verdict = verify(folded, None, None, 1_000, WATCH)
     assert not verdict.equal
     assert "the topic was changed since" in verdict.conclusion
@@ -443,7 +455,7 @@ def test_a_worker_of_older_rules_stops_and_a_newer_one_goes_on(folded: Settings,
     with worker(folded, tmp_path, "old") as old:
         append(folded, [activation(partition, 3) for partition in range(4)])
         append(folded, history(400, 7, 3_000))
-        assert wait_until(lambda: old.process.poll() is not None, 60)
+        assert wait_until(lambda: old.process.poll() is not None, HANG_S)
         assert old.process.returncode == 1
         assert "goes over to rules 3" in old.text()
     assert query(folded, "SELECT count(*) FROM ledger.journal WHERE rules = 3") == [(0,)]
@@ -468,11 +480,11 @@ def test_a_worker_of_older_rules_in_a_group_with_newer_ones(folded: Settings, tm
     with worker(folded, tmp_path, "old") as old:
         later = LaterWorker(folded, tmp_path, "later")
         try:
-            assert wait_until(lambda: query(folded, owners) == [(2,)], 60)
+            assert wait_until(lambda: query(folded, owners) == [(2,)], HANG_S)
             append(folded, history(400, 7, 3_000))
             append(folded, [activation(partition, 3) for partition in range(4)])
             append(folded, history(400, 8, 3_400))
-            assert wait_until(lambda: old.process.poll() is not None, 60)
+            assert wait_until(lambda: old.process.poll() is not None, HANG_S)
             wait_until_folded(folded)
             old.restart()
             # Records for whatever partition it is given.

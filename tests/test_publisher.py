@@ -22,6 +22,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from forgetful_kafka import ForgetfulKafka
 from stack_under_test import StackUnderTest
 from support import (
+    HANG_S,
     ROOT,
     Quiet,
     Raw,
@@ -59,7 +60,6 @@ from creditfold.stack.settings import Settings
 from creditfold.stack.tail import OpenTransactionError
 from creditfold.stack.topics import KafkaUnavailableError, describe_topic, end_offsets, start_offsets, topic_names
 
-BOUND_S = 120.0
 SEED = random.randrange(10**6)
 
 
@@ -192,7 +192,7 @@ def published_to(settings: Settings) -> dict[int, int]:
         return {}
 
 
-def wait_until_published(settings: Settings, bound_s: float = BOUND_S) -> None:
+def wait_until_published(settings: Settings, bound_s: float = HANG_S) -> None:
     """Wait until everything folded is published."""
 
     def done() -> bool:
@@ -228,7 +228,7 @@ def fold(settings: Settings, folder: Path, records: Iterator[Raw] | Sequence[Raw
     """Append records and have them folded."""
     append(settings, records)
     with worker(settings, folder, f"worker-{random.randrange(10**9)}"):
-        wait_until_folded(settings, BOUND_S)
+        wait_until_folded(settings)
 
 
 # The whole, with a publisher process.
@@ -252,7 +252,7 @@ def test_every_outcome_and_dead_letter_is_published_once_and_in_order(
     ends = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
     with publisher(ledger_settings, tmp_path, "again") as again:
         own = [f'"partition": {partition}, "published_to"' for partition in range(4)]
-        assert wait_until(lambda: all(text in again.text() for text in own), BOUND_S)
+        assert wait_until(lambda: all(text in again.text() for text in own), HANG_S)
         # One more command goes through, so the publisher has surely looked at what there was.
         fold(ledger_settings, tmp_path, [record("Grant", "last", "user-1", 5)])
         wait_until_published(ledger_settings)
@@ -304,11 +304,11 @@ def test_what_is_published_is_compressed_as_every_client_can_read(ledger_setting
 def test_an_empty_log_is_waited_on(ledger_settings: Settings, tmp_path: Path) -> None:
     """A publisher started before everything else, on a database without tables, publishes the first command."""
     with publisher(ledger_settings, tmp_path) as running:
-        assert wait_until(lambda: running.text().count("owns a partition") == 4, BOUND_S), running.text()
+        assert wait_until(lambda: running.text().count("owns a partition") == 4, HANG_S), running.text()
         assert read_topic(ledger_settings, ledger_settings.outcomes_topic) == []
         with worker(ledger_settings, tmp_path):
             append(ledger_settings, [record("Grant", "g", "alice", 5)])
-            assert wait_until(lambda: len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) == 1, BOUND_S)
+            assert wait_until(lambda: len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) == 1, HANG_S)
         assert running.stop() == 0
     assert assert_published(ledger_settings) == (1, 0)
 
@@ -334,10 +334,10 @@ def test_publishers_killed_at_random_lose_and_double_nothing(ledger_settings: Se
             # Time for it to be in the middle of something, of a random length.
             threading.Event().wait(chance.random() * 3)
         pouring.join()
-        wait_until_folded(settings, BOUND_S)
+        wait_until_folded(settings)
         wait_until_published(settings)
         # Up to here one that has just been started would die of the signal.
-        assert all(wait_until(lambda one=one: "publisher starts" in one.latest(), BOUND_S) for one in both)
+        assert all(wait_until(lambda one=one: "publisher starts" in one.latest(), HANG_S) for one in both)
         assert [process.stop() for process in both] == [0, 0]
     assert assert_published(settings)[0] == 24 * 250
     print(f"{kills} kills")
@@ -360,7 +360,7 @@ def test_generations_are_switched_under_a_publisher(ledger_settings: Settings, t
 def test_two_publishers_share_the_partitions(ledger_settings: Settings, tmp_path: Path) -> None:
     """Each has half; when one is told to stop, the other takes over at once, without waiting for a session to end."""
     with publisher(ledger_settings, tmp_path, "one") as one, publisher(ledger_settings, tmp_path, "two") as two:
-        assert wait_until(lambda: owners(ledger_settings) == [2, 2], BOUND_S), one.text() + two.text()
+        assert wait_until(lambda: owners(ledger_settings) == [2, 2], HANG_S), one.text() + two.text()
         assert one.stop() == 0
         assert wait_until(lambda: owners(ledger_settings) == [4], 8)
         fold(ledger_settings, tmp_path, list(mixed(300)))
@@ -378,21 +378,21 @@ def test_a_frozen_publisher_is_fenced(ledger_settings: Settings, tmp_path: Path)
     """Stopped for longer than its session while it publishes, it wakes up as a zombie, is refused, and joins again."""
     settings = ledger_settings.model_copy(update={"chunk_records": 50, "retry_max_s": 1.0})
     with worker(settings, tmp_path), publisher(settings, tmp_path, "zombie") as zombie:
-        assert wait_until(lambda: zombie.text().count("owns a partition") == 4, BOUND_S)
+        assert wait_until(lambda: zombie.text().count("owns a partition") == 4, HANG_S)
         pouring = threading.Thread(target=lambda: [append(settings, mixed(250, seed)) for seed in range(8)])
         pouring.start()
-        assert wait_until(lambda: sum(published_to(settings).values()) > 100, BOUND_S, 0.02)
+        assert wait_until(lambda: sum(published_to(settings).values()) > 100, HANG_S, 0.02)
         zombie.send(signal.SIGSTOP)
         with publisher(settings, tmp_path, "successor") as successor:
             pouring.join()
-            wait_until_folded(settings, BOUND_S)
+            wait_until_folded(settings)
             wait_until_published(settings)
             assert assert_published(settings)[0] == 2_000
             zombie.send(signal.SIGCONT)
             # Both work again, and what comes now comes once too.
-            assert wait_until(lambda: owners(settings) == [2, 2], BOUND_S)
+            assert wait_until(lambda: owners(settings) == [2, 2], HANG_S)
             append(settings, mixed(500, 99))
-            wait_until_folded(settings, BOUND_S)
+            wait_until_folded(settings)
             wait_until_published(settings)
             assert successor.stop() == 0
         assert zombie.process.poll() is None
@@ -410,14 +410,14 @@ def test_outages_are_waited_out(stack: StackUnderTest, ledger_settings: Settings
             append(settings, mixed(400, number))
             outage()
             append(settings, mixed(100, 100 + number))
-            wait_until_folded(settings, BOUND_S)
+            wait_until_folded(settings)
             wait_until_published(settings)
             assert running.process.poll() is None
         stack.stop_postgres()
         try:
-            assert wait_until(lambda: running.said("PostgreSQL is away"), BOUND_S), running.text()[-2000:]
+            assert wait_until(lambda: running.said("PostgreSQL is away"), HANG_S), running.text()[-2000:]
             # Who waits can be told to stop.
-            assert running.stop(30) == 0
+            assert running.stop() == 0
         finally:
             stack.start_postgres()
         assert "Traceback" not in running.text()
@@ -431,15 +431,15 @@ def test_outages_are_waited_out(stack: StackUnderTest, ledger_settings: Settings
 def make_anew(settings: Settings, topic: str, partitions: int = 4) -> None:
     """Delete a topic and create it under the same name."""
     admin = AdminClient(settings.kafka_client)
-    admin.delete_topics([topic])[topic].result(30)
-    assert wait_until(lambda: topic not in admin.list_topics(timeout=10).topics, 30)
-    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(30)
+    admin.delete_topics([topic])[topic].result(HANG_S)
+    assert wait_until(lambda: topic not in admin.list_topics(timeout=HANG_S).topics, HANG_S)
+    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(HANG_S)
 
     def there() -> bool:
-        known = admin.list_topics(timeout=10).topics.get(topic)
+        known = admin.list_topics(timeout=HANG_S).topics.get(topic)
         return known is not None and len(known.partitions) == partitions
 
-    assert wait_until(there, 30)
+    assert wait_until(there, HANG_S)
 
 
 class Hung:
@@ -473,11 +473,11 @@ def test_a_lane_that_hangs_is_left_to_another(ledger_settings: Settings, monkeyp
         hung = one._lanes[3]
         one._leave_hung()
         assert one._lanes[3] is hung
-        assert wait_until(lambda: hung.hangs, 10)
+        assert wait_until(lambda: hung.hangs, HANG_S)
         one._leave_hung()
         assert one._lanes[3] is not hung
         first.lets_go.set()
-        hung.join(10)
+        hung.join(HANG_S)
         assert not hung.is_alive()
         assert first.closed.is_set()
         one._lanes[3].stop()
@@ -497,13 +497,13 @@ def test_a_publisher_whose_clients_lost_kafka_for_ever_goes_on(ledger_settings: 
         append(ledger_settings, [record("Grant", f"a{number}", f"u{number}", 5) for number in range(200)])
         running = Forgetting(kafka.settings, tmp_path, "publisher", "publisher")
         try:
-            wait_until_folded(ledger_settings, BOUND_S)
+            wait_until_folded(ledger_settings)
             wait_until_published(ledger_settings)
-            assert wait_until(lambda: running.text().count("owns a partition") == 4, BOUND_S), running.text()
+            assert wait_until(lambda: running.text().count("owns a partition") == 4, HANG_S), running.text()
             kafka.forget()
-            assert wait_until(lambda: running.said("the group's member has lost all brokers"), BOUND_S), running.text()
+            assert wait_until(lambda: running.said("the group's member has lost all brokers"), HANG_S), running.text()
             append(ledger_settings, [record("Grant", f"b{number}", f"u{number}", 5) for number in range(200)])
-            wait_until_folded(ledger_settings, BOUND_S)
+            wait_until_folded(ledger_settings)
             wait_until_published(ledger_settings)
         finally:
             running.stop()
@@ -516,11 +516,11 @@ def test_an_outcomes_topic_made_anew_is_noticed_and_filled_again(ledger_settings
     with publisher(ledger_settings, tmp_path) as running:
         wait_until_published(ledger_settings)
         make_anew(ledger_settings, ledger_settings.outcomes_topic)
-        assert running.process.wait(60) == 1
+        assert running.process.wait(HANG_S) == 1
         assert "was deleted and made anew" in running.text()
     with publisher(ledger_settings, tmp_path, "next"):
         count = query(ledger_settings, "SELECT count(*) FROM ledger.journal")[0][0]
-        assert wait_until(lambda: len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) >= count, BOUND_S)
+        assert wait_until(lambda: len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) >= count, HANG_S)
     assert_published(ledger_settings)
 
 
@@ -534,7 +534,7 @@ def test_a_wrong_topic_is_refused_with_a_remedy(ledger_settings: Settings, tmp_p
         settings, told = ledger_settings, "has 3 partitions, the log has 4"
         make_anew(settings, settings.dead_letters_topic, 3)
     running = WorkerProcess(settings, tmp_path, "wrong", "publisher")
-    assert running.process.wait(60) == 1
+    assert running.process.wait(HANG_S) == 1
     assert told in running.text()
 
 
@@ -548,10 +548,10 @@ def test_a_truncated_outcomes_topic_is_refused(ledger_settings: Settings, tmp_pa
     fold(ledger_settings, tmp_path, list(mixed(300, 2)))
     with publisher(ledger_settings, tmp_path, "again") as again:
         refused = "refuses to publish the partition"
-        assert wait_until(lambda: again.said(refused), BOUND_S)
+        assert wait_until(lambda: again.said(refused), HANG_S)
         # The others are published as ever.
         wanted = {row.log_partition: row.next_offset for row in all_progress(ledger_settings) if row.log_partition}
-        assert wait_until(lambda: published_to(ledger_settings).items() >= wanted.items(), BOUND_S)
+        assert wait_until(lambda: published_to(ledger_settings).items() >= wanted.items(), HANG_S)
         (line,) = (line for line in again.lines() if line["event"] == refused)
         assert (line["partition"], line["level"]) == (0, "error")
         assert "were deleted" in line["why"]
@@ -566,7 +566,7 @@ def truncate(settings: Settings, topic: str, partition: int) -> None:
     assert end > 0
     place = TopicPartition(topic, partition, end)
     admin = AdminClient(settings.kafka_client)
-    admin.delete_records([place])[place].result(30)
+    admin.delete_records([place])[place].result(HANG_S)
 
 
 # One partition's outbox, in this process.
@@ -643,7 +643,7 @@ class MortalProducer:
             if self._left == 0:
                 # What was handed to the client before its process died may well have been sent.
                 if name == "produce":
-                    self._producer.flush(10)
+                    self._producer.flush(HANG_S)
                 raise KilledError
             return done
 
@@ -704,7 +704,7 @@ def test_a_zombie_in_the_middle_of_a_transaction_is_fenced(
         def __getattr__(self, name: str) -> Any:
             sent.append(name)
             if name == "commit_transaction" and "produce" in sent and not woken:
-                self._producer.flush(10)
+                self._producer.flush(HANG_S)
                 woken.append(True)
                 publish_all(ledger_settings, pool)
             return getattr(self._producer, name)
@@ -799,15 +799,15 @@ def strangers_write(settings: Settings) -> None:
         (b"foreign", [("creditfold-position", None)]),
     ]
     producer = Producer({**settings.kafka_client, "transactional.id": f"stranger-{settings.outcomes_topic}"})
-    producer.init_transactions(30)
+    producer.init_transactions(HANG_S)
     for ending in (producer.commit_transaction, producer.abort_transaction):
         producer.begin_transaction()
         for topic in both_topics(settings):
             for partition in range(4):
                 for value, headers in messages * 40:
                     producer.produce(topic, value, partition=partition, headers=list(headers))  # type: ignore[arg-type]
-        producer.flush(30)
-        ending(30)
+        producer.flush(HANG_S)
+        ending(HANG_S)
 
 
 def test_a_letter_of_another_topic_is_ours_only_if_its_record_is(
@@ -823,7 +823,7 @@ def test_a_letter_of_another_topic_is_ours_only_if_its_record_is(
         letter = outcomes.dead_letter_message("former", partition, row, 70_000)
         where = ledger_settings.dead_letters_topic
         producer.produce(where, letter.value, letter.key, partition=partition, headers=letter.headers)
-    assert producer.flush(30) == 0
+    assert producer.flush(HANG_S) == 0
     for _ in range(2):
         # The second time they begin behind what they published the first time.
         publish_all(ledger_settings, pool)
@@ -854,15 +854,15 @@ def test_a_stranger_s_open_transaction_is_waited_for(
     monkeypatch.setattr("creditfold.stack.tail.OPEN_TRANSACTION_S", 1.0)
     fold(ledger_settings, tmp_path, list(mixed(100)))
     stranger = Producer({**ledger_settings.kafka_client, "transactional.id": "hanging"})
-    stranger.init_transactions(30)
+    stranger.init_transactions(HANG_S)
     stranger.begin_transaction()
     stranger.produce(ledger_settings.outcomes_topic, b"foreign", partition=0)
-    stranger.flush(30)
+    stranger.flush(HANG_S)
     outbox = Outbox(ledger_settings, topics_of(ledger_settings), 0, pool)
     with pytest.raises(OpenTransactionError):
         outbox.open()
     outbox.close()
-    stranger.abort_transaction(30)
+    stranger.abort_transaction(HANG_S)
     publish_all(ledger_settings, pool)
     assert_published(ledger_settings)
 
@@ -877,7 +877,7 @@ def test_another_log_s_outcomes_are_refused(ledger_settings: Settings, tmp_path:
     producer.produce(
         ledger_settings.outcomes_topic, message.value, message.key, partition=partition, headers=message.headers
     )
-    assert producer.flush(30) == 0
+    assert producer.flush(HANG_S) == 0
     with opened(ledger_settings, pool, partition) as outbox:
         # Not before the fold has come there.
         assert outbox.publish(4) == (0, 0)
@@ -913,7 +913,7 @@ def test_a_dead_letter_too_large_for_its_topic_is_cut(ledger_settings: Settings,
     entry = ConfigEntry("max.message.bytes", "100000", incremental_operation=AlterConfigOpType.SET)
     resource.add_incremental_config(entry)
     admin = AdminClient(ledger_settings.kafka_client)
-    admin.incremental_alter_configs([resource])[resource].result(30)
+    admin.incremental_alter_configs([resource])[resource].result(HANG_S)
     noise = random.Random(1).randbytes(300_000)
     fold(ledger_settings, tmp_path, [Raw(noise, b"k", partition=0, headers=(("h", b"v"),))])
     told = topics_of(ledger_settings)

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from credit_histories import START_MS, history
-from support import Raw, append, publisher, query, wait_until_folded, worker
+from support import HANG_S, Raw, append, publisher, query, wait_until_folded, worker
 from test_chunks import FakeRecord
 from test_credit_store import folded
 from test_publisher import (
@@ -209,7 +209,7 @@ async def test_a_zombie_among_the_outcomes_of_one_record_is_fenced(
             among = zombies and zombies[0].published_to == folded_to - 1 and zombies[0]._outcomes_from.version
             if name == "commit_transaction" and among and not woken:
                 woken.extend(zombies)
-                self._producer.flush(10)
+                self._producer.flush(HANG_S)
                 publish_all(prepared, pool)
             return getattr(self._producer, name)
 
@@ -230,7 +230,7 @@ async def test_an_outcome_too_long_for_its_topic_is_cut(prepared: Settings, pool
     entry = ConfigEntry("max.message.bytes", "20000", incremental_operation=AlterConfigOpType.SET)
     resource.add_incremental_config(entry)
     admin = AdminClient(prepared.kafka_client)
-    admin.incremental_alter_configs([resource])[resource].result(30)
+    admin.incremental_alter_configs([resource])[resource].result(HANG_S)
     noise = random.Random(1)
     grants = [
         ("Grant", {"command_id": noise.randbytes(30).hex(), "asset": "credits", "amount": number + 1})
@@ -273,7 +273,7 @@ def test_a_publisher_process_tells_of_everything_whatever_its_size(ledger_settin
     entry = ConfigEntry("segment.bytes", "1048576", incremental_operation=AlterConfigOpType.SET)
     resource.add_incremental_config(entry)
     admin = AdminClient(settings.kafka_client)
-    admin.incremental_alter_configs([resource])[resource].result(30)
+    admin.incremental_alter_configs([resource])[resource].result(HANG_S)
     old = {"asset": "credits", "amount": 1, "period": "days", "first_at": 1}
     ann, bob = account_in(0, "ann"), account_in(1, "bob")
     noise = Raw(random.Random(1).randbytes(1_048_400), b"k", 0)
@@ -286,10 +286,10 @@ def test_a_publisher_process_tells_of_everything_whatever_its_size(ledger_settin
         return "settle_transfer" in kinds and len(read_topic(settings, settings.dead_letters_topic)) == 1
 
     with worker(settings, tmp_path), publisher(settings, tmp_path) as running:
-        assert wait_until(is_published, 90), running.text()[-3000:]
+        assert wait_until(is_published, HANG_S), running.text()[-3000:]
         wait_until_folded(settings)
         rows = [(row["log_partition"], row["log_offset"], row["version"]) for row in rows_of_the_journal(settings)]
-        assert wait_until(lambda: told_of(settings) == rows, 30)
+        assert wait_until(lambda: told_of(settings) == rows, HANG_S)
         assert "can't be published" not in running.text()
     (letter,) = read_topic(settings, settings.dead_letters_topic)
     assert (noise.value or b"").startswith(letter.value or b"-")

@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 from redrive_killed import STEPS
 from support import (
+    HANG_S,
     ROOT,
     Cli,
     Done,
@@ -628,7 +629,7 @@ def killed(settings: Settings, step: str, *arguments: str) -> None:
         env=environment(settings),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done
@@ -681,7 +682,7 @@ def test_two_redrives_at_once_have_one_effect(
     real, barrier = decisions.decide, threading.Barrier(2)
 
     def at_once(*arguments: Any) -> bool:
-        barrier.wait(30)
+        barrier.wait(HANG_S)
         return real(*arguments)
 
     monkeypatch.setattr(decisions, "decide", at_once)
@@ -696,7 +697,7 @@ def test_two_redrives_at_once_have_one_effect(
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(HANG_S)
         done = {row.to for row in results if isinstance(row, Redriven)}
         assert (len(results), len(done)) == (2, 1), results
     wait_until_folded(ledger_settings)
@@ -716,17 +717,17 @@ def test_a_decision_is_finished_by_another_and_not_twice(
         done = real(*arguments)
         if done:
             inserted.set()
-            assert go_on.wait(60)
+            assert go_on.wait(HANG_S)
         return done
 
     monkeypatch.setattr(decisions, "decide", slow)
     results: list[Any] = []
     thread = threading.Thread(target=tried, args=(ledger_settings, position, results))
     thread.start()
-    assert inserted.wait(60)
+    assert inserted.wait(HANG_S)
     done = cli("redrive", position, *WHY, "--json")
     go_on.set()
-    thread.join(60)
+    thread.join(HANG_S)
     assert [str(row.to) for row in results] == [done.json["position"]]
     assert len(read_log(ledger_settings)) == 2
 
@@ -740,17 +741,17 @@ def test_while_one_redrives_another_is_told_so(
 
     def slow(*arguments: Any) -> Position:
         appending.set()
-        assert go_on.wait(60)
+        assert go_on.wait(HANG_S)
         return real(*arguments)
 
     monkeypatch.setattr(CommandProducer, "append_record", slow)
     results: list[Any] = []
     thread = threading.Thread(target=tried, args=(ledger_settings, position, results))
     thread.start()
-    assert appending.wait(60)
+    assert appending.wait(HANG_S)
     told = cli("redrive", position, *WHY, "--timeout", "1")
     go_on.set()
-    thread.join(60)
+    thread.join(HANG_S)
     assert (told.code, "by somebody else at this moment" in told.err) == (3, True)
     assert isinstance(results[0], Redriven)
     wait_until_folded(ledger_settings)
@@ -792,7 +793,7 @@ def test_without_the_fold_nothing_is_redriven(
     """What isn't folded yet may be a redrive of the same letter."""
     use(ledger_settings, monkeypatch)
     with worker(ledger_settings, tmp_path):
-        assert wait_until(lambda: _run(["status"]) == 0, 60)
+        assert wait_until(lambda: _run(["status"]) == 0, HANG_S)
         (position,) = dead(ledger_settings, wrong_key("g1"))
     append(ledger_settings, [record("Grant", "g2", "ann", 5)])
     done = bare("redrive", position, *WHY, "--timeout", "0.5")

@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import PoolTimeout
 from pydantic import SecretStr
 from stack_under_test import free_port
-from support import Cli, Raw, append, query, record
+from support import HANG_S, Cli, Raw, append, query, record
 from test_cli import bare, cli, use  # noqa: F401 - Fixtures.
 from test_server_states import ARGUMENTS, role, server, with_dsn
 
@@ -182,7 +182,7 @@ def test_a_cancelled_statement_is_no_time_out(ledger_settings: Settings) -> None
 
     with ThreadPoolExecutor(1) as beside:
         asking = beside.submit(ask)
-        assert wait_until(lambda: asking.done() or _cancels(ledger_settings, "to be cancelled"), 60)
+        assert wait_until(lambda: asking.done() or _cancels(ledger_settings, "to be cancelled"), HANG_S)
         with pytest.raises(PostgresUnavailableError, match="cancelled before its end"):
             asking.result()
 
@@ -243,11 +243,11 @@ def pooled(settings: Settings, folder: Path, mode: str) -> Iterator[Settings]:
         update={"postgres_dsn": SecretStr(make_conninfo(host="127.0.0.1", port=port, dbname="ledger", user="postgres"))}
     )
     try:
-        assert wait_until(lambda: _answers(through), 60), (folder / "pgbouncer.log").read_text()
+        assert wait_until(lambda: _answers(through), HANG_S), (folder / "pgbouncer.log").read_text()
         yield through
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(HANG_S)
 
 
 def _answers(settings: Settings) -> bool:

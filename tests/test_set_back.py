@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from projection_copy import copy_of
-from support import Raw, append, publisher, query, wait_until_folded, worker
+from support import HANG_S, Raw, append, publisher, query, wait_until_folded, worker
 from test_generations import run
 from test_publisher import position_of, read_topic, wait_until_published
 from test_transfers import ANN, BOB, EVE, activations, grant, of, transfer, wait_until_settled
@@ -16,8 +16,6 @@ from creditfold.projections.setup import prepare
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import describe_log
-
-BOUND_S = 120.0
 
 
 def spend(account: str, command_id: str, amount: int) -> Raw:
@@ -64,12 +62,12 @@ def test_a_projection_set_back_under_a_worker_is_folded_again(ledger_settings: S
     with copy_of(settings) as copy, worker(settings, tmp_path) as running, publisher(settings, tmp_path):
         append(settings, [*activations(range(4)), *first, grant(EVE, "soon", 7, expires_at=soon)])
         append(settings, [Raw(b"poison", b"k", partition) for partition in range(4)])
-        wait_until_folded(settings, BOUND_S)
+        wait_until_folded(settings)
         before = standing(settings)
 
         # A backup of before this worker came.
         copy.put_back()
-        assert wait_until(lambda: refolded(settings, before), BOUND_S), running.text()
+        assert wait_until(lambda: refolded(settings, before), HANG_S), running.text()
         assert_same(settings, before)
         wait_until_published(settings)
 
@@ -77,19 +75,19 @@ def test_a_projection_set_back_under_a_worker_is_folded_again(ledger_settings: S
         copy.take()
         more = [spend(ANN, "s", 30), transfer(ANN, "t", 20, BOB), spend(EVE, "s", 1_000), first[0]]
         append(settings, [*more, *more, spend(ANN, "s", 31), Raw(b"poison", b"k", 3)])
-        wait_until_folded(settings, BOUND_S)
-        wait_until_settled(settings, 1, BOUND_S)
+        wait_until_folded(settings)
+        wait_until_settled(settings, 1)
         wait_until_published(settings)
         before = standing(settings)
         copy.empty()
-        assert wait_until(lambda: "The database holds no ledger" in running.text(), BOUND_S), running.text()
+        assert wait_until(lambda: "The database holds no ledger" in running.text(), HANG_S), running.text()
         copy.put_back()
-        assert wait_until(lambda: refolded(settings, before), BOUND_S), running.text()
+        assert wait_until(lambda: refolded(settings, before), HANG_S), running.text()
         assert_same(settings, before)
 
         expired = "SELECT count(*) FROM ledger_0001.lots WHERE command_id = 'soon' AND expired = 7"
-        assert wait_until(lambda: query(settings, expired) == [(1,)], BOUND_S)
-        wait_until_folded(settings, BOUND_S)
+        assert wait_until(lambda: query(settings, expired) == [(1,)], HANG_S)
+        wait_until_folded(settings)
         wait_until_published(settings)
         lost = [line["why"] for line in running.lines() if line["event"] == "partition lost"]
         assert any("PostgreSQL has nothing of it" in why for why in lost), lost

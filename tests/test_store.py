@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import PoolTimeout
-from support import query
+from support import HANG_S, query
 from test_chunks import FakeRecord, grant, spend
 
 from creditfold.ledger import Book
@@ -167,7 +167,7 @@ async def write_all(connection: AsyncConnection[TupleRow], won: Claim) -> None:
 async def wait_until_blocked(settings: Settings) -> None:
     """Wait until some session of the test's database waits for a lock."""
     text = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    assert await asyncio.to_thread(wait_until, lambda: query(settings, text) != [(0,)], 30.0)
+    assert await asyncio.to_thread(wait_until, lambda: query(settings, text) != [(0,)], HANG_S)
 
 
 @pytest.mark.parametrize("step", ["lock", "load", "write", "before_commit", "after_commit"])
@@ -205,7 +205,7 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step
 
 def kill(settings: Settings, pid: int) -> bool:
     """End a session of PostgreSQL as an administrator, a network or a crash would."""
-    return bool(query(settings, "SELECT pg_terminate_backend(%s, 5000)", (pid,))[0][0])
+    return bool(query(settings, "SELECT pg_terminate_backend(%s, 120000)", (pid,))[0][0])
 
 
 async def test_a_lane_waits_out_a_lost_connection_and_hands_back_what_it_lost(prepared: Settings) -> None:

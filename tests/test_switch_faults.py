@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from stack_under_test import StackUnderTest
-from support import append, assert_equals_second_fold, query, wait_until_folded, worker
+from support import HANG_S, append, assert_equals_second_fold, query, wait_until_folded, worker
 from test_generations import WATCH, folded, history, read, run, states
 from test_outages import freeze_inside_a_transaction
 
@@ -98,7 +98,7 @@ def test_activating_while_one_of_two_workers_is_dead(folded: Settings, tmp_path:
     rebuild(folded, Request(), WATCH)
     owners = "SELECT count(DISTINCT owner) FROM ledger.progress"
     with worker(folded, tmp_path, "one") as one, worker(folded, tmp_path, "two"):
-        assert wait_until(lambda: query(folded, owners) == [(2,)], 60)
+        assert wait_until(lambda: query(folded, owners) == [(2,)], HANG_S)
         one.kill()
         append(folded, history(1_000, 4, 3_000))
         assert activate(folded, 2, Consent(), WATCH).new == 2
@@ -116,7 +116,7 @@ def test_a_worker_of_the_old_log_is_refused_when_a_restored_one_takes_over(folde
     with worker(folded, tmp_path, "old") as old:
         wait_until_folded(folded)
         owned = "SELECT count(*) FROM ledger.progress WHERE owner <> ''"
-        assert wait_until(lambda: query(folded, owned) == [(4,)], 60)
+        assert wait_until(lambda: query(folded, owned) == [(4,)], HANG_S)
         restore_topic(restored, tmp_path / "archive")
         rebuild(restored, Request(), WATCH)
         # What a refused activation would point to.
@@ -124,7 +124,7 @@ def test_a_worker_of_the_old_log_is_refused_when_a_restored_one_takes_over(folde
         activate(restored, 2, Consent(other_log=True), WATCH)
         before = read(restored, 2).digest
         append(folded, history(100, 4, 3_000))
-        assert old.process.wait(60) == 1
+        assert old.process.wait(HANG_S) == 1
         assert "Folding on would give wrong balances" in old.text()
         assert read(restored, 2).digest == before
     with worker(restored, tmp_path, "new"):

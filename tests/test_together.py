@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from credit_histories import START_MS, history
 from psycopg import AsyncConnection
-from support import query
+from support import HANG_S, query
 from test_chunks import FakeRecord
 from test_credit_store import forget_ids
 from test_store import kill, lanes_of, wait_until_blocked
@@ -136,7 +136,7 @@ async def folded_until(lanes: Lanes, is_done: Callable[[], bool]) -> None:
 
 async def feed(lanes: Lanes, claims: dict[int, Claim], log: Partitions, chance: random.Random) -> None:
     """Put small chunks of all partitions at once until all is folded."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_S):
         while behind := {one: won for one, won in claims.items() if won.next_offset < len(log[one])}:
             ends = {one: min(len(log[one]), won.next_offset + chance.choice((1, 2, 8))) for one, won in behind.items()}
             lanes.put(chunks(behind, log, ends))

@@ -9,6 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import ConfigResource, ConfigSource, ResourceType
 from pydantic import SecretStr
 from stack_under_test import StackUnderTest, free_port
+from support import HANG_S
 
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
@@ -159,17 +160,17 @@ def test_offsets_are_those_of_committed_records(ledger_settings: Settings) -> No
     plain = Producer(ledger_settings.kafka_client)
     for _ in range(3):
         plain.produce(topic, b"x", partition=1)
-    plain.flush(30)
+    plain.flush(HANG_S)
     transactional = Producer({**ledger_settings.kafka_client, "transactional.id": ledger_settings.group})
-    transactional.init_transactions(30)
+    transactional.init_transactions(HANG_S)
     transactional.begin_transaction()
     for _ in range(2):
         transactional.produce(topic, b"x", partition=2)
-    transactional.flush(30)
+    transactional.flush(HANG_S)
     assert end_offsets(ledger_settings, topic, range(3)) == {0: 0, 1: 3, 2: 0}
-    transactional.commit_transaction(30)
+    transactional.commit_transaction(HANG_S)
     # The coordinator answers the commit first and writes the markers after.
-    assert wait_until(lambda: end_offsets(ledger_settings, topic, range(3)) == {0: 0, 1: 3, 2: 3}, 30)
+    assert wait_until(lambda: end_offsets(ledger_settings, topic, range(3)) == {0: 0, 1: 3, 2: 3}, HANG_S)
     assert start_offsets(ledger_settings, topic, range(3)) == {0: 0, 1: 0, 2: 0}
     assert end_offsets(ledger_settings, topic, []) == {}
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
-from support import ROOT, Cli, Raw, WorkerProcess, append, query, wait_until_folded, worker
+from support import HANG_S, ROOT, Cli, Raw, WorkerProcess, append, query, wait_until_folded, worker
 from test_cli import bare, use
 
 from creditfold.processors.chunks import partition_of
@@ -31,7 +31,6 @@ __all__ = ["bare"]
 TRANSFERS = int(os.environ.get("CREDITFOLD_CHAOS_TRANSFERS", "300"))
 ROUNDS = max(4, TRANSFERS // 100)
 SEED = int(os.environ.get("CREDITFOLD_CHAOS_SEED", random.randrange(10**6)))
-BOUND_S = 60.0
 
 
 def of(kind: str, account: str, command_id: str, **fields: Any) -> Raw:
@@ -82,7 +81,7 @@ def balances(settings: Settings) -> dict[str, int]:
     return dict(rows)
 
 
-def wait_until_settled(settings: Settings, transfers: int, bound_s: float = BOUND_S) -> None:
+def wait_until_settled(settings: Settings, transfers: int, bound_s: float = HANG_S) -> None:
     """Wait until so many transfers were sent and none is on its way."""
 
     def settled() -> bool:
@@ -137,12 +136,12 @@ def test_a_transfer_waits_for_the_rules_of_its_receiver(
     with worker(ledger_settings, tmp_path):
         append(ledger_settings, [grant(ANN, "g", 10), transfer(ANN, "late", 4, EVE), transfer(ANN, "soon", 4, BOB)])
         wait_until_folded(ledger_settings)
-        assert wait_until(lambda: balances(ledger_settings) == {ANN: 2, BOB: 4}, BOUND_S)
+        assert wait_until(lambda: balances(ledger_settings) == {ANN: 2, BOB: 4}, HANG_S)
         assert in_transit(ledger_settings) == 1
         use(ledger_settings, monkeypatch)
         told = bare("status", "--json", "--interval", "0.1").json["in_transit"]
         assert told["transfers"] == 1
-        assert 0 < told["oldest_s"] < BOUND_S
+        assert 0 < told["oldest_s"] < HANG_S
         append(ledger_settings, activations([2]))
         wait_until_settled(ledger_settings, 2)
     assert balances(ledger_settings) == {ANN: 2, BOB: 4, EVE: 4}
@@ -160,7 +159,7 @@ def test_an_operator_s_tick_expires_what_nobody_touches(
         ends = time.time_ns() // 1_000_000 + 10_000
         append(credited, [grant(ANN, "g", 10, expires_at=ends), grant(ANN, "h", 3)])
         assert bare("tick").code == 0
-        assert wait_until(lambda: time.time_ns() // 1_000_000 > ends, BOUND_S)
+        assert wait_until(lambda: time.time_ns() // 1_000_000 > ends, HANG_S)
         for _ in range(2):
             assert len(bare("tick", "--json").json["positions"]) == 4
         wait_until_folded(credited)
@@ -178,8 +177,8 @@ def test_workers_tick_by_themselves(credited: Settings, tmp_path: Path) -> None:
         # Long enough to be appended, and seen, on a busy machine.
         ends = time.time_ns() // 1_000_000 + 10_000
         append(settings, [grant(ANN, "g", 10, expires_at=ends)])
-        assert wait_until(lambda: balances(settings) == {ANN: 10, BOB: 10}, BOUND_S)
-        assert wait_until(lambda: balances(settings) == {BOB: 10}, BOUND_S)
+        assert wait_until(lambda: balances(settings) == {ANN: 10, BOB: 10}, HANG_S)
+        assert wait_until(lambda: balances(settings) == {BOB: 10}, HANG_S)
         wait_until_folded(settings)
         found = query(settings, "SELECT log_partition, ticks > 0 FROM ledger_0001.progress ORDER BY 1")
         assert found == [(0, True), (1, False), (2, False), (3, False)]
@@ -233,7 +232,7 @@ def test_no_transfer_is_lost_or_doubled_whatever_dies(
             for process in workers:
                 running.callback(process.kill)
             append(settings, records[number * size : (number + 1) * size])
-            assert wait_until(partial(claimed, settings, before), BOUND_S)
+            assert wait_until(partial(claimed, settings, before), HANG_S)
             chance.shuffle(workers)
             for process in workers:
                 with suppress(subprocess.TimeoutExpired):
@@ -243,11 +242,11 @@ def test_no_transfer_is_lost_or_doubled_whatever_dies(
         died = [process.process.returncode for process in workers]
         last = running.enter_context(worker(settings, tmp_path, "last"))
         wait_until_folded(settings)
-        assert wait_until(lambda: in_transit(settings) == 0, BOUND_S)
-        assert wait_until(lambda: not due(settings), BOUND_S)
+        assert wait_until(lambda: in_transit(settings) == 0, HANG_S)
+        assert wait_until(lambda: not due(settings), HANG_S)
         wait_until_folded(settings)
         # The others may have left it nothing to do, and it must have come as far as to hear a signal.
-        assert wait_until(lambda: last.said("worker starts"), BOUND_S)
+        assert wait_until(lambda: last.said("worker starts"), HANG_S)
         assert last.stop() == 0
     assert set(died) == {-signal.SIGKILL}
     (counts,) = query(settings, "SELECT sum(duplicates), sum(ticks) FROM ledger_0001.progress")

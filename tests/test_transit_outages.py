@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from stack_under_test import StackUnderTest
-from support import ROOT, Raw, WorkerProcess, all_progress, append, query, wait_until_folded
+from support import HANG_S, ROOT, Raw, WorkerProcess, all_progress, append, query, wait_until_folded
 from test_generations import WATCH, rows_of
 from test_transfers import account_in, activations, check_ends, grant, in_transit, of, transfer
 
@@ -26,7 +26,6 @@ from creditfold.stack.topics import describe_log
 SENDERS = [account_in(number, f"sender{number}") for number in range(4)]
 RECEIVERS = [account_in(number, f"receiver{number}") for number in range(4)]
 CLOSED = account_in(2, "closed")
-BOUND_S = 120.0
 
 
 class Holding(WorkerProcess):
@@ -71,7 +70,7 @@ def there_and_back(settings: Settings) -> None:
     for one in (number, 1):
         activate(settings, one, Consent(), WATCH)
         append(settings, [grant(name, f"under-{one}", 1) for name in SENDERS])
-        wait_until_folded(settings, BOUND_S)
+        wait_until_folded(settings)
         assert in_transit_of(settings, one) == len(transfers())
 
 
@@ -112,7 +111,7 @@ def test_transfers_on_their_way_come_to_their_end(
     with workers(settings, tmp_path) as running:
         append(settings, sent)
         wait_until_folded(settings)
-        assert wait_until(lambda: arrived(settings) == len(sent) // 2, BOUND_S)
+        assert wait_until(lambda: arrived(settings) == len(sent) // 2, HANG_S)
         wait_until_folded(settings)
         offsets = {row.log_partition: row.next_offset for row in all_progress(settings)}
         then = rows_of(settings, 1)
@@ -120,11 +119,11 @@ def test_transfers_on_their_way_come_to_their_end(
         FAULTS[fault](stack, settings, running)
         # What was away is back, when something new is folded everywhere.
         append(settings, [grant(name, "after", 1) for name in SENDERS])
-        wait_until_folded(settings, BOUND_S)
+        wait_until_folded(settings)
         assert (in_transit(settings), arrived(settings)) == (len(sent), len(sent) // 2)
         held.unlink()
-        assert wait_until(lambda: in_transit(settings) == 0, BOUND_S), [process.text()[-2000:] for process in running]
-        wait_until_folded(settings, BOUND_S)
+        assert wait_until(lambda: in_transit(settings) == 0, HANG_S), [process.text()[-2000:] for process in running]
+        wait_until_folded(settings)
     assert check_ends(settings) == len(sent)
     assert query(settings, "SELECT sum(in_transit) FROM ledger_0001.totals") == [(0,)]
     with connected(settings.dsn) as connection, snapshot(connection):
