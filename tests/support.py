@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import struct
@@ -28,6 +29,8 @@ from creditfold.stack.topics import end_offsets, start_offsets
 ROOT = Path(__file__).resolve().parents[1]
 #: Longest wait for what must come, in seconds: only a hang exceeds it, however slow the machine is.
 HANG_S = 120.0
+#: What tests that draw at random draw from; they print it.
+SEED = int(os.environ.get("CREDITFOLD_TEST_SEED", random.randrange(10**6)))
 ROOMS = ("schemas", "ledger", "producers", "processors", "projections", "stack", "cli")
 
 

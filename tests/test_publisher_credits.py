@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from credit_histories import START_MS, history
-from support import HANG_S, Raw, append, publisher, query, wait_until_folded, worker
+from support import HANG_S, SEED, Raw, append, publisher, query, wait_until_folded, worker
 from test_chunks import FakeRecord
 from test_credit_store import folded
 from test_publisher import (
@@ -40,7 +40,6 @@ from creditfold.stack.topics import describe_log
 
 __all__ = ["pool"]
 
-SEED = random.randrange(10**6)
 DAY_MS = 86_400_000
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
-from support import HANG_S, ROOT, Cli, Raw, WorkerProcess, append, query, wait_until_folded, worker
+from support import HANG_S, ROOT, SEED, Cli, Raw, WorkerProcess, append, query, wait_until_folded, worker
 from test_cli import bare, use
 
 from creditfold.processors.chunks import partition_of
@@ -30,7 +30,6 @@ __all__ = ["bare"]
 
 TRANSFERS = int(os.environ.get("CREDITFOLD_CHAOS_TRANSFERS", "300"))
 ROUNDS = max(4, TRANSFERS // 100)
-SEED = int(os.environ.get("CREDITFOLD_CHAOS_SEED", random.randrange(10**6)))
 
 
 def of(kind: str, account: str, command_id: str, **fields: Any) -> Raw:
