@@ -4,6 +4,8 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 CHAOS_COMMANDS ?= 200000
+# How often `make test-under-load` runs the tests in each of its two ways.
+TIMES ?= 1
 # How many processes run the tests, which wait more than they work; each has servers of its own, of about 1 GB.
 SIDE_BY_SIDE ?= 3
 
@@ -30,7 +32,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stack of this checkout, and not one that is found in a folder above it.
 STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
 
-.PHONY: help demo test checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install need-java bench-latency bench-stages bench-hot bench-check bench-scale bench-report
+.PHONY: help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install need-java bench-latency bench-stages bench-hot bench-check bench-scale bench-report
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -38,6 +40,7 @@ help:
 	@echo 'make test-unit   the tests that need no server'
 	@echo 'make test-compiled  those of the core, on the compiled core'
 	@echo 'make test-stack  the tests on the real Kafka and PostgreSQL, the docs among them; those of the fold on both cores'
+	@echo 'make test-under-load  every test with two busy processes beside it, then pinned to one core; TIMES=5 for five times'
 	@echo 'make chaos       kill, freeze and set back all that there is while $(CHAOS_COMMANDS) commands are folded'
 	@echo 'make bench       fold 1,000,000 commands of each kind, beside what a team would otherwise pick'
 	@echo 'make bench-latency  how long a command takes until a reader sees it, at 1,000 and 10,000 a second'
@@ -61,6 +64,15 @@ test: $(VENV)/.installed-dev $(CORE)
 	@$(MAKE) --no-print-directory -j 2 compiled checks
 	@$(MAKE) --no-print-directory test-compiled
 	@$(MAKE) --no-print-directory test-stack
+
+# Every test, one kind after the other, on what is compiled already.
+tests: compiled
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-compiled
+	@$(MAKE) --no-print-directory test-stack
+
+test-under-load: $(VENV)/.installed-dev compiled
+	$(BIN)/python tests/under_load.py --times $(TIMES)
 
 checks:
 	@$(MAKE) --no-print-directory lint

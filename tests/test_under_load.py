@@ -1,0 +1,44 @@
+"""What slows the tests does so, names the seed that repeats a run, and reports what failed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from support import ROOT
+
+SCRIPT = ROOT / "tests" / "under_load.py"
+#: Writes down how it is slowed and what it is to draw from, and fails on its second call.
+PROBE = """
+import json, os, sys, psutil
+path = sys.argv[1]
+seen = json.load(open(path)) if os.path.exists(path) else []
+busy = [one for one in psutil.Process().parent().children() if "while True: pass" in one.cmdline()]
+seen.append([len(busy), len(psutil.Process().cpu_affinity()), os.environ["CREDITFOLD_TEST_SEED"],
+             os.environ["PYTEST_ADDOPTS"]])
+json.dump(seen, open(path, "w"))
+sys.exit(7 if len(seen) == 4 else 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "cpu_affinity"), reason="nothing can be pinned here")
+def test_runs_are_slowed_in_both_ways_until_one_fails(tmp_path: Path) -> None:
+    """Four of six runs, as the fourth fails; its seed and its exit code are reported, and no busy process is left."""
+    seen = tmp_path / "seen"
+    command = [sys.executable, str(SCRIPT), "--times", "3", "--seed", "41", sys.executable, "-c", PROBE, str(seen)]
+    # This test may be run by what it tests.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    cores = len(psutil.Process().cpu_affinity())
+    assert json.loads(seen.read_text()) == [
+        [busy, pinned, seed, f"--hypothesis-seed={seed}"]
+        for seed in ("41", "42")
+        for busy, pinned in ((2, cores), (0, 1))
+    ]
+    assert done.returncode == 7
+    assert [line.split()[0] for line in done.stdout.splitlines()[-4:]] == ["passed"] * 3 + ["failed"]
+    assert "seed 42  one core" in done.stdout.splitlines()[-1]
+    assert not [one for one in psutil.Process().children(recursive=True) if "while True: pass" in one.cmdline()]
