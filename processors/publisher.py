@@ -147,11 +147,10 @@ class Lane(threading.Thread):
         finally:
             self._began = None
 
-    def lost_end(self, topic: str, end: int) -> OutcomesCutError | None:
-        """What to interrupt it with if a topic ends here: nothing, unless it lost what this has published to it."""
-        published = self._outbox.ends.get(topic, 0) if self._outbox is not None else 0
-        # The mark of its last transaction may be on its way.
-        return OutcomesCutError(topic, self._partition, published, end) if end < published - 1 else None
+    def end_of(self, topic: str) -> int:
+        """The offset behind what it has published to a topic, as far as it knows."""
+        outbox = self._outbox
+        return 0 if outbox is None else outbox.ends.get(topic, 0)
 
     def interrupt(self, error: CreditfoldError) -> None:
         """Have it begin anew, as if this error had come to it."""
@@ -478,8 +477,12 @@ class Publisher:
         """Have partitions published again from where the topics end, if that is before what was published."""
         lanes = dict(self._lanes)
         for info in self._infos[1:]:
+            # Before Kafka is asked: what is published meanwhile isn't behind the end that it gives.
+            published = {partition: lane.end_of(info.name) for partition, lane in lanes.items()}
             for partition, end in log_ends(self._settings, info.name, lanes).items():
-                if (lost := lanes[partition].lost_end(info.name, end.high)) is not None:
+                # The mark of its last transaction may be on its way.
+                if end.high < published[partition] - 1:
+                    lost = OutcomesCutError(info.name, partition, published[partition], end.high)
                     lanes[partition].interrupt(lost)
 
     def _compare_log(self) -> None:

@@ -509,6 +509,37 @@ def test_a_lane_that_hangs_is_left_to_another(ledger_settings: Settings, monkeyp
         one._end([3])
 
 
+def test_what_is_published_while_kafka_says_where_a_topic_ends_is_not_lost(
+    ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window that lands between answer and comparison is behind that end, and no outbox begins anew for it."""
+    fold(ledger_settings, tmp_path, [Raw(record("Grant", f"g{number}", "u", 5).value, b"u", 3) for number in range(2)])
+    infos = tuple(describe_topic(ledger_settings, name) for name in topic_names(ledger_settings))
+    ask, interruptions = processors_publisher.log_ends, []
+    with outbox_pool(ledger_settings.dsn, "test", 2) as pool:
+        one = processors_publisher.Publisher(ledger_settings, infos, pool)  # type: ignore[arg-type]
+        monkeypatch.setattr(
+            one, "_make_outbox", lambda topics, partition: Outbox(ledger_settings, topics, partition, pool)
+        )
+        one._begin(3)
+        lane = one._lanes[3]
+        monkeypatch.setattr(lane, "interrupt", interruptions.append)
+        lane.tell(1)
+        assert wait_until(lambda: lane.published_to == 1, HANG_S)
+
+        def answered_late(*asked: Any) -> Any:
+            ends = ask(*asked)
+            lane.tell(2)
+            assert wait_until(lambda: lane.published_to == 2, HANG_S)
+            return ends
+
+        monkeypatch.setattr(processors_publisher, "log_ends", answered_late)
+        one._notice_lost_ends()
+        one._end([3])
+    assert interruptions == []
+    assert_published(ledger_settings)
+
+
 class Forgetting(WorkerProcess):
     """A publisher whose clients never look for Kafka again when they are told of no broker."""
 
