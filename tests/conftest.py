@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from small_disk import SmallDisk, mounted
 from stack_under_test import StackUnderTest
+from support import patiently
 
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import create_topics
@@ -93,7 +94,7 @@ def ledger_settings(stack: StackUnderTest) -> Iterator[Settings]:
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
     try:
-        create_topics(settings)
+        patiently(lambda: create_topics(settings))
         yield settings
     finally:
         with psycopg.connect(admin, autocommit=True) as connection:

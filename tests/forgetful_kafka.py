@@ -42,7 +42,7 @@ class ForgetfulKafka:
     def __exit__(self, *error: object) -> None:
         self._server.close()
 
-    def forget(self, bound_s: float = 20.0) -> None:
+    def forget(self, bound_s: float = 240.0) -> None:
         """Tell on all connections that are there now that there are no brokers; wait until the first has asked."""
         self._forgotten.clear()
         self._forgetting = self._connections

@@ -70,7 +70,7 @@ def _ask(settings: Settings, key: int, version: int, body: bytes) -> bytes:
     """The body of a broker's answer to a question in the flexible form, without the head."""
     host, port = settings.kafka_bootstrap.split(":")
     question = struct.pack(">hhih", key, version, 7, -1) + _NO_TAGS + body
-    with socket.create_connection((host, int(port)), timeout=60) as broker, broker.makefile("rb") as stream:
+    with socket.create_connection((host, int(port)), timeout=240) as broker, broker.makefile("rb") as stream:
         broker.sendall(struct.pack(">i", len(question)) + question)
         (size,) = struct.unpack(">i", stream.read(4))
         answer = stream.read(size)

@@ -54,13 +54,15 @@ class ProjectionCopy:
         """End every session of the database, and let none begin while the block runs."""
         with psycopg.connect(self._admin, autocommit=True) as connection:
             self._allow(connection, "false")
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = %s", (self._name,)
-            )
             try:
+                self._end_sessions(connection)
                 yield connection
             finally:
                 self._allow(connection, "true")
+
+    def _end_sessions(self, connection: psycopg.Connection) -> None:
+        ended = "SELECT pg_terminate_backend(pid, 240000) FROM pg_stat_activity WHERE datname = %s"
+        connection.execute(ended, (self._name,))
 
     def _allow(self, connection: psycopg.Connection, allowed: str) -> None:
         text = SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
@@ -70,7 +72,13 @@ class ProjectionCopy:
         # Made without sessions too, until the block ends.
         text = SQL("CREATE DATABASE {} TEMPLATE {} ALLOW_CONNECTIONS {}")
         allowed = SQL("false" if copy == self._name else "true")
-        connection.execute(text.format(Identifier(copy), Identifier(name), allowed))
+        while True:
+            try:
+                connection.execute(text.format(Identifier(copy), Identifier(name), allowed))
+                return
+            except psycopg.errors.ObjectInUse:
+                # A session that was on its way in when none was allowed any more.
+                self._end_sessions(connection)
 
     def _drop(self, connection: psycopg.Connection, name: str) -> None:
         connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))

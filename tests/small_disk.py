@@ -74,4 +74,4 @@ def mounted(stack: StackUnderTest) -> Iterator[SmallDisk | str]:
 
 def as_root(*command: str) -> None:
     prefix: Sequence[str] = () if os.geteuid() == 0 else ("sudo", "-n")
-    subprocess.run([*prefix, *command], check=True, capture_output=True, text=True, timeout=30)
+    subprocess.run([*prefix, *command], check=True, capture_output=True, text=True, timeout=240)

@@ -3,6 +3,7 @@
 Refuses to know what is tested. CREDITFOLD_TEST_STACK (auto, docker, embedded) chooses.
 """
 
+import fcntl
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import psycopg
 from pydantic import SecretStr
 
+from creditfold.stack import kafka, postgres, topics
 from creditfold.stack.embedded import down, up
 from creditfold.stack.kafka import EmbeddedKafka
 from creditfold.stack.postgres import EmbeddedPostgres
@@ -25,10 +27,30 @@ ROOT = Path(__file__).resolve().parents[1]
 JARS = ROOT / ".creditfold" / "jars"
 
 
+# How long a server may take to start or to end, and a broker to make a topic, says something of the machine, and
+# nothing of ours.
+kafka.READY_BOUND_S = kafka.STOP_BOUND_S = postgres.READY_BOUND_S = 600.0
+topics.REQUEST_S = topics.PROPAGATION_S = 120.0
+
+#: The files that say which ports are taken by tests, locked by whoever took them for as long as it lives.
+PORTS = Path(tempfile.gettempdir()) / f"creditfold-test-ports-{os.getuid()}"
+
+
 def free_port() -> int:
-    """Return a port that nobody listens on, below those that the system gives to outgoing connections."""
+    """Return a port that nobody listens on, below those that the system gives to outgoing connections.
+
+    No other call gets it, in this process or in another one beside, until this process ends.
+    """
+    PORTS.mkdir(exist_ok=True)
     while True:
         port = random.randrange(20_000, 28_000)
+        lock = os.open(PORTS / str(port), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        # Left open: the lock is held by it. Somebody who takes no part in this may listen there all the same.
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
@@ -117,21 +139,21 @@ class EmbeddedStack(StackUnderTest):
         EmbeddedKafka(self.settings).start()
 
     def stop_kafka(self, *, kill: bool = False) -> None:
-        kafka = EmbeddedKafka(self.settings)
-        _ = kafka.kill() if kill else kafka.stop()
+        server = EmbeddedKafka(self.settings)
+        _ = server.kill() if kill else server.stop()
 
     def start_postgres(self) -> None:
         EmbeddedPostgres(self.settings).start()
 
     def stop_postgres(self, *, kill: bool = False) -> None:
-        postgres = EmbeddedPostgres(self.settings)
-        _ = postgres.kill() if kill else postgres.stop()
+        server = EmbeddedPostgres(self.settings)
+        _ = server.kill() if kill else server.stop()
 
 
 class DockerStack(StackUnderTest):
     """The services of docker-compose.yml, as a project and on ports of their own."""
 
-    BOUND_S = 120.0
+    BOUND_S = 240.0
 
     def __init__(self) -> None:
         from testcontainers.compose import DockerCompose
@@ -186,7 +208,7 @@ class DockerStack(StackUnderTest):
 
     def _postgres_answers(self) -> bool:
         try:
-            psycopg.connect(self.settings.dsn, connect_timeout=2).close()
+            psycopg.connect(self.settings.dsn, connect_timeout=10).close()
         except psycopg.Error:
             return False
         return True

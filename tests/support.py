@@ -9,14 +9,16 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import fastavro
 from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Consumer, Producer, TopicPartition
+from fork_server import Process
 
 from creditfold.projections.connections import connected
 from creditfold.projections.queries import PartitionProgress, progress
@@ -24,7 +26,7 @@ from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.wire import encode
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import end_offsets, start_offsets
+from creditfold.stack.topics import KafkaUnavailableError, end_offsets, start_offsets
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Longest wait for what must come, in seconds: only a hang exceeds it, however slow the machine is.
@@ -59,10 +61,15 @@ def environment(settings: Settings) -> dict[str, str]:
     return kept | ours
 
 
+T = TypeVar("T")
+
+
 class WorkerProcess:
     """A `creditfold worker`, or another command that runs until stopped, in a process of its own, its log in a file."""
 
     program: tuple[str, ...] = ("-m", "creditfold.cli.main")
+    #: How it is started. A test of what happens while it imports takes `start_anew`.
+    start_program: Callable[..., "subprocess.Popen[bytes]"] = Process
 
     def __init__(self, settings: Settings, folder: Path, name: str = "worker", command: str = "worker") -> None:
         self.log = folder / f"{name}.log"
@@ -73,8 +80,9 @@ class WorkerProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         self._said_before = len(self.text()) if self.log.exists() else 0
         with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, *self.program, self._command, "--json-logs"],
+            return type(self).start_program(
+                [*self.program, self._command, "--json-logs"],
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=environment(self._settings),
@@ -239,6 +247,17 @@ def all_progress(settings: Settings) -> list[PartitionProgress]:
         return []
 
 
+def patiently(question: Callable[[], T]) -> T:
+    """Ask Kafka, again where it doesn't answer in the product's own time: a busy machine may need longer."""
+    deadline = time.monotonic() + HANG_S
+    while True:
+        try:
+            return question()
+        except KafkaUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+
+
 def lag(settings: Settings) -> int | None:
     """Offsets still to fold, or None while that can't be told."""
     rows = all_progress(settings)
@@ -275,12 +294,9 @@ def read_log(settings: Settings) -> list[Logged]:
         {**settings.kafka_client, "group.id": "none", "isolation.level": "read_committed", "enable.auto.commit": False}
     )
     partitions = range(settings.partitions)
-    starts = start_offsets(settings, settings.commands_topic, partitions)
-    left = {
-        partition: end
-        for partition, end in end_offsets(settings, settings.commands_topic, partitions).items()
-        if end > starts[partition]
-    }
+    starts = patiently(lambda: start_offsets(settings, settings.commands_topic, partitions))
+    ends = patiently(lambda: end_offsets(settings, settings.commands_topic, partitions))
+    left = {partition: end for partition, end in ends.items() if end > starts[partition]}
     consumer.assign([TopicPartition(settings.commands_topic, partition, starts[partition]) for partition in left])
     found: list[Logged] = []
     while left:

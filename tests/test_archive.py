@@ -21,11 +21,12 @@ from aiokafka import AIOKafkaProducer
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 from fastavro import reader as read_container
+from fork_server import run
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 from stack_under_test import StackUnderTest, free_port
-from support import Done, Raw, append, environment, misname_header, query, record, wait_until_folded, worker
+from support import HANG_S, Done, Raw, append, environment, misname_header, query, record, wait_until_folded, worker
 
 from creditfold.stack import archive_writer, restore
 from creditfold.stack.archive import FORMAT, Archive, ArchiveDamagedError, ArchiveError, chained
@@ -48,7 +49,8 @@ from creditfold.stack.topics import (
     topic_config,
 )
 
-BOUND_S = 60.0
+#: Behind `python`: the command line.
+PROGRAM = ("-m", "creditfold.cli.main")
 IN_1997 = 852_076_800_000
 PARTITIONS = range(4)
 LARGE = random.Random(1).randbytes(1_000_000)
@@ -90,14 +92,12 @@ def other_topic(settings: Settings, name: str = "restored") -> Settings:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "creditfold.cli.main", *map(str, arguments)]
+    return [sys.executable, *PROGRAM, *map(str, arguments)]
 
 
 def cli(settings: Settings, *arguments: str | Path) -> Done:
     """Run `creditfold` in a process of its own."""
-    done = subprocess.run(
-        command(*arguments), env=environment(settings), capture_output=True, text=True, timeout=120, check=False
-    )
+    done = run([*PROGRAM, *map(str, arguments)], env=environment(settings), timeout=HANG_S)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -173,7 +173,7 @@ def alter(settings: Settings, **wanted: str) -> None:
         lambda: all(
             client.describe_configs([plain])[plain].result()[entry.name].value == entry.value for entry in entries
         ),
-        BOUND_S,
+        HANG_S,
     )
 
 
@@ -183,7 +183,7 @@ def create(settings: Settings, partitions: int = 4, **config: str) -> None:
     topic = NewTopic(settings.commands_topic, num_partitions=partitions, replication_factor=1, config=wanted)
     client = KafkaAdmin(settings).client
     client.create_topics([topic])[settings.commands_topic].result()
-    assert wait_until(lambda: settings.commands_topic in client.list_topics(timeout=10).topics, BOUND_S)
+    assert wait_until(lambda: settings.commands_topic in client.list_topics(timeout=10).topics, HANG_S)
 
 
 def cut(settings: Settings, place: int, offset: int) -> None:
@@ -191,7 +191,7 @@ def cut(settings: Settings, place: int, offset: int) -> None:
     at = TopicPartition(settings.commands_topic, place, offset)
     client = KafkaAdmin(settings).client
     client.delete_records([at])[at].result()
-    assert wait_until(lambda: start_offsets(settings, settings.commands_topic, [place]) == {place: offset}, BOUND_S)
+    assert wait_until(lambda: start_offsets(settings, settings.commands_topic, [place]) == {place: offset}, HANG_S)
 
 
 # There and back.
@@ -395,7 +395,7 @@ def test_killed_again_and_again_it_gets_done(ledger_settings: Settings, tmp_path
     for _ in range(4):
         enough = files() + drawn.randrange(1, 25)
         process = subprocess.Popen(command(*arguments), env=environment(ledger_settings))
-        assert wait_until(lambda enough=enough: files() >= enough, BOUND_S, 0.001)  # type: ignore[misc]
+        assert wait_until(lambda enough=enough: files() >= enough, HANG_S, 0.001)  # type: ignore[misc]
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert cli(ledger_settings, *arguments).code == 0
@@ -410,7 +410,7 @@ def test_a_full_disk_breaks_nothing(ledger_settings: Settings, tmp_path: Path) -
     append(ledger_settings, [Raw(LARGE, b"k", 1)], **{"message.max.bytes": 2_000_000})
     limited = ["sh", "-c", 'ulimit -f 100; exec "$@"', "sh", *command("archive", tmp_path)]
     done = subprocess.run(
-        limited, env=environment(ledger_settings), capture_output=True, text=True, timeout=60, check=False
+        limited, env=environment(ledger_settings), capture_output=True, text=True, timeout=HANG_S, check=False
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert f"Can't write the archive {tmp_path}: File too large." in done.stderr
@@ -451,7 +451,7 @@ def make_anew(settings: Settings) -> None:
     name = settings.commands_topic
     client = KafkaAdmin(settings).client
     client.delete_topics([name])[name].result()
-    assert wait_until(lambda: name not in client.list_topics(timeout=10).topics, BOUND_S)
+    assert wait_until(lambda: name not in client.list_topics(timeout=10).topics, HANG_S)
     assert create_topics(settings)
 
 
@@ -885,7 +885,7 @@ def test_a_killed_restore_goes_on(ledger_settings: Settings, tmp_path: Path) -> 
     for _ in range(3):
         enough = length() + drawn.randrange(1, whole // 5)
         process = subprocess.Popen(command("restore", tmp_path), env=environment(target), stderr=subprocess.DEVNULL)
-        assert wait_until(lambda enough=enough: length() >= enough, BOUND_S, 0.001)  # type: ignore[misc]
+        assert wait_until(lambda enough=enough: length() >= enough, HANG_S, 0.001)  # type: ignore[misc]
         process.kill()
         kills += process.wait() == -signal.SIGKILL
     assert kills >= 2

@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.resources import files
@@ -17,8 +16,9 @@ from typing import NamedTuple
 
 import fastavro
 import pytest
+from fork_server import run
 from psycopg.sql import SQL
-from support import ROOT, all_progress, environment, publisher, worker
+from support import HANG_S, ROOT, all_progress, environment, publisher, worker
 
 from creditfold.cli.main import COMMANDS
 from creditfold.cli.serving import begin_log
@@ -93,7 +93,7 @@ class Runner:
 
     def await_worker(self) -> None:
         """Wait until the worker has made the tables, which the documents' readers have from `creditfold up`."""
-        assert wait_until(lambda: len(all_progress(self._settings)) > 0, 60)
+        assert wait_until(lambda: len(all_progress(self._settings)) > 0, HANG_S)
 
     def run(self, path: Path) -> None:
         found = blocks(path)
@@ -123,7 +123,7 @@ class Runner:
         if words[0] != "creditfold" or words[1] in RUN_ELSEWHERE:
             assert words[0] in ("creditfold", "make", "docker", "pip"), f"{where}: {step.command}"
             return
-        done = self._process([sys.executable, "-m", "creditfold.cli.main", *words[1:]])
+        done = self._process(["-m", "creditfold.cli.main", *words[1:]])
         self._code = done.returncode
         assert may_fail or done.returncode == 0, f"{where}: {step.command}: {done.stdout}{done.stderr}"
         if step.output is not None:
@@ -149,9 +149,7 @@ class Runner:
             assert matches(shown, seen), f"{where}: {seen}"
 
     def _process(self, command: list[str]) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            command, env=self._environment, cwd=self._folder, capture_output=True, text=True, timeout=60, check=False
-        )
+        return run(command, env=self._environment, cwd=self._folder, timeout=HANG_S)
 
 
 @pytest.mark.parametrize("path", [path for path in DOCS if blocks(path)], ids=lambda path: path.name)

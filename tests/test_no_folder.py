@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fork_server import start_anew
 from support import HANG_S, Done, WorkerProcess, append, environment, record, wait_until_folded
 
 from creditfold.schemas.position import Position
@@ -23,6 +24,8 @@ class ReadOnly(WorkerProcess):
     """A worker or a publisher that can write no file."""
 
     program = (PROGRAM,)
+    # What is imported at its start must not write either.
+    start_program = start_anew
 
 
 @pytest.fixture
