@@ -289,18 +289,18 @@ def test_a_report_is_a_file_of_its_own(work: Import, target: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["-", "/dev/stdin"])
-def test_the_command_line_reads_its_input(ledger_settings: Settings, way: str) -> None:
+def test_the_command_line_reads_its_input(ledger_settings: Settings, way: str, tmp_path: Path) -> None:
     """In a pipe, whose format its name doesn't tell."""
+    # Of its own, since other tests leave reports in the servers' folder.
+    settings = ledger_settings.model_copy(update={"data_dir": tmp_path})
 
     def run(*more: str) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-m", "creditfold.cli.main", "import", way, *more]
-        return subprocess.run(
-            command, check=False, input=CSV.encode(), capture_output=True, env=environment(ledger_settings)
-        )
+        return subprocess.run(command, check=False, input=CSV.encode(), capture_output=True, env=environment(settings))
 
     assert b"Say which it is: --format" in run().stderr
     done = run("--format", "csv")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"appended 1 command in ")
     assert log_ids(ledger_settings) == ["g-1"]
-    assert list((ledger_settings.data_dir / "imports").glob("*.bad.jsonl")) == []
+    assert list((settings.data_dir / "imports").glob("*.bad.jsonl")) == []
