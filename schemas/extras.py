@@ -14,6 +14,7 @@ from creditfold.schemas.errors import CreditfoldError
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "read": ("psycopg", "psycopg_pool", "pydantic_settings", "tenacity"),
     "cli": ("rich", "structlog", "typer"),
+    "embedded": ("jgo", "requests", "truststore"),
     "worker": ("aiokafka", "cramjam", "faust"),
 }
 

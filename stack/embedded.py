@@ -14,6 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from creditfold.stack.files import locked
+from creditfold.stack.jars import FETCH_BOUND_S
 from creditfold.stack.kafka import EmbeddedKafka, is_embeddable
 from creditfold.stack.postgres import EmbeddedPostgres
 from creditfold.stack.processes import StackError
@@ -22,7 +23,7 @@ from creditfold.stack.settings import FILE, PREFIX, Settings, source_of
 from creditfold.stack.topics import create_topics, kafka_answers
 
 # Longer than the longest start, so that the second of two `up` at once waits for the first and finds all done.
-LOCK_BOUND_S = 240.0
+LOCK_BOUND_S = FETCH_BOUND_S + 240.0
 
 OnStep = Callable[[str], None]
 State = Literal["running", "starting", "stopped"]

@@ -1,124 +1,99 @@
-"""Owns what the embedded Kafka is made of: finds Java, and fetches Kafka's jars once with Maven.
+"""Owns the folder of Kafka's jars: that it is whole, and that it is filled once, from a Maven repository.
 
-Refuses to know how the broker is set up and run. The jars come into a folder of another name, which is renamed
-when it is whole; so a download that was killed leaves nothing that looks done.
+Refuses to know how the broker is set up and run. A folder is good when each jar in it is the one that the list names,
+by its hash; so half a download, or a jar that was damaged later, is never used, and the next call mends it.
 """
 
-import contextlib
+import errno
 import os
-import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from creditfold.stack.artifacts import LIST, VERSION, Artifact, kafka_artifacts
 from creditfold.stack.files import locked, packaged
-from creditfold.stack.processes import StackError, run, tail
+from creditfold.stack.processes import StackError
 from creditfold.stack.settings import Settings
 
-VERSION = "4.3.0"
-OLDEST_JAVA = 17
 FETCH_BOUND_S = 900.0
-ASK_BOUND_S = 30.0
-POM = "pom.xml"
-
-INSTALL_JAVA = (
-    f"Install Java {OLDEST_JAVA} or later (Debian and Ubuntu: `apt-get install openjdk-17-jre-headless`; "
-    "macOS: `brew install openjdk@17`), and put it on PATH or into JAVA_HOME."
-)
-INSTALL_MAVEN = (
-    "Install Maven (Debian and Ubuntu: `apt-get install maven`; macOS: `brew install maven`); it is needed once, "
-    "to fetch Kafka's jars. Or set CREDITFOLD_JARS_DIR to a folder that has them."
-)
+#: How much comes between two words on it.
+TOLD_BYTES = 10_000_000
 
 
-class EmbeddedKafkaError(StackError):
-    """The embedded Kafka can't be fetched, set up or started."""
-
-
-class JavaError(EmbeddedKafkaError):
-    """Java is missing or too old."""
-
-
-class MavenError(EmbeddedKafkaError):
-    """Maven is missing or couldn't fetch the jars."""
-
-
-def find_java() -> str:
-    """Return the java command: JAVA_HOME's if that is set, else PATH's. Raises JavaError for none, or one too old."""
-    home = os.environ.get("JAVA_HOME")
-    java = shutil.which("java", path=str(Path(home) / "bin")) if home else None
-    if home and java is None:
-        raise JavaError(f"JAVA_HOME is {home}, and there is no bin/java in it.", "Correct JAVA_HOME, or unset it.")
-    java = java or shutil.which("java")
-    if java is None:
-        raise JavaError("The embedded Kafka needs Java, and there is no java on PATH or in JAVA_HOME.", INSTALL_JAVA)
-    major = _java_major(java)
-    if major is None:
-        raise JavaError(f"{java} doesn't say which Java it is, so it is probably none.", INSTALL_JAVA)
-    if major < OLDEST_JAVA:
-        raise JavaError(f"Java {major} found at {java}, {OLDEST_JAVA} or later needed.", INSTALL_JAVA)
-    return java
-
-
-def _java_major(java: str) -> int | None:
-    said = run([java, "-version"], bound_s=ASK_BOUND_S).said
-    found = re.search(r'version "(?:1\.)?(\d+)', said)
-    return int(found[1]) if found else None
+class JarsError(StackError):
+    """The folder for Kafka's jars can't be used."""
 
 
 def fetched_jars(settings: Settings, on_step: Callable[[str], None] = lambda _: None) -> Path:
-    """Return the folder of Kafka's jars, fetched by Maven if they aren't there. Raises MavenError or LockedError."""
-    jars = settings.kafka_jars
-    if _is_usable(jars):
-        return jars
-    jars.parent.mkdir(parents=True, exist_ok=True)
-    # Several data folders may share one folder of jars, so it has a lock of its own.
-    with locked(jars.with_name(f"{jars.name}.lock"), FETCH_BOUND_S):
-        if not _is_usable(jars):
-            _refuse_foreign_folder(jars)
-            on_step(f"Fetching Apache Kafka {VERSION} (43 MB, once)")
-            _fetch(jars)
-    return jars
+    """Return the folder of Kafka's jars, filled with what isn't in it as it should be.
+
+    A folder that has a broker and no list of ours is somebody's own, and is taken as it is.
+
+    Raises JarsError, MavenError or LockedError.
+    """
+    folder = settings.kafka_jars
+    with _clear_errors(folder):
+        if _is_of_others(folder) or not _wrong(folder):
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Several data folders may share one folder of jars, so it has a lock of its own.
+        with locked(folder.with_name(f"{folder.name}.lock"), FETCH_BOUND_S):
+            wrong = _wrong(folder)
+            if wrong:
+                _fill(folder, settings, wrong, on_step)
+    return folder
 
 
-def _is_usable(jars: Path) -> bool:
-    """A folder that we filled has our pom in it and must agree with it; another one must have the broker."""
-    pom = jars / POM
-    return pom.read_bytes() == packaged(POM) if pom.exists() else (jars / f"kafka_2.13-{VERSION}.jar").exists()
+def _is_of_others(folder: Path) -> bool:
+    """Tell whether somebody else put a broker there. Raises JarsError for a folder with anything else in it."""
+    if not folder.exists() or (folder / LIST).exists() or not any(folder.iterdir()):
+        return False
+    if (folder / f"kafka_2.13-{VERSION}.jar").exists():
+        return True
+    raise JarsError(
+        f"The folder for Kafka's jars, {folder}, holds something else.",
+        f"Set CREDITFOLD_JARS_DIR to a folder that is empty, or has the jars of Apache Kafka {VERSION}.",
+    )
 
 
-def _refuse_foreign_folder(jars: Path) -> None:
-    """A folder that we didn't fill is not ours to replace."""
-    if jars.exists() and any(jars.iterdir()) and not (jars / POM).exists():
-        raise MavenError(
-            f"The folder for Kafka's jars, {jars}, holds something else.",
-            f"Set CREDITFOLD_JARS_DIR to a folder that is empty, or has the jars of Apache Kafka {VERSION}.",
-        )
+def _wrong(folder: Path) -> list[Artifact]:
+    """The jars that a folder lacks, or has otherwise than they should be."""
+    return [artifact for artifact in kafka_artifacts() if not artifact.is_at(folder / artifact.name)]
 
 
-def _fetch(jars: Path) -> None:
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise MavenError(
-            "Kafka's jars must be fetched by Maven once, and there is no mvn on PATH.",
-            INSTALL_MAVEN,
-        )
-    fresh, old = jars.with_name(f"{jars.name}.new"), jars.with_name(f"{jars.name}.old")
-    for folder in (fresh, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    fresh.mkdir()
-    pom = fresh / POM
-    pom.write_bytes(packaged(POM))
-    command = [maven, "-B", "-q", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={fresh}"]
-    done = run(command, cwd=fresh, bound_s=FETCH_BOUND_S)
-    if done.code != 0:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise MavenError(
-            f"Maven couldn't fetch Kafka's jars. Its last words:\n{tail(done.said)}",
-            "It needs the network: Maven Central, or a mirror of it in ~/.m2/settings.xml. "
-            "Or set CREDITFOLD_JARS_DIR to a folder that has the jars.",
-        )
-    with contextlib.suppress(FileNotFoundError):
-        jars.rename(old)
-    fresh.rename(jars)
-    shutil.rmtree(old, ignore_errors=True)
+def _fill(folder: Path, settings: Settings, wrong: Sequence[Artifact], on_step: Callable[[str], None]) -> None:
+    # Its libraries are those of an extra, and take long to import.
+    from creditfold.stack.maven import MavenRepository
+
+    folder.mkdir(exist_ok=True)
+    # First, so that what a kill leaves is known as ours.
+    (folder / LIST).write_bytes(packaged(LIST))
+    # The broker takes each jar that it finds there: another version's would be in its way.
+    for name in {path.name for path in folder.iterdir()} - {LIST, *(artifact.name for artifact in kafka_artifacts())}:
+        (folder / name).unlink()
+    total, came = sum(artifact.size for artifact in wrong), 0
+    on_step(f"Fetching Apache Kafka {VERSION} ({total / 1e6:.0f} MB, once)")
+
+    def on_bytes(size: int) -> None:
+        nonlocal came
+        came += size
+        if (came - size) // TOLD_BYTES < came // TOLD_BYTES:
+            on_step(f"{came / 1e6:.0f} of {total / 1e6:.0f} MB of Apache Kafka came")
+
+    MavenRepository(settings.maven_url).fetch(wrong, folder, FETCH_BOUND_S, on_bytes)
+
+
+@contextmanager
+def _clear_errors(folder: Path) -> Iterator[None]:
+    """Turn what the system says about the folder into an error with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        user = f"the user {os.geteuid()}"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "Make room on that disk" if is_full else f"Give {user} the right to use it"
+        raise JarsError(
+            f"The folder for Kafka's jars, {folder}, can't be used: {error.strerror or error} "
+            f"({error.filename or 'no file named'}).",
+            f"{remedy}, or set CREDITFOLD_JARS_DIR to another folder. Then do the same again: what came is kept.",
+        ) from error

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from creditfold.stack.files import packaged
-from creditfold.stack.jars import EmbeddedKafkaError, fetched_jars, find_java
+from creditfold.stack.jars import fetched_jars
+from creditfold.stack.java import Java, find_java
 from creditfold.stack.ports import Need, check_ports
-from creditfold.stack.processes import Daemon, Step, last_lines, run, tail, wait_until
+from creditfold.stack.processes import Daemon, StackError, Step, last_lines, run, tail, wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import kafka_answers
 
@@ -28,6 +29,10 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
 
 _LISTENER = re.compile(r"^listeners=PLAINTEXT://127\.0\.0\.1:(\d+),", re.MULTILINE)
 _CLUSTER = re.compile(r"^cluster\.id=(\S+)", re.MULTILINE)
+
+
+class EmbeddedKafkaError(StackError):
+    """The embedded Kafka can't be set up or started."""
 
 
 class OtherPortError(EmbeddedKafkaError):
@@ -108,12 +113,13 @@ class EmbeddedKafka:
     def launch(self, on_step: Callable[[str], None] = lambda _: None) -> bool:
         """Start the broker's process without waiting for it. Returns False if it runs already.
 
-        Raises JavaError, MavenError, OtherPortError, PortBusyError or EmbeddedKafkaError.
+        Raises JavaError, JarsError, MavenError, OtherPortError, PortBusyError or EmbeddedKafkaError.
         """
         self.check()
         if self.pid is not None:
             return False
         java = find_java()
+        on_step(f"Kafka runs on Java {java.major} of {java.source}")
         self._home.mkdir(parents=True, exist_ok=True)
         jars = fetched_jars(self._settings, on_step)
         self._write_configuration()
@@ -208,13 +214,13 @@ class EmbeddedKafka:
         (self._home / "format.properties").write_text(f"{text}\nlog.dirs=data.new\n", encoding="ascii")
         (self._home / "log4j2.xml").write_bytes(packaged("log4j2.xml"))
 
-    def _format(self, java: str, jars: Path) -> None:
+    def _format(self, java: Java, jars: Path) -> None:
         """Format the storage in a folder beside it, and rename that: half a format is never used."""
         data, fresh = self._home / "data", self._home / "data.new"
         if data.exists():
             return
         shutil.rmtree(fresh, ignore_errors=True)
-        command = [java, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format"]
+        command = [java.command, *java.options, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format"]
         done = run(
             [*command, "-t", _cluster_id(), "-c", "format.properties"],
             cwd=self._home,
@@ -227,9 +233,10 @@ class EmbeddedKafka:
             )
         fresh.rename(data)
 
-    def _run(self, java: str, jars: Path) -> None:
+    def _run(self, java: Java, jars: Path) -> None:
         command = [
-            java,
+            java.command,
+            *java.options,
             f"-Xmx{self._settings.kafka_heap}",
             # For a small heap: it takes a tenth less of the processor than one that works beside the broker.
             "-XX:+UseSerialGC",

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
-from creditfold.stack.settings import FILE, PREFIX, Settings
+from creditfold.stack.settings import FILE, PASSWORD, PREFIX, Settings
 
 #: Where the servers are and what they hold, written even where it is the default, which may be another one some day.
 ALWAYS = (
@@ -32,6 +32,7 @@ OF_A_START = {
     "kafka_controller_port": "Kafka",
     "kafka_heap": "Kafka",
     "jars_dir": "Kafka",
+    "maven_url": "Kafka",
     "postgres_tcp_port": "PostgreSQL",
 }
 
@@ -70,6 +71,8 @@ def _worth(settings: Settings) -> dict[str, Any]:
         wanted = name in ALWAYS or name in settings.model_fields_set
         if name == "postgres_dsn" and value is not None:
             value = _without_secrets(value.get_secret_value())  # noqa: PLW2901 - The same setting.
+        if name == "maven_url" and PASSWORD.search(str(value)):
+            continue
         if wanted and name != "data_dir" and value is not None and not isinstance(value, SecretStr):
             found[name] = str(value.absolute()) if isinstance(value, Path) else value
     return found

@@ -35,7 +35,7 @@ PREFIX = "CREDITFOLD_"
 # Variables of docker-compose.yml, of the tests and of setup.py, which are no settings.
 OTHERS = tuple(
     PREFIX + name
-    for name in ("TEST_", "CHAOS_", "KAFKA_PORT", "POSTGRES_PORT", "POSTGRES_PASSWORD", "EXAMPLES", "COMPILE")
+    for name in ("TEST_", "CHAOS_", "KAFKA_PORT", "POSTGRES_PORT", "POSTGRESPASSWORD", "EXAMPLES", "COMPILE")
 )
 # What Kubernetes puts into each container about a service that is called creditfold, or creditfold-something.
 _OF_A_SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
@@ -47,7 +47,8 @@ LIKENESS = 0.6
 DATA_DIR = Path(".creditfold")
 #: What a data folder's stack was made with, in that folder.
 FILE = "settings.toml"
-_PASSWORD = re.compile(r"://[^/@]*:[^/@]+@|\bpassword\s*=")
+#: What a value looks like that holds a password.
+PASSWORD = re.compile(r"://[^/@]*:[^/@]+@|\bpassword\s*=")
 
 _log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def _check_names(path: Path, values: Mapping[str, object]) -> None:
 
 
 def _check_secrets(path: Path, values: Mapping[str, object]) -> None:
-    secret = [name for name in values if name.endswith("_password") or _PASSWORD.search(str(values[name]))]
+    secret = [name for name in values if name.endswith("_password") or PASSWORD.search(str(values[name]))]
     if secret and path.stat().st_mode & 0o077:
         raise InvalidSettingError(f"{path} holds {secret[0]}, and others may read it.", f"chmod 600 {path}")
 
@@ -143,6 +144,11 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(DATA_DIR, description="Folder of the embedded stack and of import progress.")
     jars_dir: Path | None = Field(None, description="Folder of Kafka's jars; by default `jars` in the data folder.")
+    maven_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Mirror of Maven Central that Kafka's jars are fetched from; Maven Central itself if unset.",
+    )
 
     kafka_bootstrap: str = Field("127.0.0.1:29092", description="Kafka's bootstrap servers, host:port by commas.")
     kafka_controller_port: Annotated[int, Field(ge=1, le=65535)] = Field(

