@@ -9,13 +9,18 @@ TIMES ?= 1
 # How many processes run the tests, which wait more than they work; each has servers of its own, of about 1 GB.
 SIDE_BY_SIDE ?= 3
 
-# COMPILED=1 has everything below run on the compiled core: `make bench COMPILED=1`.
-COMPILED_DIR := .creditfold/compiled
+# Everything runs on the compiled core where it can be compiled. PLAIN=1 has it run in plain Python: `make bench PLAIN=1`;
+# COMPILED=1 has it fail rather. Tests run in plain Python unless COMPILED=1 is said; `make test` runs both.
+ifeq ($(PLAIN),1)
+export CREDITFOLD_CORE := plain
+else
+CORE := compiled
 ifeq ($(COMPILED),1)
-export PYTHONPATH := $(CURDIR)/$(COMPILED_DIR)
-export CREDITFOLD_TEST_COMPILED := 1
-CORE := $(COMPILED_DIR)/.installed
+export CREDITFOLD_CORE := compiled
+TEST_CORE := compiled
 endif
+endif
+COMPILE = $(BIN)/python building/creditfold_compilation.py
 # The tests of what is compiled; both versions of the core must pass them.
 CORE_TESTS := $(addprefix tests/test_,batches.py chunks.py commands.py compiled.py credit_validity.py credits.py \
 	credits_model.py golden.py ledger.py memory.py plain.py rules.py)
@@ -32,7 +37,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stack of this checkout, and not one that is found in a folder above it.
 STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
 
-.PHONY: help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install bench-latency bench-stages bench-hot bench-check bench-scale bench-report
+.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install bench-latency bench-stages bench-hot bench-check bench-scale bench-report
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -51,27 +56,33 @@ help:
 	@echo 'make bench-report  run all of these and write their figures into docs/benchmarks.md and docs/scale.md'
 	@echo 'make bench-lots  what a spend costs in an account with many lots'
 	@echo 'make bench-rebuild  rebuild 3,000,000 commands, and what that costs the live fold'
-	@echo 'make compiled    compile the core, for COMPILED=1 behind any of these; needs a C compiler'
+	@echo 'make compiled    compile the core, as most of these do first; PLAIN=1 behind any of them runs plain Python'
 	@echo 'make up, down    start Kafka, PostgreSQL, a worker and a publisher; stop them'
 	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'
 	@echo 'make clean       stop everything and remove its data'
 
-demo: $(VENV)/.installed $(CORE)
-	@$(STACK) demo
+demo: $(BIN)/python
+	@$(call while-compiling,$(STACK) demo)
+
+# Compiling takes one processor core a minute, in which all else is installed and the servers start: what needs the
+# compiled core, a worker, waits for it.
+define while-compiling
+$(COMPILE) & $(MAKE) --no-print-directory $(VENV)/.installed && $(1); code=$$?; wait; exit $$code
+endef
 
 # The compiler works on one core for more than a minute, beside what needs no more either.
-test: $(VENV)/.installed-dev $(CORE)
-	@$(MAKE) --no-print-directory -j 2 compiled checks
+test: $(VENV)/.installed-dev
+	@$(MAKE) --no-print-directory -j 2 compiled-for-tests checks
 	@$(MAKE) --no-print-directory test-compiled
 	@$(MAKE) --no-print-directory test-stack
 
 # Every test, one kind after the other, on what is compiled already.
-tests: compiled
+tests: compiled-for-tests
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-compiled
 	@$(MAKE) --no-print-directory test-stack
 
-test-under-load: $(VENV)/.installed-dev compiled
+test-under-load: $(VENV)/.installed-dev compiled-for-tests
 	$(BIN)/python tests/under_load.py --times $(TIMES)
 
 checks:
@@ -86,25 +97,30 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
+	MYPYPATH=building $(BIN)/mypy building/*.py
 
-test-unit: $(VENV)/.installed-dev $(CORE)
+test-unit: $(VENV)/.installed-dev $(TEST_CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'not stack and not chaos'
 
 test-compiled:
+ifneq ($(PLAIN),1)
 	$(MAKE) --no-print-directory test-core COMPILED=1
+endif
 
-test-core: $(VENV)/.installed-dev $(CORE)
+test-core: $(VENV)/.installed-dev $(TEST_CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) $(CORE_TESTS)
 
 test-stack:
+ifneq ($(PLAIN),1)
 	@$(MAKE) --no-print-directory test-servers FILES='$(FOLD_TESTS)' COMPILED=1
+endif
 	@$(MAKE) --no-print-directory test-servers
 
-test-servers: $(VENV)/.installed-dev $(CORE)
+test-servers: $(VENV)/.installed-dev $(TEST_CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) --maxschedchunk 1 -m 'stack or chaos' $(FILES)
 
 chaos: $(VENV)/.installed-dev $(CORE)
-	CREDITFOLD_CHAOS_COMMANDS=$(CHAOS_COMMANDS) $(BIN)/pytest -m chaos -s
+	CREDITFOLD_CORE=$(if $(CORE),compiled,plain) CREDITFOLD_CHAOS_COMMANDS=$(CHAOS_COMMANDS) $(BIN)/pytest -m chaos -s
 
 bench: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/fold.py
@@ -134,8 +150,8 @@ bench-lots: $(VENV)/.installed-dev $(CORE)
 bench-rebuild: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/rebuild.py
 
-up: $(VENV)/.installed $(CORE)
-	@$(STACK) up --worker
+up: $(BIN)/python
+	@$(call while-compiling,$(STACK) up --worker)
 
 down: $(VENV)/.installed
 	@$(STACK) down
@@ -150,20 +166,14 @@ clean:
 
 install: $(VENV)/.installed-dev
 
-compiled: $(COMPILED_DIR)/.installed
+# By content: what is compiled already is left as it is.
+compiled: $(VENV)/.installed-dev
+	@$(COMPILE)
 
-# A folder of its own, and never beside the sources: a compiled module there would hide an edit of them.
-$(COMPILED_DIR)/.installed: setup.py pyproject.toml $(wildcard $(addsuffix /*.*,cli ledger processors producers projections schemas stack)) \
-		| $(VENV)/.installed-dev
-	@command -v "$${CC:-cc}" >/dev/null || { \
-		echo 'error: no C compiler, which the compiled core is made with.' >&2; \
-		echo 'try: apt-get install gcc python3-dev, or xcode-select --install; or do without COMPILED=1.' >&2; exit 1; }
-	@rm -rf build $(COMPILED_DIR)
-	@echo 'Compiling the core; this takes a minute or two.'
-	@CREDITFOLD_COMPILE=1 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-		--target $(COMPILED_DIR) .
-	@rm -rf build
-	@touch $@
+# For the tests, which must have it unless plain Python alone is to be tested.
+compiled-for-tests: $(VENV)/.installed-dev
+	@CREDITFOLD_CORE=$(if $(filter 1,$(PLAIN)),plain,compiled) $(COMPILE) || { \
+		echo 'or test plain Python alone: make test PLAIN=1' >&2; exit 1; }
 
 # Asked of a Python that somebody chose, or that made .venv long ago: pip would look for a release that fits it, and
 # say so after minutes.
@@ -182,17 +192,24 @@ $(BIN)/python:
 		echo 'error: $(PYTHON) makes no virtual environment.' >&2; \
 		echo 'try: apt-get install python3-venv' >&2; exit 1; }
 
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+# The sources themselves; they are compiled by the other targets, beside this.
+define install
+@CREDITFOLD_CORE=plain $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]' || { \
+	echo 'error: pip could not install what is needed; what it says is above.' >&2; \
+	echo 'try: mend the network (HTTPS_PROXY, PIP_INDEX_URL) or the disk, then the same again: it goes on.' >&2; exit 1; }
+endef
+
+$(VENV)/.installed: pyproject.toml building/creditfold_checkout.py | $(BIN)/python
 	$(call need-python,$(BIN)/python,rm -rf $(VENV); then the same again)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all]'
+	$(call install,all)
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-dev: pyproject.toml building/creditfold_checkout.py | $(BIN)/python
 	$(call need-python,$(BIN)/python,rm -rf $(VENV); then the same again)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(call install,dev)
 	@touch $(VENV)/.installed $@
 
-$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-bench: pyproject.toml building/creditfold_checkout.py | $(BIN)/python
 	$(call need-python,$(BIN)/python,rm -rf $(VENV); then the same again)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(call install,bench)
 	@touch $(VENV)/.installed $(VENV)/.installed-dev $@

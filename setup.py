@@ -1,7 +1,7 @@
-"""Compiles the fold's modules when asked to; all else about the project is in pyproject.toml.
+"""Names the fold's modules that are compiled; all else about the project is in pyproject.toml.
 
 Python's own version of each module stays the truth: it is installed beside the compiled one, and both pass the same
-tests. See docs/contributing.md.
+tests. See docs/contributing.md. building/creditfold_backend.py decides whether they are compiled.
 """
 
 import os
@@ -25,19 +25,31 @@ COMPILED = (
 #: What is there in the compiled core only.
 QUICK = ("processors/batches", "processors/plain")
 
+#: Without the libraries that modules import: who compiles needn't have them, and what is of their types is any object.
+TRANSLATION = (
+    "--config-file=",
+    "--namespace-packages",
+    "--explicit-package-bases",
+    "--ignore-missing-imports",
+    "--follow-imports=silent",
+    "--no-warn-no-return",
+)
+
 
 def extensions() -> list[Any]:
     """The compiled modules, if the environment asks for them."""
-    if os.environ.get("CREDITFOLD_COMPILE") != "1":
+    if os.environ.get("CREDITFOLD_CORE") != "compiled":
         return []
     from Cython.Build import cythonize
     from mypyc.build import mypycify
     from setuptools import Extension
 
-    # Under .link the modules have their full names.
+    # Under .link, which MYPYPATH names, the modules have their full names.
     paths = [f".link/creditfold/{path}" for path in COMPILED]
-    compiled = mypycify(["--config-file", "pyproject.toml", *paths], opt_level="3", group_name="creditfold")
-    quick = [Extension(f"creditfold.{path.replace('/', '.')}", [f"{path}.pyx"]) for path in QUICK]
+    compiled = mypycify([*TRANSLATION, *paths], opt_level="3", debug_level="0", group_name="creditfold")
+    quick = [
+        Extension(f"creditfold.{path.replace('/', '.')}", [f"{path}.pyx"], extra_compile_args=["-g0"]) for path in QUICK
+    ]
     return [*compiled, *cythonize(quick, build_dir="build")]
 
 

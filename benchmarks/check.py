@@ -53,7 +53,7 @@ def checkout(revision: str) -> Iterator[Path]:
 def code_of(tree: Path) -> dict[str, str]:
     """The environment in which Python finds the package `creditfold` in a tree, whatever is installed."""
     # The rooms lie there under the package's name, for the type checkers.
-    found = {"PYTHONPATH": str(tree / ".link")}
+    found = {"PYTHONPATH": str(tree / ".link"), "CREDITFOLD_CORE": "plain"}
     script = "import creditfold.processors as room; print(room.__file__)"
     said = subprocess.run(
         [sys.executable, "-c", script], env=environment(Settings()) | found, capture_output=True, text=True, check=True

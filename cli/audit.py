@@ -8,6 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,12 +53,10 @@ def expected_lines(commands: Path) -> Mapping[str, list[Line]]:
 
 def journal_lines(connection: Connection[Any], source: str) -> Iterator[tuple[str, list[Line]]]:
     """Read what the journal says of the commands of one source, by account, in the order of the decisions."""
-    query = """COPY (SELECT account_id, command_id, accepted, balance FROM ledger.journal
-                     WHERE source = %s ORDER BY account_id COLLATE "C", version) TO STDOUT"""
-    with connection.cursor() as cursor, cursor.copy(query, (source,)) as copy:
-        copy.set_types(["text", "text", "bool", "int8"])
-        for account, rows in groupby(copy.rows(), key=lambda row: row[0]):
-            yield account, [(row[1], row[2], row[3]) for row in rows]
+    query = """SELECT account_id, command_id, accepted, balance FROM ledger.journal
+               WHERE source = %s ORDER BY account_id COLLATE "C", version"""
+    for account, rows in groupby(connection.execute(query, (source,), binary=True), key=itemgetter(0)):
+        yield account, [row[1:] for row in rows]
 
 
 def check_outcomes(connection: Connection[Any], commands: Path, source: str) -> Check:

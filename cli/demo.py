@@ -20,7 +20,7 @@ from creditfold.cli.appending import import_paths, import_with_progress, open_pr
 from creditfold.cli.background import background_worker, start_worker, stop_worker
 from creditfold.cli.cdnow import SOURCE, convert, fetched_history, parse_history
 from creditfold.cli.output import print_table, say
-from creditfold.cli.serving import Steps, begin_log, prepare_ledger
+from creditfold.cli.serving import Steps, begin_log, compiled_core, prepare_ledger
 from creditfold.cli.status import Sample, take_sample
 from creditfold.producers.client import CommandProducer
 from creditfold.producers.commands import Encoded, encode_command
@@ -133,13 +133,18 @@ def _fold_history(settings: Settings, steps: Steps) -> None:
         with steps.step("Sending what goes wrong in real life") as note:
             _send_trouble(producer, commands)
             note(f"{RESENT:,} commands twice, a reused id, random bytes")
-    with steps.step("Starting a worker"):
+    core = compiled_core(steps)
+    with steps.step("Starting a worker") as note:
         start_worker(settings)
-    began, before = time.monotonic(), _records(take_sample(settings))
+        note(f"on {core.name}")
+    began, before = time.time(), _records(take_sample(settings))
     with steps.step("Folding the log into balances", with_spinner=False) as note:
-        _await_fold(settings)
-        folded = _records(take_sample(settings)) - before
-        note(f"{folded:,} records, {folded / (time.monotonic() - began):,.0f}/s" if folded else "the worker was faster")
+        last = _await_fold(settings)
+        folded = _records(last) - before
+        ended = max((row.folded_at.timestamp() for row in last.progress.values() if row.folded_at), default=began)
+        note(f"{folded:,} records, {folded / (ended - began):,.0f}/s" if ended > began else "the worker was faster")
+    if core.warning:
+        say(f"  {core.warning}")
 
 
 def _converted_history(settings: Settings, steps: Steps) -> Path:
@@ -181,8 +186,11 @@ def _left(sample: Sample) -> int:
     return sum(sample.ends[partition] - row.next_offset for partition, row in sample.progress.items())
 
 
-def _await_fold(settings: Settings) -> None:
-    """Wait until nothing is left to fold, with a bar. Raises DemoError when the worker dies or stands still."""
+def _await_fold(settings: Settings) -> Sample:
+    """Wait until nothing is left to fold, with a bar; returns what was seen then.
+
+    Raises DemoError when the worker dies or stands still.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
@@ -197,6 +205,7 @@ def _await_fold(settings: Settings) -> None:
             time.sleep(POLL_S)
             sample = take_sample(settings)
             moved_at = time.monotonic() if _left(sample) != left else moved_at
+    return sample
 
 
 def _refuse_stall(settings: Settings, moved_at: float) -> None:

@@ -147,10 +147,12 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        from creditfold.ledger import credits as core
+        from creditfold.stack.core import running_core
 
-        is_compiled = not str(core.__file__).endswith(".py")
-        print(f"creditfold {version('creditfold')}{', compiled core' if is_compiled else ''}")
+        core = running_core()
+        print(f"creditfold {version('creditfold')}, {'compiled core' if core.is_compiled else core.name}")
+        if core.warning:
+            print(f"warning: {core.warning}", file=sys.stderr)
         raise typer.Exit
 
 

@@ -14,6 +14,7 @@ from creditfold.cli.output import say
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from creditfold.stack.core import Core
     from creditfold.stack.settings import Settings
 
 
@@ -92,6 +93,16 @@ def begin_log(settings: "Settings") -> int | None:
     return newest
 
 
+def compiled_core(steps: Steps) -> "Core":
+    """The core that a worker started now runs: the compiled one once a compilation at work has come to its end."""
+    from creditfold.stack.core import await_compilation, is_being_compiled, next_core
+
+    if is_being_compiled():
+        with steps.step("Waiting for the core to be compiled"):
+            await_compilation()
+    return next_core()
+
+
 def prepare_ledger(settings: "Settings") -> bool:
     """Bind the projection to the topic, making its tables where they are missing. Tell whether any were made."""
     from creditfold.projections.setup import prepare
@@ -131,8 +142,12 @@ def up(
     if worker:
         from creditfold.cli.background import start_publisher, start_worker
 
-        with steps.step("Starting a worker"):
+        core = compiled_core(steps)
+        with steps.step("Starting a worker") as note:
             started += ["a worker"] if start_worker(settings) else []
+            note(f"on {core.name}")
+        if core.warning:
+            print(f"warning: {core.warning}", file=sys.stderr)
         with steps.step("Starting a publisher"):
             started += ["a publisher"] if start_publisher(settings) else []
     say(f"Started {' and '.join(started)}." if started else "Everything runs already.")

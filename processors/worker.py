@@ -22,6 +22,7 @@ from creditfold.projections.failures import PostgresUnavailableError
 from creditfold.projections.setup import prepare
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.position import Log
+from creditfold.stack.core import running_core
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import KafkaUnavailableError, describe_topic, topic_problems
 
@@ -74,7 +75,16 @@ def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = F
     with Heart(settings.dsn, "worker", signs):
         ledger_log = wait_until_ready(settings, signs)
         app = create_app(settings, ledger_log, signs)
-        log.info("worker starts", owner=app.owner, topic=ledger_log.topic, partitions=ledger_log.partitions)
+        core = running_core()
+        log.info(
+            "worker starts",
+            owner=app.owner,
+            topic=ledger_log.topic,
+            partitions=ledger_log.partitions,
+            core=core.name,
+        )
+        if core.warning:
+            log.warning(core.warning)
         # The chunks in work are millions of tuples, dropped all at once and without cycles; looking for some takes up
         # to a quarter of the time. The app looks now and then. What start-up left need never be looked at again.
         gc.freeze()

@@ -35,7 +35,7 @@ PREFIX = "CREDITFOLD_"
 # Variables of docker-compose.yml, of the tests and of setup.py, which are no settings.
 OTHERS = tuple(
     PREFIX + name
-    for name in ("TEST_", "CHAOS_", "KAFKA_PORT", "POSTGRES_PORT", "POSTGRESPASSWORD", "EXAMPLES", "COMPILE")
+    for name in ("TEST_", "CHAOS_", "KAFKA_PORT", "POSTGRES_PORT", "POSTGRES_PASSWORD", "EXAMPLES", "CORE")
 )
 # What Kubernetes puts into each container about a service that is called creditfold, or creditfold-something.
 _OF_A_SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
