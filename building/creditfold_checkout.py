@@ -84,9 +84,11 @@ class Checkout:
             yield
 
     def is_being_compiled(self) -> bool:
-        """Whether a compilation is at work."""
+        """Whether a compilation is at work that decides which core a process runs that starts when it is done."""
         import fcntl
 
+        if chosen() == "plain":
+            return False
         try:
             with open(os.path.join(self.folder, "lock"), "a") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -231,13 +231,19 @@ def test_a_compilation_that_ends_in_the_middle_is_done_anew(
     assert compilations.count == 4
 
 
-def test_who_waits_for_a_compilation_sees_its_end(building: Callable[[str], Any], tree: Path) -> None:
-    """The lock is held as long as it lasts, and by nobody once its holder is dead."""
+def test_who_waits_for_a_compilation_sees_its_end(
+    building: Callable[[str], Any], tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is held as long as it lasts; who runs plain Python in any case waits for none."""
+    monkeypatch.delenv("CREDITFOLD_CORE")
     kept = building("creditfold_checkout")
     checkout = kept.Checkout(str(tree))
     assert not checkout.is_being_compiled()
     with checkout.locked():
         assert checkout.is_being_compiled()
+        monkeypatch.setenv("CREDITFOLD_CORE", "plain")
+        assert not checkout.is_being_compiled()
+        monkeypatch.delenv("CREDITFOLD_CORE")
     assert not checkout.is_being_compiled()
     with checkout.locked(shared=True):
         assert not checkout.is_being_compiled()
