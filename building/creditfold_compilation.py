@@ -37,11 +37,14 @@ def compile_checkout(root: Path, build: Callable[[Path], object]) -> Reason | No
         if record and not record["plain"] and _is_current(checkout, root):
             return None
         folder = Path(checkout.folder)
-        sources = {path: checkout.digest(path) for path in sources_of(root)}
         for left in folder.glob("build-*"):
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as temporary:
+            sources = {path: checkout.digest(path) for path in sources_of(root)}
             build(Path(temporary))
+            if {path: checkout.digest(path) for path in sources_of(root)} != sources:
+                # Nobody knows which text was compiled.
+                return Reason("its sources were changed while they were compiled", AGAIN)
             (wheel,) = Path(temporary).glob("*.whl")
             modules, plain = _unpacked(wheel, Path(temporary, "core"))
             name = hashlib.blake2b(json.dumps([sys.version, sources]).encode(), digest_size=8).hexdigest()

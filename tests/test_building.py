@@ -139,6 +139,7 @@ class Compilations:
     def __init__(self) -> None:
         self.count = 0
         self.failure: BaseException | None = None
+        self.edits: Path | None = None
         self.plain: dict[str, str] | None = None
 
     def __call__(self, folder: Path) -> None:
@@ -146,6 +147,8 @@ class Compilations:
         if self.failure is not None:
             (folder / "half.c").write_text("half")
             raise self.failure
+        if self.edits is not None:
+            self.edits.write_text("", "utf-8")
         with zipfile.ZipFile(folder / "creditfold.whl", "w") as archive:
             if self.plain is not None:
                 archive.writestr("creditfold-0.1.0.dist-info/plain-core.json", json.dumps(self.plain))
@@ -216,6 +219,11 @@ def test_a_compilation_that_ends_in_the_middle_is_done_anew(
     # What SIGKILL leaves.
     (Path(checkout.folder) / "build-x").mkdir()
     compilations.failure = None
+    compilations.edits = tree / "ledger" / "limits.py"
+    changed = made.compile_checkout(tree, compilations)
+    assert changed.why == "its sources were changed while they were compiled"
+    assert checkout.reason().why == "this checkout isn't compiled yet"
+    compilations.edits = None
     compilations.plain = {"why": "no C compiler is on PATH", "remedy": "Install one."}
     assert made.compile_checkout(tree, compilations) == ("no C compiler is on PATH", "Install one.")
     assert checkout.reason() == ("no C compiler is on PATH", "Install one.")
@@ -228,7 +236,7 @@ def test_a_compilation_that_ends_in_the_middle_is_done_anew(
     ]
     shutil.rmtree(Path(checkout.folder) / checkout.record()["folder"])
     made.compile_checkout(tree, compilations)
-    assert compilations.count == 4
+    assert compilations.count == 5
 
 
 def test_who_waits_for_a_compilation_sees_its_end(
