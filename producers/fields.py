@@ -7,7 +7,7 @@ The doors are stricter than the fold in what can't be meant: an instant in anoth
 means everything, an id with characters that nobody sees. The fold takes those, since what is in the log is decided.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any, Literal
@@ -33,15 +33,6 @@ _NOTE = "must be a text of at most {:,} characters without NUL"
 _WHOLE = "must be a whole number from {} to {}"
 
 
-def _must(is_good: Callable[[str], bool]) -> AfterValidator:
-    def refuse(text: str) -> str:
-        if not is_good(text):
-            raise ValueError("out of bounds")
-        return text
-
-    return AfterValidator(refuse)
-
-
 @contextmanager
 def confirming() -> Iterator[None]:
     """Take as meant what is doubtful in the commands that the block makes."""
@@ -57,7 +48,7 @@ def is_confirmed() -> bool:
     return _confirmed.get()
 
 
-def _named(longest: int, *, or_empty: bool = False) -> AfterValidator:
+def _named(longest: int, *, or_empty: bool = False, or_derived: bool = True) -> AfterValidator:
     def refuse(text: str) -> str:
         if or_empty and not text:
             return text
@@ -65,13 +56,21 @@ def _named(longest: int, *, or_empty: bool = False) -> AfterValidator:
             raise ValueError("out of bounds")
         if not text.isascii() and (oddity := oddity_of(text)) and not is_confirmed():
             raise PydanticCustomError(DOUBT, "see the context", {"rule": f"must not have {oddity}"})
+        # One of the ledger's own could be taken before it comes.
+        if not or_derived and text[0] == DERIVED:
+            raise ValueError("out of bounds")
         return text
 
     return AfterValidator(refuse)
 
 
 def _noted(longest: int) -> AfterValidator:
-    return _must(lambda text: limits.is_note(text, longest))
+    def refuse(text: str) -> str:
+        if not limits.is_note(text, longest):
+            raise ValueError("out of bounds")
+        return text
+
+    return AfterValidator(refuse)
 
 
 # Lengths stand in both places: in Field for the JSON schema that others read, in `limits` for what counts.
@@ -120,9 +119,7 @@ CommandId = Annotated[
         max_length=limits.MAX_COMMAND_ID,
         description=f"{_ID.format(limits.MAX_COMMAND_ID)}, and without {DERIVED} at its start",
     ),
-    _named(limits.MAX_COMMAND_ID),
-    # One of the ledger's own could be taken before it comes.
-    _must(lambda text: not text.startswith(DERIVED)),
+    _named(limits.MAX_COMMAND_ID, or_derived=False),
 ]
 #: The id of another command, which may be one of the ledger's own.
 OtherId = Annotated[str, _id(limits.MAX_COMMAND_ID), _named(limits.MAX_COMMAND_ID)]

@@ -66,6 +66,10 @@ class Model(BaseModel):
                 fields[name] = 0
         return fields
 
+    def as_written(self) -> Mapping[str, Any]:
+        """The same, to be written at once and not to be changed: `type`, which no schema has, may be among it."""
+        return self.fields if self.unsaid else self.__dict__
+
 
 def _refusal(error: ValidationError, model: type[Model]) -> InvalidCommandError:
     found: list[str] = []

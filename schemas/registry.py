@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeAlias
 
-from fastavro.schema import parse_schema, to_parsing_canonical_form
+from fastavro.schema import to_parsing_canonical_form
 
 JsonSchema: TypeAlias = dict[str, Any]
 
@@ -100,8 +100,3 @@ def versions(lock: Sequence[LockedSchema]) -> Mapping[str, Sequence[LockedSchema
     for row in sorted(lock, key=lambda row: row.version):
         found.setdefault(row.record, []).append(row)
     return found
-
-
-def parsed(schema: JsonSchema) -> Any:
-    """Prepare a schema for fastavro."""
-    return parse_schema(schema, _force=True)

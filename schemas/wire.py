@@ -6,14 +6,12 @@ Owns bytes to fields and back. Knows nothing of what the fields mean: that is `l
 import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from io import BytesIO
 from typing import Any, NamedTuple
-
-from fastavro import schemaless_writer
 
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.reading import Reader, compile_reader, is_array
-from creditfold.schemas.registry import JsonSchema, LockedSchema, load_current, load_lock, parsed, versions
+from creditfold.schemas.registry import JsonSchema, LockedSchema, load_current, load_lock, versions
+from creditfold.schemas.writing import Room, Writer, compile_room, compile_writer
 
 MAGIC = 0
 HEADER = struct.Struct(">bI")
@@ -70,23 +68,10 @@ def _readers() -> Mapping[int, _Reader]:
 
 
 class _Writer(NamedTuple):
-    """How a version of a record is written, and which fields of later versions it has no room for.
+    """How a version of a record is written, and whether it has room for fields."""
 
-    `lacking` are those with their defaults; `within` are, by the name of an array, those of its items.
-    """
-
-    header: bytes
-    schema: Any
-    booleans: tuple[str, ...]
-    lacking: tuple[tuple[str, Any], ...]
-    within: tuple[tuple[str, "_Lacking"], ...]
-
-
-class _Lacking(NamedTuple):
-    """What an older version of a record within a record has no room for. Fields as in _Writer."""
-
-    lacking: tuple[tuple[str, Any], ...]
-    within: tuple[tuple[str, "_Lacking"], ...]
+    write: Writer
+    has_room: Room
 
 
 @lru_cache(maxsize=1)
@@ -99,33 +84,8 @@ def _writers() -> Mapping[str, Sequence[_Writer]]:
 
 
 def _writer(row: LockedSchema, later: Sequence[LockedSchema]) -> _Writer:
-    lacking, within = _lacking(row.schema, [other.schema for other in later])
-    booleans = tuple(field["name"] for field in row.schema["fields"] if field["type"] == "boolean")
-    return _Writer(HEADER.pack(MAGIC, row.id), parsed(row.schema), booleans, lacking, within)
-
-
-def _lacking(schema: JsonSchema, later: Sequence[JsonSchema]) -> _Lacking:
-    own = {field["name"]: field for field in schema["fields"]}
-    lacking: dict[str, Any] = {}
-    items: dict[str, list[JsonSchema]] = {}
-    for field in (field for other in later for field in other["fields"]):
-        if field["name"] not in own:
-            lacking[field["name"]] = field.get("default")
-        elif is_array(field["type"]):
-            items.setdefault(field["name"], []).append(field["type"]["items"])
-    within = ((name, _lacking(own[name]["type"]["items"], others)) for name, others in items.items())
-    return _Lacking(tuple(lacking.items()), tuple((name, found) for name, found in within if any(found)))
-
-
-def _has_room(writer: _Writer | _Lacking, fields: Mapping[str, Any]) -> bool:
-    for name, default in writer.lacking:
-        value = fields.get(name, default)
-        # An empty array may come as a tuple.
-        if value != default and not (default == [] and len(value) == 0):
-            return False
-    return not writer.within or all(
-        _has_room(found, item) for name, found in writer.within for item in fields.get(name, ())
-    )
+    room = compile_room(row.schema, [other.schema for other in later])
+    return _Writer(compile_writer(row.schema, HEADER.pack(MAGIC, row.id)), room)
 
 
 def encode(record: str, fields: Mapping[str, Any]) -> bytes:
@@ -138,20 +98,13 @@ def encode(record: str, fields: Mapping[str, Any]) -> bytes:
     # needs to bring new rules into force to go on with what they do. And a command sent again by a newer producer is
     # then the same as the old one was, byte for byte.
     writers = _writers()[record]
-    out = BytesIO()
     try:
-        for writer in writers:  # The last one has room for everything.
-            if _has_room(writer, fields):
-                break
-        out.write(writer.header)
-        for name in writer.booleans:
-            # fastavro would write whatever Python holds for true, a text "false" among it.
-            if fields.get(name, False).__class__ is not bool:
-                raise ValueError(f"{name} is neither true nor false")
-        schemaless_writer(out, writer.schema, fields)
+        for write, has_room in writers:  # The last one has room for everything.
+            if has_room(fields):
+                return write(fields)
+        raise AssertionError(f"no version of {record} has room for everything")
     except (TypeError, AttributeError, OverflowError, ValueError) as error:
         raise ValueError(f"not a {record}: {error}") from None
-    return out.getvalue()
 
 
 def decode(value: bytes | None) -> Decoded:
