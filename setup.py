@@ -12,10 +12,11 @@ from setuptools import setup
 
 ROOT = Path(__file__).parent
 
-#: What a command passes through between the log and PostgreSQL.
+#: What a command passes through between the log and PostgreSQL, and what judges its fields on its way there.
 COMPILED = (
     *(f"ledger/{path.name}" for path in sorted((ROOT / "ledger").glob("*.py")) if path.stem != "__init__"),
     "processors/chunks.py",
+    "producers/fields.py",
     "projections/chain.py",
     "projections/credit_rows.py",
     "stack/log.py",
@@ -23,7 +24,7 @@ COMPILED = (
 
 
 #: What is there in the compiled core only.
-QUICK = ("processors/batches", "processors/plain")
+QUICK = ("processors/batches", "processors/plain", "producers/plain_lines")
 
 #: Without the libraries that modules import: who compiles needn't have them, and what is of their types is any object.
 TRANSLATION = (

@@ -272,7 +272,10 @@ class _Import:
                 taken += 1
                 if self._failure is not None:
                     return
-                if self._says_something(record) and (encoded := self._encoded(record)) is not None:
+                encoded = None if record.problem else self._parser.quick(record.data)
+                if encoded is None:
+                    encoded = self._encoded(record)
+                if encoded is not None:
                     yield encoded
         except ImportFileError as error:
             # Raised only when what was read before it is in the log and in the checkpoint.
@@ -283,6 +286,8 @@ class _Import:
         return bool(record.data.strip(self._empty) or record.problem)
 
     def _encoded(self, record: RawRecord) -> Encoded | None:
+        if not self._says_something(record):
+            return None
         try:
             if record.problem:
                 raise BadRecordError(record.problem)

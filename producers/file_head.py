@@ -5,6 +5,7 @@ what they say is lines.py's.
 """
 
 import gzip
+import io
 import re
 import zlib
 from typing import IO, Any, Literal, TypeAlias, cast
@@ -17,6 +18,7 @@ BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
 #: Of the first line. Whatever is wrong with the whole of a file is seen in them.
 _HEAD_BYTES = 65_536
+_UNPACKED_BYTES = 1 << 18
 
 #: What isn't text, by its first bytes: what it is, and what to do.
 _NO_TEXT: tuple[tuple[bytes, str, str], ...] = (
@@ -58,6 +60,30 @@ class _Rejoined:
         return piece
 
 
+class _Unpacked(io.RawIOBase):
+    """What is in a gzip file, for a buffer that finds its lines: GzipFile's own way to a line is a slow one."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._gzip = gzip.GzipFile(fileobj=cast(Any, packed))
+        # Whatever GzipFile says of itself.
+        self._can_seek = not isinstance(packed, _Rejoined) and packed.seekable()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._can_seek
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._gzip.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        # One piece at a time: what is read before the one that can't be unpacked is not lost.
+        piece = self._gzip.read1(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
 def open_lines(raw: IO[bytes], file_format: FileFormat) -> IO[bytes]:
     """Wrap an open file, or a pipe, so that its lines can be read; unpacked if it is gzip.
 
@@ -66,8 +92,7 @@ def open_lines(raw: IO[bytes], file_format: FileFormat) -> IO[bytes]:
     magic = raw.read(len(_GZIP_MAGIC))
     stream = _set_back(raw, magic)
     if magic == _GZIP_MAGIC:
-        # Not buffered once more: a second buffer would lose the last good lines before a truncation.
-        stream = cast(IO[bytes], gzip.GzipFile(fileobj=cast(Any, stream)))
+        stream = io.BufferedReader(_Unpacked(stream), _UNPACKED_BYTES)
     try:
         head = stream.readline(_HEAD_BYTES)
     except (OSError, EOFError, zlib.error) as error:
@@ -80,9 +105,7 @@ def open_lines(raw: IO[bytes], file_format: FileFormat) -> IO[bytes]:
 
 
 def _set_back(stream: IO[bytes], head: bytes) -> IO[bytes]:
-    # Of gzip in a pipe, the pipe can't be sought, whatever GzipFile says.
-    raw = getattr(stream, "fileobj", None) or stream
-    if isinstance(raw, _Rejoined) or not raw.seekable():
+    if isinstance(stream, _Rejoined) or not stream.seekable():
         return cast(IO[bytes], _Rejoined(head, stream))
     stream.seek(0)
     return stream

@@ -7,20 +7,28 @@ written by strangers, and a stranger must not be able to grant credits.
 
 import csv
 import hashlib
+import importlib
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast, get_args
+from typing import IO, Any, NamedTuple, TypeAlias, cast, get_args
 
 from pydantic.fields import FieldInfo
 
-from creditfold.producers.commands import MODELS, Batch, Command, parse_command
+from creditfold.producers.commands import MODELS, Batch, Command, Encoded, parse_command
 from creditfold.producers.errors import DoubtfulCommandError, ImportFileError, InvalidCommandError
 from creditfold.producers.fields import Instant
 from creditfold.producers.file_head import BOM, FileFormat
+from creditfold.schemas.registry import load_lock, versions
+from creditfold.schemas.wire import HEADER, MAGIC
+
+try:
+    _plain_lines: Any = importlib.import_module("creditfold.producers.plain_lines")
+except ImportError:  # Elsewhere than in the compiled core.
+    _plain_lines = None
 
 MAX_RECORD_TEXT = 1_048_576  # Bytes. A valid command's text is well under it, in whatever escapes.
 SHOWN = 200  # Characters of a bad record that its report shows.
@@ -28,6 +36,8 @@ SHOWN = 200  # Characters of a bad record that its report shows.
 _SUFFIXES: dict[str, FileFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 _PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip")
 _BUFFER = 1 << 20
+_DIGEST_BYTES = 1 << 18
+_LINE_END = ord("\n")
 _REQUIRED = ("type", "command_id", "account")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII).fullmatch
 
@@ -56,6 +66,20 @@ _NO_BATCH = "Write batches as JSON Lines."
 
 class BadRecordError(ValueError):
     """A record of a file that is no command. Its text says why."""
+
+
+#: Makes the log's record of a file's one, where it is a plain command and nothing about it needs a closer look.
+QuickWay: TypeAlias = Callable[[bytes], Encoded | None]
+
+
+def _quick_way(columns: Sequence[str] | None = None) -> QuickWay:
+    """The quick way of JSON Lines, or of a CSV with these columns; in plain Python it makes nothing."""
+    if _plain_lines is None:
+        return lambda data: None
+    oldest = {record: rows[0] for record, rows in versions(load_lock()).items()}
+    headers = [HEADER.pack(MAGIC, oldest[record].id) for record in ("Grant", "Spend")]
+    quick_way: QuickWay = _plain_lines.PlainLines(*headers, columns).encoded
+    return quick_way
 
 
 class RawRecord(NamedTuple):
@@ -105,13 +129,22 @@ class RecordReader:
         self._stream = stream
         self._csv = file_format == "csv"
         self._digest = hashlib.sha256()  # Of everything: a file that changed anywhere before a checkpoint is seen.
+        # What isn't in it yet. Many lines at once take a fifth of the time.
+        self._fresh: list[bytes] = []
+        self._digested = 0
         self.lines = 0
         self.offset = 0
         self.ended = True
 
     def digest(self) -> str:
         """SHA-256 of all bytes so far, in hex."""
+        self._catch_up()
         return self._digest.copy().hexdigest()
+
+    def _catch_up(self) -> None:
+        self._digest.update(b"".join(self._fresh))
+        self._fresh.clear()
+        self._digested = self.offset
 
     def skip_to(self, offset: int, lines: int) -> bool:
         """Go on to where an earlier run stood. Returns whether the file reaches that far."""
@@ -139,19 +172,28 @@ class RecordReader:
         if not piece:
             return None
         first = self.lines + 1
+        if self.offset and piece[-1] == _LINE_END and not (self._csv and b'"' in piece):
+            # As nearly all are: a line that nothing has to be looked for in.
+            self._count(piece)
+            self.lines = first
+            return RawRecord(first, first, piece)
         text = piece.removeprefix(BOM) if self.offset == 0 else piece
         quoting = self._quoting_after(text, _Quoting.FIELD_START)
         is_whole = piece.endswith(b"\n") and quoting is not _Quoting.QUOTED
-        before = None if is_whole else (self.lines, self.offset, self.ended, self._digest.copy())
-        self._count(piece)
-        if before is None:
+        if is_whole:
+            self._count(piece)
             self.lines += 1
             return RawRecord(first, first, text)
+        self._catch_up()
+        before = self.lines, self.offset, self.ended, self._digest.copy()
+        self._count(piece)
         try:
             return self._rest(first, text, quoting)
         except ImportFileError:
             # A record that couldn't be read to its end was not given out, and must not count as done.
+            self._catch_up()
             self.lines, self.offset, self.ended, self._digest = before
+            self._digested = self.offset
             raise
 
     def _rest(self, first: int, text: bytes, quoting: _Quoting) -> RawRecord:
@@ -183,9 +225,11 @@ class RecordReader:
         return piece
 
     def _count(self, block: bytes) -> None:
-        self._digest.update(block)
+        self._fresh.append(block)
         self.offset += len(block)
-        self.ended = block.endswith(b"\n")
+        self.ended = block[-1] == _LINE_END
+        if self.offset - self._digested >= _DIGEST_BYTES:
+            self._catch_up()
 
     def _read(self, read: Any, size: int) -> bytes:
         try:
@@ -218,10 +262,14 @@ class RecordReader:
 
 
 class JsonLines:
-    """Makes commands of JSON Lines records. `confirmed` is parse_command()'s."""
+    """Makes commands of JSON Lines records. `confirmed` is parse_command()'s.
+
+    `quick` gives None, or what encode_command() makes of the command that parse() gives, in a fraction of the time.
+    """
 
     def __init__(self, *, confirmed: bool = False) -> None:
         self._confirmed = confirmed
+        self.quick = _quick_way()
 
     def parse(self, data: bytes) -> Command:
         """Read one record. Raises BadRecordError or InvalidCommandError."""
@@ -241,12 +289,14 @@ class CsvRecords:
     """Makes commands of CSV records (RFC 4180) by a header of field names.
 
     A column without a name is passed over as long as nothing stands in it: spreadsheets end each line with a comma.
+    `quick` is as that of JsonLines.
     """
 
     def __init__(self, header: Sequence[str], *, confirmed: bool = False) -> None:
         self._header = header
         self._is_named = "" not in header
         self._confirmed = confirmed
+        self.quick = _quick_way(header)
 
     @classmethod
     def with_header(cls, record: RawRecord, *, confirmed: bool = False) -> "CsvRecords":

@@ -433,10 +433,11 @@ def test_files_that_cannot_be_used(work: Import) -> None:
 
 def test_a_record_over_the_bound_is_a_bad_line(work: Import) -> None:
     """Each field is within its bound; the record is not, and stands in the report."""
-    work.path.write_text(line(0) + line(1, metadata={str(i): "🜁" * 1024 for i in range(32)}) + line(2))
+    too_long = line(1).strip() + " " * MAX_RECORD_TEXT + "\n"
+    work.path.write_text(line(0) + line(1, metadata={str(i): "🜁" * 1024 for i in range(32)}) + too_long + line(2))
     report = work.run()
-    assert (report.appended, report.bad) == (2, 1)
-    assert work.reported() == [2]
+    assert (report.appended, report.bad) == (2, 2)
+    assert work.reported() == [2, 3]
 
 
 def test_a_failed_append_stops_the_import_where_it_can_go_on(work: Import, stack: StackUnderTest) -> None:
