@@ -23,7 +23,7 @@ endif
 COMPILE = $(BIN)/python building/creditfold_compilation.py
 # The tests of what is compiled; both versions of the core must pass them.
 CORE_TESTS := $(addprefix tests/test_,batches.py chunks.py commands.py compiled.py credit_validity.py credits.py \
-	credits_model.py golden.py ledger.py memory.py plain.py plain_lines.py rules.py)
+	credits_model.py golden.py ledger.py memory.py plain.py plain_lines.py rules.py schemas.py)
 
 # The tests of the fold on real servers, which the compiled core must pass, too. Others put something of their own in
 # place of a part of the core, which can't be done with the compiled one.

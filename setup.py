@@ -24,7 +24,7 @@ COMPILED = (
 
 
 #: What is there in the compiled core only.
-QUICK = ("processors/batches", "processors/plain", "producers/plain_lines")
+QUICK = ("processors/batches", "processors/plain", "producers/plain_lines", "schemas/flat_records")
 
 #: Without the libraries that modules import: who compiles needn't have them, and what is of their types is any object.
 TRANSLATION = (

@@ -3,15 +3,21 @@
 Owns bytes to fields and back. Knows nothing of what the fields mean: that is `ledger/`'s to check.
 """
 
+import importlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.reading import Reader, compile_reader, is_array
 from creditfold.schemas.registry import JsonSchema, LockedSchema, load_current, load_lock, versions
-from creditfold.schemas.writing import Room, Writer, compile_room, compile_writer
+from creditfold.schemas.writing import Room, Writer, compile_room, compile_writer, lacking
+
+try:
+    _flat_records: Any = importlib.import_module("creditfold.schemas.flat_records")
+except ImportError:  # Elsewhere than in the compiled core.
+    _flat_records = None
 
 MAGIC = 0
 HEADER = struct.Struct(">bI")
@@ -74,18 +80,29 @@ class _Writer(NamedTuple):
     has_room: Room
 
 
+class _Record(NamedTuple):
+    """How a record is written: by the quick way, which gives None for what is not for it, or by one of its versions."""
+
+    quick: Callable[[Mapping[str, Any]], bytes | None]
+    versions: Sequence[_Writer]
+
+
 @lru_cache(maxsize=1)
-def _writers() -> Mapping[str, Sequence[_Writer]]:
-    """The versions of each record, the oldest first."""
-    return {
-        record: [_writer(row, rows[number + 1 :]) for number, row in enumerate(rows)]
-        for record, rows in versions(load_lock()).items()
-    }
+def _writers() -> Mapping[str, _Record]:
+    return {record: _writer(rows) for record, rows in versions(load_lock()).items()}
 
 
-def _writer(row: LockedSchema, later: Sequence[LockedSchema]) -> _Writer:
-    room = compile_room(row.schema, [other.schema for other in later])
-    return _Writer(compile_writer(row.schema, HEADER.pack(MAGIC, row.id)), room)
+def _writer(rows: Sequence[LockedSchema]) -> _Record:
+    """A record's writer by its versions, the oldest first."""
+    schemas, headers = [row.schema for row in rows], [HEADER.pack(MAGIC, row.id) for row in rows]
+    found = [
+        _Writer(compile_writer(schema, header), compile_room(schema, schemas[number + 1 :]))
+        for number, (schema, header) in enumerate(zip(schemas, headers, strict=True))
+    ]
+    if _flat_records is None:
+        return _Record(lambda fields: None, found)
+    first = _flat_records.FlatRecords(headers[0], schemas[0], lacking(schemas[0], schemas[1:]).items())
+    return _Record(first.encoded, found)
 
 
 def encode(record: str, fields: Mapping[str, Any]) -> bytes:
@@ -97,7 +114,9 @@ def encode(record: str, fields: Mapping[str, Any]) -> bytes:
     # Not with the newest. A log under rules 1 takes a newer schema for a dead letter, and a plain grant is none: nobody
     # needs to bring new rules into force to go on with what they do. And a command sent again by a newer producer is
     # then the same as the old one was, byte for byte.
-    writers = _writers()[record]
+    quick, writers = _writers()[record]
+    if (value := quick(fields)) is not None:
+        return value
     try:
         for write, has_room in writers:  # The last one has room for everything.
             if has_room(fields):

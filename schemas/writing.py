@@ -5,7 +5,7 @@ what it is about to write. The code is made from our own lock file, never from w
 yardstick: tests/test_schemas.py compares the two.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from creditfold.schemas.reading import MAP, MAX_VARINT_BITS, is_array
@@ -122,21 +122,25 @@ def write_long(value: int) -> bytes:
 _LONGS = tuple(map(write_long, range(1_024)))
 
 
-def compile_room(schema: JsonSchema, later: Iterable[JsonSchema]) -> Room:
+def lacking(schema: JsonSchema, later: Iterable[JsonSchema]) -> dict[str, Any]:
+    """The fields that later versions of a schema alone have, with their defaults."""
+    own = {field["name"] for field in schema["fields"]}
+    fields = (field for other in later for field in other["fields"] if field["name"] not in own)
+    return {field["name"]: field.get("default") for field in fields}
+
+
+def compile_room(schema: JsonSchema, later: Sequence[JsonSchema]) -> Room:
     """Make what says whether fields say nothing that later versions of a schema alone have a field for."""
     own = {field["name"]: field for field in schema["fields"]}
-    lacking: dict[str, Any] = {}
     items: dict[str, list[JsonSchema]] = {}
     for field in (field for other in later for field in other["fields"]):
-        if field["name"] not in own:
-            lacking[field["name"]] = field.get("default")
-        elif is_array(field["type"]):
+        if field["name"] in own and is_array(field["type"]):
             items.setdefault(field["name"], []).append(field["type"]["items"])
     scope: dict[str, Any] = {"rooms": {name: compile_room(own[name]["type"]["items"], items[name]) for name in items}}
     # An empty array may come as a tuple.
     conditions = [
         f"not len(get({name!r}, ()))" if default == [] else f"get({name!r}, {default!r}) == {default!r}"
-        for name, default in lacking.items()
+        for name, default in lacking(schema, later).items()
     ]
     conditions += [f"all(map(rooms[{name!r}], get({name!r}, ())))" for name in items]
     lines = ["def has_room(fields):", "    get = fields.get", f"    return {' and '.join(conditions) or True}"]

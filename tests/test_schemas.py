@@ -17,6 +17,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from fastavro.schema import parse_schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_compiled import IS_COMPILED
 
 from creditfold.ledger.commands import (
     COMMANDS,
@@ -139,6 +140,9 @@ def test_a_lock_that_was_edited_is_found() -> None:
     edited = first._replace(schema={**first.schema, "fields": first.schema["fields"][:-1]})
     assert any("changed in place" in problem for problem in problems(read_avsc(SCHEMAS), [edited, *rest]))
     assert any("without gap" in problem for problem in problems(read_avsc(SCHEMAS), [first, first, *rest]))
+
+
+needs_quick = pytest.mark.skipif(not IS_COMPILED, reason="there is a quick way in the compiled core only")
 
 
 def schema_id(value: bytes) -> int:
@@ -317,6 +321,58 @@ def test_our_writer_writes_what_fastavro_does(made: tuple[str, dict[str, Any]]) 
     body = io.BytesIO()
     fastavro.schemaless_writer(body, parse_schema(row.schema, _force=True), fields)
     assert value[5:] == body.getvalue()
+
+
+def by_versions(record: str, fields: dict[str, Any]) -> bytes:
+    """A record as it is written without the quick way."""
+    return next(writer.write(fields) for writer in wire._writers()[record].versions if writer.has_room(fields))
+
+
+def test_flat_records_are_written_by_a_quick_way_in_the_compiled_core_and_only_there() -> None:
+    """Or the test below would pass for want of what it tests. It is of commands that say all, as producers do."""
+    commands = [*FULL, Grant("c-1", "ada", "gold", 3, lot_class="paid"), Spend("c-1", "ada", "gold", 2**53 - 1)]
+    plain = [command._replace(**{"metadata": {}} if "metadata" in command._fields else {}) for command in commands]
+    taken = {
+        type(command).__name__
+        for command in plain
+        if wire._writers()[type(command).__name__].quick(fields_of(command)) == wire.encode(*named(command))
+    }
+    of_others = {"ReceiveTransfer", "Batch"}
+    assert taken == ({type(command).__name__ for command in commands} - of_others if IS_COMPILED else set())
+
+
+def named(command: Command | Control) -> tuple[str, dict[str, Any]]:
+    """A command's name and fields."""
+    return type(command).__name__, fields_of(command)
+
+
+class Text(str):
+    """A text of another class."""
+
+
+#: What is no field of its type, or not one for the quick way.
+NUMBERS = (-1, 1, 1.0, True, 2**63, -(2**63), -(2**63) - 1)
+TEXTS = ("ä", "\ud800", "x" * 3_000, b"x", Text("x"))
+ODD = st.one_of(st.sampled_from(NUMBERS), st.sampled_from(TEXTS), st.sampled_from([None, {}, {"a": "b"}, [], (), [{}]]))
+
+
+@needs_quick
+@given(st.sampled_from(list(RECORDS)), st.data())
+def test_the_quick_way_writes_what_the_other_does(record: str, data: st.DataObject) -> None:
+    """Whatever it takes. What it doesn't is left to the other, right or wrong."""
+    simple: Mapping[str, st.SearchStrategy[Any]]
+    simple = {"string": st.text("a ~\x7f", max_size=70), "long": longs, "boolean": st.booleans()}
+    fields = {}
+    for field in registry.load_current(record)["fields"]:
+        flat = simple[field["type"]] if isinstance(field["type"], str) else st.just({})
+        default = st.just(field["default"]) if "default" in field else st.nothing()
+        fields[field["name"]] = data.draw(st.one_of(default, flat))
+    for name in data.draw(st.lists(st.sampled_from(list(fields)), max_size=1)):
+        fields[name] = data.draw(ODD)
+    for name in data.draw(st.lists(st.sampled_from(list(fields)), max_size=1)):
+        fields.pop(name)
+    quick = wire._writers()[record].quick(fields)
+    assert quick is None or quick == by_versions(record, fields)
 
 
 @given(longs)
