@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -267,7 +268,7 @@ class CommandProducer:
         Raises RecordTooLargeError, QueueFullError, ProducerClosedError, ProducerBrokenError, ForkedProducerError.
         """
         delivery = _Delivery(self._unseen)
-        self._enter(encode_command(command), partial(self._deliver, delivery.settle), wait=wait)
+        self._hand_over(command, delivery.settle, wait=wait)
         return delivery
 
     def append_and_wait(self, command: Command, timeout: float = 10.0) -> CommandOutcome:
@@ -318,8 +319,7 @@ class CommandProducer:
         waiter = self._follower.expect(command.account, command.command_id, timeout)
         delivery = _Delivery(self._unseen)
         try:
-            deliver = partial(self._deliver, delivery.settle)
-            self._enter(encode_command(command), deliver, wait=wait, most_s=timeout)
+            self._hand_over(command, delivery.settle, wait=wait, most_s=timeout)
         except BaseException:
             self._follower.forget(waiter)
             raise
@@ -438,6 +438,12 @@ class CommandProducer:
                 raise
             # The error that ends the block is the one to see; what the close found stays with it.
             error.add_note(f"And closing the producer failed: {failure}")
+
+    def _hand_over(
+        self, command: Command, settle: Callable[[Outcome], None], *, wait: bool = True, most_s: float = float("inf")
+    ) -> None:
+        """Hand a command over for whoever wants to hear of it, in the producer's thread."""
+        self._enter(encode_command(command), partial(self._deliver, settle), wait=wait, most_s=most_s)
 
     def _enter(self, record: Encoded, deliver: _OnDelivery, *, wait: bool = True, most_s: float = float("inf")) -> None:
         if self._try_enter(record, deliver):
@@ -683,6 +689,40 @@ def _refuse_timeout(timeout: float) -> None:
         )
 
 
+class _Answers:
+    """Brings what the producer's thread hears to futures of a loop: as many as have come, at one call of the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, unseen: _Unseen) -> None:
+        self.loop = loop
+        self._unseen = unseen
+        self._come: deque[tuple[asyncio.Future[Position], Outcome]] = deque()
+        self._is_called = False
+
+    def settle(self, future: asyncio.Future[Position], outcome: Outcome) -> None:
+        """Take an answer, in whatever thread. A failure that no future will hear is kept for the next flush."""
+        if isinstance(outcome, AppendError) and (future.cancelled() or self.loop.is_closed()):
+            self._unseen.add(outcome)
+            return
+        self._come.append((future, outcome))
+        if not self._is_called:
+            self._is_called = True
+            with contextlib.suppress(RuntimeError):  # It was closed just now.
+                self.loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        # Before the first look: what comes after the last one calls again.
+        self._is_called = False
+        while self._come:
+            future, outcome = self._come.popleft()
+            if isinstance(outcome, AppendError):
+                if future.cancelled():
+                    self._unseen.add(outcome)
+                else:
+                    future.set_exception(outcome)
+            elif not future.cancelled():
+                future.set_result(outcome)
+
+
 class AsyncCommandProducer:
     """CommandProducer for asyncio: the same arguments, promises and errors; never blocks the event loop.
 
@@ -703,6 +743,7 @@ class AsyncCommandProducer:
         )
         # One task at a time waits for room; the others queue behind it in the order in which they came.
         self._turn = asyncio.Lock()
+        self._answers: _Answers | None = None
 
     async def append(self, command: Command) -> Position:
         """Append a command and wait until the log has it. A cancelled append may be in the log or not."""
@@ -710,8 +751,17 @@ class AsyncCommandProducer:
 
     async def submit(self, command: Command, *, wait: bool = True) -> asyncio.Future[Position]:
         """Hand a command over; awaiting the returned future gives its position. Errors as in CommandProducer."""
-        timeout = self._producer.delivery_timeout_s if wait else 0.0
-        return await self._handed_over(partial(self._producer.submit, command, wait=False), timeout)
+        loop = asyncio.get_running_loop()
+        if self._answers is None or self._answers.loop is not loop:
+            self._answers = _Answers(loop, self._producer._unseen)
+        settle = self._answers.settle
+
+        def submit() -> asyncio.Future[Position]:
+            future: asyncio.Future[Position] = loop.create_future()
+            self._producer._hand_over(command, partial(settle, future), wait=False)
+            return future
+
+        return await self._handed_over(submit, self._producer.delivery_timeout_s if wait else 0.0)
 
     async def append_and_wait(self, command: Command, timeout: float = 10.0) -> CommandOutcome:  # noqa: ASYNC109 - the sync twin's argument.
         """Append a command and wait for what becomes of it; as CommandProducer.append_and_wait().
@@ -721,15 +771,18 @@ class AsyncCommandProducer:
         _refuse_timeout(timeout)
         deadline = time.monotonic() + timeout
 
-        def submit() -> Future[CommandOutcome]:
-            return self._producer.submit_for_outcome(command, max(0.001, deadline - time.monotonic()), wait=False)
+        def submit() -> asyncio.Future[CommandOutcome]:
+            left = max(0.001, deadline - time.monotonic())
+            return asyncio.wrap_future(self._producer.submit_for_outcome(command, left, wait=False))
 
         return await (await self._handed_over(submit, min(timeout, self._producer.delivery_timeout_s)))
 
-    async def _handed_over(self, submit: Callable[[], Future[_Answer]], timeout_s: float) -> asyncio.Future[_Answer]:
+    async def _handed_over(
+        self, submit: Callable[[], asyncio.Future[_Answer]], timeout_s: float
+    ) -> asyncio.Future[_Answer]:
         """Do what hands a command over, again and again while the queue is full; gives the future of its answer."""
         try:
-            return asyncio.wrap_future(submit())
+            return submit()
         except QueueFullError:
             if not timeout_s:
                 raise
@@ -737,7 +790,7 @@ class AsyncCommandProducer:
         async with self._turn:
             while True:
                 try:
-                    return asyncio.wrap_future(submit())
+                    return submit()
                 except QueueFullError:
                     if time.monotonic() >= deadline:
                         raise

@@ -537,6 +537,23 @@ async def test_async_failures_reach_their_tasks() -> None:
         await producer.append(grant(5))
 
 
+def test_a_loop_that_has_ended_keeps_no_answer_from_the_next() -> None:
+    """Its own failures are raised by the close; the futures of the loop that runs hear theirs."""
+
+    async def leave_one() -> AsyncCommandProducer:
+        producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S)
+        await producer.submit(grant(1))
+        return producer
+
+    async def go_on(producer: AsyncCommandProducer) -> None:
+        outcomes = await asyncio.gather(*(producer.append(grant(i)) for i in (2, 3, 4)), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [BrokerUnavailableError] * 3
+        with pytest.raises(BrokerUnavailableError):
+            await producer.close()
+
+    asyncio.run(go_on(asyncio.run(leave_one())))
+
+
 async def test_the_async_block_keeps_the_callers_error(ledger_settings: Settings) -> None:
     """As in the sync twin."""
 
