@@ -1,6 +1,7 @@
 """Owns what the embedded Kafka is made of: the jars of its class path, each with the place and the hash of its file.
 
-Refuses to know how they come and where they are kept. The list, jars.json, is written by stack/jars_lock.py.
+Refuses to know how they come and where they are kept. The lists, jars.json and classes.txt, are written by
+stack/jars_lock.py.
 """
 
 import hashlib
@@ -13,6 +14,8 @@ from creditfold.stack.files import packaged
 
 VERSION = "4.3.0"
 LIST = "jars.json"
+#: The classes that a broker loads while it starts, in the form of Java's -XX:SharedClassListFile.
+CLASSES = "classes.txt"
 
 
 class Artifact(NamedTuple):

@@ -1,4 +1,4 @@
-"""Writes the list of Kafka's jars, jars.json: what pom.xml comes to, each with its size and its hash.
+"""Writes the lists of Kafka's jars and classes: what pom.xml comes to, each with its hash, and what a start loads.
 
 A tool of those who change the version of Kafka: `python -m creditfold.stack.jars_lock`, in a checkout. It resolves as
 Maven does, and needs no Maven. Whatever runs the broker reads the list alone, and resolves nothing.
@@ -6,12 +6,18 @@ Maven does, and needs no Maven. Whatever runs the broker reads the list alone, a
 
 import hashlib
 import json
+import os
+import re
 import sys
+import tempfile
 from pathlib import Path
 
 from jgo.maven import POM, MavenContext
 
-from creditfold.stack.artifacts import LIST
+from creditfold.stack.artifacts import CLASSES, LIST
+from creditfold.stack.embedded import down, up
+from creditfold.stack.jars import fetched_jars
+from creditfold.stack.settings import Settings
 
 HERE = Path(__file__).resolve().parent
 
@@ -28,7 +34,25 @@ def locked_jars(pom: Path) -> dict[str, dict[str, int | str]]:
     return dict(sorted(jars.items()))
 
 
+def loaded_classes() -> str:
+    """What a broker loads from its start until it has made a topic, as Java lists it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["JDK_JAVA_OPTIONS"] = f"-XX:DumpLoadedClassList={folder / CLASSES}"
+        settings = Settings(data_dir=folder, jars_dir=folder / "jars")
+        # Without its list the folder is somebody else's, and gets no archive made of the classes of before.
+        (fetched_jars(settings) / LIST).unlink()
+        try:
+            up(settings)
+        finally:
+            down(settings)
+        lines = (folder / CLASSES).read_text(encoding="utf-8").splitlines()
+    # Numbers and constant pools are of one run, and as long as all else.
+    return "".join(re.sub(r" id: \d+$", "", line) + "\n" for line in lines if not line.startswith(("#", "@cp")))
+
+
 if __name__ == "__main__":
     text = json.dumps(locked_jars(HERE / "pom.xml"), indent=2)
     (HERE / LIST).write_text(text + "\n", encoding="utf-8")
-    print(f"Wrote {HERE / LIST}.", file=sys.stderr)
+    (HERE / CLASSES).write_text(loaded_classes(), encoding="utf-8")
+    print(f"Wrote {HERE / LIST} and {HERE / CLASSES}.", file=sys.stderr)

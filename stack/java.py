@@ -58,6 +58,12 @@ def find_java() -> Java:
     return _first_good([(_command_of_wheel(), f"the wheel {WHEEL}"), (shutil.which("java"), "PATH")], INSTALL_JAVA)
 
 
+def java_environment() -> dict[str, str]:
+    """The environment that a Java of ours is run with."""
+    # In the C locale Java can't read a path that has other letters than ASCII's.
+    return {**os.environ, "LC_ALL": "C.UTF-8"}
+
+
 def _first_good(candidates: Sequence[tuple[str | None, str]], remedy: str) -> Java:
     found = []
     for command, source in candidates:

@@ -11,12 +11,13 @@ import re
 import shutil
 import signal
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from creditfold.stack.class_archive import archive_options
 from creditfold.stack.files import packaged
 from creditfold.stack.jars import fetched_jars
-from creditfold.stack.java import Java, find_java
+from creditfold.stack.java import find_java, java_environment
 from creditfold.stack.ports import Need, check_ports
 from creditfold.stack.processes import Daemon, StackError, Step, last_lines, run, tail, wait_until
 from creditfold.stack.settings import Settings
@@ -122,11 +123,12 @@ class EmbeddedKafka:
         on_step(f"Kafka runs on Java {java.major} of {java.source}")
         self._home.mkdir(parents=True, exist_ok=True)
         jars = fetched_jars(self._settings, on_step)
+        command = [java.command, *java.options, *archive_options(java, jars, on_step), "-cp", f"{jars}/*"]
         self._write_configuration()
-        self._format(java, jars)
+        self._format(command)
         # Again, since fetching may have taken minutes.
         check_ports(self.needs)
-        self._run(java, jars)
+        self._run(command)
         return True
 
     def wait_ready(self) -> None:
@@ -214,18 +216,17 @@ class EmbeddedKafka:
         (self._home / "format.properties").write_text(f"{text}\nlog.dirs=data.new\n", encoding="ascii")
         (self._home / "log4j2.xml").write_bytes(packaged("log4j2.xml"))
 
-    def _format(self, java: Java, jars: Path) -> None:
+    def _format(self, java: Sequence[str]) -> None:
         """Format the storage in a folder beside it, and rename that: half a format is never used."""
         data, fresh = self._home / "data", self._home / "data.new"
         if data.exists():
             return
         shutil.rmtree(fresh, ignore_errors=True)
-        command = [java.command, *java.options, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format"]
         done = run(
-            [*command, "-t", _cluster_id(), "-c", "format.properties"],
+            [*java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", "format.properties"],
             cwd=self._home,
             bound_s=FORMAT_BOUND_S,
-            env=_java_environment(),
+            env=java_environment(),
         )
         if done.code != 0 or not (fresh / "meta.properties").exists():
             raise EmbeddedKafkaError(
@@ -233,10 +234,9 @@ class EmbeddedKafka:
             )
         fresh.rename(data)
 
-    def _run(self, java: Java, jars: Path) -> None:
+    def _run(self, java: Sequence[str]) -> None:
         command = [
-            java.command,
-            *java.options,
+            *java,
             f"-Xmx{self._settings.kafka_heap}",
             # For a small heap: it takes a tenth less of the processor than one that works beside the broker.
             "-XX:+UseSerialGC",
@@ -245,12 +245,12 @@ class EmbeddedKafka:
             "-Djava.awt.headless=true",
             "-Dlog4j2.configurationFile=log4j2.xml",
             f"-Dcreditfold.log={self.log_path.name}",
-            *("-cp", f"{jars}/*", "kafka.Kafka", "server.properties"),
+            *("kafka.Kafka", "server.properties"),
         ]
         # The last run's log goes away here, or its last words would be taken for this run's.
         with contextlib.suppress(FileNotFoundError):
             self.log_path.replace(self.log_path.with_name("kafka.log.0"))
-        self._daemon.start(command, cwd=self._home, env=_java_environment())
+        self._daemon.start(command, cwd=self._home, env=java_environment())
 
     def _last_words(self) -> str:
         said = self._output_path.exists() and self._output_path.stat().st_size > 0
@@ -273,8 +273,3 @@ def _cluster_id() -> str:
     """Return a new id as Kafka writes them: 16 bytes in base64, the first character no dash."""
     text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     return text if not text.startswith("-") else _cluster_id()
-
-
-def _java_environment() -> dict[str, str]:
-    # In the C locale Java can't read a path that has other letters than ASCII's.
-    return {**os.environ, "LC_ALL": "C.UTF-8"}
