@@ -32,7 +32,7 @@ DOCS = ("benchmarks.md", "scale.md")
 PLOT = ROOT / "docs" / "benchmarks.svg"
 
 #: The benchmarks, by the names of their scripts.
-NAMES = ("fold", "latency", "hot", "rebuild", "scale", "stages", "lots")
+NAMES = ("fold", "append", "latency", "hot", "rebuild", "scale", "stages", "lots")
 
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -64,9 +64,24 @@ class Goal(NamedTuple):
         return self.what, wanted, f"{found:g}{self.unit}", "met" if is_met else "**not met**"
 
 
+#: What the ways of benchmarks/append.py are called.
+WAYS = {
+    "fold": "folded by one worker",
+    "append": "made and appended by one process",
+    "import jsonl": "imported from JSON Lines",
+    "import csv": "imported from CSV",
+    "import jsonl.gz": "imported from JSON Lines, gzip",
+    "import csv.gz": "imported from CSV, gzip",
+}
+
 GOALS = (
     Goal("fold, against the baseline in batches of 100", ("fold", "logs", PLAIN_2, "to_baseline_batched"), 1.25),
     Goal("fold, against the baseline one at a time", ("fold", "logs", PLAIN_2, "to_baseline_single"), 5),
+    *(
+        Goal(f"{what}, against the fold", ("append", "logs", PLAIN_2, way, "to_fold"), 1)
+        for way, what in WAYS.items()
+        if way != "fold"
+    ),
     Goal("one hot account against uniform, one worker", ("hot", "runs", "hot to uniform", "per_s_by_1_workers"), 0.9),
     Goal("the same, two workers", ("hot", "runs", "hot to uniform", "per_s_by_2_workers"), 0.9),
     Goal("rebuild against the live fold of one worker", ("rebuild", "one_worker", "ratio"), 2),
@@ -145,6 +160,21 @@ def fold(results: Figures) -> str:
     asked = results.get("fold", {})
     said = f"\n{_cell(asked.get('commands'))} commands of {_cell(asked.get('accounts'))} accounts"
     return table(("", *logs), found) + f"{said}, {asked.get('workers')} workers.\n"
+
+
+def append(results: Figures) -> str:
+    """Rates and CPU time of what appends commands, beside those of the fold."""
+    logs = at(results, "append", "logs") or {}
+    rows = [
+        (log, WAYS[way], *(one.get(name) for name in ("per_s", "to_fold", "to_fold_in_each", "cpu_us", "kafka_cpu_us")))
+        for log, ways in logs.items()
+        for way, one in ways.items()
+    ]
+    head = ("", "", "a second", "to the fold", "in each round", "CPU time, µs a command", "Kafka's beside it")
+    asked = results.get("append", {})
+    return (
+        table(head, rows) + f"\n{_cell(asked.get('commands'))} commands of {_cell(asked.get('accounts'))} accounts.\n"
+    )
 
 
 def disk(results: Figures) -> str:
@@ -324,7 +354,7 @@ def arithmetic(results: Figures) -> str:
 
 BLOCKS: Mapping[str, Callable[[Figures], str]] = {
     one.__name__: one
-    for one in (goals, machine, fold, disk, latency, hot, rebuild, scale, journal, lots, stages, arithmetic)
+    for one in (goals, machine, fold, append, disk, latency, hot, rebuild, scale, journal, lots, stages, arithmetic)
 }
 
 

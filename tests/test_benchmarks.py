@@ -19,6 +19,7 @@ from support import ROOT
 # They are scripts beside each other, and no package.
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import append
 import baseline
 import check
 import fold
@@ -31,6 +32,9 @@ from latency import Look, Schedule, pace, visible_at
 from rig import database, ledger, middle, percentiles, workers
 from sampling import Place, stage_of
 
+from creditfold.producers import Command
+from creditfold.producers.file_head import FileFormat, open_lines
+from creditfold.producers.lines import CsvRecords, JsonLines, RecordReader
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 
@@ -257,6 +261,35 @@ def test_the_fold_is_measured_beside_the_baseline(servers: Settings) -> None:
     assert found["postgres_to_needed"] > 1
     assert 0 < found["kafka_bytes_per_command"] < 2 * found["kafka_bytes_needed"]
     assert all(line.count("|  |") == 0 for line in report.disk(results).splitlines())
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("log", [load.PLAIN_2, load.CREDITS])
+def test_appending_is_measured_beside_the_fold(servers: Settings, log: str) -> None:
+    """From this process and from each kind of file; what is appended is what is folded."""
+    found = append.compare(servers, log, 2_000, 100, 1)
+    assert found.keys() == report.WAYS.keys()
+    assert all(one["per_s"] > 0 and one["cpu_us"] > 0 for way, one in found.items() if way != "fold")
+    text = report.append({"append": {"logs": {log: append.summary([found])}}})
+    assert all(f"| {log} | {what} |" in text for what in report.WAYS.values())
+
+
+def test_a_file_holds_the_commands_that_are_appended(tmp_path: Path) -> None:
+    """Each of them, whatever its kind, and the same in every format."""
+    commands = list(load.credits_mix(2_000, 50, 3))
+    assert {command.type for command in commands} >= {"grant", "spend", "hold", "capture", "release", "refund"}
+    paths = append.write_files(tmp_path, load.CREDITS, 2_000, 50, 3)
+    for name, path in paths.items():
+        file_format: FileFormat = "csv" if name.startswith("csv") else "jsonl"
+        with path.open("rb") as file:
+            records = iter(RecordReader(open_lines(file, file_format), file_format))
+            parser = CsvRecords.with_header(next(records)) if file_format == "csv" else JsonLines()
+            found = [parser.parse(record.data) for record in records]
+        assert [_but_for_time(command) for command in found] == [_but_for_time(command) for command in commands]
+
+
+def _but_for_time(command: Command) -> dict[str, object]:
+    return command.model_dump(exclude={"expires_at", "deadline"})
 
 
 @pytest.mark.stack
