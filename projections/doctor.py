@@ -162,8 +162,13 @@ def _folded(connection: Connection[TupleRow], schema: str) -> tuple[Log | None, 
 def _clock_ahead_s(connection: Connection[TupleRow]) -> float:
     before = time.time()
     theirs = _one(connection, "SELECT extract(epoch FROM clock_timestamp())::float8")
-    # It was read between the two; the middle is off by half the way there and back at most.
-    return float(str(theirs)) - (before + time.time()) / 2
+    # It was read between the two, however long that took: only what lies outside says something of the clocks.
+    return outside(float(str(theirs)), before, time.time())
+
+
+def outside(instant: float, earliest: float, latest: float) -> float:
+    """By how much an instant lies behind the later of two others, or, below nothing, before the earlier; 0 between."""
+    return max(instant - latest, 0.0) + min(instant - earliest, 0.0)
 
 
 def _may_write(connection: Connection[TupleRow], schema: str | None) -> bool:

@@ -19,14 +19,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 from stack_under_test import StackUnderTest
-from support import append, query, record, wait_until_folded, worker
+from support import HANG_S, append, query, record, wait_until_folded, worker
 from test_cli import use
 from test_outages import make_anew
 
 from creditfold.cli.doctor import UnsafeError, examine, refuse_unsafe
 from creditfold.cli.main import _run
 from creditfold.projections.connections import connected
-from creditfold.projections.doctor import Collations, DatabaseFacts, examine_postgres
+from creditfold.projections.doctor import Collations, DatabaseFacts, examine_postgres, outside
 from creditfold.projections.sessions import Brought
 from creditfold.schemas.bookmark import Bookmark
 from creditfold.schemas.checks import Check, worst_first
@@ -328,6 +328,12 @@ def test_what_postgresql_tells_is_judged(changed: dict[str, Any], expected: list
     assert all(check.why and check.remedy for check in checks)
 
 
+@pytest.mark.parametrize(("instant", "ahead"), [(9.5, -0.5), (10.0, 0.0), (17.0, 0.0), (20.0, 0.0), (23.0, 3.0)])
+def test_a_clock_is_not_off_by_how_long_it_took_to_ask(instant: float, ahead: float) -> None:
+    """Asked at 10, answered at 20: a server that took so long, on a busy machine, has a clock that is well."""
+    assert outside(instant, 10.0, 20.0) == ahead
+
+
 def test_the_worst_come_first_and_the_well_need_no_remedy() -> None:
     """In the order in which they were found otherwise."""
     states = ["ok", "unknown", "danger", "warning", "ok", "danger"]
@@ -389,13 +395,13 @@ def alter(settings: Settings, topic: str, name: str, value: str) -> None:
         incremental_configs=[ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)],
     )
     admin = AdminClient(settings.kafka_client)
-    admin.incremental_alter_configs([resource])[resource].result(30)
+    admin.incremental_alter_configs([resource])[resource].result(HANG_S)
 
     def told() -> bool:
         asked = ConfigResource(ResourceType.TOPIC, topic)
-        return bool(admin.describe_configs([asked])[asked].result(30)[name].value == value)
+        return bool(admin.describe_configs([asked])[asked].result(HANG_S)[name].value == value)
 
-    assert wait_until(told, 30)
+    assert wait_until(told, HANG_S)
 
 
 def execute(settings: Settings, text: str) -> None:
@@ -465,16 +471,16 @@ def test_a_dead_letter_that_finds_no_room_is_told(doctor: Doctor, ledger_setting
 def test_added_partitions_are_danger(doctor: Doctor, ledger_settings: Settings) -> None:
     """The log has another count than the projection; then the outcomes have too few."""
     admin, topic = AdminClient(ledger_settings.kafka_client), ledger_settings.commands_topic
-    admin.create_partitions([NewPartitions(topic, 5)])[topic].result(30)
-    assert wait_until(lambda: describe_topic(ledger_settings).partitions == 5, 30)
+    admin.create_partitions([NewPartitions(topic, 5)])[topic].result(HANG_S)
+    assert wait_until(lambda: describe_topic(ledger_settings).partitions == 5, HANG_S)
     assert doctor() == (1, [("projection", "source partitions", "danger")])
 
 
 def test_outcomes_with_fewer_partitions_than_the_log(ledger_settings: Settings) -> None:
     """Before anything is folded, the log's own count is the measure."""
     admin, topic = AdminClient(ledger_settings.kafka_client), ledger_settings.commands_topic
-    admin.create_partitions([NewPartitions(topic, 5)])[topic].result(30)
-    assert wait_until(lambda: describe_topic(ledger_settings).partitions == 5, 30)
+    admin.create_partitions([NewPartitions(topic, 5)])[topic].result(HANG_S)
+    assert wait_until(lambda: describe_topic(ledger_settings).partitions == 5, HANG_S)
     found = [check for check in examine(ledger_settings) if check.state == "danger"]
     assert [(check.subject, check.name) for check in found] == [
         (ledger_settings.outcomes_topic, "partitions"),
@@ -495,7 +501,7 @@ def test_a_gap_at_the_start_is_danger(doctor: Doctor, ledger_settings: Settings,
 
     def delete_before(offset: int) -> Check:
         place = TopicPartition(topic, partition, offset)
-        admin.delete_records([place])[place].result(30)
+        admin.delete_records([place])[place].result(HANG_S)
         assert doctor() == (1, [(topic, "start of the log", "danger")])
         return examine(ledger_settings)[0]
 
@@ -523,7 +529,7 @@ def test_a_record_from_the_future_is_told(ledger_settings: Settings, ahead_ms: i
     now_ms = time.time_ns() // 1_000_000
     for shift_ms in (0, ahead_ms, 0):
         producer.produce(topic, b"x", partition=1, timestamp=now_ms + shift_ms)
-    assert producer.flush(30) == 0
+    assert producer.flush(HANG_S) == 0
     facts = kafka_facts(ledger_settings)
     assert isinstance(facts.reach, Reach)
     assert facts.reach.newest_ms == {1: now_ms + ahead_ms}
