@@ -24,7 +24,7 @@ TRANSLATORS = ("mypy>=1.15,<3", "cython>=3.1,<4")
 #: A C compiler as a wheel, for where there is none.
 ZIG = "ziglang>=0.13,<1"
 #: What only a compiler that hangs takes longer than, in seconds: for one line, and for all modules.
-PROBE_S = 120.0
+PROBE_S = 900.0
 BUILD_S = 3_600.0
 
 NO_COMPILER = "Install a C compiler (apt-get install gcc python3-dev, or xcode-select --install), then this again."
