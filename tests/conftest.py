@@ -29,7 +29,7 @@ from support import patiently
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import create_topics
 
-NEEDS_STACK = {"stack", "ledger_settings"}
+NEEDS_STACK = {"stack", "ledger_database", "ledger_settings"}
 
 
 def pytest_configure() -> None:
@@ -80,8 +80,15 @@ def small_disk(stack: StackUnderTest) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture
-def ledger_settings(stack: StackUnderTest) -> Iterator[Settings]:
-    """Settings with a topic of 4 partitions, a consumer group and a database that no other test knows."""
+def ledger_settings(ledger_database: Settings) -> Settings:
+    """Settings with topics of 4 partitions, a consumer group and a database that no other test knows."""
+    patiently(lambda: create_topics(ledger_database))
+    return ledger_database
+
+
+@pytest.fixture
+def ledger_database(stack: StackUnderTest) -> Iterator[Settings]:
+    """The same without the topics, for a test that needs none."""
     name = f"cf_{uuid.uuid4().hex[:12]}"
     admin = stack.settings.dsn
     settings = stack.settings.model_copy(
@@ -97,7 +104,6 @@ def ledger_settings(stack: StackUnderTest) -> Iterator[Settings]:
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
     try:
-        patiently(lambda: create_topics(settings))
         yield settings
     finally:
         with psycopg.connect(admin, autocommit=True) as connection:

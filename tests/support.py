@@ -31,6 +31,10 @@ from creditfold.stack.topics import KafkaUnavailableError, end_offsets, start_of
 ROOT = Path(__file__).resolve().parents[1]
 #: Longest wait for what must come, in seconds: only a hang exceeds it, however slow the machine is.
 HANG_S = 120.0
+#: The option by which a command waits for Kafka, and then for the fold, as long.
+PATIENT = ("--timeout", str(HANG_S))
+#: How long a transaction of a test may be open, in milliseconds: as long as the broker lets it.
+TRANSACTION_MS = 900_000
 #: What tests that draw at random draw from; they print it.
 SEED = int(os.environ.get("CREDITFOLD_TEST_SEED", random.randrange(10**6)))
 ROOMS = ("schemas", "ledger", "producers", "processors", "projections", "stack", "cli")

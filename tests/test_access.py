@@ -5,18 +5,17 @@ import re
 import shutil
 import socket
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from fork_server import run as ran
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 from stack_under_test import embedded_settings, free_port
-from support import Cli, environment
+from support import HANG_S, Cli, environment
 from test_cli import bare, use
 
 from creditfold.projections.setup import READER_ROLE
@@ -67,7 +66,7 @@ def start(settings: Settings) -> EmbeddedPostgres:
 
 def who(dsn: str) -> str:
     """The user as whom a connection string connects."""
-    with psycopg.connect(dsn, connect_timeout=10) as connection:
+    with psycopg.connect(dsn, connect_timeout=int(HANG_S)) as connection:
         ((name,),) = connection.execute("SELECT current_user").fetchall()
     return str(name)
 
@@ -96,7 +95,7 @@ def test_the_port_is_open_with_a_password_and_on_loopback_only(
     where = f"host=127.0.0.1 port={port} dbname=creditfold passfile=/none"
     for wrong in (f"user={READER}", f"user={READER} password={owners}", f"user={OWNER} password={mine}"):
         with pytest.raises(psycopg.OperationalError, match="password"):
-            psycopg.connect(f"{where} {wrong}", connect_timeout=10)
+            psycopg.connect(f"{where} {wrong}", connect_timeout=int(HANG_S))
     with psycopg.connect(postgres.dsn) as connection:
         assert connection.execute("SHOW listen_addresses").fetchone() == ("127.0.0.1",)
         hashed = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = ANY(%s)", [[OWNER, READER]])
@@ -104,7 +103,7 @@ def test_the_port_is_open_with_a_password_and_on_loopback_only(
     # Readable by its owner alone, and nowhere else.
     assert stat.S_IMODE(passwords.path.stat().st_mode) == 0o600
     assert not [text for text in (mine, owners) if text and text in server.log_path.read_text("utf-8", "replace")]
-    listed = run(["ps", "axww", "-o", "args"], bound_s=30).said
+    listed = run(["ps", "axww", "-o", "args"], bound_s=HANG_S).said
     assert not [text for text in (mine, owners) if text and text in listed]
     # A shell that has forgotten the port reaches the server as before.
     forgetful = postgres.model_copy(update={"postgres_tcp_port": None})
@@ -113,14 +112,8 @@ def test_the_port_is_open_with_a_password_and_on_loopback_only(
     monkeypatch.delenv("CREDITFOLD_POSTGRES_TCP_PORT")
     assert bare("dsn").out.strip() == told
     # psql is given the same, and its password not among its arguments.
-    done = subprocess.run(
-        [sys.executable, "-m", "creditfold.cli.main", "psql", "-At", "-c", "SELECT current_user, inet_server_port()"],
-        env=environment(postgres),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    asking = ["psql", "-At", "-c", "SELECT current_user, inet_server_port()"]
+    done = ran(["-m", "creditfold.cli.main", *asking], env=environment(postgres), timeout=HANG_S)
     assert (done.returncode, done.stdout.strip()) == (0, f"{READER}|{port}"), done.stderr
     # Started again, it has the same passwords; the reader's may be given.
     server.stop()

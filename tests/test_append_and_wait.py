@@ -2,16 +2,19 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from psycopg import Connection
 from stack_under_test import StackUnderTest, free_port
-from support import WorkerProcess, all_progress, query, wait_until_folded, worker
+from support import HANG_S, WorkerProcess, all_progress, query, wait_until_folded, worker
 
 from creditfold.cli.serving import begin_log
 from creditfold.producers import (
@@ -38,8 +41,8 @@ from creditfold.projections.queries import first_decision
 from creditfold.schemas.position import Position
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
+from creditfold.stack.topics import end_offsets
 
-BOUND_S = 120.0
 MANY = 1_000
 
 
@@ -109,7 +112,7 @@ def frozen(process: WorkerProcess) -> Iterator[None]:
     process.send(signal.SIGSTOP)
     try:
         status = Path(f"/proc/{process.process.pid}/status")
-        assert wait_until(lambda: "State:\tT" in status.read_text(), BOUND_S)
+        assert wait_until(lambda: "State:\tT" in status.read_text(), HANG_S)
         yield
     finally:
         process.send(signal.SIGCONT)
@@ -128,10 +131,10 @@ def test_each_kind_of_outcome(ready: Settings, tmp_path: Path) -> None:
     """
     outcomes = []
     with producer_of(ready) as producer:
-        early = producer.submit_for_outcome(LEDGER[0][0], BOUND_S)
+        early = producer.submit_for_outcome(LEDGER[0][0], HANG_S)
         with worker(ready, tmp_path):
-            outcomes.append(early.result(BOUND_S))
-            outcomes += [producer.append_and_wait(command, BOUND_S) for command, *_ in LEDGER[1:]]
+            outcomes.append(early.result(HANG_S))
+            outcomes += [producer.append_and_wait(command, HANG_S) for command, *_ in LEDGER[1:]]
             # The reason of the transfer's rejection is in the journal; that it has one is enough here.
             wanted = [
                 (kind, reason or outcome.reason, *more)
@@ -153,7 +156,7 @@ def test_each_kind_of_outcome(ready: Settings, tmp_path: Path) -> None:
 
             async def again() -> list[CommandOutcome]:
                 async with async_producer_of(ready) as other:
-                    return [await other.append_and_wait(command, BOUND_S) for command, *_ in LEDGER]
+                    return [await other.append_and_wait(command, HANG_S) for command, *_ in LEDGER]
 
             repeated = asyncio.run(again())
             assert [outcome.kind for outcome in repeated] == [
@@ -163,6 +166,21 @@ def test_each_kind_of_outcome(ready: Settings, tmp_path: Path) -> None:
                 outcome.decided_at_position for outcome in outcomes
             ]
             assert [told(one)[1:] for one in repeated] == [told(one)[1:] for one in outcomes]
+
+
+def ran_out(producer: CommandProducer, command: Command) -> tuple[OutcomeTimeoutError, float]:
+    """The error of a wait whose time was over when the log had confirmed its command, and that time.
+
+    However long the log takes: the same is sent again, with more time for it.
+    """
+    seconds = 1.0
+    while True:
+        with pytest.raises(OutcomeTimeoutError) as late:
+            producer.append_and_wait(command, seconds)
+        if late.value.position is not None:
+            return late.value, seconds
+        seconds *= 4
+        assert seconds < HANG_S, late.value
 
 
 def sessions(connection: Connection[Any]) -> int:
@@ -182,22 +200,24 @@ def test_a_thousand_wait_with_one_thread_and_one_connection(ready: Settings, tmp
     async def run(process: WorkerProcess) -> None:
         async with async_producer_of(ready) as producer:
             inner = producer._producer
-            first = await producer.append_and_wait(grant("g-0"), BOUND_S)
+            # Of one thread: the loop's own makes another one, where the first hasn't noticed yet that it is done.
+            waiting = partial(asyncio.get_running_loop().run_in_executor, pool)
+            first = await producer.append_and_wait(grant("g-0"), HANG_S)
             assert first.kind == OutcomeKind.ACCEPTED
             with frozen(process), connected(ready.dsn) as connection:
-                # One of them for the loop's own waits below.
-                await asyncio.to_thread(threads)
+                # One of them for the waits below.
+                await waiting(threads)
                 before = threads()
                 commands = [grant(f"g-{number}", 1, f"user-{number % 50}") for number in range(1, MANY + 1)]
-                tasks = [asyncio.create_task(producer.append_and_wait(command, BOUND_S)) for command in commands]
-                assert await asyncio.to_thread(wait_until, lambda: waiting_in_log(inner) == MANY, BOUND_S)
+                tasks = [asyncio.create_task(producer.append_and_wait(command, HANG_S)) for command in commands]
+                assert await waiting(wait_until, lambda: waiting_in_log(inner) == MANY, HANG_S)
                 # Those of clients that other parts of the test have used may end meanwhile.
                 assert threads() <= before
                 assert sessions(connection) == 1
                 for task in tasks[::10]:
                     task.cancel()
                 left = MANY - len(tasks[::10])
-                assert await asyncio.to_thread(wait_until, lambda: waiting_in_log(inner) == left, BOUND_S)
+                assert await waiting(wait_until, lambda: waiting_in_log(inner) == left, HANG_S)
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             for number, outcome in enumerate(outcomes):
                 if number % 10:
@@ -209,10 +229,10 @@ def test_a_thousand_wait_with_one_thread_and_one_connection(ready: Settings, tmp
                     assert isinstance(outcome, asyncio.CancelledError)
             assert inner._follower is not None
             assert inner._follower.waiting == 0
-            again = await producer.append_and_wait(commands[0], BOUND_S)
+            again = await producer.append_and_wait(commands[0], HANG_S)
             assert again.kind == OutcomeKind.DUPLICATE
 
-    with worker(ready, tmp_path) as process:
+    with worker(ready, tmp_path) as process, ThreadPoolExecutor(1) as pool:
         asyncio.run(run(process))
         wait_until_folded(ready)
     assert query(ready, "SELECT sum(available) FROM ledger.balances WHERE account_id LIKE 'user-%%'") == [(MANY,)]
@@ -224,25 +244,27 @@ def test_time_runs_out_and_servers_go_away(ready: Settings, stack: StackUnderTes
     Sent again with its id, a command that ran out of time is a duplicate with the first outcome.
     """
     with worker(ready, tmp_path) as process, producer_of(ready) as producer:
-        assert producer.append_and_wait(grant("g-1"), BOUND_S).kind == OutcomeKind.ACCEPTED
+        assert producer.append_and_wait(grant("g-1"), HANG_S).kind == OutcomeKind.ACCEPTED
         with frozen(process):
-            with pytest.raises(OutcomeTimeoutError) as late:
-                producer.append_and_wait(spend("order-7", 10), 2)
-            position = late.value.position
-            assert position is not None
-            assert late.value.maybe_written
-            assert f"in the log at {position}, and the fold has not reached it within 2 s" in late.value.message
-            assert f"it stands at {Position(position.partition, position.offset)}" in late.value.message
-            assert "Send it again with the same command id" in late.value.remedy
+            first = end_offsets(ready, ready.commands_topic, range(4))
+            late, seconds = ran_out(producer, spend("order-7", 10))
+            assert late.position is not None
+            assert late.maybe_written
+            not_yet = f"in the log at {late.position}, and the fold has not reached it within {seconds:g} s"
+            assert not_yet in late.message
+            # Where it was sent the first time, if it had to be sent again.
+            position = Position(late.position.partition, first[late.position.partition])
+            assert f"it stands at {position}" in late.message
+            assert "Send it again with the same command id" in late.remedy
 
-            patient = producer.submit_for_outcome(spend("order-7", 10), BOUND_S)
-            assert wait_until(lambda: waiting_in_log(producer) == 1, BOUND_S)
+            patient = producer.submit_for_outcome(spend("order-7", 10), HANG_S)
+            assert wait_until(lambda: waiting_in_log(producer) == 1, HANG_S)
             stack.stop_postgres()
             try:
                 assert producer._follower is not None
-                assert wait_until(lambda: producer._follower._trouble is not None, BOUND_S)  # type: ignore[union-attr]
-                with pytest.raises(OutcomeTimeoutError, match=r"can't be looked up for .* s: PostgreSQL"):
-                    producer.append_and_wait(spend("order-8", 500), 2)
+                assert wait_until(lambda: producer._follower._trouble is not None, HANG_S)  # type: ignore[union-attr]
+                late, _ = ran_out(producer, spend("order-8", 500))
+                assert re.search(r"can't be looked up for .* s: PostgreSQL", late.message)
             finally:
                 stack.start_postgres()
             stack.stop_kafka()
@@ -253,10 +275,10 @@ def test_time_runs_out_and_servers_go_away(ready: Settings, stack: StackUnderTes
                 assert unsent.value.maybe_written
             finally:
                 stack.start_kafka()
-        outcome = patient.result(BOUND_S)
+        outcome = patient.result(HANG_S)
         assert (outcome.kind, outcome.decided_at_position) == (OutcomeKind.DUPLICATE, position)
-        assert producer.append_and_wait(spend("order-8", 500), BOUND_S).reason == "insufficient_credits"
-        last = producer.append_and_wait(spend("order-9", 20), BOUND_S)
+        assert producer.append_and_wait(spend("order-8", 500), HANG_S).reason == "insufficient_credits"
+        last = producer.append_and_wait(spend("order-9", 20), HANG_S)
         assert last.is_accepted
         assert last.decision is not None
         assert last.decision.balance == 70
@@ -271,14 +293,14 @@ def test_closing_and_forking_with_somebody_waiting(ready: Settings, tmp_path: Pa
     outcomes = ProjectedOutcomes(ready.dsn)
     with worker(ready, tmp_path) as process:
         producer = CommandProducer(ready.kafka_client, ready.commands_topic, outcomes=outcomes)
-        assert producer.append_and_wait(grant("g-1"), BOUND_S).kind == OutcomeKind.ACCEPTED
+        assert producer.append_and_wait(grant("g-1"), HANG_S).kind == OutcomeKind.ACCEPTED
         with frozen(process):
-            futures = [producer.submit_for_outcome(grant(f"g-{number}"), BOUND_S) for number in range(2, 5)]
-            assert wait_until(lambda: waiting_in_log(producer) == len(futures), BOUND_S)
+            futures = [producer.submit_for_outcome(grant(f"g-{number}"), HANG_S) for number in range(2, 5)]
+            assert wait_until(lambda: waiting_in_log(producer) == len(futures), HANG_S)
             child = os.fork()
             if not child:
                 try:
-                    producer.append_and_wait(grant("g-9"), BOUND_S)
+                    producer.append_and_wait(grant("g-9"), HANG_S)
                 except ForkedProducerError as error:
                     refused.write_text(str(error))
                     producer.close()
@@ -287,21 +309,21 @@ def test_closing_and_forking_with_somebody_waiting(ready: Settings, tmp_path: Pa
             assert os.waitpid(child, 0)[1] == 0
             assert "after the fork" in refused.read_text()
         for future in futures:
-            assert future.result(BOUND_S).kind == OutcomeKind.ACCEPTED
+            assert future.result(HANG_S).kind == OutcomeKind.ACCEPTED
         child = os.fork()
         if not child:
             try:
                 with CommandProducer(ready.kafka_client, ready.commands_topic, outcomes=outcomes) as own:
-                    waited.write_text(own.append_and_wait(grant("g-8"), BOUND_S).kind)
+                    waited.write_text(own.append_and_wait(grant("g-8"), HANG_S).kind)
             finally:
                 os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         assert waited.read_text() == "accepted"
         with frozen(process):
-            pending = producer.submit_for_outcome(grant("g-5"), BOUND_S)
-            assert wait_until(lambda: waiting_in_log(producer) == 1, BOUND_S)
+            pending = producer.submit_for_outcome(grant("g-5"), HANG_S)
+            assert wait_until(lambda: waiting_in_log(producer) == 1, HANG_S)
             producer.close()
-            error = pending.exception(BOUND_S)
+            error = pending.exception(HANG_S)
             assert isinstance(error, OutcomeUnknownError)
             assert error.position is not None
             assert "closed while the outcome was waited for" in error.message

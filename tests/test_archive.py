@@ -21,12 +21,24 @@ from aiokafka import AIOKafkaProducer
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 from fastavro import reader as read_container
-from fork_server import run
+from fork_server import Process, run
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 from stack_under_test import StackUnderTest, free_port
-from support import HANG_S, Done, Raw, append, environment, misname_header, query, record, wait_until_folded, worker
+from support import (
+    HANG_S,
+    TRANSACTION_MS,
+    Done,
+    Raw,
+    append,
+    environment,
+    misname_header,
+    query,
+    record,
+    wait_until_folded,
+    worker,
+)
 
 from creditfold.stack import archive_writer, restore
 from creditfold.stack.archive import FORMAT, Archive, ArchiveDamagedError, ArchiveError, chained
@@ -51,6 +63,7 @@ from creditfold.stack.topics import (
 
 #: Behind `python`: the command line.
 PROGRAM = ("-m", "creditfold.cli.main")
+HELD = str(Path(__file__).with_name("held.py"))
 IN_1997 = 852_076_800_000
 PARTITIONS = range(4)
 LARGE = random.Random(1).randbytes(1_000_000)
@@ -120,15 +133,21 @@ ODD = [
 
 def transactions(settings: Settings, *endings: tuple[int, int, str]) -> None:
     """Transactions one after the other: partition, number of records, and how it ends."""
-    producer = Producer({**settings.kafka_client, "transactional.id": f"test-{settings.commands_topic}"})
-    producer.init_transactions(30)
+    producer = Producer(
+        {
+            **settings.kafka_client,
+            "transactional.id": f"test-{settings.commands_topic}",
+            "transaction.timeout.ms": TRANSACTION_MS,
+        }
+    )
+    producer.init_transactions(HANG_S)
     for number, (partition, count, ending) in enumerate(endings):
         producer.begin_transaction()
         for each in range(count):
             raw = record("Grant", f"t{number}-{each}", f"t{number}", 1)
             producer.produce(settings.commands_topic, raw.value, raw.key, partition=partition)
-        producer.flush(30)
-        _ = producer.commit_transaction(30) if ending == "commit" else producer.abort_transaction(30)
+        producer.flush(HANG_S)
+        _ = producer.commit_transaction(HANG_S) if ending == "commit" else producer.abort_transaction(HANG_S)
 
 
 async def append_badly_named(settings: Settings) -> None:
@@ -183,7 +202,7 @@ def create(settings: Settings, partitions: int = 4, **config: str) -> None:
     topic = NewTopic(settings.commands_topic, num_partitions=partitions, replication_factor=1, config=wanted)
     client = KafkaAdmin(settings).client
     client.create_topics([topic])[settings.commands_topic].result()
-    assert wait_until(lambda: settings.commands_topic in client.list_topics(timeout=10).topics, HANG_S)
+    assert wait_until(lambda: settings.commands_topic in client.list_topics(timeout=HANG_S).topics, HANG_S)
 
 
 def cut(settings: Settings, place: int, offset: int) -> None:
@@ -282,7 +301,7 @@ def test_a_time_long_ago_and_one_to_come(ledger_settings: Settings, tmp_path: Pa
     times = [IN_1997, 1, 4_000_000_000_000, IN_1997 - 1]
     for at in times:
         producer.produce(ledger_settings.commands_topic, b"v", partition=0, timestamp=at)
-    assert producer.flush(30) == 0
+    assert producer.flush(HANG_S) == 0
     archive_topic(ledger_settings, tmp_path)
     target = other_topic(ledger_settings)
     restore_topic(target, tmp_path)
@@ -393,11 +412,15 @@ def test_killed_again_and_again_it_gets_done(ledger_settings: Settings, tmp_path
         return sum(1 for _ in folder.glob("*/*.avro"))
 
     for _ in range(4):
-        enough = files() + drawn.randrange(1, 25)
-        process = subprocess.Popen(command(*arguments), env=environment(ledger_settings))
+        more = drawn.randrange(1, 25)
+        enough = files() + more
+        # It goes on behind that, but never to its end before it is killed.
+        stands = ("creditfold.stack.archive_writer:_replace", str(more + 15), str(tmp_path / "held"))
+        process = Process([HELD, *stands, *map(str, arguments)], env=environment(ledger_settings))
         assert wait_until(lambda enough=enough: files() >= enough, HANG_S, 0.001)  # type: ignore[misc]
         process.kill()
         assert process.wait() == -signal.SIGKILL
+        (tmp_path / "held").unlink(missing_ok=True)
     assert cli(ledger_settings, *arguments).code == 0
     archive_topic(ledger_settings, tmp_path / "quiet", offsets_per_file=10)
     assert tree(folder) == tree(tmp_path / "quiet")
@@ -451,7 +474,7 @@ def make_anew(settings: Settings) -> None:
     name = settings.commands_topic
     client = KafkaAdmin(settings).client
     client.delete_topics([name])[name].result()
-    assert wait_until(lambda: name not in client.list_topics(timeout=10).topics, HANG_S)
+    assert wait_until(lambda: name not in client.list_topics(timeout=HANG_S).topics, HANG_S)
     assert create_topics(settings)
 
 
@@ -851,7 +874,7 @@ def dying(name: str, survived: int) -> Callable[[Holes, int, int], None]:
 
         def __getattr__(self, wanted: str) -> Any:
             if wanted == name and made[0] > survived:
-                self._producer.flush(30)
+                self._producer.flush(HANG_S)
                 raise Killed
             return getattr(self._producer, wanted)
 
@@ -867,7 +890,9 @@ def dying(name: str, survived: int) -> Callable[[Holes, int, int], None]:
     return call
 
 
-def test_a_killed_restore_goes_on(ledger_settings: Settings, tmp_path: Path) -> None:
+def test_a_killed_restore_goes_on(
+    ledger_settings: Settings, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """SIGKILL in the middle of records and holes, several times; the topic comes out the same."""
     for number in range(6):
         append(ledger_settings, [Raw(b"v%d-%d" % (number, n), b"k", n % 4) for n in range(400)])
@@ -876,19 +901,22 @@ def test_a_killed_restore_goes_on(ledger_settings: Settings, tmp_path: Path) -> 
     before = picture(ledger_settings)
     whole = sum(each.end for each in before)
     target, drawn = other_topic(ledger_settings), random.Random(3)
+    held = tmp_path_factory.mktemp("held") / "held"
     create_topics(target)
-    kills = 0
 
     def length() -> int:
         return sum(end_offsets(target, target.commands_topic, PARTITIONS).values())
 
     for _ in range(3):
-        enough = length() + drawn.randrange(1, whole // 5)
-        process = subprocess.Popen(command("restore", tmp_path), env=environment(target), stderr=subprocess.DEVNULL)
+        more = drawn.randrange(1, whole // 5)
+        enough = length() + more
+        # It goes on behind that, but never to its end before it is killed.
+        stands = ("creditfold.stack.restore_target:Appender.append", str(more + 200), str(held))
+        process = Process([HELD, *stands, "restore", str(tmp_path)], env=environment(target), stderr=subprocess.DEVNULL)
         assert wait_until(lambda enough=enough: length() >= enough, HANG_S, 0.001)  # type: ignore[misc]
         process.kill()
-        kills += process.wait() == -signal.SIGKILL
-    assert kills >= 2
+        assert process.wait() == -signal.SIGKILL
+        held.unlink(missing_ok=True)
     assert cli(target, "restore", tmp_path).code == 0
     assert picture(target) == before
     assert check_topic(target) == []

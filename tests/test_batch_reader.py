@@ -2,13 +2,16 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from itertools import chain, repeat
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from stack_under_test import StackUnderTest
+from support import HANG_S, TRANSACTION_MS
 
 from creditfold.processors import batch_reader
 from creditfold.processors.batch_reader import BatchReader
@@ -19,6 +22,12 @@ from creditfold.stack.topics import end_offsets
 
 IS_QUICK = batch_reader._batches is not None
 PARTITION = 1
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker may take its time to answer: that it is left for librdkafka says something of the machine."""
+    monkeypatch.setattr(batch_reader, "ANSWER_S", HANG_S)
 
 
 @asynccontextmanager
@@ -34,10 +43,11 @@ async def reading(settings: Settings, start: int = 0) -> AsyncIterator[BatchRead
 def write(settings: Settings, count: int, seed: int = 1, **conf: str) -> None:
     """Append records of every kind, in batches of some size."""
     chance = random.Random(seed)
-    producer = Producer({**settings.kafka_client, "linger.ms": 2, **conf})
     transacts = "transactional.id" in conf
+    more = {"transaction.timeout.ms": TRANSACTION_MS} if transacts else {}
+    producer = Producer({**settings.kafka_client, "linger.ms": 2, **more, **conf})
     if transacts:
-        producer.init_transactions(30)
+        producer.init_transactions(HANG_S)
         producer.begin_transaction()
     for number in range(count):
         headers = [("trace", b"%d" % number), ("none", None)] if chance.random() < 0.2 else []
@@ -49,13 +59,13 @@ def write(settings: Settings, count: int, seed: int = 1, **conf: str) -> None:
             headers=headers,
         )
         if chance.random() < 0.01:
-            producer.flush(30)
+            producer.flush(HANG_S)
     if transacts and seed % 2:
-        producer.flush(30)
-        producer.abort_transaction(30)
+        producer.flush(HANG_S)
+        producer.abort_transaction(HANG_S)
     elif transacts:
-        producer.commit_transaction(30)
-    assert producer.flush(30) == 0
+        producer.commit_transaction(HANG_S)
+    assert producer.flush(HANG_S) == 0
 
 
 def end_of(settings: Settings) -> int:
@@ -108,11 +118,11 @@ async def test_transactions_are_read_when_they_are_committed(ledger_settings: Se
     """What ends a transaction is no record; what was given up isn't there, and isn't looked at by the quick way."""
     write(ledger_settings, 50, 2, **{"transactional.id": f"{ledger_settings.group}-a"})
     # The end is told without what isn't known to be committed, and a broker notes that a moment later.
-    assert wait_until(lambda: end_of(ledger_settings) == 51, 30)
+    assert wait_until(lambda: end_of(ledger_settings) == 51, HANG_S)
     assert len(await read_all(ledger_settings, 0, 20, is_quick=IS_QUICK)) == 50
     write(ledger_settings, 50, 3, **{"transactional.id": f"{ledger_settings.group}-b"})
     write(ledger_settings, 50, 4)
-    assert wait_until(lambda: end_of(ledger_settings) == 152, 30)
+    assert wait_until(lambda: end_of(ledger_settings) == 152, HANG_S)
     expected = by_librdkafka(ledger_settings)
     assert len(expected) == 100
     assert await read_all(ledger_settings, 0, 20, is_quick=False) == expected
@@ -123,10 +133,10 @@ async def test_an_offset_that_is_gone_is_told(ledger_settings: Settings) -> None
     write(ledger_settings, 100)
     admin = AdminClient(ledger_settings.kafka_client)
     place = TopicPartition(ledger_settings.commands_topic, PARTITION, 60)
-    admin.delete_records([place])[place].result(30)
+    admin.delete_records([place])[place].result(HANG_S)
     async with reading(ledger_settings, 10) as reader:
         with pytest.raises(UnreadableError, match=f"{PARTITION}:10"):
-            await reader.take(10, 30.0)
+            await reader.take(10, HANG_S)
 
 
 async def test_an_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Settings) -> None:
@@ -134,14 +144,13 @@ async def test_an_outage_is_waited_out(stack: StackUnderTest, ledger_settings: S
     write(ledger_settings, 500)
     expected = by_librdkafka(ledger_settings)
     async with reading(ledger_settings) as reader:
-        found = list((await reader.take(200, 5.0)).records)
+        found = list((await reader.take(200, HANG_S)).records)
         await asyncio.to_thread(stack.restart_kafka, kill=True)
         write(ledger_settings, 500, 2)
         expected = by_librdkafka(ledger_settings)
-        for _ in range(60):
+        deadline = time.monotonic() + HANG_S
+        while len(found) < len(expected) and time.monotonic() < deadline:
             found += (await reader.take(300, 1.0)).records
-            if len(found) >= len(expected):
-                break
     assert found == expected
 
 
@@ -151,16 +160,16 @@ async def test_a_cancelled_take_loses_nothing(ledger_settings: Settings) -> None
     expected = by_librdkafka(ledger_settings)
     async with reading(ledger_settings) as reader:
         found: list[LogRecord] = []
-        for size in range(1, 40):
+        for size in chain(range(1, 40), repeat(40)):
             # The quick way only: librdkafka reads in a thread, which goes on to its end.
             if IS_QUICK:
-                waiting = asyncio.create_task(reader.take(10_000, 30.0))
+                waiting = asyncio.create_task(reader.take(10_000, HANG_S))
                 await asyncio.sleep(0.001 * size)
                 waiting.cancel()
                 await asyncio.wait({waiting})
                 # Where the answer had come already, it isn't cancelled.
                 found += [] if waiting.cancelled() else waiting.result().records
-            found += (await reader.take(size, 1.0)).records
+            found += (await reader.take(size, HANG_S)).records
             if len(found) >= len(expected):
                 break
         assert reader.is_slow is not IS_QUICK

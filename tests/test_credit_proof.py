@@ -68,7 +68,7 @@ def test_a_bulk_fold_killed_at_each_step_comes_to_the_same(
     """It leaves its balances unwritten while rules 1 are in force; whoever goes on finds them in the journal, before
     rules 2 make lots of them."""
     before = rows_of(credited, 1)
-    monkeypatch.setattr("creditfold.processors.replay.CHUNK_RECORDS", 30 // pieces)
+    monkeypatch.setattr("creditfold.processors.replay.CHUNK_RECORDS", 60 // pieces)
     monkeypatch.setattr("creditfold.processors.replay.PIECES", pieces)
     calls = itertools.count()
 

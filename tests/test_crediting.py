@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Cli, read_log, worker
+from support import PATIENT, Cli, read_log, worker
 from test_cli import bare as cli
 from test_cli import use
 
@@ -284,7 +284,7 @@ def ledger(cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch)
 def test_commands_stand_in_the_log(ledger: Cli, ledger_settings: Settings) -> None:
     """With --no-wait nobody needs to fold them."""
     lines = ["hold ada 5 --until 15m", "unfreeze ada", "grant ada 5", "grant ada 5 --class promo"]
-    places = [ledger(*line.split(), "--no-wait", "--json").json["position"] for line in lines]
+    places = [ledger(*line.split(), "--no-wait", *PATIENT, "--json").json["position"] for line in lines]
     found = {str(Position(row.partition, row.offset)): decode(row.value) for row in read_log(ledger_settings)}
     assert [(found[place].record, found[place].rules) for place in places] == [
         ("Hold", 2),
@@ -301,11 +301,11 @@ def test_under_rules_1_the_remedy_is_to_bring_others_into_force(
     use(ledger_settings, monkeypatch)
     assert prepare_ledger(ledger_settings)
     with worker(ledger_settings, tmp_path):
-        done = cli("freeze", "ada", "--id", "f", "--timeout", "60")
+        done = cli("freeze", "ada", "--id", "f", *PATIENT)
         assert done.code == 3
         assert done.out.startswith("dead letter: unknown_schema_id: ")
         assert "try: Bring rules 2 into force: creditfold rules activate 2; then send" in done.out
-        found = cli("freeze", "ada", "--id", "f", "--json").json
+        found = cli("freeze", "ada", "--id", "f", *PATIENT, "--json").json
         assert (found["reason"], "rules activate 2" in found["try"]) == ("unknown_schema_id", True)
 
 
@@ -346,21 +346,21 @@ def test_under_rules_2_each_is_decided(
     )
     with worker(ledger_settings, tmp_path):
         for line, code, said in STORY:
-            done = ledger(*line.split(), "--timeout", "60")
+            done = ledger(*line.split(), *PATIENT)
             assert (line, done.code, done.out[: len(said)], done.err) == (line, code, said, "")
-        done = ledger("grant", "kim", "5", "--expires-at", "2001-01-01", "--timeout", "60")
+        done = ledger("grant", "kim", "5", "--expires-at", "2001-01-01", *PATIENT)
         assert done.out.startswith("accepted: grant of 5 credits; kim has 0 credits; 5 credits expired at once\n")
         assert done.err.startswith("note: expires_at lies in the past")
         (tmp_path / "past.json").write_text(
             '[{"type": "grant", "command_id": "b-3", "asset": "credits", "amount": 5, "expires_at": "2001-01-01"}]'
         )
         for name in ("b-4", "b-4"):
-            done = ledger("batch", "kim", "past.json", "--id", name, "--timeout", "60")
+            done = ledger("batch", "kim", "past.json", "--id", name, *PATIENT)
             assert "accepted: batch; 5 credits expired at once\n" in done.out
-        done = ledger("batch", "kim", "past.json", "--id", "b-4", "--json", "--timeout", "60")
+        done = ledger("batch", "kim", "past.json", "--id", "b-4", "--json", *PATIENT)
         assert [step["command_id"] for step in done.json["steps"]] == ["b-3"]
         first = (datetime.now(UTC) - timedelta(days=3, hours=1)).isoformat()
         turns = ("--days", "--first-at", first, "--expires-after", "36h")
-        done = ledger("schedule", "create", "lee", "5", *turns, "--timeout", "60")
+        done = ledger("schedule", "create", "lee", "5", *turns, *PATIENT)
         assert "lee has 10 credits; 10 credits expired at once" in done.out
         assert "4 of its turns lie in the past and grant 20 credits at once, 10 of which expire at once" in done.err

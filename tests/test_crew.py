@@ -5,6 +5,7 @@ import sys
 
 import psutil
 import pytest
+from support import HANG_S
 
 from creditfold.processors.rebuild import Crew
 
@@ -14,10 +15,10 @@ STARTED = f"""
 import threading, time
 from creditfold.processors.rebuild import Crew
 if {{threads}}:
-    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
 crew = Crew({PROCESSES})
 print("started", flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
 
 
@@ -30,7 +31,7 @@ def test_a_crew_without_a_task_ends_with_its_parent(threads: int) -> None:
         crew = parent.children(recursive=True)
         assert len(crew) >= PROCESSES
         parent.kill()
-    _, alive = psutil.wait_procs(crew, timeout=20)
+    _, alive = psutil.wait_procs(crew, timeout=HANG_S)
     assert not alive
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import credit_histories
 import pytest
 from credit_histories import HOUR_MS, USES, Writer, history
+from credit_topics import Appended, append_all
 from psycopg import Connection, sql
-from support import Cli, append, query, record, wait_until_folded, worker
+from support import HANG_S, Cli, query, record, wait_until_folded, worker
 from test_chunks import FakeRecord
 from test_cli import bare, use
 from test_credit_store import folded, in_memory, prepared
 
-from creditfold.cli.serving import begin_log
+from creditfold.processors.chunks import partition_of
 from creditfold.processors.memory import Memory, Seen
 from creditfold.projections import current_balances
 from creditfold.projections.compare import snapshot
@@ -26,6 +27,7 @@ from creditfold.stack.settings import Settings
 
 __all__ = ["bare", "prepared"]
 
+ACTIVATION = {"command_id": "rules-2", "rules": 2}
 #: An account's asset: available, pending, held, debt.
 Figures = dict[tuple[str, str], tuple[int, int, int, int]]
 
@@ -153,21 +155,26 @@ def test_credits_that_ended_are_not_shown_though_nobody_folds(
     ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare: Cli
 ) -> None:
     """On the real stack: no worker runs when a lot ends; view and command know it, and the fold agrees afterwards."""
-    begin_log(ledger_settings)
+    # Nobody ticks but who is asked to.
+    ledger_settings = ledger_settings.model_copy(update={"tick_seconds": 0.0})
     use(ledger_settings, monkeypatch)
+    ((now_ms,),) = query(ledger_settings, "SELECT floor(extract(epoch FROM now()) * 1000)::bigint")
+    # Appended an hour ago: what begins or ends half an hour later hasn't yet, by the log's clock.
+    then = now_ms - HOUR_MS
+    later = then + HOUR_MS // 2
+    records = [
+        record("Grant", "ends", "ann", 40, expires_at=later),
+        record("Grant", "stays", "ann", 7),
+        record("Grant", "begins", "ann", 5, effective_at=later),
+        record("Hold", "hold", "ann", 10, deadline=later + 1_000),
+        *(record("Grant", f"much-{number}", "rich", 2**53 - 1) for number in range(3)),
+    ]
+    appended = [Appended(p, FakeRecord(0, then, None, encode("ActivateRules", ACTIVATION))) for p in range(4)]
+    for one in records:
+        assert one.key is not None
+        appended.append(Appended(partition_of(one.key, 4), FakeRecord(0, then, one.key, one.value)))
+    append_all(ledger_settings, appended)
     with worker(ledger_settings, tmp_path):
-        wait_until_folded(ledger_settings)
-        ((now_ms,),) = query(ledger_settings, "SELECT floor(extract(epoch FROM now()) * 1000)::bigint")
-        append(
-            ledger_settings,
-            [
-                record("Grant", "ends", "ann", 40, expires_at=now_ms + 20_000),
-                record("Grant", "stays", "ann", 7),
-                record("Grant", "begins", "ann", 5, effective_at=now_ms + 20_000),
-                record("Hold", "hold", "ann", 10, deadline=now_ms + 21_000),
-                *(record("Grant", f"much-{number}", "rich", 2**53 - 1) for number in range(3)),
-            ],
-        )
         wait_until_folded(ledger_settings)
     before = "SELECT available, pending, held FROM ledger.balances WHERE account_id = 'ann'"
     after = "SELECT available, pending, held, stored_available FROM ledger.balances_now WHERE account_id = 'ann'"
@@ -175,7 +182,7 @@ def test_credits_that_ended_are_not_shown_though_nobody_folds(
     assert f'"available": {3 * (2**53 - 1)},' in bare("balance", "rich", "--json").out
     # Of the ending lot 30 are left, and 10 are held.
     assert query(ledger_settings, before) == [(37, 5, 10)]
-    assert wait_until(lambda: query(ledger_settings, after) == [(12, 0, 0, 37)], 60), query(ledger_settings, after)
+    assert wait_until(lambda: query(ledger_settings, after) == [(12, 0, 0, 37)], HANG_S), query(ledger_settings, after)
     assert query(ledger_settings, before) == [(37, 5, 10)]
     done = bare("balance", "ann", "--json")
     assert [(row["available"], row["stored_available"], row["held"]) for row in done.json] == [(12, 37, 0)]
@@ -186,4 +193,6 @@ def test_credits_that_ended_are_not_shown_though_nobody_folds(
     assert "lapsed (not settled)" in bare("holds", "ann").out
     with worker(ledger_settings, tmp_path, "again"):
         assert bare("tick").code == 0
-        assert wait_until(lambda: query(ledger_settings, before) == [(12, 0, 0)], 120), query(ledger_settings, before)
+        assert wait_until(lambda: query(ledger_settings, before) == [(12, 0, 0)], HANG_S), query(
+            ledger_settings, before
+        )

@@ -89,6 +89,21 @@ def matches(shown: str, seen: str) -> bool:
     return re.fullmatch(pattern, seen.strip(), re.DOTALL) is not None
 
 
+#: The commands that wait for something, so long as they aren't given another time.
+WAITING = {name for name, _, function in COMMANDS if "timeout" in inspect.signature(function).parameters}
+
+
+def patient(words: list[str]) -> list[str]:
+    """A command line with more time for what it waits for: a document can't know how fast its reader's machine is."""
+    name = " ".join(words[1:3])
+    place = 3 if name in WAITING else 2
+    if "--timeout" in words:
+        at = words.index("--timeout") + 1
+        return [*words[:at], str(HANG_S), *words[at + 1 :]]
+    waits = name in WAITING or (words[1:2] and words[1] in WAITING - {"follow"})
+    return [*words[:place], "--timeout", str(HANG_S), *words[place:]] if waits else words
+
+
 class Runner:
     """Runs a document's blocks in order, as its reader would."""
 
@@ -127,7 +142,7 @@ class Runner:
             assert step.output is not None
             assert step.output.strip() == str(self._code), where
             return
-        words = shlex.split(step.command, comments=True)
+        words = patient(shlex.split(step.command, comments=True))
         if step.command in INSTALLING:
             return
         if words[0] != "creditfold" or words[1] in RUN_ELSEWHERE:
@@ -143,6 +158,7 @@ class Runner:
 
     def _run_python(self, text: str, where: str) -> None:
         # As in a notebook: names stay from block to block, and a block may await.
+        text = re.sub(r"\b(timeout(?:_s)?)=\d+\b", rf"\1={HANG_S}", text)
         code = compile(text, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         running = eval(code, self._names)  # noqa: S307 - The text is the document's own.
         if inspect.iscoroutine(running):

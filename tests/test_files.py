@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from support import environment
+from support import HANG_S, environment
 from test_bulk import Import, line, log_ids, read, work
 
 from creditfold.producers import CommandProducer, ImportFileError, ImportStoppedError, InvalidCommandError, import_file
@@ -257,7 +257,7 @@ def test_a_stopped_import_from_a_pipe_says_how_it_goes_on(work: Import) -> None:
     )
     os.mkfifo(fifo.path)
     with piped(fifo.path, JSON.encode()), pytest.raises(ImportStoppedError) as stopped:
-        fifo.run(format="jsonl", timeout_s=10)
+        fifo.run(format="jsonl", timeout_s=HANG_S)
     assert "from a pipe it begins with the first line" in stopped.value.remedy
 
 

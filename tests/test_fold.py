@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import Producer
 from support import (
+    HANG_S,
+    TRANSACTION_MS,
     Raw,
     WorkerProcess,
     all_progress,
@@ -31,8 +32,6 @@ from creditfold.projections.setup import READER_ROLE
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
-
-BOUND_S = 60.0
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def test_grants_and_spends_become_balances(ledger_settings: Settings, running: W
     journal = query(
         ledger_settings,
         """SELECT version, command_id, kind, amount, change, balance, accepted, rejection, source, note,
-                  occurred_at IS NULL, decided_at BETWEEN now() - interval '5 minutes' AND now() + interval '1 minute'
+                  occurred_at IS NULL, decided_at BETWEEN now() - interval '1 hour' AND now() + interval '1 minute'
            FROM ledger.journal WHERE account_id = 'ann' ORDER BY version""",
     )
     assert journal == [
@@ -196,16 +195,17 @@ def test_aborted_transactions_are_not_folded_and_their_marks_are_passed_over(
     ledger_settings: Settings, running: WorkerProcess
 ) -> None:
     """Aborted records leave no trace, and a log that ends in control records has lag zero."""
-    producer = Producer({**ledger_settings.kafka_client, "transactional.id": ledger_settings.group})
-    producer.init_transactions(30)
+    transacting = {"transactional.id": ledger_settings.group, "transaction.timeout.ms": TRANSACTION_MS}
+    producer = Producer({**ledger_settings.kafka_client, **transacting})
+    producer.init_transactions(HANG_S)
     for number, ends in enumerate(["commit", "abort", "commit", "abort"]):
         producer.begin_transaction()
         for partition in range(4):
             account = next(name for n in range(100) if partition_of((name := f"user-{n}").encode(), 4) == partition)
             value = record("Grant", str(number), account, 1).value
             producer.produce(ledger_settings.commands_topic, value, account.encode(), partition=partition)
-        producer.flush(30)
-        _ = producer.commit_transaction(30) if ends == "commit" else producer.abort_transaction(30)
+        producer.flush(HANG_S)
+        _ = producer.commit_transaction(HANG_S) if ends == "commit" else producer.abort_transaction(HANG_S)
     wait_until_folded(ledger_settings)
     assert query(ledger_settings, "SELECT sum(available), count(*), sum(version) FROM ledger.balances") == [(8, 4, 8)]
     assert_equals_second_fold(ledger_settings)
@@ -223,11 +223,11 @@ def test_a_second_worker_takes_its_share_and_the_rest_when_the_first_dies(
             def owners() -> set[str]:
                 return {row.owner for row in all_progress(ledger_settings)}
 
-            assert wait_until(lambda: len(owners()) == 2, BOUND_S)
+            assert wait_until(lambda: len(owners()) == 2, HANG_S)
             one.kill()
             append(ledger_settings, [record("Spend", f"s{n}", f"user-{n % 50}", 1) for n in range(1_000)])
             wait_until_folded(ledger_settings)
-            assert wait_until(lambda: len(owners()) == 1, BOUND_S)
+            assert wait_until(lambda: len(owners()) == 1, HANG_S)
             assert two.stop() == 0
     assert_equals_second_fold(ledger_settings)
 
@@ -245,20 +245,21 @@ def test_an_assignment_made_before_kafka_knew_its_topics_is_soon_made_anew(
     append(ledger_settings, [record("Grant", str(n), f"user-{n % 50}", 1) for n in range(100)])
     beside = BesideAStartingKafka(ledger_settings, tmp_path)
     try:
-        wait_until_folded(ledger_settings, 30)
+        wait_until_folded(ledger_settings)
         assert beside.said("Ignoring missing topic")
     finally:
         assert beside.stop() == 0
 
 
 def test_sigterm_stops_in_seconds_and_leaves_nothing_half(ledger_settings: Settings, tmp_path: Path) -> None:
-    """Stopped in the middle of a long log, the worker exits with 0, and the next goes on where it was."""
-    append(ledger_settings, [record("Grant", str(n), f"user-{n % 500}", 1) for n in range(60_000)])
-    with worker(ledger_settings, tmp_path) as first:
-        assert wait_until(lambda: any(row.next_offset for row in all_progress(ledger_settings)), BOUND_S)
-        asked = time.monotonic()
-        assert first.stop() == 0
-        assert time.monotonic() - asked < 10
+    """Stopped in the middle of a log, and of a chunk, the worker exits with 0, and the next goes on where it was."""
+    append(ledger_settings, [record("Grant", str(n), f"user-{n % 500}", 1) for n in range(4_000)])
+    with worker(ledger_settings.model_copy(update={"chunk_records": 50}), tmp_path) as first:
+        assert wait_until(lambda: any(row.next_offset for row in all_progress(ledger_settings)), HANG_S)
+        with psycopg.connect(ledger_settings.dsn) as holding:
+            # What is folded next is written and can't be committed, whenever the worker is stopped.
+            holding.execute("LOCK TABLE ledger_0001.journal IN SHARE MODE")
+            assert first.stop() == 0
         assert "Traceback" not in first.text()
     assert lag(ledger_settings)
     with worker(ledger_settings, tmp_path, "next"):

@@ -4,7 +4,6 @@ import io
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,7 +12,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 from forgetful_kafka import FORGETTING, ForgetfulKafka
-from support import environment
+from fork_server import Process
+from support import HANG_S, environment
 
 from creditfold.cli.following import document, line
 from creditfold.cli.main import _run
@@ -27,7 +27,6 @@ from creditfold.stack import log
 from creditfold.stack.log import LogReader
 from creditfold.stack.settings import Settings, load_settings
 
-BOUND_S = 60.0
 #: An instant and its text.
 DECIDED, DECIDED_TEXT = 1_700_000_000_123, "2023-11-14T22:13:20.123Z"
 
@@ -52,7 +51,7 @@ def publish(settings: Settings, rows: list[JournalRow], *garbage: bytes) -> None
             settings.outcomes_topic, message.value, message.key, partition=partition, headers=message.headers
         )
         producer.poll(0)
-    assert producer.flush(30) == 0
+    assert producer.flush(HANG_S) == 0
 
 
 def use(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,8 +197,8 @@ def test_what_comes_is_shown_at_once(settings: Settings) -> None:
     """Without --since only what is published from now on; each line is there when its outcome is. Ctrl-C ends it."""
     alice, other = neighbours(settings)
     publish(settings, [grant(alice, 1, 1)])
-    following_alice = subprocess.Popen(
-        [sys.executable, "-m", "creditfold.cli.main", "follow", alice, "--json"],
+    following_alice = Process(
+        ["-m", "creditfold.cli.main", "follow", alice, "--json"],
         env=environment(settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -208,13 +207,16 @@ def test_what_comes_is_shown_at_once(settings: Settings) -> None:
     try:
         assert isinstance(following_alice.stdout, io.TextIOBase)
         assert isinstance(following_alice.stderr, io.TextIOBase)
-        assert following_alice.stderr.readline() == "following alice from now on\n"
+        # Before and after that, the client of Kafka may complain of a slow machine.
+        while following_alice.stderr.readline() != "following alice from now on\n":
+            assert following_alice.poll() is None
         for version in (2, 3):
             publish(settings, [grant(other, version, 10 * version), grant(alice, version, 10 * version + 1)])
             assert json.loads(following_alice.stdout.readline())["version"] == version
         following_alice.send_signal(signal.SIGINT)
-        out, err = following_alice.communicate(timeout=BOUND_S)
-        assert (following_alice.returncode, out, err) == (130, "", "interrupted\n")
+        out, err = following_alice.communicate(timeout=HANG_S)
+        assert (following_alice.returncode, out, err.splitlines()[-1]) == (130, "", "interrupted")
+        assert "Traceback" not in err
     finally:
         following_alice.kill()
 
@@ -232,7 +234,7 @@ def test_a_reader_that_lost_kafka_for_ever_goes_on(settings: Settings, monkeypat
         offsets: list[int] = []
         for more, expected in (([], 2), (rows[2:], 5)):
             publish(settings, more)
-            deadline = time.monotonic() + BOUND_S
+            deadline = time.monotonic() + HANG_S
             while len(offsets) < expected and time.monotonic() < deadline:
                 offsets += [record.offset for record in one.take(100, 1.0).records]
             assert offsets == list(range(expected))
@@ -273,10 +275,11 @@ def test_without_the_topic_there_is_a_remedy(
 def test_a_position_s_place_is_found_by_halving(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every position leads to the first outcome of it or of a later one, in a topic with gaps and garbage."""
     monkeypatch.setattr(following, "NEAR_OFFSETS", 4)
+    monkeypatch.setattr(following, "_PROBE_S", HANG_S)
     publish(settings, [grant("alice", number + 1, 3 * number) for number in range(30)], b"garbage")
     follower = Follower(settings, "alice")
     for wanted in (0, 1, 2, 3, 40, 41, 42, 85, 86, 87):
         place = follower.place_of(Position(follower.partition, wanted))
-        (first, *_) = follower.follow(place, 1.0)
+        first = next(follower.follow(place, HANG_S))
         assert first.position.offset == -(-wanted // 3) * 3
     assert follower.place_of(Position(follower.partition, 88)) == follower.end()

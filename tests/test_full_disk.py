@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from small_disk import ROOMY_KB, SmallDisk
-from support import ROOT, Quiet, append, assert_equals_second_fold, query, wait_until_folded, worker
+from support import HANG_S, ROOT, Quiet, append, assert_equals_second_fold, query, wait_until_folded, worker
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
 from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
@@ -102,7 +102,7 @@ def test_a_worker_waits_while_the_live_generation_s_disk_is_full(
     small_disk.fill()
     with worker(folded, tmp_path) as process:
         append(folded, history(6_000, 4, 3_000))
-        assert wait_until(lambda: "No space left on device" in process.text(), 60), process.text()[-3000:]
+        assert wait_until(lambda: "No space left on device" in process.text(), HANG_S), process.text()[-3000:]
         assert query(folded, "SELECT count(*) > 0 FROM ledger.balances") == [(True,)]
         assert process.process.poll() is None
         small_disk.resize(ROOMY_KB)

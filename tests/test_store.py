@@ -53,10 +53,10 @@ def journal(settings: Settings) -> list[tuple[object, ...]]:
 
 
 @pytest.fixture
-def prepared(ledger_settings: Settings) -> Settings:
+def prepared(ledger_database: Settings) -> Settings:
     """A database with an empty projection of one partition."""
-    assert prepare(ledger_settings.dsn, LOG)
-    return ledger_settings
+    assert prepare(ledger_database.dsn, LOG)
+    return ledger_database
 
 
 @asynccontextmanager

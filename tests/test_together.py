@@ -48,10 +48,10 @@ Partitions = Sequence[Sequence[FakeRecord]]
 
 
 @pytest.fixture
-def shared(ledger_settings: Settings) -> Settings:
+def shared(ledger_database: Settings) -> Settings:
     """A database with an empty projection of several partitions."""
-    assert prepare(ledger_settings.dsn, Log("creditfold.commands.v1", "an-id", PARTITIONS))
-    return ledger_settings
+    assert prepare(ledger_database.dsn, Log("creditfold.commands.v1", "an-id", PARTITIONS))
+    return ledger_database
 
 
 def split(records: Sequence[FakeRecord]) -> Partitions:
