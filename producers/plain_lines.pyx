@@ -16,7 +16,7 @@ from libc.string cimport memcmp, memcpy
 from creditfold.ledger import limits
 from creditfold.ledger.credit_validity import DERIVED
 from creditfold.producers.commands import Encoded
-from creditfold.schemas.instants import PLAIN
+from creditfold.schemas.instants import PLAIN, InstantError, instant_of
 
 cdef enum:
     TYPE
@@ -37,10 +37,10 @@ cdef bytes _NAMES = b"".join(name.encode().ljust(16, b"\0") for name in FIELDS)
 cdef Py_ssize_t[_FIELDS] _NAME_SIZES
 _NAME_SIZES[:] = [len(name) for name in FIELDS]
 
-#: Of a text, in bytes; of a number, in digits: what is longer is for Python to judge.
+#: In bytes. What is longer is for Python to judge, numbers of more digits and instants of more letters among it.
 cdef Py_ssize_t[_FIELDS] _LONGEST
 _LONGEST[:] = [
-    5, limits.MAX_COMMAND_ID, limits.MAX_ACCOUNT, limits.MAX_ASSET, 16, 16, limits.MAX_SOURCE, limits.MAX_REASON
+    5, limits.MAX_COMMAND_ID, limits.MAX_ACCOUNT, limits.MAX_ASSET, 16, 40, limits.MAX_SOURCE, limits.MAX_REASON
 ]
 cdef int64_t _MAX_AMOUNT = limits.MAX_AMOUNT
 cdef int64_t _FIRST_INSTANT = PLAIN[0]
@@ -100,10 +100,6 @@ cdef inline int _field_of(const char* name, Py_ssize_t size) noexcept:
     return -1
 
 
-cdef inline bint _is_number(int field) noexcept:
-    return field == AMOUNT or field == OCCURRED_AT
-
-
 cdef inline int64_t _number(const char* text, Py_ssize_t size) noexcept:
     """The value of at most 16 digits."""
     cdef int64_t value = 0
@@ -111,6 +107,18 @@ cdef inline int64_t _number(const char* text, Py_ssize_t size) noexcept:
     for at in range(size):
         value = 10 * value + (text[at] - 0x30)
     return value
+
+
+cdef int64_t _instant(const char* text, Py_ssize_t size) except? -2:
+    """The instant that a text or a number is, or 0 for a single 0; less than nothing for what Python has to look at."""
+    cdef int64_t value
+    if 0 < size <= 16 and _after_digits(text, text + size) == text + size:
+        value = _number(text, size)
+        return value if _FIRST_INSTANT <= value < _END_OF_INSTANTS or (value == 0 and size == 1) else -1
+    try:
+        return instant_of(PyBytes_FromStringAndSize(text, size).decode("ascii"))
+    except InstantError:
+        return -1
 
 
 cdef bint _read_json(const char* at, const char* end, Found* found) noexcept:
@@ -137,7 +145,7 @@ cdef bint _read_json(const char* at, const char* end, Found* found) noexcept:
         at = _after_space(at + 1, end)
         if at == end:
             return False
-        if _is_number(field):
+        if field == AMOUNT or (field == OCCURRED_AT and at[0] != 0x22):
             start = at
             at = _after_digits(start, end)
             found.size[field] = at - start
@@ -236,10 +244,7 @@ cdef class PlainLines:
             # An empty cell is an absent field.
             if at > start:
                 field = self._columns[column]
-                if field < 0 or (_is_number(field) and _after_digits(start, at) != at):
-                    return False
-                # An instant is a text here, and a 0 the only one of its digits that is none.
-                if field == OCCURRED_AT and start[0] == 0x30 and at - start > 1:
+                if field < 0 or (field == AMOUNT and _after_digits(start, at) != at):
                     return False
                 found.text[field] = start
                 found.size[field] = at - start
@@ -275,9 +280,9 @@ cdef class PlainLines:
         amount = _number(found.text[AMOUNT], found.size[AMOUNT])
         if not 1 <= amount <= _MAX_AMOUNT:
             return None
-        if found.size[OCCURRED_AT] > 0:
-            occurred_at = _number(found.text[OCCURRED_AT], found.size[OCCURRED_AT])
-            if occurred_at != 0 and not _FIRST_INSTANT <= occurred_at < _END_OF_INSTANTS:
+        if found.size[OCCURRED_AT] >= 0:
+            occurred_at = _instant(found.text[OCCURRED_AT], found.size[OCCURRED_AT])
+            if occurred_at < 0:
                 return None
         memcpy(body, PyBytes_AS_STRING(header), _HEADER)
         for field in range(COMMAND_ID, AMOUNT):

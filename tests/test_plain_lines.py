@@ -68,6 +68,7 @@ TAKEN: list[dict[str, Any]] = [
     {"command_id": "}", "account": "{:a b:}", "asset": "!~"},
     *({"amount": amount} for amount in (1, 63, 64, 8_191, 8_192, 2**31, limits.MAX_AMOUNT)),
     *({"occurred_at": instant} for instant in (0, PLAIN[0], PLAIN[1] - 1)),
+    *({"occurred_at": instant} for instant in ("0", "2027-01-01", "2027-01-01T12:00:00.5+01:00")),
 ]
 LEFT: list[dict[str, Any]] = [
     {"type": None},
@@ -100,8 +101,12 @@ LEFT: list[dict[str, Any]] = [
     {"occurred_at": -1},
     {"occurred_at": PLAIN[0] - 1},
     {"occurred_at": PLAIN[1]},
-    {"occurred_at": 20_270_101},
-    {"occurred_at": "2027-01-01"},
+    {"occurred_at": "00"},
+    {"occurred_at": "20270101"},
+    {"occurred_at": "2027-13-01"},
+    {"occurred_at": "1969-12-31T23:59Z"},
+    {"occurred_at": "2027-01-01T12:00:00." + "0" * 40},
+    {"occurred_at": "now"},
     {"source": "x" * (limits.MAX_SOURCE + 1)},
     {"reason": "x" * (limits.MAX_REASON + 1)},
     {"reason": "two\u2028lines"},
@@ -148,6 +153,8 @@ def test_which_commands_are_taken(made: Callable[..., bytes], parser: JsonLines 
         json_line()[:-2] + b',"lot_class":"paid"}\n',
         json_line()[:-2] + b',"":""}\n',
         json_line().replace(b"100", b"0100"),
+        json_line(occurred_at=20_270_101),
+        json_line(occurred_at=""),
         json_line().replace(b"100", b"100.0"),
         json_line().replace(b"100", b"1e2"),
         json_line().replace(b"100", b"+100"),
@@ -186,7 +193,7 @@ def test_json_that_is_otherwise_in_the_least_is_left_to_python(line: bytes) -> N
         csv_row().replace(b"100", b" 100"),
         csv_row().replace(b"100", b"1_00"),
         csv_row(occurred_at="00"),
-        csv_row(occurred_at="01798761600000"),
+        csv_row(occurred_at=" 1798761600000"),
         csv_row(type="batch"),
     ],
 )
@@ -201,6 +208,9 @@ values = st.one_of(
     st.text('~ gx\\",\r\n\x7f\u00e4', max_size=3),
     st.integers(-(2**60), 2**60),
     st.integers(0, 70),
+    st.sampled_from(
+        ["2027-01-01", "2027-01-01T12:00:00Z", "20270101", "1798761600000", "01798761600000", "0", "1798761600"]
+    ),
     st.floats(),
     st.none(),
     st.booleans(),
