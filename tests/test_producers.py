@@ -292,7 +292,9 @@ def test_a_client_is_kept_while_kafka_is_away(
     made: list[str] = []
     make = CommandProducer._make
     monkeypatch.setattr(CommandProducer, "_make", lambda *given: (made.append(""), make(*given))[1])
-    with CommandProducer(ledger_settings.kafka_client, ledger_settings.commands_topic) as producer:
+    conf, topic = ledger_settings.kafka_client, ledger_settings.commands_topic
+    # However long Kafka takes to come back.
+    with CommandProducer(conf, topic, delivery_timeout_s=HANG_S) as producer:
         producer.append(grant(1))
         kept = producer._producer
         stack.stop_kafka(kill=True)
