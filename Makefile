@@ -68,7 +68,8 @@ demo: $(BIN)/python
 # Compiling takes one processor core a minute, in which all else is installed and the servers start: what needs the
 # compiled core, a worker, waits for it.
 define while-compiling
-$(COMPILE) & $(MAKE) --no-print-directory $(VENV)/.installed && $(1); code=$$?; wait; exit $$code
+$(COMPILE) & $(MAKE) --no-print-directory $(VENV)/.installed && $(1); code=$$?; \
+	[ $$code = 0 ] || kill $$! 2>/dev/null; wait; exit $$code
 endef
 
 # The compiler works on one core for more than a minute, beside what needs no more either.

@@ -98,8 +98,7 @@ def sources_of(root: Path) -> list[str]:
                 package, _, module = name.rpartition(".")
                 if package in rooms:
                     left.append(f"{rooms[package]}/{module}.py")
-    own = [f"building/{path.name}" for path in (root / "building").glob("*.py")]
-    return sorted([*found, *(f"{path}.pyx" for path in setup["QUICK"]), "setup.py", *own])
+    return sorted([*found, *(f"{path}.pyx" for path in setup["QUICK"]), "setup.py", "building/creditfold_compiler.py"])
 
 
 def _unpacked(wheel: Path, folder: Path) -> tuple[dict[str, str], Reason | None]:
@@ -144,10 +143,24 @@ def _by_pip(root: Path, folder: Path) -> None:
     line = [sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps", f"--wheel-dir={folder}"]
     if all(find_spec(name) is not None for name in ("setuptools", "mypyc", "Cython")) and _has_compiler():
         line.append("--no-build-isolation")
-    done = subprocess.run([*line, str(root)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.stderr.write(done.stdout + done.stderr)
-        raise PipError(next(_errors(done.stderr), f"pip ended with code {done.returncode}"))
+    # A group of its own, for all that it starts to be interrupted with it: by Ctrl-C or by a signal to this one alone.
+    process = subprocess.Popen(
+        [*line, str(root)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    try:
+        out, err = process.communicate()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate()
+        raise
+    if process.returncode != 0:
+        sys.stderr.write(out + err)
+        raise PipError(next(_errors(err), f"pip ended with code {process.returncode}"))
 
 
 def _has_compiler() -> bool:
@@ -160,11 +173,11 @@ def _errors(said: str) -> Iterator[str]:
     return (line.strip().removeprefix("ERROR: ") for line in said.splitlines() if "ERROR" in line or "error: " in line)
 
 
-def main() -> int:
-    """Compile the checkout that this file lies in; 1 where that fails and CREDITFOLD_CORE=compiled demands it."""
+def main(root: Path) -> int:
+    """Compile a checkout, and say why not; 1 where that fails and CREDITFOLD_CORE=compiled demands it."""
     # A shell has what it starts in the background ignore Ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    root = Path(__file__).resolve().parent.parent
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     if chosen() == "plain":
         return 0
 
@@ -175,7 +188,7 @@ def main() -> int:
     try:
         reason = compile_checkout(root, build)
     except PipError as error:
-        remedy = f"See above; where it is the network, the next call begins anew: {AGAIN}"
+        remedy = f"Mend what pip says above, the network (HTTPS_PROXY, PIP_INDEX_URL) or the disk, then {AGAIN}"
         reason = Reason(f"pip couldn't build it: {error}", remedy)
     except OSError as error:
         reason = Reason(str(error), f"Mend that, then {AGAIN}")
@@ -194,4 +207,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(__file__).resolve().parent.parent))

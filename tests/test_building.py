@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -255,6 +256,35 @@ def test_who_waits_for_a_compilation_sees_its_end(
     assert not checkout.is_being_compiled()
     with checkout.locked(shared=True):
         assert not checkout.is_being_compiled()
+
+
+def test_without_a_network_compiling_says_so_and_plain_python_runs(
+    building: Callable[[str], Any], tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With pip's own words; the next call begins anew."""
+    made = building("creditfold_compilation")
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    # As in an environment that has none of the tools.
+    monkeypatch.setattr(made, "find_spec", lambda name: None)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for core, code, word in ((None, 0, "warning"), ("compiled", 1, "error")):
+            if core:
+                monkeypatch.setenv("CREDITFOLD_CORE", core)
+            else:
+                monkeypatch.delenv("CREDITFOLD_CORE")
+            assert made.main(tree) == code
+            said = capsys.readouterr().err
+            assert "No matching distribution found for setuptools" in said
+            assert f"\n{word}: no compiled core" in said
+            assert "HTTPS_PROXY" in said.splitlines()[-1]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert building("creditfold_checkout").Checkout(str(tree)).record() is None
 
 
 def test_an_editable_install_imports_what_is_compiled(tree: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The Makefile's own words: what it says where the Python that it was given can't be used."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,19 @@ def test_an_environment_of_an_older_python_is_refused_at_once(tmp_path: Path) ->
     done = make("demo", f"VENV={tmp_path}")
     assert done.returncode == 2
     assert f"try: rm -rf {tmp_path}" in done.stderr
+
+
+def test_an_install_that_fails_says_what_to_do_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After pip's own words; nothing is taken for installed."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    done = make(f"{tmp_path}/venv/.installed", f"VENV={tmp_path}/venv", f"PYTHON={sys.executable}")
+    assert done.returncode == 2
+    assert "No matching distribution found for setuptools" in done.stderr
+    assert "error: pip could not install what is needed; what it says is above.\ntry: mend the network" in done.stderr
+    assert not (tmp_path / "venv" / ".installed").exists()
 
 
 def make(*arguments: str) -> "subprocess.CompletedProcess[str]":
