@@ -30,6 +30,9 @@ CORE_TESTS := $(addprefix tests/test_,batches.py chunks.py commands.py compiled.
 FOLD_TESTS := $(addprefix tests/test_,batch_reader.py chaos.py credit_reading.py credit_store.py fold.py generations.py \
 	inline_lots.py outages.py store.py together.py transfers.py trial_balance.py)
 
+# Those of what the documents show and a user calls, which run on what a user has: on the compiled core alone.
+SHOWN_TESTS := $(addprefix tests/test_,cli.py demo.py docs.py)
+
 # The first of these that is Python 3.11 or later; `make PYTHON=...` names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -114,9 +117,9 @@ test-core: $(VENV)/.installed-dev $(TEST_CORE)
 
 test-stack:
 ifneq ($(PLAIN),1)
-	@$(MAKE) --no-print-directory test-servers FILES='$(FOLD_TESTS)' COMPILED=1
+	@$(MAKE) --no-print-directory test-servers FILES='$(FOLD_TESTS) $(SHOWN_TESTS)' COMPILED=1
 endif
-	@$(MAKE) --no-print-directory test-servers
+	@$(MAKE) --no-print-directory test-servers FILES='$(if $(filter 1,$(PLAIN)),,$(addprefix --ignore=,$(SHOWN_TESTS)))'
 
 test-servers: $(VENV)/.installed-dev $(TEST_CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) --maxschedchunk 1 -m 'stack or chaos' $(FILES)

@@ -50,18 +50,22 @@ def wants_zig() -> bool:
     """Whether the compiler that comes as a wheel is needed: nobody named another, and none that works is there."""
     if os.environ.get("CC") or not _has_headers() or not sys.platform.startswith(("linux", "darwin")):
         return False
-    return not any(_trouble(command) is None for command in _installed())
+    with tempfile.TemporaryDirectory(prefix="creditfold-probe-") as cache:
+        return not any(_trouble(command, cache) is None for command in _installed())
 
 
-def find_compiler(probe_s: float = PROBE_S) -> list[str]:
-    """The command of a C compiler that makes a module for this Python. Raises CompilationError if there is none."""
+def find_compiler(cache: str, probe_s: float = PROBE_S) -> list[str]:
+    """The command of a C compiler that makes a module for this Python. Raises CompilationError if there is none.
+
+    What it prepares for itself goes into a folder, which its next call had better be given too.
+    """
     if sys.implementation.name != "cpython":
         raise CompilationError(f"{sys.implementation.name} runs no compiled core", "Use CPython.")
     if not _has_headers():
         raise CompilationError(f"the C headers of Python {sysconfig.get_python_version()} are missing", NO_HEADERS)
     troubles = []
     for command in [*_installed(), *_zig()]:
-        trouble = _trouble(command, probe_s)
+        trouble = _trouble(command, cache, probe_s)
         if trouble is None:
             return command
         troubles.append(f"the C compiler {shlex.join(command)} fails: {trouble}")
@@ -98,22 +102,34 @@ def _is_zig(command: Sequence[str]) -> bool:
     return "ziglang" in command
 
 
-def _trouble(command: Sequence[str], bound_s: float = PROBE_S) -> str | None:
+def _trouble(command: Sequence[str], cache: str, bound_s: float = PROBE_S) -> str | None:
     """Why this compiler makes no module for this Python, in its own words; None if it does."""
     with tempfile.TemporaryDirectory(prefix="creditfold-probe-") as folder:
         source, module = Path(folder, "probe.c"), Path(folder, "probe.so")
         source.write_text(_PROBE, "utf-8")
         include = [f"-I{sysconfig.get_path(name)}" for name in ("include", "platinclude")]
         linking = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-        line = [*command, "-shared", "-fPIC", *include, *linking, str(source), "-o", str(module)]
+        variables = _variables(command, cache)
+        # Optimised, as the modules are: ziglang first makes itself a library for each way, the other in 20 s.
+        line = [
+            *shlex.split(variables["CC"]),
+            "-O3",
+            "-shared",
+            "-fPIC",
+            *include,
+            *linking,
+            str(source),
+            "-o",
+            str(module),
+        ]
         try:
-            code, said = run(line, Path(folder), _variables(command, folder), bound_s)
+            code, said = run(line, Path(folder), variables, bound_s)
         except OSError as error:
             return str(error)
         return None if code == 0 and module.exists() else words_of(code, said)
 
 
-def _variables(command: Sequence[str], folder: str) -> dict[str, str]:
+def _variables(command: Sequence[str], cache: str) -> dict[str, str]:
     """The environment in which setuptools calls this compiler."""
     variables = {**os.environ, "CC": shlex.join(command), "MYPYPATH": ".link"}
     if _is_zig(command):
@@ -121,7 +137,7 @@ def _variables(command: Sequence[str], folder: str) -> dict[str, str]:
         variables["CC"] = shlex.join([*command, "-mcpu=baseline"])
         shared = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
         variables["LDSHARED"] = f"{variables['CC']} {shared}"
-        variables |= dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), folder)
+        variables |= dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), cache)
     return variables
 
 
@@ -190,7 +206,7 @@ def make_wheel(source: Path, directory: str, settings: Mapping[str, object] | No
     with tempfile.TemporaryDirectory(prefix="creditfold-wheel-") as folder:
         variables = {**os.environ, "CREDITFOLD_CORE": "plain"}
         if compiled:
-            variables = {**_variables(find_compiler(), folder), "CREDITFOLD_CORE": "compiled"}
+            variables = {**_variables(find_compiler(folder), folder), "CREDITFOLD_CORE": "compiled"}
         line = [sys.executable, "-c", _WHEEL, folder, json.dumps(dict(settings or {}))]
         code, said = run(line, source, variables, BUILD_S)
         wheels = list(Path(folder).glob("*.whl"))

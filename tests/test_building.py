@@ -68,7 +68,7 @@ def test_a_compiler_that_is_of_no_use_is_named(
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(made, "_zig", list)
     with pytest.raises(made.CompilationError) as caught:
-        made.find_compiler(1.0 if "sleep" in script else HANG_S)
+        made.find_compiler(str(tmp_path), 1.0 if "sleep" in script else HANG_S)
     assert said in caught.value.reason.why
     assert "apt-get install gcc python3-dev" in caught.value.reason.remedy
 
@@ -81,14 +81,14 @@ def test_the_compiler_of_cc_is_taken_and_no_other(
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
     assert not made.wants_zig()
     with pytest.raises(made.CompilationError, match=r"there is no C compiler .*/cc, which CC names"):
-        made.find_compiler()
+        made.find_compiler(str(tmp_path))
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(compiler(tmp_path / "bin", "exit 1")))
     assert made.wants_zig()
     monkeypatch.setattr(made, "_has_headers", lambda: False)
     assert not made.wants_zig()
     with pytest.raises(made.CompilationError, match=r"the C headers of Python 3\S+ are missing") as caught:
-        made.find_compiler()
+        made.find_compiler(str(tmp_path))
     assert "apt-get install python3-dev" in caught.value.reason.remedy
 
 
