@@ -110,7 +110,7 @@ def _trouble(command: Sequence[str], cache: str, bound_s: float = PROBE_S) -> st
         include = [f"-I{sysconfig.get_path(name)}" for name in ("include", "platinclude")]
         linking = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
         variables = _variables(command, cache)
-        # Optimised, as the modules are: ziglang first makes itself a library for each way, the other in 20 s.
+        # Optimised, as the modules are: ziglang first makes itself libraries for the way that it is asked for.
         line = [
             *shlex.split(variables["CC"]),
             "-O3",
@@ -136,7 +136,8 @@ def _variables(command: Sequence[str], cache: str) -> dict[str, str]:
         # By default it writes for the processor that it runs on alone, and keeps a cache in the user's home.
         variables["CC"] = shlex.join([*command, "-mcpu=baseline"])
         shared = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
-        variables["LDSHARED"] = f"{variables['CC']} {shared}"
+        # Without -O3 it would make itself the libraries of its other way, for 20 s.
+        variables["LDSHARED"] = f"{variables['CC']} -O3 {shared}"
         variables |= dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), cache)
     return variables
 
