@@ -111,10 +111,11 @@ def test_ours_write_no_file(name: str) -> None:
 
 
 def test_the_image() -> None:
-    """Not root; and every folder that is a room goes to the builder."""
+    """Not root, with the compiled core or not at all; and every folder that is a room goes to the builder."""
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     assert "\nUSER creditfold\n" in dockerfile
+    assert "\nRUN CREDITFOLD_CORE=compiled python -m build --wheel " in dockerfile
     assert SERVICES["worker"]["build"] == {"context": ".", "dockerfile": "deploy/Dockerfile"}
     sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rooms = [path.parent.name for path in ROOT.glob("*/py.typed")]
-    assert [room for room in rooms if f"!{room}/" not in sent] == []
+    assert [room for room in [*rooms, "building"] if f"!{room}/" not in sent] == []
