@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import psutil
 import pytest
 from credit_topics import append_all, topic
@@ -131,14 +132,7 @@ def run(
     settings: Settings, *arguments: str, check: bool = True, program: tuple[str, ...] = WorkerProcess.program
 ) -> "subprocess.CompletedProcess[str]":
     """Run `creditfold` as a user would."""
-    done = subprocess.run(
-        [sys.executable, *program, *arguments],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        check=False,
-    )
+    done = fork_server.run([*program, *arguments], env=environment(settings), timeout=HANG_S)
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -389,10 +383,8 @@ def test_an_activation_killed_anywhere_changes_nothing(folded: Settings, tmp_pat
     rebuild(folded, Request(), WATCH)
     with worker(folded, tmp_path):
         append(folded, history(300, 4, 3_000))
-        command = [sys.executable, str(ROOT / "tests" / "killed_switch.py"), step, "activate", "2"]
-        assert (
-            subprocess.run(command, env=environment(folded), timeout=HANG_S, check=False).returncode == -signal.SIGKILL
-        )
+        command = [str(ROOT / "tests" / "killed_switch.py"), step, "activate", "2"]
+        assert fork_server.run(command, env=environment(folded), timeout=HANG_S).returncode == -signal.SIGKILL
         append(folded, history(300, 5, 3_300))
         wait_until_folded(folded)
         assert states(folded) == {1: "live", 2: "ready"}

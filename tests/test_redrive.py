@@ -3,7 +3,6 @@
 import base64
 import json
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from fork_server import run
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 from redrive_killed import STEPS
@@ -624,14 +624,7 @@ def test_discarded_letters_stay_and_are_not_redriven(cli: Cli, ledger_settings: 
 def killed(settings: Settings, step: str, *arguments: str) -> None:
     """Run a command in a process that dies at a step."""
     script = str(ROOT / "tests" / "redrive_killed.py")
-    done = subprocess.run(
-        [sys.executable, script, step, "dead-letters", *arguments],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        check=False,
-    )
+    done = run([script, step, "dead-letters", *arguments], env=environment(settings), timeout=HANG_S)
     assert done.returncode == -signal.SIGKILL, done
 
 
