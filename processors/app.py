@@ -42,6 +42,10 @@ SCHEME = "creditfold"
 FOLD_CONNECTIONS = LANES_AT_ONCE + 2
 
 REPORT_EVERY_S = 5.0
+#: How long Kafka waits for a sign of a group's member before others get its partitions, and how long Faust waits for an
+#: answer, which must be longer.
+SESSION_S = 10.0
+ANSWER_S = 30.0
 TURN_EVERY_S = 1.0
 COLLECT_EVERY_S = 60.0
 
@@ -299,9 +303,9 @@ def _faust_options(settings: Settings) -> dict[str, Any]:
         "broker_max_poll_interval": (2**31 - 1) / 1000,
         "broker_credentials": _credentials(settings),
         "consumer_metadata_max_age_ms": METADATA_AGE_MS,
-        "broker_session_timeout": 10.0,
+        "broker_session_timeout": SESSION_S,
         "broker_heartbeat_interval": 1.0,
-        "broker_request_timeout": 30.0,
+        "broker_request_timeout": ANSWER_S,
         "stream_wait_empty": False,
         "worker_redirect_stdouts": False,
     }

@@ -6,11 +6,14 @@ import signal
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import hypothesis
 import psycopg
 import pytest
+from confluent_kafka import KafkaException
 from hypothesis import HealthCheck
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
@@ -24,10 +27,13 @@ os.environ.setdefault("CREDITFOLD_CORE", "plain")
 
 from small_disk import SmallDisk, mounted
 from stack_under_test import StackUnderTest
-from support import patiently
+from support import HANG_S, patiently
+from tenacity import stop_after_delay
 
+from creditfold.processors import rebuilding
+from creditfold.projections import connections, generations, sessions, store
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import create_topics
+from creditfold.stack.topics import KafkaAdmin, create_topics, topic_names
 
 NEEDS_STACK = {"stack", "ledger_database", "ledger_settings"}
 
@@ -79,11 +85,39 @@ def small_disk(stack: StackUnderTest) -> Iterator[SmallDisk]:
         yield found
 
 
+def forget_topics(settings: Settings) -> None:
+    """Delete a ledger's topics, unless its test has left Kafka away.
+
+    With those of sixty tests a broker took twice as long to start, and thrice after a kill.
+    """
+    admin = KafkaAdmin(settings)
+    for answer in admin.client.delete_topics(list(topic_names(settings)), request_timeout=5).values():
+        with suppress(KafkaException):
+            answer.result()
+
+
+def be_patient(patched: pytest.MonkeyPatch) -> None:
+    """Have nothing in this process give up for what PostgreSQL, or a worker, is only slow with.
+
+    What a test has given up, it sets itself.
+    """
+    patched.setattr(rebuilding._WHILE_BLOCKED, "stop", stop_after_delay(HANG_S))
+    patched.setattr(generations._WHILE_READ, "stop", stop_after_delay(HANG_S))
+    patched.setattr(generations, "HALT_IDLE_MS", 600_000)
+    patched.setattr(store, "CLAIM_PATIENCE_S", HANG_S)
+    patched.setattr(connections, "CONNECT_TIMEOUT_S", int(HANG_S))
+    patched.setitem(connections.SESSION, "connect_timeout", int(HANG_S))
+    patched.setitem(cast(dict[str, str], sessions.FOLD), "lock_timeout", "0")
+
+
 @pytest.fixture
-def ledger_settings(ledger_database: Settings) -> Settings:
+def ledger_settings(ledger_database: Settings) -> Iterator[Settings]:
     """Settings with topics of 4 partitions, a consumer group and a database that no other test knows."""
-    patiently(lambda: create_topics(ledger_database))
-    return ledger_database
+    try:
+        patiently(lambda: create_topics(ledger_database))
+        yield ledger_database
+    finally:
+        forget_topics(ledger_database)
 
 
 @pytest.fixture
@@ -104,7 +138,9 @@ def ledger_database(stack: StackUnderTest) -> Iterator[Settings]:
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
     try:
-        yield settings
+        with pytest.MonkeyPatch.context() as patched:
+            be_patient(patched)
+            yield settings
     finally:
         with psycopg.connect(admin, autocommit=True) as connection:
             connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Producer
 from credit_histories import HOUR_MS, START_MS, Writer
+from support import HANG_S, Raw
 from test_chunks import FakeRecord
 
 from creditfold.ledger import Book
@@ -203,6 +204,23 @@ def _fill(writer: TopicWriter) -> None:
         writer.send("Grant", {"command_id": f"g-{number}", "account": name, "asset": "gold", "amount": 1})
 
 
+#: An instant long past.
+LONG_AGO_MS = 1_700_000_000_000
+
+
+def append_long_ago(settings: Settings, records: Iterable[Raw]) -> None:
+    """Append records as of LONG_AGO_MS to the topic, which keeps given times from then on.
+
+    What ends soon after it is overdue by the clock, and not yet by the log's: no test has to wait for that.
+    """
+    Topic(settings).keep_given_times()
+    producer = Producer({**settings.kafka_client, "enable.idempotence": True, "partitioner": "murmur2_random"})
+    for raw in records:
+        place = {} if raw.partition < 0 else {"partition": raw.partition}
+        producer.produce(settings.commands_topic, raw.value, raw.key, timestamp=LONG_AGO_MS, **place)
+    assert producer.flush(HANG_S) == 0
+
+
 def append_all(settings: Settings, records: Iterable[Appended]) -> None:
     """Append records with their times to the topic, which keeps given times from then on."""
     Topic(settings).keep_given_times()
@@ -212,4 +230,4 @@ def append_all(settings: Settings, records: Iterable[Appended]) -> None:
         named = list(headers)
         producer.produce(settings.commands_topic, value, key, partition, timestamp=timestamp, headers=named)
         producer.poll(0)
-    assert producer.flush(60) == 0
+    assert producer.flush(HANG_S) == 0

@@ -20,13 +20,16 @@ from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Consumer, Producer, TopicPartition
 from fork_server import Process
 
+from creditfold.processors.rebuild import fold_here
+from creditfold.processors.replay import Job
 from creditfold.projections.connections import connected
 from creditfold.projections.queries import PartitionProgress, progress
+from creditfold.projections.setup import prepare
 from creditfold.schemas.errors import CreditfoldError
 from creditfold.schemas.wire import encode
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import KafkaUnavailableError, end_offsets, start_offsets
+from creditfold.stack.topics import KafkaUnavailableError, describe_log, end_offsets, start_offsets
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Longest wait for what must come, in seconds: only a hang exceeds it, however slow the machine is.
@@ -280,6 +283,17 @@ def lag(settings: Settings) -> int | None:
 def wait_until_folded(settings: Settings, bound_s: float = HANG_S) -> None:
     """Wait until the fold has reached the end of every partition."""
     assert wait_until(lambda: lag(settings) == 0, bound_s), f"lag is {lag(settings)} after {bound_s} s"
+
+
+def fold_log(settings: Settings) -> None:
+    """Fold the log into generation 1 to its end, in this process and with no worker running.
+
+    A rebuild's fold is the workers' fold, and needs no process to come up.
+    """
+    log = describe_log(settings)
+    prepare(settings.dsn, log)
+    ends = end_offsets(settings, log.topic, range(log.partitions))
+    fold_here(Job(settings.kafka_client, log.topic, log.partitions, 1, ends), settings.dsn)
 
 
 def query(settings: Settings, text: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -4,14 +4,14 @@ A ledger of one test has four partitions. `history` appends grants, spends, reje
 """
 
 import asyncio
+import io
 import json
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import fork_server
 import psutil
 import pytest
 from credit_topics import append_all, topic
+from fork_server import Process
+from holds import gate_in
 from projection_copy import copy_of
 from psycopg import AsyncConnection, Connection
 from stack_under_test import StackUnderTest
@@ -27,19 +29,20 @@ from support import (
     ROOT,
     Quiet,
     Raw,
-    WorkerProcess,
     append,
     assert_equals_second_fold,
     environment,
+    fold_log,
     lag,
     query,
     record,
     wait_until_folded,
     worker,
 )
-from tenacity import stop_after_delay
+from tenacity import stop_after_attempt
 from test_compiled import IS_COMPILED
 
+from creditfold.cli.main import _run
 from creditfold.processors.memory import Memory
 from creditfold.processors.rebuild import RebuildError, fold_here
 from creditfold.processors.rebuilding import (
@@ -72,7 +75,7 @@ from creditfold.projections.setup import VIEWS, LogChangedError, prepare
 from creditfold.projections.statements import SWITCHING
 from creditfold.projections.store import ChunkTransaction, FencedError, claim
 from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
+from creditfold.stack.settings import Settings, load_settings
 from creditfold.stack.topics import KafkaAdmin, create_topics, describe_log, end_offsets
 
 WATCH = Quiet()
@@ -120,21 +123,31 @@ def rows_of(settings: Settings, number: int) -> dict[str, list[tuple[Any, ...]]]
 def folded(ledger_settings: Settings) -> Settings:
     """A ledger with some thousand records folded into its live generation, and no worker running."""
     append(ledger_settings, history(3_000))
-    log = describe_log(ledger_settings)
-    prepare(ledger_settings.dsn, log)
-    ends = end_offsets(ledger_settings, log.topic, range(log.partitions))
-    # A rebuild's fold is the workers' fold, which a test below shows, and needs no process to come up.
-    fold_here(Job(ledger_settings.kafka_client, log.topic, log.partitions, 1, ends), ledger_settings.dsn)
+    fold_log(ledger_settings)
     return ledger_settings
 
 
 def run(
-    settings: Settings, *arguments: str, check: bool = True, program: tuple[str, ...] = WorkerProcess.program
+    settings: Settings, *arguments: str, check: bool = True, program: tuple[str, ...] = ()
 ) -> "subprocess.CompletedProcess[str]":
-    """Run `creditfold` as a user would."""
-    done = fork_server.run([*program, *arguments], env=environment(settings), timeout=HANG_S)
+    """Run `creditfold` with these settings: here, or another program in its place in a process of its own."""
+    if program:
+        done = fork_server.run([*program, *arguments], env=environment(settings), timeout=HANG_S)
+    else:
+        done = _run_here(settings, arguments)
     assert not check or done.returncode == 0, done.stderr
     return done
+
+
+def _run_here(settings: Settings, arguments: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
+        for name, value in environment(settings).items():
+            patched.setenv(name, value)
+        load_settings.cache_clear()
+        code = _run(list(arguments))
+    load_settings.cache_clear()
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def test_a_rebuild_equals_what_workers_folded(ledger_settings: Settings, tmp_path: Path) -> None:
@@ -177,9 +190,7 @@ def test_a_rebuild_makes_its_index_of_ids_when_one_comes_again(
     log = [record("Grant", f"c{number}", f"user-{number % 40}", 5) for number in range(2_000)]
     again = {"nowhere": [], "first": [600, 610], "late": [1_900]}[comes]
     append(folded, [*log[: again[-1] + 40], *(log[at] for at in again), *log[again[-1] + 40 :]] if again else log)
-    prepare(folded.dsn, (known := describe_log(folded)))
-    ends = end_offsets(folded, known.topic, range(known.partitions))
-    fold_here(Job(folded.kafka_client, known.topic, known.partitions, 1, ends), folded.dsn)
+    fold_log(folded)
     assert not made
     done = rebuild(folded, Request(), WATCH)
     assert (set(made) == {done.number}) == bool(again)
@@ -230,9 +241,9 @@ def test_activating_switches_readers_and_workers(folded: Settings, tmp_path: Pat
 def test_readers_never_see_an_older_position(folded: Settings, tmp_path: Path) -> None:
     """Positions that readers see go up only, while generations are switched to and fro and a worker folds."""
     rebuild(folded, Request(), WATCH)
-    readers = [
-        subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "watch_positions.py"), *order],
+    readers: list[subprocess.Popen[str]] = [
+        Process(
+            [str(ROOT / "tests" / "watch_positions.py"), *order],
             env=environment(folded),
             stdout=subprocess.PIPE,
             text=True,
@@ -241,9 +252,12 @@ def test_readers_never_see_an_older_position(folded: Settings, tmp_path: Path) -
     ]
     try:
         with worker(folded, tmp_path):
+            await_sight(readers, 1)
             for turn, number in enumerate((2, 1, 2, 1)):
                 append(folded, history(500, turn, 3_000 + 500 * turn))
                 activate(folded, number, Consent(), WATCH)
+                if not turn:
+                    await_sight(readers, 2)
             wait_until_folded(folded)
     finally:
         for reader in readers:
@@ -252,6 +266,13 @@ def test_readers_never_see_an_older_position(folded: Settings, tmp_path: Path) -
         seen, generations_seen = json.loads(reader.communicate(timeout=HANG_S)[0])
         assert seen == [], "positions went backwards, or a statement saw two generations"
         assert {1, 2} <= set(generations_seen)
+
+
+def await_sight(readers: "list[subprocess.Popen[str]]", number: int) -> None:
+    """Wait until each reader says that it sees a generation for the first time."""
+    for reader in readers:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == f"{number}\n"
 
 
 def test_a_generation_that_decided_otherwise_is_refused(folded: Settings) -> None:
@@ -316,9 +337,10 @@ def test_dropping_frees_a_generation_and_spares_the_live_one(folded: Settings) -
 
 def test_a_frozen_reader_makes_the_switch_give_up(folded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction that holds a view is not waited for for ever; nothing is switched, and the fold goes on."""
-    monkeypatch.setattr("creditfold.projections.generations._WHILE_READ.stop", stop_after_delay(4))
     rebuild(folded, Request(), WATCH)
-    with connected(folded.dsn) as reader, reader.transaction():
+    with connected(folded.dsn) as reader, reader.transaction(), monkeypatch.context() as patched:
+        patched.setattr("creditfold.projections.generations._WHILE_READ.stop", stop_after_attempt(2))
+        patched.setattr("creditfold.projections.generations.VIEW_LOCK_MS", 200)
         reader.execute("SELECT count(*) FROM ledger.balances")
         with pytest.raises(SwitchBlockedError, match="reader"):
             activate(folded, 2, Consent(), WATCH)
@@ -384,7 +406,8 @@ def test_an_activation_killed_anywhere_changes_nothing(folded: Settings, tmp_pat
     with worker(folded, tmp_path):
         append(folded, history(300, 4, 3_000))
         command = [str(ROOT / "tests" / "killed_switch.py"), step, "activate", "2"]
-        assert fork_server.run(command, env=environment(folded), timeout=HANG_S).returncode == -signal.SIGKILL
+        done = fork_server.run(command, env=environment(folded), timeout=HANG_S)
+        assert done.returncode == -signal.SIGKILL, done.stderr
         append(folded, history(300, 5, 3_300))
         wait_until_folded(folded)
         assert states(folded) == {1: "live", 2: "ready"}
@@ -412,6 +435,10 @@ def test_postgres_restarts_during_an_activation(
     assert_equals_second_fold(folded)
 
 
+#: A process that waits for as long as a worker may take to let go.
+PATIENT = (str(ROOT / "tests" / "with_constants.py"), "creditfold.projections.generations.HALT_LOCK_MS=60000")
+
+
 def test_two_activations_at_once(folded: Settings, tmp_path: Path) -> None:
     """One comes after the other; whichever was last is live, alone, and the ledger is whole."""
     for _ in range(2):
@@ -419,8 +446,8 @@ def test_two_activations_at_once(folded: Settings, tmp_path: Path) -> None:
     with worker(folded, tmp_path):
         append(folded, history(1_000, 6, 3_000))
         both = [
-            subprocess.Popen(
-                [sys.executable, "-m", "creditfold.cli.main", "activate", number],
+            Process(
+                [*PATIENT, "activate", number],
                 env=environment(folded),
                 stderr=subprocess.PIPE,
             )
@@ -497,17 +524,19 @@ def test_another_user_s_generation_belongs_to_the_ledger_s_owner(folded: Setting
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_rebuild_that_is_stopped_says_how_to_go_on(folded: Settings, number: signal.Signals) -> None:
-    """With its exit code, and no process left behind."""
-    append(folded, history(9_000, 5, 3_000))
-    command = [sys.executable, str(ROOT / "tests" / "small_pieces.py"), "rebuild", "--processes", "2"]
-    process = psutil.Popen(command, env=environment(folded), stderr=subprocess.PIPE, text=True)
-    assert wait_until(lambda: progressed(folded) > 0, HANG_S)
-    children = process.children(recursive=True)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=HANG_S)
-    assert process.returncode == 128 + number
-    assert "creditfold rebuild --resume 2" in said
-    assert wait_until(lambda: not any(child.is_running() for child in children), HANG_S)
+    """With its exit code, and no process left behind. It is held where something is committed, and more is to come."""
+    command = [str(ROOT / "tests" / "small_pieces.py"), "rebuild", "--processes", "2"]
+    with gate_in(folded, 2) as gate:
+        for partition in range(4):
+            gate.close(partition, 500)
+        process = Process(command, env=environment(folded), stderr=subprocess.PIPE, text=True)
+        assert wait_until(lambda: gate.waiting() == 2 and progressed(folded) > 0, HANG_S)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=HANG_S)
+        assert process.returncode == 128 + number
+        assert "creditfold rebuild --resume 2" in said
+        assert wait_until(lambda: not any(child.is_running() for child in children), HANG_S)
     # Another rebuild reminds of it; one that doesn't exist can't be gone on with.
     assert "Generation 2 isn't finished. Go on: creditfold rebuild --resume 2" in run(folded, "rebuild").stderr
     missing = run(folded, "rebuild", "--resume", "9", check=False)
@@ -546,6 +575,9 @@ def test_positions_that_the_log_does_not_have_are_refused(folded: Settings) -> N
     assert states(folded) == {1: "live"}
 
 
+#: How far ahead of where it stands a partition is held, in records: behind its first transactions.
+NEAREST, FARTHEST = 350, 700
+
 #: The number of the log of credits, which is written beside a book of Python's.
 CREDITS = 2
 
@@ -563,42 +595,50 @@ def test_a_rebuild_killed_anywhere_is_resumed(ledger_settings: Settings, number:
     if number == CREDITS:
         append_all(folded, topic(6, 6_000))
     else:
-        # So many that a kill comes before the end, however fast they are folded.
-        append(folded, history(12_000 if forgetful else 40_000, 5))
+        append(folded, history(6_000, 5))
     prepare(folded.dsn, describe_log(folded))
-    script = str(ROOT / "tests" / "small_pieces.py")
+    ends = end_offsets(folded, folded.commands_topic, range(4))
     arguments = ["rebuild", "--processes", "2"]
     kills, behind = 0, False
-    for _ in range(12):
-        process = subprocess.Popen(
-            [sys.executable, script, *arguments],
-            env=environment(folded) | forgetful,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        start = query(folded, "SELECT coalesce(sum(next_offset), 0) FROM ledger_0002.progress")[0][0] if kills else 0
-        goal = start + chance.randrange(0, 2_000 if number == CREDITS else 4_000)
+    with gate_in(folded, 2) as gate:
+        for _ in range(5):
+            start = standing(folded)
+            left = [partition for partition in range(4) if ends[partition] - start.get(partition, 0) > FARTHEST]
+            if len(left) < 2:
+                break
+            # None of them comes to its end before the kill, however fast it is folded.
+            for partition in left:
+                gate.close(partition, start.get(partition, 0) + chance.randrange(NEAREST, FARTHEST))
+            process = Process(
+                [str(ROOT / "tests" / "small_pieces.py"), *arguments],
+                env=environment(folded) | forgetful,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            goal = sum(start.values()) + chance.randrange(0, 2 * FARTHEST)
+            # One kill at least has to leave balances to be written, where any are left between two transactions.
+            is_found = behind or bool(forgetful)
 
-        # One kill at least has to leave balances to be written, where any are left from one transaction to the next.
-        is_found = behind or bool(forgetful)
+            def reached(
+                goal: int = goal, process: "subprocess.Popen[bytes]" = process, is_found: bool = is_found
+            ) -> bool:
+                if process.poll() is not None:
+                    return True
+                is_there = gate.waiting() == 2 or progressed(folded) >= goal
+                return is_there and (is_found or balances_behind(folded))
 
-        def reached(goal: int = goal, process: "subprocess.Popen[bytes]" = process, is_found: bool = is_found) -> bool:
-            if process.poll() is not None:
-                return True
-            return progressed(folded) >= goal and (is_found or balances_behind(folded))
-
-        assert wait_until(reached, HANG_S)
-        if process.poll() is None:
-            process.kill()
-            kills += 1
-        _, error = process.communicate(timeout=HANG_S)
-        behind |= balances_behind(folded)
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL or b"by somebody else" in error, error
-        if 2 in states(folded):
-            arguments = ["rebuild", "--resume", "2", "--processes", "2"]
-    assert kills > 0
+            assert wait_until(reached, HANG_S)
+            if process.poll() is None:
+                process.kill()
+                kills += 1
+            _, error = process.communicate(timeout=HANG_S)
+            behind |= balances_behind(folded)
+            # An orphan of the one before may still be at it.
+            assert process.returncode == -signal.SIGKILL or b"by somebody else" in error, error
+            gate.open()
+            if 2 in states(folded):
+                arguments = ["rebuild", "--resume", "2", "--processes", "2"]
+    assert kills > 2
     assert behind or forgetful, "no kill found balances that were still to be written"
     assert wait_until(lambda: run(folded, "rebuild", "--resume", "2", check=False).returncode == 0, HANG_S)
     fresh = rebuild(folded, Request(), WATCH)
@@ -612,11 +652,16 @@ def balances_behind(settings: Settings) -> bool:
     return bool(query(settings, "SELECT bool_or(balances_behind) FROM ledger_0002.progress")[0][0])
 
 
+def standing(settings: Settings) -> dict[int, int]:
+    """Where the partitions of generation 2 stand; empty before there is one."""
+    if query(settings, "SELECT to_regclass('ledger_0002.progress') IS NULL") == [(True,)]:
+        return {}
+    return dict(query(settings, "SELECT log_partition, next_offset FROM ledger_0002.progress"))  # type: ignore[arg-type]
+
+
 def progressed(settings: Settings) -> int:
     """How far generation 2 is, 0 before there is one."""
-    if query(settings, "SELECT to_regclass('ledger_0002.progress') IS NULL") == [(True,)]:
-        return 0
-    return int(query(settings, "SELECT sum(next_offset) FROM ledger_0002.progress")[0][0])
+    return sum(standing(settings).values())
 
 
 def test_a_rebuild_whose_commits_are_lost_ends_and_goes_on_where_it_stands(
@@ -651,11 +696,8 @@ def test_a_rebuild_whose_commits_are_lost_ends_and_goes_on_where_it_stands(
 
 def test_two_rebuilds_at_once(folded: Settings) -> None:
     """Each has a generation of its own."""
-    command = [sys.executable, "-m", "creditfold.cli.main", "rebuild", "--json"]
-    both = [
-        subprocess.Popen(command, env=environment(folded), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
+    command = ["-m", "creditfold.cli.main", "rebuild", "--json"]
+    both = [Process(command, env=environment(folded), stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     said = [json.loads(process.communicate(timeout=HANG_S)[0]) for process in both]
     assert {row["number"] for row in said} == {2, 3}
     assert {row["digest"] for row in said} == {read(folded, 1).digest}
@@ -671,11 +713,14 @@ def test_what_ended_a_fold_is_told_and_not_that_its_lock_could_not_be_given_back
             if ends == "PostgreSQL dies":
                 query(folded, "SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
             else:
-                connection.pgconn.send_query(b"SELECT pg_sleep(1)")
+                # Answered when the test gives the lock back.
+                connection.pgconn.send_query(b"SELECT pg_advisory_lock(1)")
             raise SystemExit(143)
 
-    with pytest.raises(SystemExit):
-        fold()
+    with connected(folded.dsn) as holder:
+        holder.execute("SELECT pg_advisory_lock(1)")
+        with pytest.raises(SystemExit):
+            fold()
 
     def free() -> bool:
         with suppress(GenerationError), connected(folded.dsn) as connection, held(connection, 7):
@@ -712,7 +757,7 @@ def test_a_full_disk_is_told_and_the_live_one_goes_on(folded: Settings, processe
     """What PostgreSQL says when its disk is full, said by a trigger in the middle of a COPY; then there is room."""
     before, number = rows_of(folded, 1), begun(folded)
     script = str(ROOT / "tests" / "small_pieces.py") if processes else "-m"
-    command = [sys.executable, script, *([] if processes else ["creditfold.cli.main"])]
+    command = [script, *([] if processes else ["creditfold.cli.main"])]
     with connected(folded.dsn) as connection:
         connection.execute(
             """CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -724,9 +769,7 @@ def test_a_full_disk_is_told_and_the_live_one_goes_on(folded: Settings, processe
             "CREATE TRIGGER full_disk BEFORE INSERT ON ledger_0002.journal FOR EACH ROW EXECUTE FUNCTION full_disk()"
         )
         resume = [*command, "rebuild", "--resume", str(number)]
-        done = subprocess.run(
-            resume, env=environment(folded), capture_output=True, text=True, timeout=HANG_S, check=False
-        )
+        done = fork_server.run(resume, env=environment(folded), timeout=HANG_S)
         assert done.returncode == 1, done.stderr
         assert "no room left" in done.stderr
         assert "creditfold drop" in done.stderr

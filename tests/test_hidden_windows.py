@@ -1,28 +1,22 @@
 """Transactions that are committed and yet aborted in a partition: nothing is published behind what readers miss."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 from late_marker import abort_in
 from support import HANG_S, Raw, record
-from test_publisher import assert_published, fold, next_offsets, opened, publish_to, topics_of
+from test_publisher import assert_published, fold, next_offsets, opened, pool, publish_to, topics_of
 
 from creditfold.processors.outbox import Outbox, Pool, ScatteredWindowError
 from creditfold.processors.publisher import Lane
 from creditfold.projections import outbox as outbox_queries
-from creditfold.projections.connections import outbox_pool
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.visibility import HiddenRecordError
 
-
-@pytest.fixture
-def pool(ledger_settings: Settings) -> Iterator[Pool]:
-    with outbox_pool(ledger_settings.dsn, "test", 2) as opened_pool:
-        yield opened_pool
+__all__ = ["pool"]
 
 
 class MarkedProducer:
@@ -51,11 +45,11 @@ def commands() -> list[Raw]:
 
 @pytest.mark.parametrize("topic", ["outcomes", "dead_letters"])
 def test_nothing_is_published_behind_a_window_that_a_late_marker_aborted(
-    ledger_settings: Settings, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch, topic: str
+    ledger_settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch, topic: str
 ) -> None:
     """The producer hears that its commit is done; the next commit is refused, and another outbox publishes both."""
     monkeypatch.setattr(outbox_queries, "WINDOW_OFFSETS", 40)
-    fold(ledger_settings, tmp_path, commands())
+    fold(ledger_settings, commands())
     (folded, topics), aborted = (next_offsets(ledger_settings)[0], topics_of(ledger_settings)), list[int]()
 
     def happens() -> None:
@@ -76,11 +70,9 @@ def test_nothing_is_published_behind_a_window_that_a_late_marker_aborted(
     assert_published(ledger_settings)
 
 
-def test_a_window_that_a_late_marker_cut_in_two_is_not_committed(
-    ledger_settings: Settings, tmp_path: Path, pool: Pool
-) -> None:
+def test_a_window_that_a_late_marker_cut_in_two_is_not_committed(ledger_settings: Settings, pool: Pool) -> None:
     """The marker stands between two of its messages, so that readers would get the second part only."""
-    fold(ledger_settings, tmp_path, commands())
+    fold(ledger_settings, commands())
     (folded, topics), aborted = (next_offsets(ledger_settings)[0], topics_of(ledger_settings)), list[int]()
 
     def happens() -> None:
@@ -99,11 +91,9 @@ def test_a_window_that_a_late_marker_cut_in_two_is_not_committed(
     assert_published(ledger_settings)
 
 
-def test_a_lane_with_nothing_more_to_publish_notices_what_is_hidden(
-    ledger_settings: Settings, tmp_path: Path, pool: Pool
-) -> None:
+def test_a_lane_with_nothing_more_to_publish_notices_what_is_hidden(ledger_settings: Settings, pool: Pool) -> None:
     """No window comes after the one that was aborted; it is looked for all the same, and published again."""
-    fold(ledger_settings, tmp_path, commands())
+    fold(ledger_settings, commands())
     topics, aborted = topics_of(ledger_settings), list[int]()
 
     def happens() -> None:

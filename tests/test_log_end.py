@@ -5,6 +5,7 @@ The loss is real: the broker is stopped, the end of its file is cut off, and it 
 
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,17 +17,17 @@ from log_surgery import cut_end, spoil_last_batch
 from stack_under_test import EmbeddedStack, StackUnderTest
 from support import (
     HANG_S,
+    ROOT,
     Cli,
     Quiet,
     Raw,
     WorkerProcess,
     all_progress,
     append,
-    publisher,
+    fold_log,
     query,
     record,
     wait_until_folded,
-    worker,
 )
 from test_cli import bare, cli
 from test_publisher import assert_published, opened, pool, publish_to, read_topic, wait_until_published
@@ -47,7 +48,7 @@ from creditfold.stack.continuity import READ_S, LogReplacedError, UnreadError, r
 from creditfold.stack.log import LogReader, UnreadableError
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
-from creditfold.stack.topics import describe_log
+from creditfold.stack.topics import End, describe_log, log_ends
 
 __all__ = ["bare", "cli", "pool"]
 
@@ -63,14 +64,43 @@ def surgery(stack: StackUnderTest) -> StackUnderTest:
     return stack
 
 
+class Watchful(WorkerProcess):
+    """A worker or a publisher that looks each second for what it looks for in half a minute else."""
+
+    program = (
+        str(ROOT / "tests" / "with_constants.py"),
+        "creditfold.processors.app.COMPARE_LOG_EVERY_S=1",
+        "creditfold.processors.transport.REFUSED_PAUSE_S=1",
+        "creditfold.processors.transport.UNREADABLE_PAUSE_S=1",
+        "creditfold.processors.transport.UNREAD_PAUSE_S=1",
+        "creditfold.processors.publisher.CHECK_EVERY_S=1",
+        "creditfold.processors.publisher.COMPARE_EVERY_S=1",
+        "creditfold.processors.publisher.REFUSED_PAUSE_S=1",
+        "creditfold.stack.continuity.READ_S=3",
+    )
+
+
+@contextmanager
+def watchful(settings: Settings, folder: Path, command: str = "worker", name: str = "") -> Iterator[WorkerProcess]:
+    """One for the length of a block."""
+    running = Watchful(settings, folder, name or command, command)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.stop()
+
+
 def grant(partition: int, command_id: str, amount: int = 1) -> Raw:
     return record("Grant", command_id, ACCOUNTS[partition], amount)
 
 
 def append_each(settings: Settings, records: list[Raw]) -> None:
     """Append records, each in a batch of its own, which can be cut off alone."""
+    producer = Producer({**settings.kafka_client, "partitioner": "murmur2_random", "acks": "all"})
     for one in records:
-        append(settings, [one])
+        producer.produce(settings.commands_topic, one.value, one.key)
+        assert producer.flush(HANG_S) == 0
 
 
 def lose_end(stack: StackUnderTest, topic: str, partition: int, offset: int, *, kill: bool = False) -> None:
@@ -105,13 +135,12 @@ def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
     settings, topic = ledger_settings, ledger_settings.commands_topic
     append_each(settings, [grant(1, f"kept-{n}") for n in range(2)] + [grant(1, f"lost-{n}") for n in range(3)])
     append(settings, [grant(partition, "first") for partition in (0, 2, 3)])
-    with worker(settings, tmp_path):
-        wait_until_folded(settings)
+    fold_log(settings)
     before = rebuild(settings, Request(), Quiet()).number
     archive_topic(settings, tmp_path / "backup")
     lose_end(surgery, topic, 1, 2)
     append_each(settings, [grant(1, f"new-{n}") for n in range(4)])
-    with worker(settings, tmp_path, "again") as again:
+    with watchful(settings, tmp_path, name="again") as again:
         assert wait_until(lambda: len(refused(again, 1)) > 0, HANG_S), again.text()[-3000:]
         why, remedy = refused(again, 1)[0]["why"], refused(again, 1)[0]["remedy"]
         assert f"Partition 1 of {topic} is folded to offset 5" in why
@@ -152,7 +181,7 @@ def test_a_running_worker_folds_nothing_of_another_history(
     """The broker crashes, loses its end and has other records before the worker asks again; it needn't be further."""
     settings = ledger_settings
     append_each(settings, [grant(2, f"kept-{n}") for n in range(2)] + [grant(2, f"lost-{n}") for n in range(3)])
-    with worker(settings, tmp_path) as running:
+    with watchful(settings, tmp_path) as running:
         wait_until_folded(settings)
         running.send(signal.SIGSTOP)
         lose_end(surgery, settings.commands_topic, 2, 2, kill=True)
@@ -180,7 +209,7 @@ def test_outcomes_that_their_topic_lost_are_published_again(
             wait_until_folded(settings)
             wait_until_published(settings)
 
-    with worker(settings, tmp_path), publisher(settings, tmp_path) as running:
+    with watchful(settings, tmp_path), watchful(settings, tmp_path, "publisher") as running:
         publish("first", "second", "third")
         lose_end(surgery, topic, 0, 2, kill=True)
         assert wait_until(lambda: len(read_topic(settings, topic)) == 12, HANG_S), running.text()[-3000:]
@@ -195,7 +224,7 @@ def test_outcomes_that_their_topic_lost_are_published_again(
 
 @pytest.mark.parametrize("left", [0, 1])
 def test_an_outbox_commits_nothing_behind_a_lost_end(
-    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path, pool: Pool, left: int
+    ledger_settings: Settings, surgery: StackUnderTest, pool: Pool, left: int
 ) -> None:
     """Its next message lands where an earlier one was: the transaction is given up, and another outbox begins there.
 
@@ -203,8 +232,7 @@ def test_an_outbox_commits_nothing_behind_a_lost_end(
     """
     settings, topic = ledger_settings, ledger_settings.outcomes_topic
     append(settings, [grant(0, f"g-{number}") for number in range(4)])
-    with worker(settings, tmp_path):
-        wait_until_folded(settings)
+    fold_log(settings)
     with opened(settings, pool, 0) as outbox:
         for folded in (1, 2, 3):
             assert outbox.publish(folded) == (1, 0)
@@ -225,14 +253,13 @@ def test_nothing_of_a_lost_history_is_published(
     settings = ledger_settings
     append_each(settings, [grant(2, f"kept-{n}") for n in range(2)] + [grant(2, f"lost-{n}") for n in range(2)])
     append(settings, [grant(3, "elsewhere")])
-    with worker(settings, tmp_path):
-        wait_until_folded(settings)
+    fold_log(settings)
     lose_end(surgery, settings.commands_topic, 2, 2)
     append_each(settings, [grant(2, f"new-{n}") for n in range(3)])
-    with publisher(settings, tmp_path) as running:
+    with watchful(settings, tmp_path, "publisher") as running:
         assert wait_until(lambda: len(read_topic(settings, settings.outcomes_topic)) == 1, HANG_S)
         assert wait_until(lambda: running.said("refuses to publish the partition"), HANG_S), running.text()[-3000:]
-    (line,) = [line for line in running.lines() if line["event"] == "refuses to publish the partition"]
+    line, *_ = [line for line in running.lines() if line["event"] == "refuses to publish the partition"]
     assert line["partition"] == 2
     assert "is another one" in line["why"]
     assert [seen.partition for seen in read_topic(settings, settings.outcomes_topic)] == [3]
@@ -241,7 +268,8 @@ def test_nothing_of_a_lost_history_is_published(
 @pytest.fixture
 def transactional(ledger_settings: Settings) -> Iterator[Producer]:
     """A producer with transactions, which is given its place in the middle of one if need be."""
-    producer = Producer({**ledger_settings.kafka_client, "transactional.id": ledger_settings.group})
+    conf = {"transactional.id": ledger_settings.group, "transaction.timeout.ms": 600_000}
+    producer = Producer({**ledger_settings.kafka_client, **conf})
     producer.init_transactions(HANG_S)
     yield producer
     producer.purge()
@@ -253,8 +281,7 @@ def test_what_cannot_be_read_keeps_nobody_else_waiting(
     """Of partition 1 the last folded record, of 2 the first that is not folded: both stand still and are shown."""
     settings, topic = ledger_settings, ledger_settings.commands_topic
     append_each(settings, [grant(partition, "first") for partition in range(4)])
-    with worker(settings, tmp_path):
-        wait_until_folded(settings)
+    fold_log(settings)
     append_each(settings, [grant(partition, "second") for partition in (0, 2, 3)])
     surgery.stop_kafka()
     try:
@@ -262,11 +289,16 @@ def test_what_cannot_be_read_keeps_nobody_else_waiting(
         spoil_last_batch(settings.data_dir, topic, 2)
     finally:
         surgery.start_kafka()
-    with pytest.raises(UnreadError, match=f"doesn't give the records of {topic} at 1:0") as raised:
-        refusals(settings, topic, bookmarks(settings) | {3: Bookmark(9)})
-    assert raised.value.partitions == {1}
-    assert raised.value.refused.keys() == {3}
-    with worker(settings, tmp_path, "again") as again:
+    monkeypatch.setattr(continuity, "READ_S", 2.0)
+
+    def unread() -> UnreadError:
+        with pytest.raises(UnreadError, match=f"doesn't give the records of {topic} at ") as raised:
+            refusals(settings, topic, bookmarks(settings) | {3: Bookmark(9)})
+        return raised.value
+
+    # A slow machine may not give others in time, either.
+    assert wait_until(lambda: (found := unread()).partitions == {1} and found.refused.keys() == {3}, HANG_S)
+    with watchful(settings, tmp_path, name="again") as again:
         for partition in (0, 3):
             assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, HANG_S), again.text()
         waiting = [line for line in again.lines() if line["event"] == "waiting to claim partitions"]
@@ -322,7 +354,7 @@ def test_nothing_of_an_ordinary_log_is_taken_for_another_history(
     names = [f"log-{number}" for number in range(6)]
     for number, commit in enumerate([False, False, True, True, False, True]):
         write(names[number], commit=commit)
-        running = WorkerProcess(settings, tmp_path, names[number])
+        running = Watchful(settings, tmp_path, names[number])
         try:
             wait_until_folded(settings)
             if number == 3:
@@ -340,7 +372,7 @@ def test_nothing_of_an_ordinary_log_is_taken_for_another_history(
     append(settings, [grant(0, "behind an open transaction")])
     assert refusals(settings, settings.commands_topic, bookmarks(settings)) == {}
     producer.abort_transaction(HANG_S)
-    with worker(settings, tmp_path, "last"):
+    with watchful(settings, tmp_path, name="last"):
         wait_until_folded(settings)
     assert verify(settings, None, None, 20, Quiet()).equal
 
@@ -353,6 +385,8 @@ def test_what_a_bookmark_may_meet(ledger_settings: Settings, transactional: Prod
     transactional.produce(topic, b"aborted", b"key", 0)
     transactional.flush(HANG_S)
     transactional.abort_transaction(HANG_S)
+    # Kafka answers before the control record is there.
+    assert wait_until(lambda: log_ends(settings, topic, [0]) == {0: End(4, 4)}, HANG_S)
     append_each(settings, [grant(0, "four"), grant(0, "five")])
     with LogReader(settings.kafka_client, topic, 0, 0) as reader:
         found = {}

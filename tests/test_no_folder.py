@@ -1,9 +1,8 @@
 """Who only folds, publishes, reads, appends or rebuilds needs no folder that can be written, and none that exists."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 from fork_server import start_anew
 from support import HANG_S, Done, WorkerProcess, append, environment, record, wait_until_folded
@@ -39,14 +38,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ran(settings: Settings, *arguments: str) -> Done:
     """Run a command to its end where it can write no file."""
-    done = subprocess.run(
-        [sys.executable, PROGRAM, *arguments],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        check=False,
-    )
+    done = fork_server.run([PROGRAM, *arguments], env=environment(settings), timeout=HANG_S)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -79,7 +71,7 @@ def test_no_command_but_import_needs_a_folder(ledger_settings: Settings, tmp_pat
     assert_left_alone(_succeeded(ran(settings, "init")))
     running = ReadOnly(settings, tmp_path)
     try:
-        granted = ran(settings, "grant", "ada", "5", "--id", "g-1", "--json")
+        granted = ran(settings, "grant", "ada", "5", "--id", "g-1", "--json", "--timeout", str(HANG_S))
         position = Position.parse(granted.json["position"])
         for arguments in [
             ["balance", "ada"],

