@@ -37,7 +37,7 @@ from creditfold.processors.worker import configure_logging, leave, wait_until_re
 from creditfold.projections.connections import outbox_pool
 from creditfold.projections.failures import is_outage, outage_event, why
 from creditfold.projections.heartbeats import PartitionSign
-from creditfold.projections.outbox import folded_to, summarise
+from creditfold.projections.outbox import folded_to
 from creditfold.projections.queries import bookmarks
 from creditfold.projections.setup import refuse_other_log
 from creditfold.schemas.errors import CreditfoldError
@@ -68,7 +68,6 @@ COMPARE_EVERY_S = 30.0
 #: again to connect.
 FIND_S = 3.0
 REPORT_EVERY_S = 5.0
-SUMMARISE_EVERY_S = 1.0
 #: Connections to PostgreSQL of one publisher.
 CONNECTIONS = 4
 #: How long a step may take while Kafka is there, in seconds. A call of librdkafka may outlast the time it was given,
@@ -295,8 +294,6 @@ class Publisher:
         self._stopping = False
         self._wrong: CreditfoldError | None = None
         self._reported_at = time.monotonic()
-        self._summarised_at = 0.0
-        self._may_summarise = True
         self._reported = Count(0, 0)
         self._ended = Count(0, 0)
         # Whether others have found Kafka just now, and how often the group's member then didn't.
@@ -437,20 +434,12 @@ class Publisher:
         try:
             with self._pool.connection() as connection:
                 folded = folded_to(connection, self._infos[0].log, self._lanes)
-            self._summarise(any(lane.folded != folded.get(partition) for partition, lane in self._lanes.items()))
         except (psycopg.Error, PoolTimeout) as error:
             # Every lane says so, with what it does about it, when it has something to do.
             log.warning(f"{outage_event(error)} to hear from the fold", why=_in_words(error))
             return False
         news = [self._lanes[partition].tell(offset) for partition, offset in folded.items()]
         return any(news)
-
-    def _summarise(self, moved: bool) -> None:
-        """Once in a while, where the fold has written something, make it quick to find."""
-        if moved and self._may_summarise and time.monotonic() - self._summarised_at >= SUMMARISE_EVERY_S:
-            with self._pool.connection() as connection:
-                self._may_summarise = summarise(connection)
-            self._summarised_at = time.monotonic()
 
     def _watch_topics(self) -> None:
         """Look again and again whether the topics are still those that they were; in a thread, as it takes its time."""

@@ -13,7 +13,6 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from psycopg import Connection
-from psycopg.errors import InsufficientPrivilege
 
 from creditfold.projections.connections import rows_of
 from creditfold.projections.setup import LogChangedError
@@ -132,27 +131,6 @@ _SIZES = """
 _DEAD_LETTERS = """
     SELECT log_offset, reason, detail, key, value, headers
     FROM ledger.dead_letters WHERE log_partition = %s AND log_offset >= %s AND log_offset < %s ORDER BY log_offset"""
-
-
-# The index by position is a BRIN index of whatever table the view shows. Pages that it has no summary of yet are all
-# read by every window, and PostgreSQL makes summaries once a minute or so.
-_SUMMARISE = """
-    SELECT brin_summarize_new_values(index.oid) FROM (
-        SELECT DISTINCT pg_index.indexrelid FROM pg_rewrite
-        JOIN pg_depend ON pg_depend.objid = pg_rewrite.oid AND refclassid = 'pg_class'::regclass
-        JOIN pg_index ON pg_index.indrelid = pg_depend.refobjid
-        WHERE ev_class = 'ledger.journal'::regclass
-    ) AS of_journal JOIN pg_class AS index ON index.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
-    WHERE amname = 'brin'"""
-
-
-def summarise(connection: Connection[Any]) -> bool:
-    """Have the journal's latest pages found by position. Tell whether this user may ask for that; only owners may."""
-    try:
-        connection.execute(_SUMMARISE)
-    except InsufficientPrivilege:
-        return False
-    return True
 
 
 def folded_to(connection: Connection[Any], log: Log, partitions: Iterable[int]) -> Mapping[int, int]:

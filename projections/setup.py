@@ -24,7 +24,7 @@ READER_ROLE = "creditfold_reader"
 _READ_TABLES = ("generations", "dead_letter_decisions", "heartbeats")
 
 #: Version of the tables in generation.sql. Code folds, reads and activates generations of its own layout only.
-LAYOUT = 4
+LAYOUT = 5
 
 #: Which of the journal's indexes finds a command by its id.
 KEY_OF_IDS = 1

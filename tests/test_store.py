@@ -410,6 +410,16 @@ def test_preparing_again_changes_nothing_and_another_log_is_refused(prepared: Se
             prepare(prepared.dsn, other)
 
 
+def test_no_index_can_lose_rows(prepared: Settings) -> None:
+    """Each is a B-tree: a BRIN index of minmax_multi lost rows that were written while it was summarised."""
+    methods = query(
+        prepared,
+        """SELECT DISTINCT amname FROM pg_class JOIN pg_am ON pg_am.oid = relam
+           WHERE relkind = 'i' AND relnamespace::regnamespace::text LIKE 'ledger%'""",
+    )
+    assert methods == [("btree",)]
+
+
 def test_a_server_too_old_for_the_statements_is_refused(prepared: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """With both versions, and where the embedded server is looked for by the same bound."""
     assert OLDEST_SERVER == OLDEST_MAJOR * 10_000
