@@ -415,7 +415,7 @@ def test_no_index_can_lose_rows(prepared: Settings) -> None:
     methods = query(
         prepared,
         """SELECT DISTINCT amname FROM pg_class JOIN pg_am ON pg_am.oid = relam
-           WHERE relkind = 'i' AND relnamespace::regnamespace::text LIKE 'ledger%'""",
+           WHERE relkind = 'i' AND relnamespace::regnamespace::text LIKE 'ledger%%'""",
     )
     assert methods == [("btree",)]
 
