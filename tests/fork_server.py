@@ -82,7 +82,8 @@ _OURS = read_at_start(os.environ)
 def _started() -> socket.socket:
     ours, its = socket.socketpair()
     with its:
-        command = [sys.executable, __file__, str(its.fileno())]
+        # The name is what a process of ours is known by, in its command line, which is its forks' too.
+        command = [sys.executable, __file__, str(its.fileno()), "creditfold"]
         variables = {name: value for name, value in os.environ.items() if not name.startswith(READ_AT_START)}
         # It ends when we do, because our end of the socket is closed then.
         subprocess.Popen(command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, env=variables | _OURS)
