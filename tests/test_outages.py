@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -146,16 +147,16 @@ class Patient(WorkerProcess):
 
 def test_sigterm_while_the_join_waits_stops_in_seconds(ledger_settings: Settings, tmp_path: Path) -> None:
     """Kafka lets nobody in before the frozen member's session has run out; who waits for that can be told to stop."""
-    frozen, waiting = (Patient(ledger_settings, tmp_path, name) for name in ("frozen", "waiting"))
-    try:
+    with ExitStack() as running:
+        frozen = Patient(ledger_settings, tmp_path, "frozen")
+        running.callback(frozen.kill)
         assert wait_until(lambda: frozen.said("claimed"), HANG_S)
-        assert wait_until(lambda: waiting.said("worker starts"), HANG_S)
         freeze(frozen)
+        # Not earlier: it would be let in at once.
+        waiting = Patient(ledger_settings, tmp_path, "waiting")
+        running.callback(waiting.kill)
         assert wait_until(lambda: joins(ledger_settings), HANG_S)
         assert waiting.stop() == 0
-    finally:
-        frozen.kill()
-        waiting.kill()
 
 
 def joins(settings: Settings) -> bool:
