@@ -25,6 +25,7 @@ from creditfold.cli.serving import begin_log
 from creditfold.ledger import RejectionReason, known_rules, limits
 from creditfold.producers.commands import MODELS
 from creditfold.projections.connections import connected
+from creditfold.projections.heartbeats import Role, heartbeats
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.wire import decode
 from creditfold.stack.processes import wait_until
@@ -114,9 +115,16 @@ class Runner:
         self._names: dict[str, object] = {}
         self._code = 0
 
-    def await_worker(self) -> None:
-        """Wait until the worker has made the tables, which the documents' readers have from `creditfold up`."""
-        assert wait_until(lambda: len(all_progress(self._settings)) > 0, HANG_S)
+    def await_processes(self, *roles: Role) -> None:
+        """Wait until they run and have said so, which the documents' readers have from `creditfold up`."""
+
+        def run() -> bool:
+            if not all_progress(self._settings):
+                return False
+            with connected(self._settings.dsn) as connection:
+                return {sign.role for sign, _ in heartbeats(connection) if sign.state == "running"} >= set(roles)
+
+        assert wait_until(run, HANG_S)
 
     def run(self, path: Path) -> None:
         found = blocks(path)
@@ -196,11 +204,12 @@ def test_what_the_docs_show_is_what_happens(
     begin_log(ledger_settings)
     with ExitStack() as running:
         running.enter_context(worker(ledger_settings, tmp_path))
-        if "creditfold follow " in path.read_text("utf-8"):
+        with_publisher = "creditfold follow " in path.read_text("utf-8")
+        if with_publisher:
             running.enter_context(publisher(ledger_settings, tmp_path))
         runner = Runner(ledger_settings, tmp_path)
         try:
-            runner.await_worker()
+            runner.await_processes("worker", *(["publisher"] if with_publisher else []))
             runner.run(path)
         finally:
             load_settings.cache_clear()
