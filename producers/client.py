@@ -700,27 +700,38 @@ class _Answers:
 
     def settle(self, future: asyncio.Future[Position], outcome: Outcome) -> None:
         """Take an answer, in whatever thread. A failure that no future will hear is kept for the next flush."""
-        if isinstance(outcome, AppendError) and (future.cancelled() or self.loop.is_closed()):
+        if isinstance(outcome, AppendError) and (future.done() or self.loop.is_closed()):
             self._unseen.add(outcome)
             return
         self._come.append((future, outcome))
         if not self._is_called:
             self._is_called = True
-            with contextlib.suppress(RuntimeError):  # It was closed just now.
+            try:
                 self.loop.call_soon_threadsafe(self._tell)
+            except RuntimeError:  # It was closed just now.
+                self.let_go()
+
+    def let_go(self) -> None:
+        """Keep for the next flush the failures that came for a loop which was closed before it heard of them."""
+        with contextlib.suppress(IndexError):  # Two threads may be at it.
+            while self.loop.is_closed():
+                _, outcome = self._come.popleft()
+                if isinstance(outcome, AppendError):
+                    self._unseen.add(outcome)
 
     def _tell(self) -> None:
         # Before the first look: what comes after the last one calls again.
         self._is_called = False
         while self._come:
             future, outcome = self._come.popleft()
-            if isinstance(outcome, AppendError):
-                if future.cancelled():
-                    self._unseen.add(outcome)
-                else:
-                    future.set_exception(outcome)
-            elif not future.cancelled():
-                future.set_result(outcome)
+            # Done: cancelled, or settled by its owner. Those behind it hear theirs all the same.
+            if not isinstance(outcome, AppendError):
+                if not future.done():
+                    future.set_result(outcome)
+            elif future.done():
+                self._unseen.add(outcome)
+            else:
+                future.set_exception(outcome)
 
 
 class AsyncCommandProducer:
@@ -753,6 +764,7 @@ class AsyncCommandProducer:
         """Hand a command over; awaiting the returned future gives its position. Errors as in CommandProducer."""
         loop = asyncio.get_running_loop()
         if self._answers is None or self._answers.loop is not loop:
+            self._let_go()
             self._answers = _Answers(loop, self._producer._unseen)
         settle = self._answers.settle
 
@@ -799,11 +811,17 @@ class AsyncCommandProducer:
 
     async def flush(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the sync twin's argument.
         """Wait until everything handed over has its answer. Raises as CommandProducer.flush()."""
+        self._let_go()
         await asyncio.to_thread(self._producer.flush, timeout)
 
     async def close(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the sync twin's argument.
         """Take nothing more and wait for what is under way. Raises as CommandProducer.close()."""
+        self._let_go()
         await asyncio.to_thread(self._producer.close, timeout)
+
+    def _let_go(self) -> None:
+        if self._answers is not None:
+            self._answers.let_go()
 
     async def __aenter__(self) -> Self:
         return self
@@ -811,4 +829,5 @@ class AsyncCommandProducer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._let_go()
         await asyncio.to_thread(self._producer.__exit__, kind, error, trace)

@@ -73,10 +73,11 @@ def _parts(name: str, kind: Any) -> list[str]:
         return [_long(name)]
     if kind == "boolean":
         return [f"b'\\1' if {name} else b'\\0'"]
+    # By their lengths: None and 0, which have none, are no empty map and no empty array.
     if kind == MAP:
-        return [f"texts({name}) if {name} else b'\\0'"]
+        return [f"texts({name}) if len({name}) else b'\\0'"]
     if is_array(kind):
-        return [f"items_{name}({name}) if {name} else b'\\0'"]
+        return [f"items_{name}({name}) if len({name}) else b'\\0'"]
     raise TypeError(f"no writer for a field of type {kind}")
 
 

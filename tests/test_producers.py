@@ -572,6 +572,35 @@ def test_a_loop_that_has_ended_keeps_no_answer_from_the_next() -> None:
     asyncio.run(go_on(asyncio.run(leave_one())))
 
 
+def test_a_failure_that_came_for_a_loop_that_was_closed_before_it_heard_is_raised_by_the_close() -> None:
+    """The loop stands still while the answer comes, and is closed with it."""
+
+    async def leave_one() -> AsyncCommandProducer:
+        producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S)
+        await producer.submit(grant(1))
+        return producer
+
+    loop = asyncio.new_event_loop()
+    producer = loop.run_until_complete(leave_one())
+    assert wait_until(lambda: not producer._producer._unanswered(), HANG_S)
+    loop.close()
+    with pytest.raises(BrokerUnavailableError):
+        asyncio.run(producer.close())
+
+
+async def test_a_future_that_its_owner_settled_keeps_no_answer_from_the_others() -> None:
+    """All of them come at once; what failed for the one is raised by the close."""
+    producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S)
+    settled, *others = [await producer.submit(grant(i)) for i in range(5)]
+    asyncio.get_running_loop().call_soon(wait_until, lambda: not producer._producer._unanswered(), HANG_S)
+    await asyncio.sleep(0)
+    settled.set_result(Position(0, 0))
+    done, _ = await asyncio.wait(others, timeout=HANG_S)
+    assert [type(future.exception()) for future in done] == [BrokerUnavailableError] * 4
+    with pytest.raises(BrokerUnavailableError):
+        await producer.close()
+
+
 async def test_a_full_queue_refuses_a_task_that_would_not_wait() -> None:
     """At once; what is in it is under way."""
     producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=LONG_S, queue_records=2)

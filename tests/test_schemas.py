@@ -664,12 +664,21 @@ def test_what_is_no_boolean_is_not_encoded(no_boolean: object) -> None:
         {**GRANT, "asset": "\ud800"},
         {**GRANT, "metadata": {"k": 1}},
         {**GRANT, "metadata": "k"},
+        {**GRANT, "metadata": None},
+        {**GRANT, "metadata": 0},
     ],
 )
 def test_fields_that_do_not_fit_are_not_encoded(fields: dict[str, Any]) -> None:
     """A defect of the caller is told at once."""
     with pytest.raises(ValueError, match="Grant"):
         wire.encode("Grant", fields)
+
+
+@pytest.mark.parametrize("no_steps", [None, 0, False])
+def test_what_is_no_array_is_not_encoded_as_an_empty_one(no_steps: object) -> None:
+    """A batch whose steps went missing would be one of none."""
+    with pytest.raises(ValueError, match="Batch"):
+        wire.encode("Batch", {"command_id": "c", "account": "a", "steps": no_steps})
 
 
 class LockedRegistry(SchemaRegistryClient):  # type: ignore[misc]
