@@ -3,13 +3,14 @@
 A server, one for each process that runs tests, has imported what they import and opened nothing: no thread, no client,
 no connection. What it is asked to start is a fork of it, with the arguments, environment, folder and standard streams
 that were asked for. It runs what Python would have run, to Python's own end, and can be signalled, killed and frozen as
-any process.
+any process. It outlives its server, and so the tests, no more than that: what is left then is killed.
 
 Refuses to know what is started. What is about a process's start itself (imports, `-c`, a closed standard output) isn't
 for it: `Process` starts that as `subprocess.Popen` does.
 """
 
 import gc
+import inspect
 import json
 import os
 import runpy
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +32,36 @@ IMPORTED = (
     *("creditfold.stack.embedded", "creditfold.stack.doctor", "creditfold.projections.outcomes", "rich.table"),
 )
 #: How the names of the variables begin that are read when a process starts. With others than ours it isn't forked.
-READ_AT_START = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_", "GLIBC_")
+READ_AT_START = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_", "GLIBC_", "CREDITFOLD_CORE")
 PAUSE_S = 0.01
 #: The options of `subprocess.Popen` that a forked process can be started with.
 USUAL = {"stdin", "stdout", "stderr", "env", "cwd", "text", "encoding", "errors", "bufsize"}
+#: What `subprocess.Popen` hands to the method that `Process` puts its own in place of, as of Python 3.11 to 3.13.
+HANDED = (
+    *(
+        "self",
+        "args",
+        "executable",
+        "preexec_fn",
+        "close_fds",
+        "pass_fds",
+        "cwd",
+        "env",
+        "startupinfo",
+        "creationflags",
+    ),
+    *("shell", "p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite", "restore_signals"),
+    *("gid", "gids", "uid", "umask", "start_new_session", "process_group"),
+)
+
+
+def fits(popen: type["subprocess.Popen[Any]"]) -> bool:
+    """Whether this is the Popen that `Process` knows; with another one all is started as that does."""
+    execute = getattr(popen, "_execute_child", None)
+    return execute is not None and tuple(inspect.signature(execute).parameters) == HANDED
+
+
+_FITS = fits(subprocess.Popen)
 
 
 class Job(NamedTuple):
@@ -50,6 +78,7 @@ class _Server:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
 
     def fork(self, job: Job, streams: Sequence[int]) -> int:
@@ -64,11 +93,28 @@ class _Server:
     def _asked(self, question: Mapping[str, Any], streams: Sequence[int] = ()) -> Any:
         with self._lock:
             if self._socket is None or self._pid != os.getpid():
-                self._socket, self._pid = _started(), os.getpid()
-            content = json.dumps(question).encode()
-            socket.send_fds(self._socket, [len(content).to_bytes(8, "big")], streams)
-            self._socket.sendall(content)
-            return json.loads(_exactly(self._socket, int.from_bytes(_exactly(self._socket, 8), "big")))
+                self._socket, self._process = _started()
+                self._pid = os.getpid()
+            try:
+                content = json.dumps(question).encode()
+                socket.send_fds(self._socket, [len(content).to_bytes(8, "big")], streams)
+                self._socket.sendall(content)
+                return json.loads(_exactly(self._socket, int.from_bytes(_exactly(self._socket, 8), "big")))
+            except BaseException:
+                # Ctrl-C, or a test out of time: the answer that is on its way isn't one to the next question.
+                self._end()
+                raise
+
+    def _end(self) -> None:
+        """Have the server end, and what it has forked; the next question is another one's."""
+        ended, self._socket = self._socket, None
+        assert ended is not None
+        assert self._process is not None
+        with suppress(OSError):
+            # Not only closed: a fork of ours may hold it, too.
+            ended.shutdown(socket.SHUT_RDWR)
+        ended.close()
+        self._process.wait()
 
 
 def read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
@@ -79,15 +125,15 @@ def read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
 _OURS = read_at_start(os.environ)
 
 
-def _started() -> socket.socket:
+def _started() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
     ours, its = socket.socketpair()
     with its:
         # The name is what a process of ours is known by, in its command line, which is its forks' too.
         command = [sys.executable, __file__, str(its.fileno()), "creditfold"]
         variables = {name: value for name, value in os.environ.items() if not name.startswith(READ_AT_START)}
         # It ends when we do, because our end of the socket is closed then.
-        subprocess.Popen(command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, env=variables | _OURS)
-    return ours
+        process = subprocess.Popen(command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, env=variables | _OURS)
+    return ours, process
 
 
 def _exactly(source: socket.socket, size: int) -> bytes:
@@ -95,7 +141,7 @@ def _exactly(source: socket.socket, size: int) -> bytes:
     while len(data) < size:
         more = source.recv(size - len(data))
         if not more:
-            raise EOFError
+            raise EOFError("the other side has ended")
         data += more
     return data
 
@@ -112,18 +158,21 @@ class Process(subprocess.Popen[Any]):
     """
 
     _is_forked = False
+    _waitpid_lock: threading.Lock
 
     def __init__(self, arguments: Sequence[str], **options: Any) -> None:
         self._is_usual = options.keys() <= USUAL
         super().__init__([sys.executable, *arguments], **options)
 
-    def _execute_child(self, args: Any, executable: Any, *more: Any) -> None:
-        folder, environment = more[3:5]
-        reads, reads_to, writes_to, writes, errors_to, errors = more[8:14]
+    def _execute_child(self, args: Any, *more: Any) -> None:
+        if not (_FITS and self._is_usual and (args[1] == "-m" or args[1].endswith(".py"))):
+            super()._execute_child(args, *more)  # type: ignore[misc]
+            return
+        folder, environment = more[4:6]
+        reads, reads_to, writes_to, writes, errors_to, errors = more[9:15]
         given = dict(os.environ) if environment is None else dict(environment)
-        is_program = args[1] == "-m" or args[1].endswith(".py")
-        if not (is_program and self._is_usual and read_at_start(given) == _OURS):
-            super()._execute_child(args, executable, *more)  # type: ignore[misc]
+        if read_at_start(given) != _OURS:
+            super()._execute_child(args, *more)  # type: ignore[misc]
             return
         job = Job(args[1:], given, str(folder or Path.cwd()))
         streams = [own if own >= 0 else at for own, at in zip((reads, writes, errors), range(3), strict=True)]
@@ -147,10 +196,14 @@ class Process(subprocess.Popen[Any]):
         if not self._is_forked:
             return super()._internal_poll(*arguments, **options)  # type: ignore[misc, no-any-return]
         # Asked with options by `__del__`, when the server may have ended before us.
-        if self.returncode is None and not options:
-            pid, status = _server.wait(self.pid)
-            if pid == self.pid:
-                self._handle_exitstatus(status)  # type: ignore[attr-defined]
+        if self.returncode is None and not options and self._waitpid_lock.acquire(blocking=False):
+            # Not while another thread waits for it: there is one answer, for who asks first.
+            try:
+                pid, status = (0, 0) if self.returncode is not None else _server.wait(self.pid)
+                if pid == self.pid:
+                    self._handle_exitstatus(status)  # type: ignore[attr-defined]
+            finally:
+                self._waitpid_lock.release()
         return self.returncode
 
 
@@ -178,15 +231,20 @@ def _serve(asking: socket.socket) -> Job:
     """Answer until whoever asks is gone. Returns in a forked process only: what it is to run."""
     # A terminal sends Ctrl-C to us as well as to whom it is for.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    alive: set[int] = set()
     while True:
         try:
             head, streams, _, _ = socket.recv_fds(asking, 8, 3)
             question = json.loads(_exactly(asking, int.from_bytes(head + _exactly(asking, 8 - len(head)), "big")))
         except (EOFError, ConnectionError):
-            # Nobody is left to ask.
+            # Nobody is left to ask, nor to stop them.
+            for pid in alive:
+                os.kill(pid, signal.SIGKILL)
             os._exit(0)
         if "wait" in question:
-            _answer(asking, **_ended(question["wait"]))
+            ended = _ended(question["wait"])
+            alive.discard(ended["pid"])
+            _answer(asking, **ended)
             continue
         pid = os.fork()
         if not pid:
@@ -196,13 +254,18 @@ def _serve(asking: socket.socket) -> Job:
             asking.detach()
             signal.signal(signal.SIGINT, signal.default_int_handler)
             return Job(*question["start"])
+        alive.add(pid)
         for stream in streams:
             os.close(stream)
         _answer(asking, pid=pid)
 
 
 def _ended(pid: int) -> dict[str, int]:
-    found, status = os.waitpid(pid, os.WNOHANG)
+    try:
+        found, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        # A former server's, which killed it at its end.
+        found, status = pid, signal.SIGKILL
     return {"pid": found, "status": status}
 
 

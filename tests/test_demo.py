@@ -24,6 +24,7 @@ from creditfold.cli.cdnow import Conversion, DemoDataError, Purchase, convert, f
 from creditfold.cli.demo import COMMANDS_FILE, DemoError, run_demo
 from creditfold.producers.commands import parse_command
 from creditfold.projections.connections import connected
+from creditfold.stack.embedded import down
 from creditfold.stack.kafka import EmbeddedKafka
 from creditfold.stack.postgres import EmbeddedPostgres
 from creditfold.stack.processes import wait_until
@@ -143,8 +144,14 @@ def demo_settings(small_file: Path) -> Iterator[Settings]:
     folder.chmod(0o755)
     (folder / "demo").mkdir()
     shutil.copy(small_file, folder / "demo" / COMMANDS_FILE)
-    yield embedded_settings(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    settings = embedded_settings(folder)
+    try:
+        yield settings
+    finally:
+        # A demo that fails leaves its servers.
+        stop_worker(settings)
+        down(settings)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_the_demo_stops_no_worker_that_ran_before_it(
@@ -202,10 +209,13 @@ def test_the_demo_proves_itself_and_leaves_nothing_running(demo_settings: Settin
     # Stands still when servers and worker run, and the log is about to be folded.
     held = (str(ROOT / "tests" / "held.py"), "creditfold.cli.demo:_await_fold", "0", str(mark))
     interrupted = demo(demo_settings, *held)
-    assert wait_until(lambda: mark.exists() or interrupted.poll() is not None, 5 * HANG_S)
-    assert len(running(demo_settings)) == 3
-    interrupted.send_signal(signal.SIGINT)
-    _, err = interrupted.communicate(timeout=5 * HANG_S)
+    try:
+        assert wait_until(lambda: mark.exists() or interrupted.poll() is not None, 5 * HANG_S)
+        assert len(running(demo_settings)) == 3
+        interrupted.send_signal(signal.SIGINT)
+        _, err = interrupted.communicate(timeout=5 * HANG_S)
+    finally:
+        interrupted.kill()
     assert interrupted.returncode == 130
     assert "Traceback" not in err
     assert running(demo_settings) == []

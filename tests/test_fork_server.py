@@ -3,11 +3,21 @@
 import os
 import signal
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import fork_server
+import psutil
 import pytest
-from fork_server import IMPORTED, Process, run, start_anew
-from support import HANG_S
+from fork_server import IMPORTED, Process, fits, read_at_start, run, start_anew
+from support import HANG_S, ROOT
+
+from creditfold.stack.processes import wait_until
+
+#: Where Popen is another one than expected, all is started by it, and these tests pass nevertheless.
+FORKS = fits(subprocess.Popen)
 
 PROGRAM = """
 import os, sys, time
@@ -34,9 +44,8 @@ def program(tmp_path: Path) -> str:
 
 def test_a_program_can_not_tell_how_it_was_started(program: str, tmp_path: Path) -> None:
     """It says the same, and ends alike: no descriptor, thread or variable of the server's is there."""
-    said = []
+    said, forked = [], []
     for start in (Process, start_anew):
-        environment = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
         process = start(
             [program, "one", "two words"],
             stdin=subprocess.PIPE,
@@ -44,9 +53,11 @@ def test_a_program_can_not_tell_how_it_was_started(program: str, tmp_path: Path)
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
-            env={**environment, "SAID": "é", "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            env={**read_at_start(os.environ), "SAID": "é", "PATH": os.environ["PATH"]},
         )
+        forked.append(isinstance(process, Process) and process._is_forked)
         said.append((*process.communicate("given", timeout=HANG_S), process.returncode))
+    assert forked == [FORKS, False]
     assert said[0] == said[1]
     assert said[0][0].startswith(f"__main__ {program} ['one', 'two words'] {tmp_path} {tmp_path} é given\n")
     assert said[0][1:] == ("to stderr\n", 7)
@@ -66,10 +77,8 @@ def test_the_command_line_is_run_as_by_python() -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_signals_end_it(program: str, number: signal.Signals) -> None:
     """With the code that says so, asked in every way; a frozen one is still there."""
-    process = Process([program, "pause"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = paused(program)
     assert process.stdout is not None
-    process.stdout.readline()
-    process.stdout.readline()
     process.send_signal(signal.SIGSTOP)
     assert process.poll() is None
     with pytest.raises(subprocess.TimeoutExpired):
@@ -86,12 +95,96 @@ def test_what_is_not_for_it_is_started_by_python(tmp_path: Path) -> None:
     for process in (
         Process(["-c", "print(5)"], stdout=subprocess.PIPE),
         Process(["-m", "creditfold.cli.main", "--version"], stdout=subprocess.PIPE, start_new_session=True),
-        Process(
-            ["-m", "creditfold.cli.main", "--version"],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        *(
+            Process(["-m", "creditfold.cli.main", "--version"], stdout=subprocess.PIPE, env={**os.environ, **other})
+            for other in ({"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}, {"CREDITFOLD_CORE": ""})
         ),
     ):
         assert not process._is_forked
         assert process.communicate(timeout=HANG_S)[0]
         assert process.returncode == 0
+
+
+def paused(program: str) -> Process:
+    """A process that goes on until it is killed, in the midst of its work."""
+    process = Process([program, "pause"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.readline()
+    return process
+
+
+def test_threads_that_wait_for_one_process_hear_the_same(program: str) -> None:
+    """Whoever asks first; the server is there for the next one."""
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(10):
+            with Process(
+                [program], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as one:
+
+                def polled(one: Process = one) -> Any:
+                    assert wait_until(lambda: one.poll() is not None, HANG_S, 0.0)
+                    return one.returncode
+
+                asked = [threads.submit(polled) for _ in range(3)] + [threads.submit(one.wait, HANG_S)]
+                assert [future.result() for future in asked] == [7] * 4
+
+
+@pytest.mark.skipif(not FORKS, reason="this Python's Popen isn't known")
+def test_an_interrupted_question_leaves_no_answer_to_the_next(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was forked is ended with its server; another one forks what comes."""
+    process = paused(program)
+
+    def interrupted(*_: Any) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fork_server, "_exactly", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            process.poll()
+    assert process.wait(HANG_S) == -signal.SIGKILL
+    assert process.stdout is not None
+    process.stdout.close()
+    assert run([program], stdout=subprocess.DEVNULL, timeout=HANG_S).returncode == 7
+
+
+KILLED = """
+import os, signal, subprocess, sys
+from fork_server import Process
+process = Process([sys.argv[1], "pause"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+process.stdout.readline()
+process.stdout.readline()
+print(process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not FORKS, reason="this Python's Popen isn't known")
+def test_nothing_outlives_killed_tests(program: str) -> None:
+    """A worker that nobody can stop any more would go on for ever."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run([sys.executable, "-c", KILLED, program], env=environment, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+    def is_gone() -> bool:
+        try:
+            return psutil.Process(int(done.stdout)).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    assert wait_until(is_gone, HANG_S)
+
+
+def test_an_unknown_popen_starts_all_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a Python to come, whose methods are handed other things."""
+
+    class Other(subprocess.Popen[bytes]):
+        def _execute_child(self, args: Any, more: Any) -> None:
+            """Start it."""
+
+    assert not fits(Other)
+    monkeypatch.setattr(fork_server, "_FITS", False)
+    with Process(["-m", "creditfold.cli.main", "--version"], stdout=subprocess.PIPE) as process:
+        assert not process._is_forked
+        assert process.communicate(timeout=HANG_S)[0]
+        assert process.poll() == process.wait() == 0

@@ -204,6 +204,16 @@ def published_to(settings: Settings) -> dict[int, int]:
         return {}
 
 
+def hidden(settings: Settings) -> dict[str, list[tuple[int, int]]]:
+    """The positions in the projection that readers of the topics don't see, by topic."""
+    found = {}
+    for topic, table in ((settings.outcomes_topic, "journal"), (settings.dead_letters_topic, "dead_letters")):
+        folded = query(settings, f"SELECT log_partition, log_offset FROM ledger.{table}")
+        seen = [(message.partition, position_of(message)) for message in read_topic(settings, topic)]
+        found[topic] = difference(folded, seen)[0]
+    return found
+
+
 def wait_until_published(settings: Settings, bound_s: float = HANG_S) -> None:
     """Wait until everything folded is published, and those who read what is committed can read it.
 
@@ -225,8 +235,7 @@ def wait_until_published(settings: Settings, bound_s: float = HANG_S) -> None:
         )
 
     assert wait_until(announced, bound_s, 0.2), f"{published_to(settings)} of {all_progress(settings)}"
-    # Where something stays hidden, whoever compares says what.
-    wait_until(readable, bound_s, 1.0)
+    assert wait_until(readable, bound_s, 1.0), hidden(settings)
 
 
 def mixed(count: int, seed: int = 1) -> Iterator[Raw]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import ROOT
+from support import HANG_S, ROOT
 
 SCRIPT = ROOT / "tests" / "under_load.py"
 #: Writes down how it is slowed and what it is to draw from, and fails on its second call.
@@ -16,7 +16,7 @@ PROBE = """
 import json, os, sys, psutil
 path = sys.argv[1]
 seen = json.load(open(path)) if os.path.exists(path) else []
-busy = [one for one in psutil.Process().parent().children() if "while True: pass" in one.cmdline()]
+busy = [one for one in psutil.Process().parent().children() if one.cmdline()[-1].endswith(": pass")]
 seen.append([len(busy), len(psutil.Process().cpu_affinity()), os.environ["CREDITFOLD_TEST_SEED"],
              os.environ["PYTEST_ADDOPTS"]])
 json.dump(seen, open(path, "w"))
@@ -41,4 +41,22 @@ def test_runs_are_slowed_in_both_ways_until_one_fails(tmp_path: Path) -> None:
     assert done.returncode == 7
     assert [line.split()[0] for line in done.stdout.splitlines()[-4:]] == ["passed"] * 3 + ["failed"]
     assert "seed 42  one core" in done.stdout.splitlines()[-1]
-    assert not [one for one in psutil.Process().children(recursive=True) if "while True: pass" in one.cmdline()]
+    assert not [one for one in psutil.Process().children(recursive=True) if is_busy(one)]
+
+
+def is_busy(process: psutil.Process) -> bool:
+    """Whether it is one of those that take all of the processor that they get."""
+    return process.cmdline()[-1].endswith(": pass")
+
+
+def test_no_busy_process_outlives_its_killed_parent() -> None:
+    """They would take a machine's processor for ever."""
+    waits = [sys.executable, "-c", "import sys; print('waits', flush=True); sys.stdin.read()"]
+    with subprocess.Popen([sys.executable, str(SCRIPT), *waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
+        assert one.stdout is not None
+        while one.stdout.readline() != b"waits\n":
+            assert one.poll() is None
+        busy = [child for child in psutil.Process(one.pid).children() if is_busy(child)]
+        assert len(busy) == 2
+        one.kill()
+    assert not psutil.wait_procs(busy, timeout=HANG_S)[1]
