@@ -8,12 +8,14 @@ import os
 import random
 import shutil
 import socket
+import sys
 import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 
 import psycopg
 from pydantic import SecretStr
+from support import ROOT, environment
 
 from creditfold.stack import kafka, postgres, topics
 from creditfold.stack.embedded import down, up
@@ -23,7 +25,10 @@ from creditfold.stack.processes import wait_until
 from creditfold.stack.settings import Settings
 from creditfold.stack.topics import kafka_answers
 
-ROOT = Path(__file__).resolve().parents[1]
+# What ends the servers of benchmarks that are killed does so for tests; a script beside others, and in no package.
+sys.path.append(str(ROOT / "benchmarks"))
+from guard import Guard
+
 JARS = ROOT / ".creditfold" / "jars"
 
 
@@ -127,13 +132,18 @@ class EmbeddedStack(StackUnderTest):
         # Where root runs the tests, PostgreSQL runs as another user and must get in.
         self._folder.chmod(0o755)
         self.settings = embedded_settings(self._folder)
+        self._guard: Guard | None = None
 
     def start(self) -> None:
+        # It does what `stop` does where this process is killed.
+        self._guard = Guard(environment(self.settings))
         up(self.settings)
 
     def stop(self) -> None:
         down(self.settings)
         shutil.rmtree(self._folder, ignore_errors=True)
+        if self._guard is not None:
+            self._guard.end()
 
     def start_kafka(self) -> None:
         EmbeddedKafka(self.settings).start()

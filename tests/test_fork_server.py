@@ -1,5 +1,9 @@
-"""A forked process is as one that Python started: its arguments, streams, folder, signals and end."""
+"""A forked process is as one that Python started: its arguments, streams, folder, signals and end.
 
+Neither it nor a server outlives the tests.
+"""
+
+import json
 import os
 import signal
 import subprocess
@@ -165,14 +169,39 @@ def test_nothing_outlives_killed_tests(program: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     done = subprocess.run([sys.executable, "-c", KILLED, program], env=environment, stdout=subprocess.PIPE, check=False)
     assert done.returncode == -signal.SIGKILL
+    assert wait_until(lambda: is_gone(int(done.stdout)), HANG_S)
 
-    def is_gone() -> bool:
-        try:
-            return psutil.Process(int(done.stdout)).status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
 
-    assert wait_until(is_gone, HANG_S)
+def is_gone(pid: int) -> bool:
+    """Whether a process is no more than its entry in the system's table."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+KILLED_STACK = """
+import json, os, signal
+from creditfold.stack.embedded import service_status
+from stack_under_test import EmbeddedStack
+stack = EmbeddedStack()
+stack.start()
+pids = [status.pid for status in service_status(stack.settings)]
+print(json.dumps([str(stack.settings.data_dir), pids]), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.stack
+def test_no_servers_outlive_killed_tests() -> None:
+    """Nor their folder, which would fill the disk run by run."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    with subprocess.Popen([sys.executable, "-c", KILLED_STACK], env=environment, stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        folder, pids = json.loads(killed.stdout.readline())
+        assert killed.wait(HANG_S) == -signal.SIGKILL
+    assert len(pids) == 2
+    assert wait_until(lambda: all(map(is_gone, pids)) and not Path(folder).exists(), HANG_S)
 
 
 def test_an_unknown_popen_starts_all_itself(monkeypatch: pytest.MonkeyPatch) -> None:
