@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -707,14 +708,15 @@ def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -
         assert bare("status").code == 1
         assert bare("up").code == 0
         assert bare("balance", "alice", "--json").json[0]["available"] == 500
+        assert background_worker(settings).pid is None
+        assert background_publisher(settings).pid is None
     finally:
         bare("down")
-    assert background_worker(settings).pid is None
-    assert background_publisher(settings).pid is None
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_worker_ends_at_sigterm(cli: Cli, ledger_settings: Settings) -> None:
-    """`creditfold worker --json-logs` logs JSON, and exits with 0 in seconds."""
+    """`creditfold worker --json-logs` logs JSON, and exits with 0."""
     running = command(ledger_settings, "worker", "--json-logs")
     cli("grant", "alice", "5", *PATIENT)
     running.terminate()
