@@ -66,6 +66,7 @@ help:
 	@echo 'make clean       stop everything and remove its data'
 
 demo: $(BIN)/python
+	$(need-environment)
 	@$(call while-compiling,$(STACK) demo)
 
 # Compiling takes one processor core a minute, in which all else is installed and the servers start: what needs the
@@ -159,6 +160,7 @@ bench-rebuild: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/rebuild.py
 
 up: $(BIN)/python
+	$(need-environment)
 	@$(call while-compiling,$(STACK) up --worker)
 
 down: $(VENV)/.installed
@@ -191,7 +193,15 @@ define need-python
 	echo 'try: $(2)' >&2; exit 1; }
 endef
 
+# One that was killed while it was made has a Python and no pip yet.
+define need-environment
+$(call need-python,$(BIN)/python,rm -rf $(VENV); then the same again)
+@[ -e $(VENV)/.installed ] || $(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV)
+endef
+
+# Its Python may be gone, and what was installed for that is of no use for another.
 $(BIN)/python:
+	@rm -f $(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-bench
 	@[ -n "$(PYTHON)" ] || { \
 		echo 'error: no Python 3.11 or later is on PATH.' >&2; \
 		echo 'try: apt-get install python3 python3-venv, or brew install python; or make PYTHON=/path/to/python3' >&2; exit 1; }
@@ -208,16 +218,16 @@ define install
 endef
 
 $(VENV)/.installed: pyproject.toml building/creditfold_checkout.py | $(BIN)/python
-	$(call need-python,$(BIN)/python,rm -rf $(VENV); then the same again)
+	$(need-environment)
 	$(call install,all)
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml building/creditfold_checkout.py | $(BIN)/python
-	$(call need-python,$(BIN)/python,rm -rf $(VENV); then the same again)
+	$(need-environment)
 	$(call install,dev)
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-bench: pyproject.toml building/creditfold_checkout.py | $(BIN)/python
-	$(call need-python,$(BIN)/python,rm -rf $(VENV); then the same again)
+	$(need-environment)
 	$(call install,bench)
 	@touch $(VENV)/.installed $(VENV)/.installed-dev $@

@@ -38,8 +38,12 @@ TRANSLATION = (
 
 
 def extensions() -> list[Any]:
-    """The compiled modules, if the environment asks for them."""
-    if os.environ.get("CREDITFOLD_CORE") != "compiled":
+    """The compiled modules, if building/creditfold_compiler.py asks for them.
+
+    By a variable of its own: metadata, archives and editable installs are made where CREDITFOLD_CORE=compiled, too, and
+    would translate all, or put compiled modules beside the sources.
+    """
+    if "CREDITFOLD_EXTENSIONS" not in os.environ:
         return []
     from Cython.Build import cythonize
     from mypyc.build import mypycify

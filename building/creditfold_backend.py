@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import creditfold_compiler
-from creditfold_checkout import Checkout, Reason, chosen
-from creditfold_compilation import PLAIN, compile_checkout, with_files
+from creditfold_checkout import Reason, chosen
+from creditfold_compilation import PLAIN, compile_checkout, is_compiled, with_files
 from creditfold_compiler import CompilationError
 from setuptools import build_meta
 
@@ -32,15 +32,15 @@ prepare_metadata_for_build_editable = build_meta.prepare_metadata_for_build_edit
 
 
 def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
-    """What compiling takes, a C compiler as a wheel included where there is no other."""
-    if chosen() == "plain" or sys.implementation.name != "cpython":
+    """What compiling takes, a C compiler as a wheel included where there is no other; nothing where it is in vain."""
+    if chosen() == "plain" or sys.implementation.name != "cpython" or not creditfold_compiler.has_headers():
         return []
     return [*creditfold_compiler.TRANSLATORS, *([creditfold_compiler.ZIG] if creditfold_compiler.wants_zig() else [])]
 
 
 def get_requires_for_build_editable(config_settings: Settings = None) -> list[str]:
     """The same, unless the checkout is compiled already."""
-    return [] if Checkout(str(ROOT)).reason() is None else get_requires_for_build_wheel(config_settings)
+    return [] if is_compiled(ROOT) else get_requires_for_build_wheel(config_settings)
 
 
 def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 VARIABLE = "CREDITFOLD_CORE"
 #: In the folder of a compiled core: what it was compiled of, or why there is none.
 RECORD = "core.json"
-AGAIN = "make compiled"
+AGAIN = "make compiled, or without make: pip install -e ."
 
 
 class Reason(NamedTuple):

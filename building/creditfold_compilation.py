@@ -33,8 +33,7 @@ def compile_checkout(root: Path, build: Callable[[Path], object]) -> Reason | No
     """
     checkout = Checkout(str(root))
     with checkout.locked():
-        record = checkout.record()
-        if record and not record["plain"] and _is_current(checkout, root):
+        if is_compiled(root):
             return None
         folder = Path(checkout.folder)
         for left in folder.glob("build-*"):
@@ -61,10 +60,13 @@ def compile_checkout(root: Path, build: Callable[[Path], object]) -> Reason | No
     return plain
 
 
-def _is_current(checkout: Checkout, root: Path) -> bool:
+def is_compiled(root: Path) -> bool:
+    """Whether a checkout's compiled core is there, whole, and of the sources that it would be compiled of now."""
+    checkout = Checkout(str(root))
     record = checkout.record()
     return (
         record is not None
+        and not record["plain"]
         and record["python"] == sys.version
         and checkout.changed(record["sources"]) is None
         and set(sources_of(root)) == set(record["sources"])

@@ -48,7 +48,7 @@ class CompilationError(Exception):
 
 def wants_zig() -> bool:
     """Whether the compiler that comes as a wheel is needed: nobody named another, and none that works is there."""
-    if os.environ.get("CC") or not _has_headers() or not sys.platform.startswith(("linux", "darwin")):
+    if os.environ.get("CC") or not has_headers() or not sys.platform.startswith(("linux", "darwin")):
         return False
     with tempfile.TemporaryDirectory(prefix="creditfold-probe-") as cache:
         return not any(_trouble(command, cache) is None for command in _installed())
@@ -61,7 +61,7 @@ def find_compiler(cache: str, probe_s: float = PROBE_S) -> list[str]:
     """
     if sys.implementation.name != "cpython":
         raise CompilationError(f"{sys.implementation.name} runs no compiled core", "Use CPython.")
-    if not _has_headers():
+    if not has_headers():
         raise CompilationError(f"the C headers of Python {sysconfig.get_python_version()} are missing", NO_HEADERS)
     troubles = []
     for command in [*_installed(), *_zig()]:
@@ -75,7 +75,8 @@ def find_compiler(cache: str, probe_s: float = PROBE_S) -> list[str]:
     raise CompilationError(troubles[0] if troubles else "no C compiler is on PATH", NO_COMPILER)
 
 
-def _has_headers() -> bool:
+def has_headers() -> bool:
+    """Whether this Python's C headers are there, without which no compiler is of any use."""
     return Path(sysconfig.get_path("include"), "Python.h").exists()
 
 
@@ -205,9 +206,10 @@ def make_wheel(source: Path, directory: str, settings: Mapping[str, object] | No
     Raises CompilationError if it can't be compiled, and RuntimeError if it can't be built in plain Python either.
     """
     with tempfile.TemporaryDirectory(prefix="creditfold-wheel-") as folder:
-        variables = {**os.environ, "CREDITFOLD_CORE": "plain"}
+        variables = dict(os.environ)
         if compiled:
-            variables = {**_variables(find_compiler(folder), folder), "CREDITFOLD_CORE": "compiled"}
+            # Asks setup.py for the compiled modules.
+            variables = {**_variables(find_compiler(folder), folder), "CREDITFOLD_EXTENSIONS": "1"}
         line = [sys.executable, "-c", _WHEEL, folder, json.dumps(dict(settings or {}))]
         code, said = run(line, source, variables, BUILD_S)
         wheels = list(Path(folder).glob("*.whl"))

@@ -85,7 +85,7 @@ def test_the_compiler_of_cc_is_taken_and_no_other(
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(compiler(tmp_path / "bin", "exit 1")))
     assert made.wants_zig()
-    monkeypatch.setattr(made, "_has_headers", lambda: False)
+    monkeypatch.setattr(made, "has_headers", lambda: False)
     assert not made.wants_zig()
     with pytest.raises(made.CompilationError, match=r"the C headers of Python 3\S+ are missing") as caught:
         made.find_compiler(str(tmp_path))
@@ -171,7 +171,7 @@ def test_a_compiled_module_stands_for_the_sources_it_was_compiled_of_only(
         spec = kept.CompiledFinder(checkout).find_spec(name, [str(room)])
         return None if spec is None else Path(str(spec.origin)).read_text()
 
-    assert (found(), checkout.reason()) == (None, ("this checkout isn't compiled yet", "make compiled"))
+    assert (found(), checkout.reason()) == (None, ("this checkout isn't compiled yet", kept.AGAIN))
     assert made.compile_checkout(tree, compilations) is None
     assert (found(), found(name="creditfold__mypyc")) == ("number 1", "")
     # Another tree that comes first has other sources; what isn't compiled is Python's own.
@@ -230,12 +230,15 @@ def test_a_compilation_that_ends_in_the_middle_is_done_anew(
     assert checkout.reason() == ("no C compiler is on PATH", "Install one.")
     # It is tried again, since a compiler may have come.
     compilations.plain = None
+    assert not made.is_compiled(tree)
     assert made.compile_checkout(tree, compilations) is None
     assert checkout.reason() is None
+    assert made.is_compiled(tree)
     assert sorted(path.name for path in Path(checkout.folder).iterdir() if path.is_dir()) == [
         checkout.record()["folder"]
     ]
     shutil.rmtree(Path(checkout.folder) / checkout.record()["folder"])
+    assert not made.is_compiled(tree)
     made.compile_checkout(tree, compilations)
     assert compilations.count == 5
 
@@ -311,3 +314,45 @@ def test_an_editable_install_imports_what_is_compiled(tree: Path, tmp_path: Path
         [sys.executable, "-S", "-c", script, str(tmp_path / "site")], capture_output=True, text=True, check=True
     )
     assert ran.stdout.splitlines() == [str(tree), str(tree / "ledger" / "limits.py")]
+
+
+HOOKS = """
+import sys; sys.path.insert(0, sys.argv[1])
+import creditfold_backend
+creditfold_backend.compile_checkout = lambda *_: None
+getattr(creditfold_backend, sys.argv[2])(sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize(
+    "hook", ["prepare_metadata_for_build_wheel", "prepare_metadata_for_build_editable", "build_sdist", "build_editable"]
+)
+def test_nothing_but_a_wheel_is_compiled(tree: Path, tmp_path: Path, hook: str) -> None:
+    """Also where the compiled core is demanded: pip asks for metadata first; no module lies beside a source."""
+    made = tmp_path / "made"
+    made.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", HOOKS, str(tree / "building"), hook, str(made)],
+        env=os.environ | {"CREDITFOLD_CORE": "compiled"},
+        cwd=tree,
+        check=True,
+    )
+    assert list(made.glob("creditfold-*"))
+    assert not (tree / "build").exists()
+    assert not [path for path in tree.rglob("*") if path.suffix in (".c", ".so")]
+
+
+@pytest.mark.parametrize("lacks", ["headers", "nothing"])
+def test_what_compiling_takes_is_asked_for_where_it_is_of_use(
+    building: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    """Without Python's headers nothing can be compiled, so nothing is fetched for it that an index may not have."""
+    monkeypatch.delenv("CREDITFOLD_CORE")
+    backend = building("creditfold_backend")
+    monkeypatch.setattr(building("creditfold_compiler"), "has_headers", lambda: lacks != "headers")
+    monkeypatch.setenv("CC", "cc")
+    for is_compiled in (False, True):
+        monkeypatch.setattr(backend, "is_compiled", lambda _, done=is_compiled: done)
+        needed = [] if lacks == "headers" else list(building("creditfold_compiler").TRANSLATORS)
+        assert backend.get_requires_for_build_wheel() == needed
+        assert backend.get_requires_for_build_editable() == ([] if is_compiled else needed)
