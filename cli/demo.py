@@ -151,11 +151,12 @@ def _converted_history(settings: Settings, steps: Steps) -> Path:
     folder = settings.data_dir / "demo"
     commands = folder / COMMANDS_FILE
     if not commands.exists():
-        with steps.step("Fetching the CDNOW purchases (0.6 MB, once)"):
-            text = fetched_history(folder)
-        with steps.step("Making commands of them") as note:
-            made = convert(parse_history(text), commands)
-            note(f"{made.grants:,} grants, {made.spends:,} spends, {made.accounts:,} accounts")
+        with embedded.data_folder_named(settings):
+            with steps.step("Fetching the CDNOW purchases (0.6 MB, once)"):
+                text = fetched_history(folder)
+            with steps.step("Making commands of them") as note:
+                made = convert(parse_history(text), commands)
+                note(f"{made.grants:,} grants, {made.spends:,} spends, {made.accounts:,} accounts")
     return commands
 
 

