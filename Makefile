@@ -70,9 +70,10 @@ demo: $(BIN)/python
 	@$(call while-compiling,$(STACK) demo)
 
 # Compiling takes one processor core a minute, in which all else is installed and the servers start: what needs the
-# compiled core, a worker, waits for it.
+# compiled core, a worker, waits for it. Where nothing but the compiled core may run, so does all that is ours.
 define while-compiling
-$(COMPILE) & $(MAKE) --no-print-directory $(VENV)/.installed && $(1); code=$$?; \
+$(COMPILE) & $(MAKE) --no-print-directory $(VENV)/.installed && \
+	{ [ "$$CREDITFOLD_CORE" != compiled ] || wait $$!; } && $(1); code=$$?; \
 	[ $$code = 0 ] || kill $$! 2>/dev/null; wait; exit $$code
 endef
 

@@ -73,6 +73,21 @@ def test_what_was_installed_for_a_python_that_is_gone_is_installed_anew(tmp_path
     assert not any(mark.exists() for mark in marks)
 
 
+@pytest.mark.parametrize("target", ["demo", "up"])
+@pytest.mark.parametrize("core", ["compiled", "any"])
+def test_where_the_compiled_core_is_demanded_nothing_starts_without(tmp_path: Path, target: str, core: str) -> None:
+    """It is waited for before the first import of ours; otherwise it is compiled beside."""
+    (tmp_path / "bin").mkdir()
+    compiles = 'case "$1" in *compilation.py) exit 1;; esac'
+    for name, script in (("python", compiles), ("creditfold", 'echo "creditfold $*"')):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / ".installed").touch()
+    done = make(target, f"VENV={tmp_path}", f"PYTHON={sys.executable}", *(["COMPILED=1"] if core == "compiled" else []))
+    assert (done.returncode == 0) == (core == "any")
+    assert (f"creditfold {target}" in done.stdout) == (core == "any")
+
+
 def test_ci_goes_on_where_neither_a_compiler_nor_a_pooler_can_be_had(tmp_path: Path) -> None:
     """A compiler comes as a wheel, and the tests of poolers are left out."""
     for name, script in (("apt-get", "exit 100"), ("make", 'echo "make $*"')):
@@ -94,4 +109,14 @@ def test_ci_goes_on_where_neither_a_compiler_nor_a_pooler_can_be_had(tmp_path: P
 
 
 def make(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANG_S)
+    # Not with what the make that runs the tests was given.
+    unset = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "CREDITFOLD_CORE")
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name not in unset},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANG_S,
+    )
