@@ -31,7 +31,7 @@ FOLD_TESTS := $(addprefix tests/test_,batch_reader.py chaos.py credit_reading.py
 	inline_lots.py outages.py store.py together.py transfers.py trial_balance.py)
 
 # Those of what the documents show and a user calls, which run on what a user has: on the compiled core alone.
-SHOWN_TESTS := $(addprefix tests/test_,cli.py demo.py docs.py)
+SHOWN_TESTS := $(addprefix tests/test_,bulk.py cli.py demo.py docs.py files.py)
 
 # The first of these that is Python 3.11 or later; `make PYTHON=...` names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
