@@ -41,7 +41,7 @@ INSTALLING = (
     "python3 -m venv .venv",
     ".venv/bin/pip install -e '.[dev]'",
     ".venv/bin/creditfold demo",
-    ".venv/bin/pytest -n 3 -m 'not chaos'",
+    ".venv/bin/pytest -n 4 -m 'not chaos'",
 )
 
 BLOCK = re.compile(r"^```(\w+)(?: +(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -228,7 +228,7 @@ def test_the_commands_without_make_are_those_of_the_makefile() -> None:
         text=True,
         check=True,
     ).stdout.replace("make: ", "")
-    for piece in ("-m venv .venv", "install --quiet --disable-pip-version-check -e '.[dev]'", ".venv/bin/pytest -n 3"):
+    for piece in ("-m venv .venv", "install --quiet --disable-pip-version-check -e '.[dev]'", ".venv/bin/pytest -n 4"):
         assert piece in wanted
 
 
