@@ -147,6 +147,7 @@ def test_an_interrupted_question_leaves_no_answer_to_the_next(program: str, monk
         with pytest.raises(KeyboardInterrupt):
             process.poll()
     assert process.wait(HANG_S) == -signal.SIGKILL
+    assert wait_until(lambda: is_gone(process.pid), HANG_S)
     assert process.stdout is not None
     process.stdout.close()
     assert run([program], stdout=subprocess.DEVNULL, timeout=HANG_S).returncode == 7
