@@ -41,7 +41,7 @@ def check(record_name: str, values: Sequence[Any]) -> str | None:
     # Most commands say nothing more.
     if occurred_at == 0 and source == reason == "" and metadata == {} and occurred_at.__class__ is int:
         return None
-    return _check_origin(occurred_at, source, reason) or _check_metadata(metadata)
+    return _check_origin(occurred_at, source, reason) or metadata_problem(metadata)
 
 
 _REST = {kind.__name__: rest for kind, rest in PLAIN_REST.items()}
@@ -62,7 +62,7 @@ def _check_any(record_name: str, values: Sequence[Any]) -> str | None:
     problem = problem_of(command)
     if problem or isinstance(command, ReceiveTransfer | SettleTransfer):
         return problem
-    return _check_origin(command.occurred_at, command.source, command.reason) or _check_metadata(command.metadata)
+    return _check_origin(command.occurred_at, command.source, command.reason) or metadata_problem(command.metadata)
 
 
 def _are_plain(command_id: Any, account: Any, asset: Any) -> bool:
@@ -117,7 +117,8 @@ def _check_origin(occurred_at: Any, source: Any, reason: Any) -> str | None:
     return None
 
 
-def _check_metadata(value: object) -> str | None:
+def metadata_problem(value: object) -> str | None:
+    """What is wrong with a command's metadata, None if nothing is."""
     if not isinstance(value, dict) or len(value) > limits.MAX_METADATA_ENTRIES:
         return "metadata has more than 32 entries"
     for key, text in value.items():

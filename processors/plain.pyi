@@ -55,7 +55,9 @@ class Lines:
     def by_account(self, size: int) -> list[bytes]: ...
 
 class Reader:
-    def __init__(self, grants: Sequence[int], spends: Sequence[int]) -> None: ...
+    def __init__(
+        self, grants: Sequence[int], spends: Sequence[int], extra_of: Callable[[bytes, int], bytes | None]
+    ) -> None: ...
     def read(
         self,
         records: Iterable[Any],

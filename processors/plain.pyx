@@ -371,6 +371,8 @@ cdef class Plain:
     cdef bytes value
     cdef bytes key
     cdef Light account
+    # What the journal keeps of its metadata, in hexadecimal digits; None where there is none.
+    cdef bytes extra
     cdef const unsigned char* id
     cdef const unsigned char* asset
     cdef const unsigned char* source
@@ -1083,13 +1085,19 @@ cdef class Lines:
 # ---- Reading records
 
 cdef class Reader:
-    """Which schema ids are those of plain grants and spends, in their first version."""
+    """Which schema ids are those of plain grants and spends, in their first version.
+
+    `extra_of` gives what the journal keeps of the metadata that stand in a value from an offset up to its end, and None
+    where they aren't sound.
+    """
 
     cdef dict _kinds
+    cdef object _extra_of
     cdef uint32_t _last_id
     cdef int _last_kind
 
-    def __cinit__(self, grants, spends):
+    def __cinit__(self, grants, spends, extra_of):
+        self._extra_of = extra_of
         self._kinds = {**dict.fromkeys(grants, GRANT), **dict.fromkeys(spends, SPEND)}
         self._last_id = 0
         self._last_kind = 0
@@ -1171,8 +1179,13 @@ cdef class Reader:
         plain.reason_size = _text(&at, end, &plain.reason)
         if not 0 <= plain.reason_size <= MAX_REASON or not _all_of(plain.reason, plain.reason_size, 2):
             return None
-        # No metadata, and nothing behind it.
-        if at + 1 != end or at[0] != 0:
+        if at == end:
+            return None
+        if at[0] != 0:
+            plain.extra = self._extra_of(value, at - <const unsigned char*> PyBytes_AS_STRING(value))
+            if plain.extra is None:
+                return None
+        elif at + 1 != end:
             return None
         if headers:
             for header in headers:
@@ -1482,7 +1495,7 @@ cdef class Plan:
         # All of the line but the moves of a spend is at most so long.
         start = lines._text.more(
             700 + PyBytes_GET_SIZE(light.name) + 3 * plain.id_size + plain.asset_size + plain.source_size
-            + plain.reason_size
+            + plain.reason_size + (0 if plain.extra is None else PyBytes_GET_SIZE(plain.extra))
         )
         at = _put_number(start, partition)
         at = _put(at, b"\t", 1)
@@ -1518,8 +1531,11 @@ cdef class Plan:
         at = _put(at, <const char*> plain.source, plain.source_size)
         at = _put(at, b"\t", 1)
         at = _put(at, <const char*> plain.reason, plain.reason_size)
-        # No digest of metadata, nothing pending, held or owed, no step, no details.
-        at = _put(at, b"\t\\\\x\t0\t0\t0\t\\N\t\t", 15)
+        at = _put(at, b"\t\\\\x", 4)
+        if plain.extra is not None:
+            at = _put(at, PyBytes_AS_STRING(plain.extra), PyBytes_GET_SIZE(plain.extra))
+        # Nothing pending, held or owed, no step, no details.
+        at = _put(at, b"\t0\t0\t0\t\\N\t\t", 11)
         if rejection != NULL:
             at = _put(at, b"[]\n", 3)
             lines.rejected += 1

@@ -8,14 +8,16 @@ import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from creditfold.ledger import CREDIT_RULES, CreditBook, CreditEntry
+from creditfold.ledger import CREDIT_RULES, CreditBook, CreditEntry, digest
 from creditfold.ledger.commands import LotClass, Terms
 from creditfold.ledger.credit_account import Account, Lot
 from creditfold.ledger.credit_facts import NOTHING, LotId
 from creditfold.ledger.credit_state import AccountRow, BalanceRow, LotRow, Rows, light_lot, open_account
+from creditfold.ledger.validity import metadata_problem
 from creditfold.processors.chunks import Read, Record, partition_of, read_one, read_records
 from creditfold.processors.chunks import folding as new_folding
 from creditfold.projections.results import ChunkResult
+from creditfold.schemas.reading import MalformedError, read_texts
 from creditfold.schemas.registry import load_lock
 
 if TYPE_CHECKING:
@@ -56,8 +58,18 @@ def _reader() -> "plain.Reader | None":
         return None
     first = [row for row in load_lock() if [field["name"] for field in row.schema["fields"]] == _FIELDS]
     ids = {name: [row.id for row in first if row.record == name] for name in ("Grant", "Spend")}
-    reader: plain.Reader = _plain.Reader(ids["Grant"], ids["Spend"])
+    reader: plain.Reader = _plain.Reader(ids["Grant"], ids["Spend"], _extra_of)
     return reader
+
+
+def _extra_of(value: bytes, at: int) -> bytes | None:
+    try:
+        metadata, end = read_texts(value, at)
+    except (MalformedError, IndexError, UnicodeDecodeError):
+        return None
+    if end != len(value) or metadata_problem(metadata):
+        return None
+    return digest(metadata).hex().encode() if metadata else b""
 
 
 _READER = _reader()

@@ -67,6 +67,7 @@ class Writer:
             fields["occurred_at"] = self.now - self.chance.randint(0, 10**6)
             fields["source"] = self.chance.choice(("", "web", "a b", 'say "x"'))
             fields["reason"] = self.chance.choice(("", "because", "x" * 200))
+            fields["metadata"] = self.chance.choice(({}, {"order": "7"}, {"b": "ä\t€", "a": "", "é": "n"}))
         if self.chance.random() < 0.03:
             fields["source"] = self.chance.choice(("tab\there", "é", "web"))
             fields["reason"] = self.chance.choice(("back\\slash", "\\x41", "\\N", "line\nend"))

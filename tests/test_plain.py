@@ -7,6 +7,7 @@ import importlib.util
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -89,6 +90,12 @@ IDS = st.binary(max_size=5) | st.sampled_from(
 )
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 1, 2**53 - 1, 2**53, limits.MAX_OCCURRED_AT])
 NOTES = IDS | st.sampled_from([b"", b"", b"a b", b"\\", b"n" * 1_024, b"n" * 1_025])
+#: None, and what is wrong; in one block, in two, with its size before it, with a key twice, and more than there may be.
+METADATA = st.sampled_from(
+    [b"\0", b"\0", b"\0", b"", b"\0\0", b"\1\0", b"\1\6\2a\2b\0", b"\2\2a\2b\2\2a\4cd\0"]
+) | st.lists(st.tuples(IDS, NOTES | st.just("ä€😀".encode())), max_size=33).map(
+    lambda entries: (number(len(entries)) + b"".join(map(text, chain(*entries))) if entries else b"") + b"\0"
+)
 
 
 @st.composite
@@ -100,7 +107,7 @@ def values(draw: st.DrawFn) -> tuple[bytes, bytes]:
     parts += [
         text(draw(NOTES)),
         text(draw(NOTES)),
-        draw(st.sampled_from([b"\0", b"\0", b"\0", b"", b"\0\0", b"\2\2a\2b\0"])),
+        draw(METADATA),
     ]
     value = bytes([draw(st.sampled_from([0, 0, 0, 1]))]) + schema_id.to_bytes(4, "big") + b"".join(parts)
     if draw(st.booleans()):
@@ -123,6 +130,21 @@ def test_what_it_reads_is_what_python_reads(pair: tuple[bytes, bytes], partition
     if content.__class__.__name__ == "Plain":
         assert expected.__class__ in KINDS
         assert read_one(record, (partition + 1) % 8, 8) != expected or partitions == 1
+
+
+@needs_quick
+def test_metadata_do_not_slow_a_plain_command_down() -> None:
+    """A purchase says which order it is of; the line keeps a digest of that, as Python's does."""
+    fields = {"account": "ann", "asset": "credits", "amount": 1, "metadata": {"order": "7", "é": "\t"}}
+    records = [
+        FakeRecord(0, 0, b"ann", encode("Grant", {"command_id": "g", **fields})),
+        FakeRecord(1, 1, b"ann", encode("Spend", {"command_id": "s", **fields})),
+    ]
+    ours, python = Folded({}, is_quick=True), Folded({}, is_quick=False)
+    ours.fold(records)
+    python.fold(records)
+    assert ours.quick_lines == 2
+    assert ours.progress == python.progress
 
 
 @needs_quick
