@@ -18,8 +18,11 @@ from creditfold.stack.settings import Settings
 
 __all__ = ["prepared"]
 
-#: Lots that nothing keeps from standing in their balance.
-PLAIN = "is_live AND held = 0 AND scope = '' AND NOT (is_pending OR is_lapsed OR is_void) AND command_id <> '~opening'"
+#: Lots that nothing keeps from standing in their balance: ids that must be escaped anywhere never do.
+PLAIN = (
+    "is_live AND held = 0 AND scope = '' AND NOT (is_pending OR is_lapsed OR is_void) AND command_id <> '~opening'"
+    r""" AND command_id COLLATE "C" ~ '^[!#-\[\]-~]+$'"""
+)
 
 #: Puts them there: the short form where it says all.
 INLINE = f"""
