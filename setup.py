@@ -15,16 +15,16 @@ ROOT = Path(__file__).parent
 #: What a command passes through between the log and PostgreSQL, and what judges its fields on its way there.
 COMPILED = (
     *(f"ledger/{path.name}" for path in sorted((ROOT / "ledger").glob("*.py")) if path.stem != "__init__"),
-    "processors/chunks.py",
-    "producers/fields.py",
-    "projections/chain.py",
-    "projections/credit_rows.py",
-    "stack/log.py",
+    "processors/fold/chunk.py",
+    "producers/models/fields.py",
+    "projections/store/chain.py",
+    "projections/store/rows.py",
+    "log/reader.py",
 )
 
 
 #: What is there in the compiled core only.
-QUICK = ("processors/batches", "processors/plain", "producers/plain_lines", "schemas/flat_records")
+QUICK = ("log/batches", "processors/fold/plain", "producers/plain_lines", "schemas/flat_records")
 
 #: Without the libraries that modules import: who compiles needn't have them, and what is of their types is any object.
 TRANSLATION = (

@@ -28,9 +28,9 @@ from guard import watch
 from load import CREDITS, LOGS, PLAIN_2, activate
 from rig import CREDITFOLD, console, environment, ledger, middle, servers, servers_cpu_s, show_columns
 
+from creditfold.common.settings import Settings, load_settings
 from creditfold.producers import Command, CommandProducer
-from creditfold.producers.commands import MODELS
-from creditfold.stack.settings import Settings, load_settings
+from creditfold.producers.models.commands import MODELS
 
 FORMATS = ("jsonl", "csv", "jsonl.gz", "csv.gz")
 

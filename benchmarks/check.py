@@ -28,9 +28,9 @@ from load import LOGS, PLAIN_2, produce
 from rich.table import Table
 from rig import CREDITFOLD, another_fold, console, environment, ledger, servers, servers_cpu_s, workers
 
+from creditfold.common.settings import Settings
+from creditfold.log.topics import end_offsets
 from creditfold.projections.connections import connected
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import end_offsets
 
 ROOT = Path(__file__).parent.parent
 

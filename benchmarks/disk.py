@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg.sql import SQL, Composable, Identifier
 
-from creditfold.stack.settings import Settings
+from creditfold.common.settings import Settings
 
 #: What a pointer from an index to a row takes.
 POINTER_BYTES = 6

@@ -32,10 +32,10 @@ from rig import (
     workers,
 )
 
+from creditfold.common.settings import Settings
+from creditfold.log.topics import end_offsets
 from creditfold.projections.connections import connected
-from creditfold.projections.queries import progress
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import end_offsets
+from creditfold.projections.queries.balances import progress
 
 #: How often to look at how far the fold is, in seconds.
 LOOK_EVERY_S = 0.1

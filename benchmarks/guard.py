@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
+from creditfold.common.settings import load_settings
 from creditfold.stack.embedded import down
-from creditfold.stack.settings import load_settings
 
 STOP_S = 30
 

@@ -17,7 +17,7 @@ from fold import fold
 from load import LOGS, PLAIN_2, produce
 from rig import another_fold, console, database, ledger, servers, show_columns
 
-from creditfold.stack.settings import Settings
+from creditfold.common.settings import Settings
 
 
 def ours(settings: Settings, log: str, commands: int, accounts: int, workers: set[int]) -> dict[str, Any]:

@@ -30,11 +30,11 @@ import baseline
 from load import LOGS, MOST_GRANTED, PLAIN_2, activate, draw
 from rig import console, database, ledger, middle, percentiles, servers, show_columns, workers
 
+from creditfold.common.position import Position
+from creditfold.common.settings import Settings
 from creditfold.producers import Command, CommandProducer, Grant
 from creditfold.producers.client import Outcome
 from creditfold.projections.connections import pinned
-from creditfold.schemas.position import Position
-from creditfold.stack.settings import Settings
 
 #: The clock that all processes of a machine share, in seconds.
 now = time.monotonic

@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 from rich.progress import track
 from rig import console
 
+from creditfold.common.settings import Settings
 from creditfold.producers import Command, CommandProducer, Grant, Spend
-from creditfold.producers.commands import Capture, Hold, Refund, Release, encode_activation, encode_command
-from creditfold.stack.settings import Settings
+from creditfold.producers.models.commands import Capture, Hold, Refund, Release, encode_activation, encode_command
 
 DAY_MS = 86_400_000
 

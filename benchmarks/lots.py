@@ -18,16 +18,16 @@ from psycopg.sql import SQL, Identifier
 from rich.table import Table
 from rig import console, servers
 
+from creditfold.common.position import Log
+from creditfold.common.settings import Settings
 from creditfold.ledger import CreditBook, Grant, Spend
-from creditfold.processors.chunks import read_records
-from creditfold.processors.memory import Memory, fold_chunk
-from creditfold.producers.commands import encode_activation
+from creditfold.processors.fold.account_cache import Memory, fold_chunk
+from creditfold.processors.fold.chunk import read_records
+from creditfold.producers.models.commands import encode_activation
 from creditfold.projections.connections import fold_pool
-from creditfold.projections.setup import prepare
-from creditfold.projections.store import ChunkTransaction, claim
-from creditfold.schemas.position import Log
+from creditfold.projections.store.transaction import ChunkTransaction, claim
+from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
-from creditfold.stack.settings import Settings
 
 NOW_MS = 1_800_000_000_000
 CHUNK = 1_000

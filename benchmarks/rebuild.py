@@ -26,11 +26,11 @@ from guard import watch
 from load import LOGS, PLAIN_2, plain, produce
 from rig import CREDITFOLD, another_fold, console, environment, middle, servers, show, show_columns
 
+from creditfold.common.position import Position
+from creditfold.common.settings import Settings
 from creditfold.producers import CommandProducer
 from creditfold.projections.connections import connected
-from creditfold.projections.setup import schema_of
-from creditfold.schemas.position import Position
-from creditfold.stack.settings import Settings
+from creditfold.projections.tables.setup import schema_of
 
 #: Records a second of the rebuild that is to leave the live fold its latency.
 PACED = 10_000

@@ -27,10 +27,10 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
-from creditfold.projections.setup import prepare
+from creditfold.common.settings import Settings
+from creditfold.log.topics import create_topics, describe_log
+from creditfold.projections.tables.setup import prepare
 from creditfold.stack.embedded import service_status, up
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import create_topics, describe_log
 
 console = Console(stderr=True)
 _numbers = count(1)

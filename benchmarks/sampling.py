@@ -29,22 +29,22 @@ EVERY_S = 0.004
 #: Stages by what a function's place begins with, which is its module and name; the first that fits counts, and the
 #: innermost function of the stack that one fits.
 STAGES: Sequence[tuple[str, str]] = (
-    ("creditfold.processors.chunks:read_records", "decode and check"),
-    ("creditfold.processors.chunks:read_one", "decode and check"),
-    ("creditfold.processors.quick:read", "decode and check"),
+    ("creditfold.processors.fold.chunk:read_records", "decode and check"),
+    ("creditfold.processors.fold.chunk:read_one", "decode and check"),
+    ("creditfold.processors.fold.fast:read", "decode and check"),
     # Its lines are made on the way.
-    ("creditfold.processors.quick:fold_quickly", "decide"),
-    ("creditfold.processors.chunks:_command", "decode and check"),
+    ("creditfold.processors.fold.fast:fold_quickly", "decide"),
+    ("creditfold.processors.fold.chunk:_command", "decode and check"),
     ("creditfold.schemas.", "decode and check"),
     ("creditfold.ledger.validity:", "decode and check"),
     ("creditfold.ledger.credit_validity:", "decode and check"),
     ("creditfold.ledger.", "decide"),
-    ("creditfold.processors.chunks:", "decide"),
-    ("creditfold.projections.chain:", "lines and chain"),
+    ("creditfold.processors.fold.chunk:", "decide"),
+    ("creditfold.projections.store.chain:", "lines and chain"),
     ("creditfold.projections.", "rows and SQL"),
-    ("creditfold.processors.memory:", "load and remember"),
+    ("creditfold.processors.fold.account_cache:", "load and remember"),
     ("psycopg", "psycopg"),
-    ("creditfold.processors.transport:", "Kafka and Faust"),
+    ("creditfold.processors.worker.transport:", "Kafka and Faust"),
     ("aiokafka.", "Kafka and Faust"),
     ("kafka.", "Kafka and Faust"),
     ("faust.", "Kafka and Faust"),
@@ -192,7 +192,7 @@ def main() -> None:
     """Run `creditfold` with the other arguments and write the seconds by stage and function when it ends."""
     target, sys.argv = Path(sys.argv[1]), ["creditfold", *sys.argv[2:]]
     from creditfold.cli.main import main as creditfold
-    from creditfold.processors import worker  # Imported by the command only when it runs, too late to be named.
+    from creditfold.processors.worker import main as worker
 
     del worker
 

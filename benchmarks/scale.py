@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from rig import another_fold, console, ledger, servers, servers_cpu_s, show_columns, workers
 
+from creditfold.common.settings import Settings
 from creditfold.producers import CommandProducer, Grant
 from creditfold.projections.connections import connected
-from creditfold.projections.queries import progress
-from creditfold.stack.settings import Settings
+from creditfold.projections.queries.balances import progress
 
 #: The account whose rows are copied.
 PATTERN = "pattern"

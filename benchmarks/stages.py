@@ -28,16 +28,16 @@ from rich.table import Table
 from rig import CHUNK_RECORDS, console, database, ledger, servers, workers
 from sampling import sampled
 
-from creditfold.processors.chunks import partition_of, read_records
-from creditfold.processors.lanes import RECENT_BYTES, RECENT_IDS, WORKER_ACCOUNTS, WORKER_LOTS
-from creditfold.processors.memory import Memory, Seen, fold_chunk
-from creditfold.processors.worker import GC_THRESHOLDS
-from creditfold.producers.commands import encode_activation, encode_command
+from creditfold.common.position import Log
+from creditfold.common.settings import Settings
+from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
+from creditfold.processors.fold.chunk import partition_of, read_records
+from creditfold.processors.worker.main import GC_THRESHOLDS
+from creditfold.processors.worker.partitions import RECENT_BYTES, RECENT_IDS, WORKER_ACCOUNTS, WORKER_LOTS
+from creditfold.producers.models.commands import encode_activation, encode_command
 from creditfold.projections.connections import fold_pool
-from creditfold.projections.setup import prepare
-from creditfold.projections.store import ChunkTransaction, claim
-from creditfold.schemas.position import Log
-from creditfold.stack.settings import Settings
+from creditfold.projections.store.transaction import ChunkTransaction, claim
+from creditfold.projections.tables.setup import prepare
 
 PARTITIONS = 8
 NOW_MS = 1_800_000_000_000

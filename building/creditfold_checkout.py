@@ -123,9 +123,9 @@ class CompiledFinder:
         if not name.startswith(("creditfold.", "creditfold__")):
             return None
         if name.startswith("creditfold."):
-            room, _, module = name.removeprefix("creditfold.").partition(".")
+            *folders, _ = name.split(".")[1:]
             # Another tree on PYTHONPATH has other sources by the same names.
-            if not module or not path or os.path.realpath(path[0]) != os.path.join(self.checkout.root, room):
+            if not folders or not path or os.path.realpath(path[0]) != os.path.join(self.checkout.root, *folders):
                 return None
         if self._files is None:
             self._files = self._usable()

@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from creditfold_checkout import AGAIN, RECORD, Checkout, Reason, chosen
 
@@ -83,7 +83,7 @@ def sources_of(root: Path) -> list[str]:
     import tomllib
 
     setup = runpy.run_path(str(root / "setup.py"), run_name="setup")
-    rooms = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-dir"]
+    packages = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
     found: dict[str, None] = {}
     left = [*setup["COMPILED"]]
     while left:
@@ -91,15 +91,15 @@ def sources_of(root: Path) -> list[str]:
         if path in found or not (root / path).is_file():
             continue
         found[path] = None
-        left.append(f"{path.partition('/')[0]}/__init__.py")
+        left += [f"{folder}/__init__.py" for folder in PurePosixPath(path).parents if folder.name]
         for node in ast.walk(ast.parse((root / path).read_text("utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             if isinstance(node, ast.ImportFrom):
                 names = [str(node.module), *(f"{node.module}.{name}" for name in names)]
             for name in names:
                 package, _, module = name.rpartition(".")
-                if package in rooms:
-                    left.append(f"{rooms[package]}/{module}.py")
+                if package in packages:
+                    left.append(f"{package.removeprefix('creditfold.').replace('.', '/')}/{module}.py")
     return sorted([*found, *(f"{path}.pyx" for path in setup["QUICK"]), "setup.py", "building/creditfold_compiler.py"])
 
 

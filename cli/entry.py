@@ -7,7 +7,7 @@ knows no command.
 import signal
 import sys
 
-from creditfold.schemas.extras import missing_extra
+from creditfold.common.extras import missing_extra
 
 
 def main() -> None:

@@ -17,27 +17,25 @@ from typing import Annotated, Any
 
 import typer
 
-from creditfold.cli import (
-    access,
-    appending,
-    archiving,
-    credit_reading,
-    crediting,
-    doctor,
-    following,
-    proving,
-    reading,
-    rebuilding,
-    redriving,
-    serving,
-    status,
-    ticking,
-    tracing,
-)
-from creditfold.cli.output import OutputError, output_error, print_json, safe, written
-from creditfold.cli.places import placed
-from creditfold.schemas.errors import CreditfoldError
-from creditfold.schemas.extras import missing_extra
+from creditfold.cli.append import commands as appending
+from creditfold.cli.append import credits as crediting
+from creditfold.cli.append import redrive as redriving
+from creditfold.cli.append import tick as ticking
+from creditfold.cli.demo import command
+from creditfold.cli.read import balances as reading
+from creditfold.cli.read import credits as credit_reading
+from creditfold.cli.read import outcomes as following
+from creditfold.cli.read import trace as tracing
+from creditfold.cli.rebuild import generations as rebuilding
+from creditfold.cli.rebuild import proof as proving
+from creditfold.cli.rebuild import trial_balance
+from creditfold.cli.run import access, doctor, status
+from creditfold.cli.run import archive as archiving
+from creditfold.cli.run import servers as serving
+from creditfold.cli.terms.output import OutputError, output_error, print_json, safe, written
+from creditfold.cli.terms.places import placed
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.extras import missing_extra
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -53,12 +51,12 @@ _REBUILD = "Rebuild and prove it"
 _KEEP = "Keep the log"
 
 COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
-    ("demo", _RUN, serving.demo),
+    ("demo", _RUN, command.demo),
     ("up", _RUN, serving.up),
     ("down", _RUN, serving.down),
     ("init", _RUN, serving.init),
     ("worker", _RUN, serving.worker),
-    ("publisher", _RUN, following.publisher),
+    ("publisher", _RUN, serving.publisher),
     ("status", _RUN, status.status),
     ("tick", _RUN, ticking.tick),
     ("rebuild", _REBUILD, rebuilding.rebuild),
@@ -67,7 +65,7 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("drop", _REBUILD, rebuilding.drop),
     ("verify", _REBUILD, proving.verify),
     ("diff", _REBUILD, proving.diff),
-    ("trial-balance", _REBUILD, credit_reading.trial_balance),
+    ("trial-balance", _REBUILD, trial_balance.trial_balance),
     ("rules list", _REBUILD, proving.rules_list),
     ("rules activate", _REBUILD, proving.rules_activate),
     ("doctor", _RUN, doctor.doctor),
@@ -147,7 +145,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        from creditfold.stack.core import running_core
+        from creditfold.common.core import running_core
 
         core = running_core()
         print(f"creditfold {version('creditfold')}, {'compiled core' if core.is_compiled else core.name}")
@@ -207,7 +205,7 @@ def _open_closed_streams() -> None:
 def _show_setting_warnings() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
-    logger = logging.getLogger("creditfold.stack.settings")
+    logger = logging.getLogger("creditfold.common.settings")
     logger.addHandler(handler)
     # A worker's log has handlers of its own.
     logger.propagate = False
@@ -259,7 +257,8 @@ def _state_of_a_server(error: Exception) -> CreditfoldError | None:
 
         return failures.explained(error)
     if library in ("cimpl", "confluent_kafka") and error.args and hasattr(error.args[0], "code"):
-        from creditfold.stack import settings, topics
+        from creditfold.common import settings
+        from creditfold.log import topics
 
         return topics.explained(error.args[0], settings.load_settings().kafka_bootstrap)
     return None

@@ -4,6 +4,7 @@ Time and ids are arguments. Nothing in this room reads a clock, a random source,
 unordered set, so the state is a function of the log's prefix and a replay decides what was decided.
 """
 
+from creditfold.ledger.book import CREDIT_RULES, CreditBook
 from creditfold.ledger.commands import (
     COMMANDS,
     CONTROLS,
@@ -16,12 +17,11 @@ from creditfold.ledger.commands import (
     Tick,
     command_of,
 )
-from creditfold.ledger.credit_book import CREDIT_RULES, CreditBook
-from creditfold.ledger.credit_facts import CreditEntry
-from creditfold.ledger.credit_reasons import RejectionReason
 from creditfold.ledger.decisions import FIRST_RULES, RULESETS, Accepted, Account, Outcome, Rejected, decide, evolve
+from creditfold.ledger.facts import CreditEntry
 from creditfold.ledger.folding import Body, Book, Entry, Known, UnknownRulesError, Verdict, digest
-from creditfold.ledger.rulebooks import AnyBook, activated, known_rules, knows_lots, open_book
+from creditfold.ledger.reasons import RejectionReason
+from creditfold.ledger.versions import AnyBook, activated, known_rules, knows_lots, open_book
 
 __all__ = [
     "COMMANDS",

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import Grant, Spend
-from creditfold.ledger.credit_reasons import RejectionReason
 from creditfold.ledger.limits import MAX_BALANCE
+from creditfold.ledger.reasons import RejectionReason
 
 #: Version of the rules that `decide` is. Each outcome carries the version that decided it.
 RULES = 1

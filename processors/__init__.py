@@ -4,6 +4,6 @@ Faust brings the records and the group membership; PostgreSQL holds the offsets.
 the two, `lanes` does the work, one partition beside the other.
 """
 
-from creditfold.schemas.extras import require
+from creditfold.common.extras import require
 
 require("read")

@@ -1,6 +1,7 @@
 """Judges from signs of life, progress and the log's ends whether a process or the ledger as a whole is well.
 
-Owns the bounds and the words. Asks nobody: what it judges was read by `projections/health.py` and `stack/topics.py`.
+Owns the bounds and the words. Asks nobody: what it judges was read by `projections/queries/health.py` and
+`log/topics.py`.
 Well is a ledger in which each partition has a live owner that has caught up, has just committed or is at work within a
 bound, and in which nothing that is due is overdue. A backlog is no fault, nor is a partition that waits its turn.
 """
@@ -9,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from creditfold.projections.health import RECENT_S, DatabaseHealth
-from creditfold.projections.heartbeats import Heartbeat, PartitionSign, Role
-from creditfold.schemas.checks import Check
-from creditfold.stack.topics import End
+from creditfold.common.checks import Check
+from creditfold.log.topics import End
+from creditfold.projections.queries.health import RECENT_S, DatabaseHealth
+from creditfold.projections.queries.heartbeats import Heartbeat, PartitionSign, Role
 
 #: A process that has given no sign of life for so long, in seconds, is frozen, cut off from PostgreSQL, or gone.
 FROZEN_S = 10.0

@@ -23,7 +23,7 @@ from psycopg.rows import TupleRow
 
 from creditfold.projections.connections import heartbeat_connection
 from creditfold.projections.failures import is_outage
-from creditfold.projections.heartbeats import PartitionSign, Role, Sign, State, beat, forget_gone
+from creditfold.projections.queries.heartbeats import PartitionSign, Role, Sign, State, beat, forget_gone
 
 BEAT_S = 2.0
 CLEAN_EVERY_S = 300.0

@@ -1,8 +1,8 @@
 """Append commands to the log, one at a time or by the file, and wait for outcomes. Knows neither rules nor PostgreSQL.
 
     from creditfold.producers import CommandProducer, Spend
-    from creditfold.projections.outcomes import ProjectedOutcomes
-    from creditfold.stack.settings import load_settings
+    from creditfold.projections.queries.outcomes import ProjectedOutcomes
+    from creditfold.common.settings import load_settings
 
     settings = load_settings()
     outcomes = ProjectedOutcomes(settings.dsn)
@@ -14,9 +14,9 @@ Without `outcomes`, which needs a client of PostgreSQL, append() returns a comma
 rest: asyncio, files, errors, and what a failed append means.
 """
 
-from creditfold.producers.bulk import ImportProgress, ImportReport, import_file
 from creditfold.producers.client import AsyncCommandProducer, CommandProducer, Outcome
-from creditfold.producers.commands import (
+from creditfold.producers.import_file import ImportProgress, ImportReport, import_file
+from creditfold.producers.models.commands import (
     Batch,
     CancelSchedule,
     Capture,
@@ -37,7 +37,7 @@ from creditfold.producers.commands import (
     encode_command,
     parse_command,
 )
-from creditfold.producers.errors import (
+from creditfold.producers.models.errors import (
     AppendError,
     BrokerUnavailableError,
     DeliveryFailedError,
@@ -58,8 +58,7 @@ from creditfold.producers.errors import (
     UndeliveredError,
     UnknownTopicError,
 )
-from creditfold.producers.outcomes import OutcomeLookup
-from creditfold.producers.steps import (
+from creditfold.producers.models.steps import (
     CaptureStep,
     GrantStep,
     HoldStep,
@@ -69,7 +68,8 @@ from creditfold.producers.steps import (
     Step,
     VoidGrantStep,
 )
-from creditfold.schemas.outcomes import CommandOutcome, Decision, OutcomeKind
+from creditfold.producers.outcomes import OutcomeLookup
+from creditfold.schemas.outcome import CommandOutcome, Decision, OutcomeKind
 
 __all__ = [
     "AppendError",

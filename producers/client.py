@@ -21,8 +21,9 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from creditfold.producers.commands import Command, Encoded, encode_command
-from creditfold.producers.errors import (
+from creditfold.common.position import Position
+from creditfold.producers.models.commands import Command, Encoded, encode_command
+from creditfold.producers.models.errors import (
     RESEND,
     AppendError,
     BrokerUnavailableError,
@@ -39,8 +40,7 @@ from creditfold.producers.errors import (
     UnknownTopicError,
 )
 from creditfold.producers.outcomes import OutcomeFollower, OutcomeLookup
-from creditfold.schemas.outcomes import CommandOutcome
-from creditfold.schemas.position import Position
+from creditfold.schemas.outcome import CommandOutcome
 
 Outcome: TypeAlias = Position | AppendError
 _Answer = TypeVar("_Answer")
@@ -177,7 +177,8 @@ class CommandProducer:
         delivery_timeout_s: how long a command may wait for its confirmation, in seconds, queueing included.
         queue_records: how many commands may wait unconfirmed.
         outcomes: where outcomes are looked up, for append_and_wait() and submit_for_outcome():
-            `creditfold.projections.outcomes.ProjectedOutcomes(dsn)`. Nothing is connected before the first of these.
+            `creditfold.projections.queries.outcomes.ProjectedOutcomes(dsn)`. Nothing is connected before the first of
+            these.
 
     Raises ProducerSettingError. Nothing is sent, and no broker awaited, before the first append.
     """
@@ -314,7 +315,7 @@ class CommandProducer:
         if self._follower is None:
             raise ProducerSettingError(
                 "This producer doesn't know where outcomes are looked up; the command was not taken.",
-                "Make it with outcomes=ProjectedOutcomes(dsn), from creditfold.projections.outcomes.",
+                "Make it with outcomes=ProjectedOutcomes(dsn), from creditfold.projections.queries.outcomes.",
             )
         waiter = self._follower.expect(command.account, command.command_id, timeout)
         delivery = _Delivery(self._unseen)

@@ -1,9 +1,9 @@
 """Waiting for outcomes: one thread of the process follows the fold for all who wait for what became of a command.
 
 Owns who waits, until when, and for which position of the log. Refuses to know where outcomes are found: that is the
-lookup's, which the caller of the library gives (creditfold.projections.outcomes has the one for PostgreSQL), so that a
-service that only appends needs no client of PostgreSQL. The published topics can't answer in its place: a duplicate
-leaves nothing there, nor in the journal, and its first outcome may be years old.
+lookup's, which the caller of the library gives (creditfold.projections.queries.outcomes has the one for PostgreSQL),
+so that a service that only appends needs no client of PostgreSQL. The published topics can't answer in its place: a
+duplicate leaves nothing there, nor in the journal, and its first outcome may be years old.
 
 The thread runs an event loop of its own. So a lookup that hangs keeps nobody waiting beyond the time given, and what
 waits costs an entry in a dictionary and no thread.
@@ -20,16 +20,16 @@ from contextlib import AbstractAsyncContextManager, suppress
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
-from creditfold.producers.errors import (
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.position import Position
+from creditfold.producers.models.errors import (
     RESEND,
     OutcomeTimeoutError,
     OutcomeUnknownError,
     ProducerClosedError,
     QueueFullError,
 )
-from creditfold.schemas.errors import CreditfoldError
-from creditfold.schemas.outcomes import Appended, CommandOutcome
-from creditfold.schemas.position import Position
+from creditfold.schemas.outcome import Appended, CommandOutcome
 
 #: So many may wait for outcomes at once; the next is refused before its command is appended.
 MOST_WAITING = 100_000

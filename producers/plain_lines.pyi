@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import final
 
-from creditfold.producers.commands import Encoded
+from creditfold.producers.models.commands import Encoded
 
 FIELDS: Sequence[str]
 

@@ -15,8 +15,8 @@ from libc.string cimport memcmp, memcpy
 
 from creditfold.ledger import limits
 from creditfold.ledger.credit_validity import DERIVED
-from creditfold.producers.commands import Encoded
-from creditfold.schemas.instants import PLAIN, InstantError, instant_of
+from creditfold.producers.models.commands import Encoded
+from creditfold.common.instants import PLAIN, InstantError, instant_of
 
 cdef enum:
     TYPE

@@ -9,8 +9,10 @@ import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.position import Position
 from creditfold.ledger.commands import COMMANDS, KINDS, STEP_FIELDS
-from creditfold.producers.commands import (
+from creditfold.producers.models.commands import (
     MODELS,
     Command,
     Encoded,
@@ -18,7 +20,7 @@ from creditfold.producers.commands import (
     encode_command,
     parse_command,
 )
-from creditfold.producers.errors import DoubtfulCommandError, InvalidCommandError, RecordTooLargeError
+from creditfold.producers.models.errors import DoubtfulCommandError, InvalidCommandError, RecordTooLargeError
 from creditfold.schemas.dead_letters import (
     REDRIVE_ATTEMPT,
     REDRIVE_BY,
@@ -26,8 +28,6 @@ from creditfold.schemas.dead_letters import (
     REDRIVE_WHY,
     DeadLetterReason,
 )
-from creditfold.schemas.errors import CreditfoldError
-from creditfold.schemas.position import Position
 from creditfold.schemas.wire import Decoded, DecodeError, decode
 
 #: How the detail of a letter ends whose bytes weren't all kept.

@@ -1,5 +1,5 @@
 """Balances, journal, dead letters and progress in PostgreSQL. Owns all SQL; knows neither Faust nor HTTP."""
 
-from creditfold.schemas.extras import require
+from creditfold.common.extras import require
 
 require("read")

@@ -19,9 +19,9 @@ from psycopg.pq import Format
 from psycopg.rows import TupleRow, class_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
+from creditfold.common.errors import CreditfoldError
 from creditfold.projections.failures import PoolerError, PostgresUnavailableError, explained, timeout_of, why
 from creditfold.projections.sessions import FOLD, HEARTBEAT, OUTBOX, PINNED, bound_of, pin
-from creditfold.schemas.errors import CreditfoldError
 
 Row = TypeVar("Row")
 Statement: TypeAlias = LiteralString | sql.SQL | sql.Composed

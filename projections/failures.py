@@ -9,7 +9,7 @@ from typing import NamedTuple
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from creditfold.schemas.errors import CreditfoldError
+from creditfold.common.errors import CreditfoldError
 
 
 class PostgresUnavailableError(CreditfoldError):

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
+from creditfold.common.position import Position
 from creditfold.ledger import CreditEntry, Entry
-from creditfold.ledger.credit_account import Account
-from creditfold.schemas.bookmark import LastRecord
-from creditfold.schemas.position import Position
+from creditfold.ledger.account import Account
+from creditfold.log.bookmark import LastRecord
 
 
 class DeadLetter(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from avro.schema import parse
 
-from creditfold.schemas.errors import CreditfoldError
+from creditfold.common.errors import CreditfoldError
 from creditfold.schemas.registry import (
     COMMANDS,
     LOCK_FILE,

@@ -5,12 +5,14 @@ The subject of a schema is its full name (RecordNameStrategy of Confluent's clie
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any, NamedTuple, TypeAlias
 
 from fastavro.schema import to_parsing_canonical_form
+
+from creditfold.common.packaged import packaged
 
 JsonSchema: TypeAlias = dict[str, Any]
 
@@ -67,20 +69,21 @@ class LockedSchema(NamedTuple):
 
 
 def avsc_name(record: str) -> str:
-    """Name of the file that holds a record's current schema."""
-    return f"{record.lower()}.avsc"
+    """Path of the file that holds a record's current schema, from this room."""
+    folder = RECORDS[record].rpartition(".")[2]
+    return f"{folder}/{re.sub('(?<!^)(?=[A-Z])', '_', record).lower()}.avsc"
 
 
 def load_current(record: str) -> JsonSchema:
     """Read a record's current schema from its `.avsc`."""
-    schema: JsonSchema = json.loads(files(__package__).joinpath(avsc_name(record)).read_text("utf-8"))
+    schema: JsonSchema = json.loads(packaged(__package__, avsc_name(record)))
     return schema
 
 
 @lru_cache(maxsize=1)
 def load_lock() -> Sequence[LockedSchema]:
     """Read every schema version from the lock file, in the order of their ids."""
-    rows = json.loads(files(__package__).joinpath(LOCK_FILE).read_text("utf-8"))["schemas"]
+    rows = json.loads(packaged(__package__, LOCK_FILE))["schemas"]
     return [LockedSchema(**row) for row in rows]
 
 

@@ -10,9 +10,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from creditfold.schemas.dead_letters import DeadLetterReason
-from creditfold.schemas.reading import Reader, compile_reader, is_array
+from creditfold.schemas.reader import Reader, compile_reader, is_array
 from creditfold.schemas.registry import JsonSchema, LockedSchema, load_current, load_lock, versions
-from creditfold.schemas.writing import Room, Writer, compile_room, compile_writer, lacking
+from creditfold.schemas.writer import Room, Writer, compile_room, compile_writer, lacking
 
 try:
     _flat_records: Any = importlib.import_module("creditfold.schemas.flat_records")

@@ -1,5 +1,5 @@
 """The settings, and the servers that they name: the topic, and the embedded Kafka and PostgreSQL."""
 
-from creditfold.schemas.extras import require
+from creditfold.common.extras import require
 
 require("read")

@@ -13,14 +13,14 @@ from typing import Literal, NamedTuple
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from creditfold.stack.files import locked
+from creditfold.common.files import locked
+from creditfold.common.processes import StackError
+from creditfold.common.settings import FILE, PREFIX, Settings, source_of
+from creditfold.log.topics import create_topics, kafka_answers
 from creditfold.stack.jars import FETCH_BOUND_S
 from creditfold.stack.kafka import EmbeddedKafka, is_embeddable
 from creditfold.stack.postgres import EmbeddedPostgres
-from creditfold.stack.processes import StackError
 from creditfold.stack.remembered import remember
-from creditfold.stack.settings import FILE, PREFIX, Settings, source_of
-from creditfold.stack.topics import create_topics, kafka_answers
 
 # Longer than the longest start, so that the second of two `up` at once waits for the first and finds all done.
 LOCK_BOUND_S = FETCH_BOUND_S + 240.0

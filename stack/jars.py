@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from creditfold.common.files import locked
+from creditfold.common.packaged import packaged
+from creditfold.common.processes import StackError
+from creditfold.common.settings import Settings
 from creditfold.stack.artifacts import LIST, VERSION, Artifact, kafka_artifacts
-from creditfold.stack.files import locked, packaged
-from creditfold.stack.processes import StackError
-from creditfold.stack.settings import Settings
 
 FETCH_BOUND_S = 900.0
 #: How much comes between two words on it.
@@ -67,7 +68,7 @@ def _fill(folder: Path, settings: Settings, wrong: Sequence[Artifact], on_step: 
 
     folder.mkdir(exist_ok=True)
     # First, so that what a kill leaves is known as ours.
-    (folder / LIST).write_bytes(packaged(LIST))
+    (folder / LIST).write_bytes(packaged(__package__, LIST))
     # The broker takes each jar that it finds there: another version's would be in its way.
     for name in {path.name for path in folder.iterdir()} - {LIST, *(artifact.name for artifact in kafka_artifacts())}:
         (folder / name).unlink()

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from jgo.maven import POM, MavenContext
 
+from creditfold.common.settings import Settings
 from creditfold.stack.artifacts import CLASSES, LIST
 from creditfold.stack.embedded import down, up
 from creditfold.stack.jars import fetched_jars
-from creditfold.stack.settings import Settings
 
 HERE = Path(__file__).resolve().parent
 

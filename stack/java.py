@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from creditfold.stack.processes import StackError, run
+from creditfold.common.processes import StackError, run
 
 OLDEST_JAVA = 17
 #: The first that can be told not to warn of what Kafka does with memory.

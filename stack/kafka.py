@@ -14,14 +14,14 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from creditfold.common.packaged import packaged
+from creditfold.common.processes import Daemon, StackError, Step, last_lines, run, tail, wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import kafka_answers
 from creditfold.stack.class_archive import archive_options
-from creditfold.stack.files import packaged
 from creditfold.stack.jars import fetched_jars
 from creditfold.stack.java import find_java, java_environment
 from creditfold.stack.ports import Need, check_ports
-from creditfold.stack.processes import Daemon, StackError, Step, last_lines, run, tail, wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import kafka_answers
 
 READY_BOUND_S = 120.0
 STOP_BOUND_S = 30.0
@@ -214,7 +214,7 @@ class EmbeddedKafka:
         text = "\n".join(lines)
         (self._home / "server.properties").write_text(f"{text}\nlog.dirs=data\n", encoding="ascii")
         (self._home / "format.properties").write_text(f"{text}\nlog.dirs=data.new\n", encoding="ascii")
-        (self._home / "log4j2.xml").write_bytes(packaged("log4j2.xml"))
+        (self._home / "log4j2.xml").write_bytes(packaged(__package__, "log4j2.xml"))
 
     def _format(self, java: Sequence[str]) -> None:
         """Format the storage in a folder beside it, and rename that: half a format is never used."""

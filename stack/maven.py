@@ -18,8 +18,8 @@ import truststore
 from requests.adapters import HTTPAdapter
 from tenacity import Retrying, retry_if_exception_type, sleep_using_event, stop_after_attempt, wait_exponential
 
+from creditfold.common.processes import StackError
 from creditfold.stack.artifacts import Artifact
-from creditfold.stack.processes import StackError
 
 CONNECT_BOUND_S = 20.0
 #: The longest that a server may say nothing.

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from creditfold.stack.processes import StackError, wait_until
+from creditfold.common.processes import StackError, wait_until
 
 LOOPBACK = "127.0.0.1"
 LETTING_GO_S = 3.0

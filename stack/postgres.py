@@ -14,6 +14,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
+from creditfold.common.processes import Daemon, Step, last_lines, run, start_time, tail, wait_until
+from creditfold.common.settings import Settings
 from creditfold.stack.ports import LOOPBACK, Need, check_ports
 from creditfold.stack.postgres_access import (
     DATABASE,
@@ -27,8 +29,6 @@ from creditfold.stack.postgres_access import (
     set_passwords,
 )
 from creditfold.stack.postgres_server import PostgresError, Server, ServerUser, find_server, server_user
-from creditfold.stack.processes import Daemon, Step, last_lines, run, start_time, tail, wait_until
-from creditfold.stack.settings import Settings
 
 SUPERUSER = OWNER
 PORT = SOCKET_PORT

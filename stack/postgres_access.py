@@ -15,9 +15,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier, Literal
 
+from creditfold.common.processes import StackError
+from creditfold.common.settings import Settings
 from creditfold.stack.ports import LOOPBACK
-from creditfold.stack.processes import StackError
-from creditfold.stack.settings import Settings
 
 DATABASE = "creditfold"
 #: The port that the socket is named after, whatever port is open.

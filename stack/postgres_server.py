@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from creditfold.stack.processes import Identity, StackError, run
+from creditfold.common.processes import Identity, StackError, run
 
 OLDEST_MAJOR = 15  # The first that has MERGE.
 ASK_BOUND_S = 30.0

@@ -1,6 +1,6 @@
 """Owns the file in which a data folder remembers what its stack was made with: writes it, and keeps it true.
 
-stack/settings.py reads it, after the environment. It never holds a password of ours.
+common/settings.py reads it, after the environment. It never holds a password of ours.
 """
 
 import json
@@ -14,7 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
-from creditfold.stack.settings import FILE, PASSWORD, PREFIX, Settings
+from creditfold.common.settings import FILE, PASSWORD, PREFIX, Settings
 
 #: Where the servers are and what they hold, written even where it is the default, which may be another one some day.
 ALWAYS = (

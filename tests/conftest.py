@@ -30,10 +30,12 @@ from stack_under_test import StackUnderTest
 from support import HANG_S, patiently
 from tenacity import stop_after_delay
 
-from creditfold.processors import rebuilding
-from creditfold.projections import connections, generations, sessions, store
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import KafkaAdmin, create_topics, topic_names
+from creditfold.common.settings import Settings
+from creditfold.log.topics import KafkaAdmin, create_topics, topic_names
+from creditfold.processors.rebuild import steps as rebuilding
+from creditfold.projections import connections, sessions
+from creditfold.projections.generations import catalog as generations
+from creditfold.projections.store import transaction as store
 
 NEEDS_STACK = {"stack", "ledger_database", "ledger_settings"}
 

@@ -12,14 +12,14 @@ from credit_histories import HOUR_MS, START_MS, Writer
 from support import HANG_S, Raw
 from test_chunks import FakeRecord
 
+from creditfold.common.settings import Settings
 from creditfold.ledger import Book
 from creditfold.ledger.commands import ReceiveTransfer, SettleTransfer
-from creditfold.ledger.credit_facts import Outcome
-from creditfold.ledger.transit import derived
-from creditfold.processors.chunks import Content, Later, Record, _Fold, partition_of, read_records
+from creditfold.ledger.facts import Outcome
+from creditfold.ledger.transfers import derived
+from creditfold.log.archive.target import Topic
+from creditfold.processors.fold.chunk import Content, Later, Record, _Fold, partition_of, read_records
 from creditfold.schemas.wire import encode
-from creditfold.stack.restore_target import Topic
-from creditfold.stack.settings import Settings
 
 PARTITIONS = 4
 ACCOUNTS = (*(f"user-{number}" for number in range(12)), "é", "back\\slash", "\N{SNOWMAN} man", "x" * 128)

@@ -37,9 +37,9 @@ from creditfold.ledger.commands import (
     Unfreeze,
     VoidGrant,
 )
-from creditfold.ledger.credit_facts import Balance
-from creditfold.ledger.credit_reasons import RejectionReason as Reason
+from creditfold.ledger.facts import Balance
 from creditfold.ledger.folding import Verdict
+from creditfold.ledger.reasons import RejectionReason as Reason
 
 DAY_MS = 86_400_000
 PLACES = ("remaining", "held", "spent", "expired", "voided", "forfeited", "reissued", "transferred")

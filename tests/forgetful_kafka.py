@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from creditfold.stack.settings import Settings
+from creditfold.common.settings import Settings
 
 _METADATA = 3
 _COORDINATOR = 10

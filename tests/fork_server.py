@@ -27,9 +27,18 @@ from typing import Any, NamedTuple
 
 #: What takes long to import, and starts nothing when it is imported.
 IMPORTED = (
-    *("creditfold.cli.main", "creditfold.processors.worker", "creditfold.processors.publisher"),
-    *("creditfold.processors.rebuilding", "creditfold.processors.proof", "creditfold.producers.bulk"),
-    *("creditfold.stack.embedded", "creditfold.stack.doctor", "creditfold.projections.outcomes", "rich.table"),
+    *("creditfold.cli.main", "creditfold.processors.worker.main", "creditfold.processors.publisher.main"),
+    *(
+        "creditfold.processors.rebuild.steps",
+        "creditfold.processors.rebuild.verify",
+        "creditfold.producers.import_file",
+    ),
+    *(
+        "creditfold.stack.embedded",
+        "creditfold.log.doctor.judgement",
+        "creditfold.projections.queries.outcomes",
+        "rich.table",
+    ),
 )
 #: How the names of the variables begin that are read when a process starts. With others than ours it isn't forked.
 READ_AT_START = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_", "GLIBC_", "CREDITFOLD_CORE")

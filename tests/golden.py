@@ -23,14 +23,21 @@ from credit_topics import OUTCOME, append_all, topic
 from stack_under_test import embedded_settings
 from support import Raw, append, record
 
+from creditfold.common.settings import Settings
 from creditfold.ledger import Book, CreditEntry
-from creditfold.processors.chunks import fold, read_records
-from creditfold.projections.chain import START, activation_line, credit_line, dead_letter_line, extend, journal_line
+from creditfold.log.archive.folder import Archive
+from creditfold.log.archive.writer import archive_topic
+from creditfold.processors.fold.chunk import fold, read_records
+from creditfold.projections.store.chain import (
+    START,
+    activation_line,
+    credit_line,
+    dead_letter_line,
+    extend,
+    journal_line,
+)
 from creditfold.schemas.wire import encode
-from creditfold.stack.archive import Archive
-from creditfold.stack.archive_writer import archive_topic
 from creditfold.stack.embedded import down, up
-from creditfold.stack.settings import Settings
 
 FOLDER = Path(__file__).parent / "golden"
 #: Offsets at which the chain is compared besides each partition's end: a difference is narrowed down to these.

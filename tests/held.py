@@ -1,6 +1,6 @@
 """Runs `creditfold` and has it stand still at a call of one of its functions, for whoever wants to catch it there.
 
-python tests/held.py creditfold.cli.demo:_send_trouble 0 FILE demo     at its first call, until FILE is removed
+python tests/held.py creditfold.cli.demo.main:_send_trouble 0 FILE demo     at its first call, until FILE is removed
 
 FILE is made when it stands still, and stands for that: a test waits for it, and needn't be quick.
 """

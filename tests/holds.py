@@ -11,9 +11,9 @@ import psutil
 import psycopg
 from support import HANG_S, Raw, WorkerProcess, append, query
 
-from creditfold.projections.statements import SWITCHING
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.projections.store.statements import SWITCHING
 
 #: Offsets of a partition that one lock stands for: among so many records at least one gets a line in the journal.
 _STRETCH = 64

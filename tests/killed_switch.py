@@ -5,7 +5,7 @@ import signal
 import sys
 
 from creditfold.cli.main import main
-from creditfold.processors import rebuilding
+from creditfold.processors.rebuild import steps as rebuilding
 
 
 def die(*_: object) -> None:

@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from creditfold.stack.settings import Settings
+from creditfold.common.settings import Settings
 
 _WRITE_TXN_MARKERS, _WRITE_VERSION = 27, 1
 _DESCRIBE_PRODUCERS, _DESCRIBE_VERSION = 61, 0

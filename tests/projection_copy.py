@@ -11,7 +11,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier
 
-from creditfold.stack.settings import Settings
+from creditfold.common.settings import Settings
 
 
 class ProjectionCopy:

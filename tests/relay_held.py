@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from creditfold.processors.appender import Appender, Outgoing
+from creditfold.log.appender import Appender, Outgoing
 from creditfold.schemas.wire import decode
 
 HELD = Path(os.environ["RELAY_HELD"])

@@ -8,7 +8,7 @@ import random
 import signal
 from collections.abc import Sequence
 
-from creditfold.processors.appender import Appender, Outgoing
+from creditfold.log.appender import Appender, Outgoing
 
 PERCENT = int(os.environ.get("KILLED_APPENDS", "10"))
 append = Appender.append

@@ -6,7 +6,8 @@ written at its end.
 
 import os
 
-from creditfold.processors import rebuilding, replay
+from creditfold.processors.rebuild import partition as replay
+from creditfold.processors.rebuild import steps as rebuilding
 
 # In the processes that are started too, which import this file under another name.
 rebuilding.FEW_RECORDS = 0

@@ -17,13 +17,14 @@ import psycopg
 from pydantic import SecretStr
 from support import ROOT, environment
 
-from creditfold.stack import kafka, postgres, topics
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log import topics
+from creditfold.log.topics import kafka_answers
+from creditfold.stack import kafka, postgres
 from creditfold.stack.embedded import down, up
 from creditfold.stack.kafka import EmbeddedKafka
 from creditfold.stack.postgres import EmbeddedPostgres
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import kafka_answers
 
 # What ends the servers of benchmarks that are killed does so for tests; a script beside others, and in no package.
 sys.path.append(str(ROOT / "benchmarks"))

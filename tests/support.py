@@ -20,16 +20,16 @@ from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Consumer, Producer, TopicPartition
 from fork_server import Process
 
-from creditfold.processors.rebuild import fold_here
-from creditfold.processors.replay import Job
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import KafkaUnavailableError, describe_log, end_offsets, start_offsets
+from creditfold.processors.rebuild.partition import Job
+from creditfold.processors.rebuild.processes import fold_here
 from creditfold.projections.connections import connected
-from creditfold.projections.queries import PartitionProgress, progress
-from creditfold.projections.setup import prepare
-from creditfold.schemas.errors import CreditfoldError
+from creditfold.projections.queries.balances import PartitionProgress, progress
+from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import KafkaUnavailableError, describe_log, end_offsets, start_offsets
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Longest wait for what must come, in seconds: only a hang exceeds it, however slow the machine is.
@@ -40,7 +40,7 @@ PATIENT = ("--timeout", str(HANG_S))
 TRANSACTION_MS = 900_000
 #: What tests that draw at random draw from; they print it.
 SEED = int(os.environ.get("CREDITFOLD_TEST_SEED", random.randrange(10**6)))
-ROOMS = ("schemas", "ledger", "producers", "processors", "projections", "stack", "cli")
+ROOMS = ("common", "schemas", "ledger", "log", "producers", "processors", "projections", "stack", "cli")
 
 
 def built_wheel(folder: Path) -> Path:

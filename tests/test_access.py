@@ -18,7 +18,9 @@ from stack_under_test import embedded_settings, free_port
 from support import HANG_S, Cli, environment
 from test_cli import bare, use
 
-from creditfold.projections.setup import READER_ROLE
+from creditfold.common.processes import run
+from creditfold.common.settings import Settings
+from creditfold.projections.tables.setup import READER_ROLE
 from creditfold.stack.ports import PortBusyError, check_ports
 from creditfold.stack.postgres import EmbeddedPostgres
 from creditfold.stack.postgres_access import (
@@ -32,8 +34,6 @@ from creditfold.stack.postgres_access import (
     url,
 )
 from creditfold.stack.postgres_server import PostgresError
-from creditfold.stack.processes import run
-from creditfold.stack.settings import Settings
 
 __all__ = ["bare"]
 

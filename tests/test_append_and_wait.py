@@ -16,7 +16,11 @@ from psycopg import Connection
 from stack_under_test import StackUnderTest, free_port
 from support import HANG_S, WorkerProcess, all_progress, query, wait_until_folded, worker
 
-from creditfold.cli.serving import begin_log
+from creditfold.cli.run.servers import begin_log
+from creditfold.common.position import Position
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import end_offsets
 from creditfold.producers import (
     AsyncCommandProducer,
     Batch,
@@ -36,12 +40,8 @@ from creditfold.producers import (
     Transfer,
 )
 from creditfold.projections.connections import connected
-from creditfold.projections.outcomes import ProjectedOutcomes
-from creditfold.projections.queries import first_decision
-from creditfold.schemas.position import Position
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import end_offsets
+from creditfold.projections.queries.balances import first_decision
+from creditfold.projections.queries.outcomes import ProjectedOutcomes
 
 MANY = 1_000
 

@@ -40,15 +40,16 @@ from support import (
     worker,
 )
 
-from creditfold.stack import archive_writer, restore
-from creditfold.stack.archive import FORMAT, Archive, ArchiveDamagedError, ArchiveError, chained
-from creditfold.stack.archive_writer import ArchiveProgress, archive_topic
-from creditfold.stack.log import LogReader, UnreadableError
-from creditfold.stack.processes import wait_until
-from creditfold.stack.restore import RestoreError, RestoreProgress, restore_topic
-from creditfold.stack.restore_target import Holes
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import (
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.archive import restore
+from creditfold.log.archive import writer as archive_writer
+from creditfold.log.archive.folder import FORMAT, Archive, ArchiveDamagedError, ArchiveError, chained
+from creditfold.log.archive.restore import RestoreError, RestoreProgress, restore_topic
+from creditfold.log.archive.target import Holes
+from creditfold.log.archive.writer import ArchiveProgress, archive_topic
+from creditfold.log.reader import LogReader, UnreadableError
+from creditfold.log.topics import (
     End,
     KafkaAdmin,
     KafkaUnavailableError,
@@ -415,7 +416,7 @@ def test_killed_again_and_again_it_gets_done(ledger_settings: Settings, tmp_path
         more = drawn.randrange(1, 25)
         enough = files() + more
         # It goes on behind that, but never to its end before it is killed.
-        stands = ("creditfold.stack.archive_writer:_replace", str(more + 15), str(tmp_path / "held"))
+        stands = ("creditfold.log.archive.writer:_replace", str(more + 15), str(tmp_path / "held"))
         process = Process([HELD, *stands, *map(str, arguments)], env=environment(ledger_settings))
         assert wait_until(lambda enough=enough: files() >= enough, HANG_S, 0.001)  # type: ignore[misc]
         process.kill()
@@ -911,7 +912,7 @@ def test_a_killed_restore_goes_on(
         more = drawn.randrange(1, whole // 5)
         enough = length() + more
         # It goes on behind that, but never to its end before it is killed.
-        stands = ("creditfold.stack.restore_target:Appender.append", str(more + 200), str(held))
+        stands = ("creditfold.log.archive.target:Appender.append", str(more + 200), str(held))
         process = Process([HELD, *stands, "restore", str(tmp_path)], env=environment(target), stderr=subprocess.DEVNULL)
         assert wait_until(lambda enough=enough: length() >= enough, HANG_S, 0.001)  # type: ignore[misc]
         process.kill()

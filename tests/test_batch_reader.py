@@ -13,12 +13,12 @@ from confluent_kafka.admin import AdminClient
 from stack_under_test import StackUnderTest
 from support import HANG_S, TRANSACTION_MS
 
-from creditfold.processors import batch_reader
-from creditfold.processors.batch_reader import BatchReader
-from creditfold.stack.log import LogReader, LogRecord, UnreadableError
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import end_offsets
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log import batch_reader
+from creditfold.log.batch_reader import BatchReader
+from creditfold.log.reader import LogReader, LogRecord, UnreadableError
+from creditfold.log.topics import end_offsets
 
 IS_QUICK = batch_reader._batches is not None
 PARTITION = 1

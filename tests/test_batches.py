@@ -15,12 +15,12 @@ from cramjam import DecompressionError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from creditfold.processors import batch_reader
-from creditfold.processors.batch_reader import BatchReader, _decoders
-from creditfold.stack.log import UNREADABLE_HEADERS, LogRecord, Taken
+from creditfold.log import batch_reader
+from creditfold.log.batch_reader import BatchReader, _decoders
+from creditfold.log.reader import UNREADABLE_HEADERS, LogRecord, Taken
 
 try:
-    batches: Any = importlib.import_module("creditfold.processors.batches")
+    batches: Any = importlib.import_module("creditfold.log.batches")
 except ImportError:
     pytest.skip("batches are taken apart in the compiled core only", allow_module_level=True)
 

@@ -32,11 +32,11 @@ from latency import Look, Schedule, pace, visible_at
 from rig import database, ledger, middle, percentiles, servers_cpu_s, workers
 from sampling import Place, stage_of
 
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
 from creditfold.producers import Command
-from creditfold.producers.file_head import FileFormat, open_lines
-from creditfold.producers.lines import CsvRecords, JsonLines, RecordReader
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
+from creditfold.producers.import_head import FileFormat, open_lines
+from creditfold.producers.import_lines import CsvRecords, JsonLines, RecordReader
 
 
 @pytest.fixture(scope="session")
@@ -150,12 +150,15 @@ def test_the_same_seed_draws_the_same_commands() -> None:
     ("places", "stage"),
     [
         # innermost function first
-        ("creditfold.ledger.credits:decide creditfold.processors.chunks:fold", "decide"),
-        ("enum:property.__get__ creditfold.ledger.credits:decide", "decide"),
-        ("fastavro.read:read creditfold.schemas.wire:decode creditfold.processors.chunks:read_one", "decode and check"),
-        ("creditfold.processors.chunks:_Fold.add creditfold.processors.memory:fold_chunk", "decide"),
-        ("creditfold.projections.chain:extend creditfold.projections.store:write", "lines and chain"),
-        ("psycopg.copy:write creditfold.projections.store:_copy", "psycopg"),
+        ("creditfold.ledger.decide:decide creditfold.processors.fold.chunk:fold", "decide"),
+        ("enum:property.__get__ creditfold.ledger.decide:decide", "decide"),
+        (
+            "fastavro.read:read creditfold.schemas.wire:decode creditfold.processors.fold.chunk:read_one",
+            "decode and check",
+        ),
+        ("creditfold.processors.fold.chunk:_Fold.add creditfold.processors.fold.account_cache:fold_chunk", "decide"),
+        ("creditfold.projections.store.chain:extend creditfold.projections.store.transaction:write", "lines and chain"),
+        ("psycopg.copy:write creditfold.projections.store.transaction:_copy", "psycopg"),
         ("aiokafka.codec:zstd_decode asyncio.events:run", "Kafka and Faust"),
         ("creditfold.schemas.wire:<module> importlib._bootstrap:_load", "start-up"),
         ("threading:wait", "other"),

@@ -192,12 +192,12 @@ def test_a_compiled_module_stands_for_the_sources_it_was_compiled_of_only(
     edited.write_text(before, "utf-8")
     assert found() == "number 1"
     # What a compiled module takes from others is compiled into it.
-    (tree / "schemas" / "position.py").write_text("SECONDS = 1\n", "utf-8")
-    assert (found(), checkout.reason().why) == (None, "schemas/position.py isn't as it was compiled")
+    (tree / "common" / "position.py").write_text("SECONDS = 1\n", "utf-8")
+    assert (found(), checkout.reason().why) == (None, "common/position.py isn't as it was compiled")
     assert made.compile_checkout(tree, compilations) is None
     assert (compilations.count, found()) == (2, "number 2")
     # And what has nothing to do with it isn't.
-    (tree / "cli" / "demo.py").write_text("", "utf-8")
+    (tree / "cli" / "demo" / "main.py").write_text("", "utf-8")
     assert found() == "number 2"
     monkeypatch.setenv("CREDITFOLD_CORE", "plain")
     assert (found(), checkout.reason().why) == (None, "CREDITFOLD_CORE=plain asks for it")

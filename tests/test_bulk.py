@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, TopicPartition
 from stack_under_test import StackUnderTest
 from support import HANG_S
 
+from creditfold.common.settings import Settings
 from creditfold.producers import (
     Command,
     CommandProducer,
@@ -28,8 +29,8 @@ from creditfold.producers import (
     UnknownTopicError,
     import_file,
 )
-from creditfold.producers.file_head import FileFormat, open_lines
-from creditfold.producers.lines import (
+from creditfold.producers.import_head import FileFormat, open_lines
+from creditfold.producers.import_lines import (
     MAX_RECORD_TEXT,
     BadRecordError,
     CsvRecords,
@@ -39,7 +40,6 @@ from creditfold.producers.lines import (
     why_bad,
 )
 from creditfold.schemas.wire import decode
-from creditfold.stack.settings import Settings
 
 HEADER = "type,command_id,account,asset,amount,reason\n"
 

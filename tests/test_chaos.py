@@ -39,15 +39,15 @@ from support import (
 )
 from test_publisher import assert_published, wait_until_published
 
-from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
+from creditfold.common.position import Position
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import describe_log
+from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.producers import CommandProducer, DeliveryFailedError, Outcome
-from creditfold.producers.commands import Encoded
-from creditfold.projections.setup import prepare
-from creditfold.schemas.position import Position
+from creditfold.producers.models.commands import Encoded
+from creditfold.projections.tables.setup import prepare
 from creditfold.stack.embedded import service_status
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import describe_log
 
 COMMANDS = int(os.environ.get("CREDITFOLD_CHAOS_COMMANDS", "25000"))
 ACCOUNTS = 3_000

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creditfold.ledger import Account, Body, Book, Entry
-from creditfold.processors.chunks import (
+from creditfold.processors.fold.chunk import (
     KEPT_BYTES,
     MAX_DEAD_BYTES,
     Read,

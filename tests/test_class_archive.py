@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from stack_under_test import embedded_settings
 
+from creditfold.common.packaged import packaged
 from creditfold.stack import class_archive
 from creditfold.stack.artifacts import LIST, kafka_artifacts
 from creditfold.stack.class_archive import archive_options
-from creditfold.stack.files import packaged
 from creditfold.stack.jars import fetched_jars
 from creditfold.stack.java import Java, find_java
 
@@ -32,7 +32,7 @@ def jars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared = fetched_jars(embedded_settings(folder))
     for artifact in kafka_artifacts():
         shutil.copy2(shared / artifact.name, folder)
-    (folder / LIST).write_bytes(packaged(LIST))
+    (folder / LIST).write_bytes(packaged("creditfold.stack", LIST))
     return folder
 
 

@@ -21,17 +21,19 @@ from rich.console import Console
 from stack_under_test import embedded_settings, free_port
 from support import HANG_S, PATIENT, Cli, Done, Raw, append, environment, query, wait_until_folded, worker
 
-from creditfold.cli import appending, output, status
-from creditfold.cli.background import background_publisher, background_worker
+from creditfold.cli.append import commands as appending
 from creditfold.cli.main import COMMANDS, _run
-from creditfold.cli.rebuilding import figures_of
-from creditfold.cli.serving import prepare_ledger
+from creditfold.cli.rebuild.generations import figures_of
+from creditfold.cli.run import status
+from creditfold.cli.run.background import background_publisher, background_worker
+from creditfold.cli.run.servers import prepare_ledger
+from creditfold.cli.terms import output
+from creditfold.common.position import Position
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings, load_settings, unknown_variables
+from creditfold.log.topics import end_offsets
 from creditfold.processors.health import Judgement
-from creditfold.projections.queries import Balance, PartitionProgress
-from creditfold.schemas.position import Position
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings, load_settings, unknown_variables
-from creditfold.stack.topics import end_offsets
+from creditfold.projections.queries.balances import Balance, PartitionProgress
 
 NAMES = [name for name, _, _ in COMMANDS]
 

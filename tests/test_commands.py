@@ -27,9 +27,10 @@ from creditfold.producers import (
     encode_command,
     parse_command,
 )
-from creditfold.producers.commands import MODELS, encode_activation, encode_tick
-from creditfold.producers.fields import Instant
-from creditfold.producers.steps import STEP_MODELS
+from creditfold.producers.models.commands import MODELS, encode_activation, encode_tick
+from creditfold.producers.models.fields import Instant
+from creditfold.producers.models.steps import STEP_MODELS
+from creditfold.schemas.registry import avsc_name
 from creditfold.schemas.wire import decode
 
 GOOD: dict[str, Any] = {"command_id": "c-1", "account": "ada", "asset": "credits", "amount": 1}
@@ -72,7 +73,7 @@ def test_a_service_may_ask_for_every_command_but_the_derived_ones() -> None:
 def test_fields_are_those_of_the_schema(type: str) -> None:
     """A field added to the schema must be added to the model, in the same place and with the same default."""
     model, command = MODELS[type], parse_command(least(type))
-    avsc = files("creditfold.schemas").joinpath(f"{model.record_name.lower()}.avsc")
+    avsc = files("creditfold.schemas").joinpath(avsc_name(model.record_name))
     rows = json.loads(avsc.read_text("utf-8"))["fields"]
     assert [name for name in model.model_fields if name != "type"] == [row["name"] for row in rows]
     defaults = {row["name"]: row["default"] for row in rows if "default" in row}

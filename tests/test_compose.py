@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from creditfold.common.settings import Settings
 from creditfold.stack.artifacts import VERSION
-from creditfold.stack.settings import Settings
 
 yaml = pytest.importorskip("yaml", reason="the compose file is read with PyYAML")
 

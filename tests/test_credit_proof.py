@@ -13,14 +13,14 @@ from support import query
 from test_generations import WATCH, rows_of, run
 from test_proof import as_of, balances_of, tamper
 
-from creditfold.processors.memory import fold_chunk
-from creditfold.processors.proof import Verdict, diff, verify
-from creditfold.processors.rebuild import RebuildError, fold_here
-from creditfold.processors.rebuilding import Request, rebuild
-from creditfold.processors.replay import Job
-from creditfold.projections.setup import prepare
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import describe_log, end_offsets
+from creditfold.common.settings import Settings
+from creditfold.log.topics import describe_log, end_offsets
+from creditfold.processors.fold.account_cache import fold_chunk
+from creditfold.processors.rebuild.partition import Job
+from creditfold.processors.rebuild.processes import RebuildError, fold_here
+from creditfold.processors.rebuild.steps import Request, rebuild
+from creditfold.processors.rebuild.verify import Verdict, diff, verify
+from creditfold.projections.tables.setup import prepare
 
 
 @pytest.fixture
@@ -44,13 +44,13 @@ def test_old_records_are_decided_by_the_old_rules(credited: Settings, monkeypatc
     assert all(before[table] for table in ("lots", "holds", "spends", "transfers", "schedules", "accounts", "totals"))
     with monkeypatch.context() as patched:
         # In bulk, by processes, as a large one.
-        patched.setattr("creditfold.processors.rebuilding.FEW_RECORDS", 0)
+        patched.setattr("creditfold.processors.rebuild.steps.FEW_RECORDS", 0)
         rebuild(credited, Request(processes=2), WATCH)
     assert rows_of(credited, 2) == before == rows_of(credited, 1)
     with monkeypatch.context() as patched:
         # In pieces, with hardly any account kept from one to the next.
-        patched.setattr("creditfold.processors.replay.CHUNK_RECORDS", 7)
-        patched.setattr("creditfold.processors.replay.KEPT_ACCOUNTS", 9)
+        patched.setattr("creditfold.processors.rebuild.partition.CHUNK_RECORDS", 7)
+        patched.setattr("creditfold.processors.rebuild.partition.KEPT_ACCOUNTS", 9)
         rebuild(credited, Request(), WATCH)
     after = rows_of(credited, 3)
     unlike = {table: sorted({*rows} ^ {*before[table]})[:4] for table, rows in after.items() if rows != before[table]}
@@ -68,8 +68,8 @@ def test_a_bulk_fold_killed_at_each_step_comes_to_the_same(
     """It leaves its balances unwritten while rules 1 are in force; whoever goes on finds them in the journal, before
     rules 2 make lots of them."""
     before = rows_of(credited, 1)
-    monkeypatch.setattr("creditfold.processors.replay.CHUNK_RECORDS", 60 // pieces)
-    monkeypatch.setattr("creditfold.processors.replay.PIECES", pieces)
+    monkeypatch.setattr("creditfold.processors.rebuild.partition.CHUNK_RECORDS", 60 // pieces)
+    monkeypatch.setattr("creditfold.processors.rebuild.partition.PIECES", pieces)
     calls = itertools.count()
 
     async def fold_one(*arguments: Any, **options: Any) -> int:
@@ -78,7 +78,7 @@ def test_a_bulk_fold_killed_at_each_step_comes_to_the_same(
             raise InterruptedError
         return await fold_chunk(*arguments, **options)
 
-    monkeypatch.setattr("creditfold.processors.replay.fold_chunk", fold_one)
+    monkeypatch.setattr("creditfold.processors.rebuild.partition.fold_chunk", fold_one)
     behind: list[int] = []
     request = Request()
     for _ in range(200):

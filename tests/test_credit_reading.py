@@ -13,19 +13,19 @@ from test_chunks import FakeRecord
 from test_cli import bare, use
 from test_credit_store import folded, in_memory, prepared
 
-from creditfold.cli.reasons import DEAD, REJECTED
+from creditfold.cli.terms.reasons import DEAD, REJECTED
+from creditfold.common.settings import Settings
 from creditfold.ledger import RejectionReason
-from creditfold.processors.memory import Memory, Seen
-from creditfold.projections import credit_queries as credits
-from creditfold.projections import queries
-from creditfold.projections.comments import RELATIONS, SCHEMA_TEXT, Relation, columns_table
-from creditfold.projections.compare import snapshot
+from creditfold.processors.fold.account_cache import Memory, Seen
 from creditfold.projections.connections import connected
-from creditfold.projections.generations import generation
-from creditfold.projections.setup import VIEWS
+from creditfold.projections.generations.catalog import generation
+from creditfold.projections.proof.rows import snapshot
+from creditfold.projections.queries import balances as queries
+from creditfold.projections.queries import credits
+from creditfold.projections.tables.comments import RELATIONS, SCHEMA_TEXT, Relation, columns_table
+from creditfold.projections.tables.setup import VIEWS
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.wire import encode
-from creditfold.stack.settings import Settings
 
 __all__ = ["bare", "prepared"]
 

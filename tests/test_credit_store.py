@@ -13,15 +13,20 @@ from support import query
 from test_chunks import FakeRecord
 from test_store import lanes_of, prepared
 
+from creditfold.common.settings import Settings
 from creditfold.ledger import CREDIT_RULES, Book, CreditEntry
-from creditfold.ledger.credit_account import Account
-from creditfold.processors import lanes as lanes_module
-from creditfold.processors import memory as memory_module
-from creditfold.processors import quick
-from creditfold.processors.chunks import Chunk, fold, read_records
-from creditfold.processors.lanes import Lanes
-from creditfold.processors.memory import Memory, Seen, fold_chunk
-from creditfold.projections.chain import (
+from creditfold.ledger.account import Account
+from creditfold.processors.fold import account_cache as memory_module
+from creditfold.processors.fold import fast as quick
+from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
+from creditfold.processors.fold.chunk import Chunk, fold, read_records
+from creditfold.processors.worker import partitions as lanes_module
+from creditfold.processors.worker.partitions import Lanes
+from creditfold.projections.connections import connected, fold_pool
+from creditfold.projections.generations.catalog import lines
+from creditfold.projections.proof.rows import check_self, snapshot
+from creditfold.projections.results import ChunkResult
+from creditfold.projections.store.chain import (
     START,
     Line,
     activation_line,
@@ -30,16 +35,11 @@ from creditfold.projections.chain import (
     extend,
     journal_line,
 )
-from creditfold.projections.compare import check_self, snapshot
-from creditfold.projections.connections import connected, fold_pool
-from creditfold.projections.credit_store import CreditStore
-from creditfold.projections.credit_tables import LOTS, Table
-from creditfold.projections.generations import lines
-from creditfold.projections.results import ChunkResult
-from creditfold.projections.sending import KnownCommandError
-from creditfold.projections.store import ChunkTransaction, claim
+from creditfold.projections.store.load import CreditStore
+from creditfold.projections.store.send import KnownCommandError
+from creditfold.projections.store.transaction import ChunkTransaction, claim
+from creditfold.projections.tables.credits import LOTS, Table
 from creditfold.schemas.wire import encode
-from creditfold.stack.settings import Settings
 
 __all__ = ["prepared"]
 

@@ -11,15 +11,15 @@ from support import PATIENT, Cli, read_log, worker
 from test_cli import bare as cli
 from test_cli import use
 
-from creditfold.cli import appending
-from creditfold.cli.arguments import ArgumentError, duration_of, instant_of, instant_or_from_now
-from creditfold.cli.serving import prepare_ledger
-from creditfold.producers.commands import MODELS
-from creditfold.producers.errors import DeliveryFailedError
-from creditfold.schemas.outcomes import Decision
-from creditfold.schemas.position import Position
+from creditfold.cli.append import commands as appending
+from creditfold.cli.run.servers import prepare_ledger
+from creditfold.cli.terms.arguments import ArgumentError, duration_of, instant_of, instant_or_from_now
+from creditfold.common.position import Position
+from creditfold.common.settings import Settings
+from creditfold.producers.models.commands import MODELS
+from creditfold.producers.models.errors import DeliveryFailedError
+from creditfold.schemas.outcome import Decision
 from creditfold.schemas.wire import decode
-from creditfold.stack.settings import Settings
 
 __all__ = ["cli"]
 

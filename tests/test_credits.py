@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from creditfold.ledger.book import CreditBook
 from creditfold.ledger.commands import (
     Batch,
     CancelSchedule,
@@ -36,12 +37,11 @@ from creditfold.ledger.commands import (
     Unfreeze,
     VoidGrant,
 )
-from creditfold.ledger.credit_book import CreditBook
-from creditfold.ledger.credit_facts import Accepted, Bucket, Fact, FactKind, LotId, Rejected
-from creditfold.ledger.credit_reasons import RejectionReason
+from creditfold.ledger.facts import Accepted, Bucket, Fact, FactKind, LotId, Rejected
 from creditfold.ledger.folding import Verdict
 from creditfold.ledger.limits import MAX_AMOUNT, MAX_PARCELS
-from creditfold.ledger.transit import derived
+from creditfold.ledger.reasons import RejectionReason
+from creditfold.ledger.transfers import derived
 
 START = 100
 DELIVER = "deliver"

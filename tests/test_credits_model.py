@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from creditfold.ledger import credit_account
+from creditfold.ledger import account as credit_account
+from creditfold.ledger.book import CreditBook
 from creditfold.ledger.commands import (
     Batch,
     CancelSchedule,
@@ -41,10 +42,9 @@ from creditfold.ledger.commands import (
     Unfreeze,
     VoidGrant,
 )
-from creditfold.ledger.credit_book import CreditBook
-from creditfold.ledger.credit_facts import Accepted, Bucket, Fact, FactKind, Outcome, Rejected
+from creditfold.ledger.facts import Accepted, Bucket, Fact, FactKind, Outcome, Rejected
 from creditfold.ledger.folding import Verdict
-from creditfold.ledger.transit import derived
+from creditfold.ledger.transfers import derived
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,13 @@ import psutil
 import pytest
 from support import HANG_S
 
-from creditfold.processors.rebuild import Crew
+from creditfold.processors.rebuild.processes import Crew
 
 PROCESSES = 3
 
 STARTED = f"""
 import threading, time
-from creditfold.processors.rebuild import Crew
+from creditfold.processors.rebuild.processes import Crew
 if {{threads}}:
     threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
 crew = Crew({PROCESSES})

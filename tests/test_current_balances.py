@@ -15,15 +15,15 @@ from test_chunks import FakeRecord
 from test_cli import bare, use
 from test_credit_store import folded, in_memory, prepared
 
-from creditfold.processors.chunks import partition_of
-from creditfold.processors.memory import Memory, Seen
-from creditfold.projections import current_balances
-from creditfold.projections.compare import snapshot
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.processors.fold.account_cache import Memory, Seen
+from creditfold.processors.fold.chunk import partition_of
 from creditfold.projections.connections import connected
-from creditfold.projections.setup import VIEWS, schema_of
+from creditfold.projections.proof.rows import snapshot
+from creditfold.projections.queries import current as current_balances
+from creditfold.projections.tables.setup import VIEWS, schema_of
 from creditfold.schemas.wire import encode
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
 
 __all__ = ["bare", "prepared"]
 

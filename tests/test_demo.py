@@ -16,20 +16,20 @@ from fork_server import Process
 from stack_under_test import embedded_settings
 from support import HANG_S, ROOT, environment, query, wait_until_folded, worker
 
-from creditfold.cli import audit, cdnow
-from creditfold.cli import demo as demo_module
-from creditfold.cli.appending import import_with_progress, open_producer
-from creditfold.cli.background import background_worker, stop_worker
-from creditfold.cli.cdnow import Conversion, DemoDataError, Purchase, convert, fetched_history, parse_history
-from creditfold.cli.demo import COMMANDS_FILE, DemoError, run_demo
-from creditfold.producers.commands import parse_command
+from creditfold.cli.append.commands import import_with_progress, open_producer
+from creditfold.cli.demo import audit, cdnow
+from creditfold.cli.demo import main as demo_module
+from creditfold.cli.demo.cdnow import Conversion, DemoDataError, Purchase, convert, fetched_history, parse_history
+from creditfold.cli.demo.main import COMMANDS_FILE, DemoError, run_demo
+from creditfold.cli.run.background import background_worker, stop_worker
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import end_offsets
+from creditfold.producers.models.commands import parse_command
 from creditfold.projections.connections import connected
 from creditfold.stack.embedded import DataFolderError, down
 from creditfold.stack.kafka import EmbeddedKafka
 from creditfold.stack.postgres import EmbeddedPostgres
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import end_offsets
 
 HISTORY = """ customer_id  date number_of_cds  dollar_value
  00002 19980531  1   12.00
@@ -221,7 +221,7 @@ def test_the_demo_proves_itself_and_leaves_nothing_running(demo_settings: Settin
     """Interrupted once, then from the start to the end, and once more on the same data."""
     mark = demo_settings.data_dir / "held"
     # Stands still when servers and worker run, and the log is about to be folded.
-    held = (str(ROOT / "tests" / "held.py"), "creditfold.cli.demo:_await_fold", "0", str(mark))
+    held = (str(ROOT / "tests" / "held.py"), "creditfold.cli.demo.main:_await_fold", "0", str(mark))
     interrupted = demo(demo_settings, *held)
     try:
         assert wait_until(lambda: mark.exists() or interrupted.poll() is not None, 5 * HANG_S)

@@ -4,13 +4,11 @@ import ast
 import asyncio
 import inspect
 import io
-import json
 import re
 import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,15 +19,16 @@ from psycopg.sql import SQL
 from support import HANG_S, ROOT, all_progress, environment, publisher, worker
 
 from creditfold.cli.main import COMMANDS
-from creditfold.cli.serving import begin_log
+from creditfold.cli.run.servers import begin_log
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings, load_settings
 from creditfold.ledger import RejectionReason, known_rules, limits
-from creditfold.producers.commands import MODELS
+from creditfold.producers.models.commands import MODELS
 from creditfold.projections.connections import connected
-from creditfold.projections.heartbeats import Role, heartbeats
+from creditfold.projections.queries.heartbeats import Role, heartbeats
 from creditfold.schemas.dead_letters import DeadLetterReason
+from creditfold.schemas.registry import avsc_name, load_current
 from creditfold.schemas.wire import decode
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings, load_settings
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -257,7 +256,8 @@ def test_a_record_written_by_the_docs_alone_is_read_as_the_command() -> None:
     """The ids beside the package's schema files in docs/producing.md are those of just these schemas."""
     text = (ROOT / "docs" / "producing.md").read_text("utf-8")
     ids = {file: int(number) for file, number in re.findall(r"`(\w+)\.avsc` \| (\d+)", text)}
-    assert ids.keys() == {model.record_name.lower() for model in MODELS.values()}
+    records = {Path(avsc_name(model.record_name)).stem: model.record_name for model in MODELS.values()}
+    assert ids.keys() == records.keys()
     fields = {
         "command_id": "c",
         "account": "ann",
@@ -277,12 +277,12 @@ def test_a_record_written_by_the_docs_alone_is_read_as_the_command() -> None:
         "deadline": 1,
     }
     for file, number in ids.items():
-        schema = json.loads(files("creditfold.schemas").joinpath(f"{file}.avsc").read_text("utf-8"))
+        schema = load_current(records[file])
         written = io.BytesIO(b"\x00" + number.to_bytes(4, "big"))
         written.seek(0, io.SEEK_END)
         fastavro.schemaless_writer(written, fastavro.parse_schema(schema), {**fields, "steps": []})
         found = decode(written.getvalue())
-        assert (found.record.lower(), found.fields["account"]) == (file, "ann")
+        assert (found.record, found.fields["account"]) == (records[file], "ann")
 
 
 #: What every command has, told once.

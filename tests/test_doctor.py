@@ -23,20 +23,17 @@ from support import HANG_S, append, query, record, wait_until_folded, worker
 from test_cli import use
 from test_outages import make_anew
 
-from creditfold.cli.doctor import UnsafeError, examine, refuse_unsafe
 from creditfold.cli.main import _run
-from creditfold.projections.connections import connected
-from creditfold.projections.doctor import Collations, DatabaseFacts, examine_postgres, outside
-from creditfold.projections.sessions import Brought
-from creditfold.schemas.bookmark import Bookmark
-from creditfold.schemas.checks import Check, worst_first
-from creditfold.schemas.position import Log
-from creditfold.stack.doctor import Folded, examine_kafka
-from creditfold.stack.facts import KafkaFacts, Reach, TopicFacts, kafka_facts
-from creditfold.stack.open_transactions import OpenTransaction
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings, load_settings
-from creditfold.stack.topics import (
+from creditfold.cli.run.doctor import UnsafeError, examine, refuse_unsafe
+from creditfold.common.checks import Check, worst_first
+from creditfold.common.position import Log
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings, load_settings
+from creditfold.log.bookmark import Bookmark
+from creditfold.log.doctor.facts import KafkaFacts, Reach, TopicFacts, kafka_facts
+from creditfold.log.doctor.judgement import Folded, examine_kafka
+from creditfold.log.open_transactions import OpenTransaction
+from creditfold.log.topics import (
     KafkaUnavailableError,
     PartitionState,
     TopicError,
@@ -44,6 +41,9 @@ from creditfold.stack.topics import (
     TopicMissingError,
     describe_topic,
 )
+from creditfold.projections.connections import connected
+from creditfold.projections.doctor.postgres import Collations, DatabaseFacts, examine_postgres, outside
+from creditfold.projections.sessions import Brought
 
 SETTINGS = Settings(partitions=2, commands_topic="commands", outcomes_topic="outcomes", dead_letters_topic="dead")
 NOW_MS = 1_800_000_000_000

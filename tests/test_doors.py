@@ -16,9 +16,12 @@ from test_cli import bare as cli
 from test_commands import LEAST, least, step
 from test_crediting import sent
 
-from creditfold.cli.arguments import ArgumentError, instant_of, moment_of
-from creditfold.cli.output import safe
-from creditfold.cli.redriving import _corrections
+from creditfold.cli.append.redrive import _corrections
+from creditfold.cli.terms.arguments import ArgumentError, instant_of, moment_of
+from creditfold.cli.terms.output import safe
+from creditfold.common import instants
+from creditfold.common.lookalikes import oddity_of
+from creditfold.common.position import Position
 from creditfold.ledger import limits
 from creditfold.ledger.commands import CreateSchedule as Schedule
 from creditfold.ledger.validity import check
@@ -32,16 +35,13 @@ from creditfold.producers import (
     encode_command,
     parse_command,
 )
-from creditfold.producers.commands import MAX_PAST_TURNS, MODELS
-from creditfold.producers.fields import Instant
-from creditfold.producers.lines import BadRecordError, CsvRecords, JsonLines, RawRecord
-from creditfold.producers.past_effects import past_effect, past_turns
+from creditfold.producers.import_lines import BadRecordError, CsvRecords, JsonLines, RawRecord
+from creditfold.producers.models.commands import MAX_PAST_TURNS, MODELS
+from creditfold.producers.models.fields import Instant
+from creditfold.producers.models.past_effects import past_effect, past_turns
+from creditfold.producers.models.steps import STEP_MODELS
 from creditfold.producers.redrive import Corrections, Letter, RedriveRefusedError, command_begun, mend
-from creditfold.producers.steps import STEP_MODELS
-from creditfold.schemas import instants
 from creditfold.schemas.dead_letters import DeadLetterReason
-from creditfold.schemas.lookalikes import oddity_of
-from creditfold.schemas.position import Position
 from creditfold.schemas.wire import decode, encode
 
 __all__ = ["cli", "sent"]
@@ -445,7 +445,7 @@ def test_what_nobody_sees_is_escaped_in_print() -> None:
 
 def test_json_in_print_is_the_same_document(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     """With its escapes where a terminal would obey."""
-    from creditfold.cli.output import print_json, print_json_line
+    from creditfold.cli.terms.output import print_json, print_json_line
 
     value = {"account": "ann\u200b\x9b2J\u202e\x7f Zoë 🜁 \U000e0061"}
     for show in (print_json, print_json_line):

@@ -21,17 +21,17 @@ from repository import serving
 from stack_under_test import embedded_settings, free_port
 from support import HANG_S, environment
 
+from creditfold.common.files import LockedError, locked
+from creditfold.common.processes import Daemon, Step, run, start_time, wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import TopicError, end_offsets
 from creditfold.stack.artifacts import kafka_artifacts
 from creditfold.stack.embedded import DataFolderError, advice, down, service_status, up
-from creditfold.stack.files import LockedError, locked
 from creditfold.stack.jars import fetched_jars
 from creditfold.stack.kafka import EmbeddedKafka, EmbeddedKafkaError, OtherPortError
 from creditfold.stack.ports import PortBusyError
 from creditfold.stack.postgres import EmbeddedPostgres, _forget_dead_server
 from creditfold.stack.postgres_server import PostgresError
-from creditfold.stack.processes import Daemon, Step, run, start_time, wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import TopicError, end_offsets
 
 stack = pytest.mark.stack
 

@@ -17,9 +17,9 @@ import pytest
 from support import ROOMS, ROOT, built_wheel, environment
 
 from creditfold.cli.main import COMMANDS
-from creditfold.schemas.extras import EXTRAS, require
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import end_offsets
+from creditfold.common.extras import EXTRAS, require
+from creditfold.common.settings import Settings
+from creditfold.log.topics import end_offsets
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
@@ -88,9 +88,9 @@ class Imports:
     def __init__(self) -> None:
         self._modules: dict[str, ast.Module] = {}
         for room in ROOMS:
-            for path in (ROOT / room).glob("*.py"):
-                name = f"creditfold.{room}" + ("" if path.stem == "__init__" else f".{path.stem}")
-                self._modules[name] = ast.parse(path.read_text("utf-8"))
+            for path in (ROOT / room).rglob("*.py"):
+                name = "creditfold." + ".".join(path.relative_to(ROOT).with_suffix("").parts)
+                self._modules[name.removesuffix(".__init__")] = ast.parse(path.read_text("utf-8"))
         self._targets: dict[Node, tuple[Node, ...]] = {}
 
     @property
@@ -171,7 +171,7 @@ def imports() -> Imports:
 
 
 def test_each_extra_has_what_the_errors_say_it_brings() -> None:
-    """The table of schemas/extras.py and pyproject.toml are of one mind."""
+    """The table of common/extras.py and pyproject.toml are of one mind."""
     for extra, modules in EXTRAS.items():
         for module in modules:
             assert provided(module, extra), f"{module} isn't in [{extra}]"
@@ -179,16 +179,30 @@ def test_each_extra_has_what_the_errors_say_it_brings() -> None:
 
 
 #: The extra of each room; what of `processors` needs more than [cli] is for the test of commands.
-EXTRA_OF = {"projections": "read", "stack": "read", "cli": "cli", "processors": "worker"}
+EXTRA_OF = {"log": "read", "projections": "read", "stack": "read", "cli": "cli", "processors": "worker"}
 #: What fetches for the embedded servers, with libraries of an extra of its own; imported where that is to be done.
 FETCHING = "creditfold.stack.maven"
+#: Modules that need more than their room does.
+EXTRA_OF_MODULES = {
+    FETCHING: "embedded",
+    "creditfold.common.disks": "read",
+    "creditfold.common.files": "read",
+    "creditfold.common.logging": "cli",
+    "creditfold.common.processes": "read",
+    "creditfold.common.settings": "read",
+    "creditfold.log.appender": "cli",
+    "creditfold.log.batch_reader": "worker",
+    "creditfold.log.fallback": "worker",
+}
 
 
 def test_a_room_imports_what_its_extra_brings(imports: Imports) -> None:
     """And the base has nothing that producers don't import."""
     for module in imports.modules:
         if module not in TOOLS:
-            extra = "embedded" if module == FETCHING else EXTRA_OF.get(module.split(".")[1])
+            extra = (
+                "embedded" if module == FETCHING else EXTRA_OF_MODULES.get(module, EXTRA_OF.get(module.split(".")[1]))
+            )
             libraries = imports.libraries(Node(module), ends_at="" if module == FETCHING else FETCHING)
             assert [name for name in libraries if not provided(name, extra)] == [], module
     used = imports.libraries(Node("creditfold.producers"))
@@ -234,7 +248,6 @@ def test_what_is_missing_is_named_with_its_extra(tmp_path: Path) -> None:
         ("typer", ["balance", "ada"], "cli"),
         ("psycopg", ["balance", "ada"], "read"),
         ("faust", ["worker"], "worker"),
-        ("faust", ["publisher"], "worker"),
         ("aiokafka", ["up", "--worker"], "worker"),
         ("cramjam", ["demo"], "worker"),
     ]:
@@ -245,9 +258,14 @@ def test_what_is_missing_is_named_with_its_extra(tmp_path: Path) -> None:
             f"try: pip install 'creditfold[{extra}]'\n"
         )
     assert list(tmp_path.iterdir()) == []
-    for module in ("creditfold.projections.queries", "creditfold.stack.settings", "creditfold.processors.following"):
-        done = _without("psycopg", f"import {module}", [], tmp_path)
-        assert "MissingExtraError: psycopg isn't installed, which the extra [read] brings." in done.stderr, module
+    for library, module in (
+        ("psycopg", "creditfold.projections.queries.balances"),
+        ("psycopg", "creditfold.log.topics"),
+        ("psycopg", "creditfold.processors.publisher.follower"),
+        ("pydantic_settings", "creditfold.common.settings"),
+    ):
+        done = _without(library, f"import {module}", [], tmp_path)
+        assert f"MissingExtraError: {library} isn't installed, which the extra [read] brings." in done.stderr, module
 
 
 def _without(hidden: str, script: str, arguments: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":

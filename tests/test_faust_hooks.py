@@ -1,4 +1,4 @@
-"""One contract test for each private part of Faust and aiokafka that `creditfold.processors.transport` leans on.
+"""One contract test for each private part of Faust and aiokafka that `creditfold.processors.worker.transport` leans on.
 
 Pinned to faust-streaming 0.15.3 and aiokafka 0.14.0. When one of these fails after an upgrade, read the new source of
 the part that it names before changing the pin: what broke elsewhere was always silent.
@@ -30,11 +30,14 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from pydantic import SecretStr
 
-from creditfold.processors import transport
-from creditfold.processors.app import SCHEME, FetchSchema, FoldApp, create_app
-from creditfold.processors.chunks import Chunk
-from creditfold.processors.lanes import Work
-from creditfold.processors.transport import (
+from creditfold.common.position import Log
+from creditfold.common.settings import Settings
+from creditfold.processors.fold.chunk import Chunk
+from creditfold.processors.worker import transport
+from creditfold.processors.worker.app import SCHEME, FetchSchema, FoldApp, create_app
+from creditfold.processors.worker.main import BoundedWorker
+from creditfold.processors.worker.partitions import Work
+from creditfold.processors.worker.transport import (
     FETCH_WAIT_MS,
     FEW_RECORDS,
     LOST_AFTER_S,
@@ -44,9 +47,6 @@ from creditfold.processors.transport import (
     LedgerConsumerThread,
     Transport,
 )
-from creditfold.processors.worker import BoundedWorker
-from creditfold.schemas.position import Log
-from creditfold.stack.settings import Settings
 
 TOPIC = "creditfold.commands.v1"
 
@@ -68,7 +68,7 @@ def test_versions_are_the_pinned_ones() -> None:
 
 async def test_a_transport_is_found_by_its_url_scheme(app: FoldApp) -> None:
     """`drivers.TRANSPORTS.aliases` maps a scheme to `module:Class`; the app builds our consumer from it."""
-    assert drivers.TRANSPORTS.aliases[SCHEME] == "creditfold.processors.transport:Transport"
+    assert drivers.TRANSPORTS.aliases[SCHEME] == "creditfold.processors.worker.transport:Transport"
     assert type(app.transport) is Transport
     assert type(app.consumer) is LedgerConsumer
 

@@ -16,9 +16,10 @@ import pytest
 from support import HANG_S, environment
 from test_bulk import Import, line, log_ids, read, work
 
+from creditfold.common.settings import Settings
 from creditfold.producers import CommandProducer, ImportFileError, ImportStoppedError, InvalidCommandError, import_file
-from creditfold.producers.file_head import FileFormat, open_lines
-from creditfold.producers.lines import (
+from creditfold.producers.import_head import FileFormat, open_lines
+from creditfold.producers.import_lines import (
     MAX_RECORD_TEXT,
     BadRecordError,
     CsvRecords,
@@ -26,7 +27,6 @@ from creditfold.producers.lines import (
     RecordReader,
     why_bad,
 )
-from creditfold.stack.settings import Settings
 
 __all__ = ["work"]
 

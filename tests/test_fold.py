@@ -26,12 +26,12 @@ from support import (
     worker,
 )
 
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
 from creditfold.ledger.limits import MAX_RECORD_BYTES
-from creditfold.processors.chunks import partition_of
-from creditfold.projections.setup import READER_ROLE
+from creditfold.processors.fold.chunk import partition_of
+from creditfold.projections.tables.setup import READER_ROLE
 from creditfold.schemas.dead_letters import DeadLetterReason
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
 
 
 @pytest.fixture

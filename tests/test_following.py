@@ -15,17 +15,17 @@ from forgetful_kafka import FORGETTING, ForgetfulKafka
 from fork_server import Process
 from support import HANG_S, environment
 
-from creditfold.cli.following import document, line
 from creditfold.cli.main import _run
-from creditfold.processors import following
-from creditfold.processors.chunks import partition_of
-from creditfold.processors.following import Follower
-from creditfold.processors.outcomes import outcome_message, read_outcome
-from creditfold.projections.outbox import JournalRow
-from creditfold.schemas.position import Position
-from creditfold.stack import log
-from creditfold.stack.log import LogReader
-from creditfold.stack.settings import Settings, load_settings
+from creditfold.cli.read.outcomes import document, line
+from creditfold.common.position import Position
+from creditfold.common.settings import Settings, load_settings
+from creditfold.log import reader as log
+from creditfold.log.reader import LogReader
+from creditfold.processors.fold.chunk import partition_of
+from creditfold.processors.publisher import follower as following
+from creditfold.processors.publisher.follower import Follower
+from creditfold.processors.publisher.messages import outcome_message, read_outcome
+from creditfold.projections.queries.windows import JournalRow
 
 #: An instant and its text.
 DECIDED, DECIDED_TEXT = 1_700_000_000_123, "2023-11-14T22:13:20.123Z"

@@ -18,7 +18,7 @@ import pytest
 from fork_server import IMPORTED, Process, fits, read_at_start, run, start_anew
 from support import HANG_S, ROOT
 
-from creditfold.stack.processes import wait_until
+from creditfold.common.processes import wait_until
 
 #: Where Popen is another one than expected, all is started by it, and these tests pass nevertheless.
 FORKS = fits(subprocess.Popen)

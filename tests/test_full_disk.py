@@ -10,12 +10,12 @@ from small_disk import ROOMY_KB, SmallDisk
 from support import HANG_S, ROOT, Quiet, append, assert_equals_second_fold, query, wait_until_folded, worker
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
-from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.connections import connected
 from creditfold.projections.failures import DiskFullError
-from creditfold.projections.generations import is_indexed
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
+from creditfold.projections.generations.catalog import is_indexed
 
 __all__ = ["folded"]
 

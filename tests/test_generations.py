@@ -43,9 +43,13 @@ from tenacity import stop_after_attempt
 from test_compiled import IS_COMPILED
 
 from creditfold.cli.main import _run
-from creditfold.processors.memory import Memory
-from creditfold.processors.rebuild import RebuildError, fold_here
-from creditfold.processors.rebuilding import (
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings, load_settings
+from creditfold.log.topics import KafkaAdmin, create_topics, describe_log, end_offsets
+from creditfold.processors.fold.account_cache import Memory
+from creditfold.processors.rebuild.partition import Job
+from creditfold.processors.rebuild.processes import RebuildError, fold_here
+from creditfold.processors.rebuild.steps import (
     Consent,
     DecidesDifferentlyError,
     NoSuchPositionError,
@@ -53,10 +57,9 @@ from creditfold.processors.rebuilding import (
     activate,
     rebuild,
 )
-from creditfold.processors.replay import Job
 from creditfold.projections.connections import connected, fold_pool
 from creditfold.projections.failures import PostgresUnavailableError
-from creditfold.projections.generations import (
+from creditfold.projections.generations.catalog import (
     Generation,
     GenerationError,
     NoGenerationError,
@@ -71,12 +74,9 @@ from creditfold.projections.generations import (
     looked_through,
     switch,
 )
-from creditfold.projections.setup import VIEWS, LogChangedError, prepare
-from creditfold.projections.statements import SWITCHING
-from creditfold.projections.store import ChunkTransaction, FencedError, claim
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings, load_settings
-from creditfold.stack.topics import KafkaAdmin, create_topics, describe_log, end_offsets
+from creditfold.projections.store.statements import SWITCHING
+from creditfold.projections.store.transaction import ChunkTransaction, FencedError, claim
+from creditfold.projections.tables.setup import VIEWS, LogChangedError, prepare
 
 WATCH = Quiet()
 
@@ -166,7 +166,7 @@ def test_a_rebuild_equals_what_workers_folded(ledger_settings: Settings, tmp_pat
 
 def test_a_rebuild_by_processes_equals_one_in_this_process(folded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large logs are folded by a process for each core, with a filter in memory instead of looking up each id."""
-    monkeypatch.setattr("creditfold.processors.rebuilding.FEW_RECORDS", 0)
+    monkeypatch.setattr("creditfold.processors.rebuild.steps.FEW_RECORDS", 0)
     done = rebuild(folded, Request(processes=3), WATCH)
     assert rows_of(folded, done.number) == rows_of(folded, 1)
 
@@ -177,16 +177,16 @@ def test_a_rebuild_makes_its_index_of_ids_when_one_comes_again(
 ) -> None:
     """In the first transaction or a later one: then what it has to look up is found, and the result is the same."""
     folded, made = ledger_settings, list[int]()
-    monkeypatch.setattr("creditfold.processors.replay.CHUNK_RECORDS", 100)
-    monkeypatch.setattr("creditfold.processors.replay.PIECES", 2)
+    monkeypatch.setattr("creditfold.processors.rebuild.partition.CHUNK_RECORDS", 100)
+    monkeypatch.setattr("creditfold.processors.rebuild.partition.PIECES", 2)
     # Python's filter takes no new id for an old one, either.
-    monkeypatch.setattr("creditfold.processors.replay.FILTER_BYTES_EACH", 2**14)
+    monkeypatch.setattr("creditfold.processors.rebuild.partition.FILTER_BYTES_EACH", 2**14)
 
     async def index_and_note(connection: AsyncConnection[Any], number: int) -> None:
         made.append(number)
         await index_ids(connection, number)
 
-    monkeypatch.setattr("creditfold.processors.rebuild.index_ids", index_and_note)
+    monkeypatch.setattr("creditfold.processors.rebuild.processes.index_ids", index_and_note)
     log = [record("Grant", f"c{number}", f"user-{number % 40}", 5) for number in range(2_000)]
     again = {"nowhere": [], "first": [600, 610], "late": [1_900]}[comes]
     append(folded, [*log[: again[-1] + 40], *(log[at] for at in again), *log[again[-1] + 40 :]] if again else log)
@@ -208,7 +208,7 @@ def test_a_rebuild_makes_its_index_of_ids_when_one_comes_again(
 @pytest.mark.parametrize("few", [0, 10_000])
 def test_a_rebuild_keeps_to_a_rate(folded: Settings, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     """All its processes together, or itself where there is little to do; and it comes to the same."""
-    monkeypatch.setattr("creditfold.processors.rebuilding.FEW_RECORDS", few)
+    monkeypatch.setattr("creditfold.processors.rebuild.steps.FEW_RECORDS", few)
     began = time.monotonic()
     done = rebuild(folded, Request(processes=2, most_per_s=2_000), WATCH)
     assert time.monotonic() - began > done.records / 2_000 > 1
@@ -339,8 +339,8 @@ def test_a_frozen_reader_makes_the_switch_give_up(folded: Settings, monkeypatch:
     """A transaction that holds a view is not waited for for ever; nothing is switched, and the fold goes on."""
     rebuild(folded, Request(), WATCH)
     with connected(folded.dsn) as reader, reader.transaction(), monkeypatch.context() as patched:
-        patched.setattr("creditfold.projections.generations._WHILE_READ.stop", stop_after_attempt(2))
-        patched.setattr("creditfold.projections.generations.VIEW_LOCK_MS", 200)
+        patched.setattr("creditfold.projections.generations.catalog._WHILE_READ.stop", stop_after_attempt(2))
+        patched.setattr("creditfold.projections.generations.catalog.VIEW_LOCK_MS", 200)
         reader.execute("SELECT count(*) FROM ledger.balances")
         with pytest.raises(SwitchBlockedError, match="reader"):
             activate(folded, 2, Consent(), WATCH)
@@ -426,7 +426,7 @@ def test_postgres_restarts_during_an_activation(
         stack.restart_postgres(kill=True)
 
     with monkeypatch.context() as patched:
-        patched.setattr("creditfold.processors.rebuilding.switch", crash)
+        patched.setattr("creditfold.processors.rebuild.steps.switch", crash)
         with pytest.raises(PostgresUnavailableError):
             activate(folded, 2, Consent(), WATCH)
     assert states(folded) == {1: "live", 2: "ready"}
@@ -436,7 +436,7 @@ def test_postgres_restarts_during_an_activation(
 
 
 #: A process that waits for as long as a worker may take to let go.
-PATIENT = (str(ROOT / "tests" / "with_constants.py"), "creditfold.projections.generations.HALT_LOCK_MS=60000")
+PATIENT = (str(ROOT / "tests" / "with_constants.py"), "creditfold.projections.generations.catalog.HALT_LOCK_MS=60000")
 
 
 def test_two_activations_at_once(folded: Settings, tmp_path: Path) -> None:
@@ -491,7 +491,7 @@ async def test_a_claim_that_waits_for_a_switch_is_made_in_the_new_generation(fol
 
 def test_a_frozen_activation_lets_go(folded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its session is ended after a while, and the fold goes on; nothing was switched."""
-    monkeypatch.setattr("creditfold.projections.generations.HALT_IDLE_MS", 500)
+    monkeypatch.setattr("creditfold.projections.generations.catalog.HALT_IDLE_MS", 500)
     with connected(folded.dsn) as other:
 
         def freeze() -> None:
@@ -668,8 +668,8 @@ def test_a_rebuild_whose_commits_are_lost_ends_and_goes_on_where_it_stands(
     ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They aren't flushed one by one, so a crash of PostgreSQL takes some back; the memory of them is worth nothing."""
-    monkeypatch.setattr("creditfold.processors.replay.FIRST_RECORDS", 200)
-    monkeypatch.setattr("creditfold.processors.replay.CHUNK_RECORDS", 200)
+    monkeypatch.setattr("creditfold.processors.rebuild.partition.FIRST_RECORDS", 200)
+    monkeypatch.setattr("creditfold.processors.rebuild.partition.CHUNK_RECORDS", 200)
     append(ledger_settings, history(3_000))
     log = describe_log(ledger_settings)
     prepare(ledger_settings.dsn, log)
@@ -687,7 +687,7 @@ def test_a_rebuild_whose_commits_are_lost_ends_and_goes_on_where_it_stands(
                 if len(commits) == 3:
                     copy.put_back()
 
-        monkeypatch.setattr("creditfold.processors.replay.Memory", SetBack)
+        monkeypatch.setattr("creditfold.processors.rebuild.partition.Memory", SetBack)
         with pytest.raises(RebuildError, match="lost commits"):
             fold_here(job, ledger_settings.dsn)
     fold_here(job, ledger_settings.dsn)

@@ -13,19 +13,19 @@ import pytest
 from golden import FOLDER, digests
 from support import Quiet, query
 
+from creditfold.common.settings import Settings
 from creditfold.ledger import known_rules
-from creditfold.processors.proof import diff
-from creditfold.processors.rebuild import fold_here
-from creditfold.processors.replay import Job
+from creditfold.log.archive.folder import Archive
+from creditfold.log.archive.restore import restore_topic
+from creditfold.log.topics import describe_log, end_offsets
+from creditfold.processors.rebuild.partition import Job
+from creditfold.processors.rebuild.processes import fold_here
+from creditfold.processors.rebuild.verify import diff
 from creditfold.projections.connections import connected
-from creditfold.projections.generations import chain_at
-from creditfold.projections.setup import prepare
+from creditfold.projections.generations.catalog import chain_at
+from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.registry import load_lock
-from creditfold.stack.archive import Archive
-from creditfold.stack.restore import restore_topic
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import describe_log, end_offsets
 
 HISTORIES = sorted(path for path in FOLDER.iterdir() if path.is_dir())
 

@@ -17,6 +17,10 @@ from support import HANG_S, Cli, Raw, all_progress, append, publisher, query, re
 from test_cli import bare, cli, use
 from test_transfers import activations
 
+from creditfold.common.disks import DANGER_BYTES, Disk, judge_disk
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import End
 from creditfold.processors import health
 from creditfold.processors.health import (
     FROZEN_S,
@@ -37,8 +41,10 @@ from creditfold.processors.health import (
 )
 from creditfold.processors.heartbeat import BEAT_S, Heart, Signs
 from creditfold.projections.connections import connected
-from creditfold.projections.health import DatabaseHealth
-from creditfold.projections.heartbeats import (
+from creditfold.projections.queries.background import InTransit
+from creditfold.projections.queries.balances import PartitionProgress
+from creditfold.projections.queries.health import DatabaseHealth
+from creditfold.projections.queries.heartbeats import (
     KEPT_S,
     Heartbeat,
     PartitionSign,
@@ -48,12 +54,6 @@ from creditfold.projections.heartbeats import (
     forget_gone,
     heartbeats,
 )
-from creditfold.projections.queries import PartitionProgress
-from creditfold.projections.transit import InTransit
-from creditfold.stack.disks import DANGER_BYTES, Disk, judge_disk
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import End
 
 __all__ = ["bare", "cli"]
 

@@ -9,12 +9,12 @@ from late_marker import abort_in
 from support import HANG_S, Raw, record
 from test_publisher import assert_published, fold, next_offsets, opened, pool, publish_to, topics_of
 
-from creditfold.processors.outbox import Outbox, Pool, ScatteredWindowError
-from creditfold.processors.publisher import Lane
-from creditfold.projections import outbox as outbox_queries
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.visibility import HiddenRecordError
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.visibility import HiddenRecordError
+from creditfold.processors.publisher.main import Lane
+from creditfold.processors.publisher.partition import Outbox, Pool, ScatteredWindowError
+from creditfold.projections.queries import windows as outbox_queries
 
 __all__ = ["pool"]
 

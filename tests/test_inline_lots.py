@@ -11,10 +11,10 @@ from support import query
 from test_credit_store import folded, in_memory, lines_of, lots_in, lots_of, stored_lines
 from test_store import prepared
 
-from creditfold.projections.compare import check_self, snapshot
-from creditfold.projections.compare_state import wrong_state
+from creditfold.common.settings import Settings
 from creditfold.projections.connections import connected
-from creditfold.stack.settings import Settings
+from creditfold.projections.proof.rows import check_self, snapshot
+from creditfold.projections.proof.state import wrong_state
 
 __all__ = ["prepared"]
 

@@ -20,11 +20,11 @@ from small_disk import as_root
 from stack_under_test import JARS, embedded_settings
 from support import HANG_S, ROOT
 
+from creditfold.common.settings import Settings
 from creditfold.stack import artifacts, jars, maven
 from creditfold.stack.artifacts import LIST, VERSION, Artifact, kafka_artifacts
 from creditfold.stack.jars import JarsError, fetched_jars
 from creditfold.stack.maven import MavenError
-from creditfold.stack.settings import Settings
 
 KAFKA = f"kafka_2.13-{VERSION}.jar"
 AGAIN = "Then do the same again: what came is kept."
@@ -259,7 +259,7 @@ def test_two_at_once_fetch_once(repository: Repository, settings: Settings, monk
 
 FETCH = """
 from creditfold.stack.jars import fetched_jars
-from creditfold.stack.settings import Settings
+from creditfold.common.settings import Settings
 fetched_jars(Settings())
 """
 

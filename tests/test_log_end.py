@@ -32,23 +32,23 @@ from support import (
 from test_cli import bare, cli
 from test_publisher import assert_published, opened, pool, publish_to, read_topic, wait_until_published
 
-from creditfold.cli.doctor import examine
-from creditfold.cli.status import refuse_other_history, take_sample
+from creditfold.cli.run.doctor import examine
+from creditfold.cli.run.status import refuse_other_history, take_sample
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log import continuity
+from creditfold.log.archive.folder import ArchiveError
+from creditfold.log.archive.writer import archive_topic
+from creditfold.log.bookmark import NO_RECORD, Bookmark, LastRecord, last_record
+from creditfold.log.continuity import READ_S, LogReplacedError, UnreadError, refusals
+from creditfold.log.reader import LogReader, UnreadableError
+from creditfold.log.topics import End, describe_log, log_ends
 from creditfold.processors import health
-from creditfold.processors.chunks import partition_of
-from creditfold.processors.outbox import OutcomesCutError, Pool
-from creditfold.processors.proof import diff, verify
-from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
-from creditfold.projections.setup import prepare
-from creditfold.schemas.bookmark import NO_RECORD, Bookmark, LastRecord, last_record
-from creditfold.stack import continuity
-from creditfold.stack.archive import ArchiveError
-from creditfold.stack.archive_writer import archive_topic
-from creditfold.stack.continuity import READ_S, LogReplacedError, UnreadError, refusals
-from creditfold.stack.log import LogReader, UnreadableError
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import End, describe_log, log_ends
+from creditfold.processors.fold.chunk import partition_of
+from creditfold.processors.publisher.partition import OutcomesCutError, Pool
+from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.processors.rebuild.verify import diff, verify
+from creditfold.projections.tables.setup import prepare
 
 __all__ = ["bare", "cli", "pool"]
 
@@ -69,14 +69,14 @@ class Watchful(WorkerProcess):
 
     program = (
         str(ROOT / "tests" / "with_constants.py"),
-        "creditfold.processors.app.COMPARE_LOG_EVERY_S=1",
-        "creditfold.processors.transport.REFUSED_PAUSE_S=1",
-        "creditfold.processors.transport.UNREADABLE_PAUSE_S=1",
-        "creditfold.processors.transport.UNREAD_PAUSE_S=1",
-        "creditfold.processors.publisher.CHECK_EVERY_S=1",
-        "creditfold.processors.publisher.COMPARE_EVERY_S=1",
-        "creditfold.processors.publisher.REFUSED_PAUSE_S=1",
-        "creditfold.stack.continuity.READ_S=3",
+        "creditfold.processors.worker.app.COMPARE_LOG_EVERY_S=1",
+        "creditfold.processors.worker.transport.REFUSED_PAUSE_S=1",
+        "creditfold.processors.worker.transport.UNREADABLE_PAUSE_S=1",
+        "creditfold.processors.worker.transport.UNREAD_PAUSE_S=1",
+        "creditfold.processors.publisher.main.CHECK_EVERY_S=1",
+        "creditfold.processors.publisher.main.COMPARE_EVERY_S=1",
+        "creditfold.processors.publisher.main.REFUSED_PAUSE_S=1",
+        "creditfold.log.continuity.READ_S=3",
     )
 
 

@@ -7,13 +7,13 @@ from support import HANG_S, Quiet, Raw, append, publisher, query, wait_until_fol
 from test_archive import fresh_database, other_topic
 from test_publisher import mixed, position_of, read_topic, wait_until_published
 
-from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
+from creditfold.common.position import Position
+from creditfold.common.settings import Settings
+from creditfold.log.archive.restore import restore_topic
+from creditfold.log.archive.writer import archive_topic
+from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.connections import connected
-from creditfold.projections.dead_letter_decisions import Wish, decide, live_log
-from creditfold.schemas.position import Position
-from creditfold.stack.archive_writer import archive_topic
-from creditfold.stack.restore import restore_topic
-from creditfold.stack.settings import Settings
+from creditfold.projections.queries.dead_letters import Wish, decide, live_log
 
 
 def published(settings: Settings) -> list[list[tuple[int, int]]]:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from test_chunks import FakeRecord
 
 from creditfold.ledger import CreditBook, Grant
-from creditfold.processors import quick
-from creditfold.processors.chunks import folding
-from creditfold.processors.memory import Memory, Seen
+from creditfold.processors.fold import fast as quick
+from creditfold.processors.fold.account_cache import Memory, Seen
+from creditfold.processors.fold.chunk import folding
 from creditfold.projections.results import ChunkResult
 from creditfold.schemas.wire import encode
 

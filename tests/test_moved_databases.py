@@ -10,10 +10,10 @@ from support import Cli, query
 from test_cli import bare, cli  # noqa: F401 - Fixtures.
 from test_server_states import role, server, without_the_readers_role
 
+from creditfold.common.settings import Settings
 from creditfold.projections.connections import connected
-from creditfold.projections.queries import progress
-from creditfold.projections.setup import READER_ROLE, access_problems
-from creditfold.stack.settings import Settings
+from creditfold.projections.queries.balances import progress
+from creditfold.projections.tables.setup import READER_ROLE, access_problems
 
 
 def execute(settings: Settings, text: str) -> None:

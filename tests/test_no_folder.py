@@ -7,10 +7,10 @@ import pytest
 from fork_server import start_anew
 from support import HANG_S, Done, WorkerProcess, append, environment, record, wait_until_folded
 
-from creditfold.schemas.position import Position
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import end_offsets
+from creditfold.common.position import Position
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import end_offsets
 
 PROGRAM = str(Path(__file__).with_name("read_only.py"))
 

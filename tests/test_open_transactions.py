@@ -14,13 +14,13 @@ from structlog.testing import capture_logs
 from support import HANG_S, Cli, WorkerProcess, append, lag, record, wait_until_folded, worker
 from test_cli import bare, cli, use
 
-from creditfold.processors import app as app_module
-from creditfold.processors.app import create_app
-from creditfold.processors.held_back import HeldBack
-from creditfold.stack.open_transactions import LONG_OPEN_S, open_transactions
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import End, describe_log, log_ends
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.open_transactions import LONG_OPEN_S, open_transactions
+from creditfold.log.topics import End, describe_log, log_ends
+from creditfold.processors.worker import app as app_module
+from creditfold.processors.worker.app import create_app
+from creditfold.processors.worker.blockage import HeldBack
 
 __all__ = ["bare", "cli"]
 

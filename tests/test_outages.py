@@ -26,10 +26,10 @@ from support import (
     worker,
 )
 
-from creditfold.cli.status import UnhealthyError, check_machine
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import create_topics, end_offsets
+from creditfold.cli.run.status import UnhealthyError, check_machine
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import create_topics, end_offsets
 
 
 def grants(prefix: str, count: int = 500) -> list[Any]:
@@ -69,7 +69,7 @@ class Brief(WorkerProcess):
     """A worker whose session is as brief as brokers grant one."""
 
     SESSION_S = 6
-    program = (str(ROOT / "tests" / "with_constants.py"), f"creditfold.processors.app.SESSION_S={SESSION_S}")
+    program = (str(ROOT / "tests" / "with_constants.py"), f"creditfold.processors.worker.app.SESSION_S={SESSION_S}")
 
 
 def test_a_kafka_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ class Patient(WorkerProcess):
 
     program = (
         str(ROOT / "tests" / "with_constants.py"),
-        "creditfold.processors.app.SESSION_S=1800",
-        "creditfold.processors.app.ANSWER_S=1801",
+        "creditfold.processors.worker.app.SESSION_S=1800",
+        "creditfold.processors.worker.app.ANSWER_S=1801",
     )
 
 

@@ -13,6 +13,9 @@ from typing import Self
 import pytest
 from support import HANG_S
 
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.position import Position
+from creditfold.common.processes import wait_until
 from creditfold.producers import (
     AsyncCommandProducer,
     CommandProducer,
@@ -25,10 +28,7 @@ from creditfold.producers import (
     outcomes,
 )
 from creditfold.producers.outcomes import OutcomeFollower
-from creditfold.schemas.errors import CreditfoldError
-from creditfold.schemas.outcomes import Appended, CommandOutcome, OutcomeKind
-from creditfold.schemas.position import Position
-from creditfold.stack.processes import wait_until
+from creditfold.schemas.outcome import Appended, CommandOutcome, OutcomeKind
 
 SHORT_S = 0.05
 

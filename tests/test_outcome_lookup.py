@@ -14,21 +14,21 @@ from test_credit_store import in_memory
 from test_generations import WATCH, folded
 from test_store import prepared
 
-from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
+from creditfold.common.position import Position
+from creditfold.common.settings import Settings
+from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.connections import connected
-from creditfold.projections.generations import looked_through
-from creditfold.projections.outcomes import (
+from creditfold.projections.generations.catalog import looked_through
+from creditfold.projections.queries.balances import NotYetFoldedError
+from creditfold.projections.queries.outcomes import (
     OtherTopicError,
     ProjectedOutcomes,
     UnexplainedOutcomeError,
     await_outcome,
     outcome_at,
 )
-from creditfold.projections.queries import NotYetFoldedError
-from creditfold.schemas.outcomes import Appended, CommandOutcome, OutcomeKind
-from creditfold.schemas.position import Position
+from creditfold.schemas.outcome import Appended, CommandOutcome, OutcomeKind
 from creditfold.schemas.wire import DecodeError, decode
-from creditfold.stack.settings import Settings
 
 __all__ = ["folded", "prepared"]
 

@@ -7,11 +7,11 @@ import pytest
 
 from creditfold.ledger import KINDS
 from creditfold.ledger.commands import Terms
-from creditfold.ledger.credit_facts import Bucket, Fact, FactKind, LotId, Move
-from creditfold.ledger.credit_state import facts_as_json
-from creditfold.processors.outcomes import Outcome, announces, outcome_message, read_outcome
-from creditfold.projections import outbox
-from creditfold.projections.outbox import JournalRow, Place
+from creditfold.ledger.facts import Bucket, Fact, FactKind, LotId, Move
+from creditfold.ledger.rows import facts_as_json
+from creditfold.processors.publisher.messages import Outcome, announces, outcome_message, read_outcome
+from creditfold.projections.queries import windows as outbox
+from creditfold.projections.queries.windows import JournalRow, Place
 from creditfold.schemas.registry import load_lock
 from creditfold.schemas.wire import decode
 

@@ -18,11 +18,12 @@ from test_chunks import FakeRecord
 from test_compiled import IS_COMPILED
 
 from creditfold.ledger import CREDIT_RULES, Command, CreditBook, Known, limits
+from creditfold.ledger.account import NUMBER_BITS
 from creditfold.ledger.commands import KINDS, Grant, Terms
-from creditfold.ledger.credit_account import NUMBER_BITS
-from creditfold.ledger.credit_state import CorruptStateError
-from creditfold.processors import quick
-from creditfold.processors.chunks import (
+from creditfold.ledger.rows import CorruptStateError
+from creditfold.processors.fold import fast as quick
+from creditfold.processors.fold.account_cache import Loaded, Memory, Part, Seen
+from creditfold.processors.fold.chunk import (
     Later,
     commands,
     fold,
@@ -33,10 +34,10 @@ from creditfold.processors.chunks import (
     read_records,
     ticks,
 )
-from creditfold.processors.memory import Loaded, Memory, Part, Seen
-from creditfold.projections.chain import CHECKPOINT_OFFSETS, START, Line, credit_line, dead_letter_line, extend
-from creditfold.projections.credit_store import account_with
-from creditfold.projections.credit_tables import (
+from creditfold.projections.store.chain import CHECKPOINT_OFFSETS, START, Line, credit_line, dead_letter_line, extend
+from creditfold.projections.store.load import account_with
+from creditfold.projections.store.transaction import ChunkTransaction, Claim, Progress
+from creditfold.projections.tables.credits import (
     BALANCES,
     CHANGED_LOTS,
     LIGHT_BALANCES,
@@ -45,7 +46,6 @@ from creditfold.projections.credit_tables import (
     cells,
     inline_lot,
 )
-from creditfold.projections.store import ChunkTransaction, Claim, Progress
 from creditfold.schemas.wire import encode
 
 needs_quick = pytest.mark.skipif(not IS_COMPILED, reason="there is a quick way in the compiled core only")
@@ -53,14 +53,14 @@ needs_quick = pytest.mark.skipif(not IS_COMPILED, reason="there is a quick way i
 
 def test_there_is_a_quick_way_in_the_compiled_core_and_only_there() -> None:
     """Or the tests below would pass for want of what they test."""
-    assert (importlib.util.find_spec("creditfold.processors.plain") is not None) == IS_COMPILED
+    assert (importlib.util.find_spec("creditfold.processors.fold.plain") is not None) == IS_COMPILED
     assert (quick.new_store() is not None) == IS_COMPILED
 
 
 @needs_quick
 def test_its_bounds_are_those_of_the_rules() -> None:
     """They are written down twice."""
-    from creditfold.processors import plain
+    from creditfold.processors.fold import plain
 
     bounds = {name: getattr(limits, name) for name in plain.LIMITS if hasattr(limits, name)}
     ours = {

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_compiled import IS_COMPILED
 
+from creditfold.common.instants import PLAIN
 from creditfold.ledger import limits
 from creditfold.producers import InvalidCommandError
-from creditfold.producers.commands import Encoded, encode_command
-from creditfold.producers.lines import BadRecordError, CsvRecords, JsonLines
-from creditfold.schemas.instants import PLAIN
+from creditfold.producers.import_lines import BadRecordError, CsvRecords, JsonLines
+from creditfold.producers.models.commands import Encoded, encode_command
 
 needs_quick = pytest.mark.skipif(not IS_COMPILED, reason="there is a quick way in the compiled core only")
 

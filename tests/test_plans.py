@@ -19,9 +19,12 @@ from test_credit_store import folded
 from test_docs import DOCS, blocks
 from test_store import prepared
 
-from creditfold.projections import credit_queries, current_balances, outcomes, queries
-from creditfold.schemas.position import Position
-from creditfold.stack.settings import Settings
+from creditfold.common.position import Position
+from creditfold.common.settings import Settings
+from creditfold.projections.queries import balances as queries
+from creditfold.projections.queries import credits as credit_queries
+from creditfold.projections.queries import current as current_balances
+from creditfold.projections.queries import outcomes
 
 __all__ = ["prepared"]
 

@@ -17,6 +17,9 @@ from forgetful_kafka import FORGETTING, ForgetfulKafka
 from stack_under_test import StackUnderTest, free_port
 from support import HANG_S
 
+from creditfold.common.position import Position
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
 from creditfold.ledger import limits
 from creditfold.producers import (
     AppendError,
@@ -40,11 +43,8 @@ from creditfold.producers import (
     client,
     encode_command,
 )
-from creditfold.schemas.position import Position
 from creditfold.schemas.wire import decode
 from creditfold.stack.kafka import EmbeddedKafka
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
 
 SHORT_S = 1.0  # A delivery timeout for the tests that wait for it to pass.
 LONG_S = 10 * HANG_S  # One that no test waits for.

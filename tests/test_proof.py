@@ -37,16 +37,16 @@ from support import (
 from test_doctor import alter
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
+from creditfold.common.instants import EPOCH
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
 from creditfold.ledger import RULESETS
-from creditfold.processors.chunks import partition_of
-from creditfold.processors.proof import verify
-from creditfold.processors.rebuilding import Request, rebuild
+from creditfold.processors.fold.chunk import partition_of
+from creditfold.processors.rebuild.steps import Request, rebuild
+from creditfold.processors.rebuild.verify import verify
 from creditfold.projections.connections import connected
-from creditfold.projections.generations import drop_leftovers, leftovers
-from creditfold.schemas.instants import EPOCH
+from creditfold.projections.generations.catalog import drop_leftovers, leftovers
 from creditfold.schemas.wire import encode
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
 
 __all__ = ["folded"]
 
@@ -71,7 +71,7 @@ def test_what_a_killed_verify_left_is_shown_and_dropped(folded: Settings) -> Non
     """While it runs its generation is its own; left behind, it is named, and dropped by the next one."""
     # It waits behind its fold, before it compares.
     program = (
-        "import sys; from creditfold.cli.main import main; from creditfold.processors import proof;"
+        "import sys; from creditfold.cli.main import main; from creditfold.processors.rebuild import verify as proof;"
         " proof._compare = lambda *_, **__: sys.stdin.read(); sys.argv = ['creditfold', 'verify']; main()"
     )
     command = [sys.executable, "-c", program]
@@ -319,7 +319,7 @@ def test_a_record_that_is_gone_from_the_start_of_the_log_is_told(folded: Setting
     """A fresh fold of what is left would be another ledger; it isn't begun."""
     from confluent_kafka import TopicPartition
 
-    from creditfold.stack.topics import KafkaAdmin
+    from creditfold.log.topics import KafkaAdmin
 
     place = TopicPartition(folded.commands_topic, 2, 5)
     admin = KafkaAdmin(folded)
@@ -366,7 +366,7 @@ _BALANCE = attrgetter(
 
 def as_of(settings: Settings, when: Callable[[int], str]) -> list[tuple[Any, ...]]:
     """Balances of all accounts as the command line tells them."""
-    from creditfold.cli.reading import _balances_as_of
+    from creditfold.cli.read.balances import _balances_as_of
 
     found: list[tuple[Any, ...]] = []
     with connected(settings.dsn) as connection:

@@ -38,10 +38,16 @@ from support import (
     worker,
 )
 
-from creditfold.processors import batch_reader, outcomes
-from creditfold.processors import publisher as processors_publisher
-from creditfold.processors.membership import outcomes_group, owning_members, published_offsets
-from creditfold.processors.outbox import (
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log import batch_reader
+from creditfold.log.tail import OpenTransactionError
+from creditfold.log.topics import KafkaUnavailableError, describe_topic, end_offsets, start_offsets, topic_names
+from creditfold.processors.publisher import main as processors_publisher
+from creditfold.processors.publisher import messages as outcomes
+from creditfold.processors.publisher.group import outcomes_group, owning_members, published_offsets
+from creditfold.processors.publisher.messages import Outgoing
+from creditfold.processors.publisher.partition import (
     OtherOutcomesError,
     Outbox,
     OutcomesLostError,
@@ -50,17 +56,12 @@ from creditfold.processors.outbox import (
     was_fenced,
     with_smaller_messages,
 )
-from creditfold.processors.outcomes import Outgoing
-from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
-from creditfold.projections import outbox as outbox_queries
+from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.connections import outbox_pool
-from creditfold.projections.outbox import DeadRow, JournalRow
-from creditfold.projections.setup import LogChangedError
+from creditfold.projections.queries import windows as outbox_queries
+from creditfold.projections.queries.windows import DeadRow, JournalRow
+from creditfold.projections.tables.setup import LogChangedError
 from creditfold.schemas.wire import encode
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.tail import OpenTransactionError
-from creditfold.stack.topics import KafkaUnavailableError, describe_topic, end_offsets, start_offsets, topic_names
 
 KILLS = 8
 
@@ -406,7 +407,7 @@ def test_two_publishers_share_the_partitions(ledger_settings: Settings, tmp_path
 class Patient(WorkerProcess):
     """A publisher whose session lasts as long as a test may: longer than that its client would have to be asked."""
 
-    program = (str(ROOT / "tests" / "with_constants.py"), "creditfold.processors.publisher.SESSION_MS=300_000")
+    program = (str(ROOT / "tests" / "with_constants.py"), "creditfold.processors.publisher.main.SESSION_MS=300_000")
 
 
 def owners(settings: Settings) -> list[int]:
@@ -646,9 +647,9 @@ def truncate(settings: Settings, topic: str, partition: int) -> None:
 @pytest.fixture
 def pool(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     """Connections of outboxes in this process, which give up nothing that is only slow."""
-    monkeypatch.setattr("creditfold.processors.outbox.TRANSACTION_MS", 600_000)
+    monkeypatch.setattr("creditfold.processors.publisher.partition.TRANSACTION_MS", 600_000)
     for name in ("INIT_S", "COMMIT_S", "CONFIRM_S"):
-        monkeypatch.setattr(f"creditfold.processors.outbox.{name}", HANG_S)
+        monkeypatch.setattr(f"creditfold.processors.publisher.partition.{name}", HANG_S)
     with outbox_pool(ledger_settings.dsn, "test", 2) as opened:
         yield opened
 
@@ -933,7 +934,7 @@ def test_a_stranger_s_open_transaction_is_waited_for(
     stranger.flush(HANG_S)
     outbox = Outbox(ledger_settings, topics_of(ledger_settings), 0, pool)
     with monkeypatch.context() as patched:
-        patched.setattr("creditfold.stack.tail.OPEN_TRANSACTION_S", 1.0)
+        patched.setattr("creditfold.log.tail.OPEN_TRANSACTION_S", 1.0)
         with pytest.raises(OpenTransactionError):
             outbox.open()
     outbox.close()

@@ -28,15 +28,15 @@ from test_publisher import (
 )
 from test_transfers import account_in, activations, grant, of, transfer
 
-from creditfold.processors import outbox as outboxes
-from creditfold.processors.outbox import Outbox, Pool, was_fenced, with_smaller_messages
-from creditfold.processors.outcomes import read_outcome
-from creditfold.projections import outbox as outbox_queries
-from creditfold.projections.setup import prepare
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import describe_log
+from creditfold.processors.publisher import partition as outboxes
+from creditfold.processors.publisher.messages import read_outcome
+from creditfold.processors.publisher.partition import Outbox, Pool, was_fenced, with_smaller_messages
+from creditfold.projections.queries import windows as outbox_queries
+from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import describe_log
 
 __all__ = ["pool"]
 

@@ -32,16 +32,19 @@ from support import (
 )
 from test_chunks import FakeRecord
 
-from creditfold.cli import redriving
+from creditfold.cli.append import redrive as redriving
+from creditfold.cli.append.redrive_steps import Redriven, Redriver
 from creditfold.cli.main import _run
-from creditfold.cli.redrive_steps import Redriven, Redriver
-from creditfold.cli.serving import prepare_ledger
+from creditfold.cli.run.servers import prepare_ledger
+from creditfold.common.position import Position
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings, load_settings
 from creditfold.ledger import Spend
-from creditfold.processors.chunks import MAX_DEAD_BYTES, fold, partition_of, read_records
+from creditfold.processors.fold.chunk import MAX_DEAD_BYTES, fold, partition_of, read_records
 from creditfold.producers import redrive
 from creditfold.producers.client import CommandProducer
-from creditfold.producers.commands import MODELS
-from creditfold.producers.errors import AppendError
+from creditfold.producers.models.commands import MODELS
+from creditfold.producers.models.errors import AppendError
 from creditfold.producers.redrive import (
     Corrections,
     Letter,
@@ -51,14 +54,11 @@ from creditfold.producers.redrive import (
     next_attempt,
     redrive_headers,
 )
-from creditfold.projections import dead_letter_decisions as decisions
 from creditfold.projections.connections import connected
-from creditfold.projections.dead_letter_decisions import UnderWayError
+from creditfold.projections.queries import dead_letters as decisions
+from creditfold.projections.queries.dead_letters import UnderWayError
 from creditfold.projections.results import DeadLetter
-from creditfold.schemas.position import Position
 from creditfold.schemas.wire import decode, encode
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings, load_settings
 
 AT = Position(2, 7)
 OUTCOME = {"log_partition": 0, "log_offset": 0, "account": "ann", "version": 1, "command_id": "1", "asset": "c"}

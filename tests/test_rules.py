@@ -5,8 +5,8 @@ from rules_three import decide_three
 from test_chunks import FakeRecord, grant, spend
 
 from creditfold.ledger import RULESETS, Book, CreditEntry, UnknownRulesError
-from creditfold.processors import chunks
-from creditfold.processors.chunks import commands, fold, keys, read_records
+from creditfold.processors.fold import chunk as chunks
+from creditfold.processors.fold.chunk import commands, fold, keys, read_records
 from creditfold.projections.results import ChunkResult
 from creditfold.schemas.wire import decode, encode
 

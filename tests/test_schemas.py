@@ -59,8 +59,8 @@ from creditfold.schemas.compatibility import (
     write_lock,
 )
 from creditfold.schemas.dead_letters import DeadLetterReason
-from creditfold.schemas.reading import MalformedError, compile_reader, read_long
-from creditfold.schemas.writing import compile_writer, write_long
+from creditfold.schemas.reader import MalformedError, compile_reader, read_long
+from creditfold.schemas.writer import compile_writer, write_long
 
 SCHEMAS = Path(__file__).parent.parent / "schemas"
 

@@ -16,9 +16,9 @@ from support import Cli, Raw, append, query
 from test_cli import bare, cli, use  # noqa: F401 - Fixtures.
 
 from creditfold.cli.main import app
+from creditfold.common.settings import Settings
+from creditfold.log import topics
 from creditfold.projections import connections
-from creditfold.stack import topics
-from creditfold.stack.settings import Settings
 
 LETTER = "0:0"
 # Nobody folds here, so nothing comes of waiting.

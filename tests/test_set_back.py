@@ -10,12 +10,12 @@ from test_generations import run
 from test_publisher import position_of, read_topic, wait_until_published
 from test_transfers import ANN, BOB, EVE, account_in, activations, ending, grant, of, transfer, wait_until_settled
 
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import describe_log
 from creditfold.projections.connections import connected
-from creditfold.projections.generations import chain_at
-from creditfold.projections.setup import prepare
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import describe_log
+from creditfold.projections.generations.catalog import chain_at
+from creditfold.projections.tables.setup import prepare
 
 DAN = account_in(3, "dan")
 

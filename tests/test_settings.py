@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from creditfold.common.settings import FILE, InvalidSettingError, Settings, load_settings, settings_table
 from creditfold.stack.remembered import ALWAYS, OF_A_START, remember
-from creditfold.stack.settings import FILE, InvalidSettingError, Settings, load_settings, settings_table
 
 ROOT = Path(__file__).resolve().parents[1]
 

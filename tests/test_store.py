@@ -14,16 +14,19 @@ from psycopg_pool import PoolTimeout
 from support import HANG_S, query
 from test_chunks import FakeRecord, grant, spend
 
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.position import Log, Position
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
 from creditfold.ledger import Book
-from creditfold.processors.chunks import Chunk, commands, fold, read_records
-from creditfold.processors.lanes import Committed, Lanes
-from creditfold.processors.memory import Memory
+from creditfold.processors.fold.account_cache import Memory
+from creditfold.processors.fold.chunk import Chunk, commands, fold, read_records
+from creditfold.processors.worker.partitions import Committed, Lanes
 from creditfold.projections.connections import connected, fold_pool
 from creditfold.projections.failures import NotPreparedError, PostgresUnavailableError, is_outage
-from creditfold.projections.queries import NotYetFoldedError, balances, wait_for
+from creditfold.projections.queries.balances import NotYetFoldedError, balances, wait_for
 from creditfold.projections.results import ChunkResult
-from creditfold.projections.setup import OLDEST_SERVER, LogChangedError, prepare
-from creditfold.projections.store import (
+from creditfold.projections.store.transaction import (
     ChunkGapError,
     ChunkTransaction,
     Claim,
@@ -32,11 +35,8 @@ from creditfold.projections.store import (
     Stored,
     claim,
 )
-from creditfold.schemas.errors import CreditfoldError
-from creditfold.schemas.position import Log, Position
+from creditfold.projections.tables.setup import OLDEST_SERVER, LogChangedError, prepare
 from creditfold.stack.postgres_server import OLDEST_MAJOR
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
 
 LOG = Log("creditfold.commands.v1", "an-id", 1)
 RECORDS = [
@@ -138,7 +138,7 @@ async def test_a_claim_ends_the_session_of_an_owner_that_does_not_come_back(
     prepared: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frozen with the row locked, and in the middle of a COPY, which no time-out of PostgreSQL reaches."""
-    monkeypatch.setattr("creditfold.projections.store.CLAIM_PATIENCE_S", 0.2)
+    monkeypatch.setattr("creditfold.projections.store.transaction.CLAIM_PATIENCE_S", 0.2)
     async with connection_to(prepared) as frozen, fold_pool(prepared.dsn, "test", 2) as pool:
         old = await claim(pool, 0, "old")
         with pytest.raises(psycopg.OperationalError):
@@ -336,7 +336,7 @@ async def test_what_is_remembered_is_not_believed_where_commits_were_lost(
     prepared: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A chunk takes several transactions, and the first of them is lost while the second is folded."""
-    monkeypatch.setattr("creditfold.processors.memory.MOST_MADE", 0)
+    monkeypatch.setattr("creditfold.processors.fold.account_cache.MOST_MADE", 0)
     records = [grant(offset, 10, f"g{offset}", "ann", 1) for offset in range(4)]
     query(prepared, "UPDATE ledger_0001.progress SET rules = 2 RETURNING 1")
     with copy_of(prepared) as copy:
@@ -423,7 +423,7 @@ def test_no_index_can_lose_rows(prepared: Settings) -> None:
 def test_a_server_too_old_for_the_statements_is_refused(prepared: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """With both versions, and where the embedded server is looked for by the same bound."""
     assert OLDEST_SERVER == OLDEST_MAJOR * 10_000
-    monkeypatch.setattr("creditfold.projections.setup.OLDEST_SERVER", 990_000)
+    monkeypatch.setattr("creditfold.projections.tables.setup.OLDEST_SERVER", 990_000)
     with pytest.raises(CreditfoldError, match=r"The server is PostgreSQL \d\d; 99 or later is needed"):
         prepare(prepared.dsn, LOG)
 

@@ -15,15 +15,15 @@ from support import HANG_S, append, assert_equals_second_fold, query, wait_until
 from tenacity import stop_after_attempt
 from test_generations import WATCH, folded, history, read, run, states
 
-from creditfold.processors import rebuilding
-from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
-from creditfold.projections import generations
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.archive.restore import restore_topic
+from creditfold.log.archive.writer import archive_topic
+from creditfold.processors.rebuild import steps as rebuilding
+from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.failures import PostgresUnavailableError
-from creditfold.projections.generations import SwitchBlockedError
-from creditfold.stack.archive_writer import archive_topic
-from creditfold.stack.processes import wait_until
-from creditfold.stack.restore import restore_topic
-from creditfold.stack.settings import Settings
+from creditfold.projections.generations import catalog as generations
+from creditfold.projections.generations.catalog import SwitchBlockedError
 
 __all__ = ["folded"]
 

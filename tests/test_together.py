@@ -18,14 +18,19 @@ from test_chunks import FakeRecord
 from test_credit_store import forget_ids
 from test_store import kill, lanes_of, wait_until_blocked
 
+from creditfold.common.position import Log
+from creditfold.common.settings import Settings
 from creditfold.ledger import Book, CreditEntry
-from creditfold.processors import lanes as lanes_module
-from creditfold.processors import memory as memory_module
-from creditfold.processors.chunks import Chunk, fold, partition_of, read_records
-from creditfold.processors.lanes import Lanes
-from creditfold.processors.memory import Share, fold_together
-from creditfold.projections import sending
-from creditfold.projections.chain import (
+from creditfold.processors.fold import account_cache as memory_module
+from creditfold.processors.fold.account_cache import Share, fold_together
+from creditfold.processors.fold.chunk import Chunk, fold, partition_of, read_records
+from creditfold.processors.worker import partitions as lanes_module
+from creditfold.processors.worker.partitions import Lanes
+from creditfold.projections.connections import connected
+from creditfold.projections.proof.rows import check_self, snapshot
+from creditfold.projections.results import ChunkResult
+from creditfold.projections.store import send as sending
+from creditfold.projections.store.chain import (
     START,
     Line,
     activation_line,
@@ -34,14 +39,9 @@ from creditfold.projections.chain import (
     extend,
     journal_line,
 )
-from creditfold.projections.compare import check_self, snapshot
-from creditfold.projections.connections import connected
-from creditfold.projections.results import ChunkResult
-from creditfold.projections.setup import prepare
-from creditfold.projections.store import Claim
-from creditfold.schemas.position import Log
+from creditfold.projections.store.transaction import Claim
+from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
-from creditfold.stack.settings import Settings
 
 PARTITIONS = 3
 Partitions = Sequence[Sequence[FakeRecord]]

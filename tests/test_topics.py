@@ -11,10 +11,10 @@ from pydantic import SecretStr
 from stack_under_test import StackUnderTest, free_port
 from support import HANG_S
 
-from creditfold.stack import topics
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import (
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log import topics
+from creditfold.log.topics import (
     KafkaAdmin,
     KafkaUnavailableError,
     TopicError,

@@ -19,13 +19,13 @@ from psycopg.sql import SQL, Identifier
 from support import HANG_S, ROOT, SEED, Cli, Raw, WorkerProcess, append, query, wait_until_folded, worker
 from test_cli import bare, use
 
-from creditfold.processors.chunks import partition_of
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import describe_log
+from creditfold.processors.fold.chunk import partition_of
 from creditfold.projections.connections import connected
-from creditfold.projections.setup import prepare
+from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import describe_log
 
 __all__ = ["bare"]
 
@@ -79,7 +79,7 @@ def long_ago(ledger_settings: Settings) -> Settings:
 class Nudged(WorkerProcess):
     """A worker that looks for transfers by itself every hour only, and else when the fold has news of one."""
 
-    program = (str(ROOT / "tests" / "with_constants.py"), "creditfold.processors.errands.IDLE_S=3600")
+    program = (str(ROOT / "tests" / "with_constants.py"), "creditfold.processors.worker.background.IDLE_S=3600")
 
 
 @pytest.fixture

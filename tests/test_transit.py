@@ -5,9 +5,9 @@ from test_chunks import FakeRecord
 
 from creditfold.ledger import CreditBook, Tick, Verdict
 from creditfold.ledger.commands import Close, Command, Grant, ReceiveTransfer, SettleTransfer, Terms, Transfer
-from creditfold.ledger.credit_facts import Accepted
-from creditfold.ledger.credit_state import Changes, facts_as_json, take_changes
-from creditfold.ledger.transit import (
+from creditfold.ledger.facts import Accepted
+from creditfold.ledger.rows import Changes, facts_as_json, take_changes
+from creditfold.ledger.transfers import (
     arrival,
     arrival_id,
     derived,
@@ -16,13 +16,14 @@ from creditfold.ledger.transit import (
     settlement_id,
     why_returned,
 )
-from creditfold.processors import appender, relay
-from creditfold.processors.appender import Appender, Outgoing
-from creditfold.processors.chunks import Later, partition_of, read_records
-from creditfold.processors.errands import IDLE_S, LONG_S, PAGE_S, SHORT_S, pause_after
-from creditfold.processors.relay import Relay, Sending, arrival_key
-from creditfold.processors.ticking import LastTick, Ticker, number_of_tick, tick_record, wants_tick
-from creditfold.projections.transit import Arrival, OpenTransfer, Standing
+from creditfold.log import appender
+from creditfold.log.appender import Appender, Outgoing
+from creditfold.processors.fold.chunk import Later, partition_of, read_records
+from creditfold.processors.worker import transfers as relay
+from creditfold.processors.worker.background import IDLE_S, LONG_S, PAGE_S, SHORT_S, pause_after
+from creditfold.processors.worker.ticks import LastTick, Ticker, number_of_tick, tick_record, wants_tick
+from creditfold.processors.worker.transfers import Relay, Sending, arrival_key
+from creditfold.projections.queries.background import Arrival, OpenTransfer, Standing
 
 PARTITIONS = 4
 ANN, BOB = "ann", "bob"

@@ -14,14 +14,14 @@ from support import HANG_S, ROOT, Raw, WorkerProcess, all_progress, append, quer
 from test_generations import WATCH, rows_of
 from test_transfers import account_in, activations, check_ends, grant, in_transit, of, transfer
 
-from creditfold.processors.rebuilding import Consent, Request, activate, rebuild
-from creditfold.projections.compare import snapshot
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import describe_log
+from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.connections import connected
-from creditfold.projections.setup import prepare
-from creditfold.projections.trial_balance import trial_balance
-from creditfold.stack.processes import wait_until
-from creditfold.stack.settings import Settings
-from creditfold.stack.topics import describe_log
+from creditfold.projections.proof.rows import snapshot
+from creditfold.projections.proof.trial_balance import trial_balance
+from creditfold.projections.tables.setup import prepare
 
 SENDERS = [account_in(number, f"sender{number}") for number in range(4)]
 RECEIVERS = [account_in(number, f"receiver{number}") for number in range(4)]

@@ -8,13 +8,13 @@ from credit_histories import history
 from support import query
 from test_credit_store import folded, prepared
 
-from creditfold.processors.memory import Memory, Seen
-from creditfold.projections.compare import snapshot
+from creditfold.common.position import Position
+from creditfold.common.settings import Settings
+from creditfold.processors.fold.account_cache import Memory, Seen
 from creditfold.projections.connections import connected
-from creditfold.projections.queries import NotYetFoldedError
-from creditfold.projections.trial_balance import TrialBalance, trial_balance
-from creditfold.schemas.position import Position
-from creditfold.stack.settings import Settings
+from creditfold.projections.proof.rows import snapshot
+from creditfold.projections.proof.trial_balance import TrialBalance, trial_balance
+from creditfold.projections.queries.balances import NotYetFoldedError
 
 __all__ = ["prepared"]
 

@@ -12,8 +12,8 @@ import json
 import signal
 import sys
 
+from creditfold.common.settings import load_settings
 from creditfold.projections.connections import connected
-from creditfold.stack.settings import load_settings
 
 PROGRESS_FIRST = """
     SELECT p.log_partition, p.next_offset, p.generation,

@@ -1,6 +1,6 @@
 """Runs `creditfold` with some of its constants set otherwise, which are named before the command.
 
-python tests/with_constants.py creditfold.processors.errands.IDLE_S=600 worker
+python tests/with_constants.py creditfold.processors.worker.background.IDLE_S=600 worker
 """
 
 import sys

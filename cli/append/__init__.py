@@ -1,0 +1,1 @@
+"""The commands that append to the log."""

@@ -1,0 +1,340 @@
+"""The commands that append what rules 2 know: holds, refunds, transfers, schedules and the rest. Owns their arguments.
+
+How a command is sent and how its outcome is told is appending.py's. Bounds are the producers' models' to refuse.
+"""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from creditfold.cli.append.commands import (
+    DEFAULT_ASSET,
+    AmountArgument,
+    Asked,
+    AssetOption,
+    ClassOption,
+    PriorityOption,
+    ScopeOption,
+    UseOption,
+    appends,
+)
+from creditfold.cli.terms.arguments import (
+    AccountArgument,
+    ArgumentError,
+    duration_of,
+    instant_of,
+    instant_or_from_now,
+    whole_number,
+)
+
+# As a record of an import: a batch that the log takes is well under it, in whatever spaces and escapes.
+MAX_FILE_BYTES = 1_048_576
+
+PartArgument = Annotated[str | None, typer.Argument(metavar="[AMOUNT]", help="Default: all that is left.")]
+HoldArgument = Annotated[str, typer.Argument(help="Command id of the hold.")]
+
+
+@appends
+def hold(
+    account: AccountArgument,
+    amount: AmountArgument,
+    *,
+    until: Annotated[str, typer.Option(metavar="TIME", help="When it lapses: a TIME, or 90s, 15m, 2h, 7d from now.")],
+    asset: AssetOption = DEFAULT_ASSET,
+    use: UseOption = "",
+) -> Asked:
+    """Set credits aside, to be captured or released; at the deadline the hold lapses and gives back what it has.
+
+    A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
+    15m from now is another time when it is asked for again: with --id, give the time itself. Needs rules 2.
+
+    \b
+    Examples:
+      creditfold hold alice 40 --until 15m
+      creditfold hold alice 40 --until 2030-01-31T12:00Z --id hold-9 --use proposals
+    """
+    deadline = instant_or_from_now(until, datetime.now(UTC))
+    fields = {"account": account, "asset": asset, "amount": whole_number(amount), "deadline": deadline, "use": use}
+    return Asked("hold", fields, again=f"--until {deadline}")
+
+
+@appends
+def capture(
+    account: AccountArgument,
+    hold: HoldArgument,
+    amount: PartArgument = None,
+    *,
+    final: Annotated[bool, typer.Option("--final", help="Release what is left then.")] = False,
+) -> Asked:
+    """Spend what a hold set aside: an amount, or all that it still has. Needs rules 2.
+
+    \b
+    Examples:
+      creditfold capture alice hold-9
+      creditfold capture alice hold-9 25 --final
+    """
+    return Asked("capture", {"account": account, "hold": hold, "amount": part_of(amount), "final": final})
+
+
+@appends
+def release(account: AccountArgument, hold: HoldArgument, amount: PartArgument = None) -> Asked:
+    """Let go of what a hold set aside: an amount, or all that it still has. Needs rules 2.
+
+    \b
+    Examples:
+      creditfold release alice hold-9
+      creditfold release alice hold-9 15
+    """
+    return Asked("release", {"account": account, "hold": hold, "amount": part_of(amount)})
+
+
+@appends
+def refund(
+    account: AccountArgument,
+    spend: Annotated[str, typer.Argument(help="Command id of the spend or the capture.")],
+    amount: PartArgument = None,
+    *,
+    reissue: Annotated[
+        bool, typer.Option("--reissue", help="Put what would go back into an expired lot into a new one.")
+    ] = False,
+    expires_at: Annotated[
+        str, typer.Option(metavar="TIME", show_default=False, help="When such a lot ends. Default: never.")
+    ] = "0",
+) -> Asked:
+    """Give back what a spend or a capture took: an amount, or all that is left to refund.
+
+    It goes back to where it came from. Needs rules 2.
+    A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
+
+    \b
+    Examples:
+      creditfold refund alice order-77
+      creditfold refund alice order-77 20 --reissue --expires-at 2030-01-31T00:00Z
+    """
+    fields = {"account": account, "spend": spend, "amount": part_of(amount), "reissue": reissue}
+    return Asked("refund", {**fields, "expires_at": instant_of(expires_at)})
+
+
+@appends
+def void(
+    account: AccountArgument,
+    grant: Annotated[str, typer.Argument(help="Command id of what made the lots: a grant, a refund, a schedule.")],
+    *,
+    number: Annotated[int | None, typer.Option(help="Number of one of its lots, from 1. Default: all.")] = None,
+) -> Asked:
+    """Take back what is left of a grant. What was spent of it stays spent. Needs rules 2.
+
+    \b
+    Examples:
+      creditfold void alice welcome-alice
+      creditfold void alice monthly-alice --number 3
+    """
+    return Asked("void_grant", {"account": account, "grant": grant, "number": number})
+
+
+@appends
+def transfer(
+    account: AccountArgument,
+    to: Annotated[str, typer.Argument(help="Account that receives.")],
+    amount: AmountArgument,
+    *,
+    asset: AssetOption = DEFAULT_ASSET,
+    use: UseOption = "",
+) -> Asked:
+    """Send credits to another account, where they arrive a moment later with the terms that they have.
+
+    The outcome is the sender's. A receiver that can't take them sends them back. Needs rules 2.
+
+    \b
+    Examples:
+      creditfold transfer alice bob 75
+      creditfold transfer alice bob 75 --asset boosts --id gift-5
+    """
+    fields = {"account": account, "asset": asset, "amount": whole_number(amount), "to": to, "use": use}
+    return Asked("transfer", fields)
+
+
+@appends
+def freeze(
+    account: AccountArgument,
+    *,
+    all: Annotated[bool, typer.Option("--all", help="Nearly everything, and not only what takes credits.")] = False,
+) -> Asked:
+    """Stop an account from spending, holding and sending credits. Needs rules 2.
+
+    With --all it takes no grants, captures and refunds either. Its lots expire and its schedules go on.
+
+    \b
+    Examples:
+      creditfold freeze alice --reason "chargeback"
+      creditfold freeze alice --all
+    """
+    return Asked("freeze", {"account": account, "scope": "all" if all else "spending"})
+
+
+@appends
+def unfreeze(account: AccountArgument) -> Asked:
+    """End an account's freeze. Needs rules 2.
+
+    \b
+    Example:
+      creditfold unfreeze alice
+    """
+    return Asked("unfreeze", {"account": account})
+
+
+@appends
+def close(
+    account: AccountArgument,
+    *,
+    forfeit: Annotated[bool, typer.Option("--forfeit", help="Give up what it has left.")] = False,
+) -> Asked:
+    """Close an account, for ever. Needs rules 2.
+
+    It must have no open hold, no debt and no transfer on its way, and nothing left unless that is forfeited.
+
+    \b
+    Examples:
+      creditfold close alice
+      creditfold close alice --forfeit --reason "left us"
+    """
+    return Asked("close", {"account": account, "forfeit": forfeit})
+
+
+@appends
+def credit_limit(
+    account: AccountArgument,
+    limit: Annotated[str, typer.Argument(help="Whole number of the asset's smallest unit, at least 0.")],
+    *,
+    asset: AssetOption = DEFAULT_ASSET,
+) -> Asked:
+    """Say how far below zero an account's spends may go. Needs rules 2.
+
+    0 takes the limit back; what is owed then stays owed.
+
+    \b
+    Example:
+      creditfold credit-limit alice 1000
+    """
+    return Asked("set_credit_limit", {"account": account, "asset": asset, "limit": whole_number(limit)})
+
+
+@appends
+def schedule_create(
+    account: AccountArgument,
+    amount: AmountArgument,
+    *,
+    first_at: Annotated[str, typer.Option(metavar="TIME", help="The first turn.")],
+    every: Annotated[int, typer.Option(help="How many months or days lie between two turns.")] = 1,
+    months: Annotated[bool, typer.Option("--months/--days", help="What --every counts.")] = True,
+    until: Annotated[
+        str, typer.Option(metavar="TIME", show_default=False, help="No turn from then on. Default: no end.")
+    ] = "0",
+    cap: Annotated[
+        str | None,
+        typer.Option(metavar="AMOUNT", help="Keep what is left of its credits under this. Default: no cap."),
+    ] = None,
+    asset: AssetOption = DEFAULT_ASSET,
+    lot_class: ClassOption = "paid",
+    priority: PriorityOption = 50,
+    expires_after: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="How long each turn's credits last, as 30d. Default: for ever."),
+    ] = None,
+    scope: ScopeOption = "",
+) -> Asked:
+    """Grant an amount again and again, by the calendar in UTC: the 31st becomes a shorter month's last day.
+
+    A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
+    Turns that were missed are taken later, each as if at its time. Needs rules 2.
+
+    \b
+    Examples:
+      creditfold schedule create alice 100 --first-at 2030-01-01T00:00Z --id monthly-alice
+      creditfold schedule create alice 5 --every 7 --days --first-at 2030-01-01T00:00Z --expires-after 7d --cap 20
+    """
+    fields = {
+        "account": account,
+        "asset": asset,
+        "amount": whole_number(amount),
+        "period": "months" if months else "days",
+        "first_at": instant_of(first_at),
+        "every": every,
+        "until": instant_of(until),
+        "cap": None if cap is None else whole_number(cap),
+        "lot_class": lot_class,
+        "priority": priority,
+        "expires_after_ms": None if expires_after is None else duration_of(expires_after),
+        "scope": scope,
+    }
+    return Asked("create_schedule", fields)
+
+
+@appends
+def schedule_cancel(
+    account: AccountArgument, schedule: Annotated[str, typer.Argument(help="Command id of the schedule.")]
+) -> Asked:
+    """End a schedule. What it granted stays. Needs rules 2.
+
+    \b
+    Example:
+      creditfold schedule cancel alice monthly-alice
+    """
+    return Asked("cancel_schedule", {"account": account, "schedule": schedule})
+
+
+@appends
+def batch(
+    account: AccountArgument,
+    file: Annotated[str, typer.Argument(help="A JSON list of steps; - reads it from the input.")],
+) -> Asked:
+    """Do several things with an account, all of them or none.
+
+    A step is an object with the fields of a grant, spend, hold, capture, release, refund or void_grant, and its type.
+    It has a command_id of its own, and no account. docs/producing.md lists the fields. Needs rules 2.
+
+    \b
+    Examples:
+      creditfold batch alice steps.json
+      echo '[{"type": "release", "command_id": "r-1", "hold": "hold-9"}]' | creditfold batch alice -
+    """
+    return Asked("batch", {"account": account, "steps": _steps(file)})
+
+
+def part_of(amount: str | None) -> int | str | None:
+    """An amount, or None for all that is left, which is said by leaving it out."""
+    return None if amount is None else whole_number(amount)
+
+
+def _steps(name: str) -> Any:
+    from creditfold.producers.import_lines import BadRecordError, parse_json
+
+    try:
+        text = _read(sys.stdin.buffer) if name == "-" else _read_file(name)
+        found = parse_json(text, "it is")
+    except OSError as error:
+        raise ArgumentError(
+            f"Can't read {name}: {error.strerror}.", "Name a file of steps, or - for the input."
+        ) from None
+    except UnicodeDecodeError:
+        raise ArgumentError(f"{name} is not UTF-8.", "Write a JSON list of steps.") from None
+    except BadRecordError as error:
+        raise ArgumentError(f"{name} holds no steps: {error}.", "Write a JSON list of steps.") from None
+    if not isinstance(found, list):
+        raise ArgumentError(f"{name} holds no list.", 'Write a JSON list of steps: [{"type": "spend", ...}]')
+    return found
+
+
+def _read_file(name: str) -> str:
+    with Path(name).open("rb") as file:
+        return _read(file)
+
+
+def _read(file: IO[bytes]) -> str:
+    data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ArgumentError(f"That is more than {MAX_FILE_BYTES:,} bytes of steps.", "Make several batches of them.")
+    return data.decode("utf-8-sig")

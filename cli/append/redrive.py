@@ -1,0 +1,511 @@
+"""The commands that decide about dead letters: redrive, discard. Owns their options, their words and their codes.
+
+What is appended is producers/redrive.py's to judge; the steps in which it happens are cli/append/redrive_steps.py's.
+"""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+
+import typer
+
+from creditfold.cli.append.commands import REJECTED, TimeoutOption, awaited_outcome, tell_outcome, tell_position
+from creditfold.cli.terms.arguments import ArgumentError, JsonOption, checked_account, moment_of
+from creditfold.cli.terms.output import counted, print_json, print_table, say
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.position import Position
+from creditfold.ledger.limits import MAX_REASON, MAX_SOURCE, is_id, is_note
+from creditfold.schemas.dead_letters import DeadLetterReason
+from creditfold.schemas.outcome import OutcomeKind
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from creditfold.cli.append.redrive_steps import Redriven, Redriver
+    from creditfold.producers.models.commands import Command
+    from creditfold.producers.redrive import Corrections
+    from creditfold.projections.queries.dead_letters import Selected, TreatedLetter
+
+#: Letters that a summary names; --json has all.
+SHOWN = 20
+MAX_COMMAND_BYTES = 1_000_000
+NOT_FOLDED = "not_folded_yet"
+#: Results that mean that a letter is mended, or would be.
+FINE = {"accepted", "duplicate", "appended", "discarded", "would_be_redriven", "would_be_discarded"}
+
+PositionsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[POSITION]...", help="Of the records, as `list` shows them.")
+]
+OnlyReasonOption = Annotated[DeadLetterReason | None, typer.Option("--reason", help="The open ones of this reason.")]
+AccountOption = Annotated[str | None, typer.Option("--account", "-a", help="The open ones with this key.")]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="The open ones appended since then: 2026-01-31T12:00Z, UTC by default."),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="All open ones.")]
+WhyOption = Annotated[str, typer.Option(help="Why, for those who ask later; kept with the decision.")]
+ByOption = Annotated[str | None, typer.Option(metavar="NAME", help="Who decides. Default: your user name here.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+YesOption = Annotated[
+    bool, typer.Option("--yes", "-y", help="Don't ask, however many they are; corrections are meant as they are.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Correct a field; metadata.NAME for a note. Can be repeated."),
+]
+CommandOption = Annotated[
+    str | None,
+    typer.Option("--command", metavar="JSON", help="A whole new command instead; @FILE reads it from a file."),
+]
+#: A batch isn't among them: its steps can't be set one by one.
+FlatType: TypeAlias = Literal[
+    "grant",
+    "spend",
+    "hold",
+    "capture",
+    "release",
+    "refund",
+    "void_grant",
+    "transfer",
+    "freeze",
+    "unfreeze",
+    "close",
+    "set_credit_limit",
+    "create_schedule",
+    "cancel_schedule",
+]
+TypeOption = Annotated[FlatType | None, typer.Option("--type", help="Correct the command's type.")]
+WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the outcome.")]
+
+
+class NotConfirmedError(CreditfoldError):
+    """The answer to the question was no."""
+
+
+class Result(NamedTuple):
+    """What came of one letter: an outcome's name, `refused`, or what would be done; `to` is the new record's place."""
+
+    position: Position
+    reason: str
+    result: str
+    to: Position | None = None
+    detail: str = ""
+    command: Mapping[str, Any] | None = None
+
+
+class Wanted(NamedTuple):
+    """Which letters are meant: those at positions, or those of a filter that still are to be decided about."""
+
+    positions: Sequence[Position]
+    reason: str | None
+    account: str | None
+    since: datetime | None
+
+    @property
+    def one(self) -> Position | None:
+        """The only letter that is named, if it is one."""
+        return self.positions[0] if len(self.positions) == 1 else None
+
+
+def redrive(
+    positions: PositionsArgument = None,
+    *,
+    why: WhyOption,
+    reason: OnlyReasonOption = None,
+    account: AccountOption = None,
+    since: SinceOption = None,
+    all: AllOption = False,
+    set: SetOption = None,
+    type: TypeOption = None,
+    command: CommandOption = None,
+    by: ByOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = 10.0,
+    json: JsonOption = False,
+) -> None:
+    """Append the command of a dead letter again, corrected if need be, and see what comes of it.
+
+    A letter is redriven once, ever. A redrive that was interrupted is finished by running it again.
+    Exits with 3 when a letter is refused, or its command is rejected or a dead letter again.
+
+    \b
+    Examples:
+      creditfold dead-letters redrive 3:1042 --why "sent with the wrong partitioner"
+      creditfold dead-letters redrive 3:1042 --set amount=50 --set metadata.ticket=77 --why "sign was wrong"
+      creditfold dead-letters redrive 3:1042 --command @order-77.json --why "bytes were cut"
+      creditfold dead-letters redrive --reason wrong_partition --why "wrong partitioner" --dry-run
+      creditfold dead-letters redrive --all --why "rules 2 are in force" --yes
+    """
+    wanted = _wanted(positions, reason, account, since, all)
+    corrections = _corrections(set or [], type, command)._replace(confirmed=yes)
+    _refuse_one_id_for_many(wanted, corrections)
+    with _redriver(_author(by), _reason(why), corrections, timeout) as redriver:
+        # What the log has by now must be known: a redrive whose decision was lost is told by the log alone.
+        redriver.await_fold()
+        if wanted.one is not None and not dry_run:
+            _redrive_one(redriver, wanted.one, wait, json)
+        else:
+            _redrive_many(redriver, wanted, dry_run=dry_run, yes=yes, wait=wait, json=json)
+
+
+def discard(
+    positions: PositionsArgument = None,
+    *,
+    why: WhyOption,
+    reason: OnlyReasonOption = None,
+    account: AccountOption = None,
+    since: SinceOption = None,
+    all: AllOption = False,
+    by: ByOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Decide that nothing is to be done about a dead letter. It stays, and can't be redriven any more.
+
+    Exits with 3 when a letter is refused.
+
+    \b
+    Examples:
+      creditfold dead-letters discard 3:1042 --why "noise from a test"
+      creditfold dead-letters discard --reason not_framed --why "noise from a test" --dry-run
+    """
+    from creditfold.common.settings import load_settings
+    from creditfold.projections.queries import dead_letters as decisions
+
+    wanted = _wanted(positions, reason, account, since, all)
+    author, note = _author(by), _reason(why)
+    with decisions.deciding(load_settings().dsn) as connection:
+        topic_id = decisions.live_log(connection).topic_id
+
+        def discarded(letter: "TreatedLetter") -> Result:
+            _discard(connection, topic_id, letter, decisions.Wish("discard", author, note), dry_run)
+            return Result(letter.position, letter.reason, "would_be_discarded" if dry_run else "discarded")
+
+        chosen = _chosen(connection, wanted, (decisions.OPEN,))
+        if not (dry_run or wanted.positions):
+            _confirm("Discard", chosen, yes, json)
+        results = _each(connection, wanted, chosen, discarded, json)
+    if wanted.one is not None and not (dry_run or json):
+        say(f"discarded: {wanted.one}")
+    else:
+        _tell_results(results, json)
+
+
+# Arguments.
+
+
+def _wanted(
+    positions: list[str] | None,
+    reason: DeadLetterReason | None,
+    account: str | None,
+    since: str | None,
+    all: bool,
+) -> Wanted:
+    ways = bool(positions) + bool(reason is not None or account is not None or since is not None) + all
+    if ways != 1:
+        fault = "Which dead letters?" if not ways else "Positions, a filter and --all exclude each other."
+        raise ArgumentError(fault, "Name positions, or a filter (--reason, --account, --since), or --all.")
+    places = tuple(dict.fromkeys(Position.parse(text) for text in positions or ()))
+    return Wanted(
+        places,
+        reason,
+        checked_account(account) if account is not None else None,
+        moment_of(since) if since is not None else None,
+    )
+
+
+def _author(by: str | None) -> str:
+    from getpass import getuser
+
+    try:
+        name = by if by is not None else os.environ.get("USER") or getuser()
+    except (OSError, KeyError):
+        name = ""
+    if not is_id(name, MAX_SOURCE):
+        raise ArgumentError(
+            f"{name[:60]!r} is no name.", f"Say who decides: --by NAME, at most {MAX_SOURCE} characters in one line."
+        )
+    return name
+
+
+def _reason(why: str) -> str:
+    if not why.strip() or not is_note(why, MAX_REASON):
+        raise ArgumentError("--why says nothing that can be kept.", f"Say why in 1 to {MAX_REASON:,} characters.")
+    return why
+
+
+def _corrections(pairs: list[str], type: str | None, command: str | None) -> "Corrections":
+    from creditfold.producers.import_lines import FLAT_FIELDS, field_of
+    from creditfold.producers.redrive import Corrections
+
+    if command is not None:
+        if pairs or type is not None:
+            raise ArgumentError("--command is the whole command.", "Leave out --set and --type, or --command.")
+        return Corrections(command=_command(command))
+    known = [name for name in FLAT_FIELDS if name not in ("type", "metadata")]
+    fields: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        within = name.removeprefix("metadata.")
+        target: dict[str, Any] = fields if within == name else metadata
+        if not equals or (target is fields and name not in known) or within in target:
+            fault = "is given twice" if within in target else "is no FIELD=VALUE"
+            names = ", ".join((*known, "metadata.NAME"))
+            raise ArgumentError(f"--set {pair[:60]!r} {fault}.", f"Set each field once; the fields are: {names}.")
+        target[within] = field_of(name, value) if target is fields else value
+    return Corrections(fields, metadata, type)
+
+
+def _command(text: str) -> Mapping[str, Any]:
+    from creditfold.producers.import_lines import parse_json
+
+    try:
+        found = parse_json(_file(text[1:]) if text.startswith("@") else text, "it is")
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"--command is not JSON: {str(error)[:200]}.", "Write it in UTF-8.") from None
+    except ValueError as error:
+        raise ArgumentError(f"--command can't be read: {str(error)[:200]}.", "Write an object, or @FILE.") from None
+    if not isinstance(found, dict):
+        raise ArgumentError("--command is not a JSON object.", 'Write its fields by name: {"type": "grant", ...}')
+    return found
+
+
+def _file(name: str) -> str:
+    try:
+        with Path(name).open("rb") as file:
+            data = file.read(MAX_COMMAND_BYTES + 1)
+    except (OSError, ValueError) as error:
+        fault = error.strerror if isinstance(error, OSError) else error
+        raise ArgumentError(f"{name[:200]!r} can't be read: {fault}.", "Name a file with one command.") from None
+    if len(data) > MAX_COMMAND_BYTES:
+        raise ArgumentError(f"{name[:200]!r} is too large to be a command.", "Name a file with one command.")
+    return data.decode("utf-8")
+
+
+def _refuse_one_id_for_many(wanted: Wanted, corrections: "Corrections") -> None:
+    # Two letters of one account with the same body would become one command and its duplicate.
+    if wanted.one is None and ("command_id" in corrections.fields or corrections.command is not None):
+        raise ArgumentError(
+            "Several letters can't have one command id.", "Correct them one by one, by their positions."
+        )
+
+
+# Which letters.
+
+
+@contextmanager
+def _redriver(by: str, why: str, corrections: "Corrections", timeout: float) -> "Iterator[Redriver]":
+    from creditfold.cli.append.redrive_steps import Redriver
+    from creditfold.common.settings import load_settings
+    from creditfold.projections.queries.dead_letters import deciding
+
+    settings = load_settings()
+    with deciding(settings.dsn) as connection, ExitStack() as closing:
+        yield Redriver(connection, settings, by, why, corrections, timeout, closing)
+
+
+def _letter(connection: "Connection[TupleRow]", position: Position) -> "TreatedLetter":
+    from creditfold.projections.queries.dead_letters import letter
+
+    found = letter(connection, position)
+    if found is None:
+        raise ArgumentError(
+            f"There is no dead letter at {position}.", "See `creditfold dead-letters list` for those there are."
+        )
+    return found
+
+
+def _chosen(connection: "Connection[TupleRow]", wanted: Wanted, states: Sequence[str]) -> "Sequence[Selected]":
+    from creditfold.projections.queries.dead_letters import Filter, Selected, selected
+
+    if wanted.positions:
+        # All of them are looked up before anything is decided about the first.
+        return [Selected(*position, _letter(connection, position).reason) for position in wanted.positions]
+    key = wanted.account.encode() if wanted.account is not None else None
+    return selected(connection, Filter(wanted.reason, key, wanted.since), states)
+
+
+def _confirm(verb: str, chosen: "Sequence[Selected]", yes: bool, json: bool) -> None:
+    """Ask whether all that a filter found is meant; nothing is asked about nothing. Raises NotConfirmedError."""
+    if not json and chosen:
+        print_table(("reason", "dead letters"), sorted(Counter(row.reason for row in chosen).items()))
+    if yes or not chosen:
+        return
+    question = f"{verb} {counted(len(chosen), 'dead letter')}"
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise ArgumentError(f"{question}? Nobody is here to ask.", "Add --yes; --dry-run shows what would be done.")
+    if not typer.confirm(f"{question}?", err=True):
+        raise NotConfirmedError("Nothing was done.", "Choose fewer by a filter, or name positions.")
+
+
+# One by one.
+
+
+def _redrive_one(redriver: "Redriver", position: Position, wait: bool, json: bool) -> None:
+    done = redriver.redrive(_letter(redriver.connection, position))
+    more = {"redrive_of": position}
+    if not json:
+        say(f"redriven: {position} as {done.to}")
+    if not wait:
+        tell_position(done.command, done.to, json, more)
+        return
+    outcome = awaited_outcome(redriver.connection, done.command, done.to, redriver.timeout_s)
+    tell_outcome(done.command, outcome, json, more)
+
+
+def _redrive_many(redriver: "Redriver", wanted: Wanted, *, dry_run: bool, yes: bool, wait: bool, json: bool) -> None:
+    from creditfold.projections.queries.dead_letters import OPEN, REDRIVING
+
+    commands: dict[Position, Redriven] = {}
+
+    def redriven(letter: "TreatedLetter") -> Result:
+        if dry_run:
+            command = _plain(redriver.judge(letter).command)
+            return Result(letter.position, letter.reason, "would_be_redriven", detail=_named(command), command=command)
+        done = commands[letter.position] = redriver.redrive(letter)
+        return Result(letter.position, letter.reason, "appended", done.to)
+
+    chosen = _chosen(redriver.connection, wanted, (OPEN, REDRIVING))
+    if not (dry_run or wanted.positions):
+        _confirm("Redrive", chosen, yes, json)
+    results = _each(redriver.connection, wanted, chosen, redriven, json)
+    if wait:
+        results = [_with_outcome(redriver, row, commands.get(row.position)) for row in results]
+    _tell_results(results, json)
+
+
+def _plain(command: "Command") -> dict[str, Any]:
+    return {"type": command.type, **command.fields}
+
+
+def _named(command: Mapping[str, Any]) -> str:
+    # Not every command has an amount of an asset.
+    what = " ".join(str(command[name]) for name in ("amount", "asset") if command.get(name))
+    of = f" of {what}" if what else ""
+    return f"{command['type']}{of}, account {command['account']}, command {command['command_id']}"
+
+
+def _with_outcome(redriver: "Redriver", row: Result, done: "Redriven | None") -> Result:
+    """Tell what the fold made of a record. What it hasn't got to in time is left as appended."""
+    from creditfold.projections.queries.balances import NotYetFoldedError
+
+    if done is None:
+        return row
+    try:
+        outcome = awaited_outcome(redriver.connection, done.command, done.to, redriver.timeout_s)
+    except NotYetFoldedError:
+        redriver.timeout_s = 0
+        return row._replace(result=NOT_FOLDED)
+    detail = outcome.reason or ""
+    if outcome.kind == OutcomeKind.DEAD_LETTER:
+        detail = f"{outcome.reason}: {outcome.detail}"
+    elif outcome.kind == OutcomeKind.DUPLICATE:
+        detail = "its command was decided before; that outcome stands"
+    return row._replace(result=outcome.kind, detail=detail)
+
+
+def _discard(
+    connection: "Connection[TupleRow]", topic_id: str, letter: "TreatedLetter", wish: Any, dry_run: bool
+) -> None:
+    from creditfold.cli.append.redrive_steps import refuse_decided
+    from creditfold.producers.redrive import RedriveRefusedError
+    from creditfold.projections.queries import dead_letters as decisions
+
+    position = letter.position
+    if letter.state != decisions.OPEN or (not dry_run and not decisions.decide(connection, topic_id, position, wish)):
+        found = decisions.decided(connection, topic_id, position)
+        if found is not None:
+            refuse_decided(position, found)
+        where = f"to {letter.to}" if letter.to else "and isn't finished"
+        raise RedriveRefusedError(
+            f"{position} is redriven already, {where}.", f"See it: creditfold dead-letters show {position}"
+        )
+
+
+def _each(
+    connection: "Connection[TupleRow]",
+    wanted: Wanted,
+    chosen: "Sequence[Selected]",
+    act: "Callable[[TreatedLetter], Result]",
+    json: bool,
+) -> list[Result]:
+    """Do the same with each letter. A refusal is a result; another failure ends it, after telling what is done.
+
+    Where one letter is named, a refusal is raised as it is.
+    """
+    from creditfold.producers.redrive import RedriveRefusedError
+    from creditfold.projections.queries.dead_letters import UnderWayError
+
+    if wanted.one is not None:
+        return [act(_letter(connection, wanted.one))]
+    results: list[Result] = []
+    try:
+        with _bar(len(chosen), quiet=json) as advance:
+            for row in chosen:
+                try:
+                    results.append(act(_letter(connection, row.position)))
+                except (RedriveRefusedError, UnderWayError) as error:
+                    results.append(Result(row.position, row.reason, "refused", detail=str(error)))
+                advance()
+    except BaseException:
+        _print_results(results, json)
+        raise
+    return results
+
+
+@contextmanager
+def _bar(total: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    bar = Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=quiet or not sys.stderr.isatty(),
+    )
+    task = bar.add_task("", total=total)
+    with bar:
+        yield lambda: bar.advance(task)
+
+
+def _tell_results(results: list[Result], json: bool) -> None:
+    _print_results(results, json)
+    if any(row.result not in FINE and row.result != NOT_FOLDED for row in results):
+        raise typer.Exit(REJECTED)
+    if any(row.result == NOT_FOLDED for row in results):
+        from creditfold.projections.queries.balances import NotYetFoldedError
+
+        raise NotYetFoldedError(
+            "The fold hasn't got to all of them yet. They are in the log.", "See `creditfold status`."
+        )
+
+
+def _print_results(results: list[Result], json: bool) -> None:
+    if json:
+        print_json(results)
+        return
+    if not results:
+        say("There are no such dead letters.")
+        return
+    telling = [row for row in results if row.detail] if len(results) > SHOWN else results
+    print_table(
+        ("position", "reason", "result", "to", "detail"),
+        [(row.position, row.reason, row.result, row.to, row.detail) for row in telling[:SHOWN]],
+    )
+    if len(telling) > SHOWN:
+        say(f"and {len(telling) - SHOWN:,} more; --json shows all")
+    if len(results) > 1:
+        print_table(("result", "dead letters"), sorted(Counter(row.result for row in results).items()))

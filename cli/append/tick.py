@@ -1,0 +1,69 @@
+"""The `tick` command: lets time pass in accounts that nobody touches, now."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from creditfold.cli.terms.arguments import JsonOption
+from creditfold.cli.terms.output import print_json, say
+from creditfold.common.errors import CreditfoldError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from creditfold.common.position import Position
+    from creditfold.projections.queries.background import Standing
+
+
+class NoTicksError(CreditfoldError):
+    """The rules in force know no ticks."""
+
+
+def tick(
+    timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for Kafka, then the fold.")] = 30.0,
+    json: JsonOption = False,
+) -> None:
+    """Append a tick to every partition, so that what is due by now happens in all accounts, and wait for the fold.
+
+    Workers do so by themselves where something is due, once in CREDITFOLD_TICK_SECONDS; this is for those who can't
+    wait, or have switched that off. A tick where nothing is due does no harm.
+
+    \b
+    Example:
+      creditfold tick
+    """
+    from creditfold.cli.terms.projection import projection
+    from creditfold.ledger import CREDIT_RULES, knows_lots
+    from creditfold.projections.queries import balances as queries
+    from creditfold.projections.queries.background import standings
+
+    with projection() as connection:
+        known = {partition: row for partition, row in standings(connection).items() if knows_lots(row.rules)}
+        if not known:
+            raise NoTicksError(
+                "No partition has rules that know ticks.",
+                f"See `creditfold rules list`; rules {CREDIT_RULES} know them.",
+            )
+        positions = _append_ticks(known, timeout)
+        for position in positions:
+            queries.wait_for(connection, position, timeout)
+    if json:
+        print_json({"positions": positions})
+    else:
+        say(f"Ticked at {', '.join(map(str, positions))}.")
+
+
+def _append_ticks(standings: "Mapping[int, Standing]", timeout: float) -> "Sequence[Position]":
+    from creditfold.cli.append.commands import open_producer
+    from creditfold.common.settings import load_settings
+    from creditfold.processors.worker.ticks import number_of_tick, tick_record
+    from creditfold.producers.models.commands import Encoded
+
+    now_ms = time.time_ns() // 1_000_000
+    records = [
+        tick_record(partition, number_of_tick(standing, now_ms), now_ms, "cli")
+        for partition, standing in sorted(standings.items())
+    ]
+    with open_producer(load_settings(), timeout) as producer:
+        return [producer.append_record(Encoded(None, one.value, partition=one.partition)) for one in records]

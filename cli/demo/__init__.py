@@ -1,0 +1,1 @@
+"""The demo: a real purchase history through the whole ledger."""

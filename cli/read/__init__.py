@@ -1,0 +1,1 @@
+"""The commands that read the projection and the outcomes."""

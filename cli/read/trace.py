@@ -1,0 +1,277 @@
+"""The commands that explain: trace, why. Owns their words, no query."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from creditfold.cli.read.credits import print_lots
+from creditfold.cli.terms.arguments import AccountArgument, ArgumentError, JsonOption, checked_account
+from creditfold.cli.terms.output import NONE, instant, print_json, print_table, say
+from creditfold.cli.terms.projection import projection
+from creditfold.cli.terms.reasons import DEAD, REJECTED
+from creditfold.common.position import Position
+from creditfold.schemas.outcome import OutcomeKind
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from creditfold.projections.queries.balances import Balance
+    from creditfold.projections.queries.credits import FailedBatch, Letter, Move, Trace, TracedLot
+    from creditfold.schemas.outcome import Decision
+
+CommandArgument = Annotated[str, typer.Argument(metavar="COMMAND_ID", help="Id of a command, or of a batch's step.")]
+
+
+def trace(account: AccountArgument, command_id: CommandArgument, json: JsonOption = False) -> None:
+    """Show where a command's credits came from, and what became of them.
+
+    Of a spend or a capture: the lots that it took from, what of it was refunded, and what is owed. Of what made lots
+    (a grant, a refund that reissues, a transfer that arrived, a schedule): each lot, and all moves of its credits.
+
+    \b
+    Examples:
+      creditfold trace alice order-1
+      creditfold trace alice welcome --json
+    """
+    from creditfold.projections.proof.rows import snapshot
+    from creditfold.projections.queries import credits as credit_queries
+    from creditfold.projections.queries import current as current_balances
+
+    checked_account(account)
+    with projection() as connection, snapshot(connection):
+        found = credit_queries.trace(connection, account, command_id)
+        now = current_balances.clock(connection)
+    if found is None:
+        raise _unknown(account, command_id)
+    if json:
+        print_json({**found._asdict(), "spend": _spend(found)})
+    else:
+        _print_trace(account, command_id, found, now)
+
+
+def _unknown(account: str, command_id: str) -> ArgumentError:
+    return ArgumentError(
+        f"{account} has no command {command_id}.",
+        "See `creditfold history` for those that were decided; one that was just appended may not be folded yet.",
+    )
+
+
+def _spend(found: "Trace") -> dict[str, int] | None:
+    if not found.spent or found.decision is None or found.decision.kind not in ("spend", "capture"):
+        return None
+    return {
+        "spent": found.spent,
+        "refunded": found.refunded,
+        "refundable": found.spent - found.refunded,
+        "owed": found.owed,
+    }
+
+
+def _print_trace(account: str, command_id: str, found: "Trace", now: "datetime") -> None:
+    decision = found.decision
+    if decision is None:
+        say(f"{command_id}: what {account} had under rules that know no lots")
+    else:
+        place = Position(decision.log_partition, decision.log_offset)
+        amount = f" of {decision.amount:,} {decision.asset}" if decision.amount else ""
+        outcome = decision.rejection or "accepted"
+        say(f"{command_id}: {decision.kind}{amount}, {outcome} at {place}, {instant(decision.decided_at)}")
+    spend = _spend(found)
+    if spend is not None:
+        say(", ".join(f"{name} {amount:,}" for name, amount in spend.items()))
+    if found.moves and not found.made:
+        _print_moves("Its moves", found.moves)
+    if found.took:
+        say("", "The lots that it moved credits of, as they are now")
+        print_lots([traced.lot for traced in found.took], now)
+        _print_makers(found.took)
+    if found.later:
+        _print_moves("What became of it since", found.later)
+    for traced in found.made:
+        say("", f"The lot {traced.lot.command_id}/{traced.lot.number} that it made")
+        print_lots([traced.lot], now)
+        _print_moves("All moves of its credits", traced.moves)
+    if not (found.moves or found.later or found.made):
+        say("It moved no credits.")
+
+
+def _print_makers(traced: "Iterable[TracedLot]") -> None:
+    makers = {one.lot.command_id: one.made_by for one in traced}
+    say(*(f"{command_id} is a {made_by.replace('_', ' ')}" for command_id, made_by in makers.items() if made_by))
+
+
+def _print_moves(title: str, moves: "Sequence[Move]") -> None:
+    say("", title)
+    print_table(
+        ("at", "what", "amount", "from", "to", "lot", "by", "position"),
+        [
+            (
+                move.at,
+                move.kind,
+                move.amount,
+                move.source.replace("_", " "),
+                move.target.replace("_", " "),
+                f"{move.lot_command}/{move.lot_number}" if move.lot_command else NONE,
+                move.command_id or NONE,
+                Position(move.log_partition, move.log_offset),
+            )
+            for move in moves
+        ],
+    )
+
+
+def why(
+    account: AccountArgument,
+    command_id: CommandArgument,
+    at: Annotated[
+        str | None, typer.Option(metavar="POSITION", help="The record at this position only, as an append returned it.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Explain what was decided about a command: why it was rejected, or why it couldn't be folded at all.
+
+    An id that was used more than once has one decision, the first, and a dead letter for each other body. With --at it
+    is the outcome of one record; it exits with 4 when the fold hasn't got there.
+
+    \b
+    Examples:
+      creditfold why alice order-2
+      creditfold why alice order-2 --at 3:1042
+      creditfold why alice order-2 --json
+    """
+    from creditfold.projections.proof.rows import snapshot
+    from creditfold.projections.queries import credits as credit_queries
+
+    checked_account(account)
+    position = None if at is None else Position.parse(at)
+    with projection() as connection, snapshot(connection):
+        if position is None:
+            found = _of_id(connection, account, command_id)
+        else:
+            found = _of_record(connection, position, account, command_id)
+        balances = []
+        if found.decision is not None:
+            balances = [
+                row
+                for row in credit_queries.balances_after(connection, account, found.decision.version)
+                if found.decision.asset in (row.asset, "")
+            ]
+    if found.decision is None and not found.batches and not found.letters:
+        raise _unknown(account, command_id)
+    if json:
+        print_json(_explained(found, balances))
+        return
+    if found.kind == OutcomeKind.DUPLICATE:
+        say(f"duplicate    the record at {at} repeats the command below, whose outcome stands")
+    if found.decision is not None:
+        _say_decision(found.decision, balances)
+    for batch, asked in found.batches:
+        say(
+            f"step {asked} of the batch {batch.command_id} at {Position(batch.log_partition, batch.log_offset)},"
+            f" which was rejected for its step {batch.step}: {_sentence(REJECTED, batch.rejection)}"
+        )
+    for letter in found.letters:
+        say(
+            f"dead letter  {Position(letter.log_partition, letter.log_offset)}, {letter.state}",
+            f"reason       {_sentence(DEAD, letter.reason)}",
+            f"detail       {letter.detail}",
+        )
+
+
+class _Found(NamedTuple):
+    """What there is about an id, or about one record, whose outcome is of a `kind`."""
+
+    kind: OutcomeKind | None
+    decision: "Decision | None"
+    batches: "Sequence[FailedBatch]"
+    letters: "Sequence[Letter]"
+
+
+def _of_id(connection: "Connection[TupleRow]", account: str, command_id: str) -> _Found:
+    from creditfold.projections.queries import balances as queries
+    from creditfold.projections.queries import credits as credit_queries
+
+    return _Found(
+        None,
+        queries.first_decision(connection, account, command_id),
+        credit_queries.failed_batches(connection, account, command_id),
+        _letters_of(credit_queries.letters_with(connection, command_id), account, command_id),
+    )
+
+
+def _of_record(connection: "Connection[TupleRow]", position: Position, account: str, command_id: str) -> _Found:
+    from creditfold.projections.queries import credits as credit_queries
+    from creditfold.projections.queries.outcomes import outcome_at
+
+    outcome = outcome_at(connection, position, account, command_id)
+    letters = credit_queries.letters_at(connection, position) if outcome.decision is None else []
+    return _Found(outcome.kind, outcome.decision, (), letters)
+
+
+def _letters_of(letters: "Iterable[Letter]", account: str, command_id: str) -> "list[Letter]":
+    """The letters that hold a command of this id and account, or a batch with a step of it."""
+    from creditfold.producers.redrive import command_of
+
+    found = []
+    for letter in letters:
+        command = command_of(letter.value) or {}
+        ids = [command.get("command_id"), *(step.get("command_id") for step in command.get("steps", ()))]
+        if command.get("account") == account and command_id in ids:
+            found.append(letter)
+    return found
+
+
+def _sentence(sentences: Any, reason: str | None) -> str:
+    # A generation that a newer release folded may know more.
+    return f"{reason}: {sentences[reason]}" if reason in sentences else str(reason)
+
+
+def _say_decision(decision: "Decision", balances: "Sequence[Balance]") -> None:
+    place = Position(decision.log_partition, decision.log_offset)
+    say(
+        f"command      {decision.kind}{f' of {decision.amount:,} {decision.asset}' if decision.amount else ''}",
+        f"outcome      {'accepted' if decision.accepted else 'rejected'}",
+        f"position     {place}",
+        f"decided at   {instant(decision.decided_at)}",
+    )
+    if decision.rejection is not None:
+        say(f"reason       {_sentence(REJECTED, decision.rejection)}")
+    if decision.step is not None:
+        steps = (decision.details or {}).get("steps", [])
+        step = steps[decision.step] if decision.step < len(steps) else {}
+        say(f"step         {decision.step}: {step.get('kind', NONE)} {step.get('command_id', NONE)}")
+    for row in balances:
+        also = [("pending", row.pending), ("held", row.held), ("debt", row.debt)]
+        more = "".join(f", {amount:,} {name}" for name, amount in also if amount)
+        say(f"balance      {row.available:,} {row.asset} available{more}, after it")
+
+
+def _explained(found: _Found, balances: "Sequence[Balance]") -> dict[str, Any]:
+    rejection = None if found.decision is None else found.decision.rejection
+    return {
+        "outcome": found.kind,
+        "decision": found.decision,
+        "why": None if rejection is None else REJECTED.get(rejection),
+        # What the limit was then isn't asked for.
+        "balances": [{name: getattr(row, name) for name in _BALANCE} for row in balances],
+        "batches": [{"asked": asked, "batch": batch} for batch, asked in found.batches],
+        "dead_letters": [_letter(letter) for letter in found.letters],
+    }
+
+
+_BALANCE = ("asset", "available", "pending", "held", "debt")
+
+
+def _letter(letter: "Letter") -> dict[str, Any]:
+    place = Position(letter.log_partition, letter.log_offset)
+    return {
+        "position": place,
+        "reason": letter.reason,
+        "why": DEAD.get(letter.reason),
+        "detail": letter.detail,
+        "state": letter.state,
+    }

@@ -1,0 +1,1 @@
+"""The commands about generations and their proof."""

@@ -1,0 +1,292 @@
+"""The commands about generations: rebuild, generations, activate, drop. Owns their words and the progress bar."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from creditfold.cli.terms.arguments import ArgumentError, JsonOption, milliseconds
+from creditfold.cli.terms.output import counted, print_json, print_table, say
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.position import Position
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from creditfold.projections.generations.catalog import Generation
+
+# PostgreSQL's integer.
+MAX_NUMBER = 2**31 - 1
+
+NumberArgument = Annotated[
+    int, typer.Argument(min=1, max=MAX_NUMBER, metavar="NUMBER", help="Generation, as `generations` lists it.")
+]
+UntilOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Up to and with this time of the log's clock (ISO 8601, UTC).")
+]
+UntilPositionOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="POSITION", help="Up to and with this record of its partition; can be repeated."),
+]
+ProcessesOption = Annotated[
+    int, typer.Option(min=1, max=256, help="Processes that fold; by default one for each core.", show_default=False)
+]
+
+RateOption = Annotated[
+    int | None, typer.Option(min=1, metavar="RECORDS", help="Fold no more records a second, for the live fold's sake.")
+]
+
+CORES = os.cpu_count() or 1
+
+
+class Bar:
+    """Tells how far a rebuild is: a bar with position, rate and time left on a terminal, nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._since, self._before, self._total = 0.0, 0, 0
+
+    def begin(self, step: str, done: int, total: int) -> None:
+        """Go over to another step."""
+        self._since, self._before, self._total = time.monotonic(), done, total
+        if self._bar is not None:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            # Without a total the bar pulses.
+            self._task = self._bar.add_task(step, total=total or None, completed=done, figures="")
+
+    def tell(self, done: int) -> None:
+        """So many records are behind."""
+        if self._bar is not None and self._task is not None:
+            seconds = time.monotonic() - self._since
+            figures = figures_of(done, self._total, (done - self._before) / max(seconds, 0.001))
+            self._bar.update(self._task, completed=done, figures=figures)
+
+    @contextmanager
+    def shown(self) -> Iterator["Bar"]:
+        """Show the bar while the block runs."""
+        if not sys.stderr.isatty():
+            yield self
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
+        with Progress(*columns, console=Console(stderr=True), transient=True) as self._bar:
+            yield self
+        self._bar = None
+
+
+def figures_of(done: int, total: int, rate: float) -> str:
+    """Position, rate and time left as text; the time left is what the rate says. `rate` is in records a second."""
+    if rate < 1:
+        return f"{done:,} of {total:,}"
+    minutes, seconds = divmod(round((total - done) / rate), 60)
+    return f"{done:,} of {total:,}  {rate:,.0f}/s  {minutes}:{seconds:02} left"
+
+
+def rebuild(
+    *,
+    resume: Annotated[
+        int | None, typer.Option(min=1, max=MAX_NUMBER, metavar="NUMBER", help="Go on with this generation.")
+    ] = None,
+    until: UntilOption = None,
+    until_position: UntilPositionOption = None,
+    processes: ProcessesOption = CORES,
+    rate: RateOption = None,
+    tablespace: Annotated[str | None, typer.Option(help="PostgreSQL tablespace of the new tables.")] = None,
+    note: Annotated[str, typer.Option(help="What it is for, for people.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Fold the log from its start into a new generation, beside the live one.
+
+    The live one goes on and readers notice nothing. It can be stopped at any time (Ctrl-C, SIGKILL) and resumed.
+    Afterwards compare the two with `verify` and switch with `activate`.
+
+    As fast as it can, it takes the processors and the disk, and commands become visible later meanwhile. With --rate
+    the live fold keeps its latency, and the rebuild takes longer.
+
+    A point in time: with --until or --until-position the fold ends there. Partitions that no --until-position names
+    are folded whole. Such a generation is for looking at (its schema is `ledger_NUMBER`), and can't be activated.
+
+    \b
+    Examples:
+      creditfold rebuild
+      creditfold rebuild --resume 2
+      creditfold rebuild --rate 30000
+      creditfold rebuild --until 2026-06-30T23:59:59.999Z --note "half-year audit"
+      creditfold rebuild --until-position 3:1042 --until-position 4:977
+    """
+    from creditfold.common.settings import load_settings
+    from creditfold.processors.rebuild.processes import crew_at_once
+    from creditfold.processors.rebuild.steps import Request
+    from creditfold.processors.rebuild.steps import rebuild as run
+
+    if resume is not None and (until or until_position or tablespace or note):
+        raise ArgumentError("--resume goes on as the rebuild was begun.", "Leave out the other options.")
+    request = Request(
+        resume,
+        until_ms=None if until is None else milliseconds(until),
+        until_offsets=offsets_of(until_position) if until_position else None,
+        tablespace=tablespace,
+        processes=processes,
+        note=note,
+        most_per_s=rate,
+    )
+    began = time.monotonic()
+    # The bar has a thread of its own, and librdkafka has several: the crew comes first.
+    with _told_how_to_go_on() as made, crew_at_once(processes) as crew, Bar().shown() as bar:
+        done = run(load_settings(), request, bar, made.append, crew)
+    seconds = time.monotonic() - began
+    _tell_unfinished()
+    if json:
+        print_json({**_document(done), "seconds": round(seconds, 3)})
+        return
+    records = counted(done.records, "record")
+    say(f"Generation {done.number} is ready: {records} in {seconds:,.1f} s, digest {done.digest}.")
+    if done.is_partial:
+        say(f"It is for looking at, in the schema ledger_{done.number:04}. Free it with: creditfold drop {done.number}")
+    else:
+        say(f"Compare it: creditfold verify {done.number}", f"Switch to it: creditfold activate {done.number}")
+
+
+def _tell_unfinished() -> None:
+    """Say which generations were begun and given up: they take room, and nothing else reminds of them."""
+    from creditfold.cli.terms.projection import projection
+    from creditfold.projections.generations.catalog import SCRATCH
+    from creditfold.projections.generations.catalog import generations as read
+
+    with projection() as connection:
+        unfinished = [row.number for row in read(connection) if row.state == "building" and row.purpose not in SCRATCH]
+    for number in unfinished:
+        print(f"Generation {number} isn't finished. {_how_to_go_on(number)}", file=sys.stderr)
+
+
+def _how_to_go_on(number: int) -> str:
+    return f"Go on: creditfold rebuild --resume {number}; or free it: creditfold drop {number}"
+
+
+@contextmanager
+def _told_how_to_go_on() -> Iterator[list[int]]:
+    """Say how a rebuild that ends too early is gone on with; the block notes the generation's number in the list."""
+    made: list[int] = []
+    # Unwound as after Ctrl-C: the processes that fold are ended, and the terminal is as it was.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield made
+    except (KeyboardInterrupt, SystemExit):
+        if made:
+            print(f"stopped; what is folded stays. Go on: creditfold rebuild --resume {made[0]}", file=sys.stderr)
+        raise
+    except CreditfoldError as error:
+        if made:
+            error.remedy = f"{error.remedy} {_how_to_go_on(made[0])}".strip()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def generations(json: JsonOption = False) -> None:
+    """List the generations of the projection: what they are, how far they are folded, and how large they are.
+
+    Two generations of the same log with the same digest stand at the same offsets and came to the same decisions.
+
+    \b
+    Examples:
+      creditfold generations
+      creditfold generations --json
+    """
+    from creditfold.cli.terms.projection import projection
+    from creditfold.projections.generations.catalog import generations as read
+    from creditfold.projections.generations.catalog import leftovers
+
+    with projection() as connection:
+        rows, left = read(connection), leftovers(connection)
+    if json:
+        print_json([{**_document(row), "is_leftover": row.number in left} for row in rows])
+        return
+    columns = ("number", "state", "purpose", "records", "position", "size MB", "digest", "made at", "activated at")
+    print_table((*columns, "note"), [_row(row) for row in rows])
+    for number in left:
+        say(f"Generation {number} was left by a run that was killed. Free it: creditfold drop {number}")
+
+
+def activate(
+    number: NumberArgument,
+    *,
+    accept_differences: Annotated[
+        bool, typer.Option("--accept-differences", help="Switch although decisions differ. Needs --note.")
+    ] = False,
+    log_replaced: Annotated[
+        bool, typer.Option("--log-replaced", help="The log was restored into a new topic, and this is folded from it.")
+    ] = False,
+    note: Annotated[str, typer.Option(help="Why, for people.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Make a generation the one that readers see and workers fold, in one transaction.
+
+    It is brought up to where the live one is, and compared with it: a generation that decided anything otherwise is
+    refused (exit code 5). Going back is activating the old one. Workers needn't run, and needn't be stopped.
+
+    \b
+    Examples:
+      creditfold activate 2
+      creditfold activate 1        go back
+    """
+    from creditfold.common.settings import load_settings
+    from creditfold.processors.rebuild.steps import Consent
+    from creditfold.processors.rebuild.steps import activate as run
+
+    if accept_differences and not note:
+        raise ArgumentError("--accept-differences needs a reason.", "Add --note WHY; it is kept in the catalog.")
+    with Bar().shown() as bar:
+        done = run(load_settings(), number, Consent(accept_differences, log_replaced, note), bar)
+    if json:
+        print_json(done)
+        return
+    say(f"Generation {done.new} is live; it was {done.old}. The fold stood still for {done.halted_s:.2f} s.")
+    if done.differing_partitions:
+        say(f"They differ in partition {', '.join(map(str, done.differing_partitions))}, which you accepted.")
+
+
+def drop(number: NumberArgument) -> None:
+    """Remove a generation and its tables, for ever. The live one is refused.
+
+    \b
+    Example:
+      creditfold drop 1
+    """
+    from creditfold.common.settings import load_settings
+    from creditfold.projections.connections import pinned
+    from creditfold.projections.generations.catalog import drop as run
+
+    with pinned(load_settings().dsn) as connection:
+        run(connection, number)
+    say(f"Generation {number} is gone.")
+
+
+def offsets_of(texts: Sequence[str]) -> Mapping[int, int]:
+    """Read positions as the next offset by partition. Raises ArgumentError for two of one partition."""
+    positions = [Position.parse(text) for text in texts]
+    found = {position.partition: position.offset + 1 for position in positions}
+    if len(found) < len(positions):
+        raise ArgumentError("Two positions are of the same partition.", "Name each partition once.")
+    return found
+
+
+def _row(row: "Generation") -> tuple[object, ...]:
+    positions = " ".join(f"{partition}:{offset}" for partition, offset in row.next_offsets.items())
+    size = round(row.size_bytes / 2**20, 1)
+    state = f"{row.state}, partial" if row.is_partial else row.state
+    moments = (row.made_at, row.activated_at, row.note)
+    return (str(row.number), state, row.purpose, row.records, positions, size, row.digest, *moments)
+
+
+def _document(row: "Generation") -> dict[str, Any]:
+    return {**row._asdict(), "log": row.log._asdict(), "is_partial": row.is_partial}

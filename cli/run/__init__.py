@@ -1,0 +1,1 @@
+"""The commands that run, stop and examine servers and processes."""

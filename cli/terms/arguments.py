@@ -1,0 +1,104 @@
+"""The arguments and options that several commands share, and the refusal of those that can't be meant.
+
+Bounds of a command's fields aren't here: the producers' own models refuse what is out of them.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from creditfold.common import instants
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.instants import milliseconds_of
+from creditfold.ledger.limits import MAX_ACCOUNT, is_id
+
+# More digits than the largest amount has: whatever it is, the command's model refuses it and says why.
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,40}").fullmatch
+_DURATION = re.compile(r"([0-9]{1,9})([smhd])").fullmatch
+_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+MAX_ROWS = 10_000
+_WRITE_TIMES = "Write it as 2026-06-30T23:59:59.999Z, as 2026-06-30, or in milliseconds since 1970."
+
+AccountArgument = Annotated[str, typer.Argument(help="Account id. Write -- before one that begins with a dash.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+AssetFilterOption = Annotated[str | None, typer.Option("--asset", help="Only of this asset.")]
+LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=MAX_ROWS, help="Most rows to show.")]
+
+
+class ArgumentError(CreditfoldError):
+    """An argument that can't be meant."""
+
+    exit_code = 2
+
+
+def checked_account(account: str) -> str:
+    """Return an account id that can exist. Raises ArgumentError for another text."""
+    if not is_id(account, MAX_ACCOUNT):
+        raise ArgumentError(
+            f"{account[:60]!r} is no account id.",
+            f"An account id has 1 to {MAX_ACCOUNT} characters, no control characters, no spaces at its ends.",
+        )
+    return account
+
+
+def moment_of(text: str) -> datetime:
+    """Read a time to look at: ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970 UTC.
+
+    Raises ArgumentError.
+    """
+    try:
+        return instants.moment_of(text)
+    except instants.InstantError as error:
+        raise ArgumentError(f"{error}.", _WRITE_TIMES) from None
+
+
+def instant_of(text: str) -> int:
+    """Read a time that a command is to name, as moment_of does; in milliseconds since 1970 UTC. 0 says none.
+
+    Raises ArgumentError.
+    """
+    try:
+        return 0 if text == "0" else instants.instant_of(text)
+    except instants.InstantError as error:
+        raise ArgumentError(f"{error}.", _WRITE_TIMES) from None
+
+
+def milliseconds(text: str) -> int:
+    """Read a time in ISO 8601, in UTC unless it says otherwise; in milliseconds since 1970. Raises ArgumentError."""
+    moment = moment_of(text)
+    if moment > datetime.now(UTC):
+        raise ArgumentError(f"{text} lies in the future.", "The log knows nothing of it yet.")
+    return milliseconds_of(moment)
+
+
+def duration_of(text: str) -> int:
+    """Read a length of time, a whole number with its unit, as 15m; in milliseconds. Raises ArgumentError."""
+    found = _DURATION(text)
+    if found is None:
+        raise ArgumentError(f"{text[:60]!r} is no length of time.", "Write it as 90s, 15m, 2h or 7d.")
+    return int(found[1]) * _UNITS_MS[found[2]]
+
+
+def instant_or_from_now(text: str, now: datetime) -> int:
+    """Read a time as instant_of does, or a length of time that begins now. Raises ArgumentError."""
+    return milliseconds_of(now) + duration_of(text) if _DURATION(text) else instant_of(text)
+
+
+def whole_number(text: str) -> int | str:
+    """Read a whole number; another text comes back as it is, for the command's model to refuse in its own words."""
+    return int(text) if _WHOLE_NUMBER(text) else text
+
+
+def metadata_of(pairs: list[str]) -> dict[str, str]:
+    """Read `name=value` texts. Raises ArgumentError for a text without `=` or a name given twice."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or name in found:
+            fault = "is given twice" if equals else "has no value"
+            raise ArgumentError(f"The metadata {name[:60]!r} {fault}.", "Write --metadata name=value, each name once.")
+        found[name] = value
+    return found

@@ -1,0 +1,195 @@
+"""What the commands print: tables and lines for people, one JSON document for programs. Knows no command.
+
+Everything that comes from the log was written by strangers, so nothing of it reaches a terminal as a control
+sequence, and nothing of it is read as markup.
+"""
+
+import base64
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.lookalikes import escaped, is_unseen
+from creditfold.common.position import Position
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Cell = object
+
+#: What stands where there is nothing to tell.
+NONE = "-"
+
+# Wider than any table: at this width a table's own is told.
+_UNBOUNDED = 1_000_000
+
+
+class OutputError(CreditfoldError):
+    """What a command prints can't be written."""
+
+
+def output_error(error: OSError) -> OutputError:
+    """What the system says about the output, in our words."""
+    return OutputError(f"Can't write the output: {error.strerror}.", "Make room, or send it elsewhere.")
+
+
+@contextmanager
+def written(file: TextIO | None = None) -> Iterator[None]:
+    """Write out what a block prints. Raises OutputError; a reader that has gone raises BrokenPipeError as ever."""
+    try:
+        yield
+        # Here, and not when the process ends, where nobody could tell any more what the output was of.
+        (file or sys.stdout).flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise output_error(error) from error
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: `1 line`, `2,000 lines`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def as_json(value: Any) -> Any:
+    """Make plain JSON of rows: instants in ISO 8601 UTC, bytes in base64, a position as `partition:offset`."""
+    if isinstance(value, Position):
+        return str(value)
+    if isinstance(value, datetime):
+        return instant(value)
+    if isinstance(value, bytes | memoryview):
+        return base64.b64encode(bytes(value)).decode()
+    if isinstance(value, Enum | Path):
+        return str(value.value) if isinstance(value, Enum) else str(value)
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return as_json(_with_position(value._asdict()))
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return value
+
+
+def _with_position(row: dict[str, Any]) -> dict[str, Any]:
+    """Put one `position` where a row has partition and offset in two fields."""
+    if not {"log_partition", "log_offset"} <= row.keys():
+        return row
+    position = Position(row.pop("log_partition"), row.pop("log_offset"))
+    return {"position": position, **row}
+
+
+def print_json(value: Any, file: TextIO | None = None) -> None:
+    """Print one JSON document."""
+    with written(file):
+        print(_dumped(value, indent=2), file=file or sys.stdout)
+
+
+def print_json_line(value: Any) -> None:
+    """Print one JSON document on a line of its own."""
+    with written():
+        print(_dumped(value))
+
+
+def _dumped(value: Any, indent: int | None = None) -> str:
+    """JSON in which what a terminal obeys or nobody sees is escaped; the same document to whoever parses it."""
+    text = json.dumps(as_json(value), ensure_ascii=False, indent=indent)
+    if text.isascii() and "\x7f" not in text:
+        return text
+    # Outside of its texts JSON has nothing but ASCII, and the escapes of json itself are ASCII too.
+    return "".join(_shown(char) for char in text)
+
+
+def _shown(char: str) -> str:
+    if char == "\n" or (char.isprintable() and not is_unseen(char)):
+        return char
+    return "\\u007f" if char == "\x7f" else json.dumps(char)[1:-1]
+
+
+def instant(moment: datetime | None) -> str:
+    """An instant in ISO 8601 UTC to the millisecond; empty for none."""
+    if moment is None:
+        return ""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def safe(value: Cell) -> str:
+    """A value as text of one line, with what a terminal obeys or nobody sees escaped, whole numbers with commas."""
+    if isinstance(value, datetime):
+        return instant(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return escaped("" if value is None else str(value))
+
+
+def say(*lines: str) -> None:
+    """Print lines for people, each made safe."""
+    with written():
+        for line in lines:
+            print(safe(line))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: str = "") -> None:
+    """Print a table: ruled on a terminal if it fits there, else record by record; plain columns elsewhere.
+
+    Cuts nothing off.
+
+    Numbers stand to the right. Names of columns are printed as they are given.
+    """
+    cells = [list(row) for row in rows]
+    numeric = [all(isinstance(row[i], int | float) for row in cells) and bool(cells) for i in range(len(columns))]
+    texts = [[safe(cell) for cell in row] for row in cells]
+    with written():
+        if sys.stdout.isatty():
+            from rich.console import Console
+
+            _print_ruled(Console(highlight=False), columns, texts, numeric, title)
+        else:
+            _print_plain(columns, texts, numeric, title)
+
+
+def _print_ruled(
+    console: "Console", columns: Sequence[str], rows: list[list[str]], numeric: list[bool], title: str
+) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold")
+    for name, is_number in zip(columns, numeric, strict=True):
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    if console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum <= console.width:
+        console.print(table)
+    else:
+        _print_records(console, columns, rows, title)
+
+
+def _print_records(console: "Console", columns: Sequence[str], rows: list[list[str]], title: str) -> None:
+    """Print each row as lines of `name  value`. Empty values are left out, long ones are the terminal's to wrap."""
+    from rich.text import Text
+
+    width = max(map(len, columns))
+    blocks = [
+        "".join(f"{name:<{width}}  {text}\n" for name, text in zip(columns, row, strict=True) if text) for row in rows
+    ]
+    heading = f"{title}\n\n" if title else ""
+    console.print(Text(heading + "\n".join(blocks)), soft_wrap=True, end="")
+
+
+def _print_plain(columns: Sequence[str], rows: list[list[str]], numeric: list[bool], title: str) -> None:
+    widths = [max(len(text) for text in column) for column in zip(columns, *rows, strict=True)]
+    if title:
+        print(title)
+    for row in (list(columns), *rows):
+        padded = (
+            text.rjust(width) if is_number else text.ljust(width)
+            for text, width, is_number in zip(row, widths, numeric, strict=True)
+        )
+        print("  ".join(padded).rstrip())

@@ -1,0 +1,338 @@
+"""The one settings object. Owns names, defaults and bounds; refuses to connect to anything.
+
+Every setting is read from the environment as `CREDITFOLD_<NAME>`, and where that doesn't have it from the file that
+`creditfold up` leaves in the data folder (stack/remembered.py); docs/settings.md lists them.
+"""
+
+import logging
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.extras import missing_extra
+
+try:
+    from pydantic_settings import (
+        BaseSettings,
+        PydanticBaseSettingsSource,
+        SettingsConfigDict,
+        TomlConfigSettingsSource,
+    )
+except ModuleNotFoundError as error:
+    raise missing_extra(error) or error from None
+
+# A Unix socket's path must fit into sockaddr_un (104 bytes with its end on macOS), PostgreSQL adds "/.s.PGSQL." and a
+# port of up to five digits.
+MAX_SOCKET_DIR_BYTES = 88
+
+
+PREFIX = "CREDITFOLD_"
+# Variables of docker-compose.yml, of the tests and of setup.py, which are no settings.
+OTHERS = tuple(
+    PREFIX + name
+    for name in ("TEST_", "CHAOS_", "KAFKA_PORT", "POSTGRES_PORT", "POSTGRES_PASSWORD", "EXAMPLES", "CORE")
+)
+# What Kubernetes puts into each container about a service that is called creditfold, or creditfold-something.
+_OF_A_SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+# By difflib's measure, prefix left out.
+LIKENESS = 0.6
+
+#: The data folder where CREDITFOLD_DATA_DIR doesn't say another: looked for here and in each folder above.
+DATA_DIR = Path(".creditfold")
+#: What a data folder's stack was made with, in that folder.
+FILE = "settings.toml"
+#: What a value looks like that holds a password.
+PASSWORD = re.compile(r"://[^/@]*:[^/@]+@|\bpassword\s*=")
+
+_log = logging.getLogger(__name__)
+
+
+class InvalidSettingError(CreditfoldError):
+    """A setting is malformed or out of bounds."""
+
+    exit_code = 2
+
+
+#: When a member of a group asks Kafka again what topics there are. A Kafka that has just come up may know none yet:
+#: whoever assigns partitions then has none to give, and the five minutes until clients look again are an outage.
+METADATA_AGE_MS = 5_000
+
+#: What makes a client of Kafka a reader of committed records that belongs to no group and never passes one over.
+READER: Mapping[str, Any] = {
+    "group.id": "creditfold-reader",  # Demanded by the client; never joined, nothing is committed.
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": True,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "error",
+}
+
+
+def find_data_dir() -> Path:
+    """The data folder of a stack that was made here or in a folder above; else `.creditfold` here, there or not.
+
+    One that belongs to another user is passed over, who could lead us to servers of his.
+    """
+    with suppress(OSError):
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            with suppress(OSError):
+                if (folder / DATA_DIR / FILE).stat().st_uid in (os.geteuid(), 0):
+                    return folder / DATA_DIR
+    return DATA_DIR
+
+
+class _Remembered(TomlConfigSettingsSource):
+    """The file of the data folder, whose names must be settings; and where that folder is, if nobody says."""
+
+    def __init__(self, settings_cls: type[BaseSettings], given: object) -> None:
+        self._folder = Path(str(given)) if given else find_data_dir()
+        super().__init__(settings_cls, toml_file=self._folder.absolute() / FILE)
+
+    def __call__(self) -> dict[str, Any]:
+        return {"data_dir": self._folder, **super().__call__()}
+
+    def _read_files(self, files: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        try:
+            Path(files).stat()
+        except OSError:
+            # Whoever may not even look there has no stack there.
+            return {}
+        try:
+            values = super()._read_files(files, *arguments, **options)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            why = "it isn't in UTF-8" if isinstance(error, UnicodeDecodeError) else error
+            raise InvalidSettingError(f"The file {files} is no TOML: {why}.", "See docs/settings.md.") from None
+        except OSError as error:
+            raise InvalidSettingError(
+                f"The settings of the data folder can't be read: {error.strerror} ({files}).",
+                "Run as the user who made the stack, or set CREDITFOLD_DATA_DIR to a folder of your own.",
+            ) from None
+        _check_names(files, values)
+        _check_secrets(files, values)
+        return values
+
+
+def _check_names(path: Path, values: Mapping[str, object]) -> None:
+    known = [name for name in Settings.model_fields if name != "data_dir"]
+    for name in values:
+        if name not in known:
+            plain = name.lower().removeprefix(PREFIX.lower())
+            meant = get_close_matches(plain, known, 1, LIKENESS)
+            hint = f"did you mean {meant[0]}?" if meant else f"it may have: {', '.join(known)}."
+            if plain == "data_dir":
+                hint = "the data folder is the one that the file lies in."
+            raise InvalidSettingError(f"{path} has {name!r}, which is no setting there; {hint}", f"Edit {path}.")
+
+
+def _check_secrets(path: Path, values: Mapping[str, object]) -> None:
+    secret = [name for name in values if name.endswith("_password") or PASSWORD.search(str(values[name]))]
+    if secret and path.stat().st_mode & 0o077:
+        raise InvalidSettingError(f"{path} holds {secret[0]}, and others may read it.", f"chmod 600 {path}")
+
+
+class Settings(BaseSettings):
+    """What can be set, with its default. Sizes are in bytes or records, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    data_dir: Path = Field(DATA_DIR, description="Folder of the embedded stack and of import progress.")
+    jars_dir: Path | None = Field(None, description="Folder of Kafka's jars; by default `jars` in the data folder.")
+    maven_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Mirror of Maven Central that Kafka's jars are fetched from; Maven Central itself if unset.",
+    )
+
+    kafka_bootstrap: str = Field("127.0.0.1:29092", description="Kafka's bootstrap servers, host:port by commas.")
+    kafka_controller_port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        29093, description="Port of the embedded broker's controller, on loopback."
+    )
+    kafka_heap: str = Field("512m", pattern=r"^[0-9]+[mg]$", description="Heap of the embedded broker.")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How to talk to Kafka."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="SASL mechanism, where the protocol has SASL."
+    )
+    kafka_username: str | None = Field(None, description="SASL user name.")
+    kafka_password: SecretStr | None = Field(None, description="SASL password.")
+    kafka_ca_file: Path | None = Field(None, description="Certificate authority file for TLS; the system's if unset.")
+
+    commands_topic: str = Field(
+        "creditfold.commands.v1", pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="The command topic: the log."
+    )
+    outcomes_topic: str = Field(
+        "creditfold.outcomes.v1", pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="The topic of what was decided."
+    )
+    dead_letters_topic: str = Field(
+        "creditfold.dead-letters.v1", pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="The topic of dead letters."
+    )
+    partitions: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        8, description="Partitions of the command topic when it is created. It never changes after."
+    )
+    replication: Annotated[int, Field(ge=1, le=32_767)] = Field(1, description="Replication factor of new topics.")
+    max_message_bytes: Annotated[int, Field(ge=65_536, le=104_857_600)] = Field(
+        1_048_588, description="Largest record batch that a new topic takes."
+    )
+
+    postgres_dsn: SecretStr | None = Field(
+        None, description="PostgreSQL connection string; by default the embedded server's socket."
+    )
+
+    postgres_tcp_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None,
+        description="Port of the embedded PostgreSQL on loopback, for clients without Unix sockets; closed if unset.",
+    )
+    postgres_reader_password: SecretStr | None = Field(
+        None,
+        description="Password of `creditfold_reader` at that port; one is made and kept in the data folder if unset.",
+    )
+
+    group: str = Field("creditfold-fold", min_length=1, max_length=200, description="Consumer group of the workers.")
+    chunk_records: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        8_000, description="Most records that one transaction of a worker folds."
+    )
+    retry_max_s: Annotated[float, Field(gt=0, le=300)] = Field(
+        5.0, description="Longest pause between tries while Kafka or PostgreSQL is away."
+    )
+    tick_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        60.0, description="Seconds between two ticks of a partition where something is due, at least; 0 for no ticks."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, and that over the file in the data folder, which either may name."""
+        given = {**env_settings(), **init_settings()}
+        return init_settings, env_settings, _Remembered(settings_cls, given.get("data_dir"))
+
+    @field_validator("kafka_bootstrap")
+    @classmethod
+    def _bootstrap_is_host_and_port(cls, value: str) -> str:
+        for server in value.split(","):
+            host, colon, port = server.strip().rpartition(":")
+            if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+                raise ValueError(f"{server!r} is not host:port")
+        return value
+
+    @field_validator("postgres_reader_password")
+    @classmethod
+    def _password_can_be_typed(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().isprintable():
+            raise ValueError("a password has no control characters")
+        return value
+
+    @property
+    def kafka_jars(self) -> Path:
+        """Folder of Kafka's jars."""
+        return (self.jars_dir or self.data_dir / "jars").resolve()
+
+    @property
+    def postgres_socket_dir(self) -> Path:
+        """Folder of the embedded PostgreSQL's socket, a short path derived from the data folder."""
+        inside = self.data_dir.resolve() / "run"
+        if "," in str(inside):
+            raise InvalidSettingError(
+                f"The data folder's path has a comma, which PostgreSQL's clients take for a list of hosts: {inside}.",
+                "Set CREDITFOLD_DATA_DIR to a path without one.",
+            )
+        if len(str(inside).encode()) <= MAX_SOCKET_DIR_BYTES:
+            return inside
+        raise InvalidSettingError(
+            f"The data folder's path is too long for a Unix socket: {inside}.",
+            "Set CREDITFOLD_DATA_DIR to a path of at most 80 characters.",
+        )
+
+    @property
+    def dsn(self) -> str:
+        """The PostgreSQL connection string in force. Holds the password if there is one: don't print it."""
+        if self.postgres_dsn is not None:
+            return self.postgres_dsn.get_secret_value()
+        # The port is said, or PGPORT in the environment would lead elsewhere.
+        return f"postgresql://postgres@/creditfold?host={quote(str(self.postgres_socket_dir), safe='')}&port=5432"
+
+    @property
+    def kafka_client(self) -> dict[str, str]:
+        """The librdkafka settings that every client of ours starts from."""
+        conf = {
+            "bootstrap.servers": self.kafka_bootstrap,
+            "security.protocol": self.kafka_security_protocol,
+            # The default of ten seconds is waited when Kafka is back long since.
+            "reconnect.backoff.max.ms": "1000",
+        }
+        if "SASL" in self.kafka_security_protocol:
+            conf["sasl.mechanism"] = self.kafka_sasl_mechanism
+            conf["sasl.username"] = self.kafka_username or ""
+            conf["sasl.password"] = self.kafka_password.get_secret_value() if self.kafka_password else ""
+        if self.kafka_ca_file is not None:
+            conf["ssl.ca.location"] = str(self.kafka_ca_file)
+        return conf
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """Read the settings from the environment and the data folder, once.
+
+    Raises InvalidSettingError, naming each bad one. Variables that begin as ours do and are no setting are logged as
+    warnings.
+    """
+    for name, meant in unknown_variables(os.environ).items():
+        hint = f"did you mean {meant}?" if meant else "docs/settings.md lists them."
+        _log.warning("%s is no setting and is ignored; %s", name, hint)
+    try:
+        return Settings()
+    except ValidationError as error:
+        bad = "; ".join(
+            f"{source_of('_'.join(map(str, e['loc'])))}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise InvalidSettingError(f"Bad setting: {bad}.", "See docs/settings.md.") from None
+
+
+def source_of(name: str) -> str:
+    """The name of a setting where its value comes from: the environment, or the data folder's file."""
+    variable = f"{PREFIX}{name.upper()}"
+    if any(given.upper() == variable and value for given, value in os.environ.items()):
+        return variable
+    folder = os.environ.get(f"{PREFIX}DATA_DIR")
+    return f"{name} in {(Path(folder) if folder else find_data_dir()) / FILE}"
+
+
+def unknown_variables(variables: Mapping[str, str]) -> dict[str, str | None]:
+    """The variables that begin as a setting's does and are none, each with the setting that was probably meant."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    found = {}
+    for name, value in variables.items():
+        others = name.startswith(OTHERS) or _OF_A_SERVICE.search(name) or _ADDRESS.match(value)
+        if name.startswith(PREFIX) and name.upper() not in known and not others:
+            plain = [setting.removeprefix(PREFIX) for setting in known]
+            meant = get_close_matches(name.removeprefix(PREFIX), plain, 1, LIKENESS)
+            found[name] = PREFIX + meant[0] if meant else None
+    return found
+
+
+def settings_table() -> str:
+    """Return the table of all settings in Markdown, as docs/settings.md has it."""
+    lines = ["| name | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        lines.append(f"| `CREDITFOLD_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(lines) + "\n"

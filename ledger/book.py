@@ -1,0 +1,294 @@
+"""The fold by the rules of credits: duplicates first, then time, then the decision; gives the journal's lines.
+
+A `CreditBook` is whatever part of the ledger the next commands can touch, as `Book` is for rules 1. Pure like its room.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from creditfold.ledger.account import Account
+from creditfold.ledger.commands import KINDS, Batch, Command, Grant, ReceiveTransfer, SettleTransfer, Spend, Step
+from creditfold.ledger.credit_validity import DERIVED
+from creditfold.ledger.decide import Refused, decide, decide_one
+from creditfold.ledger.decisions import Account as PlainAccount
+from creditfold.ledger.facts import NOTHING, Accepted, Balance, CreditEntry, Fact, Rejected, make
+from creditfold.ledger.facts import Outcome as CreditOutcome
+from creditfold.ledger.folding import Body, Known, Verdict, advanced, body_of, repeated
+from creditfold.ledger.reasons import RejectionReason
+from creditfold.ledger.rows import opened
+
+#: Version of the rules that know lots.
+CREDIT_RULES = 2
+
+DAY_MINUTES = 1_440
+
+#: The kind of a journal line of what time did.
+SETTLED = "settled"
+
+
+class CreditBook:
+    """Accounts and known command ids, folded one command at a time.
+
+    Args:
+        accounts: state of each account that the commands can touch, or what earlier rules left of it; an absent one was
+            never used.
+        known: each command already decided, or its body, by (account, command id).
+        clock_ms: the log's clock, in milliseconds UTC.
+        minute: that of the partition's last tick.
+        forced: whether these rules decide everything, whatever the log activates.
+    """
+
+    rules = CREDIT_RULES
+
+    def __init__(
+        self,
+        accounts: Mapping[str, Account] | Mapping[str, PlainAccount] | None = None,
+        known: Known | None = None,
+        clock_ms: int = 0,
+        minute: int = 0,
+        *,
+        forced: bool = False,
+    ) -> None:
+        self.accounts: dict[str, Account] = {}
+        self.known = known if known is not None else {}
+        self.clock_ms = clock_ms
+        self.minute = minute
+        self.forced = forced
+        self._left: Mapping[str, Account] | Mapping[str, PlainAccount] = accounts if accounts is not None else {}
+
+    def advance(self, appended_at_ms: int) -> None:
+        """Move the log's clock to a record's append time, unless that lies in the past, or beyond any calendar."""
+        self.clock_ms = advanced(self.clock_ms, appended_at_ms)
+
+    def apply(self, command: Command, position: int = 0) -> CreditOutcome | Verdict:
+        """Decide one valid command, after settling its account. `position` is its place in the log, from 0."""
+        steps = command.steps if isinstance(command, Batch) else ()
+        name, command_id = command.account, command.command_id
+        first = self.known.get((name, command_id))
+        if first is not None:
+            return repeated(first, command)
+        if command_id[0] == DERIVED and not isinstance(command, ReceiveTransfer | SettleTransfer):
+            return Verdict.RESERVED_ID
+        for step in steps:
+            if (name, step.command_id) in self.known:
+                return Verdict.COMMAND_ID_REUSED
+        account = self.account(name)
+        account.begin(position)
+        is_settled = account.next_due > self.clock_ms
+        if is_settled and (command.__class__ is Grant or command.__class__ is Spend):
+            self.known[name, command_id] = command
+            return self._apply_plain(account, command)
+        lines = _Lines(name, account, self.clock_ms)
+        settled: tuple[Fact, ...] = ()
+        if not is_settled:
+            settled = tuple(account.settle(self.clock_ms))
+            lines.add_settled(settled)
+        at = len(lines.entries)
+        self.known[name, command_id] = command
+        answer = decide(account, command, self.clock_ms, lines.add_step)
+        if isinstance(answer, Refused):
+            # Steps that were undone have no lines.
+            del lines.entries[at:]
+            return make(Rejected, (settled, lines.finish(command, (), answer, at), answer.reason, answer.step))
+        facts = tuple(answer)
+        for step in steps:
+            self.known[name, step.command_id] = step
+        # The steps' facts are in the steps' lines.
+        return make(Accepted, (settled, facts, lines.finish(command, () if steps else facts, None, at)))
+
+    def _apply_plain(self, account: Account, command: Any) -> CreditOutcome:
+        """Decide a grant or a spend, which nearly all commands are, in a settled account: it comes to one line."""
+        name, asset, kind = command.account, command.asset, KINDS[command.__class__]
+        before = after = account.balance(asset)
+        answer = decide_one(account, command, self.clock_ms)
+        facts: tuple[Fact, ...] = ()
+        reason: RejectionReason | None = None
+        if isinstance(answer, list):
+            # Whatever else happens, such as that a debt is paid, is of the same asset.
+            facts, after = tuple(answer), account.balance(asset)
+        else:
+            reason = answer
+        account.version += 1
+        entry = _entry_of(
+            name,
+            account.version,
+            command,
+            kind=kind,
+            asset=asset,
+            before=before,
+            balance=after,
+            facts=facts,
+            clock_ms=self.clock_ms,
+            rejection=reason,
+        )
+        return make(Accepted, ((), facts, (entry,))) if reason is None else make(Rejected, ((), (entry,), reason, None))
+
+    def account(self, name: str) -> Account:
+        """An account's state, made if it was never used."""
+        found = self.accounts.get(name)
+        if found is None:
+            left = self._left.get(name)
+            if isinstance(left, Account):
+                found = left
+            elif left is None:
+                found = Account()
+            else:
+                found = opened(name, left.version, left.available)
+            self.accounts[name] = found
+        return found
+
+    def tick(self, minute: int, position: int = 0) -> list[CreditEntry] | Verdict:
+        """Settle every account of the book that has something due, in the order of their names."""
+        if minute <= self.minute:
+            return Verdict.DUPLICATE
+        if minute > max(self.minute + 1, self.clock_ms // 60_000 + DAY_MINUTES):
+            return Verdict.TICK_AHEAD
+        self.minute = minute
+        names = [*self.accounts, *(name for name in self._left if name not in self.accounts)]
+        return self.settle(sorted(names), position)
+
+    def settle(self, names: Iterable[str], position: int = 0) -> list[CreditEntry]:
+        """Settle these accounts, so far as they have something due."""
+        entries: list[CreditEntry] = []
+        for name in names:
+            left = self._left.get(name)
+            # What earlier rules left has nothing due.
+            if name not in self.accounts and not isinstance(left, Account):
+                continue
+            account = self.account(name)
+            if account.next_due <= self.clock_ms:
+                account.begin(position)
+                lines = _Lines(name, account, self.clock_ms)
+                lines.add_settled(account.settle(self.clock_ms))
+                account.version += len(lines.entries)
+                entries += lines.entries
+        return entries
+
+    def balance(self, account: str, asset: str) -> Balance:
+        """What an account has of an asset, as of its last settling."""
+        return self.accounts[account].balance(asset) if account in self.accounts else Balance()
+
+    def available(self, account: str, asset: str, use: str = "") -> int:
+        """What a spend for a use could take, as of the account's last settling."""
+        return self.accounts[account].available(asset, use) if account in self.accounts else 0
+
+
+class _Lines:
+    """The journal's lines of one record about one account, as they come."""
+
+    def __init__(self, name: str, account: Account, clock_ms: int) -> None:
+        self.entries: list[CreditEntry] = []
+        self._name = name
+        self._account = account
+        self._clock_ms = clock_ms
+        self._last = {asset: account.balance(asset) for asset in account.holdings}
+
+    def add_settled(self, facts: Sequence[Fact]) -> None:
+        """Add a line for each asset that time changed something of."""
+        for asset, own in _by_asset(facts).items():
+            self._add(None, SETTLED, asset, own)
+
+    def add_step(self, step: Step, facts: Sequence[Fact]) -> None:
+        """Add a batch's step."""
+        self._add(step, KINDS[type(step)], facts[0].asset, facts)
+
+    def finish(
+        self, command: Command, facts: Sequence[Fact], refused: Refused | None, at: int
+    ) -> tuple[CreditEntry, ...]:
+        """Add the command's own line, before its steps, and those of further assets; number all lines."""
+        account, kind = self._account, KINDS[command.__class__]
+        asset: str = getattr(command, "asset", "")
+        if len(facts) == 1 and facts[0].asset == (asset or facts[0].asset):
+            # As it nearly always is.
+            asset = facts[0].asset
+            self.entries.insert(at, self._entry(command, kind, asset, facts, refused))
+        else:
+            groups = _by_asset(facts)
+            asset = asset or (facts[0].asset if len(groups) == 1 else "")
+            self.entries.insert(at, self._entry(command, kind, asset, groups.pop(asset, ()), refused))
+            for other, more in groups.items():
+                self._add(None, kind, other, more)
+        first = account.version + 1
+        account.version += len(self.entries)
+        if at < len(self.entries) - 1:
+            # Those of steps were made before it.
+            return tuple([entry._replace(version=first + number) for number, entry in enumerate(self.entries)])
+        return tuple(self.entries)
+
+    def _add(self, command: Command | None, kind: str, asset: str, facts: Sequence[Fact]) -> None:
+        self.entries.append(self._entry(command, kind, asset, facts, None))
+
+    def _entry(
+        self, command: Command | None, kind: str, asset: str, facts: Sequence[Fact], refused: Refused | None
+    ) -> CreditEntry:
+        before = self._last.get(asset, NOTHING)
+        balance = before
+        if facts:
+            balance = self._last[asset] = self._account.balance(asset)
+        version = self._account.version + len(self.entries) + 1
+        reason, step = (None, None) if refused is None else refused
+        return _entry_of(
+            self._name,
+            version,
+            command,
+            kind=kind,
+            asset=asset,
+            before=before,
+            balance=balance,
+            facts=tuple(facts),
+            clock_ms=self._clock_ms,
+            rejection=reason,
+            step=step,
+        )
+
+
+def _entry_of(
+    name: str,
+    version: int,
+    command: Command | None,
+    *,
+    kind: str,
+    asset: str,
+    before: Balance,
+    balance: Balance,
+    facts: tuple[Fact, ...],
+    clock_ms: int,
+    rejection: RejectionReason | None = None,
+    step: int | None = None,
+) -> CreditEntry:
+    """A line of the journal: of a command, or without one of what else changed."""
+    command_id, body = (None, _NO_BODY) if command is None else (command.command_id, body_of(command))
+    _, _, amount, occurred_at, source, note, extra, details = body
+    return make(
+        CreditEntry,
+        (
+            name,
+            version,
+            command_id,
+            kind,
+            asset,
+            amount,
+            before,
+            balance,
+            rejection,
+            step,
+            CREDIT_RULES,
+            clock_ms,
+            occurred_at,
+            source,
+            note,
+            extra,
+            details,
+            facts,
+        ),
+    )
+
+
+_NO_BODY = Body("", "", 0, 0, "", "", b"")
+
+
+def _by_asset(facts: Sequence[Fact]) -> dict[str, Sequence[Fact]]:
+    found: dict[str, list[Fact]] = {}
+    for fact in facts:
+        found.setdefault(fact.asset, []).append(fact)
+    return dict(found)

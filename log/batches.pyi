@@ -1,0 +1,15 @@
+"""What batches.pyx has, for the type checker."""
+
+from collections.abc import Callable, Mapping
+from typing import final
+
+from creditfold.log.reader import LogRecord
+
+class StrangeBatchError(Exception): ...
+
+@final
+class Batches:
+    def __init__(
+        self, data: bytes, decoders: Mapping[int, Callable[[bytes], bytes]], checksum: Callable[[bytes], int]
+    ) -> None: ...
+    def next(self, start: int) -> tuple[int, list[LogRecord]] | None: ...

@@ -1,0 +1,126 @@
+"""Collects what Kafka tells of itself, for the doctor: its brokers, the topics, how far the log reaches.
+
+Judges nothing and changes nothing. What Kafka refuses to tell is a fact too: the refusal stands in its place.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
+
+from creditfold.common.processes import StackError
+from creditfold.common.settings import Settings
+from creditfold.log.open_transactions import OpenTransaction, open_transactions
+from creditfold.log.topics import (
+    REQUEST_S,
+    KafkaAdmin,
+    KafkaUnavailableError,
+    TopicInfo,
+    describe_topic,
+    end_offsets,
+    newest_timestamps,
+    read_config,
+    start_offsets,
+    topic_names,
+)
+
+T = TypeVar("T")
+
+
+class Reach(NamedTuple):
+    """How far the log reaches, by partition: its first offset, the one after its last, its latest timestamp in ms.
+
+    A partition without a leader can't be asked and is left out; one without records has no timestamp.
+    """
+
+    starts: Mapping[int, int]
+    ends: Mapping[int, int]
+    newest_ms: Mapping[int, int] | StackError
+
+
+class TopicFacts(NamedTuple):
+    """A topic's name, its description or why there is none, and the transactions that are open in it."""
+
+    name: str
+    info: TopicInfo | StackError
+    open_transactions: Sequence[OpenTransaction] | StackError = ()
+
+
+class KafkaFacts(NamedTuple):
+    """What Kafka tells. `auto_create` is None for a broker that doesn't tell."""
+
+    brokers: frozenset[int]
+    auto_create: Mapping[int, bool | None]
+    commands: TopicFacts
+    outcomes: TopicFacts
+    dead_letters: TopicFacts
+    reach: Reach | StackError
+
+
+def kafka_facts(settings: Settings) -> KafkaFacts:
+    """Ask Kafka. Raises KafkaUnavailableError; every other refusal becomes a fact."""
+    admin = KafkaAdmin(settings)
+    asked = told(lambda: admin.ask(lambda: _brokers(admin)))
+    live = frozenset[int]() if isinstance(asked, StackError) else asked
+    commands, outcomes, dead_letters = (_topic_facts(settings, name) for name in topic_names(settings))
+    return KafkaFacts(
+        # A broker that is down is none of the live ones, but replicas are still placed on it.
+        live | _placed(topic.info for topic in (commands, outcomes, dead_letters)),
+        {broker: admin.ask(lambda broker=broker: _auto_create(admin, broker)) for broker in sorted(live)},  # type: ignore[misc]
+        commands,
+        outcomes,
+        dead_letters,
+        commands.info if isinstance(commands.info, StackError) else _reach(settings, commands.info),
+    )
+
+
+def _topic_facts(settings: Settings, name: str) -> TopicFacts:
+    info = told(lambda: describe_topic(settings, name))
+    if isinstance(info, StackError):
+        return TopicFacts(name, info)
+    return TopicFacts(name, info, told(lambda: open_transactions(settings, name, _led(info))))
+
+
+def told(question: Callable[[], T]) -> T | StackError:
+    """Return the answer or the refusal. A Kafka that is away is no refusal: raises KafkaUnavailableError."""
+    try:
+        return question()
+    except KafkaUnavailableError:
+        raise
+    except StackError as refusal:
+        return refusal
+
+
+def _brokers(admin: KafkaAdmin) -> frozenset[int]:
+    return frozenset(node.id for node in admin.client.describe_cluster(request_timeout=REQUEST_S).result().nodes)
+
+
+def _placed(infos: Iterable[TopicInfo | StackError]) -> frozenset[int]:
+    layouts = (info.layout for info in infos if isinstance(info, TopicInfo))
+    return frozenset(broker for layout in layouts for state in layout for broker in state.replicas)
+
+
+def _auto_create(admin: KafkaAdmin, broker: int) -> bool | None:
+    try:
+        config = read_config(admin.client, ConfigResource(ResourceType.BROKER, str(broker)))
+    except KafkaException:
+        # It has just gone away, or is none that can be asked. The rest is worth telling all the same.
+        return None
+    value = config.get("auto.create.topics.enable")
+    return None if value is None else value == "true"
+
+
+def _reach(settings: Settings, info: TopicInfo) -> Reach | StackError:
+    led = _led(info)
+    return told(
+        lambda: Reach(
+            start_offsets(settings, info.name, led),
+            end_offsets(settings, info.name, led),
+            told(lambda: newest_timestamps(settings, info.name, led)),
+        )
+    )
+
+
+def _led(info: TopicInfo) -> list[int]:
+    return [state.partition for state in info.layout if state.leader is not None]

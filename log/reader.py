@@ -1,0 +1,165 @@
+"""Reads one partition of a topic as it is: committed records in their order, and what lies between them.
+
+Owns the one reader that is used outside Faust. Refuses to know what the records mean, and joins no consumer group.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from operator import methodcaller
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.position import Position
+from creditfold.common.settings import READER
+
+#: Stands for headers that can't be told.
+UNREADABLE_HEADERS = (("unreadable-headers", None),)
+
+#: After so long without a record the client is asked whether it still finds Kafka, and how long it may take for that;
+#: more than its longest pause before it tries again to connect.
+_SILENCE_S = 5.0
+_FIND_S = 3.0
+
+_headers_of = methodcaller("headers")
+
+
+class UnreadableError(CreditfoldError):
+    """Records that can't be read from the log."""
+
+
+class LogTruncatedError(CreditfoldError):
+    """Records that were never folded are no longer in the topic, or the topic ends before what was folded."""
+
+
+class LogRecord(NamedTuple):
+    """A record of the log. `timestamp` is in milliseconds UTC."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]] = ()
+
+
+class Taken(NamedTuple):
+    """Records of one partition, and the offset behind them and behind what is no record of ours (control records)."""
+
+    end: int
+    records: Sequence[LogRecord]
+
+
+class LogReader:
+    """Reads a partition from an offset on; each `take` goes on where the last one ended.
+
+    Args:
+        kafka: librdkafka settings that every client of ours starts from.
+        topic: its name.
+        partition: of the topic.
+        start: offset of the first record wanted.
+    """
+
+    def __init__(self, kafka: Mapping[str, str], topic: str, partition: int, start: int) -> None:
+        self.position = start
+        self._place = (topic, partition)
+        self._kafka = kafka
+        self._consumer = self._made()
+        self._heard = time.monotonic()
+
+    def _made(self) -> Consumer:
+        consumer = Consumer(
+            {
+                **self._kafka,
+                **READER,
+                "log_level": 2,
+                # What is fetched ahead is memory; the client's own bounds are 100,000 records or 64 MB.
+                "queued.min.messages": 20_000,
+                "queued.max.messages.kbytes": 16_384,
+                # For so long the client fetches nothing after it had enough: its own second would be spent waiting.
+                "fetch.queue.backoff.ms": 10,
+            }
+        )
+        consumer.assign([TopicPartition(*self._place, self.position)])
+        return consumer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._consumer.close()
+
+    def take(self, most: int, timeout_s: float) -> Taken:
+        """Take at most so many records, after at most so long; fewer at the log's end, none where there is nothing new.
+
+        Three seconds more where nothing came for long, and Kafka doesn't answer either.
+
+        Raises UnreadableError when the offset isn't in the topic any more, or the client gives up.
+        """
+        records: list[LogRecord] = []
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left = max(deadline - time.monotonic(), 0.0)
+            # One call waits for the whole number or the whole time, so at first ask for what is there.
+            messages = self._consumer.consume(most - len(records), min(left, 0.1))
+            at_end, before = False, self.position
+            for message in messages:
+                error = message.error()
+                if error is None:
+                    record = _record(message)
+                    records.append(record)
+                    self.position = record.offset + 1
+                elif self._is_end(message, error):
+                    at_end = True
+            now = time.monotonic()
+            if at_end or self.position > before:
+                self._heard = now
+            elif now - self._heard >= _SILENCE_S:
+                self._find_kafka()
+            if at_end or len(records) >= most or now >= deadline or (records and not messages):
+                return Taken(self.position, records)
+
+    def _find_kafka(self) -> None:
+        """Begin anew with another client where this one finds no Kafka; it may never do so again.
+
+        librdkafka from 2.11 on may forget every broker when Kafka restarts (confluentinc/librdkafka, issue 5301).
+        """
+        try:
+            self._consumer.list_topics(self._place[0], _FIND_S)
+        except KafkaException as error:
+            # Where a broker is connected and slow, it is another error.
+            if error.args[0].code() == KafkaError._TRANSPORT:
+                lost, self._consumer = self._consumer, self._made()
+                lost.close()
+        self._heard = time.monotonic()
+
+    def _is_end(self, message: Message, error: KafkaError) -> bool:
+        if error.code() == KafkaError._PARTITION_EOF:
+            self.position = max(self.position, message.offset() or 0)
+            return True
+        if error.retriable() or error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
+            return False
+        topic, partition = self._place
+        raise UnreadableError(
+            f"{topic} {Position(partition, self.position)} can't be read: {error.str()}.",
+            "See `creditfold doctor`; is the record still in the topic?",
+        )
+
+
+def _record(message: Message) -> LogRecord:
+    # The client gives back a result and an error at once, which Python notices in an indirect call only.
+    try:
+        headers: Any = _headers_of(message) or ()
+    except (SystemError, ValueError):
+        headers = UNREADABLE_HEADERS
+    # As LogRecord(...), which takes twice as long.
+    return tuple.__new__(
+        LogRecord, (message.offset() or 0, message.timestamp()[1], message.key(), message.value(), headers)
+    )

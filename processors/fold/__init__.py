@@ -1,0 +1,1 @@
+"""The fold of one chunk in one transaction, which worker and rebuild share."""

@@ -1,0 +1,194 @@
+"""The quick way's Python side: what is read, loaded and folded by `plain.pyx` where the core is compiled.
+
+Owns what becomes of an account that goes from the one way to the other. Elsewhere than in the compiled core everything
+goes Python's way, and nothing here does anything.
+"""
+
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from creditfold.ledger import CREDIT_RULES, CreditBook, CreditEntry, digest
+from creditfold.ledger.account import Account, Lot
+from creditfold.ledger.commands import LotClass, Terms
+from creditfold.ledger.facts import NOTHING, LotId
+from creditfold.ledger.rows import AccountRow, BalanceRow, LotRow, Rows, light_lot, open_account
+from creditfold.ledger.validity import metadata_problem
+from creditfold.processors.fold.chunk import Read, Record, partition_of, read_one, read_records
+from creditfold.processors.fold.chunk import folding as new_folding
+from creditfold.projections.results import ChunkResult
+from creditfold.schemas.reader import MalformedError, read_texts
+from creditfold.schemas.registry import load_lock
+
+if TYPE_CHECKING:
+    from creditfold.processors.fold import plain
+
+try:
+    _plain: Any = importlib.import_module("creditfold.processors.fold.plain")
+except ImportError:
+    _plain = None
+
+#: Bytes of lines that a transaction holds before it is committed and another one goes on.
+MOST_BYTES = 2**24
+
+#: The fields of the plain commands in their first version, and so the order of their values.
+_FIELDS = ["command_id", "account", "asset", "amount", "occurred_at", "source", "reason", "metadata"]
+
+
+def new_store() -> "plain.Store | None":
+    """Where a partition's light accounts are remembered, None where there is no quick way."""
+    return None if _plain is None else _plain.Store()
+
+
+def new_filter(size: int, most: int | None) -> "plain.Filter | None":
+    """A filter of ids that the quick way can ask too, None where there is none."""
+    return None if _plain is None else _plain.Filter(size, most)
+
+
+def new_plan(
+    store: "plain.Store", reads: list[Read], seen: "plain.Filter | None", clock_ms: int, *, trusts: bool
+) -> "plain.Plan":
+    """How reads are to be folded; the arguments are those of `plain.Plan`."""
+    plan: plain.Plan = _plain.Plan(store, reads, seen, trusts, clock_ms)
+    return plan
+
+
+def _reader() -> "plain.Reader | None":
+    if _plain is None:
+        return None
+    first = [row for row in load_lock() if [field["name"] for field in row.schema["fields"]] == _FIELDS]
+    ids = {name: [row.id for row in first if row.record == name] for name in ("Grant", "Spend")}
+    reader: plain.Reader = _plain.Reader(ids["Grant"], ids["Spend"], _extra_of)
+    return reader
+
+
+def _extra_of(value: bytes, at: int) -> bytes | None:
+    try:
+        metadata, end = read_texts(value, at)
+    except (MalformedError, IndexError, UnicodeDecodeError):
+        return None
+    if end != len(value) or metadata_problem(metadata):
+        return None
+    return digest(metadata).hex().encode() if metadata else b""
+
+
+_READER = _reader()
+
+
+def read(records: Sequence[Record], partition: int, partitions: int, store: "plain.Store | None") -> list[Read]:
+    """Decode and check records of one partition of a topic that has `partitions`.
+
+    With a store, plain commands are left as they are: whoever folds them otherwise has them read by `slowly`.
+    """
+    if _READER is None or store is None:
+        return read_records(records, partition, partitions)
+    return _READER.read(records, partition, partitions, store, read_one, partition_of)
+
+
+def slowly(reads: list[Read]) -> list[Read]:
+    """Have plain commands that were left as they are read as any other record."""
+    return reads if _plain is None else [_slowly(read) if _is_plain(read[1]) else read for read in reads]
+
+
+def without_slow(plan: "plain.Plan", reads: list[Read]) -> list[Read]:
+    """The same of those that a plan has go Python's way."""
+    if not plan.has_slow:
+        return reads
+    return [_slowly(read) if _is_plain(read[1]) and _is_slow(read[1]) else read for read in reads]
+
+
+def _is_plain(content: Any) -> bool:
+    return content.__class__ is _plain.Plain
+
+
+def _is_slow(content: Any) -> bool:
+    return bool(content.is_slow)
+
+
+def _slowly(read: Read) -> Read:
+    # That it lies in the right partition was seen when it was left.
+    return read[0], read_one(read[0], 0, 1)
+
+
+class Moved(NamedTuple):
+    """An account that has left the quick way, and the place of its last line if its balance isn't written yet."""
+
+    name: str
+    account: Account
+    asset: str
+    place: int | None
+
+
+def account_of(store: "plain.Store", light: "plain.Light") -> Moved:
+    """Take an account out of a store."""
+    version, asset, available, place, lots = store.take(light)
+    name = light.name.decode()
+    balances = [] if asset is None else [BalanceRow(asset, available, 0, 0, 0, 0)]
+    stored = [_lot_row(asset or "", lot) for lot in lots if lot[-2]]
+    inline = [(_lot_row(asset or "", lot), lot[-3]) for lot in lots if not lot[-2]]
+    account = open_account(name, Rows(AccountRow(version), balances, stored, inline))
+    for command_id, number, *_, change, _, is_dirty in lots:
+        if is_dirty:
+            account.mark(account.lots[LotId(command_id, number)], change)
+    return Moved(name, account, asset or "", place)
+
+
+def _lot_row(asset: str, lot: tuple[Any, ...]) -> LotRow:
+    command_id, number, lot_class, priority, effective_at, expires_at, made, source, *amounts, others = lot[:12]
+    terms = Terms(lot_class, priority, effective_at, expires_at)
+    places = (*amounts, *(others or (0, 0, 0, 0, 0)))
+    return light_lot(LotId(command_id, number), asset, terms, made, source, places=places)
+
+
+def last_line(moved: Moved) -> CreditEntry:
+    """What stands for an account's last line where only its balance is asked for."""
+    account, asset = moved.account, moved.asset
+    line = (moved.name, account.version, None, "", asset, 0, NOTHING, account.balance(asset), None, None, CREDIT_RULES)
+    return CreditEntry(*line, 0, 0, "", "", b"", "", ())
+
+
+def parts_of(account: Account, asset: str, clock_ms: int) -> tuple[int, int, list[tuple[Any, ...]]] | None:
+    """The version, the available credits and the lots of an account that can go the quick way; None for others.
+
+    It must have nothing but lots of this asset that can be spent by all at this instant, and nothing unwritten.
+    """
+    if account.is_closed or account.frozen or account.changed or account.next_due <= clock_ms:
+        return None
+    if account.holds or account.spends or account.transfers or account.schedules:
+        return None
+    holding = account.holdings.get(asset)
+    if len(account.holdings) > (holding is not None) or len(account.lots) > _plain.MOST_LOTS:
+        return None
+    if holding is None:
+        return None if account.lots else (account.version, 0, [])
+    if holding.pending or holding.held or holding.debt or holding.limit or holding.scoped:
+        return None
+    inline = account.inline
+    lots = [_lot_parts(lot, inline.get(lot, 0)) for lot in account.lots.values()]
+    found = [lot for lot in lots if lot is not None]
+    return (account.version, holding.available, found) if len(found) == len(lots) else None
+
+
+def _lot_parts(lot: Lot, position: int) -> tuple[Any, ...] | None:
+    command_id, number = lot.id
+    lot_class, priority, effective_at, expires_at, _ = lot.terms
+    is_plain = lot.is_listed and lot.schedule is None
+    # As it is written everywhere, in a line and in JSON.
+    if not is_plain or not command_id.isascii() or not command_id.isprintable() or any(map(command_id.count, ' "\\')):
+        return None
+    others = (lot.expired, lot.voided, lot.forfeited, lot.reissued, lot.transferred)
+    terms = ("promo" if lot_class == LotClass.PROMO else "paid", priority, effective_at, expires_at)
+    amounts = (lot.amount, lot.remaining, lot.spent, others if any(others) else None)
+    return (command_id, number, *terms, lot.made, str(lot.source), *amounts, position, lot.is_stored)
+
+
+def fold_quickly(
+    plan: "plain.Plan", reads: list[Read], book: CreditBook, *, partition: int, end: int, most: float
+) -> ChunkResult:
+    """Fold reads of which some go the quick way; the arguments are those of `chunks.fold`, for a plan's reads."""
+    fold = new_folding(book)
+    lines, count = plan.fold(reads, fold, partition, book.clock_ms, most, MOST_BYTES)
+    result = fold.result(end if count == len(reads) else reads[count][0].offset)
+    return result._replace(
+        accepted=result.accepted + lines.accepted, rejected=result.rejected + lines.rejected, plain=lines
+    )

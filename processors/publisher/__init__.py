@@ -1,0 +1,1 @@
+"""The publisher: copies outcomes and dead letters from the projection to their topics."""

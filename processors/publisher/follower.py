@@ -1,0 +1,124 @@
+"""Follows one account's outcomes in the outcomes topic, from some place on. Knows no PostgreSQL, and prints nothing.
+
+Reads as any service may: committed records of the partition where the account lies, leaving out what isn't ours.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.position import Position
+from creditfold.common.settings import Settings
+from creditfold.log.reader import LogReader
+from creditfold.log.topics import TopicMissingError, describe_topic, end_offsets, start_offsets
+from creditfold.processors.fold.chunk import partition_of
+from creditfold.processors.publisher.messages import Outcome, read_outcome
+
+#: Once a place is known to be among so many offsets, they are read one after the other.
+NEAR_OFFSETS = 4_000
+_READ_RECORDS = 500
+_PROBE_S = 15.0
+
+
+class NoOutcomesError(CreditfoldError):
+    """There is no outcomes topic to follow, or it can't be read."""
+
+
+class WrongPartitionError(CreditfoldError):
+    """A position of another partition than the account's."""
+
+    exit_code = 2
+
+
+class Follower:
+    """The outcomes of one account.
+
+    Args:
+        settings: where Kafka is.
+        account: whose.
+
+    Raises NoOutcomesError or KafkaUnavailableError.
+    """
+
+    def __init__(self, settings: Settings, account: str) -> None:
+        self._kafka = settings.kafka_client
+        self._settings = settings
+        self._topic = settings.outcomes_topic
+        self._account = account
+        try:
+            partitions = describe_topic(settings, self._topic).partitions
+        except TopicMissingError as error:
+            raise NoOutcomesError(
+                f"There is no topic {self._topic}.", "Run `creditfold init`, and start a `creditfold publisher`."
+            ) from error
+        self.partition = partition_of(account.encode(), partitions)
+
+    def end(self) -> int:
+        """The place behind the last outcome so far."""
+        return end_offsets(self._settings, self._topic, [self.partition])[self.partition]
+
+    def start(self) -> int:
+        """The place of the first outcome."""
+        return start_offsets(self._settings, self._topic, [self.partition])[self.partition]
+
+    def place_of(self, position: Position) -> int:
+        """The place of the first outcome that is of this position of the log or a later one.
+
+        Raises WrongPartitionError if the account doesn't lie in the position's partition.
+        """
+        if position.partition != self.partition:
+            raise WrongPartitionError(
+                f"{position} is a position of partition {position.partition}; {self._account!a} lies in "
+                f"partition {self.partition}.",
+                "Take a position from `creditfold history` of this account.",
+            )
+        low, high = self.start(), self.end()
+        # Outcomes are in the order of the log, with gaps, so halving finds the place.
+        while high - low > NEAR_OFFSETS:
+            middle = (low + high) // 2
+            offset, outcome = self._first_from(middle)
+            if outcome is None or outcome.position.offset >= position.offset:
+                high = middle
+            else:
+                low = offset + 1
+        return self._first_reaching(low, high, position)
+
+    def _first_from(self, place: int) -> tuple[int, Outcome | None]:
+        with closing(LogReader(self._kafka, self._topic, self.partition, place)) as reader:
+            for offset, outcome in self._until(reader, self.end()):
+                return offset, outcome
+        return place, None
+
+    def _first_reaching(self, low: int, high: int, position: Position) -> int:
+        with closing(LogReader(self._kafka, self._topic, self.partition, low)) as reader:
+            for offset, outcome in self._until(reader, high):
+                if outcome.position.offset >= position.offset:
+                    return offset
+        return high
+
+    def _until(self, reader: LogReader, end: int) -> Iterator[tuple[int, Outcome]]:
+        """Outcomes of all accounts with their places, up to before `end`."""
+        deadline = time.monotonic() + _PROBE_S
+        while reader.position < end:
+            if time.monotonic() > deadline:
+                raise NoOutcomesError(f"{self._topic} can't be read at {reader.position}.", "Look at the broker's log.")
+            for record in reader.take(_READ_RECORDS, 1.0).records:
+                outcome = read_outcome(record.value, record.headers, self.partition)
+                if outcome is not None:
+                    yield record.offset, outcome
+                deadline = time.monotonic() + _PROBE_S
+
+    def follow(self, place: int, timeout_s: float | None = None) -> Iterator[Outcome]:
+        """This account's outcomes from a place on, as they come; ends after `timeout_s` seconds, else never.
+
+        Raises UnreadableError when the place isn't in the topic any more. An outage of Kafka is waited for.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with closing(LogReader(self._kafka, self._topic, self.partition, place)) as reader:
+            while deadline is None or time.monotonic() < deadline:
+                left = 0.5 if deadline is None else max(min(deadline - time.monotonic(), 0.5), 0.0)
+                for record in reader.take(_READ_RECORDS, left).records:
+                    outcome = read_outcome(record.value, record.headers, self.partition)
+                    if outcome is not None and outcome.fields["account"] == self._account:
+                        yield outcome

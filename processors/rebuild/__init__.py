@@ -1,0 +1,1 @@
+"""The rebuild of a generation from the log, and the proof of one."""

@@ -1,0 +1,59 @@
+"""What worker and publisher begin with: they wait for Kafka and PostgreSQL, and bind the projection to the topic."""
+
+from collections.abc import Callable
+from types import FrameType
+from typing import TypeVar
+
+import structlog
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
+
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.position import Log
+from creditfold.common.settings import Settings
+from creditfold.log.topics import KafkaUnavailableError, describe_topic, topic_problems
+from creditfold.processors.heartbeat import Signs
+from creditfold.projections.failures import PostgresUnavailableError
+from creditfold.projections.tables.setup import prepare
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+def wait_until_ready(settings: Settings, signs: Signs) -> Log:
+    """Wait for Kafka and PostgreSQL, and bind the projection to the topic, making its tables where they are missing."""
+    return when_available(settings, lambda: _bind(settings), signs)
+
+
+def when_available(settings: Settings, question: Callable[[], T], signs: Signs) -> T:
+    """Ask again, with growing pauses, for as long as Kafka or PostgreSQL is away, and let the signs show it."""
+
+    def say_why(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        why = error.message if isinstance(error, CreditfoldError) else str(error)
+        signs.waits_for("Kafka" if isinstance(error, KafkaUnavailableError) else "PostgreSQL", why)
+        log.warning("waiting", why=why)
+
+    retrying = Retrying(
+        wait=wait_exponential(multiplier=0.2, max=settings.retry_max_s) + wait_random(0, 0.1),
+        retry=retry_if_exception_type((KafkaUnavailableError, PostgresUnavailableError)),
+        before_sleep=say_why,
+        reraise=True,
+    )
+    answer = retrying(question)
+    signs.found("Kafka")
+    signs.found("PostgreSQL")
+    return answer
+
+
+def _bind(settings: Settings) -> Log:
+    topic = describe_topic(settings)
+    for problem in topic_problems(topic, settings.model_copy(update={"partitions": topic.partitions})):
+        log.warning("the topic is unsafe", topic=topic.name, problem=problem)
+    prepare(settings.dsn, topic.log)
+    return topic.log
+
+
+def leave(signum: int, frame: FrameType | None) -> None:
+    """End a process that has nothing under way yet; a signal's handler."""
+    raise SystemExit(0)

@@ -1,0 +1,1 @@
+"""The worker: folds its partitions for as long as it runs, by Faust."""

@@ -1,0 +1,428 @@
+"""The commands as people write them: their fields, their bounds, and their bytes in the log.
+
+Owns the refusal of what is wrong without looking at state, with messages for people. Knows neither Kafka nor
+the rules: whether an account has the credits is the fold's to say. Source: docs/rules.md, docs/credits.md.
+
+Two commands of the ledger are missing here, ReceiveTransfer and SettleTransfer: workers alone write them.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
+
+from pydantic import Field, TypeAdapter, ValidationError, WrapValidator
+
+from creditfold.ledger import commands as ledger_commands
+from creditfold.ledger import limits
+from creditfold.ledger.credit_validity import DERIVED, MAX_STEPS
+from creditfold.ledger.validity import check
+from creditfold.producers.models import fields as f
+from creditfold.producers.models.errors import DoubtfulCommandError, InvalidCommandError, RecordTooLargeError
+from creditfold.producers.models.past_effects import in_turns, past_turns
+from creditfold.producers.models.steps import (
+    STEP_MODELS,
+    HoldTerms,
+    Model,
+    OfGrant,
+    OfHold,
+    OfHoldForGood,
+    OfSpend,
+    SpendTerms,
+    Step,
+    Sum,
+    Terms,
+    one_of,
+    parse_steps,
+)
+from creditfold.schemas.wire import Decoded, decode, encode
+
+#: Turns of a new schedule that may lie in the past, and are taken at once, without the caller confirming it: a year of
+#: months.
+MAX_PAST_TURNS = 12
+
+
+class _Command(Model):
+    record_name: ClassVar[str]
+
+    command_id: f.CommandId
+    account: f.Account
+
+
+class _Origin(Model):
+    occurred_at: f.OccurredAt = 0
+    source: f.Source = ""
+    reason: f.Reason = ""
+    metadata: f.Metadata = Field(default_factory=dict)
+
+
+class Grant(Terms, _Origin, Sum, _Command):
+    """Give an account credits of an asset: makes a lot.
+
+    Args:
+        command_id: unique within the account, 1 to 64 characters, not beginning with ~; counts once.
+        account: who receives, 1 to 128 characters.
+        asset: kind of credit, 1 to 64 characters.
+        amount: in the asset's smallest unit, 1 to 2^53-1.
+        occurred_at: when it happened at the source, in milliseconds since 1970 UTC; decides nothing.
+        source: service that sends it; at most 128 characters.
+        reason: why, for people; at most 1,024 characters.
+        metadata: the source's own notes; at most 32 entries, keys of 1 to 64 characters, values of at most 1,024.
+        lot_class: whether the credits were bought or given: paid or promo.
+        priority: 0 to 100; lots with a lower one are spent first.
+        effective_at: from when on they can be spent, in milliseconds since 1970 UTC; 0 for at once.
+        expires_at: from when on no more, after effective_at; 0 for never.
+        scope: the one use that they are for, 1 to 64 characters; empty for any.
+
+    Raises InvalidCommandError, naming each bad field and its bound. So do all commands; the fields that they share with
+    this one, and who asks and why, mean and bear the same there.
+    """
+
+    record_name = "Grant"
+    type: Literal["grant"] = "grant"
+
+
+class Spend(SpendTerms, _Origin, Sum, _Command):
+    """Take credits of an asset from an account.
+
+    Args:
+        use: what they are spent on, 1 to 64 characters: takes lots of this scope too.
+        partial: whether less will do where there is less.
+        effective_at: what it is dated back to, in milliseconds since 1970 UTC; 0 for now.
+    """
+
+    record_name = "Spend"
+    type: Literal["spend"] = "spend"
+
+
+class Hold(_Origin, HoldTerms, Sum, _Command):
+    """Set credits aside until a deadline, at which the hold lapses.
+
+    Args:
+        deadline: in milliseconds since 1970 UTC, at least 1; a capture at this instant comes too late.
+        use: as of a spend.
+    """
+
+    record_name = "Hold"
+    type: Literal["hold"] = "hold"
+
+
+class Capture(_Origin, OfHoldForGood, _Command):
+    """Spend what a hold set aside.
+
+    Args:
+        hold: the hold's command id.
+        amount: 1 to 2^53-1; None, or left out, for all that the hold still has.
+        final: whether what is left then is released.
+    """
+
+    record_name = "Capture"
+    type: Literal["capture"] = "capture"
+
+
+class Release(_Origin, OfHold, _Command):
+    """Let go of what a hold set aside. `hold` and `amount` are as of a capture."""
+
+    record_name = "Release"
+    type: Literal["release"] = "release"
+
+
+class Refund(_Origin, OfSpend, _Command):
+    """Give back what a spend or a capture took.
+
+    Args:
+        spend: command id of the spend or the capture.
+        amount: 1 to 2^53-1; None, or left out, for all that is left to refund.
+        reissue: whether what would go back into an expired lot goes into a new one.
+        expires_at: when such a new lot ends, in milliseconds since 1970 UTC; 0 for never, and without reissue.
+    """
+
+    record_name = "Refund"
+    type: Literal["refund"] = "refund"
+
+
+class VoidGrant(_Origin, OfGrant, _Command):
+    """Take back what is left of the lots that a command made.
+
+    Args:
+        grant: command id of the grant, the refund with reissue, the arrival or the schedule.
+        number: of one of its lots, from 1 to 2^31-1; None, or left out, for all.
+    """
+
+    record_name = "VoidGrant"
+    type: Literal["void_grant"] = "void_grant"
+
+
+class _Receiver(Model):
+    to: f.Account
+    use: f.Use = ""
+
+
+class Transfer(_Origin, _Receiver, Sum, _Command):
+    """Send credits to another account, `to`. They keep their terms. `use` is as of a spend."""
+
+    record_name = "Transfer"
+    type: Literal["transfer"] = "transfer"
+
+    def contradiction(self) -> str | None:
+        return "to must be another account" if self.to == self.account else None
+
+
+class _FreezeScope(Model):
+    scope: f.FreezeScope = "spending"
+
+
+class Freeze(_Origin, _FreezeScope, _Command):
+    """Stop an account from spending or, with the scope `all`, from nearly everything. Replaces an earlier freeze."""
+
+    record_name = "Freeze"
+    type: Literal["freeze"] = "freeze"
+
+
+class Unfreeze(_Origin, _Command):
+    """End a freeze."""
+
+    record_name = "Unfreeze"
+    type: Literal["unfreeze"] = "unfreeze"
+
+
+class _Forfeit(Model):
+    forfeit: f.Flag = False
+
+
+class Close(_Origin, _Forfeit, _Command):
+    """Close an account for ever; if `forfeit`, it gives up what it has left."""
+
+    record_name = "Close"
+    type: Literal["close"] = "close"
+
+
+class _Limit(Model):
+    asset: f.Asset
+    limit: f.Limit
+
+
+class SetCreditLimit(_Origin, _Limit, _Command):
+    """Say how far below zero an account's spends may go: `limit` is 0 to 2^53-1."""
+
+    record_name = "SetCreditLimit"
+    type: Literal["set_credit_limit"] = "set_credit_limit"
+
+
+class _Turns(Model):
+    unsaid = ("cap", "expires_after_ms")
+
+    period: f.Period
+    first_at: f.Deadline
+    every: f.Every = 1
+    until: f.ExpiresAt = 0
+    cap: f.Cap = None
+    lot_class: f.LotClass = "paid"
+    priority: f.Priority = 50
+    expires_after_ms: f.LastsMs = None
+    scope: f.Use = ""
+
+
+class CreateSchedule(_Origin, _Turns, Sum, _Command):
+    """Grant an amount again and again, by the calendar in UTC.
+
+    Args:
+        period: what `every` counts: months or days. The 31st falls on a shorter month's last day.
+        first_at: the first turn, in milliseconds since 1970 UTC, at least 1.
+        every: how many periods lie between two turns, 1 to 10,000.
+        until: the first instant without a turn, after first_at; 0 for no end.
+        cap: a turn grants no more than keeps what is left of the schedule's lots under it, 1 to 2^53-1; None for no
+            cap.
+        expires_after_ms: how long each lot lasts, in milliseconds, from 1; None for ever.
+
+    Raises DoubtfulCommandError too, where more than MAX_PAST_TURNS turns lie in the past: they would be taken at once.
+    """
+
+    record_name = "CreateSchedule"
+    type: Literal["create_schedule"] = "create_schedule"
+
+    def contradiction(self) -> str | None:
+        if 0 < self.until <= self.first_at:
+            return "until must be after first_at, or 0 for no end"
+        now_ms = time.time_ns() // 1_000_000
+        schedule = ledger_commands.CreateSchedule(**self.fields)
+        turns = past_turns(schedule, now_ms)
+        if len(turns) > MAX_PAST_TURNS and not f.is_confirmed():
+            most = f"first_at must leave at most {MAX_PAST_TURNS} turns in the past"
+            raise DoubtfulCommandError((f"{most}; {in_turns(schedule, turns, now_ms)}",))
+        return None
+
+
+class _Schedule(Model):
+    schedule: f.OtherId
+
+
+class CancelSchedule(_Origin, _Schedule, _Command):
+    """End a schedule, named by its command id. What it granted stays."""
+
+    record_name = "CancelSchedule"
+    type: Literal["cancel_schedule"] = "cancel_schedule"
+
+
+_STEPS_RULE = f"must be a list of 1 to {MAX_STEPS} objects, each with a type and a command_id of its own"
+
+
+class _Steps(Model):
+    steps: Annotated[
+        tuple[Step, ...],
+        Field(min_length=1, max_length=MAX_STEPS, description=_STEPS_RULE),
+        # In place of pydantic's own: each step tells its problems itself, and all of them are to be told.
+        WrapValidator(lambda steps, _: parse_steps(steps, _STEPS_RULE, MAX_STEPS)),
+    ]
+
+
+class Batch(_Origin, _Steps, _Command):
+    """Steps of one account, in order: all of them, or none.
+
+    Args:
+        steps: 1 to 100 of GrantStep, SpendStep, HoldStep, CaptureStep, ReleaseStep, RefundStep and VoidGrantStep, or
+            objects of fields by name; no two of them, and none and the batch, have the same command id.
+    """
+
+    record_name = "Batch"
+    type: Literal["batch"] = "batch"
+
+    def contradiction(self) -> str | None:
+        ids = {self.command_id}
+        for index, step in enumerate(self.steps):
+            if step.command_id in ids:
+                return f"steps[{index}].command_id must be one that nothing else in the batch has"
+            ids.add(step.command_id)
+        return None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return {**super().fields, "steps": [step.fields for step in self.steps]}
+
+    def as_written(self) -> Mapping[str, Any]:
+        return self.fields
+
+
+Command: TypeAlias = (
+    Grant
+    | Spend
+    | Hold
+    | Capture
+    | Release
+    | Refund
+    | VoidGrant
+    | Transfer
+    | Freeze
+    | Unfreeze
+    | Close
+    | SetCreditLimit
+    | CreateSchedule
+    | CancelSchedule
+    | Batch
+)
+
+#: What a service may ask for, by the `type` that says it.
+MODELS: Mapping[str, type[Command]] = {model.model_fields["type"].default: model for model in get_args(Command)}
+
+_ANY_COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
+
+
+def parse_command(mapping: Mapping[str, Any], *, confirmed: bool = False) -> Command:
+    """Make a command from fields by name; `type` says which: one of MODELS.
+
+    Args:
+        confirmed: whether what DoubtfulCommandError refuses is meant. It is no part of the command.
+
+    Raises InvalidCommandError, naming each bad field and its bound, and DoubtfulCommandError.
+    """
+    if not isinstance(mapping, Mapping):
+        raise InvalidCommandError(("a command must be an object of fields by name",))
+    if confirmed:
+        with f.confirming():
+            return parse_command(mapping)
+    try:
+        return _ANY_COMMAND.validate_python(dict(mapping))
+    except ValidationError:
+        # What is wrong with a command of a known type, its own model has told.
+        missing = "" if "type" in mapping else "is missing: it "
+        raise InvalidCommandError((f"type {missing}{one_of(tuple(MODELS))}",)) from None
+
+
+def command_as_logged(record: Decoded) -> Command:
+    """Make a command of one that the log holds, also of what the doors refuse and the fold takes.
+
+    So that a record can be sent again as it was. Raises InvalidCommandError for what the fold doesn't take either.
+    """
+    problem = check(record.record, record.values)
+    if problem is None and record.fields["command_id"].startswith(DERIVED):
+        problem = f"command_id must not begin with {DERIVED}"
+    if problem is not None:
+        raise InvalidCommandError((problem,))
+    command: Command = _constructed(_BY_RECORD[record.record], record.fields)
+    return command
+
+
+_BY_RECORD: Mapping[str, type[Command]] = {model.record_name: model for model in MODELS.values()}
+
+
+def _constructed(model: type[Any], fields: Mapping[str, Any]) -> Any:
+    """A command or a step without a look at its fields."""
+    own = {name: fields[name] for name in model.model_fields if name in fields}
+    own |= {name: None for name in model.unsaid if own.get(name) == 0}
+    if "steps" in own:
+        own["steps"] = tuple(_constructed(STEP_MODELS[step["kind"]], step) for step in own["steps"])
+    return model.model_construct(**own)
+
+
+class Encoded(NamedTuple):
+    """A command as the log keeps it: the account in UTF-8 as key, the framed Avro record as value.
+
+    `partition` -1 is the one that the key belongs into; a record without a key names its own.
+    """
+
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int = -1
+
+
+def encode_activation(rules: int, partition: int, *, source: str = "", reason: str = "") -> Encoded:
+    """Make the control record that brings a version of the rules into force in one partition.
+
+    The same version has the same command id, so that a second one is a duplicate. Raises InvalidCommandError.
+    """
+    fields = {"command_id": f"rules-{rules}", "rules": rules, "source": source, "reason": reason}
+    return _control("ActivateRules", (fields["command_id"], rules, 0, source, reason), fields, partition)
+
+
+def encode_tick(partition: int, minute: int, *, source: str = "") -> Encoded:
+    """Make the control record that settles every account of a partition that has something due.
+
+    The same minute, counted from 1970 UTC, has the same command id, so that a second one is a duplicate. Raises
+    InvalidCommandError.
+    """
+    fields = {"command_id": f"tick-{partition}-{minute}", "minute": minute, "source": source}
+    return _control("Tick", (fields["command_id"], minute, 0, source), fields, partition)
+
+
+def _control(record: str, values: tuple[Any, ...], fields: Mapping[str, Any], partition: int) -> Encoded:
+    problem = check(record, values)
+    if problem is not None:
+        raise InvalidCommandError((problem,))
+    return Encoded(None, encode(record, fields), partition=partition)
+
+
+def encode_command(command: Command) -> Encoded:
+    """Make a command's record. Raises RecordTooLargeError over MAX_RECORD_BYTES of value."""
+    value = encode(command.record_name, command.as_written())
+    if len(value) > limits.MAX_RECORD_BYTES:
+        raise RecordTooLargeError(
+            f"The command's record has {len(value):,} bytes, and the log takes {limits.MAX_RECORD_BYTES:,}.",
+            "Shorten its metadata or reason, or make several batches of its steps.",
+        )
+    # As Encoded(...), which takes twice as long.
+    return tuple.__new__(Encoded, (command.account.encode(), value, (), -1))
+
+
+def rules_of(command: Command) -> int:
+    """The version of the rules from which on the log takes this command; before, it is a dead letter."""
+    return decode(encode_command(command).value).rules

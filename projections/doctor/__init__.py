@@ -1,0 +1,1 @@
+"""What is wrong with the PostgreSQL that holds the projection."""

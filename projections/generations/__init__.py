@@ -1,0 +1,1 @@
+"""The generations of the projection, and the switch from one to another."""

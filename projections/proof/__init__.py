@@ -1,0 +1,1 @@
+"""Whether a projection is right: rows, state, double entry."""

@@ -1,0 +1,116 @@
+"""Checks the tables of state, on which later decisions hang and which no hash chain covers. Reads only.
+
+Within a generation they must be what the journal's lines and moves come to, as far as those tell; between two, every
+row that was changed last before the offsets at which the two are compared must be the same, to the column.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import LiteralString, NamedTuple
+
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
+
+from creditfold.ledger import knows_lots
+from creditfold.ledger.rows import OPENING
+from creditfold.projections.connections import rows_of
+from creditfold.projections.tables.credits import ALL_LOTS, LOTS, TABLES, Table
+from creditfold.projections.tables.setup import schema_of, script
+
+
+class WrongRow(NamedTuple):
+    """A row of state that doesn't follow from the journal: `what` is the table, `name` what of the account it is.
+
+    `kept` and `should_be` are the columns concerned, as one text; None stands for a row that isn't there.
+    """
+
+    what: str
+    account_id: str
+    name: str
+    log_partition: int
+    kept: str | None
+    should_be: str | None
+
+
+class StateDifference(NamedTuple):
+    """A row of state that two generations have differently, as JSON; None stands for a row that isn't there."""
+
+    what: str
+    account_id: str
+    name: str
+    log_partition: int
+    left: str | None
+    right: str | None
+
+
+def wrong_state(connection: Connection[TupleRow], number: int, limit: int) -> Sequence[WrongRow]:
+    """Accounts, limits, lots and totals that don't follow from the journal, so many at most. Must run in a snapshot."""
+    schema = schema_of(number)
+    found: list[WrongRow] = []
+    for name in (*(_CREDITS if _has_credits(connection, schema) else ()), "proof/wrong_totals.sql"):
+        if len(found) < limit:
+            found += rows_of(connection, WrongRow, script(name, schema=schema, most=limit - len(found)))
+    return found
+
+
+_CREDITS: Sequence[LiteralString] = ("proof/wrong_accounts.sql", "proof/wrong_lots.sql")
+
+
+def _has_credits(connection: Connection[TupleRow], schema: str) -> bool:
+    """Whether there is anything that rules without lots don't make. A look through the journal would cost time."""
+    query = sql.SQL(
+        """SELECT rules, EXISTS (SELECT FROM {schema}.all_lots) OR EXISTS (SELECT FROM {schema}.accounts)
+           FROM {schema}.progress"""
+    ).format(schema=sql.Identifier(schema))
+    return any(knows_lots(rules) or has_rows for rules, has_rows in connection.execute(query).fetchall())
+
+
+def state_differences(
+    connection: Connection[TupleRow], left: int, right: int, ends: Mapping[int, int], limit: int
+) -> Sequence[StateDifference]:
+    """Rows that differ, or that one generation lacks, so many at most.
+
+    A row that either changed at its partition's end or behind it is left out: the other one hasn't been there yet.
+    """
+    found: list[StateDifference] = []
+    for table in TABLES:
+        if len(found) < limit:
+            query = _differing(table, left, right, limit - len(found))
+            found += rows_of(connection, StateDifference, query, (list(ends), list(ends.values())))
+    return found
+
+
+def _differing(table: Table, left: int, right: int, most: int) -> sql.Composed:
+    names = [sql.Identifier(name) for name, _ in table.columns]
+    rest = [sql.SQL("{}::text").format(name) for name in names[1 : table.key]]
+    read = ALL_LOTS if table is LOTS else table.name
+    mine, theirs = (
+        sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(names), sql.Identifier(schema_of(number), read))
+        for number in (left, right)
+    )
+    return _DIFFERING.format(
+        what=sql.Literal(table.name),
+        key=sql.SQL(", ").join(names[: table.key]),
+        name=sql.SQL("concat_ws(' ', {})").format(sql.SQL(", ").join(rest)) if rest else sql.Literal(""),
+        mine=mine,
+        theirs=theirs,
+        # The row of a lot that an account begins with doesn't say when that was: one side may not be there yet.
+        beside=sql.SQL(
+            "AND NOT (command_id = {} AND coalesce(m.log_offset, t.log_offset) = 0 AND (m IS NULL OR t IS NULL))"
+        ).format(sql.Literal(OPENING))
+        if table is LOTS
+        else sql.SQL(""),
+        most=sql.Literal(most),
+    )
+
+
+_DIFFERING = sql.SQL("""
+    SELECT {what} AS what, account_id, {name} AS name, coalesce(m.log_partition, t.log_partition) AS log_partition,
+           CASE WHEN m.log_offset IS NOT NULL THEN to_json(m)::text END AS "left",
+           CASE WHEN t.log_offset IS NOT NULL THEN to_json(t)::text END AS "right"
+    FROM ({mine}) AS m FULL JOIN ({theirs}) AS t USING ({key})
+    LEFT JOIN unnest(%s::integer[], %s::bigint[]) AS e (log_partition, next_offset)
+        ON e.log_partition = coalesce(m.log_partition, t.log_partition)
+    WHERE m IS DISTINCT FROM t
+          AND coalesce(m.log_offset < e.next_offset, true) AND coalesce(t.log_offset < e.next_offset, true) {beside}
+    ORDER BY account_id, name LIMIT {most}
+""")

@@ -1,0 +1,159 @@
+"""Double entry, proven from the journal: what the accounts have, and where it came from and went, must sum to zero.
+
+The accounts' side is what their last lines left them, the other side what the moves of all facts come to; at the
+present position the balances, the lots and the totals must say the same. Reads the views in schema `ledger` only, and
+holds nothing of the journal in memory.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from psycopg import Connection
+
+from creditfold.common.position import Position
+from creditfold.projections.connections import rows_of
+from creditfold.projections.queries.balances import NotYetFoldedError, progress
+from creditfold.projections.tables.setup import script_text
+
+
+class Sides(NamedTuple):
+    """One asset: what the accounts have and owe, what was issued, and what went elsewhere."""
+
+    asset: str
+    available: int
+    pending: int
+    held: int
+    debt: int
+    issued: int
+    spent: int
+    expired: int
+    voided: int
+    forfeited: int
+    reissued: int
+    in_transit: int
+
+    @property
+    def credits(self) -> int:
+        """What the accounts have."""
+        return self.available + self.pending + self.held
+
+    @property
+    def difference(self) -> int:
+        """What is missing or too much: zero, or something is wrong."""
+        return self.credits - self.debt + sum(self[6:]) - self.issued
+
+
+class Fault(NamedTuple):
+    """Something that doesn't balance: of which asset, what, and which account if it is one's."""
+
+    asset: str
+    what: str
+    account_id: str | None = None
+
+
+class TrialBalance(NamedTuple):
+    """What each asset comes to before an offset of each partition, and all that doesn't balance."""
+
+    ends: Mapping[int, int]
+    is_present: bool
+    assets: Sequence[Sides]
+    faults: Sequence[Fault]
+
+
+#: So many accounts are named.
+MOST_NAMED = 20
+
+_Sums = Mapping[str, int]
+
+
+def trial_balance(
+    connection: Connection[Any],
+    *,
+    at: Sequence[Position] = (),
+    until: datetime | None = None,
+    asset: str | None = None,
+) -> TrialBalance:
+    """Draw up the trial balance. Must run in a snapshot.
+
+    Args:
+        connection: to the projection.
+        at: the last record that counts, of any partitions; of the others all that was folded.
+        until: the last instant of the log's clock that counts.
+        asset: only this one.
+
+    Raises NotYetFoldedError when the fold hasn't passed a position, or has no such partition.
+    """
+    ends = {row.log_partition: row.next_offset for row in progress(connection)}
+    wanted = dict(ends)
+    for position in at:
+        if position.offset >= ends.get(position.partition, 0):
+            raise NotYetFoldedError(f"The fold has not reached {position} yet.", "See `creditfold status`.")
+        wanted[position.partition] = position.offset + 1
+    is_present = until is None and wanted == ends
+    values = {"partitions": list(wanted), "ends": list(wanted.values()), "until": until, "asset": asset}
+    journal: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for name, what, amount in connection.execute(script_text("proof/trial_balance.sql"), values):
+        journal[name][what] = int(amount)
+    found: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    if is_present:
+        for name, table, what, amount in connection.execute(script_text("proof/trial_state.sql"), {"asset": asset}):
+            found[name, table][what] += int(amount)
+    names = sorted({*journal, *(name for name, _ in found)})
+    assets = [_sides(name, journal[name]) for name in names]
+    faults = [Fault(row.asset, what) for row in assets for what in _within(row, journal[row.asset])]
+    if is_present:
+        faults += [
+            Fault(row.asset, what)
+            for row in assets
+            for table, expected in _expected(row, journal[row.asset]).items()
+            for what in _differences(table, expected, found[row.asset, table])
+        ]
+        faults += rows_of(
+            connection, Fault, script_text("proof/trial_accounts.sql"), {"asset": asset, "most": MOST_NAMED}
+        )
+    return TrialBalance(wanted, is_present, assets, faults)
+
+
+def _sides(asset: str, sums: _Sums) -> Sides:
+    places = ("spent", "expired", "voided", "forfeited", "reissued", "in_transit")
+    return Sides(
+        asset,
+        sums["available"],
+        sums["pending"],
+        sums["held"],
+        sums["debt"],
+        -sums["to issued"],
+        *(sums[f"to {place}"] for place in places),
+    )
+
+
+def _within(row: Sides, sums: _Sums) -> list[str]:
+    """What the journal itself contradicts."""
+    kept = sums["to remaining"] + sums["to held"]
+    return [
+        *([f"the two sides differ by {row.difference:,}"] if row.difference else []),
+        *_differences("moves", {"credits": row.credits, "held": row.held}, {"credits": kept, "held": sums["to held"]}),
+        *_differences("moves", {"debt": row.debt}, {"debt": -sums["to debt"]}),
+        *_differences("journal's changes", {"available": row.available}, {"available": sums["change"]}),
+    ]
+
+
+def _expected(row: Sides, sums: _Sums) -> dict[str, _Sums]:
+    """What the tables beside the journal should say."""
+    balances = {name: getattr(row, name) for name in ("available", "pending", "held", "debt")}
+    totals = {name: getattr(row, name) for name in ("credits", *Sides._fields[4:])}
+    lots = {name: sums[f"of lots to {name}"] for name in ("expired", "voided", "forfeited")}
+    # What repaid a debt was spent when the debt was made, and counts as spent in its lot.
+    lots["spent"] = sums["of lots to spent"] + sums["of lots to debt"]
+    lots |= {"remaining": row.available + row.pending, "held": row.held}
+    return {"balances": balances, "totals": totals, "lots": lots}
+
+
+def _differences(table: str, expected: _Sums, found: _Sums) -> list[str]:
+    return [
+        f"the {table} come to {found[name]:,} {name.replace('_', ' ')}, and the journal to {amount:,}"
+        for name, amount in expected.items()
+        if found[name] != amount
+    ]

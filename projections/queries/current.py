@@ -1,0 +1,244 @@
+"""What an account's balances come to at the time of asking, by the rules themselves; and what of them a use could take.
+
+Reads the views in schema `ledger` only, loads the account from them, and settles it in memory as the fold would at its
+next record. Writes nothing, and owns no rule. The view `ledger.balances_now` shows the same to readers of SQL, but for
+the turns of schedules. Now is the database server's clock, or the log's clock of the partition where that is ahead.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, LiteralString, NamedTuple
+
+from psycopg import Connection
+
+from creditfold.common.errors import CreditfoldError
+from creditfold.ledger.account import EPOCH, NEVER, Account
+from creditfold.ledger.folding import as_json
+from creditfold.ledger.rows import (
+    AccountRow,
+    BalanceRow,
+    CorruptStateError,
+    HoldRow,
+    LotRow,
+    Rows,
+    ScheduleRow,
+    SpendRow,
+    TransferRow,
+    lots_named,
+    open_account,
+)
+from creditfold.projections.queries.balances import Balance, balances
+
+
+class BalanceNow(NamedTuple):
+    """An account's credits of one asset at an instant, in the asset's smallest unit.
+
+    `stored_available` is what was available when the fold last settled the account, as of `version` and the position.
+    """
+
+    account_id: str
+    asset: str
+    available: int
+    stored_available: int
+    version: int
+    log_partition: int
+    log_offset: int
+    pending: int
+    held: int
+    debt: int
+    credit_limit: int
+    at: datetime
+
+
+class UsableBalance(NamedTuple):
+    """A balance at an instant, and how much of it is available for a use."""
+
+    account_id: str
+    asset: str
+    use: str
+    available_for_use: int
+    available: int
+    stored_available: int
+    version: int
+    log_partition: int
+    log_offset: int
+    pending: int
+    held: int
+    debt: int
+    credit_limit: int
+    at: datetime
+
+
+class InconsistentAccountError(CreditfoldError):
+    """An account's rows contradict each other, so nothing can be said of what it has now."""
+
+
+def clock(connection: Connection[Any], partition: int | None = None) -> datetime:
+    """The instant that counts as now: the server's clock, or the log's clock where that is ahead.
+
+    Args:
+        connection: to the projection.
+        partition: whose clock counts; None for the latest of all partitions.
+    """
+    ((found,),) = connection.execute(
+        """SELECT greatest(now(), max(clock)) FROM ledger.progress
+           WHERE %(partition)s::integer IS NULL OR log_partition = %(partition)s""",
+        {"partition": partition},
+    ).fetchall()
+    moment: datetime = found
+    return moment
+
+
+def balances_now(connection: Connection[Any], account: str, at_ms: int | None = None) -> Sequence[BalanceNow]:
+    """An account's balances as the fold would find them at its next record; empty for an account that was never used.
+
+    Lots that ended, lots whose window opened, holds that lapsed and turns of schedules since the account was last
+    settled are counted. Must run in a snapshot.
+
+    Args:
+        connection: to the projection.
+        account: its id.
+        at_ms: the instant, in milliseconds since 1970 UTC; now if None. It may not lie before the log's clock.
+
+    Raises InconsistentAccountError.
+    """
+    return _rows(_settled(connection, account, at_ms))
+
+
+def usable_now(
+    connection: Connection[Any], account: str, use: str, at_ms: int | None = None
+) -> Sequence[UsableBalance]:
+    """The balances of `balances_now`, with what a spend for a use could take: lots without scope, or of that one.
+
+    What an account has by rules that know no lots is for any use. Must run in a snapshot.
+    """
+    found = _settled(connection, account, at_ms)
+    return [
+        UsableBalance(use=use, available_for_use=found.account.available(row.asset, use), **row._asdict())
+        for row in _rows(found)
+    ]
+
+
+class _Settled(NamedTuple):
+    """An account at an instant, and its balances as they are stored."""
+
+    name: str
+    account: Account
+    stored: Sequence[Balance]
+    partition: int
+    at: datetime
+
+
+def _rows(found: _Settled) -> list[BalanceNow]:
+    stored = {row.asset: row for row in found.stored}
+    # A schedule may have brought an asset that the account never had.
+    brought = [asset for asset in found.account.holdings if any(found.account.balance(asset))]
+    rows = []
+    for asset in sorted({*stored, *brought}):
+        now = found.account.balance(asset)
+        last = stored.get(asset) or Balance(found.name, asset, 0, 0, found.partition, 0)
+        rows.append(
+            BalanceNow(
+                account_id=found.name,
+                asset=asset,
+                available=now.available,
+                stored_available=last.available,
+                version=last.version,
+                log_partition=last.log_partition,
+                log_offset=last.log_offset,
+                pending=now.pending,
+                held=now.held,
+                debt=now.debt,
+                credit_limit=last.credit_limit,
+                at=found.at,
+            )
+        )
+    return rows
+
+
+def _settled(connection: Connection[Any], name: str, at_ms: int | None) -> _Settled:
+    stored = balances(connection, name)
+    schedules = _schedules(connection, name)
+    partition = next((row.log_partition for row in stored), None)
+    if partition is None:
+        partition = next((number for number, _ in schedules), None)
+    at = clock(connection, partition) if at_ms is None else EPOCH + timedelta(milliseconds=at_ms)
+    rows = Rows(
+        AccountRow(),
+        [BalanceRow(row.asset, row.available, row.pending, row.held, row.debt, row.credit_limit) for row in stored],
+        _lots(connection, name, "l.is_live"),
+        holds=_holds(connection, name),
+        # Which spends are owed makes no difference to how much is.
+        spends=[SpendRow(row.asset, row.asset, 0, row.debt, "[]") for row in stored if row.debt],
+        transfers=_transfers(connection, name),
+        schedules=[row for _, row in schedules],
+    )
+    there = {(lot.command_id, lot.number) for lot in rows.lots}
+    missing = [lot for lot in dict.fromkeys(lots_named(rows)) if lot not in there]
+    more = [lot for key in missing for lot in _lots(connection, name, "l.command_id = %s AND l.number = %s", *key)]
+    try:
+        account = open_account(name, rows._replace(lots=[*rows.lots, *more]))
+    except CorruptStateError as error:
+        raise InconsistentAccountError(
+            f"The tables contradict each other: {error}.",
+            "`creditfold verify` finds what is wrong, `creditfold rebuild` folds the log anew.",
+        ) from error
+    account.settle((at - EPOCH) // timedelta(milliseconds=1))
+    return _Settled(name, account, stored, partition or 0, at)
+
+
+def _lots(connection: Connection[Any], account: str, condition: LiteralString, *values: Any) -> list[LotRow]:
+    query: LiteralString = """SELECT command_id, number, asset, class, priority, effective_at, expires_at, scope, made,
+        source, amount, remaining, held, spent, expired, voided, forfeited, reissued, transferred, state, is_live
+        FROM ledger.lots l WHERE account_id = %s AND """
+    found = []
+    for row in connection.execute(query + condition, (account, *values)):
+        command_id, number, asset, lot_class, priority, effective_at, expires_at, scope, *rest, state, is_live = row
+        window = (_ms(effective_at), _ms(expires_at))
+        states = (state == "pending", state == "expired", state == "voided", is_live)
+        found.append(
+            LotRow._make((command_id, number, asset, lot_class, priority, *window, scope or "", *rest, *states, None))
+        )
+    return found
+
+
+def _holds(connection: Connection[Any], account: str) -> list[HoldRow]:
+    cursor = connection.execute(
+        """SELECT command_id, asset, deadline, made, taken, slices FROM ledger.holds
+           WHERE account_id = %s AND state = 'open'""",
+        (account,),
+    )
+    return [
+        HoldRow(command_id, asset, _ms(deadline) or NEVER, made, taken, as_json(slices), True, False, None)
+        for command_id, asset, deadline, made, taken, slices in cursor
+    ]
+
+
+def _transfers(connection: Connection[Any], account: str) -> list[TransferRow]:
+    # What is on its way may come back, and so leaves a schedule less room.
+    cursor = connection.execute(
+        """SELECT command_id, asset, to_account, parcels FROM ledger.transfers
+           WHERE account_id = %s AND state = 'in_transit'""",
+        (account,),
+    )
+    return [TransferRow(command_id, asset, to, as_json(parcels), True) for command_id, asset, to, parcels in cursor]
+
+
+def _schedules(connection: Connection[Any], account: str) -> list[tuple[int, ScheduleRow]]:
+    """The schedules that have a turn left, each with the account's partition."""
+    cursor = connection.execute(
+        """SELECT log_partition, command_id, asset, amount, period, first_at, every, until, cap, class, priority,
+                  expires_after_ms, scope, made, next_number
+           FROM ledger.schedules WHERE account_id = %s AND state = 'active'""",
+        (account,),
+    )
+    found = []
+    for partition, *head, first_at, every, until, cap, lot_class, priority, after, scope, made, number in cursor:
+        terms = (cap or 0, lot_class, priority, after or 0, scope or "")
+        row = (*head, _ms(first_at), every, _ms(until), *terms, made, number, True, None)
+        found.append((partition, ScheduleRow._make(row)))
+    return found
+
+
+def _ms(moment: datetime | None) -> int:
+    return 0 if moment is None else (moment - EPOCH) // timedelta(milliseconds=1)

@@ -1,0 +1,1 @@
+"""What one transaction of the fold loads and writes."""

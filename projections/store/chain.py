@@ -1,0 +1,148 @@
+"""The hash chain over outcomes: what each record of a partition came to, in the log's order, tied to all before it.
+
+A link is the BLAKE2b digest of the link before it and of one outcome's line. The line is what the row looks like in
+PostgreSQL's text form of COPY, so the chain can be computed again from the rows alone. Duplicates have no outcome and
+no link. Two folds of the same log have the same chain; a row or a record that was changed, taken out or put in since
+gives another one from there on. What is hashed of an outcome under some rules must never change, or chains that were
+written down elsewhere would prove nothing any more; tests/golden/ holds us to it. Knows no connection.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b, sha256
+from typing import NamedTuple, TypeAlias
+
+from creditfold.ledger import KINDS, Accepted, CreditEntry, Entry, digest
+from creditfold.ledger.rows import facts_as_json
+from creditfold.projections.results import Activation, DeadLetter
+
+#: The chain before the first outcome.
+START = b""
+DIGEST_BYTES = 32
+
+#: Every so many offsets the chain is kept beside them, which bounds the search for where two chains part.
+CHECKPOINT_OFFSETS = 10_000
+
+#: An outcome's offset and its line.
+Line: TypeAlias = tuple[int, bytes]
+
+# How COPY writes a missing value, and what it writes before the digits of bytes.
+NULL = "\\N"
+BYTES = "\\\\x"
+
+_RAW = dict(zip("btnvfr\\", "\b\t\n\v\f\r\\", strict=True))
+_ESCAPED = {ord(raw): f"\\{name}" for name, raw in _RAW.items()}
+_has_special = re.compile(r"[\\\x08-\x0d]").search
+
+
+class Checkpoint(NamedTuple):
+    """The chain over everything before an offset."""
+
+    next_offset: int
+    chain: bytes
+
+
+def escaped(text: str) -> str:
+    """A text as COPY writes it."""
+    return text.translate(_ESCAPED) if _has_special(text) else text
+
+
+def unescaped(cell: str) -> str | None:
+    """What COPY wrote, as text; None for a missing value."""
+    if cell == NULL:
+        return None
+    if "\\" not in cell:
+        return cell
+    text, pieces = "", iter(cell)
+    for char in pieces:
+        text += _RAW[next(pieces)] if char == "\\" else char
+    return text
+
+
+def journal_line(partition: int, offset: int, entry: Entry) -> bytes:
+    """The line of a decision: the columns of its row in the journal, in their order."""
+    command, outcome, clock_ms = entry
+    command_id, account, asset, amount, occurred_at, source, note, metadata = command[:8]
+    # An id that holds none of the others may hold a backslash; hardly any does, so they are looked at at once.
+    if source or note or "\\" in f"{account}{command_id}{asset}":
+        account, command_id, asset, source, note = map(escaped, (account, command_id, asset, source, note))
+    if isinstance(outcome, Accepted):
+        _, change, balance, version, rules = outcome
+        rejection = NULL
+    else:
+        _, reason, balance, version, rules = outcome
+        change, rejection = 0, reason.value
+    return (
+        f"{partition}\t{offset}\t{account}\t{version}\t{command_id}\t{KINDS[command.__class__]}\t{asset}\t{amount}\t"
+        f"{change}\t{balance}\t{rejection}\t{rules}\t{clock_ms}\t{occurred_at}\t{source}\t{note}\t"
+        f"{BYTES}{digest(metadata).hex() if metadata else ''}"
+    ).encode()
+
+
+def credit_line(partition: int, offset: int, entry: CreditEntry) -> bytes:
+    """The same of a line by rules that know lots, which has more columns."""
+    account, version, command_id, kind, asset, amount, before, balance, rejection, step = entry[:10]
+    rules, clock_ms, occurred_at, source, note, extra, details, facts = entry[10:]
+    happened = facts_as_json(facts, asset)
+    if source or note or "\\" in f"{account}{command_id}{asset}{details}{happened}":
+        account, asset, source, note, details, happened = map(
+            escaped, (account, asset, source, note, details, happened)
+        )
+        command_id = None if command_id is None else escaped(command_id)
+    return (
+        f"{partition}\t{offset}\t{account}\t{version}\t{NULL if command_id is None else command_id}\t{kind}\t{asset}\t"
+        f"{amount}\t{balance[0] - before[0]}\t{balance[0]}\t{rejection or NULL}\t{rules}\t{clock_ms}\t{occurred_at}\t"
+        f"{source}\t{note}\t{BYTES}{extra.hex()}\t{balance[1]}\t{balance[2]}\t{balance[3]}\t"
+        f"{NULL if step is None else step}\t{details}\t{happened}"
+    ).encode()
+
+
+def dead_letter_line(partition: int, letter: DeadLetter) -> bytes:
+    """The line of a dead letter, with digests of its bytes. Leaves out what is said about it for people."""
+    digests = f"{_digest(letter.key)}\t{_digest(letter.value)}"
+    line = f"{partition}\t{letter.log_offset}\tdead letter\t{letter.reason}\t{letter.appended_at_ms}\t{digests}"
+    return f"{line}{_MISSING * (COLUMNS - 7)}".encode()
+
+
+def activation_line(partition: int, activation: Activation) -> bytes:
+    """The line of a change of the rules."""
+    texts = "\t".join(map(escaped, (activation.command_id, activation.source, activation.note)))
+    line = f"{partition}\t{activation.log_offset}\trules\t{activation.rules}\t{activation.clock_ms}\t{texts}"
+    return f"{line}{_MISSING * (COLUMNS - 8)}".encode()
+
+
+#: Lines have as many columns as the journal had under rules 1; those of credits have more.
+COLUMNS, CREDIT_COLUMNS = 17, 23
+_MISSING = f"\t{NULL}"
+#: What the columns of credits, all missing, look like at the end of a line.
+NO_CREDITS = _MISSING.encode() * (CREDIT_COLUMNS - COLUMNS)
+
+
+def _digest(data: bytes | None) -> str:
+    return NULL if data is None else BYTES + sha256(data).hexdigest()
+
+
+def link(chain: bytes, line: bytes) -> bytes:
+    """The chain with one more outcome in it."""
+    return blake2b(chain + line, digest_size=DIGEST_BYTES).digest()
+
+
+def extend(chain: bytes, start: int, end: int, lines: Iterable[Line]) -> tuple[bytes, Sequence[Checkpoint]]:
+    """Go on from a chain over everything before offset `start` to one over everything before `end`.
+
+    Gives the new chain, and the checkpoints in between.
+    """
+    checkpoints: list[Checkpoint] = []
+    boundary = _after(start)
+    for offset, line in lines:
+        if offset >= boundary:
+            checkpoints.append(Checkpoint(offset // CHECKPOINT_OFFSETS * CHECKPOINT_OFFSETS, chain))
+            boundary = _after(offset)
+        chain = blake2b(chain + line, digest_size=DIGEST_BYTES).digest()
+    if end >= boundary:
+        checkpoints.append(Checkpoint(end // CHECKPOINT_OFFSETS * CHECKPOINT_OFFSETS, chain))
+    return chain, checkpoints
+
+
+def _after(offset: int) -> int:
+    return (offset // CHECKPOINT_OFFSETS + 1) * CHECKPOINT_OFFSETS

@@ -1,0 +1,153 @@
+"""What is written of accounts with lots, as rows: their balances, their state, and totals. Knows no connection."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from creditfold.ledger import Accepted, CreditEntry, Entry
+from creditfold.ledger.account import Account
+from creditfold.ledger.facts import Balance, Bucket, Move
+from creditfold.ledger.rows import Changes, take_changes
+from creditfold.projections.results import JournalLine
+from creditfold.projections.tables.credits import (
+    ACCOUNTS,
+    BALANCES,
+    CHANGED_LOTS,
+    HOLDS,
+    LOTS,
+    OUTLINED,
+    SCHEDULES,
+    SPENDS,
+    TRANSFERS,
+    Table,
+)
+
+#: The last line of the journal about each (account, asset), with the offset of its record.
+LastLines: TypeAlias = dict[tuple[str, str], tuple[int, CreditEntry]]
+
+
+def changed_rows(
+    last: LastLines, accounts: Mapping[str, Account], partition: int
+) -> dict[Table, list[tuple[Any, ...]]]:
+    """The rows to write after lines of the journal, by table. The accounts forget their past.
+
+    Args:
+        last: those that tell what balances there are.
+        accounts: state of each account that commands or time touched.
+        partition: of the command topic.
+    """
+    balances: list[tuple[Any, ...]] = []
+    others: list[tuple[Any, ...]] = []
+    for (name, asset), (offset, entry) in last.items():
+        account = accounts[name]
+        if asset:
+            available, pending, held, debt = entry.balance
+            limit = account.holding(asset).limit
+            balances.append((name, asset, available, pending, held, debt, limit, entry.version, partition, offset))
+        else:
+            frozen = str(account.frozen or "")
+            others.append((name, entry.version, account.is_closed, frozen, partition, offset))
+    state = Changes([], [], [], [], [], [], [])
+    for name, account in accounts.items():
+        if account.changed:
+            take_changes(name, account, partition, state)
+            account.forget()
+    return {BALANCES: balances, ACCOUNTS: others, **dict(zip(_STATE, state, strict=True))}
+
+
+#: In the order of `Changes`.
+_STATE = (LOTS, CHANGED_LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES, OUTLINED)
+
+
+class Total(NamedTuple):
+    """By how much lines changed what there is of an asset, and where it came from and went."""
+
+    credits: int
+    debt: int
+    issued: int
+    spent: int
+    expired: int
+    voided: int
+    forfeited: int
+    reissued: int
+    in_transit: int
+
+
+def totals(lines: Iterable[JournalLine], plain: Mapping[str, tuple[int, int]]) -> dict[str, Total]:
+    """Sum up lines by asset: credits and debt from the balances, the rest from the moves.
+
+    `plain` is what other lines issued and spent.
+    """
+    found: dict[str, _Sums] = {}
+    for asset, (issued, spent) in plain.items():
+        sums = _of(found, asset)
+        sums.add_change(issued)
+        sums.add_change(-spent)
+    for line in lines:
+        entry = line[1]
+        if isinstance(entry, Entry):
+            outcome = entry.outcome
+            if isinstance(outcome, Accepted):
+                _of(found, outcome.asset).add_change(outcome.change)
+            continue
+        before, balance = entry.before, entry.balance
+        sums = _of(found, entry.asset)
+        if balance is not before:
+            sums.add_balance(before, balance)
+        for fact in entry.facts:
+            if fact.moves:
+                _of(found, fact.asset).add_moves(fact.moves)
+    return {asset: sums.total() for asset, sums in found.items() if asset}
+
+
+class _Sums:
+    """The sums of one asset."""
+
+    __slots__ = ("credits", "debt", "moved")
+
+    def __init__(self) -> None:
+        self.credits = self.debt = 0
+        self.moved: dict[str, int] = {}
+
+    def add_change(self, change: int) -> None:
+        """Add a line of rules without lots."""
+        self.credits += change
+        self.move(Bucket.ISSUED if change > 0 else Bucket.SPENT, -change)
+
+    def add_balance(self, before: Balance, balance: Balance) -> None:
+        """Add what became of a balance."""
+        available, pending, held, debt = balance
+        had, had_pending, had_held, had_debt = before
+        self.credits += available + pending + held - had - had_pending - had_held
+        self.debt += debt - had_debt
+
+    def add_moves(self, moves: Sequence[Move]) -> None:
+        """Add a fact's moves."""
+        for _, source, target, amount in moves:
+            self.move(source, -amount)
+            self.move(target, amount)
+
+    def move(self, bucket: str, amount: int) -> None:
+        """Add to what is in a bucket."""
+        self.moved[bucket] = self.moved.get(bucket, 0) + amount
+
+    def total(self) -> Total:
+        """All that was added."""
+        moved = self.moved
+        return Total(
+            self.credits,
+            self.debt,
+            -moved.get(Bucket.ISSUED, 0),
+            moved.get(Bucket.SPENT, 0),
+            *(moved.get(bucket, 0) for bucket in _GONE),
+        )
+
+
+def _of(found: dict[str, _Sums], asset: str) -> _Sums:
+    """The sums of an asset, made if there are none."""
+    sums = found.get(asset)
+    if sums is None:
+        sums = found[asset] = _Sums()
+    return sums
+
+
+_GONE = (Bucket.EXPIRED, Bucket.VOIDED, Bucket.FORFEITED, Bucket.REISSUED, Bucket.IN_TRANSIT)

@@ -1,0 +1,233 @@
+"""Sends what a transaction writes: the rows of one or several partitions together. Decides nothing."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, TypeAlias
+
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.errors import DivisionByZero, UniqueViolation
+from psycopg.rows import TupleRow
+from psycopg.types.json import Jsonb
+
+from creditfold.ledger import Outcome
+from creditfold.log.bookmark import NO_RECORD
+from creditfold.projections.columns import SEPARATOR, Longs, Utf8, longs
+from creditfold.projections.results import Cells, ChunkResult
+from creditfold.projections.store.chain import BYTES, CREDIT_COLUMNS, NULL, Checkpoint, Line
+from creditfold.projections.store.rows import Total
+from creditfold.projections.store.statements import Statements, statements
+from creditfold.projections.tables.credits import WRITTEN, Table, add_totals, joined, save, together
+
+#: The unique key of the journal on (account, command id).
+KNOWN_COMMANDS = "journal_command"
+
+#: Bytes of lines that are sent as one value: of so few, COPY would cost more in waiting than it saves.
+MOST_INSERTED = 2**18
+
+_BYTES, _NULL = BYTES.encode(), NULL.encode()
+
+#: The offset and the outcome of the last decision about each (account, asset): what its balance row is to be.
+LastOutcomes: TypeAlias = dict[tuple[str, str], tuple[int, Outcome]]
+
+#: Rows to write by table, of one maker or of several.
+Rows: TypeAlias = Mapping[Table, Sequence[Cells]]
+
+#: Lines of the journal on their way, each with its end.
+Pieces: TypeAlias = Sequence[bytes]
+
+
+class KnownCommandError(Exception):
+    """A command was decided before, which would have shown if it had been looked up. The transaction is lost."""
+
+
+class DisplacedError(Exception):
+    """A partition doesn't stand where it was expected to: another worker has claimed it, or folded it."""
+
+
+class Draft(NamedTuple):
+    """What a chunk of one partition comes to, as it is sent.
+
+    `plain` and `credited` are lines of the journal by rules without and with lots, in the order of their accounts,
+    `balances` those to write by rules without, and `leaves_balances` tells that others are left for later. `state` are
+    rows of accounts with lots.
+    """
+
+    partition: int
+    result: ChunkResult
+    chain: bytes
+    checkpoints: Sequence[Checkpoint]
+    plain: Pieces
+    credited: Pieces
+    balances: LastOutcomes
+    leaves_balances: bool
+    state: Rows
+    totals: Mapping[str, Total]
+
+
+async def send(connection: AsyncConnection[TupleRow], generation: int, draft: Draft) -> None:
+    """Write a draft, and move its partition's offset, in a transaction that has locked the partition.
+
+    Raises RuntimeError if the rows don't follow from the stored ones, KnownCommandError if one was decided before.
+    """
+    sql = statements(generation)
+    balances = [
+        (account, asset, outcome.balance, outcome.version, draft.partition, offset)
+        for (account, asset), (offset, outcome) in draft.balances.items()
+    ]
+    async with connection.cursor(binary=True) as cursor, connection.cursor(binary=True) as saving:
+        with _known_commands():
+            await _copy(cursor, sql.save_journal, draft.plain)
+            await _copy(cursor, sql.save_credits, draft.credited)
+        # None of these needs the answer to another: they are sent together, and waited for once.
+        async with connection.pipeline():
+            if balances:
+                accounts, assets, *numbers = zip(*balances, strict=True)
+                texts = (SEPARATOR.join(accounts), SEPARATOR.join(assets))
+                await saving.execute(sql.save_balances, (*texts, *map(longs, numbers)))
+            await _send_rows(cursor, generation, [draft])
+            await cursor.execute(sql.move, _moves([draft]))
+        if balances and saving.rowcount != len(balances):
+            ahead = len(balances) - saving.rowcount
+            raise RuntimeError(f"{ahead} balances of partition {draft.partition} ran ahead of their log")
+
+
+async def send_together(
+    connection: AsyncConnection[TupleRow], generation: int, drafts: Sequence[Draft], expected: Sequence[tuple[int, int]]
+) -> None:
+    """Write drafts of different partitions by rules with lots, and move their offsets, in a transaction of its own.
+
+    Args:
+        connection: in no transaction, and in autocommit. It must be rolled back if this fails or is cancelled.
+        generation: whose partitions.
+        drafts: without balances of their own. There must be some.
+        expected: the offset and the epoch at which each draft's partition must stand.
+
+    Raises DisplacedError if one stands elsewhere, KnownCommandError if a command was decided before.
+    """
+    sql = statements(generation)
+    pieces = [piece for draft in drafts for piece in draft.credited]
+    lines = b"".join(pieces)
+    taking = (*map(longs, zip(*expected, strict=True)), *_moves(drafts))
+    with _displacement(), _known_commands():
+        async with connection.cursor(binary=True) as cursor:
+            if len(lines) > MOST_INSERTED or not _is_plain(lines):
+                async with connection.transaction():
+                    await cursor.execute(sql.take, taking)
+                    await _copy(cursor, sql.save_credits, pieces)
+                    async with connection.pipeline():
+                        await _send_rows(cursor, generation, drafts)
+                return
+            # None of these needs the answer to another. A pipeline alone would be a transaction too, but its end would
+            # commit what was sent before an exception.
+            async with connection.pipeline():
+                await cursor.execute(b"BEGIN")
+                await cursor.execute(sql.take, taking)
+                if lines:
+                    await cursor.execute(sql.save_lines, (Utf8(lines[:-1]),))
+                await _send_rows(cursor, generation, drafts)
+                await cursor.execute(b"COMMIT")
+
+
+@contextmanager
+def _displacement() -> Iterator[None]:
+    try:
+        yield
+    except DivisionByZero as error:
+        raise DisplacedError("a partition doesn't stand where this worker left it") from error
+
+
+def _is_plain(lines: bytes) -> bool:
+    """Whether nothing in these lines is written with a backslash but what is missing, and extra.
+
+    And whether they have as many columns as they must, which COPY would look at.
+    """
+    count = lines.count(b"\n")
+    return (
+        lines.count(_BYTES) == count
+        and lines.count(b"\\") == lines.count(_NULL) + 2 * count
+        and lines.count(b"\t") == (CREDIT_COLUMNS - 1) * count
+    )
+
+
+async def _send_rows(cursor: AsyncCursor[TupleRow], generation: int, drafts: Sequence[Draft]) -> None:
+    """Write what has no order among itself, in a pipeline."""
+    await send_state(cursor, generation, [draft.state for draft in drafts])
+    totals = [(draft.partition, name, *sums) for draft in drafts for name, sums in draft.totals.items()]
+    if totals:
+        await cursor.execute(add_totals(generation), joined(totals))
+    for draft in drafts:
+        await _send_others(cursor, statements(generation), draft)
+
+
+async def send_state(cursor: AsyncCursor[TupleRow], generation: int, states: Sequence[Rows]) -> None:
+    """Write rows of accounts with lots, with a binary cursor."""
+    # No other transaction writes these accounts, which are their partitions' alone: no order, no deadlock.
+    for table in WRITTEN:
+        rows = [cells for state in states for cells in state.get(table, ())]
+        if rows:
+            await cursor.execute(save(table, generation), together(rows))
+
+
+def piece_of(lines: Sequence[Line]) -> Pieces:
+    """Lines as they are sent."""
+    return [b"\n".join([line for _, line in lines]) + b"\n"] if lines else []
+
+
+async def _copy(cursor: AsyncCursor[TupleRow], statement: bytes, pieces: Pieces) -> None:
+    if not pieces:
+        return
+    async with cursor.copy(statement) as copy:
+        for piece in pieces:
+            await copy.write(piece)
+
+
+@contextmanager
+def _known_commands() -> Iterator[None]:
+    try:
+        yield
+    except UniqueViolation as error:
+        if error.diag.constraint_name != KNOWN_COMMANDS:
+            raise
+        raise KnownCommandError from error
+
+
+async def _send_others(cursor: AsyncCursor[TupleRow], sql: Statements, draft: Draft) -> None:
+    partition, result = draft.partition, draft.result
+    for letter in result.dead_letters:
+        row = (partition, *letter[:-1], Jsonb(list(letter.headers)))
+        await cursor.execute(sql.save_dead_letter, row)
+    for activation in result.activations:
+        await cursor.execute(sql.save_activation, (partition, *activation))
+    for offset, of, decided_by, note in result.redrives:
+        await cursor.execute(sql.save_redrive, (partition, offset, *of, decided_by, note))
+    for checkpoint in draft.checkpoints:
+        await cursor.execute(sql.save_checkpoint, (partition, *checkpoint))
+
+
+def _moves(drafts: Sequence[Draft]) -> tuple[Longs | str, ...]:
+    columns: Iterable[tuple[int, ...]] = zip(*map(_moved, drafts), strict=True)
+    digests = [(draft.result.last or NO_RECORD).digest for draft in drafts]
+    return *map(longs, columns), _bytes_of([draft.chain for draft in drafts]), _bytes_of(digests)
+
+
+def _bytes_of(values: Iterable[bytes]) -> str:
+    return SEPARATOR.join([rf"\x{value.hex()}" for value in values])
+
+
+def _moved(draft: Draft) -> tuple[int, ...]:
+    result = draft.result
+    return (
+        draft.partition,
+        result.next_offset,
+        result.clock_ms,
+        result.rules,
+        result.accepted,
+        result.rejected,
+        result.duplicates,
+        len(result.dead_letters),
+        len(result.activations),
+        result.ticks,
+        result.minute,
+        draft.leaves_balances,
+        (result.last or NO_RECORD).offset,
+    )

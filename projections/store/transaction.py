@@ -1,0 +1,452 @@
+"""The store: one transaction writes what a chunk decided and moves the partition's offset with it.
+
+Owns exactly-once in effect: a chunk's transaction locks its `progress` row under the epoch that this worker claimed,
+so two workers can't write the same partition, and a record is never folded twice. No epoch is given twice, even where
+PostgreSQL lost its last commits, or was restored: an epoch and an offset name one state. Small chunks of several
+partitions share a transaction that asks for no lock first: it fails if they don't all stand where this worker left
+them. Decides nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from heapq import merge
+from operator import itemgetter
+from typing import LiteralString, NamedTuple
+
+from psycopg import AsyncConnection
+from psycopg.errors import InvalidSchemaName, ReadOnlySqlTransaction, UndefinedTable
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from creditfold.common.errors import CreditfoldError
+from creditfold.ledger import Account, Body, CreditEntry, Entry, Known
+from creditfold.ledger.account import Account as CreditAccount
+from creditfold.log.bookmark import NO_RECORD, Bookmark, LastRecord
+from creditfold.projections.columns import SEPARATOR
+from creditfold.projections.failures import NotPreparedError
+from creditfold.projections.results import Cells, ChunkResult, LightAccounts
+from creditfold.projections.store.chain import (
+    Checkpoint,
+    Line,
+    activation_line,
+    credit_line,
+    dead_letter_line,
+    extend,
+    journal_line,
+)
+from creditfold.projections.store.load import CreditStore
+from creditfold.projections.store.rows import LastLines, changed_rows, totals
+from creditfold.projections.store.send import Draft, LastOutcomes, Rows, piece_of, send, send_state, send_together
+from creditfold.projections.store.statements import END_BLOCKERS, LIVE, LOOKS, SWITCHING, statements
+from creditfold.projections.tables.credits import CHANGED_LOTS, LIGHT_BALANCES, LOTS, Table, cells, joined
+from creditfold.projections.tables.setup import refuse_other_layout
+
+#: How long a claim waits for the former owner's transaction, in seconds.
+CLAIM_PATIENCE_S = 3.0
+
+#: Bytes of the journal's lines that are sent at a time.
+PIECE_BYTES = 2**18
+
+#: What light accounts have rows of, in their order.
+_LIGHT = (LIGHT_BALANCES, LOTS, CHANGED_LOTS)
+
+_NEW = Account()
+
+
+class FencedError(CreditfoldError):
+    """Another worker has claimed the partition since; nothing was written."""
+
+
+class ChunkGapError(CreditfoldError):
+    """Records between the stored offset and the chunk's start are missing; nothing was written."""
+
+
+class SetBackError(CreditfoldError):
+    """A partition doesn't stand where this worker's last commit left it; nothing was written."""
+
+
+class Progress(NamedTuple):
+    """Where a partition's fold stands: the next offset to fold, the claim's epoch, the log's clock.
+
+    `rules` is the version in force, `chain` the digest of all outcomes so far, `minute` that of the last tick, and
+    `last` the last record that was folded.
+    """
+
+    next_offset: int
+    epoch: int
+    clock_ms: int
+    rules: int
+    chain: bytes
+    minute: int
+    last: LastRecord = NO_RECORD
+
+    @property
+    def bookmark(self) -> Bookmark:
+        """Where the fold of the log stopped."""
+        return Bookmark(self.next_offset, self.last, self.clock_ms)
+
+
+class Claim(NamedTuple):
+    """A partition that was taken over: where its fold stands, under which epoch, in which generation.
+
+    `balances_behind` says that a bulk fold ended before it had written them, `finds_ids` that commands can be looked up
+    in the journal by their ids. `last` is the last record that was folded, `clock_ms` the log's clock.
+    """
+
+    next_offset: int
+    epoch: int
+    generation: int
+    balances_behind: bool = False
+    finds_ids: bool = True
+    last: LastRecord = NO_RECORD
+    clock_ms: int = 0
+
+    @property
+    def bookmark(self) -> Bookmark:
+        """Where the fold of the log stopped."""
+        return Bookmark(self.next_offset, self.last, self.clock_ms)
+
+
+async def claim(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], partition: int, owner: str, generation: int | None = None
+) -> Claim:
+    """Take over a partition: from now on every older claim is fenced. Commits at once.
+
+    A former owner may have been frozen inside a transaction, with the row locked, and no time-out of PostgreSQL reaches
+    a session that waits for its client in the middle of a COPY. After CLAIM_PATIENCE_S such a session is ended.
+
+    Args:
+        pool: connections to take one from, and another one to end a former owner's.
+        partition: of the command topic.
+        owner: name of who claims.
+        generation: whose partition; the live one if not given.
+
+    Raises NotPreparedError where there is none, LayoutError when another release made it.
+    """
+    async with pool.connection() as connection:
+        # Asked, and not what the connection was opened with: a pooler in between has a number of its own for that.
+        row = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
+        claiming = asyncio.ensure_future(_claim(connection, partition, owner, generation))
+        try:
+            done, _ = await asyncio.wait({claiming}, timeout=CLAIM_PATIENCE_S)
+            if not done:
+                async with pool.connection() as other:
+                    await other.execute(END_BLOCKERS, (row and row[0], SWITCHING))
+            return await claiming
+        finally:
+            claiming.cancel()
+
+
+async def _claim(connection: AsyncConnection[TupleRow], partition: int, owner: str, generation: int | None) -> Claim:
+    async with connection.transaction():
+        if generation is None:
+            generation, layout = await _live(connection)
+            refuse_other_layout(generation, layout)
+        cursor = await connection.execute(statements(generation).claim, (owner, partition))
+        row = await cursor.fetchone()
+    if row is None:
+        raise CreditfoldError(
+            f"The projection has no partition {partition}.", "The topic has grown; that is not supported."
+        )
+    next_offset, epoch, balances_behind, clock_ms, *last = row
+    return Claim(next_offset, epoch, generation, balances_behind, last=LastRecord(*last), clock_ms=clock_ms)
+
+
+async def live_bookmarks(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], partitions: Collection[int]
+) -> dict[int, Bookmark]:
+    """Where the live generation's fold of partitions stopped. Raises LayoutError when another release made it."""
+    async with pool.connection() as connection, connection.transaction():
+        generation, layout = await _live(connection)
+        refuse_other_layout(generation, layout)
+        cursor = await connection.execute(statements(generation).bookmarks, (list(partitions),))
+        rows = await cursor.fetchall()
+    return {partition: Bookmark(at, LastRecord(*last), clock_ms) for partition, at, clock_ms, *last in rows}
+
+
+async def release(pool: AsyncConnectionPool[AsyncConnection[TupleRow]], partition: int) -> None:
+    """Take a partition of the live generation from whoever has claimed it: nothing is written under that claim."""
+    async with pool.connection() as connection, connection.transaction():
+        generation, _ = await _live(connection)
+        await connection.execute(statements(generation).release, (partition,))
+
+
+async def finds_ids(pool: AsyncConnectionPool[AsyncConnection[TupleRow]], generation: int) -> bool:
+    """Whether commands can be looked up in a generation's journal by their ids: a rebuild may do without for long."""
+    async with pool.connection() as connection:
+        row = await (await connection.execute(statements(generation).finds_ids)).fetchone()
+    return row == (True,)
+
+
+async def _live(connection: AsyncConnection[TupleRow]) -> tuple[int, int]:
+    # A switch that this waited for leaves it no row: the new live one isn't in its snapshot. The next sees it.
+    try:
+        for _ in range(LOOKS):
+            row = await (await connection.execute(LIVE)).fetchone()
+            if row is not None:
+                return row[0], row[1]
+    except (UndefinedTable, InvalidSchemaName) as error:
+        raise NotPreparedError(
+            "The database holds no ledger.", "Restore it, or run `creditfold init` to fold the log anew."
+        ) from error
+    raise NotPreparedError("No generation is live.", "Run `creditfold init`.")
+
+
+class Stored(NamedTuple):
+    """Where a partition of the live generation stands in PostgreSQL, and under which claim."""
+
+    generation: int
+    epoch: int
+    next_offset: int
+
+
+async def stored(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], partitions: Collection[int]
+) -> Mapping[int, Stored]:
+    """Where partitions of the live generation stand, of one instant; those that aren't there are left out.
+
+    Raises what PostgreSQL raises; of a standby, which may lag behind, that is ReadOnlySqlTransaction.
+    """
+    async with pool.connection() as connection:
+        try:
+            cursor = await connection.execute(_STORED, (list(partitions),))
+        except (UndefinedTable, InvalidSchemaName):
+            return {}
+        rows = await cursor.fetchall()
+        if any(is_standby for *_, is_standby in rows):
+            # The pool must find the primary instead of this one again.
+            await connection.close()
+            raise ReadOnlySqlTransaction("the server has become a standby")
+    return {partition: Stored(*at) for partition, *at, _ in rows}
+
+
+_STORED: LiteralString = """
+    SELECT log_partition, generation, epoch, next_offset, pg_is_in_recovery()
+    FROM ledger.progress WHERE log_partition = ANY(%s)"""
+
+
+class ChunkTransaction:
+    """The work on one chunk inside an open transaction: lock, load, then write.
+
+    Args:
+        connection: in a transaction that the caller commits, but for `write_together`.
+        partition: of the command topic.
+        claim: this worker's.
+        progress: where the partition stands, if that is known without a lock: `write_together` makes sure of it.
+    """
+
+    def __init__(
+        self,
+        connection: AsyncConnection[TupleRow],
+        partition: int,
+        claim: Claim,
+        progress: Progress | None = None,
+    ) -> None:
+        self.connection = connection
+        self.partition = partition
+        self.generation = claim.generation
+        self._epoch = claim.epoch
+        self._sql = statements(claim.generation)
+        self._progress = progress
+        # What was folded and its accounts' state isn't written yet: the last line about each (account, asset).
+        self._last: LastLines = {}
+        self._touched: dict[str, CreditAccount] = {}
+        self._light: LightAccounts | None = None
+        #: The accounts that have lots.
+        self.credits = CreditStore(connection, claim.generation, finds_ids=claim.finds_ids)
+
+    async def lock(self) -> Progress:
+        """Lock the partition's progress until the transaction ends. Raises FencedError."""
+        try:
+            cursor = await self.connection.execute(self._sql.lock, (self.partition,), binary=True)
+        except (UndefinedTable, InvalidSchemaName) as error:
+            # Another generation was made the live one, and this one was dropped before we noticed.
+            raise FencedError(f"Generation {self.generation} is gone.") from error
+        row = await cursor.fetchone()
+        if row is None or row[1] != self._epoch:
+            raise FencedError(f"Partition {self.partition} was claimed by another worker.")
+        next_offset, epoch, clock_ms, rules, chain, minute, *last = row
+        self._progress = Progress(next_offset, epoch, clock_ms, rules, chain, minute, LastRecord(*last))
+        return self._progress
+
+    @property
+    def progress(self) -> Progress:
+        """Where the partition stands in this transaction. Raises RuntimeError if it is neither known nor locked."""
+        if self._progress is None:
+            raise RuntimeError("It isn't known where the partition stands.")
+        return self._progress
+
+    @property
+    def unsaved(self) -> int:
+        """Of how many accounts with lots the state is left to be written."""
+        return len(self._touched) + (self._light.unsaved if self._light is not None else 0)
+
+    def has_unsaved(self, name: str) -> bool:
+        """Whether the state of an account, other than a light one, is left to be written."""
+        return name in self._touched
+
+    def adopt(self, name: str, account: CreditAccount, offset: int, entry: CreditEntry) -> None:
+        """Take over an account that was light, and whose balance, which `entry` tells, isn't written."""
+        self._last[name, entry.asset] = offset, entry
+        self._touched[name] = account
+
+    async def load_accounts(self, names: Collection[str]) -> dict[str, Account]:
+        """Read the accounts of these names; those that were never decided about are left out."""
+        if not names:
+            return {}
+        cursor = await self.connection.execute(self._sql.load_accounts, (SEPARATOR.join(names),), binary=True)
+        accounts: dict[str, Account] = {}
+        for account, asset, available, version in await cursor.fetchall():
+            before = accounts.get(account, _NEW)
+            accounts[account] = Account(max(before.version, version), {**before.available, asset: available})
+        return accounts
+
+    async def load_known(self, keys: Collection[tuple[str, str]]) -> Known:
+        """Read the bodies of those (account, command id) keys that were decided already. Raises UnindexedError."""
+        if not keys:
+            return {}
+        self.credits.refuse_unindexed()
+        cursor = await self.connection.execute(self._sql.load_known, joined(keys), binary=True)
+        return {(row[0], row[1]): Body(*row[2:]) for row in await cursor.fetchall()}
+
+    async def known_ids(self) -> AsyncIterator[tuple[str, str]]:
+        """Every (account, command id) of the partition that was decided, in no order, without holding them all."""
+        async with self.connection.cursor("known_ids") as cursor:
+            cursor.itersize = 10_000
+            await cursor.execute(self._sql.known_ids, (self.partition,))
+            async for account, command_id in cursor:
+                yield account, command_id
+
+    async def catch_up_balances(self) -> None:
+        """Bring the balances up to the journal, after a bulk fold that didn't come to write them."""
+        await self.connection.execute(self._sql.catch_up_balances, (self.partition,))
+        await self.connection.execute(self._sql.caught_up, (self.partition,))
+
+    async def write(
+        self, result: ChunkResult, unsaved: LastOutcomes | None = None, *, save: bool = True, save_state: bool = True
+    ) -> Progress:
+        """Write what was decided and move the offset; gives where the partition stands then. Can be done again.
+
+        The partition must be locked.
+
+        Args:
+            result: what the chunk came to.
+            unsaved: the last outcomes that earlier transactions haven't written to the balances; takes this chunk's.
+            save: whether to write them now, which empties `unsaved`, and not in a later transaction.
+            save_state: whether to write the state of accounts with lots now, and not with a later `save_state`, which
+                must come before the transaction ends, or before anything is loaded that isn't remembered.
+
+        Raises RuntimeError if the rows don't follow from the stored ones, KnownCommandError if a command was decided
+        before.
+        """
+        draft = self.draft(result, unsaved, save=save, save_state=save_state)
+        await send(self.connection, self.generation, draft)
+        if unsaved is not None and save:
+            unsaved.clear()
+        return self.moved(draft)
+
+    def draft(
+        self, result: ChunkResult, unsaved: LastOutcomes | None = None, *, save: bool = True, save_state: bool = True
+    ) -> Draft:
+        """What a chunk's result is as it is sent; the arguments are those of `write`."""
+        before = self.progress
+        plain = [(offset, entry) for offset, entry in result.journal if entry.__class__ is Entry]
+        credited = [(offset, entry) for offset, entry in result.journal if isinstance(entry, CreditEntry)]
+        plain_lines = [(offset, journal_line(self.partition, offset, entry)) for offset, entry in plain]
+        credit_lines = [(offset, credit_line(self.partition, offset, entry)) for offset, entry in credited]
+        lines = self._in_order(plain_lines, credit_lines, self._other_lines(result))
+        chain, checkpoints = self._linked(before, result, lines)
+        last = {} if unsaved is None else unsaved
+        # PostgreSQL is sent neighbours one after the other: it finds their places in an index in a third less time.
+        plain_order = _by_account([entry[0].account for _, entry in plain])
+        for offset, (command, outcome, _) in [plain[at] for at in plain_order]:
+            last[command.account, outcome.asset] = offset, outcome
+        credit_order = _by_account([entry[0] for _, entry in credited])
+        for line in [credited[at] for at in credit_order]:
+            name, asset = line[1].account, line[1].asset
+            self._last[name, asset] = line
+            self._touched[name] = result.accounts[name]
+        # Time may have changed what no line tells of, such as the end of a lot that is wholly held.
+        self._touched |= result.accounts
+        self._light = result.light or self._light
+        pieces = [] if result.plain is None else result.plain.by_account(PIECE_BYTES)
+        return Draft(
+            self.partition,
+            result,
+            chain,
+            checkpoints,
+            piece_of([plain_lines[at] for at in plain_order]),
+            [*pieces, *piece_of([credit_lines[at] for at in credit_order])],
+            last if save else {},
+            bool(last) and not save,
+            self._state_rows() if save_state else {},
+            totals(result.journal, {} if result.light is None else result.light.totals()),
+        )
+
+    def _linked(
+        self, before: Progress, result: ChunkResult, lines: Iterable[Line]
+    ) -> tuple[bytes, Sequence[Checkpoint]]:
+        if result.plain is None:
+            return extend(before.chain, before.next_offset, result.next_offset, lines)
+        chain, checkpoints = result.plain.link(before.chain, before.next_offset, result.next_offset, lines)
+        return chain, [Checkpoint(*checkpoint) for checkpoint in checkpoints]
+
+    def moved(self, draft: Draft) -> Progress:
+        """Note that a draft was sent; gives where the partition stands now."""
+        result, before = draft.result, self.progress
+        self._progress = Progress(
+            result.next_offset,
+            before.epoch,
+            result.clock_ms,
+            result.rules,
+            draft.chain,
+            result.minute,
+            result.last or before.last,
+        )
+        return self._progress
+
+    async def save_state(self) -> None:
+        """Write the state of accounts with lots that earlier writes of this transaction left to be written."""
+        async with self.connection.cursor(binary=True) as cursor:
+            await send_state(cursor, self.generation, [self._state_rows()])
+
+    def _state_rows(self) -> Rows:
+        rows = changed_rows(self._last, self._touched, self.partition)
+        self._last, self._touched = {}, {}
+        found: dict[Table, list[Cells]] = {table: [cells(table, own)] for table, own in rows.items() if own}
+        if self._light is not None and self._light.unsaved:
+            for table, light in zip(_LIGHT, self._light.rows(self.partition), strict=True):
+                if light[0]:
+                    found.setdefault(table, []).insert(0, light)
+        return found
+
+    def _in_order(self, plain: list[Line], credited: list[Line], others: list[Line]) -> Iterable[Line]:
+        kinds = [found for found in (plain, credited, others) if found]
+        return merge(*kinds, key=itemgetter(0)) if len(kinds) > 1 else kinds[0] if kinds else ()
+
+    def _other_lines(self, result: ChunkResult) -> list[Line]:
+        found = [(letter.log_offset, dead_letter_line(self.partition, letter)) for letter in result.dead_letters]
+        found += [(row.log_offset, activation_line(self.partition, row)) for row in result.activations]
+        return sorted(found)
+
+
+def _by_account(names: Sequence[str]) -> list[int]:
+    """Where lines stand, in the order of the accounts that they are about; those about the same one keep theirs."""
+    return sorted(range(len(names)), key=names.__getitem__)
+
+
+async def write_together(results: Sequence[tuple[ChunkTransaction, ChunkResult]]) -> None:
+    """Write what was decided in several partitions by rules with lots, and move their offsets, in one transaction.
+
+    Args:
+        results: of different partitions of one generation, on one connection, which is in no transaction and in
+            autocommit; each partition is known to stand where its fold began. There must be some.
+
+    Raises DisplacedError if one doesn't stand there, KnownCommandError if a command was decided before.
+    """
+    expected = [(one.progress.next_offset, one.progress.epoch) for one, _ in results]
+    drafts = [one.draft(result) for one, result in results]
+    first = results[0][0]
+    await send_together(first.connection, first.generation, drafts, expected)
+    for (one, _), draft in zip(results, drafts, strict=True):
+        one.moved(draft)

@@ -1,0 +1,1 @@
+"""The tables, views and indexes of the projection, and their meaning."""

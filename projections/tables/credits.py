@@ -1,0 +1,382 @@
+"""The tables of credits: lots, holds, spends, transfers, schedules, and the accounts' own state, as SQL by generation.
+
+Owns how rows of `ledger.credit_state` are laid out in PostgreSQL. Rows go there column by column; the cell of a text
+that may be empty begins with `=`, or a lone empty one would be no cell at all.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, LiteralString, NamedTuple, TypeAlias
+
+from psycopg import sql
+
+from creditfold.ledger.commands import Terms
+from creditfold.ledger.facts import LotId
+from creditfold.ledger.rows import CorruptStateError, LotRow, light_lot
+from creditfold.projections.columns import NULL, SEPARATOR, Longs, longs_of, number_cells
+from creditfold.projections.results import Cells
+from creditfold.projections.tables.setup import schema_of
+
+#: A column's name and type.
+Column: TypeAlias = tuple[LiteralString, LiteralString]
+#: The types of a number that may be missing, and of a text that is never empty.
+NULLABLE: LiteralString = "bigint or NULL"
+NAME: LiteralString = "text, not empty"
+
+
+class Table(NamedTuple):
+    """A table of state: its name, how many of its columns are its key, and its columns with their types, in order."""
+
+    name: LiteralString
+    key: int
+    columns: tuple[Column, ...]
+
+
+_ACCOUNT: tuple[Column, ...] = (("account_id", NAME),)
+_COMMAND: tuple[Column, ...] = (("account_id", NAME), ("command_id", NAME))
+#: In every table: where the record is that changed the row last.
+_PLACE: tuple[Column, ...] = (("log_partition", "integer"), ("log_offset", "bigint"))
+
+BALANCES = Table(
+    "balances",
+    2,
+    (
+        *_ACCOUNT,
+        ("asset", NAME),
+        ("available", "bigint"),
+        ("pending", "bigint"),
+        ("held", "bigint"),
+        ("debt", "bigint"),
+        ("credit_limit", "bigint"),
+        ("version", "bigint"),
+        *_PLACE,
+    ),
+)
+ACCOUNTS = Table(
+    "accounts", 1, (*_ACCOUNT, ("version", "bigint"), ("is_closed", "boolean"), ("frozen", "text"), *_PLACE)
+)
+LOTS = Table(
+    "lots",
+    3,
+    (
+        *_COMMAND,
+        ("number", "integer"),
+        ("asset", NAME),
+        ("lot_class", "text"),
+        ("priority", "smallint"),
+        ("effective_at_ms", "bigint"),
+        ("expires_at_ms", "bigint"),
+        ("scope", "text"),
+        ("made", "bigint"),
+        ("source", "text"),
+        ("amount", "bigint"),
+        ("remaining", "bigint"),
+        ("held", "bigint"),
+        ("spent", "bigint"),
+        ("expired", "bigint"),
+        ("voided", "bigint"),
+        ("forfeited", "bigint"),
+        ("reissued", "bigint"),
+        ("transferred", "bigint"),
+        ("is_pending", "boolean"),
+        ("is_lapsed", "boolean"),
+        ("is_void", "boolean"),
+        ("is_live", "boolean"),
+        ("next_at_ms", NULLABLE),
+        *_PLACE,
+    ),
+)
+#: What can change of lots that are there, which nearly all that are written are: two thirds of the columns. One that
+#: isn't there can't be made of it, and PostgreSQL refuses to.
+CHANGED_LOTS = Table(
+    LOTS.name,
+    LOTS.key,
+    (*LOTS.columns[: LOTS.key], *LOTS.columns[LOTS.columns.index(("remaining", "bigint")) : -2], _PLACE[1]),
+)
+#: Balances of accounts that have nothing but lots that can be spent, with those of these lots that have no row. In the
+#: other columns is 0.
+LIGHT_BALANCES = Table(
+    BALANCES.name,
+    BALANCES.key,
+    (
+        *_ACCOUNT,
+        ("asset", NAME),
+        ("available", "bigint"),
+        ("version", "bigint"),
+        ("lots", "text"),
+        ("next_at_ms", NULLABLE),
+        *_PLACE,
+    ),
+)
+#: Balances whose lots have all got rows.
+OUTLINED = Table(BALANCES.name, 1, _ACCOUNT)
+#: Where all lots are found, with the columns of LOTS.
+ALL_LOTS = "all_lots"
+HOLDS = Table(
+    "holds",
+    2,
+    (
+        *_COMMAND,
+        ("asset", NAME),
+        ("deadline_ms", "bigint"),
+        ("made", "bigint"),
+        ("taken", "bigint"),
+        ("slices", "text"),
+        ("is_open", "boolean"),
+        ("is_lapsed", "boolean"),
+        ("next_at_ms", NULLABLE),
+        *_PLACE,
+    ),
+)
+SPENDS = Table(
+    "spends",
+    2,
+    (*_COMMAND, ("asset", NAME), ("made", "bigint"), ("debt", "bigint"), ("slices", "text"), *_PLACE),
+)
+TRANSFERS = Table(
+    "transfers",
+    2,
+    (*_COMMAND, ("asset", NAME), ("to_account", "text"), ("parcels", "text"), ("is_open", "boolean"), *_PLACE),
+)
+SCHEDULES = Table(
+    "schedules",
+    2,
+    (
+        *_COMMAND,
+        ("asset", NAME),
+        ("amount", "bigint"),
+        ("period", "text"),
+        ("first_at_ms", "bigint"),
+        ("every", "integer"),
+        ("until_ms", "bigint"),
+        ("cap", "bigint"),
+        ("lot_class", "text"),
+        ("priority", "smallint"),
+        ("expires_after_ms", "bigint"),
+        ("scope", "text"),
+        ("made", "bigint"),
+        ("next_number", "integer"),
+        ("is_open", "boolean"),
+        ("next_at_ms", NULLABLE),
+        *_PLACE,
+    ),
+)
+#: What is kept of accounts besides their balances, in the order of `credit_state.Rows`.
+TABLES = (BALANCES, ACCOUNTS, LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES)
+#: What a transaction writes, in this order.
+WRITTEN = (*TABLES, LIGHT_BALANCES, OUTLINED, CHANGED_LOTS)
+
+
+#: How a column's values are sent, and made its own of what was sent, by its type.
+_SENT: Mapping[str, tuple[LiteralString, LiteralString]] = {
+    "text": ("string_to_array(%s, chr(31))", "substr({}, 2)"),
+    NAME: ("string_to_array(%s, chr(31))", "{}"),
+    "bigint": ("%b", "{}"),
+    "integer": ("%b", "{}::integer"),
+    "smallint": ("%b", "{}::smallint"),
+    "boolean": ("%b", "{} <> 0"),
+    NULLABLE: ("%b", "nullif({}, -1)"),
+}
+
+
+@lru_cache(maxsize=1_024)
+def save(table: Table, generation: int) -> bytes:
+    """Write rows, sent as `cells` makes them.
+
+    No other transaction writes these rows, so nothing can come between looking for one and making it; an INSERT with
+    ON CONFLICT would lock each row, and tell the log of it, before it changes it. Rows of LOTS are new: those that are
+    stored are CHANGED_LOTS.
+    """
+    names = [sql.Identifier(name) for name, _ in table.columns]
+    sent = [sql.SQL(_SENT[kind][0]) for _, kind in table.columns]
+    values = [sql.SQL(_SENT[kind][1]).format(name) for name, (_, kind) in zip(names, table.columns, strict=True)]
+    comma = sql.SQL(", ")
+    into = sql.Identifier(schema_of(generation), table.name)
+    # Not in FROM, where PostgreSQL keeps all rows of it before it gives the first: that takes a tenth of the time.
+    rows = sql.SQL("SELECT {} FROM (SELECT {}) AS u").format(
+        comma.join([sql.SQL("{} AS {}").format(value, name) for value, name in zip(values, names, strict=True)]),
+        comma.join([sql.SQL("unnest({}) AS {}").format(each, name) for each, name in zip(sent, names, strict=True)]),
+    )
+    if table is OUTLINED:
+        update = sql.SQL(
+            """UPDATE {} AS t SET lots = '', next_at_ms = NULL FROM ({}) AS n
+               WHERE t.account_id = n.account_id AND lots <> ''"""
+        )
+        return update.format(into, rows).as_bytes(None)
+    if table is LOTS:
+        return sql.SQL("INSERT INTO {} ({}) {}").format(into, comma.join(names), rows).as_bytes(None)
+    return (
+        sql.SQL(
+            """MERGE INTO {table} AS t USING ({rows}) AS n ON {same}
+           WHEN MATCHED THEN UPDATE SET {changes} WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({new})"""
+        )
+        .format(
+            table=into,
+            rows=rows,
+            names=comma.join(names),
+            same=sql.SQL(" AND ").join([sql.SQL("t.{0} = n.{0}").format(name) for name in names[: table.key]]),
+            changes=comma.join([sql.SQL("{0} = n.{0}").format(name) for name in names[table.key :]]),
+            new=comma.join([sql.SQL("n.{}").format(name) for name in names]),
+        )
+        .as_bytes(None)
+    )
+
+
+def cells(table: Table, rows: Sequence[Sequence[Any]]) -> Cells:
+    """Rows as they are sent. There must be some."""
+    columns = zip(zip(*rows, strict=True), table.columns, strict=True)
+    return len(rows), [_cells(column, kind) for column, (_, kind) in columns]
+
+
+def _cells(column: Iterable[Any], kind: str) -> str | bytes:
+    if kind == NAME:
+        return SEPARATOR.join(column)
+    if kind == "text":
+        return SEPARATOR.join(["=" + value for value in column])
+    return number_cells([NULL if value is None else value for value in column] if kind == NULLABLE else column)
+
+
+def together(parts: Sequence[Cells]) -> list[str | Longs]:
+    """Rows of one table, of one or several makers, as the values of `save`. There must be some."""
+    count = sum(number for number, _ in parts)
+    found: list[str | Longs] = []
+    for column in zip(*(columns for _, columns in parts), strict=True):
+        texts = [cell for cell in column if isinstance(cell, str)]
+        found.append(
+            SEPARATOR.join(texts) if texts else longs_of(count, [cell for cell in column if isinstance(cell, bytes)])
+        )
+    return found
+
+
+def inline_lot(asset: str, line: str) -> tuple[LotRow, int]:
+    """A lot that stands in a balance, and the place in the log of its last change. generation.sql tells the layout.
+
+    Raises CorruptStateError.
+    """
+    try:
+        command_id, *numbers = line.split(" ")
+        made, effective_at, amount, remaining, position = map(int, numbers[:5])
+        number, lot_class, priority, expires_at, source, *gone = numbers[5:] or _PLAIN
+        others = [int(one) for one in gone]
+        terms = Terms(lot_class, int(priority), effective_at, int(expires_at))
+        places = (amount, remaining, amount - remaining - sum(others), *others)
+        return light_lot(LotId(command_id, int(number)), asset, terms, made, source, places=places), position
+    except (TypeError, ValueError):
+        raise CorruptStateError(f"{line!a} tells of no lot") from None
+
+
+#: What a line leaves out that is a plain grant's.
+_PLAIN = ("1", "paid", "50", "0", "issued", "0", "0", "0", "0", "0")
+
+
+@lru_cache(maxsize=1_024)
+def select(table: Table, generation: int, condition: LiteralString) -> bytes:
+    """Read rows of a table that fulfil a condition, without the place where they were changed.
+
+    Behind a balance come the lots that stand in it.
+    """
+    columns = [column for column in table.columns if column not in _PLACE]
+    if table is BALANCES:
+        columns.append(("lots", "text"))
+    names = [sql.Identifier("t", name) for name, _ in columns]
+    return (
+        sql.SQL("SELECT {} FROM {} AS t {}")
+        .format(sql.SQL(", ").join(names), sql.Identifier(schema_of(generation), table.name), sql.SQL(condition))
+        .as_bytes(None)
+    )
+
+
+#: By the names of accounts, as one text.
+OF_ACCOUNTS: LiteralString = "WHERE t.account_id = ANY(string_to_array(%s, chr(31)))"
+#: By pairs of account and command, as two texts.
+OF_COMMANDS: LiteralString = """JOIN unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)))
+    AS k (account_id, command_id) ON (t.account_id, t.command_id) = (k.account_id, k.command_id)"""
+#: By account, command and number, as three texts.
+OF_NUMBERS: LiteralString = """JOIN unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)),
+        string_to_array(%s, chr(31))::integer[]) AS k (account_id, command_id, number)
+    ON (t.account_id, t.command_id, t.number) = (k.account_id, k.command_id, k.number)"""
+
+
+def joined(keys: Collection[Iterable[Any]]) -> list[str]:
+    """Keys as one text a part. There must be some, and no part may be empty."""
+    return [SEPARATOR.join(map(str, column)) for column in zip(*keys, strict=True)]
+
+
+@lru_cache(maxsize=64)
+def has_any(generation: int) -> bytes:
+    """Tell of accounts, holds, spends, transfers and schedules whether these accounts have anything live there.
+
+    Counted: for EXISTS a plan would do that finds a first row soon, and reads the whole table where there is none.
+    """
+    schema = sql.Identifier(schema_of(generation))
+    return (
+        sql.SQL(
+            """SELECT (SELECT count(*) > 0 FROM {schema}.accounts t WHERE t.account_id = ANY(n.names)),
+                  (SELECT count(*) > 0 FROM {schema}.holds t WHERE t.account_id = ANY(n.names) AND t.is_open),
+                  (SELECT count(*) > 0 FROM {schema}.spends t WHERE t.account_id = ANY(n.names) AND t.debt > 0),
+                  (SELECT count(*) > 0 FROM {schema}.transfers t
+                   WHERE t.account_id = ANY(n.names) AND t.is_open AND t.log_partition = ANY(%(partitions)b)),
+                  (SELECT count(*) > 0 FROM {schema}.schedules t WHERE t.account_id = ANY(n.names) AND t.is_open)
+           FROM (SELECT string_to_array(%(accounts)s, chr(31)) AS names) AS n"""
+        )
+        .format(schema=schema)
+        .as_bytes(None)
+    )
+
+
+@lru_cache(maxsize=64)
+def spends_of_the_journal(generation: int) -> bytes:
+    """Spends and captures as they were decided, by pairs of account and command."""
+    return (
+        sql.SQL(
+            """SELECT t.account_id, t.command_id, t.asset, t.log_offset, t.facts
+           FROM {} AS t {} WHERE t.kind IN ('spend', 'capture') AND t.rejection IS NULL AND t.facts IS NOT NULL"""
+        )
+        .format(sql.Identifier(schema_of(generation), "journal"), sql.SQL(OF_COMMANDS))
+        .as_bytes(None)
+    )
+
+
+@lru_cache(maxsize=64)
+def due(generation: int) -> bytes:
+    """The accounts of a partition that have something due at an instant, in the order of their names' bytes."""
+    schema = sql.Identifier(schema_of(generation))
+    return (
+        sql.SQL(
+            """SELECT account_id FROM (
+               SELECT account_id FROM {schema}.balances
+               WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s
+               UNION
+               SELECT account_id FROM {schema}.lots WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s
+               UNION
+               SELECT account_id FROM {schema}.holds WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s
+               UNION
+               SELECT account_id FROM {schema}.schedules WHERE log_partition = %(partition)s AND next_at_ms <= %(clock)s
+           ) AS d ORDER BY account_id COLLATE "C" """
+        )
+        .format(schema=schema)
+        .as_bytes(None)
+    )
+
+
+@lru_cache(maxsize=64)
+def add_totals(generation: int) -> bytes:
+    """Add to what partitions have of assets, and to where it came from and went; sent as `joined` makes it."""
+    return (
+        sql.SQL(
+            """INSERT INTO {} AS t SELECT * FROM unnest(string_to_array(%s, chr(31))::integer[],
+               string_to_array(%s, chr(31)), string_to_array(%s, chr(31))::numeric[],
+               string_to_array(%s, chr(31))::numeric[], string_to_array(%s, chr(31))::numeric[],
+               string_to_array(%s, chr(31))::numeric[], string_to_array(%s, chr(31))::numeric[],
+               string_to_array(%s, chr(31))::numeric[], string_to_array(%s, chr(31))::numeric[],
+               string_to_array(%s, chr(31))::numeric[], string_to_array(%s, chr(31))::numeric[])
+           ON CONFLICT (log_partition, asset) DO UPDATE
+           SET credits = t.credits + excluded.credits, debt = t.debt + excluded.debt,
+               issued = t.issued + excluded.issued, spent = t.spent + excluded.spent,
+               expired = t.expired + excluded.expired, voided = t.voided + excluded.voided,
+               forfeited = t.forfeited + excluded.forfeited, reissued = t.reissued + excluded.reissued,
+               in_transit = t.in_transit + excluded.in_transit"""
+        )
+        .format(sql.Identifier(schema_of(generation), "totals"))
+        .as_bytes(None)
+    )

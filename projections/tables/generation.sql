@@ -1,0 +1,316 @@
+-- One generation of the projection. {schema} is its schema. Everything here can be dropped and folded again.
+-- What is in an index is ordered by its bytes (COLLATE "C"), which no update of the system's locales changes.
+-- The columns of large tables are ordered by what they are aligned to, wide ones first: nothing is lost between them.
+
+CREATE SCHEMA {schema};
+
+-- Which log this generation is folded from. A topic that was deleted and made anew has another topic_id.
+CREATE TABLE {schema}.source (
+    topic text COLLATE "C" PRIMARY KEY,
+    topic_id text NOT NULL,
+    partitions integer NOT NULL CHECK (partitions > 0)
+);
+
+-- Where the fold stands in each partition. The transaction that writes balances moves next_offset with them, and
+-- checks epoch, so that a worker that lost the partition can't write. rules is the version in force, chain the digest of
+-- all outcomes so far (projections/store/chain.py), tick_minute that of the last tick. balances_behind is true only in the middle of a bulk fold, which writes
+-- balances at its end: what they are until then is told by the journal. last_offset and last_digest are of the last record
+-- that was folded (log/bookmark.py), -1 before the first: whoever goes on sees by them that the log is still the same.
+CREATE TABLE {schema}.progress (
+    log_partition integer PRIMARY KEY,
+    next_offset bigint NOT NULL DEFAULT 0,
+    epoch bigint NOT NULL DEFAULT 0,
+    owner text NOT NULL DEFAULT '',
+    clock_ms bigint NOT NULL DEFAULT 0,
+    accepted bigint NOT NULL DEFAULT 0,
+    rejected bigint NOT NULL DEFAULT 0,
+    duplicates bigint NOT NULL DEFAULT 0,
+    dead_letters bigint NOT NULL DEFAULT 0,
+    activations bigint NOT NULL DEFAULT 0,
+    ticks bigint NOT NULL DEFAULT 0,
+    tick_minute bigint NOT NULL DEFAULT 0,
+    rules smallint NOT NULL DEFAULT {rules},
+    chain bytea NOT NULL DEFAULT '',
+    last_offset bigint NOT NULL DEFAULT -1,
+    last_digest bytea NOT NULL DEFAULT '',
+    balances_behind boolean NOT NULL DEFAULT false,
+    folded_at timestamptz
+) WITH (fillfactor = 50);
+
+-- The chain at round offsets on the way: where two folds part is looked for between two of them.
+CREATE TABLE {schema}.checkpoints (
+    log_partition integer NOT NULL,
+    next_offset bigint NOT NULL,
+    chain bytea NOT NULL,
+    PRIMARY KEY (log_partition, next_offset)
+);
+
+-- version is the account's count of journal lines at the last one about this asset. Rules 1 know only what is available.
+-- lots has the live lots that have no row in lots: to write them with the balance costs next to nothing. A line each, of
+-- command id, made, effective_at_ms, amount, remaining and log_offset, which are a plain grant's; of another one also number,
+-- lot_class, priority, expires_at_ms, source, expired, voided, forfeited, reissued and transferred. next_at_ms is when the
+-- first of them ends.
+CREATE TABLE {schema}.balances (
+    available bigint NOT NULL CHECK (available >= 0),
+    pending bigint NOT NULL DEFAULT 0 CHECK (pending >= 0),
+    held bigint NOT NULL DEFAULT 0 CHECK (held >= 0),
+    debt bigint NOT NULL DEFAULT 0 CHECK (debt >= 0),
+    credit_limit bigint NOT NULL DEFAULT 0 CHECK (credit_limit >= 0),
+    version bigint NOT NULL,
+    log_offset bigint NOT NULL,
+    next_at_ms bigint,
+    log_partition integer NOT NULL,
+    account_id text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    lots text NOT NULL DEFAULT '',
+    PRIMARY KEY (account_id, asset)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
+CREATE INDEX balances_due ON {schema}.balances (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
+
+-- One row a decision, with the whole body of its command, so that a duplicate can be told from another command of the
+-- same id: details is JSON of the fields that only some commands have, extra the digest of what has no column here. Under
+-- rules that know lots, facts is JSON of what happened, and there are rows without a command: of what time did, and of
+-- further assets that a command touched. Rules 1 leave details and facts empty. Its keys are in indexes.sql.
+CREATE TABLE {schema}.journal (
+    log_offset bigint NOT NULL,
+    version bigint NOT NULL,
+    amount bigint NOT NULL,
+    change bigint NOT NULL,
+    balance bigint NOT NULL,
+    clock_ms bigint NOT NULL,
+    occurred_at_ms bigint NOT NULL,
+    pending bigint NOT NULL DEFAULT 0,
+    held bigint NOT NULL DEFAULT 0,
+    debt bigint NOT NULL DEFAULT 0,
+    log_partition integer NOT NULL,
+    rules smallint NOT NULL,
+    step smallint,
+    account_id text COLLATE "C" NOT NULL,
+    command_id text COLLATE "C",
+    kind text NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    rejection text,
+    source text NOT NULL,
+    note text NOT NULL,
+    extra bytea NOT NULL,
+    details text,
+    facts text,
+    CHECK (rejection IS NULL OR change = 0)
+);
+-- Nobody looks for these, and they take most of an ANALYZE's time.
+ALTER TABLE {schema}.journal ALTER facts SET STATISTICS 0, ALTER details SET STATISTICS 0, ALTER extra SET STATISTICS 0,
+    ALTER note SET STATISTICS 0, ALTER amount SET STATISTICS 0, ALTER change SET STATISTICS 0,
+    ALTER balance SET STATISTICS 0, ALTER pending SET STATISTICS 0, ALTER held SET STATISTICS 0,
+    ALTER debt SET STATISTICS 0, ALTER step SET STATISTICS 0, ALTER occurred_at_ms SET STATISTICS 0;
+-- The expression is the one that the view shows as decided_at, so that the newest are found by sorting only those of the
+-- same instant. Those share an entry, which an index on the position too would not.
+CREATE INDEX journal_rejections ON {schema}.journal (to_timestamp(clock_ms / 1000.0)) WHERE rejection IS NOT NULL;
+
+-- Records that can't be folded, as they are in the log.
+CREATE TABLE {schema}.dead_letters (
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    reason text NOT NULL,
+    detail text NOT NULL,
+    appended_at_ms bigint NOT NULL,
+    key bytea,
+    value bytea,
+    headers jsonb NOT NULL,
+    PRIMARY KEY (log_partition, log_offset)
+);
+
+-- Records that brought another version of the rules into force.
+CREATE TABLE {schema}.activations (
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    rules smallint NOT NULL,
+    clock_ms bigint NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
+    occurred_at_ms bigint NOT NULL,
+    source text NOT NULL,
+    note text NOT NULL,
+    PRIMARY KEY (log_partition, log_offset)
+);
+
+-- Records that say of themselves that they mend a dead letter.
+CREATE TABLE {schema}.redrives (
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    of_partition integer NOT NULL,
+    of_offset bigint NOT NULL,
+    decided_by text NOT NULL,
+    note text NOT NULL,
+    PRIMARY KEY (log_partition, log_offset)
+);
+CREATE INDEX redrives_of ON {schema}.redrives (of_partition, of_offset);
+
+-- What concerns an account as a whole; only accounts that were once frozen or closed, or had a command of no asset, have
+-- a row. version is that of the last journal line of no asset.
+CREATE TABLE {schema}.accounts (
+    account_id text COLLATE "C" PRIMARY KEY,
+    version bigint NOT NULL,
+    is_closed boolean NOT NULL,
+    frozen text NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL
+);
+
+-- Credits that came in together, and where each part of them is. made is the log's offset times 2^20 and a number;
+-- next_at_ms is when time changes something in it next, log_offset that of the record that changed it last. A lot that
+-- nothing but plain spends befalls gets its row when it is empty; until then it stands in its balance. Either way it is
+-- in all_lots.
+CREATE TABLE {schema}.lots (
+    effective_at_ms bigint NOT NULL,
+    expires_at_ms bigint NOT NULL,
+    made bigint NOT NULL,
+    amount bigint NOT NULL,
+    remaining bigint NOT NULL CHECK (remaining >= 0),
+    held bigint NOT NULL CHECK (held >= 0),
+    spent bigint NOT NULL CHECK (spent >= 0),
+    expired bigint NOT NULL CHECK (expired >= 0),
+    voided bigint NOT NULL CHECK (voided >= 0),
+    forfeited bigint NOT NULL CHECK (forfeited >= 0),
+    reissued bigint NOT NULL CHECK (reissued >= 0),
+    transferred bigint NOT NULL CHECK (transferred >= 0),
+    next_at_ms bigint,
+    log_offset bigint NOT NULL,
+    number integer NOT NULL,
+    log_partition integer NOT NULL,
+    priority smallint NOT NULL,
+    is_pending boolean NOT NULL,
+    is_lapsed boolean NOT NULL,
+    is_void boolean NOT NULL,
+    is_live boolean NOT NULL,
+    account_id text COLLATE "C" NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    lot_class text NOT NULL,
+    scope text NOT NULL,
+    source text NOT NULL,
+    PRIMARY KEY (account_id, command_id, number),
+    CONSTRAINT lots_conserved
+        CHECK (amount = remaining + held + spent + expired + voided + forfeited + reissued + transferred)
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.1);
+CREATE INDEX lots_live ON {schema}.lots (account_id) WHERE is_live;
+CREATE INDEX lots_due ON {schema}.lots (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
+
+-- The lots that stand in balances. A line that isn't one of a lot is left out: `creditfold verify` then names the account.
+CREATE VIEW {schema}.inline_lots AS
+    SELECT *, amount - remaining - expired - voided - forfeited - reissued - transferred AS spent,
+           nullif(expires_at_ms, 0) AS next_at_ms
+    FROM (
+        SELECT b.account_id, p[1] AS command_id, coalesce(p[7]::integer, 1) AS number, b.asset,
+               coalesce(p[8], 'paid') AS lot_class, coalesce(p[9]::smallint, 50::smallint) AS priority,
+               p[3]::bigint AS effective_at_ms, coalesce(p[10]::bigint, 0) AS expires_at_ms, p[2]::bigint AS made,
+               coalesce(p[11], 'issued') AS source, p[4]::bigint AS amount, p[5]::bigint AS remaining,
+               coalesce(p[12]::bigint, 0) AS expired, coalesce(p[13]::bigint, 0) AS voided,
+               coalesce(p[14]::bigint, 0) AS forfeited, coalesce(p[15]::bigint, 0) AS reissued,
+               coalesce(p[16]::bigint, 0) AS transferred, b.log_partition, p[6]::bigint AS log_offset
+        FROM {schema}.balances b
+        CROSS JOIN LATERAL string_to_table(b.lots, E'\n') AS line
+        CROSS JOIN LATERAL string_to_array(line, ' ') AS p
+        WHERE b.lots <> ''
+              AND line ~ '^[!-~]+( [1-8]?[0-9]{{1,18}}){{5}}( [0-9]{{1,9}} (paid|promo) [0-9]{{1,3}} [0-9]{{1,18}} [a-z_]+( [0-9]{{1,18}}){{5}})?$'
+    ) AS l;
+
+CREATE VIEW {schema}.all_lots AS
+    SELECT account_id, command_id, number, asset, lot_class, priority, effective_at_ms, expires_at_ms, scope, made, source,
+           amount, remaining, held, spent, expired, voided, forfeited, reissued, transferred, is_pending, is_lapsed, is_void,
+           is_live, next_at_ms, log_partition, log_offset
+    FROM {schema}.lots
+    UNION ALL
+    SELECT account_id, command_id, number, asset, lot_class, priority, effective_at_ms, expires_at_ms, '', made, source,
+           amount, remaining, 0, spent, expired, voided, forfeited, reissued, transferred, false, false, false,
+           true, next_at_ms, log_partition, log_offset
+    FROM {schema}.inline_lots;
+
+-- Credits set aside. slices is JSON of [lot's command, lot's number, amount], as in spends.
+CREATE TABLE {schema}.holds (
+    account_id text COLLATE "C" NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    deadline_ms bigint NOT NULL,
+    made bigint NOT NULL,
+    taken bigint NOT NULL,
+    slices text NOT NULL,
+    is_open boolean NOT NULL,
+    is_lapsed boolean NOT NULL,
+    next_at_ms bigint,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    PRIMARY KEY (account_id, command_id)
+);
+CREATE INDEX holds_open ON {schema}.holds (account_id) WHERE is_open;
+CREATE INDEX holds_due ON {schema}.holds (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
+
+-- Spends and captures that were refunded in part, or whose debt was made or paid: all others are as the journal says.
+CREATE TABLE {schema}.spends (
+    account_id text COLLATE "C" NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    made bigint NOT NULL,
+    debt bigint NOT NULL CHECK (debt >= 0),
+    slices text NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    PRIMARY KEY (account_id, command_id)
+);
+CREATE INDEX spends_owed ON {schema}.spends (account_id) WHERE debt > 0;
+
+-- Credits sent to other accounts. parcels is JSON of [lot's command, lot's number, amount, and the lot's terms].
+CREATE TABLE {schema}.transfers (
+    account_id text COLLATE "C" NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    to_account text NOT NULL,
+    parcels text NOT NULL,
+    is_open boolean NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    PRIMARY KEY (account_id, command_id)
+);
+CREATE INDEX transfers_open ON {schema}.transfers (log_partition, account_id) WHERE is_open;
+
+CREATE TABLE {schema}.schedules (
+    account_id text COLLATE "C" NOT NULL,
+    command_id text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    amount bigint NOT NULL,
+    period text NOT NULL,
+    first_at_ms bigint NOT NULL,
+    every integer NOT NULL,
+    until_ms bigint NOT NULL,
+    cap bigint NOT NULL,
+    lot_class text NOT NULL,
+    priority smallint NOT NULL,
+    expires_after_ms bigint NOT NULL,
+    scope text NOT NULL,
+    made bigint NOT NULL,
+    next_number integer NOT NULL,
+    is_open boolean NOT NULL,
+    next_at_ms bigint,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    PRIMARY KEY (account_id, command_id)
+);
+CREATE INDEX schedules_due ON {schema}.schedules (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
+
+-- Double entry: where each partition's credits are, and where they came from and went, as sums of all changes. credits and
+-- debt are summed up from the balances, the others from the moves that the facts tell; what the one side gains the other
+-- must lose, or nothing is written. Credits in transit from another partition count as less than none.
+CREATE TABLE {schema}.totals (
+    log_partition integer NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    credits numeric NOT NULL,
+    debt numeric NOT NULL,
+    issued numeric NOT NULL,
+    spent numeric NOT NULL,
+    expired numeric NOT NULL,
+    voided numeric NOT NULL,
+    forfeited numeric NOT NULL,
+    reissued numeric NOT NULL,
+    in_transit numeric NOT NULL,
+    PRIMARY KEY (log_partition, asset),
+    CONSTRAINT totals_balance
+        CHECK (credits - debt + spent + expired + voided + forfeited + reissued + in_transit = issued)
+) WITH (fillfactor = 50);

@@ -1,0 +1,182 @@
+-- What read services see, whatever generation is behind it: {schema} is its schema, {number} its number. Read statement
+-- by statement by setup.py, which also puts two generations behind a view for the time of a switch.
+
+CREATE OR REPLACE VIEW ledger.balances AS
+    SELECT account_id, asset, available, version, log_partition, log_offset, pending, held, debt, credit_limit
+    FROM {schema}.balances;
+
+CREATE OR REPLACE VIEW ledger.journal AS
+    SELECT log_partition, log_offset, account_id, version, command_id, kind, asset, amount, change, balance,
+           rejection IS NULL AS accepted, rejection, rules,
+           to_timestamp(clock_ms / 1000.0) AS decided_at,
+           CASE WHEN occurred_at_ms > 0 THEN to_timestamp(occurred_at_ms / 1000.0) END AS occurred_at,
+           source, note, pending, held, debt, step, nullif(details, '')::json AS details, facts::json AS facts
+    FROM {schema}.journal;
+
+CREATE OR REPLACE VIEW ledger.rejections AS
+    SELECT log_partition, log_offset, account_id, version, command_id, kind, asset, amount, balance, rejection,
+           to_timestamp(clock_ms / 1000.0) AS decided_at, source, note, step, nullif(details, '')::json AS details
+    FROM {schema}.journal WHERE rejection IS NOT NULL;
+
+CREATE OR REPLACE VIEW ledger.dead_letters AS
+    SELECT log_partition, log_offset, reason, detail,
+           CASE WHEN appended_at_ms BETWEEN 0 AND 253402300799999 THEN to_timestamp(appended_at_ms / 1000.0) END AS appended_at,
+           key, value, headers
+    FROM {schema}.dead_letters;
+
+CREATE OR REPLACE VIEW ledger.progress AS
+    SELECT s.topic, p.log_partition, p.next_offset, p.accepted, p.rejected, p.duplicates, p.dead_letters,
+           p.accepted + p.rejected + p.duplicates + p.dead_letters + p.activations + p.ticks AS records,
+           CASE WHEN p.clock_ms > 0 THEN to_timestamp(p.clock_ms / 1000.0) END AS clock, p.folded_at, p.epoch, p.owner,
+           p.activations, p.rules, {number} AS generation, p.chain, p.ticks, s.topic_id,
+           p.last_offset, p.last_digest
+    FROM {schema}.progress p CROSS JOIN {schema}.source s;
+
+CREATE OR REPLACE VIEW ledger.activations AS
+    SELECT log_partition, log_offset, rules, to_timestamp(clock_ms / 1000.0) AS activated_at, command_id, source, note
+    FROM {schema}.activations;
+
+CREATE OR REPLACE VIEW ledger.redrives AS
+    SELECT of_partition, of_offset, log_partition, log_offset, decided_by, note FROM {schema}.redrives;
+
+-- What was decided about each dead letter, and what the log knows of it. A redrive without a decision is one that another
+-- database knew of: decisions aren't folded from the log.
+CREATE OR REPLACE VIEW ledger.dead_letter_states AS
+    SELECT d.log_partition, d.log_offset,
+           CASE WHEN x.decision = 'discard' THEN 'discarded'
+                WHEN x.to_offset IS NOT NULL OR (x.decision IS NULL AND r.log_offset IS NOT NULL) THEN 'redriven'
+                WHEN x.decision = 'redrive' THEN 'redriving'
+                ELSE 'open' END AS state,
+           coalesce(x.decided_by, r.decided_by) AS decided_by, x.decided_at, coalesce(x.note, r.note) AS note, x.corrected,
+           coalesce(x.to_partition, r.log_partition) AS to_partition, coalesce(x.to_offset, r.log_offset) AS to_offset
+    FROM {schema}.dead_letters d CROSS JOIN {schema}.source s
+    LEFT JOIN ledger.dead_letter_decisions x ON x.topic_id = s.topic_id
+        AND x.log_partition = d.log_partition AND x.log_offset = d.log_offset
+    LEFT JOIN LATERAL (
+        SELECT log_partition, log_offset, decided_by, note FROM {schema}.redrives
+        WHERE of_partition = d.log_partition AND of_offset = d.log_offset ORDER BY log_partition, log_offset LIMIT 1
+    ) r ON x.decision IS DISTINCT FROM 'discard';
+
+CREATE OR REPLACE VIEW ledger.accounts AS
+    SELECT account_id, is_closed, nullif(frozen, '') AS frozen, version, log_partition, log_offset FROM {schema}.accounts;
+
+-- What ends after the year 9999 is shown as never ending.
+CREATE OR REPLACE VIEW ledger.lots AS
+    SELECT account_id, command_id, number, asset, amount, remaining, held, spent, expired, voided, forfeited, reissued,
+           transferred,
+           CASE WHEN is_void THEN 'voided' WHEN is_lapsed THEN 'expired' WHEN is_pending THEN 'pending'
+                WHEN is_live THEN 'active' ELSE 'empty' END AS state,
+           is_live, lot_class AS class, priority, nullif(scope, '') AS scope,
+           CASE WHEN effective_at_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(effective_at_ms / 1000.0) END AS effective_at,
+           CASE WHEN expires_at_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(expires_at_ms / 1000.0) END AS expires_at,
+           source, made, log_partition, log_offset
+    FROM {schema}.all_lots;
+
+CREATE OR REPLACE VIEW ledger.holds AS
+    SELECT account_id, command_id, asset, taken,
+           (SELECT coalesce(sum((s ->> 2)::bigint), 0)::bigint FROM json_array_elements(slices::json) s) AS held,
+           CASE WHEN is_open THEN 'open' WHEN is_lapsed THEN 'lapsed' ELSE 'closed' END AS state,
+           CASE WHEN deadline_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(deadline_ms / 1000.0) END AS deadline,
+           slices::json AS slices, made, log_partition, log_offset
+    FROM {schema}.holds;
+
+CREATE OR REPLACE VIEW ledger.transfers AS
+    SELECT account_id, command_id, asset, to_account,
+           (SELECT coalesce(sum((p ->> 2)::bigint), 0)::bigint FROM json_array_elements(parcels::json) p) AS amount,
+           CASE WHEN is_open THEN 'in_transit' ELSE 'settled' END AS state,
+           parcels::json AS parcels, log_partition, log_offset
+    FROM {schema}.transfers;
+
+CREATE OR REPLACE VIEW ledger.schedules AS
+    SELECT account_id, command_id, asset, amount, every, period,
+           CASE WHEN next_at_ms IS NOT NULL THEN 'active' WHEN is_open THEN 'finished' ELSE 'ended' END AS state,
+           next_number, CASE WHEN next_at_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(next_at_ms / 1000.0) END AS next_at,
+           CASE WHEN first_at_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(first_at_ms / 1000.0) END AS first_at,
+           CASE WHEN until_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(until_ms / 1000.0) END AS until,
+           nullif(cap, 0) AS cap, lot_class AS class, priority, nullif(scope, '') AS scope,
+           nullif(expires_after_ms, 0) AS expires_after_ms,
+           made, log_partition, log_offset
+    FROM {schema}.schedules;
+
+CREATE OR REPLACE VIEW ledger.totals AS
+    SELECT log_partition, asset, credits, debt, issued, spent, expired, voided, forfeited, reissued, in_transit
+    FROM {schema}.totals;
+
+-- What balances come to at the time of asking: what the fold would make of them if it settled the account now, but for
+-- schedules' turns (projections/queries/current.py knows these too). Credits come back in pieces: a lot whose window
+-- opened is one, and so is each slice of a hold that lapsed. They do so in the order of their instants, and debt takes
+-- of the unscoped ones until nothing is owed. An account that owes something has nothing unscoped at first. Turns are
+-- counted, and asked for their instants in such a way that the index on what is due, which has that of all accounts, doesn't fit.
+CREATE OR REPLACE VIEW ledger.balances_now AS
+    SELECT b.account_id, b.asset, (b.available - ended.amount + back.available)::bigint AS available,
+           (b.pending - back.activated)::bigint AS pending, (b.held - back.lapsed)::bigint AS held,
+           (b.debt - back.repaid)::bigint AS debt, b.credit_limit, b.available AS stored_available, b.version,
+           b.log_partition, b.log_offset, to_timestamp(n.at_ms / 1000.0) AS at,
+           (SELECT count(*) > 0 FROM {schema}.schedules s
+            WHERE s.account_id = b.account_id AND s.asset = b.asset AND coalesce(s.next_at_ms, 9223372036854775807) <= n.at_ms) AS schedule_due
+    FROM {schema}.balances b
+    CROSS JOIN LATERAL (
+        SELECT greatest(floor(extract(epoch FROM now()) * 1000)::bigint, max(p.clock_ms)) AS at_ms
+        FROM {schema}.progress p WHERE p.log_partition = b.log_partition
+    ) n
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(l.remaining), 0) AS amount FROM {schema}.all_lots l
+        WHERE l.account_id = b.account_id AND l.asset = b.asset AND l.is_live
+              AND NOT (l.is_pending OR l.is_lapsed OR l.is_void) AND l.expires_at_ms BETWEEN 1 AND n.at_ms
+    ) ended
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(amount) FILTER (WHERE kind = 1), 0) AS activated,
+               coalesce(sum(amount) FILTER (WHERE kind = 2), 0) AS lapsed,
+               coalesce(sum(repaid), 0) AS repaid,
+               coalesce(sum(amount - repaid) FILTER (WHERE NOT is_lost AND ends_at_ms > n.at_ms), 0) AS available
+        FROM (
+            SELECT kind, amount, ends_at_ms, is_lost,
+                   CASE WHEN pays THEN greatest(0, least(amount, b.debt - (sum(amount) FILTER (WHERE pays) OVER in_order - amount)))
+                        ELSE 0 END AS repaid
+            FROM (
+                SELECT *, scope = '' AND NOT is_lost AS pays FROM (
+                    SELECT 1 AS kind, l.effective_at_ms AS at_ms, l.made AS event, l.remaining AS amount, l.scope, l.priority,
+                           coalesce(nullif(l.expires_at_ms, 0), 9223372036854775807) AS ends_at_ms, l.lot_class,
+                           l.effective_at_ms, l.made, false AS is_lost
+                    FROM {schema}.lots l
+                    WHERE l.account_id = b.account_id AND l.asset = b.asset AND l.is_live AND l.is_pending
+                          AND l.effective_at_ms <= n.at_ms
+                    UNION ALL
+                    SELECT 2, h.deadline_ms, h.made, (s.slice ->> 2)::bigint, l.scope, l.priority,
+                           coalesce(nullif(l.expires_at_ms, 0), 9223372036854775807), l.lot_class, l.effective_at_ms, l.made,
+                           l.is_void OR l.is_lapsed OR l.expires_at_ms BETWEEN 1 AND h.deadline_ms
+                    FROM {schema}.holds h
+                    CROSS JOIN LATERAL json_array_elements(h.slices::json) WITH ORDINALITY AS s (slice, at)
+                    JOIN {schema}.lots l ON l.account_id = h.account_id AND l.command_id = s.slice ->> 0
+                         AND l.number = (s.slice ->> 1)::integer
+                    WHERE h.account_id = b.account_id AND h.asset = b.asset AND h.is_open AND h.deadline_ms <= n.at_ms
+                          AND s.at BETWEEN 1 AND 2147483647
+                ) pieces
+            ) told
+            WINDOW in_order AS (ORDER BY at_ms, kind, event, priority, scope = '', ends_at_ms, lot_class <> 'promo',
+                                effective_at_ms, made ROWS UNBOUNDED PRECEDING)
+        ) paid
+    ) back;
+
+-- Each move of credits from one place to another. Rules 1 kept none: there a grant brings and a spend takes, of no lot.
+-- Of a JSON array PostgreSQL expects 100 elements, and so of a line 10,000 moves: it would rather read the journal from its
+-- start than look for an account that has as many. All numbers of elements lie within the bounds, and it believes that few do.
+CREATE OR REPLACE VIEW ledger.moves AS
+    SELECT j.log_partition, j.log_offset, j.account_id, j.version, f.at::integer AS fact, m.at::integer AS move,
+           coalesce(f.fact ->> 'asset', j.asset) AS asset, j.command_id, f.fact ->> 'kind' AS kind,
+           to_timestamp((f.fact ->> 'at')::bigint / 1000.0) AS at, f.fact ->> 'ref' AS ref,
+           nullif(m.move ->> 0, '') AS lot_command, nullif((m.move ->> 1)::integer, 0) AS lot_number,
+           m.move ->> 2 AS source, m.move ->> 3 AS target, (m.move ->> 4)::bigint AS amount,
+           to_timestamp(j.clock_ms / 1000.0) AS decided_at
+    FROM {schema}.journal j
+    CROSS JOIN LATERAL json_array_elements(j.facts::json) WITH ORDINALITY AS f (fact, at)
+    CROSS JOIN LATERAL json_array_elements(f.fact -> 'moves') WITH ORDINALITY AS m (move, at)
+    WHERE f.at BETWEEN 1 AND 2147483647 AND m.at BETWEEN 1 AND 2147483647
+    UNION ALL
+    SELECT log_partition, log_offset, account_id, version, 1, 1, asset, command_id,
+           CASE WHEN change > 0 THEN 'granted' ELSE 'spent' END, to_timestamp(clock_ms / 1000.0), command_id,
+           NULL::text, NULL::integer,
+           CASE WHEN change > 0 THEN 'issued' ELSE 'remaining' END,
+           CASE WHEN change > 0 THEN 'remaining' ELSE 'spent' END, abs(change),
+           to_timestamp(clock_ms / 1000.0)
+    FROM {schema}.journal WHERE facts IS NULL AND change <> 0;
