@@ -18,14 +18,14 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 from fold import fold
 from guard import watch
-from load import CREDITS, LOGS, PLAIN_2, activate
+from load import CREDITS, LOGS, PLAIN
 from rig import CREDITFOLD, console, environment, ledger, middle, servers, servers_cpu_s, show_columns
 
 from creditfold.common.settings import Settings, load_settings
@@ -44,7 +44,7 @@ def append(settings: Settings, log: str, commands: int, accounts: int, seed: int
     """Append commands from this process; only what a service would do is timed."""
     drawn = [
         (MODELS[fields["type"]], {name: value for name, value in fields.items() if name != "type"})
-        for fields in map(fields_of, LOGS[log].make(commands, accounts, seed))
+        for fields in map(fields_of, LOGS[log](commands, accounts, seed))
     ]
     # What a service does not have is a million commands in memory, through which Python looks for cycles.
     gc.collect()
@@ -60,10 +60,9 @@ def append(settings: Settings, log: str, commands: int, accounts: int, seed: int
 
 def write_files(folder: Path, log: str, commands: int, accounts: int, seed: int) -> dict[str, Path]:
     """The same commands as files, by their formats."""
-    rows = [fields_of(command) for command in LOGS[log].make(commands, accounts, seed)]
+    rows = [fields_of(command) for command in LOGS[log](commands, accounts, seed)]
     paths = {format: folder / f"commands.{format}" for format in FORMATS}
-    with paths["jsonl"].open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(row) + "\n" for row in rows)
+    write_lines(paths["jsonl"], rows)
     with paths["csv"].open("w", encoding="utf-8", newline="") as table:
         writer = csv.DictWriter(table, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
         writer.writeheader()
@@ -72,6 +71,12 @@ def write_files(folder: Path, log: str, commands: int, accounts: int, seed: int)
         with gzip.open(paths[f"{format}.gz"], "wb") as packed:
             packed.write(paths[format].read_bytes())
     return paths
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Commands as JSON Lines."""
+    with path.open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def _cell(value: Any) -> Any:
@@ -104,7 +109,6 @@ def compare(on: Settings, log: str, commands: int, accounts: int, seed: int) -> 
     asked = [f"--{name}={value}" for name, value in (("commands", commands), ("accounts", accounts), ("seed", seed))]
     script = [sys.executable, __file__, "--append-only", f"--log={log}", *asked]
     with ledger(on, "append") as own:
-        activate(own, LOGS[log].rules)
         with console.status(f"appending {log}"):
             appended, cpu = run(own, script, commands)
         with console.status(f"folding {log}"):
@@ -135,7 +139,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--append-only", action="store_true", help="append to the log of the settings, and print JSON")
     options = parser.parse_args()
-    logs = options.log or [PLAIN_2, CREDITS]
+    logs = options.log or [PLAIN, CREDITS]
     asked = options.commands, options.accounts, options.seed
     if options.append_only:
         print(json.dumps(append(load_settings(), logs[0], *asked)))

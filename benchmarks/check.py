@@ -2,13 +2,13 @@
 
     python benchmarks/check.py --base HEAD~1
 
-Checks out the revision into a temporary folder and folds the same log by workers of both, one after the other, each
-into a database of its own that its own code has prepared. What comes first changes from round to round. The rate is
-what counts, and on a machine that others use it wavers; CPU time of worker and PostgreSQL for each command, printed
-beside it, wavers less. Exits with 1 if the median ratio of rates is below the threshold.
+Checks out the revision into a temporary folder and folds the same commands by workers of both, one after the other.
+Each has a log that its own code has imported from a file of them, since the two may write a command differently, and
+for each fold a database of its own that its own code has prepared. What comes first changes from round to round. The
+rate is what counts, and on a machine that others use it wavers; CPU time of worker and PostgreSQL for each command,
+printed beside it, wavers less. Exits with 1 if the median ratio of rates is below the threshold.
 
-Only the workers and the tables are the other revision's: the log is made by the work tree, so a revision that doesn't
-know its schemas yet can't be compared. Both are run in plain Python, whatever was compiled.
+Both are run in plain Python, whatever was compiled.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from load import LOGS, PLAIN_2, produce
+from append import fields_of, write_lines
+from load import LOGS, PLAIN
 from rich.table import Table
 from rig import CREDITFOLD, another_fold, console, environment, ledger, servers, servers_cpu_s, workers
 
@@ -61,6 +62,17 @@ def code_of(tree: Path) -> dict[str, str]:
     if not Path(said.stdout.strip()).resolve().is_relative_to(tree.resolve()):
         raise SystemExit(f"Python finds {said.stdout.strip()} and not the code in {tree}")
     return found
+
+
+def make_log(log: Settings, tree: Path, kind: str, count: int, accounts: int) -> None:
+    """Append commands of a kind of log to an empty one, by a tree's own code."""
+    # By its path an import finds its progress again.
+    file = log.data_dir / f"{log.group}.jsonl"
+    write_lines(file, map(fields_of, LOGS[kind](count, accounts, 1)))
+    with another_fold(log, "make", prepared=False) as own:
+        for command in (["init"], ["import", str(file)]):
+            variables = environment(own) | code_of(tree)
+            subprocess.run([*CREDITFOLD, *command], env=variables, check=True, stdout=subprocess.DEVNULL)
 
 
 def fold(log: Settings, tree: Path, number: int) -> dict[str, float]:
@@ -113,18 +125,25 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threshold", type=float, default=0.9, help="least median ratio of rates")
-    parser.add_argument("--log", choices=LOGS, default=PLAIN_2)
+    parser.add_argument("--log", choices=LOGS, default=PLAIN)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     rounds: list[dict[str, dict[str, float]]] = []
-    with checkout(options.base) as tree, servers() as settings, ledger(settings, "check") as log:
-        produce(log, options.log, options.commands, options.accounts, 1)
-        trees = {"work": ROOT, "base": tree}
+    with (
+        checkout(options.base) as tree,
+        servers() as settings,
+        ledger(settings, "work") as work,
+        ledger(settings, "base") as base,
+    ):
+        trees, logs = {"work": ROOT, "base": tree}, {"work": work, "base": base}
+        for name, log in logs.items():
+            with console.status(f"appending: {name}"):
+                make_log(log, trees[name], options.log, options.commands, options.accounts)
         for number in range(options.rounds):
             found = {}
             for name in sorted(trees, reverse=number % 2 == 0):
                 with console.status(f"round {number + 1}: {name}"):
-                    found[name] = fold(log, trees[name], options.workers)
+                    found[name] = fold(logs[name], trees[name], options.workers)
             rounds.append(found)
     compared = ratios(rounds)
     is_good = compared["per_s"]["median"] >= options.threshold

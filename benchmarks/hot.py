@@ -14,7 +14,7 @@ from typing import Any
 
 import baseline
 from fold import fold
-from load import LOGS, PLAIN_2, produce
+from load import LOGS, PLAIN, produce
 from rig import another_fold, console, database, ledger, servers, show_columns
 
 from creditfold.common.settings import Settings
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--commands", type=int, default=300_000)
     parser.add_argument("--accounts", type=int, default=100_000, help="of the uniform commands")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--log", choices=LOGS, default=PLAIN_2)
+    parser.add_argument("--log", choices=LOGS, default=PLAIN)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     found: dict[str, dict[str, Any]] = {}

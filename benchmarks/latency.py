@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import baseline
-from load import LOGS, MOST_GRANTED, PLAIN_2, activate, draw
+from load import LOGS, MOST_GRANTED, PLAIN, draw
 from rig import console, database, ledger, middle, percentiles, servers, show_columns, workers
 
 from creditfold.common.position import Position
@@ -133,7 +133,7 @@ def grant_all(settings: Settings, accounts: int) -> None:
 def append(settings: Settings, run: Run, pipe: Connection) -> None:
     """Append by the schedule; send its start, and at the end what was appended. Runs in a process of its own."""
     found: list[Appended] = []
-    commands = list(LOGS[PLAIN_2].make(FIRST + run.commands, run.accounts, run.seed))
+    commands = list(LOGS[PLAIN](FIRST + run.commands, run.accounts, run.seed))
 
     def deliver(command: Command, outcome: Outcome) -> None:
         if not isinstance(outcome, Position):
@@ -257,7 +257,6 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     with servers() as settings, ledger(settings, "latency") as own, database(settings, "bench_baseline") as dsn:
         baseline.prepare(dsn, options.accounts)
-        activate(own, LOGS[PLAIN_2].rules)
         if not options.new_accounts:
             grant_all(own, options.accounts)
         with workers(own, options.workers) as running:

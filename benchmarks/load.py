@@ -5,14 +5,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Literal, TypeAlias
 
 from rich.progress import track
 from rig import console
 
 from creditfold.common.settings import Settings
 from creditfold.producers import Command, CommandProducer, Grant, Spend
-from creditfold.producers.models.commands import Capture, Hold, Refund, Release, encode_activation, encode_command
+from creditfold.producers.models.commands import Capture, Hold, Refund, Release, encode_command
 
 DAY_MS = 86_400_000
 
@@ -81,40 +81,26 @@ def credits_mix(count: int, accounts: int, seed: int) -> Iterator[Command]:
             yield Spend(command_id=id, account=account, asset="credits", amount=amount, use=use)
 
 
-class Log(NamedTuple):
-    """A kind of log: what makes its commands of a count, a number of accounts and a seed, and the rules in force."""
+#: Makes a log's commands of a count, a number of accounts and a seed.
+Make: TypeAlias = Callable[[int, int, int], Iterator[Command]]
 
-    make: Callable[[int, int, int], Iterator[Command]]
-    rules: int
-
-
-PLAIN_1, PLAIN_2, CREDITS = "plain, rules 1", "plain, rules 2", "credits"
+PLAIN, CREDITS = "plain", "credits"
 
 #: The kinds of log, by name.
-LOGS: Mapping[str, Log] = {PLAIN_1: Log(plain, 1), PLAIN_2: Log(plain, 2), CREDITS: Log(credits_mix, 2)}
+LOGS: Mapping[str, Make] = {PLAIN: plain, CREDITS: credits_mix}
 
 
 def produce(settings: Settings, log: str, count: int, accounts: int, seed: int) -> float:
     """Append the commands; gives back commands per second, pydantic and encoding included."""
-    make, rules = LOGS[log]
-    activate(settings, rules)
     start = time.perf_counter()
     with CommandProducer(settings.kafka_client, settings.commands_topic) as producer:
-        stream = track(make(count, accounts, seed), f"appending {log}", count, console=console)
+        stream = track(LOGS[log](count, accounts, seed), f"appending {log}", count, console=console)
         producer.append_many(stream)
         producer.flush()
     return count / (time.perf_counter() - start)
 
 
-def activate(settings: Settings, rules: int) -> None:
-    """Bring a version of the rules into force in every partition, where it isn't the first."""
-    if rules > 1:
-        with CommandProducer(settings.kafka_client, settings.commands_topic) as producer:
-            for partition in range(settings.partitions):
-                producer.append_record(encode_activation(rules, partition))
-
-
 def bytes_needed(log: str, count: int, accounts: int, seed: int) -> float:
     """Bytes of keys and values per command, of the first 10,000 of a log."""
-    records = [encode_command(command) for command in islice(LOGS[log].make(count, accounts, seed), 10_000)]
+    records = [encode_command(command) for command in islice(LOGS[log](count, accounts, seed), 10_000)]
     return sum(len(record.key or b"") + len(record.value) for record in records) / len(records)

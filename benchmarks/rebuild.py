@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 from fold import fold
 from guard import watch
-from load import LOGS, PLAIN_2, plain, produce
+from load import LOGS, PLAIN, plain, produce
 from rig import CREDITFOLD, another_fold, console, environment, middle, servers, show, show_columns
 
 from creditfold.common.position import Position
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--accounts", type=int, default=100_000)
     parser.add_argument("--per-second", type=int, default=500, help="commands appended a second for the latency")
     parser.add_argument("--rounds", type=int, default=3, help="live folds and rebuilds by each number of workers")
-    parser.add_argument("--log", choices=LOGS, default=PLAIN_2)
+    parser.add_argument("--log", choices=LOGS, default=PLAIN)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with servers() as settings:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from figures import Figures, at
-from load import PLAIN_2
+from load import PLAIN
 from plot import draw
 from rebuild import PACED
 
@@ -75,10 +75,10 @@ WAYS = {
 }
 
 GOALS = (
-    Goal("fold, against the baseline in batches of 100", ("fold", "logs", PLAIN_2, "to_baseline_batched"), 1.25),
-    Goal("fold, against the baseline one at a time", ("fold", "logs", PLAIN_2, "to_baseline_single"), 5),
+    Goal("fold, against the baseline in batches of 100", ("fold", "logs", PLAIN, "to_baseline_batched"), 1.25),
+    Goal("fold, against the baseline one at a time", ("fold", "logs", PLAIN, "to_baseline_single"), 5),
     *(
-        Goal(f"{what}, against the fold", ("append", "logs", PLAIN_2, way, "to_fold"), 1)
+        Goal(f"{what}, against the fold", ("append", "logs", PLAIN, way, "to_fold"), 1)
         for way, what in WAYS.items()
         if way != "fold"
     ),
@@ -91,8 +91,8 @@ GOALS = (
     Goal("memory of a worker, at its most", ("scale", "long", "most_mb"), 300, " MB", True),
     Goal("memory in the last tenth of a long log to the third", ("derived", "growth"), FLAT, "", True),
     Goal("memory with the most accounts", ("derived", "memory_mb"), 300, " MB", True),
-    Goal("Kafka's bytes against what the data needs", ("fold", "logs", PLAIN_2, "kafka_to_needed"), 1.5, "", True),
-    Goal("PostgreSQL's bytes against that", ("fold", "logs", PLAIN_2, "postgres_to_needed"), 1.5, "", True),
+    Goal("Kafka's bytes against what the data needs", ("fold", "logs", PLAIN, "kafka_to_needed"), 1.5, "", True),
+    Goal("PostgreSQL's bytes against that", ("fold", "logs", PLAIN, "postgres_to_needed"), 1.5, "", True),
     Goal("cold start to the first fold", ("derived", "cold_start_s"), 3, " s", True),
 )
 
@@ -319,7 +319,7 @@ def stages(results: Figures) -> str:
 
 def arithmetic(results: Figures) -> str:
     """What 10^5 and 10^6 commands a second take, from the figures of one machine."""
-    log = at(results, "fold", "logs", PLAIN_2) or {}
+    log = at(results, "fold", "logs", PLAIN) or {}
     lane = at(results, "hot", "runs", "hot", "per_s_by_1_workers")
     cpu: Mapping[str, float] = log.get("cpu_us_per_command", {})
     if not (cpu and lane):

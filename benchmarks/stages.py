@@ -34,7 +34,7 @@ from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
 from creditfold.processors.fold.chunk import partition_of, read_records
 from creditfold.processors.worker.main import GC_THRESHOLDS
 from creditfold.processors.worker.partitions import RECENT_BYTES, RECENT_IDS, WORKER_ACCOUNTS, WORKER_LOTS
-from creditfold.producers.models.commands import encode_activation, encode_command
+from creditfold.producers.models.commands import encode_command
 from creditfold.projections.connections import fold_pool
 from creditfold.projections.store.transaction import ChunkTransaction, claim
 from creditfold.projections.tables.setup import prepare
@@ -55,12 +55,8 @@ class Record(NamedTuple):
 
 def records(log: str, count: int, accounts: int) -> list[list[Record]]:
     """The records of each partition of a log."""
-    make, rules = LOGS[log]
     found: list[list[Record]] = [[] for _ in range(PARTITIONS)]
-    if rules > 1:
-        for partition, known in enumerate(found):
-            known.append(Record(0, NOW_MS, None, encode_activation(rules, partition).value))
-    for number, command in enumerate(make(count, accounts, 1)):
+    for number, command in enumerate(LOGS[log](count, accounts, 1)):
         record = encode_command(command)
         known = found[partition_of(record.key or b"", PARTITIONS)]
         known.append(Record(len(known), NOW_MS + number // 50, record.key, record.value))

@@ -1,24 +1,20 @@
 """The fold by the rules of credits: duplicates first, then time, then the decision; gives the journal's lines.
 
-A `CreditBook` is whatever part of the ledger the next commands can touch, as `Book` is for rules 1. Pure like its room.
+A `CreditBook` is whatever part of the ledger the next commands can touch: all of it in a test, or the accounts and
+known command ids of one chunk, loaded by the caller. What it decides doesn't depend on which. Pure like its room.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from creditfold.ledger.account import Account
-from creditfold.ledger.commands import KINDS, Batch, Command, Grant, ReceiveTransfer, SettleTransfer, Spend, Step
-from creditfold.ledger.credit_validity import DERIVED
-from creditfold.ledger.decide import Refused, decide, decide_one
-from creditfold.ledger.decisions import Account as PlainAccount
+from creditfold.ledger.commands import KINDS, Batch, Command, Grant, Spend, Step
+from creditfold.ledger.decide import Refused, decide
 from creditfold.ledger.facts import NOTHING, Accepted, Balance, CreditEntry, Fact, Rejected, make
 from creditfold.ledger.facts import Outcome as CreditOutcome
 from creditfold.ledger.folding import Body, Known, Verdict, advanced, body_of, repeated
 from creditfold.ledger.reasons import RejectionReason
-from creditfold.ledger.rows import opened
-
-#: Version of the rules that know lots.
-CREDIT_RULES = 2
+from creditfold.ledger.versions import RULES, ruleset
 
 DAY_MINUTES = 1_440
 
@@ -30,22 +26,23 @@ class CreditBook:
     """Accounts and known command ids, folded one command at a time.
 
     Args:
-        accounts: state of each account that the commands can touch, or what earlier rules left of it; an absent one was
-            never used.
+        accounts: state of each account that the commands can touch; an absent one was never used.
         known: each command already decided, or its body, by (account, command id).
         clock_ms: the log's clock, in milliseconds UTC.
         minute: that of the partition's last tick.
-        forced: whether these rules decide everything, whatever the log activates.
-    """
+        rules: version of the rules in force.
+        forced: whether these rules decide everything, whatever the log activates: for trying them out.
 
-    rules = CREDIT_RULES
+    Raises UnknownRulesError.
+    """
 
     def __init__(
         self,
-        accounts: Mapping[str, Account] | Mapping[str, PlainAccount] | None = None,
+        accounts: Mapping[str, Account] | None = None,
         known: Known | None = None,
         clock_ms: int = 0,
         minute: int = 0,
+        rules: int = RULES,
         *,
         forced: bool = False,
     ) -> None:
@@ -53,12 +50,24 @@ class CreditBook:
         self.known = known if known is not None else {}
         self.clock_ms = clock_ms
         self.minute = minute
+        self.rules = rules
         self.forced = forced
-        self._left: Mapping[str, Account] | Mapping[str, PlainAccount] = accounts if accounts is not None else {}
+        self._decide = ruleset(rules)
+        self._left: Mapping[str, Account] = accounts if accounts is not None else {}
 
     def advance(self, appended_at_ms: int) -> None:
         """Move the log's clock to a record's append time, unless that lies in the past, or beyond any calendar."""
         self.clock_ms = advanced(self.clock_ms, appended_at_ms)
+
+    def activate(self, rules: int) -> Verdict | None:
+        """Bring a version of the rules into force; gives None when that changed them. Raises UnknownRulesError."""
+        if self.forced or rules == self.rules:
+            return Verdict.DUPLICATE
+        if rules < self.rules:
+            return Verdict.RULES_NOT_NEWER
+        self._decide = ruleset(rules)
+        self.rules = rules
+        return None
 
     def apply(self, command: Command, position: int = 0) -> CreditOutcome | Verdict:
         """Decide one valid command, after settling its account. `position` is its place in the log, from 0."""
@@ -67,8 +76,6 @@ class CreditBook:
         first = self.known.get((name, command_id))
         if first is not None:
             return repeated(first, command)
-        if command_id[0] == DERIVED and not isinstance(command, ReceiveTransfer | SettleTransfer):
-            return Verdict.RESERVED_ID
         for step in steps:
             if (name, step.command_id) in self.known:
                 return Verdict.COMMAND_ID_REUSED
@@ -78,14 +85,14 @@ class CreditBook:
         if is_settled and (command.__class__ is Grant or command.__class__ is Spend):
             self.known[name, command_id] = command
             return self._apply_plain(account, command)
-        lines = _Lines(name, account, self.clock_ms)
+        lines = _Lines(name, account, self.clock_ms, self.rules)
         settled: tuple[Fact, ...] = ()
         if not is_settled:
             settled = tuple(account.settle(self.clock_ms))
             lines.add_settled(settled)
         at = len(lines.entries)
         self.known[name, command_id] = command
-        answer = decide(account, command, self.clock_ms, lines.add_step)
+        answer = decide(account, command, self.clock_ms, lines.add_step, self._decide)
         if isinstance(answer, Refused):
             # Steps that were undone have no lines.
             del lines.entries[at:]
@@ -100,7 +107,7 @@ class CreditBook:
         """Decide a grant or a spend, which nearly all commands are, in a settled account: it comes to one line."""
         name, asset, kind = command.account, command.asset, KINDS[command.__class__]
         before = after = account.balance(asset)
-        answer = decide_one(account, command, self.clock_ms)
+        answer = self._decide(account, command, self.clock_ms)
         facts: tuple[Fact, ...] = ()
         reason: RejectionReason | None = None
         if isinstance(answer, list):
@@ -118,6 +125,7 @@ class CreditBook:
             before=before,
             balance=after,
             facts=facts,
+            rules=self.rules,
             clock_ms=self.clock_ms,
             rejection=reason,
         )
@@ -128,13 +136,7 @@ class CreditBook:
         found = self.accounts.get(name)
         if found is None:
             left = self._left.get(name)
-            if isinstance(left, Account):
-                found = left
-            elif left is None:
-                found = Account()
-            else:
-                found = opened(name, left.version, left.available)
-            self.accounts[name] = found
+            found = self.accounts[name] = Account() if left is None else left
         return found
 
     def tick(self, minute: int, position: int = 0) -> list[CreditEntry] | Verdict:
@@ -151,14 +153,12 @@ class CreditBook:
         """Settle these accounts, so far as they have something due."""
         entries: list[CreditEntry] = []
         for name in names:
-            left = self._left.get(name)
-            # What earlier rules left has nothing due.
-            if name not in self.accounts and not isinstance(left, Account):
+            if name not in self.accounts and name not in self._left:
                 continue
             account = self.account(name)
             if account.next_due <= self.clock_ms:
                 account.begin(position)
-                lines = _Lines(name, account, self.clock_ms)
+                lines = _Lines(name, account, self.clock_ms, self.rules)
                 lines.add_settled(account.settle(self.clock_ms))
                 account.version += len(lines.entries)
                 entries += lines.entries
@@ -176,11 +176,12 @@ class CreditBook:
 class _Lines:
     """The journal's lines of one record about one account, as they come."""
 
-    def __init__(self, name: str, account: Account, clock_ms: int) -> None:
+    def __init__(self, name: str, account: Account, clock_ms: int, rules: int) -> None:
         self.entries: list[CreditEntry] = []
         self._name = name
         self._account = account
         self._clock_ms = clock_ms
+        self._rules = rules
         self._last = {asset: account.balance(asset) for asset in account.holdings}
 
     def add_settled(self, facts: Sequence[Fact]) -> None:
@@ -236,6 +237,7 @@ class _Lines:
             before=before,
             balance=balance,
             facts=tuple(facts),
+            rules=self._rules,
             clock_ms=self._clock_ms,
             rejection=reason,
             step=step,
@@ -252,6 +254,7 @@ def _entry_of(
     before: Balance,
     balance: Balance,
     facts: tuple[Fact, ...],
+    rules: int,
     clock_ms: int,
     rejection: RejectionReason | None = None,
     step: int | None = None,
@@ -272,7 +275,7 @@ def _entry_of(
             balance,
             rejection,
             step,
-            CREDIT_RULES,
+            rules,
             clock_ms,
             occurred_at,
             source,

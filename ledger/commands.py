@@ -3,8 +3,6 @@
 Amounts are in the asset's smallest unit, instants in milliseconds UTC. `command_id` is unique per account. An empty
 text, and 0 where an instant or an optional amount is meant, stand for "not given". `occurred_at`, `source`, `reason`
 and `metadata` say who asks, when by their own clock, and why; they decide nothing.
-
-Rules 1 know Grant and Spend, with nothing in the fields behind `metadata`; rules 2 know all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,15 +51,15 @@ class Grant(NamedTuple):
     account: str
     asset: str
     amount: int
-    occurred_at: int = 0
-    source: str = ""
-    reason: str = ""
-    metadata: Mapping[str, str] = {}
     lot_class: str = LotClass.PAID
     priority: int = 50
     effective_at: int = 0
     expires_at: int = 0
     scope: str = ""
+    occurred_at: int = 0
+    source: str = ""
+    reason: str = ""
+    metadata: Mapping[str, str] = {}
 
     @property
     def terms(self) -> Terms:
@@ -76,13 +74,13 @@ class Spend(NamedTuple):
     account: str
     asset: str
     amount: int
+    use: str = ""
+    partial: bool = False
+    effective_at: int = 0
     occurred_at: int = 0
     source: str = ""
     reason: str = ""
     metadata: Mapping[str, str] = {}
-    use: str = ""
-    partial: bool = False
-    effective_at: int = 0
 
 
 class Hold(NamedTuple):
@@ -367,10 +365,11 @@ KINDS: Mapping[type[Command], str] = {
 COMMANDS: Mapping[str, type[Command]] = {kind.__name__: kind for kind in KINDS}
 CONTROLS: Mapping[str, type[Control]] = {"ActivateRules": ActivateRules, "Tick": Tick}
 
-#: What rules 1 know of a grant and a spend, and most of them use: so many fields, with the rest at its defaults.
-PLAIN_FIELDS = Grant._fields.index("metadata") + 1
-PLAIN_REST: Mapping[type[Command], tuple[Any, ...]] = {
-    kind: tuple(kind._field_defaults[name] for name in kind._fields[PLAIN_FIELDS:]) for kind in (Grant, Spend)
+#: The fields of a grant and a spend that nearly all leave at their defaults, with these: their own, which stand between
+#: what all commands of credits say and who asks for it.
+OWN_START, OWN_END = Grant._fields.index("amount") + 1, -4
+PLAIN_DEFAULTS: Mapping[type[Command], tuple[Any, ...]] = {
+    kind: tuple(kind._field_defaults[name] for name in kind._fields[OWN_START:OWN_END]) for kind in (Grant, Spend)
 }
 
 #: The fields of a batch's step in its Avro record, with their defaults. A step uses those of its kind.

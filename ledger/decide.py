@@ -42,7 +42,6 @@ from creditfold.ledger.commands import (
 from creditfold.ledger.facts import Bucket, Fact, FactKind, LotId, Move, make
 from creditfold.ledger.limits import MAX_PARCELS
 from creditfold.ledger.reasons import RejectionReason as Reason
-from creditfold.ledger.rows import OPENING
 
 
 class Refused(NamedTuple):
@@ -54,23 +53,25 @@ class Refused(NamedTuple):
 
 #: What a rule says: what happened, or why nothing did.
 Answer: TypeAlias = list[Fact] | Reason
+#: Decides one command without steps by one version of the rules: account, command, the log's clock.
+DecideOne: TypeAlias = Callable[[Account, Any, int], Answer]
 #: Told of each step of a batch when it is done: the step, and what happened.
 OnStep: TypeAlias = Callable[[Step, list[Fact]], None]
 
 
-def decide(account: Account, command: Command, clock_ms: int, on_step: OnStep) -> list[Fact] | Refused:
-    """Do what a command asks of a settled account; gives what happened, or why nothing did.
+def decide(account: Account, command: Command, clock_ms: int, on_step: OnStep, one: DecideOne) -> list[Fact] | Refused:
+    """Do what a command asks of a settled account, by `one`; gives what happened, or why nothing did.
 
     Raises TypeError for a command that it doesn't know.
     """
     if isinstance(command, Batch):
-        return _batch(account, command, clock_ms, on_step)
-    answer = decide_one(account, command, clock_ms)
+        return _batch(account, command, clock_ms, on_step, one)
+    answer = one(account, command, clock_ms)
     return answer if isinstance(answer, list) else Refused(answer)
 
 
 def decide_one(account: Account, command: Any, clock_ms: int) -> Answer:
-    """The same of a command without steps."""
+    """Version 1 of the rules, for a command without steps."""
     kind = command.__class__
     rule = _RULES.get(kind)
     if rule is None:
@@ -84,12 +85,12 @@ def decide_one(account: Account, command: Any, clock_ms: int) -> Answer:
     return rule(account, command, clock_ms)
 
 
-def _batch(account: Account, batch: Batch, clock_ms: int, on_step: OnStep) -> list[Fact] | Refused:
+def _batch(account: Account, batch: Batch, clock_ms: int, on_step: OnStep, one: DecideOne) -> list[Fact] | Refused:
     facts: list[Fact] = []
     account.begin_undoable()
     try:
         for index, step in enumerate(batch.steps):
-            answer = decide_one(account, step, clock_ms)
+            answer = one(account, step, clock_ms)
             if not isinstance(answer, list):
                 account.undo()
                 return Refused(answer, index)
@@ -229,8 +230,7 @@ def _refund(account: Account, command: Refund, clock_ms: int) -> Answer:
 
 
 def _void(account: Account, command: VoidGrant, clock_ms: int) -> Answer:
-    # What earlier rules left was made by no command, and may be of several assets.
-    lots = [] if command.grant == OPENING else account.lots_by(command.grant, command.number)
+    lots = account.lots_by(command.grant, command.number)
     if not lots:
         return Reason.GRANT_NOT_FOUND
     lots = [lot for lot in lots if lot.remaining or lot.held]

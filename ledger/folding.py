@@ -1,7 +1,6 @@
-"""The fold over many accounts: idempotency first, then the decision. Pure like its room.
+"""What the fold over many accounts needs to know of a command: its body, whether it is another's, and the log's clock.
 
-A `Book` is whatever part of the ledger the next commands can touch: all of it in a test, or the accounts
-and known command ids of one chunk, loaded by the caller. What it decides doesn't depend on which.
+Pure like its room. What is decided is credits.py's, and the book of accounts credit_book.py's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,16 +12,15 @@ from typing import Any, NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import (
     KINDS,
-    PLAIN_FIELDS,
-    PLAIN_REST,
+    OWN_END,
+    OWN_START,
+    PLAIN_DEFAULTS,
     Batch,
     Command,
-    Grant,
     ReceiveTransfer,
-    Spend,
     Step,
 )
-from creditfold.ledger.decisions import FIRST_RULES, RULESETS, Account, Outcome, evolve, make
+from creditfold.ledger.facts import make
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 
 
@@ -33,11 +31,6 @@ class Verdict(Enum):
     COMMAND_ID_REUSED = "command_id_reused"  # Same id, other body: a dead letter, the first outcome stands.
     RULES_NOT_NEWER = "rules_not_newer"  # An activation of older rules than those in force: a dead letter.
     TICK_AHEAD = "tick_ahead"  # A tick that would make duplicates of all ticks for a day or more: a dead letter.
-    RESERVED_ID = "reserved_id"  # The id is one that only derived commands have: a dead letter.
-
-
-class UnknownRulesError(Exception):
-    """Rules that this release doesn't have. What they decide can't be told, so nothing may be folded on."""
 
 
 class Body(NamedTuple):
@@ -58,14 +51,6 @@ class Body(NamedTuple):
     details: str = ""
 
 
-class Entry(NamedTuple):
-    """One line of the journal: the command, what was decided, and when by the log's clock."""
-
-    command: Grant | Spend
-    outcome: Outcome
-    clock_ms: int
-
-
 CommandKey: TypeAlias = tuple[str, str]
 #: Each command already decided, or its body, by (account, command id).
 Known: TypeAlias = dict[CommandKey, Body | Command]
@@ -74,11 +59,12 @@ Known: TypeAlias = dict[CommandKey, Body | Command]
 def body_of(command: Command) -> Body:
     """The body of a command."""
     kind = type(command)
-    rest = PLAIN_REST.get(kind)
+    own = PLAIN_DEFAULTS.get(kind)
     fields: tuple[Any, ...] = command
-    if rest is not None and fields[PLAIN_FIELDS:] == rest:
+    if own is not None and fields[OWN_START:OWN_END] == own:
         # As nearly all are: no field of its own is used.
-        _, _, asset, amount, occurred_at, source, reason, metadata = fields[:PLAIN_FIELDS]
+        asset, amount = fields[2:4]
+        occurred_at, source, reason, metadata = fields[-4:]
         extra = digest(metadata) if metadata else b""
         return make(Body, (KINDS[kind], asset, amount, occurred_at, source, reason, extra, ""))
     shape = _SHAPES[kind]
@@ -90,8 +76,8 @@ def body_of(command: Command) -> Body:
     values = [default if at is None else fields[at] for at, default in shape.shared]
     asset, amount, occurred_at, source, reason, metadata = values
     extra = digest(metadata) if metadata else b""
-    own = [f'"{name}":{_json(value)}' for name, value in found.items()]
-    details = "{" + ",".join(own) + "}" if own else ""
+    texts = [f'"{name}":{_json(value)}' for name, value in found.items()]
+    details = "{" + ",".join(texts) + "}" if texts else ""
     return make(Body, (KINDS[kind], asset, amount, occurred_at, source, reason, extra, details))
 
 
@@ -155,55 +141,3 @@ def repeated(first: Body | Command, command: Command) -> Verdict:
 def advanced(clock_ms: int, appended_at_ms: int) -> int:
     """The log's clock after a record: its append time, unless that lies in the past, or beyond any calendar."""
     return appended_at_ms if clock_ms < appended_at_ms <= MAX_OCCURRED_AT else clock_ms
-
-
-class Book:
-    """Accounts and known command ids, folded one command at a time.
-
-    Args:
-        accounts: state of each account that the commands can touch; an absent one was never used.
-        known: each command already decided, or its body, by (account, command id).
-        clock_ms: the log's clock, in milliseconds UTC; append times move it forward, never back.
-        rules: version of the rules in force.
-        forced: whether these rules decide everything, whatever the log activates: for trying them out.
-
-    Raises UnknownRulesError.
-    """
-
-    def __init__(
-        self,
-        accounts: dict[str, Account] | None = None,
-        known: Known | None = None,
-        clock_ms: int = 0,
-        rules: int = FIRST_RULES,
-        *,
-        forced: bool = False,
-    ) -> None:
-        self.accounts = accounts if accounts is not None else {}
-        self.known = known if known is not None else {}
-        self.clock_ms = clock_ms
-        self.forced = forced
-        if rules not in RULESETS:
-            raise UnknownRulesError(rules)
-        self.rules = rules
-        self._decide = RULESETS[rules]
-
-    def advance(self, appended_at_ms: int) -> None:
-        """Move the log's clock to a record's append time, unless that lies in the past, or beyond any calendar."""
-        self.clock_ms = advanced(self.clock_ms, appended_at_ms)
-
-    def apply(self, command: Grant | Spend, position: int = 0) -> Entry | Verdict:
-        """Fold one valid command."""
-        account = command.account
-        key = (account, command.command_id)
-        first = self.known.get(key)
-        if first is not None:
-            return repeated(first, command)
-        state = self.accounts.get(account, _NEW_ACCOUNT)
-        outcome = self._decide(state, command)
-        self.accounts[account] = evolve(state, outcome)
-        self.known[key] = command
-        return make(Entry, (command, outcome, self.clock_ms))
-
-
-_NEW_ACCOUNT = Account()

@@ -1,4 +1,4 @@
-"""The bounds of a command's fields, and what a text may hold. Source: docs/rules.md, "Valid, rejected, dead".
+"""The bounds of a command's fields, and what a text may hold. Source: docs/rules.md, "Valid commands".
 
 Lengths count Unicode code points. The character classes are spelled out instead of asked of `str.isprintable`
 and its kin: those follow the Unicode tables of the Python in use, and a replay must not.

@@ -5,7 +5,7 @@ held in memory, or a busy account would grow with its history.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from json.encoder import encode_basestring
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,9 +24,6 @@ from creditfold.ledger.commands import (
 )
 from creditfold.ledger.facts import Bucket, Fact, FactKind, LotId
 from creditfold.ledger.folding import as_json
-
-#: The command that stands for what an account had when it was first settled by these rules; no command has this id.
-OPENING = "~opening"
 
 
 class CorruptStateError(Exception):
@@ -242,16 +239,10 @@ def restore(account: Account, rows: Rows) -> None:
 def open_account(name: str, rows: Rows) -> Account:
     """Make an account of the rows of all that time can change or that is owed.
 
-    What it had under earlier rules, which knew no lots, becomes an opening lot for each asset.
     Raises CorruptStateError where the balances aren't what the lots, holds and debts come to.
     """
     account = Account()
     restore(account, rows)
-    with_lots = {lot.asset: None for lot in account.lots.values()}
-    unknown = sorted(row.asset for row in rows.balances if row.available and row.asset not in with_lots)
-    kept = {row.asset: row for row in rows.balances}
-    for number, asset in enumerate(unknown, start=1):
-        _add_opening(account, LotId(OPENING, number), asset, kept[asset].available)
     for row in rows.balances:
         account.holding(row.asset).limit = row.credit_limit
         if account.balance(row.asset) != (row.available, row.pending, row.held, row.debt):
@@ -260,22 +251,6 @@ def open_account(name: str, rows: Rows) -> Account:
                 f"and {tuple(row[1:5])} as balance"
             )
     return account
-
-
-def opened(name: str, version: int, available: Mapping[str, int]) -> Account:
-    """An account as earlier rules left it."""
-    balances = [BalanceRow(asset, amount, 0, 0, 0, 0) for asset, amount in available.items()]
-    return open_account(name, Rows(AccountRow(version), balances))
-
-
-def _add_opening(account: Account, lot_id: LotId, asset: str, amount: int) -> None:
-    lot = Lot(lot_id, asset, Terms(), 0, "opening")
-    lot.amount = lot.remaining = amount
-    account.lots = owned(account.lots)
-    account.lots[lot_id] = lot
-    account.count(account.holding(asset), lot, amount)
-    account.enlist(lot)
-    account.mark(lot, 0)
 
 
 def _restore_lot(account: Account, row: LotRow) -> Lot:

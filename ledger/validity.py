@@ -11,15 +11,16 @@ from creditfold.ledger import limits
 from creditfold.ledger.commands import (
     COMMANDS,
     CONTROLS,
-    PLAIN_FIELDS,
-    PLAIN_REST,
+    OWN_END,
+    OWN_START,
+    PLAIN_DEFAULTS,
     ActivateRules,
     ReceiveTransfer,
     SettleTransfer,
     Tick,
     command_of,
 )
-from creditfold.ledger.credit_validity import problem_of
+from creditfold.ledger.credit_validity import DERIVED, problem_of
 from creditfold.ledger.limits import is_id, is_note
 
 
@@ -30,21 +31,21 @@ def check(record_name: str, values: Sequence[Any]) -> str | None:
         record_name: of a command or of a control record, for example `Grant`.
         values: of all fields after defaults, in the order of the command's.
     """
-    if record_name not in _REST or values[PLAIN_FIELDS:] != _REST[record_name]:
+    if record_name not in _PLAIN or values[OWN_START:OWN_END] != _PLAIN[record_name]:
         return _check_any(record_name, values)
-    command_id, account, asset, amount, occurred_at, source, reason, metadata = values[:PLAIN_FIELDS]
-    if not _are_plain(command_id, account, asset) and (problem := _check_ids(command_id, account, asset)):
-        return problem
+    command_id, account, asset, amount = values[:4]
     # Compared by class, since True is an int too.
-    if amount.__class__ is not int or not 1 <= amount <= limits.MAX_AMOUNT:
-        return "amount is not a whole number from 1 to 2^53-1"
+    is_sound = amount.__class__ is int and 1 <= amount <= limits.MAX_AMOUNT
+    if not is_sound or not _are_plain(command_id, account, asset):
+        return _check_any(record_name, values)
+    occurred_at, source, reason, metadata = values[-4:]
     # Most commands say nothing more.
     if occurred_at == 0 and source == reason == "" and metadata == {} and occurred_at.__class__ is int:
         return None
     return _check_origin(occurred_at, source, reason) or metadata_problem(metadata)
 
 
-_REST = {kind.__name__: rest for kind, rest in PLAIN_REST.items()}
+_PLAIN = {kind.__name__: own for kind, own in PLAIN_DEFAULTS.items()}
 
 
 def _check_any(record_name: str, values: Sequence[Any]) -> str | None:
@@ -75,19 +76,10 @@ def _are_plain(command_id: Any, account: Any, asset: Any) -> bool:
         and ids.isprintable()
         and " " not in ids
         and 0 < len(command_id) <= limits.MAX_COMMAND_ID
+        and command_id[0] != DERIVED
         and 0 < len(account) <= limits.MAX_ACCOUNT
         and 0 < len(asset) <= limits.MAX_ASSET
     )
-
-
-def _check_ids(command_id: Any, account: Any, asset: Any) -> str | None:
-    if not isinstance(command_id, str) or not is_id(command_id, limits.MAX_COMMAND_ID):
-        return "command_id is not 1 to 64 printable characters"
-    if not isinstance(account, str) or not is_id(account, limits.MAX_ACCOUNT):
-        return "account is not 1 to 128 printable characters"
-    if not isinstance(asset, str) or not is_id(asset, limits.MAX_ASSET):
-        return "asset is not 1 to 64 printable characters"
-    return None
 
 
 def _check_activation(command: ActivateRules) -> str | None:

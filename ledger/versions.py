@@ -1,45 +1,29 @@
-"""Which rules there are, and what folds by them: a `Book` where they know balances only, else a `CreditBook`."""
+"""Which versions of the rules there are, and what each decides.
 
-from typing import TypeAlias, cast
+A replay decides each record by the version that was in force at its place in the log. A log begins under the first;
+an ActivateRules record in it brings a later one into force.
+"""
 
-from creditfold.ledger.account import Account
-from creditfold.ledger.book import CREDIT_RULES, CreditBook
-from creditfold.ledger.decisions import RULESETS
-from creditfold.ledger.decisions import Account as PlainAccount
-from creditfold.ledger.folding import Book, Known, UnknownRulesError, Verdict
+from creditfold.ledger.decide import DecideOne, decide_one
 
-AnyBook: TypeAlias = Book | CreditBook
-Accounts: TypeAlias = dict[str, PlainAccount] | dict[str, Account]
+#: The version under which a log begins, and the only one there is. Each outcome carries the version that decided it.
+RULES = 1
+
+#: Every version that this release has.
+RULESETS: dict[int, DecideOne] = {RULES: decide_one}
+
+
+class UnknownRulesError(Exception):
+    """Rules that this release doesn't have. What they decide can't be known, so nothing may be folded on."""
 
 
 def known_rules() -> list[int]:
     """Every version of the rules that this release has, the oldest first."""
-    return sorted([*RULESETS, CREDIT_RULES])
+    return sorted(RULESETS)
 
 
-def knows_lots(rules: int) -> bool:
-    """Whether a version of the rules folds credits, and not balances only."""
-    return rules == CREDIT_RULES
-
-
-def open_book(
-    rules: int, accounts: Accounts, known: Known, clock_ms: int = 0, minute: int = 0, *, forced: bool = False
-) -> AnyBook:
-    """A book for a version of the rules; the arguments are those of the books. Raises UnknownRulesError."""
-    if knows_lots(rules):
-        return CreditBook(accounts, known, clock_ms, minute, forced=forced)
-    return Book(cast(dict[str, PlainAccount], accounts), known, clock_ms, rules, forced=forced)
-
-
-def activated(book: AnyBook, rules: int) -> tuple[AnyBook, Verdict | None]:
-    """Bring a version of the rules into force: gives the book to go on with, and None when that changed them.
-
-    Raises UnknownRulesError.
-    """
-    if book.forced or rules == book.rules:
-        return book, Verdict.DUPLICATE
-    if rules < book.rules:
-        return book, Verdict.RULES_NOT_NEWER
-    if isinstance(book, CreditBook):
+def ruleset(rules: int) -> DecideOne:
+    """What a version of the rules decides. Raises UnknownRulesError."""
+    if rules not in RULESETS:
         raise UnknownRulesError(rules)
-    return open_book(rules, book.accounts, book.known, book.clock_ms), None
+    return RULESETS[rules]

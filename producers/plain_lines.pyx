@@ -20,7 +20,7 @@ from creditfold.common.instants import PLAIN, InstantError, instant_of
 
 cdef enum:
     TYPE
-    # In the order of the record.
+    # In the order of the record, in which those of the command itself stand behind the amount.
     COMMAND_ID
     ACCOUNT
     ASSET
@@ -46,12 +46,17 @@ cdef int64_t _MAX_AMOUNT = limits.MAX_AMOUNT
 cdef int64_t _FIRST_INSTANT = PLAIN[0]
 cdef int64_t _END_OF_INSTANTS = PLAIN[1]
 cdef char _DERIVED = ord(DERIVED)
+
+# What stands behind the amount in the record of a plain command: the defaults of the fields that only a grant has
+# (lot_class "paid", priority 50, and three that are empty), or only a spend.
+cdef bytes _GRANT_OWN = b"\x08paid\x64\0\0\0"
+cdef bytes _SPEND_OWN = b"\0\0\0"
 cdef object _new = tuple.__new__
 cdef tuple _NO_HEADERS = ()
 
 cdef enum:
     _HEADER = 5
-    # A header, the texts with their lengths, two numbers, an empty map.
+    # A header, the texts with their lengths, two numbers, what is at its default, an empty map.
     _MOST_BYTES = 4_096
 
 if sum(limit for limit in _LONGEST) + 64 > _MOST_BYTES:
@@ -260,7 +265,7 @@ cdef class PlainLines:
         cdef Py_ssize_t size = _HEADER
         cdef int field
         cdef int64_t amount, occurred_at = 0
-        cdef bytes header
+        cdef bytes header, own
         for field in range(_FIELDS):
             if found.size[field] > _LONGEST[field]:
                 return None
@@ -272,9 +277,9 @@ cdef class PlainLines:
         if found.text[COMMAND_ID][0] == _DERIVED or found.size[TYPE] != 5:
             return None
         if memcmp(found.text[TYPE], b"grant", 5) == 0:
-            header = self._grant
+            header, own = self._grant, _GRANT_OWN
         elif memcmp(found.text[TYPE], b"spend", 5) == 0:
-            header = self._spend
+            header, own = self._spend, _SPEND_OWN
         else:
             return None
         amount = _number(found.text[AMOUNT], found.size[AMOUNT])
@@ -288,6 +293,8 @@ cdef class PlainLines:
         for field in range(COMMAND_ID, AMOUNT):
             _write_text(body, &size, found.text[field], found.size[field])
         _write_long(body, &size, amount)
+        memcpy(body + size, PyBytes_AS_STRING(own), PyBytes_GET_SIZE(own))
+        size += PyBytes_GET_SIZE(own)
         _write_long(body, &size, occurred_at)
         for field in range(SOURCE, _FIELDS):
             _write_text(body, &size, found.text[field], max(found.size[field], 0))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from creditfold.common.position import Position
-from creditfold.ledger import CreditEntry, Entry
+from creditfold.ledger import CreditEntry
 from creditfold.ledger.account import Account
 from creditfold.log.bookmark import LastRecord
 
@@ -43,7 +43,7 @@ class Redrive(NamedTuple):
 
 
 #: The offset of a record and the journal entry that it caused.
-JournalLine: TypeAlias = tuple[int, Entry | CreditEntry]
+JournalLine: TypeAlias = tuple[int, CreditEntry]
 
 
 #: Rows as they are sent: how many, and for each column the texts joined, or the cells of the numbers.
@@ -82,7 +82,7 @@ class ChunkResult(NamedTuple):
     """All that folding a chunk of one partition's records came to.
 
     `accepted` and `rejected` count records, which may have several lines in the journal; `minute` is that of the last
-    tick. `accounts` holds those with lots that have lines, in the state after the last of them. `made` is the weight of
+    tick. `accounts` holds those that have lines, in the state after the last of them. `made` is the weight of
     the lines, in facts and moves of lots. `plain` are the lines of plain commands that the compiled core made, and
     `light` has the accounts that these are about. `last` is the last record that was folded, None where there was none.
     """

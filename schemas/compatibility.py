@@ -25,7 +25,7 @@ from creditfold.schemas.registry import (
     fingerprint,
 )
 
-FIRST_ID = 10_001  # Clear of the small ids that a registry in use has given out already.
+FIRST_ID = 10_101  # Clear of the small ids that a registry in use has given out already.
 
 
 class SchemaLockError(CreditfoldError):

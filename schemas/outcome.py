@@ -16,8 +16,8 @@ class Decision(NamedTuple):
     """One line of the journal; `rejection` is None for what was accepted, `change` is signed.
 
     A line without `command_id` is of what time did, or of a further asset that a command touched. `step` is the index
-    of the step for which a batch was rejected, `details` are the fields that only some commands have, `facts` what
-    happened; they are None under rules that know no lots.
+    of the step for which a batch was rejected, `details` are the fields that only some commands have, None where there
+    are none, and `facts` what happened.
     """
 
     log_partition: int
@@ -42,7 +42,7 @@ class Decision(NamedTuple):
     debt: int = 0
     step: int | None = None
     details: dict[str, Any] | None = None
-    facts: list[dict[str, Any]] | None = None
+    facts: Sequence[dict[str, Any]] = ()
 
     @property
     def position(self) -> Position:

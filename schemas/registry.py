@@ -23,8 +23,6 @@ RECORDS: Mapping[str, str] = {
     "Grant": COMMANDS,
     "Spend": COMMANDS,
     "ActivateRules": COMMANDS,
-    "GrantAccepted": OUTCOMES,
-    "SpendAccepted": OUTCOMES,
     "Rejected": OUTCOMES,
     "Hold": COMMANDS,
     "Capture": COMMANDS,

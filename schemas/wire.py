@@ -20,6 +20,9 @@ except ImportError:  # Elsewhere than in the compiled core.
     _flat_records = None
 
 MAGIC = 0
+#: Given out before there was a release, to schemas that can't be read any more.
+_OLD_IDS = range(10_001, 10_101)
+_OLD_LOG = "is of a log that was made before version 1: begin a new topic, append to that, and fold it anew"
 HEADER = struct.Struct(">bI")
 
 
@@ -135,7 +138,8 @@ def decode(value: bytes | None) -> Decoded:
     schema_id = int.from_bytes(value[1:5], "big")
     reader = _readers().get(schema_id)
     if reader is None:
-        raise DecodeError(DeadLetterReason.UNKNOWN_SCHEMA_ID, f"schema id {schema_id} is not in the lock file")
+        detail = _OLD_LOG if schema_id in _OLD_IDS else "is not in the lock file"
+        raise DecodeError(DeadLetterReason.UNKNOWN_SCHEMA_ID, f"schema id {schema_id} {detail}")
     try:
         # As Decoded(...), which takes twice as long.
         return tuple.__new__(Decoded, (reader.record, reader.read(value, 5), reader.rules))

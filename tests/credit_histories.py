@@ -192,23 +192,20 @@ class Writer:
         return "Batch", {"command_id": self.name("batch", account), "steps": steps}
 
 
-def history(seed: int, count: int, *, rules_from: int | None = 0, plain: float = 0.0) -> list[FakeRecord]:
-    """Records of one partition, with duplicates, reused ids, garbage and ticks; rules 2 come in at an offset.
+def history(seed: int, count: int, *, plain: float = 0.0) -> list[FakeRecord]:
+    """Records of one partition, with duplicates, reused ids, garbage and ticks.
 
-    `plain` is the share of plain commands beside all others.
+    `plain` is the share of plain commands among them.
     """
     writer, records = Writer(seed), []
     chance = writer.chance
 
     def add(record: str, fields: Mapping[str, Any]) -> None:
-        key = None if record in ("Tick", "ActivateRules") else fields["account"].encode()
+        key = None if record == "Tick" else fields["account"].encode()
         records.append(FakeRecord(len(records), writer.now, key, encode(record, fields)))
 
     while len(records) < count:
         writer.now += chance.choice((0, 0, 0, 1, HOUR_MS // 7, HOUR_MS // 7, HOUR_MS, 4 * HOUR_MS))
-        if rules_from is not None and len(records) >= rules_from:
-            rules_from = None
-            add("ActivateRules", {"command_id": "rules-2", "rules": 2})
         record, fields = writer.plain() if plain and chance.random() < plain else writer.command()
         add(record, fields)
         if plain and chance.random() < 0.05 * plain:

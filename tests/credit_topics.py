@@ -1,7 +1,6 @@
 """Random histories of credits over the partitions of a topic, as records with the times at which they were appended.
 
-They begin under rules 1 and go over to rules 2, in each partition at another place. What follows from a transfer is
-appended as a worker would: by folding along. One seed, one history.
+What follows from a transfer is appended as a worker would: by folding along. One seed, one history.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ from support import HANG_S, Raw
 from test_chunks import FakeRecord
 
 from creditfold.common.settings import Settings
-from creditfold.ledger import Book
+from creditfold.ledger import CreditBook
 from creditfold.ledger.commands import ReceiveTransfer, SettleTransfer
 from creditfold.ledger.facts import Outcome
 from creditfold.ledger.transfers import derived
@@ -57,7 +56,7 @@ class TopicWriter(Writer):
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self.records: list[Appended] = []
-        self._folds = [_Along(Book()) for _ in range(PARTITIONS)]
+        self._folds = [_Along(CreditBook()) for _ in range(PARTITIONS)]
         self._next = [0] * PARTITIONS
         self._to_come: list[ReceiveTransfer | SettleTransfer] = []
 
@@ -109,26 +108,25 @@ class TopicWriter(Writer):
         record, fields = super().transfer(account)
         return record, fields | {"to": self.chance.choice([other for other in ACCOUNTS if other != account])}
 
-    def plain(self) -> tuple[str, dict[str, Any]]:
-        """A command that rules 1 know."""
-        record, fields = self.chance.choice((self.grant, self.grant, self.spend))("")
-        known = {name: fields[name] for name in ("command_id", "asset", "amount")}
-        return record, known | {"account": self.chance.choice(ACCOUNTS)}
-
     def noise(self, sent: Appended) -> None:
         """Append a record that nothing comes of, or one more time what was appended."""
         value, key = sent.record.value or b"", sent.record.key
         other = (sent.partition + 1) % PARTITIONS
+        if self.chance.random() < 0.1:
+            self.append(b"not avro", b"k", 1, headers=[("trace", b"\xff\0"), ("redrive-of", b"0:1")])
         bad: list[tuple[bytes | None, bytes | None, int]] = [
             (None, b"k", 0),
+            (b"", None, 2),
             (b"x" * 70_000, b"k", 0),
             (b"not avro", b"k", 1),
             (b"\0\0\0\0\1" + value[5:], key, sent.partition),
-            (encode("GrantAccepted", OUTCOME), b"ann", 2),
+            (encode("CommandAccepted", OUTCOME), b"ann", 2),
             (value[:-1], key, sent.partition),
             (encode("Grant", {"command_id": "bad", "account": "ann", "asset": "c", "amount": 0}), b"ann", 3),
             (encode("Spend", {"command_id": "~x", "account": "user-1", "asset": "c", "amount": 1}), b"user-1", 3),
             (encode("Tick", {"command_id": "tick-keyed", "minute": 9}), b"key", 1),
+            (encode("ActivateRules", {"command_id": "keyed", "rules": 1}), b"key", 1),
+            (encode("ActivateRules", {"command_id": "old", "rules": 0}), None, 3),
             (value, b"somebody else", sent.partition),
             (value, key, other),
         ]
@@ -142,6 +140,7 @@ OUTCOME = {
     "account": "ann",
     "version": 1,
     "command_id": "1",
+    "kind": "grant",
     "asset": "credits",
     "amount": 1,
     "balance": 1,
@@ -150,18 +149,17 @@ OUTCOME = {
 }
 
 
-def topic(seed: int, count: int) -> list[Appended]:
-    """So many records and some more: rules 1 for a fifth, then rules 2, partition after partition."""
+def topic(seed: int, count: int, *, next_rules: int | None = None) -> list[Appended]:
+    """`count` records and some more; in their middle the next rules, if any, come in, partition after partition."""
     writer = TopicWriter(seed)
     chance, switched = writer.chance, 0
     while len(writer.records) < count:
         writer.now += chance.choice((0, 0, 0, 1, HOUR_MS // 7, HOUR_MS // 7, HOUR_MS))
-        while switched < PARTITIONS and len(writer.records) > (switched + 2) * count // 15:
-            fields = {"command_id": "rules-2", "rules": 2, "source": "golden"}
+        while next_rules and switched < PARTITIONS and len(writer.records) > (switched + 6) * count // 15:
+            fields = {"command_id": f"rules-{next_rules}", "rules": next_rules, "source": "golden"}
             writer.append(encode("ActivateRules", fields), None, switched)
             switched += 1
-        is_plain = not switched and chance.random() < 0.9
-        sent = writer.send(*(writer.plain() if is_plain else writer.command()))
+        sent = writer.send(*writer.command())
         writer.arrive()
         if chance.random() < 0.04:
             again = chance.choice(writer.records)
@@ -176,8 +174,8 @@ def topic(seed: int, count: int) -> list[Appended]:
             minute = writer.now // 60_000
             writer.everywhere("Tick", command_id=f"tick-{minute}", minute=minute)
         if chance.random() < 0.004:
-            writer.everywhere("ActivateRules", command_id="again", rules=chance.choice((1, 2)) if switched == 4 else 1)
-        if switched == PARTITIONS and chance.random() < 0.01:
+            writer.everywhere("ActivateRules", command_id="again", rules=1)
+        if chance.random() < 0.01:
             _fill(writer)
     return writer.records
 

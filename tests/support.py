@@ -18,12 +18,20 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import fastavro
 from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import NewTopic
 from fork_server import Process
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
-from creditfold.log.topics import KafkaUnavailableError, describe_log, end_offsets, start_offsets
+from creditfold.log.topics import (
+    KafkaAdmin,
+    KafkaUnavailableError,
+    create_topics,
+    describe_log,
+    end_offsets,
+    start_offsets,
+)
 from creditfold.processors.rebuild.partition import Job
 from creditfold.processors.rebuild.processes import fold_here
 from creditfold.projections.connections import connected
@@ -228,6 +236,26 @@ def append(settings: Settings, records: Iterable[Raw], **conf: Any) -> None:
         producer.poll(0)
     assert producer.flush(HANG_S) == 0
     assert failures == []
+
+
+def make_anew(settings: Settings, topic: str | None = None, partitions: int | None = None) -> None:
+    """Delete a topic, the log's if no other is named, and create it under the same name.
+
+    Without a number of partitions it has what this release gives it.
+    """
+    name, client = topic or settings.commands_topic, KafkaAdmin(settings).client
+    client.delete_topics([name])[name].result(HANG_S)
+    assert wait_until(lambda: name not in client.list_topics(timeout=HANG_S).topics, HANG_S)
+    if partitions is None:
+        assert wait_until(lambda: name in create_topics(settings), HANG_S)
+    else:
+        client.create_topics([NewTopic(name, partitions, 1)])[name].result(HANG_S)
+
+    def is_there() -> bool:
+        known = client.list_topics(timeout=HANG_S).topics.get(name)
+        return known is not None and len(known.partitions) == (partitions or settings.partitions)
+
+    assert wait_until(is_there, HANG_S)
 
 
 def misname_header(batch: Any) -> None:

@@ -16,7 +16,7 @@ from psycopg import Connection
 from stack_under_test import StackUnderTest, free_port
 from support import HANG_S, WorkerProcess, all_progress, query, wait_until_folded, worker
 
-from creditfold.cli.run.servers import begin_log
+from creditfold.cli.run.servers import prepare_ledger
 from creditfold.common.position import Position
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
@@ -91,8 +91,8 @@ def told(outcome: CommandOutcome) -> tuple[str, str | None, bool, Sequence[str |
 
 @pytest.fixture
 def ready(ledger_settings: Settings) -> Settings:
-    """A log under the rules of credits, without a worker."""
-    begin_log(ledger_settings)
+    """A ledger with its tables, without a worker."""
+    prepare_ledger(ledger_settings)
     return ledger_settings
 
 

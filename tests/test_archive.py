@@ -33,6 +33,7 @@ from support import (
     Raw,
     append,
     environment,
+    make_anew,
     misname_header,
     query,
     record,
@@ -469,14 +470,6 @@ def test_an_archive_takes_one_log_only(ledger_settings: Settings, tmp_path: Path
     with pytest.raises(ArchiveError, match="another log, even if its name is the same"):
         archive_topic(ledger_settings, tmp_path)
     assert tree(tmp_path) == before
-
-
-def make_anew(settings: Settings) -> None:
-    name = settings.commands_topic
-    client = KafkaAdmin(settings).client
-    client.delete_topics([name])[name].result()
-    assert wait_until(lambda: name not in client.list_topics(timeout=HANG_S).topics, HANG_S)
-    assert create_topics(settings)
 
 
 def test_a_topic_made_anew_in_the_middle_is_noticed(ledger_settings: Settings, tmp_path: Path) -> None:

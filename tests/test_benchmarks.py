@@ -258,8 +258,8 @@ def test_the_baseline_decides_each_operation_once(servers: Settings) -> None:
 def test_the_fold_is_measured_beside_the_baseline(servers: Settings) -> None:
     """Rates, ratios, bytes: nothing is missing that the report shows."""
     options = Namespace(commands=2_000, accounts=100, workers=1, seed=1)
-    found = fold.compare(servers, load.PLAIN_2, options)
-    results = {"fold": {"logs": {load.PLAIN_2: found}}}
+    found = fold.compare(servers, load.PLAIN, options)
+    results = {"fold": {"logs": {load.PLAIN: found}}}
     assert found["baseline_batched_per_s"] > 0
     assert found["postgres_to_needed"] > 1
     assert 0 < found["kafka_bytes_per_command"] < 2 * found["kafka_bytes_needed"]
@@ -267,7 +267,7 @@ def test_the_fold_is_measured_beside_the_baseline(servers: Settings) -> None:
 
 
 @pytest.mark.stack
-@pytest.mark.parametrize("log", [load.PLAIN_2, load.CREDITS])
+@pytest.mark.parametrize("log", [load.PLAIN, load.CREDITS])
 def test_appending_is_measured_beside_the_fold(servers: Settings, log: str) -> None:
     """From this process and from each kind of file; what is appended is what is folded."""
     found = append.compare(servers, log, 2_000, 100, 1)
@@ -301,7 +301,6 @@ def test_latency_is_measured_for_every_command(servers: Settings, monkeypatch: p
     monkeypatch.setattr(latency, "PATIENCE_S", HANG_S)
     run = latency.Run(200, 1.0, 100, 3)
     with ledger(servers, "latency") as own, database(servers, "bench_test") as dsn:
-        load.activate(own, 2)
         with workers(own, 1):
             found = latency.ours(own, run, 0.0, 0.005)
         baseline.prepare(dsn, 100)
@@ -313,7 +312,7 @@ def test_latency_is_measured_for_every_command(servers: Settings, monkeypatch: p
 @pytest.mark.stack
 def test_growth_is_measured_with_accounts_that_are_there(servers: Settings) -> None:
     """Copied accounts are as good as folded ones: the fold spends from their lots."""
-    options = Namespace(commands=500, accounts=[300], log=load.PLAIN_2)
+    options = Namespace(commands=500, accounts=[300], log=load.PLAIN)
     (found,) = scale.by_accounts(servers, options)
     assert found["accounts"] == 300
     assert found["cpu_us_per_command"].keys() >= {"workers"}
@@ -327,13 +326,13 @@ def test_growth_is_measured_over_a_long_log(servers: Settings, monkeypatch: pyte
     def measured(own: Settings) -> dict[str, float]:
         # Something is left to fold at the first look at which something was folded, however fast it is.
         if not first:
-            load.produce(own, load.PLAIN_2, half, 100_000, 1)
+            load.produce(own, load.PLAIN, half, 100_000, 1)
         first.append(servers_cpu_s(own))
         return first[-1]
 
     monkeypatch.setattr(scale, "produce", lambda own, log, _, *more: load.produce(own, log, half, *more))
     monkeypatch.setattr(scale, "servers_cpu_s", measured)
-    found = scale.by_length(servers, Namespace(log=load.PLAIN_2, long=2 * half))
+    found = scale.by_length(servers, Namespace(log=load.PLAIN, long=2 * half))
     rows = [one["journal_rows"] for one in found["by_tenth"]]
     assert rows
     assert rows == sorted(set(rows))
@@ -345,7 +344,7 @@ def test_growth_is_measured_over_a_long_log(servers: Settings, monkeypatch: pyte
 def test_a_rebuild_is_measured_behind_a_live_fold_of_its_log(servers: Settings) -> None:
     """The ratio is that of both rates, and the rebuild came to the same."""
     with ledger(servers, "pair") as own:
-        load.produce(own, load.PLAIN_2, 2_000, 100, 1)
+        load.produce(own, load.PLAIN, 2_000, 100, 1)
         found = rebuild.pair(own, 1)
     assert found["rebuild_per_s"] > 0
     assert found["live_per_s"] >= 0
@@ -356,7 +355,6 @@ def test_a_rebuild_is_measured_behind_a_live_fold_of_its_log(servers: Settings) 
 def test_each_account_is_granted_something_first(servers: Settings) -> None:
     """So that the worker has met all of them when the latency is measured."""
     with ledger(servers, "granted") as own:
-        load.activate(own, 2)
         latency.grant_all(own, 50)
         fold.fold(own, 1)
         with psycopg.connect(own.dsn) as connection:
@@ -371,7 +369,7 @@ def test_time_is_told_by_stage(servers: Settings) -> None:
         # In a process of its own, whose main thread the timer may interrupt.
         script = (
             "import asyncio, json, sys; sys.path.insert(0, sys.argv[1]); import stages, load;"
-            "print(json.dumps(asyncio.run(stages.alone(sys.argv[2], load.PLAIN_2, 20_000, 500, 1000))))"
+            "print(json.dumps(asyncio.run(stages.alone(sys.argv[2], load.PLAIN, 20_000, 500, 1000))))"
         )
         done = subprocess.run(
             [sys.executable, "-c", script, str(ROOT / "benchmarks"), dsn], capture_output=True, text=True, check=True
@@ -387,6 +385,6 @@ def test_time_is_told_by_stage(servers: Settings) -> None:
 def test_the_work_tree_is_folded_beside_a_revision(servers: Settings) -> None:
     """Here beside itself."""
     with ledger(servers, "check") as log:
-        load.produce(log, load.PLAIN_2, 500, 100, 1)
+        check.make_log(log, ROOT, load.PLAIN, 500, 100)
         found = check.fold(log, ROOT, 1)
     assert found["per_s"] >= 0

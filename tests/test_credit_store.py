@@ -14,7 +14,7 @@ from test_chunks import FakeRecord
 from test_store import lanes_of, prepared
 
 from creditfold.common.settings import Settings
-from creditfold.ledger import CREDIT_RULES, Book, CreditEntry
+from creditfold.ledger import CreditBook
 from creditfold.ledger.account import Account
 from creditfold.processors.fold import account_cache as memory_module
 from creditfold.processors.fold import fast as quick
@@ -26,15 +26,7 @@ from creditfold.projections.connections import connected, fold_pool
 from creditfold.projections.generations.catalog import lines
 from creditfold.projections.proof.rows import check_self, snapshot
 from creditfold.projections.results import ChunkResult
-from creditfold.projections.store.chain import (
-    START,
-    Line,
-    activation_line,
-    credit_line,
-    dead_letter_line,
-    extend,
-    journal_line,
-)
+from creditfold.projections.store.chain import START, Line, activation_line, dead_letter_line, extend, journal_line
 from creditfold.projections.store.load import CreditStore
 from creditfold.projections.store.send import KnownCommandError
 from creditfold.projections.store.transaction import ChunkTransaction, claim
@@ -45,14 +37,11 @@ __all__ = ["prepared"]
 
 
 def in_memory(records: Sequence[FakeRecord]) -> ChunkResult:
-    return fold(read_records(records, 0, 1), Book(), len(records))
+    return fold(read_records(records, 0, 1), CreditBook(), len(records))
 
 
 def lines_of(result: ChunkResult) -> list[Line]:
-    found = [
-        (offset, credit_line(0, offset, entry) if isinstance(entry, CreditEntry) else journal_line(0, offset, entry))
-        for offset, entry in result.journal
-    ]
+    found = [(offset, journal_line(0, offset, entry)) for offset, entry in result.journal]
     found += [(letter.log_offset, dead_letter_line(0, letter)) for letter in result.dead_letters]
     found += [(row.log_offset, activation_line(0, row)) for row in result.activations]
     return sorted(found, key=lambda line: line[0])
@@ -136,9 +125,8 @@ async def test_any_split_comes_to_the_same(
     if most is not None:
         monkeypatch.setattr(memory_module, "MOST_MADE", most)
         monkeypatch.setattr(memory_module, "MOST_LOTS", most)
-    records = history(seed, 400, rules_from=seed % 2 * 30, plain=plain)
+    records = history(seed, 400, plain=plain)
     whole = in_memory(records)
-    assert whole.rules == CREDIT_RULES
     assert min(whole.accepted, whole.rejected) > 20
     memory = Memory(3 if seed % 2 else 20, is_fresh=True, seen=Seen(2**16)) if remembers else None
     await folded(prepared, records, random.Random(seed), memory)
@@ -181,7 +169,7 @@ async def test_an_id_that_isn_t_recognized_is_found_out(
     monkeypatch.setattr(lanes_module, "DOUBTED_CHUNKS", 2)
     # Few accounts are remembered, so that they are loaded again, too.
     monkeypatch.setattr(lanes_module, "WORKER_ACCOUNTS", 3)
-    records = history(seed, 400, rules_from=seed % 2 * 30, plain=seed / 4)
+    records = history(seed, 400, plain=seed / 4)
     whole = in_memory(records)
     assert whole.duplicates > 0
     chance, at = random.Random(seed), 0
@@ -209,14 +197,13 @@ async def test_what_time_does_without_a_line_is_written_too(prepared: Settings) 
     grant = {"command_id": "g", "account": "ann", "asset": "credits", "amount": 5, "expires_at": 60_000}
     hold = {"command_id": "h", "account": "ann", "asset": "credits", "amount": 5, "deadline": 90_000_000}
     records = [
-        record("ActivateRules", 1_000, 0, command_id="r", rules=2),
-        record("Grant", 1_000, 1, **grant),
-        record("Hold", 1_000, 2, **hold),
-        record("Tick", 120_000, 3, command_id="t", minute=2),
+        record("Grant", 1_000, 0, **grant),
+        record("Hold", 1_000, 1, **hold),
+        record("Tick", 120_000, 2, command_id="t", minute=2),
     ]
     await folded(prepared, records, random.Random(1), None)
     lots = query(prepared, "SELECT is_lapsed, next_at_ms, log_offset FROM ledger_0001.lots")
-    assert lots == [(True, None, 3)]
+    assert lots == [(True, None, 2)]
 
 
 def of_ann(kind: str, offset: int, at_ms: int, account: str = "ann", **fields: object) -> FakeRecord:
@@ -234,10 +221,9 @@ async def test_a_chunk_that_makes_very_much_is_written_in_several_transactions(
     now = days * day_ms
     terms = {"amount": 1, "period": "days", "first_at": 1, "expires_after_ms": 2 * now, "every": 1}
     names = [f"user-{number}" for number in range(12)]
-    activation = FakeRecord(0, now, None, encode("ActivateRules", {"command_id": "r", "rules": 2}))
-    made = [of_ann("CreateSchedule", n, now, name, command_id="s", **terms) for n, name in enumerate(names, 1)]
-    spends = [of_ann("Spend", n, now, name, command_id="x", amount=3) for n, name in enumerate(names, 13)]
-    tick = FakeRecord(25, 4 * now, None, encode("Tick", {"command_id": "t", "minute": 9}))
+    made = [of_ann("CreateSchedule", n, now, name, command_id="s", **terms) for n, name in enumerate(names)]
+    spends = [of_ann("Spend", n, now, name, command_id="x", amount=3) for n, name in enumerate(names, 12)]
+    tick = FakeRecord(24, 4 * now, None, encode("Tick", {"command_id": "t", "minute": 9}))
     monkeypatch.setattr(memory_module, "MOST_MADE", 150)
     monkeypatch.setattr(memory_module, "MOST_LOTS", 120)
     loaded: list[AsyncCursor[TupleRow]] = []
@@ -252,7 +238,7 @@ async def test_a_chunk_that_makes_very_much_is_written_in_several_transactions(
     monkeypatch.setattr(CreditStore, "_ask", counted)
     async with lanes_of(prepared) as lanes:
         won = (await lanes.claim([0]))[0]
-        for records in ([activation, *made], spends, [tick]):
+        for records in (made, spends, [tick]):
             end = records[-1].offset + 1
             # A memory that keeps nothing.
             assert await lanes.fold(Chunk(0, won.epoch, records[0].offset, end, records), won, Memory()) == end
@@ -261,7 +247,7 @@ async def test_a_chunk_that_makes_very_much_is_written_in_several_transactions(
     assert query(prepared, text, ("create_schedule",)) == [(2,)] * 6
     assert {count for (count,) in query(prepared, text, ("spend",))} <= {1, 2}
     assert max(cursor.rowcount for cursor in loaded) == 121
-    whole = in_memory([activation, *made, *spends, tick])
+    whole = in_memory([*made, *spends, tick])
     assert stored_lines(prepared) == lines_of(whole)
     assert lots_in(prepared) == lots_of(dict(whole.accounts))
     assert query(prepared, "SELECT expired > 0 FROM ledger_0001.totals") == [(True,)]

@@ -12,7 +12,6 @@ from test_cli import bare as cli
 from test_cli import use
 
 from creditfold.cli.append import commands as appending
-from creditfold.cli.run.servers import prepare_ledger
 from creditfold.cli.terms.arguments import ArgumentError, duration_of, instant_of, instant_or_from_now
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
@@ -232,7 +231,7 @@ def test_a_hold_that_counts_from_now_says_how_it_is_sent_again(cli: Cli, monkeyp
 
 
 def decided(
-    kind: str, asset: str, amount: int, change: int, rejection: str | None = None, *, facts: Any = None
+    kind: str, asset: str, amount: int, change: int, rejection: str | None = None, *, facts: Any = ()
 ) -> Decision:
     """A line of the journal."""
     row = {"account_id": "ada", "kind": kind, "asset": asset, "amount": amount, "change": change, "balance": 1_000}
@@ -275,7 +274,7 @@ def test_a_batch_says_what_expired_at_once_in_its_steps() -> None:
 
 @pytest.fixture
 def ledger(cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command on a ledger of its own, with its tables made, under the newest rules."""
+    """Runs a command on a ledger of its own, with its tables made."""
     use(ledger_settings, monkeypatch)
     assert cli("init").code == 0
     return cli
@@ -286,27 +285,7 @@ def test_commands_stand_in_the_log(ledger: Cli, ledger_settings: Settings) -> No
     lines = ["hold ada 5 --until 15m", "unfreeze ada", "grant ada 5", "grant ada 5 --class promo"]
     places = [ledger(*line.split(), "--no-wait", *PATIENT, "--json").json["position"] for line in lines]
     found = {str(Position(row.partition, row.offset)): decode(row.value) for row in read_log(ledger_settings)}
-    assert [(found[place].record, found[place].rules) for place in places] == [
-        ("Hold", 2),
-        ("Unfreeze", 2),
-        ("Grant", 1),
-        ("Grant", 2),
-    ]
-
-
-def test_under_rules_1_the_remedy_is_to_bring_others_into_force(
-    cli: Cli, ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a log of old, which `init` didn't begin. The command is a dead letter, and its id is free."""
-    use(ledger_settings, monkeypatch)
-    assert prepare_ledger(ledger_settings)
-    with worker(ledger_settings, tmp_path):
-        done = cli("freeze", "ada", "--id", "f", *PATIENT)
-        assert done.code == 3
-        assert done.out.startswith("dead letter: unknown_schema_id: ")
-        assert "try: Bring rules 2 into force: creditfold rules activate 2; then send" in done.out
-        found = cli("freeze", "ada", "--id", "f", *PATIENT, "--json").json
-        assert (found["reason"], "rules activate 2" in found["try"]) == ("unknown_schema_id", True)
+    assert [found[place].record for place in places] == ["Hold", "Unfreeze", "Grant", "Grant"]
 
 
 #: Lines in their order, the code that each ends with, and how what it prints begins.
@@ -335,7 +314,7 @@ STORY = (
 )
 
 
-def test_under_rules_2_each_is_decided(
+def test_each_is_decided(
     ledger: Cli, ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the command line into the log, and back out of the fold."""

@@ -27,7 +27,6 @@ from creditfold.schemas.wire import encode
 
 __all__ = ["bare", "prepared"]
 
-ACTIVATION = {"command_id": "rules-2", "rules": 2}
 #: An account's asset: available, pending, held, debt.
 Figures = dict[tuple[str, str], tuple[int, int, int, int]]
 
@@ -76,14 +75,10 @@ def expected(records: Sequence[FakeRecord], at_ms: int) -> dict[str, Any]:
 
 
 def figures(accounts: dict[str, Any]) -> Figures:
-    """What accounts have, whichever rules made them."""
-    found: Figures = {}
-    for name, account in accounts.items():
-        if hasattr(account, "holdings"):
-            found |= {(name, asset): tuple(account.balance(asset)) for asset in account.holdings}
-        else:
-            found |= {(name, asset): (amount, 0, 0, 0) for asset, amount in account.available.items()}
-    return found
+    """What accounts have."""
+    return {
+        (name, asset): tuple(account.balance(asset)) for name, account in accounts.items() for asset in account.holdings
+    }
 
 
 def viewed(connection: Connection[Any], at_ms: int) -> tuple[Figures, set[tuple[str, str]]]:
@@ -101,15 +96,13 @@ def not_empty(found: Figures) -> Figures:
     return {key: amounts for key, amounts in found.items() if any(amounts)}
 
 
-@pytest.mark.parametrize(
-    ("writer", "seed", "rules_from"), [(Writer, 1, 0), (Writer, 2, 60), *((Debtor, seed, 0) for seed in (3, 5, 6))]
-)
+@pytest.mark.parametrize(("writer", "seed"), [(Writer, 1), (Writer, 2), *((Debtor, seed) for seed in (3, 5, 6))])
 async def test_now_is_what_a_tick_would_make_of_it(
-    prepared: Settings, writer: type[Writer], seed: int, rules_from: int, monkeypatch: pytest.MonkeyPatch
+    prepared: Settings, writer: type[Writer], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At states on the way of a history and instants ahead of each: lots that begin, end or both, holds, debt."""
     monkeypatch.setattr(credit_histories, "Writer", writer)
-    records = history(seed, 300, rules_from=rules_from, plain=0.2)
+    records = history(seed, 300, plain=0.2)
     memory, chance = Memory(3, is_fresh=True, seen=Seen(2**16)), random.Random(seed)
     differing = by_view = repaid = 0
     for count in (50, 120, 190, 250, len(records)):
@@ -131,15 +124,11 @@ async def test_now_is_what_a_tick_would_make_of_it(
                     wanted = chance.choice(USES)
                     usable = current_balances.usable_now(connection, name, wanted, at_ms)
                     assert [row.available_for_use for row in usable] == [
-                        account.available(row.asset, wanted)
-                        if hasattr(account, "holdings")
-                        else account.available[row.asset]
-                        for row in usable
+                        account.available(row.asset, wanted) for row in usable
                     ]
                 shown, incomplete = viewed(connection, at_ms)
             assert not_empty(seen) == then
-            # The fold in memory forgets accounts that no record under rules with lots was about.
-            complete = {key: shown[key] for key in shown if key not in incomplete and key[0] in accounts}
+            complete = {key: shown[key] for key in shown if key not in incomplete}
             assert not_empty(complete) == {key: amounts for key, amounts in then.items() if key in complete}
             # What has no row in the view was brought by a schedule alone.
             assert writer is Writer or not_empty(shown) == then
@@ -169,7 +158,7 @@ def test_credits_that_ended_are_not_shown_though_nobody_folds(
         record("Hold", "hold", "ann", 10, deadline=later + 1_000),
         *(record("Grant", f"much-{number}", "rich", 2**53 - 1) for number in range(3)),
     ]
-    appended = [Appended(p, FakeRecord(0, then, None, encode("ActivateRules", ACTIVATION))) for p in range(4)]
+    appended = []
     for one in records:
         assert one.key is not None
         appended.append(Appended(partition_of(one.key, 4), FakeRecord(0, then, one.key, one.value)))

@@ -19,9 +19,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 from stack_under_test import StackUnderTest
-from support import HANG_S, append, query, record, wait_until_folded, worker
+from support import HANG_S, append, make_anew, query, record, wait_until_folded, worker
 from test_cli import use
-from test_outages import make_anew
 
 from creditfold.cli.main import _run
 from creditfold.cli.run.doctor import UnsafeError, examine, refuse_unsafe

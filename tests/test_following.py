@@ -36,7 +36,7 @@ def grant(account: str, version: int, offset: int, **other: Any) -> JournalRow:
     row = JournalRow(
         offset, account, version, f"c{version}", "grant", "credits", 5, 5 * version, None, 1, DECIDED, 0, "shop", "why"
     )
-    return row._replace(**other)
+    return row._replace(**{"details": "", "facts": "[]", **other})
 
 
 def publish(settings: Settings, rows: list[JournalRow], *garbage: bytes) -> None:
@@ -82,7 +82,8 @@ def test_an_account_s_outcomes_from_the_start(settings: Settings, capsys: pytest
     rejected = grant(
         alice, 3, 9, kind="spend", amount=80, rejection="insufficient_credits", balance=5, occurred_at_ms=1
     )
-    rows = [grant(alice, 1, 3), grant(other, 1, 4), grant(alice, 2, 7, kind="spend", balance=0), rejected]
+    spent = json.dumps([fact("spent", 5)])
+    rows = [grant(alice, 1, 3), grant(other, 1, 4), grant(alice, 2, 7, kind="spend", balance=0, facts=spent), rejected]
     publish(settings, rows, b"", b"garbage", b"\0\0\0\0\1garbage")
     assert _run(["follow", alice, "--since", "start", "--limit", "3", "--json"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -90,10 +91,11 @@ def test_an_account_s_outcomes_from_the_start(settings: Settings, capsys: pytest
     assert [one["position"] for one in found] == [f"{partition}:{offset}" for offset in (3, 7, 9)]
     assert found[0] == {
         "position": f"{partition}:3",
-        "record": "GrantAccepted",
+        "record": "CommandAccepted",
         "account": alice,
         "version": 1,
         "command_id": "c1",
+        "kind": "grant",
         "asset": "credits",
         "amount": 5,
         "balance": 5,
@@ -114,14 +116,14 @@ def test_an_account_s_outcomes_from_the_start(settings: Settings, capsys: pytest
     assert found[2]["occurred_at"] == "1970-01-01T00:00:00.001Z"
     assert _run(["follow", alice, "--since", f"{partition}:4", "--limit", "2"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{DECIDED_TEXT}  accepted  -5; balance 0 credits  {partition}:7  c2",
+        f"{DECIDED_TEXT}  accepted  spend of 5: spent 5; balance 0 credits  {partition}:7  c2",
         f"{DECIDED_TEXT}  rejected  insufficient_credits: spend of 80; balance 5 credits  {partition}:9  c3",
     ]
 
 
 def credit(account: str, version: int, kind: str, facts: str, **other: Any) -> JournalRow:
-    """A row by rules 2, at the position of a single record."""
-    row = grant(account, version, 7, kind=kind, rules=2, facts=facts, details="", balance=9)
+    """A row of any kind, at the position of a single record."""
+    row = grant(account, version, 7, kind=kind, facts=facts, balance=9)
     return row._replace(**{"command_id": None, "amount": 0, **other})
 
 
@@ -160,7 +162,7 @@ def test_outcomes_of_credits_are_told_in_words(settings: Settings, capsys: pytes
         "position", "record", "account", "version", "asset", "balance", "pending", "held", "debt", "change", "rules",
         "decided_at", "facts",
     }  # fmt: skip
-    assert (spent["record"], spent["held"], spent["details"]) == ("SpendAccepted", 4, None)
+    assert (spent["record"], spent["held"], spent["details"]) == ("CommandAccepted", 4, None)
     assert spent["facts"] == [
         {
             "kind": "spent",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_chunks import FakeRecord
 
-from creditfold.ledger import CreditBook, Grant
+from creditfold.ledger import RULES, CreditBook, Grant
 from creditfold.processors.fold import fast as quick
 from creditfold.processors.fold.account_cache import Memory, Seen
 from creditfold.processors.fold.chunk import folding
@@ -51,7 +51,7 @@ def granted(names: list[str], lots: int) -> ChunkResult:
         for number in range(lots):
             book.apply(Grant(str(number), name, "credits", 5))
     made = 2 * lots * len(names)
-    return ChunkResult(1, 0, 2, [], [], [], [], 0, accounts=book.accounts, made=made)
+    return ChunkResult(1, 0, RULES, [], [], [], [], 0, accounts=book.accounts, made=made)
 
 
 def test_the_accounts_met_first_are_forgotten() -> None:

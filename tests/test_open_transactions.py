@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Producer
 from structlog.testing import capture_logs
 from support import HANG_S, Cli, WorkerProcess, append, lag, record, wait_until_folded, worker
-from test_cli import bare, cli, use
+from test_cli import bare, cli
 
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
@@ -150,14 +150,4 @@ def test_a_topic_of_outcomes_is_looked_at_too(cli: Cli, ledger_settings: Setting
     with open_transaction(ledger_settings, topic, 3) as producer:
         found = cli("status", "--json", "--interval", "0.1").json["open_transactions"]
         assert [(one["topic"], one["partition"], one["waiting"]) for one in found] == [(topic, 3, 1)]
-        commit(producer)
-
-
-def test_a_log_with_an_open_transaction_is_not_begun(
-    bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it hides comes before whatever `init` would append, and so would be decided by other rules."""
-    use(ledger_settings, monkeypatch)
-    with open_transaction(ledger_settings, ledger_settings.commands_topic, 0, records=2) as producer:
-        assert "The log begins" not in bare("init").out
         commit(producer)

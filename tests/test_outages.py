@@ -20,6 +20,7 @@ from support import (
     append,
     assert_equals_second_fold,
     fold_log,
+    make_anew,
     query,
     record,
     wait_until_folded,
@@ -29,7 +30,7 @@ from support import (
 from creditfold.cli.run.status import UnhealthyError, check_machine
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
-from creditfold.log.topics import create_topics, end_offsets
+from creditfold.log.topics import end_offsets
 
 
 def grants(prefix: str, count: int = 500) -> list[Any]:
@@ -183,14 +184,6 @@ def test_a_worker_frozen_inside_a_transaction_does_not_hold_up_its_successor(
         append(settings, grants("woken"))
         wait_until_folded(settings)
     assert_equals_second_fold(settings)
-
-
-def make_anew(settings: Settings) -> None:
-    """Delete the topic and create it under the same name."""
-    admin = AdminClient(settings.kafka_client)
-    admin.delete_topics([settings.commands_topic])[settings.commands_topic].result(HANG_S)
-    assert wait_until(lambda: settings.commands_topic not in admin.list_topics(timeout=HANG_S).topics, HANG_S)
-    assert wait_until(lambda: settings.commands_topic in create_topics(settings), HANG_S)
 
 
 def test_a_topic_made_anew_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:

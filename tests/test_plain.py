@@ -17,24 +17,23 @@ from hypothesis import strategies as st
 from test_chunks import FakeRecord
 from test_compiled import IS_COMPILED
 
-from creditfold.ledger import CREDIT_RULES, Command, CreditBook, Known, limits
+from creditfold.ledger import RULES, Command, CreditBook, Known, limits
 from creditfold.ledger.account import NUMBER_BITS
 from creditfold.ledger.commands import KINDS, Grant, Terms
 from creditfold.ledger.rows import CorruptStateError
 from creditfold.processors.fold import fast as quick
 from creditfold.processors.fold.account_cache import Loaded, Memory, Part, Seen
 from creditfold.processors.fold.chunk import (
-    Later,
     commands,
+    controls,
     fold,
     folding,
     keys,
     partition_of,
     read_one,
     read_records,
-    ticks,
 )
-from creditfold.projections.store.chain import CHECKPOINT_OFFSETS, START, Line, credit_line, dead_letter_line, extend
+from creditfold.projections.store.chain import CHECKPOINT_OFFSETS, START, Line, dead_letter_line, extend, journal_line
 from creditfold.projections.store.load import account_with
 from creditfold.projections.store.transaction import ChunkTransaction, Claim, Progress
 from creditfold.projections.tables.credits import (
@@ -46,6 +45,7 @@ from creditfold.projections.tables.credits import (
     cells,
     inline_lot,
 )
+from creditfold.schemas.registry import latest, load_lock
 from creditfold.schemas.wire import encode
 
 needs_quick = pytest.mark.skipif(not IS_COMPILED, reason="there is a quick way in the compiled core only")
@@ -66,7 +66,7 @@ def test_its_bounds_are_those_of_the_rules() -> None:
     ours = {
         "NUMBER_BITS": NUMBER_BITS,
         "CHECKPOINT_OFFSETS": CHECKPOINT_OFFSETS,
-        "RULES": CREDIT_RULES,
+        "RULES": RULES,
         "PRIORITY": Terms().priority,
     }
     assert bounds | ours == plain.LIMITS
@@ -98,18 +98,25 @@ METADATA = st.sampled_from(
 )
 
 
+#: What a plain command says of its own fields, by its name, and what others say.
+OWN = {"Grant": text(b"paid") + number(50) + b"\0\0\0", "Spend": b"\0\0\0", "Hold": number(9) + b"\0"}
+OTHERS = (*OWN.values(), b"", text(b"promo") + OWN["Grant"][5:], text(b"paid") + b"\0\0\0\0", b"\0\1\0", b"\0\2\0")
+SCHEMA_IDS = {name: row.id for name, row in latest(load_lock()).items()} | {"Nothing": 99}
+
+
 @st.composite
 def values(draw: st.DrawFn) -> tuple[bytes, bytes]:
     """The key and the value of a record that may be a plain command, or nearly one."""
     account = draw(IDS)
-    schema_id = draw(st.sampled_from([1, 2, 3, 4, 5, 99]))
-    parts = [text(draw(IDS)), text(account), text(draw(IDS)), number(draw(NUMBERS)), number(draw(NUMBERS))]
+    name = draw(st.sampled_from(["Grant", "Grant", "Spend", "Spend", "Hold", "Nothing"]))
+    own = draw(st.sampled_from([OWN.get(name, b""), OWN.get(name, b""), *OTHERS]))
+    parts = [text(draw(IDS)), text(account), text(draw(IDS)), number(draw(NUMBERS)), own, number(draw(NUMBERS))]
     parts += [
         text(draw(NOTES)),
         text(draw(NOTES)),
         draw(METADATA),
     ]
-    value = bytes([draw(st.sampled_from([0, 0, 0, 1]))]) + schema_id.to_bytes(4, "big") + b"".join(parts)
+    value = bytes([draw(st.sampled_from([0, 0, 0, 1]))]) + SCHEMA_IDS[name].to_bytes(4, "big") + b"".join(parts)
     if draw(st.booleans()):
         at = draw(st.integers(0, len(value)))
         value = draw(st.sampled_from([value[:at], value[:at] + b"\x80" + value[at + 1 :]]))
@@ -167,11 +174,9 @@ NAMING = ("Capture", "Release", "Refund", "VoidGrant", "CancelSchedule", "Settle
 def without_tables(seed: int, count: int, plain: float) -> list[FakeRecord]:
     """A history that can be folded without PostgreSQL."""
     found = [
-        record
-        for record in history(seed, count, plain=plain)
-        if not isinstance(read := read_one(record, 0, 1), Later) or type(read.content).__name__ not in NAMING
+        record for record in history(seed, count, plain=plain) if type(read_one(record, 0, 1)).__name__ not in NAMING
     ]
-    return [record._replace(offset=offset) for offset, record in enumerate(found) if offset > 0 or record.key is None]
+    return [record._replace(offset=offset) for offset, record in enumerate(found)]
 
 
 class Folded:
@@ -181,7 +186,7 @@ class Folded:
         self.memory = Memory(10**6, is_fresh=True, seen=Seen(2**12))
         if not is_quick:
             self.memory.light = None
-        self.progress = Progress(0, 1, 0, CREDIT_RULES, START, 0)
+        self.progress = Progress(0, 1, 0, RULES, START, 0)
         self._rows: dict[str, dict[Any, Any]] = {}
         # Lots that stand in balances, by account.
         self._inline: dict[str, dict[Any, Any]] = {}
@@ -194,7 +199,7 @@ class Folded:
         end = records[-1].offset + 1
         transaction = ChunkTransaction(None, 0, Claim(0, 1, 1), self.progress)  # type: ignore[arg-type]
         reads = quick.read(records, 0, 1, self.memory.light)
-        assert not ticks(reads)
+        assert not controls(reads)
         coming = list(commands(reads))
         plan = self.memory.plan(transaction, reads, self.progress.clock_ms)
         wanted = self.memory.doubtful(coming, list(keys(coming))) + list(plan.doubtful if plan else ())
@@ -283,8 +288,8 @@ def compared(seed: int, plain: float) -> int:
     records = without_tables(seed, 150, plain)
     whole = fold(read_records(records, 0, 1), CreditBook(), len(records))
     known: dict[tuple[str, str], tuple[int, Command]] = {}
-    for record, content in read_records(records, 0, 1):
-        command: Any = content.content if isinstance(content, Later) else content
+    command: Any
+    for record, command in read_records(records, 0, 1):
         if command.__class__ in KINDS:
             known.setdefault((command.account, command.command_id), (record.offset, command))
     ours, python = Folded(known, is_quick=True), Folded(known, is_quick=False)
@@ -307,7 +312,7 @@ def cuts(records: Sequence[FakeRecord], chance: random.Random) -> Iterator[Seque
 
 
 def lines_of(result: Any) -> list[Line]:
-    found = [(offset, credit_line(0, offset, entry)) for offset, entry in result.journal]
+    found = [(offset, journal_line(0, offset, entry)) for offset, entry in result.journal]
     found += [(letter.log_offset, dead_letter_line(0, letter)) for letter in result.dead_letters]
     return sorted(found, key=lambda line: line[0])
 

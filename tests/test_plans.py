@@ -124,7 +124,7 @@ def assert_by_account() -> None:
 @pytest.mark.parametrize("name", QUERIES)
 async def test_an_account_s_answer_reads_the_account_s_rows(prepared: Settings, name: str) -> None:
     """By an index that is asked for the account."""
-    await folded(prepared, history(3, 300, rules_from=5), random.Random(1), None)
+    await folded(prepared, history(3, 300), random.Random(1), None)
     with explaining(prepared) as connection:
         connection.execute("SET enable_seqscan = off")
         QUERIES[name](connection, "ann")
@@ -181,7 +181,7 @@ CREATE TEMP TABLE names AS
     FROM generate_series(1, {ROWS}) n;
 INSERT INTO ledger_0001.journal
     SELECT n, row_number() OVER (PARTITION BY account ORDER BY n), 5, CASE WHEN n % 9 = 0 THEN 0 ELSE -5 END, 100, n,
-           0, 0, 0, 0, 0, 2, CASE WHEN n % 90 = 0 THEN 0 END, account, 'c' || n,
+           0, 0, 0, 0, 0, 1, CASE WHEN n % 90 = 0 THEN 0 END, account, 'c' || n,
            CASE WHEN n % 90 = 0 THEN 'batch' ELSE 'spend' END,
            'credits', CASE WHEN n % 9 = 0 THEN 'insufficient_credits' END, 'shop', '', '',
            CASE WHEN n % 90 = 0 THEN '{{"steps": [{{"command_id": "s"}}]}}' ELSE '' END,

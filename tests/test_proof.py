@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from log_surgery import rewrite_value
-from rules_three import decide_three
+from rules_two import decide_two
 from stack_under_test import EmbeddedStack, StackUnderTest
 from support import (
     HANG_S,
@@ -309,7 +309,7 @@ def test_records_that_are_gone_from_the_middle_of_the_log_are_found(folded: Sett
 
 def test_what_differs_beside_other_decisions_is_not_blamed(folded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fold that rejects what was accepted counts otherwise too; the conclusion is about the log all the same."""
-    monkeypatch.setitem(RULESETS, 1, lambda state, command: decide_three(state, command)._replace(rules=1))
+    monkeypatch.setitem(RULESETS, 1, decide_two)
     verdict = verify(folded, None, None, 20, WATCH)
     assert (verdict.equal, bool(verdict.side_differences)) == (False, True)
     assert "the topic was changed since, or this release decides otherwise" in verdict.conclusion
@@ -395,7 +395,7 @@ def test_as_of_on_the_command_line(folded: Settings) -> None:
 # Rules.
 
 
-THREE = str(ROOT / "tests" / "rules_three.py")
+TWO = str(ROOT / "tests" / "rules_two.py")
 
 
 def activation(partition: int, version: int) -> Raw:
@@ -408,14 +408,14 @@ def test_diff_finds_nothing_where_nothing_changes(folded: Settings) -> None:
     before = rows_of(folded, 1)
     assert "come to the same" in run(folded, "diff").stdout
     assert json.loads(run(folded, "diff", "--rules", "1", "--json").stdout)["changed"] == 0
-    assert run(folded, "diff", "--rules", "3", check=False).returncode == 2
+    assert run(folded, "diff", "--rules", "2", check=False).returncode == 2
     assert (rows_of(folded, 1), states(folded)) == (before, {1: "live"})
 
 
 def test_diff_lists_each_command_that_other_rules_would_decide_otherwise(folded: Settings) -> None:
     """Against a computation of its own; nothing is written to the live generation, and the scratch one is dropped."""
     before = rows_of(folded, 1)
-    done = run_three(folded, "diff", "--rules", "3", "--json", "--limit", "10000", code=5)
+    done = run_two(folded, "diff", "--rules", "2", "--json", "--limit", "10000", code=5)
     changes = json.loads(done)
     assert (rows_of(folded, 1), states(folded)) == (before, {1: "live"})
     expected = expected_changes(folded)
@@ -425,12 +425,12 @@ def test_diff_lists_each_command_that_other_rules_would_decide_otherwise(folded:
         "accepted -> rejected insufficient_credits",
         "rejected insufficient_credits -> accepted",
     }
-    table = run_three(folded, "diff", "--rules", "3", code=5)
+    table = run_two(folded, "diff", "--rules", "2", code=5)
     assert "would be decided otherwise" in table
 
 
 def expected_changes(settings: Settings) -> set[tuple[str, str]]:
-    """What rules 3 of the tests decide otherwise than the journal says, by plain dictionaries."""
+    """What rules 2 of the tests decide otherwise than the journal says, by plain dictionaries."""
     rows = query(
         settings,
         """SELECT log_partition, log_offset, account_id, command_id, kind, amount, accepted FROM ledger.journal
@@ -447,63 +447,63 @@ def expected_changes(settings: Settings) -> set[tuple[str, str]]:
     return changed
 
 
-def run_three(settings: Settings, *arguments: str, code: int = 0) -> str:
-    """Run the command line of a release that has rules 3."""
-    done = run(settings, *arguments, check=False, program=(THREE,))
+def run_two(settings: Settings, *arguments: str, code: int = 0) -> str:
+    """Run the command line of a release that has rules 2."""
+    done = run(settings, *arguments, check=False, program=(TWO,))
     assert done.returncode == code, done.stderr
     return done.stdout
 
 
 class LaterWorker(WorkerProcess):
-    """A worker of a release that has rules 3."""
+    """A worker of a release that has rules 2."""
 
-    program = (THREE,)
+    program = (TWO,)
 
 
 def test_after_an_upgrade_old_records_are_decided_by_the_old_rules(folded: Settings, tmp_path: Path) -> None:
-    """Rules 3 come into force by a record in the log; a rebuild afterwards decides what was before it as ever."""
+    """Rules 2 come into force by a record in the log; a rebuild afterwards decides what was before it as ever."""
     later = LaterWorker(folded, tmp_path, "later")
     try:
-        said = run_three(folded, "rules", "activate", "3", "--reason", "release 3", "--source", "ann")
-        assert "Rules 3 are in force from" in said
+        said = run_two(folded, "rules", "activate", "2", "--reason", "release 2", "--source", "ann")
+        assert "Rules 2 are in force from" in said
         append(folded, history(2_000, 6, 3_000))
         wait_until_folded(folded)
-        assert "in force already" in run_three(folded, "rules", "activate", "3")
+        assert "in force already" in run_two(folded, "rules", "activate", "2")
     finally:
         later.stop()
     by_rules = query(folded, "SELECT rules, count(*) FROM ledger.journal GROUP BY 1 ORDER BY 1")
-    assert [rules for rules, _ in by_rules] == [1, 3]
+    assert [rules for rules, _ in by_rules] == [1, 2]
     large = "SELECT count(*) FROM ledger.journal WHERE rules = %s AND kind = 'spend' AND amount > 10 AND accepted"
     assert query(folded, large, (1,))[0][0] > 0
-    assert query(folded, large, (3,)) == [(0,)]
-    run_three(folded, "rebuild")
+    assert query(folded, large, (2,)) == [(0,)]
+    run_two(folded, "rebuild")
     assert rows_of(folded, 2) == rows_of(folded, 1)
-    run_three(folded, "verify")
-    run_three(folded, "diff")
-    listed = json.loads(run_three(folded, "rules", "list", "--json"))
-    assert listed["in_force"] == {"0": 3, "1": 3, "2": 3, "3": 3}
-    assert {(row["source"], row["note"]) for row in listed["activations"]} == {("ann", "release 3")}
+    run_two(folded, "verify")
+    run_two(folded, "diff")
+    listed = json.loads(run_two(folded, "rules", "list", "--json"))
+    assert listed["in_force"] == {"0": 2, "1": 2, "2": 2, "3": 2}
+    assert {(row["source"], row["note"]) for row in listed["activations"]} == {("ann", "release 2")}
 
 
 def test_a_worker_of_older_rules_stops_and_a_newer_one_goes_on(folded: Settings, tmp_path: Path) -> None:
     """It folds nothing behind the record, says what it lacks, and ends; others of its partitions' records wait."""
     with worker(folded, tmp_path, "old") as old:
-        append(folded, [activation(partition, 3) for partition in range(4)])
+        append(folded, [activation(partition, 2) for partition in range(4)])
         append(folded, history(400, 7, 3_000))
         assert wait_until(lambda: old.process.poll() is not None, HANG_S)
         assert old.process.returncode == 1
-        assert "goes over to rules 3" in old.text()
-    assert query(folded, "SELECT count(*) FROM ledger.journal WHERE rules = 3") == [(0,)]
+        assert "goes over to rules 2" in old.text()
+    assert query(folded, "SELECT count(*) FROM ledger.journal WHERE rules = 2") == [(0,)]
     refused = run(folded, "rebuild", check=False)
     assert refused.returncode == 1
-    assert "rules 3" in refused.stderr
+    assert "rules 2" in refused.stderr
     later = LaterWorker(folded, tmp_path, "later")
     try:
         wait_until_folded(folded)
     finally:
         later.stop()
-    assert query(folded, "SELECT DISTINCT rules FROM ledger.progress") == [(3,)]
-    assert query(folded, "SELECT count(*) > 0 FROM ledger.journal WHERE rules = 3") == [(True,)]
+    assert query(folded, "SELECT DISTINCT rules FROM ledger.progress") == [(2,)]
+    assert query(folded, "SELECT count(*) > 0 FROM ledger.journal WHERE rules = 2") == [(True,)]
 
 
 def test_a_worker_of_older_rules_in_a_group_with_newer_ones(folded: Settings, tmp_path: Path) -> None:
@@ -517,7 +517,7 @@ def test_a_worker_of_older_rules_in_a_group_with_newer_ones(folded: Settings, tm
         try:
             assert wait_until(lambda: query(folded, owners) == [(2,)], HANG_S)
             append(folded, history(400, 7, 3_000))
-            append(folded, [activation(partition, 3) for partition in range(4)])
+            append(folded, [activation(partition, 2) for partition in range(4)])
             append(folded, history(400, 8, 3_400))
             assert wait_until(lambda: old.process.poll() is not None, HANG_S)
             wait_until_folded(folded)
@@ -531,18 +531,18 @@ def test_a_worker_of_older_rules_in_a_group_with_newer_ones(folded: Settings, tm
                 return wait_until(lambda: old.process.poll() is not None, 1)
 
             assert wait_until(ends, HANG_S), old.latest()
-            assert (old.process.returncode, "goes over to rules 3" in old.latest()) == (1, True)
+            assert (old.process.returncode, "goes over to rules 2" in old.latest()) == (1, True)
             wait_until_folded(folded)
             assert later.process.poll() is None
         finally:
             later.stop()
-    assert query(folded, "SELECT DISTINCT rules FROM ledger.progress") == [(3,)]
-    run_three(folded, "verify")
+    assert query(folded, "SELECT DISTINCT rules FROM ledger.progress") == [(2,)]
+    run_two(folded, "verify")
 
 
 def test_rules_that_this_release_lacks_are_not_activated(folded: Settings) -> None:
     """All its own workers would stop."""
-    done = run(folded, "rules", "activate", "3", check=False)
+    done = run(folded, "rules", "activate", "2", check=False)
     assert done.returncode == 2
     assert "workers of this release would stop" in done.stderr
-    assert "rules 1, 2" in run(folded, "rules", "list").stdout
+    assert "This release has rules 1." in run(folded, "rules", "list").stdout

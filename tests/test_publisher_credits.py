@@ -1,6 +1,5 @@
-"""The publisher and rules that know lots, on the real stack: many outcomes of one record, each once and in order."""
+"""The publisher and credits, on the real stack: many outcomes of one record, each once and in order."""
 
-import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +9,13 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from credit_histories import START_MS, history
-from support import HANG_S, SEED, Raw, append, publisher, query, wait_until_folded, worker
+from support import HANG_S, SEED, Raw, append, publisher, wait_until_folded, worker
 from test_chunks import FakeRecord
 from test_credit_store import folded
 from test_publisher import (
     KilledError,
     MortalProducer,
-    decoded,
+    assert_published,
     next_offsets,
     opened,
     pool,
@@ -24,9 +23,10 @@ from test_publisher import (
     publish_from_the_start,
     publish_to,
     read_topic,
+    rows_of_the_journal,
     topics_of,
 )
-from test_transfers import account_in, activations, grant, of, transfer
+from test_transfers import account_in, grant, of, transfer
 
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
@@ -76,72 +76,8 @@ def prepared(ledger_settings: Settings) -> Settings:
 
 async def fold_histories(settings: Settings, records: int, accounts: int) -> None:
     """Fold a history by chance, and behind it a month's end."""
-    made = history(SEED, records, rules_from=10)
+    made = history(SEED, records)
     await folded(settings, [*made, *month_end(len(made), accounts)], random.Random(SEED), None)
-
-
-def rows_of_the_journal(settings: Settings) -> list[dict[str, Any]]:
-    """Every row, by partition and offset, and there by the bytes of the account and by version."""
-    names = """log_partition, log_offset, account_id, version, command_id, kind, asset, amount, change, balance,
-               rejection, rules, clock_ms, occurred_at_ms, source, note, pending, held, debt, step, details, facts"""
-    found = query(settings, f"SELECT {names} FROM ledger_0001.journal")
-    rows = [dict(zip(names.replace(",", " ").split(), row, strict=True)) for row in found]
-
-    def place(row: dict[str, Any]) -> tuple[int, int, bytes, int]:
-        return row["log_partition"], row["log_offset"], row["account_id"].encode(), row["version"]
-
-    return sorted(rows, key=place)
-
-
-def expected(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The record of a row with all its fields, made of the row alone."""
-    fields = {name: row[name] for name in ("log_partition", "log_offset", "version", "asset", "balance", "rules")}
-    fields |= {"account": row["account_id"], "decided_at": row["clock_ms"]}
-    fields |= {name: row[name] for name in ("pending", "held", "debt")}
-    facts = [
-        {
-            "detail": "",
-            **dict.fromkeys(("lot_class", "scope"), ""),
-            **dict.fromkeys(("priority", "effective_at", "expires_at"), 0),
-            **{name: value for name, value in fact.items() if name != "terms"},
-            **fact.get("terms", {}),
-            "moves": [
-                {"lot": lot, "number": number, "source": source, "target": target, "amount": amount}
-                for lot, number, source, target, amount in fact.get("moves", [])
-            ],
-        }
-        for fact in json.loads(row["facts"] or "[]")
-    ]
-    if row["kind"] == "settled":
-        return "Settled", {**fields, "change": row["change"], "facts": facts}
-    fields |= {"command_id": row["command_id"] or "", "amount": row["amount"], "occurred_at": row["occurred_at_ms"]}
-    fields |= {"source": row["source"], "reason": row["note"], "details": row["details"] or ""}
-    if row["rejection"]:
-        step = -1 if row["step"] is None else row["step"]
-        return "Rejected", {**fields, "kind": row["kind"], "rejection": row["rejection"], "step": step}
-    fields |= {"facts": facts, "change": row["change"]}
-    if row["kind"] in ("grant", "spend") and row["command_id"]:
-        return f"{row['kind'].title()}Accepted", fields
-    return "CommandAccepted", {**fields, "kind": row["kind"]}
-
-
-def assert_credits_published(settings: Settings) -> list[dict[str, Any]]:
-    """The outcomes topic holds exactly the journal's rows, field by field and in order. Returns the rows."""
-    seen, rows = read_topic(settings, settings.outcomes_topic), rows_of_the_journal(settings)
-    found = [(message.header("creditfold-position"), message.key) for message in seen]
-    assert found == [(b"%d:%d" % (row["log_partition"], row["log_offset"]), row["account_id"].encode()) for row in rows]
-    for message, row in zip(seen, rows, strict=True):
-        record, fields = decoded(message.value)
-        wanted, values = expected(row)
-        # A schema of rules 1 lacks what is at its default then.
-        assert record == wanted
-        assert values | fields == values
-        assert not any(values[name] for name in values.keys() - fields.keys() - {"step", "change"})
-    dead = [
-        int(message.header("creditfold-offset") or b"") for message in read_topic(settings, settings.dead_letters_topic)
-    ]
-    assert dead == [offset for (offset,) in query(settings, "SELECT log_offset FROM ledger.dead_letters ORDER BY 1")]
-    return rows
 
 
 def in_small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +125,8 @@ async def test_deaths_among_the_outcomes_of_one_record_lose_and_double_nothing(
     assert sum(place.offset == tick and bool(place.account) for place in within) >= 3
     with opened(prepared, pool, 0) as outbox:
         publish_to(outbox, tick + 1)
-    rows = assert_credits_published(prepared)
+    assert_published(prepared)
+    rows = rows_of_the_journal(prepared)
     assert sum(row["log_offset"] == tick for row in rows) >= 250
     assert {row["kind"] for row in rows if row["command_id"] is None} >= {"settled"}
 
@@ -220,7 +157,7 @@ async def test_a_zombie_among_the_outcomes_of_one_record_is_fenced(
             publish_to(zombie, folded_to)
         assert was_fenced(refused.value)
     assert woken
-    assert_credits_published(prepared)
+    assert_published(prepared)
 
 
 async def test_an_outcome_too_long_for_its_topic_is_cut(prepared: Settings, pool: Pool) -> None:
@@ -236,12 +173,11 @@ async def test_an_outcome_too_long_for_its_topic_is_cut(prepared: Settings, pool
         for number in range(600)
     ]
     commands = [*grants, ("Close", {"command_id": "close", "forfeit": True})]
-    rules = FakeRecord(0, 1, None, encode("ActivateRules", {"command_id": "rules", "rules": 2}))
     records = [
         FakeRecord(number, 2, b"ann", encode(record, {"account": "ann", **fields}))
-        for number, (record, fields) in enumerate(commands, 1)
+        for number, (record, fields) in enumerate(commands)
     ]
-    await folded(prepared, [rules, *records], random.Random(1), None)
+    await folded(prepared, records, random.Random(1), None)
     folded_to = next_offsets(prepared)[0]
     told = topics_of(prepared, outcome_bytes=1_000_000)
     with opened(prepared, pool, 0, told) as outbox, pytest.raises(KafkaException):
@@ -278,7 +214,7 @@ def test_a_publisher_process_tells_of_everything_whatever_its_size(ledger_settin
     noise = Raw(random.Random(1).randbytes(1_048_400), b"k", 0)
     commands = [of("CreateSchedule", account_in(0, f"old{number}"), "s", **old) for number in range(2)]
     commands += [grant(ann, "g", 10), transfer(ann, "t", 4, bob), noise, grant(ann, "g2", 1)]
-    append(settings, [*activations(range(4)), *commands], **{"message.max.bytes": 2_000_000})
+    append(settings, commands, **{"message.max.bytes": 2_000_000})
 
     def is_published() -> bool:
         kinds = {outcome.fields.get("kind") for outcome in outcomes_in(settings)}

@@ -39,7 +39,7 @@ from creditfold.cli.run.servers import prepare_ledger
 from creditfold.common.position import Position
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings
-from creditfold.ledger import Spend
+from creditfold.ledger import CreditBook, Spend
 from creditfold.processors.fold.chunk import MAX_DEAD_BYTES, fold, partition_of, read_records
 from creditfold.producers import redrive
 from creditfold.producers.client import CommandProducer
@@ -70,7 +70,8 @@ def G(amount: Any = 5, command_id: str = "g1", account: str = "ann", **more: Any
 
 
 ACTIVATION = encode("ActivateRules", {"command_id": "r2", "rules": 2})
-ACCEPTED = encode("GrantAccepted", {**OUTCOME, "amount": 1, "balance": 1, "rules": 1, "decided_at": 0})
+DECIDED = {"kind": "grant", "amount": 1, "balance": 1, "rules": 1, "decided_at": 0}
+ACCEPTED = encode("CommandAccepted", {**OUTCOME, **DECIDED})
 WHOLE = {"type": "spend", "command_id": "s1", "account": "bob", "asset": "credits", "amount": 9}
 UNKNOWN = b"\0\0\1\x86\x9f" + G()[5:]
 LONG = {f"{n}": "é" * 1_024 for n in range(32)}
@@ -100,7 +101,7 @@ JUDGED: list[tuple[str, bytes | None, Corrections, tuple[str, str, int] | str]] 
     ("unknown_schema_id", UNKNOWN, AS_IT_WAS, "schema id 99999"),
     ("unknown_schema_id", UNKNOWN, AS_WHOLE, ("s1", "bob", 9)),
     ("unknown_schema_id", G(), AS_IT_WAS, ("g1", "ann", 5)),
-    ("unknown_schema_id", ACCEPTED, AS_IT_WAS, "it is a GrantAccepted"),
+    ("unknown_schema_id", ACCEPTED, AS_IT_WAS, "it is a CommandAccepted"),
     ("unknown_schema_id", ACTIVATION, AS_IT_WAS, "creditfold rules activate"),
     ("not_avro", G() + b"x", AS_IT_WAS, "bytes left over"),
     ("not_avro", G() + b"x", AS_WHOLE, ("s1", "bob", 9)),
@@ -251,15 +252,9 @@ def test_a_header_that_is_not_base64_counts_for_nothing() -> None:
 def test_the_fold_reads_the_headers_that_a_redrive_writes() -> None:
     """Position, name and reason, in any script."""
     headers = redrive_headers(AT, "Zoë", "señal ✓", 3)
-    result = fold(read_records([FakeRecord(9, 0, b"ann", G(), headers)], 0, 1), _book(), 10)
+    result = fold(read_records([FakeRecord(9, 0, b"ann", G(), headers)], 0, 1), CreditBook(), 10)
     assert [tuple(row) for row in result.redrives] == [(9, AT, "Zoë", "señal ✓")]
     assert headers[-1] == ("redrive-attempt", b"3")
-
-
-def _book() -> Any:
-    from creditfold.ledger import Book
-
-    return Book()
 
 
 def test_what_a_letter_holds_can_be_shown() -> None:

@@ -26,7 +26,7 @@ ARROWS = {
     "projections/store": "common ledger log projections projections/tables",
     "projections/queries": "common schemas ledger log projections projections/tables",
     "projections/generations": "common log projections projections/tables projections/store projections/queries",
-    "projections/proof": "common ledger projections projections/tables projections/store projections/queries"
+    "projections/proof": "common projections projections/tables projections/store projections/queries"
     " projections/generations",
     "projections/doctor": "common log projections projections/tables projections/queries projections/generations",
     "producers": "common schemas ledger producers/models",
@@ -47,8 +47,8 @@ ARROWS = {
     " processors/publisher cli/terms",
     "cli/rebuild": "common ledger producers/models projections projections/queries projections/generations"
     " projections/proof processors/rebuild cli/append cli/terms",
-    "cli/run": "common ledger log log/archive log/doctor producers/models projections projections/tables"
-    " projections/queries projections/doctor processors processors/worker processors/publisher stack cli/append"
+    "cli/run": "common log log/archive log/doctor projections projections/tables"
+    " projections/queries projections/doctor processors processors/worker processors/publisher stack"
     " cli/terms",
     "cli/demo": "common log producers producers/models projections projections/queries stack cli/append cli/run"
     " cli/terms",

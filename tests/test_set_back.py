@@ -8,7 +8,7 @@ from projection_copy import copy_of
 from support import HANG_S, Raw, publisher, query, wait_until_folded, worker
 from test_generations import run
 from test_publisher import position_of, read_topic, wait_until_published
-from test_transfers import ANN, BOB, EVE, account_in, activations, ending, grant, of, transfer, wait_until_settled
+from test_transfers import ANN, BOB, EVE, account_in, ending, grant, of, transfer, wait_until_settled
 
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
@@ -61,7 +61,7 @@ def test_a_projection_set_back_under_a_worker_is_folded_again(ledger_settings: S
     prepare(settings.dsn, describe_log(settings))
     first = [grant(name, f"g-{name}", 100) for name in (ANN, BOB, EVE)]
     with copy_of(settings) as copy, worker(settings, tmp_path) as running, publisher(settings, tmp_path):
-        append_long_ago(settings, [*activations(range(4)), *first, ending(DAN, "soon", 7)])
+        append_long_ago(settings, [*first, ending(DAN, "soon", 7)])
         append_long_ago(settings, [Raw(b"poison", b"k", partition) for partition in range(4)])
         assert wait_until(lambda: expired(settings, DAN), HANG_S)
         wait_until_folded(settings)

@@ -46,11 +46,6 @@ def transfer(account: str, command_id: str, amount: int, to: str) -> Raw:
     return of("Transfer", account, command_id, asset="credits", amount=amount, to=to)
 
 
-def activations(partitions: Any) -> list[Raw]:
-    value = encode("ActivateRules", {"command_id": "rules-2", "rules": 2})
-    return [Raw(value, None, partition) for partition in partitions]
-
-
 def ticks(settings: Settings) -> int:
     return int(query(settings, "SELECT sum(ticks) FROM ledger_0001.progress")[0][0])
 
@@ -67,15 +62,6 @@ def account_in(partition: int, name: str = "user") -> str:
 ANN, BOB, EVE = account_in(0, "ann"), account_in(1, "bob"), account_in(2, "eve")
 
 
-@pytest.fixture
-def long_ago(ledger_settings: Settings) -> Settings:
-    """A ledger whose log stands at LONG_AGO_MS, with rules 2 in force and no ticks: what ends soon after is overdue."""
-    settings = ledger_settings.model_copy(update={"tick_seconds": 0})
-    prepare(settings.dsn, describe_log(settings))
-    append_long_ago(settings, activations(range(4)))
-    return settings
-
-
 class Nudged(WorkerProcess):
     """A worker that looks for transfers by itself every hour only, and else when the fold has news of one."""
 
@@ -84,10 +70,9 @@ class Nudged(WorkerProcess):
 
 @pytest.fixture
 def credited(ledger_settings: Settings) -> Settings:
-    """A ledger with rules 2 in force in every partition, and no ticks."""
+    """A ledger whose workers make no ticks."""
     settings = ledger_settings.model_copy(update={"tick_seconds": 0})
     prepare(settings.dsn, describe_log(settings))
-    append(settings, activations(range(4)))
     return settings
 
 
@@ -144,54 +129,32 @@ def test_a_transfer_crosses_partitions(credited: Settings, tmp_path: Path) -> No
     assert query(credited, "SELECT sum(dead_letters), sum(duplicates) FROM ledger.progress") == [(0, 0)]
 
 
-def test_a_transfer_waits_for_the_rules_of_its_receiver(
-    ledger_settings: Settings, tmp_path: Path, bare: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where rules 1 are in force still an arrival would be a dead letter: none is appended before."""
-    began = time.monotonic()
-    append(ledger_settings, activations([0, 1]))
-    with worker(ledger_settings, tmp_path):
-        append(ledger_settings, [grant(ANN, "g", 10), transfer(ANN, "late", 4, EVE), transfer(ANN, "soon", 4, BOB)])
-        wait_until_folded(ledger_settings)
-        assert wait_until(lambda: balances(ledger_settings) == {ANN: 2, BOB: 4}, HANG_S)
-        # The sender of the other one is told of its arrival after that.
-        assert wait_until(lambda: in_transit(ledger_settings) == 1, HANG_S)
-        use(ledger_settings, monkeypatch)
-        told = bare("status", "--json", "--interval", "0.1").json["in_transit"]
-        assert told["transfers"] == 1
-        assert 0 <= told["oldest_s"] <= time.monotonic() - began
-        append(ledger_settings, activations([2]))
-        wait_until_settled(ledger_settings, 2)
-    assert balances(ledger_settings) == {ANN: 2, BOB: 4, EVE: 4}
-    assert query(ledger_settings, "SELECT sum(dead_letters) FROM ledger.progress") == [(0,)]
-
-
 def ending(account: str, command_id: str, amount: int) -> Raw:
     """A grant that ends a minute after LONG_AGO_MS."""
     return grant(account, command_id, amount, expires_at=LONG_AGO_MS + 60_000)
 
 
 def test_an_operator_s_tick_expires_what_nobody_touches(
-    long_ago: Settings, tmp_path: Path, bare: Cli, monkeypatch: pytest.MonkeyPatch
+    credited: Settings, tmp_path: Path, bare: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`creditfold tick`, as often as wanted within a minute; what hasn't ended stays."""
-    use(long_ago, monkeypatch)
-    with worker(long_ago, tmp_path):
+    use(credited, monkeypatch)
+    with worker(credited, tmp_path):
         later = grant(ANN, "later", 3, expires_at=4_102_444_800_000)
-        append_long_ago(long_ago, [ending(ANN, "g", 10), later, grant(ANN, "h", 3)])
-        wait_until_folded(long_ago)
-        assert balances(long_ago) == {ANN: 16}
+        append_long_ago(credited, [ending(ANN, "g", 10), later, grant(ANN, "h", 3)])
+        wait_until_folded(credited)
+        assert balances(credited) == {ANN: 16}
         for _ in range(3):
             assert len(bare("tick", "--json").json["positions"]) == 4
-        wait_until_folded(long_ago)
-    assert kinds(long_ago, ANN)[-1] == ("settled", ["expired"])
-    assert balances(long_ago) == {ANN: 6}
-    assert ticks(long_ago) == 12
+        wait_until_folded(credited)
+    assert kinds(credited, ANN)[-1] == ("settled", ["expired"])
+    assert balances(credited) == {ANN: 6}
+    assert ticks(credited) == 12
 
 
-def test_workers_tick_by_themselves(long_ago: Settings, tmp_path: Path) -> None:
+def test_workers_tick_by_themselves(credited: Settings, tmp_path: Path) -> None:
     """Where something is due, in its partition only, and no more when it is done."""
-    settings = long_ago.model_copy(update={"tick_seconds": 0.5})
+    settings = credited.model_copy(update={"tick_seconds": 0.5})
     with worker(settings, tmp_path):
         append_long_ago(settings, [grant(BOB, "g", 10), ending(ANN, "g", 10)])
         wait_until_folded(settings)
@@ -242,7 +205,7 @@ def test_no_transfer_is_lost_or_doubled_whatever_dies(
         for n in range(4)
     ]
     # One that ends whatever the machine does; the others end in between, if they come in time.
-    append_long_ago(settings, [*activations(range(4)), of("Close", names[0], "close"), ending(names[1], "old", 100)])
+    append_long_ago(settings, [of("Close", names[0], "close"), ending(names[1], "old", 100)])
     append(settings, grants)
     records = list(transfers(chance, names[1:] + names[:1]))
     size = len(records) // ROUNDS + 1

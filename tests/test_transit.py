@@ -18,7 +18,7 @@ from creditfold.ledger.transfers import (
 )
 from creditfold.log import appender
 from creditfold.log.appender import Appender, Outgoing
-from creditfold.processors.fold.chunk import Later, partition_of, read_records
+from creditfold.processors.fold.chunk import partition_of, read_records
 from creditfold.processors.worker import transfers as relay
 from creditfold.processors.worker.background import IDLE_S, LONG_S, PAGE_S, SHORT_S, pause_after
 from creditfold.processors.worker.ticks import LastTick, Ticker, number_of_tick, tick_record, wants_tick
@@ -34,12 +34,9 @@ PARCELS = '[["g",1,5,"paid",50,7,0,""]]'
 ARRIVED, REFUSED = Arrival("", "[]"), Arrival("", '[{"kind":"refused","at":1,"ref":"t","detail":"account_closed"}]')
 
 
-def standings(next_offset: int = 10, rules: int = 2) -> dict[int, Standing]:
-    """Where all partitions stand; `rules` are those of the receiver's."""
-    return {
-        partition: Standing(next_offset, "me", rules if partition == AWAY else 2, 0, 0)
-        for partition in range(PARTITIONS)
-    }
+def standings(next_offset: int = 10) -> dict[int, Standing]:
+    """Where all partitions stand."""
+    return {partition: Standing(next_offset, "me", 0, 0) for partition in range(PARTITIONS)}
 
 
 def round_of(one: Relay, *arrived: Arrival, transfer: OpenTransfer = OPEN, **stand: int) -> list[Sending]:
@@ -53,9 +50,8 @@ def folded(sending: Sending) -> Command:
     """The command that the fold of its partition makes of a record."""
     record = FakeRecord(0, 0, sending.record.key, sending.record.value)
     ((_, content),) = read_records([record], sending.record.partition, PARTITIONS)
-    assert isinstance(content, Later)
-    assert isinstance(content.content, ReceiveTransfer | SettleTransfer)
-    return content.content
+    assert isinstance(content, ReceiveTransfer | SettleTransfer)
+    return content
 
 
 class Told:
@@ -131,31 +127,29 @@ def test_an_arrival_is_appended_then_the_end() -> None:
 
 # What there is to see, what was appended before at which offset, and what is appended: nothing, an arrival or an end.
 CASES = [
-    # decided         appended    folded to  receiver's rules  appends
-    (None,            {},         10,        2,                IN),
-    (None,            {},         10,        1,                None),  # It would be a dead letter there.
-    (None,            {IN: None}, 10,        2,                IN),    # It may not have reached the log.
-    (None,            {IN: 10},   10,        2,                None),  # It isn't folded yet.
-    (None,            {IN: 9},    10,        2,                None),  # It was folded, and nothing came of it.
-    (ARRIVED,         {},         10,        2,                OUT),
-    (ARRIVED,         {IN: 9},    10,        2,                OUT),
-    (ARRIVED,         {},         10,        1,                OUT),
-    (REFUSED,         {},         10,        2,                OUT),
-    (ARRIVED,         {OUT: 10},  10,        2,                None),
-    (ARRIVED,         {OUT: 9},   10,        2,                None),
+    # decided         appended    folded to  appends
+    (None,            {},         10,        IN),
+    (None,            {IN: None}, 10,        IN),    # It may not have reached the log.
+    (None,            {IN: 10},   10,        None),  # It isn't folded yet.
+    (None,            {IN: 9},    10,        None),  # It was folded, and nothing came of it.
+    (ARRIVED,         {},         10,        OUT),
+    (ARRIVED,         {IN: 9},    10,        OUT),
+    (REFUSED,         {},         10,        OUT),
+    (ARRIVED,         {OUT: 10},  10,        None),
+    (ARRIVED,         {OUT: 9},   10,        None),
 ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("told")
-@pytest.mark.parametrize(("decided", "before", "next_offset", "rules", "expected"), CASES)
+@pytest.mark.parametrize(("decided", "before", "next_offset", "expected"), CASES)
 def test_what_is_appended(
-    decided: Arrival | None, before: dict[str, int | None], next_offset: int, rules: int, expected: str | None
+    decided: Arrival | None, before: dict[str, int | None], next_offset: int, expected: str | None
 ) -> None:
     """By state, and by what is remembered."""
     one = Relay(PARTITIONS)
     for command_id, offset in before.items():
         one.appended(command_id, offset)
-    found = round_of(one, *([decided] if decided else []), next_offset=next_offset, rules=rules)
+    found = round_of(one, *([decided] if decided else []), next_offset=next_offset)
     assert [sending.command_id for sending in found] == ([expected] if expected else [])
     if decided is REFUSED:
         assert folded(found[0]) == SettleTransfer(OUT, ANN, "t", "account_closed")
@@ -223,7 +217,7 @@ def test_pauses(before: float, seen: int, appended: int, is_more: bool, after: f
 # Ticks.
 
 NOW_MS = 60_000 * 1_000 + 5
-DUE = Standing(50, "me", 2, NOW_MS, 900, is_due=True)
+DUE = Standing(50, "me", NOW_MS, 900, is_due=True)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +225,6 @@ DUE = Standing(50, "me", 2, NOW_MS, 900, is_due=True)
     [
         (DUE, None, 60, True),
         (DUE._replace(is_due=False), None, 60, False),
-        (DUE._replace(rules=1), None, 60, False),
         (DUE, LastTick(41), 60, False),  # Less than a minute ago.
         (DUE, LastTick(40), 60, True),
         (DUE, LastTick(41), 2, True),
@@ -260,8 +253,7 @@ def test_a_tick_is_a_control_record_that_the_fold_reads() -> None:
     made = tick_record(3, 1_000, NOW_MS)
     assert (made.partition, made.key) == (3, None)
     ((_, content),) = read_records([FakeRecord(0, 0, None, made.value)], 3, PARTITIONS)
-    assert isinstance(content, Later)
-    assert content.content == Tick("tick-3-1000", 1_000, NOW_MS, "creditfold worker")
+    assert content == Tick("tick-3-1000", 1_000, NOW_MS, "creditfold worker")
 
 
 def test_a_ticker_remembers_by_partition() -> None:

@@ -4,6 +4,8 @@ Transfers are held at two places, by workers that append nothing more of them: s
 received, and their senders not told.
 """
 
+import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +13,8 @@ from pathlib import Path
 import pytest
 from stack_under_test import StackUnderTest
 from support import HANG_S, ROOT, Raw, WorkerProcess, all_progress, append, query, wait_until_folded
-from test_generations import WATCH, rows_of
-from test_transfers import account_in, activations, check_ends, grant, in_transit, of, transfer
+from test_generations import WATCH, rows_of, run
+from test_transfers import account_in, check_ends, grant, in_transit, of, transfer
 
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
@@ -106,7 +108,7 @@ def test_transfers_on_their_way_come_to_their_end(
     settings = ledger_settings.model_copy(update={"tick_seconds": 0, "retry_max_s": 1.0})
     prepare(settings.dsn, describe_log(settings))
     sent = transfers()
-    append(settings, [*activations(range(4)), of("Close", CLOSED, "close")])
+    append(settings, [of("Close", CLOSED, "close")])
     append(settings, [grant(name, f"g{number}", 20) for name in SENDERS for number in range(5)])
     with workers(settings, tmp_path) as running:
         append(settings, sent)
@@ -130,6 +132,21 @@ def test_transfers_on_their_way_come_to_their_end(
         assert trial_balance(connection).faults == []
     assert rows_of(settings, rebuild(settings, Request(), WATCH).number) == rows_of(settings, 1)
     assert rows_of(settings, rebuild(settings, Request(until_offsets=offsets), WATCH).number) == then
+
+
+def test_status_shows_what_is_on_its_way(ledger_settings: Settings, tmp_path: Path, held: Path) -> None:
+    """How many transfers, and for how long the oldest is."""
+    began = time.monotonic()
+    sender, receiver = SENDERS[0], RECEIVERS[1]
+    append(ledger_settings, [grant(sender, "g", 10), transfer(sender, "out-1", 4, receiver)])
+    with workers(ledger_settings, tmp_path):
+        wait_until_folded(ledger_settings)
+        shown = run(ledger_settings, "status", "--json", "--interval", "0.1", check=False).stdout
+        told = json.loads(shown)["in_transit"]
+        assert told["transfers"] == 1
+        assert 0 <= told["oldest_s"] <= time.monotonic() - began
+        held.unlink()
+        assert wait_until(lambda: in_transit(ledger_settings) == 0, HANG_S)
 
 
 def arrived(settings: Settings) -> int:

@@ -23,9 +23,10 @@ TAMPERING = {
     "the lots come to": "UPDATE {}.lots SET remaining = remaining - 1, spent = spent + 1 WHERE {one} AND remaining > 0",
     "of lots: the lots come to": "UPDATE {}.lots SET expired = expired - 1, spent = spent + 1"
     " WHERE {one} AND expired > 0",
-    "the journal's changes come to": "UPDATE {}.journal SET change = change + 1"
-    " WHERE {one} AND rules = 2 AND change <> 0",
-    "the moves come to": "UPDATE {}.journal SET change = change + 1 WHERE {one} AND rules = 1 AND change > 0",
+    "the journal's changes come to": "UPDATE {}.journal SET change = change + 1 WHERE {one} AND change <> 0",
+    "the moves come to": """UPDATE {}.journal
+                            SET facts = replace(facts, '"issued","remaining",', '"issued","remaining",1')
+                            WHERE {one} AND facts LIKE '%"issued","remaining",%'""",
     "the totals come to": "UPDATE {}.totals SET issued = issued + 1, spent = spent + 1 WHERE {one}",
     "the two sides differ": "UPDATE {}.journal SET balance = balance + 1 WHERE {one} AND (account_id, version) IN"
     " (SELECT account_id, max(version) FROM {}.journal WHERE asset = 'credits' GROUP BY account_id)",
@@ -38,8 +39,8 @@ def drawn_up(settings: Settings, **given: object) -> TrialBalance:
 
 
 async def test_it_balances_at_every_position_and_finds_what_was_tampered_with(prepared: Settings) -> None:
-    """Rules 1 and 2 in one log. Each tampering is found by the check that is for it, and undone again."""
-    records = history(7, 400, rules_from=60)
+    """Each tampering is found by the check that is for it, and undone again."""
+    records = history(7, 400)
     await folded(prepared, records, random.Random(7), Memory(3, is_fresh=True, seen=Seen(2**16)))
     present = drawn_up(prepared)
     assert (present.faults, present.is_present, present.ends) == ([], True, {0: 400})
@@ -68,14 +69,9 @@ async def test_it_balances_at_every_position_and_finds_what_was_tampered_with(pr
     assert drawn_up(prepared).faults == []
 
 
-async def test_rules_without_lots_balance_too(prepared: Settings) -> None:
-    """Also where accounts that they left are mixed with those that have lots; then an account is named."""
-    records = history(3, 150, rules_from=130)
-    await folded(prepared, records[:120], random.Random(3), None)
-    plain = drawn_up(prepared)
-    assert plain.faults == []
-    assert all(row.credits == row.issued - row.spent for row in plain.assets)
-    await folded(prepared, records, random.Random(3), None)
+async def test_an_account_that_doesn_t_balance_is_named(prepared: Settings) -> None:
+    """Beside the fault of all of them together."""
+    await folded(prepared, history(3, 150), random.Random(3), None)
     assert drawn_up(prepared).faults == []
     with psycopg.connect(prepared.dsn) as connection:
         connection.execute(

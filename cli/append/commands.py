@@ -34,7 +34,6 @@ from creditfold.cli.terms.progress import progress_bar
 from creditfold.cli.terms.projection import projection
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
-from creditfold.schemas.dead_letters import DeadLetterReason
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -205,7 +204,6 @@ def grant(
 
     Exits with 3 when the command is rejected, with 4 when the fold doesn't get to it in time.
     A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
-    A class, a priority, a time or a scope needs rules 2.
 
     \b
     Examples:
@@ -243,7 +241,6 @@ def spend(
 
     Exits with 3 when the command is rejected, with 4 when the fold doesn't get to it in time.
     A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
-    A use, a part or a time needs rules 2.
 
     \b
     Examples:
@@ -336,27 +333,15 @@ def _named(command: "Command", position: Position) -> dict[str, Any]:
 
 
 def _tell_dead_letter(command: "Command", outcome: "CommandOutcome", json: bool, more: Mapping[str, Any]) -> None:
-    remedy = _remedy(command, outcome)
     if json:
         row = {**_named(command, outcome.position), "reason": outcome.reason, "detail": outcome.detail}
-        print_json({"outcome": outcome.kind, **row, **({"try": remedy} if remedy else {}), **more})
+        print_json({"outcome": outcome.kind, **row, **more})
     else:
         say(
             f"dead letter: {outcome.reason}: {outcome.detail}",
             f"  command {command.command_id} at {outcome.position}; it has no effect",
-            *([f"try: {remedy}"] if remedy else []),
         )
     raise typer.Exit(REJECTED)
-
-
-def _remedy(command: "Command", outcome: "CommandOutcome") -> str:
-    """What to do where the log doesn't know a command yet; empty for other dead letters."""
-    from creditfold.producers.models.commands import rules_of
-
-    if outcome.reason != DeadLetterReason.UNKNOWN_SCHEMA_ID:
-        return ""
-    rules = rules_of(command)
-    return f"Bring rules {rules} into force: creditfold rules activate {rules}; then send the command again."
 
 
 def _tell_decision(
@@ -401,7 +386,7 @@ def outcome_in_words(decision: "Decision", steps: Sequence["Decision"] = ()) -> 
 
 def _expired_at_once(decision: "Decision") -> int:
     """What a command gave and time took in the same moment: the window was past already."""
-    facts = (fact for fact in decision.facts or () if fact["kind"] == "expired")
+    facts = (fact for fact in decision.facts if fact["kind"] == "expired")
     return sum(amount for fact in facts for *_, amount in fact.get("moves", ()))
 
 

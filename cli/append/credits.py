@@ -1,4 +1,4 @@
-"""The commands that append what rules 2 know: holds, refunds, transfers, schedules and the rest. Owns their arguments.
+"""The commands that append holds, refunds, transfers, schedules and the rest. Owns their arguments.
 
 How a command is sent and how its outcome is told is appending.py's. Bounds are the producers' models' to refuse.
 """
@@ -49,7 +49,7 @@ def hold(
     """Set credits aside, to be captured or released; at the deadline the hold lapses and gives back what it has.
 
     A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
-    15m from now is another time when it is asked for again: with --id, give the time itself. Needs rules 2.
+    15m from now is another time when it is asked for again: with --id, give the time itself.
 
     \b
     Examples:
@@ -69,7 +69,7 @@ def capture(
     *,
     final: Annotated[bool, typer.Option("--final", help="Release what is left then.")] = False,
 ) -> Asked:
-    """Spend what a hold set aside: an amount, or all that it still has. Needs rules 2.
+    """Spend what a hold set aside: an amount, or all that it still has.
 
     \b
     Examples:
@@ -81,7 +81,7 @@ def capture(
 
 @appends
 def release(account: AccountArgument, hold: HoldArgument, amount: PartArgument = None) -> Asked:
-    """Let go of what a hold set aside: an amount, or all that it still has. Needs rules 2.
+    """Let go of what a hold set aside: an amount, or all that it still has.
 
     \b
     Examples:
@@ -106,7 +106,7 @@ def refund(
 ) -> Asked:
     """Give back what a spend or a capture took: an amount, or all that is left to refund.
 
-    It goes back to where it came from. Needs rules 2.
+    It goes back to where it came from.
     A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
 
     \b
@@ -125,7 +125,7 @@ def void(
     *,
     number: Annotated[int | None, typer.Option(help="Number of one of its lots, from 1. Default: all.")] = None,
 ) -> Asked:
-    """Take back what is left of a grant. What was spent of it stays spent. Needs rules 2.
+    """Take back what is left of a grant. What was spent of it stays spent.
 
     \b
     Examples:
@@ -146,7 +146,7 @@ def transfer(
 ) -> Asked:
     """Send credits to another account, where they arrive a moment later with the terms that they have.
 
-    The outcome is the sender's. A receiver that can't take them sends them back. Needs rules 2.
+    The outcome is the sender's. A receiver that can't take them sends them back.
 
     \b
     Examples:
@@ -163,7 +163,7 @@ def freeze(
     *,
     all: Annotated[bool, typer.Option("--all", help="Nearly everything, and not only what takes credits.")] = False,
 ) -> Asked:
-    """Stop an account from spending, holding and sending credits. Needs rules 2.
+    """Stop an account from spending, holding and sending credits.
 
     With --all it takes no grants, captures and refunds either. Its lots expire and its schedules go on.
 
@@ -177,7 +177,7 @@ def freeze(
 
 @appends
 def unfreeze(account: AccountArgument) -> Asked:
-    """End an account's freeze. Needs rules 2.
+    """End an account's freeze.
 
     \b
     Example:
@@ -192,7 +192,7 @@ def close(
     *,
     forfeit: Annotated[bool, typer.Option("--forfeit", help="Give up what it has left.")] = False,
 ) -> Asked:
-    """Close an account, for ever. Needs rules 2.
+    """Close an account, for ever.
 
     It must have no open hold, no debt and no transfer on its way, and nothing left unless that is forfeited.
 
@@ -211,7 +211,7 @@ def credit_limit(
     *,
     asset: AssetOption = DEFAULT_ASSET,
 ) -> Asked:
-    """Say how far below zero an account's spends may go. Needs rules 2.
+    """Say how far below zero an account's spends may go.
 
     0 takes the limit back; what is owed then stays owed.
 
@@ -249,7 +249,7 @@ def schedule_create(
     """Grant an amount again and again, by the calendar in UTC: the 31st becomes a shorter month's last day.
 
     A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
-    Turns that were missed are taken later, each as if at its time. Needs rules 2.
+    Turns that were missed are taken later, each as if at its time.
 
     \b
     Examples:
@@ -277,7 +277,7 @@ def schedule_create(
 def schedule_cancel(
     account: AccountArgument, schedule: Annotated[str, typer.Argument(help="Command id of the schedule.")]
 ) -> Asked:
-    """End a schedule. What it granted stays. Needs rules 2.
+    """End a schedule. What it granted stays.
 
     \b
     Example:
@@ -294,7 +294,7 @@ def batch(
     """Do several things with an account, all of them or none.
 
     A step is an object with the fields of a grant, spend, hold, capture, release, refund or void_grant, and its type.
-    It has a command_id of its own, and no account. docs/producing.md lists the fields. Needs rules 2.
+    It has a command_id of its own, and no account. docs/producing.md lists the fields.
 
     \b
     Examples:

@@ -7,17 +7,12 @@ import typer
 
 from creditfold.cli.terms.arguments import JsonOption
 from creditfold.cli.terms.output import print_json, say
-from creditfold.common.errors import CreditfoldError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from creditfold.common.position import Position
     from creditfold.projections.queries.background import Standing
-
-
-class NoTicksError(CreditfoldError):
-    """The rules in force know no ticks."""
 
 
 def tick(
@@ -34,18 +29,11 @@ def tick(
       creditfold tick
     """
     from creditfold.cli.terms.projection import projection
-    from creditfold.ledger import CREDIT_RULES, knows_lots
     from creditfold.projections.queries import balances as queries
     from creditfold.projections.queries.background import standings
 
     with projection() as connection:
-        known = {partition: row for partition, row in standings(connection).items() if knows_lots(row.rules)}
-        if not known:
-            raise NoTicksError(
-                "No partition has rules that know ticks.",
-                f"See `creditfold rules list`; rules {CREDIT_RULES} know them.",
-            )
-        positions = _append_ticks(known, timeout)
+        positions = _append_ticks(standings(connection), timeout)
         for position in positions:
             queries.wait_for(connection, position, timeout)
     if json:

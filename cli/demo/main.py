@@ -19,7 +19,7 @@ from creditfold.cli.append.commands import import_paths, import_with_progress, o
 from creditfold.cli.demo import audit
 from creditfold.cli.demo.cdnow import SOURCE, convert, fetched_history, parse_history
 from creditfold.cli.run.background import background_worker, start_worker, stop_worker
-from creditfold.cli.run.servers import Steps, begin_log, compiled_core, prepare_ledger
+from creditfold.cli.run.servers import Steps, compiled_core, prepare_ledger
 from creditfold.cli.run.status import Sample, take_sample
 from creditfold.cli.terms.output import print_table, say
 from creditfold.common.errors import CreditfoldError
@@ -123,7 +123,6 @@ def _stop(settings: Settings, steps: Steps, with_worker: bool, with_servers: boo
 
 def _fold_history(settings: Settings, steps: Steps) -> None:
     prepare_ledger(settings)
-    begin_log(settings)
     commands = _converted_history(settings, steps)
     with open_producer(settings) as producer:
         with steps.step("Importing the commands into the log", with_spinner=False) as note:

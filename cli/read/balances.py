@@ -198,9 +198,9 @@ def _outcome(command_id: str | None, rejection: str | None, step: int | None) ->
     return (rejection or "accepted") + (f" at step {step}" if step is not None else "")
 
 
-def _told(facts: "Sequence[dict[str, Any]] | None") -> str:
+def _told(facts: "Sequence[dict[str, Any]]") -> str:
     """Facts in a line: what happened, about what, and how credits moved."""
-    return "; ".join(_fact(fact) for fact in facts or ())
+    return "; ".join(_fact(fact) for fact in facts)
 
 
 def _fact(fact: dict[str, Any]) -> str:

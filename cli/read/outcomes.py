@@ -133,22 +133,16 @@ def _told(outcome: "Outcome") -> "Iterator[str]":
         yield f"rejected  {fields['rejection']}{step}: {_asked(fields['kind'], fields['amount'])}"
     elif outcome.record == "Settled":
         yield f"settled   {facts}"
-    elif outcome.record == "CommandAccepted" or facts:
-        kind = fields.get("kind") or _KINDS[outcome.record]
+    else:
+        kind = fields["kind"]
         # A further asset of a command that was told of before.
         asked = _asked(kind, fields["amount"]) if fields["command_id"] else kind
         yield f"accepted  {asked}{': ' if facts else ''}{facts}"
-    else:
-        sign = "-" if outcome.record == "SpendAccepted" else "+"
-        yield f"accepted  {sign}{fields['amount']:,}"
     if fields["asset"]:
         more = "".join(f", {fields[name]:,} {name}" for name in ("pending", "held", "debt") if fields[name])
         yield f"balance {fields['balance']:,} {fields['asset']}{more}"
     for part, count in outcome.left_out.items():
         yield f"left out {count:,} {'bytes of details' if part == 'details' else part}"
-
-
-_KINDS = {"GrantAccepted": "grant", "SpendAccepted": "spend"}
 
 
 def _asked(kind: str, amount: int) -> str:

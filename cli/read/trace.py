@@ -50,7 +50,7 @@ def trace(account: AccountArgument, command_id: CommandArgument, json: JsonOptio
     if json:
         print_json({**found._asdict(), "spend": _spend(found)})
     else:
-        _print_trace(account, command_id, found, now)
+        _print_trace(command_id, found, now)
 
 
 def _unknown(account: str, command_id: str) -> ArgumentError:
@@ -61,7 +61,7 @@ def _unknown(account: str, command_id: str) -> ArgumentError:
 
 
 def _spend(found: "Trace") -> dict[str, int] | None:
-    if not found.spent or found.decision is None or found.decision.kind not in ("spend", "capture"):
+    if not found.spent or found.decision.kind not in ("spend", "capture"):
         return None
     return {
         "spent": found.spent,
@@ -71,15 +71,12 @@ def _spend(found: "Trace") -> dict[str, int] | None:
     }
 
 
-def _print_trace(account: str, command_id: str, found: "Trace", now: "datetime") -> None:
+def _print_trace(command_id: str, found: "Trace", now: "datetime") -> None:
     decision = found.decision
-    if decision is None:
-        say(f"{command_id}: what {account} had under rules that know no lots")
-    else:
-        place = Position(decision.log_partition, decision.log_offset)
-        amount = f" of {decision.amount:,} {decision.asset}" if decision.amount else ""
-        outcome = decision.rejection or "accepted"
-        say(f"{command_id}: {decision.kind}{amount}, {outcome} at {place}, {instant(decision.decided_at)}")
+    place = Position(decision.log_partition, decision.log_offset)
+    amount = f" of {decision.amount:,} {decision.asset}" if decision.amount else ""
+    outcome = decision.rejection or "accepted"
+    say(f"{command_id}: {decision.kind}{amount}, {outcome} at {place}, {instant(decision.decided_at)}")
     spend = _spend(found)
     if spend is not None:
         say(", ".join(f"{name} {amount:,}" for name, amount in spend.items()))

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from creditfold.common.settings import Settings
 
 
-#: Patience for the first records of a log, in seconds.
-BEGIN_S = 30.0
-
-
 class Steps:
     """Tells one step after the other with the time each took: a spinner on a terminal, plain lines elsewhere."""
 
@@ -70,29 +66,6 @@ class Steps:
         self._end(", ".join(notes))
 
 
-def begin_log(settings: "Settings") -> int | None:
-    """Bring the newest rules into force in a log that holds nothing yet; gives their version, None for any other log.
-
-    Goes on where it was interrupted: a log that holds nothing but such records is as good as empty.
-    """
-    from creditfold.cli.append.commands import open_producer
-    from creditfold.ledger import known_rules
-    from creditfold.log.topics import describe_log, log_ends
-    from creditfold.producers.models.commands import encode_activation
-
-    newest = known_rules()[-1]
-    found = log_ends(settings, settings.commands_topic, range(describe_log(settings).partitions))
-    # To their very end: what an open transaction hides would come before what is appended now.
-    ends = {partition: end.high for partition, end in found.items()}
-    empty = [partition for partition, end in ends.items() if end == 0]
-    if not empty or any(end > 1 for end in ends.values()):
-        return None
-    with open_producer(settings, BEGIN_S) as producer:
-        for partition in empty:
-            producer.append_record(encode_activation(newest, partition, source="init", reason="the log begins"))
-    return newest
-
-
 def compiled_core(steps: Steps) -> "Core":
     """The core that a worker started now runs: the compiled one once a compilation at work has come to its end."""
     from creditfold.common.core import await_compilation, is_being_compiled, next_core
@@ -138,7 +111,6 @@ def up(
     with steps.step("Starting Kafka and PostgreSQL"):
         started = embedded.up(settings, on_step=steps.tell)
         prepare_ledger(settings)
-        begin_log(settings)
     if worker:
         from creditfold.cli.run.background import start_publisher, start_worker
 
@@ -192,12 +164,9 @@ def init() -> None:
     settings = load_settings()
     created = create_topics(settings)
     made_tables = prepare_ledger(settings)
-    rules = begin_log(settings)
     for name in topic_names(settings):
         say(f"The topic {name} {'was created' if name in created else 'was there'}.")
     say(f"The tables {'were created' if made_tables else 'were there'}.")
-    if rules is not None:
-        say(f"The log begins under rules {rules}.")
     for problem in [*check_topic(settings), *_unmended(settings)]:
         print(f"warning: {problem}", file=sys.stderr)
 

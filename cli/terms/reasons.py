@@ -1,4 +1,4 @@
-"""Why a command is rejected, or no command at all, in a sentence each: those of docs/credits.md and docs/rules.md."""
+"""Why a command is rejected, or no command at all, in a sentence each: those of docs/rules.md."""
 
 from collections.abc import Mapping
 

@@ -6,21 +6,19 @@ transaction to the next loads less. It may, as long as nobody else writes the pa
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import AsyncConnection, Error
 from psycopg.rows import TupleRow
 
-from creditfold.ledger import Account, Batch, Command, CreditBook, CreditEntry, Known, Tick, knows_lots, open_book
-from creditfold.ledger.account import Account as CreditAccount
+from creditfold.ledger import Batch, Command, CreditBook, CreditEntry, Known, Tick
+from creditfold.ledger.account import Account
 from creditfold.ledger.rows import references
 from creditfold.log.bookmark import LastRecord, last_record
 from creditfold.processors.fold import fast as quick
-from creditfold.processors.fold.chunk import Read, commands, fold, keys, tick_of, ticks, to_activation, weight
+from creditfold.processors.fold.chunk import Read, commands, controls, fold, held, keys, weight
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.store.load import TooManyLotsError, account_with
-from creditfold.projections.store.send import LastOutcomes
 from creditfold.projections.store.transaction import ChunkTransaction, Progress, write_together
 
 if TYPE_CHECKING:
@@ -91,8 +89,7 @@ class Memory:
         self, most: int = 0, coming: int = 0, lots: int = KEPT_LOTS, *, is_fresh: bool = False, seen: Seen | None = None
     ) -> None:
         #: The fold changes them here; after one that fails, the memory is worth nothing.
-        self.plain: dict[str, Account] = {}
-        self.credited: dict[str, CreditAccount] = {}
+        self.credited: dict[str, Account] = {}
         #: Others, which have nothing but lots that can be spent, where the core is compiled. None is in both.
         self.light = quick.new_store()
         #: Whether ids that weren't seen are taken for new.
@@ -112,18 +109,7 @@ class Memory:
         """Keep so many accounts and lots from now on."""
         self._most, self._most_lots = most, lots
 
-    async def load(self, transaction: ChunkTransaction, coming: Sequence[Command], rules: int) -> Known:
-        """Load every account that folding these commands can touch; gives the known ids. Raises TooManyLotsError."""
-        if knows_lots(rules):
-            return await load_together([Wanted(transaction, coming, self, None)])
-        wanted = list(keys(coming))
-        if not self._knows_all:
-            missing = {account for account, _ in wanted} - self.plain.keys()
-            self.plain |= await transaction.load_accounts(missing)
-        # An account that was never decided about knows no ids.
-        return await transaction.load_known([key for key in self.doubtful(coming, wanted) if key[0] in self.plain])
-
-    def remembered(self, wanted: Iterable[tuple[str, str]]) -> dict[str, CreditAccount]:
+    def remembered(self, wanted: Iterable[tuple[str, str]]) -> dict[str, Account]:
         """The accounts of these (account, command id) keys that are remembered."""
         credited = self.credited
         return {account: credited[account] for account, _ in wanted if account in credited}
@@ -137,9 +123,7 @@ class Memory:
         credited = self.credited
         return [] if self._knows_all else [account for account, _ in wanted if account not in credited]
 
-    def hold(
-        self, loaded: Mapping[str, CreditAccount], came: Mapping[str, int], wanted: Iterable[tuple[str, str]]
-    ) -> None:
+    def hold(self, loaded: Mapping[str, Account], came: Mapping[str, int], wanted: Iterable[tuple[str, str]]) -> None:
         """Remember those of loaded accounts that are of these keys; `came` tells how many lots came in with each."""
         for account in {account for account, _ in wanted}:
             if account in loaded:
@@ -147,7 +131,7 @@ class Memory:
                 self._lots += came.get(account, 0)
 
     def plan(self, transaction: ChunkTransaction, reads: list[Read], clock_ms: int) -> "plain.Plan | None":
-        """How reads by rules with lots are to be folded the quick way, None if they all go Python's.
+        """How reads are to be folded the quick way, None if they all go Python's.
 
         It must be ended, whatever becomes of it.
         """
@@ -167,7 +151,7 @@ class Memory:
         self,
         transaction: ChunkTransaction,
         plan: "plain.Plan",
-        loaded: Mapping[str, CreditAccount],
+        loaded: Mapping[str, Account],
         known: Known,
         balances: dict[str, tuple[Any, ...]],
     ) -> None:
@@ -180,7 +164,7 @@ class Memory:
                 self._lots += len(loaded[name].lots)
 
         def parts(
-            name: str, account: CreditAccount, asset: str, clock_ms: int
+            name: str, account: Account, asset: str, clock_ms: int
         ) -> tuple[int, int, list[tuple[Any, ...]]] | None:
             found = None if transaction.has_unsaved(name) else quick.parts_of(account, asset, clock_ms)
             if found is not None:
@@ -222,18 +206,8 @@ class Memory:
         # One that is refused leaves no lines of its steps, and so nothing that writing would trip over.
         return found + list(keys(command for command in coming if command.__class__ is Batch))
 
-    @property
-    def excess(self) -> int:
-        """How many accounts of rules without lots must be forgotten before the next transaction."""
-        return max(0, len(self.plain) - self._most)
-
     def trim(self) -> None:
-        """Forget the accounts in excess: those that were met first."""
-        excess = self.excess
-        if excess:
-            self._knows_all = False
-            for name in list(islice(self.plain, excess)):
-                del self.plain[name]
+        """Forget the accounts in excess, those that were met first."""
         excess = len(self.credited) - self._most
         if self.light is not None:
             # Each kind has half of the room, and what the other doesn't need.
@@ -272,7 +246,7 @@ class Memory:
         return result._replace(last=last_before(part.reads, result.next_offset))
 
     def take(self, result: ChunkResult) -> None:
-        """Remember the accounts of a chunk by rules with lots."""
+        """Remember the accounts of a chunk."""
         self.credited |= result.accounts
         self.grow(result.made)
 
@@ -287,20 +261,6 @@ class Memory:
             account = self.credited.get(name)
             if account is not None and not account.changed:
                 account.forget()
-
-    def go_over(self, result: ChunkResult) -> None:
-        """Take over the accounts of a chunk in which rules with lots may have come into force."""
-        if not knows_lots(result.rules):
-            return
-        self.credited = {}
-        self.take(result)
-        self.light = quick.new_store()
-        # What an account had before became lots, too.
-        self.grow(len(self.credited))
-        if self.plain:
-            # Those that weren't touched since are only in the tables.
-            self.plain = {}
-            self._knows_all = False
 
 
 def last_before(reads: Sequence[Read], end: int) -> LastRecord | None:
@@ -321,7 +281,7 @@ class Wanted(NamedTuple):
 
 
 async def load_together(wants: Sequence[Wanted]) -> Known:
-    """Load every account with lots that folding commands of several partitions can touch, into their memories.
+    """Load every account that folding commands of several partitions can touch, into their memories.
 
     What an account has in its past is asked for even where every account is remembered.
 
@@ -334,7 +294,7 @@ async def load_together(wants: Sequence[Wanted]) -> Known:
     Raises TooManyLotsError.
     """
     wanted = [list(keys(want.coming)) for want in wants]
-    accounts: dict[str, CreditAccount] = {}
+    accounts: dict[str, Account] = {}
     names: list[str] = []
     plain_names: list[str] = []
     for want, those in zip(wants, wanted, strict=True):
@@ -370,10 +330,10 @@ async def load_together(wants: Sequence[Wanted]) -> Known:
 
 
 class Share(NamedTuple):
-    """What is folded of one of several partitions together: reads to before offset `end`, without ticks.
+    """What is folded of one of several partitions together: reads to before offset `end`, without control records.
 
-    The transaction must know where the partition stands, which is before the reads and under rules with lots. The
-    memory is that of the fold up to there.
+    The transaction must know where the partition stands, which is before the reads. The memory is that of the fold up
+    to there.
     """
 
     transaction: ChunkTransaction
@@ -424,7 +384,7 @@ async def _fold_together(connection: AsyncConnection[TupleRow], shares: Sequence
     made = 0
     for share, want in zip(shares, wants, strict=True):
         transaction, memory = share.transaction, share.memory
-        book = CreditBook(memory.credited, known, transaction.progress.clock_ms, transaction.progress.minute)
+        book = _book(memory.credited, known, transaction.progress)
         loaded = Loaded(Part(share.reads, share.end), want.coming, known, want.plan)
         result = memory.fold(loaded, book, transaction.partition, MOST_MADE - made)
         made += result.made
@@ -437,9 +397,9 @@ async def _fold_together(connection: AsyncConnection[TupleRow], shares: Sequence
 
 
 class Part(NamedTuple):
-    """Some of a chunk's reads, from one tick to the next: a tick stands alone. `end` is the offset behind them.
+    """Some of a chunk's reads, from one control record to the next. `end` is the offset behind them.
 
-    `is_cut` says that the rest of them is left for another transaction.
+    A control record stands alone, a tick as `tick`. `is_cut` says that the rest is left for another transaction.
     """
 
     reads: list[Read]
@@ -458,13 +418,14 @@ class Loaded(NamedTuple):
 
 
 def parts(reads: list[Read], end: int) -> Iterator[Part]:
-    """Cut a chunk before and behind each tick."""
+    """Cut a chunk before and behind each control record."""
     at = 0
-    for number in ticks(reads):
+    for number in controls(reads):
         read = reads[number]
         if number > at:
             yield Part(reads[at:number], read[0].offset)
-        yield Part([read], read[0].offset + 1, tick_of(read))
+        control = held(read)
+        yield Part([read], read[0].offset + 1, control if isinstance(control, Tick) else None)
         at = number + 1
     if at < len(reads) or not reads or end > reads[-1][0].offset + 1:
         yield Part(reads[at:] if at else reads, end)
@@ -478,14 +439,13 @@ async def fold_chunk(
     memory: Memory,
     *,
     forced: int | None = None,
-    unsaved: LastOutcomes | None = None,
-    is_last: bool = True,
     save_state: bool = True,
 ) -> int:
     """Fold reads in a transaction that has locked the partition, and write what they come to.
 
     Gives the offset up to which they are folded: before the end where they make, or need, more than one transaction may
-    hold in memory. Commit, have the memory trimmed, and go on from there in another one.
+    hold in memory, or where other rules come into force. Commit, have the memory trimmed, and go on from there in
+    another one.
 
     Args:
         transaction: of the partition.
@@ -494,50 +454,42 @@ async def fold_chunk(
         end: the next offset.
         memory: what is remembered, and will be.
         forced: version of the rules that decides everything, if not the log's own.
-        unsaved: balances that earlier transactions left to be written; takes this one's, unless it `is_last`, or the
-            memory overflows.
-        is_last: whether nothing comes behind this.
-        save_state: whether to write the state of accounts with lots, and not leave it to the caller, who must do so
-            before the transaction ends.
+        save_state: whether to write the accounts' state, and not leave it to the caller, who must do so before the
+            transaction ends.
 
     Raises UnknownRulesError, or what PostgreSQL raises.
     """
     rules = forced or progress.rules
-    if not knows_lots(rules):
-        # What follows it may go the quick way, in the next transaction.
-        reads, end = to_activation(reads, end)
-    if forced or not knows_lots(rules):
+    if rules != quick.RULES or forced:
         reads = quick.slowly(reads)
-    if not knows_lots(rules):
-        known = await memory.load(transaction, list(commands(reads)), rules)
-        book = open_book(rules, memory.plain, known, progress.clock_ms, progress.minute, forced=forced is not None)
-        result = fold(reads, book, end, MOST_MADE)
-        result = result._replace(last=last_before(reads, result.next_offset))
-        save = unsaved is None or is_last or memory.excess > 0 or knows_lots(result.rules)
-        memory.progress = await transaction.write(result, unsaved, save=save)
-        memory.go_over(result)
-        return result.next_offset
     made = 0
     for part in parts(reads, end):
         if part.tick is not None:
             # What is due is looked for in the tables.
             await transaction.save_state()
-            progress = await _settle_all(transaction, progress, part, memory)
+            progress = await _settle_all(transaction, progress, part, memory, forced)
             continue
         loaded = await _load(transaction, part, memory, progress.clock_ms)
-        book = CreditBook(memory.credited, loaded.known, progress.clock_ms, progress.minute, forced=forced is not None)
+        book = _book(memory.credited, loaded.known, progress, forced)
         result = memory.fold(loaded, book, transaction.partition, MOST_MADE - made)
         progress = await transaction.write(result, save_state=save_state)
         memory.tidy(loaded.coming)
         made += result.made
-        if made > MOST_MADE or loaded.part.is_cut or result.next_offset < loaded.part.end:
+        is_cut = loaded.part.is_cut or result.next_offset < loaded.part.end
+        if made > MOST_MADE or is_cut or (progress.rules != rules and not forced):
             break
     memory.progress = progress
     return progress.next_offset
 
 
+def _book(accounts: Mapping[str, Account], known: Known, progress: Progress, forced: int | None = None) -> CreditBook:
+    """The book of accounts by which a partition goes on from where it stands."""
+    rules = forced or progress.rules
+    return CreditBook(accounts, known, progress.clock_ms, progress.minute, rules, forced=forced is not None)
+
+
 async def _load(transaction: ChunkTransaction, part: Part, memory: Memory, clock_ms: int) -> Loaded:
-    """Load what a part needs by rules with lots, or its beginning, if its accounts have too many lots for all of it."""
+    """Load what a part needs, or its beginning, if its accounts have too many lots for all of it."""
     while True:
         if memory.at_once is not None and memory.at_once < len(part.reads):
             behind = part.reads[memory.at_once][0].offset
@@ -557,15 +509,17 @@ async def _load(transaction: ChunkTransaction, part: Part, memory: Memory, clock
         return Loaded(part, coming, known, plan)
 
 
-async def _settle_all(transaction: ChunkTransaction, progress: Progress, part: Part, memory: Memory) -> Progress:
+async def _settle_all(
+    transaction: ChunkTransaction, progress: Progress, part: Part, memory: Memory, forced: int | None
+) -> Progress:
     """Fold a tick: settle every account of the partition that has something due, some at a time."""
     record = part.reads[0][0]
-    book = CreditBook({}, {}, progress.clock_ms, progress.minute)
+    book = _book({}, {}, progress, forced)
     at_once = fold(part.reads, book, part.end)
     if at_once.ticks:
         async for names in transaction.credits.due(transaction.partition, book.clock_ms, TICK_ACCOUNTS):
             async for loaded in _pages(transaction, names, memory):
-                page = CreditBook(loaded, {}, book.clock_ms, progress.minute)
+                page = _book(loaded, {}, progress._replace(clock_ms=book.clock_ms), forced)
                 for entries in _lines(page, loaded, record.offset):
                     memory.grow(weight(entries))
                     lines = [(record.offset, entry) for entry in entries]
@@ -576,7 +530,7 @@ async def _settle_all(transaction: ChunkTransaction, progress: Progress, part: P
 
 async def _pages(
     transaction: ChunkTransaction, names: Sequence[str], memory: Memory
-) -> AsyncIterator[dict[str, CreditAccount]]:
+) -> AsyncIterator[dict[str, Account]]:
     """Load accounts, so many at a time as haven't too many lots. Each page is in the order of the names."""
     at, size = 0, len(names)
     while at < len(names):

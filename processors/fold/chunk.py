@@ -11,25 +11,21 @@ from confluent_kafka import murmur2
 
 from creditfold.common.position import InvalidPositionError, Position
 from creditfold.ledger import (
-    FIRST_RULES,
     KINDS,
+    RULES,
     ActivateRules,
-    AnyBook,
     Batch,
-    Book,
     Command,
+    CreditBook,
     CreditEntry,
-    Entry,
     Grant,
     Spend,
     Tick,
     Verdict,
-    activated,
     command_of,
 )
 from creditfold.ledger.commands import ReceiveTransfer, Transfer
-from creditfold.ledger.facts import Accepted as CreditAccepted
-from creditfold.ledger.facts import Outcome as CreditOutcome
+from creditfold.ledger.facts import Accepted, Outcome
 from creditfold.ledger.limits import MAX_REASON, MAX_RECORD_BYTES, MAX_RULES, MAX_SOURCE, MAX_TRANSFER_BYTES
 from creditfold.ledger.validity import check
 from creditfold.projections.results import Activation, ChunkResult, DeadLetter, JournalLine, Redrive
@@ -104,15 +100,15 @@ def read_records(records: Iterable[Record], partition: int, partitions: int) -> 
 
 def commands(reads: Iterable[Read]) -> Iterator[Command]:
     """The commands among reads."""
-    for _, content in reads:
-        command: Any = content.content if content.__class__ is Later else content
+    for read in reads:
+        command: Any = held(read)
         if command.__class__ in KINDS:
             yield command
 
 
 def has_transfers(reads: Iterable[Read]) -> bool:
     """Tell whether a transfer is sent or arrives among reads."""
-    return any(content.__class__ is Later and isinstance(content.content, _TRANSFERS) for _, content in reads)
+    return any(isinstance(held(read), _TRANSFERS) for read in reads)
 
 
 _TRANSFERS = (Transfer, ReceiveTransfer)
@@ -127,32 +123,29 @@ def keys(found: Iterable[Command]) -> Iterator[tuple[str, str]]:
                 yield command.account, step.command_id
 
 
-def to_activation(reads: list[Read], end: int) -> tuple[list[Read], int]:
-    """Reads up to the first that brings rules into force, and the offset behind it; without one all, and their end."""
-    for at, read in enumerate(reads):
-        if read[1].__class__ is ActivateRules:
-            return reads[: at + 1], read[0].offset + 1
-    return reads, end
+def controls(reads: Sequence[Read]) -> list[int]:
+    """Where among reads the control records are."""
+    return [at for at, read in enumerate(reads) if read[1].__class__ in _MAY_CONTROL and is_control(held(read))]
 
 
-def ticks(reads: Sequence[Read]) -> list[int]:
-    """Where among reads the ticks are."""
-    return [at for at, read in enumerate(reads) if read[1].__class__ in _TICKING and tick_of(read) is not None]
+_MAY_CONTROL = (Tick, ActivateRules, Later)
 
 
-_TICKING = (Later, Tick)
+def is_control(content: Any) -> bool:
+    """Whether content is that of a control record."""
+    return isinstance(content, Tick | ActivateRules)
 
 
-def tick_of(read: Read) -> Tick | None:
-    """The tick that a read is, if it is one."""
-    content = read[1].content if read[1].__class__ is Later else read[1]
-    return content if isinstance(content, Tick) else None
+def held(read: Read) -> Any:
+    """What a read's record holds, under whatever rules."""
+    content = read[1]
+    return content.content if isinstance(content, Later) else content
 
 
 class _Fold:
     """What becomes of reads, one after the other."""
 
-    def __init__(self, book: AnyBook) -> None:
+    def __init__(self, book: CreditBook) -> None:
         self.book = book
         self.journal: list[JournalLine] = []
         self.dead_letters: list[DeadLetter] = []
@@ -188,17 +181,15 @@ class _Fold:
                 self._tick(record, content)
                 return
         outcome = book.apply(content, record.offset)
-        if isinstance(outcome, Entry):
-            self.journal.append((record.offset, outcome))
-        elif isinstance(outcome, Verdict):
+        if isinstance(outcome, Verdict):
             self._refuse(record, content, outcome)
         else:
             self._take(record, outcome)
 
-    def _take(self, record: Record, outcome: CreditOutcome) -> None:
+    def _take(self, record: Record, outcome: Outcome) -> None:
         self.journal += [(record.offset, entry) for entry in outcome.entries]
         self.made += weight(outcome.entries)
-        if isinstance(outcome, CreditAccepted):
+        if isinstance(outcome, Accepted):
             self.accepted += 1
         else:
             self.rejected += 1
@@ -210,27 +201,22 @@ class _Fold:
                 named += ", or that of one of its steps,"
             detail = f"{named} was decided before with another body"
             self.dead_letters.append(_dead(record, DeadLetterReason.COMMAND_ID_REUSED, detail))
-        elif verdict is Verdict.RESERVED_ID:
-            detail = "command_id begins with ~, as those of derived commands alone do"
-            self.dead_letters.append(_dead(record, DeadLetterReason.INVALID_COMMAND, detail))
         else:
             self.duplicates += 1
 
     def _activate(self, record: Record, wanted: ActivateRules) -> None:
-        before = self.book.rules
-        self.book, verdict = activated(self.book, wanted.rules)
+        verdict = self.book.activate(wanted.rules)
         if verdict is None:
             origin = (wanted.command_id, wanted.occurred_at, wanted.source, wanted.reason)
             self.activations.append(Activation(record.offset, wanted.rules, self.book.clock_ms, *origin))
         elif verdict is Verdict.RULES_NOT_NEWER:
-            detail = f"rules {wanted.rules} are older than those in force, {before}"
+            detail = f"rules {wanted.rules} are older than those in force, {self.book.rules}"
             self.dead_letters.append(_dead(record, DeadLetterReason.RULES_NOT_NEWER, detail))
         else:
             self.duplicates += 1
 
     def _tick(self, record: Record, tick: Tick) -> None:
-        # Rules without lots never get one.
-        entries = [] if isinstance(self.book, Book) else self.book.tick(tick.minute, record.offset)
+        entries = self.book.tick(tick.minute, record.offset)
         if entries is Verdict.TICK_AHEAD:
             detail = f"minute {tick.minute} is more than a day ahead of the log's clock"
             self.dead_letters.append(_dead(record, DeadLetterReason.INVALID_COMMAND, detail))
@@ -245,9 +231,6 @@ class _Fold:
     def result(self, next_offset: int) -> ChunkResult:
         """All that it came to."""
         book = self.book
-        plain = [entry.outcome.rejection is None for _, entry in self.journal if isinstance(entry, Entry)]
-        taken = sum(plain)
-        minute, accounts = (0, {}) if isinstance(book, Book) else (book.minute, book.accounts)
         return ChunkResult(
             next_offset,
             book.clock_ms,
@@ -257,11 +240,11 @@ class _Fold:
             self.activations,
             self.redrives,
             self.duplicates,
-            self.accepted + taken,
-            self.rejected + len(plain) - taken,
+            self.accepted,
+            self.rejected,
             self.ticks,
-            minute,
-            accounts,
+            book.minute,
+            book.accounts,
             self.made,
         )
 
@@ -271,10 +254,8 @@ def weight(entries: Iterable[CreditEntry]) -> int:
     return sum([1 + len(fact.moves) for entry in entries for fact in entry.facts])
 
 
-def fold(reads: Iterable[Read], book: AnyBook, next_offset: int, most: float = inf) -> ChunkResult:
+def fold(reads: Iterable[Read], book: CreditBook, next_offset: int, most: float = inf) -> ChunkResult:
     """Fold reads into a book that holds every account and known id they can touch. Raises UnknownRulesError.
-
-    Where rules with lots come into force on the way, the rest is folded by them, from the balances that there are.
 
     Args:
         reads: what to fold.
@@ -291,7 +272,7 @@ def fold(reads: Iterable[Read], book: AnyBook, next_offset: int, most: float = i
     return folding.result(next_offset)
 
 
-def folding(book: AnyBook) -> _Fold:
+def folding(book: CreditBook) -> _Fold:
     """What folds reads one by one, by its `add`; its `result` is what they come to."""
     return _Fold(book)
 
@@ -327,7 +308,7 @@ def read_one(record: Record, partition: int, partitions: int) -> Content | Later
         content = _command(record, name, values, partition, partitions)
     except DecodeError as error:
         content, rules = _dead(record, error.reason, error.detail), error.rules
-    if rules == FIRST_RULES:
+    if rules == RULES:
         return content
     schema_id = int.from_bytes((value or b"")[1:5], "big")
     return Later(rules or NEVER, schema_id, content)

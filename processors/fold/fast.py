@@ -8,7 +8,8 @@ import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from creditfold.ledger import CREDIT_RULES, CreditBook, CreditEntry, digest
+from creditfold.ledger import RULES as FIRST_RULES
+from creditfold.ledger import CreditBook, CreditEntry, Grant, Spend, digest
 from creditfold.ledger.account import Account, Lot
 from creditfold.ledger.commands import LotClass, Terms
 from creditfold.ledger.facts import NOTHING, LotId
@@ -31,8 +32,8 @@ except ImportError:
 #: Bytes of lines that a transaction holds before it is committed and another one goes on.
 MOST_BYTES = 2**24
 
-#: The fields of the plain commands in their first version, and so the order of their values.
-_FIELDS = ["command_id", "account", "asset", "amount", "occurred_at", "source", "reason", "metadata"]
+#: The version of the rules that the quick way decides by: under any other, everything goes Python's way.
+RULES = FIRST_RULES
 
 
 def new_store() -> "plain.Store | None":
@@ -56,10 +57,14 @@ def new_plan(
 def _reader() -> "plain.Reader | None":
     if _plain is None:
         return None
-    first = [row for row in load_lock() if [field["name"] for field in row.schema["fields"]] == _FIELDS]
-    ids = {name: [row.id for row in first if row.record == name] for name in ("Grant", "Spend")}
-    reader: plain.Reader = _plain.Reader(ids["Grant"], ids["Spend"], _extra_of)
+    reader: plain.Reader = _plain.Reader(_ids(Grant), _ids(Spend), _extra_of)
     return reader
+
+
+def _ids(kind: type[Grant | Spend]) -> list[int]:
+    """The ids of the schemas of a command that have its fields, in their order."""
+    rows = [row for row in load_lock() if row.record == kind.__name__]
+    return [row.id for row in rows if tuple(field["name"] for field in row.schema["fields"]) == kind._fields]
 
 
 def _extra_of(value: bytes, at: int) -> bytes | None:
@@ -143,7 +148,7 @@ def _lot_row(asset: str, lot: tuple[Any, ...]) -> LotRow:
 def last_line(moved: Moved) -> CreditEntry:
     """What stands for an account's last line where only its balance is asked for."""
     account, asset = moved.account, moved.asset
-    line = (moved.name, account.version, None, "", asset, 0, NOTHING, account.balance(asset), None, None, CREDIT_RULES)
+    line = (moved.name, account.version, None, "", asset, 0, NOTHING, account.balance(asset), None, None, RULES)
     return CreditEntry(*line, 0, 0, "", "", b"", "", ())
 
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The quick way of plain commands under rules that know lots: a grant or a spend of which nothing else is said.
+"""The quick way of plain commands under version 1 of the rules: a grant or a spend of which nothing else is said.
 
 Owns nothing that isn't told elsewhere. Python's own way is the truth: schemas/ reads a record, ledger/ decides it,
 projections/ makes its line and its rows. Here the same is done for the commands that nearly all are, in accounts that
@@ -32,7 +32,7 @@ cdef int64_t MAX_BALANCE = 2**62 - 1
 cdef int64_t NEVER = 2**63 - 1
 cdef int NUMBER_BITS = 20
 cdef int CHECKPOINT_OFFSETS = 10_000
-cdef int RULES = 2
+cdef int RULES = 1
 cdef int MAX_COMMAND_ID = 64
 cdef int MAX_ACCOUNT = 128
 cdef int MAX_ASSET = 64
@@ -61,6 +61,11 @@ MOST_LOTS = _MOST_LOTS
 
 cdef int GRANT = 1
 cdef int SPEND = 2
+
+# What stands behind the amount in the record of a plain command: the defaults of the fields that only a grant has
+# (lot_class "paid", priority 50, and three that are empty), or only a spend.
+cdef bytes _GRANT_OWN = b"\x08paid\x64\0\0\0"
+cdef bytes _SPEND_OWN = b"\0\0\0"
 
 cdef int READY = 0
 cdef int MISSING = 1
@@ -1085,7 +1090,7 @@ cdef class Lines:
 # ---- Reading records
 
 cdef class Reader:
-    """Which schema ids are those of plain grants and spends, in their first version.
+    """Which schema ids are those of grants and spends.
 
     `extra_of` gives what the journal keeps of the metadata that stand in a value from an offset up to its end, and None
     where they aren't sound.
@@ -1149,6 +1154,8 @@ cdef class Reader:
         cdef const unsigned char* at = <const unsigned char*> PyBytes_AS_STRING(value)
         cdef const unsigned char* end = at + size
         cdef int kind
+        cdef bytes own
+        cdef Py_ssize_t own_size
         if size < 13 or at[0] != 0:
             return None
         kind = self.kind((<uint32_t> at[1] << 24) | (<uint32_t> at[2] << 16) | (<uint32_t> at[3] << 8) | at[4])
@@ -1171,6 +1178,11 @@ cdef class Reader:
             return None
         if not _long(&at, end, &plain.amount) or not 1 <= plain.amount <= MAX_AMOUNT:
             return None
+        own = _GRANT_OWN if kind == GRANT else _SPEND_OWN
+        own_size = PyBytes_GET_SIZE(own)
+        if end - at < own_size or memcmp(at, PyBytes_AS_STRING(own), own_size):
+            return None
+        at += own_size
         if not _long(&at, end, &plain.occurred_at) or not 0 <= plain.occurred_at <= MAX_OCCURRED_AT:
             return None
         plain.source_size = _text(&at, end, &plain.source)

@@ -111,13 +111,9 @@ def _record_of(partition: int, row: JournalRow) -> str:
             f"There is no record for an accepted {row.kind}, as decided at {partition}:{row.log_offset}.",
             "Run a publisher of the version that the workers have.",
         )
-    if row.kind == SETTLED:
-        return "Settled"
-    # What a grant or a spend came to in a further asset is no grant of that.
-    return "CommandAccepted" if row.command_id is None else _OWN_RECORDS.get(row.kind, "CommandAccepted")
+    return "Settled" if row.kind == SETTLED else "CommandAccepted"
 
 
-_OWN_RECORDS = {"grant": "GrantAccepted", "spend": "SpendAccepted"}
 _KINDS = {*KINDS.values(), SETTLED}
 
 
@@ -138,13 +134,16 @@ def _fields_of(partition: int, row: JournalRow) -> dict[str, Any]:
         "occurred_at": row.occurred_at_ms,
         "source": row.source,
         "reason": row.note,
+        "pending": row.pending,
+        "held": row.held,
+        "debt": row.debt,
+        "change": row.change,
+        "details": row.details or "",
+        "step": -1 if row.step is None else row.step,
+        "facts": [_fact(fact) for fact in json.loads(row.facts)],
     }
     if row.rejection is not None:
         fields["rejection"] = row.rejection
-    if row.facts is not None:
-        fields |= {"pending": row.pending, "held": row.held, "debt": row.debt, "change": row.change}
-        fields |= {"details": row.details or "", "step": -1 if row.step is None else row.step}
-        fields["facts"] = [_fact(fact) for fact in json.loads(row.facts)]
     return fields
 
 

@@ -20,7 +20,6 @@ from creditfold.log.reader import LogRecord
 from creditfold.processors.fold import fast as quick
 from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
 from creditfold.processors.fold.chunk import Read
-from creditfold.projections.store.send import LastOutcomes
 from creditfold.projections.store.transaction import ChunkTransaction, Claim, SetBackError, claim, finds_ids
 
 #: Most records of a transaction. Large, since an account that comes up again in the same one is written once.
@@ -108,8 +107,6 @@ class Replay:
         self._pieces: _Pieces | None = None
         self._memory = Memory()
         self._seen = Seen(min(FILTER_BYTES_EACH * job.ends[partition] + 1, FILTER_BYTES)) if job.bulk else None
-        # In a bulk fold, balances are written when accounts are forgotten, and at the end: most change again and again.
-        self._unsaved: LastOutcomes = {}
         # What is to be waited for the rate's sake.
         self._owed_s = 0.0
 
@@ -135,7 +132,7 @@ class Replay:
 
     async def end(self) -> None:
         """Let go of what was begun, and of all that is remembered."""
-        self._memory, self._seen, self._unsaved = Memory(), None, {}
+        self._memory, self._seen = Memory(), None
         if self._pieces is not None:
             await self._pieces.close()
 
@@ -153,8 +150,6 @@ class Replay:
                 known = await finds_ids(self._pool, self._job.generation)
                 self._claim = self._claim._replace(finds_ids=known)
                 self._memory = Memory(KEPT_ACCOUNTS, CHUNK_RECORDS, is_fresh=self._position == 0, seen=self._seen)
-                if self._claim.balances_behind:
-                    await self._catch_up()
                 if self._seen is not None and self._position:
                     await self._recall(self._seen)
                 await self._fold_all(self._pieces)
@@ -195,13 +190,6 @@ class Replay:
                 piece = await pieces.next()
                 reads = self._read(piece)
 
-    async def _catch_up(self) -> None:
-        """Write the balances that an earlier run didn't come to write."""
-        async with self._pool.connection() as connection, connection.transaction():
-            transaction = ChunkTransaction(connection, self.partition, self._claim)
-            await transaction.lock()
-            await transaction.catch_up_balances()
-
     async def _recall(self, seen: Seen) -> None:
         """Fill the filter with what an earlier run has folded."""
         async with self._pool.connection() as connection, connection.transaction():
@@ -214,7 +202,7 @@ class Replay:
         return quick.read(piece.records, self.partition, self._job.partitions, self._memory.light)
 
     async def _fold(self, transaction: ChunkTransaction, piece: Piece, reads: list[Read]) -> None:
-        if piece.end <= self._position and not self._unsaved:
+        if piece.end <= self._position:
             return
         began, before = time.monotonic(), self._position
         self._position = await fold_chunk(
@@ -224,8 +212,6 @@ class Replay:
             piece.end,
             self._memory,
             forced=self._job.forced_rules,
-            unsaved=self._unsaved if self._job.bulk else None,
-            is_last=piece.is_last,
             save_state=not self._job.bulk,
         )
         if self._job.most_per_s is not None:

@@ -14,7 +14,6 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from creditfold.ledger import knows_lots
 from creditfold.log.appender import Appender
 from creditfold.processors.worker.ticks import Ticker
 from creditfold.processors.worker.transfers import Relay, Sending, arrival_key
@@ -167,11 +166,7 @@ class Errands:
                 return 0, 0
             # First, so that what was folded before is seen in what is read next.
             standings = await transit.standings()
-            owned = [
-                partition
-                for partition, standing in standings.items()
-                if standing.owner == self._owner and knows_lots(standing.rules)
-            ]
+            owned = [partition for partition, standing in standings.items() if standing.owner == self._owner]
             most = max(LEAST_OF_A_PARTITION, TRANSFERS_AT_ONCE // max(len(owned), 1))
             page = await transit.open_transfers({p: self._after.get(p, _START) for p in owned}, most)
             if not page:

@@ -20,11 +20,11 @@ from psycopg_pool import AsyncConnectionPool
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random
 
 from creditfold.common.errors import CreditfoldError
-from creditfold.ledger import UnknownRulesError, knows_lots
+from creditfold.ledger import UnknownRulesError
 from creditfold.log.bookmark import Bookmark
 from creditfold.processors.fold import fast as quick
 from creditfold.processors.fold.account_cache import Memory, Seen, Share, fold_chunk, fold_together
-from creditfold.processors.fold.chunk import Chunk, Read, has_transfers, ticks
+from creditfold.processors.fold.chunk import Chunk, Read, controls, has_transfers
 from creditfold.processors.worker.meter import Meter
 from creditfold.projections.failures import is_outage, outage_event, why
 from creditfold.projections.store.send import KnownCommandError
@@ -401,7 +401,7 @@ class Lanes:
                     continue
                 with self.meter.stage("decode"):
                     reads = quick.read(chunk.records, chunk.partition, self._partitions, lane.memory.light)
-                if not ticks(reads):
+                if not controls(reads):
                     transaction = ChunkTransaction(connection, chunk.partition, lane.claim, lane.memory.progress)
                     shares.append((small, Share(transaction, reads, chunk.end, self._take_memory(lane))))
             if not shares:
@@ -498,7 +498,7 @@ class Lane:
         stands = None if self.memory is None else self.memory.progress
         return (
             stands is not None
-            and knows_lots(stands.rules)
+            and stands.rules == quick.RULES
             and (stands.epoch, stands.next_offset) == (self.claim.epoch, chunk.start)
             and chunk.epoch == self.claim.epoch
         )

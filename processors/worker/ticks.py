@@ -7,7 +7,7 @@ number, and the fold takes the second for a duplicate.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from creditfold.ledger import Tick, knows_lots
+from creditfold.ledger import Tick
 from creditfold.ledger.limits import MAX_MINUTE
 from creditfold.log.appender import Outgoing
 from creditfold.projections.queries.background import Standing
@@ -44,7 +44,7 @@ def wants_tick(standing: Standing, last: LastTick | None, now_ms: int, now_s: fl
         now_s: the same by the monotonic clock, in seconds.
         every_s: seconds from one tick to the next at least.
     """
-    if not standing.is_due or not knows_lots(standing.rules):
+    if not standing.is_due:
         return False
     if last is not None and last.offset is not None and standing.next_offset <= last.offset:
         return False  # The fold is behind: what is due may be done by the tick that waits there.

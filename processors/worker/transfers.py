@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from creditfold.ledger import knows_lots
 from creditfold.ledger.commands import ReceiveTransfer, SettleTransfer
 from creditfold.ledger.credit_validity import problem_of
 from creditfold.ledger.transfers import arrival, arrival_id, kept_parcels, settlement, settlement_id, why_returned
@@ -81,9 +80,7 @@ class Relay:
                     ends.append((one, decided))
                 continue
             target = partition_of(one.to.encode(), self._partitions)
-            standing = standings.get(target)
-            # Under rules without lots it would be a dead letter. Once these are folded there it comes after them.
-            if standing is None or not knows_lots(standing.rules):
+            if target not in standings:
                 continue
             if self._is_new(arrival_id(*one.key), one, target, standings) and (
                 not coming or size + one.size <= BYTES_AT_ONCE

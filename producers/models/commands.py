@@ -1,7 +1,7 @@
 """The commands as people write them: their fields, their bounds, and their bytes in the log.
 
 Owns the refusal of what is wrong without looking at state, with messages for people. Knows neither Kafka nor
-the rules: whether an account has the credits is the fold's to say. Source: docs/rules.md, docs/credits.md.
+the rules: whether an account has the credits is the fold's to say. Source: docs/rules.md.
 
 Two commands of the ledger are missing here, ReceiveTransfer and SettleTransfer: workers alone write them.
 """
@@ -34,7 +34,7 @@ from creditfold.producers.models.steps import (
     one_of,
     parse_steps,
 )
-from creditfold.schemas.wire import Decoded, decode, encode
+from creditfold.schemas.wire import Decoded, encode
 
 #: Turns of a new schedule that may lie in the past, and are taken at once, without the caller confirming it: a year of
 #: months.
@@ -55,7 +55,7 @@ class _Origin(Model):
     metadata: f.Metadata = Field(default_factory=dict)
 
 
-class Grant(Terms, _Origin, Sum, _Command):
+class Grant(_Origin, Terms, Sum, _Command):
     """Give an account credits of an asset: makes a lot.
 
     Args:
@@ -81,7 +81,7 @@ class Grant(Terms, _Origin, Sum, _Command):
     type: Literal["grant"] = "grant"
 
 
-class Spend(SpendTerms, _Origin, Sum, _Command):
+class Spend(_Origin, SpendTerms, Sum, _Command):
     """Take credits of an asset from an account.
 
     Args:
@@ -421,8 +421,3 @@ def encode_command(command: Command) -> Encoded:
         )
     # As Encoded(...), which takes twice as long.
     return tuple.__new__(Encoded, (command.account.encode(), value, (), -1))
-
-
-def rules_of(command: Command) -> int:
-    """The version of the rules from which on the log takes this command; before, it is a dead letter."""
-    return decode(encode_command(command).value).rules

@@ -1,7 +1,7 @@
 """The types of a command's fields: their bounds, and the words in which a bad one is refused.
 
-Owns what one field by itself may hold; commands.py knows which command has which. Source: docs/rules.md,
-docs/credits.md. Each type's description is the rule that a refusal quotes; the JSON schema of a command has it too.
+Owns what one field by itself may hold; commands.py knows which command has which. Source: docs/rules.md.
+Each type's description is the rule that a refusal quotes; the JSON schema of a command has it too.
 
 The doors are stricter than the fold in what can't be meant: an instant in another unit, a 0 where leaving a field out
 means everything, an id with characters that nobody sees. The fold takes those, since what is in the log is decided.

@@ -1,7 +1,7 @@
 """What a command comes to that reaches into the past: turns that are taken at once, credits that are gone at once.
 
 Owns the foresight, for those who send: a command of it is sound, and the fold does as it says. Time is an argument;
-the log's own clock, which decides, is a little later. Source: docs/credits.md, "Time" and "Schedules".
+the log's own clock, which decides, is a little later. Source: docs/rules.md, "Time" and "Schedules".
 """
 
 from bisect import bisect_left

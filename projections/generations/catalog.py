@@ -28,7 +28,7 @@ from creditfold.common.position import Log
 from creditfold.log.bookmark import Bookmark, LastRecord
 from creditfold.projections.connections import pinned
 from creditfold.projections.queries.dead_letters import carry_discards
-from creditfold.projections.store.chain import NO_CREDITS, START, Line, extend
+from creditfold.projections.store.chain import START, Line, extend
 from creditfold.projections.store.statements import LOOKS, statements
 from creditfold.projections.tables.setup import (
     KEY_OF_IDS,
@@ -566,7 +566,7 @@ def lines(connection: Connection[TupleRow], number: int, partition: int, start: 
     with connection.cursor() as cursor, cursor.copy(text) as copy:
         for row in copy:
             offset, _, line = bytes(row).partition(b"\t")
-            yield int(offset), line.removesuffix(b"\n").removesuffix(NO_CREDITS)
+            yield int(offset), line.removesuffix(b"\n")
 
 
 def chain_at(connection: Connection[TupleRow], number: int, partition: int, offset: int) -> bytes:

@@ -81,7 +81,7 @@ class SideDifference(NamedTuple):
 
 class Outcome(NamedTuple):
     """One line of what a record came to: `what` is accepted, rejected, dead letter or rules; fields that don't fit are
-    empty. `command_id` is empty too where time did it; `facts` is JSON, None under rules that know no lots.
+    empty. `command_id` is empty too where time did it; `facts` is JSON.
     """
 
     what: str
@@ -94,15 +94,15 @@ class Outcome(NamedTuple):
     reason: str
     rules: int | None
     asset: str = ""
-    pending: int | None = None
-    held: int | None = None
-    debt: int | None = None
+    pending: int = 0
+    held: int = 0
+    debt: int = 0
     facts: str | None = None
 
     @property
     def balances(self) -> tuple[int | None, int, int, int]:
         """All that there was of the asset after it."""
-        return self.balance, self.pending or 0, self.held or 0, self.debt or 0
+        return self.balance, self.pending, self.held, self.debt
 
 
 class Difference(NamedTuple):
@@ -128,14 +128,13 @@ class Difference(NamedTuple):
 def _decided_alike(left: Outcome | None, right: Outcome | None) -> bool:
     if left is None or right is None:
         return False
-    # Rules without lots tell no facts: then the change says all.
-    has_facts = left.facts is not None and right.facts is not None
-    return (left.what, left.reason, left.asset, left.change) == (
+    return (left.what, left.reason, left.asset, left.change, left.facts) == (
         right.what,
         right.reason,
         right.asset,
         right.change,
-    ) and (not has_facts or left.facts == right.facts)
+        right.facts,
+    )
 
 
 def _difference(partition: int, offset: int, lines: tuple[Sequence[Line], Sequence[Line]]) -> Difference:
@@ -306,13 +305,9 @@ def outcome_of(line: bytes) -> Outcome:
     if cells[_KIND_OF_LINE] == "rules" and cells[_CHANGE] is None:
         return Outcome("rules", "", cells[5] or "", "", None, None, None, "", int(cells[_REASON] or 0))
     amount, change, balance, rules = (int(cells[column] or 0) for column in (_AMOUNT, _CHANGE, _BALANCE, _RULES))
+    pending, held, debt = (int(cell or 0) for cell in cells[_PENDING : _PENDING + 3])
     account, command_id, kind = (cells[column] or "" for column in (_ACCOUNT, _COMMAND, _KIND))
     rejection = cells[_REJECTION]
     what = "accepted" if rejection is None else "rejected"
-    found = Outcome(
-        what, account, command_id, kind, amount, change, balance, rejection or "", rules, cells[_ASSET] or ""
-    )
-    if len(cells) <= _FACTS:
-        return found
-    pending, held, debt = (int(cell or 0) for cell in cells[_PENDING : _PENDING + 3])
-    return found._replace(pending=pending, held=held, debt=debt, facts=cells[_FACTS])
+    of_asset = (rejection or "", rules, cells[_ASSET] or "", pending, held, debt, cells[_FACTS])
+    return Outcome(what, account, command_id, kind, amount, change, balance, *of_asset)

@@ -10,8 +10,6 @@ from typing import LiteralString, NamedTuple
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from creditfold.ledger import knows_lots
-from creditfold.ledger.rows import OPENING
 from creditfold.projections.connections import rows_of
 from creditfold.projections.tables.credits import ALL_LOTS, LOTS, TABLES, Table
 from creditfold.projections.tables.setup import schema_of, script
@@ -46,22 +44,13 @@ def wrong_state(connection: Connection[TupleRow], number: int, limit: int) -> Se
     """Accounts, limits, lots and totals that don't follow from the journal, so many at most. Must run in a snapshot."""
     schema = schema_of(number)
     found: list[WrongRow] = []
-    for name in (*(_CREDITS if _has_credits(connection, schema) else ()), "proof/wrong_totals.sql"):
+    for name in _WRONG:
         if len(found) < limit:
             found += rows_of(connection, WrongRow, script(name, schema=schema, most=limit - len(found)))
     return found
 
 
-_CREDITS: Sequence[LiteralString] = ("proof/wrong_accounts.sql", "proof/wrong_lots.sql")
-
-
-def _has_credits(connection: Connection[TupleRow], schema: str) -> bool:
-    """Whether there is anything that rules without lots don't make. A look through the journal would cost time."""
-    query = sql.SQL(
-        """SELECT rules, EXISTS (SELECT FROM {schema}.all_lots) OR EXISTS (SELECT FROM {schema}.accounts)
-           FROM {schema}.progress"""
-    ).format(schema=sql.Identifier(schema))
-    return any(knows_lots(rules) or has_rows for rules, has_rows in connection.execute(query).fetchall())
+_WRONG: Sequence[LiteralString] = ("proof/wrong_accounts.sql", "proof/wrong_lots.sql", "proof/wrong_totals.sql")
 
 
 def state_differences(
@@ -93,12 +82,6 @@ def _differing(table: Table, left: int, right: int, most: int) -> sql.Composed:
         name=sql.SQL("concat_ws(' ', {})").format(sql.SQL(", ").join(rest)) if rest else sql.Literal(""),
         mine=mine,
         theirs=theirs,
-        # The row of a lot that an account begins with doesn't say when that was: one side may not be there yet.
-        beside=sql.SQL(
-            "AND NOT (command_id = {} AND coalesce(m.log_offset, t.log_offset) = 0 AND (m IS NULL OR t IS NULL))"
-        ).format(sql.Literal(OPENING))
-        if table is LOTS
-        else sql.SQL(""),
         most=sql.Literal(most),
     )
 
@@ -111,6 +94,6 @@ _DIFFERING = sql.SQL("""
     LEFT JOIN unnest(%s::integer[], %s::bigint[]) AS e (log_partition, next_offset)
         ON e.log_partition = coalesce(m.log_partition, t.log_partition)
     WHERE m IS DISTINCT FROM t
-          AND coalesce(m.log_offset < e.next_offset, true) AND coalesce(t.log_offset < e.next_offset, true) {beside}
+          AND coalesce(m.log_offset < e.next_offset, true) AND coalesce(t.log_offset < e.next_offset, true)
     ORDER BY account_id, name LIMIT {most}
 """)

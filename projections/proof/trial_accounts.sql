@@ -16,7 +16,5 @@ SELECT account_id, asset, what FROM (
     ) AS l ON b.account_id = l.account_id AND b.asset = l.asset
     WHERE (coalesce(b.available, 0), coalesce(b.pending, 0), coalesce(b.held, 0))
           <> (coalesce(l.available, 0), coalesce(l.pending, 0), coalesce(l.held, 0))
-      AND (l.account_id IS NOT NULL OR EXISTS (
-          SELECT FROM ledger.journal j WHERE j.account_id = b.account_id AND j.facts IS NOT NULL))
 ) AS w WHERE %(asset)s::text IS NULL OR asset = %(asset)s
 ORDER BY account_id, asset, what LIMIT %(most)s

@@ -1,16 +1,10 @@
--- What the tables beside the journal say at present, by asset: the balances, the totals and the lots. A balance of an
--- account that rules with lots never touched counts as a lot.
+-- What the tables beside the journal say at present, by asset: the balances, the totals and the lots.
 WITH b AS (
     SELECT * FROM ledger.balances WHERE %(asset)s::text IS NULL OR asset = %(asset)s
 ), t AS (
     SELECT * FROM ledger.totals WHERE %(asset)s::text IS NULL OR asset = %(asset)s
 ), l AS (
     SELECT * FROM ledger.lots WHERE %(asset)s::text IS NULL OR asset = %(asset)s
-), without_lots AS (
-    SELECT b.asset, sum(b.available) AS amount FROM b
-    WHERE b.available > 0 AND NOT EXISTS (SELECT FROM ledger.lots o WHERE o.account_id = b.account_id AND o.asset = b.asset)
-      AND NOT EXISTS (SELECT FROM ledger.journal j WHERE j.account_id = b.account_id AND j.facts IS NOT NULL)
-    GROUP BY b.asset
 )
 SELECT s.asset, 'balances', v.name, v.amount FROM (
     SELECT asset, sum(available) AS available, sum(pending) AS pending, sum(held) AS held, sum(debt) AS debt
@@ -33,5 +27,3 @@ SELECT s.asset, 'lots', v.name, v.amount FROM (
 ) AS s CROSS JOIN LATERAL (
     VALUES ('remaining', s.remaining), ('held', s.held), ('spent', s.spent), ('expired', s.expired),
            ('voided', s.voided), ('forfeited', s.forfeited)) AS v (name, amount)
-UNION ALL
-SELECT asset, 'lots', 'remaining', amount FROM without_lots

@@ -1,5 +1,5 @@
 -- Lots that aren't what the journal's moves come to: how much came in, where it is now, and the terms; and those whose marks
--- contradict their own row. What an account had before there were lots is its opening lots.
+-- contradict their own row.
 SELECT 'lots' AS what, coalesce(k.account_id, s.account_id) AS account_id,
        coalesce(k.command_id, s.command_id) || ' ' || coalesce(k.number, s.number) AS name,
        coalesce(k.log_partition, s.log_partition) AS log_partition, k.content AS kept, s.content AS should_be
@@ -43,23 +43,6 @@ FULL JOIN (
             AS p (bucket, amount, is_target)
         -- What a lot is made of comes from elsewhere.
         WHERE p.is_target OR NOT is_made
-        UNION ALL
-        SELECT account_id, '~opening', number, log_partition, asset, 'remaining', balance, true, 'paid 50 0 0 ', 'opening', 0
-        FROM (
-            SELECT *, row_number() OVER (PARTITION BY account_id ORDER BY asset COLLATE "C")::integer AS number
-            FROM (
-                SELECT DISTINCT ON (account_id, asset) account_id, asset, log_partition, balance
-                FROM {schema}.journal JOIN {schema}.progress USING (log_partition)
-                WHERE log_offset BETWEEN 0 AND next_offset - 1 AND facts IS NULL
-                ORDER BY account_id, asset, version DESC
-            ) AS plain
-            WHERE balance > 0
-        ) AS opening
-        WHERE EXISTS (
-            SELECT FROM {schema}.journal c JOIN {schema}.progress q USING (log_partition)
-            WHERE c.account_id = opening.account_id AND c.facts IS NOT NULL
-                  AND c.log_offset BETWEEN 0 AND q.next_offset - 1
-        )
     ) AS parts
     GROUP BY account_id, command_id, number
 ) AS s USING (account_id, command_id, number)

@@ -1,5 +1,4 @@
--- Totals that aren't what the journal's changes come to: those of lines without lots, and the moves of the others. What isn't
--- there is nothing.
+-- Totals that aren't what the journal's moves come to. What isn't there is nothing.
 SELECT 'totals' AS what, '' AS account_id, coalesce(t.asset, j.asset) AS name, coalesce(t.log_partition, j.log_partition) AS log_partition,
        t.content AS kept, j.content AS should_be
 FROM (
@@ -12,22 +11,15 @@ FULL JOIN (
     SELECT log_partition, asset,
            concat_ws(' ', credits, debt, issued, spent, expired, voided, forfeited, reissued, in_transit) AS content
     FROM (
-      SELECT log_partition, asset, coalesce(sum(credits), 0) AS credits, coalesce(sum(debt), 0) AS debt,
-             coalesce(sum(issued), 0) AS issued, coalesce(sum(spent), 0) AS spent, coalesce(sum(expired), 0) AS expired,
-             coalesce(sum(voided), 0) AS voided, coalesce(sum(forfeited), 0) AS forfeited,
-             coalesce(sum(reissued), 0) AS reissued, coalesce(sum(in_transit), 0) AS in_transit
-      FROM (
-        SELECT log_partition, asset, sum(change) AS credits, 0 AS debt, sum(greatest(change, 0)) AS issued,
-               sum(greatest(-change, 0)) AS spent, 0 AS expired, 0 AS voided, 0 AS forfeited, 0 AS reissued, 0 AS in_transit
-        FROM {schema}.journal JOIN {schema}.progress USING (log_partition)
-        WHERE log_offset BETWEEN 0 AND next_offset - 1 AND facts IS NULL
-        GROUP BY log_partition, asset
-        UNION ALL
-        SELECT log_partition, asset, sum(amount) FILTER (WHERE bucket IN ('remaining', 'held')),
-               -sum(amount) FILTER (WHERE bucket = 'debt'), -sum(amount) FILTER (WHERE bucket = 'issued'),
-               sum(amount) FILTER (WHERE bucket = 'spent'), sum(amount) FILTER (WHERE bucket = 'expired'),
-               sum(amount) FILTER (WHERE bucket = 'voided'), sum(amount) FILTER (WHERE bucket = 'forfeited'),
-               sum(amount) FILTER (WHERE bucket = 'reissued'), sum(amount) FILTER (WHERE bucket = 'in_transit')
+        SELECT log_partition, asset, coalesce(sum(amount) FILTER (WHERE bucket IN ('remaining', 'held')), 0) AS credits,
+               coalesce(-sum(amount) FILTER (WHERE bucket = 'debt'), 0) AS debt,
+               coalesce(-sum(amount) FILTER (WHERE bucket = 'issued'), 0) AS issued,
+               coalesce(sum(amount) FILTER (WHERE bucket = 'spent'), 0) AS spent,
+               coalesce(sum(amount) FILTER (WHERE bucket = 'expired'), 0) AS expired,
+               coalesce(sum(amount) FILTER (WHERE bucket = 'voided'), 0) AS voided,
+               coalesce(sum(amount) FILTER (WHERE bucket = 'forfeited'), 0) AS forfeited,
+               coalesce(sum(amount) FILTER (WHERE bucket = 'reissued'), 0) AS reissued,
+               coalesce(sum(amount) FILTER (WHERE bucket = 'in_transit'), 0) AS in_transit
         FROM (
             SELECT l.log_partition, coalesce(f ->> 'asset', l.asset) AS asset, p.bucket, p.amount
             FROM {schema}.journal l JOIN {schema}.progress USING (log_partition)
@@ -37,8 +29,6 @@ FULL JOIN (
             WHERE l.log_offset BETWEEN 0 AND next_offset - 1 AND l.facts <> '[]'
         ) AS moved
         GROUP BY log_partition, asset
-      ) AS counted
-      GROUP BY log_partition, asset
     ) AS summed
     WHERE (credits, debt, issued, spent, expired, voided, forfeited, reissued, in_transit) <> (0, 0, 0, 0, 0, 0, 0, 0, 0)
 ) AS j ON t.log_partition = j.log_partition AND t.asset = j.asset

@@ -22,7 +22,6 @@ class Standing(NamedTuple):
 
     next_offset: int
     owner: str
-    rules: int
     clock_ms: int
     minute: int
     is_due: bool = False
@@ -146,11 +145,11 @@ def _of(text: LiteralString, generation: int) -> sql.Composed:
 _LIVE: LiteralString = "SELECT number FROM ledger.generations WHERE state = 'live'"
 
 _STANDINGS: LiteralString = """
-    SELECT log_partition, next_offset, owner, rules::integer, clock_ms, tick_minute FROM {schema}.progress
+    SELECT log_partition, next_offset, owner, clock_ms, tick_minute FROM {schema}.progress
 """
 
 _DUE: LiteralString = """
-    SELECT log_partition, next_offset, owner, rules::integer, clock_ms, tick_minute,
+    SELECT log_partition, next_offset, owner, clock_ms, tick_minute,
            EXISTS (SELECT FROM {schema}.balances t
                    WHERE t.log_partition = p.log_partition AND t.next_at_ms <= greatest(%(now)s, p.clock_ms))
            OR EXISTS (SELECT FROM {schema}.lots t

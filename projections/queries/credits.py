@@ -118,7 +118,7 @@ class AccountState(NamedTuple):
 class Move(NamedTuple):
     """Credits that went from one place to another, by a fact.
 
-    `command_id` is None for what time did, `lot_command` and `lot_number` for debt and under rules that know no lots.
+    `command_id` is None for what time did, `lot_command` and `lot_number` for debt.
     """
 
     log_partition: int
@@ -271,7 +271,7 @@ class Trace(NamedTuple):
     what it began (a spend, a hold, a transfer). `made` are the lots that it made, each with all moves of its credits.
     """
 
-    decision: Decision | None
+    decision: Decision
     moves: Sequence[Move]
     took: Sequence[TracedLot]
     later: Sequence[Move]
@@ -295,15 +295,15 @@ class Trace(NamedTuple):
 
 
 def trace(connection: Connection[Any], account: str, command_id: str) -> Trace | None:
-    """Where a command's credits came from and went; None if it is in nothing that the account ever had.
+    """Where a command's credits came from and went; None if the account has no such command.
 
     Must run in a snapshot. Reads the account's journal.
     """
     names = {"account": account, "command": command_id}
-    made = _lots_of(connection, account, [(command_id, None)])
     decided = first_decision(connection, account, command_id)
-    if decided is None and not made:
+    if decided is None:
         return None
+    made = _lots_of(connection, account, [(command_id, None)])
     moves = _moves(connection, "command_id = %(command)s", names)
     # A refund that reissues tells of the new lot, and names its spend in the command only.
     later = _moves(

@@ -110,7 +110,7 @@ def usable_now(
 ) -> Sequence[UsableBalance]:
     """The balances of `balances_now`, with what a spend for a use could take: lots without scope, or of that one.
 
-    What an account has by rules that know no lots is for any use. Must run in a snapshot.
+    Must run in a snapshot.
     """
     found = _settled(connection, account, at_ms)
     return [

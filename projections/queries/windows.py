@@ -49,7 +49,7 @@ class JournalRow(NamedTuple):
     """One outcome. Instants are in ms UTC, `occurred_at_ms` is 0 if unknown, `note` is the command's reason.
 
     `command_id` is None for what time did, and for a further asset that a command touched. `details` and `facts` are
-    JSON; rules that don't know lots leave them None.
+    JSON; a command without details has None.
     """
 
     log_offset: int
@@ -72,7 +72,7 @@ class JournalRow(NamedTuple):
     debt: int = 0
     step: int | None = None
     details: str | None = None
-    facts: str | None = None
+    facts: str = "[]"
 
     @property
     def place(self) -> Place:
@@ -114,7 +114,7 @@ _TOO_LONG = ""
 _JOURNAL = f"""{_COLUMNS}
         CASE WHEN octet_length(details::text) <= {_LONG_BYTES} THEN details::text END,
         CASE WHEN octet_length(facts::text) + coalesce(octet_length(details::text), 0) <= {_LONG_BYTES} THEN facts::text
-             WHEN facts IS NOT NULL THEN '{_TOO_LONG}' END
+             ELSE '{_TOO_LONG}' END
     FROM ledger.journal
     WHERE log_partition = %s AND log_offset >= %s AND log_offset < %s
         AND (log_offset, account_id COLLATE "C", version) > (%s, %s, %s)
@@ -224,7 +224,7 @@ def _batches(rows: Iterable[JournalRow]) -> Iterator[list[JournalRow]]:
             yield batch
             batch, characters = [], 0
         batch.append(row)
-        characters += len(row.facts or "") + len(row.details or "")
+        characters += len(row.facts) + len(row.details or "")
     yield batch
 
 

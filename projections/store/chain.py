@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b, sha256
 from typing import NamedTuple, TypeAlias
 
-from creditfold.ledger import KINDS, Accepted, CreditEntry, Entry, digest
+from creditfold.ledger import CreditEntry
 from creditfold.ledger.rows import facts_as_json
 from creditfold.projections.results import Activation, DeadLetter
 
@@ -59,31 +59,12 @@ def unescaped(cell: str) -> str | None:
     return text
 
 
-def journal_line(partition: int, offset: int, entry: Entry) -> bytes:
+def journal_line(partition: int, offset: int, entry: CreditEntry) -> bytes:
     """The line of a decision: the columns of its row in the journal, in their order."""
-    command, outcome, clock_ms = entry
-    command_id, account, asset, amount, occurred_at, source, note, metadata = command[:8]
-    # An id that holds none of the others may hold a backslash; hardly any does, so they are looked at at once.
-    if source or note or "\\" in f"{account}{command_id}{asset}":
-        account, command_id, asset, source, note = map(escaped, (account, command_id, asset, source, note))
-    if isinstance(outcome, Accepted):
-        _, change, balance, version, rules = outcome
-        rejection = NULL
-    else:
-        _, reason, balance, version, rules = outcome
-        change, rejection = 0, reason.value
-    return (
-        f"{partition}\t{offset}\t{account}\t{version}\t{command_id}\t{KINDS[command.__class__]}\t{asset}\t{amount}\t"
-        f"{change}\t{balance}\t{rejection}\t{rules}\t{clock_ms}\t{occurred_at}\t{source}\t{note}\t"
-        f"{BYTES}{digest(metadata).hex() if metadata else ''}"
-    ).encode()
-
-
-def credit_line(partition: int, offset: int, entry: CreditEntry) -> bytes:
-    """The same of a line by rules that know lots, which has more columns."""
     account, version, command_id, kind, asset, amount, before, balance, rejection, step = entry[:10]
     rules, clock_ms, occurred_at, source, note, extra, details, facts = entry[10:]
     happened = facts_as_json(facts, asset)
+    # An id that holds none of the others may hold a backslash; hardly any does, so they are looked at at once.
     if source or note or "\\" in f"{account}{command_id}{asset}{details}{happened}":
         account, asset, source, note, details, happened = map(
             escaped, (account, asset, source, note, details, happened)
@@ -111,11 +92,9 @@ def activation_line(partition: int, activation: Activation) -> bytes:
     return f"{line}{_MISSING * (COLUMNS - 8)}".encode()
 
 
-#: Lines have as many columns as the journal had under rules 1; those of credits have more.
-COLUMNS, CREDIT_COLUMNS = 17, 23
+#: What every line has, as a row of the journal.
+COLUMNS = 23
 _MISSING = f"\t{NULL}"
-#: What the columns of credits, all missing, look like at the end of a line.
-NO_CREDITS = _MISSING.encode() * (CREDIT_COLUMNS - COLUMNS)
 
 
 def _digest(data: bytes | None) -> str:

@@ -1,4 +1,4 @@
-"""Loads the state of accounts that have lots, for a chunk of a partition that is claimed. Decides nothing.
+"""Loads the state of accounts, for a chunk of a partition that is claimed. Decides nothing.
 
 What is loaded is what commands and time can change: of an account's past only what a command names.
 """
@@ -163,7 +163,7 @@ def account_with(balance: tuple[Any, ...]) -> Account:
 
 
 class CreditStore:
-    """State of accounts with lots in one generation.
+    """State of accounts in one generation.
 
     Args:
         connection: in a transaction that has locked the partition, or whose writes will make sure of the claim.

@@ -1,9 +1,9 @@
-"""What is written of accounts with lots, as rows: their balances, their state, and totals. Knows no connection."""
+"""What is written of accounts, as rows: their balances, their state, and totals. Knows no connection."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from creditfold.ledger import Accepted, CreditEntry, Entry
+from creditfold.ledger import CreditEntry
 from creditfold.ledger.account import Account
 from creditfold.ledger.facts import Balance, Bucket, Move
 from creditfold.ledger.rows import Changes, take_changes
@@ -80,15 +80,11 @@ def totals(lines: Iterable[JournalLine], plain: Mapping[str, tuple[int, int]]) -
     found: dict[str, _Sums] = {}
     for asset, (issued, spent) in plain.items():
         sums = _of(found, asset)
-        sums.add_change(issued)
-        sums.add_change(-spent)
+        sums.credits += issued - spent
+        sums.move(Bucket.ISSUED, -issued)
+        sums.move(Bucket.SPENT, spent)
     for line in lines:
         entry = line[1]
-        if isinstance(entry, Entry):
-            outcome = entry.outcome
-            if isinstance(outcome, Accepted):
-                _of(found, outcome.asset).add_change(outcome.change)
-            continue
         before, balance = entry.before, entry.balance
         sums = _of(found, entry.asset)
         if balance is not before:
@@ -107,11 +103,6 @@ class _Sums:
     def __init__(self) -> None:
         self.credits = self.debt = 0
         self.moved: dict[str, int] = {}
-
-    def add_change(self, change: int) -> None:
-        """Add a line of rules without lots."""
-        self.credits += change
-        self.move(Bucket.ISSUED if change > 0 else Bucket.SPENT, -change)
 
     def add_balance(self, before: Balance, balance: Balance) -> None:
         """Add what became of a balance."""

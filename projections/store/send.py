@@ -9,11 +9,10 @@ from psycopg.errors import DivisionByZero, UniqueViolation
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
-from creditfold.ledger import Outcome
 from creditfold.log.bookmark import NO_RECORD
 from creditfold.projections.columns import SEPARATOR, Longs, Utf8, longs
 from creditfold.projections.results import Cells, ChunkResult
-from creditfold.projections.store.chain import BYTES, CREDIT_COLUMNS, NULL, Checkpoint, Line
+from creditfold.projections.store.chain import BYTES, COLUMNS, NULL, Checkpoint, Line
 from creditfold.projections.store.rows import Total
 from creditfold.projections.store.statements import Statements, statements
 from creditfold.projections.tables.credits import WRITTEN, Table, add_totals, joined, save, together
@@ -25,9 +24,6 @@ KNOWN_COMMANDS = "journal_command"
 MOST_INSERTED = 2**18
 
 _BYTES, _NULL = BYTES.encode(), NULL.encode()
-
-#: The offset and the outcome of the last decision about each (account, asset): what its balance row is to be.
-LastOutcomes: TypeAlias = dict[tuple[str, str], tuple[int, Outcome]]
 
 #: Rows to write by table, of one maker or of several.
 Rows: TypeAlias = Mapping[Table, Sequence[Cells]]
@@ -47,19 +43,14 @@ class DisplacedError(Exception):
 class Draft(NamedTuple):
     """What a chunk of one partition comes to, as it is sent.
 
-    `plain` and `credited` are lines of the journal by rules without and with lots, in the order of their accounts,
-    `balances` those to write by rules without, and `leaves_balances` tells that others are left for later. `state` are
-    rows of accounts with lots.
+    `lines` are those of the journal, in the order of their accounts, and `state` are rows of accounts.
     """
 
     partition: int
     result: ChunkResult
     chain: bytes
     checkpoints: Sequence[Checkpoint]
-    plain: Pieces
-    credited: Pieces
-    balances: LastOutcomes
-    leaves_balances: bool
+    lines: Pieces
     state: Rows
     totals: Mapping[str, Total]
 
@@ -67,45 +58,33 @@ class Draft(NamedTuple):
 async def send(connection: AsyncConnection[TupleRow], generation: int, draft: Draft) -> None:
     """Write a draft, and move its partition's offset, in a transaction that has locked the partition.
 
-    Raises RuntimeError if the rows don't follow from the stored ones, KnownCommandError if one was decided before.
+    Raises KnownCommandError if a command was decided before.
     """
     sql = statements(generation)
-    balances = [
-        (account, asset, outcome.balance, outcome.version, draft.partition, offset)
-        for (account, asset), (offset, outcome) in draft.balances.items()
-    ]
-    async with connection.cursor(binary=True) as cursor, connection.cursor(binary=True) as saving:
+    async with connection.cursor(binary=True) as cursor:
         with _known_commands():
-            await _copy(cursor, sql.save_journal, draft.plain)
-            await _copy(cursor, sql.save_credits, draft.credited)
+            await _copy(cursor, sql.save_journal, draft.lines)
         # None of these needs the answer to another: they are sent together, and waited for once.
         async with connection.pipeline():
-            if balances:
-                accounts, assets, *numbers = zip(*balances, strict=True)
-                texts = (SEPARATOR.join(accounts), SEPARATOR.join(assets))
-                await saving.execute(sql.save_balances, (*texts, *map(longs, numbers)))
             await _send_rows(cursor, generation, [draft])
             await cursor.execute(sql.move, _moves([draft]))
-        if balances and saving.rowcount != len(balances):
-            ahead = len(balances) - saving.rowcount
-            raise RuntimeError(f"{ahead} balances of partition {draft.partition} ran ahead of their log")
 
 
 async def send_together(
     connection: AsyncConnection[TupleRow], generation: int, drafts: Sequence[Draft], expected: Sequence[tuple[int, int]]
 ) -> None:
-    """Write drafts of different partitions by rules with lots, and move their offsets, in a transaction of its own.
+    """Write drafts of different partitions, and move their offsets, in a transaction of its own.
 
     Args:
         connection: in no transaction, and in autocommit. It must be rolled back if this fails or is cancelled.
         generation: whose partitions.
-        drafts: without balances of their own. There must be some.
+        drafts: there must be some.
         expected: the offset and the epoch at which each draft's partition must stand.
 
     Raises DisplacedError if one stands elsewhere, KnownCommandError if a command was decided before.
     """
     sql = statements(generation)
-    pieces = [piece for draft in drafts for piece in draft.credited]
+    pieces = [piece for draft in drafts for piece in draft.lines]
     lines = b"".join(pieces)
     taking = (*map(longs, zip(*expected, strict=True)), *_moves(drafts))
     with _displacement(), _known_commands():
@@ -113,7 +92,7 @@ async def send_together(
             if len(lines) > MOST_INSERTED or not _is_plain(lines):
                 async with connection.transaction():
                     await cursor.execute(sql.take, taking)
-                    await _copy(cursor, sql.save_credits, pieces)
+                    await _copy(cursor, sql.save_journal, pieces)
                     async with connection.pipeline():
                         await _send_rows(cursor, generation, drafts)
                 return
@@ -145,7 +124,7 @@ def _is_plain(lines: bytes) -> bool:
     return (
         lines.count(_BYTES) == count
         and lines.count(b"\\") == lines.count(_NULL) + 2 * count
-        and lines.count(b"\t") == (CREDIT_COLUMNS - 1) * count
+        and lines.count(b"\t") == (COLUMNS - 1) * count
     )
 
 
@@ -160,7 +139,7 @@ async def _send_rows(cursor: AsyncCursor[TupleRow], generation: int, drafts: Seq
 
 
 async def send_state(cursor: AsyncCursor[TupleRow], generation: int, states: Sequence[Rows]) -> None:
-    """Write rows of accounts with lots, with a binary cursor."""
+    """Write rows of accounts, with a binary cursor."""
     # No other transaction writes these accounts, which are their partitions' alone: no order, no deadlock.
     for table in WRITTEN:
         rows = [cells for state in states for cells in state.get(table, ())]
@@ -228,6 +207,5 @@ def _moved(draft: Draft) -> tuple[int, ...]:
         len(result.activations),
         result.ticks,
         result.minute,
-        draft.leaves_balances,
         (result.last or NO_RECORD).offset,
     )

@@ -16,14 +16,9 @@ class Statements(NamedTuple):
     bookmarks: bytes
     finds_ids: bytes
     lock: bytes
-    load_accounts: bytes
     load_known: bytes
     known_ids: bytes
-    save_balances: bytes
-    catch_up_balances: bytes
-    caught_up: bytes
     save_journal: bytes
-    save_credits: bytes
     save_lines: bytes
     save_dead_letter: bytes
     save_activation: bytes
@@ -42,30 +37,30 @@ def statements(generation: int) -> Statements:
 
 #: What several texts have in common.
 _PARTS = {
-    "sent": sql.SQL("""%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, string_to_array(%s, chr(31)),
+    "sent": sql.SQL("""%b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, string_to_array(%s, chr(31)),
            string_to_array(%s, chr(31))"""),
     "columns": sql.SQL("""log_partition, next_offset, clock_ms, rules, accepted, rejected, duplicates, dead_letters,
-           activations, ticks, tick_minute, balances_behind, last_offset, chain, last_digest"""),
+           activations, ticks, tick_minute, last_offset, chain, last_digest"""),
     "moved": sql.SQL("""next_offset = n.next_offset, clock_ms = n.clock_ms, rules = n.rules::smallint,
            chain = n.chain::bytea, accepted = p.accepted + n.accepted, rejected = p.rejected + n.rejected,
            duplicates = p.duplicates + n.duplicates, dead_letters = p.dead_letters + n.dead_letters,
            activations = p.activations + n.activations, ticks = p.ticks + n.ticks, tick_minute = n.tick_minute,
-           balances_behind = n.balances_behind <> 0, folded_at = clock_timestamp(),
+           folded_at = clock_timestamp(),
            last_offset = CASE WHEN n.last_offset < 0 THEN p.last_offset ELSE n.last_offset END,
            last_digest = CASE WHEN n.last_offset < 0 THEN p.last_digest ELSE n.last_digest::bytea END"""),
     "lines": sql.SQL("""log_partition, log_offset, account_id, version, command_id, kind, asset, amount, change,
-           balance, rejection, rules, clock_ms, occurred_at_ms, source, note, extra"""),
+           balance, rejection, rules, clock_ms, occurred_at_ms, source, note, extra, pending, held, debt, step, details,
+           facts"""),
     # No epoch is given twice, not even where the row was set back to before a claim, by a backup or a failover: it is
     # the time in microseconds, more than the last one, and up to a second of chance for clocks that went back.
     "epoch": sql.SQL("""greatest(epoch, floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
            + 1 + floor(random() * 1000000)::bigint"""),
-    "credits": sql.SQL("pending, held, debt, step, details, facts"),
 }
 
 _TEXTS: tuple[LiteralString, ...] = (
     # claim
     """UPDATE {schema}.progress SET epoch = {epoch}, owner = %s WHERE log_partition = %s
-       RETURNING next_offset, epoch, balances_behind, clock_ms, last_offset, last_digest""",
+       RETURNING next_offset, epoch, clock_ms, last_offset, last_digest""",
     # release
     """UPDATE {schema}.progress SET epoch = {epoch}, owner = '' WHERE log_partition = %s AND owner <> ''""",
     # bookmarks
@@ -76,43 +71,20 @@ _TEXTS: tuple[LiteralString, ...] = (
     # lock
     """SELECT next_offset, epoch, clock_ms, rules, chain, tick_minute, last_offset, last_digest FROM {schema}.progress
        WHERE log_partition = %s FOR UPDATE""",
-    # load_accounts
-    """SELECT account_id, asset, available, version FROM {schema}.balances
-       WHERE account_id = ANY(string_to_array(%s, chr(31)))""",
     # load_known
     """SELECT account_id, command_id, kind,
            CASE WHEN kind IN ('grant', 'spend', 'hold', 'transfer', 'receive_transfer', 'set_credit_limit',
                               'create_schedule') THEN asset ELSE '' END,
-           amount, occurred_at_ms, source, note, extra, coalesce(details, '')
+           amount, occurred_at_ms, source, note, extra, details
        FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31))) AS k (account_id, command_id)
        JOIN {schema}.journal USING (account_id, command_id)""",
     # known_ids
     "SELECT account_id, command_id FROM {schema}.journal WHERE log_partition = %s AND command_id IS NOT NULL",
-    # save_balances
-    """MERGE INTO {schema}.balances AS t
-       USING (SELECT * FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)), %b, %b, %b, %b)
-                  AS u (account_id, asset, available, version, log_partition, log_offset)) AS n
-       ON t.account_id = n.account_id AND t.asset = n.asset
-       WHEN MATCHED AND t.version < n.version
-           THEN UPDATE SET available = n.available, version = n.version, log_offset = n.log_offset
-       WHEN NOT MATCHED THEN INSERT (account_id, asset, available, version, log_partition, log_offset)
-           VALUES (n.account_id, n.asset, n.available, n.version, n.log_partition::integer, n.log_offset)""",
-    # catch_up_balances
-    """INSERT INTO {schema}.balances AS b (account_id, asset, available, version, log_partition, log_offset)
-       SELECT DISTINCT ON (account_id, asset) account_id, asset, balance, version, log_partition, log_offset
-       FROM {schema}.journal WHERE log_partition = %s ORDER BY account_id, asset, version DESC
-       ON CONFLICT (account_id, asset) DO UPDATE
-       SET available = excluded.available, version = excluded.version, log_offset = excluded.log_offset
-       WHERE b.version < excluded.version""",
-    # caught_up
-    "UPDATE {schema}.progress SET balances_behind = false WHERE log_partition = %s",
     # save_journal
     "COPY {schema}.journal ({lines}) FROM STDIN",
-    # save_credits
-    "COPY {schema}.journal ({lines}, {credits}) FROM STDIN",
     # save_lines: the same of lines in which nothing is written with a backslash but what is missing, and extra, which
     # always is. OFFSET keeps PostgreSQL from cutting a line up anew for each of its columns.
-    r"""INSERT INTO {schema}.journal ({lines}, {credits})
+    r"""INSERT INTO {schema}.journal ({lines})
        SELECT c[1]::integer, c[2]::bigint, c[3], c[4]::bigint, c[5], c[6], c[7], c[8]::bigint, c[9]::bigint,
               c[10]::bigint, c[11], c[12]::smallint, c[13]::bigint, c[14]::bigint, c[15], c[16],
               decode(substr(c[17], 4), 'hex'), c[18]::bigint, c[19]::bigint, c[20]::bigint, c[21]::smallint, c[22],

@@ -19,24 +19,22 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from creditfold.common.errors import CreditfoldError
-from creditfold.ledger import Account, Body, CreditEntry, Entry, Known
-from creditfold.ledger.account import Account as CreditAccount
+from creditfold.ledger import Body, CreditEntry, Known
+from creditfold.ledger.account import Account
 from creditfold.log.bookmark import NO_RECORD, Bookmark, LastRecord
-from creditfold.projections.columns import SEPARATOR
 from creditfold.projections.failures import NotPreparedError
 from creditfold.projections.results import Cells, ChunkResult, LightAccounts
 from creditfold.projections.store.chain import (
     Checkpoint,
     Line,
     activation_line,
-    credit_line,
     dead_letter_line,
     extend,
     journal_line,
 )
 from creditfold.projections.store.load import CreditStore
 from creditfold.projections.store.rows import LastLines, changed_rows, totals
-from creditfold.projections.store.send import Draft, LastOutcomes, Rows, piece_of, send, send_state, send_together
+from creditfold.projections.store.send import Draft, Rows, piece_of, send, send_state, send_together
 from creditfold.projections.store.statements import END_BLOCKERS, LIVE, LOOKS, SWITCHING, statements
 from creditfold.projections.tables.credits import CHANGED_LOTS, LIGHT_BALANCES, LOTS, Table, cells, joined
 from creditfold.projections.tables.setup import refuse_other_layout
@@ -49,8 +47,6 @@ PIECE_BYTES = 2**18
 
 #: What light accounts have rows of, in their order.
 _LIGHT = (LIGHT_BALANCES, LOTS, CHANGED_LOTS)
-
-_NEW = Account()
 
 
 class FencedError(CreditfoldError):
@@ -89,14 +85,13 @@ class Progress(NamedTuple):
 class Claim(NamedTuple):
     """A partition that was taken over: where its fold stands, under which epoch, in which generation.
 
-    `balances_behind` says that a bulk fold ended before it had written them, `finds_ids` that commands can be looked up
-    in the journal by their ids. `last` is the last record that was folded, `clock_ms` the log's clock.
+    `finds_ids` says that commands can be looked up in the journal by their ids. `last` is the last record that was
+    folded, `clock_ms` the log's clock.
     """
 
     next_offset: int
     epoch: int
     generation: int
-    balances_behind: bool = False
     finds_ids: bool = True
     last: LastRecord = NO_RECORD
     clock_ms: int = 0
@@ -148,8 +143,8 @@ async def _claim(connection: AsyncConnection[TupleRow], partition: int, owner: s
         raise CreditfoldError(
             f"The projection has no partition {partition}.", "The topic has grown; that is not supported."
         )
-    next_offset, epoch, balances_behind, clock_ms, *last = row
-    return Claim(next_offset, epoch, generation, balances_behind, last=LastRecord(*last), clock_ms=clock_ms)
+    next_offset, epoch, clock_ms, *last = row
+    return Claim(next_offset, epoch, generation, last=LastRecord(*last), clock_ms=clock_ms)
 
 
 async def live_bookmarks(
@@ -250,9 +245,9 @@ class ChunkTransaction:
         self._progress = progress
         # What was folded and its accounts' state isn't written yet: the last line about each (account, asset).
         self._last: LastLines = {}
-        self._touched: dict[str, CreditAccount] = {}
+        self._touched: dict[str, Account] = {}
         self._light: LightAccounts | None = None
-        #: The accounts that have lots.
+        #: The accounts.
         self.credits = CreditStore(connection, claim.generation, finds_ids=claim.finds_ids)
 
     async def lock(self) -> Progress:
@@ -278,28 +273,17 @@ class ChunkTransaction:
 
     @property
     def unsaved(self) -> int:
-        """Of how many accounts with lots the state is left to be written."""
+        """Of how many accounts the state is left to be written."""
         return len(self._touched) + (self._light.unsaved if self._light is not None else 0)
 
     def has_unsaved(self, name: str) -> bool:
         """Whether the state of an account, other than a light one, is left to be written."""
         return name in self._touched
 
-    def adopt(self, name: str, account: CreditAccount, offset: int, entry: CreditEntry) -> None:
+    def adopt(self, name: str, account: Account, offset: int, entry: CreditEntry) -> None:
         """Take over an account that was light, and whose balance, which `entry` tells, isn't written."""
         self._last[name, entry.asset] = offset, entry
         self._touched[name] = account
-
-    async def load_accounts(self, names: Collection[str]) -> dict[str, Account]:
-        """Read the accounts of these names; those that were never decided about are left out."""
-        if not names:
-            return {}
-        cursor = await self.connection.execute(self._sql.load_accounts, (SEPARATOR.join(names),), binary=True)
-        accounts: dict[str, Account] = {}
-        for account, asset, available, version in await cursor.fetchall():
-            before = accounts.get(account, _NEW)
-            accounts[account] = Account(max(before.version, version), {**before.available, asset: available})
-        return accounts
 
     async def load_known(self, keys: Collection[tuple[str, str]]) -> Known:
         """Read the bodies of those (account, command id) keys that were decided already. Raises UnindexedError."""
@@ -317,52 +301,31 @@ class ChunkTransaction:
             async for account, command_id in cursor:
                 yield account, command_id
 
-    async def catch_up_balances(self) -> None:
-        """Bring the balances up to the journal, after a bulk fold that didn't come to write them."""
-        await self.connection.execute(self._sql.catch_up_balances, (self.partition,))
-        await self.connection.execute(self._sql.caught_up, (self.partition,))
-
-    async def write(
-        self, result: ChunkResult, unsaved: LastOutcomes | None = None, *, save: bool = True, save_state: bool = True
-    ) -> Progress:
+    async def write(self, result: ChunkResult, *, save_state: bool = True) -> Progress:
         """Write what was decided and move the offset; gives where the partition stands then. Can be done again.
 
         The partition must be locked.
 
         Args:
             result: what the chunk came to.
-            unsaved: the last outcomes that earlier transactions haven't written to the balances; takes this chunk's.
-            save: whether to write them now, which empties `unsaved`, and not in a later transaction.
-            save_state: whether to write the state of accounts with lots now, and not with a later `save_state`, which
-                must come before the transaction ends, or before anything is loaded that isn't remembered.
+            save_state: whether to write the accounts' state now, and not with a later `save_state`, which must come
+                before the transaction ends, or before anything is loaded that isn't remembered.
 
-        Raises RuntimeError if the rows don't follow from the stored ones, KnownCommandError if a command was decided
-        before.
+        Raises KnownCommandError if a command was decided before.
         """
-        draft = self.draft(result, unsaved, save=save, save_state=save_state)
+        draft = self.draft(result, save_state=save_state)
         await send(self.connection, self.generation, draft)
-        if unsaved is not None and save:
-            unsaved.clear()
         return self.moved(draft)
 
-    def draft(
-        self, result: ChunkResult, unsaved: LastOutcomes | None = None, *, save: bool = True, save_state: bool = True
-    ) -> Draft:
+    def draft(self, result: ChunkResult, *, save_state: bool = True) -> Draft:
         """What a chunk's result is as it is sent; the arguments are those of `write`."""
         before = self.progress
-        plain = [(offset, entry) for offset, entry in result.journal if entry.__class__ is Entry]
-        credited = [(offset, entry) for offset, entry in result.journal if isinstance(entry, CreditEntry)]
-        plain_lines = [(offset, journal_line(self.partition, offset, entry)) for offset, entry in plain]
-        credit_lines = [(offset, credit_line(self.partition, offset, entry)) for offset, entry in credited]
-        lines = self._in_order(plain_lines, credit_lines, self._other_lines(result))
-        chain, checkpoints = self._linked(before, result, lines)
-        last = {} if unsaved is None else unsaved
+        lines = [(offset, journal_line(self.partition, offset, entry)) for offset, entry in result.journal]
+        others = self._other_lines(result)
+        chain, checkpoints = self._linked(before, result, merge(lines, others, key=itemgetter(0)) if others else lines)
         # PostgreSQL is sent neighbours one after the other: it finds their places in an index in a third less time.
-        plain_order = _by_account([entry[0].account for _, entry in plain])
-        for offset, (command, outcome, _) in [plain[at] for at in plain_order]:
-            last[command.account, outcome.asset] = offset, outcome
-        credit_order = _by_account([entry[0] for _, entry in credited])
-        for line in [credited[at] for at in credit_order]:
+        order = _by_account([entry[0] for _, entry in result.journal])
+        for line in [result.journal[at] for at in order]:
             name, asset = line[1].account, line[1].asset
             self._last[name, asset] = line
             self._touched[name] = result.accounts[name]
@@ -375,10 +338,7 @@ class ChunkTransaction:
             result,
             chain,
             checkpoints,
-            piece_of([plain_lines[at] for at in plain_order]),
-            [*pieces, *piece_of([credit_lines[at] for at in credit_order])],
-            last if save else {},
-            bool(last) and not save,
+            [*pieces, *piece_of([lines[at] for at in order])],
             self._state_rows() if save_state else {},
             totals(result.journal, {} if result.light is None else result.light.totals()),
         )
@@ -406,7 +366,7 @@ class ChunkTransaction:
         return self._progress
 
     async def save_state(self) -> None:
-        """Write the state of accounts with lots that earlier writes of this transaction left to be written."""
+        """Write the state of accounts that earlier writes of this transaction left to be written."""
         async with self.connection.cursor(binary=True) as cursor:
             await send_state(cursor, self.generation, [self._state_rows()])
 
@@ -420,10 +380,6 @@ class ChunkTransaction:
                     found.setdefault(table, []).insert(0, light)
         return found
 
-    def _in_order(self, plain: list[Line], credited: list[Line], others: list[Line]) -> Iterable[Line]:
-        kinds = [found for found in (plain, credited, others) if found]
-        return merge(*kinds, key=itemgetter(0)) if len(kinds) > 1 else kinds[0] if kinds else ()
-
     def _other_lines(self, result: ChunkResult) -> list[Line]:
         found = [(letter.log_offset, dead_letter_line(self.partition, letter)) for letter in result.dead_letters]
         found += [(row.log_offset, activation_line(self.partition, row)) for row in result.activations]
@@ -436,7 +392,7 @@ def _by_account(names: Sequence[str]) -> list[int]:
 
 
 async def write_together(results: Sequence[tuple[ChunkTransaction, ChunkResult]]) -> None:
-    """Write what was decided in several partitions by rules with lots, and move their offsets, in one transaction.
+    """Write what was decided in several partitions, and move their offsets, in one transaction.
 
     Args:
         results: of different partitions of one generation, on one connection, which is in no transaction and in

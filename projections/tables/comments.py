@@ -38,7 +38,7 @@ _AFTER = {
 }
 _DETAILS = {
     "step": "of a rejected batch: the index of the step that failed, from 0; NULL otherwise",
-    "details": "JSON of the command's fields that have no column here and aren't at their defaults; NULL under rules 1",
+    "details": "JSON of the command's fields that have no column here and aren't at their defaults; NULL if none is",
 }
 
 #: In the order of docs/reading.md.
@@ -101,8 +101,7 @@ RELATIONS: Mapping[str, Relation] = {
             **_AFTER,
             **_DETAILS,
             "facts": "JSON of what happened: `kind`, `at` (milliseconds since 1970 UTC), `ref` (what it is "
-            "about), `moves`, "
-            "the `terms` of a new lot; NULL under rules 1",
+            "about), `moves`, the `terms` of a new lot",
         },
     ),
     "rejections": Relation(
@@ -124,10 +123,10 @@ RELATIONS: Mapping[str, Relation] = {
         },
     ),
     "lots": Relation(
-        "One row for each lot that there ever was, under rules that know lots, as of the account's last settling.",
+        "One row for each lot that there ever was, as of the account's last settling.",
         {
             **_ACCOUNT,
-            "command_id": "the command that made it; `~opening` for what the account had under rules 1",
+            "command_id": "the command that made it",
             "number": "which of that command's lots, from 1",
             **_ASSET,
             "amount": "what came in: the sum of the next eight columns",
@@ -144,9 +143,9 @@ RELATIONS: Mapping[str, Relation] = {
             "is_live": "whether something remains or is held",
             **_TERMS,
             **_SCOPE,
-            "effective_at": "when its window opens, UTC; NULL for an opening lot",
+            "effective_at": "when its window opens, UTC",
             "expires_at": "when its window closes, UTC, that instant excluded; NULL for never",
-            "source": "where its credits came from: `issued`, `in_transit`, `reissued` or `opening`",
+            "source": "where its credits came from: `issued`, `in_transit` or `reissued`",
             **_MADE,
             **_PLACE,
         },
@@ -215,9 +214,7 @@ RELATIONS: Mapping[str, Relation] = {
     "moves": Relation(
         "Each move of credits from one place to another, as an auditor wants it. Read it by account: over all "
         "accounts it "
-        "takes the whole journal apart. Rules 1 kept none: there a grant moves from `issued` to `remaining`, a "
-        "spend from "
-        "there to `spent`, of no lot.",
+        "takes the whole journal apart.",
         {
             **_CAUSE,
             **_ACCOUNT,
@@ -229,8 +226,8 @@ RELATIONS: Mapping[str, Relation] = {
             "kind": "the fact: `granted`, `spent`, `held`, `captured`, `expired`, `repaid` and so on",
             "at": "the fact's instant, UTC",
             "ref": "the lot's command, the hold, the spend, the transfer or the schedule that it is about",
-            "lot_command": "the command that made the lot; NULL for debt and under rules 1",
-            "lot_number": "which of that command's lots; NULL for debt and under rules 1",
+            "lot_command": "the command that made the lot; NULL for debt",
+            "lot_number": "which of that command's lots; NULL for debt",
             "source": "the place that it went from: `remaining`, `held`, `spent`, `debt`, `issued`, `expired`, "
             "`voided`, "
             "`forfeited`, `reissued`, `in_transit`",

@@ -330,7 +330,7 @@ def spends_of_the_journal(generation: int) -> bytes:
     return (
         sql.SQL(
             """SELECT t.account_id, t.command_id, t.asset, t.log_offset, t.facts
-           FROM {} AS t {} WHERE t.kind IN ('spend', 'capture') AND t.rejection IS NULL AND t.facts IS NOT NULL"""
+           FROM {} AS t {} WHERE t.kind IN ('spend', 'capture') AND t.rejection IS NULL"""
         )
         .format(sql.Identifier(schema_of(generation), "journal"), sql.SQL(OF_COMMANDS))
         .as_bytes(None)

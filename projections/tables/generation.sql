@@ -13,9 +13,9 @@ CREATE TABLE {schema}.source (
 
 -- Where the fold stands in each partition. The transaction that writes balances moves next_offset with them, and
 -- checks epoch, so that a worker that lost the partition can't write. rules is the version in force, chain the digest of
--- all outcomes so far (projections/store/chain.py), tick_minute that of the last tick. balances_behind is true only in the middle of a bulk fold, which writes
--- balances at its end: what they are until then is told by the journal. last_offset and last_digest are of the last record
--- that was folded (log/bookmark.py), -1 before the first: whoever goes on sees by them that the log is still the same.
+-- all outcomes so far (projections/store/chain.py), tick_minute that of the last tick. last_offset and last_digest are of the last
+-- record that was folded (log/bookmark.py), -1 before the first: whoever goes on sees by them that the log is still the
+-- same.
 CREATE TABLE {schema}.progress (
     log_partition integer PRIMARY KEY,
     next_offset bigint NOT NULL DEFAULT 0,
@@ -33,7 +33,6 @@ CREATE TABLE {schema}.progress (
     chain bytea NOT NULL DEFAULT '',
     last_offset bigint NOT NULL DEFAULT -1,
     last_digest bytea NOT NULL DEFAULT '',
-    balances_behind boolean NOT NULL DEFAULT false,
     folded_at timestamptz
 ) WITH (fillfactor = 50);
 
@@ -45,7 +44,7 @@ CREATE TABLE {schema}.checkpoints (
     PRIMARY KEY (log_partition, next_offset)
 );
 
--- version is the account's count of journal lines at the last one about this asset. Rules 1 know only what is available.
+-- version is the account's count of journal lines at the last one about this asset.
 -- lots has the live lots that have no row in lots: to write them with the balance costs next to nothing. A line each, of
 -- command id, made, effective_at_ms, amount, remaining and log_offset, which are a plain grant's; of another one also number,
 -- lot_class, priority, expires_at_ms, source, expired, voided, forfeited, reissued and transferred. next_at_ms is when the
@@ -68,9 +67,9 @@ CREATE TABLE {schema}.balances (
 CREATE INDEX balances_due ON {schema}.balances (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
 
 -- One row a decision, with the whole body of its command, so that a duplicate can be told from another command of the
--- same id: details is JSON of the fields that only some commands have, extra the digest of what has no column here. Under
--- rules that know lots, facts is JSON of what happened, and there are rows without a command: of what time did, and of
--- further assets that a command touched. Rules 1 leave details and facts empty. Its keys are in indexes.sql.
+-- same id: details is JSON of the fields that only some commands have, extra the digest of what has no column here. facts is
+-- JSON of what happened. There are rows without a command: of what time did, and of further assets that a command touched.
+-- Its keys are in indexes.sql.
 CREATE TABLE {schema}.journal (
     log_offset bigint NOT NULL,
     version bigint NOT NULL,
@@ -79,9 +78,9 @@ CREATE TABLE {schema}.journal (
     balance bigint NOT NULL,
     clock_ms bigint NOT NULL,
     occurred_at_ms bigint NOT NULL,
-    pending bigint NOT NULL DEFAULT 0,
-    held bigint NOT NULL DEFAULT 0,
-    debt bigint NOT NULL DEFAULT 0,
+    pending bigint NOT NULL,
+    held bigint NOT NULL,
+    debt bigint NOT NULL,
     log_partition integer NOT NULL,
     rules smallint NOT NULL,
     step smallint,
@@ -93,8 +92,8 @@ CREATE TABLE {schema}.journal (
     source text NOT NULL,
     note text NOT NULL,
     extra bytea NOT NULL,
-    details text,
-    facts text,
+    details text NOT NULL,
+    facts text NOT NULL,
     CHECK (rejection IS NULL OR change = 0)
 );
 -- Nobody looks for these, and they take most of an ANALYZE's time.

@@ -14,7 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log
-from creditfold.ledger import FIRST_RULES
+from creditfold.ledger import RULES
 from creditfold.projections.connections import pinned
 from creditfold.projections.tables.comments import RELATIONS, SCHEMA_TEXT, comment_statements
 
@@ -24,7 +24,7 @@ READER_ROLE = "creditfold_reader"
 _READ_TABLES = ("generations", "dead_letter_decisions", "heartbeats")
 
 #: Version of the tables in generation.sql. Code folds, reads and activates generations of its own layout only.
-LAYOUT = 5
+LAYOUT = 6
 
 #: Which of the journal's indexes finds a command by its id.
 KEY_OF_IDS = 1
@@ -169,7 +169,7 @@ def make_generation(connection: Connection[TupleRow], log: Log, plan: Plan) -> i
         _refuse_tablespace(connection, plan.tablespace)
         connection.execute(sql.SQL("SET LOCAL default_tablespace = {}").format(sql.Identifier(plan.tablespace)))
     schema = schema_of(number)
-    connection.execute(script("tables/generation.sql", schema=schema, rules=plan.forced_rules or FIRST_RULES))
+    connection.execute(script("tables/generation.sql", schema=schema, rules=plan.forced_rules or RULES))
     if plan.indexed:
         for statement in (*index_statements(schema), key_statement(schema)):
             connection.execute(statement)
@@ -303,7 +303,7 @@ def refuse_other_layout(number: int, layout: int) -> None:
     if layout != LAYOUT:
         raise LayoutError(
             f"Generation {number} has tables of layout {layout}; this release has {LAYOUT}.",
-            "Use the release that made it, or fold the log into an empty database: see CREDITFOLD_POSTGRES_DSN.",
+            "Fold the log anew, into an empty database: name one in CREDITFOLD_POSTGRES_DSN.",
         )
 
 

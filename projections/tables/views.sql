@@ -158,7 +158,7 @@ CREATE OR REPLACE VIEW ledger.balances_now AS
         ) paid
     ) back;
 
--- Each move of credits from one place to another. Rules 1 kept none: there a grant brings and a spend takes, of no lot.
+-- Each move of credits from one place to another.
 -- Of a JSON array PostgreSQL expects 100 elements, and so of a line 10,000 moves: it would rather read the journal from its
 -- start than look for an account that has as many. All numbers of elements lie within the bounds, and it believes that few do.
 CREATE OR REPLACE VIEW ledger.moves AS
@@ -171,12 +171,4 @@ CREATE OR REPLACE VIEW ledger.moves AS
     FROM {schema}.journal j
     CROSS JOIN LATERAL json_array_elements(j.facts::json) WITH ORDINALITY AS f (fact, at)
     CROSS JOIN LATERAL json_array_elements(f.fact -> 'moves') WITH ORDINALITY AS m (move, at)
-    WHERE f.at BETWEEN 1 AND 2147483647 AND m.at BETWEEN 1 AND 2147483647
-    UNION ALL
-    SELECT log_partition, log_offset, account_id, version, 1, 1, asset, command_id,
-           CASE WHEN change > 0 THEN 'granted' ELSE 'spent' END, to_timestamp(clock_ms / 1000.0), command_id,
-           NULL::text, NULL::integer,
-           CASE WHEN change > 0 THEN 'issued' ELSE 'remaining' END,
-           CASE WHEN change > 0 THEN 'remaining' ELSE 'spent' END, abs(change),
-           to_timestamp(clock_ms / 1000.0)
-    FROM {schema}.journal WHERE facts IS NULL AND change <> 0;
+    WHERE f.at BETWEEN 1 AND 2147483647 AND m.at BETWEEN 1 AND 2147483647;
