@@ -179,6 +179,11 @@ def expected(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def assert_published(settings: Settings) -> tuple[int, int]:
     """Both topics hold exactly what the projection holds, field by field and in order. Returns how many of each."""
+    return len(assert_outcomes_published(settings)), assert_dead_letters_published(settings)
+
+
+def assert_outcomes_published(settings: Settings) -> list[dict[str, Any]]:
+    """The outcomes topic holds exactly the journal's rows, field by field and in order. Returns the rows."""
     seen, rows = read_topic(settings, settings.outcomes_topic), rows_of_the_journal(settings)
     places = [message.header("creditfold-position") for message in seen]
     expected_places = [b"%d:%d" % (row["log_partition"], row["log_offset"]) for row in rows]
@@ -191,7 +196,7 @@ def assert_published(settings: Settings) -> tuple[int, int]:
             fields["details"] = json.loads(fields["details"] or "null")
         assert (message.partition, message.key) == (row["log_partition"], row["account_id"].encode())
         assert (name, fields) == expected(row)
-    return len(rows), assert_dead_letters_published(settings)
+    return rows
 
 
 def assert_dead_letters_published(settings: Settings) -> int:

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from credit_histories import START_MS, history
 from psycopg import AsyncConnection
+from rules_two import decide_two
 from support import HANG_S, query
 from test_chunks import FakeRecord
 from test_credit_store import forget_ids
@@ -20,7 +21,7 @@ from test_store import kill, lanes_of, wait_until_blocked
 
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
-from creditfold.ledger import CreditBook
+from creditfold.ledger import RULESETS, CreditBook
 from creditfold.processors.fold import account_cache as memory_module
 from creditfold.processors.fold.account_cache import Share, fold_together
 from creditfold.processors.fold.chunk import Chunk, fold, partition_of, read_records
@@ -159,6 +160,31 @@ async def test_together_comes_to_the_same_as_alone(
     assert sum(count > 1 for count in folded) > 5
     assert max(folded) == PARTITIONS
     assert_same(shared, log)
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("plain", [0.4, 0.8])
+async def test_other_rules_come_into_force_in_the_middle(
+    shared: Settings, plain: float, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands before the record is decided by rules 1, and what stands behind it by rules 2, also in one chunk."""
+    monkeypatch.setitem(RULESETS, 2, decide_two)
+    records = history(11, 600, plain=plain)
+    value = encode("ActivateRules", {"command_id": "rules-2", "rules": 2})
+    log = split([*records[:300], FakeRecord(0, records[300].timestamp, None, value), *records[300:]])
+    async with lanes_of(shared, partitions=PARTITIONS) as lanes:
+        claims = await lanes.claim(range(PARTITIONS))
+        if small:
+            await feed(lanes, claims, log, random.Random(11))
+        else:
+            ends = {one: len(records) for one, records in enumerate(log)}
+            lanes.put(chunks(claims, log, ends))
+            async with asyncio.timeout(HANG_S):
+                await folded_until(lanes, lambda: lanes.offsets() == ends)
+    assert_same(shared, log)
+    assert query(shared, "SELECT rules FROM ledger_0001.progress") == [(2,)] * PARTITIONS
+    large = "SELECT rules FROM ledger_0001.journal WHERE kind = 'spend' AND amount > 10 AND rejection IS NULL"
+    assert query(shared, f"{large} GROUP BY rules") == [(1,)]
 
 
 async def test_a_partition_that_is_another_s_holds_up_no_other(shared: Settings) -> None:
