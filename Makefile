@@ -40,7 +40,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stack of this checkout, and not one that is found in a folder above it.
 STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
 
-.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install bench-append bench-latency bench-stages bench-hot bench-check bench-scale bench-report
+.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install bench-append bench-latency bench-stages bench-hot bench-check bench-scale bench-report coverage
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -49,6 +49,7 @@ help:
 	@echo 'make test-compiled  those of the core, on the compiled core'
 	@echo 'make test-stack  the tests on the real Kafka and PostgreSQL, the docs among them; those of the fold on both cores'
 	@echo 'make test-under-load  every test with two busy processes beside it, then pinned to one core; TIMES=5 for five times'
+	@echo 'make coverage    what the unit tests reach, as information'
 	@echo 'make chaos       kill, freeze and set back all that there is while $(CHAOS_COMMANDS) commands are folded'
 	@echo 'make bench       fold 1,000,000 commands of each kind, beside what a team would otherwise pick'
 	@echo 'make bench-append  how fast commands are appended and imported, beside how fast they are folded'
@@ -108,6 +109,11 @@ types: $(VENV)/.installed-dev
 
 test-unit: $(VENV)/.installed-dev $(TEST_CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'not stack and not chaos'
+
+# Information, and no goal: most of what is left is covered on the real servers. In plain Python, which alone is traced.
+coverage: $(VENV)/.installed-dev
+	$(BIN)/coverage run -m pytest -m 'not stack and not chaos'
+	$(BIN)/coverage report
 
 test-compiled:
 ifneq ($(PLAIN),1)
@@ -213,22 +219,22 @@ $(BIN)/python:
 
 # The sources themselves; they are compiled by the other targets, beside this.
 define install
-@CREDITFOLD_CORE=plain $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]' || { \
+@CREDITFOLD_CORE=plain $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]' -c constraints.txt || { \
 	echo 'error: pip could not install what is needed; what it says is above.' >&2; \
 	echo 'try: mend the network (HTTPS_PROXY, PIP_INDEX_URL) or the disk, then the same again: it goes on.' >&2; exit 1; }
 endef
 
-$(VENV)/.installed: pyproject.toml building/creditfold_checkout.py | $(BIN)/python
+$(VENV)/.installed: pyproject.toml constraints.txt building/creditfold_checkout.py | $(BIN)/python
 	$(need-environment)
 	$(call install,all)
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml building/creditfold_checkout.py | $(BIN)/python
+$(VENV)/.installed-dev: pyproject.toml constraints.txt building/creditfold_checkout.py | $(BIN)/python
 	$(need-environment)
 	$(call install,dev)
 	@touch $(VENV)/.installed $@
 
-$(VENV)/.installed-bench: pyproject.toml building/creditfold_checkout.py | $(BIN)/python
+$(VENV)/.installed-bench: pyproject.toml constraints.txt building/creditfold_checkout.py | $(BIN)/python
 	$(need-environment)
 	$(call install,bench)
 	@touch $(VENV)/.installed $(VENV)/.installed-dev $@
