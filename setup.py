@@ -1,7 +1,7 @@
 """Names the fold's modules that are compiled; all else about the project is in pyproject.toml.
 
 Python's own version of each module stays the truth: it is installed beside the compiled one, and both pass the same
-tests. See docs/contributing.md. building/creditfold_backend.py decides whether they are compiled.
+tests. See CONTRIBUTING.md. building/creditfold_backend.py decides whether they are compiled.
 """
 
 import os
