@@ -196,7 +196,7 @@ RELATIONS: Mapping[str, Relation] = {
             "cap": "how much of its own lots may be left at most; NULL for no cap",
             **_TERMS,
             **_SCOPE,
-            "expires_after_ms": "how long its lots live, in milliseconds; NULL for ever",
+            "expires_after_ms": "how long its lots live, in milliseconds; NULL for unlimited",
             **_MADE,
             **_PLACE,
         },
