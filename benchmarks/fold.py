@@ -35,7 +35,7 @@ from rig import (
 from creditfold.common.settings import Settings
 from creditfold.log.topics import end_offsets
 from creditfold.projections.connections import connected
-from creditfold.projections.queries.balances import progress
+from creditfold.projections.queries.progress import progress
 
 #: How often to look at how far the fold is, in seconds.
 LOOK_EVERY_S = 0.1

@@ -25,7 +25,8 @@ from creditfold.processors.fold.account_cache import Memory, fold_chunk
 from creditfold.processors.fold.chunk import read_records
 from creditfold.producers.models.commands import encode_activation
 from creditfold.projections.connections import fold_pool
-from creditfold.projections.store.transaction import ChunkTransaction, claim
+from creditfold.projections.store.claim import claim
+from creditfold.projections.store.transaction import ChunkTransaction
 from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
 

@@ -30,7 +30,7 @@ from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.producers import CommandProducer
 from creditfold.projections.connections import connected
-from creditfold.projections.tables.setup import schema_of
+from creditfold.projections.tables.scripts import schema_of
 
 #: Records a second of the rebuild that is to leave the live fold its latency.
 PACED = 10_000

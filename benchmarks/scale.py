@@ -29,7 +29,7 @@ from rig import another_fold, console, ledger, servers, servers_cpu_s, show_colu
 from creditfold.common.settings import Settings
 from creditfold.producers import CommandProducer, Grant
 from creditfold.projections.connections import connected
-from creditfold.projections.queries.balances import progress
+from creditfold.projections.queries.progress import progress
 
 #: The account whose rows are copied.
 PATTERN = "pattern"

@@ -36,7 +36,8 @@ from creditfold.processors.worker.main import GC_THRESHOLDS
 from creditfold.processors.worker.partitions import RECENT_BYTES, RECENT_IDS, WORKER_ACCOUNTS, WORKER_LOTS
 from creditfold.producers.models.commands import encode_command
 from creditfold.projections.connections import fold_pool
-from creditfold.projections.store.transaction import ChunkTransaction, claim
+from creditfold.projections.store.claim import claim
+from creditfold.projections.store.transaction import ChunkTransaction
 from creditfold.projections.tables.setup import prepare
 
 PARTITIONS = 8

@@ -177,7 +177,7 @@ class CommandProducer:
         delivery_timeout_s: how long a command may wait for its confirmation, in seconds, queueing included.
         queue_records: how many commands may wait unconfirmed.
         outcomes: where outcomes are looked up, for append_and_wait() and submit_for_outcome():
-            `creditfold.projections.queries.outcomes.ProjectedOutcomes(dsn)`. Nothing is connected before the first of
+            `creditfold.projections.queries.ProjectedOutcomes(dsn)`. Nothing is connected before the first of
             these.
 
     Raises ProducerSettingError. Nothing is sent, and no broker awaited, before the first append.
@@ -315,7 +315,7 @@ class CommandProducer:
         if self._follower is None:
             raise ProducerSettingError(
                 "This producer doesn't know where outcomes are looked up; the command was not taken.",
-                "Make it with outcomes=ProjectedOutcomes(dsn), from creditfold.projections.queries.outcomes.",
+                "Make it with outcomes=ProjectedOutcomes(dsn), from creditfold.projections.queries.",
             )
         waiter = self._follower.expect(command.account, command.command_id, timeout)
         delivery = _Delivery(self._unseen)

@@ -34,8 +34,8 @@ from creditfold.common.settings import Settings
 from creditfold.log.topics import KafkaAdmin, create_topics, topic_names
 from creditfold.processors.rebuild import steps as rebuilding
 from creditfold.projections import connections, sessions
-from creditfold.projections.generations import catalog as generations
-from creditfold.projections.store import transaction as store
+from creditfold.projections.generations import switch, views
+from creditfold.projections.store import claim
 
 NEEDS_STACK = {"stack", "ledger_database", "ledger_settings"}
 
@@ -104,9 +104,9 @@ def be_patient(patched: pytest.MonkeyPatch) -> None:
     What a test has given up, it sets itself.
     """
     patched.setattr(rebuilding._WHILE_BLOCKED, "stop", stop_after_delay(HANG_S))
-    patched.setattr(generations._WHILE_READ, "stop", stop_after_delay(HANG_S))
-    patched.setattr(generations, "HALT_IDLE_MS", 600_000)
-    patched.setattr(store, "CLAIM_PATIENCE_S", HANG_S)
+    patched.setattr(views._WHILE_READ, "stop", stop_after_delay(HANG_S))
+    patched.setattr(switch, "HALT_IDLE_MS", 600_000)
+    patched.setattr(claim, "CLAIM_PATIENCE_S", HANG_S)
     patched.setattr(connections, "CONNECT_TIMEOUT_S", int(HANG_S))
     patched.setitem(connections.SESSION, "connect_timeout", int(HANG_S))
     patched.setitem(cast(dict[str, str], sessions.FOLD), "lock_timeout", "0")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from creditfold.producers.client import CommandProducer
-from creditfold.projections.queries import dead_letters as dead_letter_decisions
+from creditfold.projections.queries import decisions as dead_letter_decisions
 
 #: Where the function is that is cut, its name, and whether it still does its work before.
 STEPS = {

@@ -35,7 +35,7 @@ from creditfold.log.topics import (
 from creditfold.processors.rebuild.partition import Job
 from creditfold.processors.rebuild.processes import fold_here
 from creditfold.projections.connections import connected
-from creditfold.projections.queries.balances import PartitionProgress, progress
+from creditfold.projections.queries.progress import PartitionProgress, progress
 from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
 

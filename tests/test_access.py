@@ -20,7 +20,7 @@ from test_cli import bare, use
 
 from creditfold.common.processes import run
 from creditfold.common.settings import Settings
-from creditfold.projections.tables.setup import READER_ROLE
+from creditfold.projections.tables.roles import READER_ROLE
 from creditfold.stack.ports import PortBusyError, check_ports
 from creditfold.stack.postgres import EmbeddedPostgres
 from creditfold.stack.postgres_access import (

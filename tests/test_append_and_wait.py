@@ -40,7 +40,7 @@ from creditfold.producers import (
     Transfer,
 )
 from creditfold.projections.connections import connected
-from creditfold.projections.queries.balances import first_decision
+from creditfold.projections.queries.journal import first_decision
 from creditfold.projections.queries.outcomes import ProjectedOutcomes
 
 MANY = 1_000

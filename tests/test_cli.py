@@ -33,7 +33,8 @@ from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings, unknown_variables
 from creditfold.log.topics import end_offsets
 from creditfold.processors.health import Judgement
-from creditfold.projections.queries.balances import Balance, PartitionProgress
+from creditfold.projections.queries.balances import Balance
+from creditfold.projections.queries.progress import PartitionProgress
 
 NAMES = [name for name, _, _ in COMMANDS]
 

@@ -17,13 +17,12 @@ from creditfold.cli.terms.reasons import DEAD, REJECTED
 from creditfold.common.settings import Settings
 from creditfold.ledger import RejectionReason
 from creditfold.processors.fold.account_cache import Memory, Seen
+from creditfold.projections import queries
 from creditfold.projections.connections import connected
 from creditfold.projections.generations.catalog import generation
 from creditfold.projections.proof.rows import snapshot
-from creditfold.projections.queries import balances as queries
-from creditfold.projections.queries import credits
 from creditfold.projections.tables.comments import RELATIONS, SCHEMA_TEXT, Relation, columns_table
-from creditfold.projections.tables.setup import VIEWS
+from creditfold.projections.tables.views import VIEWS
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.wire import encode
 
@@ -49,31 +48,31 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
         assert (progress.records, progress.ticks) == (len(records), whole.ticks)
         assert generation(connection, 1).records == len(records)
         for name, account in accounts.items():
-            found = credits.lots(connection, name, every=True)
+            found = queries.lots(connection, name, every=True)
             assert {(lot.command_id, lot.number) for lot in found} == set(account.lots)
             for asset, holding in account.holdings.items():
                 order = [lot.id for listed in (holding.unscoped, *holding.scoped.values()) for lot in listed]
                 order.sort(key=lambda lot_id: account.lots[lot_id].order)
                 active = [
-                    lot for lot in credits.lots(connection, name, asset) if lot.state == "active" and lot.remaining
+                    lot for lot in queries.lots(connection, name, asset) if lot.state == "active" and lot.remaining
                 ]
                 assert [(lot.command_id, lot.number) for lot in active] == order
-            assert {hold.command_id: (hold.held, hold.deadline) for hold in credits.holds(connection, name)} == {
+            assert {hold.command_id: (hold.held, hold.deadline) for hold in queries.holds(connection, name)} == {
                 hold.id: (hold.amount, moment(hold.deadline)) for hold in account.holds.values() if hold.is_open
             }
-            assert {row.command_id: row.next_at for row in credits.schedules(connection, name)} == {
+            assert {row.command_id: row.next_at for row in queries.schedules(connection, name)} == {
                 scheduled.id: moment(scheduled.next_at) for scheduled in account.schedules.values()
             }
-            assert {row.command_id: row.state for row in credits.transfers(connection, name, every=True)} == {
+            assert {row.command_id: row.state for row in queries.transfers(connection, name, every=True)} == {
                 sent.id: "in_transit" if sent.is_open else "settled" for sent in account.transfers.values()
             }
-            state = credits.account_state(connection, name)
+            state = queries.account_state(connection, name)
             assert (state is not None and state.is_closed, state and state.frozen) == (
                 account.is_closed,
                 account.frozen if state else None,
             )
             for spend in account.spends.values():
-                traced = credits.trace(connection, name, spend.id)
+                traced = queries.trace(connection, name, spend.id)
                 assert traced is not None
                 assert (traced.owed, traced.spent - traced.refunded) == (spend.debt, spend.refundable)
     assert moved(prepared) == {

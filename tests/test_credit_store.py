@@ -23,13 +23,14 @@ from creditfold.processors.fold.chunk import Chunk, fold, read_records
 from creditfold.processors.worker import partitions as lanes_module
 from creditfold.processors.worker.partitions import Lanes
 from creditfold.projections.connections import connected, fold_pool
-from creditfold.projections.generations.catalog import lines
+from creditfold.projections.proof.chain import lines
 from creditfold.projections.proof.rows import check_self, snapshot
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.store.chain import START, Line, activation_line, dead_letter_line, extend, journal_line
+from creditfold.projections.store.claim import claim
 from creditfold.projections.store.load import CreditStore
 from creditfold.projections.store.send import KnownCommandError
-from creditfold.projections.store.transaction import ChunkTransaction, claim
+from creditfold.projections.store.transaction import ChunkTransaction
 from creditfold.projections.tables.credits import LOTS, Table
 from creditfold.schemas.wire import encode
 

@@ -19,10 +19,11 @@ from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
 from creditfold.processors.fold.account_cache import Memory, Seen
 from creditfold.processors.fold.chunk import partition_of
+from creditfold.projections import queries
 from creditfold.projections.connections import connected
 from creditfold.projections.proof.rows import snapshot
-from creditfold.projections.queries import current as current_balances
-from creditfold.projections.tables.setup import VIEWS, schema_of
+from creditfold.projections.tables.scripts import schema_of
+from creditfold.projections.tables.views import VIEWS
 from creditfold.schemas.wire import encode
 
 __all__ = ["bare", "prepared"]
@@ -116,13 +117,13 @@ async def test_now_is_what_a_tick_would_make_of_it(
             with connected(prepared.dsn) as connection, snapshot(connection):
                 seen: Figures = {}
                 for name, account in accounts.items():
-                    rows = current_balances.balances_now(connection, name, at_ms)
+                    rows = queries.balances_now(connection, name, at_ms)
                     seen |= {(name, row.asset): (row.available, row.pending, row.held, row.debt) for row in rows}
                     assert {row.asset: row.stored_available for row in rows if row.stored_available} == {
                         asset: amounts[0] for (of, asset), amounts in stored.items() if of == name and amounts[0]
                     }
                     wanted = chance.choice(USES)
-                    usable = current_balances.usable_now(connection, name, wanted, at_ms)
+                    usable = queries.usable_now(connection, name, wanted, at_ms)
                     assert [row.available_for_use for row in usable] == [
                         account.available(row.asset, wanted) for row in usable
                     ]

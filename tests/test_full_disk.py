@@ -15,7 +15,7 @@ from creditfold.common.settings import Settings
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.connections import connected
 from creditfold.projections.failures import DiskFullError
-from creditfold.projections.generations.catalog import is_indexed
+from creditfold.projections.generations.indexes import is_indexed
 
 __all__ = ["folded"]
 

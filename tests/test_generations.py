@@ -64,19 +64,21 @@ from creditfold.projections.generations.catalog import (
     GenerationError,
     NoGenerationError,
     SwitchBlockedError,
-    chain_at,
-    drop,
     generation,
     generations,
-    halted,
-    held,
-    index_ids,
-    looked_through,
-    switch,
 )
+from creditfold.projections.generations.indexes import index_ids
+from creditfold.projections.generations.locks import held
+from creditfold.projections.generations.removal import drop
+from creditfold.projections.generations.switch import halted, switch
+from creditfold.projections.generations.views import looked_through
+from creditfold.projections.proof.chain import chain_at
+from creditfold.projections.store.claim import claim
 from creditfold.projections.store.statements import SWITCHING
-from creditfold.projections.store.transaction import ChunkTransaction, FencedError, claim
-from creditfold.projections.tables.setup import VIEWS, LogChangedError, prepare
+from creditfold.projections.store.transaction import ChunkTransaction, FencedError
+from creditfold.projections.tables.setup import prepare
+from creditfold.projections.tables.source import LogChangedError
+from creditfold.projections.tables.views import VIEWS
 
 WATCH = Quiet()
 
@@ -339,8 +341,8 @@ def test_a_frozen_reader_makes_the_switch_give_up(folded: Settings, monkeypatch:
     """A transaction that holds a view is not waited for for ever; nothing is switched, and the fold goes on."""
     rebuild(folded, Request(), WATCH)
     with connected(folded.dsn) as reader, reader.transaction(), monkeypatch.context() as patched:
-        patched.setattr("creditfold.projections.generations.catalog._WHILE_READ.stop", stop_after_attempt(2))
-        patched.setattr("creditfold.projections.generations.catalog.VIEW_LOCK_MS", 200)
+        patched.setattr("creditfold.projections.generations.views._WHILE_READ.stop", stop_after_attempt(2))
+        patched.setattr("creditfold.projections.generations.views.VIEW_LOCK_MS", 200)
         reader.execute("SELECT count(*) FROM ledger.balances")
         with pytest.raises(SwitchBlockedError, match="reader"):
             activate(folded, 2, Consent(), WATCH)
@@ -436,7 +438,7 @@ def test_postgres_restarts_during_an_activation(
 
 
 #: A process that waits for as long as a worker may take to let go.
-PATIENT = (str(ROOT / "tests" / "with_constants.py"), "creditfold.projections.generations.catalog.HALT_LOCK_MS=60000")
+PATIENT = (str(ROOT / "tests" / "with_constants.py"), "creditfold.projections.generations.switch.HALT_LOCK_MS=60000")
 
 
 def test_two_activations_at_once(folded: Settings, tmp_path: Path) -> None:
@@ -491,7 +493,7 @@ async def test_a_claim_that_waits_for_a_switch_is_made_in_the_new_generation(fol
 
 def test_a_frozen_activation_lets_go(folded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its session is ended after a while, and the fold goes on; nothing was switched."""
-    monkeypatch.setattr("creditfold.projections.generations.catalog.HALT_IDLE_MS", 500)
+    monkeypatch.setattr("creditfold.projections.generations.switch.HALT_IDLE_MS", 500)
     with connected(folded.dsn) as other:
 
         def freeze() -> None:

@@ -21,7 +21,7 @@ from creditfold.log.topics import describe_log, end_offsets
 from creditfold.processors.rebuild.partition import Job
 from creditfold.processors.rebuild.processes import fold_here
 from creditfold.projections.connections import connected
-from creditfold.projections.generations.catalog import chain_at
+from creditfold.projections.proof.chain import chain_at
 from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.registry import load_lock

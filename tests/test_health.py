@@ -41,7 +41,6 @@ from creditfold.processors.health import (
 from creditfold.processors.heartbeat import BEAT_S, Heart, Signs
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.background import InTransit
-from creditfold.projections.queries.balances import PartitionProgress
 from creditfold.projections.queries.health import DatabaseHealth
 from creditfold.projections.queries.heartbeats import (
     KEPT_S,
@@ -53,6 +52,7 @@ from creditfold.projections.queries.heartbeats import (
     forget_gone,
     heartbeats,
 )
+from creditfold.projections.queries.progress import PartitionProgress
 
 __all__ = ["bare", "cli"]
 

@@ -13,7 +13,7 @@ from creditfold.log.archive.restore import restore_topic
 from creditfold.log.archive.writer import archive_topic
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.connections import connected
-from creditfold.projections.queries.dead_letters import Wish, decide, live_log
+from creditfold.projections.queries.decisions import Wish, decide, live_log
 
 
 def published(settings: Settings) -> list[list[tuple[int, int]]]:

@@ -12,8 +12,9 @@ from test_server_states import role, server, without_the_readers_role
 
 from creditfold.common.settings import Settings
 from creditfold.projections.connections import connected
-from creditfold.projections.queries.balances import progress
-from creditfold.projections.tables.setup import READER_ROLE, access_problems
+from creditfold.projections.queries.progress import progress
+from creditfold.projections.tables.access import access_problems
+from creditfold.projections.tables.roles import READER_ROLE
 
 
 def execute(settings: Settings, text: str) -> None:

@@ -18,8 +18,7 @@ from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.connections import connected
-from creditfold.projections.generations.catalog import looked_through
-from creditfold.projections.queries.balances import NotYetFoldedError
+from creditfold.projections.generations.views import looked_through
 from creditfold.projections.queries.outcomes import (
     OtherTopicError,
     ProjectedOutcomes,
@@ -27,6 +26,7 @@ from creditfold.projections.queries.outcomes import (
     await_outcome,
     outcome_at,
 )
+from creditfold.projections.queries.progress import NotYetFoldedError
 from creditfold.schemas.outcome import Appended, CommandOutcome, OutcomeKind
 from creditfold.schemas.wire import DecodeError, decode
 

@@ -34,8 +34,9 @@ from creditfold.processors.fold.chunk import (
     read_records,
 )
 from creditfold.projections.store.chain import CHECKPOINT_OFFSETS, START, Line, dead_letter_line, extend, journal_line
+from creditfold.projections.store.claim import Claim
 from creditfold.projections.store.load import account_with
-from creditfold.projections.store.transaction import ChunkTransaction, Claim, Progress
+from creditfold.projections.store.transaction import ChunkTransaction, Progress
 from creditfold.projections.tables.credits import (
     BALANCES,
     CHANGED_LOTS,

@@ -21,10 +21,7 @@ from test_store import prepared
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
-from creditfold.projections.queries import balances as queries
-from creditfold.projections.queries import credits as credit_queries
-from creditfold.projections.queries import current as current_balances
-from creditfold.projections.queries import outcomes
+from creditfold.projections import queries
 
 __all__ = ["prepared"]
 
@@ -40,32 +37,32 @@ def _any_grant(connection: Connection[Any], account: str) -> str:
 def _outcome(connection: Connection[Any], account: str) -> Any:
     text = "SELECT log_offset, command_id FROM ledger.journal WHERE account_id = %s AND command_id <> '' LIMIT 1"
     ((offset, command_id),) = connection.execute(text, (account,)).fetchall()
-    return outcomes.outcome_at(connection, Position(0, offset), account, command_id)
+    return queries.outcome_at(connection, Position(0, offset), account, command_id)
 
 
 QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
     "balances": queries.balances,
     "balances_as_of": lambda connection, account: queries.balances_as_of(connection, account, 0, until_ms=1),
-    "balances_now": current_balances.balances_now,
-    "usable_now": lambda connection, account: current_balances.usable_now(connection, account, "ads"),
+    "balances_now": queries.balances_now,
+    "usable_now": lambda connection, account: queries.usable_now(connection, account, "ads"),
     "history": lambda connection, account: queries.history(connection, account, 20, 7),
     "first_decision": lambda connection, account: queries.first_decision(connection, account, "g"),
     "outcome_at": _outcome,
     "rejections": lambda connection, account: queries.rejections(connection, 20, account),
-    "account_state": credit_queries.account_state,
-    "lots": lambda connection, account: credit_queries.lots(connection, account, "credits"),
-    "lots, all": lambda connection, account: credit_queries.lots(connection, account, every=True),
-    "holds": lambda connection, account: credit_queries.holds(connection, account, every=True),
-    "transfers": lambda connection, account: credit_queries.transfers(connection, account, every=True),
-    "schedules": credit_queries.schedules,
-    "trace": lambda connection, account: credit_queries.trace(connection, account, _any_grant(connection, account)),
-    "failed_batches": lambda connection, account: credit_queries.failed_batches(connection, account, "g"),
-    "balances_after": lambda connection, account: credit_queries.balances_after(connection, account, 5),
+    "account_state": queries.account_state,
+    "lots": lambda connection, account: queries.lots(connection, account, "credits"),
+    "lots, all": lambda connection, account: queries.lots(connection, account, every=True),
+    "holds": lambda connection, account: queries.holds(connection, account, every=True),
+    "transfers": lambda connection, account: queries.transfers(connection, account, every=True),
+    "schedules": queries.schedules,
+    "trace": lambda connection, account: queries.trace(connection, account, _any_grant(connection, account)),
+    "failed_batches": lambda connection, account: queries.failed_batches(connection, account, "g"),
+    "balances_after": lambda connection, account: queries.balances_after(connection, account, 5),
 }
 #: What is asked without an account: by a partition or a position, or of all there is, which takes as long as there is.
 WITHOUT_ACCOUNT = {
-    *("rejection_totals", "dead_letters", "dead_letter", "progress", "activations", "wait_for", "letters_with"),
-    *("clock", "bookmarks", "letters_at", "await_outcome"),
+    *("rejection_totals", "dead_letters", "dead_letter", "progress", "activations", "wait_for", "dead_letters_with"),
+    *("clock", "bookmarks", "await_outcome"),
 }
 #: What people ask of a view with an account's name in hand, though no document says it so.
 ASKED = [
@@ -134,12 +131,7 @@ async def test_an_account_s_answer_reads_the_account_s_rows(prepared: Settings, 
 def test_every_query_is_looked_at() -> None:
     """A query that is added is either of an account, and its plan is tested, or is named as one of all accounts."""
     known = {name.partition(",")[0] for name in QUERIES} | WITHOUT_ACCOUNT
-    public = {
-        name
-        for module in (queries, credit_queries, current_balances, outcomes)
-        for name, function in inspect.getmembers(module, inspect.isfunction)
-        if function.__module__ == module.__name__ and not name.startswith("_")
-    }
+    public = {name for name in queries.__all__ if inspect.isfunction(getattr(queries, name))}
     assert known == public
 
 

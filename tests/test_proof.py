@@ -45,7 +45,7 @@ from creditfold.processors.fold.chunk import partition_of
 from creditfold.processors.rebuild.steps import Request, rebuild
 from creditfold.processors.rebuild.verify import verify
 from creditfold.projections.connections import connected
-from creditfold.projections.generations.catalog import drop_leftovers, leftovers
+from creditfold.projections.generations.removal import drop_leftovers, leftovers
 from creditfold.schemas.wire import encode
 
 __all__ = ["folded"]

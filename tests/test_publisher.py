@@ -62,7 +62,7 @@ from creditfold.processors.rebuild.steps import Consent, Request, activate, rebu
 from creditfold.projections.connections import connected, outbox_pool
 from creditfold.projections.queries import windows as outbox_queries
 from creditfold.projections.queries.windows import DeadRow, JournalRow
-from creditfold.projections.tables.setup import LogChangedError
+from creditfold.projections.tables.source import LogChangedError
 from creditfold.schemas.wire import encode
 
 KILLS = 8

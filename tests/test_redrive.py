@@ -55,8 +55,9 @@ from creditfold.producers.redrive import (
     redrive_headers,
 )
 from creditfold.projections.connections import connected
-from creditfold.projections.queries import dead_letters as decisions
-from creditfold.projections.queries.dead_letters import UnderWayError
+from creditfold.projections.queries import decisions
+from creditfold.projections.queries.dead_letters import dead_letter
+from creditfold.projections.queries.decisions import UnderWayError
 from creditfold.projections.results import DeadLetter
 from creditfold.schemas.wire import decode, encode
 
@@ -655,7 +656,7 @@ def tried(settings: Settings, position: str, results: list[Any], corrections: Co
     """Redrive a letter as one of several operators; the result or the refusal is kept."""
     with decisions.deciding(settings.dsn) as connection, ExitStack() as closing:
         redriver = Redriver(connection, settings, "zoe", "a test", corrections, HANG_S, closing)
-        row = decisions.letter(connection, _place(position))
+        row = dead_letter(connection, _place(position))
         assert row is not None
         try:
             results.append(redriver.redrive(row))

@@ -26,8 +26,7 @@ ARROWS = {
     "projections/store": "common ledger log projections projections/tables",
     "projections/queries": "common schemas ledger log projections projections/tables",
     "projections/generations": "common log projections projections/tables projections/store projections/queries",
-    "projections/proof": "common projections projections/tables projections/store projections/queries"
-    " projections/generations",
+    "projections/proof": "common projections projections/tables projections/store projections/queries",
     "projections/doctor": "common log projections projections/tables projections/queries projections/generations",
     "producers": "common schemas ledger producers/models",
     "producers/models": "common schemas ledger",
@@ -41,9 +40,10 @@ ARROWS = {
     " processors/fold",
     "stack": "common log",
     "cli/terms": "common schemas ledger projections stack",
-    "cli/append": "common schemas ledger log producers producers/models projections/tables projections/queries"
+    "cli/append": "common schemas ledger log producers producers/models projections projections/tables"
+    " projections/queries"
     " processors/worker cli/terms",
-    "cli/read": "common schemas ledger producers projections/queries projections/proof processors/fold"
+    "cli/read": "common schemas ledger producers projections projections/queries projections/proof processors/fold"
     " processors/publisher cli/terms",
     "cli/rebuild": "common ledger producers/models projections projections/queries projections/generations"
     " projections/proof processors/rebuild cli/append cli/terms",

@@ -24,10 +24,9 @@ from test_server_states import ARGUMENTS, role, server, with_dsn
 from creditfold.common.position import Position
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
-from creditfold.projections import connections
+from creditfold.projections import connections, queries
 from creditfold.projections.connections import connected, fold_pool, outbox_pool, pinned
 from creditfold.projections.failures import PoolerError, PostgresUnavailableError, explained
-from creditfold.projections.queries import balances as queries
 from creditfold.projections.sessions import FOLD, OUTBOX, PINNED, REBUILD
 
 #: What nobody expects of a session. Time-outs are in TIMEOUTS.

@@ -14,7 +14,7 @@ from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
 from creditfold.log.topics import describe_log
 from creditfold.projections.connections import connected
-from creditfold.projections.generations.catalog import chain_at
+from creditfold.projections.proof.chain import chain_at
 from creditfold.projections.tables.setup import prepare
 
 DAN = account_in(3, "dan")

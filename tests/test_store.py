@@ -24,18 +24,13 @@ from creditfold.processors.fold.chunk import Chunk, commands, fold, read_records
 from creditfold.processors.worker.partitions import Committed, Lanes
 from creditfold.projections.connections import connected, fold_pool
 from creditfold.projections.failures import NotPreparedError, PostgresUnavailableError, is_outage
-from creditfold.projections.queries.balances import NotYetFoldedError, balances, wait_for
+from creditfold.projections.queries.balances import balances
+from creditfold.projections.queries.progress import NotYetFoldedError, wait_for
 from creditfold.projections.results import ChunkResult
-from creditfold.projections.store.transaction import (
-    ChunkGapError,
-    ChunkTransaction,
-    Claim,
-    FencedError,
-    SetBackError,
-    Stored,
-    claim,
-)
-from creditfold.projections.tables.setup import OLDEST_SERVER, LogChangedError, prepare
+from creditfold.projections.store.claim import Claim, Stored, claim
+from creditfold.projections.store.transaction import ChunkGapError, ChunkTransaction, FencedError, SetBackError
+from creditfold.projections.tables.setup import OLDEST_SERVER, prepare
+from creditfold.projections.tables.source import LogChangedError
 from creditfold.stack.postgres_server import OLDEST_MAJOR
 
 LOG = Log("creditfold.commands.v1", "an-id", 1)
@@ -138,7 +133,7 @@ async def test_a_claim_ends_the_session_of_an_owner_that_does_not_come_back(
     prepared: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frozen with the row locked, and in the middle of a COPY, which no time-out of PostgreSQL reaches."""
-    monkeypatch.setattr("creditfold.projections.store.transaction.CLAIM_PATIENCE_S", 0.2)
+    monkeypatch.setattr("creditfold.projections.store.claim.CLAIM_PATIENCE_S", 0.2)
     async with connection_to(prepared) as frozen, fold_pool(prepared.dsn, "test", 2) as pool:
         old = await claim(pool, 0, "old")
         with pytest.raises(psycopg.OperationalError):

@@ -22,7 +22,7 @@ from creditfold.log.archive.writer import archive_topic
 from creditfold.processors.rebuild import steps as rebuilding
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.failures import PostgresUnavailableError
-from creditfold.projections.generations import catalog as generations
+from creditfold.projections.generations import switch, views
 from creditfold.projections.generations.catalog import SwitchBlockedError
 
 __all__ = ["folded"]
@@ -30,7 +30,7 @@ __all__ = ["folded"]
 #: Where PostgreSQL ends, by the function that was called last, and which generation is live then.
 STEPS = [
     (rebuilding, "bring_to", 1),
-    (generations, "write_view", 1),
+    (views, "write_view", 1),
     (rebuilding, "_take_over", 1),
     (rebuilding, "switch", 1),
     # The switch is committed; the views still look at both.
@@ -82,7 +82,7 @@ def test_activating_while_a_worker_is_frozen_inside_a_transaction(
         wait_until_folded(folded)
         freeze_inside_a_transaction(folded, zombie, history(2_000, 5, 3_200))
         with monkeypatch.context() as patched:
-            patched.setattr(generations, "HALT_LOCK_MS", 200)
+            patched.setattr(switch, "HALT_LOCK_MS", 200)
             patched.setattr(rebuilding._WHILE_BLOCKED, "stop", stop_after_attempt(2))
             with pytest.raises(SwitchBlockedError, match="nothing was switched") as caught:
                 activate(folded, 2, Consent(), WATCH)

@@ -32,7 +32,7 @@ from creditfold.projections.proof.rows import check_self, snapshot
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.store import send as sending
 from creditfold.projections.store.chain import START, Line, activation_line, dead_letter_line, extend, journal_line
-from creditfold.projections.store.transaction import Claim
+from creditfold.projections.store.claim import Claim
 from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
 

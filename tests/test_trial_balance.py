@@ -14,7 +14,7 @@ from creditfold.processors.fold.account_cache import Memory, Seen
 from creditfold.projections.connections import connected
 from creditfold.projections.proof.rows import snapshot
 from creditfold.projections.proof.trial_balance import TrialBalance, trial_balance
-from creditfold.projections.queries.balances import NotYetFoldedError
+from creditfold.projections.queries.progress import NotYetFoldedError
 
 __all__ = ["prepared"]
 

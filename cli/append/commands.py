@@ -277,7 +277,7 @@ def _told_on_failure(attempt: _Attempt) -> Iterator[None]:
 
 
 def _append_and_wait(attempt: _Attempt, timeout: float, json: bool, more: Mapping[str, Any]) -> None:
-    from creditfold.projections.queries import balances as queries
+    from creditfold.projections import queries
 
     with projection() as connection:
         # Asked before the append: without a projection there is no outcome to wait for, and nothing gets appended.

@@ -179,7 +179,8 @@ def discard(
       creditfold dead-letters discard --reason not_framed --why "noise from a test" --dry-run
     """
     from creditfold.common.settings import load_settings
-    from creditfold.projections.queries import dead_letters as decisions
+    from creditfold.projections.queries import decisions
+    from creditfold.projections.queries.dead_letters import OPEN
 
     wanted = _wanted(positions, reason, account, since, all)
     author, note = _author(by), _reason(why)
@@ -190,7 +191,7 @@ def discard(
             _discard(connection, topic_id, letter, decisions.Wish("discard", author, note), dry_run)
             return Result(letter.position, letter.reason, "would_be_discarded" if dry_run else "discarded")
 
-        chosen = _chosen(connection, wanted, (decisions.OPEN,))
+        chosen = _chosen(connection, wanted, (OPEN,))
         if not (dry_run or wanted.positions):
             _confirm("Discard", chosen, yes, json)
         results = _each(connection, wanted, chosen, discarded, json)
@@ -307,7 +308,7 @@ def _refuse_one_id_for_many(wanted: Wanted, corrections: "Corrections") -> None:
 def _redriver(by: str, why: str, corrections: "Corrections", timeout: float) -> "Iterator[Redriver]":
     from creditfold.cli.append.redrive_steps import Redriver
     from creditfold.common.settings import load_settings
-    from creditfold.projections.queries.dead_letters import deciding
+    from creditfold.projections.queries.decisions import deciding
 
     settings = load_settings()
     with deciding(settings.dsn) as connection, ExitStack() as closing:
@@ -315,9 +316,9 @@ def _redriver(by: str, why: str, corrections: "Corrections", timeout: float) -> 
 
 
 def _letter(connection: "Connection[TupleRow]", position: Position) -> "TreatedLetter":
-    from creditfold.projections.queries.dead_letters import letter
+    from creditfold.projections.queries.dead_letters import dead_letter
 
-    found = letter(connection, position)
+    found = dead_letter(connection, position)
     if found is None:
         raise ArgumentError(
             f"There is no dead letter at {position}.", "See `creditfold dead-letters list` for those there are."
@@ -397,7 +398,7 @@ def _named(command: Mapping[str, Any]) -> str:
 
 def _with_outcome(redriver: "Redriver", row: Result, done: "Redriven | None") -> Result:
     """Tell what the fold made of a record. What it hasn't got to in time is left as appended."""
-    from creditfold.projections.queries.balances import NotYetFoldedError
+    from creditfold.projections.queries.progress import NotYetFoldedError
 
     if done is None:
         return row
@@ -419,10 +420,11 @@ def _discard(
 ) -> None:
     from creditfold.cli.append.redrive_steps import refuse_decided
     from creditfold.producers.redrive import RedriveRefusedError
-    from creditfold.projections.queries import dead_letters as decisions
+    from creditfold.projections.queries import decisions
+    from creditfold.projections.queries.dead_letters import OPEN
 
     position = letter.position
-    if letter.state != decisions.OPEN or (not dry_run and not decisions.decide(connection, topic_id, position, wish)):
+    if letter.state != OPEN or (not dry_run and not decisions.decide(connection, topic_id, position, wish)):
         found = decisions.decided(connection, topic_id, position)
         if found is not None:
             refuse_decided(position, found)
@@ -444,7 +446,7 @@ def _each(
     Where one letter is named, a refusal is raised as it is.
     """
     from creditfold.producers.redrive import RedriveRefusedError
-    from creditfold.projections.queries.dead_letters import UnderWayError
+    from creditfold.projections.queries.decisions import UnderWayError
 
     if wanted.one is not None:
         return [act(_letter(connection, wanted.one))]
@@ -486,7 +488,7 @@ def _tell_results(results: list[Result], json: bool) -> None:
     if any(row.result not in FINE and row.result != NOT_FOLDED for row in results):
         raise typer.Exit(REJECTED)
     if any(row.result == NOT_FOLDED for row in results):
-        from creditfold.projections.queries.balances import NotYetFoldedError
+        from creditfold.projections.queries.progress import NotYetFoldedError
 
         raise NotYetFoldedError(
             "The fold hasn't got to all of them yet. They are in the log.", "See `creditfold status`."

@@ -34,10 +34,11 @@ from creditfold.producers.redrive import (
     next_attempt,
     redrive_headers,
 )
-from creditfold.projections.queries import balances as queries
-from creditfold.projections.queries import dead_letters as decisions
-from creditfold.projections.queries.dead_letters import Decided, TreatedLetter, Wish
-from creditfold.projections.tables.setup import refuse_other_log
+from creditfold.projections import queries
+from creditfold.projections.queries import decisions
+from creditfold.projections.queries.dead_letters import TreatedLetter
+from creditfold.projections.queries.decisions import Decided, Wish
+from creditfold.projections.tables.source import refuse_other_log
 
 if TYPE_CHECKING:
     from psycopg import Connection

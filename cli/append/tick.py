@@ -29,7 +29,7 @@ def tick(
       creditfold tick
     """
     from creditfold.cli.terms.projection import projection
-    from creditfold.projections.queries import balances as queries
+    from creditfold.projections import queries
     from creditfold.projections.queries.background import standings
 
     with projection() as connection:

@@ -30,8 +30,8 @@ from creditfold.log.topics import start_offsets
 from creditfold.producers.client import CommandProducer
 from creditfold.producers.import_lines import JsonLines
 from creditfold.producers.models.commands import Encoded, encode_command
+from creditfold.projections import queries
 from creditfold.projections.connections import connected
-from creditfold.projections.queries import balances as queries
 from creditfold.stack import embedded
 from creditfold.stack.kafka import EmbeddedKafka, is_embeddable
 from creditfold.stack.postgres import EmbeddedPostgres

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from creditfold.projections.queries.balances import Balance
-    from creditfold.projections.queries.current import BalanceNow, UsableBalance
+    from creditfold.projections.queries.balances_now import BalanceNow, UsableBalance
     from creditfold.projections.queries.dead_letters import TreatedLetter
     from creditfold.schemas.outcome import Decision
 
@@ -53,9 +53,8 @@ def balance(
       creditfold balance alice --as-of 2026-06-30T23:59:59.999Z
       creditfold balance alice --as-of 3:1042
     """
+    from creditfold.projections import queries
     from creditfold.projections.proof.rows import snapshot
-    from creditfold.projections.queries import credits as credit_queries
-    from creditfold.projections.queries import current as current_balances
 
     checked_account(account)
     if use is not None and (as_of is not None or not is_id(use, MAX_COMMAND_ID)):
@@ -64,13 +63,13 @@ def balance(
         )
     rows: Sequence[Balance | BalanceNow | UsableBalance]
     with projection() as connection, snapshot(connection):
-        state = credit_queries.account_state(connection, account) if as_of is None else None
+        state = queries.account_state(connection, account) if as_of is None else None
         if use is not None:
-            rows = current_balances.usable_now(connection, account, use)
+            rows = queries.usable_now(connection, account, use)
         elif as_of is not None:
             rows = _balances_as_of(connection, account, as_of)
         else:
-            rows = current_balances.balances_now(connection, account)
+            rows = queries.balances_now(connection, account)
     if json:
         print_json(rows)
         return
@@ -118,7 +117,7 @@ _TITLES = {
 def _balances_as_of(connection: "Connection[TupleRow]", account: str, as_of: str) -> "Sequence[Balance]":
     from creditfold.cli.terms.arguments import milliseconds
     from creditfold.processors.fold.chunk import partition_of
-    from creditfold.projections.queries import balances as queries
+    from creditfold.projections import queries
 
     partition = partition_of(account.encode(), len(queries.progress(connection)))
     if re.fullmatch(r"[0-9]+:[0-9]+", as_of) is None:
@@ -153,7 +152,7 @@ def history(
       creditfold history alice --wide --facts
       creditfold history alice --limit 100 --before 250
     """
-    from creditfold.projections.queries import balances as queries
+    from creditfold.projections import queries
 
     checked_account(account)
     with projection() as connection:
@@ -224,7 +223,7 @@ def rejections(
       creditfold rejections --account alice
       creditfold rejections --totals
     """
-    from creditfold.projections.queries import balances as queries
+    from creditfold.projections import queries
 
     if totals:
         if account is not None:
@@ -272,10 +271,10 @@ def dead_letters(
       creditfold dead-letters list
       creditfold dead-letters list --open --reason not_framed
     """
-    from creditfold.projections.queries import dead_letters as dead_letter_decisions
+    from creditfold.projections import queries
 
     with projection() as connection:
-        rows = dead_letter_decisions.letters(connection, limit, reason, only_open=only_open)
+        rows = queries.dead_letters(connection, limit, reason, only_open=only_open)
     if json:
         print_json([_as_row(row) for row in rows])
     elif not rows:
@@ -311,13 +310,14 @@ def dead_letter(
       creditfold dead-letters show 3:1042
     """
     from creditfold.producers.redrive import command_of
-    from creditfold.projections.queries import dead_letters as decisions
+    from creditfold.projections import queries
+    from creditfold.projections.queries import decisions
 
     place = Position.parse(position)
     with projection() as connection:
-        row = decisions.letter(connection, place)
+        row = queries.dead_letter(connection, place)
         mends = decisions.mends(connection, place)
-        became = None if row is None or row.to is None else decisions.letter(connection, row.to)
+        became = None if row is None or row.to is None else queries.dead_letter(connection, row.to)
     if row is None:
         raise ArgumentError(
             f"There is no dead letter at {place}.", "See `creditfold dead-letters list` for those there are."

@@ -13,7 +13,7 @@ from creditfold.common.position import Position
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from creditfold.projections.queries.credits import Lot
+    from creditfold.projections.queries.lots import Lot
 
 #: Behind a state that time has brought and the fold hasn't come to.
 NOT_SETTLED = "(not settled)"
@@ -35,13 +35,12 @@ def lots(
       creditfold lots alice
       creditfold lots alice --asset credits --all --json
     """
-    from creditfold.projections.queries import credits as credit_queries
-    from creditfold.projections.queries import current as current_balances
+    from creditfold.projections import queries
 
     checked_account(account)
     with projection() as connection:
-        rows = credit_queries.lots(connection, account, asset, every=every)
-        now = current_balances.clock(connection)
+        rows = queries.lots(connection, account, asset, every=every)
+        now = queries.clock(connection)
     if json:
         print_json(rows)
     elif not rows:
@@ -101,13 +100,12 @@ def holds(
       creditfold holds alice
       creditfold holds alice --all
     """
-    from creditfold.projections.queries import credits as credit_queries
-    from creditfold.projections.queries import current as current_balances
+    from creditfold.projections import queries
 
     checked_account(account)
     with projection() as connection:
-        rows = credit_queries.holds(connection, account, every=every)
-        now = current_balances.clock(connection)
+        rows = queries.holds(connection, account, every=every)
+        now = queries.clock(connection)
     if json:
         print_json(rows)
     elif not rows:
@@ -144,11 +142,11 @@ def transfers(
       creditfold transfers alice
       creditfold transfers alice --all
     """
-    from creditfold.projections.queries import credits as credit_queries
+    from creditfold.projections import queries
 
     checked_account(account)
     with projection() as connection:
-        rows = credit_queries.transfers(connection, account, every=every)
+        rows = queries.transfers(connection, account, every=every)
     if json:
         print_json(rows)
     elif not rows:
@@ -177,11 +175,11 @@ def schedules(account: AccountArgument, json: JsonOption = False) -> None:
     Example:
       creditfold schedules alice
     """
-    from creditfold.projections.queries import credits as credit_queries
+    from creditfold.projections import queries
 
     checked_account(account)
     with projection() as connection:
-        rows = credit_queries.schedules(connection, account)
+        rows = queries.schedules(connection, account)
     if json:
         print_json(rows)
     elif not rows:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from creditfold.projections.queries.balances import Balance
-    from creditfold.projections.queries.credits import FailedBatch, Letter, Move, Trace, TracedLot
+    from creditfold.projections.queries.dead_letters import TreatedLetter
+    from creditfold.projections.queries.journal import FailedBatch
+    from creditfold.projections.queries.trace import Move, Trace, TracedLot
     from creditfold.schemas.outcome import Decision
 
 CommandArgument = Annotated[str, typer.Argument(metavar="COMMAND_ID", help="Id of a command, or of a batch's step.")]
@@ -37,14 +39,13 @@ def trace(account: AccountArgument, command_id: CommandArgument, json: JsonOptio
       creditfold trace alice order-1
       creditfold trace alice welcome --json
     """
+    from creditfold.projections import queries
     from creditfold.projections.proof.rows import snapshot
-    from creditfold.projections.queries import credits as credit_queries
-    from creditfold.projections.queries import current as current_balances
 
     checked_account(account)
     with projection() as connection, snapshot(connection):
-        found = credit_queries.trace(connection, account, command_id)
-        now = current_balances.clock(connection)
+        found = queries.trace(connection, account, command_id)
+        now = queries.clock(connection)
     if found is None:
         raise _unknown(account, command_id)
     if json:
@@ -140,8 +141,8 @@ def why(
       creditfold why alice order-2 --at 3:1042
       creditfold why alice order-2 --json
     """
+    from creditfold.projections import queries
     from creditfold.projections.proof.rows import snapshot
-    from creditfold.projections.queries import credits as credit_queries
 
     checked_account(account)
     position = None if at is None else Position.parse(at)
@@ -154,7 +155,7 @@ def why(
         if found.decision is not None:
             balances = [
                 row
-                for row in credit_queries.balances_after(connection, account, found.decision.version)
+                for row in queries.balances_after(connection, account, found.decision.version)
                 if found.decision.asset in (row.asset, "")
             ]
     if found.decision is None and not found.batches and not found.letters:
@@ -185,31 +186,30 @@ class _Found(NamedTuple):
     kind: OutcomeKind | None
     decision: "Decision | None"
     batches: "Sequence[FailedBatch]"
-    letters: "Sequence[Letter]"
+    letters: "Sequence[TreatedLetter]"
 
 
 def _of_id(connection: "Connection[TupleRow]", account: str, command_id: str) -> _Found:
-    from creditfold.projections.queries import balances as queries
-    from creditfold.projections.queries import credits as credit_queries
+    from creditfold.projections import queries
 
     return _Found(
         None,
         queries.first_decision(connection, account, command_id),
-        credit_queries.failed_batches(connection, account, command_id),
-        _letters_of(credit_queries.letters_with(connection, command_id), account, command_id),
+        queries.failed_batches(connection, account, command_id),
+        _letters_of(queries.dead_letters_with(connection, command_id), account, command_id),
     )
 
 
 def _of_record(connection: "Connection[TupleRow]", position: Position, account: str, command_id: str) -> _Found:
-    from creditfold.projections.queries import credits as credit_queries
+    from creditfold.projections import queries
     from creditfold.projections.queries.outcomes import outcome_at
 
     outcome = outcome_at(connection, position, account, command_id)
-    letters = credit_queries.letters_at(connection, position) if outcome.decision is None else []
-    return _Found(outcome.kind, outcome.decision, (), letters)
+    letter = queries.dead_letter(connection, position) if outcome.decision is None else None
+    return _Found(outcome.kind, outcome.decision, (), [] if letter is None else [letter])
 
 
-def _letters_of(letters: "Iterable[Letter]", account: str, command_id: str) -> "list[Letter]":
+def _letters_of(letters: "Iterable[TreatedLetter]", account: str, command_id: str) -> "list[TreatedLetter]":
     """The letters that hold a command of this id and account, or a batch with a step of it."""
     from creditfold.producers.redrive import command_of
 
@@ -263,7 +263,7 @@ def _explained(found: _Found, balances: "Sequence[Balance]") -> dict[str, Any]:
 _BALANCE = ("asset", "available", "pending", "held", "debt")
 
 
-def _letter(letter: "Letter") -> dict[str, Any]:
+def _letter(letter: "TreatedLetter") -> dict[str, Any]:
     place = Position(letter.log_partition, letter.log_offset)
     return {
         "position": place,

@@ -159,8 +159,8 @@ def rebuild(
 def _tell_unfinished() -> None:
     """Say which generations were begun and given up: they take room, and nothing else reminds of them."""
     from creditfold.cli.terms.projection import projection
-    from creditfold.projections.generations.catalog import SCRATCH
     from creditfold.projections.generations.catalog import generations as read
+    from creditfold.projections.generations.removal import SCRATCH
 
     with projection() as connection:
         unfinished = [row.number for row in read(connection) if row.state == "building" and row.purpose not in SCRATCH]
@@ -204,7 +204,7 @@ def generations(json: JsonOption = False) -> None:
     """
     from creditfold.cli.terms.projection import projection
     from creditfold.projections.generations.catalog import generations as read
-    from creditfold.projections.generations.catalog import leftovers
+    from creditfold.projections.generations.removal import leftovers
 
     with projection() as connection:
         rows, left = read(connection), leftovers(connection)
@@ -264,7 +264,7 @@ def drop(number: NumberArgument) -> None:
     """
     from creditfold.common.settings import load_settings
     from creditfold.projections.connections import pinned
-    from creditfold.projections.generations.catalog import drop as run
+    from creditfold.projections.generations.removal import drop as run
 
     with pinned(load_settings().dsn) as connection:
         run(connection, number)

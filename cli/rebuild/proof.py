@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from creditfold.processors.rebuild.verify import Changes, Verdict
     from creditfold.projections.proof.rows import Difference, Outcome, SideDifference, Stray, WrongBalance
     from creditfold.projections.proof.state import StateDifference
-    from creditfold.projections.queries.balances import RulesActivated
+    from creditfold.projections.queries.progress import RulesActivated
 
 #: Two things that should be equal aren't.
 DIFFERENT = 5
@@ -68,7 +68,7 @@ def verify(
 def _drop_leftovers() -> None:
     """Drop what an earlier `verify` or `diff` left that was killed, and report it."""
     from creditfold.cli.terms.projection import projection
-    from creditfold.projections.generations.catalog import drop_leftovers
+    from creditfold.projections.generations.removal import drop_leftovers
 
     with projection() as connection:
         dropped = drop_leftovers(connection)
@@ -304,7 +304,7 @@ def rules_list(json: JsonOption = False) -> None:
     """
     from creditfold.cli.terms.projection import projection
     from creditfold.ledger import known_rules
-    from creditfold.projections.queries import balances as queries
+    from creditfold.projections import queries
 
     with projection() as connection:
         progress, activations = queries.progress(connection), queries.activations(connection)
@@ -341,7 +341,7 @@ def rules_activate(
     """
     from creditfold.cli.terms.projection import projection
     from creditfold.ledger import known_rules
-    from creditfold.projections.queries import balances as queries
+    from creditfold.projections import queries
 
     if version not in known_rules():
         raise ArgumentError(

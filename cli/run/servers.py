@@ -174,7 +174,8 @@ def init() -> None:
 def _unmended(settings: "Settings") -> list[str]:
     """What readers lack that this user may not make."""
     from creditfold.projections.connections import connected
-    from creditfold.projections.tables.setup import READER_ROLE, access_problems
+    from creditfold.projections.tables.access import access_problems
+    from creditfold.projections.tables.roles import READER_ROLE
 
     with connected(settings.dsn) as connection:
         problems = access_problems(connection)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from creditfold.log.topics import End
     from creditfold.processors.health import Judgement, Problem
     from creditfold.projections.queries.background import InTransit
-    from creditfold.projections.queries.balances import PartitionProgress
     from creditfold.projections.queries.health import DatabaseHealth
     from creditfold.projections.queries.heartbeats import Heartbeat, Role
+    from creditfold.projections.queries.progress import PartitionProgress
     from creditfold.stack.embedded import ServiceStatus
 
 T = TypeVar("T")
@@ -304,9 +304,9 @@ def _sample(
 
 
 def _progress(settings: "Settings") -> "list[PartitionProgress]":
+    from creditfold.projections import queries
     from creditfold.projections.connections import connected
-    from creditfold.projections.queries import balances as queries
-    from creditfold.projections.tables.setup import LogChangedError
+    from creditfold.projections.tables.source import LogChangedError
 
     with connected(settings.dsn) as connection:
         rows = list(queries.progress(connection))

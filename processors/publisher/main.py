@@ -50,10 +50,10 @@ from creditfold.processors.publisher.partition import (
 from creditfold.processors.startup import leave, wait_until_ready, when_available
 from creditfold.projections.connections import outbox_pool
 from creditfold.projections.failures import is_outage, outage_event, why
-from creditfold.projections.queries.balances import bookmarks
 from creditfold.projections.queries.heartbeats import PartitionSign
+from creditfold.projections.queries.progress import bookmarks
 from creditfold.projections.queries.windows import folded_to
-from creditfold.projections.tables.setup import refuse_other_log
+from creditfold.projections.tables.source import refuse_other_log
 
 #: Pauses between two looks at how far the fold is: while it moves, and at most.
 BUSY_PAUSE_S = 0.02

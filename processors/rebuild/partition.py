@@ -20,7 +20,8 @@ from creditfold.log.reader import LogRecord
 from creditfold.processors.fold import fast as quick
 from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
 from creditfold.processors.fold.chunk import Read
-from creditfold.projections.store.transaction import ChunkTransaction, Claim, SetBackError, claim, finds_ids
+from creditfold.projections.store.claim import Claim, claim, finds_ids
+from creditfold.projections.store.transaction import ChunkTransaction, SetBackError
 
 #: Most records of a transaction. Large, since an account that comes up again in the same one is written once.
 CHUNK_RECORDS = 25_000

@@ -28,7 +28,7 @@ from creditfold.log import batch_reader
 from creditfold.processors.rebuild.partition import Job, Replay
 from creditfold.projections.connections import fold_pool
 from creditfold.projections.failures import explained
-from creditfold.projections.generations.catalog import index_ids
+from creditfold.projections.generations.indexes import index_ids
 from creditfold.projections.sessions import REBUILD
 from creditfold.projections.store.load import UnindexedError
 

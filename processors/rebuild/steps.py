@@ -23,31 +23,16 @@ from creditfold.log.topics import KafkaAdmin, bounds, describe_log, describe_top
 from creditfold.processors.rebuild.partition import Job
 from creditfold.processors.rebuild.processes import Crew, fold_here
 from creditfold.projections.connections import pinned
-from creditfold.projections.generations.catalog import (
-    Generation,
-    GenerationError,
-    Halt,
-    bookmarks,
-    chain_at,
-    finish,
-    generation,
-    halted,
-    held,
-    is_indexed,
-    live_number,
-    looked_through,
-    switch,
-    while_blocked,
-)
+from creditfold.projections.generations.catalog import Generation, GenerationError, bookmarks, generation, live_number
+from creditfold.projections.generations.indexes import finish, is_indexed
+from creditfold.projections.generations.locks import held
+from creditfold.projections.generations.switch import Halt, halted, switch
+from creditfold.projections.generations.views import looked_through, while_blocked
+from creditfold.projections.proof.chain import chain_at
 from creditfold.projections.store.statements import SWITCHING
-from creditfold.projections.tables.setup import (
-    LogChangedError,
-    Plan,
-    make_generation,
-    prepare_catalog,
-    refuse_other_layout,
-    refuse_other_log,
-)
+from creditfold.projections.tables.scripts import refuse_other_layout
+from creditfold.projections.tables.setup import Plan, make_generation, prepare_catalog
+from creditfold.projections.tables.source import LogChangedError, refuse_other_log
 
 #: So many records are folded in this process; starting others would take longer.
 FEW_RECORDS = 50_000

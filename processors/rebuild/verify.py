@@ -18,17 +18,9 @@ from creditfold.log.continuity import LogReplacedError, replacements
 from creditfold.log.topics import describe_log
 from creditfold.processors.rebuild.steps import Request, Watch, rebuild
 from creditfold.projections.connections import pinned
-from creditfold.projections.generations.catalog import (
-    KEPT,
-    Generation,
-    GenerationError,
-    bookmarks,
-    chain_at,
-    drop,
-    generation,
-    hold_scratch,
-    live_number,
-)
+from creditfold.projections.generations.catalog import Generation, GenerationError, bookmarks, generation, live_number
+from creditfold.projections.generations.removal import KEPT, drop, hold_scratch
+from creditfold.projections.proof.chain import chain_at
 from creditfold.projections.proof.rows import (
     Difference,
     Outcome,
@@ -45,7 +37,7 @@ from creditfold.projections.proof.rows import (
     wrong_balances,
 )
 from creditfold.projections.proof.state import StateDifference, WrongRow, state_differences, wrong_state
-from creditfold.projections.tables.setup import refuse_other_layout
+from creditfold.projections.tables.scripts import refuse_other_layout
 
 #: Accounts with differences that are told apart; beyond, they are counted as `more`.
 MOST_ACCOUNTS = 1_000_000

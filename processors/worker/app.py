@@ -33,7 +33,7 @@ from creditfold.processors.worker.partitions import LANES_AT_ONCE, Lanes
 from creditfold.processors.worker.transport import LedgerConsumer
 from creditfold.projections.connections import fold_pool
 from creditfold.projections.failures import is_outage
-from creditfold.projections.tables.setup import LogChangedError, refuse_other_log, sources_of
+from creditfold.projections.tables.source import LogChangedError, refuse_other_log, sources_of
 
 #: The URL scheme by which Faust finds our transport.
 SCHEME = "creditfold"

@@ -27,19 +27,9 @@ from creditfold.processors.fold.account_cache import Memory, Seen, Share, fold_c
 from creditfold.processors.fold.chunk import Chunk, Read, controls, has_transfers
 from creditfold.processors.worker.meter import Meter
 from creditfold.projections.failures import is_outage, outage_event, why
+from creditfold.projections.store.claim import Claim, Stored, claim, live_bookmarks, release, stored
 from creditfold.projections.store.send import KnownCommandError
-from creditfold.projections.store.transaction import (
-    ChunkGapError,
-    ChunkTransaction,
-    Claim,
-    FencedError,
-    SetBackError,
-    Stored,
-    claim,
-    live_bookmarks,
-    release,
-    stored,
-)
+from creditfold.projections.store.transaction import ChunkGapError, ChunkTransaction, FencedError, SetBackError
 
 #: How long a stopping lane may take to finish the chunk that it is writing, in seconds.
 GRACE_S = 5.0

@@ -38,7 +38,7 @@ from creditfold.processors.heartbeat import MOST_CHARACTERS, Signs
 from creditfold.processors.worker.partitions import Lanes
 from creditfold.projections.failures import NotPreparedError, is_outage, outage_event, why
 from creditfold.projections.queries.heartbeats import PartitionSign
-from creditfold.projections.tables.setup import LayoutError
+from creditfold.projections.tables.scripts import LayoutError
 
 #: Longest wait of the broker for new records, in ms. aiokafka has one request under way per broker, so a request that
 #: waits for quiet partitions holds up the busy ones for this long. Faust's own is 1,500.

@@ -15,11 +15,14 @@ from psycopg.rows import TupleRow
 from creditfold.common.checks import Check, State
 from creditfold.common.position import Log
 from creditfold.log.bookmark import Bookmark
-from creditfold.projections.generations.catalog import leftovers
-from creditfold.projections.queries.balances import bookmarks
+from creditfold.projections.generations.removal import leftovers
 from creditfold.projections.queries.health import data_folder, recent_dead_letters
+from creditfold.projections.queries.progress import bookmarks
 from creditfold.projections.sessions import Brought, unusual
-from creditfold.projections.tables.setup import READER_ROLE, access_problems, live, schema_of
+from creditfold.projections.tables.access import access_problems
+from creditfold.projections.tables.roles import READER_ROLE
+from creditfold.projections.tables.scripts import schema_of
+from creditfold.projections.tables.source import live
 
 CLOCK_WARNING_S = 2.0
 

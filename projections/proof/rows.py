@@ -14,9 +14,9 @@ from psycopg.rows import TupleRow
 
 from creditfold.common.position import MAX_OFFSET
 from creditfold.projections.connections import rows_of
-from creditfold.projections.generations.catalog import chain_at, lines
+from creditfold.projections.proof.chain import chain_at, lines
 from creditfold.projections.store.chain import NULL, START, Line, link, unescaped
-from creditfold.projections.tables.setup import schema_of, script
+from creditfold.projections.tables.scripts import schema_of, script
 
 #: Columns of a line, as lines.sql has them.
 _ACCOUNT, _KIND_OF_LINE = 2, 2

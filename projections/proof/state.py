@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow
 
 from creditfold.projections.connections import rows_of
 from creditfold.projections.tables.credits import ALL_LOTS, LOTS, TABLES, Table
-from creditfold.projections.tables.setup import schema_of, script
+from creditfold.projections.tables.scripts import schema_of, script
 
 
 class WrongRow(NamedTuple):

@@ -14,8 +14,8 @@ from psycopg import Connection
 
 from creditfold.common.position import Position
 from creditfold.projections.connections import rows_of
-from creditfold.projections.queries.balances import NotYetFoldedError, progress
-from creditfold.projections.tables.setup import script_text
+from creditfold.projections.queries.progress import NotYetFoldedError, progress
+from creditfold.projections.tables.scripts import script_text
 
 
 class Sides(NamedTuple):

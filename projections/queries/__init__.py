@@ -1,1 +1,115 @@
-"""What is read of the projection, by what is read. Writes nothing of the fold's."""
+"""What read services ask the projection: balances, journal, lots, traces, dead letters, progress, outcomes.
+
+Public: everything in `__all__`. Each function takes a connection of `creditfold.projections.connections.connected`,
+reads the views in schema `ledger`, and writes nothing. Amounts are whole numbers in the asset's smallest unit, instants
+are aware datetimes in UTC.
+
+Example:
+
+    from creditfold.common.settings import load_settings
+    from creditfold.projections import queries
+    from creditfold.projections.connections import connected
+
+    with connected(load_settings().dsn) as connection:
+        for balance in queries.balances(connection, "ada"):
+            print(balance.asset, balance.available)
+"""
+
+from creditfold.projections.queries.balances import Balance, balances, balances_after, balances_as_of
+from creditfold.projections.queries.balances_now import (
+    BalanceNow,
+    InconsistentAccountError,
+    UsableBalance,
+    balances_now,
+    clock,
+    usable_now,
+)
+from creditfold.projections.queries.dead_letters import TreatedLetter, dead_letter, dead_letters, dead_letters_with
+from creditfold.projections.queries.journal import (
+    FailedBatch,
+    Rejection,
+    failed_batches,
+    first_decision,
+    history,
+    rejection_totals,
+    rejections,
+)
+from creditfold.projections.queries.lots import (
+    AccountState,
+    Hold,
+    Lot,
+    Schedule,
+    Transfer,
+    account_state,
+    holds,
+    lots,
+    schedules,
+    transfers,
+)
+from creditfold.projections.queries.outcomes import (
+    OtherTopicError,
+    ProjectedOutcomes,
+    UnexplainedOutcomeError,
+    await_outcome,
+    outcome_at,
+)
+from creditfold.projections.queries.progress import (
+    NotYetFoldedError,
+    PartitionProgress,
+    RulesActivated,
+    activations,
+    bookmarks,
+    progress,
+    wait_for,
+)
+from creditfold.projections.queries.trace import Move, Trace, TracedLot, trace
+
+__all__ = [
+    "AccountState",
+    "Balance",
+    "BalanceNow",
+    "FailedBatch",
+    "Hold",
+    "InconsistentAccountError",
+    "Lot",
+    "Move",
+    "NotYetFoldedError",
+    "OtherTopicError",
+    "PartitionProgress",
+    "ProjectedOutcomes",
+    "Rejection",
+    "RulesActivated",
+    "Schedule",
+    "Trace",
+    "TracedLot",
+    "Transfer",
+    "TreatedLetter",
+    "UnexplainedOutcomeError",
+    "UsableBalance",
+    "account_state",
+    "activations",
+    "await_outcome",
+    "balances",
+    "balances_after",
+    "balances_as_of",
+    "balances_now",
+    "bookmarks",
+    "clock",
+    "dead_letter",
+    "dead_letters",
+    "dead_letters_with",
+    "failed_batches",
+    "first_decision",
+    "history",
+    "holds",
+    "lots",
+    "outcome_at",
+    "progress",
+    "rejection_totals",
+    "rejections",
+    "schedules",
+    "trace",
+    "transfers",
+    "usable_now",
+    "wait_for",
+]

@@ -11,7 +11,7 @@ from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import TupleRow
 
 from creditfold.projections.tables.credits import joined
-from creditfold.projections.tables.setup import schema_of
+from creditfold.projections.tables.scripts import schema_of
 
 #: A transfer, by the sender's account and its command id there.
 TransferKey: TypeAlias = tuple[str, str]

@@ -10,8 +10,8 @@ from psycopg import Connection
 from psycopg.errors import InsufficientPrivilege, UndefinedTable
 
 from creditfold.projections.queries.background import InTransit, due_since, in_transit
-from creditfold.projections.queries.balances import PartitionProgress, progress
 from creditfold.projections.queries.heartbeats import Heartbeat, heartbeats
+from creditfold.projections.queries.progress import PartitionProgress, progress
 
 #: Dead letters that came within this time, in seconds, are recent.
 RECENT_S = 3_600.0

@@ -22,7 +22,7 @@ from psycopg.rows import TupleRow
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.projections.connections import connected_async
-from creditfold.projections.queries.balances import NotYetFoldedError, wait_for
+from creditfold.projections.queries.progress import NotYetFoldedError, wait_for
 from creditfold.schemas.outcome import Appended, CommandOutcome, Decision, OutcomeKind
 
 # The lines of a batch's steps follow its own. What is asked of the journal has a limit, so that it is asked command by

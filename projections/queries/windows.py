@@ -16,7 +16,7 @@ from psycopg import Connection
 
 from creditfold.common.position import Log
 from creditfold.projections.connections import rows_of
-from creditfold.projections.tables.setup import LogChangedError
+from creditfold.projections.tables.source import LogChangedError
 
 #: Offsets of the log that one window spans at most.
 WINDOW_OFFSETS = 4_000

@@ -5,7 +5,7 @@ from typing import LiteralString, NamedTuple
 
 from psycopg import sql
 
-from creditfold.projections.tables.setup import schema_of
+from creditfold.projections.tables.scripts import schema_of
 
 
 class Statements(NamedTuple):

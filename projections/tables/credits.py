@@ -15,7 +15,7 @@ from creditfold.ledger.facts import LotId
 from creditfold.ledger.rows import CorruptStateError, LotRow, light_lot
 from creditfold.projections.columns import NULL, SEPARATOR, Longs, longs_of, number_cells
 from creditfold.projections.results import Cells
-from creditfold.projections.tables.setup import schema_of
+from creditfold.projections.tables.scripts import schema_of
 
 #: A column's name and type.
 Column: TypeAlias = tuple[LiteralString, LiteralString]

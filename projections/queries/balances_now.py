@@ -1,8 +1,9 @@
-"""What an account's balances come to at the time of asking, by the rules themselves; and what of them a use could take.
+"""An account's balances at the time of asking, by the rules themselves, and how much of them a use could take.
 
 Reads the views in schema `ledger` only, loads the account from them, and settles it in memory as the fold would at its
-next record. Writes nothing, and owns no rule. The view `ledger.balances_now` shows the same to readers of SQL, but for
-the turns of schedules. Now is the database server's clock, or the log's clock of the partition where that is ahead.
+next record. Writes nothing, and implements no rule of its own. The view `ledger.balances_now` shows the same to readers
+of SQL, except the turns of schedules. Now is the database server's clock, or the log's clock of the partition where
+that is ahead.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,102 @@
+"""An account's journal: its decisions, what was rejected and why.
+
+Reads the views in schema `ledger` only. Amounts are in the asset's smallest unit, instants are aware datetimes in UTC.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from psycopg import Connection
+
+from creditfold.projections.connections import rows_of
+from creditfold.schemas.outcome import Decision
+
+
+class Rejection(NamedTuple):
+    """A command without effect; `balance` is what there was."""
+
+    log_partition: int
+    log_offset: int
+    account_id: str
+    version: int
+    command_id: str
+    kind: str
+    asset: str
+    amount: int
+    balance: int
+    rejection: str
+    decided_at: datetime
+    source: str
+    note: str
+    step: int | None = None
+    details: dict[str, Any] | None = None
+
+
+def history(connection: Connection[Any], account: str, limit: int, before: int | None = None) -> Sequence[Decision]:
+    """An account's latest decisions, newest first: at most `limit`, those before version `before` if given."""
+    return rows_of(
+        connection,
+        Decision,
+        """SELECT * FROM ledger.journal WHERE account_id = %s AND (%s::bigint IS NULL OR version < %s)
+           ORDER BY version DESC LIMIT %s""",
+        (account, before, before, limit),
+    )
+
+
+def first_decision(connection: Connection[Any], account: str, command_id: str) -> Decision | None:
+    """What was decided about the first command of an id, or None if nothing was yet.
+
+    Not what became of a record: one of the same id with another body is a dead letter, of which this says nothing.
+    `outcomes.outcome_at` looks that up.
+    """
+    rows = rows_of(
+        connection,
+        Decision,
+        "SELECT * FROM ledger.journal WHERE account_id = %s AND command_id = %s",
+        (account, command_id),
+    )
+    return rows[0] if rows else None
+
+
+def rejections(connection: Connection[Any], limit: int, account: str | None = None) -> Sequence[Rejection]:
+    """The latest rejections, newest first, of all accounts or of one."""
+    if account is None:
+        return rows_of(
+            connection,
+            Rejection,
+            """SELECT * FROM ledger.rejections
+               ORDER BY decided_at DESC, log_partition DESC, log_offset DESC LIMIT %s""",
+            (limit,),
+        )
+    # In the same order by the account's own lines: by the instant, those of all accounts would be gone through.
+    query = "SELECT * FROM ledger.rejections WHERE account_id = %s ORDER BY version DESC LIMIT %s"
+    return rows_of(connection, Rejection, query, (account, limit))
+
+
+def rejection_totals(connection: Connection[Any]) -> dict[str, int]:
+    """How many commands were rejected, by reason. Counts all of them: takes its time on a long journal."""
+    cursor = connection.execute(
+        "SELECT rejection, count(*) FROM ledger.rejections GROUP BY rejection ORDER BY rejection"
+    )
+    return dict(cursor.fetchall())
+
+
+class FailedBatch(NamedTuple):
+    """A batch that was rejected, and the index of the step that was asked about."""
+
+    batch: Decision
+    asked: int
+
+
+def failed_batches(connection: Connection[Any], account: str, step: str) -> Sequence[FailedBatch]:
+    """The rejected batches that had a step of this id, newest first."""
+    rows = connection.execute(
+        """SELECT j.command_id, (s.at - 1)::integer
+           FROM ledger.rejections j
+           CROSS JOIN LATERAL json_array_elements(j.details -> 'steps') WITH ORDINALITY AS s (step, at)
+           WHERE j.account_id = %s AND j.kind = 'batch' AND s.step ->> 'command_id' = %s ORDER BY j.version DESC""",
+        (account, step),
+    ).fetchall()
+    found = ((first_decision(connection, account, command_id), asked) for command_id, asked in rows)
+    return [FailedBatch(batch, asked) for batch, asked in found if batch is not None]

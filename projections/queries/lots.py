@@ -1,0 +1,175 @@
+"""What an account's credits are made of: lots, holds, transfers, schedules, and whether the account is shut.
+
+Reads the views in schema `ledger` only. Amounts are in the asset's smallest unit, instants are aware datetimes in UTC;
+None stands for what an account's owner didn't set. All of it is as of the account's last settling by the log's clock.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, LiteralString, NamedTuple
+
+from psycopg import Connection
+
+from creditfold.projections.connections import rows_of
+
+
+class Lot(NamedTuple):
+    """Credits that came in together, and where each part of them is.
+
+    `command_id` made it, `source` is the system account that it came from. `state` is pending, active, empty, expired
+    or voided; a live one has something remaining or held.
+    """
+
+    account_id: str
+    command_id: str
+    number: int
+    asset: str
+    amount: int
+    remaining: int
+    held: int
+    spent: int
+    expired: int
+    voided: int
+    forfeited: int
+    reissued: int
+    transferred: int
+    state: str
+    is_live: bool
+    # `class` is no name for a field here.
+    lot_class: str
+    priority: int
+    scope: str | None
+    effective_at: datetime | None
+    expires_at: datetime | None
+    source: str
+    made: int
+    log_partition: int
+    log_offset: int
+
+
+class Hold(NamedTuple):
+    """Credits set aside: what was taken, and what is still held. `state` is open, lapsed or closed."""
+
+    account_id: str
+    command_id: str
+    asset: str
+    taken: int
+    held: int
+    state: str
+    deadline: datetime | None
+    slices: list[list[Any]]
+    made: int
+    log_partition: int
+    log_offset: int
+
+
+class Transfer(NamedTuple):
+    """Credits sent to another account. `state` is in_transit or settled."""
+
+    account_id: str
+    command_id: str
+    asset: str
+    to_account: str
+    amount: int
+    state: str
+    parcels: list[list[Any]]
+    log_partition: int
+    log_offset: int
+
+
+class Schedule(NamedTuple):
+    """A grant that recurs. `state` is active, finished (no turn is left) or ended (by a command)."""
+
+    account_id: str
+    command_id: str
+    asset: str
+    amount: int
+    every: int
+    period: str
+    state: str
+    next_number: int
+    next_at: datetime | None
+    first_at: datetime | None
+    until: datetime | None
+    cap: int | None
+    lot_class: str
+    priority: int
+    scope: str | None
+    expires_after_ms: int | None
+    made: int
+    log_partition: int
+    log_offset: int
+
+
+class AccountState(NamedTuple):
+    """Whether an account is closed, and what its freeze forbids, if it is frozen."""
+
+    account_id: str
+    is_closed: bool
+    frozen: str | None
+    version: int
+    log_partition: int
+    log_offset: int
+
+
+SELECT_LOTS: LiteralString = """SELECT l.account_id, l.command_id, l.number, l.asset, l.amount, l.remaining, l.held,
+    l.spent, l.expired, l.voided, l.forfeited, l.reissued, l.transferred, l.state, l.is_live, l.class AS lot_class,
+    l.priority, l.scope, l.effective_at, l.expires_at, l.source, l.made, l.log_partition, l.log_offset
+    FROM ledger.lots l """
+
+
+#: The order in which spends take from lots.
+_SPENDING: LiteralString = """l.priority, l.scope IS NULL, l.expires_at NULLS LAST, l.class <> 'promo',
+    l.effective_at NULLS FIRST, l.made"""
+
+
+_SCHEDULE: LiteralString = """SELECT account_id, command_id, asset, amount, every, period, state, next_number, next_at,
+    first_at, until, cap, class AS lot_class, priority, scope, expires_after_ms, made, log_partition, log_offset
+    FROM ledger.schedules """
+
+
+def account_state(connection: Connection[Any], account: str) -> AccountState | None:
+    """What concerns an account as a whole; None for one that was never frozen, closed or the like."""
+    rows = rows_of(connection, AccountState, "SELECT * FROM ledger.accounts WHERE account_id = %s", (account,))
+    return rows[0] if rows else None
+
+
+def lots(connection: Connection[Any], account: str, asset: str | None = None, *, every: bool = False) -> Sequence[Lot]:
+    """An account's live lots, by asset and in the order of spending; with `every`, the others behind them."""
+    return rows_of(
+        connection,
+        Lot,
+        SELECT_LOTS
+        + """WHERE l.account_id = %(account)s AND (%(asset)s::text IS NULL OR l.asset = %(asset)s)
+             AND (%(every)s OR l.is_live) ORDER BY l.asset, l.is_live DESC, """
+        + _SPENDING,
+        {"account": account, "asset": asset, "every": every},
+    )
+
+
+def holds(connection: Connection[Any], account: str, *, every: bool = False) -> Sequence[Hold]:
+    """An account's open holds, the first to lapse first; with `every`, the others behind them."""
+    return rows_of(
+        connection,
+        Hold,
+        """SELECT * FROM ledger.holds WHERE account_id = %s AND (%s OR state = 'open')
+           ORDER BY state <> 'open', deadline, made""",
+        (account, every),
+    )
+
+
+def transfers(connection: Connection[Any], account: str, *, every: bool = False) -> Sequence[Transfer]:
+    """An account's transfers to others that are on their way; with `every`, the settled ones behind them."""
+    return rows_of(
+        connection,
+        Transfer,
+        """SELECT * FROM ledger.transfers WHERE account_id = %s AND (%s OR state = 'in_transit')
+           ORDER BY state, log_offset, command_id""",
+        (account, every),
+    )
+
+
+def schedules(connection: Connection[Any], account: str) -> Sequence[Schedule]:
+    """An account's schedules: the next to fall due first, those without a turn behind them."""
+    query = _SCHEDULE + "WHERE account_id = %s ORDER BY next_at NULLS LAST, made"
+    return rows_of(connection, Schedule, query, (account,))

@@ -1,0 +1,107 @@
+"""How far the log is folded, by partition, and under which rules; and waiting for it.
+
+Reads the views in schema `ledger` only. Instants are aware datetimes in UTC.
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from psycopg import Connection
+
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.position import Position
+from creditfold.log.bookmark import Bookmark, LastRecord
+from creditfold.projections.connections import rows_of
+
+
+class NotYetFoldedError(CreditfoldError):
+    """The fold hasn't reached a position in the time given."""
+
+    exit_code = 4
+
+
+class RulesActivated(NamedTuple):
+    """A record from which on its partition is decided by another version of the rules."""
+
+    log_partition: int
+    log_offset: int
+    rules: int
+    activated_at: datetime
+    command_id: str
+    source: str
+    note: str
+
+
+class PartitionProgress(NamedTuple):
+    """How far one partition is folded, and what its records came to."""
+
+    topic: str
+    log_partition: int
+    next_offset: int
+    accepted: int
+    rejected: int
+    duplicates: int
+    dead_letters: int
+    records: int
+    clock: datetime | None
+    folded_at: datetime | None
+    epoch: int
+    owner: str
+    activations: int = 0
+    rules: int = 1
+    generation: int = 0
+    chain: bytes = b""
+    ticks: int = 0
+    topic_id: str = ""
+    last_offset: int = -1
+    last_digest: bytes = b""
+
+    @property
+    def bookmark(self) -> Bookmark:
+        """Where the fold of the log stopped."""
+        clock_ms = 0 if self.clock is None else round(self.clock.timestamp() * 1000)
+        return Bookmark(self.next_offset, LastRecord(self.last_offset, self.last_digest), clock_ms)
+
+
+def bookmarks(connection: Connection[Any]) -> dict[int, Bookmark]:
+    """Where the live generation's fold of each partition stopped reading the log."""
+    return {row.log_partition: row.bookmark for row in progress(connection)}
+
+
+def progress(connection: Connection[Any]) -> Sequence[PartitionProgress]:
+    """How far each partition is folded."""
+    return rows_of(connection, PartitionProgress, "SELECT * FROM ledger.progress ORDER BY log_partition", ())
+
+
+def activations(connection: Connection[Any]) -> Sequence[RulesActivated]:
+    """Every change of the rules, by partition."""
+    query = "SELECT * FROM ledger.activations ORDER BY log_partition, log_offset"
+    return rows_of(connection, RulesActivated, query)
+
+
+def wait_for(connection: Connection[Any], position: Position, timeout_s: float) -> None:
+    """Wait until the fold has passed a position. Raises NotYetFoldedError after `timeout_s` seconds."""
+    deadline, pause_s = time.monotonic() + timeout_s, 0.002
+    while not has_passed(connection, position):
+        if time.monotonic() >= deadline:
+            raise NotYetFoldedError(
+                f"The fold has not reached {position} within {timeout_s:g} s. The command is in the log.",
+                f"In `creditfold status`, next of partition {position.partition} must pass {position.offset}. Where it "
+                "stands still, no worker folds it (`creditfold worker` starts one), or a worker's log says why.",
+            )
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, 0.1)
+
+
+def has_passed(connection: Connection[Any], position: Position) -> bool:
+    """Whether the fold has passed a position. Raises NotYetFoldedError where there is no such partition."""
+    row = connection.execute(
+        "SELECT next_offset > %s FROM ledger.progress WHERE log_partition = %s", (position.offset, position.partition)
+    ).fetchone()
+    if row is None:
+        raise NotYetFoldedError(
+            f"The projection has no partition {position.partition}.", "See `creditfold status` for the topic it folds."
+        )
+    return bool(row[0])
