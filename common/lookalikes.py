@@ -25,8 +25,9 @@ def is_unseen(char: str) -> bool:
 
 
 def oddity_of(text: str) -> str | None:
-    """What makes a text look like another one: a character by its code, name and place, or its composition. None if
-    nothing does.
+    """What makes a text look like another one: a character by its code, name and place, or its composition.
+
+    None if nothing does.
     """
     if text.isascii() and text.isprintable():
         return None

@@ -264,6 +264,7 @@ class CommandProducer:
         A cancel has no effect: the command is on its way.
 
         Args:
+            command: what to append.
             wait: whether to wait for room in a full queue, up to the delivery timeout, or to refuse at once.
 
         Raises RecordTooLargeError, QueueFullError, ProducerClosedError, ProducerBrokenError, ForkedProducerError.

@@ -131,7 +131,8 @@ def import_file(
     Args:
         path: JSON Lines or CSV in UTF-8, plain or gzip. It may grow between runs, and must not change otherwise. From a
             pipe, each run reads from the start.
-        format: `jsonl` or `csv`; by default told from the name.
+        producer: appends them; its topic is the one that the import is of.
+        format: `jsonl` or `csv`; by default by the name.
         state_path: where progress is kept; written atomically at each checkpoint.
         report_path: JSON Lines, one object for each bad record: line, last_line, reason, text (its start).
         on_progress: called at each checkpoint.

@@ -83,6 +83,7 @@ def mend(letter: Letter, corrections: Corrections, rules: int) -> Mended:
     """Judge what redriving a letter would append, so that it isn't a dead letter for the same reason again.
 
     Args:
+        letter: the dead letter.
         corrections: what is to be other; nothing for the same command with its key, partition and schema put right.
         rules: the version in force where it will be folded.
 

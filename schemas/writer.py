@@ -24,6 +24,7 @@ def compile_writer(schema: JsonSchema, header: bytes = b"") -> Writer:
     TypeError, AttributeError or OverflowError for fields that don't fit.
 
     Args:
+        schema: of the record, as in its `.avsc`.
         header: what each record begins with.
 
     Raises TypeError for a schema with other types.

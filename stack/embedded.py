@@ -50,6 +50,7 @@ def up(settings: Settings, on_step: OnStep = lambda _: None) -> list[str]:
     that the settings place elsewhere is left alone.
 
     Args:
+        settings: where each server is, or is to be started.
         on_step: called with one sentence before each step that takes time.
 
     Returns: the names of what it started. Raises StackError, each with a remedy.

@@ -94,6 +94,8 @@ class MavenRepository:
         What came before an error stays.
 
         Args:
+            artifacts: each with its hash.
+            folder: an existing one.
             bound_s: seconds after which it ends, however much is left.
             on_bytes: called with the size of each file that came.
 

@@ -47,6 +47,7 @@ def remember(settings: Settings, started: Collection[str]) -> Path | None:
     """Write what the stack was made with where that isn't remembered yet; else what it was started with now.
 
     Args:
+        settings: those that the stack was started with.
         started: the names of the servers that were started with these settings.
 
     Returns: the file if it was written. Raises OSError.

@@ -13,7 +13,8 @@ class Move(Protocol):
     `new` is how many of them this run did, where some were done before it.
     """
 
-    def __call__(self, done: int, total: int, count: int, new: int | None = None) -> None: ...
+    def __call__(self, done: int, total: int, count: int, new: int | None = None) -> None:
+        """Move the bar to `done` of `total`."""
 
 
 @contextmanager

@@ -1,5 +1,6 @@
-"""Owns what an archive is: a folder with a topic's committed records in Avro object container files. Reads it back, and
-tells what is wrong with it.
+"""Owns what an archive is: a folder with a topic's committed records in Avro object container files.
+
+Reads it back, and reports what is wrong with it.
 
 Refuses to know what the records mean, how they got there (archive_writer.py does) and how they get back into a topic
 (restore.py does). A file counts only when the index of its partition names it. Needs no Kafka.

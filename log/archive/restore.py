@@ -63,6 +63,8 @@ def restore_topic(
     Records that are there already are compared with the archive's. Each new one is confirmed at its old offset.
 
     Args:
+        settings: where Kafka is, and which topic is restored.
+        folder: of the archive.
         on_progress: called after every thousand records or so.
 
     Raises RestoreError (a topic that holds anything else, Kafka refuses, a record landed elsewhere), ArchiveError,

@@ -84,6 +84,7 @@ def archive_topic(
     """Bring an archive up to where the command topic ended when the call began; go on with what is there already.
 
     Args:
+        settings: where Kafka is, and which topic is archived.
         folder: made if it is missing.
         offsets_per_file: a file ends before each offset that is a multiple of it, and at the end of the log.
         on_progress: called after every few hundred records.

@@ -45,15 +45,24 @@ class Record(Protocol):
     """What a Kafka client's record has. `timestamp` is in milliseconds UTC."""
 
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """Its place in its partition."""
+
     @property
-    def timestamp(self) -> int: ...
+    def timestamp(self) -> int:
+        """When the broker appended it, in milliseconds since 1970 UTC."""
+
     @property
-    def key(self) -> bytes | None: ...
+    def key(self) -> bytes | None:
+        """The account, in UTF-8, of a valid command."""
+
     @property
-    def value(self) -> bytes | None: ...
+    def value(self) -> bytes | None:
+        """The framed Avro record."""
+
     @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """Name and value of each, in order."""
 
 
 class Chunk(NamedTuple):

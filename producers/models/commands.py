@@ -164,6 +164,7 @@ class Transfer(_Origin, _Receiver, Sum, _Command):
     type: Literal["transfer"] = "transfer"
 
     def contradiction(self) -> str | None:
+        """What its fields contradict; None where they agree."""
         return "to must be another account" if self.to == self.account else None
 
 
@@ -241,6 +242,7 @@ class CreateSchedule(_Origin, _Turns, Sum, _Command):
     type: Literal["create_schedule"] = "create_schedule"
 
     def contradiction(self) -> str | None:
+        """What its fields contradict; None where they agree."""
         if 0 < self.until <= self.first_at:
             return "until must be after first_at, or 0 for no end"
         now_ms = time.time_ns() // 1_000_000
@@ -287,6 +289,7 @@ class Batch(_Origin, _Steps, _Command):
     type: Literal["batch"] = "batch"
 
     def contradiction(self) -> str | None:
+        """What its fields contradict; None where they agree."""
         ids = {self.command_id}
         for index, step in enumerate(self.steps):
             if step.command_id in ids:
@@ -296,9 +299,11 @@ class Batch(_Origin, _Steps, _Command):
 
     @property
     def fields(self) -> dict[str, Any]:
+        """The fields by name, those of each step too."""
         return {**super().fields, "steps": [step.fields for step in self.steps]}
 
     def as_written(self) -> Mapping[str, Any]:
+        """The fields as the log has them."""
         return self.fields
 
 
@@ -330,6 +335,7 @@ def parse_command(mapping: Mapping[str, Any], *, confirmed: bool = False) -> Com
     """Make a command from fields by name; `type` says which: one of MODELS.
 
     Args:
+        mapping: the fields by name, with values as in JSON or of Python's own types.
         confirmed: whether what DoubtfulCommandError refuses is meant. It is no part of the command.
 
     Raises InvalidCommandError, naming each bad field and its bound, and DoubtfulCommandError.

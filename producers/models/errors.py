@@ -38,8 +38,9 @@ class InvalidCommandError(AppendError):
 
 
 class DoubtfulCommandError(InvalidCommandError):
-    """A command that the ledger would take and that can hardly be meant: an id with characters that nobody sees, a
-    schedule that would take many turns at once. Where it is meant, the caller confirms it.
+    """A valid command that is most likely a mistake, unless the caller confirms it.
+
+    An id has an invisible character, for example, or a schedule would take many turns at once.
     """
 
     _remedy = (

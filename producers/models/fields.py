@@ -92,7 +92,6 @@ class Instant:
 
 def _instant(more: str = "") -> tuple[Any, ...]:
     """An instant; with `more` also 0, which says what `more` says, since no instant of 1970 can be meant."""
-
     first, end = instants.PLAIN
 
     def read(value: object) -> int:

@@ -35,6 +35,7 @@ def past_effect(type: str, fields: dict[str, Any], now_ms: int) -> str | None:
     """Say what of a command's effect lies in the past, or None where nothing does.
 
     Args:
+        type: of the command, as in `MODELS`.
         fields: as the log has them; a batch's steps among them.
         now_ms: in milliseconds since 1970 UTC.
     """

@@ -108,6 +108,7 @@ class Terms(Model):
     scope: f.Use = ""
 
     def contradiction(self) -> str | None:
+        """What its fields contradict; None where they agree."""
         if self.expires_at and self.expires_at <= self.effective_at:
             return "expires_at must be after effective_at, or 0 for never"
         return None
@@ -161,6 +162,7 @@ class OfSpend(Model):
     expires_at: f.ExpiresAt = 0
 
     def contradiction(self) -> str | None:
+        """What its fields contradict; None where they agree."""
         return "expires_at is for a new lot: say reissue too" if self.expires_at and not self.reissue else None
 
 

@@ -80,8 +80,10 @@ class SideDifference(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """One line of what a record came to: `what` is accepted, rejected, dead letter or rules; fields that don't fit are
-    empty. `command_id` is empty too where time did it; `facts` is JSON.
+    """One line of what a record came to.
+
+    `what` is accepted, rejected, dead letter or rules; fields that don't fit are empty. `command_id` is empty too where
+    time did it; `facts` is JSON.
     """
 
     what: str
@@ -231,8 +233,10 @@ def wrong_balances(connection: Connection[TupleRow], number: int, limit: int) ->
 
 
 def parting(connection: Connection[TupleRow], left: int, right: int, partition: int, end: int) -> tuple[int, bool]:
-    """Where two generations part in a partition, before an offset: the last checkpoint at which they agree, and whether
-    they agree at the end."""
+    """Where two generations part in a partition, before an offset.
+
+    Returns the last checkpoint at which they agree, and whether they agree at the end.
+    """
     if chain_at(connection, left, partition, end) == chain_at(connection, right, partition, end):
         return end, True
     mine, theirs = (_checkpoints(connection, number, partition) for number in (left, right))

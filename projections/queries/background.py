@@ -1,5 +1,6 @@
-"""What workers ask to move things along: which partitions are theirs, what is due there, and which transfers are on
-their way. Always of the live generation; every query goes by an index and reads a bounded number of rows.
+"""What workers ask to move things along: their partitions, what is due there, and transfers in transit.
+
+Always of the live generation; every query goes by an index and reads a bounded number of rows.
 """
 
 from collections.abc import Collection, Mapping, Sequence
