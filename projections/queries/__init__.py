@@ -5,7 +5,6 @@ reads the views in schema `ledger`, and writes nothing. Amounts are whole number
 are aware datetimes in UTC.
 
 Example:
-
     from creditfold.common.settings import load_settings
     from creditfold.projections import queries
     from creditfold.projections.connections import connected
