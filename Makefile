@@ -22,16 +22,16 @@ endif
 endif
 COMPILE = $(BIN)/python building/creditfold_compilation.py
 # The tests of what is compiled; both versions of the core must pass them.
-CORE_TESTS := $(addprefix tests/test_,batches.py chunks.py commands.py compiled.py credit_validity.py credits.py \
-	credits_model.py golden.py ledger.py memory.py plain.py plain_lines.py rules.py schemas.py)
+CORE_TESTS := $(foreach name,batches chunks commands compiled credit_validity credits \
+	credits_model golden ledger memory plain plain_lines rules schemas,$(wildcard tests/*/test_$(name).py))
 
 # The tests of the fold on real servers, which the compiled core must pass, too. Others put something of their own in
 # place of a part of the core, which can't be done with the compiled one.
-FOLD_TESTS := $(addprefix tests/test_,batch_reader.py chaos.py credit_reading.py credit_store.py fold.py generations.py \
-	inline_lots.py outages.py store.py together.py transfers.py trial_balance.py)
+FOLD_TESTS := $(foreach name,batch_reader chaos credit_reading credit_store fold generations \
+	inline_lots outages store together transfers trial_balance,$(wildcard tests/*/test_$(name).py))
 
 # Those of what the documents show and a user calls, which run on what a user has: on the compiled core alone.
-SHOWN_TESTS := $(addprefix tests/test_,bulk.py cli.py demo.py docs.py files.py)
+SHOWN_TESTS := $(foreach name,bulk cli demo docs files,$(wildcard tests/*/test_$(name).py))
 
 # The first of these that is Python 3.11 or later; `make PYTHON=...` names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -91,7 +91,7 @@ tests: compiled-for-tests
 	@$(MAKE) --no-print-directory test-stack
 
 test-under-load: $(VENV)/.installed-dev compiled-for-tests
-	$(BIN)/python tests/under_load.py --times $(TIMES)
+	$(BIN)/python tests/programs/under_load.py --times $(TIMES)
 
 checks:
 	@$(MAKE) --no-print-directory lint

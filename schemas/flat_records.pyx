@@ -3,8 +3,8 @@
 
 Owns nothing that isn't told elsewhere, and refuses nothing: writing.py is the truth, and whatever is otherwise in the
 least (a field that is absent or of another type, a letter beyond ASCII, a map or an array that has something in it, a
-long record) is left to it. tests/test_schemas.py holds both to fastavro. Compiled by Cython where the core is compiled,
-and absent elsewhere.
+long record) is left to it. tests/schemas/test_schemas.py holds both to fastavro. Compiled by Cython where the core is
+compiled, and absent elsewhere.
 """
 
 cimport cython

@@ -2,7 +2,7 @@
 
 Decoding is the dearest step of a fold, and a general decoder spends most of it on finding out, for each record, what
 it is about to read. Here that is found out once for each schema. The code is made from our own lock file, never from
-what is in the log. fastavro stays the yardstick: tests/test_schemas.py compares the two on any bytes.
+what is in the log. fastavro stays the yardstick: tests/schemas/test_schemas.py compares the two on any bytes.
 """
 
 from collections.abc import Callable, Mapping

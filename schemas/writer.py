@@ -2,7 +2,7 @@
 
 The twin of reading.py, for the same reason: a general encoder spends most of its time on finding out, for each record,
 what it is about to write. The code is made from our own lock file, never from what is written. fastavro stays the
-yardstick: tests/test_schemas.py compares the two.
+yardstick: tests/schemas/test_schemas.py compares the two.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

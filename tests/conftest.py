@@ -3,11 +3,9 @@
 import inspect
 import os
 import signal
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import cast
 
 import hypothesis
@@ -19,15 +17,10 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
-# Tests are collected without touching the import path, so the helper beside them is put on it here.
-sys.path.insert(0, str(Path(__file__).parent))
 # Before anything of ours is imported: many tests put something of their own in place of a part of the core, which can't
 # be done with the compiled one. The Makefile has those that may run on both do so.
 os.environ.setdefault("CREDITFOLD_CORE", "plain")
 
-from small_disk import SmallDisk, mounted
-from stack_under_test import StackUnderTest
-from support import HANG_S, patiently
 from tenacity import stop_after_delay
 
 from creditfold.common.settings import Settings
@@ -36,6 +29,9 @@ from creditfold.processors.rebuild import steps as rebuilding
 from creditfold.projections import connections, sessions
 from creditfold.projections.generations import switch, views
 from creditfold.projections.store import claim
+from helpers.small_disk import SmallDisk, mounted
+from helpers.stack_under_test import StackUnderTest
+from helpers.support import HANG_S, patiently
 
 NEEDS_STACK = {"stack", "ledger_database", "ledger_settings"}
 

@@ -3,9 +3,9 @@
 
 Owns nothing that isn't told elsewhere. Python's own way is the truth: schemas/ reads a record, ledger/ decides it,
 projections/ makes its line and its rows. Here the same is done for the commands that nearly all are, in accounts that
-have nothing but lots that can be spent; whatever is otherwise in the least is left to Python. tests/test_plain.py holds
-the two together. Compiled by Cython where the core is compiled, and absent elsewhere. Knows no Kafka client, no
-PostgreSQL, no clock.
+have nothing but lots that can be spent; whatever is otherwise in the least is left to Python.
+tests/processors/test_plain.py holds the two together. Compiled by Cython where the core is compiled, and absent
+elsewhere. Knows no Kafka client, no PostgreSQL, no clock.
 """
 
 from hashlib import blake2b

@@ -5,7 +5,7 @@ a whole fetch. Kafka's committed offsets are not used: after each rebalance ever
 claimed in PostgreSQL and sought to the offset stored there.
 
 Everything in this file leans on private parts of faust-streaming 0.15.3 and aiokafka 0.14.0. Each has a contract
-test in tests/test_faust_hooks.py, named there with what we rely on.
+test in tests/processors/test_faust_hooks.py, named there with what we rely on.
 """
 
 import asyncio

@@ -1,0 +1,318 @@
+"""Every command in every state of PostgreSQL that people meet: answered in words, and by none with a traceback."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import typer
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier
+from pydantic import SecretStr
+from test_cli import bare, cli, use  # noqa: F401 - Fixtures.
+
+from creditfold.cli.main import app
+from creditfold.common.settings import Settings
+from creditfold.log import topics
+from creditfold.projections import connections
+from helpers.support import Cli, Raw, append, query
+
+LETTER = "0:0"
+# Nobody folds here, so nothing comes of waiting.
+QUICK = ("--timeout", "0.1")
+
+#: What each command needs to get as far as PostgreSQL. `{folder}` is an empty one, `{file}` one to import.
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "up": (),
+    "init": (),
+    "publisher": ("--check", "--interval", "0.05"),
+    "status": ("--interval", "0.05"),
+    "tick": QUICK,
+    "rebuild": (),
+    "generations": (),
+    "activate": ("3",),
+    "drop": ("1",),
+    "verify": (),
+    "diff": (),
+    "trial-balance": (),
+    "doctor": (),
+    "grant": ("ann", "5", *QUICK),
+    "spend": ("ann", "1", *QUICK),
+    "hold": ("ann", "1", "--until", "2100-01-01", *QUICK),
+    "capture": ("ann", "h-1", *QUICK),
+    "release": ("ann", "h-1", *QUICK),
+    "refund": ("ann", "s-1", *QUICK),
+    "void": ("ann", "g-1", *QUICK),
+    "transfer": ("ann", "bob", "1", *QUICK),
+    "freeze": ("ann", *QUICK),
+    "unfreeze": ("ann", *QUICK),
+    "close": ("ann", *QUICK),
+    "credit-limit": ("ann", "9", *QUICK),
+    "schedule create": ("ann", "5", "--first-at", "2100-01-01", "--months", "1", *QUICK),
+    "schedule cancel": ("ann", "p-1", *QUICK),
+    "batch": ("ann", "{steps}", *QUICK),
+    "import": ("{file}",),
+    "balance": ("ann",),
+    "history": ("ann",),
+    "lots": ("ann",),
+    "holds": ("ann",),
+    "transfers": ("ann",),
+    "schedules": ("ann",),
+    "trace": ("ann", "g-1"),
+    "why": ("ann", "s-1"),
+    "rejections": ("--totals",),
+    "dsn": (),
+    "follow": ("ann", "--since", "start", "--timeout", "0.1"),
+    "archive": ("{folder}",),
+    "restore": ("{folder}",),
+    "rules list": (),
+    "rules activate": ("1", "--reason", "test", *QUICK),
+    "dead-letters list": (),
+    "dead-letters show": (LETTER,),
+    "dead-letters redrive": (LETTER, "--why", "test", *QUICK),
+    "dead-letters discard": (LETTER, "--why", "test"),
+}
+
+#: Why commands fail here in any state: nobody folds, and nobody waits for long.
+OTHER_REASONS = (
+    "Kafka didn't answer within",
+    "The log didn't confirm",
+    "The fold has not reached",
+    "Unpublished: partition",
+    "Not safe:",
+    "is the one that was archived",
+    "is no archive",
+)
+
+#: What isn't run here, and why.
+ELSEWHERE = {
+    "demo": "does what `up`, `import` and `verify` do, with a history that it fetches",
+    "down": "stops what the other tests use; it asks no server anything",
+    "psql": "becomes psql, which says itself what is the matter: test_access.py",
+    "worker": "waits for servers until it is stopped: test_outages.py",
+}
+
+
+def names_of(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """The names of a command's subcommands, as they are typed."""
+    if not hasattr(command, "commands"):
+        yield " ".join(path)
+        return
+    for name, subcommand in command.commands.items():
+        yield from names_of(subcommand, (*path, name))
+
+
+def test_every_command_has_a_row() -> None:
+    """A new command belongs into ARGUMENTS, or into ELSEWHERE with the reason."""
+    assert set(names_of(typer.main.get_command(app))) == ARGUMENTS.keys() | ELSEWHERE.keys()
+
+
+def with_dsn(settings: Settings, **changed: str) -> Settings:
+    """The same settings with parts of the connection string changed."""
+    return settings.model_copy(update={"postgres_dsn": SecretStr(make_conninfo(settings.dsn, **changed))})
+
+
+def server(settings: Settings, statement: str, *names: str) -> None:
+    """Run a statement as the superuser, in another database than the test's, which may refuse."""
+    with psycopg.connect(settings.dsn, dbname="postgres", autocommit=True) as connection:
+        connection.execute(SQL(statement).format(*map(Identifier, names)))  # type: ignore[arg-type]
+
+
+@contextmanager
+def database_set(settings: Settings, name: str, value: str) -> Iterator[Settings]:
+    """The test's database, with a setting that it brings along to every session."""
+    database = conninfo_to_dict(settings.dsn)["dbname"]
+    server(settings, f"ALTER DATABASE {{}} SET {name} = '{value}'", str(database))
+    try:
+        yield settings
+    finally:
+        server(settings, f"ALTER DATABASE {{}} RESET {name}", str(database))
+
+
+@contextmanager
+def role(settings: Settings, options: str = "") -> Iterator[Settings]:
+    """A user of its own, who may log in, with a password where the server asks for one."""
+    name = f"{settings.group}_user"
+    server(settings, f"CREATE ROLE {{}} LOGIN PASSWORD 'right' {options}", name)
+    try:
+        yield with_dsn(settings, user=name, password="right")  # noqa: S106 - It guards a role that lives for a test.
+    finally:
+        server(settings, "DROP ROLE {}", name)
+
+
+@contextmanager
+def asking_for_a_password(settings: Settings) -> Iterator[Settings]:
+    """A user whom the server lets in by password only, with a wrong one."""
+    with role(settings) as user:
+        path = Path(str(query(settings, "SHOW hba_file")[0][0]))
+        before = path.read_text("utf-8") if path.exists() else None
+        name = conninfo_to_dict(user.dsn)["user"]
+        if before is not None:
+            path.write_text(f"local all {name} scram-sha-256\n{before}", "utf-8")
+            server(settings, "SELECT pg_reload_conf()")
+        try:
+            yield with_dsn(user, password="wrong")  # noqa: S106 - It is.
+        finally:
+            if before is not None:
+                path.write_text(before, "utf-8")
+                server(settings, "SELECT pg_reload_conf()")
+
+
+@contextmanager
+def without_the_readers_role(settings: Settings) -> Iterator[Settings]:
+    """The server as it is after a dump was restored on another one: roles don't come with it."""
+    server(settings, "ALTER ROLE creditfold_reader RENAME TO creditfold_gone")
+    try:
+        yield settings
+    finally:
+        if query(settings, "SELECT FROM pg_roles WHERE rolname = 'creditfold_reader'"):
+            with psycopg.connect(settings.dsn, autocommit=True) as connection:
+                connection.execute("DROP OWNED BY creditfold_reader")
+            server(settings, "DROP ROLE creditfold_reader")
+        server(settings, "ALTER ROLE creditfold_gone RENAME TO creditfold_reader")
+
+
+#: Each state with what is said of it, wherever a command fails for it.
+STATES: dict[str, tuple[Callable[[Settings], AbstractContextManager[Settings]], str]] = {
+    "read-only": (lambda found: database_set(found, "default_transaction_read_only", "on"), "is read-only"),
+    "missing database": (lambda found: nullcontext(with_dsn(found, dbname="cf_none")), '"cf_none" does not exist'),
+    "missing role": (lambda found: nullcontext(with_dsn(found, user="cf_nobody")), '"cf_nobody"'),
+    # The first that prepares the ledger makes it, and all else does without.
+    "missing readers' role": (without_the_readers_role, ""),
+    "wrong password": (asking_for_a_password, "password"),
+    "no right": (role, "permission denied"),
+    "statement time-out": (lambda found: database_set(found, "statement_timeout", "1ms"), "statement"),
+    "too many connections": (lambda found: role(found, "CONNECTION LIMIT 0"), "too many connections"),
+}
+
+
+@pytest.fixture
+def ledger(cli: Cli, ledger_settings: Settings) -> Settings:  # noqa: F811 - The fixture.
+    """A ledger with a letter and two generations beside the live one: what each command needs to begin its work."""
+    append(ledger_settings, [Raw(b"no command", b"ann", 0)])
+    cli("grant", "ann", "5", "--id", "g-1", "--no-wait")
+    for arguments in (("rebuild",), ("activate", "2"), ("rebuild",)):
+        done = cli(*arguments)
+        assert done.code == 0, done.err
+    return ledger_settings
+
+
+class Runner:
+    """Runs commands in a state of the servers, and collects what they did wrong.
+
+    Args:
+        run: what runs a command.
+        folder: an empty one.
+        words: what each error must say, unless it has another reason.
+    """
+
+    def __init__(self, run: Cli, folder: Path, words: str) -> None:
+        self._run = run
+        self._words = words
+        self._places = {
+            "folder": folder / "archive",
+            "file": folder / "commands.jsonl",
+            "steps": folder / "steps.jsonl",
+        }
+        self._places["file"].write_text(
+            '{"type": "spend", "command_id": "x", "account": "ann", "asset": "credits", "amount": 1}\n'
+        )
+        self._places["steps"].write_text('{"type": "grant", "command_id": "b-1", "asset": "credits", "amount": 1}\n')
+        self.wrong: dict[str, str] = {}
+        self.said: list[str] = []
+
+    def __call__(self, name: str) -> None:
+        filled = [text.format(**self._places) for text in ARGUMENTS[name]]
+        try:
+            done = self._run(*name.split(), *filled)
+        except Exception as error:
+            self.wrong[name] = f"traceback: {error!r}"
+            return
+        self.said.append(f"{done.out}{done.err}")
+        if "doesn't answer" in self.said[-1] or (done.code and "\ntry: " not in done.err):
+            self.wrong[name] = f"{done.code}: {done.err or done.out}"
+        elif done.code == 1 and not any(text in done.err for text in (self._words, *OTHER_REASONS)):
+            self.wrong[name] = f"not the reason: {done.err}"
+
+    def refuse(self) -> None:
+        """Fail if something was wrong, or if nothing met the state at all."""
+        assert not self.wrong, "\n".join(f"{name}: {why}" for name, why in self.wrong.items())
+        assert any(self._words in text for text in self.said), self.said
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_each_command_says_what_is_the_matter(
+    cli: Cli,  # noqa: F811 - The fixture.
+    ledger: Settings,
+    state: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No exception, a remedy for each error, and nobody is sent to start a server that answers."""
+    opened, words = STATES[state]
+    with opened(ledger) as settings:
+        run = Runner(cli, tmp_path, words)
+        for name in ARGUMENTS:
+            use(settings, monkeypatch)
+            run(name)
+    run.refuse()
+
+
+def test_each_command_names_a_topic_that_is_missing(
+    cli: Cli,  # noqa: F811 - The fixture.
+    ledger: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But for those that make it."""
+    use(ledger.model_copy(update={"commands_topic": "cf.none"}), monkeypatch)
+    run = Runner(cli, tmp_path, "cf.none")
+    for name in ARGUMENTS:
+        if name not in ("up", "init"):
+            run(name)
+    run.refuse()
+
+
+def test_a_server_that_accepts_and_never_answers(
+    cli: Cli,  # noqa: F811 - The fixture.
+    ledger_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one whose disk hangs: nobody waits for it for ever."""
+    monkeypatch.setitem(connections.SESSION, "connect_timeout", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dsn = make_conninfo(ledger_settings.dsn, host="127.0.0.1", port=silent.getsockname()[1])
+        use(ledger_settings.model_copy(update={"postgres_dsn": SecretStr(dsn)}), monkeypatch)
+        for words in (("balance", "ann"), ("init",), ("verify",), ("dead-letters", "discard", "0:0", "--why", "test")):
+            done = cli(*words)
+            assert (done.code, "PostgreSQL doesn't answer" in done.err) == (1, True), done.err
+        assert "PostgreSQL doesn't answer" in cli("doctor").out
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [("SASL_PLAINTEXT", "doesn't let this user in"), ("SSL", "speaks otherwise than the settings")],
+)
+def test_a_kafka_that_is_spoken_to_wrongly(
+    cli: Cli,  # noqa: F811 - The fixture.
+    ledger_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: str,
+    said: str,
+) -> None:
+    """It runs, so nobody is sent to start it."""
+    monkeypatch.setattr(topics, "CONNECT_S", 2.0)
+    changed = {"kafka_security_protocol": protocol, "kafka_username": "ann", "kafka_password": SecretStr("x")}
+    use(ledger_settings.model_copy(update=changed), monkeypatch)
+    tries = [cli("init")]
+    # A slow machine may not let it hear of the reason in time.
+    while said not in tries[-1].err and len(tries) < 10:
+        tries.append(cli("init"))
+    done = tries[-1]
+    assert done.code == 1
+    assert said in done.err
+    assert "CREDITFOLD_KAFKA_SECURITY_PROTOCOL" in done.err
+    assert "creditfold up" not in done.err

@@ -1,0 +1,123 @@
+"""Transactions that are committed and yet aborted in a partition: nothing is published behind what readers miss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from test_publisher import assert_published, fold, next_offsets, opened, pool, publish_to, topics_of
+
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.visibility import HiddenRecordError
+from creditfold.processors.publisher.main import Lane
+from creditfold.processors.publisher.partition import Outbox, Pool, ScatteredWindowError
+from creditfold.projections.queries import windows as outbox_queries
+from helpers.late_marker import abort_in
+from helpers.support import HANG_S, Raw, record
+
+__all__ = ["pool"]
+
+
+class MarkedProducer:
+    """A producer, and what happens just before a call of it that others make too, once for each number of the call."""
+
+    def __init__(self, conf: dict[str, Any], call: str, numbers: set[int], happens: Callable[[], None]) -> None:
+        self._producer = Producer(conf)
+        self._call, self._numbers, self._happens = call, numbers, happens
+        self._made = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._call:
+            self._made += 1
+            if self._made in self._numbers:
+                if name == "produce":
+                    self._producer.flush(HANG_S)
+                self._happens()
+        return getattr(self._producer, name)
+
+
+def commands() -> list[Raw]:
+    """Grants in every partition, and a record that can't be folded behind each."""
+    grants = [record("Grant", f"g{number}", f"user-{number}", 1) for number in range(400)]
+    return [raw for number, grant in enumerate(grants) for raw in (grant, Raw(b"?", b"?", partition=number % 4))]
+
+
+@pytest.mark.parametrize("topic", ["outcomes", "dead_letters"])
+def test_nothing_is_published_behind_a_window_that_a_late_marker_aborted(
+    ledger_settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch, topic: str
+) -> None:
+    """The producer hears that its commit is done; the next commit is refused, and another outbox publishes both."""
+    monkeypatch.setattr(outbox_queries, "WINDOW_OFFSETS", 40)
+    fold(ledger_settings, commands())
+    (folded, topics), aborted = (next_offsets(ledger_settings)[0], topics_of(ledger_settings)), list[int]()
+
+    def happens() -> None:
+        aborted.append(abort_in(ledger_settings, getattr(topics, topic), 0))
+
+    # The first commit is that of `open`, which holds no record.
+    make: Any = lambda conf: MarkedProducer(conf, "commit_transaction", {3}, happens)  # noqa: E731
+    with (
+        opened(ledger_settings, pool, 0, topics, make_producer=make) as outbox,
+        pytest.raises(HiddenRecordError, match="its transaction is aborted there"),
+    ):
+        publish_to(outbox, folded)
+    assert aborted == [1]
+    for partition, end in next_offsets(ledger_settings).items():
+        with opened(ledger_settings, pool, partition, topics) as outbox:
+            publish_to(outbox, end)
+            outbox.confirm()
+    assert_published(ledger_settings)
+
+
+def test_a_window_that_a_late_marker_cut_in_two_is_not_committed(ledger_settings: Settings, pool: Pool) -> None:
+    """The marker stands between two of its messages, so that readers would get the second part only."""
+    fold(ledger_settings, commands())
+    (folded, topics), aborted = (next_offsets(ledger_settings)[0], topics_of(ledger_settings)), list[int]()
+
+    def happens() -> None:
+        aborted.append(abort_in(ledger_settings, topics.outcomes, 0))
+
+    make: Any = lambda conf: MarkedProducer(conf, "produce", {30}, happens)  # noqa: E731
+    with (
+        opened(ledger_settings, pool, 0, topics, make_producer=make) as outbox,
+        pytest.raises(ScatteredWindowError, match="not one behind the other"),
+    ):
+        publish_to(outbox, folded)
+    assert aborted == [1]
+    for partition, end in next_offsets(ledger_settings).items():
+        with opened(ledger_settings, pool, partition, topics) as outbox:
+            publish_to(outbox, end)
+    assert_published(ledger_settings)
+
+
+def test_a_lane_with_nothing_more_to_publish_notices_what_is_hidden(ledger_settings: Settings, pool: Pool) -> None:
+    """No window comes after the one that was aborted; it is looked for all the same, and published again."""
+    fold(ledger_settings, commands())
+    topics, aborted = topics_of(ledger_settings), list[int]()
+
+    def happens() -> None:
+        aborted.append(abort_in(ledger_settings, topics.outcomes, 0))
+
+    opened_outboxes: list[Outbox] = []
+
+    def make_outbox(topics: Any, partition: int) -> Outbox:
+        numbers = set() if opened_outboxes else {2}
+        make: Any = lambda conf: MarkedProducer(conf, "commit_transaction", numbers, happens)  # noqa: E731
+        opened_outboxes.append(Outbox(ledger_settings, topics, partition, pool, make_producer=make))
+        return opened_outboxes[-1]
+
+    folded = next_offsets(ledger_settings)
+    lane = Lane(topics, 0, make_outbox, lambda partition: None, 0.5)
+    lane.tell(folded.pop(0))
+    lane.start()
+    try:
+        assert wait_until(lambda: len(opened_outboxes) > 1 and opened_outboxes[-1].published_to == lane.folded, HANG_S)
+    finally:
+        lane.stop()
+        lane.join(HANG_S)
+    assert aborted == [1]
+    for partition, end in folded.items():
+        with opened(ledger_settings, pool, partition, topics) as outbox:
+            publish_to(outbox, end)
+    assert_published(ledger_settings)

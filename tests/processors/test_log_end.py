@@ -1,0 +1,456 @@
+"""A log that lost its end, and one that grew past it again: whoever goes on where it stopped notices, and refuses.
+
+The loss is real: the broker is stopped, the end of its file is cut off, and it starts again.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from test_cli import bare, cli
+from test_publisher import assert_published, opened, pool, publish_to, read_topic, wait_until_published
+
+from creditfold.cli.run.doctor import examine
+from creditfold.cli.run.status import refuse_other_history, take_sample
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log import continuity
+from creditfold.log.archive.folder import ArchiveError
+from creditfold.log.archive.writer import archive_topic
+from creditfold.log.bookmark import NO_RECORD, Bookmark, LastRecord, last_record
+from creditfold.log.continuity import READ_S, LogReplacedError, UnreadError, refusals
+from creditfold.log.reader import LogReader, UnreadableError
+from creditfold.log.topics import End, describe_log, log_ends
+from creditfold.processors import health
+from creditfold.processors.fold.chunk import partition_of
+from creditfold.processors.publisher.partition import OutcomesCutError, Pool
+from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.processors.rebuild.verify import diff, verify
+from creditfold.projections.tables.setup import prepare
+from helpers.log_surgery import cut_end, spoil_last_batch
+from helpers.stack_under_test import EmbeddedStack, StackUnderTest
+from helpers.support import (
+    HANG_S,
+    ROOT,
+    Cli,
+    Quiet,
+    Raw,
+    WorkerProcess,
+    all_progress,
+    append,
+    fold_log,
+    query,
+    record,
+    wait_until_folded,
+)
+
+__all__ = ["bare", "cli", "pool"]
+
+#: One account of each partition, by its number.
+ACCOUNTS = {partition_of(f"user-{number}".encode(), 4): f"user-{number}" for number in range(40)}
+
+
+@pytest.fixture
+def surgery(stack: StackUnderTest) -> StackUnderTest:
+    """The stack, if its broker's files can be reached."""
+    if not isinstance(stack, EmbeddedStack):
+        pytest.skip("the broker's files can be reached in the embedded stack only")
+    return stack
+
+
+class Watchful(WorkerProcess):
+    """A worker or a publisher that looks each second for what it looks for in half a minute else."""
+
+    program = (
+        str(ROOT / "tests" / "programs" / "with_constants.py"),
+        "creditfold.processors.worker.app.COMPARE_LOG_EVERY_S=1",
+        "creditfold.processors.worker.transport.REFUSED_PAUSE_S=1",
+        "creditfold.processors.worker.transport.UNREADABLE_PAUSE_S=1",
+        "creditfold.processors.worker.transport.UNREAD_PAUSE_S=1",
+        "creditfold.processors.publisher.main.CHECK_EVERY_S=1",
+        "creditfold.processors.publisher.main.COMPARE_EVERY_S=1",
+        "creditfold.processors.publisher.main.REFUSED_PAUSE_S=1",
+        "creditfold.log.continuity.READ_S=3",
+    )
+
+
+@contextmanager
+def watchful(settings: Settings, folder: Path, command: str = "worker", name: str = "") -> Iterator[WorkerProcess]:
+    """One for the length of a block."""
+    running = Watchful(settings, folder, name or command, command)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.stop()
+
+
+def grant(partition: int, command_id: str, amount: int = 1) -> Raw:
+    return record("Grant", command_id, ACCOUNTS[partition], amount)
+
+
+def append_each(settings: Settings, records: list[Raw]) -> None:
+    """Append records, each in a batch of its own, which can be cut off alone."""
+    producer = Producer({**settings.kafka_client, "partitioner": "murmur2_random", "acks": "all"})
+    for one in records:
+        producer.produce(settings.commands_topic, one.value, one.key)
+        assert producer.flush(HANG_S) == 0
+
+
+def lose_end(stack: StackUnderTest, topic: str, partition: int, offset: int, *, kill: bool = False) -> None:
+    """Have the broker come back without a partition's records from an offset on."""
+    stack.stop_kafka(kill=kill)
+    try:
+        cut_end(stack.settings.data_dir, topic, partition, offset)
+    finally:
+        stack.start_kafka()
+
+
+def next_offset(settings: Settings, partition: int) -> int:
+    return {row.log_partition: row.next_offset for row in all_progress(settings)}[partition]
+
+
+def bookmarks(settings: Settings) -> dict[int, Bookmark]:
+    return {row.log_partition: row.bookmark for row in all_progress(settings)}
+
+
+def refused(running: WorkerProcess, partition: int) -> list[dict[str, Any]]:
+    said = (line for line in running.lines() if line.get("event") == "refuses to fold a partition")
+    return [line for line in said if line["partition"] == partition]
+
+
+def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
+    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path
+) -> None:
+    """The worker names what it misses, folds the other partitions, and goes on by itself after the remedy.
+
+    Whatever else goes on where it stopped refuses: an archive, a rebuild, a switch, a diff. Doctor and verify say so.
+    """
+    settings, topic = ledger_settings, ledger_settings.commands_topic
+    append_each(settings, [grant(1, f"kept-{n}") for n in range(2)] + [grant(1, f"lost-{n}") for n in range(3)])
+    append(settings, [grant(partition, "first") for partition in (0, 2, 3)])
+    fold_log(settings)
+    before = rebuild(settings, Request(), Quiet()).number
+    archive_topic(settings, tmp_path / "backup")
+    lose_end(surgery, topic, 1, 2)
+    append_each(settings, [grant(1, f"new-{n}") for n in range(4)])
+    with watchful(settings, tmp_path, name="again") as again:
+        assert wait_until(lambda: len(refused(again, 1)) > 0, HANG_S), again.text()[-3000:]
+        why, remedy = refused(again, 1)[0]["why"], refused(again, 1)[0]["remedy"]
+        assert f"Partition 1 of {topic} is folded to offset 5" in why
+        assert "the record that the topic holds at 1:4 is another one" in why
+        assert "What it holds from 1:2 on was appended since." in why
+        assert "creditfold rebuild" in remedy
+        append(settings, [grant(partition, "second") for partition in (0, 2, 3)])
+        for partition in (0, 2, 3):
+            assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, HANG_S)
+        # Nobody owns it, so nobody ticks it or moves its transfers on.
+        assert query(settings, "SELECT next_offset, owner FROM ledger.progress WHERE log_partition = 1") == [(5, "")]
+        for going_on in (
+            lambda: archive_topic(settings, tmp_path / "backup"),
+            lambda: rebuild(settings, Request(resume=before), Quiet()),
+            lambda: activate(settings, before, Consent(differences=True, note="x"), Quiet()),
+            lambda: diff(settings, None, 20, Quiet()),
+        ):
+            with pytest.raises((ArchiveError, LogReplacedError), match="the topic holds at 1:4 is another one"):
+                going_on()
+        assert "is another one" in verify(settings, None, None, 20, Quiet()).conclusion
+        with pytest.raises(LogReplacedError):
+            refuse_other_history(settings, take_sample(settings))
+        (check,) = [check for check in examine(settings) if check.name == "last folded records"]
+        assert check.state == "danger"
+        assert why == check.seen
+        done = rebuild(settings, Request(), Quiet())
+        activate(settings, done.number, Consent(differences=True, note="the log lost its end"), Quiet())
+        wait_until_folded(settings)
+    found = query(settings, "SELECT command_id FROM ledger.journal WHERE log_partition = 1 ORDER BY log_offset")
+    assert [row[0] for row in found] == ["kept-0", "kept-1", "new-0", "new-1", "new-2", "new-3"]
+    assert verify(settings, None, None, 20, Quiet()).equal
+
+
+@pytest.mark.parametrize("grown", [1, 4])
+def test_a_running_worker_folds_nothing_of_another_history(
+    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path, grown: int
+) -> None:
+    """The broker crashes, loses its end and has other records before the worker asks again; it needn't be further."""
+    settings = ledger_settings
+    append_each(settings, [grant(2, f"kept-{n}") for n in range(2)] + [grant(2, f"lost-{n}") for n in range(3)])
+    with watchful(settings, tmp_path) as running:
+        wait_until_folded(settings)
+        running.send(signal.SIGSTOP)
+        lose_end(surgery, settings.commands_topic, 2, 2, kill=True)
+        append_each(settings, [grant(2, f"new-{n}") for n in range(grown)])
+        running.send(signal.SIGCONT)
+        assert wait_until(lambda: len(refused(running, 2)) > 0, HANG_S), running.text()[-3000:]
+        append_each(settings, [grant(2, f"later-{n}") for n in range(4)])
+        append(settings, [grant(3, "elsewhere")])
+        assert wait_until(lambda: next_offset(settings, 3) == 1, HANG_S)
+        assert wait_until(lambda: "is another one" in refused(running, 2)[-1]["why"], HANG_S)
+    assert next_offset(settings, 2) == 5
+    found = query(settings, "SELECT command_id FROM ledger.journal WHERE log_partition = 2 ORDER BY log_offset")
+    assert [row[0] for row in found] == ["kept-0", "kept-1", "lost-0", "lost-1", "lost-2"]
+
+
+def test_outcomes_that_their_topic_lost_are_published_again(
+    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path
+) -> None:
+    """The end of the outcomes topic is lost under a publisher, which has nothing to publish, or something just then."""
+    settings, topic = ledger_settings, ledger_settings.outcomes_topic
+
+    def publish(*names: str) -> None:
+        for name in names:
+            append(settings, [grant(partition, name) for partition in range(4)])
+            wait_until_folded(settings)
+            wait_until_published(settings)
+
+    with watchful(settings, tmp_path), watchful(settings, tmp_path, "publisher") as running:
+        publish("first", "second", "third")
+        lose_end(surgery, topic, 0, 2, kill=True)
+        assert wait_until(lambda: len(read_topic(settings, topic)) == 12, HANG_S), running.text()[-3000:]
+        running.send(signal.SIGSTOP)
+        lose_end(surgery, topic, 1, 2, kill=True)
+        append(settings, [grant(partition, "fourth") for partition in range(4)])
+        wait_until_folded(settings)
+        running.send(signal.SIGCONT)
+        assert wait_until(lambda: len(read_topic(settings, topic)) == 16, HANG_S), running.text()[-3000:]
+        assert_published(settings)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_an_outbox_commits_nothing_behind_a_lost_end(
+    ledger_settings: Settings, surgery: StackUnderTest, pool: Pool, left: int
+) -> None:
+    """Its next message lands where an earlier one was: the transaction is given up, and another outbox begins there.
+
+    Where something of the same producer is left, Kafka misses the numbers between by itself.
+    """
+    settings, topic = ledger_settings, ledger_settings.outcomes_topic
+    append(settings, [grant(0, f"g-{number}") for number in range(4)])
+    fold_log(settings)
+    with opened(settings, pool, 0) as outbox:
+        for folded in (1, 2, 3):
+            assert outbox.publish(folded) == (1, 0)
+        lose_end(surgery, topic, 0, 2 * left)
+        with pytest.raises((OutcomesCutError, KafkaException), match=r"offset 6, and is at 0|out of order|sequence"):
+            outbox.publish(4)
+    assert len(read_topic(settings, topic)) == left
+    with opened(settings, pool, 0) as another:
+        publish_to(another, 4)
+        assert another.ends[topic] > 6
+    assert_published(settings)
+
+
+def test_nothing_of_a_lost_history_is_published(
+    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path
+) -> None:
+    """What was folded, but not published, when the log lost it: the publisher leaves the partition alone."""
+    settings = ledger_settings
+    append_each(settings, [grant(2, f"kept-{n}") for n in range(2)] + [grant(2, f"lost-{n}") for n in range(2)])
+    append(settings, [grant(3, "elsewhere")])
+    fold_log(settings)
+    lose_end(surgery, settings.commands_topic, 2, 2)
+    append_each(settings, [grant(2, f"new-{n}") for n in range(3)])
+    with watchful(settings, tmp_path, "publisher") as running:
+        assert wait_until(lambda: len(read_topic(settings, settings.outcomes_topic)) == 1, HANG_S)
+        assert wait_until(lambda: running.said("refuses to publish the partition"), HANG_S), running.text()[-3000:]
+    line, *_ = [line for line in running.lines() if line["event"] == "refuses to publish the partition"]
+    assert line["partition"] == 2
+    assert "is another one" in line["why"]
+    assert [seen.partition for seen in read_topic(settings, settings.outcomes_topic)] == [3]
+
+
+@pytest.fixture
+def transactional(ledger_settings: Settings) -> Iterator[Producer]:
+    """A producer with transactions, which is given its place in the middle of one if need be."""
+    conf = {"transactional.id": ledger_settings.group, "transaction.timeout.ms": 600_000}
+    producer = Producer({**ledger_settings.kafka_client, **conf})
+    producer.init_transactions(HANG_S)
+    yield producer
+    producer.purge()
+
+
+def test_what_cannot_be_read_keeps_nobody_else_waiting(
+    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of partition 1 the last folded record, of 2 the first that is not folded: both stand still and are shown."""
+    settings, topic = ledger_settings, ledger_settings.commands_topic
+    append_each(settings, [grant(partition, "first") for partition in range(4)])
+    fold_log(settings)
+    append_each(settings, [grant(partition, "second") for partition in (0, 2, 3)])
+    surgery.stop_kafka()
+    try:
+        spoil_last_batch(settings.data_dir, topic, 1)
+        spoil_last_batch(settings.data_dir, topic, 2)
+    finally:
+        surgery.start_kafka()
+    monkeypatch.setattr(continuity, "READ_S", 2.0)
+
+    def unread() -> UnreadError:
+        with pytest.raises(UnreadError, match=f"doesn't give the records of {topic} at ") as raised:
+            refusals(settings, topic, bookmarks(settings) | {3: Bookmark(9)})
+        return raised.value
+
+    # A slow machine may not give others in time, either.
+    assert wait_until(lambda: (found := unread()).partitions == {1} and found.refused.keys() == {3}, HANG_S)
+    with watchful(settings, tmp_path, name="again") as again:
+        for partition in (0, 3):
+            assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, HANG_S), again.text()
+
+        def waiting() -> list[list[int]]:
+            return [line["partitions"] for line in again.lines() if line["event"] == "waiting to claim partitions"]
+
+        # There, too, others may not be given in time at first.
+        assert wait_until(lambda: [1] in waiting(), HANG_S), waiting()
+        assert wait_until(lambda: again.said("records can't be read at all"), HANG_S), again.text()[-3000:]
+        monkeypatch.setattr(health, "IDLE_S", 0.0)
+
+        def stuck() -> list[int]:
+            rows = cli("status", "--json", "--interval", "0.05").json["partitions"]
+            return [row["partition"] for row in rows if row["stuck"]]
+
+        assert wait_until(lambda: stuck() == [1, 2], HANG_S), cli("status").out
+
+
+def test_a_slow_kafka_is_waited_for_while_it_answers(
+    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each partition's record takes nearly as long as Kafka may take to answer; more records come behind it."""
+    settings, topic = ledger_settings, ledger_settings.commands_topic
+    append(settings, [grant(partition, f"grant-{number}") for number in range(50) for partition in range(4)])
+    marks = {}
+    for partition in range(4):
+        with LogReader(settings.kafka_client, topic, partition, 0) as reader:
+            (first, *_) = reader.take(50, HANG_S).records
+        marks[partition] = Bookmark(1, last_record(*first[:4]))
+    now_s = 0.0
+
+    def slowly(*record: Any) -> LastRecord:
+        nonlocal now_s
+        now_s += READ_S * 1.1
+        return last_record(*record)
+
+    monkeypatch.setattr(continuity, "last_record", slowly)
+    monkeypatch.setattr(continuity, "time", SimpleNamespace(monotonic=lambda: now_s))
+    assert refusals(settings, topic, marks) == {}
+    assert now_s > READ_S * 4
+
+
+def test_nothing_of_an_ordinary_log_is_taken_for_another_history(
+    ledger_settings: Settings, stack: StackUnderTest, tmp_path: Path, transactional: Producer
+) -> None:
+    """Control records, aborted ones, stretches of nothing else, a tick, crashes of the worker and of the broker."""
+    settings, producer = ledger_settings, transactional
+
+    def write(name: str, *, commit: bool, records: int = 3) -> None:
+        producer.begin_transaction()
+        for partition in range(4):
+            for number in range(records):
+                raw = grant(partition, f"{name}-{number}")
+                producer.produce(settings.commands_topic, raw.value, raw.key, partition)
+        (producer.commit_transaction if commit else producer.abort_transaction)(HANG_S)
+
+    names = [f"log-{number}" for number in range(6)]
+    for number, commit in enumerate([False, False, True, True, False, True]):
+        write(names[number], commit=commit)
+        running = Watchful(settings, tmp_path, names[number])
+        try:
+            wait_until_folded(settings)
+            if number == 3:
+                stack.restart_kafka(kill=True)
+                append(settings, [grant(partition, "after the crash") for partition in range(4)])
+                wait_until_folded(settings)
+        finally:
+            running.kill()
+        assert not running.said("refuses"), running.text()[-3000:]
+        assert refusals(settings, settings.commands_topic, bookmarks(settings)) == {}
+    # An open transaction hides what is behind its start, which was never folded.
+    producer.begin_transaction()
+    producer.produce(settings.commands_topic, b"open", b"open", 0)
+    producer.flush(HANG_S)
+    append(settings, [grant(0, "behind an open transaction")])
+    assert refusals(settings, settings.commands_topic, bookmarks(settings)) == {}
+    producer.abort_transaction(HANG_S)
+    with watchful(settings, tmp_path, name="last"):
+        wait_until_folded(settings)
+    assert verify(settings, None, None, 20, Quiet()).equal
+
+
+def test_what_a_bookmark_may_meet(ledger_settings: Settings, transactional: Producer) -> None:
+    """Records at 0 and 1, an aborted one at 2, a control record at 3, records at 4 and 5."""
+    settings, topic = ledger_settings, ledger_settings.commands_topic
+    append_each(settings, [grant(0, "zero"), grant(0, "one")])
+    transactional.begin_transaction()
+    transactional.produce(topic, b"aborted", b"key", 0)
+    transactional.flush(HANG_S)
+    transactional.abort_transaction(HANG_S)
+    # Kafka answers before the control record is there.
+    assert wait_until(lambda: log_ends(settings, topic, [0]) == {0: End(4, 4)}, HANG_S)
+    append_each(settings, [grant(0, "four"), grant(0, "five")])
+    with LogReader(settings.kafka_client, topic, 0, 0) as reader:
+        found = {}
+        while reader.position < 6:
+            found |= {one.offset: last_record(*one[:4]) for one in reader.take(10, 1.0).records}
+    assert found.keys() == {0, 1, 4, 5}
+    other = LastRecord(1, bytes(16))
+
+    def meets(next_offset: int, last: LastRecord = NO_RECORD) -> str:
+        errors = refusals(settings, topic, {0: Bookmark(next_offset, last), 3: Bookmark(0)})
+        assert errors.keys() <= {0}
+        return str(errors.get(0, ""))
+
+    for next_offset, last in (
+        (0, NO_RECORD),
+        (1, found[0]),
+        (2, found[1]),
+        (3, found[1]),
+        (4, found[1]),
+        (6, found[5]),
+    ):
+        assert meets(next_offset, last) == ""
+    assert "the record that the topic holds at 0:1 is another one" in meets(2, other)
+    assert "the record that the topic holds at 0:1 is another one" in meets(4, other)
+    # Its control record was lost, and a record came in its place.
+    assert "the topic holds a record at 0:4 that wasn't there" in meets(5, found[1])
+    assert "the topic holds a record at 0:0 that wasn't there" in meets(2)
+    assert "the topic holds no record at 0:2 any more" in meets(3, LastRecord(2, bytes(16)))
+    assert "is folded to offset 7, but the topic holds 0 to 6" in meets(7, found[5])
+    place = TopicPartition(topic, 0, 2)
+    admin = AdminClient(settings.kafka_client)
+    admin.delete_records([place])[place].result(HANG_S)
+    # What was deleted can't be compared, and is no other history.
+    assert meets(2, other) == meets(4, other) == ""
+    assert "but the topic holds 2 to 6" in meets(1, found[0])
+
+
+def test_a_reader_that_lives_through_the_loss_joins_no_histories(
+    ledger_settings: Settings, surgery: StackUnderTest
+) -> None:
+    """What reads on over a restart of the broker, as a long archive does, ends with an error: by the leader's epoch."""
+    settings, topic = ledger_settings, ledger_settings.commands_topic
+    append_each(settings, [grant(0, f"kept-{n}") for n in range(2)] + [grant(0, f"lost-{n}") for n in range(2)])
+    found: list[int] = []
+    with LogReader(settings.kafka_client, topic, 0, 0) as reader:
+
+        def read_up_to(offset: int) -> None:
+            while reader.position < offset:
+                found.extend(one.offset for one in reader.take(10, 1.0).records)
+
+        read_up_to(4)
+        lose_end(surgery, topic, 0, 2)
+        append_each(settings, [grant(0, f"new-{n}") for n in range(6)])
+        with pytest.raises(UnreadableError):
+            read_up_to(8)
+    assert found == [0, 1, 2, 3]
+
+
+def test_a_database_without_records_yet_is_no_other_history(ledger_settings: Settings) -> None:
+    """Nothing was folded: nothing can be missing."""
+    prepare(ledger_settings.dsn, describe_log(ledger_settings))
+    assert set(bookmarks(ledger_settings).values()) == {Bookmark(0)}
+    assert refusals(ledger_settings, ledger_settings.commands_topic, bookmarks(ledger_settings)) == {}

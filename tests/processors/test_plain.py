@@ -1,0 +1,453 @@
+"""The quick way of plain commands says what Python's own says, byte by byte. It is in the compiled core only.
+
+What it comes to in PostgreSQL is compared in test_credit_store.py and test_together.py, which fold mixed histories.
+"""
+
+import importlib.util
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_chunks import FakeRecord
+from test_compiled import IS_COMPILED
+
+from creditfold.ledger import RULES, Command, CreditBook, Known, limits
+from creditfold.ledger.account import NUMBER_BITS
+from creditfold.ledger.commands import KINDS, Grant, Terms
+from creditfold.ledger.rows import CorruptStateError
+from creditfold.processors.fold import fast as quick
+from creditfold.processors.fold.account_cache import Loaded, Memory, Part, Seen
+from creditfold.processors.fold.chunk import (
+    commands,
+    controls,
+    fold,
+    folding,
+    keys,
+    partition_of,
+    read_one,
+    read_records,
+)
+from creditfold.projections.store.chain import CHECKPOINT_OFFSETS, START, Line, dead_letter_line, extend, journal_line
+from creditfold.projections.store.claim import Claim
+from creditfold.projections.store.load import account_with
+from creditfold.projections.store.transaction import ChunkTransaction, Progress
+from creditfold.projections.tables.credits import (
+    BALANCES,
+    CHANGED_LOTS,
+    LIGHT_BALANCES,
+    LOTS,
+    OUTLINED,
+    cells,
+    inline_lot,
+)
+from creditfold.schemas.registry import latest, load_lock
+from creditfold.schemas.wire import encode
+from helpers.credit_histories import history
+
+needs_quick = pytest.mark.skipif(not IS_COMPILED, reason="there is a quick way in the compiled core only")
+
+
+def test_there_is_a_quick_way_in_the_compiled_core_and_only_there() -> None:
+    """Or the tests below would pass for want of what they test."""
+    assert (importlib.util.find_spec("creditfold.processors.fold.plain") is not None) == IS_COMPILED
+    assert (quick.new_store() is not None) == IS_COMPILED
+
+
+@needs_quick
+def test_its_bounds_are_those_of_the_rules() -> None:
+    """They are written down twice."""
+    from creditfold.processors.fold import plain
+
+    bounds = {name: getattr(limits, name) for name in plain.LIMITS if hasattr(limits, name)}
+    ours = {
+        "NUMBER_BITS": NUMBER_BITS,
+        "CHECKPOINT_OFFSETS": CHECKPOINT_OFFSETS,
+        "RULES": RULES,
+        "PRIORITY": Terms().priority,
+    }
+    assert bounds | ours == plain.LIMITS
+    assert Grant("g", "a", "c", 1).terms == ("paid", 50, 0, 0, "")
+
+
+def number(value: int) -> bytes:
+    """A number as Avro writes it."""
+    value, found = (value << 1) ^ (value >> 63), b""
+    while value >> 7:
+        found, value = found + bytes([value & 127 | 128]), value >> 7
+    return found + bytes([value])
+
+
+def text(value: bytes) -> bytes:
+    return number(len(value)) + value
+
+
+IDS = st.binary(max_size=5) | st.sampled_from(
+    [b"ann", b"x" * 64, b"y" * 65, b"z" * 129, b"~x", b" a", b'q"', b"\xc3\xa9"]
+)
+NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 1, 2**53 - 1, 2**53, limits.MAX_OCCURRED_AT])
+NOTES = IDS | st.sampled_from([b"", b"", b"a b", b"\\", b"n" * 1_024, b"n" * 1_025])
+#: None, and what is wrong; in one block, in two, with its size before it, with a key twice, and more than there may be.
+METADATA = st.sampled_from(
+    [b"\0", b"\0", b"\0", b"", b"\0\0", b"\1\0", b"\1\6\2a\2b\0", b"\2\2a\2b\2\2a\4cd\0"]
+) | st.lists(st.tuples(IDS, NOTES | st.just("ä€😀".encode())), max_size=33).map(
+    lambda entries: (number(len(entries)) + b"".join(map(text, chain(*entries))) if entries else b"") + b"\0"
+)
+
+
+#: What a plain command says of its own fields, by its name, and what others say.
+OWN = {"Grant": text(b"paid") + number(50) + b"\0\0\0", "Spend": b"\0\0\0", "Hold": number(9) + b"\0"}
+OTHERS = (*OWN.values(), b"", text(b"promo") + OWN["Grant"][5:], text(b"paid") + b"\0\0\0\0", b"\0\1\0", b"\0\2\0")
+SCHEMA_IDS = {name: row.id for name, row in latest(load_lock()).items()} | {"Nothing": 99}
+
+
+@st.composite
+def values(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """The key and the value of a record that may be a plain command, or nearly one."""
+    account = draw(IDS)
+    name = draw(st.sampled_from(["Grant", "Grant", "Spend", "Spend", "Hold", "Nothing"]))
+    own = draw(st.sampled_from([OWN.get(name, b""), OWN.get(name, b""), *OTHERS]))
+    parts = [text(draw(IDS)), text(account), text(draw(IDS)), number(draw(NUMBERS)), own, number(draw(NUMBERS))]
+    parts += [
+        text(draw(NOTES)),
+        text(draw(NOTES)),
+        draw(METADATA),
+    ]
+    value = bytes([draw(st.sampled_from([0, 0, 0, 1]))]) + SCHEMA_IDS[name].to_bytes(4, "big") + b"".join(parts)
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(value)))
+        value = draw(st.sampled_from([value[:at], value[:at] + b"\x80" + value[at + 1 :]]))
+    return draw(st.sampled_from([account, account, account, b"bob"])), value
+
+
+@needs_quick
+@given(values(), st.sampled_from([1, 8]))
+def test_what_it_reads_is_what_python_reads(pair: tuple[bytes, bytes], partitions: int) -> None:
+    """Any bytes: what is taken for plain is a plain command, and is read as Python reads it."""
+    key, value = pair
+    record = FakeRecord(3, 5, key, value)
+    partition = partition_of(key, partitions)
+    ((_, content),) = quick.read([record], partition, partitions, quick.new_store())
+    expected = read_one(record, partition, partitions)
+    (slow,) = quick.slowly([(record, content)])
+    assert slow == (record, expected)
+    if content.__class__.__name__ == "Plain":
+        assert expected.__class__ in KINDS
+        assert read_one(record, (partition + 1) % 8, 8) != expected or partitions == 1
+
+
+@needs_quick
+def test_metadata_do_not_slow_a_plain_command_down() -> None:
+    """A purchase says which order it is of; the line keeps a digest of that, as Python's does."""
+    fields = {"account": "ann", "asset": "credits", "amount": 1, "metadata": {"order": "7", "é": "\t"}}
+    records = [
+        FakeRecord(0, 0, b"ann", encode("Grant", {"command_id": "g", **fields})),
+        FakeRecord(1, 1, b"ann", encode("Spend", {"command_id": "s", **fields})),
+    ]
+    ours, python = Folded({}, is_quick=True), Folded({}, is_quick=False)
+    ours.fold(records)
+    python.fold(records)
+    assert ours.quick_lines == 2
+    assert ours.progress == python.progress
+
+
+@needs_quick
+def test_a_record_of_another_partition_or_that_mends_a_letter_goes_python_s_way() -> None:
+    """However plain it is."""
+    value = encode("Spend", {"command_id": "s", "account": "ann", "asset": "credits", "amount": 1})
+    record = FakeRecord(0, 0, b"ann", value)
+    wrong = (partition_of(b"ann", 8) + 1) % 8
+    for given_record, partition in ((record, wrong), (record._replace(headers=[("redrive-of", b"0:1")]), wrong - 1)):
+        ((_, content),) = quick.read([given_record], partition, 8, quick.new_store())
+        assert content == read_one(given_record, partition, 8)
+    ((_, content),) = quick.read([record._replace(headers=[("trace", b"x")])], wrong - 1, 8, quick.new_store())
+    assert content.__class__.__name__ == "Plain"
+
+
+#: What these histories leave out: it names what an account had before, which is loaded from the tables.
+NAMING = ("Capture", "Release", "Refund", "VoidGrant", "CancelSchedule", "SettleTransfer", "Batch", "Tick", "Transfer")
+
+
+def without_tables(seed: int, count: int, plain: float) -> list[FakeRecord]:
+    """A history that can be folded without PostgreSQL."""
+    found = [
+        record for record in history(seed, count, plain=plain) if type(read_one(record, 0, 1)).__name__ not in NAMING
+    ]
+    return [record._replace(offset=offset) for offset, record in enumerate(found)]
+
+
+class Folded:
+    """A fold without PostgreSQL: its chain, and the last row of each key of what it would write."""
+
+    def __init__(self, known: dict[tuple[str, str], tuple[int, Command]], *, is_quick: bool) -> None:
+        self.memory = Memory(10**6, is_fresh=True, seen=Seen(2**12))
+        if not is_quick:
+            self.memory.light = None
+        self.progress = Progress(0, 1, 0, RULES, START, 0)
+        self._rows: dict[str, dict[Any, Any]] = {}
+        # Lots that stand in balances, by account.
+        self._inline: dict[str, dict[Any, Any]] = {}
+        self.totals: dict[str, list[int]] = {}
+        self.quick_lines = 0
+        self._known = known
+
+    def fold(self, records: Sequence[FakeRecord]) -> None:
+        """Fold records in a transaction of their own."""
+        end = records[-1].offset + 1
+        transaction = ChunkTransaction(None, 0, Claim(0, 1, 1), self.progress)  # type: ignore[arg-type]
+        reads = quick.read(records, 0, 1, self.memory.light)
+        assert not controls(reads)
+        coming = list(commands(reads))
+        plan = self.memory.plan(transaction, reads, self.progress.clock_ms)
+        wanted = self.memory.doubtful(coming, list(keys(coming))) + list(plan.doubtful if plan else ())
+        start = self.progress.next_offset
+        found: Known = {key: self._known[key][1] for key in wanted if self._known.get(key, (end, None))[0] < start}
+        if plan is not None:
+            self.memory.settle(transaction, plan, {}, found, {})
+        book = CreditBook(self.memory.credited, found, self.progress.clock_ms)
+        result = self.memory.fold(Loaded(Part(reads, end), coming, found, plan), book, 0, 10**9)
+        self.quick_lines += 0 if result.plain is None else len(result.plain)
+        draft = transaction.draft(result)
+        for asset, total in draft.totals.items():
+            sums = self.totals.setdefault(asset, [0] * len(total))
+            self.totals[asset] = [one + other for one, other in zip(sums, total, strict=True)]
+        self._note(draft.state)
+        self.progress = transaction.moved(draft)
+        self.memory.tidy(coming)
+
+    def _note(self, state: Any) -> None:
+        for table, parts in state.items():
+            own = self._rows.setdefault(table.name, {})
+            for count, columns in parts:
+                rows = list(zip(*map(_values, columns), strict=True))
+                assert len(rows) == count
+                for row in rows:
+                    values = dict(zip([name for name, _ in table.columns], row, strict=True))
+                    key = row[: table.key]
+                    if table is OUTLINED:
+                        self._inline.pop(row[0], None)
+                    elif table is LIGHT_BALANCES:
+                        lots = [one for one in values.pop("lots")[1:].split("\n") if one]
+                        self._inline[row[0]] = {one["command_id"]: one for one in [_inline(*key, lot) for lot in lots]}
+                        ends = [one["expires_at_ms"] for one in self._inline[row[0]].values() if one["expires_at_ms"]]
+                        assert values.pop("next_at_ms") == min(ends, default=-1)
+                        own[key] = dict.fromkeys([name for name, _ in BALANCES.columns], 0) | values
+                    else:
+                        own[key] = {**own.get(key, {}), **values} if table is CHANGED_LOTS else values
+
+    @property
+    def inline_count(self) -> int:
+        """How many lots stand in balances."""
+        return sum(map(len, self._inline.values()))
+
+    @property
+    def tables(self) -> dict[str, dict[Any, Any]]:
+        """The rows of each table by their keys, with lots that stand in balances as if they had rows."""
+        inline = {
+            (name, lot["command_id"], lot["number"]): lot
+            for name, lots in self._inline.items()
+            for lot in lots.values()
+        }
+        rows = self._rows.get(LOTS.name, {})
+        assert not rows.keys() & inline.keys()
+        return {name: own for name, own in self._rows.items() if own} | {LOTS.name: rows | inline}
+
+
+def _inline(account: str, asset: str, line: str) -> dict[str, Any]:
+    """A lot that stands in a balance, as its row would be sent."""
+    lot, position = inline_lot(asset, line)
+    _, columns = cells(LOTS, [(account, *lot, 0, position)])
+    return dict(zip([name for name, _ in LOTS.columns], [_values(column)[0] for column in columns], strict=True))
+
+
+def _values(column: str | bytes) -> list[Any]:
+    """A column's values as they are sent."""
+    if isinstance(column, str):
+        return column.split("\x1f")
+    return [int.from_bytes(column[at + 4 : at + 12], "big", signed=True) for at in range(0, len(column), 12)]
+
+
+@needs_quick
+@given(st.integers(0, 10**6), st.sampled_from([0.5, 0.9, 1.0]))
+def test_it_comes_to_the_same_as_python(seed: int, plain: float) -> None:
+    """The chain over every line, the counts, the totals and the rows of all tables, however the log is cut."""
+    compared(seed, plain)
+
+
+@needs_quick
+def test_what_is_compared_goes_the_quick_way() -> None:
+    """A good part of it: where all went Python's way, nothing would be compared."""
+    assert sum(compared(seed, 0.9) for seed in range(20)) > 500
+
+
+def compared(seed: int, plain: float) -> int:
+    """Fold a history the quick way and Python's, and hold the two together; gives how many lines the quick way made."""
+    records = without_tables(seed, 150, plain)
+    whole = fold(read_records(records, 0, 1), CreditBook(), len(records))
+    known: dict[tuple[str, str], tuple[int, Command]] = {}
+    command: Any
+    for record, command in read_records(records, 0, 1):
+        if command.__class__ in KINDS:
+            known.setdefault((command.account, command.command_id), (record.offset, command))
+    ours, python = Folded(known, is_quick=True), Folded(known, is_quick=False)
+    for cut in cuts(records, random.Random(seed)):
+        ours.fold(cut)
+    python.fold(records)
+    assert ours.progress == python.progress
+    assert ours.progress.chain == extend(START, 0, len(records), lines_of(whole))[0]
+    assert ours.totals == python.totals
+    assert ours.tables == python.tables
+    return ours.quick_lines
+
+
+def cuts(records: Sequence[FakeRecord], chance: random.Random) -> Iterator[Sequence[FakeRecord]]:
+    at = 0
+    while at < len(records):
+        size = chance.choice((1, 4, 20, 100))
+        yield records[at : at + size]
+        at += size
+
+
+def lines_of(result: Any) -> list[Line]:
+    found = [(offset, journal_line(0, offset, entry)) for offset, entry in result.journal]
+    found += [(letter.log_offset, dead_letter_line(0, letter)) for letter in result.dead_letters]
+    return sorted(found, key=lambda line: line[0])
+
+
+@needs_quick
+def test_totals_of_very_large_amounts_add_up() -> None:
+    """More than 64 bits of them in one chunk, which a number of the machine's own has no room for."""
+    records = [
+        FakeRecord(
+            number,
+            0,
+            name.encode(),
+            encode(
+                "Grant",
+                {"command_id": str(number), "account": name, "asset": "credits", "amount": limits.MAX_AMOUNT},
+            ),
+        )
+        for number, name in enumerate(f"user-{number % 500}" for number in range(3_000))
+    ]
+    ours = Folded({}, is_quick=True)
+    ours.fold(records)
+    assert ours.totals["credits"][2] == 3_000 * limits.MAX_AMOUNT
+    assert ours.quick_lines == 3_000
+
+
+@needs_quick
+def test_lots_that_a_balance_has_no_room_for_get_rows() -> None:
+    """As many as fit stand in it, in the order of spending; each gets one row at most, whatever is spent later."""
+    ours, python = Folded({}, is_quick=True), Folded({}, is_quick=False)
+    commands: list[tuple[str, str, int]] = [("Grant", f"{'g' * 60}{number:02}", 10) for number in range(40)]
+    commands += [("Spend", f"s{number}", 7) for number in range(50)]
+    inline: list[int] = []
+    for offset, (name, command_id, amount) in enumerate(commands):
+        fields = {"command_id": command_id, "account": "ann", "asset": "credits", "amount": amount}
+        record = FakeRecord(offset, offset, b"ann", encode(name, fields))
+        ours.fold([record])
+        python.fold([record])
+        assert ours.tables == python.tables
+        inline.append(ours.inline_count)
+    assert ours.quick_lines == len(commands)
+    assert 5 < max(inline) < 20
+    # The first ones were there from the start, and were spent first.
+    assert inline[len(commands) - 1] == 0
+
+
+@st.composite
+def balances(draw: st.DrawFn) -> tuple[tuple[Any, ...], bool]:
+    """A balance as it is loaded, with lots in it, and whether a fold may have written these."""
+    lines, total = [], 0
+    for number in range(draw(st.integers(0, 3))):
+        amount = draw(st.integers(1, 2**53 - 1))
+        gone = draw(st.sampled_from([(0, 0, 0, 0, 0), (1, 0, 2, 0, 5)]))
+        remaining = draw(st.integers(1, amount))
+        total += remaining
+        made, effective_at = draw(st.integers(0, 2**63 - 1)), draw(st.integers(0, 99))
+        line = f"g{number} {made} {effective_at} {amount + sum(gone)} {remaining} 7"
+        if any(gone) or draw(st.booleans()):
+            terms = (draw(st.integers(1, 9)), draw(st.sampled_from(["paid", "promo"])), draw(st.integers(0, 100)))
+            ends = draw(st.sampled_from([0, 40, 90]))
+            line += " " + " ".join(map(str, (*terms, ends, draw(st.sampled_from(["issued", "reissued"])), *gone)))
+        lines.append(line)
+    text = "\n".join(lines)
+    is_right = draw(st.booleans())
+    if not is_right:
+        at = draw(st.integers(0, len(text)))
+        text = text[:at] + draw(st.sampled_from(["x", " ", "\n", "-", "9" * 19, "\u0663", '"'])) + text[at + 1 :]
+    asset = draw(st.sampled_from(["credits", "credits", "points"]))
+    return ("ann", asset, total + draw(st.sampled_from([0, 0, 0, 1])), 0, 0, 0, 0, 3, text), is_right
+
+
+@needs_quick
+@given(balances())
+def test_a_balance_is_read_as_python_reads_it(balance: tuple[tuple[Any, ...], bool]) -> None:
+    """With the lots in it. What isn't right, or not light, goes Python's way, which says so or decides it."""
+    row, is_right = balance
+    store, went = quick.new_store(), []
+    assert store is not None
+    value = encode("Spend", {"command_id": "s", "account": "ann", "asset": "credits", "amount": 1})
+    reads = quick.read([FakeRecord(0, 50, b"ann", value)], 0, 1, store)
+    plan = quick.new_plan(store, reads, None, 0, trusts=False)
+    plan.settle({}, (), lambda *_: None, {"ann": row}, went.append)
+    light = store.find("ann")
+    parts = None
+    with suppress(CorruptStateError):
+        parts = quick.parts_of(account_with(row), "credits", 50)
+    if light is None:
+        assert went == ["ann"]
+        assert parts is None or not is_right
+        return
+    assert went == []
+    assert parts is not None
+    version, asset, available, place, lots = store.take(light)
+    assert (version, available) == parts[:2]
+    assert (asset, place) == ("credits", None)
+    assert sorted(lot[:-1] for lot in lots) == sorted(parts[2])
+
+
+@needs_quick
+def test_assets_are_forgotten_with_their_accounts() -> None:
+    """A log may name any number of them, and each chunk goes over those that are remembered."""
+    store = quick.new_store()
+    assert store is not None
+    for start in range(0, 2_000, 500):
+        names = [f"user-{number}" for number in range(start, start + 500)]
+        records = [
+            FakeRecord(
+                at, 0, name.encode(), encode("Grant", {"command_id": "g", "account": name, "asset": name, "amount": 1})
+            )
+            for at, name in enumerate(names, start)
+        ]
+        reads = quick.read(records, 0, 1, store)
+        plan = quick.new_plan(store, reads, None, 0, trusts=False)
+        plan.settle({}, (), lambda *_: None, {}, print)
+        plan.fold(reads, folding(CreditBook()), 0, 0, 1, 2**20)
+        plan.end()
+        assert store.totals() == dict.fromkeys(names, (1, 0))
+        store.rows(0)
+        store.trim(10, 10)
+        # Those of the accounts that were just forgotten go with the next.
+        store.trim(10, 10)
+        assert (len(store), store.assets) == (10, 10)
+
+
+@needs_quick
+def test_its_columns_are_those_of_the_tables() -> None:
+    """One row of each, of as many columns as the table has; and none when they were taken."""
+    ours = Folded({}, is_quick=True)
+    value = encode("Grant", {"command_id": "g", "account": "ann", "asset": "credits", "amount": 5})
+    ours.fold([FakeRecord(0, 7, b"ann", value)])
+    spend = encode("Spend", {"command_id": "s", "account": "ann", "asset": "credits", "amount": 5})
+    ours.fold([FakeRecord(1, 9, b"ann", spend)])
+    assert ours.tables[BALANCES.name][("ann", "credits")]["version"] == 2
+    (lot,) = ours.tables[LOTS.name].values()
+    assert (lot["remaining"], lot["spent"], lot["is_live"], lot["next_at_ms"]) == (0, 5, 0, -1)
+    assert (lot["lot_class"], lot["scope"], lot["source"]) == ("=paid", "=", "=issued")
+    assert ours.memory.light is not None
+    assert [count for count, _ in ours.memory.light.rows(0)] == [0, 0, 0]

@@ -1,0 +1,1091 @@
+"""The publisher on the real stack: each outcome and dead letter once, in order, whatever dies and whenever."""
+
+import asyncio
+import base64
+import json
+import random
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fastavro
+import pytest
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.structs import TopicPartition as AioTopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from psycopg.rows import dict_row
+
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log import batch_reader
+from creditfold.log.tail import OpenTransactionError
+from creditfold.log.topics import KafkaUnavailableError, describe_topic, end_offsets, start_offsets, topic_names
+from creditfold.processors.publisher import main as processors_publisher
+from creditfold.processors.publisher import messages as outcomes
+from creditfold.processors.publisher.group import outcomes_group, owning_members, published_offsets
+from creditfold.processors.publisher.messages import Outgoing
+from creditfold.processors.publisher.partition import (
+    OtherOutcomesError,
+    Outbox,
+    OutcomesLostError,
+    Pool,
+    Topics,
+    was_fenced,
+    with_smaller_messages,
+)
+from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.projections.connections import connected, outbox_pool
+from creditfold.projections.queries import windows as outbox_queries
+from creditfold.projections.queries.windows import DeadRow, JournalRow
+from creditfold.projections.tables.source import LogChangedError
+from creditfold.schemas.wire import encode
+from helpers.forgetful_kafka import ForgetfulKafka
+from helpers.stack_under_test import StackUnderTest
+from helpers.support import (
+    HANG_S,
+    ROOT,
+    SEED,
+    Quiet,
+    Raw,
+    WorkerProcess,
+    all_progress,
+    append,
+    fold_log,
+    make_anew,
+    publisher,
+    query,
+    record,
+    wait_until_folded,
+    worker,
+)
+
+KILLS = 8
+
+
+class Seen(NamedTuple):
+    """A committed message of a topic, as a service sees it."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+    def header(self, name: str) -> bytes | None:
+        """The last of a name."""
+        return dict(self.headers).get(name)
+
+
+def read_topic(settings: Settings, topic: str) -> list[Seen]:
+    """Every committed message of a topic, by partition, in order."""
+    consumer = Consumer(
+        {**settings.kafka_client, "group.id": "none", "isolation.level": "read_committed", "enable.auto.commit": False}
+    )
+    partitions = range(settings.partitions)
+    starts, ends = start_offsets(settings, topic, partitions), end_offsets(settings, topic, partitions)
+    left = {partition for partition in partitions if ends[partition] > starts[partition]}
+    consumer.assign([TopicPartition(topic, partition, starts[partition]) for partition in left])
+    found: list[Seen] = []
+    while left:
+        for message in consumer.consume(10_000, 0.1):
+            assert message.error() is None, message.error()
+            headers = list(message.headers() or [])
+            found.append(Seen(message.partition(), message.offset(), message.key(), message.value(), headers))
+        for place in consumer.position([TopicPartition(topic, partition) for partition in left]):
+            if place.offset >= ends[place.partition]:
+                left.discard(place.partition)
+    consumer.close()
+    return sorted(found, key=lambda seen: seen[:2])
+
+
+SCHEMAS = {
+    row["id"]: (row["schema"]["name"], fastavro.parse_schema(row["schema"]))
+    for row in json.loads((ROOT / "schemas" / "lock.json").read_text("utf-8"))["schemas"]
+}
+
+
+def decoded(value: bytes | None) -> tuple[str, dict[str, Any]]:
+    """An Avro record by a reader that isn't ours."""
+    import io
+
+    assert value is not None
+    assert value[0] == 0
+    name, schema = SCHEMAS[int.from_bytes(value[1:5], "big")]
+    stream = io.BytesIO(value[5:])
+    fields: Any = fastavro.schemaless_reader(stream, schema, None)
+    assert stream.read() == b""
+    return name, fields
+
+
+def milliseconds(moment: datetime | None) -> int:
+    """Whole milliseconds since 1970, without a float in between."""
+    if moment is None:
+        return 0
+    since = moment - datetime.fromtimestamp(0, moment.tzinfo)
+    return (since.days * 86_400 + since.seconds) * 1_000 + since.microseconds // 1_000
+
+
+def difference(expected: Sequence[Any], found: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """What is missing from what was found, and what is too much in it."""
+    missing, more = Counter(expected), Counter(found)
+    return sorted((missing - more).elements()), sorted((more - missing).elements())
+
+
+def rows_of_the_journal(settings: Settings) -> list[dict[str, Any]]:
+    """Every row, by partition and offset, and there by the bytes of the account and by version."""
+    with connected(settings.dsn) as connection, connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute("SELECT * FROM ledger.journal").fetchall()
+
+    def place(row: dict[str, Any]) -> tuple[int, int, bytes, int]:
+        return row["log_partition"], row["log_offset"], row["account_id"].encode(), row["version"]
+
+    return sorted(rows, key=place)
+
+
+def expected(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The record of a row with all its fields, made of the row alone."""
+    same = ("log_partition", "log_offset", "version", "asset", "balance", "rules", "pending", "held", "debt")
+    fields = {name: row[name] for name in same}
+    fields |= {"account": row["account_id"], "decided_at": milliseconds(row["decided_at"])}
+    facts = [
+        {
+            "detail": "",
+            **dict.fromkeys(("lot_class", "scope"), ""),
+            **dict.fromkeys(("priority", "effective_at", "expires_at"), 0),
+            **{name: value for name, value in fact.items() if name != "terms"},
+            **fact.get("terms", {}),
+            "moves": [
+                {"lot": lot, "number": number, "source": source, "target": target, "amount": amount}
+                for lot, number, source, target, amount in fact.get("moves", [])
+            ],
+        }
+        for fact in row["facts"]
+    ]
+    if row["kind"] == "settled":
+        return "Settled", {**fields, "change": row["change"], "facts": facts}
+    fields |= {name: row[name] for name in ("kind", "amount", "source", "details")}
+    fields |= {"command_id": row["command_id"] or "", "occurred_at": milliseconds(row["occurred_at"])}
+    fields |= {"reason": row["note"]}
+    if row["rejection"]:
+        return "Rejected", {**fields, "rejection": row["rejection"], "step": -1 if row["step"] is None else row["step"]}
+    return "CommandAccepted", {**fields, "change": row["change"], "facts": facts}
+
+
+def assert_published(settings: Settings) -> tuple[int, int]:
+    """Both topics hold exactly what the projection holds, field by field and in order. Returns how many of each."""
+    return len(assert_outcomes_published(settings)), assert_dead_letters_published(settings)
+
+
+def assert_outcomes_published(settings: Settings) -> list[dict[str, Any]]:
+    """The outcomes topic holds exactly the journal's rows, field by field and in order. Returns the rows."""
+    seen, rows = read_topic(settings, settings.outcomes_topic), rows_of_the_journal(settings)
+    places = [message.header("creditfold-position") for message in seen]
+    expected_places = [b"%d:%d" % (row["log_partition"], row["log_offset"]) for row in rows]
+    # A list of thousands would hide what is wrong with it.
+    assert difference(expected_places, places) == ([], [])
+    assert places == expected_places
+    for message, row in zip(seen, rows, strict=True):
+        name, fields = decoded(message.value)
+        if "details" in fields:
+            fields["details"] = json.loads(fields["details"] or "null")
+        assert (message.partition, message.key) == (row["log_partition"], row["account_id"].encode())
+        assert (name, fields) == expected(row)
+    return rows
+
+
+def assert_dead_letters_published(settings: Settings) -> int:
+    dead = read_topic(settings, settings.dead_letters_topic)
+    rows = query(
+        settings,
+        "SELECT log_partition, log_offset, reason, detail FROM ledger.dead_letters ORDER BY 1, 2",
+    )
+    log = {seen[:2]: seen for seen in read_topic(settings, settings.commands_topic)}
+    about = [(message.partition, int(message.header("creditfold-offset") or b"")) for message in dead]
+    assert about == [row[:2] for row in rows]
+    for message, row in zip(dead, rows, strict=True):
+        original = log[row[0], row[1]]
+        assert (message.key, message.value) == (original.key, original.value)
+        originals = original.headers
+        assert message.headers[: len(originals)] == originals
+        assert message.headers[len(originals) :] == [
+            ("creditfold-topic", settings.commands_topic.encode()),
+            ("creditfold-partition", b"%d" % row[0]),
+            ("creditfold-offset", b"%d" % row[1]),
+            ("creditfold-reason", row[2].encode()),
+            ("creditfold-detail", row[3].encode()),
+            ("creditfold-attempt", dict(originals).get("redrive-attempt", b"1")),
+        ]
+    return len(rows)
+
+
+def published_to(settings: Settings) -> dict[int, int]:
+    """What the publishers' group has sent with its transactions, by partition."""
+    try:
+        return dict(published_offsets(settings, settings.commands_topic, settings.partitions))
+    except KafkaUnavailableError:
+        return {}
+
+
+def hidden(settings: Settings) -> dict[str, list[tuple[int, int]]]:
+    """The positions in the projection that readers of the topics don't see, by topic."""
+    found = {}
+    for topic, table in ((settings.outcomes_topic, "journal"), (settings.dead_letters_topic, "dead_letters")):
+        folded = query(settings, f"SELECT log_partition, log_offset FROM ledger.{table}")
+        seen = [(message.partition, position_of(message)) for message in read_topic(settings, topic)]
+        found[topic] = difference(folded, seen)[0]
+    return found
+
+
+def wait_until_published(settings: Settings, bound_s: float = HANG_S) -> None:
+    """Wait until everything folded is published, and those who read what is committed can read it.
+
+    The group hears of a transaction before its records can be read. A broker that ends there, or a marker that hides a
+    window, has the publisher send it again, later.
+    """
+
+    def announced() -> bool:
+        rows = all_progress(settings)
+        return bool(rows) and published_to(settings) == {row.log_partition: row.next_offset for row in rows}
+
+    def readable() -> bool:
+        outcomes, letters = query(
+            settings, "SELECT (SELECT count(*) FROM ledger.journal), (SELECT count(*) FROM ledger.dead_letters)"
+        )[0]
+        return (
+            len(read_topic(settings, settings.outcomes_topic)) >= outcomes
+            and len(read_topic(settings, settings.dead_letters_topic)) >= letters
+        )
+
+    assert wait_until(announced, bound_s, 0.2), f"{published_to(settings)} of {all_progress(settings)}"
+    assert wait_until(readable, bound_s, 1.0), hidden(settings)
+
+
+def mixed(count: int, seed: int = 1) -> Iterator[Raw]:
+    """Grants, spends, rejections, and on top of them duplicates, reused ids and poison with headers of all kinds."""
+    chance = random.Random(seed)
+    for number in range(count):
+        kind = "Grant" if chance.random() < 0.4 else "Spend"
+        account = f"user-{chance.randrange(200)}"
+        fields = {"source": "shop", "reason": "Gruß\n\U0001f600", "occurred_at": chance.randrange(1, 2**41)}
+        body = (kind, f"c{seed}-{number}", account, chance.randint(1, 40))
+        yield record(*body, **(fields if number % 3 else {}))
+        if number % 20 == 0:
+            yield record(*body, **(fields if number % 3 else {}))
+        if number % 50 == 0:
+            yield record(kind, f"c{seed}-{number}", account, 41)
+        if number % 40 == 0:
+            yield Raw(chance.randbytes(chance.randrange(1, 50)), chance.randbytes(3), headers=ODD_HEADERS)
+            yield Raw(None, None, partition=number // 40 % 4)
+            yield Raw(b"", b"", partition=number // 40 % 4, headers=(("redrive-attempt", b"7"),))
+
+
+ODD_HEADERS = (("trace", b"\x00\xff"), ("trace", None), ("Größe\n", b""), ("creditfold-offset", b"999999999"))
+
+
+def fold(settings: Settings, records: Iterator[Raw] | Sequence[Raw]) -> None:
+    """Append records and have them folded."""
+    append(settings, records)
+    fold_log(settings)
+
+
+# The whole, with a publisher process.
+
+
+def test_every_outcome_and_dead_letter_is_published_once_and_in_order(
+    ledger_settings: Settings, tmp_path: Path
+) -> None:
+    """Grants, spends, rejections, duplicates, reused ids and poison; published while they are folded; then again."""
+    with worker(ledger_settings, tmp_path), publisher(ledger_settings, tmp_path) as running:
+        append(ledger_settings, mixed(2_000))
+        wait_until_folded(ledger_settings)
+        wait_until_published(ledger_settings)
+        outcomes_seen, dead_seen = assert_published(ledger_settings)
+        assert outcomes_seen == 2_000
+        assert dead_seen == 2_000 // 50 + 3 * (2_000 // 40)
+        kinds = Counter(decoded(seen.value)[0] for seen in read_topic(ledger_settings, ledger_settings.outcomes_topic))
+        assert set(kinds) == {"CommandAccepted", "Rejected"}
+        assert running.stop() == 0
+        assert not [line for line in running.lines() if line["level"] in ("error", "critical")]
+    ends = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
+    with publisher(ledger_settings, tmp_path, "again") as again:
+        own = [f'"partition": {partition}, "published_to"' for partition in range(4)]
+        assert wait_until(lambda: all(text in again.text() for text in own), HANG_S)
+        # One more command goes through, so the publisher has surely looked at what there was.
+        fold(ledger_settings, [record("Grant", "last", "user-1", 5)])
+        wait_until_published(ledger_settings)
+    moved = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
+    # The message, and the marker of its transaction.
+    assert sorted(moved[partition] - ends[partition] for partition in range(4)) == [0, 0, 0, 2]
+    assert_published(ledger_settings)
+
+
+#: Numbers of codecs in a batch's attributes, the bits that hold them, and the bit of a control batch.
+NONE, GZIP, CODEC_BITS, CONTROL_BIT = 0, 1, 0b111, 0b100000
+
+
+async def codecs_of(settings: Settings, topic: str) -> set[int]:
+    """The codecs of a topic's batches with records, read from the bytes that the broker keeps."""
+    client = await batch_reader._opened(settings.kafka_client, topic)
+    found = set()
+    try:
+        for partition, end in end_offsets(settings, topic, range(settings.partitions)).items():
+            at = 0
+            while at < end:
+                leader = client.cluster.leader_for_partition(AioTopicPartition(topic, partition))
+                request = FetchRequest(500, 1, 10_000_000, 0, [(topic, [(partition, at, 10_000_000)])])
+                answer = batch_reader._without_replica(await client.send(leader, request))
+                data = bytes(answer[0][1][0][-1])
+                while len(data) >= 61:
+                    base, length = int.from_bytes(data[:8], "big"), int.from_bytes(data[8:12], "big")
+                    attributes, last = int.from_bytes(data[21:23], "big"), int.from_bytes(data[23:27], "big")
+                    if not attributes & CONTROL_BIT:
+                        found.add(attributes & CODEC_BITS)
+                    at, data = base + last + 1, data[12 + length :]
+    finally:
+        await client.close()
+    return found
+
+
+def test_what_is_published_is_compressed_as_every_client_can_read(ledger_settings: Settings, tmp_path: Path) -> None:
+    """By gzip, the one codec that kafkajs has: large batches and small ones, outcomes and dead letters."""
+    fold(ledger_settings, mixed(400))
+    with publisher(ledger_settings, tmp_path):
+        wait_until_published(ledger_settings)
+    for topic in (ledger_settings.outcomes_topic, ledger_settings.dead_letters_topic):
+        found = asyncio.run(codecs_of(ledger_settings, topic))
+        # A batch that compression would make larger goes as it is.
+        assert GZIP in found
+        assert found <= {NONE, GZIP}
+
+
+def test_an_empty_log_is_waited_on(ledger_settings: Settings, tmp_path: Path) -> None:
+    """A publisher started before everything else, on a database without tables, publishes the first command."""
+    with publisher(ledger_settings, tmp_path) as running:
+        assert wait_until(lambda: running.text().count("owns a partition") == 4, HANG_S), running.text()
+        assert read_topic(ledger_settings, ledger_settings.outcomes_topic) == []
+        with worker(ledger_settings, tmp_path):
+            append(ledger_settings, [record("Grant", "g", "alice", 5)])
+            assert wait_until(lambda: len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) == 1, HANG_S)
+        assert running.stop() == 0
+    assert assert_published(ledger_settings) == (1, 0)
+
+
+def test_publishers_killed_at_random_lose_and_double_nothing(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Two publishers share the partitions; either is killed again and again while the fold goes on."""
+    print(f"seed {SEED}")
+    chance = random.Random(SEED)
+    settings = ledger_settings.model_copy(update={"chunk_records": 100, "retry_max_s": 1.0})
+    with ExitStack() as running:
+        running.enter_context(worker(settings, tmp_path))
+        both = [running.enter_context(publisher(settings, tmp_path, name)) for name in ("one", "two")]
+        for seed in range(KILLS):
+            before = sum(published_to(settings).values())
+            append(settings, mixed(500, seed))
+            # One of them is in the middle of publishing, and sometimes already behind it.
+            floor = before + chance.choice((0, 0, 100))
+            assert wait_until(lambda floor=floor: sum(published_to(settings).values()) > floor, HANG_S, 0.02)
+            target = chance.choice(both)
+            target.kill()
+            target.restart()
+        wait_until_folded(settings)
+        wait_until_published(settings)
+        # Up to here one that has just been started would die of the signal.
+        assert all(wait_until(lambda one=one: "publisher starts" in one.latest(), HANG_S) for one in both)
+        assert [process.stop() for process in both] == [0, 0]
+    assert assert_published(settings)[0] == KILLS * 500
+
+
+def test_generations_are_switched_under_a_publisher(ledger_settings: Settings, tmp_path: Path) -> None:
+    """There and back while it publishes: it goes on where it was, since positions are the same in every generation."""
+    append(ledger_settings, mixed(800))
+    with worker(ledger_settings, tmp_path), publisher(ledger_settings, tmp_path):
+        wait_until_folded(ledger_settings)
+        rebuild(ledger_settings, Request(), Quiet())
+        for turn, number in enumerate((2, 1, 2)):
+            append(ledger_settings, mixed(500, 2 + turn))
+            activate(ledger_settings, number, Consent(), Quiet())
+        wait_until_folded(ledger_settings)
+        wait_until_published(ledger_settings)
+    assert_published(ledger_settings)
+
+
+def test_two_publishers_share_the_partitions(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Each has half; when one is told to stop, the other takes over at once: no session ends while the test runs."""
+    one, two = (Patient(ledger_settings, tmp_path, name, "publisher") for name in ("one", "two"))
+    try:
+        assert wait_until(lambda: owners(ledger_settings) == [2, 2], HANG_S), one.text() + two.text()
+        assert one.stop() == 0
+        assert wait_until(lambda: owners(ledger_settings) == [4], HANG_S)
+        fold(ledger_settings, list(mixed(300)))
+        wait_until_published(ledger_settings)
+        assert two.stop() == 0
+    finally:
+        one.kill()
+        two.kill()
+    assert_published(ledger_settings)
+
+
+class Patient(WorkerProcess):
+    """A publisher whose session lasts as long as a test may: longer than that its client would have to be asked."""
+
+    program = (
+        str(ROOT / "tests" / "programs" / "with_constants.py"),
+        "creditfold.processors.publisher.main.SESSION_MS=300_000",
+    )
+
+
+def owners(settings: Settings) -> list[int]:
+    """How many partitions each member of the publishers' group has."""
+    return sorted(owning_members(settings, outcomes_group(settings)).values())
+
+
+def test_a_frozen_publisher_is_fenced(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Stopped for longer than its session while it publishes, it wakes up as a zombie, is refused, and joins again."""
+    settings = ledger_settings.model_copy(update={"chunk_records": 50, "retry_max_s": 1.0})
+    with worker(settings, tmp_path), publisher(settings, tmp_path, "zombie") as zombie:
+        assert wait_until(lambda: zombie.text().count("owns a partition") == 4, HANG_S)
+        pouring = threading.Thread(target=lambda: [append(settings, mixed(250, seed)) for seed in range(8)])
+        pouring.start()
+        assert wait_until(lambda: sum(published_to(settings).values()) > 100, HANG_S, 0.02)
+        zombie.send(signal.SIGSTOP)
+        with publisher(settings, tmp_path, "successor") as successor:
+            pouring.join()
+            wait_until_folded(settings)
+            wait_until_published(settings)
+            assert assert_published(settings)[0] == 2_000
+            zombie.send(signal.SIGCONT)
+            # Both work again, and what comes now comes once too.
+            assert wait_until(lambda: owners(settings) == [2, 2], HANG_S)
+            append(settings, mixed(500, 99))
+            wait_until_folded(settings)
+            wait_until_published(settings)
+            assert successor.stop() == 0
+        assert zombie.process.poll() is None
+        assert zombie.stop() == 0
+    assert assert_published(settings)[0] == 2_500
+
+
+def test_outages_are_waited_out(stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path) -> None:
+    """PostgreSQL and Kafka are stopped and killed under a publisher that has work; it says so and goes on."""
+    settings = ledger_settings.model_copy(update={"chunk_records": 100, "retry_max_s": 1.0})
+    with worker(settings, tmp_path), publisher(settings, tmp_path) as running:
+        for number, outage in enumerate(
+            [stack.restart_postgres, lambda: stack.restart_postgres(kill=True), lambda: stack.restart_kafka(kill=True)]
+        ):
+            append(settings, mixed(400, number))
+            outage()
+            append(settings, mixed(100, 100 + number))
+            wait_until_folded(settings)
+            wait_until_published(settings)
+            assert running.process.poll() is None
+        stack.stop_postgres()
+        try:
+            assert wait_until(lambda: running.said("PostgreSQL is away"), HANG_S), running.text()[-2000:]
+            # Who waits can be told to stop.
+            assert running.stop() == 0
+        finally:
+            stack.start_postgres()
+        assert "Traceback" not in running.text()
+        assert len(running.lines()) < 500
+    assert assert_published(settings)[0] == 1_500
+
+
+# Topics that are wrong.
+
+
+class Hung:
+    """An outbox whose client never comes back from its first step, until it is let go."""
+
+    def __init__(self, lets_go: threading.Event) -> None:
+        self.lets_go = lets_go
+        self.published_to = 0
+        self.closed = threading.Event()
+
+    def open(self) -> None:
+        self.lets_go.wait()
+        raise KafkaException(KafkaError(KafkaError._FENCED))
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_a_lane_that_hangs_is_left_to_another(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its client was told how long it may take; when it comes back it ends."""
+    infos = tuple(describe_topic(ledger_settings, name) for name in topic_names(ledger_settings))
+    first, second = Hung(threading.Event()), Hung(threading.Event())
+    outboxes = iter([first, second])
+    with outbox_pool(ledger_settings.dsn, "test", 1) as pool:
+        one = processors_publisher.Publisher(ledger_settings, infos, pool)  # type: ignore[arg-type]
+        monkeypatch.setattr(one, "_make_outbox", lambda topics, partition: next(outboxes))
+        # There is nothing folded to compare the log with.
+        monkeypatch.setattr(one, "_refusals", lambda partitions: {})
+        one._begin(3)
+        hung = one._lanes[3]
+        one._leave_hung()
+        assert one._lanes[3] is hung
+        monkeypatch.setattr(processors_publisher, "HANG_S", 0.2)
+        assert wait_until(lambda: hung.hangs, HANG_S)
+        one._leave_hung()
+        assert one._lanes[3] is not hung
+        first.lets_go.set()
+        hung.join(HANG_S)
+        assert not hung.is_alive()
+        assert first.closed.is_set()
+        one._lanes[3].stop()
+        second.lets_go.set()
+        one._end([3])
+
+
+def test_what_is_published_while_kafka_says_where_a_topic_ends_is_not_lost(
+    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window that lands between answer and comparison is behind that end, and no outbox begins anew for it."""
+    fold(ledger_settings, [Raw(record("Grant", f"g{number}", "u", 5).value, b"u", 3) for number in range(2)])
+    infos = tuple(describe_topic(ledger_settings, name) for name in topic_names(ledger_settings))
+    ask, interruptions = processors_publisher.log_ends, []
+    with outbox_pool(ledger_settings.dsn, "test", 2) as pool:
+        one = processors_publisher.Publisher(ledger_settings, infos, pool)  # type: ignore[arg-type]
+        monkeypatch.setattr(
+            one, "_make_outbox", lambda topics, partition: Outbox(ledger_settings, topics, partition, pool)
+        )
+        one._begin(3)
+        lane = one._lanes[3]
+        monkeypatch.setattr(lane, "interrupt", interruptions.append)
+        lane.tell(1)
+        assert wait_until(lambda: lane.published_to == 1, HANG_S)
+
+        def answered_late(*asked: Any) -> Any:
+            ends = ask(*asked)
+            lane.tell(2)
+            assert wait_until(lambda: lane.published_to == 2, HANG_S)
+            return ends
+
+        monkeypatch.setattr(processors_publisher, "log_ends", answered_late)
+        one._notice_lost_ends()
+        one._end([3])
+    assert interruptions == []
+    assert_published(ledger_settings)
+
+
+class Forgetting(WorkerProcess):
+    """A publisher whose clients never look for Kafka again when they are told of no broker."""
+
+    program = (str(Path(__file__).parents[1] / "helpers" / "forgetful_kafka.py"),)
+
+
+def test_a_publisher_whose_clients_lost_kafka_for_ever_goes_on(ledger_settings: Settings, tmp_path: Path) -> None:
+    """The group's member and the producers are replaced, and nothing is published twice or not at all."""
+    with ForgetfulKafka(ledger_settings) as kafka, worker(ledger_settings, tmp_path):
+        append(ledger_settings, [record("Grant", f"a{number}", f"u{number}", 5) for number in range(200)])
+        running = Forgetting(kafka.settings, tmp_path, "publisher", "publisher")
+        try:
+            wait_until_folded(ledger_settings)
+            wait_until_published(ledger_settings)
+            assert wait_until(lambda: running.text().count("owns a partition") == 4, HANG_S), running.text()
+            kafka.forget()
+            assert wait_until(lambda: running.said("the group's member has lost all brokers"), HANG_S), running.text()
+            append(ledger_settings, [record("Grant", f"b{number}", f"u{number}", 5) for number in range(200)])
+            wait_until_folded(ledger_settings)
+            wait_until_published(ledger_settings)
+        finally:
+            running.stop()
+    assert assert_published(ledger_settings) == (400, 0)
+
+
+def test_an_outcomes_topic_made_anew_is_noticed_and_filled_again(ledger_settings: Settings, tmp_path: Path) -> None:
+    """The running publisher stops with 1; the next one publishes all outcomes again, and no dead letter twice."""
+    fold(ledger_settings, list(mixed(300)))
+    with publisher(ledger_settings, tmp_path) as running:
+        wait_until_published(ledger_settings)
+        make_anew(ledger_settings, ledger_settings.outcomes_topic)
+        assert running.process.wait(HANG_S) == 1
+        assert "was deleted and made anew" in running.text()
+    with publisher(ledger_settings, tmp_path, "next"):
+        count = query(ledger_settings, "SELECT count(*) FROM ledger.journal")[0][0]
+        assert wait_until(lambda: len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) >= count, HANG_S)
+    assert_published(ledger_settings)
+
+
+@pytest.mark.parametrize("wrong", ["missing", "partitions"])
+def test_a_wrong_topic_is_refused_with_a_remedy(ledger_settings: Settings, tmp_path: Path, wrong: str) -> None:
+    """No topic of that name, or one with other partitions: exit 1."""
+    if wrong == "missing":
+        settings = ledger_settings.model_copy(update={"outcomes_topic": "nobody-made-this"})
+        told = "Create it with `creditfold init`"
+    else:
+        settings, told = ledger_settings, "has 3 partitions, the log has 4"
+        make_anew(settings, settings.dead_letters_topic, 3)
+    running = WorkerProcess(settings, tmp_path, "wrong", "publisher")
+    assert running.process.wait(HANG_S) == 1
+    assert told in running.text()
+
+
+def test_a_truncated_outcomes_topic_is_refused(ledger_settings: Settings, tmp_path: Path) -> None:
+    """All outcomes of a partition deleted: it can't be told how far they came, so nothing is published there."""
+    fold(ledger_settings, list(mixed(300)))
+    with publisher(ledger_settings, tmp_path):
+        wait_until_published(ledger_settings)
+    ends = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
+    truncate(ledger_settings, ledger_settings.outcomes_topic, 0)
+    fold(ledger_settings, list(mixed(300, 2)))
+    with publisher(ledger_settings, tmp_path, "again") as again:
+        refused = "refuses to publish the partition"
+        assert wait_until(lambda: again.said(refused), HANG_S)
+        # The others are published as ever.
+        wanted = {row.log_partition: row.next_offset for row in all_progress(ledger_settings) if row.log_partition}
+        assert wait_until(lambda: published_to(ledger_settings).items() >= wanted.items(), HANG_S)
+        (line,) = (line for line in again.lines() if line["event"] == refused)
+        assert (line["partition"], line["level"]) == (0, "error")
+        assert "were deleted" in line["why"]
+    now = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
+    assert now[0] == ends[0]
+    assert all(now[partition] > ends[partition] for partition in (1, 2, 3))
+
+
+def truncate(settings: Settings, topic: str, partition: int) -> None:
+    """Delete every record of a partition, as retention would."""
+    end = end_offsets(settings, topic, [partition])[partition]
+    assert end > 0
+    place = TopicPartition(topic, partition, end)
+    admin = AdminClient(settings.kafka_client)
+    admin.delete_records([place])[place].result(HANG_S)
+
+
+# One partition's outbox, in this process.
+
+
+@pytest.fixture
+def pool(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    """Connections of outboxes in this process, which give up nothing that is only slow."""
+    monkeypatch.setattr("creditfold.processors.publisher.partition.TRANSACTION_MS", 600_000)
+    for name in ("INIT_S", "COMMIT_S", "CONFIRM_S"):
+        monkeypatch.setattr(f"creditfold.processors.publisher.partition.{name}", HANG_S)
+    with outbox_pool(ledger_settings.dsn, "test", 2) as opened:
+        yield opened
+
+
+def topics_of(settings: Settings, **sizes: int) -> Topics:
+    """The topics as they are."""
+    dead_letters = describe_topic(settings, settings.dead_letters_topic)
+    size = dead_letters.max_message_bytes or 0
+    return Topics(
+        describe_topic(settings).log, settings.outcomes_topic, settings.dead_letters_topic, size, size
+    )._replace(**sizes)
+
+
+@contextmanager
+def opened(
+    settings: Settings, pool: Pool, partition: int, topics: Topics | None = None, **more: Any
+) -> Iterator[Outbox]:
+    """An outbox that has found where it stands."""
+    outbox = Outbox(settings, topics or topics_of(settings), partition, pool, **more)
+    try:
+        outbox.open()
+        yield outbox
+    finally:
+        outbox.close()
+
+
+def next_offsets(settings: Settings) -> dict[int, int]:
+    """How far each partition is folded."""
+    return {row.log_partition: row.next_offset for row in all_progress(settings)}
+
+
+def publish_all(settings: Settings, pool: Pool, topics: Topics | None = None) -> None:
+    """Publish every partition to its end."""
+    for partition, folded in next_offsets(settings).items():
+        with opened(settings, pool, partition, topics) as outbox:
+            publish_to(outbox, folded)
+
+
+def publish_to(outbox: Outbox, folded: int) -> None:
+    """Publish window by window up to before an offset."""
+    while outbox.publish(folded) is not None:
+        pass
+    assert outbox.published_to >= folded
+
+
+class KilledError(BaseException):
+    """The process dies here."""
+
+
+class MortalProducer:
+    """A producer whose process dies at one moment: before or after a call, when it was made so many times."""
+
+    def __init__(self, conf: dict[str, Any], call: str, times: int, after: bool) -> None:
+        self._producer = Producer(conf)
+        self._fatal, self._left, self._after = call, times, after
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._producer, name)
+        if name != self._fatal:
+            return call
+
+        def mortal(*arguments: Any, **named: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and not self._after:
+                raise KilledError
+            done = call(*arguments, **named)
+            if self._left == 0:
+                # What was handed to the client before its process died may well have been sent.
+                if name == "produce":
+                    self._producer.flush(HANG_S)
+                raise KilledError
+            return done
+
+        return mortal
+
+
+def publish_from_the_start(outbox: Outbox, folded: int) -> None:
+    """Open, which sends a transaction of its own with the place to go on from, and publish all."""
+    outbox.open()
+    publish_to(outbox, folded)
+
+
+@pytest.mark.parametrize("dead_letters_only", [False, True], ids=["both", "dead-letters"])
+def test_a_death_at_any_step_loses_and_doubles_nothing(
+    ledger_settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch, dead_letters_only: bool
+) -> None:
+    """Killed before a transaction, in it, before its commit, and after its commit before it knows; then begun anew.
+
+    Each partition has some of these deaths, one after the other.
+    """
+    monkeypatch.setattr(outbox_queries, "WINDOW_OFFSETS", 40)
+    poison = [Raw(b"poison %d" % number, b"k", partition=number % 4) for number in range(800)]
+    fold(ledger_settings, poison if dead_letters_only else list(mixed(1_000)))
+    moments = [
+        ("begin_transaction", 1, False),
+        ("begin_transaction", 2, True),
+        ("produce", 3, True),
+        ("commit_transaction", 1, False),
+        ("commit_transaction", 1, True),
+        ("commit_transaction", 2, True),
+        ("commit_transaction", 3, False),
+        ("commit_transaction", 3, True),
+    ]
+    for partition, folded in next_offsets(ledger_settings).items():
+        kept = []
+        for moment in moments[partition::4]:
+            outbox = Outbox(
+                ledger_settings,
+                topics_of(ledger_settings),
+                partition,
+                pool,
+                make_producer=lambda conf, moment=moment: MortalProducer(conf, *moment),  # type: ignore[misc,return-value]
+            )
+            with pytest.raises(KilledError):
+                publish_from_the_start(outbox, folded)
+            kept.append(outbox)  # Not closed: nobody does that for the dead.
+        with opened(ledger_settings, pool, partition) as outbox:
+            publish_to(outbox, folded)
+    assert_published(ledger_settings)
+
+
+def test_a_zombie_in_the_middle_of_a_transaction_is_fenced(ledger_settings: Settings, pool: Pool) -> None:
+    """It has sent everything but its commit when another takes over; the commit is refused."""
+    fold(ledger_settings, list(mixed(300)))
+    woken: list[bool] = []
+    sent: list[str] = []
+
+    class SleepyProducer(MortalProducer):
+        def __getattr__(self, name: str) -> Any:
+            sent.append(name)
+            if name == "commit_transaction" and "produce" in sent and not woken:
+                self._producer.flush(HANG_S)
+                woken.append(True)
+                publish_all(ledger_settings, pool)
+            return getattr(self._producer, name)
+
+    make: Any = lambda conf: SleepyProducer(conf, "", 0, False)  # noqa: E731
+    with opened(ledger_settings, pool, 0, make_producer=make) as zombie:
+        with pytest.raises(KafkaException) as refused:
+            zombie.publish(next_offsets(ledger_settings)[0])
+        assert was_fenced(refused.value)
+    assert woken
+    assert_published(ledger_settings)
+
+
+def test_the_window_s_dead_letters_are_few_and_small(
+    ledger_settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large dead letters are read a few at a time, whatever the window; outcomes between them keep their order."""
+    monkeypatch.setattr(outbox_queries, "WINDOW_DEAD_BYTES", 5_000)
+    monkeypatch.setattr(outbox_queries, "WINDOW_DEAD_LETTERS", 7)
+    large = [Raw(b"x" * 2_000, b"k", partition=0) for _ in range(6)]
+    small = [Raw(b"x", b"k", partition=0) for _ in range(20)]
+    granted = [record("Grant", f"g{n}", "alice", 1) for n in range(50)]
+    fold(ledger_settings, [*large, *granted, Raw(b"y" * 20_000, b"k", partition=0), *small])
+    folded = next_offsets(ledger_settings)[0]
+    with opened(ledger_settings, pool, 0) as outbox:
+        counts = []
+        while (count := outbox.publish(folded)) is not None:
+            counts.append(count.dead_letters)
+    assert sum(counts) == 27
+    assert counts[:3] == [2, 2, 2]
+    assert max(counts) == 7
+    publish_all(ledger_settings, pool)
+    assert_published(ledger_settings)
+
+
+def test_views_that_lie_behind_give_no_window(ledger_settings: Settings, pool: Pool) -> None:
+    """What was said to be folded isn't, because another projection is behind the views now: nothing is passed over."""
+    fold(ledger_settings, [record("Grant", f"g{n}", "alice", 1) for n in range(20)])
+    (partition,) = (number for number, folded in next_offsets(ledger_settings).items() if folded)
+    with opened(ledger_settings, pool, partition) as outbox:
+        assert outbox.publish(21) is None
+        assert outbox.published_to == 0
+        count = outbox.publish(20)
+        assert count is not None
+        assert count.outcomes == 20
+
+
+def test_a_stranger_s_records_are_passed_over(ledger_settings: Settings, pool: Pool) -> None:
+    """Garbage at the end of both topics, in any number and aborted too, changes nothing about where it goes on."""
+    fold(ledger_settings, list(mixed(300)))
+    publish_all(ledger_settings, pool)
+    ends = {topic: end_offsets(ledger_settings, topic, range(4)) for topic in both_topics(ledger_settings)}
+    strangers_write(ledger_settings)
+    fold(ledger_settings, list(mixed(300, 2)))
+    publish_all(ledger_settings, pool)
+    for topic, rows in zip(both_topics(ledger_settings), ("journal", "dead_letters"), strict=True):
+        mine = [
+            seen
+            for seen in read_topic(ledger_settings, topic)
+            if seen.value is None or (not seen.value.startswith(b"foreign") and seen.header("foreign") is None)
+        ]
+        positions = [(seen.partition, position_of(seen)) for seen in mine]
+        assert positions == query(ledger_settings, f"SELECT log_partition, log_offset FROM ledger.{rows} ORDER BY 1, 2")
+        assert all(end_offsets(ledger_settings, topic, [p])[p] > ends[topic][p] for p in range(4))
+
+
+def both_topics(settings: Settings) -> tuple[str, str]:
+    return settings.outcomes_topic, settings.dead_letters_topic
+
+
+def position_of(seen: Seen) -> int:
+    """The offset in the log that one of our messages is about."""
+    position = seen.header("creditfold-position")
+    return int(position.split(b":")[1] if position else seen.header("creditfold-offset") or b"")
+
+
+def strangers_write(settings: Settings) -> None:
+    """No header of ours, headers of ours that are garbage, and a committed and an aborted transaction."""
+    outcome = encode(
+        "Rejected",
+        dict.fromkeys(("account", "command_id", "kind", "asset", "rejection"), "x")
+        | dict.fromkeys(("log_partition", "log_offset", "version", "amount", "balance", "rules", "decided_at"), 1),
+    )
+    mark = ("foreign", b"yes")
+    messages: list[tuple[bytes, list[tuple[str, bytes | None]]]] = [
+        (b"foreign", []),
+        (b"foreign", [("creditfold-position", b"0:999999")]),
+        (outcome, [("creditfold-position", b"0:999999"), mark]),
+        (outcome, [mark]),
+        (b"foreign", [("creditfold-topic", settings.commands_topic.encode()), ("creditfold-partition", b"x")]),
+        (b"foreign", [("creditfold-topic", b"other"), ("creditfold-partition", b"0"), ("creditfold-offset", b"9999")]),
+        (b"foreign", [("creditfold-position", None)]),
+    ]
+    producer = Producer({**settings.kafka_client, "transactional.id": f"stranger-{settings.outcomes_topic}"})
+    producer.init_transactions(HANG_S)
+    for ending in (producer.commit_transaction, producer.abort_transaction):
+        producer.begin_transaction()
+        for topic in both_topics(settings):
+            for partition in range(4):
+                for value, headers in messages * 40:
+                    producer.produce(topic, value, partition=partition, headers=list(headers))  # type: ignore[arg-type]
+        producer.flush(HANG_S)
+        ending(HANG_S)
+
+
+def test_a_letter_of_another_topic_is_ours_only_if_its_record_is(ledger_settings: Settings, pool: Pool) -> None:
+    """At our positions: other bytes are a stranger's, the same ones are what was published before a restore."""
+    poison = [Raw(b"poison %d" % number, b"k", partition=number % 4) for number in range(12)]
+    fold(ledger_settings, [*poison, Raw(b"\0" * 100_000, b"k" * 9_000, partition=0)])
+    rows = query(ledger_settings, "SELECT log_partition, log_offset, key, value FROM ledger.dead_letters ORDER BY 1, 2")
+    producer = Producer(ledger_settings.kafka_client)
+    for number, (partition, offset, key, value) in enumerate(rows):
+        row = DeadRow(offset, "undecodable", "", key, value if number % 2 else value[:-1], [])
+        letter = outcomes.dead_letter_message("former", partition, row, 70_000)
+        where = ledger_settings.dead_letters_topic
+        producer.produce(where, letter.value, letter.key, partition=partition, headers=letter.headers)
+    assert producer.flush(HANG_S) == 0
+    for _ in range(2):
+        # The second time they begin behind what they published the first time.
+        publish_all(ledger_settings, pool)
+    own = [
+        (seen.partition, position_of(seen))
+        for seen in read_topic(ledger_settings, ledger_settings.dead_letters_topic)
+        if seen.header("creditfold-topic") != b"former"
+    ]
+    assert own == [row[:2] for number, row in enumerate(rows) if not number % 2]
+
+
+def test_a_publisher_of_another_log_than_the_live_one_publishes_nothing(ledger_settings: Settings, pool: Pool) -> None:
+    """Asked in the transaction in which it reads, so that no switch comes in between."""
+    fold(ledger_settings, list(mixed(50)))
+    topics = topics_of(ledger_settings)
+    former = topics._replace(log=topics.log._replace(topic_id="former"))
+    with opened(ledger_settings, pool, 0, former) as outbox, pytest.raises(LogChangedError, match="COMMANDS_TOPIC="):
+        outbox.publish(next_offsets(ledger_settings)[0])
+    assert read_topic(ledger_settings, ledger_settings.dead_letters_topic) == []
+
+
+def test_a_stranger_s_open_transaction_is_waited_for(
+    ledger_settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hides our own last outcomes from readers; going on from the last visible one would publish them twice."""
+    fold(ledger_settings, list(mixed(100)))
+    stranger = Producer(
+        {**ledger_settings.kafka_client, "transactional.id": "hanging", "transaction.timeout.ms": 600_000}
+    )
+    stranger.init_transactions(HANG_S)
+    stranger.begin_transaction()
+    stranger.produce(ledger_settings.outcomes_topic, b"foreign", partition=0)
+    stranger.flush(HANG_S)
+    outbox = Outbox(ledger_settings, topics_of(ledger_settings), 0, pool)
+    with monkeypatch.context() as patched:
+        patched.setattr("creditfold.log.tail.OPEN_TRANSACTION_S", 1.0)
+        with pytest.raises(OpenTransactionError):
+            outbox.open()
+    outbox.close()
+    stranger.abort_transaction(HANG_S)
+    publish_all(ledger_settings, pool)
+    assert_published(ledger_settings)
+
+
+def test_another_log_s_outcomes_are_refused(ledger_settings: Settings, pool: Pool) -> None:
+    """The topic's last outcome says of its position what the journal doesn't: nothing is added to it."""
+    fold(ledger_settings, [record("Grant", f"g{n}", "alice", 1) for n in range(20)])
+    (partition,) = (number for number, folded in next_offsets(ledger_settings).items() if folded)
+    row = JournalRow(4, "bob", 1, "other", "grant", "credits", 1, 1, None, 1, 0, 0, "", "")
+    message = outcomes.outcome_message(partition, row)
+    producer = Producer(ledger_settings.kafka_client)
+    producer.produce(
+        ledger_settings.outcomes_topic, message.value, message.key, partition=partition, headers=message.headers
+    )
+    assert producer.flush(HANG_S) == 0
+    with opened(ledger_settings, pool, partition) as outbox:
+        # Not before the fold has come there.
+        assert outbox.publish(4) == (0, 0)
+        with pytest.raises(OtherOutcomesError, match="'bob'"):
+            outbox.publish(20)
+    assert len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) == 1
+
+
+def test_dead_letters_deleted_by_retention_are_no_obstacle(ledger_settings: Settings, pool: Pool) -> None:
+    """Whoever keeps them for a while only gets those that are new; but outcomes that are gone are refused."""
+    fold(ledger_settings, list(mixed(300)))
+    publish_all(ledger_settings, pool)
+    # So that the last outcome lies behind the last dead letter.
+    fold(ledger_settings, [record("Grant", f"g{n}", f"user-{n}", 1) for n in range(100)])
+    publish_all(ledger_settings, pool)
+    for partition in range(4):
+        truncate(ledger_settings, ledger_settings.dead_letters_topic, partition)
+    fold(ledger_settings, [Raw(b"new", b"k", partition=number) for number in range(4)])
+    publish_all(ledger_settings, pool)
+    assert [seen.value for seen in read_topic(ledger_settings, ledger_settings.dead_letters_topic)] == [b"new"] * 4
+    truncate(ledger_settings, ledger_settings.outcomes_topic, 1)
+    outbox = Outbox(ledger_settings, topics_of(ledger_settings), 1, pool)
+    with pytest.raises(OutcomesLostError, match="delete the topic"):
+        outbox.open()
+    outbox.close()
+
+
+def test_a_dead_letter_too_large_for_its_topic_is_cut(ledger_settings: Settings, pool: Pool) -> None:
+    """By the size that the topic is said to take, and, if it takes less than that, after it has refused."""
+    resource = ConfigResource(ConfigResource.Type.TOPIC, ledger_settings.dead_letters_topic)
+    entry = ConfigEntry("max.message.bytes", "100000", incremental_operation=AlterConfigOpType.SET)
+    resource.add_incremental_config(entry)
+    admin = AdminClient(ledger_settings.kafka_client)
+    admin.incremental_alter_configs([resource])[resource].result(HANG_S)
+    noise = random.Random(1).randbytes(300_000)
+    fold(ledger_settings, [Raw(noise, b"k", partition=0, headers=(("h", b"v"),))])
+    told = topics_of(ledger_settings)
+    assert told.dead_letter_bytes == 100_000
+    hoped = told._replace(dead_letter_bytes=1_000_000)
+    with opened(ledger_settings, pool, 0, hoped) as outbox, pytest.raises(KafkaException) as refused:
+        outbox.publish(1)
+    smaller = with_smaller_messages(hoped, refused.value)
+    assert smaller.dead_letter_bytes <= 65_536
+    assert with_smaller_messages(hoped, ValueError()) == hoped
+    publish_all(ledger_settings, pool, smaller)
+    make_anew(ledger_settings, ledger_settings.dead_letters_topic)
+    publish_all(ledger_settings, pool, told)
+    (seen,) = read_topic(ledger_settings, ledger_settings.dead_letters_topic)
+    assert seen.value == noise[:65_536]
+    assert seen.key == b"k"
+    assert seen.headers[0] == ("h", b"v")
+    assert seen.header("creditfold-truncated") == b"300000"
+    assert seen.header("creditfold-reason") == b"oversize"
+
+
+# What needs no server.
+
+
+def dead(
+    value: bytes | None = b"v", key: bytes | None = b"k", headers: list[list[str | None]] | None = None
+) -> DeadRow:
+    return DeadRow(7, "not_framed", "why", key, value, headers or [])
+
+
+def size(message: Outgoing) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in message.headers)
+    return len(message.key or b"") + len(message.value or b"") + headers
+
+
+@pytest.mark.parametrize(
+    ("row", "cut"),
+    [
+        (dead(b"x" * 70_000), ["creditfold-truncated"]),
+        (
+            dead(key=b"x" * 200_000),
+            ["creditfold-truncated", "creditfold-truncated-key", "creditfold-truncated-headers"],
+        ),
+        (
+            dead(headers=[["h", base64.b64encode(b"x" * 200_000).decode()]]),
+            ["creditfold-truncated", "creditfold-truncated-key", "creditfold-truncated-headers"],
+        ),
+    ],
+    ids=["value", "key", "headers"],
+)
+def test_what_is_cut_says_so(row: DeadRow, cut: list[str]) -> None:
+    """Whatever is too large about it, the message fits, and says what it lacks."""
+    message = outcomes.dead_letter_message("commands", 3, row, 69_000)
+    assert size(message) <= 69_000
+    assert [name for name, _ in message.headers if name.startswith("creditfold-truncated")] == cut
+    whole = outcomes.dead_letter_message("commands", 3, row, 1_000_000)
+    assert (whole.key, whole.value) == (row.key, row.value)
+    assert not [name for name, _ in whole.headers if name.startswith("creditfold-truncated")]
+
+
+@pytest.mark.parametrize(
+    ("given", "attempt"), [(b"2", b"2"), (b"017", b"017"), (b"", b"1"), (b"-3", b"1"), (b"x", b"1"), (b"9" * 50, b"1")]
+)
+def test_the_attempt_is_the_redrive_s(given: bytes, attempt: bytes) -> None:
+    """A header that is no number is nobody's attempt."""
+    row = dead(headers=[["redrive-attempt", base64.b64encode(given).decode()]])
+    message = outcomes.dead_letter_message("commands", 3, row, 1_000_000)
+    assert dict(message.headers)["creditfold-attempt"] == attempt
+
+
+def test_a_header_s_name_comes_back_as_it_was() -> None:
+    """Names are kept escaped; the two kinds that the client can't send stay so."""
+    names = ["plain", "Größe\n\t", "\U0001f600", "a\\nb", "", "with\0nul", "half\ud800"]
+    rows: list[list[str | None]] = [[name.encode("unicode_escape").decode(), None] for name in names]
+    message = outcomes.dead_letter_message("commands", 3, dead(headers=rows), 1_000_000)
+    sent = [name for name, _ in message.headers[: len(names)]]
+    assert sent == [*names[:5], "with\\x00nul", "half\\ud800"]
+
+
+def test_an_accepted_command_of_an_unknown_kind_is_refused() -> None:
+    """A newer worker's decision isn't published as something that it isn't."""
+    row = JournalRow(4, "bob", 1, "c", "teleport", "credits", 1, 1, None, 1, 0, 0, "", "")
+    with pytest.raises(outcomes.UnknownKindError, match="teleport"):
+        outcomes.outcome_message(0, row)
+    assert outcomes.outcome_message(0, row._replace(rejection="no")).value is not None

@@ -1,0 +1,324 @@
+"""Transfers and ticks on the real stack: workers bring them about by themselves, whatever dies."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.rows import dict_row
+from psycopg.sql import SQL, Identifier
+from test_cli import bare, use
+
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import describe_log
+from creditfold.processors.fold.chunk import partition_of
+from creditfold.projections.connections import connected
+from creditfold.projections.tables.setup import prepare
+from creditfold.schemas.wire import encode
+from helpers.credit_topics import LONG_AGO_MS, append_long_ago
+from helpers.support import HANG_S, ROOT, SEED, Cli, Raw, WorkerProcess, append, query, wait_until_folded, worker
+
+__all__ = ["bare"]
+
+TRANSFERS = int(os.environ.get("CREDITFOLD_CHAOS_TRANSFERS", "300"))
+ROUNDS = max(4, TRANSFERS // 100)
+
+
+def of(kind: str, account: str, command_id: str, **fields: Any) -> Raw:
+    """A command's record."""
+    return Raw(encode(kind, {"command_id": command_id, "account": account, **fields}), account.encode())
+
+
+def grant(account: str, command_id: str, amount: int, **fields: Any) -> Raw:
+    return of("Grant", account, command_id, asset="credits", amount=amount, **fields)
+
+
+def transfer(account: str, command_id: str, amount: int, to: str) -> Raw:
+    return of("Transfer", account, command_id, asset="credits", amount=amount, to=to)
+
+
+def ticks(settings: Settings) -> int:
+    return int(query(settings, "SELECT sum(ticks) FROM ledger_0001.progress")[0][0])
+
+
+def ticks_by_partition(settings: Settings) -> dict[int, int]:
+    return dict(query(settings, "SELECT log_partition, ticks FROM ledger_0001.progress"))  # type: ignore[arg-type]
+
+
+def account_in(partition: int, name: str = "user") -> str:
+    """A name that lies in a partition of four."""
+    return next(f"{name}-{n}" for n in range(1_000) if partition_of(f"{name}-{n}".encode(), 4) == partition)
+
+
+ANN, BOB, EVE = account_in(0, "ann"), account_in(1, "bob"), account_in(2, "eve")
+
+
+class Nudged(WorkerProcess):
+    """A worker that looks for transfers by itself every hour only, and else when the fold has news of one."""
+
+    program = (
+        str(ROOT / "tests" / "programs" / "with_constants.py"),
+        "creditfold.processors.worker.background.IDLE_S=3600",
+    )
+
+
+@pytest.fixture
+def credited(ledger_settings: Settings) -> Settings:
+    """A ledger whose workers make no ticks."""
+    settings = ledger_settings.model_copy(update={"tick_seconds": 0})
+    prepare(settings.dsn, describe_log(settings))
+    return settings
+
+
+def in_transit(settings: Settings) -> int:
+    return len(query(settings, "SELECT FROM ledger_0001.transfers WHERE is_open"))
+
+
+def balances(settings: Settings) -> dict[str, int]:
+    rows = query(settings, "SELECT account_id, available FROM ledger_0001.balances WHERE available <> 0")
+    return dict(rows)
+
+
+def wait_until_settled(settings: Settings, transfers: int, bound_s: float = HANG_S) -> None:
+    """Wait until so many transfers were sent and none is on its way."""
+
+    def settled() -> bool:
+        rows = query(settings, "SELECT count(*), count(*) FILTER (WHERE is_open) FROM ledger_0001.transfers")
+        return rows == [(transfers, 0)]
+
+    assert wait_until(settled, bound_s), query(settings, "SELECT * FROM ledger_0001.transfers WHERE is_open LIMIT 9")
+    wait_until_folded(settings)
+
+
+def kinds(settings: Settings, account: str) -> list[tuple[str, list[str]]]:
+    rows = query(
+        settings, "SELECT kind, facts FROM ledger_0001.journal WHERE account_id = %s ORDER BY version", (account,)
+    )
+    return [(kind, [fact["kind"] for fact in json.loads(facts)]) for kind, facts in rows]
+
+
+def test_a_transfer_crosses_partitions(credited: Settings, tmp_path: Path) -> None:
+    """Credits arrive with their terms, or go back where nobody takes them; news of the fold alone moves them on."""
+    nudged = Nudged(credited, tmp_path)
+    try:
+        append(credited, [grant(ANN, "g", 10, lot_class="promo", priority=7)])
+        wait_until_folded(credited)
+        append(credited, [transfer(ANN, "t", 4, BOB)])
+        wait_until_settled(credited, 1)
+        assert balances(credited) == {ANN: 6, BOB: 4}
+        assert kinds(credited, ANN)[-1] == ("settle_transfer", ["completed"])
+        terms = query(
+            credited, "SELECT lot_class, priority, source FROM ledger_0001.lots WHERE account_id = %s", (BOB,)
+        )
+        assert terms == [("promo", 7, "in_transit")]
+        # Both records of a transfer within one partition go the same way; a closed account sends it back.
+        bill = account_in(1, "bill")
+        append(credited, [of("Close", EVE, "close"), transfer(BOB, "t", 3, bill), transfer(ANN, "t2", 5, EVE)])
+        wait_until_settled(credited, 3)
+    finally:
+        nudged.stop()
+    assert balances(credited) == {ANN: 6, BOB: 1, bill: 3}
+    assert kinds(credited, ANN)[-1] == ("settle_transfer", ["returned"])
+    assert query(credited, "SELECT sum(in_transit) FROM ledger_0001.totals") == [(0,)]
+    assert query(credited, "SELECT sum(dead_letters), sum(duplicates) FROM ledger.progress") == [(0, 0)]
+
+
+def ending(account: str, command_id: str, amount: int) -> Raw:
+    """A grant that ends a minute after LONG_AGO_MS."""
+    return grant(account, command_id, amount, expires_at=LONG_AGO_MS + 60_000)
+
+
+def test_an_operator_s_tick_expires_what_nobody_touches(
+    credited: Settings, tmp_path: Path, bare: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`creditfold tick`, as often as wanted within a minute; what hasn't ended stays."""
+    use(credited, monkeypatch)
+    with worker(credited, tmp_path):
+        later = grant(ANN, "later", 3, expires_at=4_102_444_800_000)
+        append_long_ago(credited, [ending(ANN, "g", 10), later, grant(ANN, "h", 3)])
+        wait_until_folded(credited)
+        assert balances(credited) == {ANN: 16}
+        for _ in range(3):
+            assert len(bare("tick", "--json").json["positions"]) == 4
+        wait_until_folded(credited)
+    assert kinds(credited, ANN)[-1] == ("settled", ["expired"])
+    assert balances(credited) == {ANN: 6}
+    assert ticks(credited) == 12
+
+
+def test_workers_tick_by_themselves(credited: Settings, tmp_path: Path) -> None:
+    """Where something is due, in its partition only, and no more when it is done."""
+    settings = credited.model_copy(update={"tick_seconds": 0.5})
+    with worker(settings, tmp_path):
+        append_long_ago(settings, [grant(BOB, "g", 10), ending(ANN, "g", 10)])
+        wait_until_folded(settings)
+        assert wait_until(lambda: balances(settings) == {BOB: 10}, HANG_S)
+        wait_until_folded(settings)
+        assert kinds(settings, ANN)[-1] == ("settled", ["expired"])
+        found = query(settings, "SELECT log_partition, ticks > 0 FROM ledger_0001.progress ORDER BY 1")
+        assert found == [(0, True), (1, False), (2, False), (3, False)]
+        after = ticks_by_partition(settings)
+        # Whoever ticks this one has looked at the others again.
+        append_long_ago(settings, [ending(EVE, "g", 10)])
+        assert wait_until(lambda: kinds(settings, EVE)[-1:] == [("settled", ["expired"])], HANG_S)
+        wait_until_folded(settings)
+        again = ticks_by_partition(settings)
+        assert (again.pop(2) > after.pop(2), again) == (True, after)
+
+
+class Mortal(WorkerProcess):
+    """A worker that dies at some of its appends."""
+
+    program = (str(ROOT / "tests" / "programs" / "relay_killed.py"),)
+
+
+def transfers(chance: random.Random, names: list[str]) -> Iterator[Raw]:
+    """Random transfers among accounts: some of more than there is, some to the closed one, some sent twice."""
+    for number in range(TRANSFERS):
+        sender, to = chance.sample(names, 2)
+        record = transfer(sender, f"t{number}", chance.randint(1, 30), to)
+        yield record
+        if chance.random() < 0.1:
+            yield record
+
+
+@pytest.mark.chaos
+def test_no_transfer_is_lost_or_doubled_whatever_dies(
+    ledger_settings: Settings, tmp_path: Path, bare: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers are killed again and again, at any moment and at their appends; then all is where it belongs."""
+    print(f"seed {SEED}, {TRANSFERS} transfers")
+    chance = random.Random(SEED)
+    settings = ledger_settings.model_copy(update={"chunk_records": 20, "tick_seconds": 0.5, "retry_max_s": 1.0})
+    prepare(settings.dsn, describe_log(settings))
+    names = [account_in(n % 4, f"user{n}") for n in range(12)]
+    now = time.time_ns() // 1_000_000
+    grants = [
+        grant(name, f"g{n}", 100, expires_at=0 if n % 3 else now + chance.randint(2_000, 15_000))
+        for name in names[1:]
+        for n in range(4)
+    ]
+    # One that ends whatever the machine does; the others end in between, if they come in time.
+    append_long_ago(settings, [of("Close", names[0], "close"), ending(names[1], "old", 100)])
+    append(settings, grants)
+    records = list(transfers(chance, names[1:] + names[:1]))
+    size = len(records) // ROUNDS + 1
+    with ExitStack() as running:
+        workers: list[WorkerProcess] = []
+        for number in range(ROUNDS):
+            # A group of its own, which needn't wait for the dead of the last one.
+            mortal = settings.model_copy(update={"group": f"{settings.group}-{number}"})
+            before = claims(settings)
+            workers = [Mortal(mortal, tmp_path, f"{name}-{number}") for name in ("one", "two")]
+            for process in workers:
+                running.callback(process.kill)
+            append(settings, records[number * size : (number + 1) * size])
+            assert wait_until(partial(claimed, settings, before), HANG_S)
+            chance.shuffle(workers)
+            for process in workers:
+                with suppress(subprocess.TimeoutExpired):
+                    # It may be dead before that by its own hand.
+                    process.process.wait(chance.uniform(0, 1.5))
+                process.kill()
+        died = [process.process.returncode for process in workers]
+        last = running.enter_context(worker(settings, tmp_path, "last"))
+        wait_until_folded(settings)
+        assert wait_until(lambda: in_transit(settings) == 0, HANG_S)
+        assert wait_until(lambda: not due(settings), HANG_S)
+        wait_until_folded(settings)
+        # The others may have left it nothing to do, and it must have come as far as to hear a signal.
+        assert wait_until(lambda: last.said("worker starts"), HANG_S)
+        assert last.stop() == 0
+    assert set(died) == {-signal.SIGKILL}
+    (counts,) = query(settings, "SELECT sum(duplicates), sum(ticks) FROM ledger_0001.progress")
+    print(f"{counts[0]} duplicates, {counts[1]} ticks")
+    check(settings)
+    use(settings, monkeypatch)
+    assert bare("rebuild").code == 0
+    for table in ("journal", "balances", "accounts", "lots", "transfers", "totals", "checkpoints"):
+        assert differing(settings, table) == []
+    chains = [query(settings, f"SELECT chain FROM ledger_000{n}.progress ORDER BY log_partition") for n in (1, 2)]
+    assert chains[0] == chains[1]
+
+
+# Of a lot that is empty: whether it was, when its window closed, hangs on what was folded in one transaction.
+NOT_COMPARED = {"lots": {"is_lapsed", "is_pending", "log_offset"}}
+
+
+def differing(settings: Settings, table: str) -> list[str]:
+    """The columns in which generations 1 and 2 differ."""
+    found = []
+    for number in (1, 2):
+        with connected(settings.dsn) as connection, connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(SQL("SELECT * FROM {} AS t ORDER BY t").format(Identifier(f"ledger_000{number}", table)))
+            found.append(cursor.fetchall())
+    left, right = found
+    assert len(left) == len(right)
+    columns = {name for one, other in zip(left, right, strict=True) for name in one if one[name] != other[name]}
+    return sorted(columns - NOT_COMPARED.get(table, set()))
+
+
+def claims(settings: Settings) -> dict[int, int]:
+    """The claim in force of each partition."""
+    return dict(query(settings, "SELECT log_partition, epoch FROM ledger_0001.progress"))  # type: ignore[arg-type]
+
+
+def claimed(settings: Settings, before: dict[int, int]) -> bool:
+    """Whether each partition was claimed since."""
+    now = claims(settings)
+    return all(now[partition] > epoch for partition, epoch in before.items())
+
+
+def due(settings: Settings) -> list[tuple[Any, ...]]:
+    return query(settings, "SELECT account_id FROM ledger_0001.lots WHERE next_at_ms IS NOT NULL")
+
+
+def check(settings: Settings) -> None:
+    """Nothing is in transit, all that was granted is somewhere, and each transfer has come to one end."""
+    accepted = "SELECT sum(amount) FROM ledger_0001.journal WHERE kind = 'grant' AND rejection IS NULL"
+    ((granted,),) = query(settings, accepted)
+    (row,) = query(
+        settings,
+        """SELECT sum(credits), sum(issued), sum(expired), sum(in_transit),
+                  sum(credits - debt + spent + expired + voided + forfeited + reissued) FROM ledger_0001.totals""",
+    )
+    assert row[1] == row[4] == granted > 0
+    assert row[3] == 0
+    assert row[0] == sum(balances(settings).values())
+    assert row[2] > 0
+    assert check_ends(settings) > 0
+    assert query(settings, "SELECT sum(duplicates) > 0 FROM ledger.progress") == [(True,)]
+
+
+def check_ends(settings: Settings, number: int = 1) -> int:
+    """Each transfer has arrived once and come to one end, and there are both ends; gives how many there are."""
+    schema = f"ledger_{number:04}"
+    sent = query(
+        settings,
+        f"""SELECT j.account_id, j.command_id, t.is_open FROM {schema}.journal j
+            LEFT JOIN {schema}.transfers t USING (account_id, command_id)
+            WHERE kind = 'transfer' AND rejection IS NULL""",
+    )
+    assert {is_open for _, _, is_open in sent} == {False}
+    ends: dict[tuple[str, str], list[str]] = {(account, command_id): [] for account, command_id, _ in sent}
+    rows = query(
+        settings, f"SELECT account_id, details, facts, rejection FROM {schema}.journal WHERE kind = 'settle_transfer'"
+    )
+    for account, details, facts, rejection in rows:
+        assert rejection is None
+        ends[account, json.loads(details)["transfer"]].append(json.loads(facts)[0]["kind"])
+    assert {len(end) for end in ends.values()} == {1}
+    assert {end[0] for end in ends.values()} == {"completed", "returned"}
+    arrived = query(settings, f"SELECT count(*) FROM {schema}.journal WHERE kind = 'receive_transfer'")
+    assert arrived == [(len(sent),)]
+    assert query(settings, "SELECT sum(dead_letters) FROM ledger.progress") == [(0,)]
+    return len(sent)

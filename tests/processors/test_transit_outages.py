@@ -1,0 +1,154 @@
+"""Whatever goes away while transfers are on their way, on the real stack: each of them comes to its one end.
+
+Transfers are held at two places, by workers that append nothing more of them: sent and not brought to their receivers;
+received, and their senders not told.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from test_generations import WATCH, rows_of, run
+from test_transfers import account_in, check_ends, grant, in_transit, of, transfer
+
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import describe_log
+from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.projections.connections import connected
+from creditfold.projections.proof.rows import snapshot
+from creditfold.projections.proof.trial_balance import trial_balance
+from creditfold.projections.tables.setup import prepare
+from helpers.stack_under_test import StackUnderTest
+from helpers.support import HANG_S, ROOT, Raw, WorkerProcess, all_progress, append, query, wait_until_folded
+
+SENDERS = [account_in(number, f"sender{number}") for number in range(4)]
+RECEIVERS = [account_in(number, f"receiver{number}") for number in range(4)]
+CLOSED = account_in(2, "closed")
+
+
+class Holding(WorkerProcess):
+    """A worker that appends nothing more of some transfers while a file is there."""
+
+    program = (str(ROOT / "tests" / "programs" / "relay_held.py"),)
+
+
+@pytest.fixture
+def held(ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file."""
+    path = tmp_path / "held"
+    path.touch()
+    monkeypatch.setenv("RELAY_HELD", str(path))
+    return path
+
+
+@contextmanager
+def workers(settings: Settings, folder: Path) -> Iterator[list[WorkerProcess]]:
+    """Two workers, so that most transfers go from one to the other."""
+    running = [Holding(settings, folder, name) for name in ("one", "two")]
+    try:
+        yield running
+    finally:
+        for process in running:
+            process.kill()
+
+
+def transfers() -> list[Raw]:
+    """Of both kinds, from each partition to each other and within it, and to an account that sends them back."""
+    return [
+        transfer(sender, f"{place}-{number}", 1 + number, receiver)
+        for place in ("out", "end")
+        for sender in SENDERS
+        for number, receiver in enumerate([*RECEIVERS, CLOSED])
+    ]
+
+
+def there_and_back(settings: Settings) -> None:
+    """Make another generation the live one, and then the first again."""
+    number = rebuild(settings, Request(), WATCH).number
+    for one in (number, 1):
+        activate(settings, one, Consent(), WATCH)
+        append(settings, [grant(name, f"under-{one}", 1) for name in SENDERS])
+        wait_until_folded(settings)
+        assert in_transit_of(settings, one) == len(transfers())
+
+
+def in_transit_of(settings: Settings, number: int) -> int:
+    return len(query(settings, f"SELECT FROM ledger_{number:04}.transfers WHERE is_open"))
+
+
+def restart_all(running: list[WorkerProcess]) -> None:
+    """Kill all workers, and start others."""
+    for process in running:
+        process.kill()
+    for process in running:
+        process.restart()
+
+
+Fault = Callable[[StackUnderTest, Settings, list[WorkerProcess]], None]
+FAULTS: dict[str, Fault] = {
+    "kafka-stopped": lambda stack, _, __: stack.restart_kafka(),
+    "kafka-killed": lambda stack, _, __: stack.restart_kafka(kill=True),
+    "postgres-stopped": lambda stack, _, __: stack.restart_postgres(),
+    "postgres-killed": lambda stack, _, __: stack.restart_postgres(kill=True),
+    "workers-killed": lambda _, __, running: restart_all(running),
+    "another-generation": lambda _, settings, __: there_and_back(settings),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_transfers_on_their_way_come_to_their_end(
+    stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path, held: Path, fault: str
+) -> None:
+    """Nothing stays in transit, each is settled once, all sums are zero, and the log folded anew comes to the same:
+    to its end, and to the moment at which they were on their way."""
+    settings = ledger_settings.model_copy(update={"tick_seconds": 0, "retry_max_s": 1.0})
+    prepare(settings.dsn, describe_log(settings))
+    sent = transfers()
+    append(settings, [of("Close", CLOSED, "close")])
+    append(settings, [grant(name, f"g{number}", 20) for name in SENDERS for number in range(5)])
+    with workers(settings, tmp_path) as running:
+        append(settings, sent)
+        wait_until_folded(settings)
+        assert wait_until(lambda: arrived(settings) == len(sent) // 2, HANG_S)
+        wait_until_folded(settings)
+        offsets = {row.log_partition: row.next_offset for row in all_progress(settings)}
+        then = rows_of(settings, 1)
+        assert in_transit(settings) == len(sent)
+        FAULTS[fault](stack, settings, running)
+        # What was away is back, when something new is folded everywhere.
+        append(settings, [grant(name, "after", 1) for name in SENDERS])
+        wait_until_folded(settings)
+        assert (in_transit(settings), arrived(settings)) == (len(sent), len(sent) // 2)
+        held.unlink()
+        assert wait_until(lambda: in_transit(settings) == 0, HANG_S), [process.text()[-2000:] for process in running]
+        wait_until_folded(settings)
+    assert check_ends(settings) == len(sent)
+    assert query(settings, "SELECT sum(in_transit) FROM ledger_0001.totals") == [(0,)]
+    with connected(settings.dsn) as connection, snapshot(connection):
+        assert trial_balance(connection).faults == []
+    assert rows_of(settings, rebuild(settings, Request(), WATCH).number) == rows_of(settings, 1)
+    assert rows_of(settings, rebuild(settings, Request(until_offsets=offsets), WATCH).number) == then
+
+
+def test_status_shows_what_is_on_its_way(ledger_settings: Settings, tmp_path: Path, held: Path) -> None:
+    """How many transfers, and for how long the oldest is."""
+    began = time.monotonic()
+    sender, receiver = SENDERS[0], RECEIVERS[1]
+    append(ledger_settings, [grant(sender, "g", 10), transfer(sender, "out-1", 4, receiver)])
+    with workers(ledger_settings, tmp_path):
+        wait_until_folded(ledger_settings)
+        shown = run(ledger_settings, "status", "--json", "--interval", "0.1", check=False).stdout
+        told = json.loads(shown)["in_transit"]
+        assert told["transfers"] == 1
+        assert 0 <= told["oldest_s"] <= time.monotonic() - began
+        held.unlink()
+        assert wait_until(lambda: in_transit(ledger_settings) == 0, HANG_S)
+
+
+def arrived(settings: Settings) -> int:
+    (found,) = query(settings, "SELECT count(*) FROM ledger_0001.journal WHERE kind = 'receive_transfer'")
+    return int(found[0])

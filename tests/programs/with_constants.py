@@ -1,0 +1,17 @@
+"""Runs `creditfold` with some of its constants set otherwise, which are named before the command.
+
+python tests/programs/with_constants.py creditfold.processors.worker.background.IDLE_S=600 worker
+"""
+
+import sys
+from importlib import import_module
+
+if __name__ == "__main__":
+    from creditfold.cli.main import main
+
+    while "=" in sys.argv[1]:
+        name, _, value = sys.argv.pop(1).partition("=")
+        module, _, constant = name.rpartition(".")
+        found = import_module(module)
+        setattr(found, constant, type(getattr(found, constant))(value))
+    main()

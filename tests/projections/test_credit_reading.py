@@ -1,0 +1,250 @@
+"""Reading credits on a real PostgreSQL: views and queries say what a fold in memory says, and the commands print it."""
+
+import random
+import re
+from collections import Counter, defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from test_chunks import FakeRecord
+from test_cli import bare, use
+from test_credit_store import folded, in_memory, prepared
+
+from creditfold.cli.terms.reasons import DEAD, REJECTED
+from creditfold.common.settings import Settings
+from creditfold.ledger import RejectionReason
+from creditfold.processors.fold.account_cache import Memory, Seen
+from creditfold.projections import queries
+from creditfold.projections.connections import connected
+from creditfold.projections.generations.catalog import generation
+from creditfold.projections.proof.rows import snapshot
+from creditfold.projections.tables.comments import RELATIONS, SCHEMA_TEXT, Relation, columns_table
+from creditfold.projections.tables.views import VIEWS
+from creditfold.schemas.dead_letters import DeadLetterReason
+from creditfold.schemas.wire import encode
+from helpers.credit_histories import HOUR_MS, START_MS, history
+from helpers.support import ROOT, Cli, query
+
+__all__ = ["bare", "prepared"]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PARTS = ("remaining", "held", "spent", "expired", "voided", "forfeited", "reissued", "transferred")
+
+
+def moment(at_ms: int | None) -> datetime | None:
+    return EPOCH + timedelta(milliseconds=at_ms) if at_ms else None
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) -> None:
+    """Lots in the order of spending, uses, holds, schedules, transfers, accounts, and what is left of each spend."""
+    records = history(seed, 400)
+    whole = in_memory(records)
+    await folded(prepared, records, random.Random(seed), Memory(3, is_fresh=True, seen=Seen(2**16)))
+    accounts: dict[str, Any] = dict(whole.accounts)
+    with connected(prepared.dsn) as connection, snapshot(connection):
+        (progress,) = queries.progress(connection)
+        assert (progress.records, progress.ticks) == (len(records), whole.ticks)
+        assert generation(connection, 1).records == len(records)
+        for name, account in accounts.items():
+            found = queries.lots(connection, name, every=True)
+            assert {(lot.command_id, lot.number) for lot in found} == set(account.lots)
+            for asset, holding in account.holdings.items():
+                order = [lot.id for listed in (holding.unscoped, *holding.scoped.values()) for lot in listed]
+                order.sort(key=lambda lot_id: account.lots[lot_id].order)
+                active = [
+                    lot for lot in queries.lots(connection, name, asset) if lot.state == "active" and lot.remaining
+                ]
+                assert [(lot.command_id, lot.number) for lot in active] == order
+            assert {hold.command_id: (hold.held, hold.deadline) for hold in queries.holds(connection, name)} == {
+                hold.id: (hold.amount, moment(hold.deadline)) for hold in account.holds.values() if hold.is_open
+            }
+            assert {row.command_id: row.next_at for row in queries.schedules(connection, name)} == {
+                scheduled.id: moment(scheduled.next_at) for scheduled in account.schedules.values()
+            }
+            assert {row.command_id: row.state for row in queries.transfers(connection, name, every=True)} == {
+                sent.id: "in_transit" if sent.is_open else "settled" for sent in account.transfers.values()
+            }
+            state = queries.account_state(connection, name)
+            assert (state is not None and state.is_closed, state and state.frozen) == (
+                account.is_closed,
+                account.frozen if state else None,
+            )
+            for spend in account.spends.values():
+                traced = queries.trace(connection, name, spend.id)
+                assert traced is not None
+                assert (traced.owed, traced.spent - traced.refunded) == (spend.debt, spend.refundable)
+    assert moved(prepared) == {
+        (name, *lot.id): {part: getattr(lot, part) for part in PARTS if getattr(lot, part)}
+        for name, account in accounts.items()
+        for lot in account.lots.values()
+    }
+    for offset in (10, 100, 250, 399):
+        then: dict[str, Any] = dict(in_memory(records[: offset + 1]).accounts)
+        with connected(prepared.dsn) as connection:
+            for name in accounts:
+                for row in queries.balances_as_of(connection, name, 0, until=offset):
+                    holding = then[name].holdings[row.asset]
+                    expected = (holding.available, holding.pending, holding.held, holding.debt, holding.limit)
+                    assert (row.available, row.pending, row.held, row.debt, row.credit_limit) == expected
+
+
+def moved(settings: Settings) -> dict[tuple[str, str, int], dict[str, int]]:
+    """What the moves came to, by lot; what came into a lot was issued, reissued or arrived first."""
+    found: dict[tuple[str, str, int], Counter[str]] = defaultdict(Counter)
+    rows = query(
+        settings,
+        """SELECT account_id, lot_command, lot_number, source, target, amount FROM ledger.moves
+           WHERE lot_command IS NOT NULL ORDER BY account_id, version, fact, move""",
+    )
+    names = {"in_transit": "transferred", "debt": "spent"}
+    for *lot, source, target, amount in rows:
+        places = found[lot[0], lot[1], lot[2]]
+        if places:
+            places[names.get(source, source)] -= amount
+        places[names.get(target, target)] += amount
+    return {lot: {name: amount for name, amount in places.items() if amount} for lot, places in found.items()}
+
+
+def record(offset: int, hours: int, name: str, **fields: Any) -> FakeRecord:
+    return FakeRecord(offset, START_MS + hours * HOUR_MS, b"ann", encode(name, {"account": "ann", **fields}))
+
+
+def a_day() -> list[FakeRecord]:
+    """Ann is given 30 that end and 50 for ads; spends, owes, holds, is refunded and rejected."""
+    asset, ends = {"asset": "credits"}, START_MS + 5 * HOUR_MS
+    step = {"kind": "spend", "command_id": "s1", "asset": "credits", "amount": 1_000_000}
+    minute = START_MS // 60_000
+    return [
+        FakeRecord(0, START_MS, None, encode("Tick", {"command_id": f"tick-0-{minute}", "minute": minute})),
+        record(1, 0, "Grant", command_id="g1", amount=30, expires_at=ends, **asset),
+        record(2, 0, "Grant", command_id="g2", amount=50, scope="ads", **asset),
+        record(3, 0, "SetCreditLimit", command_id="l1", limit=100, **asset),
+        record(4, 1, "Spend", command_id="o1", amount=10, **asset),
+        record(5, 1, "Hold", command_id="h1", amount=15, deadline=ends + HOUR_MS, **asset),
+        record(6, 2, "Capture", command_id="c1", hold="h1", amount=5),
+        record(7, 2, "Spend", command_id="o2", amount=25, **asset),
+        record(8, 3, "Refund", command_id="r1", spend="o1", amount=4),
+        record(9, 3, "Capture", command_id="c2", hold="nobody"),
+        record(10, 3, "Batch", command_id="b1", steps=[step]),
+        record(11, 4, "Spend", command_id="o1", amount=11, **asset),
+        record(12, 7, "Transfer", command_id="t1", amount=7, to="bob", use="ads", **asset),
+        record(13, 7, "CreateSchedule", command_id="m1", amount=3, period="months", first_at=START_MS * 2, **asset),
+        record(14, 7, "Freeze", command_id="f1"),
+    ]
+
+
+async def test_what_the_commands_print(prepared: Settings, bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command's table, its JSON, and what it says of nothing."""
+    await folded(prepared, a_day(), random.Random(1), None)
+    use(prepared, monkeypatch)
+
+    def said(*arguments: str, code: int = 0) -> str:
+        done = bare(*arguments)
+        assert done.code == code, done
+        return re.sub(r" +", " ", done.out + done.err)
+
+    assert said("balance", "ann") == (
+        "account asset available pending held debt limit version position\n"
+        "ann credits 43 0 0 16 100 13 0:13\n"
+        "ann is frozen: it can't spend, hold or send credits.\n"
+    )
+    assert "ann credits 43 43 0 0 16 100 13 0:13\n" in said("balance", "ann", "--use", "ads")
+    (row,) = bare("balance", "ann", "--use", "mail", "--json").json
+    assert (row["available_for_use"], row["available"], row["position"]) == (0, 43, "0:13")
+    assert "--as-of" in said("balance", "ann", "--use", "ads", "--as-of", "2024-01-30", code=2)
+    assert said("lots", "ann").splitlines()[1:] == [
+        "g2/1 credits 50 43 7 active paid 50 ads 2024-01-30T00:00:00.000Z never"
+    ]
+    assert len(bare("lots", "ann", "--all", "--json").json) == 2
+    assert said("lots", "ann", "--asset", "gold") == "ann has no live lots of gold.\n"
+    assert said("holds", "ann") == "ann has no open holds.\n"
+    assert "h1 credits 15 0 lapsed 2024-01-30T06:00:00.000Z -" in said("holds", "ann", "--all")
+    assert "t1 credits 7 bob in transit 0:12" in said("transfers", "ann")
+    assert "m1 credits 3 1 month active 1 2078-02-27T00:00:00.000Z for ever -" in said("schedules", "ann")
+    assert [said(name, "bob") for name in ("holds", "transfers", "schedules")] == [
+        "bob has no open holds.\n",
+        "bob has nothing in transit.\n",
+        "bob has no schedules.\n",
+    ]
+    past = said("history", "ann", "--wide", "--facts")
+    assert "10 2024-01-30T03:00:00.000Z batch 0 0 0 0 0 0 - insufficient_credits at step 0 0:10 b1\n" in past
+    assert "settled 0 0 50 0 0 16 credits - 0:12 - lapsed h1 (10 held to remaining of g1/1); expired g1 (10 re" in past
+    assert "spend 25 -5 50 0 10 20 credits accepted 0:7 o2 spent o2 (5 remaining to spent of g1/1, 20 debt" in past
+    assert bare("history", "ann", "--json").json[-4]["facts"][0]["kind"] == "spent"
+    spent = said("trace", "ann", "o1")
+    assert "o1: spend of 10 credits, accepted at 0:4, 2024-01-30T01:00:00.000Z\n" in spent
+    assert "spent 10, refunded 4, refundable 6, owed 0\n" in spent
+    assert "2024-01-30T03:00:00.000Z refunded 4 spent remaining g1/1 r1 0:8\n" in spent
+    assert "g1 is a grant\n" in spent
+    assert "spent 25, refunded 0, refundable 25, owed 16\n" in said("trace", "ann", "o2")
+    given = said("trace", "ann", "g1")
+    assert "2024-01-30T06:00:00.000Z expired 10 remaining expired g1/1 - 0:12\n" in given
+    assert bare("trace", "ann", "h1", "--json").json["later"][0]["command_id"] == "c1"
+    assert "ann has no command o9." in said("trace", "ann", "o9", code=2)
+    assert "reason hold_not_found: no hold has this id\nbalance 50 credits available" in said("why", "ann", "c2")
+    assert "step 0: spend s1\n" in said("why", "ann", "b1")
+    assert "step 0 of the batch b1 at 0:10, which was rejected for its step 0: insuff" in said("why", "ann", "s1")
+    both = said("why", "ann", "o1")
+    assert "outcome accepted\n" in both
+    assert "dead letter 0:11, open\nreason command_id_reused: the id was decided before with another body\n" in both
+    assert bare("why", "ann", "o1", "--json").json["dead_letters"][0]["position"] == "0:11"
+    assert "ann has no command o9." in said("why", "ann", "o9", code=2)
+    # By the position it is one record's outcome: the first, the one that isn't it, and what isn't folded.
+    first = said("why", "ann", "o1", "--at", "0:4")
+    assert "outcome accepted\n" in first
+    assert "dead letter" not in first
+    assert said("why", "ann", "o1", "--at", "0:11") == both[both.index("dead letter") :]
+    assert bare("why", "ann", "o1", "--at", "0:11", "--json").json["outcome"] == "dead_letter"
+    assert "not reached 0:99 yet" in said("why", "ann", "o1", "--at", "0:99", code=4)
+    assert "shows nothing of command o9" in said("why", "ann", "o9", "--at", "0:4", code=1)
+    drawn_up = said("trial-balance").splitlines()
+    assert [drawn_up[0], drawn_up[4], drawn_up[-1]] == [" credits", "credits 43", "Balances, where the fold stands."]
+    assert "Balances, up to there." in said("trial-balance", "--at", "0:5")
+    assert bare("trial-balance", "--at-time", "2024-01-30T02:00", "--json").json["assets"][0]["held"] == 10
+    said("trial-balance", "--at", "0:99", code=4)
+    query(prepared, "UPDATE ledger_0001.balances SET debt = 0 RETURNING 1")
+    assert "Doesn't balance: credits of ann: the balance isn't what the journal" in said("trial-balance", code=5)
+
+
+def test_every_view_and_column_says_what_it_is(prepared: Settings) -> None:
+    """Each relation of the schema `ledger` has a comment and so has each column, no other; in the columns' order."""
+    rows = query(
+        prepared,
+        """SELECT c.relname, c.relkind = 'r', obj_description(c.oid, 'pg_class'),
+                  array_agg(a.attname::text ORDER BY a.attnum),
+                  array_agg(col_description(c.oid, a.attnum) ORDER BY a.attnum)
+           FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+           WHERE c.relnamespace = 'ledger'::regnamespace AND c.relkind IN ('r', 'v', 'm', 'p', 'f') GROUP BY c.oid""",
+    )
+    found = {
+        name: Relation(text, dict(zip(columns, texts, strict=True)), is_table)
+        for name, is_table, text, columns, texts in rows
+    }
+    assert found == dict(RELATIONS)
+    assert {name: list(relation.columns) for name, relation in found.items()} == {
+        name: list(relation.columns) for name, relation in RELATIONS.items()
+    }
+    assert [name for name, relation in RELATIONS.items() if not relation.is_table or name in VIEWS] == [
+        name for name in RELATIONS if name in VIEWS
+    ]
+    assert query(prepared, "SELECT obj_description('ledger'::regnamespace, 'pg_namespace')") == [(SCHEMA_TEXT,)]
+
+
+def test_the_docs_have_the_columns_of_each_view() -> None:
+    """docs/reading.md has a section of each view, in order, with the table that is made of the view's comments."""
+    text = (ROOT / "docs" / "reading.md").read_text("utf-8")
+    sections = re.findall(r"^### ledger\.(\w+)\n(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in sections] == [name for name in RELATIONS if name in VIEWS]
+    assert [name for name, section in sections if columns_table(name) not in section] == []
+
+
+def test_every_reason_is_explained_as_in_the_docs() -> None:
+    """A sentence for each reason, in the enums' order; `nor one ...` of the docs' table is written out."""
+    assert [*REJECTED] == [*RejectionReason]
+    assert [*DEAD] == [*DeadLetterReason]
+    text = (ROOT / "docs" / "rules.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \| (.*) \|$", text, re.MULTILINE))
+    for reason, sentence in (REJECTED | DEAD).items():
+        assert rows[reason] == sentence or rows[reason].startswith("nor one "), reason

@@ -1,0 +1,109 @@
+"""Lots that stand in balances, on a real PostgreSQL: read by everyone as those that have rows, and checked like them.
+
+The compiled core puts them there. Here SQL does, so that Python's own core, which must go on from them, meets them too.
+"""
+
+import random
+
+import pytest
+from test_credit_store import folded, in_memory, lines_of, lots_in, lots_of, stored_lines
+from test_store import prepared
+
+from creditfold.common.settings import Settings
+from creditfold.projections.connections import connected
+from creditfold.projections.proof.rows import check_self, snapshot
+from creditfold.projections.proof.state import wrong_state
+from helpers.credit_histories import history
+from helpers.support import query
+
+__all__ = ["prepared"]
+
+#: Lots that nothing keeps from standing in their balance, neither their state nor their name.
+PLAIN = """is_live AND held = 0 AND scope = '' AND NOT (is_pending OR is_lapsed OR is_void)
+           AND command_id COLLATE "C" ~ '^[!#-\\[\\]-~]+$'"""
+
+#: Puts them there: the short form where it says all.
+INLINE = f"""
+    WITH moved AS (DELETE FROM ledger_0001.lots WHERE {PLAIN} RETURNING *), lines AS (
+        SELECT account_id, asset, min(next_at_ms) AS next_at_ms, string_agg(
+            concat_ws(' ', command_id, made, effective_at_ms, amount, remaining, log_offset,
+                CASE WHEN (number, lot_class, priority, expires_at_ms, source, amount - remaining)
+                          <> (1, 'paid', 50, 0, 'issued', spent)
+                THEN concat_ws(' ', number, lot_class, priority, expires_at_ms, source,
+                               expired, voided, forfeited, reissued, transferred) END), E'\\n') AS lots
+        FROM moved GROUP BY account_id, asset)
+    UPDATE ledger_0001.balances b
+    SET lots = concat_ws(E'\\n', nullif(b.lots, ''), l.lots), next_at_ms = least(b.next_at_ms, l.next_at_ms)
+    FROM lines l
+    WHERE (b.account_id, b.asset) = (l.account_id, l.asset)"""
+
+
+def execute(settings: Settings, text: str) -> None:
+    """Run a statement."""
+    with connected(settings.dsn) as connection:
+        connection.execute(text.encode())
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_fold_goes_on_from_lots_in_balances(prepared: Settings, seed: int) -> None:
+    """Wherever a history stops, and lots are put into their balances, the rest comes to the same; nothing is wrong."""
+    records = history(seed, 400, plain=seed / 6)
+    whole, chance = in_memory(records), random.Random(seed)
+    for end in (100, 200, 300, len(records)):
+        await folded(prepared, records[:end], chance, None)
+        before = lots_in(prepared)
+        states = query(prepared, "SELECT * FROM ledger.lots ORDER BY account_id, command_id, number")
+        execute(prepared, INLINE)
+        assert query(prepared, "SELECT count(*) > 0 FROM ledger_0001.inline_lots") == [(True,)]
+        assert lots_in(prepared) == before
+        assert query(prepared, "SELECT * FROM ledger.lots ORDER BY account_id, command_id, number") == states
+        with connected(prepared.dsn) as connection, snapshot(connection):
+            assert [found.holds for found in check_self(connection, 1)] == [True]
+            assert wrong_state(connection, 1, 10) == []
+    assert stored_lines(prepared) == lines_of(whole)
+    assert before == lots_of(dict(whole.accounts))
+
+
+#: What is done to a balance with lots in it, and what of it is found out.
+TAMPERED = {
+    "a credit more": ("regexp_replace(lots, ' (\\d+) (\\d+) (\\d+) (\\d+)', ' \\1 \\2 1\\3 1\\4')", {"lots"}),
+    "another class": ("replace(lots, ' paid ', ' promo ') || ''", {"lots"}),
+    "no line of a lot": ("'garbage'", {"balances", "lots"}),
+    "numbers too long": ("regexp_replace(lots, ' \\d+ ', ' ' || repeat('9', 40) || ' ')", {"balances", "lots"}),
+    "a number too large": ("regexp_replace(lots, ' \\d+ ', ' ' || repeat('9', 19) || ' ')", {"balances", "lots"}),
+    "a lot twice": ("lots || E'\\n' || lots", {"lots"}),
+    "none": ("''", {"balances", "lots"}),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+async def test_what_is_tampered_with_is_found_and_named(prepared: Settings, what: str) -> None:
+    """Also what is no lot at all, of which no reader may stumble."""
+    await folded(prepared, history(4, 300), random.Random(1), None)
+    execute(prepared, INLINE)
+    text, found_in = TAMPERED[what]
+    ((account,),) = query(
+        prepared,
+        """SELECT account_id FROM ledger_0001.balances
+           WHERE lots LIKE '%% paid %%' AND next_at_ms > 0 ORDER BY account_id LIMIT 1""",
+    )
+    execute(
+        prepared,
+        f"UPDATE ledger_0001.balances SET lots = {text} WHERE account_id = '{account}' AND lots LIKE '% paid %'",
+    )
+    with connected(prepared.dsn) as connection, snapshot(connection):
+        rows = wrong_state(connection, 1, 100)
+    assert {row.account_id for row in rows} == {account}
+    assert {row.what for row in rows} == found_in
+    assert query(prepared, "SELECT count(*) >= 0 FROM ledger.lots") == [(True,)]
+
+
+async def test_when_a_lot_in_a_balance_ends_is_checked(prepared: Settings) -> None:
+    """A tick finds by it what is due, and would otherwise miss the end of the lot."""
+    await folded(prepared, history(4, 300), random.Random(1), None)
+    execute(prepared, INLINE)
+    execute(prepared, "UPDATE ledger_0001.balances SET next_at_ms = next_at_ms + 1")
+    with connected(prepared.dsn) as connection, snapshot(connection):
+        rows = wrong_state(connection, 1, 100)
+    assert rows
+    assert {row.what for row in rows} == {"balances"}

@@ -1,0 +1,208 @@
+"""What readers ask about an account goes by the account's own index entries, however large the ledger is.
+
+Twice: on small tables, with sequential scans forbidden where there is another way (what is scanned all the same has no
+index); and as readers ask, with nothing forbidden, on the statistics of a journal of ten million lines.
+"""
+
+import inspect
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import psycopg
+import pytest
+from psycopg import Connection
+from psycopg.rows import tuple_row
+from test_credit_store import folded
+from test_docs import DOCS, blocks
+from test_store import prepared
+
+from creditfold.common.position import Position
+from creditfold.common.settings import Settings
+from creditfold.projections import queries
+from helpers.credit_histories import history
+
+__all__ = ["prepared"]
+
+#: Tables that grow with the ledger.
+LARGE = {"journal", "balances", "accounts", "lots", "holds", "spends", "transfers", "schedules"}
+
+
+def _any_grant(connection: Connection[Any], account: str) -> str:
+    text = "SELECT command_id FROM ledger.lots WHERE account_id = %s AND spent > 0 ORDER BY made LIMIT 1"
+    return str(connection.execute(text, (account,)).fetchall()[0][0])
+
+
+def _outcome(connection: Connection[Any], account: str) -> Any:
+    text = "SELECT log_offset, command_id FROM ledger.journal WHERE account_id = %s AND command_id <> '' LIMIT 1"
+    ((offset, command_id),) = connection.execute(text, (account,)).fetchall()
+    return queries.outcome_at(connection, Position(0, offset), account, command_id)
+
+
+QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
+    "balances": queries.balances,
+    "balances_as_of": lambda connection, account: queries.balances_as_of(connection, account, 0, until_ms=1),
+    "balances_now": queries.balances_now,
+    "usable_now": lambda connection, account: queries.usable_now(connection, account, "ads"),
+    "history": lambda connection, account: queries.history(connection, account, 20, 7),
+    "first_decision": lambda connection, account: queries.first_decision(connection, account, "g"),
+    "outcome_at": _outcome,
+    "rejections": lambda connection, account: queries.rejections(connection, 20, account),
+    "account_state": queries.account_state,
+    "lots": lambda connection, account: queries.lots(connection, account, "credits"),
+    "lots, all": lambda connection, account: queries.lots(connection, account, every=True),
+    "holds": lambda connection, account: queries.holds(connection, account, every=True),
+    "transfers": lambda connection, account: queries.transfers(connection, account, every=True),
+    "schedules": queries.schedules,
+    "trace": lambda connection, account: queries.trace(connection, account, _any_grant(connection, account)),
+    "failed_batches": lambda connection, account: queries.failed_batches(connection, account, "g"),
+    "balances_after": lambda connection, account: queries.balances_after(connection, account, 5),
+}
+#: What is asked without an account: by a partition or a position, or of all there is, which takes as long as there is.
+WITHOUT_ACCOUNT = {
+    *("rejection_totals", "dead_letters", "dead_letter", "progress", "activations", "wait_for", "dead_letters_with"),
+    *("clock", "bookmarks", "await_outcome"),
+}
+#: What people ask of a view with an account's name in hand, though no document says it so.
+ASKED = [
+    "SELECT * FROM ledger.moves WHERE account_id = 'bob' LIMIT 50",
+    "SELECT * FROM ledger.moves WHERE account_id = 'bob'",
+    "SELECT sum(amount) FROM ledger.moves WHERE account_id = 'bob' AND kind = 'spent'",
+    "SELECT * FROM ledger.moves WHERE account_id = 'bob' ORDER BY at LIMIT 50",
+    "SELECT * FROM ledger.balances_now WHERE account_id = 'bob'",
+    "SELECT * FROM ledger.rejections WHERE account_id = 'bob'",
+]
+#: The lines that a ledger is to have in the planner's eyes, and those that there are.
+LINES, ROWS = 10_000_000, 40_000
+#: One account that has a good part of the journal, and one like most.
+BUSY, USUAL = "bob", "user-7"
+
+
+class Explaining(psycopg.Cursor[Any]):
+    """Has each query explained before it is done."""
+
+    plans: ClassVar[list[dict[str, Any]]] = []
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> "Explaining":
+        text = query if isinstance(query, str) else query.as_string(self)
+        if text.lstrip().upper().startswith(("SELECT", "WITH")):
+            other = psycopg.Cursor(self.connection, row_factory=tuple_row)
+            other.execute(f"EXPLAIN (FORMAT JSON) {text}".encode(), params)
+            self.plans.append((other.fetchone() or ())[0][0]["Plan"])
+        return super().execute(query, params, **options)
+
+
+@contextmanager
+def explaining(settings: Settings) -> Iterator[Connection[Any]]:
+    """A connection that keeps the plans of what is asked."""
+    Explaining.plans.clear()
+    with psycopg.connect(settings.dsn, autocommit=True, cursor_factory=Explaining) as connection:
+        yield connection
+
+
+def scans(plan: dict[str, Any], relation: str = "") -> Iterator[tuple[str, str]]:
+    """How a plan gets at the rows of large tables: the kind of scan, and the condition by which its index is asked."""
+    # What is below a bitmap's scan of a table names its index only.
+    relation = plan.get("Relation Name", relation)
+    if relation in LARGE and plan["Node Type"].endswith(("Seq Scan", "Index Scan", "Index Only Scan")):
+        yield plan["Node Type"], plan.get("Index Cond", "")
+    for below in plan.get("Plans", ()):
+        yield from scans(below, relation)
+
+
+def assert_by_account() -> None:
+    """All plans since the last look at large tables by an index that is asked for the account."""
+    found = [scan for plan in Explaining.plans for scan in scans(plan)]
+    assert found
+    assert [scan for scan in found if "account_id" not in scan[1]] == []
+
+
+@pytest.mark.parametrize("name", QUERIES)
+async def test_an_account_s_answer_reads_the_account_s_rows(prepared: Settings, name: str) -> None:
+    """By an index that is asked for the account."""
+    await folded(prepared, history(3, 300), random.Random(1), None)
+    with explaining(prepared) as connection:
+        connection.execute("SET enable_seqscan = off")
+        QUERIES[name](connection, "ann")
+    assert_by_account()
+
+
+def test_every_query_is_looked_at() -> None:
+    """A query that is added is either of an account, and its plan is tested, or is named as one of all accounts."""
+    known = {name.partition(",")[0] for name in QUERIES} | WITHOUT_ACCOUNT
+    public = {name for name in queries.__all__ if inspect.isfunction(getattr(queries, name))}
+    assert known == public
+
+
+def documented() -> list[str]:
+    """The queries of all documents' SQL."""
+    texts = [block.text for path in DOCS for block in blocks(path) if block.language == "sql"]
+    statements = [statement.strip() for text in texts for statement in text.split(";")]
+    return [text for text in statements if text.upper().startswith(("SELECT", "WITH"))]
+
+
+def test_plans_hold_at_ten_million_lines(prepared: Settings) -> None:
+    """Of each query of an account, and of all SQL in the docs, for an account like most and for a busy one."""
+    with psycopg.connect(prepared.dsn, autocommit=True) as connection:
+        connection.execute(FILL.encode(), binary=False)
+        connection.execute(SCALE, (LINES // ROWS,))
+    texts = [*documented(), *ASKED]
+    of_accounts = [text for text in texts if "account_id" in text]
+    assert len(of_accounts) > 8
+    for account in (USUAL, BUSY):
+        for name, ask in QUERIES.items():
+            with explaining(prepared) as connection:
+                ask(connection, account)
+            print(name, account)
+            assert_by_account()
+        for text in texts:
+            with explaining(prepared) as connection:
+                connection.execute(text.replace("'bob'", f"'{account}'"))  # type: ignore[arg-type]
+            print(text)
+            if text in of_accounts:
+                assert_by_account()
+            else:
+                assert [scan for plan in Explaining.plans for scan in scans(plan)] == []
+
+
+# Accounts with ten lines each, and one with a four-hundredth of all; of the other tables something for each of them.
+FILL = f"""
+CREATE TEMP TABLE names AS
+    SELECT n, CASE WHEN n % 400 = 0 THEN '{BUSY}' ELSE 'user-' || n / 10 END AS account, row_number() OVER () AS at
+    FROM generate_series(1, {ROWS}) n;
+INSERT INTO ledger_0001.journal
+    SELECT n, row_number() OVER (PARTITION BY account ORDER BY n), 5, CASE WHEN n % 9 = 0 THEN 0 ELSE -5 END, 100, n,
+           0, 0, 0, 0, 0, 1, CASE WHEN n % 90 = 0 THEN 0 END, account, 'c' || n,
+           CASE WHEN n % 90 = 0 THEN 'batch' ELSE 'spend' END,
+           'credits', CASE WHEN n % 9 = 0 THEN 'insufficient_credits' END, 'shop', '', '',
+           CASE WHEN n % 90 = 0 THEN '{{"steps": [{{"command_id": "s"}}]}}' ELSE '' END,
+           '[{{"kind":"spent","at":1,"ref":"c' || n || '","moves":[["l' || n || '",1,"remaining","spent",5]]}}]'
+    FROM names;
+INSERT INTO ledger_0001.lots
+    SELECT 1, CASE WHEN n % 3 = 0 THEN 2 ELSE 0 END, n, 10, 5, 0, 5, 0, 0, 0, 0, 0, NULL, n, 1, 0, 50, false,
+           n % 5 <> 0 AND n % 3 = 0, false, n % 5 = 0, account, 'l' || n, 'credits', 'paid', '', 'issued' FROM names;
+INSERT INTO ledger_0001.balances (available, version, log_offset, log_partition, account_id, asset)
+    SELECT 5 * count(*) FILTER (WHERE n % 5 = 0), 1, 1, 0, account, 'credits' FROM names GROUP BY account;
+INSERT INTO ledger_0001.holds SELECT account, 'h' || n, 'credits', 1, n, 5, '[]', false, false, NULL, 0, n FROM names;
+INSERT INTO ledger_0001.spends SELECT account, 'c' || n, 'credits', n, 0, '[]', 0, n FROM names;
+INSERT INTO ledger_0001.transfers SELECT account, 't' || n, 'credits', 'x', '[]', false, 0, n FROM names;
+INSERT INTO ledger_0001.schedules
+    SELECT account, 'r' || n, 'credits', 5, 'days', 1, 1, 0, 0, 'paid', 50, 0, '', n, 2, false, NULL, 0, n FROM names;
+INSERT INTO ledger_0001.accounts SELECT account, 1, false, 'spending', 0, 1 FROM names GROUP BY account;
+UPDATE ledger_0001.progress SET next_offset = {ROWS + 1};
+DO $$ DECLARE name text; BEGIN
+    FOR name IN SELECT relname FROM pg_class WHERE relnamespace = 'ledger_0001'::regnamespace AND relkind = 'r'
+                AND relname = ANY (ARRAY{sorted(LARGE)}) LOOP
+        EXECUTE format('ALTER TABLE ledger_0001.%I SET (autovacuum_enabled = off)', name);
+        -- There are as many more accounts as there are more rows.
+        IF name NOT IN ('balances', 'accounts') THEN
+            EXECUTE format('ALTER TABLE ledger_0001.%I ALTER account_id SET (n_distinct = -0.1)', name);
+        END IF;
+        EXECUTE format('ANALYZE ledger_0001.%I', name);
+    END LOOP;
+END $$;
+"""
+# The planner takes a table's rows from what it remembers of a page's, and the pages that there are.
+SCALE = """UPDATE pg_class SET reltuples = reltuples * %s
+           WHERE relnamespace = 'ledger_0001'::regnamespace AND relkind IN ('r', 'i') AND reltuples > 0"""

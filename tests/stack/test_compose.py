@@ -1,0 +1,121 @@
+"""The compose file agrees with the settings and with the embedded stack. No engine is needed."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from creditfold.common.settings import Settings
+from creditfold.stack.artifacts import VERSION
+
+yaml = pytest.importorskip("yaml", reason="the compose file is read with PyYAML")
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DEFAULTS = Settings.model_fields
+
+
+def test_the_services() -> None:
+    """Both servers, what prepares them, what folds and what publishes."""
+    assert set(SERVICES) == {"kafka", "postgres", "init", "worker", "publisher"}
+
+
+@pytest.mark.parametrize("name", ["kafka", "postgres", "worker", "publisher"])
+def test_what_stays_up_is_watched(name: str) -> None:
+    """It is restarted, and its health is asked for."""
+    assert SERVICES[name]["restart"] == "unless-stopped"
+    assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
+
+
+@pytest.mark.parametrize("name", ["worker", "publisher"])
+def test_a_process_is_judged_by_its_own_check(name: str) -> None:
+    """Not by the ledger as a whole: what another process lacks is no reason to call this one unhealthy."""
+    assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "creditfold", name, "--check"]
+
+
+def test_ports_are_open_on_loopback_only() -> None:
+    """The default password is public."""
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len(ports) == 2
+    assert all(re.fullmatch(r"127\.0\.0\.1:\$\{[A-Z_]+:-\d+\}:\d+", port) for port in ports)
+
+
+def test_kafka_is_where_the_settings_look_for_it() -> None:
+    """The published port is the default of CREDITFOLD_KAFKA_BOOTSTRAP, and the one that the broker tells clients."""
+    kafka = SERVICES["kafka"]
+    host, _, port = str(DEFAULTS["kafka_bootstrap"].default).partition(":")
+    published = f"{host}:${{CREDITFOLD_KAFKA_PORT:-{port}}}"
+    assert kafka["ports"] == [f"{published}:29092"]
+    assert f"HOST://{published}" in kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+
+
+def test_both_stacks_run_the_same_kafka() -> None:
+    """The image is of the version that the pom pins."""
+    assert SERVICES["kafka"]["image"] == f"apache/kafka:{VERSION}"
+    assert f"<version>{VERSION}</version>" in (ROOT / "stack" / "pom.xml").read_text(encoding="utf-8")
+
+
+def test_kafka_forgets_nothing_and_makes_up_nothing() -> None:
+    """Topics are made by us, and kept."""
+    environment = SERVICES["kafka"]["environment"]
+    assert environment["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+    assert environment["KAFKA_LOG_RETENTION_MS"] == "-1"
+    # Whoever changes where it logs changes what is mounted, or the log dies with the container.
+    assert SERVICES["kafka"]["volumes"] == [f"kafka:{environment['KAFKA_LOG_DIRS']}"]
+
+
+def test_data_lies_in_named_volumes() -> None:
+    """`docker compose down` keeps it. The path is what postgres:18 wants."""
+    assert SERVICES["postgres"]["image"] == "postgres:18"
+    assert SERVICES["postgres"]["volumes"] == ["postgres:/var/lib/postgresql"]
+    assert set(COMPOSE["volumes"]) == {"kafka", "postgres"}
+
+
+@pytest.mark.parametrize("name", ["init", "worker", "publisher"])
+def test_each_variable_is_a_setting(name: str) -> None:
+    """A misspelt one would be ignored without a word."""
+    given = {variable for variable in SERVICES[name]["environment"] if variable.startswith("CREDITFOLD_")}
+    assert given
+    assert given <= {f"CREDITFOLD_{setting.upper()}" for setting in DEFAULTS}
+
+
+@pytest.mark.parametrize("setting", ["commands_topic", "outcomes_topic", "dead_letters_topic", "partitions", "group"])
+def test_defaults_are_those_of_the_settings(setting: str) -> None:
+    """The same without compose."""
+    variable = f"CREDITFOLD_{setting.upper()}"
+    given = SERVICES["worker"]["environment"][variable]
+    assert given == f"${{{variable}:-{DEFAULTS[setting].default}}}"
+
+
+def test_the_order_of_the_start() -> None:
+    """Servers, then topics and tables, then the worker and the publisher."""
+    healthy = {"condition": "service_healthy"}
+    assert SERVICES["init"]["depends_on"] == {"kafka": healthy, "postgres": healthy}
+    for name in ("worker", "publisher"):
+        assert SERVICES[name]["depends_on"] == {"init": {"condition": "service_completed_successfully"}}
+    assert [SERVICES[name]["command"] for name in ("init", "worker", "publisher")] == [
+        ["init"],
+        ["worker"],
+        ["publisher"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["init", "worker", "publisher"])
+def test_ours_write_no_file(name: str) -> None:
+    """Their root is read-only, nothing is mounted, no folder is named; tests/whole/test_no_folder.py runs them so."""
+    assert SERVICES[name]["read_only"] is True
+    assert "volumes" not in SERVICES[name]
+    assert "CREDITFOLD_DATA_DIR" not in SERVICES[name]["environment"]
+
+
+def test_the_image() -> None:
+    """Not root, with the compiled core or not at all; and every folder that is a room goes to the builder."""
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    assert "\nUSER creditfold\n" in dockerfile
+    assert "\nRUN CREDITFOLD_CORE=compiled python -m build --wheel " in dockerfile
+    assert SERVICES["worker"]["build"] == {"context": ".", "dockerfile": "deploy/Dockerfile"}
+    sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    rooms = [path.parent.name for path in ROOT.glob("*/py.typed")]
+    assert [room for room in [*rooms, "building"] if f"!{room}/" not in sent] == []

@@ -1,0 +1,336 @@
+"""Chaos on the real stack: workers and servers die in every way while commands, duplicates and poison pour in.
+
+Afterwards every record has exactly one outcome, and the balances equal a fold that shares no code with ours. CI runs
+the short form; `make chaos` (CREDITFOLD_CHAOS_COMMANDS) the long one. The seed is printed, and can be given.
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import psutil
+import pytest
+from confluent_kafka import Producer
+from test_publisher import assert_published, wait_until_published
+
+from creditfold.common.position import Position
+from creditfold.common.processes import wait_until
+from creditfold.common.settings import Settings
+from creditfold.log.topics import describe_log
+from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.producers import CommandProducer, DeliveryFailedError, Outcome
+from creditfold.producers.models.commands import Encoded
+from creditfold.projections.tables.setup import prepare
+from creditfold.stack.embedded import service_status
+from helpers.log_surgery import cut_end
+from helpers.projection_copy import copy_of
+from helpers.small_disk import ROOMY_KB, SmallDisk
+from helpers.stack_under_test import EmbeddedStack, StackUnderTest
+from helpers.support import (
+    SEED,
+    Quiet,
+    Raw,
+    WorkerProcess,
+    all_progress,
+    append,
+    assert_equals_second_fold,
+    lag,
+    publisher,
+    read_log,
+    record,
+    wait_until_folded,
+    worker,
+)
+
+COMMANDS = int(os.environ.get("CREDITFOLD_CHAOS_COMMANDS", "25000"))
+ACCOUNTS = 3_000
+A_SECOND = 2_000
+BOUND_S = 120.0
+#: Room for the ledger's tables and two copies of them.
+DISK_KB = max(ROOMY_KB, 4 * COMMANDS)
+
+
+def commands(chance: random.Random) -> Iterator[Raw]:
+    """COMMANDS records, and on top of them duplicates (5%), reused ids (1%) and poison (1%)."""
+    recent: list[tuple[str, str, str, int]] = []
+    for number in range(COMMANDS):
+        kind = "Grant" if chance.random() < 0.3 else "Spend"
+        body = (kind, f"c{number}", f"user-{int(chance.paretovariate(0.4)) % ACCOUNTS}", chance.randint(1, 40))
+        recent = [*recent[-200:], body]
+        yield record(*body)
+        if chance.random() < 0.05:
+            yield record(*chance.choice(recent))
+        if chance.random() < 0.01:
+            kind, command_id, account, amount = chance.choice(recent)
+            yield record(kind, command_id, account, amount + 1)
+        if chance.random() < 0.01:
+            yield Raw(chance.randbytes(chance.randrange(1, 50)), chance.randbytes(3))
+
+
+class Scene(NamedTuple):
+    """What faults strike: the servers, the processes on them, and the disk that the ledger's tables lie on, if any."""
+
+    settings: Settings
+    stack: StackUnderTest
+    workers: list[WorkerProcess]
+    publishers: list[WorkerProcess]
+    disk: SmallDisk | None
+
+    @property
+    def processes(self) -> list[WorkerProcess]:
+        """All that a fault may have ended."""
+        return [*self.workers, *self.publishers]
+
+
+Fault: TypeAlias = Callable[[Scene, random.Random], None]
+
+
+# Only for CI is a time known: a long run takes what it takes, and each wait in it has a bound of its own.
+@pytest.mark.timeout(900 if COMMANDS <= 25_000 else 0)
+@pytest.mark.chaos
+def test_nothing_is_lost_or_done_twice_whatever_dies(
+    stack: StackUnderTest, disk: SmallDisk | None, ledger_settings: Settings, tmp_path: Path
+) -> None:
+    """Two workers and a publisher; each killed, stopped and frozen, and so the servers, while commands are folded.
+
+    Besides: transactions of others that stay open, a disk that is full, a projection that is set back, and in the end a
+    log that loses its end.
+    """
+    chance = random.Random(SEED)
+    # Small chunks, so that every fault meets many transactions.
+    settings = ledger_settings.model_copy(update={"chunk_records": 200, "retry_max_s": 1.0})
+    failures: list[BaseException] = []
+    striking = faults(chance, disk)
+    # Once it has lost its end, the log is not what was published.
+    losses = 1 + COMMANDS // 250_000
+    print(f"seed {SEED}, {COMMANDS} commands, {len(striking)} faults, and {losses} times the log loses its end")
+    share = threading.Semaphore(0)
+
+    def pour() -> None:
+        try:
+            poured = paced(commands(random.Random(SEED + 1)), share, COMMANDS // len(striking))
+            append_all(settings, poured)
+        except BaseException as error:
+            failures.append(error)
+
+    if disk is not None:
+        move_to(settings, disk)
+    with ExitStack() as running:
+        workers = [running.enter_context(worker(settings, tmp_path, name)) for name in ("one", "two")]
+        publishers = [running.enter_context(publisher(settings, tmp_path))]
+        scene = Scene(settings, stack, workers, publishers, disk)
+        assert wait_until(lambda: owners(settings) == pids(workers), BOUND_S)
+        pouring = threading.Thread(target=pour, daemon=True)
+        pouring.start()
+        for fault in striking:
+            # Each fault strikes while its share of the commands is appended and folded.
+            share.release()
+            wait_for_progress(settings, folded(settings) + chance.randrange(1, COMMANDS // len(striking) // 2))
+            fault(scene, chance)
+            for process in scene.processes:
+                if process.process.poll() is not None:
+                    process.restart()
+        share.release(len(striking))
+        pouring.join(BOUND_S * 2)
+        assert not pouring.is_alive()
+        assert failures == []
+        wait_until_folded(settings, BOUND_S * 2)
+        wait_until_published(settings, BOUND_S * 2)
+        # A worker that was started again just now has to be up before it can be stopped cleanly.
+        assert wait_until(lambda: owners(settings) == pids(workers), BOUND_S)
+        second = assert_equals_second_fold(settings)
+        assert len(second.outcomes) == COMMANDS
+        assert len(second.dead) > 0
+        assert second.duplicates > 0
+        assert assert_published(settings) == (COMMANDS, len(second.dead))
+        for _ in range(losses if isinstance(stack, EmbeddedStack) else 0):
+            lose_end_of_log(scene, chance)
+            again = assert_equals_second_fold(settings)
+            assert again.outcomes.keys() == second.outcomes.keys()
+        assert [process.stop() for process in scene.processes] == [0, 0, 0]
+
+    claims = sum(line.get("event") == "claimed" for process in workers for line in process.lines())
+    print(f"{len(second.dead)} dead letters, {second.duplicates} duplicates, {claims} times partitions were claimed")
+    # All partitions were claimed before the first fault, and none of the first two processes lived to the end.
+    assert claims > len(workers)
+
+
+def move_to(settings: Settings, disk: SmallDisk) -> None:
+    """Have the ledger's tables on a disk that can be filled."""
+    disk.resize(DISK_KB)
+    prepare(settings.dsn, describe_log(settings))
+    activate(settings, rebuild(settings, Request(tablespace=disk.tablespace), Quiet()).number, Consent(), Quiet())
+
+
+def append_all(settings: Settings, records: Iterable[Raw]) -> None:
+    """Append all by the producer that services use; again what it tells to send again."""
+    left: list[Raw] = []
+
+    def keep_failed(raw: Raw, outcome: Outcome) -> None:
+        if not isinstance(outcome, Position):
+            assert isinstance(outcome, DeliveryFailedError), outcome
+            left.append(raw)
+
+    with CommandProducer(settings.kafka_client, settings.commands_topic, delivery_timeout_s=180) as producer:
+        while True:
+            for raw in records:
+                producer.append_encoded([Encoded(raw.key, raw.value or b"")], partial(keep_failed, raw))
+            producer.flush()
+            if not left:
+                return
+            records, left[:] = list(left), []
+
+
+def paced(records: Iterable[Raw], share: threading.Semaphore, size: int) -> Iterator[Raw]:
+    """The records, A_SECOND of them a second, and as many shares of `size` as were given out."""
+    for number, raw in enumerate(records):
+        if number % size == 0:
+            share.acquire()
+        if number % 20 == 0:
+            time.sleep(20 / A_SECOND)
+        yield raw
+
+
+def faults(chance: random.Random, disk: SmallDisk | None) -> list[Fault]:
+    """Every fault at least once, in a random order; more of them in a long run."""
+    each: list[Fault] = [
+        *(partial(strike, WorkerProcess.kill, worker) for worker in (0, 1)),
+        *(partial(strike, stop, worker) for worker in (0, 1)),
+        partial(strike, pause, None),
+        *(partial(strike, what, PUBLISHER) for what in (WorkerProcess.kill, stop, pause)),
+        lambda scene, _: scene.stack.restart_postgres(),
+        lambda scene, _: scene.stack.restart_postgres(kill=True),
+        lambda scene, _: scene.stack.restart_kafka(),
+        lambda scene, _: scene.stack.restart_kafka(kill=True),
+        partial(freeze, "Kafka"),
+        partial(freeze, "PostgreSQL"),
+        leave_transaction_open,
+        set_projection_back,
+        *([] if disk is None else [fill_disk]),
+    ]
+    drawn = [*each, *(chance.choice(each) for _ in range(COMMANDS // 10_000))]
+    chance.shuffle(drawn)
+    return drawn
+
+
+#: Number of the publisher among a scene's processes.
+PUBLISHER = 2
+
+
+def strike(what: Callable[[WorkerProcess], object], target: int | None, scene: Scene, chance: random.Random) -> None:
+    """Do something to a process by its number, to any worker if there is none."""
+    what(chance.choice(scene.workers) if target is None else scene.processes[target])
+
+
+def stop(target: WorkerProcess) -> None:
+    target.stop()
+
+
+def pause(target: WorkerProcess) -> None:
+    """Freeze a worker for longer than Kafka waits for it, then let it wake as a zombie in the middle of its chunk."""
+    if target.process.poll() is None:
+        target.send(signal.SIGSTOP)
+        # Its partitions move to the other worker when the session has run out.
+        threading.Event().wait(12)
+        target.send(signal.SIGCONT)
+
+
+def freeze(name: str, scene: Scene, chance: random.Random) -> None:
+    """Have a server of ours stand still for some seconds, with all of its processes: it neither answers nor refuses."""
+    (pid,) = [status.pid for status in service_status(scene.stack.settings) if status.name == name]
+    if pid is None:
+        return
+    server = psutil.Process(pid)
+    frozen = [server, *server.children(recursive=True)]
+    for process in frozen:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+    threading.Event().wait(chance.uniform(1, 8))
+    for process in frozen:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+
+
+def leave_transaction_open(scene: Scene, chance: random.Random) -> None:
+    """Somebody's transaction holds a partition back for some seconds and is given up: its record counts for nothing."""
+    settings = scene.settings
+    stranger = Producer({**settings.kafka_client, "transactional.id": f"stranger-{chance.random()}"})
+    stranger.init_transactions(BOUND_S)
+    stranger.begin_transaction()
+    stranger.produce(settings.commands_topic, b"never", b"never", partition=chance.randrange(settings.partitions))
+    stranger.flush(BOUND_S)
+    threading.Event().wait(chance.uniform(1, 8))
+    stranger.abort_transaction(BOUND_S)
+
+
+def fill_disk(scene: Scene, chance: random.Random) -> None:
+    """The disk of the ledger's tables has no room for some seconds."""
+    assert scene.disk is not None
+    scene.disk.fill()
+    threading.Event().wait(chance.uniform(1, 8))
+    scene.disk.resize(DISK_KB)
+
+
+def set_projection_back(scene: Scene, chance: random.Random) -> None:
+    """Processes find a database that is earlier than they left it, as after a fail-over that lost commits."""
+    with copy_of(scene.settings) as copy:
+        at = folded(scene.settings)
+        # While its share comes in, something is folded that is lost again; perhaps nothing, at the share's end.
+        wait_until(lambda: folded(scene.settings) > at, 5)
+        copy.put_back()
+
+
+def lose_end_of_log(scene: Scene, chance: random.Random) -> None:
+    """The log loses its end, and what was lost is sent again in another order, so that it grows past it.
+
+    Workers refuse the partition until the operator has done what they say, with all of them running.
+    """
+    settings, partition = scene.settings, chance.randrange(scene.settings.partitions)
+    entries = [entry for entry in read_log(settings) if entry.partition == partition]
+    before = [Raw(entry.value, entry.key, partition) for entry in entries]
+    refused = refusals(scene)
+    scene.stack.stop_kafka(kill=True)
+    cut_end(scene.stack.settings.data_dir, settings.commands_topic, partition, chance.choice(entries[-200:]).offset)
+    scene.stack.start_kafka()
+    kept = sum(entry.partition == partition for entry in read_log(settings))
+    assert kept < len(before)
+    lost = before[kept:]
+    append(settings, [*reversed(lost), *lost])
+    assert wait_until(lambda: refusals(scene) > refused, BOUND_S)
+    made = rebuild(settings, Request(), Quiet())
+    activate(settings, made.number, Consent(differences=True, note="the log lost its end"), Quiet())
+    wait_until_folded(settings, BOUND_S)
+
+
+def refusals(scene: Scene) -> int:
+    """How often a worker has refused a partition."""
+    return sum(
+        line.get("event") == "refuses to fold a partition" for process in scene.workers for line in process.lines()
+    )
+
+
+def folded(settings: Settings) -> int:
+    return sum(row.records for row in all_progress(settings))
+
+
+def owners(settings: Settings) -> set[str]:
+    """Pids of the partitions' owners, who may be dead. An owner is host:pid."""
+    return {row.owner.split(":")[-1] for row in all_progress(settings)}
+
+
+def pids(workers: list[WorkerProcess]) -> set[str]:
+    return {str(process.process.pid) for process in workers}
+
+
+def wait_for_progress(settings: Settings, records: int) -> None:
+    """Wait until so many records are folded."""
+    assert wait_until(lambda: folded(settings) >= records, BOUND_S), (
+        f"{folded(settings)} records folded, {records} expected, {lag(settings)} to fold"
+    )

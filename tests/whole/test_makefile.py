@@ -1,0 +1,123 @@
+"""The Makefile's own words: what it says where the Python that it was given can't be used."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from helpers.support import HANG_S, ROOT
+
+
+@pytest.mark.parametrize("chosen", ["old", "missing"])
+@pytest.mark.parametrize("target", ["demo", "test", "bench", "up"])
+def test_a_python_that_is_too_old_is_refused_at_once(tmp_path: Path, chosen: str, target: str) -> None:
+    """Before anything is installed, whatever is to be made, and nothing is left behind."""
+    python, environment = tmp_path / "python", tmp_path / "venv"
+    if chosen == "old":
+        python.write_text("#!/bin/sh\nexit 1\n")
+        python.chmod(0o755)
+    done = make(target, f"PYTHON={python}", f"VENV={environment}")
+    assert done.returncode == 2
+    assert f"error: {python} is not a Python of 3.11 or later that runs.\ntry: leave PYTHON out" in done.stderr
+    assert not environment.exists()
+
+
+def test_an_environment_of_an_older_python_is_refused_at_once(tmp_path: Path) -> None:
+    """One that was made before this was checked, or by hand."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    done = make("demo", f"VENV={tmp_path}")
+    assert done.returncode == 2
+    assert f"try: rm -rf {tmp_path}" in done.stderr
+
+
+def test_an_install_that_fails_says_what_to_do_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After pip's own words; nothing is taken for installed."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    done = make(f"{tmp_path}/venv/.installed", f"VENV={tmp_path}/venv", f"PYTHON={sys.executable}")
+    assert done.returncode == 2
+    assert "No matching distribution found for setuptools" in done.stderr
+    assert "error: pip could not install what is needed; what it says is above.\ntry: mend the network" in done.stderr
+    assert not (tmp_path / "venv" / ".installed").exists()
+
+
+def test_an_environment_that_was_killed_while_it_was_made_is_made_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a Python and no pip; the next call goes on to what pip says."""
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    done = make(f"{tmp_path}/venv/.installed", f"VENV={tmp_path}/venv", f"PYTHON={sys.executable}")
+    assert "No module named pip" not in done.stderr
+    assert "No matching distribution found for setuptools" in done.stderr
+
+
+def test_what_was_installed_for_a_python_that_is_gone_is_installed_anew(tmp_path: Path) -> None:
+    """After an upgrade of the system's Python the environment's is a link to nothing."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(tmp_path / "gone")
+    marks = [tmp_path / f".installed{kind}" for kind in ("", "-dev", "-bench")]
+    for mark in marks:
+        mark.touch()
+    assert make("demo", f"VENV={tmp_path}", f"PYTHON={tmp_path}/none").returncode == 2
+    assert not any(mark.exists() for mark in marks)
+
+
+@pytest.mark.parametrize("target", ["demo", "up"])
+@pytest.mark.parametrize("core", ["compiled", "any"])
+def test_where_the_compiled_core_is_demanded_nothing_starts_without(tmp_path: Path, target: str, core: str) -> None:
+    """It is waited for before the first import of ours; otherwise it is compiled beside."""
+    (tmp_path / "bin").mkdir()
+    compiles = 'case "$1" in *compilation.py) exit 1;; esac'
+    for name, script in (("python", compiles), ("creditfold", 'echo "creditfold $*"')):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / ".installed").touch()
+    done = make(target, f"VENV={tmp_path}", f"PYTHON={sys.executable}", *(["COMPILED=1"] if core == "compiled" else []))
+    assert (done.returncode == 0) == (core == "any")
+    assert (f"creditfold {target}" in done.stdout) == (core == "any")
+
+
+def test_ci_goes_on_where_neither_a_compiler_nor_a_pooler_can_be_had(tmp_path: Path) -> None:
+    """A compiler comes as a wheel, and the tests of poolers are left out."""
+    for name, script in (("apt-get", "exit 100"), ("make", 'echo "make $*"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    done = subprocess.run(
+        [tmp_path / "bash", ROOT / ".ci" / "run"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANG_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no C compiler: the one that comes as a wheel is taken" in done.stdout
+    assert done.stdout.endswith("make test\n")
+
+
+def make(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    # Not with what the make that runs the tests was given.
+    unset = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "CREDITFOLD_CORE")
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name not in unset},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANG_S,
+    )

@@ -1,0 +1,191 @@
+"""The rooms import each other one way only, and the wheel holds what the tree holds."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from helpers.support import ROOMS, ROOT, built_wheel
+
+#: Which rooms each room imports; a room's own modules always may import each other. What is in none of these rows is a
+#: mistake, or a decision to write down. "/" leads to a room within a room, which has arrows of its own.
+ARROWS = {
+    "common": "",
+    "schemas": "common",
+    "ledger": "",
+    "log": "common",
+    "log/archive": "common log",
+    "log/doctor": "common log",
+    "projections": "common ledger log",
+    "projections/tables": "common ledger projections",
+    "projections/store": "common ledger log projections projections/tables",
+    "projections/queries": "common schemas ledger log projections projections/tables",
+    "projections/generations": "common log projections projections/tables projections/store projections/queries",
+    "projections/proof": "common projections projections/tables projections/store projections/queries",
+    "projections/doctor": "common log projections projections/tables projections/queries projections/generations",
+    "producers": "common schemas ledger producers/models",
+    "producers/models": "common schemas ledger",
+    "processors": "common log projections projections/tables projections/queries",
+    "processors/fold": "common schemas ledger log projections projections/store",
+    "processors/worker": "common schemas ledger log projections projections/tables projections/store"
+    " projections/queries processors processors/fold",
+    "processors/rebuild": "common ledger log projections projections/tables projections/store"
+    " projections/generations projections/proof processors/fold",
+    "processors/publisher": "common schemas ledger log projections projections/tables projections/queries processors"
+    " processors/fold",
+    "stack": "common log",
+    "cli/terms": "common schemas ledger projections stack",
+    "cli/append": "common schemas ledger log producers producers/models projections projections/tables"
+    " projections/queries"
+    " processors/worker cli/terms",
+    "cli/read": "common schemas ledger producers projections projections/queries projections/proof processors/fold"
+    " processors/publisher cli/terms",
+    "cli/rebuild": "common ledger producers/models projections projections/queries projections/generations"
+    " projections/proof processors/rebuild cli/append cli/terms",
+    "cli/run": "common log log/archive log/doctor projections projections/tables"
+    " projections/queries projections/doctor processors processors/worker processors/publisher stack"
+    " cli/terms",
+    "cli/demo": "common log producers producers/models projections projections/queries stack cli/append cli/run"
+    " cli/terms",
+    "cli": "common log projections cli/append cli/read cli/rebuild cli/run cli/demo cli/terms",
+}
+
+# Everything that the pure room may import from outside: no clock, no random source, no environment, no I/O.
+PURE = {
+    "bisect",
+    "calendar",
+    "collections",
+    "contextlib",
+    "datetime",
+    "enum",
+    "hashlib",
+    "heapq",
+    "json",
+    "re",
+    "typing",
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Full names of what a file imports, wherever in it, and of the modules that it may be from."""
+    text, found = path.read_text("utf-8"), set()
+    if path.suffix == ".pyx":
+        return set(re.findall(r"from (creditfold[\w.]+) c?import", text))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def modules() -> dict[str, Path]:
+    """Every module of ours by its full name, and each room by its own."""
+    paths = [path for room in ROOMS for kind in ("*.py", "*.pyx") for path in (ROOT / room).rglob(kind)]
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths}
+    return {f"creditfold.{name.removesuffix('.__init__')}": path for path, name in names.items()}
+
+
+MODULES = modules()
+
+
+def room_of(module: str) -> str:
+    """The room that a module is in, as its folder."""
+    return MODULES[module].parent.relative_to(ROOT).as_posix()
+
+
+def imported(module: str) -> set[str]:
+    """The modules of ours that one imports; that a module's room is imported before it is Python's doing."""
+    names = imports_of(MODULES[module]) & MODULES.keys()
+    return {name for name in names if not module.startswith(f"{name}.")} - {module}
+
+
+@pytest.mark.parametrize("room", sorted({room_of(module) for module in MODULES}))
+def test_a_room_imports_what_its_arrows_say(room: str) -> None:
+    """Neither less nor more."""
+    found = {room_of(name) for module in MODULES if room_of(module) == room for name in imported(module)}
+    assert found - {room} == set(ARROWS[room].split())
+
+
+def test_no_import_runs_back_up() -> None:
+    """Neither from room to room nor from module to module is there a way that comes back."""
+    for arrows in ({room: own.split() for room, own in ARROWS.items()}, {name: imported(name) for name in MODULES}):
+        TopologicalSorter(arrows).prepare()
+
+
+def test_a_circle_would_be_found() -> None:
+    """Or the test above would pass for want of what it tests."""
+    with pytest.raises(CycleError):
+        TopologicalSorter({"log": ["common"], "common": ["log"]}).prepare()
+
+
+def test_the_ledger_does_no_io() -> None:
+    """The rules know nothing but their arguments."""
+    for path in (ROOT / "ledger").glob("*.py"):
+        outside = {name.split(".")[0] for name in imports_of(path) if not name.startswith("creditfold")}
+        # One string in place of equal ones is no contact with the outside, which all else of `sys` is.
+        assert outside - {"sys"} <= PURE, path
+        taken = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
+        assert {alias.name for node in taken if node.module == "sys" for alias in node.names} <= {"intern"}, path
+        assert "import sys" not in path.read_text("utf-8"), path
+
+
+def test_the_ledger_calls_no_clock_environment_or_file() -> None:
+    """Builtins that reach outside stay out of the pure room too."""
+    for path in (ROOT / "ledger").glob("*.py"):
+        names = {node.id for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Name)}
+        assert not names & {"open", "input", "print", "exec", "eval", "hash", "id", "set", "frozenset", "__import__"}, (
+            path
+        )
+        # What those of the pure modules have that isn't pure.
+        attributes = {
+            node.attr for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute)
+        }
+        assert not attributes & {"now", "today", "utcnow", "fromtimestamp", "astimezone"}, path
+
+
+def test_every_folder_with_modules_is_a_package_of_the_wheel() -> None:
+    """One that isn't listed would be imported from the tree and be missing from the wheel."""
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in MODULES.values()}
+    assert sorted(packages) == sorted(f"creditfold.{'.'.join(folder.parts)}" for folder in folders)
+    assert all((ROOT / folder / "__init__.py").is_file() for folder in folders)
+
+
+def test_the_wheel_holds_every_file_and_works_alone(tmp_path: Path) -> None:
+    """The built wheel names what the tree names, and imports with the sources out of reach."""
+    wheel = built_wheel(tmp_path)
+    names = set(zipfile.ZipFile(wheel).namelist())
+    suffixes = {".py", ".pyi", ".pyx", ".avsc", ".sql", ".json", ".txt", ".xml", ".typed"}
+    expected = {
+        f"creditfold/{path.relative_to(ROOT).as_posix()}"
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*")
+        if path.suffix in suffixes and path.is_file()
+    }
+    assert {name for name in names if name.startswith("creditfold/")} == expected
+    zipfile.ZipFile(wheel).extractall(tmp_path / "alone")
+    script = (
+        "import creditfold.cli.main, creditfold.processors.worker.app, creditfold.projections.tables.setup;"
+        " import creditfold.schemas.wire as w;"
+        " assert 'alone' in w.__file__;"
+        " print(w.decode(w.encode('Grant', dict(command_id='1', account='a', asset='c', amount=7))).fields)"
+    )
+    # -S would hide the dependencies too; PYTHONPATH comes before the editable install.
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "alone"), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "'amount': 7" in run.stdout
