@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
 from psycopg import AsyncConnection, AsyncCursor
-from psycopg.errors import DivisionByZero, UniqueViolation
+from psycopg.errors import DatabaseError, UniqueViolation
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
@@ -20,8 +20,8 @@ from creditfold.projections.tables.credits import WRITTEN, Table, add_totals, jo
 #: The unique key of the journal on (account, command id).
 KNOWN_COMMANDS = "journal_command"
 
-#: Bytes of lines that are sent as one value: of so few, COPY would cost more in waiting than it saves.
-MOST_INSERTED = 2**18
+#: SQLSTATE of `refuse_displaced` in generation.sql.
+DISPLACED = "LDG01"
 
 _BYTES, _NULL = BYTES.encode(), NULL.encode()
 
@@ -84,48 +84,43 @@ async def send_together(
     Raises DisplacedError if one stands elsewhere, KnownCommandError if a command was decided before.
     """
     sql = statements(generation)
-    pieces = [piece for draft in drafts for piece in draft.lines]
-    lines = b"".join(pieces)
+    lines = b"".join([piece for draft in drafts for piece in draft.lines])
     taking = (*map(longs, zip(*expected, strict=True)), *_moves(drafts))
     with _displacement(), _known_commands():
-        async with connection.cursor(binary=True) as cursor:
-            if len(lines) > MOST_INSERTED or not _is_plain(lines):
-                async with connection.transaction():
-                    await cursor.execute(sql.take, taking)
-                    await _copy(cursor, sql.save_journal, pieces)
-                    async with connection.pipeline():
-                        await _send_rows(cursor, generation, drafts)
-                return
-            # None of these needs the answer to another. A pipeline alone would be a transaction too, but its end would
-            # commit what was sent before an exception.
-            async with connection.pipeline():
-                await cursor.execute(b"BEGIN")
-                await cursor.execute(sql.take, taking)
-                if lines:
-                    await cursor.execute(sql.save_lines, (Utf8(lines[:-1]),))
-                await _send_rows(cursor, generation, drafts)
-                await cursor.execute(b"COMMIT")
+        # None of these needs the answer to another. A pipeline alone would be a transaction too, but its end would
+        # commit what was sent before an exception.
+        async with connection.cursor(binary=True) as cursor, connection.pipeline():
+            await cursor.execute(b"BEGIN")
+            await cursor.execute(sql.take, taking)
+            if lines:
+                await cursor.execute(sql.save_lines, _as_inserted(lines))
+            await _send_rows(cursor, generation, drafts)
+            await cursor.execute(b"COMMIT")
 
 
 @contextmanager
 def _displacement() -> Iterator[None]:
     try:
         yield
-    except DivisionByZero as error:
+    except DatabaseError as error:
+        if error.sqlstate != DISPLACED:
+            raise
         raise DisplacedError("a partition doesn't stand where this worker left it") from error
 
 
-def _is_plain(lines: bytes) -> bool:
-    """Whether nothing in these lines is written with a backslash but what is missing, and extra.
+def _as_inserted(lines: bytes) -> tuple[Utf8, Utf8]:
+    """Lines as the values of `save_lines`. Raises ValueError if they don't have a journal line's columns."""
+    # COPY counts columns itself; an INSERT of the cells of an array wouldn't notice one too many.
+    if lines.count(b"\t") != (COLUMNS - 1) * lines.count(b"\n"):
+        raise ValueError(f"Lines of the journal have {COLUMNS} columns each.")
+    sent = Utf8(lines[:-1])
+    return (sent, Utf8()) if _is_unescaped(lines) else (Utf8(), sent)
 
-    And whether they have as many columns as they must, which COPY would look at.
-    """
+
+def _is_unescaped(lines: bytes) -> bool:
+    """Whether nothing in these lines has a backslash, except missing values and the column `extra`."""
     count = lines.count(b"\n")
-    return (
-        lines.count(_BYTES) == count
-        and lines.count(b"\\") == lines.count(_NULL) + 2 * count
-        and lines.count(b"\t") == (COLUMNS - 1) * count
-    )
+    return lines.count(_BYTES) == count and lines.count(b"\\") == lines.count(_NULL) + 2 * count
 
 
 async def _send_rows(cursor: AsyncCursor[TupleRow], generation: int, drafts: Sequence[Draft]) -> None:

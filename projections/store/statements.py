@@ -82,14 +82,15 @@ _TEXTS: tuple[LiteralString, ...] = (
     "SELECT account_id, command_id FROM {schema}.journal WHERE log_partition = %s AND command_id IS NOT NULL",
     # save_journal
     "COPY {schema}.journal ({lines}) FROM STDIN",
-    # save_lines: the same of lines in which nothing is written with a backslash but what is missing, and extra, which
-    # always is. OFFSET keeps PostgreSQL from cutting a line up anew for each of its columns.
+    # save_lines: journal lines as COPY takes them, in two values. In the first nothing is escaped, except missing
+    # values and extra, which always is. OFFSET keeps PostgreSQL from cutting a line up anew for each of its columns.
     r"""INSERT INTO {schema}.journal ({lines})
        SELECT c[1]::integer, c[2]::bigint, c[3], c[4]::bigint, c[5], c[6], c[7], c[8]::bigint, c[9]::bigint,
               c[10]::bigint, c[11], c[12]::smallint, c[13]::bigint, c[14]::bigint, c[15], c[16],
-              decode(substr(c[17], 4), 'hex'), c[18]::bigint, c[19]::bigint, c[20]::bigint, c[21]::smallint, c[22],
+              decode(ltrim(c[17], '\x'), 'hex'), c[18]::bigint, c[19]::bigint, c[20]::bigint, c[21]::smallint, c[22],
               c[23]
        FROM (SELECT string_to_array(line, chr(9), '\N') AS c FROM string_to_table(%b, chr(10)) AS line
+             UNION ALL SELECT {schema}.cells_of_copy(line) FROM string_to_table(%b, chr(10)) AS line
              OFFSET 0) AS s""",
     # save_dead_letter
     """INSERT INTO {schema}.dead_letters
@@ -107,9 +108,9 @@ _TEXTS: tuple[LiteralString, ...] = (
     # move
     """UPDATE {schema}.progress AS p SET {moved} FROM unnest({sent}) AS n ({columns})
        WHERE p.log_partition = n.log_partition""",
-    # take: the same, after making sure that all these partitions stand where they are expected to, under these epochs.
-    # Divides by zero otherwise, which ends the transaction. They are locked in the order in which whoever else locks
-    # several does.
+    # take: as `move`, for partitions that stand where they are expected to, under the epochs given; if one doesn't,
+    # refuse_displaced() ends the transaction. They are locked in the order in which every other transaction locks
+    # several.
     """WITH n AS MATERIALIZED (SELECT * FROM unnest(%b, %b, {sent}) AS s (start, epoch, {columns})),
        held AS MATERIALIZED (
            SELECT p.log_partition FROM {schema}.progress AS p JOIN n USING (log_partition)
@@ -119,7 +120,7 @@ _TEXTS: tuple[LiteralString, ...] = (
            UPDATE {schema}.progress AS p SET {moved} FROM n JOIN held USING (log_partition)
            WHERE p.log_partition = n.log_partition RETURNING 1
        )
-       SELECT 1 / (count(*) = (SELECT count(*) FROM n))::integer FROM moved""",
+       SELECT CASE WHEN count(*) <> (SELECT count(*) FROM n) THEN {schema}.refuse_displaced() END FROM moved""",
 )
 
 # Activating another generation takes moments, and must not be ended halfway by a worker that waits for it.

@@ -154,6 +154,25 @@ CREATE TABLE {schema}.accounts (
     log_offset bigint NOT NULL
 );
 
+-- Ends the transaction that writes a partition which another worker has claimed or folded meanwhile.
+CREATE FUNCTION {schema}.refuse_displaced() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'LDG01', MESSAGE = 'a partition does not stand where its worker left it';
+END
+$$;
+
+-- The columns of a line in COPY's text form, with its escapes undone. Cut at two backslashes, which are one in the text,
+-- no piece has anything but the other escapes left.
+CREATE FUNCTION {schema}.cells_of_copy(line text) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+    SELECT array_agg(CASE WHEN cell <> '\N' THEN coalesce((
+        SELECT string_agg(replace(replace(replace(replace(replace(replace(
+                   piece, '\b', chr(8)), '\t', chr(9)), '\n', chr(10)), '\v', chr(11)), '\f', chr(12)), '\r', chr(13)),
+                   '\' ORDER BY place)
+        FROM string_to_table(cell, '\\') WITH ORDINALITY AS p (piece, place)), '')
+    END ORDER BY number)
+    FROM string_to_table(line, chr(9)) WITH ORDINALITY AS c (cell, number)
+$$;
+
 -- Credits that came in together, and where each part of them is. made is the log's offset times 2^20 and a number;
 -- next_at_ms is when time changes something in it next, log_offset that of the record that changed it last. A lot that
 -- nothing but plain spends befalls gets its row when it is empty; until then it stands in its balance. Either way it is

@@ -206,7 +206,7 @@ async def test_a_partition_that_is_another_s_holds_up_no_other(shared: Settings)
 
 
 @pytest.mark.parametrize("how", ["killed", "failed", "cancelled"])
-@pytest.mark.parametrize("step", ["before", "loaded", "copied", "sent", "committed"])
+@pytest.mark.parametrize("step", ["before", "loaded", "sent", "committed"])
 async def test_a_kill_at_any_step_leaves_all_or_nothing(
     shared: Settings, step: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,22 +253,14 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(
     state = sending.send_state
 
     async def stating(cursor: Any, generation: int, states: Any) -> None:
-        # Behind the lines, in the pipeline that ends the transaction; or in a transaction with a COPY.
-        if len(states) > 1 and step == ("sent" if ways[-1] else "copied"):
+        # Behind the lines, in the pipeline that ends the transaction.
+        if len(states) > 1 and step == "sent":
             await end(cursor.connection)
         await state(cursor, generation, states)
-
-    def is_plain(lines: bytes) -> bool:
-        ways.append(plain(lines) and step != "copied")
-        return ways[-1]
-
-    ways: list[bool] = []
-    plain = sending._is_plain
 
     monkeypatch.setattr(lanes_module, "fold_together", folding)
     monkeypatch.setattr(memory_module, "write_together", writing)
     monkeypatch.setattr(sending, "send_state", stating)
-    monkeypatch.setattr(sending, "_is_plain", is_plain)
     async with lanes_of(shared, partitions=PARTITIONS) as lanes:
         await feed(lanes, await lanes.claim(range(PARTITIONS)), log, random.Random(2))
     assert killed[:1] == [step]
@@ -373,9 +365,8 @@ async def test_a_claim_between_reading_and_writing_fences(
     assert stored == [(place,)]
 
 
-@pytest.mark.parametrize("most", [0, 2**18])
-async def test_texts_come_out_as_they_went_in(shared: Settings, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However lines are sent, and whatever COPY would take for something else: nothing, an end, a column's end."""
+async def test_texts_come_out_as_they_went_in(shared: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By COPY and by INSERT, whatever they would take for something else: nothing, an end, a column's end."""
     harmless = ["", "'\"$1%s{}", "é", "NULL"]
     texts = [
         *harmless,
@@ -402,18 +393,17 @@ async def test_texts_come_out_as_they_went_in(shared: Settings, most: int, monke
         ways.update(["copied"] if pieces else [])
         await copy(cursor, statement, pieces)
 
-    def is_plain(lines: bytes) -> bool:
-        ways.add("sent" if (found := plain(lines)) else "escaped")
+    def is_unescaped(lines: bytes) -> bool:
+        ways.add("sent" if (found := unescaped(lines)) else "escaped")
         return found
 
-    plain = sending._is_plain
+    unescaped = sending._is_unescaped
     monkeypatch.setattr(sending, "_copy", copying)
-    monkeypatch.setattr(sending, "_is_plain", is_plain)
-    monkeypatch.setattr(sending, "MOST_INSERTED", most)
+    monkeypatch.setattr(sending, "_is_unescaped", is_unescaped)
     log = grants(pairs)
     async with lanes_of(shared, partitions=PARTITIONS) as lanes:
         await feed(lanes, await lanes.claim(range(PARTITIONS)), log, random.Random(3))
     rows = query(shared, "SELECT source, note FROM ledger_0001.journal")
     assert sorted(rows) == sorted(pairs)
-    assert {"sent", "escaped", "copied"} <= ways if most else ways == {"copied"}
+    assert {"sent", "escaped"} <= ways
     assert_same(shared, log)
