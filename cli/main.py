@@ -17,23 +17,13 @@ from typing import Annotated, Any
 
 import typer
 
-from creditfold.cli.append import commands as appending
-from creditfold.cli.append import credits as crediting
-from creditfold.cli.append import redrive as redriving
-from creditfold.cli.append import tick as ticking
+from creditfold.cli.append import commands, import_file, redrive, tick
 from creditfold.cli.demo import command
-from creditfold.cli.read import balances as reading
-from creditfold.cli.read import credits as credit_reading
-from creditfold.cli.read import outcomes as following
-from creditfold.cli.read import trace as tracing
-from creditfold.cli.rebuild import generations as rebuilding
-from creditfold.cli.rebuild import proof as proving
-from creditfold.cli.rebuild import trial_balance
-from creditfold.cli.run import access, doctor, status
-from creditfold.cli.run import archive as archiving
-from creditfold.cli.run import servers as serving
-from creditfold.cli.terms.output import OutputError, output_error, print_json, safe, written
-from creditfold.cli.terms.places import placed
+from creditfold.cli.read import balance, dead_letters, follow, history, lots, trace
+from creditfold.cli.rebuild import generations, rules, trial_balance, verify
+from creditfold.cli.run import access, archive, doctor, processes, servers, status
+from creditfold.cli.shared.output import OutputError, output_error, print_json, safe, written
+from creditfold.cli.shared.places import placed
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.extras import missing_extra
 
@@ -52,57 +42,57 @@ _KEEP = "Keep the log"
 
 COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("demo", _RUN, command.demo),
-    ("up", _RUN, serving.up),
-    ("down", _RUN, serving.down),
-    ("init", _RUN, serving.init),
-    ("worker", _RUN, serving.worker),
-    ("publisher", _RUN, serving.publisher),
+    ("up", _RUN, servers.up),
+    ("down", _RUN, servers.down),
+    ("init", _RUN, servers.init),
+    ("worker", _RUN, processes.worker),
+    ("publisher", _RUN, processes.publisher),
     ("status", _RUN, status.status),
-    ("tick", _RUN, ticking.tick),
-    ("rebuild", _REBUILD, rebuilding.rebuild),
-    ("generations", _REBUILD, rebuilding.generations),
-    ("activate", _REBUILD, rebuilding.activate),
-    ("drop", _REBUILD, rebuilding.drop),
-    ("verify", _REBUILD, proving.verify),
-    ("diff", _REBUILD, proving.diff),
+    ("tick", _RUN, tick.tick),
+    ("rebuild", _REBUILD, generations.rebuild),
+    ("generations", _REBUILD, generations.generations),
+    ("activate", _REBUILD, generations.activate),
+    ("drop", _REBUILD, generations.drop),
+    ("verify", _REBUILD, verify.verify),
+    ("diff", _REBUILD, verify.diff),
     ("trial-balance", _REBUILD, trial_balance.trial_balance),
-    ("rules list", _REBUILD, proving.rules_list),
-    ("rules activate", _REBUILD, proving.rules_activate),
+    ("rules list", _REBUILD, rules.rules_list),
+    ("rules activate", _REBUILD, rules.rules_activate),
     ("doctor", _RUN, doctor.doctor),
-    ("grant", _APPEND, appending.grant),
-    ("spend", _APPEND, appending.spend),
-    ("hold", _APPEND, crediting.hold),
-    ("capture", _APPEND, crediting.capture),
-    ("release", _APPEND, crediting.release),
-    ("refund", _APPEND, crediting.refund),
-    ("void", _APPEND, crediting.void),
-    ("transfer", _APPEND, crediting.transfer),
-    ("freeze", _APPEND, crediting.freeze),
-    ("unfreeze", _APPEND, crediting.unfreeze),
-    ("close", _APPEND, crediting.close),
-    ("credit-limit", _APPEND, crediting.credit_limit),
-    ("schedule create", _APPEND, crediting.schedule_create),
-    ("schedule cancel", _APPEND, crediting.schedule_cancel),
-    ("batch", _APPEND, crediting.batch),
-    ("import", _APPEND, appending.import_),
-    ("balance", _READ, reading.balance),
-    ("history", _READ, reading.history),
-    ("lots", _READ, credit_reading.lots),
-    ("holds", _READ, credit_reading.holds),
-    ("transfers", _READ, credit_reading.transfers),
-    ("schedules", _READ, credit_reading.schedules),
-    ("trace", _READ, tracing.trace),
-    ("why", _READ, tracing.why),
-    ("rejections", _READ, reading.rejections),
+    ("grant", _APPEND, commands.grant),
+    ("spend", _APPEND, commands.spend),
+    ("hold", _APPEND, commands.hold),
+    ("capture", _APPEND, commands.capture),
+    ("release", _APPEND, commands.release),
+    ("refund", _APPEND, commands.refund),
+    ("void", _APPEND, commands.void),
+    ("transfer", _APPEND, commands.transfer),
+    ("freeze", _APPEND, commands.freeze),
+    ("unfreeze", _APPEND, commands.unfreeze),
+    ("close", _APPEND, commands.close),
+    ("credit-limit", _APPEND, commands.credit_limit),
+    ("schedule create", _APPEND, commands.schedule_create),
+    ("schedule cancel", _APPEND, commands.schedule_cancel),
+    ("batch", _APPEND, commands.batch),
+    ("import", _APPEND, import_file.import_),
+    ("balance", _READ, balance.balance),
+    ("history", _READ, history.history),
+    ("lots", _READ, lots.lots),
+    ("holds", _READ, lots.holds),
+    ("transfers", _READ, lots.transfers),
+    ("schedules", _READ, lots.schedules),
+    ("trace", _READ, trace.trace),
+    ("why", _READ, trace.why),
+    ("rejections", _READ, history.rejections),
     ("dsn", _READ, access.dsn),
     ("psql", _READ, access.psql),
-    ("follow", _READ, following.follow),
-    ("dead-letters list", _READ, reading.dead_letters),
-    ("dead-letters show", _READ, reading.dead_letter),
-    ("archive", _KEEP, archiving.archive),
-    ("restore", _KEEP, archiving.restore),
-    ("dead-letters redrive", _READ, redriving.redrive),
-    ("dead-letters discard", _READ, redriving.discard),
+    ("follow", _READ, follow.follow),
+    ("dead-letters list", _READ, dead_letters.dead_letters),
+    ("dead-letters show", _READ, dead_letters.dead_letter),
+    ("archive", _KEEP, archive.archive),
+    ("restore", _KEEP, archive.restore),
+    ("dead-letters redrive", _READ, redrive.redrive),
+    ("dead-letters discard", _READ, redrive.discard),
 ]
 
 app = typer.Typer(
@@ -266,10 +256,10 @@ def _state_of_a_server(error: Exception) -> CreditfoldError | None:
 
 def _invoke(arguments: list[str]) -> int:
     # Not by calling the app, which would make Ctrl-C and a closed pipe into exits of its own.
-    command = typer.main.get_command(app)
+    root = typer.main.get_command(app)
     try:
-        with command.make_context("creditfold", arguments) as context:
-            command.invoke(context)
+        with root.make_context("creditfold", arguments) as context:
+            root.invoke(context)
     except typer.Exit as ending:
         return ending.exit_code
     return 0

@@ -1,187 +1,40 @@
-"""The commands that append: grant, spend, import. Owns how a command is sent and how its outcome is told.
+"""The commands that append one command each: grant, spend, hold and the rest. Owns their arguments.
 
-The fold decides it. What else can be asked for is in crediting.py, and is sent and told in the same way.
-
-An append is done when the log has it. Waiting for the fold and telling the outcome is a service on top, so a
-timeout there doesn't take the command back.
+How a command is sent and its outcome shown is in submission.py. Bounds of fields are refused by the producers' models.
 """
 
-import inspect
 import sys
-import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import wraps
+from datetime import UTC, datetime
 from pathlib import Path
-from time import time_ns
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import IO, Annotated, Any, Literal
 
 import typer
 
-from creditfold.cli.terms.arguments import (
+from creditfold.cli.append.submission import Draft, appends
+from creditfold.cli.shared.arguments import (
     AccountArgument,
     ArgumentError,
-    JsonOption,
+    duration_of,
     instant_of,
-    metadata_of,
+    instant_or_from_now,
     whole_number,
 )
-from creditfold.cli.terms.output import counted, print_json, safe, say
-from creditfold.cli.terms.progress import progress_bar
-from creditfold.cli.terms.projection import projection
-from creditfold.common.errors import CreditfoldError
-from creditfold.common.position import Position
 
-if TYPE_CHECKING:
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
-    from creditfold.common.settings import Settings
-    from creditfold.producers.client import CommandProducer
-    from creditfold.producers.import_file import ImportProgress, ImportReport
-    from creditfold.producers.models.commands import Command
-    from creditfold.schemas.outcome import CommandOutcome, Decision
-
-REJECTED = 3
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 DEFAULT_ASSET = "credits"
+
+# As a record of an import: a batch that the log takes is well under it, in whatever spaces and escapes.
+MAX_FILE_BYTES = 1_048_576
 
 AmountArgument = Annotated[str, typer.Argument(help="Whole number of the asset's smallest unit, at least 1.")]
 AssetOption = Annotated[str, typer.Option(help="Kind of credit.")]
-IdOption = Annotated[
-    str | None, typer.Option("--id", help="Command id: the same one counts once. Default: a new UUID, printed.")
-]
-SourceOption = Annotated[str, typer.Option(help="Service that asks for it.")]
-ReasonOption = Annotated[str, typer.Option(help="Why, for people.")]
-MetadataOption = Annotated[
-    list[str] | None, typer.Option("--metadata", "-m", metavar="NAME=VALUE", help="A note; can be repeated.")
-]
-ConfirmOption = Annotated[
-    bool, typer.Option("--yes", "-y", help="Send it although it can hardly be meant; a first answer says why.")
-]
-NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Print the position and don't wait for the outcome.")]
-TimeoutOption = Annotated[
-    float, typer.Option(min=0.1, max=600, help="Seconds to wait for Kafka, and then for the outcome.")
-]
-
-
 ClassOption = Annotated[
     Literal["paid", "promo"], typer.Option("--class", help="Whether the credits were bought or given.")
 ]
 PriorityOption = Annotated[int, typer.Option(help="0 to 100; lots with a lower one are spent first.")]
 ScopeOption = Annotated[str, typer.Option(help="The one use that they are for. Default: any.")]
 UseOption = Annotated[str, typer.Option(help="What they are spent on: takes credits of this scope too.")]
-
-
-class Asked(NamedTuple):
-    """What a command line asks for: a command's type and its fields by name, but for those that all of them share.
-
-    `again` is what to write, to ask for the same once more, where the command line said something that counts from now.
-    """
-
-    type: str
-    fields: Mapping[str, Any]
-    again: str = ""
-
-
-class InterruptedAppendError(CreditfoldError):
-    """Ctrl-C in the middle of appending."""
-
-    exit_code = 130
-
-
-@dataclass
-class _Attempt:
-    """A command on its way: whether it was handed to Kafka, and where it stands once that is known."""
-
-    command: "Command"
-    again: str = ""
-    sent: bool = False
-    position: Position | None = None
-
-    def told(self, maybe_written: bool) -> str:
-        """What a person needs to send it again safely; nothing before it was sent."""
-        if not self.sent:
-            return ""
-        maybe = "may be in the log" if maybe_written else "is not in the log"
-        where = maybe if self.position is None else f"is in the log at {self.position}"
-        id = self.command.command_id
-        again = f"--id {id} {self.again}".strip()
-        return f"The command {where}. Its id is {id}; sent again with {again}, all else the same, it counts once."
-
-
-def appends(ask: Callable[..., Asked]) -> Callable[..., None]:
-    """Make a subcommand of a function that says what is asked for.
-
-    Behind the function's own parameters it has those of _shared, and does what all such subcommands do.
-    """
-
-    @wraps(ask)
-    def run(**given: Any) -> None:
-        shared = {name: given.pop(name) for name in _SHARED}
-        _append(ask(**given), **shared)
-
-    own = inspect.signature(ask)
-    parameters = [*own.parameters.values(), *_SHARED.values()]
-    run.__signature__ = own.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]  # Typer reads it.
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
-
-
-def _append(
-    asked: Asked,
-    *,
-    id: IdOption = None,
-    source: SourceOption = "cli",
-    reason: ReasonOption = "",
-    metadata: MetadataOption = None,
-    yes: ConfirmOption = False,
-    no_wait: NoWaitOption = False,
-    timeout: TimeoutOption = 10.0,
-    json: JsonOption = False,
-) -> None:
-    # A command may be sent again by its id, and must then be the same in every field, so it carries no time.
-    who = {"source": source, "reason": reason, "metadata": metadata_of(metadata or [])}
-    named = {"type": asked.type, "command_id": str(uuid.uuid4()) if id is None else id}
-    command = _parsed({**named, **asked.fields, **who}, confirmed=yes)
-    attempt = _Attempt(command, asked.again)
-    more = _foretold(command, json)
-    with _told_on_failure(attempt):
-        if no_wait:
-            tell_position(command, _appended(attempt, timeout), json, more)
-        else:
-            _append_and_wait(attempt, timeout, json, more)
-
-
-def _parsed(fields: Mapping[str, Any], *, confirmed: bool) -> "Command":
-    from creditfold.producers.models.commands import parse_command
-    from creditfold.producers.models.errors import DoubtfulCommandError
-
-    try:
-        return parse_command(fields, confirmed=confirmed)
-    except DoubtfulCommandError as error:
-        error.remedy = "Correct it; if it is meant as it is, add --yes."
-        raise
-
-
-def _foretold(command: "Command", json: bool) -> Mapping[str, Any]:
-    """Say what of a command's effect lies in the past, before it is sent; in JSON, beside the outcome."""
-    from creditfold.producers.models.past_effects import past_effect
-
-    effect = past_effect(command.type, command.fields, time_ns() // 1_000_000)
-    if effect is None:
-        return NOTHING
-    if json:
-        return {"note": effect}
-    print(f"note: {safe(effect)}", file=sys.stderr)
-    return NOTHING
-
-
-#: The options that every command has: those of _append.
-_SHARED = {name: parameter for name, parameter in inspect.signature(_append).parameters.items() if name != "asked"}
+PartArgument = Annotated[str | None, typer.Argument(metavar="[AMOUNT]", help="Default: all that is left.")]
+HoldArgument = Annotated[str, typer.Argument(help="Command id of the hold.")]
 
 
 @appends
@@ -199,7 +52,7 @@ def grant(
         str, typer.Option(metavar="TIME", show_default=False, help="When they end. Default: never.")
     ] = "0",
     scope: ScopeOption = "",
-) -> Asked:
+) -> Draft:
     """Give an account credits, and see what comes of it.
 
     Exits with 3 when the command is rejected, with 4 when the fold doesn't get to it in time.
@@ -222,7 +75,7 @@ def grant(
         "expires_at": instant_of(expires_at),
         "scope": scope,
     }
-    return Asked("grant", fields)
+    return Draft("grant", fields)
 
 
 @appends
@@ -236,7 +89,7 @@ def spend(
     effective_at: Annotated[
         str, typer.Option(metavar="TIME", show_default=False, help="Date it back to this time.")
     ] = "0",
-) -> Asked:
+) -> Draft:
     """Take credits from an account, and see what comes of it.
 
     Exits with 3 when the command is rejected, with 4 when the fold doesn't get to it in time.
@@ -256,294 +109,307 @@ def spend(
         "partial": partial,
         "effective_at": instant_of(effective_at),
     }
-    return Asked("spend", fields)
+    return Draft("spend", fields)
 
 
-@contextmanager
-def _told_on_failure(attempt: _Attempt) -> Iterator[None]:
-    """Add the command's id to whatever ends the block too early, so that the command can be sent again."""
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except KeyboardInterrupt:
-        raise InterruptedAppendError("Interrupted.", attempt.told(maybe_written=True)) from None
-    except CreditfoldError as error:
-        error.remedy = f"{error.remedy} {attempt.told(getattr(error, 'maybe_written', True))}".strip()
-        raise
-    except Exception as error:
-        error.add_note(attempt.told(maybe_written=True))
-        raise
-
-
-def _append_and_wait(attempt: _Attempt, timeout: float, json: bool, more: Mapping[str, Any]) -> None:
-    from creditfold.projections import queries
-
-    with projection() as connection:
-        # Asked before the append: without a projection there is no outcome to wait for, and nothing gets appended.
-        queries.progress(connection)
-        position = _appended(attempt, timeout)
-        outcome = awaited_outcome(connection, attempt.command, position, timeout)
-    tell_outcome(attempt.command, outcome, json, more)
-
-
-def awaited_outcome(
-    connection: "Connection[TupleRow]", command: "Command", position: Position, timeout: float
-) -> "CommandOutcome":
-    """Wait until the fold has passed a command; what it made of it. Raises NotYetFoldedError."""
-    from creditfold.projections.queries.outcomes import await_outcome
-
-    return await_outcome(connection, position, command.account, command.command_id, timeout)
-
-
-def tell_outcome(command: "Command", outcome: "CommandOutcome", json: bool, more: Mapping[str, Any] = NOTHING) -> None:
-    """Print what became of a command, with `more` to say in JSON. Exits with 3 unless it was accepted."""
-    if outcome.decision is None:
-        _tell_dead_letter(command, outcome, json, more)
-    else:
-        _tell_decision(command, outcome, outcome.decision, json, more)
-
-
-def _appended(attempt: _Attempt, timeout: float) -> Position:
-    from creditfold.common.settings import load_settings
-
-    with open_producer(load_settings(), timeout) as producer:
-        attempt.sent = True
-        attempt.position = producer.append(attempt.command)
-    return attempt.position
-
-
-def open_producer(settings: "Settings", timeout: float = 30.0) -> "CommandProducer":
-    """A producer to the log that the settings name."""
-    from creditfold.producers.client import CommandProducer
-
-    return CommandProducer(settings.kafka_client, settings.commands_topic, delivery_timeout_s=timeout)
-
-
-def tell_position(command: "Command", position: Position, json: bool, more: Mapping[str, Any] = NOTHING) -> None:
-    """Print where a command is, with `more` to say in JSON."""
-    if json:
-        print_json({"outcome": "appended", **_named(command, position), **more})
-    else:
-        say(f"appended at {position}", f"  command {command.command_id}")
-
-
-def _named(command: "Command", position: Position) -> dict[str, Any]:
-    return {"account": command.account, "command_id": command.command_id, "position": position}
-
-
-def _tell_dead_letter(command: "Command", outcome: "CommandOutcome", json: bool, more: Mapping[str, Any]) -> None:
-    if json:
-        row = {**_named(command, outcome.position), "reason": outcome.reason, "detail": outcome.detail}
-        print_json({"outcome": outcome.kind, **row, **more})
-    else:
-        say(
-            f"dead letter: {outcome.reason}: {outcome.detail}",
-            f"  command {command.command_id} at {outcome.position}; it has no effect",
-        )
-    raise typer.Exit(REJECTED)
-
-
-def _tell_decision(
-    command: "Command", outcome: "CommandOutcome", decision: "Decision", json: bool, more: Mapping[str, Any]
-) -> None:
-    is_duplicate = decision.position != outcome.position
-    if json:
-        print_json(
-            {
-                "outcome": "accepted" if decision.accepted else "rejected",
-                **_named(command, outcome.position),
-                "duplicate": is_duplicate,
-                "decision": decision,
-                **({"steps": outcome.steps} if outcome.steps else {}),
-                **more,
-            }
-        )
-    else:
-        if is_duplicate:
-            say(f"duplicate: this command was decided before, at {decision.position}; that outcome stands")
-        say(outcome_in_words(decision, outcome.steps), f"  command {decision.command_id} at {outcome.position}")
-    if not decision.accepted:
-        raise typer.Exit(REJECTED)
-
-
-def outcome_in_words(decision: "Decision", steps: Sequence["Decision"] = ()) -> str:
-    """Say in one line what was decided and what the balance was after it, what expired in a batch's steps included."""
-    # A command may be about no asset, or about an asset but no amount of it.
-    holds = f"; {decision.account_id} has {decision.balance:,} {decision.asset}" if decision.asset else ""
-    if decision.accepted:
-        expired = Counter[str]()
-        for line in (decision, *steps):
-            expired[line.asset] += _expired_at_once(line)
-        holds += "".join(f"; {amount:,} {asset} expired at once" for asset, amount in expired.items() if amount)
-    if decision.accepted and decision.change:
-        sign = "+" if decision.change > 0 else "-"
-        return f"accepted: {sign}{abs(decision.change):,} {decision.asset}{holds}"
-    of = f" of {decision.amount:,} {decision.asset}" if decision.amount and decision.asset else ""
-    said = "accepted" if decision.accepted else f"rejected: {decision.rejection}"
-    return f"{said}: {decision.kind}{of}{holds}"
-
-
-def _expired_at_once(decision: "Decision") -> int:
-    """What a command gave and time took in the same moment: the window was past already."""
-    facts = (fact for fact in decision.facts if fact["kind"] == "expired")
-    return sum(amount for fact in facts for *_, amount in fact.get("moves", ()))
-
-
-def import_(
-    file: Annotated[
-        Path, typer.Argument(help="JSON Lines or CSV, plain or gzip, one command a line; - reads the input.")
-    ],
+@appends
+def hold(
+    account: AccountArgument,
+    amount: AmountArgument,
     *,
-    format: Annotated[Literal["jsonl", "csv"] | None, typer.Option(help="Default: told from the file's name.")] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Where bad lines are listed. Default: in the data folder, printed.")
-    ] = None,
-    start_over: Annotated[
-        bool, typer.Option("--start-over", help="From the first line again; what is in the log counts once.")
-    ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Append what can hardly be meant too; the report says why it wasn't.")
-    ] = False,
-    json: JsonOption = False,
-) -> None:
-    """Append the commands of a file. Run it again after a stop: it goes on where it was.
+    until: Annotated[str, typer.Option(metavar="TIME", help="When it lapses: a TIME, or 90s, 15m, 2h, 7d from now.")],
+    asset: AssetOption = DEFAULT_ASSET,
+    use: UseOption = "",
+) -> Draft:
+    """Set credits aside, to be captured or released; at the deadline the hold lapses and gives back what it has.
 
-    Bad lines are listed in a report, the good ones are appended; then it exits with 3.
-    docs/producing.md describes the file.
+    A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
+    15m from now is another time when it is asked for again: with --id, give the time itself.
 
     \b
     Examples:
-      creditfold import commands.jsonl
-      creditfold import grants.csv --report bad-lines.jsonl
-      zstd -dc grants.csv.zst | creditfold import - --format csv
+      creditfold hold alice 40 --until 15m
+      creditfold hold alice 40 --until 2030-01-31T12:00Z --id hold-9 --use proposals
     """
-    from creditfold.common.settings import load_settings
-
-    file = Path("/dev/stdin") if file == Path("-") else file
-    _refuse_unreadable(file, format)
-    settings = load_settings()
-    state_path, default_report = import_paths(settings, file)
-    report_path = report or default_report
-    with _told_how_to_go_on(), open_producer(settings) as producer:
-        done = import_with_progress(
-            file,
-            producer,
-            format=format,
-            state_path=state_path,
-            report_path=report_path,
-            start_over=start_over,
-            confirmed=yes,
-            quiet=json,
-        )
-    bad = done.bad + done.bad_before
-    if report is None and not (bad or file.is_file()):
-        # By the name of a pipe nobody would find it again.
-        report_path.unlink(missing_ok=True)
-    if json:
-        print_json({**vars(done), "report": report_path})
-    else:
-        _tell_import(done, report_path)
-    if bad:
-        raise typer.Exit(REJECTED)
+    deadline = instant_or_from_now(until, datetime.now(UTC))
+    fields = {"account": account, "asset": asset, "amount": whole_number(amount), "deadline": deadline, "use": use}
+    return Draft("hold", fields, again=f"--until {deadline}")
 
 
-def _refuse_unreadable(file: Path, format: str | None) -> None:
-    from creditfold.producers.import_lines import format_of
-    from creditfold.producers.models.errors import ImportFileError
-
-    if file.is_dir():
-        raise ArgumentError(f"{file} is a folder.", "Name a file in it: one command a line, JSON Lines or CSV.")
-    try:
-        _ = format or format_of(file)
-    except ImportFileError as error:
-        raise ArgumentError(error.message, "Say which it is: --format jsonl or --format csv.") from None
-
-
-@contextmanager
-def _told_how_to_go_on() -> Iterator[None]:
-    """Say in the command line's words how a stopped or refused import goes on."""
-    from creditfold.producers.models.errors import ImportStateError
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise InterruptedAppendError(
-            "Interrupted.", "Run it again: it goes on where it was, and resent commands count once."
-        ) from None
-    except ImportStateError as error:
-        remedy = error.remedy.replace("Use another progress file. ", "")
-        raise ImportStateError(error.message, remedy.replace("Start over to", "Add --start-over to")) from None
-
-
-def import_paths(settings: "Settings", file: Path) -> tuple[Path, Path]:
-    """Where an import's progress and its list of bad lines are kept: by the file's full path."""
-    from hashlib import sha256
-
-    folder = settings.data_dir / "imports"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CreditfoldError(
-            f"An import keeps its progress in the data folder, and {folder} can't be made: {error.strerror}.",
-            "Set CREDITFOLD_DATA_DIR to a folder that can be written and is there when the import is run again.",
-        ) from None
-    stem = f"{file.name[:80]}-{sha256(str(file.resolve()).encode(errors='surrogateescape')).hexdigest()[:12]}"
-    return folder / f"{stem}.state.json", folder / f"{stem}.bad.jsonl"
-
-
-def import_with_progress(
-    file: Path,
-    producer: "CommandProducer",
+@appends
+def capture(
+    account: AccountArgument,
+    hold: HoldArgument,
+    amount: PartArgument = None,
     *,
-    format: Literal["jsonl", "csv"] | None = None,
-    state_path: Path,
-    report_path: Path,
-    start_over: bool = False,
-    confirmed: bool = False,
-    quiet: bool = False,
-) -> "ImportReport":
-    """Import a file, with a progress bar on standard error if that is a terminal."""
-    from creditfold.producers.import_file import import_file
+    final: Annotated[bool, typer.Option("--final", help="Release what is left then.")] = False,
+) -> Draft:
+    """Spend what a hold set aside: an amount, or all that it still has.
 
-    with progress_bar("importing", "lines", quiet=quiet) as bar:
-
-        def on_progress(progress: "ImportProgress") -> None:
-            bar(progress.bytes_read, progress.bytes_total, progress.lines, progress.appended)
-
-        return import_file(
-            file,
-            producer,
-            format=format,
-            state_path=state_path,
-            report_path=report_path,
-            on_progress=on_progress,
-            start_over=start_over,
-            confirmed=confirmed,
-        )
+    \b
+    Examples:
+      creditfold capture alice hold-9
+      creditfold capture alice hold-9 25 --final
+    """
+    return Draft("capture", {"account": account, "hold": hold, "amount": part_of(amount), "final": final})
 
 
-def _tell_import(done: "ImportReport", report_path: Path) -> None:
-    rate = done.appended / done.seconds if done.seconds else 0
-    say(f"appended {counted(done.appended, 'command')} in {done.seconds:.1f} s ({rate:,.0f}/s)")
-    if done.skipped:
-        say(f"  {counted(done.skipped, 'line')} done by earlier runs; --start-over imports again from the first")
-    if not (done.appended or done.bad or done.skipped):
-        say("  there are no commands in it")
-    if not done.ended:
-        say("  the last line has no line end: if the file was cut off, its end is missing")
-    if done.past:
-        said = "takes" if done.past == 1 else "take"
-        say(f"  {done.past:,} of them {said} effect in the past: credits that expire, or turns that are taken, at once")
-    if done.bad + done.bad_before:
-        say(f"  {counted(done.bad + done.bad_before, 'bad line')}, listed in {report_path}")
-        say(*(f"  line {line}: {reason}" for line, reason in _first_bad_lines(report_path)))
+@appends
+def release(account: AccountArgument, hold: HoldArgument, amount: PartArgument = None) -> Draft:
+    """Let go of what a hold set aside: an amount, or all that it still has.
+
+    \b
+    Examples:
+      creditfold release alice hold-9
+      creditfold release alice hold-9 15
+    """
+    return Draft("release", {"account": account, "hold": hold, "amount": part_of(amount)})
 
 
-def _first_bad_lines(report_path: Path, count: int = 5) -> list[tuple[int, str]]:
-    import json
-    from itertools import islice
+@appends
+def refund(
+    account: AccountArgument,
+    spend: Annotated[str, typer.Argument(help="Command id of the spend or the capture.")],
+    amount: PartArgument = None,
+    *,
+    reissue: Annotated[
+        bool, typer.Option("--reissue", help="Put what would go back into an expired lot into a new one.")
+    ] = False,
+    expires_at: Annotated[
+        str, typer.Option(metavar="TIME", show_default=False, help="When such a lot ends. Default: never.")
+    ] = "0",
+) -> Draft:
+    """Give back what a spend or a capture took: an amount, or all that is left to refund.
 
-    with report_path.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in islice(file, count)]
-    return [(row["line"], row["reason"]) for row in rows]
+    It goes back to where it came from.
+    A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
+
+    \b
+    Examples:
+      creditfold refund alice order-77
+      creditfold refund alice order-77 20 --reissue --expires-at 2030-01-31T00:00Z
+    """
+    fields = {"account": account, "spend": spend, "amount": part_of(amount), "reissue": reissue}
+    return Draft("refund", {**fields, "expires_at": instant_of(expires_at)})
+
+
+@appends
+def void(
+    account: AccountArgument,
+    grant: Annotated[str, typer.Argument(help="Command id of what made the lots: a grant, a refund, a schedule.")],
+    *,
+    number: Annotated[int | None, typer.Option(help="Number of one of its lots, from 1. Default: all.")] = None,
+) -> Draft:
+    """Take back what is left of a grant. What was spent of it stays spent.
+
+    \b
+    Examples:
+      creditfold void alice welcome-alice
+      creditfold void alice monthly-alice --number 3
+    """
+    return Draft("void_grant", {"account": account, "grant": grant, "number": number})
+
+
+@appends
+def transfer(
+    account: AccountArgument,
+    to: Annotated[str, typer.Argument(help="Account that receives.")],
+    amount: AmountArgument,
+    *,
+    asset: AssetOption = DEFAULT_ASSET,
+    use: UseOption = "",
+) -> Draft:
+    """Send credits to another account, where they arrive a moment later with the terms that they have.
+
+    The outcome is the sender's. A receiver that can't take them sends them back.
+
+    \b
+    Examples:
+      creditfold transfer alice bob 75
+      creditfold transfer alice bob 75 --asset boosts --id gift-5
+    """
+    fields = {"account": account, "asset": asset, "amount": whole_number(amount), "to": to, "use": use}
+    return Draft("transfer", fields)
+
+
+@appends
+def freeze(
+    account: AccountArgument,
+    *,
+    all: Annotated[bool, typer.Option("--all", help="Nearly everything, and not only what takes credits.")] = False,
+) -> Draft:
+    """Stop an account from spending, holding and sending credits.
+
+    With --all it takes no grants, captures and refunds either. Its lots expire and its schedules go on.
+
+    \b
+    Examples:
+      creditfold freeze alice --reason "chargeback"
+      creditfold freeze alice --all
+    """
+    return Draft("freeze", {"account": account, "scope": "all" if all else "spending"})
+
+
+@appends
+def unfreeze(account: AccountArgument) -> Draft:
+    """End an account's freeze.
+
+    \b
+    Example:
+      creditfold unfreeze alice
+    """
+    return Draft("unfreeze", {"account": account})
+
+
+@appends
+def close(
+    account: AccountArgument,
+    *,
+    forfeit: Annotated[bool, typer.Option("--forfeit", help="Give up what it has left.")] = False,
+) -> Draft:
+    """Close an account, for ever.
+
+    It must have no open hold, no debt and no transfer on its way, and nothing left unless that is forfeited.
+
+    \b
+    Examples:
+      creditfold close alice
+      creditfold close alice --forfeit --reason "left us"
+    """
+    return Draft("close", {"account": account, "forfeit": forfeit})
+
+
+@appends
+def credit_limit(
+    account: AccountArgument,
+    limit: Annotated[str, typer.Argument(help="Whole number of the asset's smallest unit, at least 0.")],
+    *,
+    asset: AssetOption = DEFAULT_ASSET,
+) -> Draft:
+    """Say how far below zero an account's spends may go.
+
+    0 takes the limit back; what is owed then stays owed.
+
+    \b
+    Example:
+      creditfold credit-limit alice 1000
+    """
+    return Draft("set_credit_limit", {"account": account, "asset": asset, "limit": whole_number(limit)})
+
+
+@appends
+def schedule_create(
+    account: AccountArgument,
+    amount: AmountArgument,
+    *,
+    first_at: Annotated[str, typer.Option(metavar="TIME", help="The first turn.")],
+    every: Annotated[int, typer.Option(help="How many months or days lie between two turns.")] = 1,
+    months: Annotated[bool, typer.Option("--months/--days", help="What --every counts.")] = True,
+    until: Annotated[
+        str, typer.Option(metavar="TIME", show_default=False, help="No turn from then on. Default: no end.")
+    ] = "0",
+    cap: Annotated[
+        str | None,
+        typer.Option(metavar="AMOUNT", help="Keep what is left of its credits under this. Default: no cap."),
+    ] = None,
+    asset: AssetOption = DEFAULT_ASSET,
+    lot_class: ClassOption = "paid",
+    priority: PriorityOption = 50,
+    expires_after: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="How long each turn's credits last, as 30d. Default: for ever."),
+    ] = None,
+    scope: ScopeOption = "",
+) -> Draft:
+    """Grant an amount again and again, by the calendar in UTC: the 31st becomes a shorter month's last day.
+
+    A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
+    Turns that were missed are taken later, each as if at its time.
+
+    \b
+    Examples:
+      creditfold schedule create alice 100 --first-at 2030-01-01T00:00Z --id monthly-alice
+      creditfold schedule create alice 5 --every 7 --days --first-at 2030-01-01T00:00Z --expires-after 7d --cap 20
+    """
+    fields = {
+        "account": account,
+        "asset": asset,
+        "amount": whole_number(amount),
+        "period": "months" if months else "days",
+        "first_at": instant_of(first_at),
+        "every": every,
+        "until": instant_of(until),
+        "cap": None if cap is None else whole_number(cap),
+        "lot_class": lot_class,
+        "priority": priority,
+        "expires_after_ms": None if expires_after is None else duration_of(expires_after),
+        "scope": scope,
+    }
+    return Draft("create_schedule", fields)
+
+
+@appends
+def schedule_cancel(
+    account: AccountArgument, schedule: Annotated[str, typer.Argument(help="Command id of the schedule.")]
+) -> Draft:
+    """End a schedule. What it granted stays.
+
+    \b
+    Example:
+      creditfold schedule cancel alice monthly-alice
+    """
+    return Draft("cancel_schedule", {"account": account, "schedule": schedule})
+
+
+@appends
+def batch(
+    account: AccountArgument,
+    file: Annotated[str, typer.Argument(help="A JSON list of steps; - reads it from the input.")],
+) -> Draft:
+    """Do several things with an account, all of them or none.
+
+    A step is an object with the fields of a grant, spend, hold, capture, release, refund or void_grant, and its type.
+    It has a command_id of its own, and no account. docs/producing.md lists the fields.
+
+    \b
+    Examples:
+      creditfold batch alice steps.json
+      echo '[{"type": "release", "command_id": "r-1", "hold": "hold-9"}]' | creditfold batch alice -
+    """
+    return Draft("batch", {"account": account, "steps": _steps(file)})
+
+
+def part_of(amount: str | None) -> int | str | None:
+    """An amount, or None for all that is left, which is said by leaving it out."""
+    return None if amount is None else whole_number(amount)
+
+
+def _steps(name: str) -> Any:
+    from creditfold.producers.import_lines import BadRecordError, parse_json
+
+    try:
+        text = _read(sys.stdin.buffer) if name == "-" else _read_file(name)
+        found = parse_json(text, "it is")
+    except OSError as error:
+        raise ArgumentError(
+            f"Can't read {name}: {error.strerror}.", "Name a file of steps, or - for the input."
+        ) from None
+    except UnicodeDecodeError:
+        raise ArgumentError(f"{name} is not UTF-8.", "Write a JSON list of steps.") from None
+    except BadRecordError as error:
+        raise ArgumentError(f"{name} holds no steps: {error}.", "Write a JSON list of steps.") from None
+    if not isinstance(found, list):
+        raise ArgumentError(f"{name} holds no list.", 'Write a JSON list of steps: [{"type": "spend", ...}]')
+    return found
+
+
+def _read_file(name: str) -> str:
+    with Path(name).open("rb") as file:
+        return _read(file)
+
+
+def _read(file: IO[bytes]) -> str:
+    data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ArgumentError(f"That is more than {MAX_FILE_BYTES:,} bytes of steps.", "Make several batches of them.")
+    return data.decode("utf-8-sig")

@@ -1,6 +1,6 @@
-"""The commands that decide about dead letters: redrive, discard. Owns their options, their words and their codes.
+"""The commands that decide about dead letters: redrive, discard. Owns their options, their words and their exit codes.
 
-What is appended is producers/redrive.py's to judge; the steps in which it happens are cli/append/redrive_steps.py's.
+The workflow is in processors/redrive.py; what is appended is judged in producers/redrive.py.
 """
 
 import os
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import typer
 
-from creditfold.cli.append.commands import REJECTED, TimeoutOption, awaited_outcome, tell_outcome, tell_position
-from creditfold.cli.terms.arguments import ArgumentError, JsonOption, checked_account, moment_of
-from creditfold.cli.terms.output import counted, print_json, print_table, say
+from creditfold.cli.append.submission import REJECTED, TimeoutOption, awaited_outcome, print_outcome, print_position
+from creditfold.cli.shared.arguments import ArgumentError, JsonOption, checked_account, moment_of
+from creditfold.cli.shared.output import counted, print_json, print_table, say
+from creditfold.cli.shared.progress import progress_bar
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.ledger.limits import MAX_REASON, MAX_SOURCE, is_id, is_note
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-    from creditfold.cli.append.redrive_steps import Redriven, Redriver
+    from creditfold.processors.redrive import Redriven, Redriver
     from creditfold.producers.models.commands import Command
     from creditfold.producers.redrive import Corrections
     from creditfold.projections.queries.dead_letters import Selected, TreatedLetter
@@ -89,7 +90,7 @@ class NotConfirmedError(CreditfoldError):
 
 
 class Result(NamedTuple):
-    """What came of one letter: an outcome's name, `refused`, or what would be done; `to` is the new record's place."""
+    """One letter's result: an outcome's name, `refused`, or what would be done; `to` is the new record's position."""
 
     position: Position
     reason: str
@@ -99,8 +100,8 @@ class Result(NamedTuple):
     command: Mapping[str, Any] | None = None
 
 
-class Wanted(NamedTuple):
-    """Which letters are meant: those at positions, or those of a filter that still are to be decided about."""
+class Selection(NamedTuple):
+    """The letters to act on: those at positions, or the undecided ones of a filter."""
 
     positions: Sequence[Position]
     reason: str | None
@@ -109,7 +110,7 @@ class Wanted(NamedTuple):
 
     @property
     def one(self) -> Position | None:
-        """The only letter that is named, if it is one."""
+        """The letter's position, if exactly one is named."""
         return self.positions[0] if len(self.positions) == 1 else None
 
 
@@ -144,16 +145,16 @@ def redrive(
       creditfold dead-letters redrive --reason wrong_partition --why "wrong partitioner" --dry-run
       creditfold dead-letters redrive --all --why "rules 2 are in force" --yes
     """
-    wanted = _wanted(positions, reason, account, since, all)
+    selection = _selection(positions, reason, account, since, all)
     corrections = _corrections(set or [], type, command)._replace(confirmed=yes)
-    _refuse_one_id_for_many(wanted, corrections)
+    _refuse_one_id_for_many(selection, corrections)
     with _redriver(_author(by), _reason(why), corrections, timeout) as redriver:
-        # What the log has by now must be known: a redrive whose decision was lost is told by the log alone.
+        # A redrive whose decision was lost with a database shows in the log alone.
         redriver.await_fold()
-        if wanted.one is not None and not dry_run:
-            _redrive_one(redriver, wanted.one, wait, json)
+        if selection.one is not None and not dry_run:
+            _redrive_one(redriver, selection.one, wait, json)
         else:
-            _redrive_many(redriver, wanted, dry_run=dry_run, yes=yes, wait=wait, json=json)
+            _redrive_many(redriver, selection, dry_run=dry_run, yes=yes, wait=wait, json=json)
 
 
 def discard(
@@ -179,44 +180,46 @@ def discard(
       creditfold dead-letters discard --reason not_framed --why "noise from a test" --dry-run
     """
     from creditfold.common.settings import load_settings
+    from creditfold.processors import redrive as workflow
     from creditfold.projections.queries import decisions
     from creditfold.projections.queries.dead_letters import OPEN
 
-    wanted = _wanted(positions, reason, account, since, all)
+    selection = _selection(positions, reason, account, since, all)
     author, note = _author(by), _reason(why)
     with decisions.deciding(load_settings().dsn) as connection:
         topic_id = decisions.live_log(connection).topic_id
+        wish = decisions.Wish("discard", author, note)
 
         def discarded(letter: "TreatedLetter") -> Result:
-            _discard(connection, topic_id, letter, decisions.Wish("discard", author, note), dry_run)
+            workflow.discard(connection, topic_id, letter, None if dry_run else wish)
             return Result(letter.position, letter.reason, "would_be_discarded" if dry_run else "discarded")
 
-        chosen = _chosen(connection, wanted, (OPEN,))
-        if not (dry_run or wanted.positions):
+        chosen = _chosen(connection, selection, (OPEN,))
+        if not (dry_run or selection.positions):
             _confirm("Discard", chosen, yes, json)
-        results = _each(connection, wanted, chosen, discarded, json)
-    if wanted.one is not None and not (dry_run or json):
-        say(f"discarded: {wanted.one}")
+        results = _each(connection, selection, chosen, discarded, verb="discarding", json=json)
+    if selection.one is not None and not (dry_run or json):
+        say(f"discarded: {selection.one}")
     else:
-        _tell_results(results, json)
+        _report_results(results, json)
 
 
 # Arguments.
 
 
-def _wanted(
+def _selection(
     positions: list[str] | None,
     reason: DeadLetterReason | None,
     account: str | None,
     since: str | None,
     all: bool,
-) -> Wanted:
+) -> Selection:
     ways = bool(positions) + bool(reason is not None or account is not None or since is not None) + all
     if ways != 1:
         fault = "Which dead letters?" if not ways else "Positions, a filter and --all exclude each other."
         raise ArgumentError(fault, "Name positions, or a filter (--reason, --account, --since), or --all.")
     places = tuple(dict.fromkeys(Position.parse(text) for text in positions or ()))
-    return Wanted(
+    return Selection(
         places,
         reason,
         checked_account(account) if account is not None else None,
@@ -293,9 +296,9 @@ def _file(name: str) -> str:
     return data.decode("utf-8")
 
 
-def _refuse_one_id_for_many(wanted: Wanted, corrections: "Corrections") -> None:
+def _refuse_one_id_for_many(selection: Selection, corrections: "Corrections") -> None:
     # Two letters of one account with the same body would become one command and its duplicate.
-    if wanted.one is None and ("command_id" in corrections.fields or corrections.command is not None):
+    if selection.one is None and ("command_id" in corrections.fields or corrections.command is not None):
         raise ArgumentError(
             "Several letters can't have one command id.", "Correct them one by one, by their positions."
         )
@@ -306,8 +309,8 @@ def _refuse_one_id_for_many(wanted: Wanted, corrections: "Corrections") -> None:
 
 @contextmanager
 def _redriver(by: str, why: str, corrections: "Corrections", timeout: float) -> "Iterator[Redriver]":
-    from creditfold.cli.append.redrive_steps import Redriver
     from creditfold.common.settings import load_settings
+    from creditfold.processors.redrive import Redriver
     from creditfold.projections.queries.decisions import deciding
 
     settings = load_settings()
@@ -326,14 +329,14 @@ def _letter(connection: "Connection[TupleRow]", position: Position) -> "TreatedL
     return found
 
 
-def _chosen(connection: "Connection[TupleRow]", wanted: Wanted, states: Sequence[str]) -> "Sequence[Selected]":
+def _chosen(connection: "Connection[TupleRow]", selection: Selection, states: Sequence[str]) -> "Sequence[Selected]":
     from creditfold.projections.queries.dead_letters import Filter, Selected, selected
 
-    if wanted.positions:
+    if selection.positions:
         # All of them are looked up before anything is decided about the first.
-        return [Selected(*position, _letter(connection, position).reason) for position in wanted.positions]
-    key = wanted.account.encode() if wanted.account is not None else None
-    return selected(connection, Filter(wanted.reason, key, wanted.since), states)
+        return [Selected(*position, _letter(connection, position).reason) for position in selection.positions]
+    key = selection.account.encode() if selection.account is not None else None
+    return selected(connection, Filter(selection.reason, key, selection.since), states)
 
 
 def _confirm(verb: str, chosen: "Sequence[Selected]", yes: bool, json: bool) -> None:
@@ -358,13 +361,15 @@ def _redrive_one(redriver: "Redriver", position: Position, wait: bool, json: boo
     if not json:
         say(f"redriven: {position} as {done.to}")
     if not wait:
-        tell_position(done.command, done.to, json, more)
+        print_position(done.command, done.to, json, more)
         return
     outcome = awaited_outcome(redriver.connection, done.command, done.to, redriver.timeout_s)
-    tell_outcome(done.command, outcome, json, more)
+    print_outcome(done.command, outcome, json, more)
 
 
-def _redrive_many(redriver: "Redriver", wanted: Wanted, *, dry_run: bool, yes: bool, wait: bool, json: bool) -> None:
+def _redrive_many(
+    redriver: "Redriver", selection: Selection, *, dry_run: bool, yes: bool, wait: bool, json: bool
+) -> None:
     from creditfold.projections.queries.dead_letters import OPEN, REDRIVING
 
     commands: dict[Position, Redriven] = {}
@@ -376,13 +381,13 @@ def _redrive_many(redriver: "Redriver", wanted: Wanted, *, dry_run: bool, yes: b
         done = commands[letter.position] = redriver.redrive(letter)
         return Result(letter.position, letter.reason, "appended", done.to)
 
-    chosen = _chosen(redriver.connection, wanted, (OPEN, REDRIVING))
-    if not (dry_run or wanted.positions):
+    chosen = _chosen(redriver.connection, selection, (OPEN, REDRIVING))
+    if not (dry_run or selection.positions):
         _confirm("Redrive", chosen, yes, json)
-    results = _each(redriver.connection, wanted, chosen, redriven, json)
+    results = _each(redriver.connection, selection, chosen, redriven, verb="redriving", json=json)
     if wait:
         results = [_with_outcome(redriver, row, commands.get(row.position)) for row in results]
-    _tell_results(results, json)
+    _report_results(results, json)
 
 
 def _plain(command: "Command") -> dict[str, Any]:
@@ -397,7 +402,7 @@ def _named(command: Mapping[str, Any]) -> str:
 
 
 def _with_outcome(redriver: "Redriver", row: Result, done: "Redriven | None") -> Result:
-    """Tell what the fold made of a record. What it hasn't got to in time is left as appended."""
+    """Add a record's outcome to its result; `not_folded_yet` where the fold hasn't passed it in time."""
     from creditfold.projections.queries.progress import NotYetFoldedError
 
     if done is None:
@@ -415,75 +420,40 @@ def _with_outcome(redriver: "Redriver", row: Result, done: "Redriven | None") ->
     return row._replace(result=outcome.kind, detail=detail)
 
 
-def _discard(
-    connection: "Connection[TupleRow]", topic_id: str, letter: "TreatedLetter", wish: Any, dry_run: bool
-) -> None:
-    from creditfold.cli.append.redrive_steps import refuse_decided
-    from creditfold.producers.redrive import RedriveRefusedError
-    from creditfold.projections.queries import decisions
-    from creditfold.projections.queries.dead_letters import OPEN
-
-    position = letter.position
-    if letter.state != OPEN or (not dry_run and not decisions.decide(connection, topic_id, position, wish)):
-        found = decisions.decided(connection, topic_id, position)
-        if found is not None:
-            refuse_decided(position, found)
-        where = f"to {letter.to}" if letter.to else "and isn't finished"
-        raise RedriveRefusedError(
-            f"{position} is redriven already, {where}.", f"See it: creditfold dead-letters show {position}"
-        )
-
-
 def _each(
     connection: "Connection[TupleRow]",
-    wanted: Wanted,
+    selection: Selection,
     chosen: "Sequence[Selected]",
     act: "Callable[[TreatedLetter], Result]",
+    *,
+    verb: str,
     json: bool,
 ) -> list[Result]:
-    """Do the same with each letter. A refusal is a result; another failure ends it, after telling what is done.
+    """Do the same with each letter. A refusal is a result; any other failure ends it, after the results are printed.
 
     Where one letter is named, a refusal is raised as it is.
     """
     from creditfold.producers.redrive import RedriveRefusedError
     from creditfold.projections.queries.decisions import UnderWayError
 
-    if wanted.one is not None:
-        return [act(_letter(connection, wanted.one))]
+    if selection.one is not None:
+        return [act(_letter(connection, selection.one))]
     results: list[Result] = []
     try:
-        with _bar(len(chosen), quiet=json) as advance:
-            for row in chosen:
+        with progress_bar(verb, "dead letters", quiet=json) as bar:
+            for count, row in enumerate(chosen, start=1):
                 try:
                     results.append(act(_letter(connection, row.position)))
                 except (RedriveRefusedError, UnderWayError) as error:
                     results.append(Result(row.position, row.reason, "refused", detail=str(error)))
-                advance()
+                bar(count, len(chosen), count)
     except BaseException:
         _print_results(results, json)
         raise
     return results
 
 
-@contextmanager
-def _bar(total: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    bar = Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=quiet or not sys.stderr.isatty(),
-    )
-    task = bar.add_task("", total=total)
-    with bar:
-        yield lambda: bar.advance(task)
-
-
-def _tell_results(results: list[Result], json: bool) -> None:
+def _report_results(results: list[Result], json: bool) -> None:
     _print_results(results, json)
     if any(row.result not in FINE and row.result != NOT_FOLDED for row in results):
         raise typer.Exit(REJECTED)
@@ -502,12 +472,12 @@ def _print_results(results: list[Result], json: bool) -> None:
     if not results:
         say("There are no such dead letters.")
         return
-    telling = [row for row in results if row.detail] if len(results) > SHOWN else results
+    shown = [row for row in results if row.detail] if len(results) > SHOWN else results
     print_table(
         ("position", "reason", "result", "to", "detail"),
-        [(row.position, row.reason, row.result, row.to, row.detail) for row in telling[:SHOWN]],
+        [(row.position, row.reason, row.result, row.to, row.detail) for row in shown[:SHOWN]],
     )
-    if len(telling) > SHOWN:
-        say(f"and {len(telling) - SHOWN:,} more; --json shows all")
+    if len(shown) > SHOWN:
+        say(f"and {len(shown) - SHOWN:,} more; --json shows all")
     if len(results) > 1:
         print_table(("result", "dead letters"), sorted(Counter(row.result for row in results).items()))

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditfold.cli.terms.arguments import JsonOption
-from creditfold.cli.terms.output import print_json, say
+from creditfold.cli.shared.arguments import JsonOption
+from creditfold.cli.shared.output import print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def tick(
     Example:
       creditfold tick
     """
-    from creditfold.cli.terms.projection import projection
+    from creditfold.cli.shared.projection import projection
     from creditfold.projections import queries
     from creditfold.projections.queries.background import standings
 
@@ -43,7 +43,7 @@ def tick(
 
 
 def _append_ticks(standings: "Mapping[int, Standing]", timeout: float) -> "Sequence[Position]":
-    from creditfold.cli.append.commands import open_producer
+    from creditfold.cli.append.submission import open_producer
     from creditfold.common.settings import load_settings
     from creditfold.processors.worker.ticks import number_of_tick, tick_record
     from creditfold.producers.models.commands import Encoded

@@ -15,13 +15,15 @@ from itertools import islice
 from pathlib import Path
 from types import FrameType
 
-from creditfold.cli.append.commands import import_paths, import_with_progress, open_producer
+from creditfold.cli.append.import_file import import_paths, import_with_progress
+from creditfold.cli.append.submission import open_producer
 from creditfold.cli.demo import audit
 from creditfold.cli.demo.cdnow import SOURCE, convert, fetched_history, parse_history
 from creditfold.cli.run.background import background_worker, start_worker, stop_worker
-from creditfold.cli.run.servers import Steps, compiled_core, prepare_ledger
+from creditfold.cli.run.servers import compiled_core, prepare_ledger
 from creditfold.cli.run.status import Sample, take_sample
-from creditfold.cli.terms.output import print_table, say
+from creditfold.cli.shared.output import print_table, say
+from creditfold.cli.shared.progress import Steps
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.processes import last_lines
@@ -68,7 +70,7 @@ def run_demo(settings: Settings, *, keep: bool = False) -> None:
         try:
             say("creditfold demo: a real purchase history through the whole ledger", "")
             with steps.step("Starting Kafka and PostgreSQL"):
-                started += embedded.up(settings, on_step=steps.tell)
+                started += embedded.up(settings, on_step=steps.show)
             _fold_history(settings, steps)
             _show(settings)
             _prove(settings)

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from creditfold.cli.read.credits import print_lots
-from creditfold.cli.terms.arguments import AccountArgument, ArgumentError, JsonOption, checked_account
-from creditfold.cli.terms.output import NONE, instant, print_json, print_table, say
-from creditfold.cli.terms.projection import projection
-from creditfold.cli.terms.reasons import DEAD, REJECTED
+from creditfold.cli.read.lots import print_lots
+from creditfold.cli.shared.arguments import AccountArgument, ArgumentError, JsonOption, checked_account
+from creditfold.cli.shared.output import NONE, instant, print_json, print_table, say
+from creditfold.cli.shared.projection import projection
+from creditfold.cli.shared.reasons import DEAD, REJECTED
 from creditfold.common.position import Position
 from creditfold.schemas.outcome import OutcomeKind
 

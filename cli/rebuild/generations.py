@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditfold.cli.terms.arguments import ArgumentError, JsonOption, milliseconds
-from creditfold.cli.terms.output import counted, print_json, print_table, say
+from creditfold.cli.shared.arguments import ArgumentError, JsonOption, milliseconds
+from creditfold.cli.shared.output import counted, print_json, print_table, say
+from creditfold.cli.shared.progress import FoldBar
+from creditfold.cli.shared.projection import projection
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from creditfold.projections.generations.catalog import Generation
 
 # PostgreSQL's integer.
@@ -42,53 +42,6 @@ RateOption = Annotated[
 ]
 
 CORES = os.cpu_count() or 1
-
-
-class Bar:
-    """Tells how far a rebuild is: a bar with position, rate and time left on a terminal, nothing elsewhere."""
-
-    def __init__(self) -> None:
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._since, self._before, self._total = 0.0, 0, 0
-
-    def begin(self, step: str, done: int, total: int) -> None:
-        """Go over to another step."""
-        self._since, self._before, self._total = time.monotonic(), done, total
-        if self._bar is not None:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            # Without a total the bar pulses.
-            self._task = self._bar.add_task(step, total=total or None, completed=done, figures="")
-
-    def tell(self, done: int) -> None:
-        """So many records are behind."""
-        if self._bar is not None and self._task is not None:
-            seconds = time.monotonic() - self._since
-            figures = figures_of(done, self._total, (done - self._before) / max(seconds, 0.001))
-            self._bar.update(self._task, completed=done, figures=figures)
-
-    @contextmanager
-    def shown(self) -> Iterator["Bar"]:
-        """Show the bar while the block runs."""
-        if not sys.stderr.isatty():
-            yield self
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
-        with Progress(*columns, console=Console(stderr=True), transient=True) as self._bar:
-            yield self
-        self._bar = None
-
-
-def figures_of(done: int, total: int, rate: float) -> str:
-    """Position, rate and time left as text; the time left is what the rate says. `rate` is in records a second."""
-    if rate < 1:
-        return f"{done:,} of {total:,}"
-    minutes, seconds = divmod(round((total - done) / rate), 60)
-    return f"{done:,} of {total:,}  {rate:,.0f}/s  {minutes}:{seconds:02} left"
 
 
 def rebuild(
@@ -124,13 +77,12 @@ def rebuild(
       creditfold rebuild --until-position 3:1042 --until-position 4:977
     """
     from creditfold.common.settings import load_settings
+    from creditfold.processors.rebuild import steps
     from creditfold.processors.rebuild.processes import crew_at_once
-    from creditfold.processors.rebuild.steps import Request
-    from creditfold.processors.rebuild.steps import rebuild as run
 
     if resume is not None and (until or until_position or tablespace or note):
         raise ArgumentError("--resume goes on as the rebuild was begun.", "Leave out the other options.")
-    request = Request(
+    request = steps.Request(
         resume,
         until_ms=None if until is None else milliseconds(until),
         until_offsets=offsets_of(until_position) if until_position else None,
@@ -141,10 +93,10 @@ def rebuild(
     )
     began = time.monotonic()
     # The bar has a thread of its own, and librdkafka has several: the crew comes first.
-    with _told_how_to_go_on() as made, crew_at_once(processes) as crew, Bar().shown() as bar:
-        done = run(load_settings(), request, bar, made.append, crew)
+    with _with_resume_remedy() as made, crew_at_once(processes) as crew, FoldBar().shown() as bar:
+        done = steps.rebuild(load_settings(), request, bar, made.append, crew)
     seconds = time.monotonic() - began
-    _tell_unfinished()
+    _report_unfinished()
     if json:
         print_json({**_document(done), "seconds": round(seconds, 3)})
         return
@@ -156,25 +108,27 @@ def rebuild(
         say(f"Compare it: creditfold verify {done.number}", f"Switch to it: creditfold activate {done.number}")
 
 
-def _tell_unfinished() -> None:
-    """Say which generations were begun and given up: they take room, and nothing else reminds of them."""
-    from creditfold.cli.terms.projection import projection
-    from creditfold.projections.generations.catalog import generations as read
-    from creditfold.projections.generations.removal import SCRATCH
+def _report_unfinished() -> None:
+    """Report generations that were begun and not finished: they take room, and nothing else shows them."""
+    from creditfold.projections.generations import catalog, removal
 
     with projection() as connection:
-        unfinished = [row.number for row in read(connection) if row.state == "building" and row.purpose not in SCRATCH]
+        unfinished = [
+            row.number
+            for row in catalog.generations(connection)
+            if row.state == "building" and row.purpose not in removal.SCRATCH
+        ]
     for number in unfinished:
-        print(f"Generation {number} isn't finished. {_how_to_go_on(number)}", file=sys.stderr)
+        print(f"Generation {number} isn't finished. {_resume_remedy(number)}", file=sys.stderr)
 
 
-def _how_to_go_on(number: int) -> str:
+def _resume_remedy(number: int) -> str:
     return f"Go on: creditfold rebuild --resume {number}; or free it: creditfold drop {number}"
 
 
 @contextmanager
-def _told_how_to_go_on() -> Iterator[list[int]]:
-    """Say how a rebuild that ends too early is gone on with; the block notes the generation's number in the list."""
+def _with_resume_remedy() -> Iterator[list[int]]:
+    """Say how to resume a rebuild that ends too early; the block adds the generation's number to the list."""
     made: list[int] = []
     # Unwound as after Ctrl-C: the processes that fold are ended, and the terminal is as it was.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -186,7 +140,7 @@ def _told_how_to_go_on() -> Iterator[list[int]]:
         raise
     except CreditfoldError as error:
         if made:
-            error.remedy = f"{error.remedy} {_how_to_go_on(made[0])}".strip()
+            error.remedy = f"{error.remedy} {_resume_remedy(made[0])}".strip()
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -202,12 +156,10 @@ def generations(json: JsonOption = False) -> None:
       creditfold generations
       creditfold generations --json
     """
-    from creditfold.cli.terms.projection import projection
-    from creditfold.projections.generations.catalog import generations as read
-    from creditfold.projections.generations.removal import leftovers
+    from creditfold.projections.generations import catalog, removal
 
     with projection() as connection:
-        rows, left = read(connection), leftovers(connection)
+        rows, left = catalog.generations(connection), removal.leftovers(connection)
     if json:
         print_json([{**_document(row), "is_leftover": row.number in left} for row in rows])
         return
@@ -240,13 +192,12 @@ def activate(
       creditfold activate 1        go back
     """
     from creditfold.common.settings import load_settings
-    from creditfold.processors.rebuild.steps import Consent
-    from creditfold.processors.rebuild.steps import activate as run
+    from creditfold.processors.rebuild import steps
 
     if accept_differences and not note:
         raise ArgumentError("--accept-differences needs a reason.", "Add --note WHY; it is kept in the catalog.")
-    with Bar().shown() as bar:
-        done = run(load_settings(), number, Consent(accept_differences, log_replaced, note), bar)
+    with FoldBar().shown() as bar:
+        done = steps.activate(load_settings(), number, steps.Consent(accept_differences, log_replaced, note), bar)
     if json:
         print_json(done)
         return
@@ -264,10 +215,10 @@ def drop(number: NumberArgument) -> None:
     """
     from creditfold.common.settings import load_settings
     from creditfold.projections.connections import pinned
-    from creditfold.projections.generations.removal import drop as run
+    from creditfold.projections.generations import removal
 
     with pinned(load_settings().dsn) as connection:
-        run(connection, number)
+        removal.drop(connection, number)
     say(f"Generation {number} is gone.")
 
 

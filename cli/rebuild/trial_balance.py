@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditfold.cli.rebuild.proof import DIFFERENT
-from creditfold.cli.terms.arguments import ArgumentError, AssetFilterOption, JsonOption, moment_of
-from creditfold.cli.terms.output import print_json, print_table, say
-from creditfold.cli.terms.projection import projection
+from creditfold.cli.rebuild.verify import DIFFERENT
+from creditfold.cli.shared.arguments import ArgumentError, AssetFilterOption, JsonOption, moment_of
+from creditfold.cli.shared.output import print_json, print_table, say
+from creditfold.cli.shared.projection import projection
 from creditfold.common.position import Position
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditfold.cli.terms.output import written
+from creditfold.cli.shared.output import written
 
 if TYPE_CHECKING:
     from creditfold.common.settings import Settings

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditfold.cli.terms.arguments import JsonOption
-from creditfold.cli.terms.output import counted, print_json, say
-from creditfold.cli.terms.progress import progress_bar
+from creditfold.cli.shared.arguments import JsonOption
+from creditfold.cli.shared.output import counted, print_json, say
+from creditfold.cli.shared.progress import progress_bar
 
 if TYPE_CHECKING:
     from creditfold.log.archive.folder import ArchivedPartition, ArchiveFile

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditfold.cli.terms.arguments import JsonOption
-from creditfold.cli.terms.output import counted, print_json, print_table, say
-from creditfold.cli.terms.places import placed
+from creditfold.cli.shared.arguments import JsonOption
+from creditfold.cli.shared.output import counted, print_json, print_table, say
+from creditfold.cli.shared.places import placed
 from creditfold.common.checks import STATES, Check, worst_first
 from creditfold.common.errors import CreditfoldError
 

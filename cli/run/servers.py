@@ -1,69 +1,16 @@
 """The commands that run things: up, down, init, worker, demo. Owns their words, not their work."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditfold.cli.terms.arguments import ArgumentError
-from creditfold.cli.terms.output import say
+from creditfold.cli.shared.output import say
+from creditfold.cli.shared.progress import Steps
 
 if TYPE_CHECKING:
-    from rich.status import Status
-
     from creditfold.common.core import Core
     from creditfold.common.settings import Settings
-
-
-class Steps:
-    """Tells one step after the other with the time each took: a spinner on a terminal, plain lines elsewhere."""
-
-    def __init__(self) -> None:
-        self._label = ""
-        self._since = 0.0
-        self._spinner: Status | None = None
-
-    def _begin(self, label: str, with_spinner: bool) -> None:
-        self._label, self._since = label, time.monotonic()
-        if with_spinner and sys.stdout.isatty():
-            from rich.console import Console
-
-            self._spinner = Console().status(f"  {label}")
-            self._spinner.start()
-
-    def tell(self, detail: str) -> None:
-        """Say what the step is at: behind the spinner, or on a line of its own."""
-        if self._spinner is not None:
-            self._spinner.update(f"  {self._label}: {detail}")
-        else:
-            say(f"    {detail}")
-
-    def _end(self, note: str) -> None:
-        self._stop_spinner()
-        say(f"  {self._label:<42} {time.monotonic() - self._since:6.1f} s{'  ' + note if note else ''}")
-
-    def _stop_spinner(self) -> None:
-        if self._spinner is not None:
-            self._spinner.stop()
-        self._spinner = None
-
-    @contextmanager
-    def step(self, label: str, *, with_spinner: bool = True) -> Iterator[Callable[[str], None]]:
-        """Run a block as one step. It may call what it is given with a note to print behind the time.
-
-        A block that draws a progress bar of its own wants no spinner beside it.
-        """
-        notes: list[str] = []
-        self._begin(label, with_spinner)
-        try:
-            yield notes.append
-        except BaseException:
-            self._stop_spinner()
-            raise
-        self._end(", ".join(notes))
 
 
 def compiled_core(steps: Steps) -> "Core":
@@ -109,7 +56,7 @@ def up(
     settings = load_settings()
     steps = Steps()
     with steps.step("Starting Kafka and PostgreSQL"):
-        started = embedded.up(settings, on_step=steps.tell)
+        started = embedded.up(settings, on_step=steps.show)
         prepare_ledger(settings)
     if worker:
         from creditfold.cli.run.background import start_publisher, start_worker
@@ -183,74 +130,3 @@ def _unmended(settings: "Settings") -> list[str]:
         return []
     remedy = f"Have an administrator run CREATE ROLE {READER_ROLE} NOLOGIN; and repeat this as the ledger's owner."
     return [f"Read services can't read: {'; '.join(problems)}. {remedy}"]
-
-
-def worker(
-    check: Annotated[
-        bool, typer.Option("--check", help="Run none; exit with 1 unless this machine's worker is well.")
-    ] = False,
-    live: Annotated[
-        bool, typer.Option("--live", help="With --check: fail only for what a restart of the worker may mend.")
-    ] = False,
-    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what Faust says too.")] = False,
-) -> None:
-    """Fold the log into balances until it is stopped (Ctrl-C or SIGTERM).
-
-    Run as many as you like: they share the partitions. It waits while Kafka or PostgreSQL is away.
-
-    \b
-    Examples:
-      creditfold worker
-      creditfold worker --json-logs
-      creditfold worker --check           for a readiness probe
-      creditfold worker --check --live    for a liveness probe
-    """
-    from creditfold.common.settings import load_settings
-
-    if live and not check:
-        raise ArgumentError("--live belongs to --check.", "Write: creditfold worker --check --live")
-    if check:
-        from creditfold.cli.run.status import check_machine
-
-        check_machine(load_settings(), "worker", live=live)
-        return
-    from creditfold.processors.worker.main import run_worker
-
-    run_worker(load_settings(), json_logs=json_logs, verbose=verbose)
-
-
-def publisher(
-    check: Annotated[
-        bool, typer.Option("--check", help="Run none; exit with 1 unless this machine's publisher is well.")
-    ] = False,
-    live: Annotated[
-        bool, typer.Option("--live", help="With --check: fail only for what a restart of the publisher may mend.")
-    ] = False,
-    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the libraries say too.")] = False,
-) -> None:
-    """Publish outcomes and dead letters to their topics until it is stopped (Ctrl-C or SIGTERM).
-
-    Copies what the fold decided, once and in order. Run as many as you like: they share the partitions. It waits
-    while Kafka or PostgreSQL is away.
-
-    \b
-    Examples:
-      creditfold publisher
-      creditfold publisher --json-logs
-      creditfold publisher --check           for a readiness probe
-      creditfold publisher --check --live    for a liveness probe
-    """
-    from creditfold.common.settings import load_settings
-
-    if live and not check:
-        raise ArgumentError("--live belongs to --check.", "Write: creditfold publisher --check --live")
-    if check:
-        from creditfold.cli.run.status import check_machine
-
-        check_machine(load_settings(), "publisher", live=live)
-        return
-    from creditfold.processors.publisher.main import run_publisher
-
-    run_publisher(load_settings(), json_logs=json_logs, verbose=verbose)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
-from creditfold.cli.terms.arguments import JsonOption
-from creditfold.cli.terms.output import counted, print_json, print_table, say
+from creditfold.cli.shared.arguments import JsonOption
+from creditfold.cli.shared.output import counted, print_json, print_table, say
 from creditfold.common.errors import CreditfoldError
 
 if TYPE_CHECKING:

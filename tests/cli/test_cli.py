@@ -18,13 +18,13 @@ import pytest
 from pydantic import SecretStr
 from rich.console import Console
 
-from creditfold.cli.append import commands as appending
+from creditfold.cli.append import import_file, submission
 from creditfold.cli.main import COMMANDS, _run
-from creditfold.cli.rebuild.generations import figures_of
 from creditfold.cli.run import status
 from creditfold.cli.run.background import background_publisher, background_worker
 from creditfold.cli.run.servers import prepare_ledger
-from creditfold.cli.terms import output
+from creditfold.cli.shared import output
+from creditfold.cli.shared.progress import figures_of
 from creditfold.common.position import Position
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings, unknown_variables
@@ -229,7 +229,7 @@ def test_an_interrupted_import_says_how_it_goes_on(bare: Cli, tmp_path: Path, mo
         raise KeyboardInterrupt
 
     monkeypatch.setenv("CREDITFOLD_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr(appending, "import_with_progress", interrupted)
+    monkeypatch.setattr(import_file, "import_with_progress", interrupted)
     done = bare("import", "commands.jsonl")
     assert (done.code, done.out) == (130, "")
     assert done.err.startswith("error: Interrupted.\ntry: Run it again: it goes on where it was")
@@ -458,8 +458,8 @@ def test_an_unknown_account_has_nothing(cli: Cli) -> None:
 def test_without_a_worker_the_append_is_done_and_the_wait_ends(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 4: the command is in the log, and its id is told."""
     # The log has all the time that it needs, and the fold, which doesn't run, hardly any.
-    awaited = appending.awaited_outcome
-    monkeypatch.setattr(appending, "awaited_outcome", lambda *given: awaited(*given[:-1], 0.1))
+    awaited = submission.awaited_outcome
+    monkeypatch.setattr(submission, "awaited_outcome", lambda *given: awaited(*given[:-1], 0.1))
     done = cli("grant", "alice", "500", "--id", "g1", *PATIENT)
     assert (done.code, done.out) == (4, "")
     assert re.search(r"The command is in the log at \d:0\. Its id is g1; sent again with --id g1, ", done.err)

@@ -10,8 +10,8 @@ import pytest
 from test_cli import bare as cli
 from test_cli import use
 
-from creditfold.cli.append import commands as appending
-from creditfold.cli.terms.arguments import ArgumentError, duration_of, instant_of, instant_or_from_now
+from creditfold.cli.append import submission
+from creditfold.cli.shared.arguments import ArgumentError, duration_of, instant_of, instant_or_from_now
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.producers.models.commands import MODELS
@@ -37,7 +37,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(attempt.command)
         return Position(0, len(found))
 
-    monkeypatch.setattr(appending, "_appended", take)
+    monkeypatch.setattr(submission, "_appended", take)
     return found
 
 
@@ -224,7 +224,7 @@ def test_a_hold_that_counts_from_now_says_how_it_is_sent_again(cli: Cli, monkeyp
         seen.append(attempt.command.deadline)
         raise DeliveryFailedError("The log didn't confirm it.", "")
 
-    monkeypatch.setattr(appending, "_appended", fail)
+    monkeypatch.setattr(submission, "_appended", fail)
     done = cli("hold", "ada", "5", "--until", "15m", "--id", "h-1", "--no-wait")
     assert done.code == 1
     assert f"sent again with --id h-1 --until {seen[0]}, all else the same, it counts once" in done.err
@@ -259,13 +259,13 @@ EXPIRED = [
 )
 def test_an_outcome_in_words(decision: Decision, said: str) -> None:
     """Whatever the command was about."""
-    assert appending.outcome_in_words(decision) == said
+    assert submission.outcome_in_words(decision) == said
 
 
 def test_a_batch_says_what_expired_at_once_in_its_steps() -> None:
     """Its own line is of no asset and has no facts."""
     steps = [decided("grant", asset, 5, 0, facts=EXPIRED) for asset in ("x", "y", "x")]
-    said = appending.outcome_in_words(decided("batch", "", 0, 0), [*steps, decided("grant", "z", 5, 5)])
+    said = submission.outcome_in_words(decided("batch", "", 0, 0), [*steps, decided("grant", "z", 5, 5)])
     assert said == "accepted: batch; 10 x expired at once; 5 y expired at once"
 
 

@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Producer
 
 from creditfold.cli.main import _run
-from creditfold.cli.read.outcomes import document, line
+from creditfold.cli.read.follow import document, line
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings, load_settings
 from creditfold.log import reader as log

@@ -15,8 +15,7 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 from test_chunks import FakeRecord
 
-from creditfold.cli.append import redrive as redriving
-from creditfold.cli.append.redrive_steps import Redriven, Redriver
+from creditfold.cli.append import redrive as command
 from creditfold.cli.main import _run
 from creditfold.cli.run.servers import prepare_ledger
 from creditfold.common.position import Position
@@ -24,6 +23,7 @@ from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings
 from creditfold.ledger import CreditBook, Spend
 from creditfold.processors.fold.chunk import MAX_DEAD_BYTES, fold, partition_of, read_records
+from creditfold.processors.redrive import Redriven, Redriver
 from creditfold.producers import redrive
 from creditfold.producers.client import CommandProducer
 from creditfold.producers.models.commands import MODELS
@@ -176,8 +176,8 @@ def test_a_type_is_corrected_but_not_what_the_other_command_would_not_say() -> N
 
 def test_every_flat_command_can_be_said_by_its_type_and_fields() -> None:
     """As docs/operating.md has it."""
-    assert list(get_args(redriving.FlatType)) == [name for name in MODELS if name != "batch"]
-    said = redriving._corrections(["hold=h", "final=true", "amount=05", "metadata.k=v"], "capture", None)
+    assert list(get_args(command.FlatType)) == [name for name in MODELS if name != "batch"]
+    said = command._corrections(["hold=h", "final=true", "amount=05", "metadata.k=v"], "capture", None)
     assert said == Corrections({"hold": "h", "final": True, "amount": 5}, {"k": "v"}, "capture")
 
 
@@ -343,15 +343,15 @@ def test_a_wrong_argument_is_refused_before_any_server_is_asked(bare: Cli, argum
 def test_the_author_is_the_user_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the environment; where it names nobody, --by must."""
     monkeypatch.setenv("USER", "zoe")
-    assert (redriving._author(None), redriving._author("ann")) == ("zoe", "ann")
+    assert (command._author(None), command._author("ann")) == ("zoe", "ann")
 
     def nobody() -> str:
         raise KeyError("uid not found")
 
     monkeypatch.delenv("USER")
     monkeypatch.setattr("getpass.getuser", nobody)
-    with pytest.raises(redriving.ArgumentError, match="--by NAME"):
-        redriving._author(None)
+    with pytest.raises(command.ArgumentError, match="--by NAME"):
+        command._author(None)
 
 
 # On the real stack.
@@ -568,9 +568,9 @@ def _place(text: str) -> Position:
 
 def test_a_summary_of_many_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     """What went well is counted; what didn't is named, the first twenty."""
-    fine = [redriving.Result(Position(0, n), "key_mismatch", "accepted", Position(1, n)) for n in range(50)]
-    bad = [redriving.Result(Position(0, n), "not_framed", "refused", detail=f"{n} is noise") for n in range(50, 75)]
-    redriving._print_results(fine + bad, json=False)
+    fine = [command.Result(Position(0, n), "key_mismatch", "accepted", Position(1, n)) for n in range(50)]
+    bad = [command.Result(Position(0, n), "not_framed", "refused", detail=f"{n} is noise") for n in range(50, 75)]
+    command._print_results(fine + bad, json=False)
     out = capsys.readouterr().out
     assert (out.count("is noise"), out.count("key_mismatch")) == (20, 0)
     assert "and 5 more; --json shows all" in out

@@ -16,8 +16,8 @@ from test_commands import LEAST, least, step
 from test_crediting import sent
 
 from creditfold.cli.append.redrive import _corrections
-from creditfold.cli.terms.arguments import ArgumentError, instant_of, moment_of
-from creditfold.cli.terms.output import safe
+from creditfold.cli.shared.arguments import ArgumentError, instant_of, moment_of
+from creditfold.cli.shared.output import safe
 from creditfold.common import instants
 from creditfold.common.lookalikes import oddity_of
 from creditfold.common.position import Position
@@ -445,7 +445,7 @@ def test_what_nobody_sees_is_escaped_in_print() -> None:
 
 def test_json_in_print_is_the_same_document(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     """With its escapes where a terminal would obey."""
-    from creditfold.cli.terms.output import print_json, print_json_line
+    from creditfold.cli.shared.output import print_json, print_json_line
 
     value = {"account": "ann\u200b\x9b2J\u202e\x7f Zoë 🜁 \U000e0061"}
     for show in (print_json, print_json_line):

@@ -11,7 +11,7 @@ from test_chunks import FakeRecord
 from test_cli import bare, use
 from test_credit_store import folded, in_memory, prepared
 
-from creditfold.cli.terms.reasons import DEAD, REJECTED
+from creditfold.cli.shared.reasons import DEAD, REJECTED
 from creditfold.common.settings import Settings
 from creditfold.ledger import RejectionReason
 from creditfold.processors.fold.account_cache import Memory, Seen

@@ -366,7 +366,7 @@ _BALANCE = attrgetter(
 
 def as_of(settings: Settings, when: Callable[[int], str]) -> list[tuple[Any, ...]]:
     """Balances of all accounts as the command line tells them."""
-    from creditfold.cli.read.balances import _balances_as_of
+    from creditfold.cli.read.balance import _balances_as_of
 
     found: list[tuple[Any, ...]] = []
     with connected(settings.dsn) as connection:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from creditfold.cli.append.commands import import_with_progress, open_producer
+from creditfold.cli.append.import_file import import_with_progress
+from creditfold.cli.append.submission import open_producer
 from creditfold.cli.demo import audit, cdnow
 from creditfold.cli.demo import main as demo_module
 from creditfold.cli.demo.cdnow import Conversion, DemoDataError, Purchase, convert, fetched_history, parse_history

@@ -31,7 +31,7 @@ ARROWS = {
     "projections/doctor": "common log projections projections/tables projections/queries projections/generations",
     "producers": "common schemas ledger producers/models",
     "producers/models": "common schemas ledger",
-    "processors": "common log projections projections/tables projections/queries",
+    "processors": "common log producers producers/models projections projections/tables projections/queries",
     "processors/fold": "common schemas ledger log projections projections/store",
     "processors/worker": "common schemas ledger log projections projections/tables projections/store"
     " projections/queries processors processors/fold",
@@ -40,20 +40,19 @@ ARROWS = {
     "processors/publisher": "common schemas ledger log projections projections/tables projections/queries processors"
     " processors/fold",
     "stack": "common log",
-    "cli/terms": "common schemas ledger projections stack",
-    "cli/append": "common schemas ledger log producers producers/models projections projections/tables"
-    " projections/queries"
-    " processors/worker cli/terms",
+    "cli/shared": "common schemas ledger projections stack",
+    "cli/append": "common schemas ledger producers producers/models projections projections/queries processors"
+    " processors/worker cli/shared",
     "cli/read": "common schemas ledger producers projections projections/queries projections/proof processors/fold"
-    " processors/publisher cli/terms",
+    " processors/publisher cli/shared",
     "cli/rebuild": "common ledger producers/models projections projections/queries projections/generations"
-    " projections/proof processors/rebuild cli/append cli/terms",
+    " projections/proof processors/rebuild cli/append cli/shared",
     "cli/run": "common log log/archive log/doctor projections projections/tables"
     " projections/queries projections/doctor processors processors/worker processors/publisher stack"
-    " cli/terms",
+    " cli/shared",
     "cli/demo": "common log producers producers/models projections projections/queries stack cli/append cli/run"
-    " cli/terms",
-    "cli": "common log projections cli/append cli/read cli/rebuild cli/run cli/demo cli/terms",
+    " cli/shared",
+    "cli": "common log projections cli/append cli/read cli/rebuild cli/run cli/demo cli/shared",
 }
 
 # Everything that the pure room may import from outside: no clock, no random source, no environment, no I/O.

@@ -1,28 +1,33 @@
-"""The steps of a redrive: judge, decide, append, complete. Owns their order, so that one may die between any two.
+"""The workflow of a redrive: judge, decide, append, complete. Owns the order, in which a process may die at any place.
 
 1. The decision is recorded with the very bytes to append; its primary key lets one redrive of a letter begin, ever.
-2. Those bytes are appended, with headers by which the log itself tells what they mend.
-3. The decision learns where they are.
+2. Those bytes are appended, with headers by which the log itself shows what they mend.
+3. The decision gets their position.
 
-Whoever is killed between 1 and 3 leaves a decision that says where nothing is. The next redrive of the letter finishes
-it: first it waits until the fold has passed the log's end and looks whether the record is there, else it appends the
-same bytes again. Should both be in the log after all, since a broker may hold back an append for long, then the second
-is a duplicate without effect: the command's id is in the bytes. And should the first be a dead letter again, then so
-is the second, which is refused a redrive of its own, being a copy.
+A process killed between 1 and 3 leaves a decision without a position. The next redrive of the letter finishes it: it
+waits until the fold has passed the log's end and looks whether the record is there, else it appends the same bytes
+again. Should both be in the log after all, since a broker may hold back an append for long, the second is a duplicate
+without effect: the command's id is in the bytes. Should the first be a dead letter again, so is the second, which is
+refused a redrive of its own, being a copy.
 
-Knows neither options nor words for people but those of a refusal.
+What is appended is judged in producers/redrive.py. Knows neither options nor output.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from creditfold.cli.terms.output import instant
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
 from creditfold.common.errors import CreditfoldError
+from creditfold.common.instants import iso, milliseconds_of
 from creditfold.common.position import Log, Position
+from creditfold.common.settings import Settings
 from creditfold.log.topics import describe_log, end_offsets
+from creditfold.producers.client import CommandProducer
 from creditfold.producers.models.commands import Command, Encoded
 from creditfold.producers.redrive import (
     Corrections,
@@ -36,20 +41,19 @@ from creditfold.producers.redrive import (
 )
 from creditfold.projections import queries
 from creditfold.projections.queries import decisions
-from creditfold.projections.queries.dead_letters import TreatedLetter
+from creditfold.projections.queries.dead_letters import OPEN, TreatedLetter
 from creditfold.projections.queries.decisions import Decided, Wish
 from creditfold.projections.tables.source import refuse_other_log
 
-if TYPE_CHECKING:
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
 
-    from creditfold.common.settings import Settings
-    from creditfold.producers.client import CommandProducer
+class RedriveInterruptedError(CreditfoldError):
+    """Ctrl-C after the decision about a letter was recorded."""
+
+    exit_code = 130
 
 
 class Redriven(NamedTuple):
-    """A letter that was redriven: the command that mends it, and where that is."""
+    """The command that mends a letter, and its position."""
 
     command: Command
     to: Position
@@ -57,38 +61,39 @@ class Redriven(NamedTuple):
 
 @dataclass
 class Redriver:
-    """Redrives dead letters for one person and one reason. Times are in seconds."""
+    """Redrives dead letters for one person and one reason. `timeout_s` bounds each wait, in seconds."""
 
-    connection: "Connection[TupleRow]"
-    settings: "Settings"
+    connection: Connection[TupleRow]
+    settings: Settings
     by: str
     why: str
     corrections: Corrections
     timeout_s: float
-    #: Closes what is opened on the way.
+    #: Closes the producer.
     closing: ExitStack
 
     @cached_property
     def log(self) -> Log:
-        """The log that is appended to, which must be the one that the letters are of. Raises LogChangedError."""
+        """The log to append to, which must be the log of the letters. Raises LogChangedError."""
         log = decisions.live_log(self.connection)
         refuse_other_log(log, describe_log(self.settings))
         return log
 
     @cached_property
     def rules(self) -> int:
-        """The rules in force in every partition: an account's is known only with its command."""
+        """The lowest version of the rules in force in any partition: which one the account is in isn't known yet."""
         return min(row.rules for row in queries.progress(self.connection))
 
     @cached_property
-    def producer(self) -> "CommandProducer":
+    def producer(self) -> CommandProducer:
         """Opened with the first append."""
-        from creditfold.cli.append.commands import open_producer
-
-        return self.closing.enter_context(open_producer(self.settings, self.timeout_s))
+        settings, timeout_s = self.settings, self.timeout_s
+        return self.closing.enter_context(
+            CommandProducer(settings.kafka_client, settings.commands_topic, delivery_timeout_s=timeout_s)
+        )
 
     def await_fold(self) -> None:
-        """Wait until the fold knows all that is in the log by now, redrives among it. Raises NotYetFoldedError."""
+        """Wait until all that is in the log by now is folded, redrives included. Raises NotYetFoldedError."""
         ends = end_offsets(self.settings, self.log.topic, range(self.log.partitions))
         try:
             for partition, end in ends.items():
@@ -96,13 +101,13 @@ class Redriver:
                     queries.wait_for(self.connection, Position(partition, end - 1), self.timeout_s)
         except queries.NotYetFoldedError as error:
             raise queries.NotYetFoldedError(
-                f"The fold hasn't caught up with the log within {self.timeout_s:g} s, so it can't be told what was"
+                f"The fold hasn't caught up with the log within {self.timeout_s:g} s, so it isn't known what was"
                 " redriven already. Nothing was appended.",
                 error.remedy,
             ) from None
 
     def judge(self, row: TreatedLetter) -> Mended:
-        """What redriving a letter would append. Raises RedriveRefusedError. Changes nothing."""
+        """Return what redriving a letter would append. Changes nothing. Raises RedriveRefusedError."""
         found = decisions.decided(self.connection, self.log.topic_id, row.position)
         if found is None:
             return self._mended(row)
@@ -112,14 +117,14 @@ class Redriver:
         """Redrive a letter, or finish a redrive of it that was interrupted. Raises RedriveRefusedError."""
         topic_id, position = self.log.topic_id, row.position
         mended = self.judge(row)
-        # Its record stands already where an earlier redrive was interrupted, or somebody else is quicker.
+        # False where an earlier redrive was interrupted, or where another process was quicker.
         begun = decisions.decide(self.connection, topic_id, position, self._wish(mended))
         with (
-            self._told_how_to_go_on(position),
+            self._with_finish_remedy(position),
             decisions.held(self.connection, topic_id, position, self.timeout_s) as found,
         ):
             if begun:
-                # Somebody may have taken the decision for an interrupted one, and have finished it in that moment.
+                # Another process may have taken the decision for an interrupted one, and have finished it meanwhile.
                 to = found.to or self._append(row, found, mended)
             else:
                 mended = self._pending(row, found)
@@ -134,7 +139,7 @@ class Redriver:
         if row.to is not None:
             raise RedriveRefusedError(
                 f"{row.position} was redriven already, to {row.to}, by {row.decided_by}: {row.note}. The decision was"
-                " lost with an earlier database; the log knows of it.",
+                " lost with an earlier database; the log shows it.",
                 f"See what came of it: creditfold dead-letters show {row.position}",
             )
         said = decisions.mends(self.connection, row.position)
@@ -167,8 +172,8 @@ class Redriver:
         return self.producer.append_record(mended.record._replace(headers=headers))
 
     @contextmanager
-    def _told_how_to_go_on(self, position: Position) -> Iterator[None]:
-        """Say of a failure after the decision that the same command finishes it."""
+    def _with_finish_remedy(self, position: Position) -> Iterator[None]:
+        """Add to the remedy of a failure after the decision that the same command finishes it."""
         how = f"The decision about {position} is recorded; redrive it again to finish it, its command counts once."
         try:
             yield
@@ -178,18 +183,30 @@ class Redriver:
             error.remedy = f"{error.remedy} {how}".strip()
             raise
         except KeyboardInterrupt:
-            from creditfold.cli.append.commands import InterruptedAppendError
+            raise RedriveInterruptedError("Interrupted.", how) from None
 
-            raise InterruptedAppendError("Interrupted.", how) from None
+
+def discard(connection: Connection[TupleRow], topic_id: str, letter: TreatedLetter, wish: Wish | None) -> None:
+    """Record that nothing is done about a letter; without a wish, only judge. Raises RedriveRefusedError."""
+    position = letter.position
+    if letter.state == OPEN and (wish is None or decisions.decide(connection, topic_id, position, wish)):
+        return
+    found = decisions.decided(connection, topic_id, position)
+    if found is not None:
+        refuse_decided(position, found)
+    where = f"to {letter.to}" if letter.to else "and isn't finished"
+    raise RedriveRefusedError(
+        f"{position} is redriven already, {where}.", f"See it: creditfold dead-letters show {position}"
+    )
 
 
 def letter_of(row: TreatedLetter) -> Letter:
-    """What the judgement needs of a letter."""
+    """The part of a dead letter that decides what is appended."""
     return Letter(row.position, row.reason, row.detail, row.value, row.headers)
 
 
 def refuse_decided(position: Position, found: Decided) -> None:
-    """Raise RedriveRefusedError for a letter about which all is decided and done."""
+    """Raise RedriveRefusedError for a letter that was discarded or redriven to the end."""
     if found.decision == "discard":
         raise RedriveRefusedError(f"{position} was discarded {_by(found)}.", "A decision stands. Send a new command.")
     if found.to is not None:
@@ -200,4 +217,4 @@ def refuse_decided(position: Position, found: Decided) -> None:
 
 
 def _by(found: Decided) -> str:
-    return f"by {found.decided_by} at {instant(found.decided_at)}: {found.note}"
+    return f"by {found.decided_by} at {iso(milliseconds_of(found.decided_at))}: {found.note}"

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditfold.cli.terms.arguments import AccountArgument, AssetFilterOption, JsonOption, checked_account
-from creditfold.cli.terms.output import NONE, counted, print_json, print_table, say
-from creditfold.cli.terms.projection import projection
+from creditfold.cli.shared.arguments import AccountArgument, AssetFilterOption, JsonOption, checked_account
+from creditfold.cli.shared.output import NONE, counted, print_json, print_table, say
+from creditfold.cli.shared.projection import projection
 from creditfold.common.position import Position
 
 if TYPE_CHECKING:

@@ -1,0 +1,78 @@
+"""The commands that run or check a process: worker, publisher. Owns their options, not their work."""
+
+from typing import Annotated
+
+import typer
+
+from creditfold.cli.shared.arguments import ArgumentError
+
+
+def worker(
+    check: Annotated[
+        bool, typer.Option("--check", help="Run none; exit with 1 unless this machine's worker is well.")
+    ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="With --check: fail only for what a restart of the worker may mend.")
+    ] = False,
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what Faust says too.")] = False,
+) -> None:
+    """Fold the log into balances until it is stopped (Ctrl-C or SIGTERM).
+
+    Run as many as you like: they share the partitions. It waits while Kafka or PostgreSQL is away.
+
+    \b
+    Examples:
+      creditfold worker
+      creditfold worker --json-logs
+      creditfold worker --check           for a readiness probe
+      creditfold worker --check --live    for a liveness probe
+    """
+    from creditfold.common.settings import load_settings
+
+    if live and not check:
+        raise ArgumentError("--live belongs to --check.", "Write: creditfold worker --check --live")
+    if check:
+        from creditfold.cli.run.status import check_machine
+
+        check_machine(load_settings(), "worker", live=live)
+        return
+    from creditfold.processors.worker.main import run_worker
+
+    run_worker(load_settings(), json_logs=json_logs, verbose=verbose)
+
+
+def publisher(
+    check: Annotated[
+        bool, typer.Option("--check", help="Run none; exit with 1 unless this machine's publisher is well.")
+    ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="With --check: fail only for what a restart of the publisher may mend.")
+    ] = False,
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the libraries say too.")] = False,
+) -> None:
+    """Publish outcomes and dead letters to their topics until it is stopped (Ctrl-C or SIGTERM).
+
+    Copies what the fold decided, once and in order. Run as many as you like: they share the partitions. It waits
+    while Kafka or PostgreSQL is away.
+
+    \b
+    Examples:
+      creditfold publisher
+      creditfold publisher --json-logs
+      creditfold publisher --check           for a readiness probe
+      creditfold publisher --check --live    for a liveness probe
+    """
+    from creditfold.common.settings import load_settings
+
+    if live and not check:
+        raise ArgumentError("--live belongs to --check.", "Write: creditfold publisher --check --live")
+    if check:
+        from creditfold.cli.run.status import check_machine
+
+        check_machine(load_settings(), "publisher", live=live)
+        return
+    from creditfold.processors.publisher.main import run_publisher
+
+    run_publisher(load_settings(), json_logs=json_logs, verbose=verbose)
