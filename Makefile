@@ -21,17 +21,11 @@ TEST_CORE := compiled
 endif
 endif
 COMPILE = $(BIN)/python building/creditfold_compilation.py
-# The tests of what is compiled; both versions of the core must pass them.
-CORE_TESTS := $(foreach name,batches chunks commands compiled credit_validity credits \
-	credits_model golden ledger memory plain plain_lines rules schemas,$(wildcard tests/*/test_$(name).py))
-
-# The tests of the fold on real servers, which the compiled core must pass, too. Others put something of their own in
-# place of a part of the core, which can't be done with the compiled one.
-FOLD_TESTS := $(foreach name,batch_reader chaos credit_reading credit_store fold generations \
-	inline_lots outages store together transfers trial_balance,$(wildcard tests/*/test_$(name).py))
-
-# Those of what the documents show and a user calls, which run on what a user has: on the compiled core alone.
-SHOWN_TESTS := $(foreach name,bulk cli demo docs files,$(wildcard tests/*/test_$(name).py))
+# Which tests run on which core, by their markers (pyproject.toml): those of what the core computes on both; those of all
+# that is around it, and of what users see, on the compiled one alone; and all others on plain Python alone, because many
+# put something of their own in place of a part of the core.
+ON_COMPILED := (both_cores or compiled_core)
+ON_PLAIN := $(if $(filter 1,$(PLAIN)),,and (both_cores or not compiled_core))
 
 # The first of these that is Python 3.11 or later; `make PYTHON=...` names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -47,7 +41,7 @@ help:
 	@echo 'make test        every check: lint, types, unit tests, tests on the real stack, the docs'
 	@echo 'make test-unit   the tests that need no server'
 	@echo 'make test-compiled  those of the core, on the compiled core'
-	@echo 'make test-stack  the tests on the real Kafka and PostgreSQL, the docs among them; those of the fold on both cores'
+	@echo 'make test-stack  the tests on the real Kafka and PostgreSQL, the docs among them; what the core computes on both cores'
 	@echo 'make test-under-load  every test with two busy processes beside it, then pinned to one core; TIMES=5 for five times'
 	@echo 'make coverage    what the unit tests reach, as information'
 	@echo 'make chaos       kill, freeze and set back all that there is while $(CHAOS_COMMANDS) commands are folded'
@@ -121,16 +115,16 @@ ifneq ($(PLAIN),1)
 endif
 
 test-core: $(VENV)/.installed-dev $(TEST_CORE)
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) $(CORE_TESTS)
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'both_cores and not stack and not chaos'
 
 test-stack:
 ifneq ($(PLAIN),1)
-	@$(MAKE) --no-print-directory test-servers FILES='$(FOLD_TESTS) $(SHOWN_TESTS)' COMPILED=1
+	@$(MAKE) --no-print-directory test-servers THESE='and $(ON_COMPILED)' COMPILED=1
 endif
-	@$(MAKE) --no-print-directory test-servers FILES='$(if $(filter 1,$(PLAIN)),,$(addprefix --ignore=,$(SHOWN_TESTS)))'
+	@$(MAKE) --no-print-directory test-servers THESE='$(ON_PLAIN)'
 
 test-servers: $(VENV)/.installed-dev $(TEST_CORE)
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) --maxschedchunk 1 -m 'stack or chaos' $(FILES)
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) --maxschedchunk 1 -m '(stack or chaos) $(THESE)'
 
 chaos: $(VENV)/.installed-dev $(CORE)
 	CREDITFOLD_CORE=$(if $(CORE),compiled,plain) CREDITFOLD_CHAOS_COMMANDS=$(CHAOS_COMMANDS) $(BIN)/pytest -m chaos -s

@@ -36,6 +36,8 @@ from helpers.fork_server import Process
 from helpers.stack_under_test import embedded_settings, free_port
 from helpers.support import HANG_S, PATIENT, Cli, Done, Raw, append, environment, query, wait_until_folded, worker
 
+pytestmark = pytest.mark.compiled_core
+
 NAMES = [name for name, _, _ in COMMANDS]
 
 

@@ -33,6 +33,8 @@ from creditfold.producers.models.steps import STEP_MODELS
 from creditfold.schemas.registry import avsc_name
 from creditfold.schemas.wire import decode
 
+pytestmark = pytest.mark.both_cores
+
 GOOD: dict[str, Any] = {"command_id": "c-1", "account": "ada", "asset": "credits", "amount": 1}
 
 

@@ -30,6 +30,8 @@ from creditfold.ledger.commands import (
 from creditfold.ledger.credit_validity import problem_of
 from creditfold.ledger.limits import MAX_AMOUNT, MAX_OCCURRED_AT
 
+pytestmark = pytest.mark.both_cores
+
 GRANT = Grant("g", "ann", "credits", 5)
 SPEND = Spend("s", "ann", "credits", 5)
 HOLD = Hold("h", "ann", "credits", 5, 1_000)

@@ -43,6 +43,8 @@ from creditfold.ledger.limits import MAX_AMOUNT, MAX_PARCELS
 from creditfold.ledger.reasons import RejectionReason
 from creditfold.ledger.transfers import derived
 
+pytestmark = pytest.mark.both_cores
+
 START = 100
 DELIVER = "deliver"
 ALL, SPENDING = FreezeScope.ALL, FreezeScope.SPENDING

@@ -46,6 +46,8 @@ from creditfold.ledger.folding import Verdict
 from creditfold.ledger.transfers import derived
 from helpers.credits_model import DAY_MS, PLACES, Answer, Model, Owner, Said
 
+pytestmark = pytest.mark.both_cores
+
 
 @pytest.fixture(autouse=True)
 def what_accounts_share_is_empty() -> Iterator[None]:

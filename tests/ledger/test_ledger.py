@@ -18,6 +18,8 @@ from creditfold.ledger.folding import Body, Known, body_of
 from creditfold.ledger.limits import MAX_AMOUNT, is_id, is_note
 from creditfold.ledger.validity import check
 
+pytestmark = pytest.mark.both_cores
+
 
 def test_an_unknown_command_raises() -> None:
     """There is no silent default branch."""

@@ -10,6 +10,8 @@ from creditfold.projections.results import ChunkResult
 from creditfold.schemas.wire import decode, encode
 from programs.rules_two import decide_two
 
+pytestmark = pytest.mark.both_cores
+
 
 @pytest.fixture(autouse=True)
 def rules_two(monkeypatch: pytest.MonkeyPatch) -> None:

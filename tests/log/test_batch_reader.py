@@ -20,6 +20,8 @@ from creditfold.log.topics import end_offsets
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S, TRANSACTION_MS
 
+pytestmark = pytest.mark.compiled_core
+
 IS_QUICK = batch_reader._batches is not None
 PARTITION = 1
 

@@ -19,6 +19,8 @@ from creditfold.log import batch_reader
 from creditfold.log.batch_reader import BatchReader, _decoders
 from creditfold.log.reader import UNREADABLE_HEADERS, LogRecord, Taken
 
+pytestmark = pytest.mark.both_cores
+
 try:
     batches: Any = importlib.import_module("creditfold.log.batches")
 except ImportError:

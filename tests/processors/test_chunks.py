@@ -25,6 +25,8 @@ from creditfold.processors.fold.chunk import (
 from creditfold.projections.results import ChunkResult, DeadLetter
 from creditfold.schemas.wire import encode
 
+pytestmark = pytest.mark.both_cores
+
 
 class FakeRecord(NamedTuple):
     """A Kafka client's record."""

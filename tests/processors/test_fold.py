@@ -33,6 +33,8 @@ from helpers.support import (
     worker,
 )
 
+pytestmark = pytest.mark.both_cores
+
 
 @pytest.fixture
 def running(ledger_settings: Settings, tmp_path: Path) -> Iterator[WorkerProcess]:

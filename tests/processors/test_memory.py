@@ -14,6 +14,8 @@ from creditfold.processors.fold.chunk import folding
 from creditfold.projections.results import ChunkResult
 from creditfold.schemas.wire import encode
 
+pytestmark = pytest.mark.both_cores
+
 IDS = st.lists(st.integers(0, 60).map(str), max_size=200)
 
 

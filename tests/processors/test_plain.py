@@ -49,6 +49,8 @@ from creditfold.schemas.registry import latest, load_lock
 from creditfold.schemas.wire import encode
 from helpers.credit_histories import history
 
+pytestmark = pytest.mark.both_cores
+
 needs_quick = pytest.mark.skipif(not IS_COMPILED, reason="there is a quick way in the compiled core only")
 
 

@@ -27,6 +27,8 @@ from creditfold.schemas.wire import encode
 from helpers.credit_topics import LONG_AGO_MS, append_long_ago
 from helpers.support import HANG_S, ROOT, SEED, Cli, Raw, WorkerProcess, append, query, wait_until_folded, worker
 
+pytestmark = pytest.mark.compiled_core
+
 __all__ = ["bare"]
 
 TRANSFERS = int(os.environ.get("CREDITFOLD_CHAOS_TRANSFERS", "300"))

@@ -41,6 +41,8 @@ from creditfold.schemas.wire import decode
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S
 
+pytestmark = pytest.mark.compiled_core
+
 HEADER = "type,command_id,account,asset,amount,reason\n"
 
 

@@ -28,6 +28,8 @@ from creditfold.producers.import_lines import (
 )
 from helpers.support import HANG_S, environment
 
+pytestmark = pytest.mark.compiled_core
+
 __all__ = ["work"]
 
 HEAD, ROW = "type,command_id,account,asset,amount", "grant,g-1,ann,credits,100"

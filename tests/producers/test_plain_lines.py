@@ -16,6 +16,8 @@ from creditfold.producers import InvalidCommandError
 from creditfold.producers.import_lines import BadRecordError, CsvRecords, JsonLines
 from creditfold.producers.models.commands import Encoded, encode_command
 
+pytestmark = pytest.mark.both_cores
+
 needs_quick = pytest.mark.skipif(not IS_COMPILED, reason="there is a quick way in the compiled core only")
 
 PLAIN_FIELDS: dict[str, Any] = {

@@ -26,6 +26,8 @@ from creditfold.schemas.wire import encode
 from helpers.credit_histories import HOUR_MS, START_MS, history
 from helpers.support import ROOT, Cli, query
 
+pytestmark = pytest.mark.both_cores
+
 __all__ = ["bare", "prepared"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -34,6 +34,8 @@ from creditfold.schemas.wire import encode
 from helpers.credit_histories import history
 from helpers.support import query
 
+pytestmark = pytest.mark.both_cores
+
 __all__ = ["prepared"]
 
 

@@ -80,6 +80,8 @@ from helpers.support import (
     worker,
 )
 
+pytestmark = pytest.mark.compiled_core
+
 WATCH = Quiet()
 
 
@@ -588,7 +590,14 @@ CREDITS = 2
 
 
 @pytest.mark.parametrize(
-    "number", [0, 1, pytest.param(CREDITS, marks=pytest.mark.skipif(IS_COMPILED, reason="written by Python's core"))]
+    "number",
+    [
+        *(0, 1),
+        pytest.param(
+            CREDITS,
+            marks=[pytest.mark.both_cores, pytest.mark.skipif(IS_COMPILED, reason="written by Python's core")],
+        ),
+    ],
 )
 def test_a_rebuild_killed_anywhere_is_resumed(ledger_settings: Settings, number: int) -> None:
     """SIGKILL at random points, several times; orphaned processes end, and the result is as if nothing had happened.

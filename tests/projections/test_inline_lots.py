@@ -16,6 +16,8 @@ from creditfold.projections.proof.state import wrong_state
 from helpers.credit_histories import history
 from helpers.support import query
 
+pytestmark = pytest.mark.both_cores
+
 __all__ = ["prepared"]
 
 #: Lots that nothing keeps from standing in their balance, neither their state nor their name.

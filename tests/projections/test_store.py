@@ -33,6 +33,8 @@ from creditfold.stack.postgres_server import OLDEST_MAJOR
 from helpers.projection_copy import copy_of
 from helpers.support import HANG_S, query
 
+pytestmark = pytest.mark.compiled_core
+
 LOG = Log("creditfold.commands.v1", "an-id", 1)
 RECORDS = [
     grant(0, 10, "1", "ann", 5),

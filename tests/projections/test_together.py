@@ -36,6 +36,8 @@ from helpers.credit_histories import START_MS, history
 from helpers.support import HANG_S, query
 from programs.rules_two import decide_two
 
+pytestmark = pytest.mark.both_cores
+
 PARTITIONS = 3
 Partitions = Sequence[Sequence[FakeRecord]]
 

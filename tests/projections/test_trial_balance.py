@@ -16,6 +16,8 @@ from creditfold.projections.queries.progress import NotYetFoldedError
 from helpers.credit_histories import history
 from helpers.support import query
 
+pytestmark = pytest.mark.both_cores
+
 __all__ = ["prepared"]
 
 TAMPERING = {

@@ -63,6 +63,8 @@ from creditfold.schemas.reader import MalformedError, compile_reader, read_long
 from creditfold.schemas.registry import LockedSchema
 from creditfold.schemas.writer import compile_writer, write_long
 
+pytestmark = pytest.mark.both_cores
+
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 
 GRANT = {

@@ -49,6 +49,8 @@ from helpers.support import (
     worker,
 )
 
+pytestmark = pytest.mark.compiled_core
+
 COMMANDS = int(os.environ.get("CREDITFOLD_CHAOS_COMMANDS", "25000"))
 ACCOUNTS = 3_000
 A_SECOND = 2_000

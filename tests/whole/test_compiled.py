@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.both_cores
+
 ROOT = Path(__file__).parents[2]
 #: Whether these tests are to run on the compiled core.
 IS_COMPILED = os.environ["CREDITFOLD_CORE"] == "compiled"

@@ -32,6 +32,8 @@ from helpers.fork_server import Process
 from helpers.stack_under_test import embedded_settings
 from helpers.support import HANG_S, ROOT, environment, query, wait_until_folded, worker
 
+pytestmark = pytest.mark.compiled_core
+
 HISTORY = """ customer_id  date number_of_cds  dollar_value
  00002 19980531  1   12.00
  00001 19980412  5   77.00

@@ -30,6 +30,8 @@ from creditfold.schemas.wire import decode
 from helpers.fork_server import run
 from helpers.support import HANG_S, ROOT, all_progress, environment, publisher, worker
 
+pytestmark = pytest.mark.compiled_core
+
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # They start or stop what the fixtures own, or run until they are stopped. tests/cli/test_cli.py runs each of them.

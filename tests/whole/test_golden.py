@@ -26,6 +26,8 @@ from creditfold.schemas.registry import load_lock
 from helpers.golden import FOLDER, digests
 from helpers.support import query
 
+pytestmark = pytest.mark.both_cores
+
 HISTORIES = sorted(path for path in FOLDER.iterdir() if path.is_dir())
 
 

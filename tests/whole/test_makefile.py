@@ -1,6 +1,7 @@
 """The Makefile's own words: what it says where the Python that it was given can't be used."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from _pytest.mark.expression import Expression
 
 from helpers.support import HANG_S, ROOT
 
@@ -107,6 +109,20 @@ def test_ci_goes_on_where_neither_a_compiler_nor_a_pooler_can_be_had(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "no C compiler: the one that comes as a wheel is taken" in done.stdout
     assert done.stdout.endswith("make test\n")
+
+
+@pytest.mark.parametrize(
+    ("marker", "runs"),
+    [("", ["plain"]), ("both_cores", ["compiled", "plain"]), ("compiled_core", ["compiled"])],
+)
+def test_each_test_on_the_servers_runs_on_the_cores_that_its_marker_names(marker: str, runs: list[str]) -> None:
+    """And all of them run in plain Python where there is no compiled core."""
+    for option, expected in (("PLAIN=", runs), ("PLAIN=1", ["plain"])):
+        done = make("-n", "test-stack", option, f"PYTHON={sys.executable}")
+        selections = [Expression.compile(each) for each in re.findall(r"/pytest .* -m '(.*)'", done.stdout)]
+        cores = ["plain"] if option == "PLAIN=1" else ["compiled", "plain"]
+        chosen = [each.evaluate(lambda name, **_: name in ("stack", marker)) for each in selections]
+        assert [core for core, does in zip(cores, chosen, strict=True) if does] == expected
 
 
 def make(*arguments: str) -> "subprocess.CompletedProcess[str]":

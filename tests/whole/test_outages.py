@@ -32,6 +32,8 @@ from helpers.support import (
     worker,
 )
 
+pytestmark = pytest.mark.compiled_core
+
 
 def grants(prefix: str, count: int = 500) -> list[Any]:
     return [record("Grant", f"{prefix}{n}", f"user-{n % 90}", 1) for n in range(count)]
