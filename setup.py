@@ -19,7 +19,9 @@ COMPILED = (
     "producers/models/fields.py",
     "projections/store/chain.py",
     "projections/store/rows.py",
+    "log/partitioner.py",
     "log/reader.py",
+    "log/record.py",
 )
 
 

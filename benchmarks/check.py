@@ -30,7 +30,7 @@ from rich.table import Table
 from rig import CREDITFOLD, another_fold, console, environment, ledger, servers, servers_cpu_s, workers
 
 from creditfold.common.settings import Settings
-from creditfold.log.topics import end_offsets
+from creditfold.log.offsets import end_offsets
 from creditfold.projections.connections import connected
 
 ROOT = Path(__file__).parent.parent

@@ -33,7 +33,7 @@ from rig import (
 )
 
 from creditfold.common.settings import Settings
-from creditfold.log.topics import end_offsets
+from creditfold.log.offsets import end_offsets
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.progress import progress
 

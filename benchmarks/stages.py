@@ -30,8 +30,9 @@ from sampling import sampled
 
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
+from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
-from creditfold.processors.fold.chunk import partition_of, read_records
+from creditfold.processors.fold.chunk import read_records
 from creditfold.processors.worker.main import GC_THRESHOLDS
 from creditfold.processors.worker.partitions import RECENT_BYTES, RECENT_IDS, WORKER_ACCOUNTS, WORKER_LOTS
 from creditfold.producers.models.commands import encode_command

@@ -248,9 +248,9 @@ def _state_of_a_server(error: Exception) -> CreditfoldError | None:
         return failures.explained(error)
     if library in ("cimpl", "confluent_kafka") and error.args and hasattr(error.args[0], "code"):
         from creditfold.common import settings
-        from creditfold.log import topics
+        from creditfold.log import admin
 
-        return topics.explained(error.args[0], settings.load_settings().kafka_bootstrap)
+        return admin.explained(error.args[0], settings.load_settings().kafka_bootstrap)
     return None
 
 

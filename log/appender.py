@@ -35,7 +35,7 @@ log = structlog.get_logger()
 _log = logging.getLogger("creditfold.processors.kafka")
 
 
-class Outgoing(NamedTuple):
+class NewRecord(NamedTuple):
     """A record for a partition of the log. A control record has no key."""
 
     partition: int
@@ -58,7 +58,7 @@ class Appender:
         self._producer: Producer | None = None
         self._closing = False
 
-    def append(self, records: Sequence[Outgoing]) -> list[int | None]:
+    def append(self, records: Sequence[NewRecord]) -> list[int | None]:
         """Append records and wait, DELIVERY_S at most; gives the offset of each, None where none is known."""
         batch = _Batch(len(records))
         if self._closing:
@@ -80,7 +80,7 @@ class Appender:
             self._give_up_broken(producer, batch.error)
         return batch.offsets
 
-    def _produce(self, producer: Producer, record: Outgoing, deliver: Any, deadline: float) -> None:
+    def _produce(self, producer: Producer, record: NewRecord, deliver: Any, deadline: float) -> None:
         while True:
             try:
                 producer.produce(self._topic, record.value, record.key, record.partition, on_delivery=deliver)

@@ -17,7 +17,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from creditfold.log.reader import LogReader, LogRecord, Taken
+from creditfold.log.reader import LogReader
+from creditfold.log.record import LogRecord, LogSlice
 
 if TYPE_CHECKING:
     from creditfold.log import batches
@@ -77,7 +78,7 @@ class BatchReader:
         # Up to where the broker had records that are committed.
         self._known_end = start
         # What librdkafka is at, which goes on when whoever waits for it is cancelled.
-        self._taking: asyncio.Task[Taken] | None = None
+        self._taking: asyncio.Task[LogSlice] | None = None
 
     @property
     def position(self) -> int:
@@ -89,7 +90,7 @@ class BatchReader:
         """Whether librdkafka reads."""
         return self._slow is not None
 
-    async def take(self, most: int, timeout_s: float) -> Taken:
+    async def take(self, most: int, timeout_s: float) -> LogSlice:
         """Take at most so many records, after at most so long; fewer at the log's end, none where there is nothing new.
 
         Longer where the broker is slow to answer. Raises UnreadableError when the offset isn't in the topic any
@@ -131,7 +132,7 @@ class BatchReader:
         self._position = self._rest_end = self._known_end = position
         self._batches, self._rest = None, []
 
-    async def _take_batches(self, most: int, timeout_s: float) -> Taken:
+    async def _take_batches(self, most: int, timeout_s: float) -> LogSlice:
         start, records = self._position, list[LogRecord]()
         deadline = time.monotonic() + timeout_s
         try:
@@ -153,7 +154,7 @@ class BatchReader:
             # What was taken so far is read again.
             self._begin_again(start)
             raise
-        return Taken(self._position, records)
+        return LogSlice(self._position, records)
 
     def _take_rest(self, records: list[LogRecord], most: int) -> None:
         room = most - len(records)

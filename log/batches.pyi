@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import final
 
-from creditfold.log.reader import LogRecord
+from creditfold.log.record import LogRecord
 
 class StrangeBatchError(Exception): ...
 

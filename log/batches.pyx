@@ -9,7 +9,7 @@ and absent elsewhere. Knows no Kafka client.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from creditfold.log.reader import UNREADABLE_HEADERS, LogRecord
+from creditfold.log.record import UNREADABLE_HEADERS, LogRecord
 
 cdef Py_ssize_t _LENGTH_END = 12
 cdef Py_ssize_t _SUM = 17

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.settings import READER, Settings
+from creditfold.log.admin import REQUEST_S, KafkaAdmin, KafkaUnavailableError
 from creditfold.log.bookmark import NO_RECORD, Bookmark, LastRecord, last_record
-from creditfold.log.reader import LogTruncatedError
-from creditfold.log.topics import REQUEST_S, KafkaAdmin, KafkaUnavailableError, bounds
+from creditfold.log.offsets import bounds
 
 #: How long Kafka may take from one partition's record before its bookmark to the next one's, in seconds.
 READ_S = 15.0
@@ -30,6 +31,10 @@ REPLACED = (
     "or an archive (creditfold restore), or go on with the log as it is: creditfold rebuild, then creditfold activate "
     "NUMBER --accept-differences --note WHY. See docs/operating.md, A log that lost its end."
 )
+
+
+class LogTruncatedError(CreditfoldError):
+    """Records that were never folded are no longer in the topic, or the topic ends before what was folded."""
 
 
 class LogReplacedError(LogTruncatedError):

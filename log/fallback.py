@@ -7,7 +7,8 @@ librdkafka hands out the record first and its headers when asked.
 import time
 from collections.abc import Mapping, Sequence
 
-from creditfold.log.reader import LogReader, LogRecord, UnreadableError
+from creditfold.log.reader import LogReader, UnreadableError
+from creditfold.log.record import LogRecord
 
 READ_RECORDS = 500
 READ_TIMEOUT_S = 15.0

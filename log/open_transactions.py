@@ -12,7 +12,8 @@ from typing import NamedTuple
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from creditfold.common.settings import Settings
-from creditfold.log.topics import End, KafkaAdmin, kafka_tool, log_ends
+from creditfold.log.admin import KafkaAdmin, kafka_tool
+from creditfold.log.offsets import End, log_ends
 
 #: A transaction that is open for longer than this is worth an alert: a program of ours or of a shop's that is well
 #: commits within a second.

@@ -4,19 +4,17 @@ Owns the one reader that is used outside Faust. Refuses to know what the records
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from operator import methodcaller
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.settings import READER
-
-#: Stands for headers that can't be told.
-UNREADABLE_HEADERS = (("unreadable-headers", None),)
+from creditfold.log.record import UNREADABLE_HEADERS, LogRecord, LogSlice
 
 #: After so long without a record the client is asked whether it still finds Kafka, and how long it may take for that;
 #: more than its longest pause before it tries again to connect.
@@ -28,27 +26,6 @@ _headers_of = methodcaller("headers")
 
 class UnreadableError(CreditfoldError):
     """Records that can't be read from the log."""
-
-
-class LogTruncatedError(CreditfoldError):
-    """Records that were never folded are no longer in the topic, or the topic ends before what was folded."""
-
-
-class LogRecord(NamedTuple):
-    """A record of the log. `timestamp` is in milliseconds UTC."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]] = ()
-
-
-class Taken(NamedTuple):
-    """Records of one partition, and the offset behind them and behind what is no record of ours (control records)."""
-
-    end: int
-    records: Sequence[LogRecord]
 
 
 class LogReader:
@@ -96,7 +73,7 @@ class LogReader:
         """Let go of the connection."""
         self._consumer.close()
 
-    def take(self, most: int, timeout_s: float) -> Taken:
+    def take(self, most: int, timeout_s: float) -> LogSlice:
         """Take at most so many records, after at most so long; fewer at the log's end, none where there is nothing new.
 
         Three seconds more where nothing came for long, and Kafka doesn't answer either.
@@ -124,7 +101,7 @@ class LogReader:
             elif now - self._heard >= _SILENCE_S:
                 self._find_kafka()
             if at_end or len(records) >= most or now >= deadline or (records and not messages):
-                return Taken(self.position, records)
+                return LogSlice(self.position, records)
 
     def _find_kafka(self) -> None:
         """Begin anew with another client where this one finds no Kafka; it may never do so again.

@@ -7,7 +7,8 @@ from typing import Generic, NamedTuple, TypeVar
 from confluent_kafka import Consumer, TopicPartition
 
 from creditfold.common.errors import CreditfoldError
-from creditfold.log.reader import LogReader, LogRecord
+from creditfold.log.reader import LogReader
+from creditfold.log.record import LogRecord
 
 T = TypeVar("T")
 

@@ -1,7 +1,8 @@
 """Judges from signs of life, progress and the log's ends whether a process or the ledger as a whole is well.
 
 Owns the bounds and the words. Asks nobody: what it judges was read by `projections/queries/health.py` and
-`log/topics.py`.
+`log/offsets.py`.
+
 Well is a ledger in which each partition has a live owner that has caught up, has just committed or is at work within a
 bound, and in which nothing that is due is overdue. A backlog is no fault, nor is a partition that waits its turn.
 """
@@ -11,7 +12,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from creditfold.common.checks import Check
-from creditfold.log.topics import End
+from creditfold.log.offsets import End
 from creditfold.projections.queries.health import RECENT_S, DatabaseHealth
 from creditfold.projections.queries.heartbeats import Heartbeat, PartitionSign, Role
 

@@ -26,7 +26,8 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.common.instants import iso, milliseconds_of
 from creditfold.common.position import Log, Position
 from creditfold.common.settings import Settings
-from creditfold.log.topics import describe_log, end_offsets
+from creditfold.log.offsets import end_offsets
+from creditfold.log.topics import describe_log
 from creditfold.producers.client import CommandProducer
 from creditfold.producers.models.commands import Command, Encoded
 from creditfold.producers.redrive import (

@@ -10,7 +10,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
-from creditfold.log.topics import KafkaUnavailableError, describe_topic, topic_problems
+from creditfold.log.admin import KafkaUnavailableError
+from creditfold.log.topics import describe_topic, topic_problems
 from creditfold.processors.heartbeat import Signs
 from creditfold.projections.failures import PostgresUnavailableError
 from creditfold.projections.tables.setup import prepare

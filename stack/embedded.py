@@ -16,7 +16,8 @@ from psycopg.conninfo import conninfo_to_dict
 from creditfold.common.files import locked
 from creditfold.common.processes import StackError
 from creditfold.common.settings import FILE, PREFIX, Settings, source_of
-from creditfold.log.topics import create_topics, kafka_answers
+from creditfold.log.admin import kafka_answers
+from creditfold.log.topics import create_topics
 from creditfold.stack.jars import FETCH_BOUND_S
 from creditfold.stack.kafka import EmbeddedKafka, is_embeddable
 from creditfold.stack.postgres import EmbeddedPostgres

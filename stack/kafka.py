@@ -17,7 +17,7 @@ from pathlib import Path
 from creditfold.common.packaged import packaged
 from creditfold.common.processes import Daemon, StackError, Step, last_lines, run, tail, wait_until
 from creditfold.common.settings import Settings
-from creditfold.log.topics import kafka_answers
+from creditfold.log.admin import kafka_answers
 from creditfold.stack.class_archive import archive_options
 from creditfold.stack.jars import fetched_jars
 from creditfold.stack.java import find_java, java_environment

@@ -24,7 +24,8 @@ os.environ.setdefault("CREDITFOLD_CORE", "plain")
 from tenacity import stop_after_delay
 
 from creditfold.common.settings import Settings
-from creditfold.log.topics import KafkaAdmin, create_topics, topic_names
+from creditfold.log.admin import KafkaAdmin
+from creditfold.log.topics import create_topics, topic_names
 from creditfold.processors.rebuild import steps as rebuilding
 from creditfold.projections import connections, sessions
 from creditfold.projections.generations import switch, views

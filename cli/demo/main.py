@@ -28,7 +28,7 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.processes import last_lines
 from creditfold.common.settings import Settings
-from creditfold.log.topics import start_offsets
+from creditfold.log.offsets import start_offsets
 from creditfold.producers.client import CommandProducer
 from creditfold.producers.import_lines import JsonLines
 from creditfold.producers.models.commands import Encoded, encode_command

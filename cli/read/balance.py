@@ -105,7 +105,7 @@ _TITLES = {
 
 
 def _balances_as_of(connection: "Connection[TupleRow]", account: str, as_of: str) -> "Sequence[Balance]":
-    from creditfold.processors.fold.chunk import partition_of
+    from creditfold.log.partitioner import partition_of
     from creditfold.projections import queries
 
     partition = partition_of(account.encode(), len(queries.progress(connection)))

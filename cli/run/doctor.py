@@ -80,8 +80,8 @@ def _examine_room(settings: "Settings", database: "DatabaseFacts | None") -> lis
 
 def _examine_kafka(settings: "Settings", database: "DatabaseFacts | None") -> list[Check]:
     from creditfold.log.continuity import refusals
-    from creditfold.log.doctor.facts import kafka_facts, told
-    from creditfold.log.doctor.judgement import Folded, examine_kafka
+    from creditfold.log.doctor.facts import FoldedLog, answer_or_refusal, kafka_facts
+    from creditfold.log.doctor.kafka_checks import examine_kafka
     from creditfold.log.topics import TopicInfo
 
     try:
@@ -92,8 +92,8 @@ def _examine_kafka(settings: "Settings", database: "DatabaseFacts | None") -> li
     folded = None
     if database is not None and source is not None:
         is_same = isinstance(facts.commands.info, TopicInfo) and facts.commands.info.log == source
-        refused = told(lambda: refusals(settings, source.topic, database.bookmarks)) if is_same else {}
-        folded = Folded(source, database.next_offsets, refused)
+        refused = answer_or_refusal(lambda: refusals(settings, source.topic, database.bookmarks)) if is_same else {}
+        folded = FoldedLog(source, database.next_offsets, refused)
     # Taken after the question: a record that was appended meanwhile doesn't come from the future.
     return examine_kafka(facts, settings, folded, time.time_ns() // 1_000_000)
 

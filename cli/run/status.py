@@ -19,8 +19,8 @@ from creditfold.common.errors import CreditfoldError
 if TYPE_CHECKING:
     from creditfold.common.checks import Check
     from creditfold.common.settings import Settings
+    from creditfold.log.offsets import End
     from creditfold.log.open_transactions import OpenTransaction
-    from creditfold.log.topics import End
     from creditfold.processors.health import Judgement, Problem
     from creditfold.projections.queries.background import InTransit
     from creditfold.projections.queries.health import DatabaseHealth
@@ -241,7 +241,7 @@ def judge(settings: "Settings", look: Look) -> "Judgement":
 
 
 def _both_ends(sample: Sample) -> "dict[int, End]":
-    from creditfold.log.topics import End
+    from creditfold.log.offsets import End
 
     return {partition: End(stable, sample.ends[partition]) for partition, stable in sample.stable.items()}
 
@@ -252,8 +252,9 @@ def open_transactions_of(settings: "Settings", first: Sample, second: Sample) ->
     A topic of outcomes that can't be described has none.
     """
     from creditfold.common.processes import StackError
+    from creditfold.log.admin import KafkaAdmin
+    from creditfold.log.offsets import End
     from creditfold.log.open_transactions import held_back, open_transactions
-    from creditfold.log.topics import End, KafkaAdmin
 
     ends = {
         partition: End(stable, second.ends[partition])
@@ -284,7 +285,9 @@ def _sample(
 
     PostgreSQL first: the fold goes on meanwhile, and must not seem to be ahead of the log's end.
     """
-    from creditfold.log.topics import KafkaUnavailableError, describe_log, log_ends
+    from creditfold.log.admin import KafkaUnavailableError
+    from creditfold.log.offsets import log_ends
+    from creditfold.log.topics import describe_log
 
     rows = _told(progress, errors) or ()
     ends: dict[int, End] = {}

@@ -18,7 +18,7 @@ from fastavro.schema import parse_schema
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from creditfold.common.processes import StackError
-from creditfold.log.reader import LogRecord
+from creditfold.log.record import LogRecord
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -53,7 +53,7 @@ SCHEMA = parse_schema(
 )
 
 
-class Problem(NamedTuple):
+class ArchiveProblem(NamedTuple):
     """Something wrong with an archive: the file within it, and what it is."""
 
     path: str
@@ -69,7 +69,7 @@ class ArchiveDamagedError(ArchiveError):
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(f"{path} {what}.", "Get it back from another copy of the archive; see docs/archive.md.")
-        self.problem = Problem(path, what)
+        self.problem = ArchiveProblem(path, what)
 
 
 class _Stored(BaseModel):
@@ -151,7 +151,7 @@ class CheckReport(NamedTuple):
     topic: str
     topic_id: str
     partitions: list[ArchivedPartition]
-    problems: list[Problem]
+    problems: list[ArchiveProblem]
 
 
 class Archive:
@@ -211,7 +211,7 @@ class Archive:
         Args:
             on_file: called after each file, with it and the bytes of all files.
         """
-        problems: list[Problem] = []
+        problems: list[ArchiveProblem] = []
         indexes: list[Index] = []
         for partition in range(self.manifest.partitions):
             try:
@@ -224,11 +224,13 @@ class Archive:
                 problems += self._problems_in(index, file)
                 if on_file is not None:
                     on_file(file, total)
-            problems += (Problem(self._relative(path), "isn't in the index") for path in self.unknown_files(index))
-        problems += (Problem(self._relative(path), "isn't part of the archive") for path in self._strangers())
+            problems += (
+                ArchiveProblem(self._relative(path), "isn't in the index") for path in self.unknown_files(index)
+            )
+        problems += (ArchiveProblem(self._relative(path), "isn't part of the archive") for path in self._strangers())
         return CheckReport(self.manifest.topic, self.manifest.topic_id, [*map(summary_of, indexes)], problems)
 
-    def _problems_in(self, index: Index, file: ArchiveFile) -> list[Problem]:
+    def _problems_in(self, index: Index, file: ArchiveFile) -> list[ArchiveProblem]:
         try:
             for _ in self._records_of(index, file):
                 pass

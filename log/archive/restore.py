@@ -16,10 +16,12 @@ from confluent_kafka import KafkaException
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.log.archive.folder import Archive, Index, Manifest
-from creditfold.log.archive.target import AGAIN, Appender, Holes, RestoreError, Topic
+from creditfold.log.archive.target import AGAIN, GapWriter, RestoreAppender, RestoreError, RestoreTopic
 from creditfold.log.archive.writer import read_until
-from creditfold.log.reader import LogReader, LogRecord
-from creditfold.log.topics import FOREVER, TopicInfo, create_topics, describe_topic, end_offsets, start_offsets
+from creditfold.log.offsets import end_offsets, start_offsets
+from creditfold.log.reader import LogReader
+from creditfold.log.record import LogRecord
+from creditfold.log.topics import FOREVER, TopicInfo, create_topics, describe_topic
 
 #: Most offsets before the first record that are filled; a log that was cut further on needs another way back.
 MAX_LEADING_GAP = 1_000_000
@@ -101,13 +103,13 @@ class _Restore:
         self._indexes = indexes
         self._info = info
         self._on_progress = on_progress
-        self._topic = Topic(settings)
+        self._topic = RestoreTopic(settings)
         self.written = 0
         self._found = {index.partition: 0 for index in indexes}
         self._wanted = {index.partition: index.next for index in indexes}
         self._total = sum(index.records for index in indexes)
-        self._holes: Holes | None = None
-        self._appender: Appender | None = None
+        self._holes: GapWriter | None = None
+        self._appender: RestoreAppender | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -189,7 +191,7 @@ class _Restore:
         self._tell()
 
     def _append(self, index: Index, start: int) -> None:
-        appender = self._appender = self._appender or Appender(self._settings, self._topic.max_message_bytes())
+        appender = self._appender = self._appender or RestoreAppender(self._settings, self._topic.max_message_bytes())
         appender.begin(index.partition, start)
         for record in self._archive.records(index, start):
             if record.offset > appender.next:
@@ -202,14 +204,14 @@ class _Restore:
         if appender.next < index.next:
             self._fill(appender, index.partition, index.next)
 
-    def _fill(self, appender: "Appender", partition: int, to: int) -> None:
+    def _fill(self, appender: "RestoreAppender", partition: int, to: int) -> None:
         appender.flush()
         self._filler().fill(partition, appender.next, to)
         appender.begin(partition, to)
 
-    def _filler(self) -> "Holes":
+    def _filler(self) -> "GapWriter":
         if self._holes is None:
-            self._holes = Holes(self._settings, self._topic.max_message_bytes())
+            self._holes = GapWriter(self._settings, self._topic.max_message_bytes())
         return self._holes
 
     def _tell(self) -> None:

@@ -25,8 +25,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from creditfold.common.position import Position
 from creditfold.common.processes import StackError, wait_until
 from creditfold.common.settings import Settings
-from creditfold.log.reader import LogRecord
-from creditfold.log.topics import PROPAGATION_S, REQUEST_S, KafkaAdmin
+from creditfold.log.admin import PROPAGATION_S, REQUEST_S, KafkaAdmin
+from creditfold.log.record import LogRecord
 
 # Less than the client's queue has room for, and than a transaction has time for.
 HOLE_OFFSETS = 50_000
@@ -47,7 +47,7 @@ class RestoreError(StackError):
     """The archive can't be brought into this topic."""
 
 
-class Topic:
+class RestoreTopic:
     """The topic's settings while it is being restored."""
 
     def __init__(self, settings: Settings) -> None:
@@ -113,7 +113,7 @@ class Topic:
         )
 
 
-class Appender:
+class RestoreAppender:
     """Appends records to one partition at a time, and sees to it that each lands at its offset.
 
     `next` is the offset that the next record must have.
@@ -212,7 +212,7 @@ class Appender:
         return RestoreError(f"Kafka refused {where}: {error.str()}.", remedy if too_large else AGAIN)
 
 
-class Holes:
+class GapWriter:
     """Makes offsets that no reader is given.
 
     An aborted transaction of n records takes n + 1 offsets, the last one for its mark. One whose only record the

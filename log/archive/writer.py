@@ -19,6 +19,7 @@ from fastavro.write import Writer
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
+from creditfold.log.admin import KafkaAdmin, spelled
 from creditfold.log.archive.folder import (
     FORMAT,
     INDEX,
@@ -38,8 +39,10 @@ from creditfold.log.archive.folder import (
 )
 from creditfold.log.bookmark import Bookmark, last_record
 from creditfold.log.continuity import refusals
-from creditfold.log.reader import LogReader, LogRecord, UnreadableError
-from creditfold.log.topics import KafkaAdmin, describe_topic, end_offsets, log_ends, spelled, start_offsets
+from creditfold.log.offsets import end_offsets, log_ends, start_offsets
+from creditfold.log.reader import LogReader, UnreadableError
+from creditfold.log.record import LogRecord
+from creditfold.log.topics import describe_topic
 
 OFFSETS_PER_FILE = 50_000
 # A range of large records ends early, or a killed run would have to write very much again.

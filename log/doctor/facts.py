@@ -4,31 +4,25 @@ Judges nothing and changes nothing. What Kafka refuses to tell is a fact too: th
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
+from creditfold.common.position import Log
 from creditfold.common.processes import StackError
 from creditfold.common.settings import Settings
+from creditfold.log.admin import REQUEST_S, KafkaAdmin, KafkaUnavailableError, read_config
+from creditfold.log.continuity import LogTruncatedError
+from creditfold.log.offsets import end_offsets, newest_timestamps, start_offsets
 from creditfold.log.open_transactions import OpenTransaction, open_transactions
-from creditfold.log.topics import (
-    REQUEST_S,
-    KafkaAdmin,
-    KafkaUnavailableError,
-    TopicInfo,
-    describe_topic,
-    end_offsets,
-    newest_timestamps,
-    read_config,
-    start_offsets,
-    topic_names,
-)
+from creditfold.log.topics import TopicInfo, describe_topic, topic_names
 
 T = TypeVar("T")
 
 
-class Reach(NamedTuple):
+class LogExtent(NamedTuple):
     """How far the log reaches, by partition: its first offset, the one after its last, its latest timestamp in ms.
 
     A partition without a leader can't be asked and is left out; one without records has no timestamp.
@@ -37,6 +31,17 @@ class Reach(NamedTuple):
     starts: Mapping[int, int]
     ends: Mapping[int, int]
     newest_ms: Mapping[int, int] | StackError
+
+
+class FoldedLog(NamedTuple):
+    """What the projection says of itself: the log that it was folded from, and each partition's next offset.
+
+    `refused` are the partitions in which the log isn't what was folded of it, and why; or why that can't be known.
+    """
+
+    log: Log
+    next_offsets: Mapping[int, int]
+    refused: Mapping[int, LogTruncatedError] | StackError = MappingProxyType({})
 
 
 class TopicFacts(NamedTuple):
@@ -55,13 +60,13 @@ class KafkaFacts(NamedTuple):
     commands: TopicFacts
     outcomes: TopicFacts
     dead_letters: TopicFacts
-    reach: Reach | StackError
+    extent: LogExtent | StackError
 
 
 def kafka_facts(settings: Settings) -> KafkaFacts:
     """Ask Kafka. Raises KafkaUnavailableError; every other refusal becomes a fact."""
     admin = KafkaAdmin(settings)
-    asked = told(lambda: admin.ask(lambda: _brokers(admin)))
+    asked = answer_or_refusal(lambda: admin.ask(lambda: _brokers(admin)))
     live = frozenset[int]() if isinstance(asked, StackError) else asked
     commands, outcomes, dead_letters = (_topic_facts(settings, name) for name in topic_names(settings))
     return KafkaFacts(
@@ -71,18 +76,18 @@ def kafka_facts(settings: Settings) -> KafkaFacts:
         commands,
         outcomes,
         dead_letters,
-        commands.info if isinstance(commands.info, StackError) else _reach(settings, commands.info),
+        commands.info if isinstance(commands.info, StackError) else _extent(settings, commands.info),
     )
 
 
 def _topic_facts(settings: Settings, name: str) -> TopicFacts:
-    info = told(lambda: describe_topic(settings, name))
+    info = answer_or_refusal(lambda: describe_topic(settings, name))
     if isinstance(info, StackError):
         return TopicFacts(name, info)
-    return TopicFacts(name, info, told(lambda: open_transactions(settings, name, _led(info))))
+    return TopicFacts(name, info, answer_or_refusal(lambda: open_transactions(settings, name, _led(info))))
 
 
-def told(question: Callable[[], T]) -> T | StackError:
+def answer_or_refusal(question: Callable[[], T]) -> T | StackError:
     """Return the answer or the refusal. A Kafka that is away is no refusal: raises KafkaUnavailableError."""
     try:
         return question()
@@ -111,13 +116,13 @@ def _auto_create(admin: KafkaAdmin, broker: int) -> bool | None:
     return None if value is None else value == "true"
 
 
-def _reach(settings: Settings, info: TopicInfo) -> Reach | StackError:
+def _extent(settings: Settings, info: TopicInfo) -> LogExtent | StackError:
     led = _led(info)
-    return told(
-        lambda: Reach(
+    return answer_or_refusal(
+        lambda: LogExtent(
             start_offsets(settings, info.name, led),
             end_offsets(settings, info.name, led),
-            told(lambda: newest_timestamps(settings, info.name, led)),
+            answer_or_refusal(lambda: newest_timestamps(settings, info.name, led)),
         )
     )
 

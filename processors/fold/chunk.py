@@ -7,8 +7,6 @@ from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from confluent_kafka import murmur2
-
 from creditfold.common.position import InvalidPositionError, Position
 from creditfold.ledger import (
     KINDS,
@@ -28,6 +26,7 @@ from creditfold.ledger.commands import ReceiveTransfer, Transfer
 from creditfold.ledger.facts import Accepted, Outcome
 from creditfold.ledger.limits import MAX_REASON, MAX_RECORD_BYTES, MAX_RULES, MAX_SOURCE, MAX_TRANSFER_BYTES
 from creditfold.ledger.validity import check
+from creditfold.log.partitioner import partition_of
 from creditfold.projections.results import Activation, ChunkResult, DeadLetter, JournalLine, Redrive
 from creditfold.schemas.dead_letters import REDRIVE_BY, REDRIVE_OF, REDRIVE_WHY, DeadLetterReason
 from creditfold.schemas.registry import load_lock
@@ -299,11 +298,6 @@ def _redrive(record: Record) -> Redrive | None:
 def _note(data: bytes | None) -> str:
     # PostgreSQL takes no NUL in text.
     return (data or b"").decode("utf-8", "replace").replace("\0", "")
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of a key by Kafka's default partitioner (murmur2, made positive, modulo)."""
-    return int(murmur2(key, partitions))
 
 
 def read_one(record: Record, partition: int, partitions: int) -> Content | Later:

@@ -15,7 +15,8 @@ from creditfold.ledger.commands import LotClass, Terms
 from creditfold.ledger.facts import NOTHING, LotId
 from creditfold.ledger.rows import AccountRow, BalanceRow, LotRow, Rows, light_lot, open_account
 from creditfold.ledger.validity import metadata_problem
-from creditfold.processors.fold.chunk import Read, Record, partition_of, read_one, read_records
+from creditfold.log.partitioner import partition_of
+from creditfold.processors.fold.chunk import Read, Record, read_one, read_records
 from creditfold.processors.fold.chunk import folding as new_folding
 from creditfold.projections.results import ChunkResult
 from creditfold.schemas.reader import MalformedError, read_texts

@@ -10,9 +10,11 @@ from contextlib import closing
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
+from creditfold.log.admin import TopicMissingError
+from creditfold.log.offsets import end_offsets, start_offsets
+from creditfold.log.partitioner import partition_of
 from creditfold.log.reader import LogReader
-from creditfold.log.topics import TopicMissingError, describe_topic, end_offsets, start_offsets
-from creditfold.processors.fold.chunk import partition_of
+from creditfold.log.topics import describe_topic
 from creditfold.processors.publisher.messages import Outcome, read_outcome
 
 #: Once a place is known to be among so many offsets, they are read one after the other.

@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from creditfold.common.settings import Settings
-from creditfold.log.topics import KafkaUnavailableError
+from creditfold.log.admin import KafkaUnavailableError
 
 REQUEST_S = 10.0
 

@@ -23,16 +23,10 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.common.logging import configure_logging
 from creditfold.common.position import Log
 from creditfold.common.settings import METADATA_AGE_MS, Settings
-from creditfold.log.continuity import refusals
-from creditfold.log.reader import LogTruncatedError
-from creditfold.log.topics import (
-    KafkaUnavailableError,
-    TopicInfo,
-    TopicMissingError,
-    describe_topic,
-    log_ends,
-    topic_names,
-)
+from creditfold.log.admin import KafkaUnavailableError, TopicMissingError
+from creditfold.log.continuity import LogTruncatedError, refusals
+from creditfold.log.offsets import log_ends
+from creditfold.log.topics import TopicInfo, describe_topic, topic_names
 from creditfold.processors.heartbeat import MOST_CHARACTERS, Heart, Signs
 from creditfold.processors.publisher.group import client_id, outcomes_group
 from creditfold.processors.publisher.messages import DEFAULT_MESSAGE_BYTES

@@ -29,7 +29,7 @@ from psycopg_pool import ConnectionPool
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log, Position
 from creditfold.common.settings import Settings
-from creditfold.log.reader import LogRecord
+from creditfold.log.record import LogRecord
 from creditfold.log.tail import OpenTransactionError, Tail, read_tail
 from creditfold.log.visibility import Visibility
 from creditfold.processors.publisher.messages import (

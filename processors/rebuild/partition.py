@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 from creditfold.common.errors import CreditfoldError
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 from creditfold.log.batch_reader import BatchReader
-from creditfold.log.reader import LogRecord
+from creditfold.log.record import LogRecord
 from creditfold.processors.fold import fast as quick
 from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
 from creditfold.processors.fold.chunk import Read

@@ -17,9 +17,10 @@ from tenacity import stop_after_attempt
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log, Position
 from creditfold.common.settings import Settings
-from creditfold.log.continuity import LogReplacedError, replacements
-from creditfold.log.reader import LogTruncatedError
-from creditfold.log.topics import KafkaAdmin, bounds, describe_log, describe_topic, end_offsets, start_offsets
+from creditfold.log.admin import KafkaAdmin
+from creditfold.log.continuity import LogReplacedError, LogTruncatedError, replacements
+from creditfold.log.offsets import bounds, end_offsets, start_offsets
+from creditfold.log.topics import describe_log, describe_topic
 from creditfold.processors.rebuild.partition import Job
 from creditfold.processors.rebuild.processes import Crew, fold_here
 from creditfold.projections.connections import pinned

@@ -20,10 +20,9 @@ from creditfold.common.position import Log
 from creditfold.common.settings import METADATA_AGE_MS, Settings
 from creditfold.log.appender import Appender
 from creditfold.log.bookmark import Bookmark
-from creditfold.log.continuity import UnreadError, refusals
+from creditfold.log.continuity import LogTruncatedError, UnreadError, refusals
 from creditfold.log.fallback import SideReader
 from creditfold.log.open_transactions import open_transactions, remedy
-from creditfold.log.reader import LogTruncatedError
 from creditfold.log.topics import describe_log
 from creditfold.processors.fold.chunk import Chunk
 from creditfold.processors.heartbeat import Signs, owner_name

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from creditfold.ledger import Tick
 from creditfold.ledger.limits import MAX_MINUTE
-from creditfold.log.appender import Outgoing
+from creditfold.log.appender import NewRecord
 from creditfold.projections.queries.background import Standing
 from creditfold.schemas.wire import encode
 
@@ -58,10 +58,10 @@ def tick(partition: int, number: int, now_ms: int, source: str) -> Tick:
     return Tick(f"tick-{partition}-{number}", number, now_ms, source)
 
 
-def tick_record(partition: int, number: int, now_ms: int, source: str = SOURCE) -> Outgoing:
+def tick_record(partition: int, number: int, now_ms: int, source: str = SOURCE) -> NewRecord:
     """The record of a tick."""
     made = tick(partition, number, now_ms, source)
-    return Outgoing(partition, None, encode("Tick", made._asdict()))
+    return NewRecord(partition, None, encode("Tick", made._asdict()))
 
 
 class Ticker:
@@ -75,7 +75,7 @@ class Ticker:
         self._every_s = every_s
         self._last: dict[int, LastTick] = {}
 
-    def wanted(self, owned: Mapping[int, Standing], now_ms: int, now_s: float) -> list[Outgoing]:
+    def wanted(self, owned: Mapping[int, Standing], now_ms: int, now_s: float) -> list[NewRecord]:
         """The ticks to append now."""
         return [
             tick_record(partition, number_of_tick(standing, now_ms), now_ms)

@@ -14,8 +14,8 @@ import structlog
 from creditfold.ledger.commands import ReceiveTransfer, SettleTransfer
 from creditfold.ledger.credit_validity import problem_of
 from creditfold.ledger.transfers import arrival, arrival_id, kept_parcels, settlement, settlement_id, why_returned
-from creditfold.log.appender import Outgoing
-from creditfold.processors.fold.chunk import partition_of
+from creditfold.log.appender import NewRecord
+from creditfold.log.partitioner import partition_of
 from creditfold.projections.queries.background import Arrival, OpenTransfer, Standing
 from creditfold.schemas.wire import encode
 
@@ -39,7 +39,7 @@ class Sending(NamedTuple):
     """A derived command's record, and its id."""
 
     command_id: str
-    record: Outgoing
+    record: NewRecord
 
 
 class Relay:
@@ -136,7 +136,7 @@ class Relay:
     def _sending(self, command: ReceiveTransfer | SettleTransfer, partition: int) -> Sending:
         fields = fields_of(command)
         value = encode(type(command).__name__, fields)
-        return Sending(command.command_id, Outgoing(partition, command.account.encode(), value))
+        return Sending(command.command_id, NewRecord(partition, command.account.encode(), value))
 
     def forget(self) -> None:
         """Remember no place in the log any more: the log may have lost its end, and with it what was appended.

@@ -28,11 +28,11 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage, Message
 
 from creditfold.common.errors import CreditfoldError
+from creditfold.log.admin import KafkaUnavailableError, TopicError
 from creditfold.log.bookmark import Bookmark
-from creditfold.log.continuity import UnreadError
+from creditfold.log.continuity import LogTruncatedError, UnreadError
 from creditfold.log.fallback import SideReader
-from creditfold.log.reader import LogTruncatedError
-from creditfold.log.topics import End, KafkaUnavailableError, TopicError
+from creditfold.log.offsets import End
 from creditfold.processors.fold.chunk import Chunk, Record
 from creditfold.processors.heartbeat import MOST_CHARACTERS, Signs
 from creditfold.processors.worker.partitions import Lanes

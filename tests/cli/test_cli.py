@@ -28,7 +28,7 @@ from creditfold.cli.shared.progress import figures_of
 from creditfold.common.position import Position
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings, unknown_variables
-from creditfold.log.topics import end_offsets
+from creditfold.log.offsets import end_offsets
 from creditfold.processors.health import Judgement
 from creditfold.projections.queries.balances import Balance
 from creditfold.projections.queries.progress import PartitionProgress

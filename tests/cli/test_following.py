@@ -17,8 +17,8 @@ from creditfold.cli.read.follow import document, line
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings, load_settings
 from creditfold.log import reader as log
+from creditfold.log.partitioner import partition_of
 from creditfold.log.reader import LogReader
-from creditfold.processors.fold.chunk import partition_of
 from creditfold.processors.publisher import follower as following
 from creditfold.processors.publisher.follower import Follower
 from creditfold.processors.publisher.messages import outcome_message, read_outcome

@@ -16,7 +16,7 @@ from test_cli import bare, cli, use  # noqa: F401 - Fixtures.
 
 from creditfold.cli.main import app
 from creditfold.common.settings import Settings
-from creditfold.log import topics
+from creditfold.log import admin
 from creditfold.projections import connections
 from helpers.support import Cli, Raw, append, query
 
@@ -304,7 +304,7 @@ def test_a_kafka_that_is_spoken_to_wrongly(
     said: str,
 ) -> None:
     """It runs, so nobody is sent to start it."""
-    monkeypatch.setattr(topics, "CONNECT_S", 2.0)
+    monkeypatch.setattr(admin, "CONNECT_S", 2.0)
     changed = {"kafka_security_protocol": protocol, "kafka_username": "ann", "kafka_password": SecretStr("x")}
     use(ledger_settings.model_copy(update=changed), monkeypatch)
     tries = [cli("init")]

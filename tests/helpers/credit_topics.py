@@ -14,8 +14,9 @@ from creditfold.ledger import CreditBook
 from creditfold.ledger.commands import ReceiveTransfer, SettleTransfer
 from creditfold.ledger.facts import Outcome
 from creditfold.ledger.transfers import derived
-from creditfold.log.archive.target import Topic
-from creditfold.processors.fold.chunk import Content, Later, Record, _Fold, partition_of, read_records
+from creditfold.log.archive.target import RestoreTopic
+from creditfold.log.partitioner import partition_of
+from creditfold.processors.fold.chunk import Content, Later, Record, _Fold, read_records
 from creditfold.schemas.wire import encode
 from helpers.credit_histories import HOUR_MS, START_MS, Writer
 from helpers.support import HANG_S, Raw
@@ -211,7 +212,7 @@ def append_long_ago(settings: Settings, records: Iterable[Raw]) -> None:
 
     What ends soon after it is overdue by the clock, and not yet by the log's: no test has to wait for that.
     """
-    Topic(settings).keep_given_times()
+    RestoreTopic(settings).keep_given_times()
     producer = Producer({**settings.kafka_client, "enable.idempotence": True, "partitioner": "murmur2_random"})
     for raw in records:
         place = {} if raw.partition < 0 else {"partition": raw.partition}
@@ -221,7 +222,7 @@ def append_long_ago(settings: Settings, records: Iterable[Raw]) -> None:
 
 def append_all(settings: Settings, records: Iterable[Appended]) -> None:
     """Append records with their times to the topic, which keeps given times from then on."""
-    Topic(settings).keep_given_times()
+    RestoreTopic(settings).keep_given_times()
     # Not by a key of the client's: some are in a wrong partition.
     producer = Producer({**settings.kafka_client, "enable.idempotence": True, "linger.ms": 5})
     for partition, (_, timestamp, key, value, headers) in records:

@@ -35,7 +35,7 @@ IMPORTED = (
     ),
     *(
         "creditfold.stack.embedded",
-        "creditfold.log.doctor.judgement",
+        "creditfold.log.doctor.kafka_checks",
         "creditfold.projections.queries.outcomes",
         "rich.table",
     ),

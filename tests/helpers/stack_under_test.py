@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
-from creditfold.log import topics
-from creditfold.log.topics import kafka_answers
+from creditfold.log import admin, offsets, topics
+from creditfold.log.admin import kafka_answers
 from creditfold.stack import kafka, postgres
 from creditfold.stack.embedded import down, up
 from creditfold.stack.kafka import EmbeddedKafka
@@ -36,7 +36,7 @@ JARS = ROOT / ".creditfold" / "jars"
 # How long a server may take to start or to end, and a broker to make a topic, says something of the machine, and
 # nothing of ours.
 kafka.READY_BOUND_S = kafka.STOP_BOUND_S = postgres.READY_BOUND_S = 600.0
-topics.REQUEST_S = topics.PROPAGATION_S = 120.0
+admin.REQUEST_S = offsets.REQUEST_S = topics.REQUEST_S = topics.PROPAGATION_S = 120.0
 
 #: The files that say which ports are taken by tests, locked by whoever took them for as long as it lives.
 PORTS = Path(tempfile.gettempdir()) / f"creditfold-test-ports-{os.getuid()}"

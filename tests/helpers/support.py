@@ -23,14 +23,9 @@ from confluent_kafka.admin import NewTopic
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
-from creditfold.log.topics import (
-    KafkaAdmin,
-    KafkaUnavailableError,
-    create_topics,
-    describe_log,
-    end_offsets,
-    start_offsets,
-)
+from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError
+from creditfold.log.offsets import end_offsets, start_offsets
+from creditfold.log.topics import create_topics, describe_log
 from creditfold.processors.rebuild.partition import Job
 from creditfold.processors.rebuild.processes import fold_here
 from creditfold.projections.connections import connected

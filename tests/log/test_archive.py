@@ -27,25 +27,16 @@ from pydantic import SecretStr
 
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError, TopicMissingError
 from creditfold.log.archive import restore
 from creditfold.log.archive import writer as archive_writer
 from creditfold.log.archive.folder import FORMAT, Archive, ArchiveDamagedError, ArchiveError, chained
 from creditfold.log.archive.restore import RestoreError, RestoreProgress, restore_topic
-from creditfold.log.archive.target import Holes
+from creditfold.log.archive.target import GapWriter
 from creditfold.log.archive.writer import ArchiveProgress, archive_topic
+from creditfold.log.offsets import End, end_offsets, start_offsets
 from creditfold.log.reader import LogReader, UnreadableError
-from creditfold.log.topics import (
-    End,
-    KafkaAdmin,
-    KafkaUnavailableError,
-    TopicMissingError,
-    check_topic,
-    create_topics,
-    describe_topic,
-    end_offsets,
-    start_offsets,
-    topic_config,
-)
+from creditfold.log.topics import check_topic, create_topics, describe_topic, topic_config
 from helpers.fork_server import Process, run
 from helpers.stack_under_test import StackUnderTest, free_port
 from helpers.support import (
@@ -849,7 +840,7 @@ def test_a_hole_left_open_is_finished(
         for survived in (0, 2):
             target = other_topic(ledger_settings, f"{name}-{survived}")
             with monkeypatch.context() as patched:
-                patched.setattr(Holes, "_abort_one", dying(name, survived))
+                patched.setattr(GapWriter, "_abort_one", dying(name, survived))
                 with pytest.raises(Killed):
                     restore_topic(target, tmp_path)
             restore_topic(target, tmp_path)
@@ -857,9 +848,9 @@ def test_a_hole_left_open_is_finished(
             assert check_topic(target) == []
 
 
-def dying(name: str, survived: int) -> Callable[[Holes, int, int], None]:
-    """Holes._abort_one that dies at the call of a method of its producer, after so many were made."""
-    whole = Holes._abort_one
+def dying(name: str, survived: int) -> Callable[[GapWriter, int, int], None]:
+    """GapWriter._abort_one that dies at the call of a method of its producer, after so many were made."""
+    whole = GapWriter._abort_one
     made = [0]
 
     class Dying:
@@ -872,7 +863,7 @@ def dying(name: str, survived: int) -> Callable[[Holes, int, int], None]:
                 raise Killed
             return getattr(self._producer, wanted)
 
-    def call(holes: Holes, partition: int, count: int) -> None:
+    def call(holes: GapWriter, partition: int, count: int) -> None:
         made[0] += 1
         producer = holes._producer
         holes._producer = Dying(producer)  # type: ignore[assignment]
@@ -905,7 +896,7 @@ def test_a_killed_restore_goes_on(
         more = drawn.randrange(1, whole // 5)
         enough = length() + more
         # It goes on behind that, but never to its end before it is killed.
-        stands = ("creditfold.log.archive.target:Appender.append", str(more + 200), str(held))
+        stands = ("creditfold.log.archive.target:RestoreAppender.append", str(more + 200), str(held))
         process = Process([HELD, *stands, "restore", str(tmp_path)], env=environment(target), stderr=subprocess.DEVNULL)
         assert wait_until(lambda enough=enough: length() >= enough, HANG_S, 0.001)  # type: ignore[misc]
         process.kill()

@@ -15,8 +15,9 @@ from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
 from creditfold.log import batch_reader
 from creditfold.log.batch_reader import BatchReader
-from creditfold.log.reader import LogReader, LogRecord, UnreadableError
-from creditfold.log.topics import end_offsets
+from creditfold.log.offsets import end_offsets
+from creditfold.log.reader import LogReader, UnreadableError
+from creditfold.log.record import LogRecord
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S, TRANSACTION_MS
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from creditfold.log import batch_reader
 from creditfold.log.batch_reader import BatchReader, _decoders
-from creditfold.log.reader import UNREADABLE_HEADERS, LogRecord, Taken
+from creditfold.log.record import UNREADABLE_HEADERS, LogRecord, LogSlice
 
 pytestmark = pytest.mark.both_cores
 
@@ -262,10 +262,10 @@ class Slow:
     def __init__(self, kafka: object, topic: str, partition: int, start: int) -> None:
         self.position = start
 
-    def take(self, most: int, timeout_s: float) -> Taken:
+    def take(self, most: int, timeout_s: float) -> LogSlice:
         found = [record for record in self.records if record.offset >= self.position][:most]
         self.position += len(found)
-        return Taken(self.position, found)
+        return LogSlice(self.position, found)
 
     def close(self) -> None:
         """Nothing is open."""

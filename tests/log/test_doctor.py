@@ -26,18 +26,12 @@ from creditfold.common.checks import Check, worst_first
 from creditfold.common.position import Log
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings
+from creditfold.log.admin import KafkaUnavailableError, TopicError, TopicMissingError
 from creditfold.log.bookmark import Bookmark
-from creditfold.log.doctor.facts import KafkaFacts, Reach, TopicFacts, kafka_facts
-from creditfold.log.doctor.judgement import Folded, examine_kafka
+from creditfold.log.doctor.facts import FoldedLog, KafkaFacts, LogExtent, TopicFacts, kafka_facts
+from creditfold.log.doctor.kafka_checks import examine_kafka
 from creditfold.log.open_transactions import OpenTransaction
-from creditfold.log.topics import (
-    KafkaUnavailableError,
-    PartitionState,
-    TopicError,
-    TopicInfo,
-    TopicMissingError,
-    describe_topic,
-)
+from creditfold.log.topics import PartitionState, TopicInfo, describe_topic
 from creditfold.projections.connections import connected
 from creditfold.projections.doctor.postgres import Collations, DatabaseFacts, examine_postgres, outside
 from creditfold.projections.sessions import Brought
@@ -52,16 +46,16 @@ OUTCOMES = COMMANDS._replace(
     name="outcomes", topic_id="o", timestamp_type="CreateTime", max_message_bytes=1_000_000 + 65_536
 )
 DEAD = OUTCOMES._replace(name="dead", topic_id="d")
-REACH = Reach({0: 0, 1: 0}, {0: 9, 1: 5}, {0: NOW_MS - 60_000})
+EXTENT = LogExtent({0: 0, 1: 0}, {0: 9, 1: 5}, {0: NOW_MS - 60_000})
 KAFKA = KafkaFacts(
     frozenset({1, 2, 3}),
     {1: False, 2: False, 3: False},
     TopicFacts("commands", COMMANDS),
     TopicFacts("outcomes", OUTCOMES),
     TopicFacts("dead", DEAD),
-    REACH,
+    EXTENT,
 )
-FOLDED = Folded(Log("commands", "id", 2), {0: 9, 1: 3})
+FOLDED = FoldedLog(Log("commands", "id", 2), {0: 9, 1: 3})
 REFUSED = TopicError("Kafka refused.", "")
 MISSING = TopicMissingError("There is none.", "")
 
@@ -102,7 +96,7 @@ def replicated(replicas: int) -> tuple[PartitionState, ...]:
 
 
 def ahead(ms: int) -> KafkaFacts:
-    return KAFKA._replace(reach=REACH._replace(newest_ms={0: NOW_MS - 1, 1: NOW_MS + ms}))
+    return KAFKA._replace(extent=EXTENT._replace(newest_ms={0: NOW_MS - 1, 1: NOW_MS + ms}))
 
 
 def led(leader: int | None, in_sync: tuple[int, ...]) -> tuple[PartitionState, ...]:
@@ -125,7 +119,7 @@ UNTOLD = {
     [
         (KAFKA, []),
         # Each topic by itself.
-        (KAFKA._replace(commands=TopicFacts("commands", MISSING), reach=MISSING), [("commands", "exists", "danger")]),
+        (KAFKA._replace(commands=TopicFacts("commands", MISSING), extent=MISSING), [("commands", "exists", "danger")]),
         (KAFKA._replace(outcomes=TopicFacts("outcomes", MISSING)), [("outcomes", "exists", "danger")]),
         (KAFKA._replace(dead_letters=TopicFacts("dead", MISSING)), [("dead", "exists", "danger")]),
         (KAFKA._replace(dead_letters=TopicFacts("dead", REFUSED)), [("dead", "description", "unknown")]),
@@ -164,14 +158,14 @@ UNTOLD = {
         ),
         (of("commands", topic_id="another"), [("projection", "source topic's id", "danger")]),
         # How far the log reaches.
-        (KAFKA._replace(reach=REACH._replace(starts={0: 4, 1: 0})), [("commands", "start of the log", "danger")]),
-        (KAFKA._replace(reach=REACH._replace(ends={0: 8, 1: 5})), [("commands", "end of the log", "danger")]),
-        (KAFKA._replace(reach=REFUSED), [("commands", "offsets", "unknown")]),
-        (KAFKA._replace(reach=REACH._replace(newest_ms=REFUSED)), [("commands", "append times", "unknown")]),
+        (KAFKA._replace(extent=EXTENT._replace(starts={0: 4, 1: 0})), [("commands", "start of the log", "danger")]),
+        (KAFKA._replace(extent=EXTENT._replace(ends={0: 8, 1: 5})), [("commands", "end of the log", "danger")]),
+        (KAFKA._replace(extent=REFUSED), [("commands", "offsets", "unknown")]),
+        (KAFKA._replace(extent=EXTENT._replace(newest_ms=REFUSED)), [("commands", "append times", "unknown")]),
         (ahead(5_000), []),
         (ahead(5_001), [("commands", "append times", "warning")]),
         (ahead(300_001), [("commands", "append times", "danger")]),
-        (KAFKA._replace(reach=REACH._replace(newest_ms={})), []),
+        (KAFKA._replace(extent=EXTENT._replace(newest_ms={})), []),
         # Transactions: one that began just now is nobody's trouble.
         (held("commands", NOW_MS - 4_000), []),
         (held("commands", NOW_MS - 6_000), [("commands", "open transactions", "danger")]),
@@ -208,11 +202,11 @@ def test_what_kafka_does_not_tell_is_unknown() -> None:
     ("folded", "expected"),
     [
         (None, []),
-        (Folded(Log("commands", "id", 2), {0: 9, 1: 5}), []),
-        (Folded(Log("others", "id", 2), {0: 99}), [("projection", "source topic", "danger")]),
-        (Folded(Log("commands", "old", 2), {0: 99}), [("projection", "source topic's id", "danger")]),
+        (FoldedLog(Log("commands", "id", 2), {0: 9, 1: 5}), []),
+        (FoldedLog(Log("others", "id", 2), {0: 99}), [("projection", "source topic", "danger")]),
+        (FoldedLog(Log("commands", "old", 2), {0: 99}), [("projection", "source topic's id", "danger")]),
         (
-            Folded(Log("commands", "id", 1), {0: 9}),
+            FoldedLog(Log("commands", "id", 1), {0: 9}),
             [
                 ("projection", "source partitions", "danger"),
                 ("outcomes", "partitions", "warning"),
@@ -221,7 +215,7 @@ def test_what_kafka_does_not_tell_is_unknown() -> None:
         ),
     ],
 )
-def test_the_projection_must_be_of_this_log(folded: Folded | None, expected: list[Bad]) -> None:
+def test_the_projection_must_be_of_this_log(folded: FoldedLog | None, expected: list[Bad]) -> None:
     """One that was folded from another log has no offsets to compare."""
     assert sorted(bad(examine_kafka(KAFKA, SETTINGS, folded, NOW_MS))) == sorted(expected)
 
@@ -229,9 +223,9 @@ def test_the_projection_must_be_of_this_log(folded: Folded | None, expected: lis
 @pytest.mark.parametrize(
     ("folded", "words"), [(None, "Make it with `creditfold init`"), (FOLDED, "don't run `creditfold init`")]
 )
-def test_a_lost_log_must_not_be_made_anew(folded: Folded | None, words: str) -> None:
+def test_a_lost_log_must_not_be_made_anew(folded: FoldedLog | None, words: str) -> None:
     """Where something was folded from it; where nothing was, it is made."""
-    facts = KAFKA._replace(commands=TopicFacts("commands", MISSING), reach=MISSING)
+    facts = KAFKA._replace(commands=TopicFacts("commands", MISSING), extent=MISSING)
     (lost,) = [check for check in examine_kafka(facts, SETTINGS, folded, NOW_MS) if check.state == "danger"]
     assert words in lost.remedy
 
@@ -248,7 +242,7 @@ def test_a_lost_log_must_not_be_made_anew(folded: Folded | None, words: str) -> 
 def test_a_gap_says_what_is_left(next_offsets: dict[int, int] | None, words: str) -> None:
     """How much is gone, where, and whether the balances hold it."""
     folded = None if next_offsets is None else FOLDED._replace(next_offsets=next_offsets)
-    facts = KAFKA._replace(reach=REACH._replace(starts={0: 4, 1: 2}))
+    facts = KAFKA._replace(extent=EXTENT._replace(starts={0: 4, 1: 2}))
     (gap,) = [check for check in examine_kafka(facts, SETTINGS, folded, NOW_MS) if check.state == "danger"]
     assert gap.seen == "6 offsets are gone: 4 in partition 0, 2 in partition 1"
     assert words in gap.remedy
@@ -256,7 +250,7 @@ def test_a_gap_says_what_is_left(next_offsets: dict[int, int] | None, words: str
 
 def test_many_partitions_are_not_all_named() -> None:
     """Ten, and how many more."""
-    facts = KAFKA._replace(reach=REACH._replace(starts=dict.fromkeys(range(12), 1)))
+    facts = KAFKA._replace(extent=EXTENT._replace(starts=dict.fromkeys(range(12), 1)))
     (gap,) = [check for check in examine_kafka(facts, SETTINGS, None, NOW_MS) if check.name == "start of the log"]
     assert gap.seen.startswith("12 offsets are gone: 1 in partition 0, ")
     assert gap.seen.endswith("1 in partition 9 and 2 more")
@@ -530,8 +524,8 @@ def test_a_record_from_the_future_is_told(ledger_settings: Settings, ahead_ms: i
         producer.produce(topic, b"x", partition=1, timestamp=now_ms + shift_ms)
     assert producer.flush(HANG_S) == 0
     facts = kafka_facts(ledger_settings)
-    assert isinstance(facts.reach, Reach)
-    assert facts.reach.newest_ms == {1: now_ms + ahead_ms}
+    assert isinstance(facts.extent, LogExtent)
+    assert facts.extent.newest_ms == {1: now_ms + ahead_ms}
     checks = {check.name: check.state for check in examine_kafka(facts, ledger_settings, None, now_ms)}
     assert checks["append times"] == state
 

@@ -11,19 +11,15 @@ from pydantic import SecretStr
 
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
-from creditfold.log import topics
+from creditfold.log import admin
+from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError, TopicError, TopicMissingError
+from creditfold.log.offsets import end_offsets, start_offsets
 from creditfold.log.topics import (
-    KafkaAdmin,
-    KafkaUnavailableError,
-    TopicError,
     TopicInfo,
-    TopicMissingError,
     check_topic,
     create_topics,
     describe_log,
     describe_topic,
-    end_offsets,
-    start_offsets,
     topic_config,
     topic_names,
     topic_problems,
@@ -145,7 +141,7 @@ def test_more_replicas_than_brokers(stack: StackUnderTest) -> None:
 @pytest.fixture
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is there, so nobody is waited for."""
-    monkeypatch.setattr(topics, "CONNECT_S", 1.0)
+    monkeypatch.setattr(admin, "CONNECT_S", 1.0)
 
 
 @pytest.mark.usefixtures("_hasty")

@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from creditfold.ledger import CreditBook
 from creditfold.ledger.account import Account
 from creditfold.ledger.folding import Known
-from creditfold.processors.fold.chunk import (
-    KEPT_BYTES,
-    MAX_DEAD_BYTES,
-    Read,
-    commands,
-    fold,
-    keys,
-    partition_of,
-    read_records,
-)
+from creditfold.log.partitioner import partition_of
+from creditfold.processors.fold.chunk import KEPT_BYTES, MAX_DEAD_BYTES, Read, commands, fold, keys, read_records
 from creditfold.projections.results import ChunkResult, DeadLetter
 from creditfold.schemas.wire import encode
 

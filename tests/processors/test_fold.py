@@ -14,7 +14,7 @@ from confluent_kafka import Producer
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
 from creditfold.ledger.limits import MAX_RECORD_BYTES
-from creditfold.processors.fold.chunk import partition_of
+from creditfold.log.partitioner import partition_of
 from creditfold.projections.tables.roles import READER_ROLE
 from creditfold.schemas.dead_letters import DeadLetterReason
 from helpers.support import (

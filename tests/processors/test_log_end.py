@@ -25,10 +25,11 @@ from creditfold.log.archive.folder import ArchiveError
 from creditfold.log.archive.writer import archive_topic
 from creditfold.log.bookmark import NO_RECORD, Bookmark, LastRecord, last_record
 from creditfold.log.continuity import READ_S, LogReplacedError, UnreadError, refusals
+from creditfold.log.offsets import End, log_ends
+from creditfold.log.partitioner import partition_of
 from creditfold.log.reader import LogReader, UnreadableError
-from creditfold.log.topics import End, describe_log, log_ends
+from creditfold.log.topics import describe_log
 from creditfold.processors import health
-from creditfold.processors.fold.chunk import partition_of
 from creditfold.processors.publisher.partition import OutcomesCutError, Pool
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.processors.rebuild.verify import diff, verify

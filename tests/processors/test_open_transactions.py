@@ -15,8 +15,9 @@ from test_cli import bare, cli
 
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.log.offsets import End, log_ends
 from creditfold.log.open_transactions import LONG_OPEN_S, open_transactions
-from creditfold.log.topics import End, describe_log, log_ends
+from creditfold.log.topics import describe_log
 from creditfold.processors.worker import app as app_module
 from creditfold.processors.worker.app import create_app
 from creditfold.processors.worker.blockage import HeldBack

@@ -20,18 +20,10 @@ from creditfold.ledger import RULES, Command, CreditBook, Known, limits
 from creditfold.ledger.account import NUMBER_BITS
 from creditfold.ledger.commands import KINDS, Grant, Terms
 from creditfold.ledger.rows import CorruptStateError
+from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold import fast as quick
 from creditfold.processors.fold.account_cache import Loaded, Memory, Part, Seen
-from creditfold.processors.fold.chunk import (
-    commands,
-    controls,
-    fold,
-    folding,
-    keys,
-    partition_of,
-    read_one,
-    read_records,
-)
+from creditfold.processors.fold.chunk import commands, controls, fold, folding, keys, read_one, read_records
 from creditfold.projections.store.chain import CHECKPOINT_OFFSETS, START, Line, dead_letter_line, extend, journal_line
 from creditfold.projections.store.claim import Claim
 from creditfold.projections.store.load import account_with

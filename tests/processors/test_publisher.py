@@ -24,8 +24,10 @@ from psycopg.rows import dict_row
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
 from creditfold.log import batch_reader
+from creditfold.log.admin import KafkaUnavailableError
+from creditfold.log.offsets import end_offsets, start_offsets
 from creditfold.log.tail import OpenTransactionError
-from creditfold.log.topics import KafkaUnavailableError, describe_topic, end_offsets, start_offsets, topic_names
+from creditfold.log.topics import describe_topic, topic_names
 from creditfold.processors.publisher import main as processors_publisher
 from creditfold.processors.publisher import messages as outcomes
 from creditfold.processors.publisher.group import outcomes_group, owning_members, published_offsets

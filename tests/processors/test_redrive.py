@@ -22,7 +22,8 @@ from creditfold.common.position import Position
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings
 from creditfold.ledger import CreditBook, Spend
-from creditfold.processors.fold.chunk import MAX_DEAD_BYTES, fold, partition_of, read_records
+from creditfold.log.partitioner import partition_of
+from creditfold.processors.fold.chunk import MAX_DEAD_BYTES, fold, read_records
 from creditfold.processors.redrive import Redriven, Redriver
 from creditfold.producers import redrive
 from creditfold.producers.client import CommandProducer

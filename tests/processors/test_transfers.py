@@ -19,8 +19,8 @@ from test_cli import bare, use
 
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.log.partitioner import partition_of
 from creditfold.log.topics import describe_log
-from creditfold.processors.fold.chunk import partition_of
 from creditfold.projections.connections import connected
 from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode

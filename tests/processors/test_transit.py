@@ -17,8 +17,9 @@ from creditfold.ledger.transfers import (
     why_returned,
 )
 from creditfold.log import appender
-from creditfold.log.appender import Appender, Outgoing
-from creditfold.processors.fold.chunk import partition_of, read_records
+from creditfold.log.appender import Appender, NewRecord
+from creditfold.log.partitioner import partition_of
+from creditfold.processors.fold.chunk import read_records
 from creditfold.processors.worker import transfers as relay
 from creditfold.processors.worker.background import IDLE_S, LONG_S, PAGE_S, SHORT_S, pause_after
 from creditfold.processors.worker.ticks import LastTick, Ticker, number_of_tick, tick_record, wants_tick
@@ -280,8 +281,8 @@ def test_an_appender_without_kafka_gives_up_and_can_be_closed(monkeypatch: pytes
     monkeypatch.setattr(appender, "_CONFIG", {**appender._CONFIG, "delivery.timeout.ms": 300})
     one = Appender({"bootstrap.servers": "127.0.0.1:1"}, "topic")
     producer = one.open()
-    assert one.append([Outgoing(0, None, b"a"), Outgoing(1, b"k", b"b")]) == [None, None]
+    assert one.append([NewRecord(0, None, b"a"), NewRecord(1, b"k", b"b")]) == [None, None]
     # It may have lost Kafka for ever.
     assert one.open() is not producer
     one.close()
-    assert one.append([Outgoing(0, None, b"a")]) == [None]
+    assert one.append([NewRecord(0, None, b"a")]) == [None]

@@ -18,7 +18,7 @@ from creditfold.cli.run.servers import prepare_ledger
 from creditfold.common.position import Position
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
-from creditfold.log.topics import end_offsets
+from creditfold.log.offsets import end_offsets
 from creditfold.producers import (
     AsyncCommandProducer,
     Batch,

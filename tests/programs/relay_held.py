@@ -8,14 +8,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from creditfold.log.appender import Appender, Outgoing
+from creditfold.log.appender import Appender, NewRecord
 from creditfold.schemas.wire import decode
 
 HELD = Path(os.environ["RELAY_HELD"])
 append = Appender.append
 
 
-def is_held(record: Outgoing) -> bool:
+def is_held(record: NewRecord) -> bool:
     """Whether a record isn't to be appended yet."""
     name, values, _ = decode(record.value)
     if not HELD.exists():
@@ -27,7 +27,7 @@ def is_held(record: Outgoing) -> bool:
     )
 
 
-def append_some(self: Appender, records: Sequence[Outgoing]) -> list[int | None]:
+def append_some(self: Appender, records: Sequence[NewRecord]) -> list[int | None]:
     """Append those that aren't held; of the others it isn't known whether the log has them."""
     held = [is_held(record) for record in records]
     going = [record for record, stays in zip(records, held, strict=True) if not stays]

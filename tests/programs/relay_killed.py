@@ -8,13 +8,13 @@ import random
 import signal
 from collections.abc import Sequence
 
-from creditfold.log.appender import Appender, Outgoing
+from creditfold.log.appender import Appender, NewRecord
 
 PERCENT = int(os.environ.get("KILLED_APPENDS", "10"))
 append = Appender.append
 
 
-def append_or_die(self: Appender, records: Sequence[Outgoing]) -> list[int | None]:
+def append_or_die(self: Appender, records: Sequence[NewRecord]) -> list[int | None]:
     """Append some of the records, or all, and die; or don't."""
     if random.randrange(100) >= PERCENT:
         return append(self, records)

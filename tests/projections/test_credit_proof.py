@@ -13,7 +13,7 @@ from test_proof import as_of, balances_of, tamper
 
 from creditfold.common.settings import Settings
 from creditfold.ledger import RULESETS
-from creditfold.log.topics import end_offsets
+from creditfold.log.offsets import end_offsets
 from creditfold.processors.fold.account_cache import fold_chunk
 from creditfold.processors.rebuild.processes import RebuildError
 from creditfold.processors.rebuild.steps import Request, rebuild

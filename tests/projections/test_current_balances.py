@@ -13,8 +13,8 @@ from test_credit_store import folded, in_memory, prepared
 
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.account_cache import Memory, Seen
-from creditfold.processors.fold.chunk import partition_of
 from creditfold.projections import queries
 from creditfold.projections.connections import connected
 from creditfold.projections.proof.rows import snapshot

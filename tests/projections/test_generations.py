@@ -24,7 +24,9 @@ from test_compiled import IS_COMPILED
 from creditfold.cli.main import _run
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings
-from creditfold.log.topics import KafkaAdmin, create_topics, describe_log, end_offsets
+from creditfold.log.admin import KafkaAdmin
+from creditfold.log.offsets import end_offsets
+from creditfold.log.topics import create_topics, describe_log
 from creditfold.processors.fold.account_cache import Memory
 from creditfold.processors.rebuild.partition import Job
 from creditfold.processors.rebuild.processes import RebuildError, fold_here

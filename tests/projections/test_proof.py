@@ -24,7 +24,7 @@ from creditfold.common.instants import EPOCH
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
 from creditfold.ledger import RULESETS
-from creditfold.processors.fold.chunk import partition_of
+from creditfold.log.partitioner import partition_of
 from creditfold.processors.rebuild.steps import Request, rebuild
 from creditfold.processors.rebuild.verify import verify
 from creditfold.projections.connections import connected
@@ -319,7 +319,7 @@ def test_a_record_that_is_gone_from_the_start_of_the_log_is_told(folded: Setting
     """A fresh fold of what is left would be another ledger; it isn't begun."""
     from confluent_kafka import TopicPartition
 
-    from creditfold.log.topics import KafkaAdmin
+    from creditfold.log.admin import KafkaAdmin
 
     place = TopicPartition(folded.commands_topic, 2, 5)
     admin = KafkaAdmin(folded)

@@ -19,9 +19,10 @@ from test_store import kill, lanes_of, wait_until_blocked
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
 from creditfold.ledger import RULESETS, CreditBook
+from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold import account_cache as memory_module
 from creditfold.processors.fold.account_cache import Share, fold_together
-from creditfold.processors.fold.chunk import Chunk, fold, partition_of, read_records
+from creditfold.processors.fold.chunk import Chunk, fold, read_records
 from creditfold.processors.worker import partitions as lanes_module
 from creditfold.processors.worker.partitions import Lanes
 from creditfold.projections.connections import connected

@@ -21,7 +21,8 @@ from confluent_kafka import Producer
 from creditfold.common.files import LockedError, locked
 from creditfold.common.processes import Daemon, Step, run, start_time, wait_until
 from creditfold.common.settings import Settings
-from creditfold.log.topics import TopicError, end_offsets
+from creditfold.log.admin import TopicError
+from creditfold.log.offsets import end_offsets
 from creditfold.stack.artifacts import kafka_artifacts
 from creditfold.stack.embedded import DataFolderError, advice, down, service_status, up
 from creditfold.stack.jars import fetched_jars

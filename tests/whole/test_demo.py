@@ -22,7 +22,7 @@ from creditfold.cli.demo.main import COMMANDS_FILE, DemoError, run_demo
 from creditfold.cli.run.background import background_worker, stop_worker
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
-from creditfold.log.topics import end_offsets
+from creditfold.log.offsets import end_offsets
 from creditfold.producers.models.commands import parse_command
 from creditfold.projections.connections import connected
 from creditfold.stack.embedded import DataFolderError, down

@@ -18,7 +18,7 @@ import pytest
 from creditfold.cli.main import COMMANDS
 from creditfold.common.extras import EXTRAS, require
 from creditfold.common.settings import Settings
-from creditfold.log.topics import end_offsets
+from creditfold.log.offsets import end_offsets
 from helpers.support import ROOMS, ROOT, built_wheel, environment
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

@@ -15,7 +15,8 @@ from creditfold.common.settings import Settings
 from creditfold.ledger import known_rules
 from creditfold.log.archive.folder import Archive
 from creditfold.log.archive.restore import restore_topic
-from creditfold.log.topics import describe_log, end_offsets
+from creditfold.log.offsets import end_offsets
+from creditfold.log.topics import describe_log
 from creditfold.processors.rebuild.partition import Job
 from creditfold.processors.rebuild.processes import fold_here
 from creditfold.projections.connections import connected

@@ -7,7 +7,7 @@ import pytest
 from creditfold.common.position import Position
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
-from creditfold.log.topics import end_offsets
+from creditfold.log.offsets import end_offsets
 from helpers import fork_server
 from helpers.fork_server import start_anew
 from helpers.support import HANG_S, Done, WorkerProcess, append, environment, record, wait_until_folded

@@ -37,13 +37,12 @@ ARROWS = {
     " projections/queries processors processors/fold",
     "processors/rebuild": "common ledger log projections projections/tables projections/store"
     " projections/generations projections/proof processors/fold",
-    "processors/publisher": "common schemas ledger log projections projections/tables projections/queries processors"
-    " processors/fold",
+    "processors/publisher": "common schemas ledger log projections projections/tables projections/queries processors",
     "stack": "common log",
     "cli/shared": "common schemas ledger projections stack",
     "cli/append": "common schemas ledger producers producers/models projections projections/queries processors"
     " processors/worker cli/shared",
-    "cli/read": "common schemas ledger producers projections projections/queries projections/proof processors/fold"
+    "cli/read": "common schemas ledger log producers projections projections/queries projections/proof"
     " processors/publisher cli/shared",
     "cli/rebuild": "common ledger producers/models projections projections/queries projections/generations"
     " projections/proof processors/rebuild cli/append cli/shared",

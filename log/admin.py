@@ -1,0 +1,208 @@
+"""The administration client of Kafka: asks, and explains what it hears in errors with a remedy.
+
+Owns which of the client's errors mean what. Refuses to know what is asked: that is topics.py's and offsets.py's.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+
+# The package says what it exports to people, in its documentation, but not to the type checker.
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
+from creditfold.common.processes import StackError
+from creditfold.common.settings import Settings
+
+#: How long Kafka may take, in seconds: to answer at all, to answer a request, to have each broker know of a change.
+CONNECT_S = 5.0
+REQUEST_S = 15.0
+PROPAGATION_S = 15.0
+
+T = TypeVar("T")
+
+_AWAY = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._RESOLVE,
+    KafkaError._AUTHENTICATION,
+    KafkaError._SSL,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+}
+
+
+# A partition that was just made or has just moved: the metadata names a leader that doesn't know of it yet.
+_MOVING = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+}
+
+# How the client says that somebody answers, but not to this: by what it says, since it has no code for most of it.
+_CONNECTING = (
+    (
+        r"sasl|authentication",
+        "Kafka at {bootstrap} doesn't let this user in: {reason}.",
+        "Check CREDITFOLD_KAFKA_USERNAME, CREDITFOLD_KAFKA_PASSWORD, CREDITFOLD_KAFKA_SASL_MECHANISM and "
+        "CREDITFOLD_KAFKA_SECURITY_PROTOCOL.",
+    ),
+    (
+        r"\bssl\b|\btls\b|certificate|security\.protocol|wrong version number|broker version",
+        "Kafka at {bootstrap} is reached, but speaks otherwise than the settings say: {reason}.",
+        "Check CREDITFOLD_KAFKA_SECURITY_PROTOCOL (is that port for TLS, or plain?) and CREDITFOLD_KAFKA_CA_FILE.",
+    ),
+)
+
+_FORBIDDEN = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+}
+
+# A broker that is too old to be asked, or that doesn't answer this user.
+_NOT_TOLD = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.UNSUPPORTED_VERSION,
+    KafkaError._UNSUPPORTED_FEATURE,
+}
+
+
+def _is_moving(error: BaseException) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() in _MOVING
+
+
+_WHILE_MOVING = Retrying(
+    stop=stop_after_delay(PROPAGATION_S), wait=wait_fixed(0.1), retry=retry_if_exception(_is_moving), reraise=True
+)
+
+
+class TopicError(StackError):
+    """Kafka answered, and refused."""
+
+
+class TopicMissingError(TopicError):
+    """There is no such topic."""
+
+
+class KafkaUnavailableError(StackError):
+    """No broker answers."""
+
+    away = "Kafka"
+
+
+class _Trouble:
+    """Why Kafka is away, as a client hears it."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+
+    def note(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self.reason = error.str()
+
+
+class KafkaAdmin:
+    """An administration client that keeps quiet while Kafka is away and remembers why it is.
+
+    Its threads and connections go with the last reference to it, and with them the answer to a future of its client:
+    keep it until that is there.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._bootstrap = settings.kafka_bootstrap
+        self.topics: set[str] = set()
+        # Not a method of this object: the client would keep alive who keeps it, and the garbage collector may come so
+        # seldom that a process runs out of what it has for a thousand clients.
+        self._trouble = _Trouble()
+        # librdkafka prints each failed connection to standard error; the reason goes into our error instead.
+        quiet: dict[str, Any] = {"log_level": 0, "error_cb": self._trouble.note}
+        self.client = AdminClient({**settings.kafka_client, **quiet})
+
+    def ask(self, question: Callable[[], T], topic: str = "") -> T:
+        """Return the answer to a question. Raises KafkaUnavailableError, TopicMissingError or TopicError."""
+        try:
+            # Where nobody answers, the metadata says so sooner than a request that waits for a controller.
+            self.topics = set(self.client.list_topics(timeout=CONNECT_S).topics)
+            return _WHILE_MOVING(question)
+        except KafkaException as error:
+            # What the client heard while it tried says more than that it gave up.
+            self.client.poll(0)
+            raise explained(error.args[0], self._bootstrap, topic, self._trouble.reason) from error
+
+
+def explained(error: KafkaError, bootstrap: str, topic: str = "", heard: str = "") -> StackError:
+    """What an error of Kafka's client means, with a remedy.
+
+    Args:
+        error: what the client raised.
+        bootstrap: the servers that were asked.
+        topic: what was asked about.
+        heard: why the client couldn't connect, if it said so.
+    """
+    reason = (heard or error.str()).rstrip(".")
+    if error.code() in _AWAY:
+        for pattern, message, remedy in _CONNECTING:
+            if re.search(pattern, reason, re.IGNORECASE):
+                reached = KafkaUnavailableError(message.format(bootstrap=bootstrap, reason=reason), remedy)
+                reached.away = ""
+                return reached
+        return KafkaUnavailableError(
+            f"Kafka doesn't answer at {bootstrap}: {reason}.",
+            "Start it with `creditfold up`, or set CREDITFOLD_KAFKA_BOOTSTRAP to where it is.",
+        )
+    if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
+        return TopicMissingError(
+            f"Kafka at {bootstrap} has no such topic or partition{f': {topic}' if topic else ''}.",
+            "Create it with `creditfold up` or `creditfold init`, or name the right one: CREDITFOLD_COMMANDS_TOPIC, "
+            "CREDITFOLD_OUTCOMES_TOPIC, CREDITFOLD_DEAD_LETTERS_TOPIC.",
+        )
+    return TopicError(
+        f"Kafka at {bootstrap} refused a request{f' about the topic {topic}' if topic else ''}: "
+        f"{error.str().rstrip('.')}.",
+        _remedy(error),
+    )
+
+
+def _remedy(error: KafkaError) -> str:
+    if error.code() in _FORBIDDEN:
+        return "Give the user in CREDITFOLD_KAFKA_USERNAME the right to (kafka-acls.sh), or name another user."
+    return "See the broker's log, and `creditfold doctor`."
+
+
+def kafka_answers(settings: Settings, bound_s: float = 1.0, cluster_id: str | None = None) -> bool:
+    """Tell whether Kafka, or the cluster of that id, answers a metadata request within `bound_s` seconds."""
+    with contextlib.suppress(KafkaException):
+        answer = KafkaAdmin(settings).client.list_topics(timeout=bound_s)
+        return cluster_id is None or answer.cluster_id == cluster_id
+    return False
+
+
+def spelled(topic_id: object) -> str:
+    """A topic's id in the spelling of Kafka's own tools, which is base64 for URLs."""
+    return str(topic_id).translate(str.maketrans("+/", "-_"))
+
+
+def read_config(client: AdminClient, resource: ConfigResource) -> dict[str, str]:
+    """Return the settings of a topic or broker; empty where Kafka won't tell this user. Raises KafkaException."""
+    try:
+        entries = client.describe_configs([resource], request_timeout=REQUEST_S)[resource].result()
+    except KafkaException as error:
+        if error.args[0].code() in _NOT_TOLD:
+            return {}
+        raise
+    return {name: entry.value for name, entry in entries.items() if entry.value is not None}
+
+
+def kafka_tool(settings: Settings, script: str, arguments: str) -> str:
+    """How one of Kafka's own tools is called against the broker of these settings."""
+    secured = "" if settings.kafka_security_protocol == "PLAINTEXT" else " --command-config client.properties"
+    return f"{script} --bootstrap-server {settings.kafka_bootstrap}{secured} {arguments}"

@@ -1,0 +1,99 @@
+"""How far a topic reaches: the offsets at which its partitions begin and end, and their newest timestamps.
+
+Refuses to know what the records mean.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
+
+from creditfold.common.settings import Settings
+from creditfold.log.admin import REQUEST_S, KafkaAdmin
+
+
+class End(NamedTuple):
+    """A partition's end: `stable` for readers of committed records, `high` behind the very last record.
+
+    They differ while a transaction is open in the partition.
+    """
+
+    stable: int
+    high: int
+
+
+def start_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """Return the first offset of each partition. Raises what end_offsets raises."""
+    return _offsets(_places(settings, topic, partitions, OffsetSpec.earliest()))  # type: ignore[no-untyped-call]
+
+
+def end_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """Return for each partition the offset after the last one that a read_committed reader can reach.
+
+    Raises TopicMissingError, KafkaUnavailableError or TopicError.
+    """
+    return _offsets(_places(settings, topic, partitions, OffsetSpec.latest()))  # type: ignore[no-untyped-call]
+
+
+def log_ends(
+    settings: Settings, topic: str, partitions: Iterable[int], admin: KafkaAdmin | None = None
+) -> dict[int, End]:
+    """Return both ends of each partition, by a client of its own if none is given. Raises what end_offsets raises."""
+    admin, numbers = admin or KafkaAdmin(settings), list(partitions)
+    latest = (OffsetSpec.latest(),)  # type: ignore[no-untyped-call]
+    # The very end first: what is appended in between then doesn't seem to be held back.
+    (high,) = _asked(admin, topic, numbers, latest, IsolationLevel.READ_UNCOMMITTED)
+    (stable,) = _asked(admin, topic, numbers, latest)
+    ends = _offsets(high)
+    return {partition: End(end, max(end, ends[partition])) for partition, end in _offsets(stable).items()}
+
+
+def bounds(admin: KafkaAdmin, topic: str, partitions: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
+    """Return what start_offsets and end_offsets do, by one client. Raises what end_offsets raises."""
+    first, last = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    starts, ends = _asked(admin, topic, partitions, (first, last))
+    return _offsets(starts), _offsets(ends)
+
+
+def newest_timestamps(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """Return the latest timestamp, in ms, among the records of each partition that has any.
+
+    Raises what end_offsets raises; TopicError too where the brokers are older than 3.0.
+    """
+    found = _places(settings, topic, partitions, OffsetSpec.max_timestamp())  # type: ignore[no-untyped-call]
+    return {partition: int(place.timestamp) for partition, place in found.items() if place.timestamp >= 0}
+
+
+def _offsets(places: Mapping[int, Any]) -> dict[int, int]:
+    return {partition: int(place.offset) for partition, place in places.items()}
+
+
+def _places(settings: Settings, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, Any]:
+    (found,) = _asked(KafkaAdmin(settings), topic, partitions, (spec,))
+    return found
+
+
+def _asked(
+    admin: KafkaAdmin,
+    topic: str,
+    partitions: Iterable[int],
+    specs: Sequence[OffsetSpec],
+    isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
+) -> list[dict[int, Any]]:
+    places = [TopicPartition(topic, partition) for partition in partitions]
+    if not places:
+        return [{} for _ in specs]
+
+    def asked() -> list[dict[int, Any]]:
+        # Asked for the offsets of a topic that isn't there, the client complains of missing leaders.
+        if topic not in admin.topics:
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+        answers: list[dict[TopicPartition, Future[Any]]] = [
+            admin.client.list_offsets(dict.fromkeys(places, spec), isolation_level=isolation, request_timeout=REQUEST_S)
+            for spec in specs
+        ]
+        return [{place.partition: answer.result() for place, answer in one.items()} for one in answers]
+
+    return admin.ask(asked, topic)
