@@ -21,7 +21,6 @@ from creditfold.common.settings import METADATA_AGE_MS, Settings
 from creditfold.log.appender import Appender
 from creditfold.log.bookmark import Bookmark
 from creditfold.log.continuity import LogTruncatedError, UnreadError, refusals
-from creditfold.log.fallback import SideReader
 from creditfold.log.open_transactions import open_transactions, remedy
 from creditfold.log.topics import describe_log
 from creditfold.processors.fold.chunk import Chunk
@@ -91,7 +90,7 @@ class FoldApp(faust.App):
         self.owner = owner_name()
         self.signs = signs or Signs()
         self._pool = fold_pool(settings.dsn, f"creditfold worker {os.getpid()}", FOLD_CONNECTIONS)
-        self.beside = SideReader(settings.kafka_client)
+        self.kafka_client = settings.kafka_client
         self._settings = settings
         self._log = ledger_log
         self._held_back = HeldBack()

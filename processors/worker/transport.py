@@ -31,8 +31,9 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.log.admin import KafkaUnavailableError, TopicError
 from creditfold.log.bookmark import Bookmark
 from creditfold.log.continuity import LogTruncatedError, UnreadError
-from creditfold.log.fallback import SideReader
 from creditfold.log.offsets import End
+from creditfold.log.reader import LogReader, UnreadableError
+from creditfold.log.record import LogSlice
 from creditfold.processors.fold.chunk import Chunk, Record
 from creditfold.processors.heartbeat import MOST_CHARACTERS, Signs
 from creditfold.processors.worker.partitions import Lanes
@@ -56,7 +57,11 @@ LOST_AFTER_S = 5.0
 #: How long the other partitions have between two looks at one in which something can't be read.
 SUSPECT_PAUSE_S = 0.1
 
-#: How long to leave a partition alone in which no client of ours can read on.
+#: How many records librdkafka reads at once where aiokafka can't read a batch, and how long it may take, in seconds.
+FALLBACK_RECORDS = 500
+FALLBACK_S = 15.0
+
+#: How long to leave a partition alone in which no client of ours can read on, in seconds.
 UNREADABLE_PAUSE_S = 10.0
 
 #: How often to look whether quiet partitions' leaders are still connected as they were, in seconds.
@@ -90,7 +95,7 @@ class LedgerApp(Protocol):
 
     commands_topic: str
     lanes: Lanes
-    beside: SideReader
+    kafka_client: Mapping[str, str]
     signs: Signs
 
     async def check_identity(self) -> None:
@@ -413,28 +418,32 @@ class LedgerConsumer(driver.Consumer):
                 self._suspects.update(dict.fromkeys(asked, 0.0))
                 return {}
             (suspect,) = asked
-            return {suspect: await self._read_beside(suspect)}
+            return {suspect: await self._read_by_librdkafka(suspect)}
         for tp in asked:
             self._suspects.pop(tp, None)
         return fetched
 
-    async def _read_beside(self, tp: TP) -> Fetched:
-        """Read what aiokafka can't with another client, a few records at a time, until the batch is passed."""
+    async def _read_by_librdkafka(self, tp: TP) -> Fetched:
+        """Read what aiokafka can't, a few records at a time, until the batch is passed.
+
+        aiokafka decodes the names of headers while it parses, so one that isn't UTF-8 makes all of its batch
+        unreadable. librdkafka returns the record first, and its headers when asked.
+        """
         chain = self._chains.get(tp)
         if chain is None:
             return Fetched(0, 0, [])  # A lane gave the claim up meanwhile.
         start = chain.next_offset
         self._suspects[tp] = time.monotonic() + SUSPECT_PAUSE_S
         try:
-            fetched = Fetched(start, *await asyncio.to_thread(self._ledger.beside.read, tp.topic, tp.partition, start))
+            end, records = await asyncio.to_thread(_slice_from, self._ledger.kafka_client, tp, start)
         except CreditfoldError as error:
             self._suspects[tp] += UNREADABLE_PAUSE_S
             log.error("records can't be read at all; the partition waits", partition=tp.partition, why=error.message)
             return Fetched(start, start, [])
-        await self._thread.seek_wait({tp: fetched.end})
+        await self._thread.seek_wait({tp: end})
         # The seek has told Faust to drop what lies before it, which is what is to be delivered now.
         self._read_offset[tp] = start
-        return fetched
+        return Fetched(start, end, records)
 
     def _state(self) -> tuple[bool, int, int]:
         return self.flow_active, self._seeks, self.app.consumer_generation_id
@@ -620,6 +629,17 @@ class LedgerConsumer(driver.Consumer):
         topic = self._ledger.commands_topic
         with suppress(KafkaError, IllegalStateError, TimeoutError):
             await self._thread.report({TP(topic, p): offset for p, offset in self._ledger.lanes.offsets().items()})
+
+
+def _slice_from(kafka: Mapping[str, str], tp: TP, start: int) -> LogSlice:
+    """The log from an offset on, read by librdkafka. Raises UnreadableError where nothing can be read."""
+    with LogReader(kafka, tp.topic, tp.partition, start) as reader:
+        deadline = time.monotonic() + FALLBACK_S
+        while time.monotonic() < deadline:
+            found = reader.take(FALLBACK_RECORDS, 1.0)
+            if found.end > start:
+                return found
+    raise UnreadableError(f"Nothing can be read from {tp.topic} {tp.partition}:{start}.", "Look at the broker's log.")
 
 
 class Transport(driver.Transport):
