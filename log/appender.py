@@ -99,7 +99,7 @@ class Appender:
 
     def _give_up_broken(self, producer: Producer | None, error: KafkaError) -> None:
         # An idempotent producer that lost count of its records takes no more, and one that waited in vain may have lost
-        # Kafka for ever (confluentinc/librdkafka, issue 5301); another one begins anew.
+        # all brokers (common/brokers.py); the next append makes a new one.
         if error.fatal() or error.code() in (KafkaError._FATAL, KafkaError._MSG_TIMED_OUT):
             with self._making:
                 # Another thread may have given it up, and a third have opened the next.

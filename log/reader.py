@@ -9,8 +9,9 @@ from operator import methodcaller
 from types import TracebackType
 from typing import Any, Self
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from creditfold.common.brokers import finds_kafka
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.settings import READER
@@ -42,10 +43,10 @@ class LogReader:
         self.position = start
         self._place = (topic, partition)
         self._kafka = kafka
-        self._consumer = self._made()
+        self._consumer = self._new_consumer()
         self._heard = time.monotonic()
 
-    def _made(self) -> Consumer:
+    def _new_consumer(self) -> Consumer:
         consumer = Consumer(
             {
                 **self._kafka,
@@ -99,22 +100,15 @@ class LogReader:
             if at_end or self.position > before:
                 self._heard = now
             elif now - self._heard >= _SILENCE_S:
-                self._find_kafka()
+                self._replace_if_lost()
             if at_end or len(records) >= most or now >= deadline or (records and not messages):
                 return LogSlice(self.position, records)
 
-    def _find_kafka(self) -> None:
-        """Begin anew with another client where this one finds no Kafka; it may never do so again.
-
-        librdkafka from 2.11 on may forget every broker when Kafka restarts (confluentinc/librdkafka, issue 5301).
-        """
-        try:
-            self._consumer.list_topics(self._place[0], _FIND_S)
-        except KafkaException as error:
-            # Where a broker is connected and slow, it is another error.
-            if error.args[0].code() == KafkaError._TRANSPORT:
-                lost, self._consumer = self._consumer, self._made()
-                lost.close()
+    def _replace_if_lost(self) -> None:
+        """Replace the client where it has lost all brokers; see common/brokers.py."""
+        if not finds_kafka(self._consumer, self._place[0], _FIND_S):
+            lost, self._consumer = self._consumer, self._new_consumer()
+            lost.close()
         self._heard = time.monotonic()
 
     def _is_end(self, message: Message, error: KafkaError) -> bool:

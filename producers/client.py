@@ -21,6 +21,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from creditfold.common.brokers import finds_kafka
 from creditfold.common.position import Position
 from creditfold.producers.models.commands import Command, Encoded, encode_command
 from creditfold.producers.models.errors import (
@@ -631,11 +632,7 @@ class CommandProducer:
             self._looking.start()
 
     def _look(self, kafka: Producer) -> None:
-        """Replace a client that has lost Kafka for ever, although Kafka is there.
-
-        librdkafka from 2.11 on may forget every broker when Kafka restarts, and then never looks for one again
-        (confluentinc/librdkafka, issue 5301).
-        """
+        """Replace a client that has lost all brokers, although Kafka answers; see common/brokers.py."""
         if self._finds_kafka(kafka):
             self._pardoned = self._in_vain
             return
@@ -654,12 +651,7 @@ class CommandProducer:
                 self._producer = new
 
     def _finds_kafka(self, kafka: Producer) -> bool:
-        try:
-            kafka.list_topics(self.topic, self._find_s)
-        except KafkaException as error:
-            # Where a broker is connected and slow, it is another error.
-            return bool(error.args[0].code() != KafkaError._TRANSPORT)
-        return True
+        return finds_kafka(kafka, self.topic, self._find_s)
 
     def _give_up(self, lost: Producer) -> int:
         """Tell of all that a lost client holds that it isn't confirmed. Returns how much it was."""

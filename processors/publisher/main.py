@@ -19,6 +19,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from psycopg_pool import PoolTimeout
 
+from creditfold.common.brokers import finds_kafka
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.logging import configure_logging
 from creditfold.common.position import Log
@@ -338,7 +339,7 @@ class Publisher:
                 if self._kafka_is_there:
                     self._kafka_is_there = False
                     self._leave_hung()
-                    self._find_kafka()
+                    self._replace_if_lost()
                 # It hears of partitions and answers for its life; every partition is paused, so it reads nothing.
                 self._consumer.poll(pause_s)
                 pause_s = BUSY_PAUSE_S if self._tell_lanes() else min(pause_s * 1.5, IDLE_PAUSE_S)
@@ -353,24 +354,15 @@ class Publisher:
             [self._infos[0].name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
         )
 
-    def _find_kafka(self) -> None:
+    def _replace_if_lost(self) -> None:
         """Ask the group's member for what others find. Not in another thread, which would wait for each poll's end."""
-        try:
-            self._consumer.list_topics(self._infos[0].name, FIND_S)
-        except KafkaException:
-            self._missed += 1
-        else:
-            self._missed = 0
+        self._missed = 0 if finds_kafka(self._consumer, self._infos[0].name, FIND_S) else self._missed + 1
         # Twice, since Kafka may have ended just now, and then this one will find it again by itself.
         if self._missed >= 2:
-            self._join_anew()
+            self._replace_member()
 
-    def _join_anew(self) -> None:
-        """Take another member of the group for one that has lost Kafka for ever.
-
-        librdkafka from 2.11 on may forget every broker when Kafka restarts, and then never looks for one again
-        (confluentinc/librdkafka, issue 5301).
-        """
+    def _replace_member(self) -> None:
+        """Replace the group's member, which has lost all brokers, by a new one; see common/brokers.py."""
         log.warning("the group's member has lost all brokers, another one takes its place")
         self._consumer.close()
         self._end(list(self._lanes))
