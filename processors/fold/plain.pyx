@@ -1012,11 +1012,6 @@ cdef class Lines:
     def __len__(self):
         return len(self._lights)
 
-    @property
-    def size(self):
-        """Bytes of all lines."""
-        return self._text.size
-
     def lines(self):
         """Each line with its offset, for whom it is few."""
         cdef Place* places = <Place*> self._places.data

@@ -397,24 +397,10 @@ def encode_activation(rules: int, partition: int, *, source: str = "", reason: s
     The same version has the same command id, so that a second one is a duplicate. Raises InvalidCommandError.
     """
     fields = {"command_id": f"rules-{rules}", "rules": rules, "source": source, "reason": reason}
-    return _control("ActivateRules", (fields["command_id"], rules, 0, source, reason), fields, partition)
-
-
-def encode_tick(partition: int, minute: int, *, source: str = "") -> Encoded:
-    """Make the control record that settles every account of a partition that has something due.
-
-    The same minute, counted from 1970 UTC, has the same command id, so that a second one is a duplicate. Raises
-    InvalidCommandError.
-    """
-    fields = {"command_id": f"tick-{partition}-{minute}", "minute": minute, "source": source}
-    return _control("Tick", (fields["command_id"], minute, 0, source), fields, partition)
-
-
-def _control(record: str, values: tuple[Any, ...], fields: Mapping[str, Any], partition: int) -> Encoded:
-    problem = check(record, values)
+    problem = check("ActivateRules", (fields["command_id"], rules, 0, source, reason))
     if problem is not None:
         raise InvalidCommandError((problem,))
-    return Encoded(None, encode(record, fields), partition=partition)
+    return Encoded(None, encode("ActivateRules", fields), partition=partition)
 
 
 def encode_command(command: Command) -> Encoded:

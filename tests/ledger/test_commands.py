@@ -27,7 +27,7 @@ from creditfold.producers import (
     encode_command,
     parse_command,
 )
-from creditfold.producers.models.commands import MODELS, encode_activation, encode_tick
+from creditfold.producers.models.commands import MODELS, encode_activation
 from creditfold.producers.models.fields import Instant
 from creditfold.producers.models.steps import STEP_MODELS
 from creditfold.schemas.registry import avsc_name
@@ -214,16 +214,14 @@ def test_a_command_is_no_step() -> None:
         Batch(command_id="b", account="ada", steps=(Grant(**GOOD),))  # type: ignore[arg-type] # The point.
 
 
-def test_control_records_name_their_partition() -> None:
+def test_a_control_record_names_its_partition() -> None:
     """The same one again is a duplicate; one that can't be is refused here."""
-    tick = encode_tick(3, 29_000_000, source="worker")
-    assert (tick.key, tick.partition) == (None, 3)
-    assert decode(tick.value).values == ("tick-3-29000000", 29_000_000, 0, "worker")
-    assert tick == encode_tick(3, 29_000_000, source="worker")
-    with pytest.raises(InvalidCommandError, match="minute"):
-        encode_tick(3, 0)
-    activation: Encoded = encode_activation(2, 1)
+    activation: Encoded = encode_activation(2, 1, source="ops")
+    assert (activation.key, activation.partition) == (None, 1)
     assert decode(activation.value).values[:2] == ("rules-2", 2)
+    assert activation == encode_activation(2, 1, source="ops")
+    with pytest.raises(InvalidCommandError, match="rules"):
+        encode_activation(0, 1)
 
 
 @pytest.mark.parametrize(

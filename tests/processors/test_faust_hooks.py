@@ -32,6 +32,7 @@ from pydantic import SecretStr
 
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
+from creditfold.log.record import LogSlice
 from creditfold.processors.fold.chunk import Chunk
 from creditfold.processors.worker import transport
 from creditfold.processors.worker.app import SCHEME, FetchSchema, FoldApp, create_app
@@ -384,10 +385,10 @@ async def test_hiccups_of_kafka_void_the_claims_and_nothing_else(
     assert claimed._chains == {}
 
 
-async def test_a_batch_that_cannot_be_parsed_is_read_beside(
+async def test_a_batch_that_aiokafka_cannot_parse_is_read_by_librdkafka(
     claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First every partition is asked alone; the one that fails is read by the other client, the rest as ever."""
+    """First every partition is asked alone; the one that fails is read by the other client, the rest as before."""
     bad = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "header")
     calls: list[set[TP]] = []
 
@@ -398,7 +399,7 @@ async def test_a_batch_that_cannot_be_parsed_is_read_beside(
         return fetched(p1=(11, 10))
 
     monkeypatch.setattr(claimed, "_getmany", getmany)
-    monkeypatch.setattr(claimed.app.beside, "read", lambda topic, partition, start: (14, [raw(partition, start)]))
+    monkeypatch.setattr(transport, "_slice_from", lambda kafka, tp, start: LogSlice(14, [raw(tp.partition, start)]))
     monkeypatch.setattr(claimed._thread, "seek_wait", answer(None))
     assert [item async for item in claimed.getmany(0.1)] == []
     assert claimed._chains == {}

@@ -24,13 +24,12 @@ from psycopg.rows import dict_row
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
 from creditfold.log import batch_reader
-from creditfold.log.admin import KafkaUnavailableError
 from creditfold.log.offsets import end_offsets, start_offsets
 from creditfold.log.tail import OpenTransactionError
 from creditfold.log.topics import describe_topic, topic_names
 from creditfold.processors.publisher import main as processors_publisher
 from creditfold.processors.publisher import messages as outcomes
-from creditfold.processors.publisher.group import outcomes_group, owning_members, published_offsets
+from creditfold.processors.publisher.group import outcomes_group, owning_members
 from creditfold.processors.publisher.messages import Outgoing
 from creditfold.processors.publisher.partition import (
     OtherOutcomesError,
@@ -227,11 +226,15 @@ def assert_dead_letters_published(settings: Settings) -> int:
 
 
 def published_to(settings: Settings) -> dict[int, int]:
-    """What the publishers' group has sent with its transactions, by partition."""
+    """What the publishers' group has sent with its transactions, by partition; empty where Kafka doesn't answer."""
+    places = [TopicPartition(settings.commands_topic, partition) for partition in range(settings.partitions)]
+    consumer = Consumer({**settings.kafka_client, "group.id": outcomes_group(settings), "log_level": 0})
     try:
-        return dict(published_offsets(settings, settings.commands_topic, settings.partitions))
-    except KafkaUnavailableError:
+        return {place.partition: max(place.offset, 0) for place in consumer.committed(places, HANG_S)}
+    except KafkaException:
         return {}
+    finally:
+        consumer.close()
 
 
 def hidden(settings: Settings) -> dict[str, list[tuple[int, int]]]:

@@ -192,7 +192,6 @@ EXTRA_OF_MODULES = {
     "creditfold.common.settings": "read",
     "creditfold.log.appender": "cli",
     "creditfold.log.batch_reader": "worker",
-    "creditfold.log.fallback": "worker",
 }
 
 
