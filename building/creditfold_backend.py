@@ -39,7 +39,7 @@ def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
 
 
 def get_requires_for_build_editable(config_settings: Settings = None) -> list[str]:
-    """The same, unless the checkout is compiled already."""
+    """What compiling takes, as for a wheel; nothing where the checkout is compiled already."""
     return [] if is_compiled(ROOT) else get_requires_for_build_wheel(config_settings)
 
 
@@ -80,7 +80,7 @@ def build_editable(
 
 
 def _refuse(reason: Reason) -> None:
-    """Say why there is no compiled core; end the build where one is demanded."""
+    """Report why there is no compiled core; end the build where one is demanded."""
     if chosen() == "compiled":
         sys.exit(f"error: no compiled core: {reason.why}.\ntry: {reason.remedy}")
     print(f"warning: no compiled core, plain Python is installed: {reason.why}. Try: {reason.remedy}", file=sys.stderr)

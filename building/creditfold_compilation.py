@@ -176,7 +176,7 @@ def _errors(said: str) -> Iterator[str]:
 
 
 def main(root: Path) -> int:
-    """Compile a checkout, and say why not; 1 where that fails and CREDITFOLD_CORE=compiled demands it."""
+    """Compile a checkout, or report why not. Returns 1 where that fails and CREDITFOLD_CORE=compiled demands it."""
     # A shell has what it starts in the background ignore Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

@@ -1,6 +1,6 @@
-"""What an examination comes to: one thing looked at, how it is, and what to do. Knows nothing of what is examined.
+"""The result of an examination: one thing checked, its state, and what to do. Knows nothing of what is examined.
 
-It stands in the lowest room so that Kafka's side and PostgreSQL's can both speak in it.
+It stands in the lowest room because both Kafka's and PostgreSQL's examinations return it.
 """
 
 from collections.abc import Iterable
@@ -8,15 +8,15 @@ from typing import Literal, NamedTuple
 
 State = Literal["danger", "warning", "unknown", "ok"]
 
-#: The worst first. Danger can lose data or give wrong balances; unknown is what can't be told.
+#: The worst first. Danger can lose data or give wrong balances; unknown is what can't be seen.
 STATES: tuple[State, ...] = ("danger", "warning", "unknown", "ok")
 
 
 class Check(NamedTuple):
-    """One thing that was looked at.
+    """One thing that was checked.
 
-    `subject` is the topic or server, `name` the thing looked at, `seen` how it is, `why` what hangs on it, and `remedy`
-    what to do if it isn't well.
+    `subject` is the topic or server, `name` the thing checked, `seen` what was found, `why` what depends on it, and
+    `remedy` what to do unless it is ok.
     """
 
     subject: str
@@ -28,6 +28,6 @@ class Check(NamedTuple):
 
 
 def worst_first(checks: Iterable[Check]) -> list[Check]:
-    """Sort by state and drop the remedies that nobody needs. What is equally bad keeps its order."""
+    """Sort by state, and drop the remedies of what is ok. Checks of one state keep their order."""
     needed = (check if check.state != "ok" else check._replace(remedy="") for check in checks)
     return sorted(needed, key=lambda check: STATES.index(check.state))

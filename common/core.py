@@ -1,7 +1,7 @@
-"""Says which core a process runs, the compiled one or plain Python's, and why it isn't the compiled one.
+"""Reports which core a process runs, the compiled one or plain Python's, and why it isn't the compiled one.
 
-Owns the words for it. How it is compiled, and what a checkout imports, is the business of `building/`, which leaves the
-reason with the installed distribution or, in a checkout, says it through the module that it installed.
+How it is compiled, and what a checkout imports, is the business of `building/`, which leaves the reason with the
+installed distribution or, in a checkout, returns it through the module that it installed.
 """
 
 import importlib
@@ -68,7 +68,7 @@ def is_being_compiled() -> bool:
 
 
 def _checkout() -> Any:
-    """The checkout's own account of its core, None where this isn't one that was installed to be edited."""
+    """The checkout's own record of its core, None where this isn't one that was installed to be edited."""
     try:
         module = importlib.import_module("creditfold_installed")
     except ImportError:

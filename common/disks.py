@@ -9,7 +9,7 @@ from creditfold.common.checks import Check, State
 from creditfold.common.settings import Settings
 
 _MIB, _GIB = 2**20, 2**30
-#: Free bytes below which there is danger, and a warning; or less than this share of a disk, and than so many bytes.
+#: Free bytes below which there is danger, and a warning; or less than this share of a disk, and less than SHARE_BYTES.
 DANGER_BYTES = 256 * _MIB
 WARNING_BYTES = 2 * _GIB
 SHARE, SHARE_BYTES = 0.05, 20 * _GIB

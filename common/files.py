@@ -1,7 +1,4 @@
-"""Owns small matters of files: a lock between processes.
-
-Refuses to know what they are for.
-"""
+"""A lock file between processes. Refuses to know what it protects."""
 
 import fcntl
 from collections.abc import Iterator
@@ -17,7 +14,7 @@ class LockedError(StackError):
 
 @contextmanager
 def locked(path: Path, bound_s: float) -> Iterator[None]:
-    """Hold a lock file. The system lets go of it when its holder dies, so none is ever stale.
+    """Hold a lock file. The system releases it when its holder dies, so none is ever stale.
 
     Raises LockedError if another process holds it for more than `bound_s` seconds.
     """

@@ -1,4 +1,4 @@
-"""How a long-running process logs: for people, or one JSON object a line."""
+"""How a long-running process logs: for people, or one JSON object a line. Knows no event."""
 
 import logging
 import sys
@@ -38,7 +38,7 @@ def configure_logging(*, json_logs: bool, verbose: bool) -> None:
     handler.addFilter(OnceInAWhile())
     logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING, force=True)
     logging.getLogger("creditfold").setLevel(logging.INFO)
-    # The lanes say the same, once, and with what they do about it.
+    # Whoever uses the pool logs that once, with what it does about it.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
@@ -52,7 +52,7 @@ class OnceInAWhile(logging.Filter):
         self._last: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether to write a line; ours all are."""
+        """Whether to write a line; all of ours are written."""
         if record.name.startswith("creditfold."):
             return True
         # The template and not the text, which holds ids and times. Libraries have a bounded number of those.

@@ -1,4 +1,4 @@
-"""Owns background processes: starts one, remembers which it was, tells whether it lives, stops it.
+"""Owns background processes: starts one, records its identity, reports whether it lives, stops it.
 
 Refuses to know what the process is: Kafka and PostgreSQL are the business of their own modules. A pid alone
 names no process, because the system hands pids out again; so the record holds the start time as well, and
@@ -64,7 +64,7 @@ class Step(NamedTuple):
 
 
 def wait_until(met: Callable[[], bool], bound_s: float, pause_s: float = PAUSE_S) -> bool:
-    """Ask `met` until it says yes or `bound_s` seconds are over. Returns its last answer."""
+    """Call `met` until it returns true or `bound_s` seconds are over. Returns its last answer."""
     asking = Retrying(
         stop=stop_after_delay(bound_s), wait=wait_fixed(pause_s), retry=retry_if_result(operator.not_), reraise=True
     )
@@ -82,7 +82,7 @@ def run(
     env: Mapping[str, str] | None = None,
     identity: Identity | None = None,
 ) -> Answer:
-    """Run a command to its end and return what it said. A code of -1 says that it took more than `bound_s` seconds.
+    """Run a command to its end and return its output. A code of -1 means that it took more than `bound_s` seconds.
 
     Raises OSError if it can't be run.
     """
@@ -149,7 +149,7 @@ class Daemon:
 
     Args:
         record_path: the small JSON file that says which process it is.
-        log_path: where its standard output and error go; the previous run's are kept beside it as `.1`.
+        log_path: where its standard output and error go; the previous run's are kept as `.1`.
     """
 
     def __init__(self, record_path: Path, log_path: Path) -> None:

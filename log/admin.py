@@ -1,6 +1,6 @@
-"""The administration client of Kafka: asks, and explains what it hears in errors with a remedy.
+"""The administration client of Kafka, and what its errors mean: each becomes one of ours, with a remedy.
 
-Owns which of the client's errors mean what. Refuses to know what is asked: that is topics.py's and offsets.py's.
+Refuses to know what is requested: that is the business of topics.py and offsets.py.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ PROPAGATION_S = 15.0
 
 T = TypeVar("T")
 
-_AWAY = {
+_UNREACHABLE = {
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TIMED_OUT,
@@ -45,8 +45,8 @@ _MOVING = {
     KafkaError.FENCED_LEADER_EPOCH,
 }
 
-# How the client says that somebody answers, but not to this: by what it says, since it has no code for most of it.
-_CONNECTING = (
+# Connections that somebody refuses, by the client's message: it has no code for most of them.
+_REFUSED_CONNECTIONS = (
     (
         r"sasl|authentication",
         "Kafka at {bootstrap} doesn't let this user in: {reason}.",
@@ -67,8 +67,8 @@ _FORBIDDEN = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
 
-# A broker that is too old to be asked, or that doesn't answer this user.
-_NOT_TOLD = {
+# A broker that is too old for the request, or doesn't answer it for this user.
+_WITHHELD = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.UNSUPPORTED_VERSION,
@@ -99,19 +99,19 @@ class KafkaUnavailableError(StackError):
     away = "Kafka"
 
 
-class _Trouble:
-    """Why Kafka is away, as a client hears it."""
+class _LastError:
+    """The last reason why a client couldn't connect."""
 
     def __init__(self) -> None:
         self.reason = ""
 
-    def note(self, error: KafkaError) -> None:
+    def record(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
             self.reason = error.str()
 
 
 class KafkaAdmin:
-    """An administration client that keeps quiet while Kafka is away and remembers why it is.
+    """An administration client that logs nothing while Kafka is away, and remembers why it is.
 
     Its threads and connections go with the last reference to it, and with them the answer to a future of its client:
     keep it until that is there.
@@ -122,9 +122,9 @@ class KafkaAdmin:
         self.topics: set[str] = set()
         # Not a method of this object: the client would keep alive who keeps it, and the garbage collector may come so
         # seldom that a process runs out of what it has for a thousand clients.
-        self._trouble = _Trouble()
+        self._last_error = _LastError()
         # librdkafka prints each failed connection to standard error; the reason goes into our error instead.
-        quiet: dict[str, Any] = {"log_level": 0, "error_cb": self._trouble.note}
+        quiet: dict[str, Any] = {"log_level": 0, "error_cb": self._last_error.record}
         self.client = AdminClient({**settings.kafka_client, **quiet})
 
     def ask(self, question: Callable[[], T], topic: str = "") -> T:
@@ -136,7 +136,7 @@ class KafkaAdmin:
         except KafkaException as error:
             # What the client heard while it tried says more than that it gave up.
             self.client.poll(0)
-            raise explained(error.args[0], self._bootstrap, topic, self._trouble.reason) from error
+            raise explained(error.args[0], self._bootstrap, topic, self._last_error.reason) from error
 
 
 def explained(error: KafkaError, bootstrap: str, topic: str = "", heard: str = "") -> StackError:
@@ -149,8 +149,8 @@ def explained(error: KafkaError, bootstrap: str, topic: str = "", heard: str = "
         heard: why the client couldn't connect, if it said so.
     """
     reason = (heard or error.str()).rstrip(".")
-    if error.code() in _AWAY:
-        for pattern, message, remedy in _CONNECTING:
+    if error.code() in _UNREACHABLE:
+        for pattern, message, remedy in _REFUSED_CONNECTIONS:
             if re.search(pattern, reason, re.IGNORECASE):
                 reached = KafkaUnavailableError(message.format(bootstrap=bootstrap, reason=reason), remedy)
                 reached.away = ""
@@ -179,24 +179,27 @@ def _remedy(error: KafkaError) -> str:
 
 
 def kafka_answers(settings: Settings, bound_s: float = 1.0, cluster_id: str | None = None) -> bool:
-    """Tell whether Kafka, or the cluster of that id, answers a metadata request within `bound_s` seconds."""
+    """Whether Kafka, or the cluster of that id, answers a metadata request within `bound_s` seconds."""
     with contextlib.suppress(KafkaException):
         answer = KafkaAdmin(settings).client.list_topics(timeout=bound_s)
         return cluster_id is None or answer.cluster_id == cluster_id
     return False
 
 
-def spelled(topic_id: object) -> str:
-    """A topic's id in the spelling of Kafka's own tools, which is base64 for URLs."""
+def topic_id_text(topic_id: object) -> str:
+    """A topic's id as Kafka's own tools write it, in base64 for URLs."""
     return str(topic_id).translate(str.maketrans("+/", "-_"))
 
 
 def read_config(client: AdminClient, resource: ConfigResource) -> dict[str, str]:
-    """Return the settings of a topic or broker; empty where Kafka won't tell this user. Raises KafkaException."""
+    """Return the settings of a topic or broker; empty where Kafka doesn't show them to this user.
+
+    Raises KafkaException.
+    """
     try:
         entries = client.describe_configs([resource], request_timeout=REQUEST_S)[resource].result()
     except KafkaException as error:
-        if error.args[0].code() in _NOT_TOLD:
+        if error.args[0].code() in _WITHHELD:
             return {}
         raise
     return {name: entry.value for name, entry in entries.items() if entry.value is not None}

@@ -1,7 +1,7 @@
 """Appends what workers themselves add to the log: ticks, and the commands that follow from transfers.
 
-Owns a Kafka producer. Refuses to know what a record means, and to try again: what wasn't confirmed may be in the log or
-not, and whoever wanted it there looks at the state again and decides.
+Owns a Kafka producer. Refuses to know what a record means, and to retry: what wasn't confirmed may be in the log or
+not, and the caller decides by the state that it finds later.
 """
 
 import logging
@@ -16,8 +16,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 #: How long a record may wait for its confirmation, in seconds.
 DELIVERY_S = 10.0
-#: For how long a closing appender still waits for Kafka, in seconds.
-LETTING_GO_S = 1.0
+#: How long closing may wait for Kafka, in seconds.
+CLOSE_S = 1.0
 _POLL_S = 0.05
 
 _CONFIG: Mapping[str, str | int | bool] = {
@@ -59,8 +59,8 @@ class Appender:
         self._closing = False
 
     def append(self, records: Sequence[NewRecord]) -> list[int | None]:
-        """Append records and wait, DELIVERY_S at most; gives the offset of each, None where none is known."""
-        batch = _Batch(len(records))
+        """Append records and wait, DELIVERY_S at most. Returns the offset of each, None where it isn't known."""
+        batch = _Deliveries(len(records))
         if self._closing:
             return batch.offsets
         deadline = time.monotonic() + DELIVERY_S
@@ -68,7 +68,7 @@ class Appender:
         try:
             producer = self.open()
             for number, record in enumerate(records):
-                self._produce(producer, record, partial(batch.deliver, number), deadline)
+                self._produce(producer, record, partial(batch.confirm, number), deadline)
             while batch.waits and time.monotonic() < deadline + _POLL_S and not self._closing:
                 producer.poll(_POLL_S)
             if batch.waits:
@@ -77,13 +77,13 @@ class Appender:
             batch.error = batch.error or error.args[0]
         if batch.error is not None and not self._closing:
             log.warning("Kafka didn't take records, trying again later", why=batch.error.str())
-            self._give_up_broken(producer, batch.error)
+            self._discard_broken(producer, batch.error)
         return batch.offsets
 
-    def _produce(self, producer: Producer, record: NewRecord, deliver: Any, deadline: float) -> None:
+    def _produce(self, producer: Producer, record: NewRecord, confirm: Any, deadline: float) -> None:
         while True:
             try:
-                producer.produce(self._topic, record.value, record.key, record.partition, on_delivery=deliver)
+                producer.produce(self._topic, record.value, record.key, record.partition, on_delivery=confirm)
                 return
             except BufferError:
                 if self._closing or time.monotonic() > deadline:
@@ -91,33 +91,33 @@ class Appender:
                 producer.poll(_POLL_S)
 
     def open(self) -> Producer:
-        """Begin to connect, so that the first record needn't wait for it. Doesn't wait itself."""
+        """Begin to connect, without waiting, so that the first record needn't wait for it. Returns the producer."""
         with self._making:
             if self._producer is None:
                 self._producer = Producer({**self._kafka, **_CONFIG}, logger=_log)
             return self._producer
 
-    def _give_up_broken(self, producer: Producer | None, error: KafkaError) -> None:
+    def _discard_broken(self, producer: Producer | None, error: KafkaError) -> None:
         # An idempotent producer that lost count of its records takes no more, and one that waited in vain may have lost
         # all brokers (common/brokers.py); the next append makes a new one.
         if error.fatal() or error.code() in (KafkaError._FATAL, KafkaError._MSG_TIMED_OUT):
             with self._making:
-                # Another thread may have given it up, and a third have opened the next.
+                # Another thread may have discarded it, and a third have opened the next.
                 if self._producer is producer:
                     self._producer = None
 
     def close(self) -> None:
-        """End what is under way in another thread, and let go of Kafka. May take a moment."""
+        """End what is under way in another thread, and close the connection. Takes CLOSE_S at most."""
         self._closing = True
         with self._making:
             if self._producer is not None:
                 self._producer.purge()
-                self._producer.flush(LETTING_GO_S)
+                self._producer.flush(CLOSE_S)
                 self._producer = None
 
 
-class _Batch:
-    """What is known of records on their way."""
+class _Deliveries:
+    """The confirmations of records that were sent together."""
 
     def __init__(self, count: int) -> None:
         self.offsets: list[int | None] = [None] * count
@@ -130,8 +130,8 @@ class _Batch:
         """Whether a record is still on its way."""
         return len(self._answered) < len(self.offsets)
 
-    def deliver(self, number: int, error: KafkaError | None, message: Message) -> None:
-        """Take the news of a record."""
+    def confirm(self, number: int, error: KafkaError | None, message: Message) -> None:
+        """Record what became of a record: its offset, or the error."""
         offset = message.offset()
         if error is not None:
             self.error = error

@@ -1,9 +1,8 @@
-"""Reads one partition of a topic for asyncio: as log/reader.py's reader does, and quickly where the core is compiled.
+"""Reads one partition of a topic for asyncio: as log/reader.py does, and faster where the core is compiled.
 
-There a broker's answer is taken apart by `batches.pyx`, in a sixth of the time that librdkafka and its messages take of
-the processor. aiokafka asks for it, which sends what it is told and hands out an answer as it is. Owns when that way is
-left: at anything that isn't as expected, be it the broker, an answer or a batch, and for good. Then librdkafka reads on
-from the same place; it copes, or says what is wrong.
+There `batches.pyx` parses a broker's answer, in a sixth of the CPU time that librdkafka and its messages take. aiokafka
+sends the request and returns the answer unparsed. Owns when the fast way is left, for good: at anything unexpected in
+the broker, an answer or a batch. Then librdkafka reads on from the same offset; it copes, or reports what is wrong.
 """
 
 import asyncio
@@ -37,7 +36,7 @@ WAIT_S = 0.5
 #: How long an answer may take, in seconds.
 ANSWER_S = 10.0
 
-#: How long letting go of the broker may take, in seconds.
+#: How long closing the connection may take, in seconds.
 CLOSE_S = 2.0
 #: By how much records are larger than the bytes that they are compressed to, at most, and how large those of a batch
 #: are; others are left to librdkafka, which has a bound of its own.
@@ -50,7 +49,7 @@ _log = logging.getLogger("creditfold.log.batches")
 
 
 def prepare() -> None:
-    """Import what a first reader would, for whom there is time to do so."""
+    """Import what the first reader needs, ahead of it."""
     if _batches is not None:
         importlib.import_module("aiokafka.client")
 
@@ -69,7 +68,7 @@ class BatchReader:
         self._kafka = kafka
         self._place = (topic, partition)
         self._position = start
-        self._slow: LogReader | None = None
+        self._fallback: LogReader | None = None
         self._client: Any = None
         self._batches: batches.Batches | None = None
         # What the last batch has beyond what was taken, and the offset behind it.
@@ -82,53 +81,60 @@ class BatchReader:
 
     @property
     def position(self) -> int:
-        """The offset behind what was taken."""
+        """The offset behind what was returned."""
         return self._position
 
     @property
-    def is_slow(self) -> bool:
-        """Whether librdkafka reads."""
-        return self._slow is not None
+    def is_fallback(self) -> bool:
+        """Whether librdkafka reads, and no longer the fast way."""
+        return self._fallback is not None
 
     async def take(self, most: int, timeout_s: float) -> LogSlice:
-        """Take at most so many records, after at most so long; fewer at the log's end, none where there is nothing new.
+        """Return the next records, at once where there are any.
 
-        Longer where the broker is slow to answer. Raises UnreadableError when the offset isn't in the topic any
-        more, or the client gives up.
+        Args:
+            most: how many records at most.
+            timeout_s: how long to wait where there are none, in seconds; longer where the broker is slow to answer.
+
+        Returns:
+            Fewer records at the log's end, none where nothing came in time.
+
+        Raises:
+            UnreadableError: the offset isn't in the topic any more, or the client gives up.
         """
-        if self._slow is None and _batches is not None:
+        if self._fallback is None and _batches is not None:
             try:
                 return await self._take_batches(most, timeout_s)
             except Exception as error:
-                is_foreseen = isinstance(error, (OSError, _batches.StrangeBatchError, *_errors()))
-                _log.log(logging.DEBUG if is_foreseen else logging.WARNING, "librdkafka reads on: %r", error)
-        if self._slow is None:
-            await self._let_go()
-            self._slow = LogReader(self._kafka, *self._place, self._position)
+                is_expected = isinstance(error, (OSError, _batches.StrangeBatchError, *_expected_errors()))
+                _log.log(logging.DEBUG if is_expected else logging.WARNING, "librdkafka reads on: %r", error)
+        if self._fallback is None:
+            await self._disconnect()
+            self._fallback = LogReader(self._kafka, *self._place, self._position)
         if self._taking is None:
-            self._taking = asyncio.create_task(asyncio.to_thread(self._slow.take, most, timeout_s))
+            self._taking = asyncio.create_task(asyncio.to_thread(self._fallback.take, most, timeout_s))
         taken = await asyncio.shield(self._taking)
         self._taking = None
         self._position = taken.end
         return taken
 
     async def close(self) -> None:
-        """Let go of the connection. Can be done again."""
-        await self._let_go()
+        """Close the connection. Can be called again."""
+        await self._disconnect()
         if self._taking is not None:
             await asyncio.wait({self._taking})
-        if self._slow is not None:
-            self._slow.close()
+        if self._fallback is not None:
+            self._fallback.close()
 
-    async def _let_go(self) -> None:
+    async def _disconnect(self) -> None:
         client, self._client = self._client, None
-        self._begin_again(self._position)
+        self._reset(self._position)
         if client is not None:
             with suppress(Exception):
                 async with asyncio.timeout(CLOSE_S):
                     await client.close()
 
-    def _begin_again(self, position: int) -> None:
+    def _reset(self, position: int) -> None:
         self._position = self._rest_end = self._known_end = position
         self._batches, self._rest = None, []
 
@@ -145,14 +151,14 @@ class BatchReader:
                     is_late = time.monotonic() >= deadline
                     if self._position > start and (is_late or self._position >= self._known_end):
                         break
-                    batch = await self._ask(deadline)
+                    batch = await self._fetch(deadline)
                 if batch is not None:
                     self._rest_end, self._rest = batch
                 elif records or time.monotonic() >= deadline:
                     break
         except BaseException:
             # What was taken so far is read again.
-            self._begin_again(start)
+            self._reset(start)
             raise
         return LogSlice(self._position, records)
 
@@ -166,8 +172,8 @@ class BatchReader:
             self._rest = self._rest[room:]
             self._position = self._rest[0].offset
 
-    async def _ask(self, deadline: float) -> tuple[int, list[LogRecord]] | None:
-        """Ask the broker for more; gives what its first batch has, None where it has nothing."""
+    async def _fetch(self, deadline: float) -> tuple[int, list[LogRecord]] | None:
+        """Fetch more from the broker. Returns its first batch, None where it has nothing."""
         from aiokafka.errors import NoError, for_code
         from aiokafka.protocol.fetch import FetchRequest
         from aiokafka.record.util import calc_crc32c
@@ -175,7 +181,7 @@ class BatchReader:
 
         if self._client is None:
             async with asyncio.timeout(ANSWER_S):
-                self._client = await _opened(self._kafka, self._place[0])
+                self._client = await _connect(self._kafka, self._place[0])
         topic, partition = self._place
         wait_ms = round(max(0.0, min(deadline - time.monotonic(), WAIT_S)) * 1000)
         asked = [(topic, [(partition, self._rest_end, ANSWER_BYTES)])]
@@ -206,8 +212,8 @@ def _without_replica(answer: Any) -> Any:
     return [(topic, [(*of[:-2], of[-1]) for of in partitions]) for topic, partitions in answer.topics]
 
 
-def _errors() -> tuple[type[Exception], ...]:
-    """What else is to be foreseen: Kafka's errors, and what can't be decompressed."""
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Which other errors are expected: Kafka's, and those of bytes that can't be decompressed."""
     import cramjam
     from aiokafka.errors import KafkaError
 
@@ -228,12 +234,12 @@ def _decoded(decompress_into: Callable[[bytes, bytearray], int], data: bytes) ->
     return bytes(memoryview(room)[:size])
 
 
-async def _opened(kafka: Mapping[str, str], topic: str) -> Any:
+async def _connect(kafka: Mapping[str, str], topic: str) -> Any:
     """A client that knows who leads the topic's partitions."""
     from aiokafka.client import AIOKafkaClient
     from aiokafka.protocol.metadata import MetadataRequest
 
-    # What goes wrong is told by librdkafka, which reads then.
+    # librdkafka reports what goes wrong, as it reads on then.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     protocol = kafka.get("security.protocol", "PLAINTEXT")
     client = AIOKafkaClient(

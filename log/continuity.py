@@ -1,7 +1,8 @@
-"""Looks whether a log still is the one that somebody has read: the last record before a bookmark must be there.
+"""Checks whether a log still is the one that was read: the last record before a bookmark must be there.
 
 A log that lost its end (a power cut, a snapshot of a disk, an unclean election) and grew past it again has other
-records at offsets that were read already; who goes on by the offset alone passes over them, and keeps what is gone.
+records at offsets that were read already; a reader that goes on by the offset alone skips them, and keeps what is
+gone.
 Owns the comparison and its words, for whatever goes on where it stopped. Refuses to know what records mean; changes
 nothing.
 """
@@ -53,7 +54,7 @@ class UnreadError(KafkaUnavailableError):
         self.refused: Mapping[int, LogTruncatedError] = {}
 
 
-class _Stretch(NamedTuple):
+class _Span(NamedTuple):
     """What is to be read of a partition: from `start` to before `end`, and the only record that must be in it."""
 
     start: int
@@ -64,7 +65,7 @@ class _Stretch(NamedTuple):
 def refusals(
     settings: Settings, topic: str, bookmarks: Mapping[int, Bookmark], verb: str = "folded"
 ) -> dict[int, LogTruncatedError]:
-    """Compare a topic with what was read of it; give the partitions that must not be gone on with, and why.
+    """Compare a topic with what was read of it, and return the partitions that must not be read on, and why.
 
     Reads one record of each partition, and the offsets without a record between it and the bookmark. Where records were
     deleted up to a bookmark, as retention does, there is nothing to compare.
@@ -83,7 +84,7 @@ def refusals(
     """
     starts, ends = bounds(KafkaAdmin(settings), topic, bookmarks)
     found: dict[int, LogTruncatedError] = {}
-    wanted: dict[int, _Stretch] = {}
+    wanted: dict[int, _Span] = {}
     for partition, (next_offset, last, _) in bookmarks.items():
         start, end = starts[partition], ends[partition]
         if not start <= next_offset <= end:
@@ -94,7 +95,7 @@ def refusals(
             )
         elif start < next_offset:
             record = last if last.offset >= start else NO_RECORD
-            wanted[partition] = _Stretch(max(start, record.offset), next_offset, record)
+            wanted[partition] = _Span(max(start, record.offset), next_offset, record)
     try:
         if wanted:
             found |= _replaced(settings, topic, wanted, bookmarks, verb)
@@ -107,13 +108,13 @@ def refusals(
 def replacements(
     settings: Settings, topic: str, bookmarks: Mapping[int, Bookmark], verb: str = "folded"
 ) -> list[LogReplacedError]:
-    """Those of the refusals that are of a log with other records; see `refusals`."""
+    """The refusals that are LogReplacedError, without those of a log that is too short; see `refusals`."""
     found = refusals(settings, topic, bookmarks, verb).values()
     return [error for error in found if isinstance(error, LogReplacedError)]
 
 
 def _replaced(
-    settings: Settings, topic: str, wanted: Mapping[int, _Stretch], bookmarks: Mapping[int, Bookmark], verb: str
+    settings: Settings, topic: str, wanted: Mapping[int, _Span], bookmarks: Mapping[int, Bookmark], verb: str
 ) -> dict[int, LogTruncatedError]:
     consumer = Consumer(
         {
@@ -125,7 +126,7 @@ def _replaced(
         }
     )
     try:
-        found, unread = _compared(consumer, topic, wanted)
+        found, unread = _compare(consumer, topic, wanted)
         errors: dict[int, LogTruncatedError] = {}
         for partition, what in found.items():
             bookmark = bookmarks[partition]
@@ -143,23 +144,21 @@ def _replaced(
         consumer.close()
 
 
-def _compared(
-    consumer: Consumer, topic: str, wanted: Mapping[int, _Stretch]
-) -> tuple[dict[int, str], dict[int, Position]]:
+def _compare(consumer: Consumer, topic: str, wanted: Mapping[int, _Span]) -> tuple[dict[int, str], dict[int, Position]]:
     """What is wrong with which partition, and the places that Kafka didn't give in time."""
-    consumer.assign([TopicPartition(topic, partition, stretch.start) for partition, stretch in wanted.items()])
+    consumer.assign([TopicPartition(topic, partition, span.start) for partition, span in wanted.items()])
     found: dict[int, str] = {}
     left = dict(wanted)
     deadline = time.monotonic() + READ_S
     while left:
         message = consumer.poll(0.1)
         if message is not None and (partition := message.partition()) in left:
-            stretch = left[partition]
-            problem = _problem(message, Position(partition, message.offset() or 0), stretch)
-            if problem is None and message.error() is None and message.offset() == stretch.record.offset:
+            span = left[partition]
+            problem = _problem(message, Position(partition, message.offset() or 0), span)
+            if problem is None and message.error() is None and message.offset() == span.record.offset:
                 # From here on there must be none.
-                left[partition] = stretch = stretch._replace(start=stretch.record.offset + 1, record=NO_RECORD)
-                problem = "" if stretch.start == stretch.end else None
+                left[partition] = span = span._replace(start=span.record.offset + 1, record=NO_RECORD)
+                problem = "" if span.start == span.end else None
             if problem is not None:
                 del left[partition]
                 # What is behind it would be fetched before the others' records.
@@ -169,18 +168,18 @@ def _compared(
                 found[partition] = problem
         elif time.monotonic() > deadline:
             break
-    return found, {partition: Position(partition, stretch.start) for partition, stretch in left.items()}
+    return found, {partition: Position(partition, span.start) for partition, span in left.items()}
 
 
-def _problem(message: Message, position: Position, stretch: _Stretch) -> str | None:
+def _problem(message: Message, position: Position, span: _Span) -> str | None:
     """What a message shows to be wrong with its partition: an empty text for nothing, None where it doesn't show."""
-    offset, wanted, error = position.offset, stretch.record, message.error()
+    offset, wanted, error = position.offset, span.record, message.error()
     if error is not None:
         # Before a new leader knows how far its log is committed, it seems to end early. Others heal, or time runs out.
-        is_at_end = error.code() == KafkaError._PARTITION_EOF and offset >= stretch.end
+        is_at_end = error.code() == KafkaError._PARTITION_EOF and offset >= span.end
         if not is_at_end:
             return None
-    elif offset < stretch.end:
+    elif offset < span.end:
         if offset != wanted.offset:
             return f"the topic holds a record at {position} that wasn't there"
         found = last_record(offset, message.timestamp()[1], message.key(), message.value())

@@ -26,7 +26,7 @@ class End(NamedTuple):
 
 def start_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
     """Return the first offset of each partition. Raises what end_offsets raises."""
-    return _offsets(_places(settings, topic, partitions, OffsetSpec.earliest()))  # type: ignore[no-untyped-call]
+    return _offsets(_listed(settings, topic, partitions, OffsetSpec.earliest()))  # type: ignore[no-untyped-call]
 
 
 def end_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> dict[int, int]:
@@ -34,7 +34,7 @@ def end_offsets(settings: Settings, topic: str, partitions: Iterable[int]) -> di
 
     Raises TopicMissingError, KafkaUnavailableError or TopicError.
     """
-    return _offsets(_places(settings, topic, partitions, OffsetSpec.latest()))  # type: ignore[no-untyped-call]
+    return _offsets(_listed(settings, topic, partitions, OffsetSpec.latest()))  # type: ignore[no-untyped-call]
 
 
 def log_ends(
@@ -44,8 +44,8 @@ def log_ends(
     admin, numbers = admin or KafkaAdmin(settings), list(partitions)
     latest = (OffsetSpec.latest(),)  # type: ignore[no-untyped-call]
     # The very end first: what is appended in between then doesn't seem to be held back.
-    (high,) = _asked(admin, topic, numbers, latest, IsolationLevel.READ_UNCOMMITTED)
-    (stable,) = _asked(admin, topic, numbers, latest)
+    (high,) = _list_offsets(admin, topic, numbers, latest, IsolationLevel.READ_UNCOMMITTED)
+    (stable,) = _list_offsets(admin, topic, numbers, latest)
     ends = _offsets(high)
     return {partition: End(end, max(end, ends[partition])) for partition, end in _offsets(stable).items()}
 
@@ -53,7 +53,7 @@ def log_ends(
 def bounds(admin: KafkaAdmin, topic: str, partitions: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
     """Return what start_offsets and end_offsets do, by one client. Raises what end_offsets raises."""
     first, last = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
-    starts, ends = _asked(admin, topic, partitions, (first, last))
+    starts, ends = _list_offsets(admin, topic, partitions, (first, last))
     return _offsets(starts), _offsets(ends)
 
 
@@ -62,7 +62,7 @@ def newest_timestamps(settings: Settings, topic: str, partitions: Iterable[int])
 
     Raises what end_offsets raises; TopicError too where the brokers are older than 3.0.
     """
-    found = _places(settings, topic, partitions, OffsetSpec.max_timestamp())  # type: ignore[no-untyped-call]
+    found = _listed(settings, topic, partitions, OffsetSpec.max_timestamp())  # type: ignore[no-untyped-call]
     return {partition: int(place.timestamp) for partition, place in found.items() if place.timestamp >= 0}
 
 
@@ -70,12 +70,12 @@ def _offsets(places: Mapping[int, Any]) -> dict[int, int]:
     return {partition: int(place.offset) for partition, place in places.items()}
 
 
-def _places(settings: Settings, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, Any]:
-    (found,) = _asked(KafkaAdmin(settings), topic, partitions, (spec,))
+def _listed(settings: Settings, topic: str, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, Any]:
+    (found,) = _list_offsets(KafkaAdmin(settings), topic, partitions, (spec,))
     return found
 
 
-def _asked(
+def _list_offsets(
     admin: KafkaAdmin,
     topic: str,
     partitions: Iterable[int],

@@ -15,8 +15,7 @@ from creditfold.common.settings import Settings
 from creditfold.log.admin import KafkaAdmin, kafka_tool
 from creditfold.log.offsets import End, log_ends
 
-#: A transaction that is open for longer than this is worth an alert: a program of ours or of a shop's that is well
-#: commits within a second.
+#: A transaction that is open for longer than this, in seconds, is worth an alert: a healthy program commits within one.
 LONG_OPEN_S = 5.0
 
 #: Longest wait for the first records of the transactions, in seconds.
@@ -45,8 +44,8 @@ class OpenTransaction(NamedTuple):
         seconds = self.open_s(now_ms)
         return seconds is None or seconds > LONG_OPEN_S
 
-    def words(self, now_ms: int) -> str:
-        """Where it is, for how long, and what waits, for people."""
+    def description(self, now_ms: int) -> str:
+        """Where it is, for how long it has been open, and how many records wait, for people."""
         seconds = self.open_s(now_ms)
         since = "" if seconds is None else f" for {seconds:,.0f} s"
         return f"partition {self.partition} from offset {self.start} on{since} ({self.waiting:,} records wait)"
@@ -56,11 +55,14 @@ def open_transactions(
     settings: Settings, topic: str, partitions: Iterable[int], admin: KafkaAdmin | None = None
 ) -> list[OpenTransaction]:
     """The oldest open transaction of each partition that has one. Raises what end_offsets raises."""
-    return held_back(settings, topic, log_ends(settings, topic, partitions, admin))
+    return open_transactions_at(settings, topic, log_ends(settings, topic, partitions, admin))
 
 
-def held_back(settings: Settings, topic: str, ends: Mapping[int, End]) -> list[OpenTransaction]:
-    """The same of ends that are known already. Of a transaction that ends meanwhile the append time may be missing."""
+def open_transactions_at(settings: Settings, topic: str, ends: Mapping[int, End]) -> list[OpenTransaction]:
+    """The oldest open transaction of each partition, by ends that are known already.
+
+    The append time is missing where the transaction ended meanwhile.
+    """
     held = {partition: end for partition, end in sorted(ends.items()) if end.stable < end.high}
     since = append_times(settings, topic, {partition: end.stable for partition, end in held.items()}) if held else {}
     return [
@@ -93,7 +95,7 @@ def append_times(settings: Settings, topic: str, offsets: Mapping[int, int]) -> 
                 if message.error() is None and partition is not None:
                     found.setdefault(partition, message.timestamp()[1])
     except KafkaException:
-        # What waits is known all the same.
+        # How many records wait is known without it.
         return found
     finally:
         consumer.close()

@@ -1,4 +1,4 @@
-"""Finds the last record of a partition that answers a description, from the end backwards. Knows no record of ours."""
+"""Finds the last record of a partition that a function accepts, from the end backwards. Knows no record of ours."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ _READ_RECORDS = 200
 
 
 class OpenTransactionError(CreditfoldError):
-    """Somebody's transaction in the partition is open, and hides what was committed behind its start."""
+    """A transaction in the partition is open, and hides what was committed behind its start."""
 
 
 class Tail(NamedTuple, Generic[T]):
@@ -33,9 +33,9 @@ class Tail(NamedTuple, Generic[T]):
 
 
 def read_tail(kafka: Mapping[str, str], topic: str, partition: int, read: Callable[[LogRecord], T | None]) -> Tail[T]:
-    """Look at committed records from the end backwards until `read` gives something for one.
+    """Read committed records from the end backwards until `read` returns something for one.
 
-    Holds one record at a time beside the client's buffers. Raises OpenTransactionError, UnreadableError, or the
+    Holds one record at a time besides the client's buffers. Raises OpenTransactionError, UnreadableError, or the
     client's KafkaException.
     """
     low, high = _watermarks(kafka, topic, partition)

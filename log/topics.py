@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from creditfold.common.position import Log
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
-from creditfold.log.admin import PROPAGATION_S, REQUEST_S, KafkaAdmin, TopicError, read_config, spelled
+from creditfold.log.admin import PROPAGATION_S, REQUEST_S, KafkaAdmin, TopicError, read_config, topic_id_text
 
 FOREVER = -1
 #: A dead letter is its record, with headers about it; an outcome has its command's texts and what it came to.
@@ -31,7 +31,7 @@ class PartitionState(NamedTuple):
 
 
 class TopicInfo(NamedTuple):
-    """What a topic is. Times are in milliseconds, sizes in bytes; -1 is no limit, None what Kafka doesn't tell us."""
+    """What a topic is. Times are in milliseconds, sizes in bytes; -1 is no limit, None what Kafka doesn't show us."""
 
     name: str
     topic_id: str
@@ -63,27 +63,28 @@ def create_topics(settings: Settings) -> list[str]:
     """
     admin = KafkaAdmin(settings)
     commands, outcomes, dead_letters = topic_names(settings)
-    created = _made(admin, settings, commands, settings.partitions, topic_config(settings))
-    # An outcome stands in the partition of its command, so the others get the partitions that the log has, and not
-    # those that the settings would give it.
-    log = admin.ask(lambda: _described(admin.client, commands), commands)
-    config = _side_config(settings, log.max_message_bytes or settings.max_message_bytes)
-    created += _made(admin, settings, outcomes, log.partitions, config)
-    created += _made(admin, settings, dead_letters, log.partitions, config)
+    created = _ensure(admin, settings, commands, settings.partitions, topic_config(settings))
+    # An outcome goes into the partition of its command, so the other topics get as many partitions as the log has,
+    # whatever the settings say.
+    log = admin.ask(lambda: _describe(admin.client, commands), commands)
+    config = _derived_config(settings, log.max_message_bytes or settings.max_message_bytes)
+    created += _ensure(admin, settings, outcomes, log.partitions, config)
+    created += _ensure(admin, settings, dead_letters, log.partitions, config)
     return created
 
 
-def _made(admin: KafkaAdmin, settings: Settings, name: str, partitions: int, config: dict[str, str]) -> list[str]:
+def _ensure(admin: KafkaAdmin, settings: Settings, name: str, partitions: int, config: dict[str, str]) -> list[str]:
     topic = NewTopic(name, num_partitions=partitions, replication_factor=settings.replication, config=config)
-    created = admin.ask(lambda: _created(admin, topic), name)
-    # Kafka answers before each broker has heard of the topic, and a client that asks too early is told there is none.
-    if not wait_until(lambda: _known(admin, name), PROPAGATION_S):
+    created = admin.ask(lambda: _create(admin, topic), name)
+    # Kafka answers before each broker knows the topic, and a client that asks too early gets the answer that it is
+    # missing.
+    if not wait_until(lambda: _is_known(admin, name), PROPAGATION_S):
         raise TopicError(f"The topic {name} was created but can't be seen.", "Look into the broker's log.")
     return [name] if created else []
 
 
-def _created(admin: KafkaAdmin, topic: NewTopic) -> bool:
-    if _known(admin, topic.topic):
+def _create(admin: KafkaAdmin, topic: NewTopic) -> bool:
+    if _is_known(admin, topic.topic):
         return False
     try:
         admin.client.create_topics([topic], request_timeout=REQUEST_S)[topic.topic].result()
@@ -95,33 +96,33 @@ def _created(admin: KafkaAdmin, topic: NewTopic) -> bool:
 
 
 def topic_config(settings: Settings) -> dict[str, str]:
-    """Return Kafka's settings of a log that is the truth: kept for ever, and timed by the broker."""
-    return _kept_for_ever(settings) | {
+    """Return Kafka's settings of the command topic: never deleted from, and timed by the broker."""
+    return _unlimited_retention(settings) | {
         "message.timestamp.type": "LogAppendTime",
         "max.message.bytes": str(settings.max_message_bytes),
     }
 
 
-def _side_config(settings: Settings, log_message_bytes: int) -> dict[str, str]:
-    """The same of the topics that are written from the log, whose records are larger than the log's.
+def _derived_config(settings: Settings, log_message_bytes: int) -> dict[str, str]:
+    """Kafka's settings of the topics that are written from the log, whose records are larger than the log's.
 
     Their batches stay compressed as the publisher sends them, whatever the broker's own `compression.type` is: the
     publisher's codec is one that every client can read.
     """
-    return _kept_for_ever(settings) | {
+    return _unlimited_retention(settings) | {
         "max.message.bytes": str(log_message_bytes + HEADROOM_BYTES),
         "compression.type": "producer",
     }
 
 
-def _kept_for_ever(settings: Settings) -> dict[str, str]:
+def _unlimited_retention(settings: Settings) -> dict[str, str]:
     config = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
     if settings.replication >= 3:
         config |= {"min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
     return config
 
 
-def _known(admin: KafkaAdmin, name: str) -> bool:
+def _is_known(admin: KafkaAdmin, name: str) -> bool:
     asked = admin.client.describe_topics(TopicCollection([name]), request_timeout=REQUEST_S)
     try:
         return all(partition.leader is not None for partition in asked[name].result().partitions)
@@ -137,7 +138,7 @@ def describe_topic(settings: Settings, name: str | None = None, admin: KafkaAdmi
     Raises TopicMissingError, KafkaUnavailableError or TopicError.
     """
     admin, topic = admin or KafkaAdmin(settings), name or settings.commands_topic
-    return admin.ask(lambda: _described(admin.client, topic), topic)
+    return admin.ask(lambda: _describe(admin.client, topic), topic)
 
 
 def describe_log(settings: Settings) -> Log:
@@ -145,13 +146,13 @@ def describe_log(settings: Settings) -> Log:
     return describe_topic(settings).log
 
 
-def _described(client: AdminClient, name: str) -> TopicInfo:
+def _describe(client: AdminClient, name: str) -> TopicInfo:
     topic = client.describe_topics(TopicCollection([name]), request_timeout=REQUEST_S)[name].result()
     config = read_config(client, ConfigResource(ResourceType.TOPIC, name))
     unclean = config.get("unclean.leader.election.enable")
     return TopicInfo(
         name=name,
-        topic_id=spelled(topic.topic_id),
+        topic_id=topic_id_text(topic.topic_id),
         partitions=len(topic.partitions),
         timestamp_type=config.get("message.timestamp.type"),
         cleanup_policy=config.get("cleanup.policy"),
@@ -178,7 +179,7 @@ def _number(config: Mapping[str, str], name: str) -> int | None:
 
 
 def check_topic(settings: Settings) -> list[str]:
-    """Say in one sentence each what makes the command topic unfit to be the truth; empty if nothing does.
+    """Return what makes the command topic unfit to be the log, one sentence each; empty if nothing does.
 
     Raises what describe_topic raises.
     """
@@ -186,7 +187,7 @@ def check_topic(settings: Settings) -> list[str]:
 
 
 def topic_problems(info: TopicInfo, settings: Settings) -> list[str]:
-    """The same for a topic that was described already."""
+    """Return what makes a topic that was described already unfit to be the log, one sentence each."""
     judged = [
         (
             info.partitions == settings.partitions,
@@ -195,24 +196,24 @@ def topic_problems(info: TopicInfo, settings: Settings) -> list[str]:
         ),
         (
             info.timestamp_type == "LogAppendTime",
-            f"Its message.timestamp.type is {_told(info.timestamp_type)}; it must be LogAppendTime, "
+            f"Its message.timestamp.type is {_shown(info.timestamp_type)}; it must be LogAppendTime, "
             "the ledger's clock.",
         ),
         (
             info.cleanup_policy == "delete",
-            f"Its cleanup.policy is {_told(info.cleanup_policy)}; it must be delete, or records of the log get lost.",
+            f"Its cleanup.policy is {_shown(info.cleanup_policy)}; it must be delete, or records of the log get lost.",
         ),
         (
             info.retention_ms == FOREVER,
-            f"Its retention.ms is {_told(info.retention_ms)}; it must be -1, or records of the log get lost.",
+            f"Its retention.ms is {_shown(info.retention_ms)}; it must be -1, or records of the log get lost.",
         ),
         (
             info.retention_bytes == FOREVER,
-            f"Its retention.bytes is {_told(info.retention_bytes)}; it must be -1, or records of the log get lost.",
+            f"Its retention.bytes is {_shown(info.retention_bytes)}; it must be -1, or records of the log get lost.",
         ),
     ]
     return [problem for fine, problem in judged if not fine]
 
 
-def _told(value: str | int | None) -> str:
+def _shown(value: str | int | None) -> str:
     return "unknown" if value is None else str(value)

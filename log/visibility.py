@@ -1,10 +1,10 @@
-"""Looks whether records that a transaction committed are there for those who read committed records only.
+"""Checks whether records that a transaction committed are there for readers of committed records.
 
-Kafka's yes to a commit isn't that. A coordinator ends a transaction by a marker in each of its partitions, and a marker
-counts for whatever transaction of that producer and epoch a partition has open when it comes: one that comes late, or
-that an operator's tool wrote, aborts the records of a transaction that is committed a moment later (KIP-890; clients of
-librdkafka keep their epoch from one transaction to the next). Owns one reader. Knows no record's meaning, and ends no
-transaction.
+Kafka's confirmation of a commit doesn't say so. A coordinator ends a transaction by a marker in each of its partitions,
+and a marker counts for whatever transaction of that producer and epoch a partition has open when it comes: one that
+comes late, or that an operator's tool wrote, aborts the records of a transaction that is committed a moment later
+(KIP-890; clients of librdkafka keep their epoch from one transaction to the next). Owns one reader. Knows no record's
+meaning, and ends no transaction.
 """
 
 import time
@@ -28,7 +28,7 @@ class HiddenRecordError(CreditfoldError):
 
 
 class Visibility:
-    """Looks for records of one partition number, in any topics. Used by one thread; connects when it is first needed.
+    """Reads single records of one partition number, in any topics. For one thread; connects when it is first needed.
 
     Args:
         kafka: librdkafka settings that every client of ours starts from.
@@ -45,7 +45,7 @@ class Visibility:
         """Begin to read, by topic, the record at an offset; what was expected before no longer is. Doesn't wait."""
         self._awaited = dict(offsets)
         if self._consumer is None:
-            self._consumer = self._made()
+            self._consumer = self._new_consumer()
         self._consumer.assign([TopicPartition(topic, self._partition, offset) for topic, offset in offsets.items()])
 
     def confirm(self, timeout_s: float) -> None:
@@ -59,11 +59,11 @@ class Visibility:
                 topic, offset = next(iter(self._awaited.items()))
                 why = f"after {timeout_s:.0f} s a transaction is open there, or the broker doesn't answer"
                 raise HiddenRecordError(topic, self._partition, offset, why)
-            self._look(self._consumer, left)
-        # Nothing is fetched for nobody.
+            self._poll(self._consumer, left)
+        # Or the client would go on fetching what nobody reads.
         self._consumer.unassign()
 
-    def _look(self, consumer: Consumer, timeout_s: float) -> None:
+    def _poll(self, consumer: Consumer, timeout_s: float) -> None:
         message = consumer.poll(timeout_s)
         if message is None or (topic := message.topic() or "") not in self._awaited:
             return
@@ -78,7 +78,7 @@ class Visibility:
         elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise HiddenRecordError(topic, self._partition, wanted, "the topic doesn't hold it any more")
 
-    def _made(self) -> Consumer:
+    def _new_consumer(self) -> Consumer:
         return Consumer(
             {
                 **self._kafka,
@@ -93,6 +93,6 @@ class Visibility:
         )
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._consumer is not None:
             self._consumer.close()

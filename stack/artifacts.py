@@ -38,7 +38,7 @@ class Artifact(NamedTuple):
         return f"{group.replace('.', '/')}/{name}/{version}/{self.name}"
 
     def is_at(self, path: Path) -> bool:
-        """Tell whether the file at that path is this artifact, by its content. Raises OSError if it can't be read."""
+        """Whether the file at that path is this artifact, by its content. Raises OSError if it can't be read."""
         try:
             if path.stat().st_size != self.size:
                 return False

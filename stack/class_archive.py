@@ -1,7 +1,7 @@
 """Owns an archive of the broker's classes, ready for Java to map, which halves the CPU time of a broker's start.
 
-Refuses to be needed: where there is none, can be none, or Java refuses it, a broker starts as well, and later. It lies
-among the jars, and is made once, of the classes that stack/classes.txt lists.
+Is never required: where there is none, can be none, or Java refuses it, a broker starts as well, only more slowly.
+It lies among the jars, and is made once, of the classes that stack/classes.txt lists.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ MAKE_BOUND_S = 300.0
 
 
 def archive_options(java: Java, jars: Path, on_step: Callable[[str], None]) -> list[str]:
-    """What Java must be given to start from the archive, which is made if there is none that it takes.
+    """The options by which Java starts from the archive, which is made if there is none that Java accepts.
 
-    Nothing where there is none: a folder of somebody else is left as it is, and so is one that can't be written.
+    None where there is no archive: a folder of somebody else is left as it is, and so is one that can't be written.
     """
     # Java reads a colon there as the end of a path.
     if not (jars / LIST).exists() or ":" in str(jars):

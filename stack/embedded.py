@@ -1,4 +1,4 @@
-"""Owns the embedded stack as a whole: up, down and how it is.
+"""Owns the embedded stack as a whole: starts, stops and reports it.
 
 Refuses to know how each server is run, and starts none where the settings name a server of yours.
 """
@@ -35,7 +35,7 @@ class DataFolderError(StackError):
 
 
 class ServiceStatus(NamedTuple):
-    """How one server is. `pid` and `log_path` are None for a server of yours."""
+    """The state of one server. `pid` and `log_path` are None for a server of yours."""
 
     name: str
     state: State
@@ -113,7 +113,7 @@ def down(settings: Settings) -> list[str]:
 
 
 def advice(settings: Settings, server: str) -> tuple[str, str] | None:
-    """Say why a server of ours, "Kafka" or "PostgreSQL", may not answer, and what to do.
+    """Why a server of ours, "Kafka" or "PostgreSQL", may not answer, and what to do.
 
     None where it isn't ours by the settings, or runs where they say: then the caller knows better.
     """
@@ -145,7 +145,7 @@ def has_stack(folder: Path) -> bool:
 
 
 def service_status(settings: Settings) -> list[ServiceStatus]:
-    """Say how Kafka and PostgreSQL are, ours or yours. Takes a few seconds where one is away."""
+    """The state of Kafka and PostgreSQL, ours or yours. Takes a few seconds where one is away."""
     return [_kafka_status(settings), _postgres_status(settings)]
 
 
@@ -195,7 +195,7 @@ def _where(dsn: str) -> str:
 
 @contextlib.contextmanager
 def data_folder_named(settings: Settings) -> Iterator[None]:
-    """Turn what the system says about the data folder while a block runs into an error with a remedy.
+    """Turn the system's errors about the data folder while a block runs into one with a remedy.
 
     Raises DataFolderError.
     """

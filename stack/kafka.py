@@ -41,13 +41,13 @@ class OtherPortError(EmbeddedKafkaError):
 
 
 def is_embeddable(settings: Settings) -> bool:
-    """Tell whether the settings point at a broker on this machine, as the embedded one would be."""
+    """Whether the settings point at a broker on this machine, as the embedded one would be."""
     host, _, port = settings.kafka_bootstrap.rpartition(":")
     return host in LOOPBACK_HOSTS and port.isdecimal() and settings.kafka_security_protocol == "PLAINTEXT"
 
 
 class EmbeddedKafka:
-    """The embedded broker of one data folder. Connects to nothing and starts nothing until told to."""
+    """The embedded broker of one data folder. Connects to nothing and starts nothing until it is called."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -86,11 +86,11 @@ class EmbeddedKafka:
         ]
 
     def is_ready(self) -> bool:
-        """Tell whether our broker lives and answers a metadata request."""
+        """Whether our broker lives and answers a metadata request."""
         return self.pid is not None and self._answers()
 
     def check(self) -> None:
-        """See that the broker can start where the settings say, or runs there. Starts and fetches nothing.
+        """Check that the broker can start where the settings say, or runs there. Starts and fetches nothing.
 
         Raises OtherPortError, PortBusyError or EmbeddedKafkaError.
         """
@@ -141,13 +141,13 @@ class EmbeddedKafka:
         if self.pid is None:
             check_ports(self.needs)
             raise EmbeddedKafkaError(
-                f"Kafka ended while starting. The end of its log:\n{self._last_words()}", self._see_log()
+                f"Kafka ended while starting. The end of its log:\n{self._log_tail()}", self._log_remedy()
             )
         if not has_answered:
             raise EmbeddedKafkaError(
                 f"Kafka doesn't answer at {self.address} after {READY_BOUND_S:.0f} s. "
-                f"The end of its log:\n{self._last_words()}",
-                self._see_log(),
+                f"The end of its log:\n{self._log_tail()}",
+                self._log_remedy(),
             )
 
     def stop(self) -> bool:
@@ -173,7 +173,7 @@ class EmbeddedKafka:
             )
 
     def _answers(self) -> bool:
-        """Tell whether this broker answers, and no other that has its port."""
+        """Whether this broker answers, and no other that has its port."""
         with contextlib.suppress(OSError):
             found = _CLUSTER.search((self._home / "data" / "meta.properties").read_text("ascii", "replace"))
             return found is not None and kafka_answers(self._settings, cluster_id=found[1])
@@ -217,7 +217,7 @@ class EmbeddedKafka:
         (self._home / "log4j2.xml").write_bytes(packaged(__package__, "log4j2.xml"))
 
     def _format(self, java: Sequence[str]) -> None:
-        """Format the storage in a folder beside it, and rename that: half a format is never used."""
+        """Format the storage under another name, and rename it: half a format is never used."""
         data, fresh = self._home / "data", self._home / "data.new"
         if data.exists():
             return
@@ -230,7 +230,7 @@ class EmbeddedKafka:
         )
         if done.code != 0 or not (fresh / "meta.properties").exists():
             raise EmbeddedKafkaError(
-                f"Kafka's storage in {fresh} can't be formatted:\n{tail(done.said)}", self._see_log()
+                f"Kafka's storage in {fresh} can't be formatted:\n{tail(done.said)}", self._log_remedy()
             )
         fresh.rename(data)
 
@@ -238,7 +238,7 @@ class EmbeddedKafka:
         command = [
             *java,
             f"-Xmx{self._settings.kafka_heap}",
-            # For a small heap: it takes a tenth less of the processor than one that works beside the broker.
+            # For a small heap: it takes a tenth less CPU time than one that runs concurrently with the broker.
             "-XX:+UseSerialGC",
             # A broker that is out of memory is worse than none: it lives, and answers nothing.
             "-XX:+ExitOnOutOfMemoryError",
@@ -247,17 +247,17 @@ class EmbeddedKafka:
             f"-Dcreditfold.log={self.log_path.name}",
             *("kafka.Kafka", "server.properties"),
         ]
-        # The last run's log goes away here, or its last words would be taken for this run's.
+        # The last run's log goes away here, or its end would be taken for this run's.
         with contextlib.suppress(FileNotFoundError):
             self.log_path.replace(self.log_path.with_name("kafka.log.0"))
         self._daemon.start(command, cwd=self._home, env=java_environment())
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         said = self._output_path.exists() and self._output_path.stat().st_size > 0
         paths = [self.log_path, self._output_path] if said else [self.log_path]
         return "\n".join(last_lines(path) for path in paths)
 
-    def _see_log(self) -> str:
+    def _log_remedy(self) -> str:
         return f"The whole log is {self.log_path}."
 
 

@@ -1,4 +1,4 @@
-"""Owns the question whether a port on loopback is free, who has it where it isn't, and what to say then.
+"""Checks whether a port on loopback is free, and which process has it where it isn't.
 
 Refuses to know what is to listen there. Who listens is found on Linux only, by what the kernel shows in /proc.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from creditfold.common.processes import StackError, wait_until
 
 LOOPBACK = "127.0.0.1"
-LETTING_GO_S = 3.0
+RELEASE_S = 3.0
 #: How many ports above a busy one are looked at for a free one to suggest.
 NEAR = 200
 
@@ -50,19 +50,19 @@ class Holder(NamedTuple):
 
 
 def check_ports(needs: Collection[Need]) -> None:
-    """See that each port is free. One that was let go of just now may take LETTING_GO_S seconds.
+    """Check that each port is free. One that was released just now may take RELEASE_S seconds.
 
     Raises PortBusyError with who has it, if that can be seen, and a port that is free; PortError if the system
     refuses the port.
     """
     for need in needs:
-        # A server that was killed is a zombie before the last of its threads lets go of the port.
-        if not wait_until(lambda need=need: is_free(need), LETTING_GO_S):  # type: ignore[misc]
+        # A server that was killed is a zombie before the last of its threads has released the port.
+        if not wait_until(lambda need=need: is_free(need), RELEASE_S):  # type: ignore[misc]
             raise _busy(need, {other.port for other in needs})
 
 
 def is_free(need: Need) -> bool:
-    """Tell whether nobody listens on a port now. Raises PortError if the system refuses it."""
+    """Whether nobody listens on a port now. Raises PortError if the system refuses it."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As the servers do: connections that linger from their last run don't count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -24,7 +24,7 @@ from creditfold.stack.postgres_access import (
     READER,
     SOCKET_PORT,
     Passwords,
-    let_readers_in,
+    enable_reader_login,
     passwords_path,
     set_passwords,
 )
@@ -67,7 +67,7 @@ OPTIONS = {
 
 
 class EmbeddedPostgres:
-    """The embedded server of one data folder. Connects to nothing and starts nothing until told to."""
+    """The embedded server of one data folder. Connects to nothing and starts nothing until it is called."""
 
     def __init__(self, settings: Settings) -> None:
         data_dir = settings.data_dir.resolve()
@@ -108,7 +108,7 @@ class EmbeddedPostgres:
             return self._port
 
     def is_ready(self) -> bool:
-        """Tell whether our server lives and answers `SELECT 1`."""
+        """Whether our server lives and answers `SELECT 1`."""
         return self.pid is not None and self._answers()
 
     @property
@@ -116,12 +116,12 @@ class EmbeddedPostgres:
         return [] if self._port is None else [Need("PostgreSQL", self._port, "CREDITFOLD_POSTGRES_TCP_PORT")]
 
     def check(self) -> None:
-        """See that the server can be started, if it doesn't run. Raises PortBusyError."""
+        """Check that the server can be started, if it doesn't run. Raises PortBusyError."""
         if self.pid is None and self._running_without_record() is None:
             check_ports(self._needs)
 
     def start(self, on_step: Callable[[str], None] = lambda _: None) -> bool:
-        """Start the server, wait until it answers and see that the database exists.
+        """Start the server, wait until it answers and ensure that the database exists.
 
         Returns whether it wasn't running. Raises PostgresError.
         """
@@ -149,7 +149,7 @@ class EmbeddedPostgres:
         return True
 
     def wait_ready(self) -> None:
-        """Wait, 60 s at most, until the server answers; crash recovery counts. Then see that the database exists.
+        """Wait, 60 s at most, until the server answers; crash recovery counts. Then ensure that the database exists.
 
         Raises PostgresError with the end of the log.
         """
@@ -175,7 +175,7 @@ class EmbeddedPostgres:
         return self._daemon.stop([])
 
     def _ended(self) -> bool:
-        """Tell whether the server ended for good; where a killed one's sessions are in the way, try again."""
+        """Whether the server ended for good; where a killed one's sessions are in the way, try again."""
         if self.pid is not None:
             return False
         said = last_lines(self.log_path)
@@ -216,7 +216,7 @@ class EmbeddedPostgres:
 
     def _ensure_access(self) -> None:
         with self._connected() as connection:
-            let_readers_in(connection)
+            enable_reader_login(connection)
             if self._port is None:
                 return
             if self.tcp_port != self._port:
@@ -241,7 +241,7 @@ class EmbeddedPostgres:
     def _prepare_folders(self, user: ServerUser) -> None:
         for folder in (self._home, self._socket_dir):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            user.give(folder)
+            user.chown(folder)
             folder.chmod(0o700)
         own = self._port or PORT
         for lock in (self._cluster / "postmaster.pid", self._socket_dir / f".s.PGSQL.{own}.lock"):
@@ -272,7 +272,7 @@ class EmbeddedPostgres:
             hba = self._home / "pg_hba.conf"
             hba.write_text(HBA, encoding="ascii")
             hba.chmod(0o600)
-            user.give(hba)
+            user.chown(hba)
             options |= {"listen_addresses": LOOPBACK, "port": str(self._port), "hba_file": str(hba)}
             options |= {"password_encryption": "scram-sha-256"}
         command = [str(server.bin_dir / "postgres"), "-D", str(self._cluster)]
@@ -324,7 +324,7 @@ def _exists(pid: int) -> bool:
 
 
 def _works_in(pid: int, cluster: Path) -> bool:
-    """Tell whether the process lives and is the cluster's server: that one works in the cluster's folder."""
+    """Whether the process lives and is the cluster's server: that one works in the cluster's folder."""
     if start_time(pid) is None:
         return False
     try:

@@ -89,7 +89,7 @@ def _plain(password: str) -> str:
     return password.replace("\\:", ":").replace("\\\\", "\\")
 
 
-def let_readers_in(connection: psycopg.Connection[Any]) -> None:
+def enable_reader_login(connection: psycopg.Connection[Any]) -> None:
     """Make the readers' role of the embedded server one that can log in, which through the socket needs no password."""
     found = connection.execute("SELECT rolcanlogin FROM pg_roles WHERE rolname = %s", [READER]).fetchone()
     if found is None:

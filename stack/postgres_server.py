@@ -1,4 +1,4 @@
-"""Owns the question which PostgreSQL server to run, and as whom.
+"""Finds the PostgreSQL server to run, and the user to run it as.
 
 Refuses to start it. PostgreSQL won't run as root, so root hands it to an ordinary user; folders on the way that this
 user may not enter are never opened to the world for it.
@@ -130,7 +130,7 @@ class ServerUser:
         self._owner = owner
         self._prefix: list[str] = []
 
-    def give(self, folder: Path) -> None:
+    def chown(self, folder: Path) -> None:
         """Make the folder the user's own."""
         if self._owner is not None:
             os.chown(folder, *self._owner)

@@ -254,14 +254,14 @@ def open_transactions_of(settings: "Settings", first: Sample, second: Sample) ->
     from creditfold.common.processes import StackError
     from creditfold.log.admin import KafkaAdmin
     from creditfold.log.offsets import End
-    from creditfold.log.open_transactions import held_back, open_transactions
+    from creditfold.log.open_transactions import open_transactions, open_transactions_at
 
     ends = {
         partition: End(stable, second.ends[partition])
         for partition, stable in second.stable.items()
         if first.stable.get(partition) == stable < first.ends[partition]
     }
-    found = held_back(settings, settings.commands_topic, ends)
+    found = open_transactions_at(settings, settings.commands_topic, ends)
     admin = KafkaAdmin(settings)
     for topic in (settings.outcomes_topic, settings.dead_letters_topic):
         with suppress(StackError):
@@ -389,7 +389,7 @@ def refuse_held_back(settings: "Settings", held: "Sequence[OpenTransaction]", no
     long = [one for one in held if one.is_long(now_ms)]
     if long:
         raise HeldBackError(
-            f"An open transaction holds back {', '.join(f'{one.topic} {one.words(now_ms)}' for one in long)}.",
+            f"An open transaction holds back {', '.join(f'{one.topic} {one.description(now_ms)}' for one in long)}.",
             remedy(settings, long[0]),
         )
 
@@ -426,7 +426,7 @@ def _print_all(
         say("")
         _print_partitions(settings, partitions)
     for one in look.open_transactions or ():
-        say(f"Open transaction: {one.topic} {one.words(time.time_ns() // 1_000_000)}.")
+        say(f"Open transaction: {one.topic} {one.description(time.time_ns() // 1_000_000)}.")
     transit = look.health.transit if look.health is not None else None
     if transit is not None and transit.transfers:
         say(f"In transit: {counted(transit.transfers, 'transfer')}, the oldest for {_age_s(transit):,.0f} s.")

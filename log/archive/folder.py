@@ -2,7 +2,7 @@
 
 Reads it back, and reports what is wrong with it.
 
-Refuses to know what the records mean, how they got there (archive_writer.py does) and how they get back into a topic
+Refuses to know what the records mean, how they got there (writer.py does) and how they get back into a topic
 (restore.py does). A file counts only when the index of its partition names it. Needs no Kafka.
 """
 
@@ -54,7 +54,7 @@ SCHEMA = parse_schema(
 
 
 class ArchiveProblem(NamedTuple):
-    """Something wrong with an archive: the file within it, and what it is."""
+    """Something wrong with an archive: the path of the file within it, and what is wrong."""
 
     path: str
     what: str
@@ -65,7 +65,7 @@ class ArchiveError(StackError):
 
 
 class ArchiveDamagedError(ArchiveError):
-    """What is in the archive is not what was written to it: the file within it, and what it is."""
+    """What is in the archive is not what was written to it: the path of the file within it, and what is wrong."""
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(f"{path} {what}.", "Get it back from another copy of the archive; see docs/archive.md.")
@@ -224,10 +224,11 @@ class Archive:
                 problems += self._problems_in(index, file)
                 if on_file is not None:
                     on_file(file, total)
-            problems += (
-                ArchiveProblem(self._relative(path), "isn't in the index") for path in self.unknown_files(index)
-            )
-        problems += (ArchiveProblem(self._relative(path), "isn't part of the archive") for path in self._strangers())
+            unknown = self.unknown_files(index)
+            problems += (ArchiveProblem(self._relative(path), "isn't in the index") for path in unknown)
+        problems += (
+            ArchiveProblem(self._relative(path), "isn't part of the archive") for path in self._unknown_entries()
+        )
         return CheckReport(self.manifest.topic, self.manifest.topic_id, [*map(summary_of, indexes)], problems)
 
     def _problems_in(self, index: Index, file: ArchiveFile) -> list[ArchiveProblem]:
@@ -239,12 +240,12 @@ class Archive:
         return []
 
     def unknown_files(self, index: Index) -> list[Path]:
-        """What lies in a partition's folder besides its index and what this names; a killed run may leave one file."""
+        """The files in a partition's folder that its index doesn't name; a killed run may leave one."""
         known = {INDEX, *(file.name for file in index.files)}
         folder = self._folder_of(index.partition)
         return sorted(path for path in folder.iterdir() if path.name not in known and path.suffix != ".tmp")
 
-    def _strangers(self) -> list[Path]:
+    def _unknown_entries(self) -> list[Path]:
         known = {MANIFEST, *(folder_name(partition) for partition in range(self.manifest.partitions))}
         return sorted(path for path in self.folder.iterdir() if path.name not in known and path.suffix != ".tmp")
 
@@ -280,10 +281,10 @@ class Archive:
         try:
             rows: Iterator[Any] = iter(read_container(stream))
             for row in rows:
-                noted = row["headers"]
-                headers = tuple((header["name"], header["value"]) for header in noted) if noted else ()
+                listed = row["headers"]
+                headers = tuple((header["name"], header["value"]) for header in listed) if listed else ()
                 yield LogRecord(row["offset"], row["timestamp"], row["key"], row["value"], headers)
-        # fastavro meets bytes that are no Avro with whatever they make fail.
+        # fastavro raises whatever error bytes that are no Avro happen to cause.
         except Exception as error:
             raise self._damaged(path, f"can't be read as Avro: {_first_line(error)}") from error
 

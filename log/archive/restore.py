@@ -1,4 +1,4 @@
-"""Brings an archive back into an empty topic: the same records at the same offsets with the same times.
+"""Brings an archive back into an empty topic: the same records at the same offsets with the same append times.
 
 Owns what may be restored into which topic, and in which order. While it runs, the topic keeps the times that it is
 given; after it the broker sets them again. Refuses to write behind anything but a prefix of the same archive, so a
@@ -25,13 +25,13 @@ from creditfold.log.topics import FOREVER, TopicInfo, create_topics, describe_to
 
 #: Most offsets before the first record that are filled; a log that was cut further on needs another way back.
 MAX_LEADING_GAP = 1_000_000
-TELL_RECORDS = 1_000
+PROGRESS_RECORDS = 1_000
 
 _ELSEWHERE = "Name a topic that is empty or isn't there yet, by --topic or CREDITFOLD_COMMANDS_TOPIC."
 
 
 class RestoreProgress(NamedTuple):
-    """How far a run is, in records of all partitions."""
+    """How far a restore is, in records of all partitions: those compared and written, of how many."""
 
     records: int
     records_total: int
@@ -81,7 +81,7 @@ def restore_topic(
     _refuse_unfit(info, archive.manifest)
     try:
         with _Restore(settings, archive, indexes, info, on_progress) as run:
-            run.go()
+            run.restore()
             return RestoreReport(info.name, info.topic_id, run.written, time.monotonic() - started, run.partitions)
     except KafkaException as error:
         raise RestoreError(f"Kafka refused a step of the restore: {error.args[0].str()}.", AGAIN) from error
@@ -108,7 +108,7 @@ class _Restore:
         self._found = {index.partition: 0 for index in indexes}
         self._wanted = {index.partition: index.next for index in indexes}
         self._total = sum(index.records for index in indexes)
-        self._holes: GapWriter | None = None
+        self._gaps: GapWriter | None = None
         self._appender: RestoreAppender | None = None
 
     def __enter__(self) -> Self:
@@ -117,16 +117,16 @@ class _Restore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._holes is not None:
-            self._holes.close()
+        if self._gaps is not None:
+            self._gaps.close()
         if self._appender is not None:
             self._appender.close()
 
-    def go(self) -> None:
+    def restore(self) -> None:
         """Make the topic equal to the archive. Raises what restore_topic raises."""
         if self._info.timestamp_type == "CreateTime" and any(index.has_holes for index in self._indexes):
             # Ends what an earlier run left open, which hides itself and what comes behind it.
-            self._filler()
+            self._gap_writer()
         ends = self._ends()
         if any(ends.values()):
             self._compare_all(ends)
@@ -171,7 +171,7 @@ class _Restore:
                     for found in chunk:
                         _refuse_other(self._info.name, index.partition, found, next(ours, None))
                     self._found[index.partition] += len(chunk)
-                    self._tell()
+                    self._report_progress()
         following = next(ours, None)
         if following is not None and following.offset < end:
             _refuse_other(self._info.name, index.partition, None, following)
@@ -181,14 +181,14 @@ class _Restore:
 
     def _restore(self, index: Index, end: int) -> None:
         if end < index.first:
-            self._filler().fill(index.partition, end, index.first)
+            self._gap_writer().fill(index.partition, end, index.first)
             end = index.first
         if self._start(index) < index.first:
             # A fold must refuse it as it refuses the log that was archived: its beginning is missing.
             self._topic.cut(index.partition, index.first)
         if end < index.next:
             self._append(index, end)
-        self._tell()
+        self._report_progress()
 
     def _append(self, index: Index, start: int) -> None:
         appender = self._appender = self._appender or RestoreAppender(self._settings, self._topic.max_message_bytes())
@@ -198,23 +198,23 @@ class _Restore:
                 self._fill(appender, index.partition, record.offset)
             appender.append(record)
             self.written += 1
-            if self.written % TELL_RECORDS == 0:
-                self._tell()
+            if self.written % PROGRESS_RECORDS == 0:
+                self._report_progress()
         appender.flush()
         if appender.next < index.next:
             self._fill(appender, index.partition, index.next)
 
     def _fill(self, appender: "RestoreAppender", partition: int, to: int) -> None:
         appender.flush()
-        self._filler().fill(partition, appender.next, to)
+        self._gap_writer().fill(partition, appender.next, to)
         appender.begin(partition, to)
 
-    def _filler(self) -> "GapWriter":
-        if self._holes is None:
-            self._holes = GapWriter(self._settings, self._topic.max_message_bytes())
-        return self._holes
+    def _gap_writer(self) -> "GapWriter":
+        if self._gaps is None:
+            self._gaps = GapWriter(self._settings, self._topic.max_message_bytes())
+        return self._gaps
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self._on_progress is not None:
             self._on_progress(RestoreProgress(sum(self._found.values()) + self.written, self._total))
 
@@ -233,7 +233,7 @@ def _refuse_long_gaps(indexes: list[Index]) -> None:
         if index.first > MAX_LEADING_GAP:
             raise RestoreError(
                 f"Partition {index.partition} of the archived log began at {index.first:,}; up to "
-                f"{MAX_LEADING_GAP:,} offsets before the first record can be made anew.",
+                f"{MAX_LEADING_GAP:,} offsets before the first record can be made again.",
                 "Restore an archive of the log that was begun earlier.",
             )
 

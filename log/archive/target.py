@@ -1,7 +1,7 @@
 """Writes to a topic that is being restored: its settings, records at given offsets, and offsets that hold none.
 
-Owns what makes the offsets come out the same. Where the old log had no record for its readers, the new one gets as
-many offsets of aborted transactions, which no reader is given. Refuses to know where the records come from.
+Owns what makes the offsets equal the archive's. Where the old log had no record for its readers, the new one gets as
+many offsets of aborted transactions, which no reader gets. Refuses to know where the records come from.
 """
 
 import os
@@ -28,8 +28,8 @@ from creditfold.common.settings import Settings
 from creditfold.log.admin import PROPAGATION_S, REQUEST_S, KafkaAdmin
 from creditfold.log.record import LogRecord
 
-# Less than the client's queue has room for, and than a transaction has time for.
-HOLE_OFFSETS = 50_000
+# Offsets of one aborted transaction: less than the client's queue has room for, and than a transaction has time for.
+GAP_OFFSETS = 50_000
 TRANSACTION_S = 60.0
 DELIVERY_S = 120.0
 # What a client may send at most; the topic has the say about it, after compression.
@@ -114,7 +114,7 @@ class RestoreTopic:
 
 
 class RestoreAppender:
-    """Appends records to one partition at a time, and sees to it that each lands at its offset.
+    """Appends records to one partition at a time, and checks that each lands at its offset.
 
     `next` is the offset that the next record must have.
     """
@@ -183,7 +183,7 @@ class RestoreAppender:
             raise RestoreError(f"Kafka didn't confirm {left} records in {DELIVERY_S:.0f} s.", AGAIN)
 
     def close(self) -> None:
-        """Forget what isn't confirmed, which happens after a failure only."""
+        """Drop what isn't confirmed, as there is after a failure only."""
         self._producer.purge()
         self._producer.flush(1.0)
 
@@ -194,7 +194,7 @@ class RestoreAppender:
             self._fault = self._refused(error)
             return
         offset = message.offset()
-        # A broker that sees a retried batch again may confirm it without saying where it is. The next one tells.
+        # A broker that sees a retried batch again may confirm it without its offset. The next one shows it.
         if offset is not None and offset >= 0 and offset != self._confirmed:
             self._fault = RestoreError(
                 f"A record landed at {Position(self._partition, offset)} instead of "
@@ -213,7 +213,7 @@ class RestoreAppender:
 
 
 class GapWriter:
-    """Makes offsets that no reader is given.
+    """Writes offsets that no reader gets: gaps.
 
     An aborted transaction of n records takes n + 1 offsets, the last one for its mark. One whose only record the
     broker refuses, as too large, takes one for its mark.
@@ -233,7 +233,7 @@ class GapWriter:
         self._producer = Producer(
             {
                 **settings.kafka_client,
-                # The same in each run: the broker ends what an earlier run left open.
+                # Equal in each run, so that the broker ends what an earlier run left open.
                 "transactional.id": f"creditfold-restore-{self._topic}",
                 "message.max.bytes": CLIENT_BYTES,
                 "compression.type": "none",
@@ -244,14 +244,14 @@ class GapWriter:
         self._producer.init_transactions(TRANSACTION_S)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._ends.close()
 
     def fill(self, partition: int, start: int, end: int) -> None:
         """Make a partition that ends at `start` end at `end`. Raises RestoreError."""
         at = start
         while at < end:
-            self._abort_one(partition, min(end - at, HOLE_OFFSETS) - 1)
+            self._abort_one(partition, min(end - at, GAP_OFFSETS) - 1)
             at = self._end_behind(partition, at)
         if at != end:
             raise RestoreError(
@@ -261,7 +261,7 @@ class GapWriter:
     def _end_behind(self, partition: int, offset: int) -> int:
         # The broker answers before the mark is in the log, and gives the end only with it.
         if not wait_until(lambda: self._end(partition) > offset, TRANSACTION_S, pause_s=0.002):
-            raise RestoreError(f"No hole came into being at {Position(partition, offset)}.", AGAIN)
+            raise RestoreError(f"No gap came into being at {Position(partition, offset)}.", AGAIN)
         return self._end(partition)
 
     def _abort_one(self, partition: int, records: int) -> None:

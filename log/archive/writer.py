@@ -19,7 +19,7 @@ from fastavro.write import Writer
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
-from creditfold.log.admin import KafkaAdmin, spelled
+from creditfold.log.admin import KafkaAdmin, topic_id_text
 from creditfold.log.archive.folder import (
     FORMAT,
     INDEX,
@@ -45,9 +45,9 @@ from creditfold.log.record import LogRecord
 from creditfold.log.topics import describe_topic
 
 OFFSETS_PER_FILE = 50_000
-# A range of large records ends early, or a killed run would have to write very much again.
+# Bytes after which a file ends early, or a killed run would have to write very much again.
 FILE_BYTES = 256 << 20
-# So few, because a record may be as large as the topic allows and all of them are in memory.
+# Records taken at once. Few, because each may be as large as the topic allows, and all of them are in memory.
 TAKE_RECORDS = 256
 TAKE_S = 1.0
 STALLED_S = 60.0
@@ -84,7 +84,7 @@ def archive_topic(
     offsets_per_file: int = OFFSETS_PER_FILE,
     on_progress: Callable[[ArchiveProgress], None] | None = None,
 ) -> ArchiveReport:
-    """Bring an archive up to where the command topic ended when the call began; go on with what is there already.
+    """Bring an archive up to where the command topic ended when the call began; write on with what is there already.
 
     Args:
         settings: where Kafka is, and which topic is archived.
@@ -98,13 +98,13 @@ def archive_topic(
     started = time.monotonic()
     info = describe_topic(settings)
     wanted = Manifest(format=FORMAT, topic=info.name, topic_id=info.topic_id, partitions=info.partitions)
-    with _owned(folder):
-        run = _Run(settings, _opened(folder, wanted), offsets_per_file, on_progress)
-        run.go()
+    with _exclusive(folder):
+        run = _ArchiveRun(settings, _open_archive(folder, wanted), offsets_per_file, on_progress)
+        run.write()
         return run.report(time.monotonic() - started)
 
 
-class _Run:
+class _ArchiveRun:
     """One run: partition by partition, file by file."""
 
     def __init__(
@@ -125,23 +125,23 @@ class _Run:
         self._ends = {partition: end.stable for partition, end in both.items()}
         self._hidden = {partition: end.high - end.stable for partition, end in both.items() if end.stable < end.high}
         starts = start_offsets(settings, self._topic, partitions)
-        self._indexes = [self._begun(partition, starts[partition]) for partition in partitions]
+        self._indexes = [self._initial_index(partition, starts[partition]) for partition in partitions]
         for index in self._indexes:
             self._refuse_other_log(index, starts[index.partition])
-        # Their sizes only: reading a whole archive before each run could take an hour.
+        # Compares sizes only: reading a whole archive before each run could take an hour.
         self._archive.indexes()
         self._refuse_other_history()
         self._total = sum(self._ends[index.partition] - index.next for index in self._indexes)
         self._offsets = self._records = self._bytes = 0
 
-    def go(self) -> None:
+    def write(self) -> None:
         """Archive what isn't. Raises what archive_topic raises."""
         for index in self._indexes:
             if index.next < self._ends[index.partition]:
-                self._go_on(index)
+                self._continue(index)
 
     def report(self, seconds: float) -> ArchiveReport:
-        """Tell what the run did."""
+        """Return what the run did."""
         warnings = [
             f"The log of partition {index.partition} began at {index.first} when it was first archived; "
             "what was before isn't in the archive."
@@ -163,7 +163,7 @@ class _Run:
             warnings=warnings,
         )
 
-    def _begun(self, partition: int, start: int) -> Index:
+    def _initial_index(self, partition: int, start: int) -> Index:
         folder = self._archive.folder / folder_name(partition)
         if not folder.exists():
             folder.mkdir()
@@ -200,10 +200,10 @@ class _Run:
             raise ArchiveError(
                 error.message,
                 "Keep this archive, which has what the log lost: restore it into another topic (docs/archive.md). To "
-                "go on with the log as it is, archive it into an empty folder.",
+                "write on with the log as it is, archive it into an empty folder.",
             )
 
-    def _go_on(self, index: Index) -> None:
+    def _continue(self, index: Index) -> None:
         place = index.partition
         # They are what a killed run left; the one that isn't in the index begins where this run does.
         left = self._archive.unknown_files(index)
@@ -214,7 +214,7 @@ class _Run:
             )
         with LogReader(self._settings.kafka_client, self._topic, place, index.next) as reader:
             chunks = read_until(self._settings, self._topic, place, reader, self._ends[place])
-            records = _Ahead(self._told(index.next, chunks))
+            records = _Lookahead(self._with_progress(index.next, chunks))
             while index.next < self._ends[place]:
                 index = self._add_file(index, records)
                 self._indexes[place] = index
@@ -222,7 +222,7 @@ class _Run:
             if path.name not in {file.name for file in index.files}:
                 path.unlink()
 
-    def _told(self, start: int, chunks: Iterator[list[LogRecord]]) -> Iterator[LogRecord]:
+    def _with_progress(self, start: int, chunks: Iterator[list[LogRecord]]) -> Iterator[LogRecord]:
         before = self._offsets
         for chunk in chunks:
             yield from chunk
@@ -231,14 +231,14 @@ class _Run:
                 self._offsets = before + chunk[-1].offset + 1 - start
                 self._on_progress(ArchiveProgress(self._offsets, self._total, self._records))
 
-    def _add_file(self, index: Index, records: "_Ahead") -> Index:
+    def _add_file(self, index: Index, records: "_Lookahead") -> Index:
         folder = self._archive.folder / folder_name(index.partition)
         first = index.next
         limit = min(first - first % self._offsets_per_file + self._offsets_per_file, self._ends[index.partition])
         unfinished = folder / _UNFINISHED
         mark = hashlib.sha256(f"{index.topic_id} {index.partition}:{first}".encode()).digest()[:16]
         with unfinished.open("wb", buffering=READ_BYTES) as stream:
-            hashed = _Hashed(stream)
+            hashed = _HashingStream(stream)
             # All that the writer does with a stream is to write, and to ask whether it can append.
             target: Any = hashed
             # A sync marker of its own, instead of a random one, makes equal archives equal byte by byte.
@@ -267,7 +267,7 @@ class _Run:
     def _refuse_new_topic(self) -> None:
         def asked() -> str:
             topic = self._admin.client.describe_topics(TopicCollection([self._topic]))[self._topic].result()
-            return spelled(topic.topic_id)
+            return topic_id_text(topic.topic_id)
 
         if self._admin.ask(asked, self._topic) != self._archive.manifest.topic_id:
             raise ArchiveError(
@@ -276,16 +276,16 @@ class _Run:
             )
 
 
-class _Ahead:
-    """Records with a look at the next one."""
+class _Lookahead:
+    """Records of which the next one is known before it is consumed."""
 
     def __init__(self, records: Iterator[LogRecord]) -> None:
         self.records = records
         self.next = next(records, None)
 
 
-class _Hashed:
-    """A stream to write to, which counts and digests what goes through it."""
+class _HashingStream:
+    """A stream to write to, which counts and digests the bytes written."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -304,7 +304,7 @@ class _Hashed:
         return False
 
 
-def _fill(writer: Any, hashed: _Hashed, ahead: _Ahead, limit: int) -> tuple[int, int]:
+def _fill(writer: Any, hashed: _HashingStream, ahead: _Lookahead, limit: int) -> tuple[int, int]:
     """Write the records before an offset. Returns their number and the offset behind the range, which bytes may cut."""
     count, write, rest = 0, writer.write, ahead.records
     record = ahead.next
@@ -335,7 +335,7 @@ def read_until(
             last = taken.records[-1].offset if taken.records else -1
             yield list(taken.records) if last < end else [record for record in taken.records if record.offset < end]
         elif time.monotonic() - moved < STALLED_S:
-            # Says what is wrong if Kafka is away or the topic is gone; the reader itself would wait for ever.
+            # Says what is wrong if Kafka is away or the topic is gone; the reader itself would wait on.
             end_offsets(settings, topic, [partition])
         else:
             raise UnreadableError(
@@ -345,8 +345,8 @@ def read_until(
 
 
 @contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Make the folder, be the only run in it, and say in our words what the system says about its files."""
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Make the folder, lock out other runs, and turn the system's errors about its files into ArchiveError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Locked as the folder that it is: a lock file would be one more thing in an archive. The system unlocks it.
@@ -372,7 +372,7 @@ def _remove_unfinished(folder: Path) -> None:
             path.unlink()
 
 
-def _opened(folder: Path, wanted: Manifest) -> Archive:
+def _open_archive(folder: Path, wanted: Manifest) -> Archive:
     if not (folder / MANIFEST).exists():
         if any(path.suffix != ".tmp" for path in folder.iterdir()):
             raise ArchiveError(f"{folder} isn't empty, and is no archive.", "Name another folder, or an archive.")
@@ -395,11 +395,11 @@ def _opened(folder: Path, wanted: Manifest) -> Archive:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
+    fresh = path.with_name(path.name + ".tmp")
+    with fresh.open("wb") as file:
         file.write(content)
         _sync(file)
-    beside.replace(path)
+    fresh.replace(path)
     _sync_folder(path.parent)
 
 

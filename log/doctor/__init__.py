@@ -1,1 +1,1 @@
-"""What loses commands in Kafka, or makes balances wrong: the facts, and the judgement of them."""
+"""What loses commands in Kafka, or makes balances wrong: the facts, and the checks of them."""

@@ -1,6 +1,6 @@
-"""Collects what Kafka tells of itself, for the doctor: its brokers, the topics, how far the log reaches.
+"""Collects what Kafka reports of itself, for the doctor: its brokers, the topics, how far the log reaches.
 
-Judges nothing and changes nothing. What Kafka refuses to tell is a fact too: the refusal stands in its place.
+Checks nothing and changes nothing. What Kafka refuses to report is a fact too: the refusal stands in its place.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,7 +53,7 @@ class TopicFacts(NamedTuple):
 
 
 class KafkaFacts(NamedTuple):
-    """What Kafka tells. `auto_create` is None for a broker that doesn't tell."""
+    """What Kafka reports. `auto_create` is by broker id, None for a broker that doesn't show it."""
 
     brokers: frozenset[int]
     auto_create: Mapping[int, bool | None]
@@ -88,7 +88,7 @@ def _topic_facts(settings: Settings, name: str) -> TopicFacts:
 
 
 def answer_or_refusal(question: Callable[[], T]) -> T | StackError:
-    """Return the answer or the refusal. A Kafka that is away is no refusal: raises KafkaUnavailableError."""
+    """Return the answer, or Kafka's refusal to give one. Raises KafkaUnavailableError where Kafka doesn't answer."""
     try:
         return question()
     except KafkaUnavailableError:
@@ -110,7 +110,7 @@ def _auto_create(admin: KafkaAdmin, broker: int) -> bool | None:
     try:
         config = read_config(admin.client, ConfigResource(ResourceType.BROKER, str(broker)))
     except KafkaException:
-        # It has just gone away, or is none that can be asked. The rest is worth telling all the same.
+        # It has just gone away, or is none that can be asked. The other facts still count.
         return None
     value = config.get("auto.create.topics.enable")
     return None if value is None else value == "true"

@@ -1,4 +1,4 @@
-"""Judges what Kafka tells of itself by whether it can lose a command or make a balance wrong. Pure: asks nobody.
+"""Checks whether anything that Kafka reports can lose a command or make a balance wrong. Pure: asks nobody.
 
 Refuses to know how the facts were collected (`facts.py`) and how they are shown, and knows of the projection only which
 log it was folded from and how far.
@@ -18,7 +18,17 @@ from creditfold.log.topics import HEADROOM_BYTES, TopicInfo, topic_names
 
 
 def examine_kafka(facts: KafkaFacts, settings: Settings, folded: FoldedLog | None, now_ms: int) -> list[Check]:
-    """Judge everything that Kafka told, at this machine's time `now_ms`. `folded` is None where there is no ledger."""
+    """Check everything that Kafka reported.
+
+    Args:
+        facts: what Kafka reported.
+        settings: what the topics should be.
+        folded: what the projection was folded from; None where there is no ledger.
+        now_ms: this machine's time, in milliseconds UTC.
+
+    Returns:
+        One check for each thing examined, in the order of the topics.
+    """
     checks = [judge_names(settings)]
     for topic in (facts.commands, facts.outcomes, facts.dead_letters):
         checks += examine_topic(topic, facts, settings, folded, now_ms)
@@ -156,7 +166,7 @@ def judge_auto_create(auto_create: Mapping[int, bool | None]) -> Check:
         remedy = "Write auto.create.topics.enable=false into each broker's server.properties and restart it."
         return Check("brokers", name, "warning", f"true on broker {named(creating)}", why, remedy)
     if silent or not auto_create:
-        seen = f"not told by broker {named(silent)}" if silent else "no broker tells"
+        seen = f"not shown by broker {named(silent)}" if silent else "no broker shows it"
         remedy = "Look into each broker's server.properties, or let this user describe the brokers' settings."
         return Check("brokers", name, "unknown", seen, why, remedy)
     return Check("brokers", name, "ok", "false", why, "")

@@ -20,12 +20,12 @@ _WHY = {
 def examine_topic(
     topic: TopicFacts, facts: KafkaFacts, settings: Settings, folded: FoldedLog | None, now_ms: int
 ) -> list[Check]:
-    """What must be so for each of the topics."""
+    """Check one topic, whichever of the three it is."""
     info = topic.info
     if isinstance(info, TopicMissingError):
         return [_missing_log(topic.name, folded) if topic is facts.commands else _missing_side(topic.name)]
     if isinstance(info, StackError):
-        return [unknown(topic.name, "description", info, "Nothing can be told of a topic that can't be described.")]
+        return [unknown(topic.name, "description", info, "A topic that can't be described can't be checked.")]
     return [
         Check(info.name, "exists", "ok", f"id {info.topic_id}, {info.partitions} partitions", "It is needed.", ""),
         *judge_retention(info, settings),
@@ -154,7 +154,7 @@ def judge_open_transactions(topic: TopicFacts, facts: KafkaFacts, settings: Sett
         topic.name,
         name,
         "ok" if not long else "danger" if topic is facts.commands else "warning",
-        cut([one.words(now_ms) for one in long]) if long else "none that is open for long",
+        cut([one.description(now_ms) for one in long]) if long else "none that is open for long",
         why,
         remedy(settings, long[0]) if long else "",
     )

@@ -12,7 +12,7 @@ MAX_NAMED = 10
 
 
 def unknown(subject: str, name: str, refusal: StackError, why: str) -> Check:
-    """What Kafka refuses to tell."""
+    """The check of what Kafka refuses to report: its refusal."""
     return Check(subject, name, "unknown", refusal.message, why, refusal.remedy or "Look into the brokers' logs.")
 
 
@@ -22,7 +22,7 @@ def unknown_setting(topic: str, settings: Settings, name: str) -> Check:
         topic,
         name,
         "unknown",
-        "Kafka doesn't tell this user",
+        "Kafka doesn't show it to this user",
         "What can't be seen can't be relied on.",
         kafka_tool(
             settings, "kafka-acls.sh", f"--add --allow-principal User:... --operation DescribeConfigs --topic {topic}"

@@ -922,7 +922,7 @@ def test_a_broker_that_dies_in_the_middle(
 
     archive_topic(ledger_settings, tmp_path, offsets_per_file=1_000, on_progress=lambda _: die_once("archive"))
     target = other_topic(ledger_settings)
-    monkeypatch.setattr(restore, "TELL_RECORDS", 100)
+    monkeypatch.setattr(restore, "PROGRESS_RECORDS", 100)
     restore_topic(target, tmp_path, on_progress=lambda told: told.records < 1_000 or die_once("restore"))
     assert deaths == ["archive", "restore"]
     assert picture(target) == before

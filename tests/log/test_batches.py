@@ -284,7 +284,7 @@ async def test_whatever_happens_every_record_is_read_once(
     async def opened(kafka: object, topic: str) -> Broker:
         return broker
 
-    monkeypatch.setattr(batch_reader, "_opened", opened)
+    monkeypatch.setattr(batch_reader, "_connect", opened)
     monkeypatch.setattr(batch_reader, "LogReader", Slow)
     monkeypatch.setattr(Slow, "records", broker.log)
     reader = BatchReader({}, "topic", 0, 0)
@@ -296,6 +296,6 @@ async def test_whatever_happens_every_record_is_read_once(
         found += taken.records
     assert found == broker.log
     # The first batch is what was asked for at first.
-    assert reader.is_slow == ((trouble, at) not in (("none", at), ("old", 1)))
+    assert reader.is_fallback == ((trouble, at) not in (("none", at), ("old", 1)))
     await reader.close()
     assert broker.closed == 1

@@ -83,7 +83,7 @@ def test_both_ends_of_a_partition(ledger_settings: Settings) -> None:
         assert (one.topic, one.partition, one.start, one.waiting) == (topic, 2, 1, 4)
         assert one.since_ms is not None
         assert one.open_s(one.since_ms + 2_500) == 2.5
-        assert one.words(one.since_ms + 2_000) == "partition 2 from offset 1 on for 2 s (4 records wait)"
+        assert one.description(one.since_ms + 2_000) == "partition 2 from offset 1 on for 2 s (4 records wait)"
         commit(producer)
     assert wait_until(lambda: log_ends(ledger_settings, topic, [2]) == {2: End(6, 6)}, HANG_S)
     assert open_transactions(ledger_settings, topic, range(4)) == []

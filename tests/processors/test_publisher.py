@@ -336,7 +336,7 @@ NONE, GZIP, CODEC_BITS, CONTROL_BIT = 0, 1, 0b111, 0b100000
 
 async def codecs_of(settings: Settings, topic: str) -> set[int]:
     """The codecs of a topic's batches with records, read from the bytes that the broker keeps."""
-    client = await batch_reader._opened(settings.kafka_client, topic)
+    client = await batch_reader._connect(settings.kafka_client, topic)
     found = set()
     try:
         for partition, end in end_offsets(settings, topic, range(settings.partitions)).items():

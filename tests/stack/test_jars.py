@@ -103,7 +103,7 @@ def test_jars_are_fetched_once(repository: Repository, settings: Settings) -> No
 def test_how_much_came_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """At each step of so many bytes."""
     steps = list[str]()
-    monkeypatch.setattr(jars, "TOLD_BYTES", LISTED[0].size)
+    monkeypatch.setattr(jars, "PROGRESS_BYTES", LISTED[0].size)
     fetched_jars(settings, steps.append)
     assert len(steps) == 1 + len(FILES)
     assert steps[-1] == "0 of 0 MB of Apache Kafka came"
