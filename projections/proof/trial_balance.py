@@ -1,6 +1,6 @@
 """Double entry, proven from the journal: what the accounts have, and where it came from and went, must sum to zero.
 
-The accounts' side is what their last lines left them, the other side what the moves of all facts come to; at the
+The accounts' side is what their last lines left them, the other side the sums of the moves of all facts; at the
 present position the balances, the lots and the totals must say the same. Reads the views in schema `ledger` only, and
 holds nothing of the journal in memory.
 """
@@ -8,7 +8,7 @@ holds nothing of the journal in memory.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from psycopg import Connection
 
@@ -54,7 +54,7 @@ class Fault(NamedTuple):
 
 
 class TrialBalance(NamedTuple):
-    """What each asset comes to before an offset of each partition, and all that doesn't balance."""
+    """The sums of each asset before an offset of each partition, and everything that doesn't balance."""
 
     ends: Mapping[int, int]
     is_present: bool
@@ -62,10 +62,13 @@ class TrialBalance(NamedTuple):
     faults: Sequence[Fault]
 
 
-#: So many accounts are named.
+#: How many accounts are named at most.
 MOST_NAMED = 20
 
-_Sums = Mapping[str, int]
+_Sums: TypeAlias = Mapping[str, int]
+#: By asset and table.
+_State: TypeAlias = Mapping[tuple[str, str], _Sums]
+_NO_STATE: _State = {}
 
 
 def trial_balance(
@@ -85,35 +88,46 @@ def trial_balance(
 
     Raises NotYetFoldedError when the fold hasn't passed a position, or has no such partition.
     """
-    ends = {row.log_partition: row.next_offset for row in progress(connection)}
-    wanted = dict(ends)
-    for position in at:
-        if position.offset >= ends.get(position.partition, 0):
-            raise NotYetFoldedError(f"The fold has not reached {position} yet.", "See `creditfold status`.")
-        wanted[position.partition] = position.offset + 1
-    is_present = until is None and wanted == ends
-    values = {"partitions": list(wanted), "ends": list(wanted.values()), "until": until, "asset": asset}
-    journal: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for name, what, amount in connection.execute(script_text("proof/trial_balance.sql"), values):
-        journal[name][what] = int(amount)
-    found: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    if is_present:
-        for name, table, what, amount in connection.execute(script_text("proof/trial_state.sql"), {"asset": asset}):
-            found[name, table][what] += int(amount)
-    names = sorted({*journal, *(name for name, _ in found)})
+    folded = {row.log_partition: row.next_offset for row in progress(connection)}
+    ends = folded | _ends(folded, at)
+    is_present = until is None and ends == folded
+    journal = _journal_sums(connection, ends, until, asset)
+    state = _state_sums(connection, asset) if is_present else _NO_STATE
+    names = sorted({*journal, *(name for name, _ in state)})
     assets = [_sides(name, journal[name]) for name in names]
     faults = [Fault(row.asset, what) for row in assets for what in _within(row, journal[row.asset])]
     if is_present:
-        faults += [
-            Fault(row.asset, what)
-            for row in assets
-            for table, expected in _expected(row, journal[row.asset]).items()
-            for what in _differences(table, expected, found[row.asset, table])
-        ]
-        faults += rows_of(
-            connection, Fault, script_text("proof/trial_accounts.sql"), {"asset": asset, "most": MOST_NAMED}
-        )
-    return TrialBalance(wanted, is_present, assets, faults)
+        faults += [Fault(row.asset, what) for row in assets for what in _against(row, journal[row.asset], state)]
+        values = {"asset": asset, "most": MOST_NAMED}
+        faults += rows_of(connection, Fault, script_text("proof/trial_accounts.sql"), values)
+    return TrialBalance(ends, is_present, assets, faults)
+
+
+def _ends(folded: Mapping[int, int], at: Sequence[Position]) -> dict[int, int]:
+    """The next offset behind each of some positions, by partition. Raises NotYetFoldedError."""
+    for position in at:
+        if position.offset >= folded.get(position.partition, 0):
+            raise NotYetFoldedError(f"The fold has not reached {position} yet.", "See `creditfold status`.")
+    return {position.partition: position.offset + 1 for position in at}
+
+
+def _journal_sums(
+    connection: Connection[Any], ends: Mapping[int, int], until: datetime | None, asset: str | None
+) -> Mapping[str, _Sums]:
+    """The sums of the journal before some offsets, by asset."""
+    values = {"partitions": list(ends), "ends": list(ends.values()), "until": until, "asset": asset}
+    found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for name, what, amount in connection.execute(script_text("proof/trial_balance.sql"), values):
+        found[name][what] = int(amount)
+    return found
+
+
+def _state_sums(connection: Connection[Any], asset: str | None) -> _State:
+    """The sums of the tables of state, by asset and table."""
+    found: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for name, table, what, amount in connection.execute(script_text("proof/trial_state.sql"), {"asset": asset}):
+        found[name, table][what] += int(amount)
+    return found
 
 
 def _sides(asset: str, sums: _Sums) -> Sides:
@@ -141,7 +155,7 @@ def _within(row: Sides, sums: _Sums) -> list[str]:
 
 
 def _expected(row: Sides, sums: _Sums) -> dict[str, _Sums]:
-    """What the tables beside the journal should say."""
+    """What the tables of state should say."""
     balances = {name: getattr(row, name) for name in ("available", "pending", "held", "debt")}
     totals = {name: getattr(row, name) for name in ("credits", *Sides._fields[4:])}
     lots = {name: sums[f"of lots to {name}"] for name in ("expired", "voided", "forfeited")}
@@ -149,6 +163,12 @@ def _expected(row: Sides, sums: _Sums) -> dict[str, _Sums]:
     lots["spent"] = sums["of lots to spent"] + sums["of lots to debt"]
     lots |= {"remaining": row.available + row.pending, "held": row.held}
     return {"balances": balances, "totals": totals, "lots": lots}
+
+
+def _against(row: Sides, sums: _Sums, state: _State) -> list[str]:
+    """What the tables of state contradict."""
+    expected = _expected(row, sums)
+    return [what for table in expected for what in _differences(table, expected[table], state[row.asset, table])]
 
 
 def _differences(table: str, expected: _Sums, found: _Sums) -> list[str]:

@@ -42,11 +42,11 @@ from creditfold.projections.tables.credits import (
     Table,
     due,
     has_any,
-    inline_lot,
     joined,
     select,
     spends_of_the_journal,
 )
+from creditfold.projections.tables.inline_lots import inline_lot
 
 #: Accounts by their names.
 Accounts: TypeAlias = dict[str, Account]
@@ -66,7 +66,7 @@ _OFTEN: Sequence[tuple[Table, LiteralString]] = (
     (BALANCES, OF_ACCOUNTS),
     (LOTS, OF_ACCOUNTS + " AND t.is_live LIMIT %s"),
 )
-# In the order of what `has_any` tells: few accounts have any of these.
+# In the order of `has_any`'s columns: few accounts have any of these.
 _RARELY: Sequence[tuple[Table, LiteralString]] = (
     (ACCOUNTS, OF_ACCOUNTS),
     (HOLDS, OF_ACCOUNTS + " AND t.is_open"),
@@ -85,7 +85,7 @@ _FIELD: Mapping[Table, str] = {
 
 
 class Came(NamedTuple):
-    """What was loaded: how many lots came in with each account, and the balances of those that have nothing else."""
+    """What was loaded: how many lots were added with each account, and the balances of those that have nothing else."""
 
     lots: Mapping[str, int]
     balances: dict[str, tuple[Any, ...]]
@@ -302,7 +302,7 @@ class CreditStore:
         return await (await self._ask(table, condition, *values)).fetchall()
 
     async def due(self, partition: int, clock_ms: int, page: int) -> AsyncIterator[list[str]]:
-        """The accounts of a partition that have something due at an instant, so many at a time.
+        """The accounts of a partition that have something due at an instant, at most `page` at a time.
 
         In the order of their names. What is written meanwhile makes no difference to it.
         """

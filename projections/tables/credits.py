@@ -10,9 +10,6 @@ from typing import Any, LiteralString, NamedTuple, TypeAlias
 
 from psycopg import sql
 
-from creditfold.ledger.commands import Terms
-from creditfold.ledger.facts import LotId
-from creditfold.ledger.rows import CorruptStateError, LotRow, light_lot
 from creditfold.projections.columns import NULL, SEPARATOR, Longs, longs_of, number_cells
 from creditfold.projections.results import Cells
 from creditfold.projections.tables.scripts import schema_of
@@ -181,45 +178,51 @@ _SENT: Mapping[str, tuple[LiteralString, LiteralString]] = {
 
 @lru_cache(maxsize=1_024)
 def save(table: Table, generation: int) -> bytes:
-    """Write rows, sent as `cells` makes them.
+    """The statement that writes rows, sent as `cells` makes them.
 
     No other transaction writes these rows, so nothing can come between looking for one and making it; an INSERT with
-    ON CONFLICT would lock each row, and tell the log of it, before it changes it. Rows of LOTS are new: those that are
-    stored are CHANGED_LOTS.
+    ON CONFLICT would lock each row, and write the lock to PostgreSQL's log, before it changes the row. Rows of LOTS are
+    new: those that are stored are CHANGED_LOTS.
     """
-    names = [sql.Identifier(name) for name, _ in table.columns]
-    sent = [sql.SQL(_SENT[kind][0]) for _, kind in table.columns]
-    values = [sql.SQL(_SENT[kind][1]).format(name) for name, (_, kind) in zip(names, table.columns, strict=True)]
-    comma = sql.SQL(", ")
     into = sql.Identifier(schema_of(generation), table.name)
-    # Not in FROM, where PostgreSQL keeps all rows of it before it gives the first: that takes a tenth of the time.
-    rows = sql.SQL("SELECT {} FROM (SELECT {}) AS u").format(
-        comma.join([sql.SQL("{} AS {}").format(value, name) for value, name in zip(values, names, strict=True)]),
-        comma.join([sql.SQL("unnest({}) AS {}").format(each, name) for each, name in zip(sent, names, strict=True)]),
-    )
     if table is OUTLINED:
-        update = sql.SQL(
-            """UPDATE {} AS t SET lots = '', next_at_ms = NULL FROM ({}) AS n
-               WHERE t.account_id = n.account_id AND lots <> ''"""
-        )
-        return update.format(into, rows).as_bytes(None)
+        return _CLEAR_LOTS.format(into, _sent_rows(table)).as_bytes(None)
     if table is LOTS:
-        return sql.SQL("INSERT INTO {} ({}) {}").format(into, comma.join(names), rows).as_bytes(None)
-    return (
-        sql.SQL(
-            """MERGE INTO {table} AS t USING ({rows}) AS n ON {same}
-           WHEN MATCHED THEN UPDATE SET {changes} WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({new})"""
-        )
-        .format(
-            table=into,
-            rows=rows,
-            names=comma.join(names),
-            same=sql.SQL(" AND ").join([sql.SQL("t.{0} = n.{0}").format(name) for name in names[: table.key]]),
-            changes=comma.join([sql.SQL("{0} = n.{0}").format(name) for name in names[table.key :]]),
-            new=comma.join([sql.SQL("n.{}").format(name) for name in names]),
-        )
-        .as_bytes(None)
+        return _INSERT.format(into, _names(table), _sent_rows(table)).as_bytes(None)
+    return _merge(table, into).as_bytes(None)
+
+
+_CLEAR_LOTS = sql.SQL("""
+    UPDATE {} AS t SET lots = '', next_at_ms = NULL FROM ({}) AS n WHERE t.account_id = n.account_id AND lots <> ''""")
+_INSERT = sql.SQL("INSERT INTO {} ({}) {}")
+_MERGE = sql.SQL("""
+    MERGE INTO {table} AS t USING ({rows}) AS n ON {same}
+    WHEN MATCHED THEN UPDATE SET {changes} WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({new})""")
+
+
+def _merge(table: Table, into: sql.Identifier) -> sql.Composed:
+    names = [sql.Identifier(name) for name, _ in table.columns]
+    return _MERGE.format(
+        table=into,
+        rows=_sent_rows(table),
+        names=_names(table),
+        same=sql.SQL(" AND ").join([sql.SQL("t.{0} = n.{0}").format(name) for name in names[: table.key]]),
+        changes=sql.SQL(", ").join([sql.SQL("{0} = n.{0}").format(name) for name in names[table.key :]]),
+        new=sql.SQL(", ").join([sql.SQL("n.{}").format(name) for name in names]),
     )
+
+
+def _names(table: Table) -> sql.Composed:
+    return sql.SQL(", ").join([sql.Identifier(name) for name, _ in table.columns])
+
+
+def _sent_rows(table: Table) -> sql.Composed:
+    """A query that gives the rows that are sent."""
+    columns = [(sql.Identifier(name), *_SENT[kind]) for name, kind in table.columns]
+    values = [sql.SQL("{} AS {}").format(sql.SQL(value).format(name), name) for name, _, value in columns]
+    arrays = [sql.SQL("unnest({}) AS {}").format(sql.SQL(sent), name) for name, sent, _ in columns]
+    # Not in FROM, where PostgreSQL keeps all rows of it before it gives the first: that takes a tenth of the time.
+    return sql.SQL("SELECT {} FROM (SELECT {}) AS u").format(sql.SQL(", ").join(values), sql.SQL(", ").join(arrays))
 
 
 def cells(table: Table, rows: Sequence[Sequence[Any]]) -> Cells:
@@ -248,32 +251,11 @@ def together(parts: Sequence[Cells]) -> list[str | Longs]:
     return found
 
 
-def inline_lot(asset: str, line: str) -> tuple[LotRow, int]:
-    """A lot that stands in a balance, and the place in the log of its last change. generation.sql tells the layout.
-
-    Raises CorruptStateError.
-    """
-    try:
-        command_id, *numbers = line.split(" ")
-        made, effective_at, amount, remaining, position = map(int, numbers[:5])
-        number, lot_class, priority, expires_at, source, *gone = numbers[5:] or _PLAIN
-        others = [int(one) for one in gone]
-        terms = Terms(lot_class, int(priority), effective_at, int(expires_at))
-        places = (amount, remaining, amount - remaining - sum(others), *others)
-        return light_lot(LotId(command_id, int(number)), asset, terms, made, source, places=places), position
-    except (TypeError, ValueError):
-        raise CorruptStateError(f"{line!a} tells of no lot") from None
-
-
-#: What a line leaves out that is a plain grant's.
-_PLAIN = ("1", "paid", "50", "0", "issued", "0", "0", "0", "0", "0")
-
-
 @lru_cache(maxsize=1_024)
 def select(table: Table, generation: int, condition: LiteralString) -> bytes:
     """Read rows of a table that fulfil a condition, without the place where they were changed.
 
-    Behind a balance come the lots that stand in it.
+    A balance's row ends with the lots that stand in it.
     """
     columns = [column for column in table.columns if column not in _PLACE]
     if table is BALANCES:
@@ -304,7 +286,7 @@ def joined(keys: Collection[Iterable[Any]]) -> list[str]:
 
 @lru_cache(maxsize=64)
 def has_any(generation: int) -> bytes:
-    """Tell of accounts, holds, spends, transfers and schedules whether these accounts have anything live there.
+    """Whether accounts have anything live in accounts, holds, spends, transfers and schedules, one column each.
 
     Counted: for EXISTS a plan would do that finds a first row soon, and reads the whole table where there is none.
     """

@@ -1,6 +1,6 @@
 -- One generation of the projection. {schema} is its schema. Everything here can be dropped and folded again.
--- What is in an index is ordered by its bytes (COLLATE "C"), which no update of the system's locales changes.
--- The columns of large tables are ordered by what they are aligned to, wide ones first: nothing is lost between them.
+-- Indexed text is ordered by its bytes (COLLATE "C"), which no update of the system's locales changes.
+-- The columns of large tables are ordered by their alignment, wide ones first, so that no padding is between them.
 
 CREATE SCHEMA {schema};
 
@@ -12,10 +12,10 @@ CREATE TABLE {schema}.source (
 );
 
 -- Where the fold stands in each partition. The transaction that writes balances moves next_offset with them, and
--- checks epoch, so that a worker that lost the partition can't write. rules is the version in force, chain the digest of
--- all outcomes so far (projections/store/chain.py), tick_minute that of the last tick. last_offset and last_digest are of the last
--- record that was folded (log/bookmark.py), -1 before the first: whoever goes on sees by them that the log is still the
--- same.
+-- checks epoch (the fencing token), so that a worker that lost the partition can't write. rules is the version in force, chain the digest of
+-- all outcomes so far (projections/store/chain.py), tick_minute the minute of the last tick. last_offset and last_digest
+-- are of the last record that was folded (log/bookmark.py), -1 before the first: a fold that goes on checks by them that
+-- the log is still the same.
 CREATE TABLE {schema}.progress (
     log_partition integer PRIMARY KEY,
     next_offset bigint NOT NULL DEFAULT 0,
@@ -36,7 +36,7 @@ CREATE TABLE {schema}.progress (
     folded_at timestamptz
 ) WITH (fillfactor = 50);
 
--- The chain at round offsets on the way: where two folds part is looked for between two of them.
+-- The chain at round offsets: the place where two folds part is searched between two of them.
 CREATE TABLE {schema}.checkpoints (
     log_partition integer NOT NULL,
     next_offset bigint NOT NULL,
@@ -45,10 +45,8 @@ CREATE TABLE {schema}.checkpoints (
 );
 
 -- version is the account's count of journal lines at the last one about this asset.
--- lots has the live lots that have no row in lots: to write them with the balance costs next to nothing. A line each, of
--- command id, made, effective_at_ms, amount, remaining and log_offset, which are a plain grant's; of another one also number,
--- lot_class, priority, expires_at_ms, source, expired, voided, forfeited, reissued and transferred. next_at_ms is when the
--- first of them ends.
+-- lots has the live lots that have no row in lots, which cost next to nothing to write with the balance: a line each, as
+-- inline_lots.py lays it out. next_at_ms is when the first of them ends.
 CREATE TABLE {schema}.balances (
     available bigint NOT NULL CHECK (available >= 0),
     pending bigint NOT NULL DEFAULT 0 CHECK (pending >= 0),
@@ -66,9 +64,10 @@ CREATE TABLE {schema}.balances (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
 CREATE INDEX balances_due ON {schema}.balances (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
 
--- One row a decision, with the whole body of its command, so that a duplicate can be told from another command of the
--- same id: details is JSON of the fields that only some commands have, extra the digest of what has no column here. facts is
--- JSON of what happened. There are rows without a command: of what time did, and of further assets that a command touched.
+-- One row for each decision, with the whole body of its command, so that a duplicate can be told apart from another
+-- command of the same id: details is JSON of the fields that only some commands have, extra the digest of what has no column here.
+-- facts is JSON of what happened. Rows without a command are of what time did, and of further assets that a command
+-- touched.
 -- Its keys are in indexes.sql.
 CREATE TABLE {schema}.journal (
     log_offset bigint NOT NULL,
@@ -96,7 +95,7 @@ CREATE TABLE {schema}.journal (
     facts text NOT NULL,
     CHECK (rejection IS NULL OR change = 0)
 );
--- Nobody looks for these, and they take most of an ANALYZE's time.
+-- No query searches for these, and they take most of an ANALYZE's time.
 ALTER TABLE {schema}.journal ALTER facts SET STATISTICS 0, ALTER details SET STATISTICS 0, ALTER extra SET STATISTICS 0,
     ALTER note SET STATISTICS 0, ALTER amount SET STATISTICS 0, ALTER change SET STATISTICS 0,
     ALTER balance SET STATISTICS 0, ALTER pending SET STATISTICS 0, ALTER held SET STATISTICS 0,
@@ -131,7 +130,7 @@ CREATE TABLE {schema}.activations (
     PRIMARY KEY (log_partition, log_offset)
 );
 
--- Records that say of themselves that they mend a dead letter.
+-- Records whose headers name the dead letter that they mend.
 CREATE TABLE {schema}.redrives (
     log_partition integer NOT NULL,
     log_offset bigint NOT NULL,
@@ -143,7 +142,7 @@ CREATE TABLE {schema}.redrives (
 );
 CREATE INDEX redrives_of ON {schema}.redrives (of_partition, of_offset);
 
--- What concerns an account as a whole; only accounts that were once frozen or closed, or had a command of no asset, have
+-- The state of an account as a whole; only accounts that were once frozen or closed, or had a command of no asset, have
 -- a row. version is that of the last journal line of no asset.
 CREATE TABLE {schema}.accounts (
     account_id text COLLATE "C" PRIMARY KEY,
@@ -175,8 +174,8 @@ $$;
 
 -- Credits that came in together, and where each part of them is. made is the log's offset times 2^20 and a number;
 -- next_at_ms is when time changes something in it next, log_offset that of the record that changed it last. A lot that
--- nothing but plain spends befalls gets its row when it is empty; until then it stands in its balance. Either way it is
--- in all_lots.
+-- only plain spends change gets its row when it is empty; until then it stands in its balance. Either way it is in
+-- all_lots.
 CREATE TABLE {schema}.lots (
     effective_at_ms bigint NOT NULL,
     expires_at_ms bigint NOT NULL,
@@ -217,18 +216,11 @@ CREATE VIEW {schema}.inline_lots AS
     SELECT *, amount - remaining - expired - voided - forfeited - reissued - transferred AS spent,
            nullif(expires_at_ms, 0) AS next_at_ms
     FROM (
-        SELECT b.account_id, p[1] AS command_id, coalesce(p[7]::integer, 1) AS number, b.asset,
-               coalesce(p[8], 'paid') AS lot_class, coalesce(p[9]::smallint, 50::smallint) AS priority,
-               p[3]::bigint AS effective_at_ms, coalesce(p[10]::bigint, 0) AS expires_at_ms, p[2]::bigint AS made,
-               coalesce(p[11], 'issued') AS source, p[4]::bigint AS amount, p[5]::bigint AS remaining,
-               coalesce(p[12]::bigint, 0) AS expired, coalesce(p[13]::bigint, 0) AS voided,
-               coalesce(p[14]::bigint, 0) AS forfeited, coalesce(p[15]::bigint, 0) AS reissued,
-               coalesce(p[16]::bigint, 0) AS transferred, b.log_partition, p[6]::bigint AS log_offset
+        SELECT b.account_id, b.asset, b.log_partition, {line_columns}
         FROM {schema}.balances b
         CROSS JOIN LATERAL string_to_table(b.lots, E'\n') AS line
-        CROSS JOIN LATERAL string_to_array(line, ' ') AS p
-        WHERE b.lots <> ''
-              AND line ~ '^[!-~]+( [1-8]?[0-9]{{1,18}}){{5}}( [0-9]{{1,9}} (paid|promo) [0-9]{{1,3}} [0-9]{{1,18}} [a-z_]+( [0-9]{{1,18}}){{5}})?$'
+        CROSS JOIN LATERAL string_to_array(line, ' ') AS words
+        WHERE b.lots <> '' AND line ~ {line_pattern}
     ) AS l;
 
 CREATE VIEW {schema}.all_lots AS
@@ -314,8 +306,8 @@ CREATE TABLE {schema}.schedules (
 CREATE INDEX schedules_due ON {schema}.schedules (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
 
 -- Double entry: where each partition's credits are, and where they came from and went, as sums of all changes. credits and
--- debt are summed up from the balances, the others from the moves that the facts tell; what the one side gains the other
--- must lose, or nothing is written. Credits in transit from another partition count as less than none.
+-- debt are sums over the balances, the others over the moves of the facts; what the one side gains the other must lose, or
+-- nothing is written. Credits in transit from another partition count below zero.
 CREATE TABLE {schema}.totals (
     log_partition integer NOT NULL,
     asset text COLLATE "C" NOT NULL,

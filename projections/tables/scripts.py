@@ -39,13 +39,13 @@ def refuse_other_layout(number: int, layout: int) -> None:
         )
 
 
-def script(path: LiteralString, **values: str | int) -> sql.Composed:
+def script(path: LiteralString, **values: str | int | sql.Composable) -> sql.Composed:
     """One of our SQL files, by its path, with its values filled in: texts as identifiers, numbers as literals."""
     return sql.SQL(script_text(path)).format(**{key: _part(value) for key, value in values.items()})
 
 
 def index_statements(schema: str) -> list[sql.Composed]:
-    """What makes each of the journal's indexes, if it isn't there; that of command ids is at KEY_OF_IDS."""
+    """The statements that make the journal's indexes where they are missing; that of command ids is at KEY_OF_IDS."""
     return [sql.SQL(text).format(schema=sql.Identifier(schema)) for text in _statements("tables/indexes.sql")]
 
 
@@ -54,10 +54,12 @@ def _statements(path: LiteralString) -> list[LiteralString]:
 
 
 def key_statement(schema: str) -> sql.Composed:
-    """What makes the journal's primary key of its index: the last of them, so that it tells that all are there."""
+    """The statement that makes the journal's primary key of its index: run last, the key shows that all are there."""
     text: LiteralString = "ALTER TABLE {}.journal ADD CONSTRAINT journal_pkey PRIMARY KEY USING INDEX journal_pkey"
     return sql.SQL(text).format(sql.Identifier(schema))
 
 
-def _part(value: str | int) -> sql.Composable:
+def _part(value: str | int | sql.Composable) -> sql.Composable:
+    if isinstance(value, sql.Composable):
+        return value
     return sql.Identifier(value) if isinstance(value, str) else sql.Literal(value)

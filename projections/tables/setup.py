@@ -12,6 +12,7 @@ from creditfold.common.position import Log
 from creditfold.ledger import RULES
 from creditfold.projections.connections import pinned
 from creditfold.projections.tables.access import mend_access
+from creditfold.projections.tables.inline_lots import line_columns, line_pattern
 from creditfold.projections.tables.roles import become_owner, make_reader_role
 from creditfold.projections.tables.scripts import (
     LAYOUT,
@@ -25,7 +26,7 @@ from creditfold.projections.tables.scripts import (
 from creditfold.projections.tables.source import live, refuse_other_log, source_of
 from creditfold.projections.tables.views import make_views
 
-#: As libpq tells versions. MERGE came with this one.
+#: In libpq's form. MERGE came with this version.
 OLDEST_SERVER = 150_000
 
 
@@ -56,7 +57,7 @@ class Plan(NamedTuple):
 
 
 def prepare(dsn: str, log: Log) -> bool:
-    """Make what is missing and bind the projection to its log; tell whether anything was made.
+    """Make what is missing and bind the projection to its log; returns whether anything was made.
 
     Raises LogChangedError when the live generation was folded from another topic than `log`, LayoutError when another
     release made it.
@@ -91,7 +92,7 @@ def prepare_catalog(connection: Connection[TupleRow]) -> None:
 
 
 def make_generation(connection: Connection[TupleRow], log: Log, plan: Plan) -> int:
-    """Make an empty generation of a log and give back its number."""
+    """Make an empty generation of a log; returns its number."""
     row = connection.execute(
         """INSERT INTO ledger.generations (state, layout, purpose, forced_rules, until_ms, until_offsets, note)
            VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s) RETURNING number""",
@@ -111,7 +112,8 @@ def make_generation(connection: Connection[TupleRow], log: Log, plan: Plan) -> i
         _refuse_tablespace(connection, plan.tablespace)
         connection.execute(sql.SQL("SET LOCAL default_tablespace = {}").format(sql.Identifier(plan.tablespace)))
     schema = schema_of(number)
-    connection.execute(script("tables/generation.sql", schema=schema, rules=plan.forced_rules or RULES))
+    lot = {"line_columns": line_columns(), "line_pattern": line_pattern()}
+    connection.execute(script("tables/generation.sql", schema=schema, rules=plan.forced_rules or RULES, **lot))
     if plan.indexed:
         for statement in (*index_statements(schema), key_statement(schema)):
             connection.execute(statement)
@@ -135,7 +137,7 @@ def _refuse_tablespace(connection: Connection[TupleRow], name: str) -> None:
     ).fetchone()
     if row is None:
         raise TablespaceError(
-            f"PostgreSQL has no tablespace {name} for tables.", "SELECT spcname FROM pg_tablespace; tells which it has."
+            f"PostgreSQL has no tablespace {name} for tables.", "SELECT spcname FROM pg_tablespace; lists those it has."
         )
     may, tablespace, user = row
     if not may:

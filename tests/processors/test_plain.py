@@ -35,8 +35,8 @@ from creditfold.projections.tables.credits import (
     LOTS,
     OUTLINED,
     cells,
-    inline_lot,
 )
+from creditfold.projections.tables.inline_lots import inline_lot
 from creditfold.schemas.registry import latest, load_lock
 from creditfold.schemas.wire import encode
 from helpers.credit_histories import history
