@@ -38,8 +38,8 @@ def longs(values: Iterable[int]) -> Longs:
 
 
 def longs_of(count: int, parts: Iterable[bytes]) -> Longs:
-    """Make an array of so many numbers whose cells are there."""
-    # One dimension, without NULL, of bigint, so many, counted from 1.
+    """Make an array of `count` numbers from their cells."""
+    # One dimension, without NULL, of bigint, `count` of them, counted from 1.
     return Longs(_HEAD.pack(1, 0, _BIGINT, count, 1) + b"".join(parts))
 
 

@@ -48,7 +48,7 @@ class _RememberingPool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
 
 
 class _RememberingReaders(ConnectionPool[Connection[TupleRow]]):
-    """The same for the publisher, which waits in threads."""
+    """A pool for the publisher, which waits in threads; its time-outs say what kept it from connecting."""
 
     trouble: list[BaseException]
 
@@ -278,7 +278,7 @@ def _cut_short(dsn: str, error: psycopg.Error) -> PostgresUnavailableError | Non
         found = bound_of(connection, name)
         if found is not None:
             return PostgresUnavailableError(
-                f"PostgreSQL ended the work: {name} is {found.value} here, set {found.whence}.",
+                f"PostgreSQL ended the work: {name} is {found.value} here, set {found.set_where}.",
                 f"Allow this user more time (ALTER ROLE ... SET {name} = ...), or ask for less at a time.",
             )
     return None
@@ -301,7 +301,7 @@ def _refuse_shared_session(dsn: str, connection: Connection[TupleRow]) -> None:
 
 
 def server_pid(connection: Connection[TupleRow]) -> int:
-    """The process that works for a session, which behind a pooler isn't the one that it was opened with."""
+    """The server process of a session; through a pooler it isn't the one that the session was opened with."""
     row = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
     return int(row[0]) if row else 0
 

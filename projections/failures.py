@@ -43,7 +43,7 @@ class NotPreparedError(CreditfoldError):
 
 
 class Meaning(NamedTuple):
-    """What some codes of SQLSTATE mean to whoever ran a command; `{said}` stands for PostgreSQL's own words."""
+    """What some codes of SQLSTATE mean to whoever ran a command; `{said}` is filled with PostgreSQL's own words."""
 
     codes: tuple[str, ...]
     kind: type[CreditfoldError]

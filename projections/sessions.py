@@ -1,10 +1,10 @@
-"""What our PostgreSQL sessions rely on, and who brings something else along. Owns the settings; opens no connection.
+"""What our PostgreSQL sessions rely on, and what a server sets instead. Owns the settings; opens no connection.
 
 A server, a database, a role or a pooler gives each session settings of its own: how instants are written, how long a
 statement may take, which plans are allowed. What writes or proves pins what it relies on, once on each connection.
 Readers pin nothing, so that a pooler may hand each of their statements to another session: see connections.py.
 
-Two things are left as they are brought along, because they are decisions and no defaults: whether the session may write
+Two settings are left as the server has them, because they are decisions and no defaults: whether the session may write
 (`default_transaction_read_only`), and how durable a commit is (`synchronous_commit`). `creditfold doctor` reports both.
 """
 
@@ -17,10 +17,10 @@ from psycopg.rows import TupleRow
 #: The first release that knows a setting, where our oldest server doesn't.
 _SINCE = {"transaction_timeout": 170_000}
 
-#: What nothing of ours may be cut off by. 0 is no bound.
+#: The settings that end what takes too long. 0 is no bound.
 TIMEOUTS = ("statement_timeout", "transaction_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 
-#: What is read and written through a session that writes or proves, whatever the server is set to.
+#: Settings of a session that writes or proves, whatever the server is set to.
 PINNED: Mapping[str, str] = {
     **dict.fromkeys((*TIMEOUTS, "idle_session_timeout"), "0"),
     # Text in both directions: what the server writes is parsed, and what is sent must mean the same to it.
@@ -35,7 +35,7 @@ PINNED: Mapping[str, str] = {
     "quote_all_identifiers": "off",
     # Every name of ours has its schema; functions and operators are the server's own.
     "search_path": "pg_catalog",
-    # Who waited for a row sees what was committed meanwhile.
+    # A statement that waited for a row sees what was committed meanwhile.
     "default_transaction_isolation": "read committed",
     # Rows that a policy hides would look like rows that are missing: refused, and not left out.
     "row_security": "off",
@@ -44,8 +44,8 @@ PINNED: Mapping[str, str] = {
 # The fold looks up a few thousand keys in tables of any size, always by index. Right after a bulk load the planner
 # still believes the tables to be tiny and would read them whole; so it isn't asked.
 #
-# Nobody waits for a lock so long that it can't be stopped.
-# Its statements are planned once: a plan for just these values would be the same, and cost as much as a small chunk.
+# No wait for a lock outlasts a worker's patience to stop. Statements are planned once: a plan for the values at hand
+# would be the same, and cost as much as a small chunk.
 FOLD: Mapping[str, str] = {
     **PINNED,
     **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"), "off"),
@@ -96,7 +96,7 @@ _USUAL: Mapping[str, str] = {
     **dict.fromkeys(("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan", "enable_nestloop"), "on"),
 }
 
-#: Who set a value, by how pg_settings names the source.
+#: For whom a value is set, by pg_settings' name of the source.
 _SOURCES = {
     "database": "for the database",
     "user": "for the role",
@@ -107,12 +107,12 @@ _SOURCES = {
 }
 
 
-class Brought(NamedTuple):
-    """A setting that a session gets without asking for it: its value with the unit, and who set it, in words."""
+class ServerSetting(NamedTuple):
+    """A setting that a session got without asking for it: its value with the unit, and for whom it is set, in words."""
 
     name: str
     value: str
-    whence: str
+    set_where: str
 
 
 def pin(settings: Mapping[str, str], server_version: int) -> sql.Composed:
@@ -127,17 +127,17 @@ def pin(settings: Mapping[str, str], server_version: int) -> sql.Composed:
     return sql.SQL("SELECT ") + sql.SQL(", ").join(calls)
 
 
-def brought(connection: Connection[TupleRow], *names: str) -> list[Brought]:
-    """What a session that pinned nothing has of some settings, and who set each; left out where nobody did."""
+def server_settings(connection: Connection[TupleRow], *names: str) -> list[ServerSetting]:
+    """Those of some settings that are set for a session that pinned nothing, and for whom each is set."""
     rows = connection.execute(
         """SELECT name, current_setting(name), source FROM pg_catalog.pg_settings
            WHERE lower(name) = ANY(%s) AND source NOT IN ('default', 'session') ORDER BY name""",
         (list(names),),
     )
-    return [Brought(name, value, _SOURCES.get(source, f"by: {source}")) for name, value, source in rows]
+    return [ServerSetting(name, value, _SOURCES.get(source, f"by: {source}")) for name, value, source in rows]
 
 
-# What the session began with, and whose setting that was: the narrowest one counts.
+# The value that the session began with, and whose setting it is: the narrowest one counts.
 _BOUND = """
     SELECT s.reset_val || coalesce(s.unit, ''), (
         SELECT CASE WHEN d.setrole = 0 THEN 'database' WHEN d.setdatabase = 0 THEN 'user' ELSE 'database user' END
@@ -150,16 +150,17 @@ _BOUND = """
 """
 
 
-def bound_of(connection: Connection[TupleRow], name: str) -> Brought | None:
-    """The bound of a time-out that the connection's session was given, and who set it; None where there is none.
+def bound_of(connection: Connection[TupleRow], name: str) -> ServerSetting | None:
+    """The bound of a time-out that the connection's session has, and for whom it is set; None where there is none.
 
-    The session is rid of it: asking may take longer than it allows.
+    Lifts the bound for this session: the query may take longer than it allows.
     """
     connection.execute("SELECT set_config(%s, '0', false)", (name,))
     row = connection.execute(_BOUND, {"name": name}).fetchone()
-    return None if row is None else Brought(name, row[0], _SOURCES[row[1] or "configuration file"])
+    return None if row is None else ServerSetting(name, row[0], _SOURCES[row[1] or "configuration file"])
 
 
-def unusual(connection: Connection[TupleRow]) -> list[Brought]:
-    """What a session that pinned nothing is given otherwise than a fresh server would give it."""
-    return [found for found in brought(connection, *_USUAL) if not found.value.startswith(_USUAL[found.name.lower()])]
+def unusual(connection: Connection[TupleRow]) -> list[ServerSetting]:
+    """The settings of a session that pinned nothing which differ from those of a fresh server."""
+    found = server_settings(connection, *_USUAL)
+    return [one for one in found if not one.value.startswith(_USUAL[one.name.lower()])]

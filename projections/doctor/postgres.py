@@ -18,7 +18,7 @@ from creditfold.log.bookmark import Bookmark
 from creditfold.projections.generations.removal import leftovers
 from creditfold.projections.queries.health import data_folder, recent_dead_letters
 from creditfold.projections.queries.progress import bookmarks
-from creditfold.projections.sessions import Brought, unusual
+from creditfold.projections.sessions import ServerSetting, unusual
 from creditfold.projections.tables.access import access_problems
 from creditfold.projections.tables.roles import READER_ROLE
 from creditfold.projections.tables.scripts import schema_of
@@ -51,8 +51,8 @@ class Collations(NamedTuple):
 class DatabaseFacts(NamedTuple):
     """What PostgreSQL reports. `source` is None where there is no ledger, or where this user may not read it.
 
-    `owner` is the role that the ledger belongs to, `lacking` what readers lack, `brought` what a session is given that
-    isn't usual.
+    `owner` is the role that the ledger belongs to, `lacking` what readers lack, `session_settings` those that
+    differ from a fresh server's.
     `data_folder` is where it keeps its data, if on this machine; `dead_letters` counts the recent ones by reason.
     """
 
@@ -67,7 +67,7 @@ class DatabaseFacts(NamedTuple):
     leftovers: Sequence[int] = ()
     owner: str | None = None
     lacking: Sequence[str] = ()
-    brought: Sequence[Brought] = ()
+    session_settings: Sequence[ServerSetting] = ()
     collations: Collations = Collations(None, ())
     data_folder: str | None = None
     dead_letters: Mapping[str, int] = MappingProxyType({})
@@ -145,7 +145,7 @@ def _one(connection: Connection[TupleRow], query: LiteralString, values: tuple[s
 
 
 def _live_schema(connection: Connection[TupleRow]) -> str | None:
-    # Readable by whoever may read the views; who may not even do that is told so elsewhere.
+    # Readable by whoever may read the views; that a user may not is reported elsewhere.
     if _one(connection, "SELECT to_regclass('ledger.generations') IS NOT NULL") is not True:
         return None
     found = live(connection)
@@ -170,7 +170,7 @@ def _clock_ahead_s(connection: Connection[TupleRow]) -> float:
 
 
 def outside(instant: float, earliest: float, latest: float) -> float:
-    """By how much an instant lies behind the later of two others, or, below nothing, before the earlier; 0 between."""
+    """How far an instant lies outside of two others: after the later above 0, before the earlier below 0, else 0."""
     return max(instant - latest, 0.0) + min(instant - earliest, 0.0)
 
 
@@ -195,7 +195,7 @@ def examine_postgres(facts: DatabaseFacts) -> list[Check]:
     """Judge everything that PostgreSQL reported."""
     return [
         *judge_settings(facts.settings),
-        judge_sessions(facts.brought),
+        judge_sessions(facts.session_settings),
         judge_encoding(facts.encoding),
         judge_collations(facts.collations),
         judge_clock(facts.clock_ahead_s),
@@ -206,13 +206,13 @@ def examine_postgres(facts: DatabaseFacts) -> list[Check]:
     ]
 
 
-def judge_sessions(brought: Sequence[Brought]) -> Check:
-    """What the server, a database or a role gives each session is what everybody expects."""
+def judge_sessions(settings: Sequence[ServerSetting]) -> Check:
+    """The settings that the server, a database or a role gives each session are the usual ones."""
     return Check(
         SUBJECT,
         "session settings",
-        "warning" if brought else "ok",
-        ", ".join(f"{name} = {value} ({whence})" for name, value, whence in brought) or "none out of the ordinary",
+        "warning" if settings else "ok",
+        ", ".join(f"{name} = {value} ({where})" for name, value, where in settings) or "none out of the ordinary",
         "What writes or proves overrides them. Time-outs hold for reading commands and read services, and all of them "
         "for your own clients.",
         "If that isn't meant: ALTER DATABASE ... RESET ...; or ALTER ROLE ... RESET ...; \\drds in psql lists them.",

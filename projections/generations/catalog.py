@@ -137,5 +137,5 @@ def _with_tables(connection: Connection[TupleRow], row: dict[str, Any]) -> Gener
 
 
 def _digest(rows: list[tuple[int, int, str]]) -> str:
-    """One short text for where all partitions stand and what they came to."""
+    """One short text that changes with the offset and the chain of any partition."""
     return blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()

@@ -43,14 +43,18 @@ async def index_ids(connection: AsyncConnection[TupleRow], number: int) -> None:
 def finish(connection: Connection[TupleRow], number: int, dsn: str, processes: int) -> None:
     """Make the indexes that a bulk fold left out, and call the generation ready.
 
-    By so many processes of the server: with two or more, two indexes are made beside each other.
+    Args:
+        connection: pinned, in no transaction.
+        number: the generation.
+        dsn: for a second session.
+        processes: of the server that may work at a time; with two or more, two indexes are made in parallel.
     """
     schema, is_whole = schema_of(number), is_indexed(connection, number)
     missing = [] if is_whole else index_statements(schema)
-    ours, theirs = missing[0::2], [*missing[1::2], _look_at(schema, "balances")]
+    ours, theirs = missing[0::2], [*missing[1::2], _analyze(schema, "balances")]
     try:
         if processes > 1:
-            _beside(connection, dsn, schema, (ours, theirs), processes // 2)
+            _make_in_parallel(connection, dsn, schema, (ours, theirs), processes // 2)
         else:
             with connection.transaction():
                 _make(connection, schema, [*ours, *theirs])
@@ -68,30 +72,30 @@ def finish(connection: Connection[TupleRow], number: int, dsn: str, processes: i
             (number,),
         )
     with connection.transaction():
-        _make(connection, schema, [_look_at(schema, "journal")])
+        _make(connection, schema, [_analyze(schema, "journal")])
 
 
-def _look_at(schema: str, table: str) -> sql.Composed:
-    """What has PostgreSQL look at a table, for its plans."""
+def _analyze(schema: str, table: str) -> sql.Composed:
+    """The statement that collects statistics of a table, for PostgreSQL's plans."""
     return sql.SQL("ANALYZE {}").format(sql.Identifier(schema, table))
 
 
-def _beside(
+def _make_in_parallel(
     connection: Connection[TupleRow],
     dsn: str,
     schema: str,
     works: tuple[Sequence[sql.Composed], Sequence[sql.Composed]],
     processes: int,
 ) -> None:
-    """Run some statements on this session, and others on one of its own at the same time, each by so many processes."""
+    """Run some statements on this session, and others on a second one in parallel, by `processes` each."""
     ours, theirs = works
-    with pinned(dsn, "creditfold rebuild") as other, ThreadPoolExecutor(1) as beside:
+    with pinned(dsn, "creditfold rebuild") as other, ThreadPoolExecutor(1) as executor:
 
         def run_theirs() -> None:
             with other.transaction():
                 _make(other, schema, theirs, processes)
 
-        running = beside.submit(run_theirs)
+        running = executor.submit(run_theirs)
         try:
             with connection.transaction():
                 _make(connection, schema, ours, processes)
@@ -107,10 +111,10 @@ def _make(connection: Connection[TupleRow], schema: str, work: Sequence[sql.Comp
         connection.execute(statement)
 
 
-# For a transaction that makes indexes, or looks at a table: at less of it than PostgreSQL does itself a minute later.
-# Sorted in memory, by so many processes: more than there are processors get in each other's way, and the server doesn't
-# know how many those are. Ended with its client, without whom it would go on and hold its locks. Where the generation's
-# tables are, with what is sorted for it: not on the disk of the live one.
+# For a transaction that makes indexes or analyzes a table, at less of it than PostgreSQL itself does a minute later. It
+# sorts in memory, with a number of processes that is given, since the server doesn't know how many processors there
+# are. It ends with its client, without whom it would go on and hold its locks. Indexes and what is sorted for them go
+# where the generation's tables are, and not on the disk of the live one.
 _PREPARE = """
     SELECT set_config('maintenance_work_mem', '128MB', true),
            set_config('max_parallel_maintenance_workers', (%s - 1)::text, true),

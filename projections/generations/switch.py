@@ -1,6 +1,6 @@
 """The switch from one live generation to another: halts the fold, and makes another generation the live one.
 
-Owns the SQL of the switch. Refuses to fold: what a generation lacks is brought by its caller.
+Owns the SQL of the switch. Refuses to fold: the caller folds what a generation lacks.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,16 +20,15 @@ from creditfold.projections.queries.decisions import carry_discards
 from creditfold.projections.store.statements import LOOKS
 from creditfold.projections.tables.scripts import schema_of
 
-#: Longest wait for a transaction of a worker, during which the fold stands still, in ms.
+#: Longest wait for a transaction of a worker, during which the fold is halted, in milliseconds.
 HALT_LOCK_MS = 2_000
 
-
-#: How long the session that holds the fold still may be silent, in ms: it folds and compares in moments.
+#: How long the session that halts the fold may be silent, in milliseconds: it folds and compares in moments.
 HALT_IDLE_MS = 30_000
 
 
 class Halt(NamedTuple):
-    """The live fold held still: which generation it is, and the next offset of each partition."""
+    """The halted fold: which generation is live, and the next offset of each partition."""
 
     number: int
     next_offsets: Mapping[int, int]
@@ -37,14 +36,14 @@ class Halt(NamedTuple):
 
 @contextmanager
 def halted(connection: Connection[TupleRow]) -> Iterator[Halt]:
-    """Hold the live fold still, and every claim, while the block runs; commit what the block did, or nothing of it.
+    """Halt the live fold, and every claim, while the block runs; commit what the block did, or nothing of it.
 
     Readers go on. Raises SwitchBlockedError if a worker doesn't let go in time.
     """
     try:
         with connection.transaction():
             bound_lock_wait(connection, HALT_LOCK_MS)
-            # Should this process be frozen or its machine be gone, the fold doesn't stand still for ever.
+            # If this process is frozen or its machine is gone, the halt ends all the same.
             connection.execute(
                 sql.SQL("SET LOCAL idle_in_transaction_session_timeout = {}").format(sql.Literal(HALT_IDLE_MS))
             )

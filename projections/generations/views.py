@@ -42,10 +42,11 @@ def bound_lock_wait(connection: Connection[TupleRow], lock_ms: int) -> None:
 
 @contextmanager
 def looked_through(connection: Connection[TupleRow], number: int) -> Iterator[None]:
-    """Let readers see, while the block runs, whichever of the live generation and this one is live.
+    """While the block runs, have the views show whichever of the live generation and this one is live.
 
-    So the switch is one row's change, for which no reader has to be waited for. Each view is changed in a transaction
-    of its own: readers take views in any order, and whoever holds one while waiting for the next stands against them.
+    So the switch changes one row, and waits for no reader. Each view is changed in a transaction
+    of its own: readers take views in any order, and a transaction that holds one while it waits for the next
+    would deadlock with them.
 
     Raises SwitchBlockedError if a reader doesn't let go of a view, or if the views are being changed by another.
     """

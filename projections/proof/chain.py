@@ -21,8 +21,8 @@ def lines(connection: Connection[TupleRow], number: int, partition: int, start: 
 def chain_at(connection: Connection[TupleRow], number: int, partition: int, offset: int) -> bytes:
     """The chain over everything before an offset that the generation has folded.
 
-    The one that is kept, if that is where it stands; else from the last checkpoint before it on, so that the rows of at
-    most some ten thousand offsets are read.
+    It is read where it is stored for that offset, and else computed from the last checkpoint on, so that the rows of
+    at most some ten thousand offsets are read.
     """
     progress, checkpoints = (sql.Identifier(schema_of(number), table) for table in ("progress", "checkpoints"))
     row = connection.execute(

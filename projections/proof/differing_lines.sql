@@ -1,5 +1,5 @@
--- What the chain leaves out of one partition of {schema} before an offset: headers of dead letters, redrives, and the counts,
--- these only where {other} stands at the same offset.
+-- The rows of one partition of {schema} before an offset that the chain doesn't cover: headers of dead letters, redrives,
+-- and the counts, which are compared only where {other} stands at the same offset.
 SELECT * FROM (
     SELECT 'headers' AS what, log_partition, log_offset, headers::text AS content FROM {schema}.dead_letters
     UNION ALL

@@ -1,4 +1,4 @@
--- The outcomes of one partition between two offsets, in order: the offset, then the line that the chain is made of. Each
+-- The outcomes of one partition between two offsets, in order: the offset, then the line that the chain hashes. Each
 -- column is text, as COPY writes it; projections/store/chain.py writes the same.
 COPY (
     SELECT place, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, c18, c19, c20, c21, c22, c23

@@ -28,7 +28,7 @@ _ASSET, _PENDING, _FACTS = 6, 17, 22
 class SelfCheck(NamedTuple):
     """Whether a partition's rows are those that its chain was made of.
 
-    `from_offset` and `to_offset` bound the first place where they aren't, as near as the checkpoints tell.
+    `from_offset` and `to_offset` bound the first place where they aren't, as narrowly as the checkpoints allow.
     """
 
     partition: int
@@ -63,7 +63,7 @@ class WrongBalance(NamedTuple):
 
 
 class Stray(NamedTuple):
-    """A row behind, before or beside everything that was folded. `what` is the table."""
+    """A row at an offset, or of a partition, that the fold has never reached. `what` is the table."""
 
     what: str
     log_partition: int
@@ -72,7 +72,7 @@ class Stray(NamedTuple):
 
 
 class SideDifference(NamedTuple):
-    """Something beside the outcomes that differs: a dead letter's headers, a redrive, or a partition's progress."""
+    """A difference that the chain doesn't cover: a dead letter's headers, a redrive, or a partition's progress."""
 
     what: str
     log_partition: int
@@ -80,7 +80,7 @@ class SideDifference(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """One line of what a record came to.
+    """One outcome of a record.
 
     `what` is accepted, rejected, dead letter or rules; fields that don't fit are empty. `command_id` is empty too where
     time did it; `facts` is JSON.
@@ -103,12 +103,12 @@ class Outcome(NamedTuple):
 
     @property
     def balances(self) -> tuple[int | None, int, int, int]:
-        """All that there was of the asset after it."""
+        """The balances of the asset after it."""
         return self.balance, self.pending, self.held, self.debt
 
 
 class Difference(NamedTuple):
-    """A record of the log that came to something else for an account: the first of its lines that differ.
+    """A record of the log whose outcome for an account differs: the first of its lines that do.
 
     A side is None where there is no such line. `is_decision` says whether something else was decided in any of the
     lines, and not only another balance reached on the way there; `is_other_balance` whether one had another balance.
@@ -188,14 +188,14 @@ def _recomputed(found: Iterator[Line], stored: Sequence[tuple[int, bytes]]) -> t
 
 
 def strays(connection: Connection[TupleRow], number: int, limit: int) -> Sequence[Stray]:
-    """Rows where the fold has never been, which no chain and no replay knows of. Must run in a snapshot."""
+    """Rows where the fold has never been, which neither the chain nor a replay covers. Must run in a snapshot."""
     return rows_of(connection, Stray, script("proof/rows_outside_the_log.sql", schema=schema_of(number), most=limit))
 
 
 def side_differences(
     connection: Connection[TupleRow], left: int, right: int, ends: Mapping[int, int], limit: int
 ) -> Sequence[SideDifference]:
-    """What differs beside the outcomes, before these offsets: headers of dead letters, redrives, and the counts.
+    """What differs outside the chain before these offsets: headers of dead letters, redrives, and the counts.
 
     The counts and the clock are compared in partitions where both generations stand at the same offset.
     """
@@ -228,7 +228,7 @@ def _checkpoints(connection: Connection[TupleRow], number: int, partition: int) 
 
 
 def wrong_balances(connection: Connection[TupleRow], number: int, limit: int) -> Sequence[WrongBalance]:
-    """Balances that don't follow from the journal, at most so many. Must run in a snapshot."""
+    """Balances that don't follow from the journal, at most `limit`. Must run in a snapshot."""
     return rows_of(connection, WrongBalance, script("proof/wrong_balances.sql", schema=schema_of(number), most=limit))
 
 
@@ -247,7 +247,7 @@ def parting(connection: Connection[TupleRow], left: int, right: int, partition: 
 def differences(
     sides: tuple[Connection[TupleRow], Connection[TupleRow]], left: int, right: int, partition: int, bounds: range
 ) -> Iterator[Difference]:
-    """The records of a partition between two offsets that came to something else, in order.
+    """The records of a partition between two offsets whose outcomes differ, in order.
 
     Takes two connections, since each generation's rows are read as a stream.
     """
@@ -260,7 +260,7 @@ def differences(
             theirs.skip()
             continue
         # All that is left of one record's lines about one account, so that lines that are there on one side only
-        # don't put the others beside wrong ones.
+        # don't pair the others with wrong ones.
         ours, others = mine.place, theirs.place
         first = min(ours, others)
         # A record without an account on one side was decided, about one, on the other.
@@ -273,19 +273,19 @@ def differences(
 
 
 class _Lines:
-    """Lines of a generation as they come; `next` is the one to be looked at, None at the end."""
+    """A stream of a generation's lines; `next` is the first that isn't taken, None at the end."""
 
     def __init__(self, found: Iterator[Line]) -> None:
         self._found = found
         self.next = next(found, None)
 
     def skip(self) -> None:
-        """Go on to the line behind."""
+        """Go on to the next line."""
         self.next = next(self._found, None)
 
     @property
     def place(self) -> tuple[int, bytes]:
-        """Offset and account of the next line, which come in this order; behind all others at the end."""
+        """Offset and account of the next line, which come in this order; after all others at the end."""
         if self.next is None:
             return MAX_OFFSET, b""
         offset, line = self.next

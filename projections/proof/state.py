@@ -1,6 +1,6 @@
 """Checks the tables of state, on which later decisions hang and which no hash chain covers. Reads only.
 
-Within a generation they must be what the journal's lines and moves come to, as far as those tell; between two, every
+Within a generation they must be what the journal's lines and moves add up to; between two, every
 row that was changed last before the offsets at which the two are compared must be the same, to the column.
 """
 
@@ -41,7 +41,7 @@ class StateDifference(NamedTuple):
 
 
 def wrong_state(connection: Connection[TupleRow], number: int, limit: int) -> Sequence[WrongRow]:
-    """Accounts, limits, lots and totals that don't follow from the journal, so many at most. Must run in a snapshot."""
+    """Accounts, limits, lots and totals that don't follow from the journal, at most `limit`. Must run in a snapshot."""
     schema = schema_of(number)
     found: list[WrongRow] = []
     for name in _WRONG:
@@ -56,9 +56,9 @@ _WRONG: Sequence[LiteralString] = ("proof/wrong_accounts.sql", "proof/wrong_lots
 def state_differences(
     connection: Connection[TupleRow], left: int, right: int, ends: Mapping[int, int], limit: int
 ) -> Sequence[StateDifference]:
-    """Rows that differ, or that one generation lacks, so many at most.
+    """Rows that differ, or that one generation lacks, at most `limit`.
 
-    A row that either changed at its partition's end or behind it is left out: the other one hasn't been there yet.
+    A row that either generation changed at its partition's end or later is left out: the other isn't folded so far.
     """
     found: list[StateDifference] = []
     for table in TABLES:

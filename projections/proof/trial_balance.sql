@@ -1,4 +1,4 @@
--- What the journal comes to by asset, up to an offset of each partition and, if given, an instant: what the accounts' last
+-- The sums of the journal by asset, up to an offset of each partition and, if given, an instant: what the accounts' last
 -- lines left them (held, debt, ...), what the changes add up to, and by how much the moves filled each place. A row is an
 -- asset, a name and a sum: whatever the journal's size, there are few.
 WITH ends AS (

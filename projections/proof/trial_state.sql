@@ -1,4 +1,4 @@
--- What the tables beside the journal say at present, by asset: the balances, the totals and the lots.
+-- The sums of the tables of state at present, by asset: the balances, the totals and the lots.
 WITH b AS (
     SELECT * FROM ledger.balances WHERE %(asset)s::text IS NULL OR asset = %(asset)s
 ), t AS (

@@ -1,4 +1,4 @@
--- Lots that aren't what the journal's moves come to: how much came in, where it is now, and the terms; and those whose marks
+-- Lots that aren't the sums of the journal's moves: how much came in, where it is now, and the terms; and those whose marks
 -- contradict their own row.
 SELECT 'lots' AS what, coalesce(k.account_id, s.account_id) AS account_id,
        coalesce(k.command_id, s.command_id) || ' ' || coalesce(k.number, s.number) AS name,

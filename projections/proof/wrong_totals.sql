@@ -1,4 +1,4 @@
--- Totals that aren't what the journal's moves come to. What isn't there is nothing.
+-- Totals that aren't the sums of the journal's moves. A missing row counts as zero.
 SELECT 'totals' AS what, '' AS account_id, coalesce(t.asset, j.asset) AS name, coalesce(t.log_partition, j.log_partition) AS log_partition,
        t.content AS kept, j.content AS should_be
 FROM (

@@ -59,7 +59,7 @@ class Arrival(NamedTuple):
 
 
 class Transit:
-    """Questions to one generation, the one that is live when it is made.
+    """Reads one generation, the one that is live when this is made.
 
     Args:
         connection: of the fold's pool.
@@ -86,7 +86,7 @@ class Transit:
         return {row[0]: Standing(*row[1:]) for row in rows}
 
     async def open_transfers(self, after: Mapping[int, TransferKey], most: int) -> list[OpenTransfer]:
-        """At most so many transfers on their way of each partition, that come after a given one by their names."""
+        """At most `most` open transfers of each partition, that come after a given one by their names."""
         if not after:
             return []
         values = (list(after), *([key[part] for key in after.values()] for part in (0, 1)), most)

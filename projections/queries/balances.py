@@ -14,9 +14,9 @@ from creditfold.projections.queries.progress import NotYetFoldedError, has_passe
 
 
 class Balance(NamedTuple):
-    """An account's credits of one asset, after its journal line number `version`, as of a position of the log.
+    """An account's credits of one asset after its journal line number `version`, as of a position in the log.
 
-    `credit_limit` is how large its debt may become.
+    Amounts are in the asset's smallest unit. `credit_limit` is how large the debt may become.
     """
 
     account_id: str
@@ -32,7 +32,21 @@ class Balance(NamedTuple):
 
 
 def balances(connection: Connection[Any], account: str) -> Sequence[Balance]:
-    """An account's balances, by asset; empty for an account that was never used."""
+    """An account's balances as they are stored: as of its last settling, by asset.
+
+    What ended or began since that settling isn't counted; `balances_now` counts it.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+
+    Returns:
+        One row for each asset, ordered by asset; empty for an account that was never used.
+
+    Example:
+        for row in queries.balances(connection, "ada"):
+            print(row.asset, row.available, row.held)
+    """
     query = "SELECT * FROM ledger.balances WHERE account_id = %s ORDER BY asset"
     return rows_of(connection, Balance, query, (account,))
 
@@ -42,16 +56,24 @@ def balances_as_of(
 ) -> Sequence[Balance]:
     """An account's balances after the last decision up to an instant or an offset of its partition, by asset.
 
-    Equal to those of a rebuild that ends there.
+    They are equal to those of a rebuild that ends there.
 
     Args:
-        connection: to the projection.
+        connection: a reader's connection to the projection (`connected`).
         account: its id.
-        partition: the one that the account belongs in.
-        until_ms: of the log's clock, in milliseconds UTC, inclusive.
-        until: offset of the last record that counts.
+        partition: the partition that the account belongs to.
+        until_ms: an instant of the log's clock in milliseconds since 1970 UTC, inclusive; None for any.
+        until: offset of the last record that counts; None for any.
 
-    Raises NotYetFoldedError when the fold hasn't passed that offset.
+    Returns:
+        One row for each asset, ordered by asset.
+
+    Raises:
+        NotYetFoldedError: the fold hasn't passed that offset, or there is no such partition.
+
+    Example:
+        for row in queries.balances_as_of(connection, "ada", partition, until=position.offset):
+            print(row.asset, row.available)
     """
     if until is not None and not has_passed(connection, Position(partition, until)):
         raise NotYetFoldedError(
@@ -76,7 +98,16 @@ def balances_as_of(
 
 
 def balances_after(connection: Connection[Any], account: str, version: int) -> Sequence[Balance]:
-    """An account's balances after its journal line of a number, by asset; limits aren't told."""
+    """An account's balances after one of its journal lines, by asset.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+        version: the line's number within the account, from 1.
+
+    Returns:
+        One row for each asset, ordered by asset. `credit_limit` is 0 throughout: the journal's lines don't have it.
+    """
     return rows_of(
         connection,
         Balance,

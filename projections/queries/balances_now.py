@@ -71,15 +71,18 @@ class UsableBalance(NamedTuple):
 
 
 class InconsistentAccountError(CreditfoldError):
-    """An account's rows contradict each other, so nothing can be said of what it has now."""
+    """An account's rows contradict each other, so its present balances can't be computed."""
 
 
 def clock(connection: Connection[Any], partition: int | None = None) -> datetime:
     """The instant that counts as now: the server's clock, or the log's clock where that is ahead.
 
     Args:
-        connection: to the projection.
+        connection: a reader's connection to the projection (`connected`).
         partition: whose clock counts; None for the latest of all partitions.
+
+    Returns:
+        An aware datetime in UTC.
     """
     ((found,),) = connection.execute(
         """SELECT greatest(now(), max(clock)) FROM ledger.progress
@@ -91,17 +94,26 @@ def clock(connection: Connection[Any], partition: int | None = None) -> datetime
 
 
 def balances_now(connection: Connection[Any], account: str, at_ms: int | None = None) -> Sequence[BalanceNow]:
-    """An account's balances as the fold would find them at its next record; empty for an account that was never used.
+    """An account's balances as the fold would find them at its next record.
 
     Lots that ended, lots whose window opened, holds that lapsed and turns of schedules since the account was last
-    settled are counted. Must run in a snapshot.
+    settled are counted. Must run in a snapshot (`creditfold.projections.proof.rows.snapshot`).
 
     Args:
-        connection: to the projection.
+        connection: a reader's connection to the projection (`connected`).
         account: its id.
-        at_ms: the instant, in milliseconds since 1970 UTC; now if None. It may not lie before the log's clock.
+        at_ms: the instant in milliseconds since 1970 UTC, not before the log's clock; None for now.
 
-    Raises InconsistentAccountError.
+    Returns:
+        One row for each asset, ordered by asset; empty for an account that was never used.
+
+    Raises:
+        InconsistentAccountError: the account's rows contradict each other.
+
+    Example:
+        with snapshot(connection):
+            for row in queries.balances_now(connection, "ada"):
+                print(row.asset, row.available, row.at)
     """
     return _rows(_settled(connection, account, at_ms))
 
@@ -109,9 +121,27 @@ def balances_now(connection: Connection[Any], account: str, at_ms: int | None = 
 def usable_now(
     connection: Connection[Any], account: str, use: str, at_ms: int | None = None
 ) -> Sequence[UsableBalance]:
-    """The balances of `balances_now`, with what a spend for a use could take: lots without scope, or of that one.
+    """The balances of `balances_now`, and how much of each a spend for a use could take.
 
-    Must run in a snapshot.
+    It could take from lots without scope, or of that scope. Must run in a snapshot
+    (`creditfold.projections.proof.rows.snapshot`).
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+        use: the use, as a spend names it.
+        at_ms: the instant in milliseconds since 1970 UTC, not before the log's clock; None for now.
+
+    Returns:
+        One row for each asset, ordered by asset. `available_for_use` is in the asset's smallest unit.
+
+    Raises:
+        InconsistentAccountError: the account's rows contradict each other.
+
+    Example:
+        with snapshot(connection):
+            for row in queries.usable_now(connection, "ada", "ads"):
+                print(row.asset, row.available_for_use)
     """
     found = _settled(connection, account, at_ms)
     return [
@@ -132,10 +162,10 @@ class _Settled(NamedTuple):
 
 def _rows(found: _Settled) -> list[BalanceNow]:
     stored = {row.asset: row for row in found.stored}
-    # A schedule may have brought an asset that the account never had.
-    brought = [asset for asset in found.account.holdings if any(found.account.balance(asset))]
+    # A schedule may have added an asset that the account never had.
+    added = [asset for asset in found.account.holdings if any(found.account.balance(asset))]
     rows = []
-    for asset in sorted({*stored, *brought}):
+    for asset in sorted({*stored, *added}):
         now = found.account.balance(asset)
         last = stored.get(asset) or Balance(found.name, asset, 0, 0, found.partition, 0)
         rows.append(

@@ -21,7 +21,7 @@ class TreatedLetter(NamedTuple):
     """A dead letter and its state: open, redriving (its record may be in the log or not), redriven or discarded.
 
     `to_partition` and `to_offset` say where its record is that mends it. A letter that is redriven without
-    `decided_at` was decided in another database; the log alone tells of it.
+    `decided_at` was decided in another database; only the log records it.
     """
 
     log_partition: int
@@ -87,7 +87,21 @@ _LETTERS: LiteralString = """
 def dead_letters(
     connection: Connection[TupleRow], limit: int, reason: str | None = None, *, only_open: bool = False
 ) -> Sequence[TreatedLetter]:
-    """The latest dead letters, newest first, of all reasons or of one, of all states or the open ones."""
+    """The latest dead letters, newest first.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        limit: how many at most.
+        reason: only those of this reason; None for all.
+        only_open: whether to leave out those that were decided about.
+
+    Returns:
+        Dead letters with their state and bytes.
+
+    Example:
+        for letter in queries.dead_letters(connection, 10, only_open=True):
+            print(letter.position, letter.reason, letter.detail)
+    """
     query = (
         _LETTERS
         + """WHERE (%s::text IS NULL OR reason = %s) AND (NOT %s OR state = 'open')
@@ -97,7 +111,19 @@ def dead_letters(
 
 
 def dead_letter(connection: Connection[TupleRow], position: Position) -> TreatedLetter | None:
-    """The dead letter made of the record at a position, or None."""
+    """The dead letter made of the record at a position.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        position: where the record is in the log.
+
+    Returns:
+        The dead letter; None if the record at the position isn't one.
+
+    Example:
+        letter = queries.dead_letter(connection, Position(0, 1042))
+        print(None if letter is None else letter.state)
+    """
     rows = rows_of(
         connection, TreatedLetter, _LETTERS + "WHERE (log_partition, log_offset) = (%s, %s)", tuple(position)
     )
@@ -105,7 +131,15 @@ def dead_letter(connection: Connection[TupleRow], position: Position) -> Treated
 
 
 def dead_letters_with(connection: Connection[TupleRow], text: str) -> Sequence[TreatedLetter]:
-    """The dead letters whose bytes hold a text, in the log's order. Reads all of them."""
+    """The dead letters whose value contains a text, in the log's order. Reads all dead letters.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        text: searched for in UTF-8, such as a command id.
+
+    Returns:
+        Dead letters, by partition and offset.
+    """
     query = _LETTERS + "WHERE position(%s IN value) > 0 ORDER BY log_partition, log_offset"
     return rows_of(connection, TreatedLetter, query, (text.encode(),))
 

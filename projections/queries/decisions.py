@@ -133,7 +133,7 @@ def decided(connection: Connection[TupleRow], topic_id: str, position: Position)
 
 
 def decide(connection: Connection[TupleRow], topic_id: str, position: Position, wish: Wish) -> bool:
-    """Record a decision, for ever; False if there is one already, which stands.
+    """Record a decision, which is final; False if there is one already, which stands.
 
     The primary key decides between two who try at once: the second waits for the first and gets False.
     """

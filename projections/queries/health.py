@@ -15,7 +15,7 @@ from creditfold.projections.queries.progress import PartitionProgress, progress
 
 #: Dead letters that came within this time, in seconds, are recent.
 RECENT_S = 3_600.0
-#: Of each partition at most so many of the last dead letters are looked at.
+#: How many of the last dead letters of each partition are looked at.
 MOST_LETTERS = 1_000
 
 

@@ -14,7 +14,7 @@ from creditfold.schemas.outcome import Decision
 
 
 class Rejection(NamedTuple):
-    """A command without effect; `balance` is what there was."""
+    """A rejected command: `amount` is what it asked for, `balance` what was available, in the smallest unit."""
 
     log_partition: int
     log_offset: int
@@ -34,7 +34,21 @@ class Rejection(NamedTuple):
 
 
 def history(connection: Connection[Any], account: str, limit: int, before: int | None = None) -> Sequence[Decision]:
-    """An account's latest decisions, newest first: at most `limit`, those before version `before` if given."""
+    """An account's latest decisions, newest first.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+        limit: how many at most.
+        before: only lines of a smaller version, to page backwards; None for the newest.
+
+    Returns:
+        Decisions, newest first; empty for an account that was never used.
+
+    Example:
+        for line in queries.history(connection, "ada", limit=20):
+            print(line.version, line.kind, line.change, line.balance)
+    """
     return rows_of(
         connection,
         Decision,
@@ -45,10 +59,22 @@ def history(connection: Connection[Any], account: str, limit: int, before: int |
 
 
 def first_decision(connection: Connection[Any], account: str, command_id: str) -> Decision | None:
-    """What was decided about the first command of an id, or None if nothing was yet.
+    """The decision about the first command of an id.
 
-    Not what became of a record: one of the same id with another body is a dead letter, of which this says nothing.
-    `outcomes.outcome_at` looks that up.
+    It doesn't report what became of a record: one of the same id with another body is a dead letter. `outcome_at` looks
+    a record up.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: the command's account.
+        command_id: the command's id.
+
+    Returns:
+        The decision; None if the fold hasn't decided about such a command.
+
+    Example:
+        line = queries.first_decision(connection, "ada", "order-7")
+        print("not decided yet" if line is None else line.rejection or "accepted")
     """
     rows = rows_of(
         connection,
@@ -60,7 +86,20 @@ def first_decision(connection: Connection[Any], account: str, command_id: str) -
 
 
 def rejections(connection: Connection[Any], limit: int, account: str | None = None) -> Sequence[Rejection]:
-    """The latest rejections, newest first, of all accounts or of one."""
+    """The latest rejections, newest first.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        limit: how many at most.
+        account: only this account's; None for those of all accounts.
+
+    Returns:
+        Rejections, newest first.
+
+    Example:
+        for row in queries.rejections(connection, 10):
+            print(row.account_id, row.command_id, row.rejection)
+    """
     if account is None:
         return rows_of(
             connection,
@@ -75,7 +114,14 @@ def rejections(connection: Connection[Any], limit: int, account: str | None = No
 
 
 def rejection_totals(connection: Connection[Any]) -> dict[str, int]:
-    """How many commands were rejected, by reason. Counts all of them: takes its time on a long journal."""
+    """How many commands were rejected, by reason. Counts all of them, which takes long on a long journal.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+
+    Returns:
+        Counts by reason, ordered by reason.
+    """
     cursor = connection.execute(
         "SELECT rejection, count(*) FROM ledger.rejections GROUP BY rejection ORDER BY rejection"
     )
@@ -83,14 +129,23 @@ def rejection_totals(connection: Connection[Any]) -> dict[str, int]:
 
 
 class FailedBatch(NamedTuple):
-    """A batch that was rejected, and the index of the step that was asked about."""
+    """A rejected batch, and the index of the step that was looked up, from 0."""
 
     batch: Decision
     asked: int
 
 
 def failed_batches(connection: Connection[Any], account: str, step: str) -> Sequence[FailedBatch]:
-    """The rejected batches that had a step of this id, newest first."""
+    """The rejected batches that had a step of an id.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: the batch's account.
+        step: the command id of the step.
+
+    Returns:
+        Batches, newest first.
+    """
     rows = connection.execute(
         """SELECT j.command_id, (s.at - 1)::integer
            FROM ledger.rejections j

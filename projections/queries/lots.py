@@ -129,13 +129,39 @@ _SCHEDULE: LiteralString = """SELECT account_id, command_id, asset, amount, ever
 
 
 def account_state(connection: Connection[Any], account: str) -> AccountState | None:
-    """What concerns an account as a whole; None for one that was never frozen, closed or the like."""
+    """Whether an account is frozen or closed.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+
+    Returns:
+        The account's state; None for an account that was never frozen or closed, and is open.
+
+    Example:
+        state = queries.account_state(connection, "ada")
+        print("open" if state is None else state.frozen or "open")
+    """
     rows = rows_of(connection, AccountState, "SELECT * FROM ledger.accounts WHERE account_id = %s", (account,))
     return rows[0] if rows else None
 
 
 def lots(connection: Connection[Any], account: str, asset: str | None = None, *, every: bool = False) -> Sequence[Lot]:
-    """An account's live lots, by asset and in the order of spending; with `every`, the others behind them."""
+    """An account's lots, by asset and in the order in which spends take from them.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+        asset: only lots of this asset; None for all.
+        every: whether to add the lots in which nothing remains or is held, after the others.
+
+    Returns:
+        Lots; amounts are in the asset's smallest unit.
+
+    Example:
+        for lot in queries.lots(connection, "ada", "credits"):
+            print(lot.command_id, lot.remaining, lot.expires_at)
+    """
     return rows_of(
         connection,
         Lot,
@@ -148,7 +174,20 @@ def lots(connection: Connection[Any], account: str, asset: str | None = None, *,
 
 
 def holds(connection: Connection[Any], account: str, *, every: bool = False) -> Sequence[Hold]:
-    """An account's open holds, the first to lapse first; with `every`, the others behind them."""
+    """An account's open holds, the first to lapse first.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+        every: whether to add lapsed and closed holds, after the open ones.
+
+    Returns:
+        Holds; amounts are in the asset's smallest unit.
+
+    Example:
+        for hold in queries.holds(connection, "ada"):
+            print(hold.command_id, hold.held, hold.deadline)
+    """
     return rows_of(
         connection,
         Hold,
@@ -159,7 +198,20 @@ def holds(connection: Connection[Any], account: str, *, every: bool = False) -> 
 
 
 def transfers(connection: Connection[Any], account: str, *, every: bool = False) -> Sequence[Transfer]:
-    """An account's transfers to others that are on their way; with `every`, the settled ones behind them."""
+    """An account's transfers to other accounts that are in transit.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: the sender's id.
+        every: whether to add settled transfers, after the others.
+
+    Returns:
+        Transfers, in the log's order; amounts are in the asset's smallest unit.
+
+    Example:
+        for transfer in queries.transfers(connection, "ada"):
+            print(transfer.to_account, transfer.amount)
+    """
     return rows_of(
         connection,
         Transfer,
@@ -170,6 +222,18 @@ def transfers(connection: Connection[Any], account: str, *, every: bool = False)
 
 
 def schedules(connection: Connection[Any], account: str) -> Sequence[Schedule]:
-    """An account's schedules: the next to fall due first, those without a turn behind them."""
+    """An account's schedules: the next to fall due first, those without a turn left after them.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+
+    Returns:
+        Schedules; `amount` and `cap` are in the asset's smallest unit, `expires_after_ms` in milliseconds.
+
+    Example:
+        for schedule in queries.schedules(connection, "ada"):
+            print(schedule.amount, schedule.next_at)
+    """
     query = _SCHEDULE + "WHERE account_id = %s ORDER BY next_at NULLS LAST, made"
     return rows_of(connection, Schedule, query, (account,))

@@ -57,7 +57,7 @@ _AHEAD = 4
 
 
 class UnexplainedOutcomeError(CreditfoldError):
-    """The fold has passed a command and shows nothing of it."""
+    """The fold has passed a command, and the projection has neither a decision nor a dead letter."""
 
 
 class OtherTopicError(CreditfoldError):
@@ -65,16 +65,24 @@ class OtherTopicError(CreditfoldError):
 
 
 def outcome_at(connection: Connection[Any], position: Position, account: str, command_id: str) -> CommandOutcome:
-    """What the fold made of the command at a position.
+    """The outcome of the command at a position: accepted, rejected, a duplicate or a dead letter.
 
     Args:
-        connection: to the projection.
+        connection: a reader's connection to the projection (`connected`).
         position: where the command is in the log, as an append returns it.
-        account: the command's.
-        command_id: the command's.
+        account: the command's account.
+        command_id: the command's id.
 
-    Raises NotYetFoldedError when the fold hasn't passed the position; UnexplainedOutcomeError when it has, and shows
-    neither a dead letter there nor a decision about such a command up to there.
+    Returns:
+        The outcome, with the decision and, for a batch, those of its steps.
+
+    Raises:
+        NotYetFoldedError: the fold hasn't passed the position.
+        UnexplainedOutcomeError: the fold has passed it, and there is neither a dead letter at the position nor a
+            decision about such a command up to there.
+
+    Example:
+        print(queries.outcome_at(connection, position, "ada", "welcome").kind)
     """
     appended = Appended(position, account, command_id)
     rows = connection.execute(_OUTCOMES, _asked([appended])).fetchall()
@@ -89,12 +97,27 @@ def outcome_at(connection: Connection[Any], position: Position, account: str, co
 def await_outcome(
     connection: Connection[Any], position: Position, account: str, command_id: str, timeout_s: float
 ) -> CommandOutcome:
-    """Wait until the fold has passed a command, and return what it made of it. The arguments are those of outcome_at().
+    """Wait until the fold has passed a command, and return its outcome.
 
-    The connection must be in autocommit, or would see the same for ever. For many commands at once, and in a service
-    that appends them, CommandProducer.append_and_wait() takes one connection for all.
+    For many commands at once, and in a service that appends them, use CommandProducer.append_and_wait(), which takes
+    one connection for all.
 
-    Raises NotYetFoldedError after `timeout_s` seconds, UnexplainedOutcomeError.
+    Args:
+        connection: a reader's connection in autocommit (`connected`): a transaction might see one state throughout.
+        position: where the command is in the log, as an append returns it.
+        account: the command's account.
+        command_id: the command's id.
+        timeout_s: how long to wait, in seconds.
+
+    Returns:
+        The outcome, as `outcome_at` returns it.
+
+    Raises:
+        NotYetFoldedError: the time is over. The command is in the log, and will be folded.
+        UnexplainedOutcomeError: as for `outcome_at`.
+
+    Example:
+        print(queries.await_outcome(connection, position, "ada", "welcome", timeout_s=10).kind)
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -145,7 +168,10 @@ class ProjectedSession:
         return {partition: next_offset for _, partition, next_offset in rows}
 
     async def outcomes_at(self, appended: Sequence[Appended]) -> Sequence[CommandOutcome | CreditfoldError | None]:
-        """The outcome of each, all of one snapshot: None where it isn't folded, an error where nothing is shown."""
+        """The outcomes of several commands, of one snapshot.
+
+        None stands for a command that isn't folded yet, an error for one of which nothing is shown.
+        """
         cursor = await self._connection.execute(_OUTCOMES, _asked(appended))
         return list(_outcomes(appended, await cursor.fetchall()))
 

@@ -17,7 +17,7 @@ from creditfold.projections.connections import rows_of
 
 
 class NotYetFoldedError(CreditfoldError):
-    """The fold hasn't reached a position in the time given."""
+    """The fold hasn't reached a position within the time given."""
 
     exit_code = 4
 
@@ -35,7 +35,11 @@ class RulesActivated(NamedTuple):
 
 
 class PartitionProgress(NamedTuple):
-    """How far one partition is folded, and what its records came to."""
+    """How far one partition is folded, and how many of its records had which outcome.
+
+    `clock` is the log's clock and `folded_at` the database server's when the last chunk was written; both are aware
+    datetimes in UTC.
+    """
 
     topic: str
     log_partition: int
@@ -66,23 +70,60 @@ class PartitionProgress(NamedTuple):
 
 
 def bookmarks(connection: Connection[Any]) -> dict[int, Bookmark]:
-    """Where the live generation's fold of each partition stopped reading the log."""
+    """Where the live generation's fold of each partition stopped reading the log.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+
+    Returns:
+        A bookmark by partition.
+    """
     return {row.log_partition: row.bookmark for row in progress(connection)}
 
 
 def progress(connection: Connection[Any]) -> Sequence[PartitionProgress]:
-    """How far each partition is folded."""
+    """How far each partition is folded.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+
+    Returns:
+        One row for each partition, ordered by partition.
+
+    Example:
+        for row in queries.progress(connection):
+            print(row.log_partition, row.next_offset, row.folded_at)
+    """
     return rows_of(connection, PartitionProgress, "SELECT * FROM ledger.progress ORDER BY log_partition", ())
 
 
 def activations(connection: Connection[Any]) -> Sequence[RulesActivated]:
-    """Every change of the rules, by partition."""
+    """The records that brought another version of the rules into force.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+
+    Returns:
+        One row for each record, by partition and offset.
+    """
     query = "SELECT * FROM ledger.activations ORDER BY log_partition, log_offset"
     return rows_of(connection, RulesActivated, query)
 
 
 def wait_for(connection: Connection[Any], position: Position, timeout_s: float) -> None:
-    """Wait until the fold has passed a position. Raises NotYetFoldedError after `timeout_s` seconds."""
+    """Wait until the fold has passed a position, to read one's own writes.
+
+    Args:
+        connection: a reader's connection in autocommit (`connected`): a transaction might see one state throughout.
+        position: as an append returns it.
+        timeout_s: how long to wait, in seconds.
+
+    Raises:
+        NotYetFoldedError: the time is over, or there is no such partition.
+
+    Example:
+        queries.wait_for(connection, position, timeout_s=10)
+    """
     deadline, pause_s = time.monotonic() + timeout_s, 0.002
     while not has_passed(connection, position):
         if time.monotonic() >= deadline:

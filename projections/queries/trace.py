@@ -41,7 +41,7 @@ class Move(NamedTuple):
 
 
 class TracedLot(NamedTuple):
-    """A lot, the kind of the command that made it if the journal has it, and the moves that are asked about."""
+    """A lot, the kind of the command that made it if the journal has that command, and moves of its credits."""
 
     lot: Lot
     made_by: str | None
@@ -49,10 +49,11 @@ class TracedLot(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """Both ways from a command.
+    """Where a command's credits came from and where they went.
 
-    `took` are the lots that its own moves touched, `moves` those; `later` are other commands' and time's moves about
-    what it began (a spend, a hold, a transfer). `made` are the lots that it made, each with all moves of its credits.
+    `moves` are the command's own; `took` are the lots that they touched, each with those of the moves that touched it.
+    `later` are moves of other commands and of time about what it began (a spend, a hold, a transfer). `made` are the
+    lots that the command made, each with all moves of its credits.
     """
 
     decision: Decision
@@ -63,25 +64,39 @@ class Trace(NamedTuple):
 
     @property
     def spent(self) -> int:
-        """What it spent, owed credits among it."""
+        """What the command spent, in the smallest unit, including credits that were owed."""
         return sum(move.amount for move in self.moves if move.target == "spent")
 
     @property
     def refunded(self) -> int:
-        """What of that was refunded, debt that was forgiven among it."""
+        """What of it was refunded, including debt that was forgiven."""
         return sum(move.amount for move in self.later if move.source == "spent")
 
     @property
     def owed(self) -> int:
-        """What of that is still owed: what neither was forgiven nor repaid."""
+        """What of it is still owed: neither forgiven nor repaid."""
         made = sum(move.amount for move in self.moves if move.source == "debt")
         return made - sum(move.amount for move in self.later if move.target == "debt")
 
 
 def trace(connection: Connection[Any], account: str, command_id: str) -> Trace | None:
-    """Where a command's credits came from and went; None if the account has no such command.
+    """Where a command's credits came from and where they went.
 
-    Must run in a snapshot. Reads the account's journal.
+    Must run in a snapshot (`creditfold.projections.proof.rows.snapshot`). Reads the account's journal.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: the command's account.
+        command_id: the command's id.
+
+    Returns:
+        The trace; None if the account has no such command.
+
+    Example:
+        with snapshot(connection):
+            found = queries.trace(connection, "ada", "order-7")
+        if found is not None:
+            print([(part.lot.command_id, sum(move.amount for move in part.moves)) for part in found.took])
     """
     names = {"account": account, "command": command_id}
     decided = first_decision(connection, account, command_id)
@@ -89,7 +104,7 @@ def trace(connection: Connection[Any], account: str, command_id: str) -> Trace |
         return None
     made = _lots_of(connection, account, [(command_id, None)])
     moves = _moves(connection, "command_id = %(command)s", names)
-    # A refund that reissues tells of the new lot, and names its spend in the command only.
+    # A refund that reissues has moves of the new lot, and names its spend in the command only.
     later = _moves(
         connection,
         """command_id IS DISTINCT FROM %(command)s AND lot_command IS DISTINCT FROM %(command)s

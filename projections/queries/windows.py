@@ -1,10 +1,10 @@
-"""What the publisher asks: journal and dead letters of one partition between two offsets. Knows no Kafka.
+"""What the publisher reads: journal and dead letters of one partition between two offsets. Knows no Kafka.
 
-Reads the views in schema `ledger` only. Another process may put another generation behind them at any time, so
-what belongs together is read in one transaction: `read_windows` and `decision_at` want a connection that begins one, at
+Reads the views in schema `ledger` only. Another process may point them at another generation at any time, so
+what belongs together is read in one transaction: `read_windows` and `decision_at` need a connection that begins one, at
 the isolation level "repeatable read".
 
-One record of the log can come to many rows: a tick to those of every account that has something due. So a window may
+One record of the log can have many rows: a tick has those of every account with something due. So a window may
 end in the middle of an offset, and where it ends is a `Place`.
 """
 
@@ -20,10 +20,10 @@ from creditfold.projections.tables.source import LogChangedError
 
 #: Offsets of the log that one window spans at most.
 WINDOW_OFFSETS = 4_000
-#: Decisions of one window, at most so many; and those that it has when their texts come to so many characters are all.
+#: Decisions of one window at most; it also ends with the decision that brings its texts to WINDOW_CHARACTERS.
 WINDOW_ROWS = 4_000
 WINDOW_CHARACTERS = 8 * 2**20
-#: Dead letters of one window, at most so many and, unless it is a single one, at most so many bytes.
+#: Dead letters of one window at most, and their bytes at most, unless it is a single one.
 WINDOW_DEAD_LETTERS = 1_000
 WINDOW_DEAD_BYTES = 8 * 2**20
 
@@ -35,7 +35,7 @@ _LONG_BYTES = 100_000
 
 
 class Place(NamedTuple):
-    """A place between the journal's rows: behind that of an account's version at an offset, or before all of an offset.
+    """A place between the journal's rows: after that of an account's version at an offset, or before all of an offset.
 
     Python orders texts as UTF-8 orders their bytes, so places compare as their rows follow each other.
     """
@@ -76,7 +76,7 @@ class JournalRow(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """The place behind this row."""
+        """The place after this row."""
         return Place(self.log_offset, self.account, self.version)
 
 
@@ -158,7 +158,7 @@ def read_windows(
     """Read the next decisions and dead letters of a log's partition, up to before `folded` at most; both to the same.
 
     Gives windows one after the other, as they are asked for; all but the last end in the middle of an offset. None if
-    there is nothing to read, or if the views have come to lie behind a projection that isn't folded so far.
+    there is nothing to read, or if the views were switched to a projection that isn't folded so far.
 
     Args:
         connection: in a transaction, of which all is read.
@@ -167,20 +167,20 @@ def read_windows(
         starts: the place from which decisions are read, and the offset from which dead letters are.
         folded: the offset before which everything is said to be folded.
 
-    Raises LogChangedError if the views have come to lie behind a projection of another log.
+    Raises LogChangedError if the views were switched to a projection of another log.
     """
     outcomes_from, dead_letters_from = starts
     start = min(outcomes_from.offset, dead_letters_from)
     if start >= folded:
         return
-    is_behind = outcomes_from.offset > start
+    only_dead_letters = outcomes_from.offset > start
     # Where only dead letters are missing, there are few of them: no need to look at a few offsets at a time.
-    end = min(outcomes_from.offset if is_behind else start + WINDOW_OFFSETS, folded)
+    end = min(outcomes_from.offset if only_dead_letters else start + WINDOW_OFFSETS, folded)
     first_dead = max(start, dead_letters_from)
     sizes = connection.execute(_SIZES, (partition, first_dead, end, WINDOW_DEAD_LETTERS)).fetchall()
     end = _cut(sizes, end)
     dead_letters = _dead_letters(connection, partition, first_dead, end) if sizes else []
-    rows = iter(()) if is_behind else _decisions(connection, partition, outcomes_from, end)
+    rows = iter(()) if only_dead_letters else _decisions(connection, partition, outcomes_from, end)
     batches = _batches(rows)
     journal = next(batches)
     # Looked at again: a view that came to look at another generation shows it as it was when our transaction began.
@@ -201,7 +201,7 @@ def decision_at(connection: Connection[Any], partition: int, place: Place) -> Jo
 
 
 def _decisions(connection: Connection[Any], partition: int, place: Place, end: int) -> Iterator[JournalRow]:
-    """Rows behind a place up to before an offset, which stay at the server until they are asked for."""
+    """Rows after a place up to before an offset, which stay at the server until they are asked for."""
     with connection.cursor("decisions") as cursor:
         cursor.itersize = _FETCHED_ROWS
         cursor.execute(_JOURNAL, (partition, place.offset, end, *place))
@@ -216,7 +216,7 @@ def _decisions(connection: Connection[Any], partition: int, place: Place, end: i
 
 
 def _batches(rows: Iterable[JournalRow]) -> Iterator[list[JournalRow]]:
-    """Rows, so many at a time that they fit a window; the last batch may be empty, and is if all are."""
+    """Rows in batches that fit a window; the last batch may be empty, and is if there are no rows."""
     batch: list[JournalRow] = []
     characters = 0
     for row in rows:

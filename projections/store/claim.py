@@ -24,7 +24,7 @@ CLAIM_PATIENCE_S = 3.0
 
 
 class Claim(NamedTuple):
-    """A partition that was taken over: where its fold stands, under which epoch, in which generation.
+    """A claimed partition: where its fold stands, under which epoch, in which generation.
 
     `finds_ids` says that commands can be looked up in the journal by their ids. `last` is the last record that was
     folded, `clock_ms` the log's clock.

@@ -1,8 +1,8 @@
--- What stands beside the generations and outlives each of them.
+-- The tables that outlive every generation.
 
 CREATE SCHEMA IF NOT EXISTS ledger;
 
--- One row a generation. The live one is what readers see and workers fold; who holds its row locked, holds the switch.
+-- One row for each generation. Readers see the live one and workers fold it; a session that locks its row keeps it live.
 CREATE TABLE IF NOT EXISTS ledger.generations (
     number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     state text COLLATE "C" NOT NULL CHECK (state IN ('building', 'ready', 'live', 'retired')),
@@ -19,8 +19,8 @@ CREATE TABLE IF NOT EXISTS ledger.generations (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS generations_live ON ledger.generations (state) WHERE state = 'live';
 
--- What people decided about dead letters. Nothing of it can be folded from the log but the redriven commands themselves.
--- key and value are what is appended, kept so that a redrive that was interrupted appends the same again.
+-- What people decided about dead letters. The log has the redriven commands, and nothing else of it. key and
+-- value are what is appended, kept so that a redrive that was interrupted appends the same again.
 CREATE TABLE IF NOT EXISTS ledger.dead_letter_decisions (
     topic_id text COLLATE "C" NOT NULL,
     log_partition integer NOT NULL,
@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS ledger.dead_letter_decisions (
 );
 
 -- The last sign of life of each worker and publisher, and what it was doing: see heartbeats.py. Not of a generation, so a
--- rebuild and a switch leave it alone. Nothing here is part of the ledger.
+-- rebuild and a switch leave it alone. No part of the ledger.
 CREATE TABLE IF NOT EXISTS ledger.heartbeats (
     role text COLLATE "C" NOT NULL CHECK (role IN ('worker', 'publisher')),
     owner text COLLATE "C" NOT NULL,

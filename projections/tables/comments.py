@@ -27,14 +27,14 @@ _CAUSE = {
 }
 _RECORD = {"log_partition": "partition of the record", "log_offset": "offset of the record in its partition"}
 _ACCOUNT = {"account_id": "the account"}
-_ASSET = {"asset": "what the credits are of; amounts are whole numbers in its smallest unit"}
-_MADE = {"made": "a number that grows with each thing that the partition's log made; above 2^53 in a long log"}
+_ASSET = {"asset": "the asset of the credits; amounts are whole numbers in its smallest unit"}
+_MADE = {"made": "the order in which the partition's log made things, a growing number; above 2^53 in a long log"}
 _SCOPE = {"scope": "the only use that the credits are for; NULL for any"}
 _TERMS = {"class": "`paid` or `promo`", "priority": "0 to 100; lower is spent first"}
 _AFTER = {
-    "pending": "what the account had in lots whose window wasn't open yet, after it",
-    "held": "what the account had set aside, after it",
-    "debt": "what the account owed, after it",
+    "pending": "credits in lots whose window wasn't open yet, after it",
+    "held": "credits set aside by holds, after it",
+    "debt": "debt, after it",
 }
 _DETAILS = {
     "step": "of a rejected batch: the index of the step that failed, from 0; NULL otherwise",
@@ -44,7 +44,7 @@ _DETAILS = {
 #: In the order of docs/reading.md.
 RELATIONS: Mapping[str, Relation] = {
     "balances": Relation(
-        "One row for each account and asset that was ever decided about, as of the account's last settling: its last "
+        "One row for each account and asset with a decision, as of the account's last settling: its last "
         "journal line. What ended or began since is not in it; ledger.balances_now counts it.",
         {
             **_ACCOUNT,
@@ -80,7 +80,8 @@ RELATIONS: Mapping[str, Relation] = {
         },
     ),
     "journal": Relation(
-        "One row for each decision, for ever: each command that was accepted or rejected, and what time did before it.",
+        "One row for each decision, kept for good: each command that was accepted or rejected, and what time did "
+        "before it.",
         {
             **_CAUSE,
             **_ACCOUNT,
@@ -272,7 +273,7 @@ RELATIONS: Mapping[str, Relation] = {
             **_RECORD,
             "state": "`open`, `redriving` (begun and not finished), `redriven` or `discarded`",
             "decided_by": "who decided; NULL where nobody did",
-            "decided_at": "when, UTC; NULL where only the log tells of it",
+            "decided_at": "when, UTC; NULL where only the log records it",
             "note": "why",
             "corrected": "whether the redriven command is another than the record's",
             "to_partition": "partition of the record that mends it",
@@ -280,7 +281,7 @@ RELATIONS: Mapping[str, Relation] = {
         },
     ),
     "activations": Relation(
-        "The records that brought another version of the rules into force, one row for each.",
+        "The records that put another version of the rules into force, one row for each.",
         {
             **_RECORD,
             "rules": "the version that decides what follows in the partition",
@@ -291,7 +292,7 @@ RELATIONS: Mapping[str, Relation] = {
         },
     ),
     "redrives": Relation(
-        "The records that say of themselves that they mend a dead letter, one row for each.",
+        "The records whose headers name the dead letter that they mend, one row for each.",
         {
             "of_partition": "partition of the dead letter",
             "of_offset": "offset of the dead letter",
@@ -315,7 +316,7 @@ RELATIONS: Mapping[str, Relation] = {
             "folded_at": "when the last chunk was written, UTC, by the database server's clock",
             "epoch": "the claim in force: a number that only grows, and is never given twice",
             "owner": "the worker that made the claim",
-            "activations": "how many were control records that brought other rules",
+            "activations": "how many were control records that activated other rules",
             "rules": "the version of the rules in force",
             "generation": "which generation of the projection the views show; another number means that it was "
             "switched",
@@ -341,7 +342,7 @@ RELATIONS: Mapping[str, Relation] = {
             "ready_at": "when its fold ended, UTC; NULL before",
             "activated_at": "when the views were switched to it, UTC; NULL before",
             "retired_at": "when the views were switched to another, UTC; NULL before",
-            "note": "what was said about it",
+            "note": "the note that was given with it",
         },
         is_table=True,
     ),
@@ -372,7 +373,7 @@ RELATIONS: Mapping[str, Relation] = {
             "host": "the machine that it runs on",
             "pid": "its process id there",
             "state": "`starting`, `running` or `stopped`",
-            "waits_for": "whom it waits for and why; empty where it waits for nobody",
+            "waits_for": "the server that it waits for, and why; empty where it waits for none",
             "turned_s": "for how many seconds each of its loops has stood still, by the loop's name",
             "partitions": "what it does in each partition that it holds, and for how many seconds",
             "started_at": "when it was started, UTC",

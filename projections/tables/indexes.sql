@@ -1,8 +1,8 @@
--- The journal's indexes of every row. A rebuild makes them when all rows are there, which is faster, two beside each other.
+-- The journal's indexes of every row. A rebuild makes them when all rows are there, which is faster, two in parallel.
 
--- Of this one journal_pkey is made, when all are there (setup.py).
+-- The primary key is made of this one when all are there (scripts.py).
 CREATE UNIQUE INDEX IF NOT EXISTS journal_pkey ON {schema}.journal (account_id, version);
--- The ledger's idempotency. A rebuild that must look into its journal has this one earlier.
+-- The ledger's idempotency. A rebuild that must search its journal makes this one earlier.
 CREATE UNIQUE INDEX IF NOT EXISTS journal_command ON {schema}.journal (account_id, command_id);
 -- No BRIN index, though rows arrive in the order of the log, partition by partition, and a few bytes a page range would do:
 -- the one whose summaries hold several partitions (minmax_multi) loses rows where they are written while a summary is made.

@@ -1,5 +1,5 @@
--- What read services see, whatever generation is behind it: {schema} is its schema, {number} its number. Read statement
--- by statement by setup.py, which also puts two generations behind a view for the time of a switch.
+-- The views for read services, of one generation: {schema} is its schema, {number} its number. Read statement by statement
+-- by views.py, which also has a view show two generations for the time of a switch.
 
 CREATE OR REPLACE VIEW ledger.balances AS
     SELECT account_id, asset, available, version, log_partition, log_offset, pending, held, debt, credit_limit
@@ -39,8 +39,8 @@ CREATE OR REPLACE VIEW ledger.activations AS
 CREATE OR REPLACE VIEW ledger.redrives AS
     SELECT of_partition, of_offset, log_partition, log_offset, decided_by, note FROM {schema}.redrives;
 
--- What was decided about each dead letter, and what the log knows of it. A redrive without a decision is one that another
--- database knew of: decisions aren't folded from the log.
+-- What was decided about each dead letter, and what the log records of it. A redrive without a decision was decided in
+-- another database: decisions aren't folded from the log.
 CREATE OR REPLACE VIEW ledger.dead_letter_states AS
     SELECT d.log_partition, d.log_offset,
            CASE WHEN x.decision = 'discard' THEN 'discarded'
@@ -102,11 +102,11 @@ CREATE OR REPLACE VIEW ledger.totals AS
     SELECT log_partition, asset, credits, debt, issued, spent, expired, voided, forfeited, reissued, in_transit
     FROM {schema}.totals;
 
--- What balances come to at the time of asking: what the fold would make of them if it settled the account now, but for
--- schedules' turns (projections/queries/current.py knows these too). Credits come back in pieces: a lot whose window
+-- The balances at the time of the query: as the fold would find them if it settled the account now, except for schedules'
+-- turns (projections/queries/balances_now.py counts these too). Credits come back in pieces: a lot whose window
 -- opened is one, and so is each slice of a hold that lapsed. They do so in the order of their instants, and debt takes
 -- of the unscoped ones until nothing is owed. An account that owes something has nothing unscoped at first. Turns are
--- counted, and asked for their instants in such a way that the index on what is due, which has that of all accounts, doesn't fit.
+-- counted, and compared in a form that keeps the planner from the index on next_at_ms, which is of all accounts.
 CREATE OR REPLACE VIEW ledger.balances_now AS
     SELECT b.account_id, b.asset, (b.available - ended.amount + back.available)::bigint AS available,
            (b.pending - back.activated)::bigint AS pending, (b.held - back.lapsed)::bigint AS held,
@@ -152,15 +152,15 @@ CREATE OR REPLACE VIEW ledger.balances_now AS
                     WHERE h.account_id = b.account_id AND h.asset = b.asset AND h.is_open AND h.deadline_ms <= n.at_ms
                           AND s.at BETWEEN 1 AND 2147483647
                 ) pieces
-            ) told
+            ) ordered
             WINDOW in_order AS (ORDER BY at_ms, kind, event, priority, scope = '', ends_at_ms, lot_class <> 'promo',
                                 effective_at_ms, made ROWS UNBOUNDED PRECEDING)
         ) paid
     ) back;
 
 -- Each move of credits from one place to another.
--- Of a JSON array PostgreSQL expects 100 elements, and so of a line 10,000 moves: it would rather read the journal from its
--- start than look for an account that has as many. All numbers of elements lie within the bounds, and it believes that few do.
+-- PostgreSQL expects 100 elements of a JSON array, and so 10,000 moves of a line: it would read the journal from its start
+-- rather than use an account's index. All elements' numbers lie within the bounds, and it estimates that few do.
 CREATE OR REPLACE VIEW ledger.moves AS
     SELECT j.log_partition, j.log_offset, j.account_id, j.version, f.at::integer AS fact, m.at::integer AS move,
            coalesce(f.fact ->> 'asset', j.asset) AS asset, j.command_id, f.fact ->> 'kind' AS kind,

@@ -34,7 +34,7 @@ from creditfold.log.open_transactions import OpenTransaction
 from creditfold.log.topics import PartitionState, TopicInfo, describe_topic
 from creditfold.projections.connections import connected
 from creditfold.projections.doctor.postgres import Collations, DatabaseFacts, examine_postgres, outside
-from creditfold.projections.sessions import Brought
+from creditfold.projections.sessions import ServerSetting
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S, append, make_anew, query, record, wait_until_folded, worker
 
@@ -308,7 +308,10 @@ DATABASE = DatabaseFacts(
         ({"read_only": True}, [("writing", "danger")]),
         ({"source": None}, [("ledger", "unknown")]),
         ({"source": None, "prepared": False}, [("ledger", "warning")]),
-        ({"brought": [Brought("DateStyle", "German", "for the role")]}, [("session settings", "warning")]),
+        (
+            {"session_settings": [ServerSetting("DateStyle", "German", "for the role")]},
+            [("session settings", "warning")],
+        ),
         ({"lacking": ["there is no role creditfold_reader"]}, [("readers", "warning")]),
         ({"collations": Collations("ledger", [])}, [("collation", "warning")]),
         ({"collations": Collations(None, ["ledger.mine"])}, [("collation", "danger")]),
