@@ -11,7 +11,7 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
 from creditfold.log.admin import KafkaUnavailableError
-from creditfold.log.topics import describe_topic, topic_problems
+from creditfold.log.topics import describe_log, describe_topic, topic_problems
 from creditfold.processors.heartbeat import Signs
 from creditfold.projections.failures import PostgresUnavailableError
 from creditfold.projections.tables.setup import prepare
@@ -45,6 +45,15 @@ def when_available(settings: Settings, question: Callable[[], T], signs: Signs) 
     signs.found("Kafka")
     signs.found("PostgreSQL")
     return answer
+
+
+def prepare_ledger(settings: Settings) -> bool:
+    """Bind the projection to the topic, making its tables where they are missing.
+
+    Returns:
+        Whether any table was made.
+    """
+    return prepare(settings.dsn, describe_log(settings))
 
 
 def _bind(settings: Settings) -> Log:

@@ -19,9 +19,7 @@ from creditfold.cli.append.import_file import import_paths, import_with_progress
 from creditfold.cli.append.submission import open_producer
 from creditfold.cli.demo import audit
 from creditfold.cli.demo.cdnow import SOURCE, convert, fetched_history, parse_history
-from creditfold.cli.run.background import background_worker, start_worker, stop_worker
-from creditfold.cli.run.servers import compiled_core, prepare_ledger
-from creditfold.cli.run.status import Sample, take_sample
+from creditfold.cli.run.servers import compiled_core
 from creditfold.cli.shared.output import print_table, say
 from creditfold.cli.shared.progress import Steps
 from creditfold.common.errors import CreditfoldError
@@ -29,6 +27,9 @@ from creditfold.common.position import Position
 from creditfold.common.processes import last_lines
 from creditfold.common.settings import Settings
 from creditfold.log.offsets import start_offsets
+from creditfold.processors import daemons
+from creditfold.processors.startup import prepare_ledger
+from creditfold.processors.status import Sample, take_sample
 from creditfold.producers.client import CommandProducer
 from creditfold.producers.import_lines import JsonLines
 from creditfold.producers.models.commands import Encoded, encode_command
@@ -64,7 +65,7 @@ def run_demo(settings: Settings, *, keep: bool = False) -> None:
     began = time.monotonic()
     steps = Steps()
     started: list[str] = []
-    worker_before = background_worker(settings).pid
+    worker_before = daemons.daemon(settings, "worker").pid
     kept = False
     with _ended_by_signals():
         try:
@@ -77,7 +78,7 @@ def run_demo(settings: Settings, *, keep: bool = False) -> None:
             kept = keep
         finally:
             # By its pid: a start that was interrupted has told nobody that it started one.
-            worker = background_worker(settings).pid
+            worker = daemons.daemon(settings, "worker").pid
             own_worker = worker is not None and worker != worker_before
             if not kept and (started or own_worker):
                 _stop(settings, steps, own_worker, bool(started))
@@ -115,7 +116,7 @@ def _stop(settings: Settings, steps: Steps, with_worker: bool, with_servers: boo
     try:
         with steps.step("Stopping what was started"):
             if with_worker:
-                stop_worker(settings)
+                daemons.stop(settings, "worker")
             if with_servers:
                 embedded.down(settings)
     finally:
@@ -136,7 +137,7 @@ def _fold_history(settings: Settings, steps: Steps) -> None:
             note(f"{RESENT:,} commands twice, a reused id, random bytes")
     core = compiled_core(steps)
     with steps.step("Starting a worker") as note:
-        start_worker(settings)
+        daemons.start(settings, "worker")
         note(f"on {core.name}")
     began, before = time.time(), _records(take_sample(settings))
     with steps.step("Folding the log into balances", with_spinner=False) as note:
@@ -211,7 +212,7 @@ def _await_fold(settings: Settings) -> Sample:
 
 
 def _refuse_stall(settings: Settings, moved_at: float) -> None:
-    daemon = background_worker(settings)
+    daemon = daemons.daemon(settings, "worker")
     if daemon.pid is None or time.monotonic() - moved_at > STALL_BOUND_S:
         raise DemoError(
             f"The worker {'has ended' if daemon.pid is None else 'stands still'}. The end of its log:\n"
@@ -266,7 +267,7 @@ def _still_running(settings: Settings) -> list[str]:
     pids = {
         "Kafka": EmbeddedKafka(settings).pid,
         "PostgreSQL": EmbeddedPostgres(settings).pid,
-        "a worker": background_worker(settings).pid,
+        "a worker": daemons.daemon(settings, "worker").pid,
     }
     return [name for name, pid in pids.items() if pid is not None]
 

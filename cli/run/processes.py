@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from creditfold.cli.shared.arguments import ArgumentError
+from creditfold.cli.shared.output import say
 
 
 def worker(
@@ -15,7 +16,7 @@ def worker(
         bool, typer.Option("--live", help="With --check: fail only for what a restart of the worker may mend.")
     ] = False,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what Faust says too.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log Faust's own lines too.")] = False,
 ) -> None:
     """Fold the log into balances until it is stopped (Ctrl-C or SIGTERM).
 
@@ -33,9 +34,9 @@ def worker(
     if live and not check:
         raise ArgumentError("--live belongs to --check.", "Write: creditfold worker --check --live")
     if check:
-        from creditfold.cli.run.status import check_machine
+        from creditfold.processors.status import check_machine
 
-        check_machine(load_settings(), "worker", live=live)
+        say(check_machine(load_settings(), "worker", live=live))
         return
     from creditfold.processors.worker.main import run_worker
 
@@ -50,7 +51,7 @@ def publisher(
         bool, typer.Option("--live", help="With --check: fail only for what a restart of the publisher may mend.")
     ] = False,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the libraries say too.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log the libraries' own lines too.")] = False,
 ) -> None:
     """Publish outcomes and dead letters to their topics until it is stopped (Ctrl-C or SIGTERM).
 
@@ -69,9 +70,9 @@ def publisher(
     if live and not check:
         raise ArgumentError("--live belongs to --check.", "Write: creditfold publisher --check --live")
     if check:
-        from creditfold.cli.run.status import check_machine
+        from creditfold.processors.status import check_machine
 
-        check_machine(load_settings(), "publisher", live=live)
+        say(check_machine(load_settings(), "publisher", live=live))
         return
     from creditfold.processors.publisher.main import run_publisher
 

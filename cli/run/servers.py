@@ -1,4 +1,4 @@
-"""The commands that run things: up, down, init, worker, demo. Owns their words, not their work."""
+"""The commands that start, stop and prepare servers: up, down, init. Owns their words, not their work."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -14,21 +14,13 @@ if TYPE_CHECKING:
 
 
 def compiled_core(steps: Steps) -> "Core":
-    """The core that a worker started now runs: the compiled one once a compilation at work has come to its end."""
+    """Wait for a compilation under way, and return the core that a worker started then runs."""
     from creditfold.common.core import await_compilation, is_being_compiled, next_core
 
     if is_being_compiled():
         with steps.step("Waiting for the core to be compiled"):
             await_compilation()
     return next_core()
-
-
-def prepare_ledger(settings: "Settings") -> bool:
-    """Bind the projection to the topic, making its tables where they are missing. Tell whether any were made."""
-    from creditfold.log.topics import describe_log
-    from creditfold.projections.tables.setup import prepare
-
-    return prepare(settings.dsn, describe_log(settings))
 
 
 def up(
@@ -48,6 +40,8 @@ def up(
     """
     from creditfold.common.extras import require
     from creditfold.common.settings import load_settings
+    from creditfold.processors import daemons
+    from creditfold.processors.startup import prepare_ledger
     from creditfold.stack import embedded
 
     if worker:
@@ -59,16 +53,14 @@ def up(
         started = embedded.up(settings, on_step=steps.show)
         prepare_ledger(settings)
     if worker:
-        from creditfold.cli.run.background import start_publisher, start_worker
-
         core = compiled_core(steps)
         with steps.step("Starting a worker") as note:
-            started += ["a worker"] if start_worker(settings) else []
+            started += ["a worker"] if daemons.start(settings, "worker") else []
             note(f"on {core.name}")
         if core.warning:
             print(f"warning: {core.warning}", file=sys.stderr)
         with steps.step("Starting a publisher"):
-            started += ["a publisher"] if start_publisher(settings) else []
+            started += ["a publisher"] if daemons.start(settings, "publisher") else []
     say(f"Started {' and '.join(started)}." if started else "Everything runs already.")
     say(f"Kafka {settings.kafka_bootstrap}, topic {settings.commands_topic}.")
     if settings.postgres_dsn is None and settings.postgres_tcp_port is not None:
@@ -84,13 +76,13 @@ def down() -> None:
     Example:
       creditfold down
     """
-    from creditfold.cli.run.background import stop_publisher, stop_worker
     from creditfold.common.settings import load_settings
+    from creditfold.processors import daemons
     from creditfold.stack import embedded
 
     settings = load_settings()
-    stopped = ["the publisher"] if stop_publisher(settings) else []
-    stopped += ["the worker"] if stop_worker(settings) else []
+    stopped = ["the publisher"] if daemons.stop(settings, "publisher") else []
+    stopped += ["the worker"] if daemons.stop(settings, "worker") else []
     stopped += embedded.down(settings)
     nothing = f"Nothing ran in the data folder {settings.data_dir.resolve()}."
     say(f"Stopped {' and '.join(stopped)}." if stopped else nothing)
@@ -107,6 +99,7 @@ def init() -> None:
     """
     from creditfold.common.settings import load_settings
     from creditfold.log.topics import check_topic, create_topics, topic_names
+    from creditfold.processors.startup import prepare_ledger
 
     settings = load_settings()
     created = create_topics(settings)
@@ -119,7 +112,7 @@ def init() -> None:
 
 
 def _unmended(settings: "Settings") -> list[str]:
-    """What readers lack that this user may not make."""
+    """The rights that readers lack and that this user can't grant, as a warning."""
     from creditfold.projections.connections import connected
     from creditfold.projections.tables.access import access_problems
     from creditfold.projections.tables.roles import READER_ROLE

@@ -20,16 +20,16 @@ from rich.console import Console
 
 from creditfold.cli.append import import_file, submission
 from creditfold.cli.main import COMMANDS, _run
-from creditfold.cli.run import status
-from creditfold.cli.run.background import background_publisher, background_worker
-from creditfold.cli.run.servers import prepare_ledger
 from creditfold.cli.shared import output
 from creditfold.cli.shared.progress import figures_of
 from creditfold.common.position import Position
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings, unknown_variables
 from creditfold.log.offsets import end_offsets
+from creditfold.processors import status
+from creditfold.processors.daemons import daemon
 from creditfold.processors.health import Judgement
+from creditfold.processors.startup import prepare_ledger
 from creditfold.projections.queries.balances import Balance
 from creditfold.projections.queries.progress import PartitionProgress
 from helpers.fork_server import Process
@@ -711,8 +711,8 @@ def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -
         assert bare("status").code == 1
         assert bare("up").code == 0
         assert bare("balance", "alice", "--json").json[0]["available"] == 500
-        assert background_worker(settings).pid is None
-        assert background_publisher(settings).pid is None
+        assert daemon(settings, "worker").pid is None
+        assert daemon(settings, "publisher").pid is None
     finally:
         bare("down")
         shutil.rmtree(folder, ignore_errors=True)

@@ -21,7 +21,6 @@ from pydantic import SecretStr
 from test_cli import use
 
 from creditfold.cli.main import _run
-from creditfold.cli.run.doctor import UnsafeError, examine, refuse_unsafe
 from creditfold.common.checks import Check, worst_first
 from creditfold.common.position import Log
 from creditfold.common.processes import wait_until
@@ -32,6 +31,7 @@ from creditfold.log.doctor.facts import FoldedLog, KafkaFacts, LogExtent, TopicF
 from creditfold.log.doctor.kafka_checks import examine_kafka
 from creditfold.log.open_transactions import OpenTransaction
 from creditfold.log.topics import PartitionState, TopicInfo, describe_topic
+from creditfold.processors.doctor import UnsafeError, examine, refuse_unsafe
 from creditfold.projections.connections import connected
 from creditfold.projections.doctor.postgres import Collations, DatabaseFacts, examine_postgres, outside
 from creditfold.projections.sessions import ServerSetting

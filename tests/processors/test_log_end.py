@@ -16,8 +16,6 @@ from confluent_kafka.admin import AdminClient
 from test_cli import bare, cli
 from test_publisher import assert_published, opened, pool, publish_to, read_topic, wait_until_published
 
-from creditfold.cli.run.doctor import examine
-from creditfold.cli.run.status import refuse_other_history, take_sample
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
 from creditfold.log import continuity
@@ -30,9 +28,11 @@ from creditfold.log.partitioner import partition_of
 from creditfold.log.reader import LogReader, UnreadableError
 from creditfold.log.topics import describe_log
 from creditfold.processors import health
+from creditfold.processors.doctor import examine
 from creditfold.processors.publisher.partition import OutcomesCutError, Pool
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.processors.rebuild.verify import diff, verify
+from creditfold.processors.status import refuse_other_history, take_sample
 from creditfold.projections.tables.setup import prepare
 from helpers.log_surgery import cut_end, spoil_last_batch
 from helpers.stack_under_test import EmbeddedStack, StackUnderTest

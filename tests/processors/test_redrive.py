@@ -17,7 +17,6 @@ from test_chunks import FakeRecord
 
 from creditfold.cli.append import redrive as command
 from creditfold.cli.main import _run
-from creditfold.cli.run.servers import prepare_ledger
 from creditfold.common.position import Position
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings
@@ -25,6 +24,7 @@ from creditfold.ledger import CreditBook, Spend
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import MAX_DEAD_BYTES, fold, read_records
 from creditfold.processors.redrive import Redriven, Redriver
+from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import redrive
 from creditfold.producers.client import CommandProducer
 from creditfold.producers.models.commands import MODELS

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from psycopg import Connection
 
-from creditfold.cli.run.servers import prepare_ledger
 from creditfold.common.position import Position
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
 from creditfold.log.offsets import end_offsets
+from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import (
     AsyncCommandProducer,
     Batch,

@@ -19,10 +19,10 @@ from creditfold.cli.demo import audit, cdnow
 from creditfold.cli.demo import main as demo_module
 from creditfold.cli.demo.cdnow import Conversion, DemoDataError, Purchase, convert, fetched_history, parse_history
 from creditfold.cli.demo.main import COMMANDS_FILE, DemoError, run_demo
-from creditfold.cli.run.background import background_worker, stop_worker
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
 from creditfold.log.offsets import end_offsets
+from creditfold.processors import daemons
 from creditfold.producers.models.commands import parse_command
 from creditfold.projections.connections import connected
 from creditfold.stack.embedded import DataFolderError, down
@@ -166,7 +166,7 @@ def demo_settings(small_file: Path) -> Iterator[Settings]:
         yield settings
     finally:
         # A demo that fails leaves its servers.
-        stop_worker(settings)
+        daemons.stop(settings, "worker")
         down(settings)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -175,7 +175,7 @@ def test_the_demo_stops_no_worker_that_ran_before_it(
     demo_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The worker of `up --worker` stays, also when the demo is interrupted; one that the demo began is stopped."""
-    daemon = background_worker(demo_settings)
+    daemon = daemons.daemon(demo_settings, "worker")
     daemon.log_path.parent.mkdir(parents=True)
     sleeper = [sys.executable, "-c", "import signal; signal.pause()"]
     monkeypatch.setattr(demo_module.embedded, "up", lambda *_, **__: [])
@@ -199,7 +199,7 @@ def test_the_demo_stops_no_worker_that_ran_before_it(
         assert daemon.pid == pid
         assert "Still running: a worker; `down` stops it." in capsys.readouterr().out
     finally:
-        stop_worker(demo_settings)
+        daemons.stop(demo_settings, "worker")
 
 
 def demo(settings: Settings, *program: str) -> Process:
@@ -215,7 +215,7 @@ def demo(settings: Settings, *program: str) -> Process:
 
 def running(settings: Settings) -> list[int]:
     """The pids of what runs in a data folder."""
-    pids = (EmbeddedKafka(settings).pid, EmbeddedPostgres(settings).pid, background_worker(settings).pid)
+    pids = (EmbeddedKafka(settings).pid, EmbeddedPostgres(settings).pid, daemons.daemon(settings, "worker").pid)
     return [pid for pid in pids if pid is not None]
 
 

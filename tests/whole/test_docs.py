@@ -17,10 +17,10 @@ import pytest
 from psycopg.sql import SQL
 
 from creditfold.cli.main import COMMANDS
-from creditfold.cli.run.servers import prepare_ledger
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings
 from creditfold.ledger import RejectionReason, known_rules, limits
+from creditfold.processors.startup import prepare_ledger
 from creditfold.producers.models.commands import MODELS
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.heartbeats import Role, heartbeats

@@ -11,10 +11,10 @@ import pytest
 from confluent_kafka import ConsumerGroupState, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from creditfold.cli.run.status import UnhealthyError, check_machine
 from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
 from creditfold.log.offsets import end_offsets
+from creditfold.processors.status import UnhealthyError, check_machine
 from helpers.holds import freeze, freeze_inside_a_transaction
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import (

@@ -31,7 +31,8 @@ ARROWS = {
     "projections/doctor": "common log projections projections/tables projections/queries projections/generations",
     "producers": "common schemas ledger producers/models",
     "producers/models": "common schemas ledger",
-    "processors": "common log producers producers/models projections projections/tables projections/queries",
+    "processors": "common log log/doctor producers producers/models projections projections/tables projections/queries"
+    " projections/doctor",
     "processors/fold": "common schemas ledger log projections projections/store",
     "processors/worker": "common schemas ledger log projections projections/tables projections/store"
     " projections/queries processors processors/fold",
@@ -46,11 +47,10 @@ ARROWS = {
     " processors/publisher cli/shared",
     "cli/rebuild": "common ledger producers/models projections projections/queries projections/generations"
     " projections/proof processors/rebuild cli/append cli/shared",
-    "cli/run": "common log log/archive log/doctor projections projections/tables"
-    " projections/queries projections/doctor processors processors/worker processors/publisher stack"
-    " cli/shared",
-    "cli/demo": "common log producers producers/models projections projections/queries stack cli/append cli/run"
-    " cli/shared",
+    "cli/run": "common log log/archive projections projections/tables projections/queries processors processors/worker"
+    " processors/publisher stack cli/shared",
+    "cli/demo": "common log producers producers/models projections projections/queries processors stack cli/append"
+    " cli/run cli/shared",
     "cli": "common log projections cli/append cli/read cli/rebuild cli/run cli/demo cli/shared",
 }
 

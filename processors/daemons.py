@@ -1,0 +1,85 @@
+"""The worker and the publisher that run in the background of a data folder. Owns their processes, not their work.
+
+One of each for a data folder, with the servers there. Processes started by hand aren't known here, and needn't be: any
+number of them share the partitions.
+"""
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.files import locked
+from creditfold.common.processes import Daemon, Step, last_lines, wait_until
+from creditfold.common.settings import Settings
+from creditfold.projections.connections import connected
+from creditfold.projections.queries.heartbeats import Role, heartbeats
+
+READY_BOUND_S = 90.0
+STOP_BOUND_S = 20.0
+
+
+class BackgroundProcessError(CreditfoldError):
+    """A process that should run in the background doesn't come up."""
+
+
+def daemon(settings: Settings, role: Role) -> Daemon:
+    """The data folder's process of a role, running or not."""
+    folder = settings.data_dir.resolve() / role
+    return Daemon(folder / "process.json", folder / f"{role}.log")
+
+
+def start(settings: Settings, role: Role) -> bool:
+    """Start the background process of a role unless it runs, and wait until it holds a partition.
+
+    Returns:
+        Whether it was started.
+
+    Raises:
+        BackgroundProcessError: it ended, or holds no partition after READY_BOUND_S seconds.
+    """
+    process = daemon(settings, role)
+    process.log_path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(process.log_path.with_name("lock"), READY_BOUND_S):
+        if process.pid is not None:
+            return False
+        try:
+            # The environment carries the settings; the folder is the one that relative paths in them start from.
+            process.start([sys.executable, "-m", "creditfold.cli.main", role], cwd=Path.cwd(), env=os.environ)
+            _await_partition(settings, process, role)
+        except BaseException:
+            process.stop([Step(signal.SIGTERM, STOP_BOUND_S)])
+            raise
+    return True
+
+
+def stop(settings: Settings, role: Role) -> bool:
+    """Let the background process of a role finish its chunk or its transactions, and end it.
+
+    Returns:
+        Whether it ran.
+    """
+    return daemon(settings, role).stop([Step(signal.SIGTERM, STOP_BOUND_S)])
+
+
+def _await_partition(settings: Settings, process: Daemon, role: Role) -> None:
+    def ended_or_at_work() -> bool:
+        pid = process.pid
+        return pid is None or _holds_a_partition(settings, role, pid)
+
+    if not wait_until(ended_or_at_work, READY_BOUND_S) or process.pid is None:
+        raise BackgroundProcessError(
+            f"The {role} {'ended' if process.pid is None else 'has no partition yet'}. The end of its log:\n"
+            f"{last_lines(process.log_path)}",
+            f"The whole log is {process.log_path}. Run `creditfold {role}` to see it live.",
+        )
+
+
+def _holds_a_partition(settings: Settings, role: Role, pid: int) -> bool:
+    """Whether its signs of life say that it holds a partition, as a health check will look for."""
+    owner = f"{socket.gethostname()}:{pid}"
+    with connected(settings.dsn) as connection:
+        mine = [one.sign for one in heartbeats(connection, role) if one.sign.owner == owner]
+    return any(part.held_s == 0 for sign in mine for part in sign.partitions)

@@ -1,0 +1,382 @@
+"""Observes how far the fold is and how its processes are, and refuses a ledger or a process that isn't well.
+
+Owns the sampling and the comparison of two samples. What is well is judged in `processors/health.py`. Knows no output.
+A server that is away becomes an error in the observation: what can be seen without it is reported all the same.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
+
+from creditfold.common.checks import Check
+from creditfold.common.disks import disks, judge_disk
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.processes import StackError
+from creditfold.common.settings import Settings
+from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError
+from creditfold.log.continuity import replacements
+from creditfold.log.offsets import End, log_ends
+from creditfold.log.open_transactions import (
+    OpenTransaction,
+    append_times,
+    open_transactions,
+    open_transactions_at,
+    remedy,
+)
+from creditfold.log.topics import describe_log
+from creditfold.processors.health import (
+    Judgement,
+    Problem,
+    Reached,
+    condition,
+    judge_dead_letters,
+    judge_ledger,
+    judge_machine,
+    suspects,
+)
+from creditfold.processors.heartbeat import is_ours
+from creditfold.projections import queries
+from creditfold.projections.connections import connected
+from creditfold.projections.queries.background import InTransit
+from creditfold.projections.queries.health import DatabaseHealth, data_folder, database_health
+from creditfold.projections.queries.heartbeats import Heartbeat, Role, heartbeats
+from creditfold.projections.queries.progress import PartitionProgress
+from creditfold.projections.tables.source import LogChangedError
+
+T = TypeVar("T")
+
+COUNTS = ("records", "accepted", "rejected", "duplicates", "dead_letters")
+
+
+class UnhealthyError(CreditfoldError):
+    """A process or the ledger isn't well."""
+
+
+class HeldBackError(UnhealthyError):
+    """Records wait behind a transaction that was left open."""
+
+
+class PartitionStatus(NamedTuple):
+    """One partition between two samples. `rate` is in records a second, `lag` in records at the second sample.
+
+    `end_offset` is the partition's end, open transactions included, and `held` how many of its last records an open
+    transaction holds back. `doing` is what its owner does, `stuck` whether that is a fault. Fields of a server that is
+    away are None.
+    """
+
+    partition: int
+    next_offset: int | None
+    end_offset: int | None
+    lag: int | None
+    held: int | None
+    rate: float | None
+    stuck: bool
+    records: int | None
+    accepted: int | None
+    rejected: int | None
+    duplicates: int | None
+    dead_letters: int | None
+    clock: datetime | None
+    folded_at: datetime | None
+    owner: str | None
+    doing: str
+
+
+class ProcessStatus(NamedTuple):
+    """A worker or publisher by its last sign of life, `age_s` seconds ago, and the partitions that it held then."""
+
+    role: str
+    name: str
+    condition: str
+    age_s: float
+    partitions: tuple[int, ...]
+
+
+class Sample(NamedTuple):
+    """Where the fold and the log stood at an instant of the monotonic clock.
+
+    `ends` are the log's ends, open transactions included, `stable` those that committed readers can reach. Fields of a
+    server that is away are empty.
+    """
+
+    at: float
+    progress: Mapping[int, PartitionProgress]
+    ends: Mapping[int, int]
+    stable: Mapping[int, int]
+
+
+class Transit(NamedTuple):
+    """How many transfers are in transit, and the age in seconds of the oldest; None where there is none."""
+
+    transfers: int
+    oldest_s: float | None
+
+
+class Observation(NamedTuple):
+    """Two samples and what else was seen at the second. `errors` are those of servers that are away.
+
+    `waiting_s` has, for partitions whose owner seems to do nothing, how long the next record has waited, in seconds.
+    """
+
+    first: Sample
+    second: Sample
+    health: DatabaseHealth | None
+    open_transactions: Sequence[OpenTransaction] | None
+    waiting_s: Mapping[int, float]
+    postgres_folder: str | None
+    errors: Sequence[CreditfoldError]
+
+
+class LedgerStatus(NamedTuple):
+    """An observation by partition and by process, what is wrong with the ledger, and what an operator should know."""
+
+    seen: Observation
+    partitions: Sequence[PartitionStatus]
+    processes: Sequence[ProcessStatus]
+    problems: Sequence[Problem]
+    warnings: Sequence[Check]
+    transit: Transit | None
+
+
+def ledger_status(settings: Settings, interval_s: float) -> LedgerStatus:
+    """Observe the ledger at two instants, `interval_s` seconds apart, and judge it. Raises LogChangedError."""
+    seen = observe(settings, interval_s)
+    judgement = judge(settings, seen)
+    health = seen.health
+    return LedgerStatus(
+        seen,
+        compare(seen.first, seen.second, judgement),
+        [_process_status(one) for one in health.heartbeats] if health is not None else [],
+        judgement.problems,
+        _warnings(settings, seen),
+        transit_of(health.transit) if health is not None else None,
+    )
+
+
+def refuse_unwell(settings: Settings, status: LedgerStatus) -> None:
+    """Raise UnhealthyError or LogReplacedError unless the ledger as a whole is well."""
+    second = status.seen.second
+    if second.ends:
+        refuse_other_history(settings, second)
+    refuse_unhealthy(status.problems)
+    refuse_held_back(settings, status.seen.open_transactions or (), time.time_ns() // 1_000_000)
+
+
+def refuse_unhealthy(problems: Sequence[Problem]) -> None:
+    """Raise UnhealthyError if there is a problem."""
+    if problems:
+        what = "; ".join(problem.what for problem in problems)
+        raise UnhealthyError(f"Unhealthy: {what}.", problems[0].remedy)
+
+
+def observe(settings: Settings, interval_s: float) -> Observation:
+    """Take two samples, `interval_s` seconds apart, and see what else there is. Raises LogChangedError."""
+    errors: list[CreditfoldError] = []
+    first = _sample(settings, errors, lambda: _progress(settings))
+    # Not a wait for readiness: a rate needs time to pass.
+    time.sleep(interval_s)
+    health: DatabaseHealth | None = None
+    folder: str | None = None
+
+    def progress() -> Sequence[PartitionProgress]:
+        nonlocal health, folder
+        if not first.progress:
+            return ()
+        with connected(settings.dsn) as connection:
+            health, folder = database_health(connection), data_folder(connection)
+        return health.progress
+
+    second = _sample(settings, errors, progress)
+    held = _or_error(lambda: open_transactions_of(settings, first, second), errors) if second.ends else None
+    waiting_s = _waiting_s(settings, health, second) if health is not None else {}
+    return Observation(first, second, health, held, waiting_s, folder, errors)
+
+
+def _waiting_s(settings: Settings, health: DatabaseHealth, sample: Sample) -> dict[int, float]:
+    """Seconds that the next record has waited, of each partition whose owner seems to do nothing.
+
+    Infinite for a record that can't be read.
+    """
+    offsets = suspects(health, _both_ends(sample))
+    since = append_times(settings, settings.commands_topic, offsets) if offsets else {}
+    now_ms = time.time_ns() // 1_000_000
+    return {
+        partition: (now_ms - since[partition]) / 1000 if partition in since else float("inf") for partition in offsets
+    }
+
+
+def _or_error(question: Callable[[], T], errors: list[CreditfoldError]) -> T | None:
+    try:
+        return question()
+    except CreditfoldError as error:
+        errors.append(error)
+        return None
+
+
+def judge(settings: Settings, seen: Observation) -> Judgement:
+    """What is wrong with the ledger, as far as it can be seen."""
+    if seen.health is None:
+        return Judgement([], {}, frozenset())
+    return judge_ledger(seen.health, Reached(_both_ends(seen.second), seen.waiting_s), settings.tick_seconds)
+
+
+def _both_ends(sample: Sample) -> dict[int, End]:
+    return {partition: End(stable, sample.ends[partition]) for partition, stable in sample.stable.items()}
+
+
+def open_transactions_of(settings: Settings, first: Sample, second: Sample) -> list[OpenTransaction]:
+    """The transactions that held back records of the log in both samples, and those that hold back what is published.
+
+    Of a topic of outcomes or dead letters that can't be described, none.
+    """
+    ends = {
+        partition: End(stable, second.ends[partition])
+        for partition, stable in second.stable.items()
+        if first.stable.get(partition) == stable < first.ends[partition]
+    }
+    found = open_transactions_at(settings, settings.commands_topic, ends)
+    admin = KafkaAdmin(settings)
+    for topic in (settings.outcomes_topic, settings.dead_letters_topic):
+        with suppress(StackError):
+            found += open_transactions(settings, topic, second.ends, admin)
+    return found
+
+
+def take_sample(settings: Settings) -> Sample:
+    """Read the projection's progress and the log's ends. Raises CreditfoldError."""
+    errors: list[CreditfoldError] = []
+    sample = _sample(settings, errors, lambda: _progress(settings))
+    if errors:
+        raise errors[0]
+    return sample
+
+
+def _sample(
+    settings: Settings, errors: list[CreditfoldError], progress: Callable[[], Sequence[PartitionProgress]]
+) -> Sample:
+    """Sample the servers that answer; one that is away adds to `errors`, and isn't asked again.
+
+    PostgreSQL first: the fold goes on meanwhile, and must not seem to be ahead of the log's end.
+    """
+    rows = _or_error(progress, errors) or ()
+    ends: dict[int, End] = {}
+    if not any(isinstance(error, KafkaUnavailableError) for error in errors):
+
+        def read_ends() -> dict[int, End]:
+            known = [row.log_partition for row in rows] or list(range(describe_log(settings).partitions))
+            return log_ends(settings, settings.commands_topic, known)
+
+        ends = _or_error(read_ends, errors) or {}
+    return Sample(
+        time.monotonic(),
+        {row.log_partition: row for row in rows},
+        {partition: end.high for partition, end in ends.items()},
+        {partition: end.stable for partition, end in ends.items()},
+    )
+
+
+def _progress(settings: Settings) -> list[PartitionProgress]:
+    with connected(settings.dsn) as connection:
+        rows = list(queries.progress(connection))
+    topics = {row.topic for row in rows} or {settings.commands_topic}
+    if topics != {settings.commands_topic}:
+        raise LogChangedError(
+            f"The projection was folded from {', '.join(sorted(topics))}, the settings name {settings.commands_topic}.",
+            "Set CREDITFOLD_COMMANDS_TOPIC or CREDITFOLD_POSTGRES_DSN to what belongs together.",
+        )
+    return rows
+
+
+def compare(first: Sample, second: Sample, judgement: Judgement) -> list[PartitionStatus]:
+    """Compare two samples by partition, with what each partition's owner does."""
+    seconds = max(second.at - first.at, 1e-6)
+    return [
+        _status(partition, first, second, seconds, judgement)
+        for partition in sorted(second.progress.keys() | second.ends.keys())
+    ]
+
+
+def _status(partition: int, first: Sample, second: Sample, seconds: float, judgement: Judgement) -> PartitionStatus:
+    now, before, end = second.progress.get(partition), first.progress.get(partition), second.ends.get(partition)
+    return PartitionStatus(
+        partition=partition,
+        next_offset=None if now is None else now.next_offset,
+        end_offset=end,
+        lag=None if now is None or end is None else end - now.next_offset,
+        held=None if end is None else end - second.stable[partition],
+        rate=None if now is None or before is None else (now.records - before.records) / seconds,
+        stuck=partition in judgement.stuck,
+        **{name: None if now is None else getattr(now, name) for name in (*COUNTS, "clock", "folded_at", "owner")},
+        doing=judgement.doing.get(partition, ""),
+    )
+
+
+def _process_status(one: Heartbeat) -> ProcessStatus:
+    held = tuple(part.partition for part in one.sign.partitions if part.held_s == 0)
+    return ProcessStatus(one.sign.role, one.sign.owner, condition(one), round(one.age_s, 3), held)
+
+
+def _warnings(settings: Settings, seen: Observation) -> list[Check]:
+    """What isn't ok without being a fault of the ledger: many dead letters, disks that are nearly full."""
+    found = [judge_disk(disk) for disk in disks(settings, seen.postgres_folder)]
+    if seen.health is not None:
+        found.append(judge_dead_letters(seen.health.dead_letters, "projection"))
+    return [check for check in found if check.state != "ok"]
+
+
+def check_machine(settings: Settings, role: Role, *, live: bool) -> str:
+    """Judge the processes of a role on this machine, and return what to report. Raises UnhealthyError.
+
+    Args:
+        settings: where PostgreSQL is.
+        role: which processes.
+        live: pass whatever a restart can't mend: what they wait for, and signs that can't be read.
+    """
+    try:
+        with connected(settings.dsn, "creditfold check") as connection:
+            found = heartbeats(connection, role)
+    except CreditfoldError as error:
+        if not live:
+            raise
+        return f"The {role}'s state can't be read, which is no reason to restart it: {error.message}"
+    refuse_unhealthy(judge_machine(role, found, socket.gethostname(), is_ours, live=live))
+    return f"The {role} is {'alive' if live else 'well'}."
+
+
+def refuse_other_history(settings: Settings, sample: Sample) -> None:
+    """Raise LogReplacedError if the log has other records than were folded: workers leave those partitions alone."""
+    bookmarks = {partition: row.bookmark for partition, row in sample.progress.items()}
+    for error in replacements(settings, settings.commands_topic, bookmarks):
+        raise error
+
+
+def refuse_held_back(settings: Settings, held: Sequence[OpenTransaction], now_ms: int) -> None:
+    """Raise HeldBackError if records wait behind a transaction that has been open for long at an instant."""
+    long = [one for one in held if one.is_long(now_ms)]
+    if long:
+        raise HeldBackError(
+            f"An open transaction holds back {', '.join(f'{one.topic} {one.description(now_ms)}' for one in long)}.",
+            remedy(settings, long[0]),
+        )
+
+
+def transit_of(transit: InTransit | None) -> Transit | None:
+    """The transfers in transit, with the age of the oldest by this machine's clock; None where they can't be seen."""
+    if transit is None:
+        return None
+    age_s = max(0.0, time.time() - (transit.oldest_ms or 0) / 1000)
+    return Transit(transit.transfers, round(age_s, 3) if transit.transfers else None)
+
+
+def totals_of(partitions: Sequence[PartitionStatus]) -> dict[str, Any]:
+    """The sums over all partitions; None where one of them is."""
+    names = ("next_offset", "end_offset", "lag", "held", "rate", *COUNTS)
+    return {name: _sum([getattr(row, name) for row in partitions]) for name in names}
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
