@@ -34,7 +34,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stack of this checkout, and not one that is found in a folder above it.
 STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
 
-.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install bench-append bench-latency bench-stages bench-hot bench-check bench-scale bench-report coverage
+.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install bench-append bench-latency bench-stages bench-hot bench-check bench-scale bench-report coverage api
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -57,6 +57,7 @@ help:
 	@echo 'make bench-rebuild  rebuild 3,000,000 commands, and what that costs the live fold'
 	@echo 'make compiled    compile the core, as most of these do first; PLAIN=1 behind any of them runs plain Python'
 	@echo 'make up, down    start Kafka, PostgreSQL, a worker and a publisher; stop them'
+	@echo 'make api         write docs/api.md, the reference of the public API, from its docstrings'
 	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'
 	@echo 'make clean       stop everything and remove its data'
 
@@ -166,6 +167,9 @@ up: $(BIN)/python
 
 down: $(VENV)/.installed
 	@$(STACK) down
+
+api: $(VENV)/.installed-dev
+	$(BIN)/python docs/api.py
 
 schema-lock: $(VENV)/.installed-dev
 	@[ -n "$(RULES)" ] || { echo 'error: say which version of the rules the new schemas come with: make schema-lock RULES=2' >&2; exit 2; }

@@ -4,6 +4,8 @@ It stands in the lowest room so that each room above can derive from it. `ledger
 invariant there is a defect of ours and must never be caught as if it were the user's.
 """
 
+__all__ = ["CreditfoldError"]
+
 
 class CreditfoldError(Exception):
     """A failure that a person can act on.

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from creditfold.common.errors import CreditfoldError
 
+__all__ = ["MissingExtraError"]
+
 #: What each extra adds, by the name it is imported by, the smallest extra first. Larger ones include `read`.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "read": ("psycopg", "psycopg_pool", "pydantic_settings", "tenacity"),

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from creditfold.common.errors import CreditfoldError
 
+__all__ = ["InvalidPositionError", "Log", "Position"]
+
 MAX_OFFSET = 2**63 - 1
 MAX_PARTITION = 2**31 - 1
 
@@ -33,7 +35,15 @@ class Position(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Position":
-        """Read `partition:offset`. Raises InvalidPositionError."""
+        """Read `partition:offset`.
+
+        Raises:
+            InvalidPositionError: it is none.
+
+        Example:
+            >>> Position.parse("3:1042")
+            Position(partition=3, offset=1042)
+        """
         partition, colon, offset = text.partition(":")
         if colon and partition.isascii() and partition.isdecimal() and offset.isascii() and offset.isdecimal():
             position = cls(int(partition), int(offset)) if len(partition) < 11 and len(offset) < 20 else None

@@ -31,6 +31,8 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error) or error from None
 
+__all__ = ["InvalidSettingError", "Settings", "load_settings"]
+
 # A Unix socket's path must fit into sockaddr_un (104 bytes with its end on macOS), PostgreSQL adds "/.s.PGSQL." and a
 # port of up to five digits.
 MAX_SOCKET_DIR_BYTES = 88
@@ -291,8 +293,14 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read the settings from the environment and the data folder, once.
 
-    Raises InvalidSettingError, naming each bad one. Variables that begin as ours do and are no setting are logged as
-    warnings.
+    Variables that begin with `CREDITFOLD_` and are no setting are logged as warnings.
+
+    Raises:
+        InvalidSettingError: names each bad setting.
+
+    Example:
+        >>> load_settings().tick_seconds
+        60.0
     """
     for name, meant in unknown_variables(os.environ).items():
         hint = f"did you mean {meant}?" if meant else "docs/settings.md lists them."

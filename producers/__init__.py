@@ -1,8 +1,8 @@
 """Append commands to the log, one at a time or by the file, and wait for outcomes. Knows neither rules nor PostgreSQL.
 
-    from creditfold.producers import CommandProducer, Spend
-    from creditfold.projections.queries.outcomes import ProjectedOutcomes
     from creditfold.common.settings import load_settings
+    from creditfold.producers import CommandProducer, Spend
+    from creditfold.projections.queries import ProjectedOutcomes
 
     settings = load_settings()
     outcomes = ProjectedOutcomes(settings.dsn)

@@ -170,7 +170,7 @@ class _Delivery(Future[Position]):
 
 
 class CommandProducer:
-    """Appends commands to the log and tells where they stand. One for a process; any thread may use it.
+    """Appends commands to the log and returns their positions. One for a process; any thread may use it.
 
     Args:
         kafka: librdkafka settings, at least `bootstrap.servers`. Those in FORCED can't be changed.
@@ -178,10 +178,16 @@ class CommandProducer:
         delivery_timeout_s: how long a command may wait for its confirmation, in seconds, queueing included.
         queue_records: how many commands may wait unconfirmed.
         outcomes: where outcomes are looked up, for append_and_wait() and submit_for_outcome():
-            `creditfold.projections.queries.ProjectedOutcomes(dsn)`. Nothing is connected before the first of
-            these.
+            `creditfold.projections.queries.ProjectedOutcomes(dsn)`. Nothing is connected before the first of these.
 
-    Raises ProducerSettingError. Nothing is sent, and no broker awaited, before the first append.
+    Raises:
+        ProducerSettingError: a setting is refused. Nothing is sent, and no broker awaited, before the first append.
+
+    Example:
+        >>> with CommandProducer(settings.kafka_client, settings.commands_topic) as producer:
+        ...     position = producer.append(Grant(command_id="g-1", account="erin", asset="credits", amount=100))
+        >>> position.offset >= 0
+        True
     """
 
     def __init__(
@@ -243,7 +249,17 @@ class CommandProducer:
             raise ProducerSettingError(f"Bad producer setting: {error}.", "Correct it.") from None
 
     def append(self, command: Command) -> Position:
-        """Append a command and wait until the log has it. Returns its position. Raises AppendError's kin."""
+        """Append a command and wait until the log has it.
+
+        Args:
+            command: what to append.
+
+        Returns:
+            Its position in the log.
+
+        Raises:
+            AppendError: it wasn't confirmed; `maybe_written` says whether it may be in the log.
+        """
         return self._awaited(self.submit(command))
 
     def _awaited(self, delivery: Future[Position]) -> Position:
@@ -253,7 +269,7 @@ class CommandProducer:
             raise DeliveryFailedError("The Kafka client gave no answer within its own timeout.", RESEND) from None
 
     def append_record(self, record: Encoded) -> Position:
-        """The same as append() for a record that is encoded already."""
+        """Append a record that is encoded already, as append() does with a command."""
         delivery = _Delivery(self._unseen)
         self._enter(record, partial(self._deliver, delivery.settle))
         return self._awaited(delivery)
@@ -261,31 +277,42 @@ class CommandProducer:
     def submit(self, command: Command, *, wait: bool = True) -> Future[Position]:
         """Hand a command over and return at once with the future of its position.
 
-        The future fails with AppendError's kin; a failure that nobody looks at is raised by flush() or close().
-        A cancel has no effect: the command is on its way.
+        The future fails with an AppendError; a failure that nobody looks at is raised by flush() or close(). A cancel
+        has no effect: the command is on its way.
 
         Args:
             command: what to append.
             wait: whether to wait for room in a full queue, up to the delivery timeout, or to refuse at once.
 
-        Raises RecordTooLargeError, QueueFullError, ProducerClosedError, ProducerBrokenError, ForkedProducerError.
+        Returns:
+            The future of its position in the log.
+
+        Raises:
+            RecordTooLargeError: the record has more bytes than the log takes.
+            QueueFullError: there was no room in the queue.
+            ProducerClosedError: the producer is closed.
+            ProducerBrokenError: the producer met an error that it can't recover from.
+            ForkedProducerError: the producer was made before a fork.
         """
         delivery = _Delivery(self._unseen)
         self._hand_over(command, delivery.settle, wait=wait)
         return delivery
 
     def append_and_wait(self, command: Command, timeout: float = 10.0) -> CommandOutcome:
-        """Append a command and wait for what becomes of it: the outcome of this record, looked up by its position.
+        """Append a command and wait for the outcome of this record, looked up by its position.
 
         Args:
-            command: sent again with the same id, it comes to a duplicate, with the first outcome.
+            command: sent again with the same id, it is a duplicate, with the first outcome.
             timeout: in seconds, for all of it: room in the queue, the log's confirmation, the fold.
 
-        Returns whether it was accepted, rejected, a duplicate or a dead letter; `is_accepted` says whether the command
-        has taken effect.
+        Returns:
+            Whether it was accepted, rejected, a duplicate or a dead letter; `is_accepted` says whether the command has
+            taken effect.
 
-        Raises OutcomeTimeoutError when time runs out; OutcomeUnknownError when it can't be waited any more, such as
-        when the producer is closed; and what append() raises. All of them have `maybe_written`.
+        Raises:
+            OutcomeTimeoutError: time ran out.
+            OutcomeUnknownError: the outcome can't be waited for any more, for example as the producer was closed.
+            AppendError: as append() does. All of them have `maybe_written`.
         """
         outcome = self.submit_for_outcome(command, timeout)
         try:
@@ -309,8 +336,12 @@ class CommandProducer:
             timeout: in seconds, from now on; more than 0, at most MAX_WAIT_S.
             wait: whether to wait for room in a full queue, within the timeout, or to refuse at once.
 
-        Raises ProducerSettingError where the producer was made without `outcomes` or the timeout is out of bounds, and
-        what submit() raises.
+        Returns:
+            The future of the command's outcome.
+
+        Raises:
+            ProducerSettingError: the producer was made without `outcomes`, or the timeout is out of bounds.
+            AppendError: as submit() does.
         """
         _refuse_timeout(timeout)
         self._refuse_unusable()
@@ -331,17 +362,21 @@ class CommandProducer:
     def append_many(
         self, commands: Iterable[Command], on_delivery: Callable[[Command, Outcome], None] | None = None
     ) -> int:
-        """Hand over many commands without a future for each. Returns how many were handed over.
+        """Hand over many commands without a future for each, waiting for room in a full queue.
 
-        Waits for room in a full queue. Not confirmed on return: flush() waits for that.
+        They aren't confirmed on return: flush() waits for that.
 
         Args:
             commands: taken one by one, so that a generator's memory stays small.
-            on_delivery: called once for each command taken, with its position or its error, in the producer's
-                thread, which it must not block; what it raises is raised by the next flush(). Without it,
-                flush() raises the failures.
+            on_delivery: called once for each command taken, with its position or its error, in the producer's thread,
+                which it must not block; what it raises is raised by the next flush(). Without it, flush() raises the
+                failures.
 
-        Raises what submit() raises, at the first command that can't be handed over; later ones aren't taken.
+        Returns:
+            How many commands were handed over.
+
+        Raises:
+            AppendError: as submit() does, at the first command that can't be handed over; later ones aren't taken.
         """
         count = 0
         for command in commands:
@@ -351,7 +386,7 @@ class CommandProducer:
         return count
 
     def append_encoded(self, records: Iterable[Encoded], on_delivery: Callable[[Outcome], None]) -> int:
-        """The same as append_many() for commands that are encoded already; the callback gets the outcome only."""
+        """Hand over many encoded commands, as append_many() does; the callback gets the outcome only."""
         count = 0
         deliver = partial(self._deliver, on_delivery)
         for record in records:
@@ -365,8 +400,10 @@ class CommandProducer:
         Args:
             timeout: in seconds; by default a little over the delivery timeout, by when every answer is due.
 
-        Raises UndeliveredError when time runs out, and else what nobody has looked at: the failures of
-        forgotten futures and of append_many() without a callback, and what a callback raised.
+        Raises:
+            UndeliveredError: time ran out.
+            AppendError: a failure that nobody has looked at, of a future or of append_many() without a callback. What a
+                callback raised is raised here too.
         """
         self._refuse_unusable()
         left = self._await_empty(timeout)
@@ -375,13 +412,14 @@ class CommandProducer:
         self._unseen.raise_any()
 
     def close(self, timeout: float | None = None) -> None:
-        """Take nothing more, wait for what is under way, and let go of Kafka. A second close does nothing.
+        """Take nothing more, wait for what is under way, and disconnect from Kafka. A second close does nothing.
 
         Args:
             timeout: in seconds; by default a little over the delivery timeout.
 
-        Raises UndeliveredError, naming how many commands were left without an answer (their futures fail too),
-        and else what flush() raises.
+        Raises:
+            UndeliveredError: that many commands were left without an answer; their futures fail too.
+            AppendError: as flush() does.
         """
         if os.getpid() != self._pid:
             return  # The threads and sockets are the parent's, and so is the closing.
@@ -418,7 +456,11 @@ class CommandProducer:
         self._producer = None
 
     def cluster_id(self) -> str:
-        """Ask Kafka for the id of the cluster. Raises BrokerUnavailableError after the delivery timeout."""
+        """Ask Kafka for the id of the cluster.
+
+        Raises:
+            BrokerUnavailableError: no broker answered within the delivery timeout.
+        """
         self._refuse_unusable()
         try:
             answer = self._kafka().cluster_id(self.delivery_timeout_s)
@@ -729,9 +771,28 @@ class _Answers:
 
 
 class AsyncCommandProducer:
-    """CommandProducer for asyncio: the same arguments, promises and errors; never blocks the event loop.
+    """A CommandProducer for asyncio, with the same promises and errors; never blocks the event loop.
 
     Make it inside the loop that uses it.
+
+    Args:
+        kafka: librdkafka settings, at least `bootstrap.servers`. Those in FORCED can't be changed.
+        topic: the command topic.
+        delivery_timeout_s: how long a command may wait for its confirmation, in seconds, queueing included.
+        queue_records: how many commands may wait unconfirmed.
+        outcomes: where outcomes are looked up, for append_and_wait().
+
+    Raises:
+        ProducerSettingError: a setting is refused.
+
+    Example:
+        >>> import asyncio
+        >>> async def give() -> int:
+        ...     async with AsyncCommandProducer(settings.kafka_client, settings.commands_topic) as producer:
+        ...         grant = Grant(command_id="g-2", account="erin", asset="credits", amount=100)
+        ...         return (await producer.append(grant)).offset
+        >>> asyncio.run(give()) >= 0
+        True
     """
 
     def __init__(
@@ -770,7 +831,7 @@ class AsyncCommandProducer:
         return await self._handed_over(submit, self._producer.delivery_timeout_s if wait else 0.0)
 
     async def append_and_wait(self, command: Command, timeout: float = 10.0) -> CommandOutcome:  # noqa: ASYNC109 - the sync twin's argument.
-        """Append a command and wait for what becomes of it; as CommandProducer.append_and_wait().
+        """Append a command and wait for its outcome, as CommandProducer.append_and_wait() does.
 
         Cancelled, it leaves nothing behind that waits; the command may be in the log or not.
         """

@@ -126,7 +126,9 @@ def import_file(
     confirmed: bool = False,
     checkpoint_records: int = CHECKPOINT_RECORDS,
 ) -> ImportReport:
-    """Append every good command of a file, and go on where an earlier run of the same import stood.
+    """Append every good command of a file, and continue where an earlier run of the same import stopped.
+
+    Blank lines, and in CSV rows of empty cells, are skipped.
 
     Args:
         path: JSON Lines or CSV in UTF-8, plain or gzip. It may grow between runs, and must not change otherwise. From a
@@ -137,13 +139,28 @@ def import_file(
         report_path: JSON Lines, one object for each bad record: line, last_line, reason, text (its start).
         on_progress: called at each checkpoint.
         start_over: forget earlier runs. Safe: a command that is in the log already counts once.
-        confirmed: whether what DoubtfulCommandError refuses is meant: ids with characters that nobody sees, schedules
-            with many turns in the past. Without it such commands are bad records.
+        confirmed: whether what DoubtfulCommandError refuses is meant: ids with invisible characters, schedules with
+            many turns in the past. Without it such commands are bad records.
         checkpoint_records: how many records lie between two checkpoints.
 
-    Raises ImportFileError (unreadable file, unknown format, bad header), ImportStateError (another file, topic or
-    cluster than before; a lost report; a log that lost what was appended; the import runs already) and
-    ImportStoppedError (an append failed; run it again). Blank lines, and in CSV rows of empty cells, are skipped.
+    Returns:
+        What this run did, and where the last command of each partition is.
+
+    Raises:
+        ImportFileError: the file is unreadable, its format unknown or its header bad.
+        ImportStateError: another file, topic or cluster than before; a lost report; a log that lost what was appended;
+            or the import runs already.
+        ImportStoppedError: an append failed; run the import again.
+
+    Example:
+        >>> line = '{"type": "grant", "command_id": "g-3", "account": "erin", "asset": "credits", "amount": 5}'
+        >>> _ = Path("grants.jsonl").write_text(line)
+        >>> with CommandProducer(settings.kafka_client, settings.commands_topic) as producer:
+        ...     report = import_file(
+        ...         Path("grants.jsonl"), producer, state_path=Path("grants.state"), report_path=Path("bad.jsonl")
+        ...     )
+        >>> report.appended, report.bad
+        (1, 0)
     """
     started = time.monotonic()
     _refuse_same_files(path, state_path, report_path)

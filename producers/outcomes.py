@@ -67,7 +67,7 @@ class OutcomeSession(Protocol):
 
 
 class OutcomeLookup(Protocol):
-    """Where outcomes are found. Holds nothing that is open, so that it may be shared, and pass a fork."""
+    """Where outcomes are found. Holds nothing open, so it may be shared, and survives a fork."""
 
     def session(self, topic: str) -> AbstractAsyncContextManager[OutcomeSession]:
         """Open a way to the outcomes of a topic's commands, for a block. Raises when there is none at the moment."""

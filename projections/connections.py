@@ -23,6 +23,8 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.projections.failures import PoolerError, PostgresUnavailableError, explained, timeout_of, why
 from creditfold.projections.sessions import FOLD, HEARTBEAT, OUTBOX, PINNED, bound_of, pin
 
+__all__ = ["PostgresUnavailableError", "connected", "connected_async"]
+
 Row = TypeVar("Row")
 Statement: TypeAlias = LiteralString | sql.SQL | sql.Composed
 
@@ -199,6 +201,21 @@ def connected(dsn: str, application: str = "creditfold") -> Iterator[Connection[
 
     Relies on no setting of its session and prepares no statement, so a pooler may stand between, in any mode. Time-outs
     that a role or a database brings along hold for it. Results come in binary form, one statement at a time.
+
+    Args:
+        dsn: PostgreSQL's connection string, as `load_settings().dsn` is.
+        application: name of the session in pg_stat_activity.
+
+    Yields:
+        The connection, which is closed at the end of the block.
+
+    Raises:
+        PostgresUnavailableError: PostgreSQL doesn't answer, or refuses.
+
+    Example:
+        >>> with connected(settings.dsn, "shop") as own:
+        ...     own.execute("SELECT available FROM ledger.balances WHERE account_id = 'ada'").fetchone()
+        (280,)
     """
     with _explaining(dsn), _opened(dsn, application, prepare_threshold=None, cursor_factory=_BinaryCursor) as opened:
         opened.adapters.register_loader("timestamptz", _Instant)
@@ -207,7 +224,27 @@ def connected(dsn: str, application: str = "creditfold") -> Iterator[Connection[
 
 @asynccontextmanager
 async def connected_async(dsn: str, application: str) -> AsyncIterator[AsyncConnection[TupleRow]]:
-    """As `connected`, for an event loop."""
+    """As `connected`, for an event loop.
+
+    Args:
+        dsn: PostgreSQL's connection string, as `load_settings().dsn` is.
+        application: name of the session in pg_stat_activity.
+
+    Yields:
+        The connection, which is closed at the end of the block.
+
+    Raises:
+        PostgresUnavailableError: PostgreSQL doesn't answer, or refuses.
+
+    Example:
+        >>> import asyncio
+        >>> async def available() -> int:
+        ...     async with connected_async(settings.dsn, "shop") as own:
+        ...         found = await own.execute("SELECT available FROM ledger.balances WHERE account_id = 'ada'")
+        ...         return (await found.fetchone())[0]
+        >>> asyncio.run(available())
+        280
+    """
     options = {**_options(application), "prepare_threshold": None, "cursor_factory": _AsyncBinaryCursor}
     try:
         try:

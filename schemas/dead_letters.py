@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+__all__ = ["DeadLetterReason"]
+
 # Headers of a command that mends a dead letter: its position, who sent it again, why, and how often it was mended by
 # now, this time included.
 REDRIVE_OF = "redrive-of"
@@ -11,7 +13,7 @@ REDRIVE_ATTEMPT = "redrive-attempt"
 
 
 class DeadLetterReason(StrEnum):
-    """Reasons in the order in which they are looked for; the first that fits is the record's."""
+    """Reasons in the order they are checked; the first that applies is the record's."""
 
     EMPTY_VALUE = "empty_value"
     OVERSIZE = "oversize"

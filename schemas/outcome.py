@@ -15,9 +15,9 @@ from creditfold.common.position import Position
 class Decision(NamedTuple):
     """One line of the journal; `rejection` is None for what was accepted, `change` is signed.
 
-    A line without `command_id` is of what time did, or of a further asset that a command touched. `step` is the index
-    of the step for which a batch was rejected, `details` are the fields that only some commands have, None where there
-    are none, and `facts` what happened.
+    A line without `command_id` is of time, or of a further asset that a command touched. `step` is the index of the
+    step for which a batch was rejected. `details` are the fields that only some commands have, None where there are
+    none, and `facts` what happened.
     """
 
     log_partition: int
@@ -46,7 +46,7 @@ class Decision(NamedTuple):
 
     @property
     def position(self) -> Position:
-        """Where the record is that this was decided about."""
+        """Position of the record that was decided."""
         return Position(self.log_partition, self.log_offset)
 
 
@@ -71,9 +71,9 @@ class CommandOutcome(NamedTuple):
     """What the fold made of the command at one position of the log.
 
     Fields:
-        kind: of a duplicate, `decision` is the first outcome of its command, which stands.
+        kind: accepted, rejected, duplicate or dead letter.
         position: the record's own.
-        decision: the command's line of the journal; None for a dead letter, which has none.
+        decision: the command's line of the journal, for a duplicate that of its first record; None for a dead letter.
         steps: the lines of the steps of a batch that was accepted, in their order.
         reason: why it was rejected, or can't be folded; None for what was accepted.
         detail: more about a dead letter.
@@ -93,5 +93,5 @@ class CommandOutcome(NamedTuple):
 
     @property
     def decided_at_position(self) -> Position | None:
-        """Where the command was decided: of a duplicate the first record's position; None for a dead letter."""
+        """Where the command was decided: for a duplicate the first record's position; None for a dead letter."""
         return None if self.decision is None else self.decision.position

@@ -14,6 +14,8 @@ from fastavro.schema import to_parsing_canonical_form
 
 from creditfold.common.packaged import packaged
 
+__all__ = ["LockedSchema", "fingerprint", "latest", "load_current", "load_lock", "versions"]
+
 JsonSchema: TypeAlias = dict[str, Any]
 
 COMMANDS = "creditfold.commands"
@@ -49,8 +51,8 @@ LOCK_FILE = "lock.json"
 class LockedSchema(NamedTuple):
     """One version of one record's schema, as it was when its id was given out.
 
-    `rules` is the version of the rules from which on the command log may hold records of it: what a replay can read
-    must not hang on the age of the code. It is 0 for a record that isn't a command.
+    `rules` is the version of the rules from which on the command log may hold records of it, so that a replay doesn't
+    depend on the age of the code. It is 0 for a record that isn't a command.
     """
 
     id: int
@@ -73,30 +75,56 @@ def avsc_name(record: str) -> str:
 
 
 def load_current(record: str) -> JsonSchema:
-    """Read a record's current schema from its `.avsc`."""
+    """Read a record's current schema from its `.avsc`.
+
+    Example:
+        >>> [field["name"] for field in load_current("Unfreeze")["fields"]][:2]
+        ['command_id', 'account']
+    """
     schema: JsonSchema = json.loads(packaged(__package__, avsc_name(record)))
     return schema
 
 
 @lru_cache(maxsize=1)
 def load_lock() -> Sequence[LockedSchema]:
-    """Read every schema version from the lock file, in the order of their ids."""
+    """Read every schema version from the lock file, in the order of their ids.
+
+    Example:
+        >>> load_lock()[0].id, load_lock()[0].record
+        (10101, 'Grant')
+    """
     rows = json.loads(packaged(__package__, LOCK_FILE))["schemas"]
     return [LockedSchema(**row) for row in rows]
 
 
 def fingerprint(schema: JsonSchema) -> str:
-    """SHA-256 of a schema's Parsing Canonical Form (Avro 1.12 specification, section of that name), in hex."""
+    """SHA-256 of a schema's Parsing Canonical Form (Avro 1.12 specification, section of that name), in hex.
+
+    Example:
+        >>> newest = latest(load_lock())["Grant"]
+        >>> newest.fingerprint == fingerprint(newest.schema)
+        True
+    """
     return hashlib.sha256(to_parsing_canonical_form(schema).encode()).hexdigest()
 
 
 def latest(lock: Sequence[LockedSchema]) -> Mapping[str, LockedSchema]:
-    """Pick the newest version of each record, by its short name."""
+    """Pick the newest version of each record, by its short name.
+
+    Example:
+        >>> latest(load_lock())["Grant"].subject
+        'creditfold.commands.Grant'
+    """
     return {record: rows[-1] for record, rows in versions(lock).items()}
 
 
 def versions(lock: Sequence[LockedSchema]) -> Mapping[str, Sequence[LockedSchema]]:
-    """All versions of each record, by its short name, the oldest first."""
+    """All versions of each record, by its short name, the oldest first.
+
+    Example:
+        >>> versions(load_lock())["Grant"][0].version
+        1
+    """
     found: dict[str, list[LockedSchema]] = {}
     for row in sorted(lock, key=lambda row: row.version):
         found.setdefault(row.record, []).append(row)

@@ -19,6 +19,8 @@ try:
 except ImportError:  # Elsewhere than in the compiled core.
     _flat_records = None
 
+__all__ = ["DecodeError", "Decoded", "decode", "encode"]
+
 MAGIC = 0
 #: Given out before there was a release, to schemas that can't be read any more.
 _OLD_IDS = range(10_001, 10_101)
@@ -51,7 +53,7 @@ class Decoded(NamedTuple):
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The values by their fields' names, and so those of the records within."""
+        """The values by their fields' names, those of records within as well."""
         return _by_name(load_current(self.record), self.values)
 
 
@@ -111,8 +113,22 @@ def _writer(rows: Sequence[LockedSchema]) -> _Record:
 def encode(record: str, fields: Mapping[str, Any]) -> bytes:
     """Write a record with the oldest of its schemas that has room for the fields.
 
-    An absent field is at its default, and so is one that no version knows. A record within a record is given as a
-    mapping too. Raises KeyError for an unknown record, ValueError for fields that don't fit.
+    An absent field is at its default, and so is one that no version knows.
+
+    Args:
+        record: its short name, such as `Grant`.
+        fields: by name; a record within a record is a mapping too.
+
+    Returns:
+        The framed bytes: a zero byte, the schema id in four bytes big-endian, the Avro body.
+
+    Raises:
+        KeyError: there is no such record.
+        ValueError: the fields don't fit.
+
+    Example:
+        >>> decode(encode("Unfreeze", {"command_id": "u-1", "account": "ada"})).fields["account"]
+        'ada'
     """
     # Not with the newest. A log under rules 1 takes a newer schema for a dead letter, and a plain grant is none: nobody
     # needs to bring new rules into force to go on with what they do. And a command sent again by a newer producer is
@@ -130,7 +146,24 @@ def encode(record: str, fields: Mapping[str, Any]) -> bytes:
 
 
 def decode(value: bytes | None) -> Decoded:
-    """Read a record of any version. Raises DecodeError, and nothing else, whatever the bytes are."""
+    """Read a record of any version.
+
+    Args:
+        value: the framed bytes, as they are in the log.
+
+    Returns:
+        The record's name and its values.
+
+    Raises:
+        DecodeError: the bytes are no record of ours; it raises nothing else, whatever they are.
+
+    Example:
+        >>> try:
+        ...     decode(b"something else")
+        ... except DecodeError as error:
+        ...     print(error.reason)
+        not_framed
+    """
     if not value:
         raise DecodeError(DeadLetterReason.EMPTY_VALUE, "the record has no value")
     if len(value) <= HEADER.size or value[0] != MAGIC:

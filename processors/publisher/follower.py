@@ -17,6 +17,8 @@ from creditfold.log.reader import LogReader
 from creditfold.log.topics import describe_topic
 from creditfold.processors.publisher.messages import Outcome, read_outcome
 
+__all__ = ["Follower", "NoOutcomesError", "WrongPartitionError"]
+
 #: Once a place is known to be among so many offsets, they are read one after the other.
 NEAR_OFFSETS = 4_000
 _READ_RECORDS = 500
@@ -38,9 +40,16 @@ class Follower:
 
     Args:
         settings: where Kafka is.
-        account: whose.
+        account: its id.
 
-    Raises NoOutcomesError or KafkaUnavailableError.
+    Raises:
+        NoOutcomesError: there is no outcomes topic.
+        KafkaUnavailableError: Kafka doesn't answer.
+
+    Example:
+        >>> follower = Follower(settings, "ada")
+        >>> next(follower.follow(follower.start(), timeout_s=30.0)).fields["command_id"]
+        'welcome'
     """
 
     def __init__(self, settings: Settings, account: str) -> None:
@@ -57,17 +66,24 @@ class Follower:
         self.partition = partition_of(account.encode(), partitions)
 
     def end(self) -> int:
-        """The place behind the last outcome so far."""
+        """Offset in the outcomes topic behind the last outcome so far."""
         return end_offsets(self._settings, self._topic, [self.partition])[self.partition]
 
     def start(self) -> int:
-        """The place of the first outcome."""
+        """Offset in the outcomes topic of the first outcome."""
         return start_offsets(self._settings, self._topic, [self.partition])[self.partition]
 
     def place_of(self, position: Position) -> int:
-        """The place of the first outcome that is of this position of the log or a later one.
+        """Offset in the outcomes topic of the first outcome of a position of the log, or of a later one.
 
-        Raises WrongPartitionError if the account doesn't lie in the position's partition.
+        Args:
+            position: of a command of the account.
+
+        Returns:
+            An offset for follow().
+
+        Raises:
+            WrongPartitionError: the account isn't in the position's partition.
         """
         if position.partition != self.partition:
             raise WrongPartitionError(
@@ -112,9 +128,17 @@ class Follower:
                 deadline = time.monotonic() + _PROBE_S
 
     def follow(self, place: int, timeout_s: float | None = None) -> Iterator[Outcome]:
-        """This account's outcomes from a place on, as they come; ends after `timeout_s` seconds, else never.
+        """This account's outcomes as they come, without end unless a time is given. Waits for Kafka while it is away.
 
-        Raises UnreadableError when the place isn't in the topic any more. An outage of Kafka is waited for.
+        Args:
+            place: offset in the outcomes topic to begin at.
+            timeout_s: seconds after which it ends; None for never.
+
+        Yields:
+            Outcomes of this account.
+
+        Raises:
+            UnreadableError: the offset isn't in the topic any more.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with closing(LogReader(self._kafka, self._topic, self.partition, place)) as reader:

@@ -18,6 +18,8 @@ from creditfold.schemas.dead_letters import REDRIVE_ATTEMPT
 from creditfold.schemas.registry import OUTCOMES, RECORDS
 from creditfold.schemas.wire import DecodeError, decode, encode
 
+__all__ = ["Outcome", "PublishedLetter", "read_dead_letter", "read_outcome"]
+
 #: As the client sends them, and as a reader gets them.
 Headers: TypeAlias = list[tuple[str, str | bytes | None]]
 ReadHeaders: TypeAlias = Sequence[tuple[str, bytes | None]]
@@ -70,7 +72,7 @@ class Outgoing(NamedTuple):
 class Outcome(NamedTuple):
     """A published outcome: its position in the log, the record's short name, and its fields.
 
-    `left_out` says of what the topic had no room for how much there was, by "moves", "details" (in bytes) and "facts".
+    `left_out` has the number of what the topic had no room for, by "moves", "details" (in bytes) and "facts".
     """
 
     position: Position
@@ -232,7 +234,20 @@ def _last(headers: ReadHeaders, name: str) -> bytes | None:
 
 
 def read_outcome(value: bytes | None, headers: ReadHeaders, partition: int) -> Outcome | None:
-    """Read a message of the outcomes topic's partition; None for what isn't ours, whatever it is."""
+    """Read a message of the outcomes topic.
+
+    Args:
+        value: the message's value.
+        headers: its headers, as confluent-kafka gives them.
+        partition: where it was read.
+
+    Returns:
+        The outcome; None for what isn't one of a publisher's, whatever it is.
+
+    Example:
+        >>> read_outcome(b"of somebody else", [], partition=0) is None
+        True
+    """
     try:
         position = Position.parse((_last(headers, POSITION_HEADER) or b"").decode("utf-8", "replace"))
         decoded = decode(value)
@@ -256,7 +271,7 @@ _PARTS = {"moves": TRUNCATED_MOVES_HEADER, "details": TRUNCATED_DETAILS_HEADER, 
 
 
 class PublishedLetter(NamedTuple):
-    """A published dead letter: the topic that its log had then, its record's place there, and the record's digest."""
+    """A published dead letter: its log's topic at that time, its record's position, and the record's digest."""
 
     topic: bytes
     position: Position
@@ -266,7 +281,26 @@ class PublishedLetter(NamedTuple):
 def read_dead_letter(
     key: bytes | None, value: bytes | None, headers: ReadHeaders, partition: int
 ) -> PublishedLetter | None:
-    """Read a message of the dead-letters topic's partition; None for what isn't of a publisher."""
+    """Read a message of the dead-letters topic.
+
+    Args:
+        key: the message's key.
+        value: its value.
+        headers: its headers, as confluent-kafka gives them.
+        partition: where it was read.
+
+    Returns:
+        The log and the position of the record that can't be folded; None for what isn't of a publisher.
+
+    Example:
+        >>> headers = [
+        ...     ("creditfold-topic", b"creditfold.commands.v1"),
+        ...     ("creditfold-partition", b"3"),
+        ...     ("creditfold-offset", b"1042"),
+        ... ]
+        >>> str(read_dead_letter(b"ada", b"", headers, partition=3).position)
+        '3:1042'
+    """
     # Ours are behind the record's own, which may have any names.
     begin = max((place for place, (name, _) in enumerate(headers) if name == TOPIC_HEADER), default=len(headers))
     ours = dict(headers[begin:])

@@ -58,6 +58,9 @@ class _Origin(Model):
 class Grant(_Origin, Terms, Sum, _Command):
     """Give an account credits of an asset: makes a lot.
 
+    The fields that other commands share with this one mean the same there, from `command_id` to `account`, and from
+    `occurred_at` to `metadata`.
+
     Args:
         command_id: unique within the account, 1 to 64 characters, not beginning with ~; counts once.
         account: who receives, 1 to 128 characters.
@@ -69,12 +72,17 @@ class Grant(_Origin, Terms, Sum, _Command):
         metadata: the source's own notes; at most 32 entries, keys of 1 to 64 characters, values of at most 1,024.
         lot_class: whether the credits were bought or given: paid or promo.
         priority: 0 to 100; lots with a lower one are spent first.
-        effective_at: from when on they can be spent, in milliseconds since 1970 UTC; 0 for at once.
-        expires_at: from when on no more, after effective_at; 0 for never.
+        effective_at: start of the time in which they can be spent, in milliseconds since 1970 UTC; 0 for at once.
+        expires_at: end of that time, after effective_at; 0 for never.
         scope: the one use that they are for, 1 to 64 characters; empty for any.
 
-    Raises InvalidCommandError, naming each bad field and its bound. So do all commands; the fields that they share with
-    this one, and who asks and why, mean and bear the same there.
+    Raises:
+        InvalidCommandError: names each bad field and its bound.
+        DoubtfulCommandError: it is valid and most likely a mistake.
+
+    Example:
+        >>> Grant(command_id="g-1", account="ada", asset="credits", amount=100, lot_class="promo").priority
+        50
     """
 
     record_name = "Grant"
@@ -86,8 +94,8 @@ class Spend(_Origin, SpendTerms, Sum, _Command):
 
     Args:
         use: what they are spent on, 1 to 64 characters: takes lots of this scope too.
-        partial: whether less will do where there is less.
-        effective_at: what it is dated back to, in milliseconds since 1970 UTC; 0 for now.
+        partial: whether less is taken where there is less.
+        effective_at: the instant that it is dated back to, in milliseconds since 1970 UTC; 0 for now.
     """
 
     record_name = "Spend"
@@ -99,7 +107,7 @@ class Hold(_Origin, HoldTerms, Sum, _Command):
 
     Args:
         deadline: in milliseconds since 1970 UTC, at least 1; a capture at this instant comes too late.
-        use: as of a spend.
+        use: what they will be spent on, 1 to 64 characters: takes lots of this scope too.
     """
 
     record_name = "Hold"
@@ -120,7 +128,12 @@ class Capture(_Origin, OfHoldForGood, _Command):
 
 
 class Release(_Origin, OfHold, _Command):
-    """Let go of what a hold set aside. `hold` and `amount` are as of a capture."""
+    """Give back what a hold set aside.
+
+    Args:
+        hold: the hold's command id.
+        amount: 1 to 2^53-1; None, or left out, for all that the hold still has.
+    """
 
     record_name = "Release"
     type: Literal["release"] = "release"
@@ -158,7 +171,12 @@ class _Receiver(Model):
 
 
 class Transfer(_Origin, _Receiver, Sum, _Command):
-    """Send credits to another account, `to`. They keep their terms. `use` is as of a spend."""
+    """Send credits to another account. They keep their class, priority, window and scope.
+
+    Args:
+        to: the receiver's id, 1 to 128 characters.
+        use: what they could be spent on, 1 to 64 characters: takes lots of this scope too.
+    """
 
     record_name = "Transfer"
     type: Literal["transfer"] = "transfer"
@@ -173,7 +191,11 @@ class _FreezeScope(Model):
 
 
 class Freeze(_Origin, _FreezeScope, _Command):
-    """Stop an account from spending or, with the scope `all`, from nearly everything. Replaces an earlier freeze."""
+    """Stop an account from spending. Replaces an earlier freeze.
+
+    Args:
+        scope: `spending` for spends, holds and transfers, `all` for nearly everything.
+    """
 
     record_name = "Freeze"
     type: Literal["freeze"] = "freeze"
@@ -191,7 +213,11 @@ class _Forfeit(Model):
 
 
 class Close(_Origin, _Forfeit, _Command):
-    """Close an account for ever; if `forfeit`, it gives up what it has left."""
+    """Close an account permanently.
+
+    Args:
+        forfeit: whether it gives up what it has left; else it can be closed with nothing left only.
+    """
 
     record_name = "Close"
     type: Literal["close"] = "close"
@@ -203,7 +229,12 @@ class _Limit(Model):
 
 
 class SetCreditLimit(_Origin, _Limit, _Command):
-    """Say how far below zero an account's spends may go: `limit` is 0 to 2^53-1."""
+    """Set how far below zero an account's spends may go.
+
+    Args:
+        asset: of which credits.
+        limit: in the asset's smallest unit, 0 to 2^53-1.
+    """
 
     record_name = "SetCreditLimit"
     type: Literal["set_credit_limit"] = "set_credit_limit"
@@ -224,7 +255,7 @@ class _Turns(Model):
 
 
 class CreateSchedule(_Origin, _Turns, Sum, _Command):
-    """Grant an amount again and again, by the calendar in UTC.
+    """Grant an amount periodically, by the calendar in UTC.
 
     Args:
         period: what `every` counts: months or days. The 31st falls on a shorter month's last day.
@@ -233,9 +264,10 @@ class CreateSchedule(_Origin, _Turns, Sum, _Command):
         until: the first instant without a turn, after first_at; 0 for no end.
         cap: a turn grants no more than keeps what is left of the schedule's lots under it, 1 to 2^53-1; None for no
             cap.
-        expires_after_ms: how long each lot lasts, in milliseconds, from 1; None for ever.
+        expires_after_ms: how long each lot lasts, in milliseconds, from 1; None for unlimited.
 
-    Raises DoubtfulCommandError too, where more than MAX_PAST_TURNS turns lie in the past: they would be taken at once.
+    Raises:
+        DoubtfulCommandError: more than MAX_PAST_TURNS turns lie in the past, which would be taken at once.
     """
 
     record_name = "CreateSchedule"
@@ -259,7 +291,11 @@ class _Schedule(Model):
 
 
 class CancelSchedule(_Origin, _Schedule, _Command):
-    """End a schedule, named by its command id. What it granted stays."""
+    """End a schedule. What it granted stays.
+
+    Args:
+        schedule: command id of the schedule.
+    """
 
     record_name = "CancelSchedule"
     type: Literal["cancel_schedule"] = "cancel_schedule"
@@ -282,7 +318,7 @@ class Batch(_Origin, _Steps, _Command):
 
     Args:
         steps: 1 to 100 of GrantStep, SpendStep, HoldStep, CaptureStep, ReleaseStep, RefundStep and VoidGrantStep, or
-            objects of fields by name; no two of them, and none and the batch, have the same command id.
+            objects of fields by name. Each has a command id that nothing else in the batch has.
     """
 
     record_name = "Batch"
@@ -338,7 +374,17 @@ def parse_command(mapping: Mapping[str, Any], *, confirmed: bool = False) -> Com
         mapping: the fields by name, with values as in JSON or of Python's own types.
         confirmed: whether what DoubtfulCommandError refuses is meant. It is no part of the command.
 
-    Raises InvalidCommandError, naming each bad field and its bound, and DoubtfulCommandError.
+    Returns:
+        The command.
+
+    Raises:
+        InvalidCommandError: names each bad field and its bound.
+        DoubtfulCommandError: it is valid and most likely a mistake.
+
+    Example:
+        >>> fields = {"type": "spend", "command_id": "s-1", "account": "ada", "asset": "credits", "amount": 5}
+        >>> parse_command(fields).amount
+        5
     """
     if not isinstance(mapping, Mapping):
         raise InvalidCommandError(("a command must be an object of fields by name",))
@@ -404,7 +450,16 @@ def encode_activation(rules: int, partition: int, *, source: str = "", reason: s
 
 
 def encode_command(command: Command) -> Encoded:
-    """Make a command's record. Raises RecordTooLargeError over MAX_RECORD_BYTES of value."""
+    """Make a command's record.
+
+    Raises:
+        RecordTooLargeError: its value has more than MAX_RECORD_BYTES.
+
+    Example:
+        >>> record = encode_command(Unfreeze(command_id="u-1", account="ada"))
+        >>> record.value[:5].hex()
+        '0000002782'
+    """
     value = encode(command.record_name, command.as_written())
     if len(value) > limits.MAX_RECORD_BYTES:
         raise RecordTooLargeError(

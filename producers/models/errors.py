@@ -12,7 +12,7 @@ RESEND = "Send it again with the same command id: the ledger counts a command id
 
 
 class AppendError(CreditfoldError):
-    """An append that was not confirmed. `maybe_written`: whether the command may be in the log all the same."""
+    """An append that was not confirmed. `maybe_written` says whether the command may be in the log."""
 
     maybe_written = False
 
@@ -84,7 +84,7 @@ class DeliveryFailedError(AppendError):
 
 
 class ProducerBrokenError(AppendError):
-    """The producer met an error that it can't go on from, and takes nothing more."""
+    """The producer met an error that it can't recover from, and takes nothing more."""
 
     maybe_written = True
 
@@ -98,13 +98,12 @@ class ForkedProducerError(AppendError):
 
 
 class OutcomeUnknownError(AppendError):
-    """The command was handed to the log, and what became of it isn't known here.
+    """The command was handed to the log, and its outcome isn't known here.
 
     Args:
         message: what went wrong, in one sentence.
         remedy: what to do next.
-        position: where the command is in the log, once the log has confirmed it; None before, when it may be there or
-            not.
+        position: of the command in the log, once the log has confirmed it; None before, when it may be there or not.
     """
 
     exit_code = 4

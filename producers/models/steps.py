@@ -67,7 +67,7 @@ class Model(BaseModel):
         return fields
 
     def as_written(self) -> Mapping[str, Any]:
-        """The same, to be written at once and not to be changed: `type`, which no schema has, may be among it."""
+        """The fields to be written at once and not to be changed; `type`, which no schema has, may be among them."""
         return self.fields if self.unsaid else self.__dict__
 
 
@@ -146,13 +146,13 @@ class OfHold(Model):
 
 
 class OfHoldForGood(OfHold):
-    """The same, and whether the rest is let go of."""
+    """A hold, how much of it, and whether the rest is released."""
 
     final: f.Flag = False
 
 
 class OfSpend(Model):
-    """A spend, and what of it comes back how: None for all that is left to refund."""
+    """A spend, how much of it is refunded, and into which lots; None for all that is left to refund."""
 
     unsaid = ("amount",)
 
@@ -185,7 +185,7 @@ class _Step(Model):
 
 
 class GrantStep(Terms, Sum, _Step):
-    """A Grant in a batch. Fields as there, without the account and what says who asks, which are the batch's."""
+    """A Grant in a batch, which has the account and the sender's fields."""
 
     type: Literal["grant"] = "grant"
 

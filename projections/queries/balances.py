@@ -44,8 +44,8 @@ def balances(connection: Connection[Any], account: str) -> Sequence[Balance]:
         One row for each asset, ordered by asset; empty for an account that was never used.
 
     Example:
-        for row in queries.balances(connection, "ada"):
-            print(row.asset, row.available, row.held)
+        >>> [(row.asset, row.available, row.held) for row in balances(connection, "ada")]
+        [('credits', 280, 40)]
     """
     query = "SELECT * FROM ledger.balances WHERE account_id = %s ORDER BY asset"
     return rows_of(connection, Balance, query, (account,))
@@ -72,8 +72,9 @@ def balances_as_of(
         NotYetFoldedError: the fold hasn't passed that offset, or there is no such partition.
 
     Example:
-        for row in queries.balances_as_of(connection, "ada", partition, until=position.offset):
-            print(row.asset, row.available)
+        >>> first = first_decision(connection, "ada", "welcome")
+        >>> balances_as_of(connection, "ada", first.log_partition, until=first.log_offset)[0].available
+        500
     """
     if until is not None and not has_passed(connection, Position(partition, until)):
         raise NotYetFoldedError(
@@ -107,6 +108,10 @@ def balances_after(connection: Connection[Any], account: str, version: int) -> S
 
     Returns:
         One row for each asset, ordered by asset. `credit_limit` is 0 throughout: the journal's lines don't have it.
+
+    Example:
+        >>> balances_after(connection, "ada", 1)[0].available
+        500
     """
     return rows_of(
         connection,

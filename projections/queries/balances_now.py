@@ -83,6 +83,10 @@ def clock(connection: Connection[Any], partition: int | None = None) -> datetime
 
     Returns:
         An aware datetime in UTC.
+
+    Example:
+        >>> clock(connection).tzname()
+        'UTC'
     """
     ((found,),) = connection.execute(
         """SELECT greatest(now(), max(clock)) FROM ledger.progress
@@ -97,7 +101,7 @@ def balances_now(connection: Connection[Any], account: str, at_ms: int | None = 
     """An account's balances as the fold would find them at its next record.
 
     Lots that ended, lots whose window opened, holds that lapsed and turns of schedules since the account was last
-    settled are counted. Must run in a snapshot (`creditfold.projections.proof.rows.snapshot`).
+    settled are counted. Must run in one REPEATABLE READ transaction.
 
     Args:
         connection: a reader's connection to the projection (`connected`).
@@ -111,9 +115,10 @@ def balances_now(connection: Connection[Any], account: str, at_ms: int | None = 
         InconsistentAccountError: the account's rows contradict each other.
 
     Example:
-        with snapshot(connection):
-            for row in queries.balances_now(connection, "ada"):
-                print(row.asset, row.available, row.at)
+        >>> with connection.transaction():
+        ...     _ = connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        ...     [(row.available, row.stored_available) for row in balances_now(connection, "ada")]
+        [(280, 280)]
     """
     return _rows(_settled(connection, account, at_ms))
 
@@ -123,8 +128,7 @@ def usable_now(
 ) -> Sequence[UsableBalance]:
     """The balances of `balances_now`, and how much of each a spend for a use could take.
 
-    It could take from lots without scope, or of that scope. Must run in a snapshot
-    (`creditfold.projections.proof.rows.snapshot`).
+    It could take from lots without scope, or of that scope. Must run in one REPEATABLE READ transaction.
 
     Args:
         connection: a reader's connection to the projection (`connected`).
@@ -139,9 +143,10 @@ def usable_now(
         InconsistentAccountError: the account's rows contradict each other.
 
     Example:
-        with snapshot(connection):
-            for row in queries.usable_now(connection, "ada", "ads"):
-                print(row.asset, row.available_for_use)
+        >>> with connection.transaction():
+        ...     _ = connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        ...     usable_now(connection, "ada", "boosts")[0].available_for_use
+        280
     """
     found = _settled(connection, account, at_ms)
     return [

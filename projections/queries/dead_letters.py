@@ -20,8 +20,8 @@ OPEN, REDRIVING = "open", "redriving"
 class TreatedLetter(NamedTuple):
     """A dead letter and its state: open, redriving (its record may be in the log or not), redriven or discarded.
 
-    `to_partition` and `to_offset` say where its record is that mends it. A letter that is redriven without
-    `decided_at` was decided in another database; only the log records it.
+    `to_partition` and `to_offset` are the position of the record that was sent in its place. A letter that is redriven
+    without `decided_at` was decided in another database; only the log records it.
     """
 
     log_partition: int
@@ -47,7 +47,7 @@ class TreatedLetter(NamedTuple):
 
     @property
     def to(self) -> Position | None:
-        """Where the record is that mends it, once that is known."""
+        """Position of the record that was sent in its place, once that is known."""
         return position_of(self.to_partition, self.to_offset)
 
 
@@ -99,8 +99,8 @@ def dead_letters(
         Dead letters with their state and bytes.
 
     Example:
-        for letter in queries.dead_letters(connection, 10, only_open=True):
-            print(letter.position, letter.reason, letter.detail)
+        >>> [(letter.reason, letter.state) for letter in dead_letters(connection, limit=10, only_open=True)]
+        [('command_id_reused', 'open')]
     """
     query = (
         _LETTERS
@@ -121,8 +121,9 @@ def dead_letter(connection: Connection[TupleRow], position: Position) -> Treated
         The dead letter; None if the record at the position isn't one.
 
     Example:
-        letter = queries.dead_letter(connection, Position(0, 1042))
-        print(None if letter is None else letter.state)
+        >>> position = dead_letters(connection, limit=1)[0].position
+        >>> dead_letter(connection, position).detail
+        "command id 'order-1' of this account was decided before with another body"
     """
     rows = rows_of(
         connection, TreatedLetter, _LETTERS + "WHERE (log_partition, log_offset) = (%s, %s)", tuple(position)
@@ -139,6 +140,10 @@ def dead_letters_with(connection: Connection[TupleRow], text: str) -> Sequence[T
 
     Returns:
         Dead letters, by partition and offset.
+
+    Example:
+        >>> len(dead_letters_with(connection, "order-1"))
+        1
     """
     query = _LETTERS + "WHERE position(%s IN value) > 0 ORDER BY log_partition, log_offset"
     return rows_of(connection, TreatedLetter, query, (text.encode(),))

@@ -46,8 +46,8 @@ def history(connection: Connection[Any], account: str, limit: int, before: int |
         Decisions, newest first; empty for an account that was never used.
 
     Example:
-        for line in queries.history(connection, "ada", limit=20):
-            print(line.version, line.kind, line.change, line.balance)
+        >>> [(line.kind, line.accepted) for line in history(connection, "ada", limit=2)]
+        [('batch', False), ('create_schedule', True)]
     """
     return rows_of(
         connection,
@@ -73,8 +73,8 @@ def first_decision(connection: Connection[Any], account: str, command_id: str) -
         The decision; None if the fold hasn't decided about such a command.
 
     Example:
-        line = queries.first_decision(connection, "ada", "order-7")
-        print("not decided yet" if line is None else line.rejection or "accepted")
+        >>> first_decision(connection, "ada", "order-1").change
+        -180
     """
     rows = rows_of(
         connection,
@@ -97,8 +97,8 @@ def rejections(connection: Connection[Any], limit: int, account: str | None = No
         Rejections, newest first.
 
     Example:
-        for row in queries.rejections(connection, 10):
-            print(row.account_id, row.command_id, row.rejection)
+        >>> rejections(connection, limit=1, account="ada")[0].rejection
+        'insufficient_credits'
     """
     if account is None:
         return rows_of(
@@ -121,6 +121,10 @@ def rejection_totals(connection: Connection[Any]) -> dict[str, int]:
 
     Returns:
         Counts by reason, ordered by reason.
+
+    Example:
+        >>> rejection_totals(connection)
+        {'insufficient_credits': 2}
     """
     cursor = connection.execute(
         "SELECT rejection, count(*) FROM ledger.rejections GROUP BY rejection ORDER BY rejection"
@@ -145,6 +149,10 @@ def failed_batches(connection: Connection[Any], account: str, step: str) -> Sequ
 
     Returns:
         Batches, newest first.
+
+    Example:
+        >>> [(found.asked, found.batch.step) for found in failed_batches(connection, "ada", "step-1")]
+        [(0, 1)]
     """
     rows = connection.execute(
         """SELECT j.command_id, (s.at - 1)::integer

@@ -139,8 +139,8 @@ def account_state(connection: Connection[Any], account: str) -> AccountState | N
         The account's state; None for an account that was never frozen or closed, and is open.
 
     Example:
-        state = queries.account_state(connection, "ada")
-        print("open" if state is None else state.frozen or "open")
+        >>> account_state(connection, "bob").frozen
+        'spending'
     """
     rows = rows_of(connection, AccountState, "SELECT * FROM ledger.accounts WHERE account_id = %s", (account,))
     return rows[0] if rows else None
@@ -159,8 +159,8 @@ def lots(connection: Connection[Any], account: str, asset: str | None = None, *,
         Lots; amounts are in the asset's smallest unit.
 
     Example:
-        for lot in queries.lots(connection, "ada", "credits"):
-            print(lot.command_id, lot.remaining, lot.expires_at)
+        >>> [(lot.command_id, lot.remaining, lot.held, lot.spent) for lot in lots(connection, "ada")]
+        [('welcome', 280, 40, 180)]
     """
     return rows_of(
         connection,
@@ -185,8 +185,8 @@ def holds(connection: Connection[Any], account: str, *, every: bool = False) -> 
         Holds; amounts are in the asset's smallest unit.
 
     Example:
-        for hold in queries.holds(connection, "ada"):
-            print(hold.command_id, hold.held, hold.deadline)
+        >>> [hold.command_id for hold in holds(connection, "ada")]
+        ['hold-1']
     """
     return rows_of(
         connection,
@@ -209,8 +209,8 @@ def transfers(connection: Connection[Any], account: str, *, every: bool = False)
         Transfers, in the log's order; amounts are in the asset's smallest unit.
 
     Example:
-        for transfer in queries.transfers(connection, "ada"):
-            print(transfer.to_account, transfer.amount)
+        >>> [(transfer.command_id, transfer.amount) for transfer in transfers(connection, "carol", every=True)]
+        [('gift-1', 20)]
     """
     return rows_of(
         connection,
@@ -232,8 +232,8 @@ def schedules(connection: Connection[Any], account: str) -> Sequence[Schedule]:
         Schedules; `amount` and `cap` are in the asset's smallest unit, `expires_after_ms` in milliseconds.
 
     Example:
-        for schedule in queries.schedules(connection, "ada"):
-            print(schedule.amount, schedule.next_at)
+        >>> [schedule.command_id for schedule in schedules(connection, "ada")]
+        ['monthly']
     """
     query = _SCHEDULE + "WHERE account_id = %s ORDER BY next_at NULLS LAST, made"
     return rows_of(connection, Schedule, query, (account,))

@@ -82,7 +82,10 @@ def outcome_at(connection: Connection[Any], position: Position, account: str, co
             decision about such a command up to there.
 
     Example:
-        print(queries.outcome_at(connection, position, "ada", "welcome").kind)
+        >>> position = first_decision(connection, "ada", "order-2").position
+        >>> outcome = outcome_at(connection, position, "ada", "order-2")
+        >>> outcome.is_accepted, outcome.reason
+        (False, 'insufficient_credits')
     """
     appended = Appended(position, account, command_id)
     rows = connection.execute(_OUTCOMES, _asked([appended])).fetchall()
@@ -117,7 +120,9 @@ def await_outcome(
         UnexplainedOutcomeError: as for `outcome_at`.
 
     Example:
-        print(queries.await_outcome(connection, position, "ada", "welcome", timeout_s=10).kind)
+        >>> position = first_decision(connection, "ada", "order-1").position
+        >>> await_outcome(connection, position, "ada", "order-1", timeout_s=10.0).is_accepted
+        True
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -136,6 +141,15 @@ class ProjectedOutcomes:
     Args:
         dsn: of the database, for a user who may read the views (the role creditfold_reader).
         application: what its one session calls itself in pg_stat_activity.
+
+    Example:
+        >>> from creditfold.producers import CommandProducer, Spend
+        >>> outcomes = ProjectedOutcomes(settings.dsn)
+        >>> with CommandProducer(settings.kafka_client, settings.commands_topic, outcomes=outcomes) as producer:
+        ...     spend = Spend(command_id="order-1", account="ada", asset="credits", amount=180)
+        ...     outcome = producer.append_and_wait(spend, timeout=30.0)
+        >>> outcome.kind.value, outcome.is_accepted
+        ('duplicate', True)
     """
 
     def __init__(self, dsn: str, application: str = "creditfold-outcomes") -> None:

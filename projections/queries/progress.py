@@ -77,6 +77,10 @@ def bookmarks(connection: Connection[Any]) -> dict[int, Bookmark]:
 
     Returns:
         A bookmark by partition.
+
+    Example:
+        >>> sorted(bookmarks(connection))
+        [0, 1, 2, 3]
     """
     return {row.log_partition: row.bookmark for row in progress(connection)}
 
@@ -91,8 +95,8 @@ def progress(connection: Connection[Any]) -> Sequence[PartitionProgress]:
         One row for each partition, ordered by partition.
 
     Example:
-        for row in queries.progress(connection):
-            print(row.log_partition, row.next_offset, row.folded_at)
+        >>> sum(partition.dead_letters for partition in progress(connection))
+        1
     """
     return rows_of(connection, PartitionProgress, "SELECT * FROM ledger.progress ORDER BY log_partition", ())
 
@@ -105,6 +109,10 @@ def activations(connection: Connection[Any]) -> Sequence[RulesActivated]:
 
     Returns:
         One row for each record, by partition and offset.
+
+    Example:
+        >>> activations(connection)
+        []
     """
     query = "SELECT * FROM ledger.activations ORDER BY log_partition, log_offset"
     return rows_of(connection, RulesActivated, query)
@@ -122,7 +130,7 @@ def wait_for(connection: Connection[Any], position: Position, timeout_s: float) 
         NotYetFoldedError: the time is over, or there is no such partition.
 
     Example:
-        queries.wait_for(connection, position, timeout_s=10)
+        >>> wait_for(connection, first_decision(connection, "ada", "order-1").position, timeout_s=10.0)
     """
     deadline, pause_s = time.monotonic() + timeout_s, 0.002
     while not has_passed(connection, position):

@@ -64,17 +64,17 @@ class Trace(NamedTuple):
 
     @property
     def spent(self) -> int:
-        """What the command spent, in the smallest unit, including credits that were owed."""
+        """What the command spent, owed credits included."""
         return sum(move.amount for move in self.moves if move.target == "spent")
 
     @property
     def refunded(self) -> int:
-        """What of it was refunded, including debt that was forgiven."""
+        """How much of that was refunded, forgiven debt included."""
         return sum(move.amount for move in self.later if move.source == "spent")
 
     @property
     def owed(self) -> int:
-        """What of it is still owed: neither forgiven nor repaid."""
+        """How much of that is still owed: neither forgiven nor repaid."""
         made = sum(move.amount for move in self.moves if move.source == "debt")
         return made - sum(move.amount for move in self.later if move.target == "debt")
 
@@ -82,7 +82,7 @@ class Trace(NamedTuple):
 def trace(connection: Connection[Any], account: str, command_id: str) -> Trace | None:
     """Where a command's credits came from and where they went.
 
-    Must run in a snapshot (`creditfold.projections.proof.rows.snapshot`). Reads the account's journal.
+    Reads the account's journal, several times: must run in one REPEATABLE READ transaction.
 
     Args:
         connection: a reader's connection to the projection (`connected`).
@@ -93,10 +93,11 @@ def trace(connection: Connection[Any], account: str, command_id: str) -> Trace |
         The trace; None if the account has no such command.
 
     Example:
-        with snapshot(connection):
-            found = queries.trace(connection, "ada", "order-7")
-        if found is not None:
-            print([(part.lot.command_id, sum(move.amount for move in part.moves)) for part in found.took])
+        >>> with connection.transaction():
+        ...     _ = connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        ...     found = trace(connection, "ada", "order-1")
+        >>> found.spent, [traced.lot.command_id for traced in found.took]
+        (180, ['welcome'])
     """
     names = {"account": account, "command": command_id}
     decided = first_decision(connection, account, command_id)
