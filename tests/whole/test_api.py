@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from creditfold.cli.run.servers import prepare_ledger
 from creditfold.common.settings import Settings, load_settings
+from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import (
     Batch,
     Command,
