@@ -343,6 +343,14 @@ def server_pid(connection: Connection[TupleRow]) -> int:
     return int(row[0]) if row else 0
 
 
+@contextmanager
+def snapshot(connection: Connection[TupleRow]) -> Iterator[None]:
+    """See one state of the database while the block runs, whatever is written meanwhile."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
 def rows_of(connection: Connection[Any], kind: type[Row], query: Statement, values: Params | None = None) -> list[Row]:
     """All rows of a query, each made a tuple or an object of a kind by its columns' names."""
     with connection.cursor(row_factory=class_row(kind)) as cursor:

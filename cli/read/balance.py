@@ -44,7 +44,7 @@ def balance(
       creditfold balance alice --as-of 3:1042
     """
     from creditfold.projections import queries
-    from creditfold.projections.proof.rows import snapshot
+    from creditfold.projections.connections import snapshot
 
     checked_account(account)
     if use is not None and (as_of is not None or not is_id(use, MAX_COMMAND_ID)):

@@ -40,7 +40,7 @@ def trace(account: AccountArgument, command_id: CommandArgument, json: JsonOptio
       creditfold trace alice welcome --json
     """
     from creditfold.projections import queries
-    from creditfold.projections.proof.rows import snapshot
+    from creditfold.projections.connections import snapshot
 
     checked_account(account)
     with projection() as connection, snapshot(connection):
@@ -142,7 +142,7 @@ def why(
       creditfold why alice order-2 --json
     """
     from creditfold.projections import queries
-    from creditfold.projections.proof.rows import snapshot
+    from creditfold.projections.connections import snapshot
 
     checked_account(account)
     position = None if at is None else Position.parse(at)

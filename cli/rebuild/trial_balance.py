@@ -37,8 +37,8 @@ def trial_balance(
       creditfold trial-balance --at-time 2026-06-30T23:59:59.999Z
       creditfold trial-balance --at 0:1042 --at 1:998
     """
+    from creditfold.projections.connections import snapshot
     from creditfold.projections.proof import trial_balance as trial
-    from creditfold.projections.proof.rows import snapshot
 
     if at and at_time is not None:
         raise ArgumentError("A trial balance is up to positions or up to a time.", "Leave out --at, or --at-time.")

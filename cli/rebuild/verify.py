@@ -16,7 +16,8 @@ from creditfold.common.position import Position
 
 if TYPE_CHECKING:
     from creditfold.processors.rebuild.verify import Changes, Verdict
-    from creditfold.projections.proof.rows import Difference, Outcome, SideDifference, Stray
+    from creditfold.projections.proof.differences import Difference, Outcome
+    from creditfold.projections.proof.rows import RowOutsideLog, UnchainedDifference
     from creditfold.projections.proof.state import StateDifference
 
 #: Two things that should be equal aren't.
@@ -195,7 +196,7 @@ def _corrected(kept: int | None, should_be: int | None) -> str:
     return "{}, should be {}".format(*texts)
 
 
-def _place(row: "Difference | Stray | SideDifference") -> Position:
+def _place(row: "Difference | RowOutsideLog | UnchainedDifference") -> Position:
     return Position(row.log_partition, row.log_offset)
 
 

@@ -17,23 +17,17 @@ from creditfold.common.settings import Settings
 from creditfold.log.continuity import LogReplacedError, replacements
 from creditfold.log.topics import describe_log
 from creditfold.processors.rebuild.steps import Request, Watch, rebuild
-from creditfold.projections.connections import pinned
+from creditfold.projections.connections import pinned, snapshot
 from creditfold.projections.generations.catalog import Generation, GenerationError, bookmarks, generation, live_number
 from creditfold.projections.generations.removal import KEPT, drop, hold_scratch
-from creditfold.projections.proof.chain import chain_at
+from creditfold.projections.proof.chain import SelfCheck, chain_at, check_self, parting
+from creditfold.projections.proof.differences import Difference, Outcome, differences
 from creditfold.projections.proof.rows import (
-    Difference,
-    Outcome,
-    SelfCheck,
-    SideDifference,
-    Stray,
+    RowOutsideLog,
+    UnchainedDifference,
     WrongBalance,
-    check_self,
-    differences,
-    parting,
-    side_differences,
-    snapshot,
-    strays,
+    rows_outside_log,
+    unchained_differences,
     wrong_balances,
 )
 from creditfold.projections.proof.state import StateDifference, WrongRow, state_differences, wrong_state
@@ -84,9 +78,9 @@ class Verdict(NamedTuple):
     right_wrong_balances: Sequence[WrongBalance]
     left_wrong_state: Sequence[WrongRow]
     right_wrong_state: Sequence[WrongRow]
-    left_strays: Sequence[Stray]
-    right_strays: Sequence[Stray]
-    side_differences: Sequence[SideDifference]
+    left_strays: Sequence[RowOutsideLog]
+    right_strays: Sequence[RowOutsideLog]
+    side_differences: Sequence[UnchainedDifference]
     state_differences: Sequence[StateDifference]
     differing_records: int
     differing_accounts: int
@@ -209,10 +203,10 @@ def _compare(
                     partition, end, left_chain, right_chain, equal and rows_equal, *(check.holds for check in checks)
                 )
             )
-        beside = side_differences(one, ours.number, theirs.number, ends, limit)
+        unchained = unchained_differences(one, ours.number, theirs.number, ends, limit)
         state = state_differences(one, ours.number, theirs.number, ends, limit)
     decided_alike = all(row.equal for row in partitions)
-    equal = decided_alike and mine.holds and other.holds and not beside and not state
+    equal = decided_alike and mine.holds and other.holds and not unchained and not state
     return Verdict(
         ours.number,
         theirs.number,
@@ -225,7 +219,7 @@ def _compare(
         other.wrong_state,
         mine.strays,
         other.strays,
-        beside,
+        unchained,
         state,
         found.records,
         len(found.counts),
@@ -241,7 +235,7 @@ class Inspection(NamedTuple):
     partitions: Mapping[int, SelfCheck]
     wrong_balances: Sequence[WrongBalance]
     wrong_state: Sequence[WrongRow]
-    strays: Sequence[Stray]
+    strays: Sequence[RowOutsideLog]
 
     @property
     def holds(self) -> bool:
@@ -258,7 +252,7 @@ def _check(connection: Connection[TupleRow], number: int, limit: int) -> Inspect
             checks,
             wrong_balances(connection, number, limit),
             wrong_state(connection, number, limit),
-            strays(connection, number, limit),
+            rows_outside_log(connection, number, limit),
         )
 
 
@@ -269,9 +263,9 @@ def _conclusion(left: Inspection, right: Inspection, *, equal: bool, decided_ali
     altered = [str(side.number) for side in (left, right) if not side.holds]
     if altered:
         return f"Rows of generation {' and '.join(altered)} were changed after they were written."
-    # Counts differ where decisions do: what is kept beside those says nothing then.
+    # Counts differ where decisions do: what is kept next to those says nothing then.
     if decided_alike and is_fresh:
-        return f"What generation {left.number} keeps beside the decisions was changed after it was written."
+        return f"What generation {left.number} keeps outside the decisions was changed after it was written."
     if is_fresh:
         return (
             f"The rows of generation {left.number} are as they were written, but the log comes to something else now: "
@@ -279,7 +273,7 @@ def _conclusion(left: Inspection, right: Inspection, *, equal: bool, decided_ali
         )
     if decided_alike:
         return (
-            f"Generations {left.number} and {right.number} decided alike, but what one of them keeps beside the "
+            f"Generations {left.number} and {right.number} decided alike, but what one of them keeps outside the "
             "decisions was changed after it was written."
         )
     return "Both generations are as they were written, and were decided differently."

@@ -1,42 +1,13 @@
-"""Compares generations, and a generation with itself: rows, chain and balances. Reads only; decides nothing.
+"""Rows that don't follow from the journal, that no fold can have made, or that the chain doesn't cover. Reads only."""
 
-Two generations are compared at the same next offset of each partition, since one may be ahead. Their rows before that
-don't change any more.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from creditfold.common.position import MAX_OFFSET
 from creditfold.projections.connections import rows_of
-from creditfold.projections.proof.chain import chain_at, lines
-from creditfold.projections.store.chain import NULL, START, Line, link, unescaped
 from creditfold.projections.tables.scripts import schema_of, script
-
-#: Columns of a line, as lines.sql has them.
-_ACCOUNT, _KIND_OF_LINE = 2, 2
-_REASON = 3
-_COMMAND, _KIND, _AMOUNT, _CHANGE, _BALANCE, _REJECTION, _RULES = 4, 5, 7, 8, 9, 10, 11
-_ASSET, _PENDING, _FACTS = 6, 17, 22
-
-
-class SelfCheck(NamedTuple):
-    """Whether a partition's rows are those that its chain was made of.
-
-    `from_offset` and `to_offset` bound the first place where they aren't, as narrowly as the checkpoints allow.
-    """
-
-    partition: int
-    next_offset: int
-    chain: str
-    holds: bool
-    from_offset: int | None
-    to_offset: int | None
 
 
 class WrongBalance(NamedTuple):
@@ -62,7 +33,7 @@ class WrongBalance(NamedTuple):
     log_offset_should_be: int | None
 
 
-class Stray(NamedTuple):
+class RowOutsideLog(NamedTuple):
     """A row at an offset, or of a partition, that the fold has never reached. `what` is the table."""
 
     what: str
@@ -71,7 +42,7 @@ class Stray(NamedTuple):
     account: str
 
 
-class SideDifference(NamedTuple):
+class UnchainedDifference(NamedTuple):
     """A difference that the chain doesn't cover: a dead letter's headers, a redrive, or a partition's progress."""
 
     what: str
@@ -79,127 +50,21 @@ class SideDifference(NamedTuple):
     log_offset: int
 
 
-class Outcome(NamedTuple):
-    """One outcome of a record.
-
-    `what` is accepted, rejected, dead letter or rules; fields that don't fit are empty. `command_id` is empty too where
-    time did it; `facts` is JSON.
-    """
-
-    what: str
-    account: str
-    command_id: str
-    kind: str
-    amount: int | None
-    change: int | None
-    balance: int | None
-    reason: str
-    rules: int | None
-    asset: str = ""
-    pending: int = 0
-    held: int = 0
-    debt: int = 0
-    facts: str | None = None
-
-    @property
-    def balances(self) -> tuple[int | None, int, int, int]:
-        """The balances of the asset after it."""
-        return self.balance, self.pending, self.held, self.debt
-
-
-class Difference(NamedTuple):
-    """A record of the log whose outcome for an account differs: the first of its lines that do.
-
-    A side is None where there is no such line. `is_decision` says whether something else was decided in any of the
-    lines, and not only another balance reached on the way there; `is_other_balance` whether one had another balance.
-    """
-
-    log_partition: int
-    log_offset: int
-    left: Outcome | None
-    right: Outcome | None
-    is_decision: bool
-    is_other_balance: bool
-
-    @property
-    def account(self) -> str:
-        """The account concerned, empty for a record without one on either side."""
-        return (self.left.account if self.left else "") or (self.right.account if self.right else "")
-
-
-def _decided_alike(left: Outcome | None, right: Outcome | None) -> bool:
-    if left is None or right is None:
-        return False
-    return (left.what, left.reason, left.asset, left.change, left.facts) == (
-        right.what,
-        right.reason,
-        right.asset,
-        right.change,
-        right.facts,
-    )
-
-
-def _difference(partition: int, offset: int, lines: tuple[Sequence[Line], Sequence[Line]]) -> Difference:
-    pairs = list(zip_longest(*([outcome_of(line) for _, line in side] for side in lines)))
-    otherwise = [pair for pair in pairs if not _decided_alike(*pair)]
-    left, right = otherwise[0] if otherwise else next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
-    other = any(mine is None or theirs is None or mine.balances != theirs.balances for mine, theirs in pairs)
-    return Difference(partition, offset, left, right, bool(otherwise), other)
-
-
-@contextmanager
-def snapshot(connection: Connection[TupleRow]) -> Iterator[None]:
-    """See one state of the database while the block runs, whatever is written meanwhile."""
-    with connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        yield
-
-
-def check_self(connection: Connection[TupleRow], number: int) -> Iterator[SelfCheck]:
-    """Compute each partition's chain from the rows again, and compare it with the one that was kept.
-
-    Must run in a snapshot: the live generation moves.
-    """
-    progress = sql.SQL("SELECT log_partition, next_offset, chain FROM {} ORDER BY log_partition").format(
-        sql.Identifier(schema_of(number), "progress")
-    )
-    for partition, end, kept in connection.execute(progress).fetchall():
-        stored = sorted(_checkpoints(connection, number, partition).items())
-        chain, wrong = _recomputed(lines(connection, number, partition, 0, end), stored)
-        holds = chain == bytes(kept) and wrong is None
-        first = None if holds else end if wrong is None else min(wrong, end)
-        before = max((offset for offset, _ in stored if first is not None and offset < first), default=0)
-        yield SelfCheck(partition, end, chain.hex(), holds, None if holds else before, first)
-
-
-def _recomputed(found: Iterator[Line], stored: Sequence[tuple[int, bytes]]) -> tuple[bytes, int | None]:
-    """The chain of lines, and the first kept checkpoint that isn't the chain at its place."""
-    chain, wrong, pending = START, None, iter([*stored, (MAX_OFFSET, b"")])
-    place, kept = next(pending)
-    for offset, line in found:
-        while place <= offset:
-            wrong = place if wrong is None and kept != chain else wrong
-            place, kept = next(pending)
-        chain = link(chain, line)
-    while place < MAX_OFFSET:
-        wrong = place if wrong is None and kept != chain else wrong
-        place, kept = next(pending)
-    return chain, wrong
-
-
-def strays(connection: Connection[TupleRow], number: int, limit: int) -> Sequence[Stray]:
+def rows_outside_log(connection: Connection[TupleRow], number: int, limit: int) -> Sequence[RowOutsideLog]:
     """Rows where the fold has never been, which neither the chain nor a replay covers. Must run in a snapshot."""
-    return rows_of(connection, Stray, script("proof/rows_outside_the_log.sql", schema=schema_of(number), most=limit))
+    return rows_of(
+        connection, RowOutsideLog, script("proof/rows_outside_the_log.sql", schema=schema_of(number), most=limit)
+    )
 
 
-def side_differences(
+def unchained_differences(
     connection: Connection[TupleRow], left: int, right: int, ends: Mapping[int, int], limit: int
-) -> Sequence[SideDifference]:
+) -> Sequence[UnchainedDifference]:
     """What differs outside the chain before these offsets: headers of dead letters, redrives, and the counts.
 
     The counts and the clock are compared in partitions where both generations stand at the same offset.
     """
-    found: list[SideDifference] = []
+    found: list[UnchainedDifference] = []
     for partition, end in ends.items():
         mine, theirs = (
             script(
@@ -207,12 +72,12 @@ def side_differences(
             )
             for one, two in ((left, right), (right, left))
         )
-        query = _BESIDE.format(mine=mine, theirs=theirs, most=limit - len(found))
-        found += rows_of(connection, SideDifference, query)
+        query = _UNCHAINED.format(mine=mine, theirs=theirs, most=limit - len(found))
+        found += rows_of(connection, UnchainedDifference, query)
     return found
 
 
-_BESIDE = sql.SQL("""
+_UNCHAINED = sql.SQL("""
     SELECT what, log_partition, log_offset
     FROM ({mine}) AS m FULL JOIN ({theirs}) AS t USING (what, log_partition, log_offset)
     WHERE m.content IS DISTINCT FROM t.content
@@ -220,98 +85,6 @@ _BESIDE = sql.SQL("""
 """)
 
 
-def _checkpoints(connection: Connection[TupleRow], number: int, partition: int) -> Mapping[int, bytes]:
-    query = sql.SQL("SELECT next_offset, chain FROM {} WHERE log_partition = %s").format(
-        sql.Identifier(schema_of(number), "checkpoints")
-    )
-    return {offset: bytes(chain) for offset, chain in connection.execute(query, (partition,)).fetchall()}
-
-
 def wrong_balances(connection: Connection[TupleRow], number: int, limit: int) -> Sequence[WrongBalance]:
     """Balances that don't follow from the journal, at most `limit`. Must run in a snapshot."""
     return rows_of(connection, WrongBalance, script("proof/wrong_balances.sql", schema=schema_of(number), most=limit))
-
-
-def parting(connection: Connection[TupleRow], left: int, right: int, partition: int, end: int) -> tuple[int, bool]:
-    """Where two generations part in a partition, before an offset.
-
-    Returns the last checkpoint at which they agree, and whether they agree at the end.
-    """
-    if chain_at(connection, left, partition, end) == chain_at(connection, right, partition, end):
-        return end, True
-    mine, theirs = (_checkpoints(connection, number, partition) for number in (left, right))
-    agreed = [offset for offset in mine if offset <= end and mine[offset] == theirs.get(offset)]
-    return max(agreed, default=0), False
-
-
-def differences(
-    sides: tuple[Connection[TupleRow], Connection[TupleRow]], left: int, right: int, partition: int, bounds: range
-) -> Iterator[Difference]:
-    """The records of a partition between two offsets whose outcomes differ, in order.
-
-    Takes two connections, since each generation's rows are read as a stream.
-    """
-    mine, theirs = (
-        _Lines(lines(*side, partition, bounds.start, bounds.stop)) for side in zip(sides, (left, right), strict=True)
-    )
-    while mine.next is not None or theirs.next is not None:
-        if mine.next == theirs.next:
-            mine.skip()
-            theirs.skip()
-            continue
-        # All that is left of one record's lines about one account, so that lines that are there on one side only
-        # don't pair the others with wrong ones.
-        ours, others = mine.place, theirs.place
-        first = min(ours, others)
-        # A record without an account on one side was decided, about one, on the other.
-        both = ours == others or (ours[0] == others[0] and not first[1])
-        found = (
-            mine.take(ours) if both or ours == first else [],
-            theirs.take(others) if both or others == first else [],
-        )
-        yield _difference(partition, first[0], found)
-
-
-class _Lines:
-    """A stream of a generation's lines; `next` is the first that isn't taken, None at the end."""
-
-    def __init__(self, found: Iterator[Line]) -> None:
-        self._found = found
-        self.next = next(found, None)
-
-    def skip(self) -> None:
-        """Go on to the next line."""
-        self.next = next(self._found, None)
-
-    @property
-    def place(self) -> tuple[int, bytes]:
-        """Offset and account of the next line, which come in this order; after all others at the end."""
-        if self.next is None:
-            return MAX_OFFSET, b""
-        offset, line = self.next
-        cells = line.decode().split("\t", _CHANGE + 1)
-        return offset, b"" if cells[_CHANGE] == NULL else (unescaped(cells[_ACCOUNT]) or "").encode()
-
-    def take(self, place: tuple[int, bytes]) -> list[Line]:
-        """Take all lines of a place, of which there are few."""
-        found = []
-        while self.next is not None and self.place == place:
-            found.append(self.next)
-            self.skip()
-        return found
-
-
-def outcome_of(line: bytes) -> Outcome:
-    """What a line says."""
-    cells = [unescaped(cell) for cell in line.decode().split("\t")]
-    if cells[_KIND_OF_LINE] == "dead letter" and cells[_CHANGE] is None:
-        return Outcome("dead letter", "", "", "", None, None, None, cells[_REASON] or "", None)
-    if cells[_KIND_OF_LINE] == "rules" and cells[_CHANGE] is None:
-        return Outcome("rules", "", cells[5] or "", "", None, None, None, "", int(cells[_REASON] or 0))
-    amount, change, balance, rules = (int(cells[column] or 0) for column in (_AMOUNT, _CHANGE, _BALANCE, _RULES))
-    pending, held, debt = (int(cell or 0) for cell in cells[_PENDING : _PENDING + 3])
-    account, command_id, kind = (cells[column] or "" for column in (_ACCOUNT, _COMMAND, _KIND))
-    rejection = cells[_REJECTION]
-    what = "accepted" if rejection is None else "rejected"
-    of_asset = (rejection or "", rules, cells[_ASSET] or "", pending, held, debt, cells[_FACTS])
-    return Outcome(what, account, command_id, kind, amount, change, balance, *of_asset)

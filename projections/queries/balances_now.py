@@ -101,7 +101,7 @@ def balances_now(connection: Connection[Any], account: str, at_ms: int | None = 
     """An account's balances as the fold would find them at its next record.
 
     Lots that ended, lots whose window opened, holds that lapsed and turns of schedules since the account was last
-    settled are counted. Must run in one REPEATABLE READ transaction.
+    settled are counted. Must run in a snapshot (`creditfold.projections.connections.snapshot`).
 
     Args:
         connection: a reader's connection to the projection (`connected`).
@@ -128,7 +128,8 @@ def usable_now(
 ) -> Sequence[UsableBalance]:
     """The balances of `balances_now`, and how much of each a spend for a use could take.
 
-    It could take from lots without scope, or of that scope. Must run in one REPEATABLE READ transaction.
+    It could take from lots without scope, or of that scope. Must run in a snapshot
+    (`creditfold.projections.connections.snapshot`).
 
     Args:
         connection: a reader's connection to the projection (`connected`).

@@ -82,7 +82,7 @@ class Trace(NamedTuple):
 def trace(connection: Connection[Any], account: str, command_id: str) -> Trace | None:
     """Where a command's credits came from and where they went.
 
-    Reads the account's journal, several times: must run in one REPEATABLE READ transaction.
+    Must run in a snapshot (`creditfold.projections.connections.snapshot`). Reads the account's journal.
 
     Args:
         connection: a reader's connection to the projection (`connected`).

@@ -18,8 +18,7 @@ from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
 from creditfold.log.topics import describe_log
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
-from creditfold.projections.connections import connected
-from creditfold.projections.proof.rows import snapshot
+from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.proof.trial_balance import trial_balance
 from creditfold.projections.tables.setup import prepare
 from helpers.stack_under_test import StackUnderTest

@@ -16,9 +16,8 @@ from creditfold.common.settings import Settings
 from creditfold.ledger import RejectionReason
 from creditfold.processors.fold.account_cache import Memory, Seen
 from creditfold.projections import queries
-from creditfold.projections.connections import connected
+from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.generations.catalog import generation
-from creditfold.projections.proof.rows import snapshot
 from creditfold.projections.tables.comments import RELATIONS, SCHEMA_TEXT, Relation, columns_table
 from creditfold.projections.tables.views import VIEWS
 from creditfold.schemas.dead_letters import DeadLetterReason

@@ -20,9 +20,8 @@ from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
 from creditfold.processors.fold.chunk import Chunk, fold, read_records
 from creditfold.processors.worker import partitions as lanes_module
 from creditfold.processors.worker.partitions import Lanes
-from creditfold.projections.connections import connected, fold_pool
-from creditfold.projections.proof.chain import lines
-from creditfold.projections.proof.rows import check_self, snapshot
+from creditfold.projections.connections import connected, fold_pool, snapshot
+from creditfold.projections.proof.chain import check_self, lines
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.store.chain import START, Line, activation_line, dead_letter_line, extend, journal_line
 from creditfold.projections.store.claim import claim

@@ -16,8 +16,7 @@ from creditfold.common.settings import Settings
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.account_cache import Memory, Seen
 from creditfold.projections import queries
-from creditfold.projections.connections import connected
-from creditfold.projections.proof.rows import snapshot
+from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.tables.scripts import schema_of
 from creditfold.projections.tables.views import VIEWS
 from creditfold.schemas.wire import encode

@@ -10,8 +10,8 @@ from test_credit_store import folded, in_memory, lines_of, lots_in, lots_of, sto
 from test_store import prepared
 
 from creditfold.common.settings import Settings
-from creditfold.projections.connections import connected
-from creditfold.projections.proof.rows import check_self, snapshot
+from creditfold.projections.connections import connected, snapshot
+from creditfold.projections.proof.chain import check_self
 from creditfold.projections.proof.state import wrong_state
 from helpers.credit_histories import history
 from helpers.support import query

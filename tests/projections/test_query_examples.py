@@ -9,8 +9,7 @@ from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.processors.fold.chunk import partition_of
 from creditfold.projections import queries
-from creditfold.projections.connections import connected
-from creditfold.projections.proof.rows import snapshot
+from creditfold.projections.connections import connected, snapshot
 from helpers.support import append, fold_log, record
 
 #: What an account without a past has nothing of.

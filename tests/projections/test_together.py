@@ -25,8 +25,8 @@ from creditfold.processors.fold.account_cache import Share, fold_together
 from creditfold.processors.fold.chunk import Chunk, fold, read_records
 from creditfold.processors.worker import partitions as lanes_module
 from creditfold.processors.worker.partitions import Lanes
-from creditfold.projections.connections import connected
-from creditfold.projections.proof.rows import check_self, snapshot
+from creditfold.projections.connections import connected, snapshot
+from creditfold.projections.proof.chain import check_self
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.store import send as sending
 from creditfold.projections.store.chain import START, Line, activation_line, dead_letter_line, extend, journal_line

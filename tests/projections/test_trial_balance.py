@@ -9,8 +9,7 @@ from test_credit_store import folded, prepared
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.processors.fold.account_cache import Memory, Seen
-from creditfold.projections.connections import connected
-from creditfold.projections.proof.rows import snapshot
+from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.proof.trial_balance import TrialBalance, trial_balance
 from creditfold.projections.queries.progress import NotYetFoldedError
 from helpers.credit_histories import history

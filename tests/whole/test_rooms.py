@@ -43,8 +43,7 @@ ARROWS = {
     "cli/shared": "common schemas ledger projections stack",
     "cli/append": "common schemas ledger producers producers/models projections projections/queries processors"
     " processors/worker cli/shared",
-    "cli/read": "common schemas ledger log producers projections projections/queries projections/proof"
-    " processors/publisher cli/shared",
+    "cli/read": "common schemas ledger log producers projections projections/queries processors/publisher cli/shared",
     "cli/rebuild": "common ledger producers/models projections projections/queries projections/generations"
     " projections/proof processors/rebuild cli/append cli/shared",
     "cli/run": "common log log/archive projections projections/tables projections/queries processors processors/worker"
