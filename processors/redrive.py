@@ -42,8 +42,8 @@ from creditfold.producers.redrive import (
 )
 from creditfold.projections import queries
 from creditfold.projections.queries import decisions
-from creditfold.projections.queries.dead_letters import OPEN, TreatedLetter
-from creditfold.projections.queries.decisions import Decided, Wish
+from creditfold.projections.queries.dead_letters import OPEN, DeadLetterState
+from creditfold.projections.queries.decisions import LetterDecision, NewDecision
 from creditfold.projections.tables.source import refuse_other_log
 
 
@@ -107,22 +107,22 @@ class Redriver:
                 error.remedy,
             ) from None
 
-    def judge(self, row: TreatedLetter) -> Mended:
+    def judge(self, row: DeadLetterState) -> Mended:
         """Return what redriving a letter would append. Changes nothing. Raises RedriveRefusedError."""
-        found = decisions.decided(self.connection, self.log.topic_id, row.position)
+        found = decisions.decision_about(self.connection, self.log.topic_id, row.position)
         if found is None:
             return self._mended(row)
         return self._pending(row, found)
 
-    def redrive(self, row: TreatedLetter) -> Redriven:
+    def redrive(self, row: DeadLetterState) -> Redriven:
         """Redrive a letter, or finish a redrive of it that was interrupted. Raises RedriveRefusedError."""
         topic_id, position = self.log.topic_id, row.position
         mended = self.judge(row)
         # False where an earlier redrive was interrupted, or where another process was quicker.
-        begun = decisions.decide(self.connection, topic_id, position, self._wish(mended))
+        begun = decisions.record_decision(self.connection, topic_id, position, self._wish(mended))
         with (
             self._with_finish_remedy(position),
-            decisions.held(self.connection, topic_id, position, self.timeout_s) as found,
+            decisions.hold_decision(self.connection, topic_id, position, self.timeout_s) as found,
         ):
             if begun:
                 # Another process may have taken the decision for an interrupted one, and have finished it meanwhile.
@@ -130,21 +130,21 @@ class Redriver:
             else:
                 mended = self._pending(row, found)
                 to = self._in_the_log(position) or self._append(row, found, mended)
-            decisions.complete(self.connection, topic_id, position, to)
+            decisions.record_redrive(self.connection, topic_id, position, to)
         return Redriven(mended.command, to)
 
-    def _wish(self, mended: Mended) -> Wish:
-        return Wish("redrive", self.by, self.why, self.corrections.any, mended.record.key, mended.record.value)
+    def _wish(self, mended: Mended) -> NewDecision:
+        return NewDecision("redrive", self.by, self.why, self.corrections.any, mended.record.key, mended.record.value)
 
-    def _mended(self, row: TreatedLetter) -> Mended:
+    def _mended(self, row: DeadLetterState) -> Mended:
         if row.to is not None:
             raise RedriveRefusedError(
                 f"{row.position} was redriven already, to {row.to}, by {row.decided_by}: {row.note}. The decision was"
                 " lost with an earlier database; the log shows it.",
                 f"See what came of it: creditfold dead-letters show {row.position}",
             )
-        said = decisions.mends(self.connection, row.position)
-        first = decisions.mended_at(self.connection, said.of) if said is not None else None
+        said = decisions.letter_mended_by(self.connection, row.position)
+        first = decisions.mending_record(self.connection, said.of) if said is not None else None
         if said is not None and first is not None and first != row.position:
             raise RedriveRefusedError(
                 f"{row.position} is a copy of {first}: both mend {said.of}.",
@@ -152,7 +152,7 @@ class Redriver:
             )
         return mend(letter_of(row), self.corrections, self.rules)
 
-    def _pending(self, row: TreatedLetter, found: Decided) -> Mended:
+    def _pending(self, row: DeadLetterState, found: LetterDecision) -> Mended:
         """The command of a redrive that was decided and isn't finished. Raises RedriveRefusedError for any other."""
         refuse_decided(row.position, found)
         mended = Mended(command_begun(found.value), Encoded(found.key, found.value or b""))
@@ -166,9 +166,9 @@ class Redriver:
     def _in_the_log(self, position: Position) -> Position | None:
         # The end is asked for with the decision held: whoever held it before is done or dead.
         self.await_fold()
-        return decisions.mended_at(self.connection, position)
+        return decisions.mending_record(self.connection, position)
 
-    def _append(self, row: TreatedLetter, found: Decided, mended: Mended) -> Position:
+    def _append(self, row: DeadLetterState, found: LetterDecision, mended: Mended) -> Position:
         headers = redrive_headers(row.position, found.decided_by, found.note, next_attempt(letter_of(row)))
         return self.producer.append_record(mended.record._replace(headers=headers))
 
@@ -178,7 +178,7 @@ class Redriver:
         how = f"The decision about {position} is recorded; redrive it again to finish it, its command counts once."
         try:
             yield
-        except (RedriveRefusedError, decisions.UnderWayError):
+        except (RedriveRefusedError, decisions.RedriveUnderWayError):
             raise
         except CreditfoldError as error:
             error.remedy = f"{error.remedy} {how}".strip()
@@ -187,12 +187,12 @@ class Redriver:
             raise RedriveInterruptedError("Interrupted.", how) from None
 
 
-def discard(connection: Connection[TupleRow], topic_id: str, letter: TreatedLetter, wish: Wish | None) -> None:
+def discard(connection: Connection[TupleRow], topic_id: str, letter: DeadLetterState, wish: NewDecision | None) -> None:
     """Record that nothing is done about a letter; without a wish, only judge. Raises RedriveRefusedError."""
     position = letter.position
-    if letter.state == OPEN and (wish is None or decisions.decide(connection, topic_id, position, wish)):
+    if letter.state == OPEN and (wish is None or decisions.record_decision(connection, topic_id, position, wish)):
         return
-    found = decisions.decided(connection, topic_id, position)
+    found = decisions.decision_about(connection, topic_id, position)
     if found is not None:
         refuse_decided(position, found)
     where = f"to {letter.to}" if letter.to else "and isn't finished"
@@ -201,12 +201,12 @@ def discard(connection: Connection[TupleRow], topic_id: str, letter: TreatedLett
     )
 
 
-def letter_of(row: TreatedLetter) -> Letter:
+def letter_of(row: DeadLetterState) -> Letter:
     """The part of a dead letter that decides what is appended."""
     return Letter(row.position, row.reason, row.detail, row.value, row.headers)
 
 
-def refuse_decided(position: Position, found: Decided) -> None:
+def refuse_decided(position: Position, found: LetterDecision) -> None:
     """Raise RedriveRefusedError for a letter that was discarded or redriven to the end."""
     if found.decision == "discard":
         raise RedriveRefusedError(f"{position} was discarded {_by(found)}.", "A decision stands. Send a new command.")
@@ -217,5 +217,5 @@ def refuse_decided(position: Position, found: Decided) -> None:
         )
 
 
-def _by(found: Decided) -> str:
+def _by(found: LetterDecision) -> str:
     return f"by {found.decided_by} at {iso(milliseconds_of(found.decided_at))}: {found.note}"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from creditfold.processors.redrive import Redriven, Redriver
     from creditfold.producers.models.commands import Command
     from creditfold.producers.redrive import Corrections
-    from creditfold.projections.queries.dead_letters import Selected, TreatedLetter
+    from creditfold.projections.queries.dead_letters import DeadLetterState, LetterKey
 
 #: Letters that a summary names; --json has all.
 SHOWN = 20
@@ -186,11 +186,11 @@ def discard(
 
     selection = _selection(positions, reason, account, since, all)
     author, note = _author(by), _reason(why)
-    with decisions.deciding(load_settings().dsn) as connection:
+    with decisions.decision_connection(load_settings().dsn) as connection:
         topic_id = decisions.live_log(connection).topic_id
-        wish = decisions.Wish("discard", author, note)
+        wish = decisions.NewDecision("discard", author, note)
 
-        def discarded(letter: "TreatedLetter") -> Result:
+        def discarded(letter: "DeadLetterState") -> Result:
             workflow.discard(connection, topic_id, letter, None if dry_run else wish)
             return Result(letter.position, letter.reason, "would_be_discarded" if dry_run else "discarded")
 
@@ -311,14 +311,14 @@ def _refuse_one_id_for_many(selection: Selection, corrections: "Corrections") ->
 def _redriver(by: str, why: str, corrections: "Corrections", timeout: float) -> "Iterator[Redriver]":
     from creditfold.common.settings import load_settings
     from creditfold.processors.redrive import Redriver
-    from creditfold.projections.queries.decisions import deciding
+    from creditfold.projections.queries.decisions import decision_connection
 
     settings = load_settings()
-    with deciding(settings.dsn) as connection, ExitStack() as closing:
+    with decision_connection(settings.dsn) as connection, ExitStack() as closing:
         yield Redriver(connection, settings, by, why, corrections, timeout, closing)
 
 
-def _letter(connection: "Connection[TupleRow]", position: Position) -> "TreatedLetter":
+def _letter(connection: "Connection[TupleRow]", position: Position) -> "DeadLetterState":
     from creditfold.projections.queries.dead_letters import dead_letter
 
     found = dead_letter(connection, position)
@@ -329,17 +329,17 @@ def _letter(connection: "Connection[TupleRow]", position: Position) -> "TreatedL
     return found
 
 
-def _chosen(connection: "Connection[TupleRow]", selection: Selection, states: Sequence[str]) -> "Sequence[Selected]":
-    from creditfold.projections.queries.dead_letters import Filter, Selected, selected
+def _chosen(connection: "Connection[TupleRow]", selection: Selection, states: Sequence[str]) -> "Sequence[LetterKey]":
+    from creditfold.projections.queries.dead_letters import LetterFilter, LetterKey, selected
 
     if selection.positions:
         # All of them are looked up before anything is decided about the first.
-        return [Selected(*position, _letter(connection, position).reason) for position in selection.positions]
+        return [LetterKey(*position, _letter(connection, position).reason) for position in selection.positions]
     key = selection.account.encode() if selection.account is not None else None
-    return selected(connection, Filter(selection.reason, key, selection.since), states)
+    return selected(connection, LetterFilter(selection.reason, key, selection.since), states)
 
 
-def _confirm(verb: str, chosen: "Sequence[Selected]", yes: bool, json: bool) -> None:
+def _confirm(verb: str, chosen: "Sequence[LetterKey]", yes: bool, json: bool) -> None:
     """Ask whether all that a filter found is meant; nothing is asked about nothing. Raises NotConfirmedError."""
     if not json and chosen:
         print_table(("reason", "dead letters"), sorted(Counter(row.reason for row in chosen).items()))
@@ -374,7 +374,7 @@ def _redrive_many(
 
     commands: dict[Position, Redriven] = {}
 
-    def redriven(letter: "TreatedLetter") -> Result:
+    def redriven(letter: "DeadLetterState") -> Result:
         if dry_run:
             command = _plain(redriver.judge(letter).command)
             return Result(letter.position, letter.reason, "would_be_redriven", detail=_named(command), command=command)
@@ -423,8 +423,8 @@ def _with_outcome(redriver: "Redriver", row: Result, done: "Redriven | None") ->
 def _each(
     connection: "Connection[TupleRow]",
     selection: Selection,
-    chosen: "Sequence[Selected]",
-    act: "Callable[[TreatedLetter], Result]",
+    chosen: "Sequence[LetterKey]",
+    act: "Callable[[DeadLetterState], Result]",
     *,
     verb: str,
     json: bool,
@@ -434,7 +434,7 @@ def _each(
     Where one letter is named, a refusal is raised as it is.
     """
     from creditfold.producers.redrive import RedriveRefusedError
-    from creditfold.projections.queries.decisions import UnderWayError
+    from creditfold.projections.queries.decisions import RedriveUnderWayError
 
     if selection.one is not None:
         return [act(_letter(connection, selection.one))]
@@ -444,7 +444,7 @@ def _each(
             for count, row in enumerate(chosen, start=1):
                 try:
                     results.append(act(_letter(connection, row.position)))
-                except (RedriveRefusedError, UnderWayError) as error:
+                except (RedriveRefusedError, RedriveUnderWayError) as error:
                     results.append(Result(row.position, row.reason, "refused", detail=str(error)))
                 bar(count, len(chosen), count)
     except BaseException:

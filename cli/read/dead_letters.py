@@ -11,7 +11,7 @@ from creditfold.common.position import Position
 from creditfold.schemas.dead_letters import DeadLetterReason
 
 if TYPE_CHECKING:
-    from creditfold.projections.queries.dead_letters import TreatedLetter
+    from creditfold.projections.queries.dead_letters import DeadLetterState
 
 HEX_COLUMNS = 16
 
@@ -44,11 +44,11 @@ def dead_letters(
         )
 
 
-def _state(row: "TreatedLetter") -> str:
+def _state(row: "DeadLetterState") -> str:
     return f"{row.state} to {row.to}" if row.state == "redriven" else row.state
 
 
-def _as_row(row: "TreatedLetter") -> dict[str, Any]:
+def _as_row(row: "DeadLetterState") -> dict[str, Any]:
     """A letter as JSON has it: with `to`, the position of the record that mends it."""
     fields = row._asdict()
     position, to = row.position, row.to
@@ -74,7 +74,7 @@ def dead_letter(
     place = Position.parse(position)
     with projection() as connection:
         row = queries.dead_letter(connection, place)
-        mends = decisions.mends(connection, place)
+        mends = decisions.letter_mended_by(connection, place)
         became = None if row is None or row.to is None else queries.dead_letter(connection, row.to)
     if row is None:
         raise ArgumentError(
@@ -101,7 +101,7 @@ def dead_letter(
     _print_bytes(row)
 
 
-def _print_bytes(row: "TreatedLetter") -> None:
+def _print_bytes(row: "DeadLetterState") -> None:
     for name, value in row.headers:
         say(f"header       {name} = {value} (base64)")
     for title, data in (("key", row.key), ("value", row.value)):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from creditfold.projections.queries.balances import Balance
-    from creditfold.projections.queries.dead_letters import TreatedLetter
+    from creditfold.projections.queries.dead_letters import DeadLetterState
     from creditfold.projections.queries.journal import FailedBatch
     from creditfold.projections.queries.trace import Move, Trace, TracedLot
     from creditfold.schemas.outcome import Decision
@@ -186,7 +186,7 @@ class _Found(NamedTuple):
     kind: OutcomeKind | None
     decision: "Decision | None"
     batches: "Sequence[FailedBatch]"
-    letters: "Sequence[TreatedLetter]"
+    letters: "Sequence[DeadLetterState]"
 
 
 def _of_id(connection: "Connection[TupleRow]", account: str, command_id: str) -> _Found:
@@ -209,7 +209,7 @@ def _of_record(connection: "Connection[TupleRow]", position: Position, account: 
     return _Found(outcome.kind, outcome.decision, (), [] if letter is None else [letter])
 
 
-def _letters_of(letters: "Iterable[TreatedLetter]", account: str, command_id: str) -> "list[TreatedLetter]":
+def _letters_of(letters: "Iterable[DeadLetterState]", account: str, command_id: str) -> "list[DeadLetterState]":
     """The letters that hold a command of this id and account, or a batch with a step of it."""
     from creditfold.producers.redrive import command_of
 
@@ -263,7 +263,7 @@ def _explained(found: _Found, balances: "Sequence[Balance]") -> dict[str, Any]:
 _BALANCE = ("asset", "available", "pending", "held", "debt")
 
 
-def _letter(letter: "TreatedLetter") -> dict[str, Any]:
+def _letter(letter: "DeadLetterState") -> dict[str, Any]:
     place = Position(letter.log_partition, letter.log_offset)
     return {
         "position": place,

@@ -23,7 +23,7 @@ from creditfold.projections.queries.balances_now import (
     clock,
     usable_now,
 )
-from creditfold.projections.queries.dead_letters import TreatedLetter, dead_letter, dead_letters, dead_letters_with
+from creditfold.projections.queries.dead_letters import DeadLetterState, dead_letter, dead_letters, dead_letters_with
 from creditfold.projections.queries.journal import (
     FailedBatch,
     Rejection,
@@ -67,6 +67,7 @@ __all__ = [
     "AccountState",
     "Balance",
     "BalanceNow",
+    "DeadLetterState",
     "FailedBatch",
     "Hold",
     "InconsistentAccountError",
@@ -82,7 +83,6 @@ __all__ = [
     "Trace",
     "TracedLot",
     "Transfer",
-    "TreatedLetter",
     "UnexplainedOutcomeError",
     "UsableBalance",
     "account_state",

@@ -17,7 +17,7 @@ from creditfold.projections.connections import rows_of
 OPEN, REDRIVING = "open", "redriving"
 
 
-class TreatedLetter(NamedTuple):
+class DeadLetterState(NamedTuple):
     """A dead letter and its state: open, redriving (its record may be in the log or not), redriven or discarded.
 
     `to_partition` and `to_offset` are the position of the record that was sent in its place. A letter that is redriven
@@ -56,7 +56,7 @@ def position_of(partition: int | None, offset: int | None) -> Position | None:
     return None if partition is None or offset is None else Position(partition, offset)
 
 
-class Filter(NamedTuple):
+class LetterFilter(NamedTuple):
     """Which dead letters: of a reason, of a record's key, appended at or after an instant. None is any."""
 
     reason: str | None = None
@@ -64,7 +64,7 @@ class Filter(NamedTuple):
     since: datetime | None = None
 
 
-class Selected(NamedTuple):
+class LetterKey(NamedTuple):
     """A dead letter that a filter found, without its bytes."""
 
     log_partition: int
@@ -86,7 +86,7 @@ _LETTERS: LiteralString = """
 
 def dead_letters(
     connection: Connection[TupleRow], limit: int, reason: str | None = None, *, only_open: bool = False
-) -> Sequence[TreatedLetter]:
+) -> Sequence[DeadLetterState]:
     """The latest dead letters, newest first.
 
     Args:
@@ -107,10 +107,10 @@ def dead_letters(
         + """WHERE (%s::text IS NULL OR reason = %s) AND (NOT %s OR state = 'open')
              ORDER BY appended_at DESC NULLS LAST, log_partition DESC, log_offset DESC LIMIT %s"""
     )
-    return rows_of(connection, TreatedLetter, query, (reason, reason, only_open, limit))
+    return rows_of(connection, DeadLetterState, query, (reason, reason, only_open, limit))
 
 
-def dead_letter(connection: Connection[TupleRow], position: Position) -> TreatedLetter | None:
+def dead_letter(connection: Connection[TupleRow], position: Position) -> DeadLetterState | None:
     """The dead letter made of the record at a position.
 
     Args:
@@ -126,12 +126,12 @@ def dead_letter(connection: Connection[TupleRow], position: Position) -> Treated
         "command id 'order-1' of this account was decided before with another body"
     """
     rows = rows_of(
-        connection, TreatedLetter, _LETTERS + "WHERE (log_partition, log_offset) = (%s, %s)", tuple(position)
+        connection, DeadLetterState, _LETTERS + "WHERE (log_partition, log_offset) = (%s, %s)", tuple(position)
     )
     return rows[0] if rows else None
 
 
-def dead_letters_with(connection: Connection[TupleRow], text: str) -> Sequence[TreatedLetter]:
+def dead_letters_with(connection: Connection[TupleRow], text: str) -> Sequence[DeadLetterState]:
     """The dead letters whose value contains a text, in the log's order. Reads all dead letters.
 
     Args:
@@ -146,14 +146,14 @@ def dead_letters_with(connection: Connection[TupleRow], text: str) -> Sequence[T
         1
     """
     query = _LETTERS + "WHERE position(%s IN value) > 0 ORDER BY log_partition, log_offset"
-    return rows_of(connection, TreatedLetter, query, (text.encode(),))
+    return rows_of(connection, DeadLetterState, query, (text.encode(),))
 
 
-def selected(connection: Connection[TupleRow], wanted: Filter, states: Sequence[str]) -> Sequence[Selected]:
+def selected(connection: Connection[TupleRow], wanted: LetterFilter, states: Sequence[str]) -> Sequence[LetterKey]:
     """The letters of a filter in some states, oldest first, which is the order in which they were meant."""
     return rows_of(
         connection,
-        Selected,
+        LetterKey,
         """SELECT log_partition, log_offset, reason
            FROM ledger.dead_letters JOIN ledger.dead_letter_states USING (log_partition, log_offset)
            WHERE state = ANY(%(states)s) AND (%(reason)s::text IS NULL OR reason = %(reason)s)

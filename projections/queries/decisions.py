@@ -26,13 +26,13 @@ class NotAllowedToDecideError(CreditfoldError):
     """This user of PostgreSQL may read the ledger and not decide about its dead letters."""
 
 
-class UnderWayError(CreditfoldError):
+class RedriveUnderWayError(CreditfoldError):
     """Somebody else is redriving the same letter at this moment."""
 
     exit_code = 3
 
 
-class Decided(NamedTuple):
+class LetterDecision(NamedTuple):
     """One decision. `key` and `value` are what a redrive appends, `to_partition` and `to_offset` where that is."""
 
     decision: str
@@ -51,8 +51,8 @@ class Decided(NamedTuple):
         return position_of(self.to_partition, self.to_offset)
 
 
-class Wish(NamedTuple):
-    """What somebody wants to decide: `redrive`, with the bytes to append, or `discard`."""
+class NewDecision(NamedTuple):
+    """A decision to be recorded: `redrive`, with the bytes to append, or `discard`."""
 
     decision: str
     decided_by: str
@@ -62,7 +62,7 @@ class Wish(NamedTuple):
     value: bytes | None = None
 
 
-class Mends(NamedTuple):
+class MendedLetter(NamedTuple):
     """What a record's headers said of the dead letter that it mends."""
 
     of_partition: int
@@ -83,7 +83,7 @@ _DECIDED: LiteralString = """
 
 
 @contextmanager
-def deciding(dsn: str) -> Iterator[Connection[TupleRow]]:
+def decision_connection(dsn: str) -> Iterator[Connection[TupleRow]]:
     """A connection that may decide. Raises NotAllowedToDecideError for a user who may only read."""
     with pinned(dsn) as connection:
         try:
@@ -104,11 +104,11 @@ def live_log(connection: Connection[TupleRow]) -> Log:
     return source_of(connection, found[0])
 
 
-def mends(connection: Connection[TupleRow], position: Position) -> Mends | None:
+def letter_mended_by(connection: Connection[TupleRow], position: Position) -> MendedLetter | None:
     """What the record at a position says that it mends, or None."""
     rows = rows_of(
         connection,
-        Mends,
+        MendedLetter,
         """SELECT of_partition, of_offset, decided_by, note FROM ledger.redrives
            WHERE (log_partition, log_offset) = (%s, %s)""",
         tuple(position),
@@ -116,7 +116,7 @@ def mends(connection: Connection[TupleRow], position: Position) -> Mends | None:
     return rows[0] if rows else None
 
 
-def mended_at(connection: Connection[TupleRow], position: Position) -> Position | None:
+def mending_record(connection: Connection[TupleRow], position: Position) -> Position | None:
     """Where the log has the first record that says it mends the letter at a position, as far as it is folded."""
     row = connection.execute(
         """SELECT log_partition, log_offset FROM ledger.redrives
@@ -126,13 +126,13 @@ def mended_at(connection: Connection[TupleRow], position: Position) -> Position 
     return None if row is None else Position(*row)
 
 
-def decided(connection: Connection[TupleRow], topic_id: str, position: Position) -> Decided | None:
+def decision_about(connection: Connection[TupleRow], topic_id: str, position: Position) -> LetterDecision | None:
     """What was decided about a letter, or None if nothing was yet."""
-    rows = rows_of(connection, Decided, _DECIDED, (topic_id, *position))
+    rows = rows_of(connection, LetterDecision, _DECIDED, (topic_id, *position))
     return rows[0] if rows else None
 
 
-def decide(connection: Connection[TupleRow], topic_id: str, position: Position, wish: Wish) -> bool:
+def record_decision(connection: Connection[TupleRow], topic_id: str, position: Position, wish: NewDecision) -> bool:
     """Record a decision, which is final; False if there is one already, which stands.
 
     The primary key decides between two who try at once: the second waits for the first and gets False.
@@ -147,24 +147,26 @@ def decide(connection: Connection[TupleRow], topic_id: str, position: Position, 
 
 
 @contextmanager
-def held(connection: Connection[TupleRow], topic_id: str, position: Position, timeout_s: float) -> Iterator[Decided]:
+def hold_decision(
+    connection: Connection[TupleRow], topic_id: str, position: Position, timeout_s: float
+) -> Iterator[LetterDecision]:
     """Hold a letter's decision for a block, alone: the lock goes with the transaction, and so with a killed process.
 
-    Raises UnderWayError if somebody else has held it for `timeout_s` seconds.
+    Raises RedriveUnderWayError if somebody else has held it for `timeout_s` seconds.
     """
     with connection.transaction():
         connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{int(timeout_s * 1000)}ms",))
         try:
-            rows = rows_of(connection, Decided, _DECIDED + "FOR UPDATE", (topic_id, *position))
+            rows = rows_of(connection, LetterDecision, _DECIDED + "FOR UPDATE", (topic_id, *position))
         except LockNotAvailable:
-            raise UnderWayError(
+            raise RedriveUnderWayError(
                 f"{position} is being redriven by somebody else at this moment.",
                 f"See what came of it: creditfold dead-letters show {position}",
             ) from None
         yield rows[0]
 
 
-def complete(connection: Connection[TupleRow], topic_id: str, position: Position, to: Position) -> None:
+def record_redrive(connection: Connection[TupleRow], topic_id: str, position: Position, to: Position) -> None:
     """Record where a redriven record is."""
     connection.execute(
         """UPDATE ledger.dead_letter_decisions SET to_partition = %s, to_offset = %s

@@ -11,7 +11,7 @@ from creditfold.log.archive.restore import restore_topic
 from creditfold.log.archive.writer import archive_topic
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.connections import connected
-from creditfold.projections.queries.decisions import Wish, decide, live_log
+from creditfold.projections.queries.decisions import NewDecision, live_log, record_decision
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S, Quiet, Raw, append, publisher, query, wait_until_folded, worker
 
@@ -43,7 +43,7 @@ def test_each_is_published_once_when_the_log_is_replaced(
         restore_topic(target, tmp_path / "archive")
         with connected(ledger_settings.dsn) as connection:
             topic_id, discarded = live_log(connection).topic_id, Position(*before[1][0])
-            assert decide(connection, topic_id, discarded, Wish("discard", "ann", "noise"))
+            assert record_decision(connection, topic_id, discarded, NewDecision("discard", "ann", "noise"))
         rebuild(target, Request(), Quiet())
         activate(target, 2, Consent(other_log=True), Quiet())
         states = "SELECT log_partition, log_offset, decided_by FROM ledger.dead_letter_states WHERE state <> 'open'"

@@ -41,7 +41,7 @@ from creditfold.producers.redrive import (
 from creditfold.projections.connections import connected
 from creditfold.projections.queries import decisions
 from creditfold.projections.queries.dead_letters import dead_letter
-from creditfold.projections.queries.decisions import UnderWayError
+from creditfold.projections.queries.decisions import RedriveUnderWayError
 from creditfold.projections.results import DeadLetter
 from creditfold.schemas.wire import decode, encode
 from helpers.fork_server import run
@@ -655,13 +655,13 @@ def test_a_redrive_killed_at_any_step_is_finished_by_the_next(cli: Cli, ledger_s
 
 def tried(settings: Settings, position: str, results: list[Any], corrections: Corrections = AS_IT_WAS) -> None:
     """Redrive a letter as one of several operators; the result or the refusal is kept."""
-    with decisions.deciding(settings.dsn) as connection, ExitStack() as closing:
+    with decisions.decision_connection(settings.dsn) as connection, ExitStack() as closing:
         redriver = Redriver(connection, settings, "zoe", "a test", corrections, HANG_S, closing)
         row = dead_letter(connection, _place(position))
         assert row is not None
         try:
             results.append(redriver.redrive(row))
-        except (RedriveRefusedError, UnderWayError) as refused:
+        except (RedriveRefusedError, RedriveUnderWayError) as refused:
             results.append(refused)
 
 
@@ -671,13 +671,13 @@ def test_two_redrives_at_once_have_one_effect(
 ) -> None:
     """Both have seen an open letter, and both decide in the same moment, alike or differently."""
     positions = dead(ledger_settings, *(wrong_key(f"g{n}") for n in range(4)))
-    real, barrier = decisions.decide, threading.Barrier(2)
+    real, barrier = decisions.record_decision, threading.Barrier(2)
 
     def at_once(*arguments: Any) -> bool:
         barrier.wait(HANG_S)
         return real(*arguments)
 
-    monkeypatch.setattr(decisions, "decide", at_once)
+    monkeypatch.setattr(decisions, "record_decision", at_once)
     for position in positions:
         results: list[Any] = []
         threads = [
@@ -703,7 +703,7 @@ def test_a_decision_is_finished_by_another_and_not_twice(
 ) -> None:
     """One stands still after the insert; another takes that for a kill and finishes; the first appends nothing."""
     (position,) = dead(ledger_settings, wrong_key("g1"))
-    real, inserted, go_on = decisions.decide, threading.Event(), threading.Event()
+    real, inserted, go_on = decisions.record_decision, threading.Event(), threading.Event()
 
     def slow(*arguments: Any) -> bool:
         done = real(*arguments)
@@ -712,7 +712,7 @@ def test_a_decision_is_finished_by_another_and_not_twice(
             assert go_on.wait(HANG_S)
         return done
 
-    monkeypatch.setattr(decisions, "decide", slow)
+    monkeypatch.setattr(decisions, "record_decision", slow)
     results: list[Any] = []
     thread = threading.Thread(target=tried, args=(ledger_settings, position, results))
     thread.start()

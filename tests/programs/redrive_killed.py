@@ -14,11 +14,11 @@ from creditfold.projections.queries import decisions as dead_letter_decisions
 
 #: Where the function is that is cut, its name, and whether it still does its work before.
 STEPS = {
-    "before_insert": (dead_letter_decisions, "decide", False),
-    "after_insert": (dead_letter_decisions, "decide", True),
+    "before_insert": (dead_letter_decisions, "record_decision", False),
+    "after_insert": (dead_letter_decisions, "record_decision", True),
     "after_append": (CommandProducer, "append_record", True),
-    "before_update": (dead_letter_decisions, "complete", False),
-    "before_commit": (dead_letter_decisions, "complete", True),
+    "before_update": (dead_letter_decisions, "record_redrive", False),
+    "before_commit": (dead_letter_decisions, "record_redrive", True),
 }
 
 
