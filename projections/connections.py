@@ -23,7 +23,7 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.projections.failures import PoolerError, PostgresUnavailableError, explained, timeout_of, why
 from creditfold.projections.sessions import FOLD, HEARTBEAT, OUTBOX, PINNED, bound_of, pin
 
-__all__ = ["PostgresUnavailableError", "connected", "connected_async"]
+__all__ = ["PostgresUnavailableError", "connected", "connected_async", "snapshot"]
 
 Row = TypeVar("Row")
 Statement: TypeAlias = LiteralString | sql.SQL | sql.Composed
@@ -345,7 +345,15 @@ def server_pid(connection: Connection[TupleRow]) -> int:
 
 @contextmanager
 def snapshot(connection: Connection[TupleRow]) -> Iterator[None]:
-    """See one state of the database while the block runs, whatever is written meanwhile."""
+    """See one state of the database while the block runs, whatever is written meanwhile.
+
+    Args:
+        connection: one of `connected`, in no transaction.
+
+    Example:
+        >>> with snapshot(connection):
+        ...     now = connection.execute("SELECT now()").fetchone()
+    """
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield

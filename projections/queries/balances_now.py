@@ -115,8 +115,8 @@ def balances_now(connection: Connection[Any], account: str, at_ms: int | None = 
         InconsistentAccountError: the account's rows contradict each other.
 
     Example:
-        >>> with connection.transaction():
-        ...     _ = connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        >>> from creditfold.projections.connections import snapshot
+        >>> with snapshot(connection):
         ...     [(row.available, row.stored_available) for row in balances_now(connection, "ada")]
         [(280, 280)]
     """
@@ -144,8 +144,8 @@ def usable_now(
         InconsistentAccountError: the account's rows contradict each other.
 
     Example:
-        >>> with connection.transaction():
-        ...     _ = connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        >>> from creditfold.projections.connections import snapshot
+        >>> with snapshot(connection):
         ...     usable_now(connection, "ada", "boosts")[0].available_for_use
         280
     """

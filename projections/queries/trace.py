@@ -93,8 +93,8 @@ def trace(connection: Connection[Any], account: str, command_id: str) -> Trace |
         The trace; None if the account has no such command.
 
     Example:
-        >>> with connection.transaction():
-        ...     _ = connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        >>> from creditfold.projections.connections import snapshot
+        >>> with snapshot(connection):
         ...     found = trace(connection, "ada", "order-1")
         >>> found.spent, [traced.lot.command_id for traced in found.took]
         (180, ['welcome'])
