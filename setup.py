@@ -1,6 +1,6 @@
-"""Names the fold's modules that are compiled; all else about the project is in pyproject.toml.
+"""Names the modules that are compiled; all else about the project is in pyproject.toml.
 
-Python's own version of each module stays the truth: it is installed beside the compiled one, and both pass the same
+Python's own version of each module stays the truth: it is installed along with the compiled one, and both pass the same
 tests. See CONTRIBUTING.md. building/creditfold_backend.py decides whether they are compiled.
 """
 
@@ -12,7 +12,7 @@ from setuptools import setup
 
 ROOT = Path(__file__).parent
 
-#: What a command passes through between the log and PostgreSQL, and what judges its fields on its way there.
+#: What a command passes through between the log and PostgreSQL, and what checks its fields on its way there.
 COMPILED = (
     *(f"ledger/{path.name}" for path in sorted((ROOT / "ledger").glob("*.py")) if path.stem != "__init__"),
     "processors/fold/chunk.py",
@@ -25,7 +25,7 @@ COMPILED = (
 )
 
 
-#: What is there in the compiled core only.
+#: Modules that exist in the compiled core only.
 QUICK = ("log/batches", "processors/fold/plain", "producers/plain_lines", "schemas/flat_records")
 
 #: Without the libraries that modules import: who compiles needn't have them, and what is of their types is any object.
@@ -43,7 +43,7 @@ def extensions() -> list[Any]:
     """The compiled modules, if building/creditfold_compiler.py asks for them.
 
     By a variable of its own: metadata, archives and editable installs are made where CREDITFOLD_CORE=compiled, too, and
-    would translate all, or put compiled modules beside the sources.
+    would translate all, or put compiled modules among the sources.
     """
     if "CREDITFOLD_EXTENSIONS" not in os.environ:
         return []

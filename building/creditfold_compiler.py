@@ -144,7 +144,7 @@ def _variables(command: Sequence[str], cache: str) -> dict[str, str]:
 
 
 def run(command: Sequence[str], cwd: Path, variables: Mapping[str, str], bound_s: float) -> tuple[int, str]:
-    """Run a command and all that it starts to their end, or for so many seconds; its code, and what it said."""
+    """Run a command and all that it starts to their end, `bound_s` seconds at most. Returns its code and its output."""
     # A group of its own, because a compiler that hangs is a child of a child.
     process = subprocess.Popen(
         command,
@@ -187,7 +187,7 @@ def copied(root: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="creditfold-build-") as folder:
         source = Path(folder, "source")
         for name in rooms.values():
-            # Compiled beside a source by hand, a module would come into any wheel.
+            # A module that was compiled next to its source by hand would come into any wheel.
             unwanted = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd")
             shutil.copytree(root / name, source / name, ignore=unwanted)
         for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):

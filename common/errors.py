@@ -28,3 +28,7 @@ class CreditfoldError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}".strip()
+
+
+class ResourceError(CreditfoldError):
+    """Something that creditfold needs, a server, a topic, a folder or a process, can't do what was asked of it."""

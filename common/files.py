@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from creditfold.common.processes import StackError, wait_until
+from creditfold.common.errors import ResourceError
+from creditfold.common.waiting import wait_until
 
 
-class LockedError(StackError):
+class LockedError(ResourceError):
     """Another process holds the lock."""
 
 

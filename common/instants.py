@@ -1,7 +1,9 @@
-"""An instant as people and services write it, read into milliseconds since 1970 UTC. Owns what can't be meant by one.
+"""An instant as people and services write it, read into milliseconds since 1970 UTC. Owns which ones are implausible.
 
-Every door reads by this: the producers' models, files, the command line's options. Knows no field and no command; the
-fold takes any number of its own bounds, since what is in the log is decided. Source: docs/producing.md, "Instants".
+Whatever takes commands reads instants by this: the producers' models, files, the command line's options. Knows no field
+and no command; the fold takes any number of its own bounds, since what is in the log is decided.
+
+Source: docs/producing.md, "Instants".
 """
 
 import re
@@ -30,7 +32,7 @@ _UNITS = {10: ("seconds", 1), 16: ("microseconds", 10**6), 19: ("nanoseconds", 1
 
 
 class InstantError(ValueError):
-    """What is no instant, or can't be meant as one. Its text says why, and what may have been meant."""
+    """A value is no instant, or an implausible one. The text says why, and what may have been meant."""
 
 
 def instant_of(value: object) -> int:
@@ -62,7 +64,7 @@ def milliseconds_of(moment: datetime) -> int:
 
 
 def moment_of(text: str) -> datetime:
-    """Read a moment to look at, as instant_of() reads a text, but of any year: nothing comes of it. In UTC.
+    """Read a moment for a query, as instant_of() reads a text, but of any year. In UTC.
 
     Raises InstantError.
     """

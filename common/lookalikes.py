@@ -1,6 +1,6 @@
-"""Texts that look like what they aren't: with characters that nobody sees, or composed in another way. Owns which.
+"""Texts that look like others: with invisible characters, or composed in another way. Owns which ones they are.
 
-Every door of the producers asks it about ids, and the command line about what it prints. Knows no field; the fold takes
+The producers check ids by it, and the command line what it prints. Knows no field; the fold takes
 such texts, since what is in the log is decided. Letters of two alphabets that look alike are not its matter: each can
 be seen and typed. Source: the general categories and `Default_Ignorable_Code_Point` of Unicode 15.
 """

@@ -11,7 +11,7 @@ MAX_PARTITION = 2**31 - 1
 
 
 class InvalidPositionError(CreditfoldError):
-    """A text that names no position."""
+    """A text is no position."""
 
     exit_code = 2
 

@@ -7,31 +7,24 @@ nothing is signalled unless both agree.
 
 import contextlib
 import json
-import operator
 import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
+from creditfold.common.errors import ResourceError
+from creditfold.common.waiting import wait_until
 
-from creditfold.common.errors import CreditfoldError
-
-PAUSE_S = 0.05
 KILL_BOUND_S = 10.0
 
 # The children of this process, kept so that the dead ones are reaped and don't stay as zombies.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
-class StackError(CreditfoldError):
-    """The embedded stack can't do what was asked of it."""
-
-
-class NotOursToSignalError(StackError):
+class NotOursToSignalError(ResourceError):
     """The recorded process belongs to another user."""
 
 
@@ -61,17 +54,6 @@ class Step(NamedTuple):
 
     signal: signal.Signals
     bound_s: float
-
-
-def wait_until(met: Callable[[], bool], bound_s: float, pause_s: float = PAUSE_S) -> bool:
-    """Call `met` until it returns true or `bound_s` seconds are over. Returns its last answer."""
-    asking = Retrying(
-        stop=stop_after_delay(bound_s), wait=wait_fixed(pause_s), retry=retry_if_result(operator.not_), reraise=True
-    )
-    try:
-        return asking(met)
-    except RetryError:
-        return False
 
 
 def run(
@@ -201,7 +183,7 @@ class Daemon:
     def recorded(self) -> ProcessRecord | None:
         """Return what was recorded. A file that is missing or was torn by a crash records nothing.
 
-        Raises StackError if this user may not read it.
+        Raises ResourceError if this user may not read it.
         """
         try:
             record = json.loads(self.record_path.read_text(encoding="utf-8"))
@@ -209,7 +191,7 @@ class Daemon:
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
         except PermissionError:
-            raise StackError(
+            raise ResourceError(
                 f"The record of a process, {self.record_path}, belongs to another user.",
                 "Run as the user who started the stack, or set CREDITFOLD_DATA_DIR to a folder of your own.",
             ) from None
@@ -224,7 +206,7 @@ class Daemon:
         """Stop the recorded process step by step, last by SIGKILL. Returns whether it was running.
 
         Takes at most the sum of the bounds and 10 s. Raises NotOursToSignalError if it belongs to another
-        user, StackError if it survives even SIGKILL.
+        user, ResourceError if it survives even SIGKILL.
         """
         record = self.recorded()
         stopped = record is not None and _stop(record, [*steps, Step(signal.SIGKILL, KILL_BOUND_S)])
@@ -250,7 +232,7 @@ def _stop(record: ProcessRecord, steps: Sequence[Step]) -> bool:
             return number > 0
         if wait_until(lambda: not _lives(record), step.bound_s):
             return True
-    raise StackError(
+    raise ResourceError(
         f"The process {record.pid} survives SIGKILL.",
         "It hangs in the kernel, most often on a disk or a network mount.",
     )

@@ -1,7 +1,7 @@
 """The one settings object. Owns names, defaults and bounds; refuses to connect to anything.
 
 Every setting is read from the environment as `CREDITFOLD_<NAME>`, and where that doesn't have it from the file that
-`creditfold up` leaves in the data folder (stack/remembered.py); docs/settings.md lists them.
+`creditfold up` leaves in the data folder (stack/settings_file.py); docs/settings.md lists them.
 """
 
 import logging
@@ -39,7 +39,7 @@ MAX_SOCKET_DIR_BYTES = 88
 
 
 PREFIX = "CREDITFOLD_"
-# Variables of docker-compose.yml, of the tests and of setup.py, which are no settings.
+# Variables of docker-compose.yml, of the tests and of setup.py, which aren't settings.
 OTHERS = tuple(
     PREFIX + name
     for name in ("TEST_", "CHAOS_", "KAFKA_PORT", "POSTGRES_PORT", "POSTGRES_PASSWORD", "EXAMPLES", "CORE")
@@ -52,7 +52,7 @@ LIKENESS = 0.6
 
 #: The data folder where CREDITFOLD_DATA_DIR doesn't say another: looked for here and in each folder above.
 DATA_DIR = Path(".creditfold")
-#: What a data folder's stack was made with, in that folder.
+#: The file in a data folder with the settings that its stack was made with.
 FILE = "settings.toml"
 #: What a value looks like that holds a password.
 PASSWORD = re.compile(r"://[^/@]*:[^/@]+@|\bpassword\s*=")
@@ -66,11 +66,12 @@ class InvalidSettingError(CreditfoldError):
     exit_code = 2
 
 
-#: When a member of a group asks Kafka again what topics there are. A Kafka that has just come up may know none yet:
-#: whoever assigns partitions then has none to give, and the five minutes until clients look again are an outage.
+#: After how many milliseconds a member of a group asks Kafka again what topics there are. A Kafka that has just come up
+#: may know none yet: the member that assigns partitions then has none to assign, and the five minutes until clients
+#: look again are an outage.
 METADATA_AGE_MS = 5_000
 
-#: What makes a client of Kafka a reader of committed records that belongs to no group and never passes one over.
+#: What makes a client of Kafka a reader of committed records that belongs to no group and never skips one.
 READER: Mapping[str, Any] = {
     "group.id": "creditfold-reader",  # Demanded by the client; never joined, nothing is committed.
     "enable.auto.commit": False,
@@ -84,7 +85,7 @@ READER: Mapping[str, Any] = {
 def find_data_dir() -> Path:
     """The data folder of a stack that was made here or in a folder above; else `.creditfold` here, there or not.
 
-    One that belongs to another user is passed over, who could lead us to servers of his.
+    One that belongs to another user is skipped: that user could direct us to other servers.
     """
     with suppress(OSError):
         here = Path.cwd()
@@ -95,8 +96,8 @@ def find_data_dir() -> Path:
     return DATA_DIR
 
 
-class _Remembered(TomlConfigSettingsSource):
-    """The file of the data folder, whose names must be settings; and where that folder is, if nobody says."""
+class _SettingsFile(TomlConfigSettingsSource):
+    """The settings file of the data folder, and where that folder is if it isn't set."""
 
     def __init__(self, settings_cls: type[BaseSettings], given: object) -> None:
         self._folder = Path(str(given)) if given else find_data_dir()
@@ -109,7 +110,7 @@ class _Remembered(TomlConfigSettingsSource):
         try:
             Path(files).stat()
         except OSError:
-            # Whoever may not even look there has no stack there.
+            # A user who may not look there has no stack there.
             return {}
         try:
             values = super()._read_files(files, *arguments, **options)
@@ -224,7 +225,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments win over the environment, and that over the file in the data folder, which either may name."""
         given = {**env_settings(), **init_settings()}
-        return init_settings, env_settings, _Remembered(settings_cls, given.get("data_dir"))
+        return init_settings, env_settings, _SettingsFile(settings_cls, given.get("data_dir"))
 
     @field_validator("kafka_bootstrap")
     @classmethod
@@ -268,7 +269,7 @@ class Settings(BaseSettings):
         """The PostgreSQL connection string in force. Holds the password if there is one: don't print it."""
         if self.postgres_dsn is not None:
             return self.postgres_dsn.get_secret_value()
-        # The port is said, or PGPORT in the environment would lead elsewhere.
+        # The port is explicit, or PGPORT in the environment would lead elsewhere.
         return f"postgresql://postgres@/creditfold?host={quote(str(self.postgres_socket_dir), safe='')}&port=5432"
 
     @property
@@ -277,7 +278,7 @@ class Settings(BaseSettings):
         conf = {
             "bootstrap.servers": self.kafka_bootstrap,
             "security.protocol": self.kafka_security_protocol,
-            # The default of ten seconds is waited when Kafka is back long since.
+            # With the default, clients still wait up to ten seconds when Kafka is back.
             "reconnect.backoff.max.ms": "1000",
         }
         if "SASL" in self.kafka_security_protocol:

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from creditfold.common.processes import StackError
+from creditfold.common.errors import ResourceError
 from creditfold.common.settings import Settings
 
 #: How long Kafka may take, in seconds: to answer at all, to answer a request, to have each broker know of a change.
@@ -85,7 +85,7 @@ _WHILE_MOVING = Retrying(
 )
 
 
-class TopicError(StackError):
+class TopicError(ResourceError):
     """Kafka answered, and refused."""
 
 
@@ -93,7 +93,7 @@ class TopicMissingError(TopicError):
     """There is no such topic."""
 
 
-class KafkaUnavailableError(StackError):
+class KafkaUnavailableError(ResourceError):
     """No broker answers."""
 
     away = "Kafka"
@@ -139,7 +139,7 @@ class KafkaAdmin:
             raise explained(error.args[0], self._bootstrap, topic, self._last_error.reason) from error
 
 
-def explained(error: KafkaError, bootstrap: str, topic: str = "", heard: str = "") -> StackError:
+def explained(error: KafkaError, bootstrap: str, topic: str = "", heard: str = "") -> ResourceError:
     """What an error of Kafka's client means, with a remedy.
 
     Args:

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Record batches as a broker sends them, in Kafka's second message format, the one that is written since 0.11.
 
-Owns nothing that log/reader.py doesn't do with librdkafka, several times slower. Whatever is otherwise in the least is
-left to that: an older format, a record that doesn't end where it should. Compiled by Cython where the core is compiled,
+Does nothing that log/reader.py doesn't do with librdkafka, several times slower. Whatever differs from the expected
+form is left to that: an older format, a record that doesn't end where it should. Compiled by Cython where the core is compiled,
 and absent elsewhere. Knows no Kafka client.
 """
 
@@ -21,7 +21,7 @@ cdef int _CONTROL = 0x20
 
 
 class StrangeBatchError(Exception):
-    """A batch that isn't what is read here."""
+    """A batch of a form that isn't read here."""
 
 
 cdef class Batches:
@@ -146,7 +146,7 @@ cdef object _bytes(const unsigned char** at, const unsigned char* end):
 
 
 cdef inline bint _varint(const unsigned char** at, const unsigned char* end, int64_t* value) noexcept:
-    """Read a number of variable length; tell whether it ends within its bounds."""
+    """Read a number of variable length. Returns whether it ends within its bounds."""
     cdef uint64_t found = 0
     cdef int shift = 0
     cdef unsigned char byte

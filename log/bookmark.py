@@ -1,4 +1,4 @@
-"""Where a reader of a partition stopped, by which it can see later that the log still is the one that it has read.
+"""Where a reader of a partition stopped, by which it can check later that the log still is the one that it has read.
 
 An offset alone doesn't show that: a log that lost its end and grew past it again has other records at the old offsets.
 So a bookmark has a digest of the last record. Knows no client, and not what records mean.
@@ -40,7 +40,7 @@ class Bookmark(NamedTuple):
 
 def last_record(offset: int, timestamp: int, key: bytes | None, value: bytes | None) -> LastRecord:
     """Digest a record. `timestamp` is its append time in milliseconds UTC."""
-    # Clients differ in what they give for a missing time.
+    # Clients differ in what they return for a missing time.
     head = _HEAD.pack(max(timestamp, 0), _length(key), _length(value))
     return LastRecord(offset, blake2b(b"".join((head, key or b"", value or b"")), digest_size=_DIGEST_BYTES).digest())
 

@@ -1,4 +1,4 @@
-"""Reads one partition of a topic as it is: committed records in their order, and what lies between them.
+"""Reads one partition of a topic as it is: committed records in their order, and how far the log reaches behind them.
 
 Owns the one reader that is used outside Faust. Refuses to know what the records mean, and joins no consumer group.
 """
@@ -17,8 +17,8 @@ from creditfold.common.position import Position
 from creditfold.common.settings import READER
 from creditfold.log.record import UNREADABLE_HEADERS, LogRecord, LogSlice
 
-#: After so long without a record the client is asked whether it still finds Kafka, and how long it may take for that;
-#: more than its longest pause before it tries again to connect.
+#: After how many seconds without a record the client must show that it still finds Kafka, and within how many: more
+#: than its longest pause before it tries again to connect.
 _SILENCE_S = 5.0
 _FIND_S = 3.0
 
@@ -26,11 +26,11 @@ _headers_of = methodcaller("headers")
 
 
 class UnreadableError(CreditfoldError):
-    """Records that can't be read from the log."""
+    """Records can't be read from the log."""
 
 
 class LogReader:
-    """Reads a partition from an offset on; each `take` goes on where the last one ended.
+    """Reads a partition from an offset on; each `take` continues where the last one ended.
 
     Args:
         kafka: librdkafka settings that every client of ours starts from.
@@ -44,7 +44,7 @@ class LogReader:
         self._place = (topic, partition)
         self._kafka = kafka
         self._consumer = self._new_consumer()
-        self._heard = time.monotonic()
+        self._last_answer = time.monotonic()
 
     def _new_consumer(self) -> Consumer:
         consumer = Consumer(
@@ -55,7 +55,7 @@ class LogReader:
                 # What is fetched ahead is memory; the client's own bounds are 100,000 records or 64 MB.
                 "queued.min.messages": 20_000,
                 "queued.max.messages.kbytes": 16_384,
-                # For so long the client fetches nothing after it had enough: its own second would be spent waiting.
+                # The client fetches nothing for this time after it had enough: its own second would be lost waiting.
                 "fetch.queue.backoff.ms": 10,
             }
         )
@@ -71,15 +71,21 @@ class LogReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._consumer.close()
 
     def take(self, most: int, timeout_s: float) -> LogSlice:
-        """Take at most so many records, after at most so long; fewer at the log's end, none where there is nothing new.
+        """Return the next records, at once where there are any.
 
-        Three seconds more where nothing came for long, and Kafka doesn't answer either.
+        Args:
+            most: how many records at most.
+            timeout_s: how long to wait where there are none, in seconds; three more where Kafka doesn't answer.
 
-        Raises UnreadableError when the offset isn't in the topic any more, or the client gives up.
+        Returns:
+            Fewer records at the log's end, none where nothing came in time.
+
+        Raises:
+            UnreadableError: the offset isn't in the topic any more, or the client gives up.
         """
         records: list[LogRecord] = []
         deadline = time.monotonic() + timeout_s
@@ -98,8 +104,8 @@ class LogReader:
                     at_end = True
             now = time.monotonic()
             if at_end or self.position > before:
-                self._heard = now
-            elif now - self._heard >= _SILENCE_S:
+                self._last_answer = now
+            elif now - self._last_answer >= _SILENCE_S:
                 self._replace_if_lost()
             if at_end or len(records) >= most or now >= deadline or (records and not messages):
                 return LogSlice(self.position, records)
@@ -109,7 +115,7 @@ class LogReader:
         if not finds_kafka(self._consumer, self._place[0], _FIND_S):
             lost, self._consumer = self._consumer, self._new_consumer()
             lost.close()
-        self._heard = time.monotonic()
+        self._last_answer = time.monotonic()
 
     def _is_end(self, message: Message, error: KafkaError) -> bool:
         if error.code() == KafkaError._PARTITION_EOF:
@@ -125,12 +131,12 @@ class LogReader:
 
 
 def _record(message: Message) -> LogRecord:
-    # The client gives back a result and an error at once, which Python notices in an indirect call only.
+    # The client returns a result and an error at once, which Python notices in an indirect call only.
     try:
         headers: Any = _headers_of(message) or ()
     except (SystemError, ValueError):
         headers = UNREADABLE_HEADERS
-    # As LogRecord(...), which takes twice as long.
+    # Like LogRecord(...), which takes twice as long.
     return tuple.__new__(
         LogRecord, (message.offset() or 0, message.timestamp()[1], message.key(), message.value(), headers)
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-#: Stands for headers that can't be told.
+#: Stands for headers that can't be read.
 UNREADABLE_HEADERS = (("unreadable-headers", None),)
 
 
@@ -18,7 +18,7 @@ class LogRecord(NamedTuple):
 
 
 class LogSlice(NamedTuple):
-    """Records of one partition, and the offset behind them and behind what is no record of ours (control records)."""
+    """Records of one partition, and the offset behind them and behind the control records that follow them."""
 
     end: int
     records: Sequence[LogRecord]

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.files import locked
-from creditfold.common.processes import Daemon, Step, last_lines, wait_until
+from creditfold.common.processes import Daemon, Step, last_lines
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.heartbeats import Role, heartbeats
 

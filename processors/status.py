@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from creditfold.common.checks import Check
 from creditfold.common.disks import disks, judge_disk
-from creditfold.common.errors import CreditfoldError
-from creditfold.common.processes import StackError
+from creditfold.common.errors import CreditfoldError, ResourceError
 from creditfold.common.settings import Settings
 from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError
 from creditfold.log.continuity import replacements
@@ -240,7 +239,7 @@ def open_transactions_of(settings: Settings, first: Sample, second: Sample) -> l
     found = open_transactions_at(settings, settings.commands_topic, ends)
     admin = KafkaAdmin(settings)
     for topic in (settings.outcomes_topic, settings.dead_letters_topic):
-        with suppress(StackError):
+        with suppress(ResourceError):
             found += open_transactions(settings, topic, second.ends, admin)
     return found
 

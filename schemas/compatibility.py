@@ -44,7 +44,7 @@ def read_lock(folder: Path) -> list[LockedSchema]:
 
 
 def problems(current: Mapping[str, JsonSchema], lock: Sequence[LockedSchema]) -> list[str]:
-    """List what is wrong between the current schemas and the lock, one sentence each; empty when all is well."""
+    """List where the current schemas and the lock disagree, one sentence each; empty where they agree."""
     found = [*_lock_problems(lock)]
     for record, schema in current.items():
         if f"{schema.get('namespace')}.{schema.get('name')}" != subject_of(record):

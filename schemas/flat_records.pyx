@@ -1,9 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The quick way of writing records: those of short ASCII texts, numbers and flags, as nearly all are.
+"""The fast way of writing records: those of short ASCII texts, numbers and flags, as nearly all are.
 
-Owns nothing that isn't told elsewhere, and refuses nothing: writing.py is the truth, and whatever is otherwise in the
-least (a field that is absent or of another type, a letter beyond ASCII, a map or an array that has something in it, a
-long record) is left to it. tests/schemas/test_schemas.py holds both to fastavro. Compiled by Cython where the core is
+Implements no rule of its own, and refuses nothing: writer.py is the truth, and whatever differs (a field that is absent
+or of another type, a letter beyond ASCII, a map or an array that has something in it, a long record) is left to it. tests/schemas/test_schemas.py holds both to fastavro. Compiled by Cython where the core is
 compiled, and absent elsewhere.
 """
 
@@ -58,7 +57,7 @@ cdef class FlatRecords:
         self._lacking = list(lacking)
 
     def encoded(self, fields):
-        """The record of fields by their names, None where another version or another way has to be taken."""
+        """The record of fields by their names, None where another version or the general way has to write it."""
         cdef unsigned char[_ROOM] body
         cdef Py_ssize_t size = PyBytes_GET_SIZE(self._header), length, number
         cdef PyObject* found

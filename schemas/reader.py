@@ -1,7 +1,7 @@
 """Compiles a schema into a function that reads its records. Knows nothing of framing or of what fields mean.
 
-Decoding is the dearest step of a fold, and a general decoder spends most of it on finding out, for each record, what
-it is about to read. Here that is found out once for each schema. The code is made from our own lock file, never from
+Decoding is the most expensive step of a fold, and a general decoder spends most of it on working out, for each record,
+what to read next. Here that is worked out once for each schema. The code is made from our own lock file, never from
 what is in the log. fastavro stays the yardstick: tests/schemas/test_schemas.py compares the two on any bytes.
 """
 
@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 from creditfold.schemas.registry import JsonSchema
 
-#: Reads the record that starts at an offset and ends with the bytes; gives its values.
+#: Reads the record that starts at an offset and ends with the bytes; returns its values.
 Reader: TypeAlias = Callable[[bytes, int], tuple[Any, ...]]
-#: Reads the value that starts at an offset; gives it and the offset after it.
+#: Reads the value that starts at an offset; returns it and the offset after it.
 ValueReader: TypeAlias = Callable[[bytes, int], tuple[Any, int]]
 
 MAP = {"type": "map", "values": "string"}
@@ -41,7 +41,7 @@ def compile_reader(schema: JsonSchema, current: JsonSchema) -> Reader:
             lines.append(f"    {name}, at = read_{name}(data, at)")
         else:
             lines += _field(name, field["type"])
-    # A default is made anew for each record, since its source is what stands here: no two share a map.
+    # A default is made for each record, since its source text is inserted here: no two records share a map.
     values = [read.get(field["name"]) or repr(default_of(field)) for field in current["fields"]]
     lines += [
         "    if at != len(data): raise MalformedError(f'{len(data) - at} bytes left over after the record')",
@@ -92,7 +92,7 @@ def is_array(kind: Any) -> bool:
 
 
 def default_of(field: Mapping[str, Any]) -> Any:
-    """A field's default as a reader gives it, made anew. Raises TypeError where there is none."""
+    """A field's default as a reader returns it, a new object each time. Raises TypeError where there is none."""
     if "default" not in field:
         raise TypeError(f"no reader for records without {field['name']}, which has no default")
     return _as_read(field["type"], field["default"])
@@ -134,7 +134,7 @@ def _array(kind: Any, current: Any) -> ValueReader:
 
 
 def _record(kind: Any, current: Any) -> ValueReader:
-    """Make the reader of a record within a record. Not as quick as the outer one's: few records have any."""
+    """Make the reader of a record within a record. Slower than the outer one's: few records have any."""
     if not (isinstance(kind, dict) and kind.get("type") == "record"):
         raise TypeError(f"no reader for an array of {kind}")
     today = {field["name"]: field["type"] for field in current["fields"]}
@@ -144,7 +144,7 @@ def _record(kind: Any, current: Any) -> ValueReader:
     written = {name for name, _ in steps}
     lacking = [field for field in current["fields"] if field["name"] not in written]
     for field in lacking:
-        default_of(field)  # Told when the schema is loaded, not at the first record.
+        default_of(field)  # Raises when the schema is loaded, not at the first record.
 
     def read(data: bytes, at: int) -> tuple[tuple[Any, ...], int]:
         values = {}
@@ -167,7 +167,7 @@ def _value(kind: Any, current: Any) -> ValueReader:
 
 
 def read_long(data: bytes, at: int) -> tuple[int, int]:
-    """Read a zigzag varint of at most 64 bits; gives the number and the offset after it."""
+    """Read a zigzag varint of at most 64 bits. Returns the number and the offset after it."""
     value = bits = 0
     while True:
         byte = data[at]
@@ -184,7 +184,7 @@ def read_long(data: bytes, at: int) -> tuple[int, int]:
 
 
 def read_texts(data: bytes, at: int) -> tuple[dict[str, str], int]:
-    """Read a map of strings, in however many blocks; gives it and the offset after it."""
+    """Read a map of strings, in any number of blocks. Returns it and the offset after it."""
     found: dict[str, str] = {}
     while True:
         count, at = read_long(data, at)
@@ -207,7 +207,7 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
 
 
 def read_boolean(data: bytes, at: int) -> tuple[bool, int]:
-    """Read a boolean: as fastavro has it, any byte but zero is true. Gives it and the offset after it."""
+    """Read a boolean: as fastavro has it, any byte but zero is true. Returns it and the offset after it."""
     return data[at] != 0, at + 1
 
 

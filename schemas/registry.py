@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from fastavro.schema import to_parsing_canonical_form
 
-from creditfold.common.packaged import packaged
+from creditfold.common.resources import read_resource
 
 __all__ = ["LockedSchema", "fingerprint", "latest", "load_current", "load_lock", "versions"]
 
@@ -81,7 +81,7 @@ def load_current(record: str) -> JsonSchema:
         >>> [field["name"] for field in load_current("Unfreeze")["fields"]][:2]
         ['command_id', 'account']
     """
-    schema: JsonSchema = json.loads(packaged(__package__, avsc_name(record)))
+    schema: JsonSchema = json.loads(read_resource(__package__, avsc_name(record)))
     return schema
 
 
@@ -93,7 +93,7 @@ def load_lock() -> Sequence[LockedSchema]:
         >>> load_lock()[0].id, load_lock()[0].record
         (10101, 'Grant')
     """
-    rows = json.loads(packaged(__package__, LOCK_FILE))["schemas"]
+    rows = json.loads(read_resource(__package__, LOCK_FILE))["schemas"]
     return [LockedSchema(**row) for row in rows]
 
 

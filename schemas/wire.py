@@ -1,6 +1,6 @@
 """Confluent's wire format: a zero byte, the schema id in four bytes big-endian, the Avro body.
 
-Owns bytes to fields and back. Knows nothing of what the fields mean: that is `ledger/`'s to check.
+Owns bytes to fields and back. Knows nothing of what the fields mean: `ledger/` checks that.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.reader import Reader, compile_reader, is_array
 from creditfold.schemas.registry import JsonSchema, LockedSchema, load_current, load_lock, versions
-from creditfold.schemas.writer import Room, Writer, compile_room, compile_writer, lacking
+from creditfold.schemas.writer import Room, Writer, compile_room, compile_writer, later_fields
 
 try:
     _flat_records: Any = importlib.import_module("creditfold.schemas.flat_records")
@@ -86,9 +86,9 @@ class _Writer(NamedTuple):
 
 
 class _Record(NamedTuple):
-    """How a record is written: by the quick way, which gives None for what is not for it, or by one of its versions."""
+    """How a record is written: by `write_flat`, which returns None for what it can't write, or by one of `versions`."""
 
-    quick: Callable[[Mapping[str, Any]], bytes | None]
+    write_flat: Callable[[Mapping[str, Any]], bytes | None]
     versions: Sequence[_Writer]
 
 
@@ -106,7 +106,7 @@ def _writer(rows: Sequence[LockedSchema]) -> _Record:
     ]
     if _flat_records is None:
         return _Record(lambda fields: None, found)
-    first = _flat_records.FlatRecords(headers[0], schemas[0], lacking(schemas[0], schemas[1:]).items())
+    first = _flat_records.FlatRecords(headers[0], schemas[0], later_fields(schemas[0], schemas[1:]).items())
     return _Record(first.encoded, found)
 
 
@@ -130,11 +130,11 @@ def encode(record: str, fields: Mapping[str, Any]) -> bytes:
         >>> decode(encode("Unfreeze", {"command_id": "u-1", "account": "ada"})).fields["account"]
         'ada'
     """
-    # Not with the newest. A log under rules 1 takes a newer schema for a dead letter, and a plain grant is none: nobody
-    # needs to bring new rules into force to go on with what they do. And a command sent again by a newer producer is
-    # then the same as the old one was, byte for byte.
-    quick, writers = _writers()[record]
-    if (value := quick(fields)) is not None:
+    # Not with the newest. A log under older rules takes a newer schema for a dead letter, and a plain grant is none:
+    # nobody needs to bring new rules into force to go on with what they do. And a command sent again by a newer
+    # producer then equals the old one, byte for byte.
+    write_flat, writers = _writers()[record]
+    if (value := write_flat(fields)) is not None:
         return value
     try:
         for write, has_room in writers:  # The last one has room for everything.
@@ -174,7 +174,7 @@ def decode(value: bytes | None) -> Decoded:
         detail = _OLD_LOG if schema_id in _OLD_IDS else "is not in the lock file"
         raise DecodeError(DeadLetterReason.UNKNOWN_SCHEMA_ID, f"schema id {schema_id} {detail}")
     try:
-        # As Decoded(...), which takes twice as long.
+        # Like Decoded(...), which takes twice as long.
         return tuple.__new__(Decoded, (reader.record, reader.read(value, 5), reader.rules))
     except IndexError:
         raise DecodeError(DeadLetterReason.NOT_AVRO, "the record ends too early", reader.rules) from None

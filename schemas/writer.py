@@ -1,7 +1,7 @@
 """Compiles a schema into a function that writes its records. Knows nothing of framing or of what fields mean.
 
-The twin of reading.py, for the same reason: a general encoder spends most of its time on finding out, for each record,
-what it is about to write. The code is made from our own lock file, never from what is written. fastavro stays the
+The counterpart of reader.py, for its reason: a general encoder spends most of its time on working out, for each record,
+what to write next. The code is made from our own lock file, never from what is written. fastavro stays the
 yardstick: tests/schemas/test_schemas.py compares the two.
 """
 
@@ -13,7 +13,7 @@ from creditfold.schemas.registry import JsonSchema
 
 #: Writes the fields of a record, given by their names.
 Writer: TypeAlias = Callable[[Mapping[str, Any]], bytes]
-#: Whether a version of a record has room for fields.
+#: Whether a version of a record can hold fields.
 Room: TypeAlias = Callable[[Mapping[str, Any]], bool]
 
 
@@ -74,7 +74,7 @@ def _parts(name: str, kind: Any) -> list[str]:
         return [_long(name)]
     if kind == "boolean":
         return [f"b'\\1' if {name} else b'\\0'"]
-    # By their lengths: None and 0, which have none, are no empty map and no empty array.
+    # By their lengths: None and 0 have none, so that they are no empty map and no empty array.
     if kind == MAP:
         return [f"texts({name}) if len({name}) else b'\\0'"]
     if is_array(kind):
@@ -124,7 +124,7 @@ def write_long(value: int) -> bytes:
 _LONGS = tuple(map(write_long, range(1_024)))
 
 
-def lacking(schema: JsonSchema, later: Iterable[JsonSchema]) -> dict[str, Any]:
+def later_fields(schema: JsonSchema, later: Iterable[JsonSchema]) -> dict[str, Any]:
     """The fields that later versions of a schema alone have, with their defaults."""
     own = {field["name"] for field in schema["fields"]}
     fields = (field for other in later for field in other["fields"] if field["name"] not in own)
@@ -132,7 +132,7 @@ def lacking(schema: JsonSchema, later: Iterable[JsonSchema]) -> dict[str, Any]:
 
 
 def compile_room(schema: JsonSchema, later: Sequence[JsonSchema]) -> Room:
-    """Make what says whether fields say nothing that later versions of a schema alone have a field for."""
+    """Make the function that checks whether this version can hold fields: nothing is set that only later ones have."""
     own = {field["name"]: field for field in schema["fields"]}
     items: dict[str, list[JsonSchema]] = {}
     for field in (field for other in later for field in other["fields"]):
@@ -142,7 +142,7 @@ def compile_room(schema: JsonSchema, later: Sequence[JsonSchema]) -> Room:
     # An empty array may come as a tuple.
     conditions = [
         f"not len(get({name!r}, ()))" if default == [] else f"get({name!r}, {default!r}) == {default!r}"
-        for name, default in lacking(schema, later).items()
+        for name, default in later_fields(schema, later).items()
     ]
     conditions += [f"all(map(rooms[{name!r}], get({name!r}, ())))" for name in items]
     lines = ["def has_room(fields):", "    get = fields.get", f"    return {' and '.join(conditions) or True}"]

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from creditfold.common.packaged import packaged
+from creditfold.common.resources import read_resource
 
 VERSION = "4.3.0"
 LIST = "jars.json"
@@ -51,5 +51,5 @@ class Artifact(NamedTuple):
 @cache
 def kafka_artifacts() -> tuple[Artifact, ...]:
     """All that a broker's class path needs."""
-    listed = json.loads(packaged(__package__, LIST))
+    listed = json.loads(read_resource(__package__, LIST))
     return tuple(Artifact(coordinates, **pinned) for coordinates, pinned in listed.items())

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from creditfold.common.files import LockedError, locked
-from creditfold.common.packaged import packaged
 from creditfold.common.processes import run
+from creditfold.common.resources import read_resource
 from creditfold.stack.artifacts import CLASSES, LIST
 from creditfold.stack.java import Java, java_environment
 
@@ -55,7 +55,7 @@ def _made(java: Java, jars: Path, archive: Path, on_step: Callable[[str], None])
     # Names of this process's own: one that was killed may have left a Java that still writes.
     fresh, classes = (jars / f"{os.getpid()}-{name}.part" for name in (archive.name, CLASSES))
     try:
-        classes.write_bytes(packaged(__package__, CLASSES))
+        classes.write_bytes(read_resource(__package__, CLASSES))
         command = [
             java.command,
             "-Xshare:dump",

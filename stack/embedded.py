@@ -13,15 +13,15 @@ from typing import Literal, NamedTuple
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from creditfold.common.errors import ResourceError
 from creditfold.common.files import locked
-from creditfold.common.processes import StackError
 from creditfold.common.settings import FILE, PREFIX, Settings, source_of
 from creditfold.log.admin import kafka_answers
 from creditfold.log.topics import create_topics
 from creditfold.stack.jars import FETCH_BOUND_S
 from creditfold.stack.kafka import EmbeddedKafka, is_embeddable
 from creditfold.stack.postgres import EmbeddedPostgres
-from creditfold.stack.remembered import remember
+from creditfold.stack.settings_file import remember
 
 # Longer than the longest start, so that the second of two `up` at once waits for the first and finds all done.
 LOCK_BOUND_S = FETCH_BOUND_S + 240.0
@@ -30,7 +30,7 @@ OnStep = Callable[[str], None]
 State = Literal["running", "starting", "stopped"]
 
 
-class DataFolderError(StackError):
+class DataFolderError(ResourceError):
     """The data folder can't be written."""
 
 
@@ -54,7 +54,7 @@ def up(settings: Settings, on_step: OnStep = lambda _: None) -> list[str]:
         settings: where each server is, or is to be started.
         on_step: called with one sentence before each step that takes time.
 
-    Returns: the names of what it started. Raises StackError, each with a remedy.
+    Returns: the names of what it started. Raises ResourceError, each with a remedy.
     """
     with data_folder_named(settings), contextlib.ExitStack() as undo:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def _launched(server: EmbeddedKafka | EmbeddedPostgres, name: str, on_step: OnSt
 def down(settings: Settings) -> list[str]:
     """Stop the embedded servers cleanly, or kill what doesn't end within its bound. The data stays.
 
-    Returns: the names of what it stopped; empty if nothing ran. Raises StackError.
+    Returns: the names of what it stopped; empty if nothing ran. Raises ResourceError.
     """
     if not settings.data_dir.exists():
         return []

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from creditfold.common.errors import ResourceError
 from creditfold.common.files import locked
-from creditfold.common.packaged import packaged
-from creditfold.common.processes import StackError
+from creditfold.common.resources import read_resource
 from creditfold.common.settings import Settings
 from creditfold.stack.artifacts import LIST, VERSION, Artifact, kafka_artifacts
 
@@ -21,7 +21,7 @@ FETCH_BOUND_S = 900.0
 PROGRESS_BYTES = 10_000_000
 
 
-class JarsError(StackError):
+class JarsError(ResourceError):
     """The folder for Kafka's jars can't be used."""
 
 
@@ -68,7 +68,7 @@ def _fill(folder: Path, settings: Settings, wrong: Sequence[Artifact], on_step: 
 
     folder.mkdir(exist_ok=True)
     # First, so that what a kill leaves is known as ours.
-    (folder / LIST).write_bytes(packaged(__package__, LIST))
+    (folder / LIST).write_bytes(read_resource(__package__, LIST))
     # The broker takes each jar that it finds there: another version's would be in its way.
     for name in {path.name for path in folder.iterdir()} - {LIST, *(artifact.name for artifact in kafka_artifacts())}:
         (folder / name).unlink()

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from creditfold.common.processes import StackError, run
+from creditfold.common.errors import ResourceError
+from creditfold.common.processes import run
 
 OLDEST_JAVA = 17
 #: The first with an option against warnings of how Kafka uses memory.
@@ -25,7 +26,7 @@ INSTALL_JAVA = (
 )
 
 
-class JavaError(StackError):
+class JavaError(ResourceError):
     """There is no Java, or none that is new enough."""
 
 

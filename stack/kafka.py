@@ -14,9 +14,11 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from creditfold.common.packaged import packaged
-from creditfold.common.processes import Daemon, StackError, Step, last_lines, run, tail, wait_until
+from creditfold.common.errors import ResourceError
+from creditfold.common.processes import Daemon, Step, last_lines, run, tail
+from creditfold.common.resources import read_resource
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.admin import kafka_answers
 from creditfold.stack.class_archive import archive_options
 from creditfold.stack.jars import fetched_jars
@@ -32,7 +34,7 @@ _LISTENER = re.compile(r"^listeners=PLAINTEXT://127\.0\.0\.1:(\d+),", re.MULTILI
 _CLUSTER = re.compile(r"^cluster\.id=(\S+)", re.MULTILINE)
 
 
-class EmbeddedKafkaError(StackError):
+class EmbeddedKafkaError(ResourceError):
     """The embedded Kafka can't be set up or started."""
 
 
@@ -214,7 +216,7 @@ class EmbeddedKafka:
         text = "\n".join(lines)
         (self._home / "server.properties").write_text(f"{text}\nlog.dirs=data\n", encoding="ascii")
         (self._home / "format.properties").write_text(f"{text}\nlog.dirs=data.new\n", encoding="ascii")
-        (self._home / "log4j2.xml").write_bytes(packaged(__package__, "log4j2.xml"))
+        (self._home / "log4j2.xml").write_bytes(read_resource(__package__, "log4j2.xml"))
 
     def _format(self, java: Sequence[str]) -> None:
         """Format the storage under another name, and rename it: half a format is never used."""

@@ -18,7 +18,7 @@ import truststore
 from requests.adapters import HTTPAdapter
 from tenacity import Retrying, retry_if_exception_type, sleep_using_event, stop_after_attempt, wait_exponential
 
-from creditfold.common.processes import StackError
+from creditfold.common.errors import ResourceError
 from creditfold.stack.artifacts import Artifact
 
 CONNECT_BOUND_S = 20.0
@@ -37,7 +37,7 @@ CERTIFICATES = (
 )
 
 
-class MavenError(StackError):
+class MavenError(ResourceError):
     """A file couldn't be fetched from the Maven repository."""
 
 

@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from creditfold.common.processes import StackError, wait_until
+from creditfold.common.errors import ResourceError
+from creditfold.common.waiting import wait_until
 
 LOOPBACK = "127.0.0.1"
 RELEASE_S = 3.0
@@ -21,7 +22,7 @@ NEAR = 200
 _LISTENS = "0A"  # The kernel's number for that state of a TCP socket.
 
 
-class PortError(StackError):
+class PortError(ResourceError):
     """A port can't be listened on."""
 
 

@@ -14,8 +14,9 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
-from creditfold.common.processes import Daemon, Step, last_lines, run, start_time, tail, wait_until
+from creditfold.common.processes import Daemon, Step, last_lines, run, start_time, tail
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.stack.ports import LOOPBACK, Need, check_ports
 from creditfold.stack.postgres_access import (
     DATABASE,

@@ -15,7 +15,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier, Literal
 
-from creditfold.common.processes import StackError
+from creditfold.common.errors import ResourceError
 from creditfold.common.settings import Settings
 from creditfold.stack.ports import LOOPBACK
 
@@ -33,7 +33,7 @@ host all all {LOOPBACK}/32 scram-sha-256
 """
 
 
-class AccessError(StackError):
+class AccessError(ResourceError):
     """PostgreSQL can't be reached in the way that was asked for."""
 
     exit_code = 2

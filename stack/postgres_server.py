@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from creditfold.common.processes import Identity, StackError, run
+from creditfold.common.errors import ResourceError
+from creditfold.common.processes import Identity, run
 
 OLDEST_MAJOR = 15  # The first that has MERGE.
 ASK_BOUND_S = 30.0
@@ -25,7 +26,7 @@ INSTALL = (
 )
 
 
-class PostgresError(StackError):
+class PostgresError(ResourceError):
     """The embedded PostgreSQL can't be found, set up or started."""
 
 

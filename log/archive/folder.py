@@ -17,7 +17,7 @@ from fastavro import reader as read_container
 from fastavro.schema import parse_schema
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from creditfold.common.processes import StackError
+from creditfold.common.errors import ResourceError
 from creditfold.log.record import LogRecord
 
 FORMAT = 1
@@ -60,7 +60,7 @@ class ArchiveProblem(NamedTuple):
     what: str
 
 
-class ArchiveError(StackError):
+class ArchiveError(ResourceError):
     """The archive can't be written or read, or belongs to another log."""
 
 

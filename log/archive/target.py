@@ -22,9 +22,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from creditfold.common.errors import ResourceError
 from creditfold.common.position import Position
-from creditfold.common.processes import StackError, wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.admin import PROPAGATION_S, REQUEST_S, KafkaAdmin
 from creditfold.log.record import LogRecord
 
@@ -43,7 +44,7 @@ _LIMITS = ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms")
 _MOST = str(2**63 - 1)
 
 
-class RestoreError(StackError):
+class RestoreError(ResourceError):
     """The archive can't be brought into this topic."""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from creditfold.common.checks import Check
-from creditfold.common.processes import StackError
+from creditfold.common.errors import ResourceError
 from creditfold.log.continuity import REPLACED, LogReplacedError
 from creditfold.log.doctor.facts import FoldedLog, LogExtent
 from creditfold.log.doctor.wording import counted, named, unknown
@@ -18,7 +18,7 @@ def examine_extent(name: str, extent: LogExtent, folded: FoldedLog | None, now_m
     why = "It shows whether the brokers' clocks agree with this machine's."
     clock = (
         unknown(name, "append times", newest, why)
-        if isinstance(newest, StackError)
+        if isinstance(newest, ResourceError)
         else judge_append_times(name, newest, now_ms)
     )
     next_offsets = folded.next_offsets if folded is not None else None
@@ -72,7 +72,7 @@ def judge_history(name: str, folded: FoldedLog) -> Check:
     """The last records that were folded are still in the log, where they were."""
     title, refused = "last folded records", folded.refused
     why = "A log that lost its end and grew past it has other commands at offsets that were folded; they are skipped."
-    if isinstance(refused, StackError):
+    if isinstance(refused, ResourceError):
         return unknown(name, title, refused, why)
     # One that ends too early is the business of the checks above.
     replaced = {partition: error for partition, error in refused.items() if isinstance(error, LogReplacedError)}

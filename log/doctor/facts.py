@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
+from creditfold.common.errors import ResourceError
 from creditfold.common.position import Log
-from creditfold.common.processes import StackError
 from creditfold.common.settings import Settings
 from creditfold.log.admin import REQUEST_S, KafkaAdmin, KafkaUnavailableError, read_config
 from creditfold.log.continuity import LogTruncatedError
@@ -30,7 +30,7 @@ class LogExtent(NamedTuple):
 
     starts: Mapping[int, int]
     ends: Mapping[int, int]
-    newest_ms: Mapping[int, int] | StackError
+    newest_ms: Mapping[int, int] | ResourceError
 
 
 class FoldedLog(NamedTuple):
@@ -41,15 +41,15 @@ class FoldedLog(NamedTuple):
 
     log: Log
     next_offsets: Mapping[int, int]
-    refused: Mapping[int, LogTruncatedError] | StackError = MappingProxyType({})
+    refused: Mapping[int, LogTruncatedError] | ResourceError = MappingProxyType({})
 
 
 class TopicFacts(NamedTuple):
     """A topic's name, its description or why there is none, and the transactions that are open in it."""
 
     name: str
-    info: TopicInfo | StackError
-    open_transactions: Sequence[OpenTransaction] | StackError = ()
+    info: TopicInfo | ResourceError
+    open_transactions: Sequence[OpenTransaction] | ResourceError = ()
 
 
 class KafkaFacts(NamedTuple):
@@ -60,14 +60,14 @@ class KafkaFacts(NamedTuple):
     commands: TopicFacts
     outcomes: TopicFacts
     dead_letters: TopicFacts
-    extent: LogExtent | StackError
+    extent: LogExtent | ResourceError
 
 
 def kafka_facts(settings: Settings) -> KafkaFacts:
     """Ask Kafka. Raises KafkaUnavailableError; every other refusal becomes a fact."""
     admin = KafkaAdmin(settings)
     asked = answer_or_refusal(lambda: admin.ask(lambda: _brokers(admin)))
-    live = frozenset[int]() if isinstance(asked, StackError) else asked
+    live = frozenset[int]() if isinstance(asked, ResourceError) else asked
     commands, outcomes, dead_letters = (_topic_facts(settings, name) for name in topic_names(settings))
     return KafkaFacts(
         # A broker that is down is none of the live ones, but replicas are still placed on it.
@@ -76,24 +76,24 @@ def kafka_facts(settings: Settings) -> KafkaFacts:
         commands,
         outcomes,
         dead_letters,
-        commands.info if isinstance(commands.info, StackError) else _extent(settings, commands.info),
+        commands.info if isinstance(commands.info, ResourceError) else _extent(settings, commands.info),
     )
 
 
 def _topic_facts(settings: Settings, name: str) -> TopicFacts:
     info = answer_or_refusal(lambda: describe_topic(settings, name))
-    if isinstance(info, StackError):
+    if isinstance(info, ResourceError):
         return TopicFacts(name, info)
     return TopicFacts(name, info, answer_or_refusal(lambda: open_transactions(settings, name, _led(info))))
 
 
-def answer_or_refusal(question: Callable[[], T]) -> T | StackError:
+def answer_or_refusal(question: Callable[[], T]) -> T | ResourceError:
     """Return the answer, or Kafka's refusal to give one. Raises KafkaUnavailableError where Kafka doesn't answer."""
     try:
         return question()
     except KafkaUnavailableError:
         raise
-    except StackError as refusal:
+    except ResourceError as refusal:
         return refusal
 
 
@@ -101,7 +101,7 @@ def _brokers(admin: KafkaAdmin) -> frozenset[int]:
     return frozenset(node.id for node in admin.client.describe_cluster(request_timeout=REQUEST_S).result().nodes)
 
 
-def _placed(infos: Iterable[TopicInfo | StackError]) -> frozenset[int]:
+def _placed(infos: Iterable[TopicInfo | ResourceError]) -> frozenset[int]:
     layouts = (info.layout for info in infos if isinstance(info, TopicInfo))
     return frozenset(broker for layout in layouts for state in layout for broker in state.replicas)
 
@@ -116,7 +116,7 @@ def _auto_create(admin: KafkaAdmin, broker: int) -> bool | None:
     return None if value is None else value == "true"
 
 
-def _extent(settings: Settings, info: TopicInfo) -> LogExtent | StackError:
+def _extent(settings: Settings, info: TopicInfo) -> LogExtent | ResourceError:
     led = _led(info)
     return answer_or_refusal(
         lambda: LogExtent(

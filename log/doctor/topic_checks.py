@@ -1,7 +1,7 @@
 """Examines each topic by itself: its settings, replicas and open transactions. Pure: asks nobody."""
 
 from creditfold.common.checks import Check, State
-from creditfold.common.processes import StackError
+from creditfold.common.errors import ResourceError
 from creditfold.common.settings import Settings
 from creditfold.log.admin import TopicMissingError, kafka_tool
 from creditfold.log.doctor.facts import FoldedLog, KafkaFacts, TopicFacts
@@ -24,7 +24,7 @@ def examine_topic(
     info = topic.info
     if isinstance(info, TopicMissingError):
         return [_missing_log(topic.name, folded) if topic is facts.commands else _missing_side(topic.name)]
-    if isinstance(info, StackError):
+    if isinstance(info, ResourceError):
         return [unknown(topic.name, "description", info, "A topic that can't be described can't be checked.")]
     return [
         Check(info.name, "exists", "ok", f"id {info.topic_id}, {info.partitions} partitions", "It is needed.", ""),
@@ -147,7 +147,7 @@ def judge_replicas(info: TopicInfo, settings: Settings) -> Check:
 def judge_open_transactions(topic: TopicFacts, facts: KafkaFacts, settings: Settings, now_ms: int) -> Check:
     """Nobody's transaction has been open for long: what was committed behind its start waits for it."""
     name, why = "open transactions", "What stands behind an open transaction isn't read by anybody until it ends."
-    if isinstance(topic.open_transactions, StackError):
+    if isinstance(topic.open_transactions, ResourceError):
         return unknown(topic.name, name, topic.open_transactions, why)
     long = [one for one in topic.open_transactions if one.is_long(now_ms)]
     return Check(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from creditfold.common.checks import Check
-from creditfold.common.processes import StackError
+from creditfold.common.errors import ResourceError
 from creditfold.common.settings import Settings
 from creditfold.log.admin import kafka_tool
 
@@ -11,7 +11,7 @@ from creditfold.log.admin import kafka_tool
 MAX_NAMED = 10
 
 
-def unknown(subject: str, name: str, refusal: StackError, why: str) -> Check:
+def unknown(subject: str, name: str, refusal: ResourceError, why: str) -> Check:
     """The check of what Kafka refuses to report: its refusal."""
     return Check(subject, name, "unknown", refusal.message, why, refusal.remedy or "Look into the brokers' logs.")
 

@@ -23,8 +23,8 @@ from creditfold.cli.main import COMMANDS, _run
 from creditfold.cli.shared import output
 from creditfold.cli.shared.progress import figures_of
 from creditfold.common.position import Position
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings, unknown_variables
+from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import end_offsets
 from creditfold.processors import status
 from creditfold.processors.daemons import daemon

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from creditfold.common.settings import FILE, InvalidSettingError, Settings, load_settings, settings_table
-from creditfold.stack.remembered import ALWAYS, OF_A_START, remember
+from creditfold.stack.settings_file import ALWAYS, OF_A_START, remember
 
 ROOT = Path(__file__).resolve().parents[2]
 

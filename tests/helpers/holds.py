@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import psutil
 import psycopg
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.projections.store.statements import SWITCHING
 from helpers.support import HANG_S, Raw, WorkerProcess, append, query
 

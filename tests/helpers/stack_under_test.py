@@ -16,8 +16,8 @@ from pathlib import Path
 import psycopg
 from pydantic import SecretStr
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log import admin, offsets, topics
 from creditfold.log.admin import kafka_answers
 from creditfold.stack import kafka, postgres

@@ -21,8 +21,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from creditfold.common.errors import CreditfoldError
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError
 from creditfold.log.offsets import end_offsets, start_offsets
 from creditfold.log.topics import create_topics, describe_log

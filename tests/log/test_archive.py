@@ -25,8 +25,8 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError, TopicMissingError
 from creditfold.log.archive import restore
 from creditfold.log.archive import writer as archive_writer

@@ -23,8 +23,8 @@ from test_cli import use
 from creditfold.cli.main import _run
 from creditfold.common.checks import Check, worst_first
 from creditfold.common.position import Log
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaUnavailableError, TopicError, TopicMissingError
 from creditfold.log.bookmark import Bookmark
 from creditfold.log.doctor.facts import FoldedLog, KafkaFacts, LogExtent, TopicFacts, kafka_facts

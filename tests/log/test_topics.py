@@ -9,8 +9,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import ConfigResource, ConfigSource, ResourceType
 from pydantic import SecretStr
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log import admin
 from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError, TopicError, TopicMissingError
 from creditfold.log.offsets import end_offsets, start_offsets

@@ -11,8 +11,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import Producer
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.ledger.limits import MAX_RECORD_BYTES
 from creditfold.log.partitioner import partition_of
 from creditfold.projections.tables.roles import READER_ROLE

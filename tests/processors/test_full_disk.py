@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.connections import connected
 from creditfold.projections.failures import DiskFullError

@@ -13,8 +13,8 @@ import pytest
 from test_cli import bare, cli, use
 
 from creditfold.common.disks import DANGER_BYTES, Disk, judge_disk
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import End
 from creditfold.processors import health
 from creditfold.processors.health import (

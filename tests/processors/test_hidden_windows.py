@@ -7,8 +7,8 @@ import pytest
 from confluent_kafka import Producer
 from test_publisher import assert_published, fold, next_offsets, opened, pool, publish_to, topics_of
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.visibility import HiddenRecordError
 from creditfold.processors.publisher.main import Lane
 from creditfold.processors.publisher.partition import Outbox, Pool, ScatteredWindowError

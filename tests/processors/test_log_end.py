@@ -16,8 +16,8 @@ from confluent_kafka.admin import AdminClient
 from test_cli import bare, cli
 from test_publisher import assert_published, opened, pool, publish_to, read_topic, wait_until_published
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log import continuity
 from creditfold.log.archive.folder import ArchiveError
 from creditfold.log.archive.writer import archive_topic

@@ -13,8 +13,8 @@ from confluent_kafka import Producer
 from structlog.testing import capture_logs
 from test_cli import bare, cli
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import End, log_ends
 from creditfold.log.open_transactions import LONG_OPEN_S, open_transactions
 from creditfold.log.topics import describe_log

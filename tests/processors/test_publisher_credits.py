@@ -26,8 +26,8 @@ from test_publisher import (
 )
 from test_transfers import account_in, grant, of, transfer
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.topics import describe_log
 from creditfold.processors.publisher import partition as outboxes
 from creditfold.processors.publisher.messages import read_outcome

@@ -18,8 +18,8 @@ from test_chunks import FakeRecord
 from creditfold.cli.append import redrive as command
 from creditfold.cli.main import _run
 from creditfold.common.position import Position
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings
+from creditfold.common.waiting import wait_until
 from creditfold.ledger import CreditBook, Spend
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import MAX_DEAD_BYTES, fold, read_records

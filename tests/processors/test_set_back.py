@@ -7,8 +7,8 @@ from test_generations import run
 from test_publisher import position_of, read_topic, wait_until_published
 from test_transfers import ANN, BOB, EVE, account_in, ending, grant, of, transfer, wait_until_settled
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.topics import describe_log
 from creditfold.projections.connections import connected
 from creditfold.projections.proof.chain import chain_at

@@ -17,8 +17,8 @@ from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
 from test_cli import bare, use
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.partitioner import partition_of
 from creditfold.log.topics import describe_log
 from creditfold.projections.connections import connected

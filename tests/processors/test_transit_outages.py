@@ -14,8 +14,8 @@ import pytest
 from test_generations import WATCH, rows_of, run
 from test_transfers import account_in, check_ends, grant, in_transit, of, transfer
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.topics import describe_log
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.connections import connected, snapshot

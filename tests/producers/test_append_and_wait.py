@@ -15,8 +15,8 @@ import pytest
 from psycopg import Connection
 
 from creditfold.common.position import Position
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import end_offsets
 from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import (

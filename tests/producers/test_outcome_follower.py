@@ -14,7 +14,7 @@ import pytest
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
-from creditfold.common.processes import wait_until
+from creditfold.common.waiting import wait_until
 from creditfold.producers import (
     AsyncCommandProducer,
     CommandProducer,

@@ -11,8 +11,8 @@ from test_chunks import FakeRecord
 from test_cli import bare, use
 from test_credit_store import folded, in_memory, prepared
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.account_cache import Memory, Seen
 from creditfold.projections import queries

@@ -22,8 +22,8 @@ from tenacity import stop_after_attempt
 from test_compiled import IS_COMPILED
 
 from creditfold.cli.main import _run
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaAdmin
 from creditfold.log.offsets import end_offsets
 from creditfold.log.topics import create_topics, describe_log

@@ -21,8 +21,8 @@ from test_doctor import alter
 from test_generations import WATCH, folded, history, read, rows_of, run, states
 
 from creditfold.common.instants import EPOCH
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.ledger import RULESETS
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.rebuild.steps import Request, rebuild

@@ -20,8 +20,8 @@ from test_cli import bare, cli, use  # noqa: F401 - Fixtures.
 from test_server_states import ARGUMENTS, role, server, with_dsn
 
 from creditfold.common.position import Position
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.projections import connections, queries
 from creditfold.projections.connections import connected, fold_pool, outbox_pool, pinned
 from creditfold.projections.failures import PoolerError, PostgresUnavailableError, explained

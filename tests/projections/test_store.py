@@ -14,8 +14,8 @@ from test_chunks import FakeRecord, grant, spend
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log, Position
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.ledger import CreditBook
 from creditfold.processors.fold.account_cache import Memory, Wanted, load_together
 from creditfold.processors.fold.chunk import Chunk, commands, fold, read_records

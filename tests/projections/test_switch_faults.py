@@ -12,8 +12,8 @@ import pytest
 from tenacity import stop_after_attempt
 from test_generations import WATCH, folded, history, read, run, states
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.archive.restore import restore_topic
 from creditfold.log.archive.writer import archive_topic
 from creditfold.processors.rebuild import steps as rebuilding

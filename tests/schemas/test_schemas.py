@@ -286,7 +286,7 @@ def test_flat_records_are_written_by_a_quick_way_in_the_compiled_core_and_only_t
     taken = {
         type(command).__name__
         for command in plain
-        if wire._writers()[type(command).__name__].quick(fields_of(command)) == wire.encode(*named(command))
+        if wire._writers()[type(command).__name__].write_flat(fields_of(command)) == wire.encode(*named(command))
     }
     of_others = {"ReceiveTransfer", "Batch"}
     assert taken == ({type(command).__name__ for command in commands} - of_others if IS_COMPILED else set())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from creditfold.common.packaged import packaged
+from creditfold.common.resources import read_resource
 from creditfold.stack import class_archive
 from creditfold.stack.artifacts import LIST, kafka_artifacts
 from creditfold.stack.class_archive import archive_options
@@ -32,7 +32,7 @@ def jars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared = fetched_jars(embedded_settings(folder))
     for artifact in kafka_artifacts():
         shutil.copy2(shared / artifact.name, folder)
-    (folder / LIST).write_bytes(packaged("creditfold.stack", LIST))
+    (folder / LIST).write_bytes(read_resource("creditfold.stack", LIST))
     return folder
 
 

@@ -19,8 +19,9 @@ import pytest
 from confluent_kafka import Producer
 
 from creditfold.common.files import LockedError, locked
-from creditfold.common.processes import Daemon, Step, run, start_time, wait_until
+from creditfold.common.processes import Daemon, Step, run, start_time
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.admin import TopicError
 from creditfold.log.offsets import end_offsets
 from creditfold.stack.artifacts import kafka_artifacts

@@ -15,7 +15,6 @@ import pytest
 
 from creditfold.common.settings import Settings, load_settings
 from creditfold.processors.startup import prepare_ledger
-from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import (
     Batch,
     Command,

@@ -33,8 +33,8 @@ from latency import Look, Schedule, pace, visible_at
 from rig import database, ledger, middle, percentiles, servers_cpu_s, workers
 from sampling import Place, stage_of
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.producers import Command
 from creditfold.producers.import_head import FileFormat, open_lines
 from creditfold.producers.import_lines import CsvRecords, JsonLines, RecordReader

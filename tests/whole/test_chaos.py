@@ -21,8 +21,8 @@ from confluent_kafka import Producer
 from test_publisher import assert_published, wait_until_published
 
 from creditfold.common.position import Position
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.topics import describe_log
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.producers import CommandProducer, DeliveryFailedError, Outcome

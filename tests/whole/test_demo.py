@@ -19,8 +19,8 @@ from creditfold.cli.demo import audit, cdnow
 from creditfold.cli.demo import main as demo_module
 from creditfold.cli.demo.cdnow import Conversion, DemoDataError, Purchase, convert, fetched_history, parse_history
 from creditfold.cli.demo.main import COMMANDS_FILE, DemoError, run_demo
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import end_offsets
 from creditfold.processors import daemons
 from creditfold.producers.models.commands import parse_command

@@ -17,8 +17,8 @@ import pytest
 from psycopg.sql import SQL
 
 from creditfold.cli.main import COMMANDS
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings, load_settings
+from creditfold.common.waiting import wait_until
 from creditfold.ledger import RejectionReason, known_rules, limits
 from creditfold.processors.startup import prepare_ledger
 from creditfold.producers.models.commands import MODELS

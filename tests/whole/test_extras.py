@@ -190,6 +190,7 @@ EXTRA_OF_MODULES = {
     "creditfold.common.logging": "cli",
     "creditfold.common.processes": "read",
     "creditfold.common.settings": "read",
+    "creditfold.common.waiting": "read",
     "creditfold.log.appender": "cli",
     "creditfold.log.batch_reader": "worker",
 }

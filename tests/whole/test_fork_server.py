@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from creditfold.common.processes import wait_until
+from creditfold.common.waiting import wait_until
 from helpers import fork_server
 from helpers.fork_server import IMPORTED, Process, fits, read_at_start, run, start_anew
 from helpers.support import HANG_S, ROOT

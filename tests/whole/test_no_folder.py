@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from creditfold.common.position import Position
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import end_offsets
 from helpers import fork_server
 from helpers.fork_server import start_anew

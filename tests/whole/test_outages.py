@@ -11,8 +11,8 @@ import pytest
 from confluent_kafka import ConsumerGroupState, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from creditfold.common.processes import wait_until
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import end_offsets
 from creditfold.processors.status import UnhealthyError, check_machine
 from helpers.holds import freeze, freeze_inside_a_transaction

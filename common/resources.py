@@ -3,6 +3,6 @@
 from importlib import resources
 
 
-def packaged(package: str, name: str) -> bytes:
+def read_resource(package: str, name: str) -> bytes:
     """Return a file that comes with a package, named by its path from there."""
     return resources.files(package).joinpath(name).read_bytes()
