@@ -26,7 +26,7 @@ COMPILED = (
 
 
 #: Modules that exist in the compiled core only.
-QUICK = ("log/batches", "processors/fold/plain", "producers/plain_lines", "schemas/flat_records")
+CYTHON = ("log/batches", "processors/fold/plain", "producers/plain_lines", "schemas/flat_records")
 
 #: Without the libraries that modules import: who compiles needn't have them, and what is of their types is any object.
 TRANSLATION = (
@@ -54,10 +54,11 @@ def extensions() -> list[Any]:
     # Under .link, which MYPYPATH names, the modules have their full names.
     paths = [f".link/creditfold/{path}" for path in COMPILED]
     compiled = mypycify([*TRANSLATION, *paths], opt_level="3", debug_level="0", group_name="creditfold")
-    quick = [
-        Extension(f"creditfold.{path.replace('/', '.')}", [f"{path}.pyx"], extra_compile_args=["-g0"]) for path in QUICK
+    cython_modules = [
+        Extension(f"creditfold.{path.replace('/', '.')}", [f"{path}.pyx"], extra_compile_args=["-g0"])
+        for path in CYTHON
     ]
-    return [*compiled, *cythonize(quick, build_dir="build")]
+    return [*compiled, *cythonize(cython_modules, build_dir="build")]
 
 
 if __name__ == "__main__":

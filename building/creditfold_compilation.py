@@ -100,7 +100,7 @@ def sources_of(root: Path) -> list[str]:
                 package, _, module = name.rpartition(".")
                 if package in packages:
                     left.append(f"{package.removeprefix('creditfold.').replace('.', '/')}/{module}.py")
-    return sorted([*found, *(f"{path}.pyx" for path in setup["QUICK"]), "setup.py", "building/creditfold_compiler.py"])
+    return sorted([*found, *(f"{path}.pyx" for path in setup["CYTHON"]), "setup.py", "building/creditfold_compiler.py"])
 
 
 def _unpacked(wheel: Path, folder: Path) -> tuple[dict[str, str], Reason | None]:

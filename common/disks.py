@@ -47,8 +47,8 @@ def _seen(folders: Iterable[tuple[str, Path]]) -> Iterable[Disk]:
         yield Disk(what, folder, found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
 
-def judge_disk(disk: Disk) -> Check:
-    """A full disk stops whoever writes there: producers at Kafka's, the fold at PostgreSQL's."""
+def check_disk(disk: Disk) -> Check:
+    """Check that a disk has room: a full one stops producers at Kafka's, and the fold at PostgreSQL's."""
     little = disk.free < WARNING_BYTES or (disk.free < SHARE * disk.total and disk.free < SHARE_BYTES)
     state: State = "danger" if disk.free < DANGER_BYTES else "warning" if little else "ok"
     return Check(

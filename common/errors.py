@@ -15,7 +15,7 @@ class CreditfoldError(Exception):
         remedy: what to do next; empty when nothing can be done but report it.
 
     `exit_code` is what the command line exits with when the error ends a command. `away` names the server that doesn't
-    answer, "Kafka" or "PostgreSQL", for whoever knows where it should run.
+    answer, "Kafka" or "PostgreSQL", for a caller that knows where it should run.
     """
 
     exit_code = 1

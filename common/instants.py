@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-#: 1973-03-03T09:46:40Z. A smaller number is nearly always seconds, days or a date; nobody's credits are of that time.
+#: 1973-03-03T09:46:40Z. A smaller number is nearly always seconds, days or a date; no credits are of that time.
 MIN_INSTANT: Final = 100_000_000_000
 #: 9999-12-31T23:59:59.999Z.
 MAX_INSTANT: Final = 253_402_300_799_999

@@ -41,7 +41,7 @@ def oddity_of(text: str) -> str | None:
 
 
 def escaped(text: str) -> str:
-    """A text of one line with everything escaped that a terminal obeys or nobody sees."""
+    """A text of one line with everything escaped that controls a terminal or is invisible."""
     if text.isascii() and text.isprintable():
         return text
     # Marks that would melt into the letter before them, where that letter with its mark is a character of its own.

@@ -1,15 +1,15 @@
-"""The commands that follow from a transfer: one that brings it to its receiver, one that tells its sender the end.
+"""The commands that follow from a transfer: one that brings it to its receiver, one that ends it at its sender.
 
-Owns their ids, which follow from the transfer alone, so that whoever appends one again appends a duplicate. Both can be
-made of a decision just taken, and of what is kept of it: the row of a transfer, the journal's line of its arrival.
+Owns their ids, which follow from the transfer alone, so that one that is appended again is a duplicate. Both are made
+of what is kept of the decisions: the row of a transfer, the journal's line of its arrival.
 """
 
 import json
 from collections.abc import Iterable
 from hashlib import blake2b
 
-from creditfold.ledger.commands import Command, Parcel, ReceiveTransfer, SettleTransfer, Terms, Transfer
-from creditfold.ledger.facts import Accepted, FactKind, Outcome
+from creditfold.ledger.commands import Parcel, ReceiveTransfer, SettleTransfer, Terms
+from creditfold.ledger.facts import FactKind
 
 
 def arrival_id(sender: str, transfer: str) -> str:
@@ -46,18 +46,3 @@ def kept_parcels(text: str) -> tuple[Parcel, ...]:
 def why_returned(facts: str) -> str:
     """Why a transfer was refused, from the facts of its arrival's journal line; empty if it arrived."""
     return next((fact["detail"] for fact in json.loads(facts) if fact["kind"] == FactKind.REFUSED), "")
-
-
-def derived(command: Command, outcome: Outcome) -> ReceiveTransfer | SettleTransfer | None:
-    """The command that follows from another account's, to be appended there; its id is always the same."""
-    if not isinstance(outcome, Accepted):
-        return None
-    if isinstance(command, Transfer):
-        parcels = [
-            Parcel(fact.ref, fact.moves[0].amount, fact.terms) for fact in outcome.facts if fact.terms is not None
-        ]
-        return arrival(command.account, command.command_id, command.asset, command.to, parcels)
-    if isinstance(command, ReceiveTransfer):
-        returned = next((fact.detail for fact in outcome.facts if fact.kind is FactKind.REFUSED), "")
-        return settlement(command.sender, command.transfer, returned)
-    return None

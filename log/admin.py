@@ -45,7 +45,7 @@ _MOVING = {
     KafkaError.FENCED_LEADER_EPOCH,
 }
 
-# Connections that somebody refuses, by the client's message: it has no code for most of them.
+# Connections that a server refuses, by the client's message: it has no code for most of them.
 _REFUSED_CONNECTIONS = (
     (
         r"sasl|authentication",
@@ -130,11 +130,11 @@ class KafkaAdmin:
     def ask(self, question: Callable[[], T], topic: str = "") -> T:
         """Return the answer to a question. Raises KafkaUnavailableError, TopicMissingError or TopicError."""
         try:
-            # Where nobody answers, the metadata says so sooner than a request that waits for a controller.
+            # Where no broker answers, a metadata request fails sooner than one that waits for a controller.
             self.topics = set(self.client.list_topics(timeout=CONNECT_S).topics)
             return _WHILE_MOVING(question)
         except KafkaException as error:
-            # What the client heard while it tried says more than that it gave up.
+            # The errors while it tried to connect say more than the timeout.
             self.client.poll(0)
             raise explained(error.args[0], self._bootstrap, topic, self._last_error.reason) from error
 

@@ -76,7 +76,7 @@ class BatchReader:
         self._rest_end = start
         # Up to where the broker had records that are committed.
         self._known_end = start
-        # What librdkafka is at, which goes on when whoever waits for it is cancelled.
+        # The read of librdkafka that is under way; it goes on when the task that waits for it is cancelled.
         self._taking: asyncio.Task[LogSlice] | None = None
 
     @property

@@ -43,12 +43,12 @@ class LogReplacedError(LogTruncatedError):
 
 
 class UnreadError(KafkaUnavailableError):
-    """Kafka doesn't give the records before some bookmarks; `refused` is what is known of the other partitions."""
+    """Kafka doesn't return the records before some bookmarks; `refused` is what is known of the other partitions."""
 
     def __init__(self, topic: str, places: Mapping[int, Position]) -> None:
         named = ", ".join(map(str, places.values()))
         super().__init__(
-            f"Kafka doesn't give the records of {topic} at {named}.", "Look at the broker's log; try again."
+            f"Kafka doesn't return the records of {topic} at {named}.", "Look at the broker's log; try again."
         )
         self.partitions = frozenset(places)
         self.refused: Mapping[int, LogTruncatedError] = {}
@@ -79,7 +79,7 @@ def refusals(
     Returns:
         By partition a LogTruncatedError (the topic doesn't reach the bookmark) or a LogReplacedError, to be raised.
 
-    Raises UnreadError if Kafka doesn't give some of the records in time, KafkaUnavailableError, TopicMissingError or
+    Raises UnreadError if Kafka doesn't return some of the records in time, KafkaUnavailableError, TopicMissingError or
     TopicError.
     """
     starts, ends = bounds(KafkaAdmin(settings), topic, bookmarks)
@@ -145,7 +145,7 @@ def _replaced(
 
 
 def _compare(consumer: Consumer, topic: str, wanted: Mapping[int, _Span]) -> tuple[dict[int, str], dict[int, Position]]:
-    """What is wrong with which partition, and the places that Kafka didn't give in time."""
+    """What is wrong, by partition, and the positions that Kafka didn't return in time."""
     consumer.assign([TopicPartition(topic, partition, span.start) for partition, span in wanted.items()])
     found: dict[int, str] = {}
     left = dict(wanted)

@@ -1,8 +1,8 @@
 """Finds transactions that are open in a topic, and what waits behind them. Ends none, and knows no record's meaning.
 
-A reader of committed records gets no further than the first record of the oldest open transaction, whoever wrote what
-stands behind it. So what waits is counted to a partition's very end, and since when it waits is the append time of
-that first record.
+A reader of committed records gets no further than the first record of the oldest open transaction, whichever producer
+wrote what stands behind it. So what waits is counted to a partition's very end, and since when it waits is the append
+time of that first record.
 """
 
 import time
@@ -108,6 +108,6 @@ def remedy(settings: Settings, one: OpenTransaction) -> str:
     return (
         "It ends when its producer commits or aborts, or at its transaction.timeout.ms. See whose it is: "
         + kafka_tool(settings, "kafka-transactions.sh", f"describe-producers {place}")
-        + " ; give it up, with what was written in it: "
+        + " ; abort it, and lose what was written in it: "
         + kafka_tool(settings, "kafka-transactions.sh", f"abort {place} --start-offset {one.start}")
     )

@@ -60,7 +60,7 @@ class Visibility:
                 why = f"after {timeout_s:.0f} s a transaction is open there, or the broker doesn't answer"
                 raise HiddenRecordError(topic, self._partition, offset, why)
             self._poll(self._consumer, left)
-        # Or the client would go on fetching what nobody reads.
+        # Or the client would go on fetching what isn't read.
         self._consumer.unassign()
 
     def _poll(self, consumer: Consumer, timeout_s: float) -> None:
@@ -84,7 +84,7 @@ class Visibility:
                 **self._kafka,
                 **READER,
                 "log_level": 2,
-                # One record is wanted: the broker gives the batch that it is in, whatever its size. And at once, not
+                # One record is wanted: the broker sends the batch that it is in, whatever its size. And at once, not
                 # after the second for which the client fetches nothing when it had enough.
                 "queued.min.messages": 1,
                 "fetch.queue.backoff.ms": 1,

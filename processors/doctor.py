@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from creditfold.common.checks import Check, worst_first
-from creditfold.common.disks import disks, judge_disk
+from creditfold.common.disks import check_disk, disks
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.settings import Settings
 from creditfold.log.continuity import refusals
@@ -48,7 +48,7 @@ def examine(settings: Settings, wording: Wording = own_words) -> list[Check]:
     # PostgreSQL first: the fold goes on meanwhile, and must not seem to be ahead of the log's end.
     database, checks = _examine_postgres(settings, wording)
     folder = database.data_folder if database is not None else None
-    room = [judge_disk(disk) for disk in disks(settings, folder)]
+    room = [check_disk(disk) for disk in disks(settings, folder)]
     return worst_first(_examine_kafka(settings, database, wording) + checks + room)
 
 

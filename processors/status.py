@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 from creditfold.common.checks import Check
-from creditfold.common.disks import disks, judge_disk
+from creditfold.common.disks import check_disk, disks
 from creditfold.common.errors import CreditfoldError, ResourceError
 from creditfold.common.settings import Settings
 from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError
@@ -320,7 +320,7 @@ def _process_status(one: Heartbeat) -> ProcessStatus:
 
 def _warnings(settings: Settings, seen: Observation) -> list[Check]:
     """What isn't ok without being a fault of the ledger: many dead letters, disks that are nearly full."""
-    found = [judge_disk(disk) for disk in disks(settings, seen.postgres_folder)]
+    found = [check_disk(disk) for disk in disks(settings, seen.postgres_folder)]
     if seen.health is not None:
         found.append(judge_dead_letters(seen.health.dead_letters, "projection"))
     return [check for check in found if check.state != "ok"]

@@ -1,4 +1,4 @@
-"""What became of a command, for whoever sent it: a line of the journal, and the outcome of one record.
+"""What became of a command, for its sender: a line of the journal, and the outcome of one record.
 
 Owns the types that the library for producers returns and that the projection's queries fill in, since neither of the
 two may know the other. Refuses to know where an outcome is looked up, and how one is waited for.

@@ -22,7 +22,7 @@ MAKE_BOUND_S = 300.0
 def archive_options(java: Java, jars: Path, on_step: Callable[[str], None]) -> list[str]:
     """The options by which Java starts from the archive, which is made if there is none that Java accepts.
 
-    None where there is no archive: a folder of somebody else is left as it is, and so is one that can't be written.
+    None where there is no archive: a folder of the user's own is left as it is, and so is one that can't be written.
     """
     # Java reads a colon there as the end of a path.
     if not (jars / LIST).exists() or ":" in str(jars):

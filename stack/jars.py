@@ -28,7 +28,7 @@ class JarsError(ResourceError):
 def fetched_jars(settings: Settings, on_step: Callable[[str], None] = lambda _: None) -> Path:
     """Return the folder of Kafka's jars, filled with what isn't in it as it should be.
 
-    A folder that has a broker and no list of ours is somebody's own, and is taken as it is.
+    A folder that has a broker and no list of ours is the user's own, and is taken as it is.
 
     Raises JarsError, MavenError or LockedError.
     """
@@ -46,7 +46,7 @@ def fetched_jars(settings: Settings, on_step: Callable[[str], None] = lambda _: 
 
 
 def _is_of_others(folder: Path) -> bool:
-    """Whether somebody else put a broker there. Raises JarsError for a folder with anything else in it."""
+    """Whether the folder holds a broker of the user's own. Raises JarsError for a folder with anything else in it."""
     if not folder.exists() or (folder / LIST).exists() or not any(folder.iterdir()):
         return False
     if (folder / f"kafka_2.13-{VERSION}.jar").exists():

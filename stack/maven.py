@@ -199,7 +199,7 @@ class MavenRepository:
 
     def _error(self, said: str, hint: str = "") -> MavenError:
         return MavenError(
-            f"The Maven repository {self.shown} gives no jars: {said.rstrip('.')}.",
+            f"The Maven repository {self.shown} sends no jars: {said.rstrip('.')}.",
             f"{hint + ' ' if hint else ''}See to the network, or to the proxy in HTTPS_PROXY; or set "
             "CREDITFOLD_MAVEN_URL to a mirror of Maven Central, or CREDITFOLD_JARS_DIR to a folder that has the jars. "
             "Then do the same again: what came is kept.",

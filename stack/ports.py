@@ -63,7 +63,7 @@ def check_ports(needs: Collection[Need]) -> None:
 
 
 def is_free(need: Need) -> bool:
-    """Whether nobody listens on a port now. Raises PortError if the system refuses it."""
+    """Whether no process listens on a port now. Raises PortError if the system refuses it."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As the servers do: connections that linger from their last run don't count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -256,7 +256,7 @@ class EmbeddedPostgres:
         command += ["--encoding=UTF8", "--locale=C"]
         if server.major >= 17:
             command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        # Who can enter the socket's folder is let in, and nobody else can reach the server.
+        # A user who can enter the socket's folder may connect, and no other can reach the server.
         command += ["--auth-local=trust", "--auth-host=reject"]
         done = run(
             user.command(command), cwd=self._home, env=_environment(), identity=user.identity, bound_s=INITDB_BOUND_S

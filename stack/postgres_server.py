@@ -181,7 +181,7 @@ def _passing_folders(owner: Identity) -> list[str]:
 
 
 def server_user(cluster: Path) -> ServerUser:
-    """Return whom the server of that cluster runs as: its owner where it exists, else `postgres`, else `nobody`.
+    """The user that the server of that cluster runs as: its owner if there is one, else `postgres`, else `nobody`.
 
     Raises PostgresError if we are root and there is no ordinary user.
     """

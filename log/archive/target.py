@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, KafkaError, Message, Producer
-from confluent_kafka import TopicPartition as Place
+from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, KafkaError, Message, Producer, TopicPartition
 
 # The package says what it exports to people, in its documentation, but not to the type checker.
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -73,7 +72,7 @@ class RestoreTopic:
 
     def cut(self, partition: int, offset: int) -> None:
         """Let the partition begin at an offset, as the archived log did."""
-        place = Place(self._name, partition, offset)
+        place = TopicPartition(self._name, partition, offset)
         self._ask(lambda client: client.delete_records([place], request_timeout=REQUEST_S))
 
     def _settings(self) -> dict[str, Any]:
@@ -260,7 +259,7 @@ class GapWriter:
             )
 
     def _end_behind(self, partition: int, offset: int) -> int:
-        # The broker answers before the mark is in the log, and gives the end only with it.
+        # The broker answers before the marker is in the log, and its end counts the marker.
         if not wait_until(lambda: self._end(partition) > offset, TRANSACTION_S, pause_s=0.002):
             raise RestoreError(f"No gap came into being at {Position(partition, offset)}.", AGAIN)
         return self._end(partition)
@@ -275,4 +274,4 @@ class GapWriter:
         self._producer.abort_transaction(TRANSACTION_S)
 
     def _end(self, partition: int) -> int:
-        return int(self._ends.get_watermark_offsets(Place(self._topic, partition), timeout=REQUEST_S)[1])
+        return int(self._ends.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=REQUEST_S)[1])

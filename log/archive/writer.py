@@ -325,7 +325,7 @@ def read_until(
 ) -> Iterator[list[LogRecord]]:
     """Read on to an offset, in lists of moderate length.
 
-    Raises UnreadableError when the log gives nothing for a minute, and what end_offsets raises when it can't.
+    Raises UnreadableError when nothing can be read for a minute, and what end_offsets raises.
     """
     moved = time.monotonic()
     while (position := reader.position) < end:

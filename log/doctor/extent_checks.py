@@ -1,4 +1,4 @@
-"""Examines how far the log reaches: it must be whole, and its records not from the future. Pure: asks nobody."""
+"""Checks how far the log reaches: it must be whole, and no record from the future. Pure: reads no server."""
 
 from collections.abc import Mapping
 
@@ -19,14 +19,14 @@ def examine_extent(name: str, extent: LogExtent, folded: FoldedLog | None, now_m
     clock = (
         unknown(name, "append times", newest, why)
         if isinstance(newest, ResourceError)
-        else judge_append_times(name, newest, now_ms)
+        else check_append_times(name, newest, now_ms)
     )
     next_offsets = folded.next_offsets if folded is not None else None
-    start, end = judge_start(name, extent.starts, next_offsets), judge_end(name, extent.ends, next_offsets or {})
-    return [start, end, *([judge_history(name, folded)] if folded is not None else []), clock]
+    start, end = check_start(name, extent.starts, next_offsets), check_end(name, extent.ends, next_offsets or {})
+    return [start, end, *([check_history(name, folded)] if folded is not None else []), clock]
 
 
-def judge_start(name: str, starts: Mapping[int, int], next_offsets: Mapping[int, int] | None) -> Check:
+def check_start(name: str, starts: Mapping[int, int], next_offsets: Mapping[int, int] | None) -> Check:
     """A log that doesn't start at 0 has lost what came before. `next_offsets` is None where the fold can't be asked."""
     gone = {partition: start for partition, start in sorted(starts.items()) if start > 0}
     unfolded = [partition for partition, start in gone.items() if (next_offsets or {}).get(partition, 0) < start]
@@ -51,7 +51,7 @@ def judge_start(name: str, starts: Mapping[int, int], next_offsets: Mapping[int,
     )
 
 
-def judge_end(name: str, ends: Mapping[int, int], next_offsets: Mapping[int, int]) -> Check:
+def check_end(name: str, ends: Mapping[int, int], next_offsets: Mapping[int, int]) -> Check:
     """A log that ends before what was folded has lost its end."""
     short = {
         partition: next_offsets[partition] - end
@@ -68,7 +68,7 @@ def judge_end(name: str, ends: Mapping[int, int], next_offsets: Mapping[int, int
     )
 
 
-def judge_history(name: str, folded: FoldedLog) -> Check:
+def check_history(name: str, folded: FoldedLog) -> Check:
     """The last records that were folded are still in the log, where they were."""
     title, refused = "last folded records", folded.refused
     why = "A log that lost its end and grew past it has other commands at offsets that were folded; they are skipped."
@@ -80,7 +80,7 @@ def judge_history(name: str, folded: FoldedLog) -> Check:
     return Check(name, title, "danger" if replaced else "ok", seen or "where they were", why, REPLACED)
 
 
-def judge_append_times(name: str, newest_ms: Mapping[int, int], now_ms: int) -> Check:
+def check_append_times(name: str, newest_ms: Mapping[int, int], now_ms: int) -> Check:
     """A record from the future means that a broker's clock, or this machine's, is wrong."""
     ahead = {partition: newest - now_ms for partition, newest in sorted(newest_ms.items())}
     late = [partition for partition, ms in ahead.items() if ms > FUTURE_WARNING_MS]

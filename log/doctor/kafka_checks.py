@@ -1,4 +1,4 @@
-"""Checks whether anything that Kafka reports can lose a command or make a balance wrong. Pure: asks nobody.
+"""Checks whether anything that Kafka reports can lose a command or make a balance wrong. Pure: reads no server.
 
 Refuses to know how the facts were collected (`facts.py`) and how they are shown, and knows of the projection only which
 log it was folded from and how far.
@@ -29,14 +29,14 @@ def examine_kafka(facts: KafkaFacts, settings: Settings, folded: FoldedLog | Non
     Returns:
         One check for each thing examined, in the order of the topics.
     """
-    checks = [judge_names(settings)]
+    checks = [check_names(settings)]
     for topic in (facts.commands, facts.outcomes, facts.dead_letters):
         checks += examine_topic(topic, facts, settings, folded, now_ms)
     if folded is not None:
-        checks.append(judge_source_topic(facts.commands.name, folded.log.topic))
+        checks.append(check_source_topic(facts.commands.name, folded.log.topic))
     if isinstance(facts.commands.info, TopicInfo):
         checks += _examine_log(facts.commands.info, facts, settings, folded, now_ms)
-    checks.append(judge_auto_create(facts.auto_create))
+    checks.append(check_auto_create(facts.auto_create))
     return checks
 
 
@@ -44,19 +44,19 @@ def _examine_log(
     info: TopicInfo, facts: KafkaFacts, settings: Settings, folded: FoldedLog | None, now_ms: int
 ) -> list[Check]:
     same = folded if folded is not None and folded.log[:2] == info.log[:2] else None
-    checks = [judge_setting(info, settings)]
-    checks += judge_source(info, folded.log) if folded is not None else []
+    checks = [check_setting(info, settings)]
+    checks += check_source(info, folded.log) if folded is not None else []
     partitions = same.log.partitions if same is not None else info.partitions
     for topic in (facts.outcomes, facts.dead_letters):
         if isinstance(topic.info, TopicInfo):
-            checks.append(judge_side_partitions(topic.info, partitions, settings))
-            checks.append(judge_side_size(topic.info, info.max_message_bytes, settings))
+            checks.append(check_side_partitions(topic.info, partitions, settings))
+            checks.append(check_side_size(topic.info, info.max_message_bytes, settings))
     if isinstance(facts.extent, LogExtent):
         return checks + examine_extent(info.name, facts.extent, same, now_ms)
     return [*checks, unknown(info.name, "offsets", facts.extent, "They show whether records are lost.")]
 
 
-def judge_names(settings: Settings) -> Check:
+def check_names(settings: Settings) -> Check:
     """The topics must be three, or an outcome would be read as a command."""
     names = topic_names(settings)
     return Check(
@@ -69,7 +69,7 @@ def judge_names(settings: Settings) -> Check:
     )
 
 
-def judge_setting(info: TopicInfo, settings: Settings) -> Check:
+def check_setting(info: TopicInfo, settings: Settings) -> Check:
     """The setting counts when the topic is made; a topic that has another count may have been given partitions."""
     return Check(
         info.name,
@@ -81,7 +81,7 @@ def judge_setting(info: TopicInfo, settings: Settings) -> Check:
     )
 
 
-def judge_side_partitions(info: TopicInfo, partitions: int, settings: Settings) -> Check:
+def check_side_partitions(info: TopicInfo, partitions: int, settings: Settings) -> Check:
     """An outcome goes into the partition of its command, so that partition must be there."""
     few = info.partitions < partitions
     return Check(
@@ -96,7 +96,7 @@ def judge_side_partitions(info: TopicInfo, partitions: int, settings: Settings) 
     )
 
 
-def judge_side_size(info: TopicInfo, log_bytes: int | None, settings: Settings) -> Check:
+def check_side_size(info: TopicInfo, log_bytes: int | None, settings: Settings) -> Check:
     """What the log took must fit in with headers."""
     name = "max.message.bytes"
     if info.max_message_bytes is None or log_bytes is None:
@@ -115,7 +115,7 @@ def judge_side_size(info: TopicInfo, log_bytes: int | None, settings: Settings) 
 _ANOTHER_LOG = "Another log folded into these balances makes them wrong."
 
 
-def judge_source_topic(name: str, source: str) -> Check:
+def check_source_topic(name: str, source: str) -> Check:
     """The settings name the topic that the projection was folded from."""
     return Check(
         "projection",
@@ -127,7 +127,7 @@ def judge_source_topic(name: str, source: str) -> Check:
     )
 
 
-def judge_source(info: TopicInfo, source: Log) -> list[Check]:
+def check_source(info: TopicInfo, source: Log) -> list[Check]:
     """The topic is still the one of this name that the projection was folded from, with as many partitions."""
     if source.topic != info.name:
         return []
@@ -140,10 +140,10 @@ def judge_source(info: TopicInfo, source: Log) -> list[Check]:
         "Keep the database, which holds what the old log came to: run `pg_dump` on it. Restore the old log, or set "
         "CREDITFOLD_POSTGRES_DSN to an empty database to begin again.",
     )
-    return [made_anew, _judge_source_partitions(info, source)] if made_anew.state == "ok" else [made_anew]
+    return [made_anew, _check_source_partitions(info, source)] if made_anew.state == "ok" else [made_anew]
 
 
-def _judge_source_partitions(info: TopicInfo, source: Log) -> Check:
+def _check_source_partitions(info: TopicInfo, source: Log) -> Check:
     return Check(
         "projection",
         "source partitions",
@@ -157,7 +157,7 @@ def _judge_source_partitions(info: TopicInfo, source: Log) -> Check:
     )
 
 
-def judge_auto_create(auto_create: Mapping[int, bool | None]) -> Check:
+def check_auto_create(auto_create: Mapping[int, bool | None]) -> Check:
     """A mistyped name must not become a topic."""
     creating = [broker for broker, enabled in auto_create.items() if enabled]
     silent = [broker for broker, enabled in auto_create.items() if enabled is None]

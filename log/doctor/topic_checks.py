@@ -1,4 +1,4 @@
-"""Examines each topic by itself: its settings, replicas and open transactions. Pure: asks nobody."""
+"""Checks each topic by itself: its settings, replicas and open transactions. Pure: reads no server."""
 
 from creditfold.common.checks import Check, State
 from creditfold.common.errors import ResourceError
@@ -28,13 +28,13 @@ def examine_topic(
         return [unknown(topic.name, "description", info, "A topic that can't be described can't be checked.")]
     return [
         Check(info.name, "exists", "ok", f"id {info.topic_id}, {info.partitions} partitions", "It is needed.", ""),
-        *judge_retention(info, settings),
-        *([judge_timestamps(info, settings)] if topic is facts.commands else []),
-        judge_replication(info, len(facts.brokers), settings),
-        judge_min_in_sync(info, settings),
-        judge_election(info, settings),
-        judge_replicas(info, settings),
-        judge_open_transactions(topic, facts, settings, now_ms),
+        *check_retention(info, settings),
+        *([check_timestamps(info, settings)] if topic is facts.commands else []),
+        check_replication(info, len(facts.brokers), settings),
+        check_min_in_sync(info, settings),
+        check_election(info, settings),
+        check_replicas(info, settings),
+        check_open_transactions(topic, facts, settings, now_ms),
     ]
 
 
@@ -54,7 +54,7 @@ def _missing_side(name: str) -> Check:
     return Check(name, "exists", "danger", "there is no such topic", why, "creditfold init")
 
 
-def judge_retention(info: TopicInfo, settings: Settings) -> list[Check]:
+def check_retention(info: TopicInfo, settings: Settings) -> list[Check]:
     """Nothing of it may be removed, neither by age nor by size nor because a key came again."""
     return [
         _config(info.name, settings, "cleanup.policy", info.cleanup_policy, "delete"),
@@ -63,12 +63,12 @@ def judge_retention(info: TopicInfo, settings: Settings) -> list[Check]:
     ]
 
 
-def judge_timestamps(info: TopicInfo, settings: Settings) -> Check:
+def check_timestamps(info: TopicInfo, settings: Settings) -> Check:
     """The log's clock is the broker's."""
     return _config(info.name, settings, "message.timestamp.type", info.timestamp_type, "LogAppendTime")
 
 
-def judge_replication(info: TopicInfo, brokers: int, settings: Settings) -> Check:
+def check_replication(info: TopicInfo, brokers: int, settings: Settings) -> Check:
     """Three replicas survive the loss of one broker while another is down for maintenance."""
     replicas = _replication(info)
     state: State = "ok" if replicas >= 3 else "danger" if replicas == 1 and brokers >= 3 else "warning"
@@ -88,7 +88,7 @@ def judge_replication(info: TopicInfo, brokers: int, settings: Settings) -> Chec
     )
 
 
-def judge_min_in_sync(info: TopicInfo, settings: Settings) -> Check:
+def check_min_in_sync(info: TopicInfo, settings: Settings) -> Check:
     """An acknowledged record must be on two brokers, and one broker may be missing."""
     name, least, replicas = "min.insync.replicas", info.min_in_sync, _replication(info)
     if least is None:
@@ -107,7 +107,7 @@ def judge_min_in_sync(info: TopicInfo, settings: Settings) -> Check:
     )
 
 
-def judge_election(info: TopicInfo, settings: Settings) -> Check:
+def check_election(info: TopicInfo, settings: Settings) -> Check:
     """A replica that lags must not become the leader."""
     name = "unclean.leader.election.enable"
     if info.unclean_election is None:
@@ -122,7 +122,7 @@ def judge_election(info: TopicInfo, settings: Settings) -> Check:
     )
 
 
-def judge_replicas(info: TopicInfo, settings: Settings) -> Check:
+def check_replicas(info: TopicInfo, settings: Settings) -> Check:
     """Each partition has a leader, and all its replicas are in sync."""
     offline = [state.partition for state in info.layout if state.leader is None]
     starved = [state.partition for state in info.layout if len(state.in_sync) < (info.min_in_sync or 1)]
@@ -144,7 +144,7 @@ def judge_replicas(info: TopicInfo, settings: Settings) -> Check:
     )
 
 
-def judge_open_transactions(topic: TopicFacts, facts: KafkaFacts, settings: Settings, now_ms: int) -> Check:
+def check_open_transactions(topic: TopicFacts, facts: KafkaFacts, settings: Settings, now_ms: int) -> Check:
     """Nobody's transaction has been open for long: what was committed behind its start waits for it."""
     name, why = "open transactions", "What stands behind an open transaction isn't read by anybody until it ends."
     if isinstance(topic.open_transactions, ResourceError):

@@ -1,4 +1,4 @@
-"""The doctor's sentences that several examinations share. Examines nothing."""
+"""The phrases and remedies that several of the doctor's checks share. Checks nothing."""
 
 from collections.abc import Mapping
 

@@ -13,13 +13,13 @@ from creditfold.common.settings import Settings
 from creditfold.ledger import CreditBook
 from creditfold.ledger.commands import ReceiveTransfer, SettleTransfer
 from creditfold.ledger.facts import Outcome
-from creditfold.ledger.transfers import derived
 from creditfold.log.archive.target import RestoreTopic
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import Content, Later, Record, _Fold, read_records
 from creditfold.schemas.wire import encode
 from helpers.credit_histories import HOUR_MS, START_MS, Writer
 from helpers.support import HANG_S, Raw
+from helpers.transfers import following_command
 
 PARTITIONS = 4
 ACCOUNTS = (*(f"user-{number}" for number in range(12)), "é", "back\\slash", "\N{SNOWMAN} man", "x" * 128)
@@ -48,7 +48,7 @@ class _Along(_Fold):
         self.last = None
         self.add(record, content)
         command: Any = content.content if isinstance(content, Later) else content
-        return None if self.last is None else derived(command, self.last)
+        return None if self.last is None else following_command(command, self.last)
 
 
 class TopicWriter(Writer):

@@ -41,7 +41,7 @@ from creditfold.ledger.facts import Accepted, Bucket, Fact, FactKind, LotId, Rej
 from creditfold.ledger.folding import Verdict
 from creditfold.ledger.limits import MAX_AMOUNT, MAX_PARCELS
 from creditfold.ledger.reasons import RejectionReason
-from creditfold.ledger.transfers import derived
+from helpers.transfers import following_command
 
 pytestmark = pytest.mark.both_cores
 
@@ -217,13 +217,13 @@ class Ledger:
             self._count(command.account, result.settled)
         if isinstance(result, Accepted):
             self._count(command.account, result.facts)
-        if isinstance(result, Accepted) and derived(command, result):
+        if isinstance(result, Accepted) and following_command(command, result):
             self._sent.append((command, result))
         return result
 
     def _deliver(self) -> None:
         while self._sent:
-            following = derived(*self._sent.pop(0))
+            following = following_command(*self._sent.pop(0))
             assert following is not None
             assert isinstance(self._apply(following), Accepted)
 
@@ -1481,13 +1481,13 @@ def test_what_follows_from_a_transfer_is_always_the_same_command() -> None:
     ledger = Ledger(grant(5))
     sent = ledger.do(transfer(5))
     assert isinstance(sent, Accepted)
-    receive = derived(transfer(5), sent)
+    receive = following_command(transfer(5), sent)
     assert receive is not None
-    assert receive == derived(transfer(5), sent)
+    assert receive == following_command(transfer(5), sent)
     assert receive.account == "bob"
     arrived = ledger.do(receive)
     assert isinstance(arrived, Accepted)
-    settle = derived(receive, arrived)
+    settle = following_command(receive, arrived)
     assert settle is not None
     assert settle.account == "ann"
     ledger.do(settle)
@@ -1501,7 +1501,7 @@ def test_nothing_follows_from_a_rejected_transfer() -> None:
     for command in (transfer(6), spend(5), transfer(1, "t2")):
         result = ledger.do(command)
         assert isinstance(result, Accepted | Rejected)
-        assert derived(command, result) is None
+        assert following_command(command, result) is None
 
 
 # Schedules.

@@ -43,8 +43,8 @@ from creditfold.ledger.commands import (
 )
 from creditfold.ledger.facts import Accepted, Bucket, Fact, FactKind, Outcome, Rejected
 from creditfold.ledger.folding import Verdict
-from creditfold.ledger.transfers import derived
 from helpers.credits_model import DAY_MS, PLACES, Answer, Model, Owner, Said
+from helpers.transfers import following_command
 
 pytestmark = pytest.mark.both_cores
 
@@ -333,8 +333,8 @@ class Credits(RuleBasedStateMachine):
             return
         self.asked[account] += [command, *(command.steps if isinstance(command, Batch) else ())]
         self.facts[account] += (*outcome.settled, *(outcome.facts if isinstance(outcome, Accepted) else ()))
-        follow = derived(command, outcome)
-        assert follow == derived(command, outcome)
+        follow = following_command(command, outcome)
+        assert follow == following_command(command, outcome)
         if follow is not None:
             self.on_the_way.append(follow)
         if isinstance(command, Transfer) and isinstance(outcome, Accepted):

@@ -293,7 +293,7 @@ def test_what_cannot_be_read_keeps_nobody_else_waiting(
     monkeypatch.setattr(continuity, "READ_S", 2.0)
 
     def unread() -> UnreadError:
-        with pytest.raises(UnreadError, match=f"doesn't give the records of {topic} at ") as raised:
+        with pytest.raises(UnreadError, match=f"doesn't return the records of {topic} at ") as raised:
             refusals(settings, topic, bookmarks(settings) | {3: Bookmark(9)})
         return raised.value
 

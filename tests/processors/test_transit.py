@@ -10,7 +10,6 @@ from creditfold.ledger.rows import Changes, facts_as_json, take_changes
 from creditfold.ledger.transfers import (
     arrival,
     arrival_id,
-    derived,
     kept_parcels,
     settlement,
     settlement_id,
@@ -25,6 +24,7 @@ from creditfold.processors.worker.background import IDLE_S, LONG_S, PAGE_S, SHOR
 from creditfold.processors.worker.ticks import LastTick, Ticker, number_of_tick, tick_record, wants_tick
 from creditfold.processors.worker.transfers import Relay, Sending, arrival_key
 from creditfold.projections.queries.background import Arrival, OpenTransfer, Standing
+from helpers.transfers import following_command
 
 PARTITIONS = 4
 ANN, BOB = "ann", "bob"
@@ -92,14 +92,14 @@ def test_rows_tell_the_same_as_decisions(receiver: str) -> None:
     rows = Changes([], [], [], [], [], [], [])
     take_changes(ANN, sender.accounts[ANN], 0, rows)
     ((name, command_id, asset, to_account, parcels, *_),) = rows.transfers
-    coming = derived(sent, outcome)
+    coming = following_command(sent, outcome)
     assert coming == arrival(name, command_id, asset, to_account, kept_parcels(parcels))
     assert isinstance(coming, ReceiveTransfer)
     assert len(coming.parcels) == 2
     arrived = other.apply(coming)
     assert isinstance(arrived, Accepted)
     line = next(entry for entry in arrived.entries if entry.command_id == IN)
-    assert derived(coming, arrived) == settlement(ANN, "t", why_returned(facts_as_json(line.facts)))
+    assert following_command(coming, arrived) == settlement(ANN, "t", why_returned(facts_as_json(line.facts)))
     assert why_returned(facts_as_json(line.facts)) == ("" if receiver == "open" else "account_closed")
 
 

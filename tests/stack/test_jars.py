@@ -130,7 +130,7 @@ def test_a_bad_answer_is_named_and_never_used(
     repository.ways[LIB] = way
     with pytest.raises(MavenError, match=said) as error:
         fetched_jars(settings)
-    assert error.value.message.startswith(f"The Maven repository {repository.url} gives no jars: ")
+    assert error.value.message.startswith(f"The Maven repository {repository.url} sends no jars: ")
     assert "CREDITFOLD_MAVEN_URL" in error.value.remedy
     assert "CREDITFOLD_JARS_DIR" in error.value.remedy
     assert error.value.remedy.endswith(AGAIN)
@@ -201,7 +201,7 @@ def test_a_proxy_is_used(repository: Repository, settings: Settings, monkeypatch
     monkeypatch.setenv("HTTP_PROXY", repository.url.removesuffix("/maven2"))
     behind = settings.model_copy(update={"maven_url": "http://maven.example/maven2"})
     repository.ways[LIB] = broken
-    with pytest.raises(MavenError, match=r"http://maven\.example/maven2 gives no jars: the connection broke"):
+    with pytest.raises(MavenError, match=r"http://maven\.example/maven2 sends no jars: the connection broke"):
         fetched_jars(behind)
     repository.ways.clear()
     assert is_whole(fetched_jars(behind))

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 IS_COMPILED = os.environ["CREDITFOLD_CORE"] == "compiled"
 SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
 MODULES: tuple[str, ...] = SETUP["COMPILED"]
-QUICK: tuple[str, ...] = SETUP["QUICK"]
+CYTHON: tuple[str, ...] = SETUP["CYTHON"]
 
 
 @pytest.mark.parametrize("path", MODULES)
@@ -27,7 +27,7 @@ def test_each_module_is_the_one_that_was_asked_for(path: str) -> None:
     assert (file == ROOT / path) != IS_COMPILED
 
 
-@pytest.mark.parametrize("path", QUICK)
+@pytest.mark.parametrize("path", CYTHON)
 def test_the_quick_ways_are_there_in_the_compiled_core_only(path: str) -> None:
     """Without one, its tests would be left out."""
     found = importlib.util.find_spec(f"creditfold.{path.replace('/', '.')}")
