@@ -5,7 +5,7 @@
 In each round one process appends a log's commands as docs/producing.md advises: it makes each of its fields, hands them
 to `append_many` and waits for the log's answers. Then one worker folds them. Then `creditfold import` appends the same
 commands from files: JSON Lines and CSV, plain and gzip. No two of these run at once, so each has the machine with its
-servers to itself. Rates and CPU time are those of the process that appends; Kafka's is beside them. The ratios are of
+servers to itself. Rates and CPU time are those of the process that appends; Kafka's is reported too. The ratios are of
 one round: how many commands are appended while one is folded. The middle round counts.
 """
 

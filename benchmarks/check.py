@@ -6,7 +6,7 @@ Checks out the revision into a temporary folder and folds the same commands by w
 Each has a log that its own code has imported from a file of them, since the two may write a command differently, and
 for each fold a database of its own that its own code has prepared. What comes first changes from round to round. The
 rate is what counts, and on a machine that others use it wavers; CPU time of worker and PostgreSQL for each command,
-printed beside it, wavers less. Exits with 1 if the median ratio of rates is below the threshold.
+printed too, varies less. Exits with 1 if the median ratio of rates is below the threshold.
 
 Both are run in plain Python, whatever was compiled.
 """

@@ -5,7 +5,7 @@
 Folds one log several times, each time in a new database: live with one worker or with two, in turn, and right behind
 it with `creditfold rebuild`, start-up and indexes included; compares the digests. The middle ratio counts.
 Then commands are appended at a fixed rate (open loop: each has its moment, whether the one before was answered or not)
-and timed until they are visible in PostgreSQL: without a rebuild, beside one, and beside one that keeps to a rate.
+and timed until they are visible in PostgreSQL: without a rebuild, during one, and during one at a limited rate.
 """
 
 import argparse

@@ -163,14 +163,14 @@ def fold(results: Figures) -> str:
 
 
 def append(results: Figures) -> str:
-    """Rates and CPU time of what appends commands, beside those of the fold."""
+    """Rates and CPU time of what appends commands, and those of the fold."""
     logs = at(results, "append", "logs") or {}
     rows = [
         (log, WAYS[way], *(one.get(name) for name in ("per_s", "to_fold", "to_fold_in_each", "cpu_us", "kafka_cpu_us")))
         for log, ways in logs.items()
         for way, one in ways.items()
     ]
-    head = ("", "", "a second", "to the fold", "in each round", "CPU time, µs a command", "Kafka's beside it")
+    head = ("", "", "a second", "to the fold", "in each round", "CPU time, µs a command", "Kafka's meanwhile")
     asked = results.get("append", {})
     return (
         table(head, rows) + f"\n{_cell(asked.get('commands'))} commands of {_cell(asked.get('accounts'))} accounts.\n"
@@ -240,8 +240,8 @@ def rebuild(results: Figures) -> str:
     said = f"\n{_cell(found.get('commands'))} commands, start-up and indexes of the rebuild included.\n"
     beside = (
         ("alone", "latency_alone"),
-        ("beside a rebuild", "latency_beside_a_rebuild"),
-        (f"beside one of {PACED:,} a second", f"latency_beside_a_rebuild_of_{PACED}_a_second"),
+        ("during a rebuild", "latency_beside_a_rebuild"),
+        (f"during one of {PACED:,} a second", f"latency_beside_a_rebuild_of_{PACED}_a_second"),
     )
     latency = ((what, at(found, name, "p50_ms"), at(found, name, "p99_ms")) for what, name in beside)
     live = table(("one live worker, due to visible", "half within, ms", "99%"), latency)
@@ -311,7 +311,7 @@ def stages(results: Figures) -> str:
         (stage, *(at(one, "cpu_us_per_command", stage) for one in logs.values())) for stage in names
     ]
     rows += [
-        (f"{server}, beside it", *(at(one, "servers_us_per_command", server) for one in logs.values()))
+        (f"{server}, meanwhile", *(at(one, "servers_us_per_command", server) for one in logs.values()))
         for server in ("PostgreSQL", "Kafka")
     ]
     return table(("µs a command", *logs), rows)
