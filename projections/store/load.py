@@ -1,6 +1,6 @@
-"""Loads the state of accounts, for a chunk of a partition that is claimed. Decides nothing.
+"""Loads the state of accounts for a chunk of a claimed partition. Decides nothing.
 
-What is loaded is what commands and time can change: of an account's past only what a command names.
+It loads what commands and time can change: of an account's past only what a command names.
 """
 
 from collections import Counter, defaultdict
@@ -84,7 +84,7 @@ _FIELD: Mapping[Table, str] = {
 }
 
 
-class Came(NamedTuple):
+class LoadResult(NamedTuple):
     """What was loaded: how many lots were added with each account, and the balances of those that have nothing else."""
 
     lots: Mapping[str, int]
@@ -92,21 +92,21 @@ class Came(NamedTuple):
 
 
 class TooManyLotsError(Exception):
-    """Accounts have more lots than may be loaded at once; with fewer accounts it goes."""
+    """Accounts have more lots together than may be loaded at once; fewer accounts can be loaded."""
 
 
 class UnindexedError(Exception):
-    """Commands must be looked up in a journal that has no index for it. With one, the same transaction goes."""
+    """Commands must be looked up in a journal that has no index of command ids; with one, the transaction succeeds."""
 
 
-class _Found:
-    """Rows by account, as they come."""
+class _RowsByAccount:
+    """The rows of several accounts, by account."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, Any]] = defaultdict(dict)
 
     def add(self, table: Table, found: Iterable[Sequence[Any]]) -> None:
-        """Take rows of a table, each with its account in front."""
+        """Add rows of a table; the first column of each is its account."""
         make = _ROW_TYPES[table]._make
         for name, *values in found:
             if table is ACCOUNTS:
@@ -117,7 +117,7 @@ class _Found:
                     if lots:
                         inline = [inline_lot(values[0], line) for line in lots.split("\n")]
                         self.rows[name].setdefault("inline", []).extend(inline)
-                    # The version of a balance's last line counts for the account.
+                    # The account's version is that of the last line of any of its balances.
                     self.rows[name]["version"] = max(self.rows[name].get("version", 0), values.pop())
                 self.rows[name].setdefault(_FIELD[table], []).append(make(values))
 
@@ -134,10 +134,10 @@ class _Found:
         return rows._replace(account=rows.account._replace(version=max(rows.account.version, version)))
 
 
-def _alone(
+def _bare_balances(
     balances: Iterable[tuple[Any, ...]], plain: Collection[str], others: Collection[str]
 ) -> tuple[dict[str, tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """Balances of plain accounts that have no other, hold and owe nothing, and aren't among others; and the rest."""
+    """Split balances: by account those of fast accounts with one balance and nothing else, and a list of the rest."""
     balances = list(balances)
     counts = Counter(row[0] for row in balances)
     alone: dict[str, tuple[Any, ...]] = {}
@@ -156,8 +156,8 @@ _NOTHING = (0, 0, 0, 0)
 
 
 def account_with(balance: tuple[Any, ...]) -> Account:
-    """The account that has one balance and nothing else, as `load` gives it. Raises CorruptStateError."""
-    found = _Found()
+    """The account of a balance in LoadResult.balances, which has nothing else. Raises CorruptStateError."""
+    found = _RowsByAccount()
     found.add(BALANCES, [balance])
     return open_account(balance[0], found.of(balance[0]))
 
@@ -166,7 +166,7 @@ class CreditStore:
     """State of accounts in one generation.
 
     Args:
-        connection: in a transaction that has locked the partition, or whose writes will make sure of the claim.
+        connection: in a transaction that has locked the partition, or whose writes will check the claim.
         generation: its number.
         finds_ids: whether commands can be looked up in its journal by their ids.
     """
@@ -190,47 +190,57 @@ class CreditStore:
         most: int | None = None,
         *,
         plain_names: Collection[str] = (),
-    ) -> Came:
-        """Add to `accounts` those of these names that aren't there yet, and to each of them what the commands name.
+    ) -> LoadResult:
+        """Add accounts that aren't in memory, and to each account what commands name of its past.
 
-        The accounts and those of the commands are of these partitions. Accounts of `plain_names` that have one balance
-        and nothing else are given as that, and not added.
+        Args:
+            partitions: of all these accounts.
+            accounts: those in memory, which the others are added to. One that was never used stays absent.
+            names: the accounts to load.
+            commands: whose references are loaded.
+            most: lots of several accounts to load at most; None for any number.
+            plain_names: further accounts to load. Those with one balance and nothing else are returned as that, and not
+                added.
 
-        An account that was never used stays absent. Raises CorruptStateError, and TooManyLotsError if several accounts
-        have more than `most` lots together.
+        Returns:
+            How many lots were added, and those balances.
+
+        Raises:
+            CorruptStateError: an account's rows contradict each other.
+            TooManyLotsError: several accounts have more than `most` lots together.
         """
         missing = [name for name in dict.fromkeys([*names, *plain_names]) if name not in accounts]
         balances: dict[str, tuple[Any, ...]] = {}
-        live = _Found()
+        live = _RowsByAccount()
         # One account is loaded whatever it has.
         limit = most + 1 if most is not None and len(missing) > 1 else None
-        came: dict[str, int] = {}
+        added: dict[str, int] = {}
         if missing:
             balances = await self._add_live(live, partitions, missing, limit, {*plain_names}.difference(names))
             await self._add_lots(live, accounts)
             for name in missing:
                 if name in live.rows:
                     accounts[name] = open_account(name, live.of(name))
-                    came[name] = len(accounts[name].lots)
+                    added[name] = len(accounts[name].lots)
         named = await self._named(accounts, commands)
         await self._add_lots(named, accounts)
         for name in named.rows:
             before = len(accounts[name].lots)
             restore(accounts[name], named.of(name))
-            came[name] = came.get(name, 0) + len(accounts[name].lots) - before
-        return Came(came, balances)
+            added[name] = added.get(name, 0) + len(accounts[name].lots) - before
+        return LoadResult(added, balances)
 
     async def _add_live(
         self,
-        found: _Found,
+        found: _RowsByAccount,
         partitions: Collection[int],
         names: Sequence[str],
         limit: int | None,
         plain: Collection[str],
     ) -> dict[str, tuple[Any, ...]]:
-        """Add what accounts have live, but for the balances of plain ones that have nothing else, which are given.
+        """Add the live rows of accounts; returns the balances of plain accounts that have nothing else.
 
-        Raises TooManyLotsError if that many lots are among it.
+        Raises TooManyLotsError if there are `limit` lots or more.
         """
         joined_names, all_partitions = SEPARATOR.join(names), longs(partitions)
         more = {TRANSFERS: (all_partitions,), LOTS: (limit,)}
@@ -244,15 +254,15 @@ class CreditStore:
         for one, is_there in zip(_RARELY, await rare.fetchone() or (), strict=True):
             if is_there:
                 found.add(one[0], await self._select(*one, joined_names, *more.get(one[0], ())))
-        alone, others = _alone(balances, plain, found.rows)
+        alone, others = _bare_balances(balances, plain, found.rows)
         found.add(BALANCES, others)
         if limit is not None and len(lots) + found.inline >= limit:
             raise TooManyLotsError
         return alone
 
-    async def _named(self, accounts: Accounts, commands: Sequence[Command]) -> _Found:
-        """Rows that commands name, of accounts that there are, so far as they aren't loaded."""
-        found, wanted = _Found(), references(commands)
+    async def _named(self, accounts: Accounts, commands: Sequence[Command]) -> _RowsByAccount:
+        """Rows that commands name, of accounts in memory, except those that are loaded already."""
+        found, wanted = _RowsByAccount(), references(commands)
         for table, pairs in (
             (HOLDS, wanted.holds),
             (SCHEDULES, wanted.schedules),
@@ -283,7 +293,7 @@ class CreditStore:
         )
         return [(name, *row) for name, row in rows if row is not None]
 
-    async def _add_lots(self, found: _Found, accounts: Accounts) -> None:
+    async def _add_lots(self, found: _RowsByAccount, accounts: Accounts) -> None:
         """Add the lots that slices are of and that aren't loaded."""
         wanted = []
         for name in found.rows:
