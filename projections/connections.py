@@ -169,7 +169,7 @@ class _Instant(Loader):
 
 
 class _BinaryCursor(Cursor[Row]):
-    """Has the server send values and not text, whose form depends on what the session is set to."""
+    """Has the server send values and not text, whose form depends on the session's settings."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -177,7 +177,7 @@ class _BinaryCursor(Cursor[Row]):
 
 
 class _AsyncBinaryCursor(AsyncCursor[Row]):
-    """The same for an event loop."""
+    """Has the server send values and not text, on an event loop."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -326,7 +326,8 @@ def _refuse_shared_session(dsn: str, connection: Connection[TupleRow]) -> None:
     ours = server_pid(connection)
     if ours == connection.info.backend_pid:
         return
-    # Whoever answered us isn't who works for us: that is a pooler. One in session mode keeps a session to one client.
+    # Another process than the one that answered works for us: there is a pooler. In session mode it keeps a session to
+    # one client.
     with _opened(dsn, "creditfold") as other, other.transaction():
         theirs = server_pid(other)
     if ours == theirs:

@@ -30,8 +30,8 @@ def session_lock(connection: Connection[TupleRow], key: int, busy: GenerationErr
     try:
         yield
     finally:
-        # Who was interrupted in the middle of a question can't ask another one, nor who lost PostgreSQL. Either session
-        # ends, which releases the lock too; what ended the block is what must be reported.
+        # A session that was interrupted in the middle of a statement can't run another, nor can one that lost
+        # PostgreSQL. Either ends, which releases the lock too; the error to report is the one that ended the block.
         with suppress(Error):
             if not connection.closed:
                 connection.execute("SELECT pg_advisory_unlock(%s, %s)", (LOCKS, key))

@@ -61,7 +61,7 @@ def halted(connection: Connection[TupleRow]) -> Iterator[Halt]:
         raise _held_by(connection) from error
 
 
-# Who began to write in the live generation, or to claim in it, before this waited.
+# The sessions that began to write in the live generation, or to claim in it, before this one waited.
 _HOLDERS = """
     SELECT a.pid, a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
     WHERE l.relation IN ('ledger.generations'::regclass, to_regclass(%s)) AND l.granted AND a.pid <> pg_backend_pid()
@@ -98,7 +98,7 @@ def _locked_live(connection: Connection[TupleRow]) -> int:
 def switch(connection: Connection[TupleRow], old: int, new: int, note: str) -> None:
     """Make another generation the live one. The live fold must be halted, and the views look through both.
 
-    Takes effect when the halt ends. Whoever folds the old one is fenced and claims in the new one.
+    Takes effect when the halt ends. Workers that fold the old one are fenced, and claim in the new one.
     """
     old_progress, new_progress = (sql.Identifier(schema_of(number), "progress") for number in (old, new))
     # Epochs go up over generations, so that no claim in the one can be taken for one in the other.

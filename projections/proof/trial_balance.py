@@ -36,17 +36,17 @@ class Sides(NamedTuple):
 
     @property
     def credits(self) -> int:
-        """What the accounts have."""
+        """The credits that the accounts have."""
         return self.available + self.pending + self.held
 
     @property
     def difference(self) -> int:
-        """What is missing or too much: zero, or something is wrong."""
+        """By how much the sides differ: zero, or something is wrong."""
         return self.credits - self.debt + sum(self[6:]) - self.issued
 
 
 class Fault(NamedTuple):
-    """Something that doesn't balance: of which asset, what, and which account if it is one's."""
+    """Something that doesn't balance: its asset, a description, and the account if it concerns one."""
 
     asset: str
     what: str
@@ -144,7 +144,7 @@ def _sides(asset: str, sums: _Sums) -> Sides:
 
 
 def _within(row: Sides, sums: _Sums) -> list[str]:
-    """What the journal itself contradicts."""
+    """Where the journal contradicts itself."""
     kept = sums["to remaining"] + sums["to held"]
     return [
         *([f"the two sides differ by {row.difference:,}"] if row.difference else []),
@@ -166,7 +166,7 @@ def _expected(row: Sides, sums: _Sums) -> dict[str, _Sums]:
 
 
 def _against(row: Sides, sums: _Sums, state: _State) -> list[str]:
-    """What the tables of state contradict."""
+    """Where the tables of state contradict the journal."""
     expected = _expected(row, sums)
     return [what for table in expected for what in _differences(table, expected[table], state[row.asset, table])]
 

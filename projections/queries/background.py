@@ -1,4 +1,4 @@
-"""What workers ask to move things along: their partitions, what is due there, and transfers in transit.
+"""What the workers' background tasks read: partitions, what is due there, and transfers in transit.
 
 Always of the live generation; every query goes by an index and reads a bounded number of rows.
 """
@@ -29,7 +29,7 @@ class Standing(NamedTuple):
 
 
 class OpenTransfer(NamedTuple):
-    """A transfer on its way, without its parcels, which are of `size` bytes as they are kept."""
+    """A transfer in transit, without its parcels, which take `size` bytes as they are stored."""
 
     partition: int
     sender: str
@@ -40,12 +40,12 @@ class OpenTransfer(NamedTuple):
 
     @property
     def key(self) -> TransferKey:
-        """What names it."""
+        """Its key."""
         return self.sender, self.transfer
 
 
 class InTransit(NamedTuple):
-    """How many transfers are on their way, and when the oldest was sent by the log's clock, in milliseconds UTC."""
+    """How many transfers are in transit, and when the oldest was sent by the log's clock, in milliseconds UTC."""
 
     transfers: int
     oldest_ms: int | None
@@ -72,7 +72,7 @@ class Transit:
 
     @classmethod
     async def of_live(cls, connection: AsyncConnection[TupleRow]) -> "Transit | None":
-        """Of the live generation; None in the moment of a switch."""
+        """Read the live generation; None during a switch."""
         row = await (await connection.execute(_LIVE)).fetchone()
         return None if row is None else cls(connection, row[0])
 
@@ -93,12 +93,12 @@ class Transit:
         return [OpenTransfer(*row) for row in await self._rows(_OPEN, values)]
 
     async def arrivals(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Arrival]:
-        """What was decided about commands, by account and command id."""
+        """The decisions about commands, by account and command id."""
         rows = await self._rows(_ARRIVALS, joined(keys)) if keys else []
         return {(row[0], row[1]): Arrival(*row[2:]) for row in rows}
 
     async def parcels(self, keys: Collection[TransferKey]) -> dict[TransferKey, str]:
-        """The parcels of transfers, as they are kept."""
+        """The parcels of transfers, as they are stored."""
         rows = await self._rows(_PARCELS, joined(keys)) if keys else []
         return {(row[0], row[1]): row[2] for row in rows}
 
@@ -115,7 +115,7 @@ def standings(connection: Connection[TupleRow]) -> dict[int, Standing]:
 
 
 def in_transit(connection: Connection[TupleRow]) -> InTransit | None:
-    """How many transfers are on their way in the live generation; None for a user who may not look into its tables."""
+    """How many transfers are in transit in the live generation; None for a user who may not read its tables."""
     row = connection.execute(_LIVE).fetchone()
     if row is None:
         return None
@@ -127,7 +127,7 @@ def in_transit(connection: Connection[TupleRow]) -> InTransit | None:
 
 
 def due_since(connection: Connection[TupleRow], now_ms: int) -> dict[int, int] | None:
-    """By partition of the live generation since when something is due at an instant; None for who may not look."""
+    """Since when something is due, by partition of the live generation; None for a user who may not read its tables."""
     row = connection.execute(_LIVE).fetchone()
     if row is None:
         return None
@@ -142,7 +142,7 @@ def _of(text: LiteralString, generation: int) -> sql.Composed:
     return sql.SQL(text).format(schema=sql.Identifier(schema_of(generation)))
 
 
-# Without a lock: what is done here of a generation that was live a moment ago does no harm.
+# Without a lock: reading a generation that was live a moment ago does no harm.
 _LIVE: LiteralString = "SELECT number FROM ledger.generations WHERE state = 'live'"
 
 _STANDINGS: LiteralString = """

@@ -1,4 +1,4 @@
-"""Reads what PostgreSQL shows about the ledger's health: signs of life, progress, what is overdue. Judges nothing.
+"""Reads what PostgreSQL shows about the ledger's health: heartbeats, progress, what is overdue. Judges nothing.
 
 Every query goes by an index or reads a bounded number of rows, so that a health check may ask often.
 """
@@ -35,7 +35,7 @@ class DatabaseHealth(NamedTuple):
 
 
 def database_health(connection: Connection[Any]) -> DatabaseHealth:
-    """Ask PostgreSQL. Raises what it raises where there is no ledger."""
+    """Read everything that health is judged by. Raises what PostgreSQL raises where there is no ledger."""
     row = connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint").fetchone()
     now_ms = int(row[0]) if row else 0
     return DatabaseHealth(
@@ -57,7 +57,7 @@ def data_folder(connection: Connection[Any]) -> str | None:
 
 
 def known_heartbeats(connection: Connection[Any]) -> list[Heartbeat]:
-    """The signs of life, none where this user may not see them or their table isn't made yet."""
+    """The heartbeats; none where this user may not see them or their table isn't made yet."""
     try:
         return heartbeats(connection)
     except (InsufficientPrivilege, UndefinedTable):

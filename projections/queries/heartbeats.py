@@ -1,4 +1,4 @@
-"""Signs of life of workers and publishers: the table that outlives every generation. Decides nothing about them.
+"""The heartbeats of workers and publishers, in a table that outlives every generation. Judges none.
 
 PostgreSQL's clock times each, so that ages don't depend on the clocks of the machines that write or read them.
 """
@@ -18,12 +18,12 @@ KEPT_S = 3_600.0
 
 
 class PartitionSign(NamedTuple):
-    """What a process does about one partition. Seconds are those at the time of the sign.
+    """What a process does about one partition. Seconds count up to the heartbeat.
 
     `held_s` is how long ago it last held the partition, 0 if it holds it; `holds_s` for how long it has, None if it
     doesn't. `work_s` is for how long it has been at its present piece of work, waiting for its turn included, None
-    where it has none; `still_s` for how long it has had work and finished none. `tries` counts the failed tries at it
-    and `why` is what the last one said.
+    where it has none; `still_s` for how long it has had work and finished none. `tries` counts its failed attempts, and
+    `why` is the error of the last one.
     """
 
     partition: int
@@ -36,9 +36,10 @@ class PartitionSign(NamedTuple):
 
 
 class Sign(NamedTuple):
-    """A process's sign of life. `turned_s` is for how long each of its loops has stood still, by the loop's name.
+    """What a process reports about itself.
 
-    `waits_for` is empty, or says for whom it waits and why.
+    `turned_s` is for how many seconds each of its loops has stood still, by the loop's name. `waits_for` is empty,
+    or names the server that it waits for and why.
     """
 
     role: Role

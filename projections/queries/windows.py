@@ -157,8 +157,8 @@ def read_windows(
 ) -> Generator[Window]:
     """Read the next decisions and dead letters of a log's partition, up to before `folded` at most; both to the same.
 
-    Gives windows one after the other, as they are asked for; all but the last end in the middle of an offset. None if
-    there is nothing to read, or if the views were switched to a projection that isn't folded so far.
+    Yields windows one after the other; all but the last end in the middle of an offset. Yields none if there is
+    nothing to read, or if the views were switched to a projection that isn't folded so far.
 
     Args:
         connection: in a transaction, of which all is read.

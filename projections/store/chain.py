@@ -1,10 +1,10 @@
-"""The hash chain over outcomes: what each record of a partition came to, in the log's order, tied to all before it.
+"""The hash chain over outcomes: the outcome of each record of a partition, in the log's order, tied to all before it.
 
 A link is the BLAKE2b digest of the link before it and of one outcome's line. The line is what the row looks like in
 PostgreSQL's text form of COPY, so the chain can be computed again from the rows alone. Duplicates have no outcome and
 no link. Two folds of the same log have the same chain; a row or a record that was changed, taken out or put in since
 gives another one from there on. What is hashed of an outcome under some rules must never change, or chains that were
-written down elsewhere would prove nothing any more; tests/golden/ holds us to it. Knows no connection.
+written down elsewhere would prove nothing any more; tests/golden/ checks it. Knows no connection.
 """
 
 import re
@@ -20,7 +20,7 @@ from creditfold.projections.results import Activation, DeadLetter
 START = b""
 DIGEST_BYTES = 32
 
-#: Every so many offsets the chain is kept beside them, which bounds the search for where two chains part.
+#: Offsets between two checkpoints of the chain, which bound the search for the place where two chains part.
 CHECKPOINT_OFFSETS = 10_000
 
 #: An outcome's offset and its line.
@@ -79,7 +79,7 @@ def journal_line(partition: int, offset: int, entry: CreditEntry) -> bytes:
 
 
 def dead_letter_line(partition: int, letter: DeadLetter) -> bytes:
-    """The line of a dead letter, with digests of its bytes. Leaves out what is said about it for people."""
+    """The line of a dead letter, with digests of its bytes. Leaves out its detail, which is for people."""
     digests = f"{_digest(letter.key)}\t{_digest(letter.value)}"
     line = f"{partition}\t{letter.log_offset}\tdead letter\t{letter.reason}\t{letter.appended_at_ms}\t{digests}"
     return f"{line}{_MISSING * (COLUMNS - 7)}".encode()
@@ -109,7 +109,7 @@ def link(chain: bytes, line: bytes) -> bytes:
 def extend(chain: bytes, start: int, end: int, lines: Iterable[Line]) -> tuple[bytes, Sequence[Checkpoint]]:
     """Go on from a chain over everything before offset `start` to one over everything before `end`.
 
-    Gives the new chain, and the checkpoints in between.
+    Returns the new chain, and the checkpoints in between.
     """
     checkpoints: list[Checkpoint] = []
     boundary = _after(start)

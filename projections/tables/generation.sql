@@ -117,7 +117,7 @@ CREATE TABLE {schema}.dead_letters (
     PRIMARY KEY (log_partition, log_offset)
 );
 
--- Records that brought another version of the rules into force.
+-- Records that put another version of the rules into force.
 CREATE TABLE {schema}.activations (
     log_partition integer NOT NULL,
     log_offset bigint NOT NULL,
