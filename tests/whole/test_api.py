@@ -4,13 +4,13 @@ import ast
 import doctest
 import importlib
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import api
 import pytest
 
 from creditfold.common.settings import Settings, load_settings
@@ -31,10 +31,6 @@ from creditfold.producers import (
 from creditfold.projections.connections import connected
 from creditfold.projections.queries import ProjectedOutcomes
 from helpers.support import HANG_S, ROOT, environment, publisher, worker
-
-sys.path.insert(0, str(ROOT / "docs"))
-
-import api
 
 ENTRIES = list(api.entries())
 FUNCTIONS = [entry for entry in ENTRIES if not isinstance(entry.node, ast.ClassDef)]

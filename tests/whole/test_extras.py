@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import api
 import pytest
 
 from creditfold.cli.main import COMMANDS
@@ -207,6 +208,14 @@ def test_a_room_imports_what_its_extra_brings(imports: Imports) -> None:
             assert [name for name in libraries if not provided(name, extra)] == [], module
     used = imports.libraries(Node("creditfold.producers"))
     assert {name for module in used for name in distribution_of(module)} - {"pydantic-core"} == distributions(None)
+
+
+@pytest.mark.parametrize(("module", "extra"), api.PUBLIC.items())
+def test_a_public_module_needs_the_extra_that_the_reference_names(imports: Imports, module: str, extra: str) -> None:
+    """And no smaller one is enough."""
+    libraries = imports.libraries(Node(module), FETCHING)
+    assert [name for name in libraries if not provided(name, extra or None)] == []
+    assert not extra or any(not provided(name, None) for name in libraries)
 
 
 def promised() -> dict[str, str]:
