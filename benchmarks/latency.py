@@ -33,7 +33,7 @@ from rig import console, database, ledger, middle, percentiles, servers, show_co
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.producers import Command, CommandProducer, Grant
-from creditfold.producers.client import Outcome
+from creditfold.producers.deliveries import Outcome
 from creditfold.projections.connections import pinned
 
 #: The clock that all processes of a machine share, in seconds.

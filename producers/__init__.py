@@ -14,7 +14,9 @@ Without `outcomes`, which needs a client of PostgreSQL, append() returns a comma
 rest: asyncio, files, errors, and what a failed append means.
 """
 
-from creditfold.producers.client import AsyncCommandProducer, CommandProducer, Outcome
+from creditfold.producers.async_client import AsyncCommandProducer
+from creditfold.producers.client import CommandProducer
+from creditfold.producers.deliveries import Outcome
 from creditfold.producers.import_file import ImportProgress, ImportReport, import_file
 from creditfold.producers.models.commands import (
     Batch,

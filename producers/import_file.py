@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from creditfold.common.position import Position
-from creditfold.producers.client import CommandProducer, Outcome
+from creditfold.producers.client import CommandProducer
+from creditfold.producers.deliveries import Outcome
 from creditfold.producers.import_head import FileFormat, open_lines
 from creditfold.producers.import_lines import (
     EMPTY_CSV,

@@ -37,8 +37,8 @@ from creditfold.producers import (
     Spend,
     UndeliveredError,
     UnknownTopicError,
-    client,
     encode_command,
+    kafka_queue,
 )
 from creditfold.schemas.wire import decode
 from creditfold.stack.kafka import EmbeddedKafka
@@ -198,7 +198,7 @@ def test_a_full_queue_is_awaited_no_longer_than_the_timeout() -> None:
 def test_no_broker_is_told_as_such() -> None:
     """Certain not to be in the log, since no connection was ever made; the message says what was tried."""
     with CommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S) as producer:
-        assert wait_until(lambda: "Connection refused" in producer._trouble(), HANG_S)
+        assert wait_until(lambda: "Connection refused" in producer._queue.diagnosis.last_trouble(), HANG_S)
         with pytest.raises(BrokerUnavailableError, match="Connection refused") as refused:
             producer.append(grant(1))
         assert not refused.value.maybe_written
@@ -263,21 +263,21 @@ def lost(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator
     ):
         producer.append(grant(1))
         kafka.forget(HANG_S)
-        own = producer._producer
+        own = producer._queue.client
         assert own is not None
-        assert wait_until(lambda: not producer._finds_kafka(own), HANG_S)
-        monkeypatch.setattr(client, "_SILENCE_S", 0.5)
+        assert wait_until(lambda: not producer._queue.lost_client.finds_kafka(own), HANG_S)
+        monkeypatch.setattr(kafka_queue, "_SILENCE_S", 0.5)
         yield producer
 
 
 def test_a_client_that_lost_kafka_for_ever_is_replaced(lost: CommandProducer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it held is told to be sent again; what comes then is appended."""
-    before = lost._producer
+    before = lost._queue.client
     with pytest.raises(DeliveryFailedError, match="Send it again"):
         lost.append(grant(2))
-    assert lost._producer is not before
+    assert lost._queue.client is not before
     # The new one needn't be quick.
-    monkeypatch.setattr(client, "_SILENCE_S", HANG_S)
+    monkeypatch.setattr(kafka_queue, "_SILENCE_S", HANG_S)
     assert lost.append(grant(2)).offset >= 0
 
 
@@ -287,7 +287,7 @@ def test_who_waits_for_a_lost_client_is_told(lost: CommandProducer, monkeypatch:
     with pytest.raises(DeliveryFailedError, match="48 commands"):
         lost.flush(LONG_S)
     assert all(delivery.done() for delivery in deliveries)
-    monkeypatch.setattr(client, "_SILENCE_S", HANG_S)
+    monkeypatch.setattr(kafka_queue, "_SILENCE_S", HANG_S)
     again = [lost.submit(grant(number)) for number in range(2, 50)]
     assert [delivery.result(HANG_S).offset >= 0 for delivery in again] == [True] * 48
 
@@ -297,23 +297,23 @@ def test_a_client_is_kept_while_kafka_is_away(
 ) -> None:
     """Another one would find Kafka no sooner, and what is under way would be told to be sent again."""
     made: list[str] = []
-    make = CommandProducer._make
-    monkeypatch.setattr(CommandProducer, "_make", lambda *given: (made.append(""), make(*given))[1])
+    make = kafka_queue._made
+    monkeypatch.setattr(kafka_queue, "_made", lambda config: (made.append(""), make(config))[1])
     with patient(ledger_settings) as producer:
         producer.append(grant(1))
-        kept = producer._producer
+        kept = producer._queue.client
         stack.stop_kafka(kill=True)
-        monkeypatch.setattr(client, "_SILENCE_S", 0.2)
+        monkeypatch.setattr(kafka_queue, "_SILENCE_S", 0.2)
         try:
             delivery = producer.submit(grant(2))
             # The second is made to see whether it finds Kafka, the third after it didn't.
             assert wait_until(lambda: len(made) >= 3, HANG_S)
             # From here on each finds Kafka, however slow the machine is.
-            producer._find_s = HANG_S
+            producer._queue.lost_client.find_s = HANG_S
         finally:
             stack.start_kafka()
         assert delivery.result(HANG_S).offset >= 0
-        assert producer._producer is kept
+        assert producer._queue.client is kept
 
 
 def test_a_record_over_the_bound_is_refused_before_the_queue(producer: CommandProducer) -> None:
@@ -437,7 +437,7 @@ def test_failures_reach_their_own_callers(ledger_settings: Settings) -> None:
 def test_a_fatal_error_is_told_and_nothing_more_is_taken(producer: CommandProducer) -> None:
     """librdkafka can't be made to fail fatally on demand, so its error callback is called with such an error."""
     producer.append(grant(0))
-    producer._note_trouble(KafkaError(KafkaError._FENCED, "fenced by a newer one", True))
+    producer._queue.diagnosis.record(KafkaError(KafkaError._FENCED, "fenced by a newer one", True))
     for refused in (lambda: producer.submit(grant(1)), lambda: producer.append_many([grant(1)]), producer.flush):
         with pytest.raises(ProducerBrokenError, match="fenced by a newer one") as broken:
             refused()
@@ -476,7 +476,7 @@ def interrupt_an_append(producer: CommandProducer, stack: StackUnderTest) -> Non
 
         def interrupt() -> None:
             # By then the append has handed the command over and waits.
-            wait_until(lambda: producer._unanswered() > 0, HANG_S, 0.001)
+            wait_until(lambda: producer._queue.unanswered > 0, HANG_S, 0.001)
             # A signal that comes just before Python begins to wait is looked at behind the wait, or with the next one.
             while not interrupted.wait(0.05):
                 signal.pthread_kill(main, signal.SIGINT)
@@ -582,7 +582,7 @@ def test_a_failure_that_came_for_a_loop_that_was_closed_before_it_heard_is_raise
 
     loop = asyncio.new_event_loop()
     producer = loop.run_until_complete(leave_one())
-    assert wait_until(lambda: not producer._producer._unanswered(), HANG_S)
+    assert wait_until(lambda: not producer._producer._queue.unanswered, HANG_S)
     loop.close()
     with pytest.raises(BrokerUnavailableError):
         asyncio.run(producer.close())
@@ -592,7 +592,7 @@ async def test_a_future_that_its_owner_settled_keeps_no_answer_from_the_others()
     """All of them come at once; what failed for the one is raised by the close."""
     producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S)
     settled, *others = [await producer.submit(grant(i)) for i in range(5)]
-    asyncio.get_running_loop().call_soon(wait_until, lambda: not producer._producer._unanswered(), HANG_S)
+    asyncio.get_running_loop().call_soon(wait_until, lambda: not producer._producer._queue.unanswered, HANG_S)
     await asyncio.sleep(0)
     settled.set_result(Position(0, 0))
     done, _ = await asyncio.wait(others, timeout=HANG_S)

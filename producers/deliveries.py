@@ -1,0 +1,75 @@
+"""What becomes of an appended command: its position or an error, as a future; and the failures that nobody looked at.
+
+Knows no Kafka client.
+"""
+
+from concurrent.futures import Future
+from typing import TypeAlias
+
+from creditfold.common.position import Position
+from creditfold.producers.models.errors import RESEND, AppendError, DeliveryFailedError
+
+#: What a delivery callback gets: the command's position in the log, or why it wasn't confirmed.
+Outcome: TypeAlias = Position | AppendError
+
+
+class UnseenFailures:
+    """Failures that nobody has looked at yet. Keeps the first thousand and counts the rest."""
+
+    LIMIT = 1_000
+
+    def __init__(self) -> None:
+        self._errors: dict[int, Exception] = {}
+        self._more = 0
+
+    def add(self, error: Exception) -> None:
+        """Keep a failure for the next `raise_any`."""
+        if len(self._errors) < self.LIMIT:
+            self._errors[id(error)] = error
+        else:
+            self._more += 1
+
+    def discard(self, error: BaseException | None) -> None:
+        """Forget a failure that somebody has looked at."""
+        self._errors.pop(id(error), None)
+
+    def raise_any(self) -> None:
+        """Raise the failures as one error and forget them; return where there are none."""
+        errors, self._errors = self._errors, {}
+        count, self._more = len(errors) + self._more, 0
+        if not count:
+            return
+        first = next(iter(errors.values()))
+        if count == 1 or not isinstance(first, AppendError):
+            raise first
+        raise DeliveryFailedError(
+            f"{count:,} commands were not confirmed. The first: {first.message}", RESEND
+        ) from first
+
+
+class Delivery(Future[Position]):
+    """The future of a command's position. Remembers whether its failure was looked at; a cancel has no effect."""
+
+    def __init__(self, unseen: UnseenFailures) -> None:
+        super().__init__()
+        self._unseen = unseen
+        self.set_running_or_notify_cancel()
+
+    def settle(self, outcome: Outcome) -> None:
+        """Give the future its result or its failure."""
+        if isinstance(outcome, Position):
+            self.set_result(outcome)
+        else:
+            self._unseen.add(outcome)
+            self.set_exception(outcome)
+
+    def result(self, timeout: float | None = None) -> Position:
+        """The position, waited for at most `timeout` seconds; raises the failure."""
+        self.exception(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The failure, waited for at most `timeout` seconds; None where there is none."""
+        error = super().exception(timeout)
+        self._unseen.discard(error)
+        return error
