@@ -1,40 +1,28 @@
-"""Import of a command file into the log, to be killed and run again at will. Owns its progress and its report.
+"""The import of a command file into the log, to be killed and run again at any time. Owns the order of its steps.
 
-Refuses to know how a record reads (lines.py does) and how it reaches the log (the producer does). What can't be sought
-(a pipe, a FIFO, process substitution) is read from its start and leaves no progress behind. Else a checkpoint
-is written only when the log has confirmed everything before it, so a run that goes on after one skips nothing;
-what was appended after it is appended twice, and counts once by its command id.
+Refuses to know how a record reads (import_commands.py) and how it reaches the log (the producer). A checkpoint is
+written only when the log has confirmed everything before it, so a run that goes on after one skips nothing; what was
+appended after it is appended twice, and counts once by its command id. What can't be sought (a pipe, a FIFO, process
+substitution) is read from its start and leaves no progress.
 """
 
-import fcntl
-import hashlib
-import json
 import os
-import stat
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from creditfold.common.position import Position
 from creditfold.producers.client import CommandProducer
 from creditfold.producers.deliveries import Outcome
-from creditfold.producers.import_head import FileFormat, open_lines
-from creditfold.producers.import_lines import (
-    EMPTY_CSV,
-    SHOWN,
-    BadRecordError,
-    CsvRecords,
-    JsonLines,
-    RawRecord,
-    RecordReader,
-    format_of,
-    why_bad,
-)
+from creditfold.producers.import_commands import EMPTY_CSV, CsvRecords, JsonLines, why_bad
+from creditfold.producers.import_head import FileFormat, format_of, open_lines
+from creditfold.producers.import_records import RawRecord, RecordReader
+from creditfold.producers.import_report import BadRecordReport
+from creditfold.producers.import_state import START_OVER, ImportState, load_state, refuse_other_import, save_state
 from creditfold.producers.models.commands import Command, Encoded, encode_command
 from creditfold.producers.models.errors import (
     AppendError,
@@ -46,12 +34,10 @@ from creditfold.producers.models.errors import (
     UndeliveredError,
 )
 from creditfold.producers.models.past_effects import past_effect
+from creditfold.producers.strict_json import BadRecordError
 
-STATE_VERSION = 1
 CHECKPOINT_RECORDS = 20_000
 READ_BYTES = 1 << 20
-_HEAD_BYTES = 65_536
-_START_OVER = "Start over to import it from its first line: what is in the log already counts once."
 
 
 @dataclass(frozen=True)
@@ -90,29 +76,6 @@ class ImportReport:
     seconds: float
     past: int = 0
     ended: bool = True
-
-
-@dataclass
-class _State:
-    """A checkpoint: everything in the file before `offset` is in the log or in the report.
-
-    Unless `lost` says that the log has lost some of it.
-    """
-
-    topic: str
-    cluster: str
-    format: str
-    head_bytes: int = 0
-    head_digest: str = ""
-    lines: int = 0
-    offset: int = 0
-    digest: str = ""
-    ended: bool = True
-    bad: int = 0
-    report_bytes: int = 0
-    positions: dict[str, int] = field(default_factory=dict)
-    lost: str = ""
-    version: int = STATE_VERSION
 
 
 def import_file(
@@ -169,11 +132,11 @@ def import_file(
     with ExitStack() as closing:
         raw = closing.enter_context(_open(path))
         can_go_on = raw.seekable()
-        report = closing.enter_context(_open_report(report_path))
-        fresh = _State(producer.topic, producer.cluster_id(), file_format)
-        state = None if start_over or not can_go_on else _load_state(state_path)
+        report = closing.enter_context(BadRecordReport(report_path))
+        fresh = ImportState(producer.topic, producer.cluster_id(), file_format)
+        state = None if start_over or not can_go_on else load_state(state_path)
         if state is not None:
-            _refuse_other_import(state, fresh, raw)
+            refuse_other_import(state, fresh, raw)
         kept = state_path if can_go_on else None
         run = _Import(raw, report, producer, state or fresh, kept, confirmed=confirmed)
         try:
@@ -189,14 +152,14 @@ def import_file(
 
 
 class _Import:
-    """One run: a reader before the producer, a checkpoint behind it."""
+    """One run: a reader before the producer, a checkpoint after it."""
 
     def __init__(
         self,
         raw: IO[bytes],
-        report: IO[bytes],
+        report: BadRecordReport,
         producer: CommandProducer,
-        state: _State,
+        state: ImportState,
         state_path: Path | None,
         *,
         confirmed: bool,
@@ -208,7 +171,7 @@ class _Import:
         self._state_path = state_path
         file_format: FileFormat = "csv" if state.format == "csv" else "jsonl"
         self._reader = RecordReader(open_lines(raw, file_format), file_format)
-        # What a record is that says nothing: white space, or None to bytes.strip().
+        # The bytes of an empty record: white space, which is None to bytes.strip(), and in CSV commas.
         self._empty = EMPTY_CSV if file_format == "csv" else None
         self._records = iter(self._reader)
         self._confirmed = confirmed
@@ -223,9 +186,9 @@ class _Import:
         self._now_ms = time.time_ns() // 1_000_000
 
     def start(self) -> None:
-        """Go to where the last checkpoint stands, in the file and in the report. Raises ImportStateError."""
-        self._cut_report()
-        if self._state.format == "csv" and (header := next(filter(self._says_something, self._records), None)):
+        """Go to the last checkpoint, in the file and in the report. Raises ImportStateError."""
+        self._report.cut(self._state.report_bytes)
+        if self._state.format == "csv" and (header := next(filter(self._is_filled, self._records), None)):
             self._parser = CsvRecords.with_header(header, confirmed=self._confirmed)
         if not self._state.offset:
             return
@@ -233,14 +196,14 @@ class _Import:
             not self._reader.skip_to(self._state.offset, self._state.lines)
             or self._reader.digest() != self._state.digest
         ):
-            raise ImportStateError("The file has changed in the part that was imported already.", _START_OVER)
+            raise ImportStateError("The file has changed in the part that was imported already.", START_OVER)
         if not self._state.ended and not self._reader.finish_line():
             raise ImportStateError(
-                f"Line {self._state.lines} was cut off when it was imported, and has grown since.", _START_OVER
+                f"Line {self._state.lines} was cut off when it was imported, and has grown since.", START_OVER
             )
 
     def step(self, records: int) -> bool:
-        """Import up to so many records and write a checkpoint. Returns whether there was anything to do."""
+        """Import at most `records` records and write a checkpoint. Returns whether there was anything to do."""
         if self._ended:
             return False
         try:
@@ -253,9 +216,9 @@ class _Import:
             raise ImportStoppedError(self._state.lines, self._failure.message, can_go_on) from self._failure
         if self._state.lost:
             if self._state_path is not None:
-                # Written down: in the next run the log's end may be behind where it was.
-                _save_state(self._state_path, self._state)
-            raise ImportStateError(self._state.lost, _START_OVER)
+                # Kept for the next run, in which the log's end may lie after this again.
+                save_state(self._state_path, self._state)
+            raise ImportStateError(self._state.lost, START_OVER)
         self._appended += count
         self._checkpoint()
         if self._unreadable is not None:
@@ -263,7 +226,7 @@ class _Import:
         return True
 
     def progress(self) -> ImportProgress:
-        """Tell how far the run is."""
+        """How far the run is."""
         found = self._state.bad - self._bad_before
         if self._state_path is None:
             return ImportProgress(self._state.lines, self._appended, found, self._reader.offset, 0)
@@ -271,7 +234,7 @@ class _Import:
         return ImportProgress(self._state.lines, self._appended, found, min(self._raw.tell(), total), total)
 
     def summary(self, seconds: float) -> ImportReport:
-        """Tell what the run did."""
+        """What the run did."""
         return ImportReport(
             lines=self._state.lines - self._skipped,
             appended=self._appended,
@@ -291,7 +254,7 @@ class _Import:
                 taken += 1
                 if self._failure is not None:
                     return
-                encoded = None if record.problem else self._parser.quick(record.data)
+                encoded = None if record.problem else self._parser.fast(record.data)
                 if encoded is None:
                     encoded = self._encoded(record)
                 if encoded is not None:
@@ -301,11 +264,11 @@ class _Import:
             self._unreadable = error
         self._ended = taken < records
 
-    def _says_something(self, record: RawRecord) -> bool:
+    def _is_filled(self, record: RawRecord) -> bool:
         return bool(record.data.strip(self._empty) or record.problem)
 
     def _encoded(self, record: RawRecord) -> Encoded | None:
-        if not self._says_something(record):
+        if not self._is_filled(record):
             return None
         try:
             if record.problem:
@@ -313,19 +276,16 @@ class _Import:
             command = self._parser.parse(record.data)
             encoded = encode_command(command)
         except (BadRecordError, InvalidCommandError) as error:
-            self._report_bad(record, why_bad(error))
+            self._add_bad(record, why_bad(error))
         except RecordTooLargeError as error:
-            self._report_bad(record, error.message)
+            self._add_bad(record, error.message)
         else:
             self._past += _may_be_past(command) and bool(past_effect(command.type, command.fields, self._now_ms))
             return encoded
         return None
 
-    def _report_bad(self, record: RawRecord, reason: str) -> None:
-        # Four bytes are the most that a character has in UTF-8.
-        text = record.data[: 4 * SHOWN].decode(errors="replace")[:SHOWN]
-        row = {"line": record.first, "last_line": record.last, "reason": reason, "text": text}
-        self._report.write(json.dumps(row).encode() + b"\n")
+    def _add_bad(self, record: RawRecord, reason: str) -> None:
+        self._report.add(record, reason)
         self._state.bad += 1
 
     def _delivered(self, outcome: Outcome) -> None:
@@ -341,28 +301,19 @@ class _Import:
         elif self._failure is None:
             self._failure = outcome
 
-    def _cut_report(self) -> None:
-        if os.fstat(self._report.fileno()).st_size < self._state.report_bytes:
-            raise ImportStateError("The report of earlier runs is gone or cut short.", f"Put it back. {_START_OVER}")
-        # What a killed run reported after its last checkpoint is found again.
-        self._report.truncate(self._state.report_bytes)
-        self._report.seek(self._state.report_bytes)
-
     def _checkpoint(self) -> None:
-        self._report.flush()
-        os.fsync(self._report.fileno())
         state, reader = self._state, self._reader
-        state.report_bytes = self._report.tell()
+        state.report_bytes = self._report.sync()
         state.lines, state.offset = reader.lines, reader.offset
         state.digest, state.ended = reader.digest(), reader.ended
         if self._state_path is None:
             return
-        state.head_bytes, state.head_digest = _head(self._raw, _HEAD_BYTES)
-        _save_state(self._state_path, state)
+        state.record_head(self._raw)
+        save_state(self._state_path, state)
 
 
 def _may_be_past(command: Command) -> bool:
-    """Whether a command may take effect in the past: what most don't say needs no closer look."""
+    """Whether a command may take effect in the past, by the fields that most commands leave out."""
     return bool(getattr(command, "expires_at", 0)) or command.type in ("create_schedule", "batch")
 
 
@@ -380,90 +331,3 @@ def _open(path: Path) -> IO[bytes]:
         return path.open("rb", buffering=READ_BYTES)
     except OSError as error:
         raise ImportFileError(f"Can't open {path}: {error.strerror}.", "Check the path and the rights.") from None
-
-
-def _open_report(path: Path) -> IO[bytes]:
-    _refuse_no_report(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Opened without cutting it: the lock comes first, since another run may be writing to it.
-        report = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
-    except OSError as error:
-        raise ImportFileError(f"Can't write {path}: {error.strerror}.", "Check the path and the rights.") from None
-    try:
-        fcntl.flock(report, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        report.close()
-        raise ImportStateError("This import runs already.", "Wait for the other run, or stop it.") from None
-    return report
-
-
-def _refuse_no_report(path: Path) -> None:
-    """Refuse what a later run can't find again as it was left: a terminal, a pipe, what this process prints to."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return
-    streams = [os.fstat(stream.fileno()) for stream in (sys.__stdin__, sys.__stdout__, sys.__stderr__) if stream]
-    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)) or any(
-        os.path.samestat(found, stream) for stream in streams
-    ):
-        raise ImportFileError(
-            f"The report can't be {path}: it must be a file of its own, which a later run goes on with.",
-            "Name a file; it is JSON Lines, to be shown afterwards.",
-        )
-
-
-def _head(raw: IO[bytes], size: int) -> tuple[int, str]:
-    # pread leaves the place alone at which the file is being read.
-    head = os.pread(raw.fileno(), size, 0)
-    return len(head), hashlib.sha256(head).hexdigest()
-
-
-def _load_state(path: Path) -> _State | None:
-    try:
-        found: Any = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ImportStateError(f"Can't read the progress in {path}: {error}.", _START_OVER) from None
-    try:
-        state = _State(**found)
-    except TypeError:
-        state = None
-    if state is None or state.version != STATE_VERSION:
-        raise ImportStateError(f"{path} holds no progress that this version can read.", _START_OVER)
-    return state
-
-
-def _refuse_other_import(state: _State, fresh: _State, raw: IO[bytes]) -> None:
-    for what in ("topic", "cluster", "format"):
-        if getattr(state, what) != getattr(fresh, what):
-            raise ImportStateError(
-                f"Earlier runs imported with {what} {getattr(state, what)}, and this one with {getattr(fresh, what)}.",
-                f"Use another progress file. {_START_OVER}",
-            )
-    if state.lost:
-        raise ImportStateError(state.lost, _START_OVER)
-    # The quick look first: the whole of the imported part is compared while it is skipped.
-    if _head(raw, state.head_bytes) != (state.head_bytes, state.head_digest):
-        raise ImportStateError("The file is not the one that was imported so far.", _START_OVER)
-
-
-def _save_state(path: Path, state: _State) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
-        file.write(json.dumps(asdict(state)).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,13 +1,14 @@
-"""What a command file's first bytes say of the whole file: what it is packed with, or why it can't be read as it is.
+"""The name and the first bytes of a command file: its format, what it is packed with, or why it can't be read as it is.
 
-Owns the causes and their remedies; a file that is refused here has had nothing imported of it. How records are cut and
-what they say is lines.py's.
+Owns the causes and their remedies; of a file that is refused here nothing was imported. How records are cut is in
+import_records.py, what they say in import_commands.py.
 """
 
 import gzip
 import io
 import re
 import zlib
+from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, cast
 
 from creditfold.producers.models.errors import ImportFileError
@@ -38,8 +39,24 @@ _NO_TEXT: tuple[tuple[bytes, str, str], ...] = (
 _LONE_CR = re.compile(rb"\r(?!\n|\Z)").search
 
 
+_SUFFIXES: dict[str, FileFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+_PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip")
+
+
+def format_of(path: Path) -> FileFormat:
+    """A file's format by its name: .jsonl, .ndjson or .csv, each with .gz or without. Raises ImportFileError."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    # Also of what can't be unpacked: that is refused by the file's content.
+    if suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    found = _SUFFIXES.get(suffixes[-1]) if suffixes else None
+    if found is None:
+        raise ImportFileError(f"The name {path.name} shows no format.", "Say whether it is jsonl or csv.")
+    return found
+
+
 class _Rejoined:
-    """A stream and what was read of it already, where it can't be set back. Owns what RecordReader needs, no more."""
+    """A stream that can't be set back, with what was read of it already. Has what RecordReader needs, no more."""
 
     def __init__(self, head: bytes, stream: IO[bytes]) -> None:
         self._head = head
@@ -61,7 +78,7 @@ class _Rejoined:
 
 
 class _Unpacked(io.RawIOBase):
-    """What is in a gzip file, for a buffer that finds its lines: GzipFile's own way to a line is a slow one."""
+    """A gzip file's content, for a buffer that finds its lines: GzipFile's own search for a line is slow."""
 
     def __init__(self, packed: IO[bytes]) -> None:
         self._gzip = gzip.GzipFile(fileobj=cast(Any, packed))

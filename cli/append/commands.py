@@ -385,7 +385,7 @@ def part_of(amount: str | None) -> int | str | None:
 
 
 def _steps(name: str) -> Any:
-    from creditfold.producers.import_lines import BadRecordError, parse_json
+    from creditfold.producers.strict_json import BadRecordError, parse_json
 
     try:
         text = _read(sys.stdin.buffer) if name == "-" else _read_file(name)

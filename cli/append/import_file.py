@@ -78,7 +78,7 @@ def import_(
 
 
 def _refuse_unreadable(file: Path, format: str | None) -> None:
-    from creditfold.producers.import_lines import format_of
+    from creditfold.producers.import_head import format_of
     from creditfold.producers.models.errors import ImportFileError
 
     if file.is_dir():

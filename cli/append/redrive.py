@@ -248,7 +248,7 @@ def _reason(why: str) -> str:
 
 
 def _corrections(pairs: list[str], type: str | None, command: str | None) -> "Corrections":
-    from creditfold.producers.import_lines import FLAT_FIELDS, field_of
+    from creditfold.producers.import_commands import FLAT_FIELDS, field_of
     from creditfold.producers.redrive import Corrections
 
     if command is not None:
@@ -271,7 +271,7 @@ def _corrections(pairs: list[str], type: str | None, command: str | None) -> "Co
 
 
 def _command(text: str) -> Mapping[str, Any]:
-    from creditfold.producers.import_lines import parse_json
+    from creditfold.producers.strict_json import parse_json
 
     try:
         found = parse_json(_file(text[1:]) if text.startswith("@") else text, "it is")

@@ -31,7 +31,7 @@ from creditfold.processors import daemons
 from creditfold.processors.startup import prepare_ledger
 from creditfold.processors.status import Sample, take_sample
 from creditfold.producers.client import CommandProducer
-from creditfold.producers.import_lines import JsonLines
+from creditfold.producers.import_commands import JsonLines
 from creditfold.producers.models.commands import Encoded, encode_command
 from creditfold.projections import queries
 from creditfold.projections.connections import connected

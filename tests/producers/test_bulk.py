@@ -27,16 +27,10 @@ from creditfold.producers import (
     UnknownTopicError,
     import_file,
 )
-from creditfold.producers.import_head import FileFormat, open_lines
-from creditfold.producers.import_lines import (
-    MAX_RECORD_TEXT,
-    BadRecordError,
-    CsvRecords,
-    JsonLines,
-    RecordReader,
-    format_of,
-    why_bad,
-)
+from creditfold.producers.import_commands import CsvRecords, JsonLines, why_bad
+from creditfold.producers.import_head import FileFormat, format_of, open_lines
+from creditfold.producers.import_records import MAX_RECORD_TEXT, RecordReader
+from creditfold.producers.strict_json import BadRecordError
 from creditfold.schemas.wire import decode
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S

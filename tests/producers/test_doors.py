@@ -34,12 +34,14 @@ from creditfold.producers import (
     encode_command,
     parse_command,
 )
-from creditfold.producers.import_lines import BadRecordError, CsvRecords, JsonLines, RawRecord
+from creditfold.producers.import_commands import CsvRecords, JsonLines
+from creditfold.producers.import_records import RawRecord
 from creditfold.producers.models.commands import MAX_PAST_TURNS, MODELS
 from creditfold.producers.models.fields import Instant
 from creditfold.producers.models.past_effects import past_effect, past_turns
 from creditfold.producers.models.steps import STEP_MODELS
 from creditfold.producers.redrive import Corrections, Letter, RedriveRefusedError, command_begun, mend
+from creditfold.producers.strict_json import BadRecordError
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.wire import decode, encode
 from helpers.support import Cli

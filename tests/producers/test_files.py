@@ -17,15 +17,10 @@ from test_bulk import Import, line, log_ids, read, work
 
 from creditfold.common.settings import Settings
 from creditfold.producers import CommandProducer, ImportFileError, ImportStoppedError, InvalidCommandError, import_file
+from creditfold.producers.import_commands import CsvRecords, JsonLines, why_bad
 from creditfold.producers.import_head import FileFormat, open_lines
-from creditfold.producers.import_lines import (
-    MAX_RECORD_TEXT,
-    BadRecordError,
-    CsvRecords,
-    JsonLines,
-    RecordReader,
-    why_bad,
-)
+from creditfold.producers.import_records import MAX_RECORD_TEXT, RecordReader
+from creditfold.producers.strict_json import BadRecordError
 from helpers.support import HANG_S, environment
 
 pytestmark = pytest.mark.compiled_core

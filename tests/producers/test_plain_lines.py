@@ -13,8 +13,9 @@ from test_compiled import IS_COMPILED
 from creditfold.common.instants import PLAIN
 from creditfold.ledger import limits
 from creditfold.producers import InvalidCommandError
-from creditfold.producers.import_lines import BadRecordError, CsvRecords, JsonLines
+from creditfold.producers.import_commands import CsvRecords, JsonLines
 from creditfold.producers.models.commands import Encoded, encode_command
+from creditfold.producers.strict_json import BadRecordError
 
 pytestmark = pytest.mark.both_cores
 
@@ -44,7 +45,7 @@ def by_python(parser: JsonLines | CsvRecords, data: bytes) -> Encoded | None:
 def test_there_is_a_quick_way_in_the_compiled_core_and_only_there() -> None:
     """Or the tests below would pass for want of what they test."""
     assert (importlib.util.find_spec("creditfold.producers.plain_lines") is not None) == IS_COMPILED
-    assert (JsonLines().quick(json.dumps(PLAIN_FIELDS).encode()) is not None) == IS_COMPILED
+    assert (JsonLines().fast(json.dumps(PLAIN_FIELDS).encode()) is not None) == IS_COMPILED
 
 
 def json_line(**other: Any) -> bytes:
@@ -122,10 +123,10 @@ def test_which_commands_are_taken(made: Callable[..., bytes], parser: JsonLines 
     """Each bound from both of its sides, and what is taken is what Python makes of it."""
     for other in TAKEN:
         record = made(**other)
-        assert parser.quick(record) == by_python(parser, record), other
-        assert parser.quick(record) is not None, other
+        assert parser.fast(record) == by_python(parser, record), other
+        assert parser.fast(record) is not None, other
     for other in LEFT:
-        assert parser.quick(made(**other)) is None, other
+        assert parser.fast(made(**other)) is None, other
 
 
 @needs_quick
@@ -173,7 +174,7 @@ def test_which_commands_are_taken(made: Callable[..., bytes], parser: JsonLines 
 )
 def test_json_that_is_otherwise_in_the_least_is_left_to_python(line: bytes) -> None:
     """What is cut off or has something twice, beside or behind itself, is nothing that the quick way knows."""
-    assert JsonLines().quick(line) is None
+    assert JsonLines().fast(line) is None
 
 
 @needs_quick
@@ -201,7 +202,7 @@ def test_json_that_is_otherwise_in_the_least_is_left_to_python(line: bytes) -> N
 )
 def test_csv_that_is_otherwise_in_the_least_is_left_to_python(row: bytes) -> None:
     """A quote, a column too many or too few, what a spreadsheet did to a cell."""
-    assert CsvRecords(HEADER).quick(row) is None
+    assert CsvRecords(HEADER).fast(row) is None
 
 
 values = st.one_of(
@@ -257,7 +258,7 @@ CSV_HEADER = [*PLAIN_FIELDS, "expires_at", "metadata"]
 @given(records(as_json))
 def test_what_the_quick_way_takes_of_json_is_what_python_makes(record: bytes) -> None:
     """Whatever the bytes are: it takes nothing that Python refuses, and makes nothing else of the rest."""
-    quick = JsonLines().quick(record)
+    quick = JsonLines().fast(record)
     assert quick is None or quick == by_python(JsonLines(), record)
 
 
@@ -267,7 +268,7 @@ def test_what_the_quick_way_takes_of_json_is_what_python_makes(record: bytes) ->
 def test_what_the_quick_way_takes_of_csv_is_what_python_makes(record: bytes) -> None:
     """The same."""
     parser = CsvRecords(CSV_HEADER)
-    quick = parser.quick(record)
+    quick = parser.fast(record)
     assert quick is None or quick == by_python(parser, record)
 
 
@@ -278,6 +279,6 @@ def test_columns_may_stand_in_any_order(header: list[str]) -> None:
     cells = dict(zip(HEADER, csv_row()[:-1].decode().split(","), strict=True))
     row = ",".join(cells[name] for name in header).encode() + b"\r\n"
     parser = CsvRecords(header)
-    quick = parser.quick(row)
+    quick = parser.fast(row)
     assert quick is not None
     assert quick == by_python(parser, row)

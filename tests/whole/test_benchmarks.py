@@ -36,8 +36,9 @@ from sampling import Place, stage_of
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.producers import Command
+from creditfold.producers.import_commands import CsvRecords, JsonLines
 from creditfold.producers.import_head import FileFormat, open_lines
-from creditfold.producers.import_lines import CsvRecords, JsonLines, RecordReader
+from creditfold.producers.import_records import RecordReader
 
 
 @pytest.fixture(scope="session")
