@@ -6,7 +6,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import hypothesis
 import psycopg
@@ -23,16 +23,21 @@ os.environ.setdefault("CREDITFOLD_CORE", "plain")
 
 from tenacity import stop_after_delay
 
-from creditfold.common.settings import Settings
+from creditfold.cli.append import submission
+from creditfold.cli.main import _run
+from creditfold.common.position import Position
+from creditfold.common.settings import Settings, load_settings
 from creditfold.log.admin import KafkaAdmin
 from creditfold.log.topics import create_topics, topic_names
 from creditfold.processors.rebuild import steps as rebuilding
+from creditfold.processors.startup import prepare_ledger
 from creditfold.projections import connections, sessions
 from creditfold.projections.generations import switch, views
 from creditfold.projections.store import claim
+from helpers.command_line import use
 from helpers.small_disk import SmallDisk, mounted
 from helpers.stack_under_test import StackUnderTest
-from helpers.support import HANG_S, patiently
+from helpers.support import HANG_S, Cli, Done, patiently
 
 NEEDS_STACK = {"stack", "ledger_database", "ledger_settings"}
 
@@ -143,3 +148,39 @@ def ledger_database(stack: StackUnderTest) -> Iterator[Settings]:
     finally:
         with psycopg.connect(admin, autocommit=True) as connection:
             connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """Runs a command in this process."""
+
+    def run(*arguments: str) -> Done:
+        load_settings.cache_clear()
+        code = _run(list(arguments))
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    yield run
+    load_settings.cache_clear()
+
+
+@pytest.fixture
+def cli(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs a command on a ledger of its own, with its tables made, and nothing in its log yet."""
+    use(ledger_settings, monkeypatch)
+    assert prepare_ledger(ledger_settings)
+    return bare
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Takes what would be appended, in place of Kafka."""
+    found: list[Any] = []
+
+    def take(attempt: Any, _: float) -> Position:
+        attempt.sent = True
+        found.append(attempt.command)
+        return Position(0, len(found))
+
+    monkeypatch.setattr(submission, "_appended", take)
+    return found

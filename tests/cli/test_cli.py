@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,7 +18,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from creditfold.cli.append import import_file, submission
-from creditfold.cli.main import COMMANDS, _run
+from creditfold.cli.main import COMMANDS
 from creditfold.cli.shared import output
 from creditfold.cli.shared.progress import figures_of
 from creditfold.common.position import Position
@@ -29,9 +28,9 @@ from creditfold.log.offsets import end_offsets
 from creditfold.processors import status
 from creditfold.processors.daemons import daemon
 from creditfold.processors.health import Judgement
-from creditfold.processors.startup import prepare_ledger
 from creditfold.projections.queries.balances import Balance
 from creditfold.projections.queries.progress import PartitionProgress
+from helpers.command_line import use
 from helpers.fork_server import Process
 from helpers.stack_under_test import embedded_settings, free_port
 from helpers.support import HANG_S, PATIENT, Cli, Done, Raw, append, environment, query, wait_until_folded, worker
@@ -39,36 +38,6 @@ from helpers.support import HANG_S, PATIENT, Cli, Done, Raw, append, environment
 pytestmark = pytest.mark.compiled_core
 
 NAMES = [name for name, _, _ in COMMANDS]
-
-
-def use(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the commands of this process read these settings."""
-    for name, value in environment(settings).items():
-        if name.startswith("CREDITFOLD_"):
-            monkeypatch.setenv(name, value)
-    load_settings.cache_clear()
-
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Runs a command in this process."""
-
-    def run(*arguments: str) -> Done:
-        load_settings.cache_clear()
-        code = _run(list(arguments))
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    yield run
-    load_settings.cache_clear()
-
-
-@pytest.fixture
-def cli(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command on a ledger of its own, with its tables made, and nothing in its log yet."""
-    use(ledger_settings, monkeypatch)
-    assert prepare_ledger(ledger_settings)
-    return bare
 
 
 # What needs no server.

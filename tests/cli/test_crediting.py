@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import bare as cli
-from test_cli import use
 
 from creditfold.cli.append import submission
 from creditfold.cli.shared.arguments import ArgumentError, duration_of, instant_of, instant_or_from_now
@@ -18,27 +16,12 @@ from creditfold.producers.models.commands import MODELS
 from creditfold.producers.models.errors import DeliveryFailedError
 from creditfold.schemas.outcome import Decision
 from creditfold.schemas.wire import decode
+from helpers.command_line import use
 from helpers.support import PATIENT, Cli, read_log, worker
-
-__all__ = ["cli"]
 
 YEAR_2030 = 1_893_456_000_000
 DAY_MS = 86_400_000
 STEPS = '[{"type": "hold", "command_id": "h", "asset": "x", "amount": 1, "deadline": 4102444800000}]'
-
-
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Takes what would be appended, in place of Kafka."""
-    found: list[Any] = []
-
-    def take(attempt: Any, _: float) -> Position:
-        attempt.sent = True
-        found.append(attempt.command)
-        return Position(0, len(found))
-
-    monkeypatch.setattr(submission, "_appended", take)
-    return found
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from creditfold.processors.publisher import follower as following
 from creditfold.processors.publisher.follower import Follower
 from creditfold.processors.publisher.messages import outcome_message, read_outcome
 from creditfold.projections.queries.windows import JournalRow
+from helpers.command_line import use
 from helpers.forgetful_kafka import FORGETTING, ForgetfulKafka
 from helpers.fork_server import Process
 from helpers.support import HANG_S, environment
@@ -52,13 +53,6 @@ def publish(settings: Settings, rows: list[JournalRow], *garbage: bytes) -> None
         )
         producer.poll(0)
     assert producer.flush(HANG_S) == 0
-
-
-def use(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(settings).items():
-        if name.startswith("CREDITFOLD_"):
-            monkeypatch.setenv(name, value)
-    load_settings.cache_clear()
 
 
 @pytest.fixture

@@ -6,75 +6,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import typer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
-from test_cli import bare, cli, use  # noqa: F401 - Fixtures.
 
 from creditfold.cli.main import app
 from creditfold.common.settings import Settings
 from creditfold.log import admin
 from creditfold.projections import connections
+from helpers.command_line import ARGUMENTS, use
+from helpers.databases import role, server, with_dsn, without_the_readers_role
 from helpers.support import Cli, Raw, append, query
-
-LETTER = "0:0"
-# Nobody folds here, so nothing comes of waiting.
-QUICK = ("--timeout", "0.1")
-
-#: What each command needs to get as far as PostgreSQL. `{folder}` is an empty one, `{file}` one to import.
-ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "up": (),
-    "init": (),
-    "publisher": ("--check", "--interval", "0.05"),
-    "status": ("--interval", "0.05"),
-    "tick": QUICK,
-    "rebuild": (),
-    "generations": (),
-    "activate": ("3",),
-    "drop": ("1",),
-    "verify": (),
-    "diff": (),
-    "trial-balance": (),
-    "doctor": (),
-    "grant": ("ann", "5", *QUICK),
-    "spend": ("ann", "1", *QUICK),
-    "hold": ("ann", "1", "--until", "2100-01-01", *QUICK),
-    "capture": ("ann", "h-1", *QUICK),
-    "release": ("ann", "h-1", *QUICK),
-    "refund": ("ann", "s-1", *QUICK),
-    "void": ("ann", "g-1", *QUICK),
-    "transfer": ("ann", "bob", "1", *QUICK),
-    "freeze": ("ann", *QUICK),
-    "unfreeze": ("ann", *QUICK),
-    "close": ("ann", *QUICK),
-    "credit-limit": ("ann", "9", *QUICK),
-    "schedule create": ("ann", "5", "--first-at", "2100-01-01", "--months", "1", *QUICK),
-    "schedule cancel": ("ann", "p-1", *QUICK),
-    "batch": ("ann", "{steps}", *QUICK),
-    "import": ("{file}",),
-    "balance": ("ann",),
-    "history": ("ann",),
-    "lots": ("ann",),
-    "holds": ("ann",),
-    "transfers": ("ann",),
-    "schedules": ("ann",),
-    "trace": ("ann", "g-1"),
-    "why": ("ann", "s-1"),
-    "rejections": ("--totals",),
-    "dsn": (),
-    "follow": ("ann", "--since", "start", "--timeout", "0.1"),
-    "archive": ("{folder}",),
-    "restore": ("{folder}",),
-    "rules list": (),
-    "rules activate": ("1", "--reason", "test", *QUICK),
-    "dead-letters list": (),
-    "dead-letters show": (LETTER,),
-    "dead-letters redrive": (LETTER, "--why", "test", *QUICK),
-    "dead-letters discard": (LETTER, "--why", "test"),
-}
 
 #: Why commands fail here in any state: nobody folds, and nobody waits for long.
 OTHER_REASONS = (
@@ -110,17 +53,6 @@ def test_every_command_has_a_row() -> None:
     assert set(names_of(typer.main.get_command(app))) == ARGUMENTS.keys() | ELSEWHERE.keys()
 
 
-def with_dsn(settings: Settings, **changed: str) -> Settings:
-    """The same settings with parts of the connection string changed."""
-    return settings.model_copy(update={"postgres_dsn": SecretStr(make_conninfo(settings.dsn, **changed))})
-
-
-def server(settings: Settings, statement: str, *names: str) -> None:
-    """Run a statement as the superuser, in another database than the test's, which may refuse."""
-    with psycopg.connect(settings.dsn, dbname="postgres", autocommit=True) as connection:
-        connection.execute(SQL(statement).format(*map(Identifier, names)))  # type: ignore[arg-type]
-
-
 @contextmanager
 def database_set(settings: Settings, name: str, value: str) -> Iterator[Settings]:
     """The test's database, with a setting that it brings along to every session."""
@@ -130,17 +62,6 @@ def database_set(settings: Settings, name: str, value: str) -> Iterator[Settings
         yield settings
     finally:
         server(settings, f"ALTER DATABASE {{}} RESET {name}", str(database))
-
-
-@contextmanager
-def role(settings: Settings, options: str = "") -> Iterator[Settings]:
-    """A user of its own, who may log in, with a password where the server asks for one."""
-    name = f"{settings.group}_user"
-    server(settings, f"CREATE ROLE {{}} LOGIN PASSWORD 'right' {options}", name)
-    try:
-        yield with_dsn(settings, user=name, password="right")  # noqa: S106 - It guards a role that lives for a test.
-    finally:
-        server(settings, "DROP ROLE {}", name)
 
 
 @contextmanager
@@ -161,20 +82,6 @@ def asking_for_a_password(settings: Settings) -> Iterator[Settings]:
                 server(settings, "SELECT pg_reload_conf()")
 
 
-@contextmanager
-def without_the_readers_role(settings: Settings) -> Iterator[Settings]:
-    """The server as it is after a dump was restored on another one: roles don't come with it."""
-    server(settings, "ALTER ROLE creditfold_reader RENAME TO creditfold_gone")
-    try:
-        yield settings
-    finally:
-        if query(settings, "SELECT FROM pg_roles WHERE rolname = 'creditfold_reader'"):
-            with psycopg.connect(settings.dsn, autocommit=True) as connection:
-                connection.execute("DROP OWNED BY creditfold_reader")
-            server(settings, "DROP ROLE creditfold_reader")
-        server(settings, "ALTER ROLE creditfold_gone RENAME TO creditfold_reader")
-
-
 #: Each state with what is said of it, wherever a command fails for it.
 STATES: dict[str, tuple[Callable[[Settings], AbstractContextManager[Settings]], str]] = {
     "read-only": (lambda found: database_set(found, "default_transaction_read_only", "on"), "is read-only"),
@@ -190,7 +97,7 @@ STATES: dict[str, tuple[Callable[[Settings], AbstractContextManager[Settings]], 
 
 
 @pytest.fixture
-def ledger(cli: Cli, ledger_settings: Settings) -> Settings:  # noqa: F811 - The fixture.
+def ledger(cli: Cli, ledger_settings: Settings) -> Settings:
     """A ledger with a letter and two generations beside the live one: what each command needs to begin its work."""
     append(ledger_settings, [Raw(b"no command", b"ann", 0)])
     cli("grant", "ann", "5", "--id", "g-1", "--no-wait")
@@ -245,7 +152,7 @@ class Runner:
 
 @pytest.mark.parametrize("state", STATES)
 def test_each_command_says_what_is_the_matter(
-    cli: Cli,  # noqa: F811 - The fixture.
+    cli: Cli,
     ledger: Settings,
     state: str,
     tmp_path: Path,
@@ -262,7 +169,7 @@ def test_each_command_says_what_is_the_matter(
 
 
 def test_each_command_names_a_topic_that_is_missing(
-    cli: Cli,  # noqa: F811 - The fixture.
+    cli: Cli,
     ledger: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -277,7 +184,7 @@ def test_each_command_names_a_topic_that_is_missing(
 
 
 def test_a_server_that_accepts_and_never_answers(
-    cli: Cli,  # noqa: F811 - The fixture.
+    cli: Cli,
     ledger_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -297,7 +204,7 @@ def test_a_server_that_accepts_and_never_answers(
     [("SASL_PLAINTEXT", "doesn't let this user in"), ("SSL", "speaks otherwise than the settings")],
 )
 def test_a_kafka_that_is_spoken_to_wrongly(
-    cli: Cli,  # noqa: F811 - The fixture.
+    cli: Cli,
     ledger_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     protocol: str,

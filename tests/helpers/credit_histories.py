@@ -7,9 +7,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from test_chunks import FakeRecord
-
 from creditfold.schemas.wire import encode
+from helpers.records import FakeRecord
 
 ACCOUNTS = ("ann", "bob", "back\\slash", "é")
 # Those of plain commands: some of the same, and some that have few others.

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from confluent_kafka import Producer
-from test_chunks import FakeRecord
 
 from creditfold.common.settings import Settings
 from creditfold.ledger import CreditBook
@@ -18,6 +17,7 @@ from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import Content, Later, Record, _Fold, read_records
 from creditfold.schemas.wire import encode
 from helpers.credit_histories import HOUR_MS, START_MS, Writer
+from helpers.records import FakeRecord
 from helpers.support import HANG_S, Raw
 from helpers.transfers import following_command
 

@@ -18,7 +18,14 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import fastavro
 from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.settings import Settings
@@ -416,3 +423,24 @@ def assert_equals_second_fold(settings: Settings) -> SecondFold:
     sums = query(settings, "SELECT account_id, asset, sum(change)::bigint FROM ledger.journal GROUP BY 1, 2")
     assert {row[:2]: row[2] for row in sums} == second.balances
     return second
+
+
+def alter(settings: Settings, topic: str, name: str, value: str) -> None:
+    """Change a topic's setting, and wait until it is told so."""
+    resource = ConfigResource(
+        ResourceType.TOPIC,
+        topic,
+        incremental_configs=[ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)],
+    )
+    admin = AdminClient(settings.kafka_client)
+    admin.incremental_alter_configs([resource])[resource].result(HANG_S)
+
+    def told() -> bool:
+        asked = ConfigResource(ResourceType.TOPIC, topic)
+        return bool(admin.describe_configs([asked])[asked].result(HANG_S)[name].value == value)
+
+    assert wait_until(told, HANG_S)
+
+
+#: Whether these tests are to run on the compiled core.
+IS_COMPILED = os.environ["CREDITFOLD_CORE"] == "compiled"

@@ -32,37 +32,11 @@ from creditfold.producers.models.fields import Instant
 from creditfold.producers.models.steps import STEP_MODELS
 from creditfold.schemas.registry import avsc_name
 from creditfold.schemas.wire import decode
+from helpers.commands import LEAST, SUM, YEAR_2100, least, step
 
 pytestmark = pytest.mark.both_cores
 
 GOOD: dict[str, Any] = {"command_id": "c-1", "account": "ada", "asset": "credits", "amount": 1}
-
-
-SUM = {"asset": "credits", "amount": 1}
-YEAR_2100 = 4_102_444_800_000
-#: The least that each command must say, but for its type, its id and its account.
-LEAST: dict[str, dict[str, Any]] = {
-    "grant": SUM,
-    "spend": SUM,
-    "hold": {**SUM, "deadline": YEAR_2100},
-    "capture": {"hold": "h-1"},
-    "release": {"hold": "h-1"},
-    "refund": {"spend": "s-1"},
-    "void_grant": {"grant": "g-1"},
-    "transfer": {**SUM, "to": "bob"},
-    "freeze": {},
-    "unfreeze": {},
-    "close": {},
-    "set_credit_limit": {"asset": "credits", "limit": 0},
-    "create_schedule": {**SUM, "period": "months", "first_at": YEAR_2100},
-    "cancel_schedule": {"schedule": "p-1"},
-    "batch": {"steps": [{"type": "grant", "command_id": "s-1", **SUM}]},
-}
-
-
-def least(type: str, **other: Any) -> dict[str, Any]:
-    """A command that says no more than it must."""
-    return {"type": type, "command_id": "c-1", "account": "ada", **LEAST[type], **other}
 
 
 def test_a_service_may_ask_for_every_command_but_the_derived_ones() -> None:
@@ -149,11 +123,6 @@ def test_what_is_wrong_with_a_command_of_credits_is_told(command: dict[str, Any]
         parse_command(command)
     assert says in refused.value.problems[0]
     assert len(refused.value.problems) == 1
-
-
-def step(type: str, id: str, **other: Any) -> dict[str, Any]:
-    """A step that says no more than it must."""
-    return {"type": type, "command_id": id, **LEAST[type], **other}
 
 
 @pytest.mark.parametrize(

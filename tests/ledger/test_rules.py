@@ -1,13 +1,13 @@
 """Rules have versions: what decides a record is what was in force at its place in the log, whatever the code's age."""
 
 import pytest
-from test_chunks import FakeRecord, grant, spend
 
 from creditfold.ledger import RULESETS, CreditBook, UnknownRulesError
 from creditfold.processors.fold import chunk as chunks
 from creditfold.processors.fold.chunk import commands, fold, keys, read_records
 from creditfold.projections.results import ChunkResult
 from creditfold.schemas.wire import decode, encode
+from helpers.records import FakeRecord, grant, spend
 from programs.rules_two import decide_two
 
 pytestmark = pytest.mark.both_cores

@@ -15,15 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psycopg
 import pytest
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 from fastavro import reader as read_container
-from psycopg.conninfo import make_conninfo
-from psycopg.sql import SQL, Identifier
-from pydantic import SecretStr
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -37,6 +33,7 @@ from creditfold.log.archive.writer import ArchiveProgress, archive_topic
 from creditfold.log.offsets import End, end_offsets, start_offsets
 from creditfold.log.reader import LogReader, UnreadableError
 from creditfold.log.topics import check_topic, create_topics, describe_topic, topic_config
+from helpers.databases import fresh_database, other_topic
 from helpers.fork_server import Process, run
 from helpers.stack_under_test import StackUnderTest, free_port
 from helpers.support import (
@@ -91,10 +88,6 @@ def tree(folder: Path) -> dict[str, bytes]:
     """Every file of an archive with its content; what a killed run left unfinished is none."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tmp")
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-
-
-def other_topic(settings: Settings, name: str = "restored") -> Settings:
-    return settings.model_copy(update={"commands_topic": f"{settings.commands_topic}.{name}"})
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -243,25 +236,6 @@ def test_a_fold_of_the_restored_log_equals_the_live_one(
         live, again = tables(ledger_settings), tables(target)
     assert all(len(rows) >= least for rows, least in zip(live, [50, 600, len(ODD)], strict=True))
     assert again == live
-
-
-class fresh_database:  # noqa: N801 - It is used as a function is.
-    """Settings with a topic, a group and a database of their own, for the length of a block."""
-
-    def __init__(self, stack: StackUnderTest, settings: Settings) -> None:
-        self._admin = stack.settings.dsn
-        self._name = f"{settings.group}_r"
-        dsn = SecretStr(make_conninfo(self._admin, dbname=self._name))
-        self._settings = other_topic(settings).model_copy(update={"group": self._name, "postgres_dsn": dsn})
-
-    def __enter__(self) -> Settings:
-        with psycopg.connect(self._admin, autocommit=True) as connection:
-            connection.execute(SQL("CREATE DATABASE {}").format(Identifier(self._name)))
-        return self._settings
-
-    def __exit__(self, *_: object) -> None:
-        with psycopg.connect(self._admin, autocommit=True) as connection:
-            connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(self._name)))
 
 
 def tables(settings: Settings) -> list[list[tuple[Any, ...]]]:

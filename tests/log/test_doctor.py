@@ -10,15 +10,10 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
     NewPartitions,
-    ResourceType,
 )
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
-from test_cli import use
 
 from creditfold.cli.main import _run
 from creditfold.common.checks import Check, worst_first
@@ -35,8 +30,9 @@ from creditfold.processors.doctor import UnsafeError, examine, refuse_unsafe
 from creditfold.projections.connections import connected
 from creditfold.projections.doctor.postgres import Collations, DatabaseFacts, examine_postgres, outside
 from creditfold.projections.sessions import ServerSetting
+from helpers.command_line import use
 from helpers.stack_under_test import StackUnderTest
-from helpers.support import HANG_S, append, make_anew, query, record, wait_until_folded, worker
+from helpers.support import HANG_S, alter, append, make_anew, query, record, wait_until_folded, worker
 
 SETTINGS = Settings(partitions=2, commands_topic="commands", outcomes_topic="outcomes", dead_letters_topic="dead")
 NOW_MS = 1_800_000_000_000
@@ -381,23 +377,6 @@ def doctor(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: p
 
     assert run("init")[0] == 0
     return run
-
-
-def alter(settings: Settings, topic: str, name: str, value: str) -> None:
-    """Change a topic's setting, and wait until it is told so."""
-    resource = ConfigResource(
-        ResourceType.TOPIC,
-        topic,
-        incremental_configs=[ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)],
-    )
-    admin = AdminClient(settings.kafka_client)
-    admin.incremental_alter_configs([resource])[resource].result(HANG_S)
-
-    def told() -> bool:
-        asked = ConfigResource(ResourceType.TOPIC, topic)
-        return bool(admin.describe_configs([asked])[asked].result(HANG_S)[name].value == value)
-
-    assert wait_until(told, HANG_S)
 
 
 def execute(settings: Settings, text: str) -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
@@ -16,28 +15,9 @@ from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import KEPT_BYTES, MAX_DEAD_BYTES, Read, commands, fold, keys, read_records
 from creditfold.projections.results import ChunkResult, DeadLetter
 from creditfold.schemas.wire import encode
+from helpers.records import FakeRecord, grant, spend
 
 pytestmark = pytest.mark.both_cores
-
-
-class FakeRecord(NamedTuple):
-    """A Kafka client's record."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]] = ()
-
-
-def grant(offset: int, timestamp: int, command_id: str, account: str, amount: int) -> FakeRecord:
-    body = {"command_id": command_id, "account": account, "asset": "credits", "amount": amount}
-    return FakeRecord(offset, timestamp, account.encode(), encode("Grant", body))
-
-
-def spend(offset: int, timestamp: int, command_id: str, account: str, amount: int) -> FakeRecord:
-    body = {"command_id": command_id, "account": account, "asset": "credits", "amount": amount}
-    return FakeRecord(offset, timestamp, account.encode(), encode("Spend", body))
 
 
 def dead(record: FakeRecord) -> DeadLetter:

@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from test_cli import bare, cli, use
 
 from creditfold.common.disks import DANGER_BYTES, Disk, judge_disk
 from creditfold.common.settings import Settings
@@ -49,12 +48,11 @@ from creditfold.projections.queries.heartbeats import (
     heartbeats,
 )
 from creditfold.projections.queries.progress import PartitionProgress
+from helpers.command_line import use
 from helpers.credit_topics import LONG_AGO_MS, append_long_ago
 from helpers.holds import freeze
 from helpers.stack_under_test import free_port
 from helpers.support import HANG_S, Cli, Raw, all_progress, append, publisher, query, record, wait_until_folded, worker
-
-__all__ = ["bare", "cli"]
 
 NOW_MS = 1_800_000_000_000
 TURNED = {"loop": 0.5, "fetching": 0.1}

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from test_publisher import assert_published, fold, next_offsets, opened, pool, publish_to, topics_of
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -14,9 +13,9 @@ from creditfold.processors.publisher.main import Lane
 from creditfold.processors.publisher.partition import Outbox, Pool, ScatteredWindowError
 from creditfold.projections.queries import windows as outbox_queries
 from helpers.late_marker import abort_in
+from helpers.outboxes import opened, publish_to, topics_of
+from helpers.published import assert_published, fold, next_offsets
 from helpers.support import HANG_S, Raw, record
-
-__all__ = ["pool"]
 
 
 class MarkedProducer:

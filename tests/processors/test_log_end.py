@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from test_cli import bare, cli
-from test_publisher import assert_published, opened, pool, publish_to, read_topic, wait_until_published
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -35,6 +33,8 @@ from creditfold.processors.rebuild.verify import diff, verify
 from creditfold.processors.status import refuse_other_history, take_sample
 from creditfold.projections.tables.setup import prepare
 from helpers.log_surgery import cut_end, spoil_last_batch
+from helpers.outboxes import opened, publish_to
+from helpers.published import assert_published, read_topic, wait_until_published
 from helpers.stack_under_test import EmbeddedStack, StackUnderTest
 from helpers.support import (
     HANG_S,
@@ -50,8 +50,6 @@ from helpers.support import (
     record,
     wait_until_folded,
 )
-
-__all__ = ["bare", "cli", "pool"]
 
 #: One account of each partition, by its number.
 ACCOUNTS = {partition_of(f"user-{number}".encode(), 4): f"user-{number}" for number in range(40)}

@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-from test_archive import fresh_database, other_topic
-from test_publisher import mixed, position_of, read_topic, wait_until_published
-
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.log.archive.restore import restore_topic
@@ -12,6 +9,8 @@ from creditfold.log.archive.writer import archive_topic
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.decisions import NewDecision, live_log, record_decision
+from helpers.databases import fresh_database, other_topic
+from helpers.published import mixed, position_of, read_topic, wait_until_published
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S, Quiet, Raw, append, publisher, query, wait_until_folded, worker
 

@@ -5,7 +5,6 @@ from collections import deque
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_chunks import FakeRecord
 
 from creditfold.ledger import RULES, CreditBook, Grant
 from creditfold.processors.fold import fast as quick
@@ -13,6 +12,7 @@ from creditfold.processors.fold.account_cache import Memory, Seen
 from creditfold.processors.fold.chunk import folding
 from creditfold.projections.results import ChunkResult
 from creditfold.schemas.wire import encode
+from helpers.records import FakeRecord
 
 pytestmark = pytest.mark.both_cores
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 from structlog.testing import capture_logs
-from test_cli import bare, cli
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -22,8 +21,6 @@ from creditfold.processors.worker import app as app_module
 from creditfold.processors.worker.app import create_app
 from creditfold.processors.worker.blockage import HeldBack
 from helpers.support import HANG_S, Cli, WorkerProcess, append, lag, record, wait_until_folded, worker
-
-__all__ = ["bare", "cli"]
 
 
 @contextmanager

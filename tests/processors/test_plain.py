@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_chunks import FakeRecord
-from test_compiled import IS_COMPILED
 
 from creditfold.ledger import RULES, Command, CreditBook, Known, limits
 from creditfold.ledger.account import NUMBER_BITS
@@ -28,18 +26,13 @@ from creditfold.projections.store.chain import CHECKPOINT_OFFSETS, START, Line, 
 from creditfold.projections.store.claim import Claim
 from creditfold.projections.store.load import account_with
 from creditfold.projections.store.transaction import ChunkTransaction, Progress
-from creditfold.projections.tables.credits import (
-    BALANCES,
-    CHANGED_LOTS,
-    LIGHT_BALANCES,
-    LOTS,
-    OUTLINED,
-    cells,
-)
+from creditfold.projections.tables.credits import BALANCES, CHANGED_LOTS, LIGHT_BALANCES, LOTS, OUTLINED, cells
 from creditfold.projections.tables.inline_lots import inline_lot
 from creditfold.schemas.registry import latest, load_lock
 from creditfold.schemas.wire import encode
 from helpers.credit_histories import history
+from helpers.records import FakeRecord
+from helpers.support import IS_COMPILED
 
 pytestmark = pytest.mark.both_cores
 

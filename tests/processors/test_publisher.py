@@ -2,29 +2,24 @@
 
 import asyncio
 import base64
-import json
 import random
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import datetime
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import fastavro
 import pytest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition as AioTopicPartition
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
-from psycopg.rows import dict_row
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log import batch_reader
-from creditfold.log.offsets import end_offsets, start_offsets
+from creditfold.log.offsets import end_offsets
 from creditfold.log.tail import OpenTransactionError
 from creditfold.log.topics import describe_topic, topic_names
 from creditfold.processors.publisher import main as processors_publisher
@@ -36,17 +31,36 @@ from creditfold.processors.publisher.partition import (
     Outbox,
     OutcomesLostError,
     Pool,
-    Topics,
     was_fenced,
     with_smaller_messages,
 )
 from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
-from creditfold.projections.connections import connected, outbox_pool
+from creditfold.projections.connections import outbox_pool
 from creditfold.projections.queries import windows as outbox_queries
 from creditfold.projections.queries.windows import DeadRow, JournalRow
 from creditfold.projections.tables.source import LogChangedError
 from creditfold.schemas.wire import encode
 from helpers.forgetful_kafka import ForgetfulKafka
+from helpers.outboxes import (
+    KilledError,
+    MortalProducer,
+    opened,
+    publish_all,
+    publish_from_the_start,
+    publish_to,
+    topics_of,
+)
+from helpers.published import (
+    assert_published,
+    decoded,
+    fold,
+    mixed,
+    next_offsets,
+    position_of,
+    published_to,
+    read_topic,
+    wait_until_published,
+)
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import (
     HANG_S,
@@ -57,7 +71,6 @@ from helpers.support import (
     WorkerProcess,
     all_progress,
     append,
-    fold_log,
     make_anew,
     publisher,
     query,
@@ -67,236 +80,6 @@ from helpers.support import (
 )
 
 KILLS = 8
-
-
-class Seen(NamedTuple):
-    """A committed message of a topic, as a service sees it."""
-
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes | None]]
-
-    def header(self, name: str) -> bytes | None:
-        """The last of a name."""
-        return dict(self.headers).get(name)
-
-
-def read_topic(settings: Settings, topic: str) -> list[Seen]:
-    """Every committed message of a topic, by partition, in order."""
-    consumer = Consumer(
-        {**settings.kafka_client, "group.id": "none", "isolation.level": "read_committed", "enable.auto.commit": False}
-    )
-    partitions = range(settings.partitions)
-    starts, ends = start_offsets(settings, topic, partitions), end_offsets(settings, topic, partitions)
-    left = {partition for partition in partitions if ends[partition] > starts[partition]}
-    consumer.assign([TopicPartition(topic, partition, starts[partition]) for partition in left])
-    found: list[Seen] = []
-    while left:
-        for message in consumer.consume(10_000, 0.1):
-            assert message.error() is None, message.error()
-            headers = list(message.headers() or [])
-            found.append(Seen(message.partition(), message.offset(), message.key(), message.value(), headers))
-        for place in consumer.position([TopicPartition(topic, partition) for partition in left]):
-            if place.offset >= ends[place.partition]:
-                left.discard(place.partition)
-    consumer.close()
-    return sorted(found, key=lambda seen: seen[:2])
-
-
-SCHEMAS = {
-    row["id"]: (row["schema"]["name"], fastavro.parse_schema(row["schema"]))
-    for row in json.loads((ROOT / "schemas" / "lock.json").read_text("utf-8"))["schemas"]
-}
-
-
-def decoded(value: bytes | None) -> tuple[str, dict[str, Any]]:
-    """An Avro record by a reader that isn't ours."""
-    import io
-
-    assert value is not None
-    assert value[0] == 0
-    name, schema = SCHEMAS[int.from_bytes(value[1:5], "big")]
-    stream = io.BytesIO(value[5:])
-    fields: Any = fastavro.schemaless_reader(stream, schema, None)
-    assert stream.read() == b""
-    return name, fields
-
-
-def milliseconds(moment: datetime | None) -> int:
-    """Whole milliseconds since 1970, without a float in between."""
-    if moment is None:
-        return 0
-    since = moment - datetime.fromtimestamp(0, moment.tzinfo)
-    return (since.days * 86_400 + since.seconds) * 1_000 + since.microseconds // 1_000
-
-
-def difference(expected: Sequence[Any], found: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """What is missing from what was found, and what is too much in it."""
-    missing, more = Counter(expected), Counter(found)
-    return sorted((missing - more).elements()), sorted((more - missing).elements())
-
-
-def rows_of_the_journal(settings: Settings) -> list[dict[str, Any]]:
-    """Every row, by partition and offset, and there by the bytes of the account and by version."""
-    with connected(settings.dsn) as connection, connection.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute("SELECT * FROM ledger.journal").fetchall()
-
-    def place(row: dict[str, Any]) -> tuple[int, int, bytes, int]:
-        return row["log_partition"], row["log_offset"], row["account_id"].encode(), row["version"]
-
-    return sorted(rows, key=place)
-
-
-def expected(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The record of a row with all its fields, made of the row alone."""
-    same = ("log_partition", "log_offset", "version", "asset", "balance", "rules", "pending", "held", "debt")
-    fields = {name: row[name] for name in same}
-    fields |= {"account": row["account_id"], "decided_at": milliseconds(row["decided_at"])}
-    facts = [
-        {
-            "detail": "",
-            **dict.fromkeys(("lot_class", "scope"), ""),
-            **dict.fromkeys(("priority", "effective_at", "expires_at"), 0),
-            **{name: value for name, value in fact.items() if name != "terms"},
-            **fact.get("terms", {}),
-            "moves": [
-                {"lot": lot, "number": number, "source": source, "target": target, "amount": amount}
-                for lot, number, source, target, amount in fact.get("moves", [])
-            ],
-        }
-        for fact in row["facts"]
-    ]
-    if row["kind"] == "settled":
-        return "Settled", {**fields, "change": row["change"], "facts": facts}
-    fields |= {name: row[name] for name in ("kind", "amount", "source", "details")}
-    fields |= {"command_id": row["command_id"] or "", "occurred_at": milliseconds(row["occurred_at"])}
-    fields |= {"reason": row["note"]}
-    if row["rejection"]:
-        return "Rejected", {**fields, "rejection": row["rejection"], "step": -1 if row["step"] is None else row["step"]}
-    return "CommandAccepted", {**fields, "change": row["change"], "facts": facts}
-
-
-def assert_published(settings: Settings) -> tuple[int, int]:
-    """Both topics hold exactly what the projection holds, field by field and in order. Returns how many of each."""
-    return len(assert_outcomes_published(settings)), assert_dead_letters_published(settings)
-
-
-def assert_outcomes_published(settings: Settings) -> list[dict[str, Any]]:
-    """The outcomes topic holds exactly the journal's rows, field by field and in order. Returns the rows."""
-    seen, rows = read_topic(settings, settings.outcomes_topic), rows_of_the_journal(settings)
-    places = [message.header("creditfold-position") for message in seen]
-    expected_places = [b"%d:%d" % (row["log_partition"], row["log_offset"]) for row in rows]
-    # A list of thousands would hide what is wrong with it.
-    assert difference(expected_places, places) == ([], [])
-    assert places == expected_places
-    for message, row in zip(seen, rows, strict=True):
-        name, fields = decoded(message.value)
-        if "details" in fields:
-            fields["details"] = json.loads(fields["details"] or "null")
-        assert (message.partition, message.key) == (row["log_partition"], row["account_id"].encode())
-        assert (name, fields) == expected(row)
-    return rows
-
-
-def assert_dead_letters_published(settings: Settings) -> int:
-    dead = read_topic(settings, settings.dead_letters_topic)
-    rows = query(
-        settings,
-        "SELECT log_partition, log_offset, reason, detail FROM ledger.dead_letters ORDER BY 1, 2",
-    )
-    log = {seen[:2]: seen for seen in read_topic(settings, settings.commands_topic)}
-    about = [(message.partition, int(message.header("creditfold-offset") or b"")) for message in dead]
-    assert about == [row[:2] for row in rows]
-    for message, row in zip(dead, rows, strict=True):
-        original = log[row[0], row[1]]
-        assert (message.key, message.value) == (original.key, original.value)
-        originals = original.headers
-        assert message.headers[: len(originals)] == originals
-        assert message.headers[len(originals) :] == [
-            ("creditfold-topic", settings.commands_topic.encode()),
-            ("creditfold-partition", b"%d" % row[0]),
-            ("creditfold-offset", b"%d" % row[1]),
-            ("creditfold-reason", row[2].encode()),
-            ("creditfold-detail", row[3].encode()),
-            ("creditfold-attempt", dict(originals).get("redrive-attempt", b"1")),
-        ]
-    return len(rows)
-
-
-def published_to(settings: Settings) -> dict[int, int]:
-    """What the publishers' group has sent with its transactions, by partition; empty where Kafka doesn't answer."""
-    places = [TopicPartition(settings.commands_topic, partition) for partition in range(settings.partitions)]
-    consumer = Consumer({**settings.kafka_client, "group.id": outcomes_group(settings), "log_level": 0})
-    try:
-        return {place.partition: max(place.offset, 0) for place in consumer.committed(places, HANG_S)}
-    except KafkaException:
-        return {}
-    finally:
-        consumer.close()
-
-
-def hidden(settings: Settings) -> dict[str, list[tuple[int, int]]]:
-    """The positions in the projection that readers of the topics don't see, by topic."""
-    found = {}
-    for topic, table in ((settings.outcomes_topic, "journal"), (settings.dead_letters_topic, "dead_letters")):
-        folded = query(settings, f"SELECT log_partition, log_offset FROM ledger.{table}")
-        seen = [(message.partition, position_of(message)) for message in read_topic(settings, topic)]
-        found[topic] = difference(folded, seen)[0]
-    return found
-
-
-def wait_until_published(settings: Settings, bound_s: float = HANG_S) -> None:
-    """Wait until everything folded is published, and those who read what is committed can read it.
-
-    The group hears of a transaction before its records can be read. A broker that ends there, or a marker that hides a
-    window, has the publisher send it again, later.
-    """
-
-    def announced() -> bool:
-        rows = all_progress(settings)
-        return bool(rows) and published_to(settings) == {row.log_partition: row.next_offset for row in rows}
-
-    def readable() -> bool:
-        outcomes, letters = query(
-            settings, "SELECT (SELECT count(*) FROM ledger.journal), (SELECT count(*) FROM ledger.dead_letters)"
-        )[0]
-        return (
-            len(read_topic(settings, settings.outcomes_topic)) >= outcomes
-            and len(read_topic(settings, settings.dead_letters_topic)) >= letters
-        )
-
-    assert wait_until(announced, bound_s, 0.2), f"{published_to(settings)} of {all_progress(settings)}"
-    assert wait_until(readable, bound_s, 1.0), hidden(settings)
-
-
-def mixed(count: int, seed: int = 1) -> Iterator[Raw]:
-    """Grants, spends, rejections, and on top of them duplicates, reused ids and poison with headers of all kinds."""
-    chance = random.Random(seed)
-    for number in range(count):
-        kind = "Grant" if chance.random() < 0.4 else "Spend"
-        account = f"user-{chance.randrange(200)}"
-        fields = {"source": "shop", "reason": "Gruß\n\U0001f600", "occurred_at": chance.randrange(1, 2**41)}
-        body = (kind, f"c{seed}-{number}", account, chance.randint(1, 40))
-        yield record(*body, **(fields if number % 3 else {}))
-        if number % 20 == 0:
-            yield record(*body, **(fields if number % 3 else {}))
-        if number % 50 == 0:
-            yield record(kind, f"c{seed}-{number}", account, 41)
-        if number % 40 == 0:
-            yield Raw(chance.randbytes(chance.randrange(1, 50)), chance.randbytes(3), headers=ODD_HEADERS)
-            yield Raw(None, None, partition=number // 40 % 4)
-            yield Raw(b"", b"", partition=number // 40 % 4, headers=(("redrive-attempt", b"7"),))
-
-
-ODD_HEADERS = (("trace", b"\x00\xff"), ("trace", None), ("Größe\n", b""), ("creditfold-offset", b"999999999"))
-
-
-def fold(settings: Settings, records: Iterator[Raw] | Sequence[Raw]) -> None:
-    """Append records and have them folded."""
-    append(settings, records)
-    fold_log(settings)
 
 
 # The whole, with a publisher process.
@@ -665,94 +448,6 @@ def truncate(settings: Settings, topic: str, partition: int) -> None:
 # One partition's outbox, in this process.
 
 
-@pytest.fixture
-def pool(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
-    """Connections of outboxes in this process, which give up nothing that is only slow."""
-    monkeypatch.setattr("creditfold.processors.publisher.partition.TRANSACTION_MS", 600_000)
-    for name in ("INIT_S", "COMMIT_S", "CONFIRM_S"):
-        monkeypatch.setattr(f"creditfold.processors.publisher.partition.{name}", HANG_S)
-    with outbox_pool(ledger_settings.dsn, "test", 2) as opened:
-        yield opened
-
-
-def topics_of(settings: Settings, **sizes: int) -> Topics:
-    """The topics as they are."""
-    dead_letters = describe_topic(settings, settings.dead_letters_topic)
-    size = dead_letters.max_message_bytes or 0
-    return Topics(
-        describe_topic(settings).log, settings.outcomes_topic, settings.dead_letters_topic, size, size
-    )._replace(**sizes)
-
-
-@contextmanager
-def opened(
-    settings: Settings, pool: Pool, partition: int, topics: Topics | None = None, **more: Any
-) -> Iterator[Outbox]:
-    """An outbox that has found where it stands."""
-    outbox = Outbox(settings, topics or topics_of(settings), partition, pool, **more)
-    try:
-        outbox.open()
-        yield outbox
-    finally:
-        outbox.close()
-
-
-def next_offsets(settings: Settings) -> dict[int, int]:
-    """How far each partition is folded."""
-    return {row.log_partition: row.next_offset for row in all_progress(settings)}
-
-
-def publish_all(settings: Settings, pool: Pool, topics: Topics | None = None) -> None:
-    """Publish every partition to its end."""
-    for partition, folded in next_offsets(settings).items():
-        with opened(settings, pool, partition, topics) as outbox:
-            publish_to(outbox, folded)
-
-
-def publish_to(outbox: Outbox, folded: int) -> None:
-    """Publish window by window up to before an offset."""
-    while outbox.publish(folded) is not None:
-        pass
-    assert outbox.published_to >= folded
-
-
-class KilledError(BaseException):
-    """The process dies here."""
-
-
-class MortalProducer:
-    """A producer whose process dies at one moment: before or after a call, when it was made so many times."""
-
-    def __init__(self, conf: dict[str, Any], call: str, times: int, after: bool) -> None:
-        self._producer = Producer(conf)
-        self._fatal, self._left, self._after = call, times, after
-
-    def __getattr__(self, name: str) -> Any:
-        call = getattr(self._producer, name)
-        if name != self._fatal:
-            return call
-
-        def mortal(*arguments: Any, **named: Any) -> Any:
-            self._left -= 1
-            if self._left == 0 and not self._after:
-                raise KilledError
-            done = call(*arguments, **named)
-            if self._left == 0:
-                # What was handed to the client before its process died may well have been sent.
-                if name == "produce":
-                    self._producer.flush(HANG_S)
-                raise KilledError
-            return done
-
-        return mortal
-
-
-def publish_from_the_start(outbox: Outbox, folded: int) -> None:
-    """Open, which sends a transaction of its own with the place to go on from, and publish all."""
-    outbox.open()
-    publish_to(outbox, folded)
-
-
 @pytest.mark.parametrize("dead_letters_only", [False, True], ids=["both", "dead-letters"])
 def test_a_death_at_any_step_loses_and_doubles_nothing(
     ledger_settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch, dead_letters_only: bool
@@ -871,12 +566,6 @@ def test_a_stranger_s_records_are_passed_over(ledger_settings: Settings, pool: P
 
 def both_topics(settings: Settings) -> tuple[str, str]:
     return settings.outcomes_topic, settings.dead_letters_topic
-
-
-def position_of(seen: Seen) -> int:
-    """The offset in the log that one of our messages is about."""
-    position = seen.header("creditfold-position")
-    return int(position.split(b":")[1] if position else seen.header("creditfold-offset") or b"")
 
 
 def strangers_write(settings: Settings) -> None:

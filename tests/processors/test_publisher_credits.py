@@ -8,23 +8,6 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
-from test_chunks import FakeRecord
-from test_credit_store import folded
-from test_publisher import (
-    KilledError,
-    MortalProducer,
-    assert_outcomes_published,
-    next_offsets,
-    opened,
-    pool,
-    publish_all,
-    publish_from_the_start,
-    publish_to,
-    read_topic,
-    rows_of_the_journal,
-    topics_of,
-)
-from test_transfers import account_in, grant, of, transfer
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -35,10 +18,21 @@ from creditfold.processors.publisher.partition import Outbox, Pool, was_fenced, 
 from creditfold.projections.queries import windows as outbox_queries
 from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
+from helpers.credit_folds import fold_in_pieces
 from helpers.credit_histories import START_MS, history
+from helpers.outboxes import (
+    KilledError,
+    MortalProducer,
+    opened,
+    publish_all,
+    publish_from_the_start,
+    publish_to,
+    topics_of,
+)
+from helpers.published import assert_outcomes_published, next_offsets, read_topic, rows_of_the_journal
+from helpers.records import FakeRecord
 from helpers.support import HANG_S, SEED, Raw, append, publisher, query, wait_until_folded, worker
-
-__all__ = ["pool"]
+from helpers.transfer_records import account_in, grant, of, transfer
 
 DAY_MS = 86_400_000
 
@@ -77,7 +71,7 @@ def prepared(ledger_settings: Settings) -> Settings:
 async def fold_histories(settings: Settings, records: int, accounts: int) -> None:
     """Fold a history by chance, and behind it a month's end."""
     made = history(SEED, records)
-    await folded(settings, [*made, *month_end(len(made), accounts)], random.Random(SEED), None)
+    await fold_in_pieces(settings, [*made, *month_end(len(made), accounts)], random.Random(SEED), None)
 
 
 def assert_credits_published(settings: Settings) -> list[dict[str, Any]]:
@@ -185,7 +179,7 @@ async def test_an_outcome_too_long_for_its_topic_is_cut(prepared: Settings, pool
         FakeRecord(number, 2, b"ann", encode(record, {"account": "ann", **fields}))
         for number, (record, fields) in enumerate(commands)
     ]
-    await folded(prepared, records, random.Random(1), None)
+    await fold_in_pieces(prepared, records, random.Random(1), None)
     folded_to = next_offsets(prepared)[0]
     told = topics_of(prepared, outcome_bytes=1_000_000)
     with opened(prepared, pool, 0, told) as outbox, pytest.raises(KafkaException):

@@ -13,7 +13,6 @@ from typing import Any, get_args
 import pytest
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
-from test_chunks import FakeRecord
 
 from creditfold.cli.append import redrive as command
 from creditfold.cli.main import _run
@@ -44,7 +43,9 @@ from creditfold.projections.queries.dead_letters import dead_letter
 from creditfold.projections.queries.decisions import RedriveUnderWayError
 from creditfold.projections.results import DeadLetter
 from creditfold.schemas.wire import decode, encode
+from helpers.command_line import use
 from helpers.fork_server import run
+from helpers.records import FakeRecord
 from helpers.support import (
     HANG_S,
     ROOT,
@@ -365,13 +366,6 @@ def cli(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch, t
     assert prepare_ledger(ledger_settings)
     with worker(ledger_settings, tmp_path):
         yield bare
-
-
-def use(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(settings).items():
-        if name.startswith("CREDITFOLD_"):
-            monkeypatch.setenv(name, value)
-    load_settings.cache_clear()
 
 
 def dead(settings: Settings, *records: Raw) -> list[str]:

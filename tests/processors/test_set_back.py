@@ -3,25 +3,20 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from test_generations import run
-from test_publisher import position_of, read_topic, wait_until_published
-from test_transfers import ANN, BOB, EVE, account_in, ending, grant, of, transfer, wait_until_settled
-
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.topics import describe_log
 from creditfold.projections.connections import connected
 from creditfold.projections.proof.chain import chain_at
 from creditfold.projections.tables.setup import prepare
+from helpers.command_line import run
 from helpers.credit_topics import append_long_ago
 from helpers.projection_copy import copy_of
+from helpers.published import position_of, read_topic, wait_until_published
 from helpers.support import HANG_S, Raw, publisher, query, wait_until_folded, worker
+from helpers.transfer_records import ANN, BOB, EVE, account_in, ending, grant, spend, transfer, wait_until_settled
 
 DAN = account_in(3, "dan")
-
-
-def spend(account: str, command_id: str, amount: int) -> Raw:
-    return of("Spend", account, command_id, asset="credits", amount=amount)
 
 
 def standing(settings: Settings) -> Mapping[int, tuple[int, bytes]]:

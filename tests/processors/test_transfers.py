@@ -15,37 +15,34 @@ from typing import Any
 import pytest
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
-from test_cli import bare, use
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.log.partitioner import partition_of
 from creditfold.log.topics import describe_log
 from creditfold.projections.connections import connected
 from creditfold.projections.tables.setup import prepare
-from creditfold.schemas.wire import encode
-from helpers.credit_topics import LONG_AGO_MS, append_long_ago
+from helpers.command_line import use
+from helpers.credit_topics import append_long_ago
 from helpers.support import HANG_S, ROOT, SEED, Cli, Raw, WorkerProcess, append, query, wait_until_folded, worker
+from helpers.transfer_records import (
+    ANN,
+    BOB,
+    EVE,
+    account_in,
+    check_ends,
+    ending,
+    grant,
+    in_transit,
+    of,
+    transfer,
+    wait_until_settled,
+)
 
 pytestmark = pytest.mark.compiled_core
 
-__all__ = ["bare"]
 
 TRANSFERS = int(os.environ.get("CREDITFOLD_CHAOS_TRANSFERS", "300"))
 ROUNDS = max(4, TRANSFERS // 100)
-
-
-def of(kind: str, account: str, command_id: str, **fields: Any) -> Raw:
-    """A command's record."""
-    return Raw(encode(kind, {"command_id": command_id, "account": account, **fields}), account.encode())
-
-
-def grant(account: str, command_id: str, amount: int, **fields: Any) -> Raw:
-    return of("Grant", account, command_id, asset="credits", amount=amount, **fields)
-
-
-def transfer(account: str, command_id: str, amount: int, to: str) -> Raw:
-    return of("Transfer", account, command_id, asset="credits", amount=amount, to=to)
 
 
 def ticks(settings: Settings) -> int:
@@ -54,14 +51,6 @@ def ticks(settings: Settings) -> int:
 
 def ticks_by_partition(settings: Settings) -> dict[int, int]:
     return dict(query(settings, "SELECT log_partition, ticks FROM ledger_0001.progress"))  # type: ignore[arg-type]
-
-
-def account_in(partition: int, name: str = "user") -> str:
-    """A name that lies in a partition of four."""
-    return next(f"{name}-{n}" for n in range(1_000) if partition_of(f"{name}-{n}".encode(), 4) == partition)
-
-
-ANN, BOB, EVE = account_in(0, "ann"), account_in(1, "bob"), account_in(2, "eve")
 
 
 class Nudged(WorkerProcess):
@@ -81,24 +70,9 @@ def credited(ledger_settings: Settings) -> Settings:
     return settings
 
 
-def in_transit(settings: Settings) -> int:
-    return len(query(settings, "SELECT FROM ledger_0001.transfers WHERE is_open"))
-
-
 def balances(settings: Settings) -> dict[str, int]:
     rows = query(settings, "SELECT account_id, available FROM ledger_0001.balances WHERE available <> 0")
     return dict(rows)
-
-
-def wait_until_settled(settings: Settings, transfers: int, bound_s: float = HANG_S) -> None:
-    """Wait until so many transfers were sent and none is on its way."""
-
-    def settled() -> bool:
-        rows = query(settings, "SELECT count(*), count(*) FILTER (WHERE is_open) FROM ledger_0001.transfers")
-        return rows == [(transfers, 0)]
-
-    assert wait_until(settled, bound_s), query(settings, "SELECT * FROM ledger_0001.transfers WHERE is_open LIMIT 9")
-    wait_until_folded(settings)
 
 
 def kinds(settings: Settings, account: str) -> list[tuple[str, list[str]]]:
@@ -132,11 +106,6 @@ def test_a_transfer_crosses_partitions(credited: Settings, tmp_path: Path) -> No
     assert kinds(credited, ANN)[-1] == ("settle_transfer", ["returned"])
     assert query(credited, "SELECT sum(in_transit) FROM ledger_0001.totals") == [(0,)]
     assert query(credited, "SELECT sum(dead_letters), sum(duplicates) FROM ledger.progress") == [(0, 0)]
-
-
-def ending(account: str, command_id: str, amount: int) -> Raw:
-    """A grant that ends a minute after LONG_AGO_MS."""
-    return grant(account, command_id, amount, expires_at=LONG_AGO_MS + 60_000)
 
 
 def test_an_operator_s_tick_expires_what_nobody_touches(
@@ -299,28 +268,3 @@ def check(settings: Settings) -> None:
     assert row[2] > 0
     assert check_ends(settings) > 0
     assert query(settings, "SELECT sum(duplicates) > 0 FROM ledger.progress") == [(True,)]
-
-
-def check_ends(settings: Settings, number: int = 1) -> int:
-    """Each transfer has arrived once and come to one end, and there are both ends; gives how many there are."""
-    schema = f"ledger_{number:04}"
-    sent = query(
-        settings,
-        f"""SELECT j.account_id, j.command_id, t.is_open FROM {schema}.journal j
-            LEFT JOIN {schema}.transfers t USING (account_id, command_id)
-            WHERE kind = 'transfer' AND rejection IS NULL""",
-    )
-    assert {is_open for _, _, is_open in sent} == {False}
-    ends: dict[tuple[str, str], list[str]] = {(account, command_id): [] for account, command_id, _ in sent}
-    rows = query(
-        settings, f"SELECT account_id, details, facts, rejection FROM {schema}.journal WHERE kind = 'settle_transfer'"
-    )
-    for account, details, facts, rejection in rows:
-        assert rejection is None
-        ends[account, json.loads(details)["transfer"]].append(json.loads(facts)[0]["kind"])
-    assert {len(end) for end in ends.values()} == {1}
-    assert {end[0] for end in ends.values()} == {"completed", "returned"}
-    arrived = query(settings, f"SELECT count(*) FROM {schema}.journal WHERE kind = 'receive_transfer'")
-    assert arrived == [(len(sent),)]
-    assert query(settings, "SELECT sum(dead_letters) FROM ledger.progress") == [(0,)]
-    return len(sent)

@@ -1,20 +1,12 @@
 """What follows from a transfer on its way, and when a partition is ticked. Pure: no Kafka, no PostgreSQL, no clock."""
 
 import pytest
-from test_chunks import FakeRecord
 
 from creditfold.ledger import CreditBook, Tick, Verdict
 from creditfold.ledger.commands import Close, Command, Grant, ReceiveTransfer, SettleTransfer, Terms, Transfer
 from creditfold.ledger.facts import Accepted
 from creditfold.ledger.rows import Changes, facts_as_json, take_changes
-from creditfold.ledger.transfers import (
-    arrival,
-    arrival_id,
-    kept_parcels,
-    settlement,
-    settlement_id,
-    why_returned,
-)
+from creditfold.ledger.transfers import arrival, arrival_id, kept_parcels, settlement, settlement_id, why_returned
 from creditfold.log import appender
 from creditfold.log.appender import Appender, NewRecord
 from creditfold.log.partitioner import partition_of
@@ -24,6 +16,7 @@ from creditfold.processors.worker.background import IDLE_S, LONG_S, PAGE_S, SHOR
 from creditfold.processors.worker.ticks import LastTick, Ticker, number_of_tick, tick_record, wants_tick
 from creditfold.processors.worker.transfers import Relay, Sending, arrival_key
 from creditfold.projections.queries.background import Arrival, OpenTransfer, Standing
+from helpers.records import FakeRecord
 from helpers.transfers import following_command
 
 PARTITIONS = 4

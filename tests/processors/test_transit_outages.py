@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_generations import WATCH, rows_of, run
-from test_transfers import account_in, check_ends, grant, in_transit, of, transfer
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -21,8 +19,11 @@ from creditfold.processors.rebuild.steps import Consent, Request, activate, rebu
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.proof.trial_balance import trial_balance
 from creditfold.projections.tables.setup import prepare
+from helpers.command_line import run
+from helpers.generations import WATCH, rows_of
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S, ROOT, Raw, WorkerProcess, all_progress, append, query, wait_until_folded
+from helpers.transfer_records import account_in, check_ends, grant, in_transit, of, transfer
 
 SENDERS = [account_in(number, f"sender{number}") for number in range(4)]
 RECEIVERS = [account_in(number, f"receiver{number}") for number in range(4)]

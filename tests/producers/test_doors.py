@@ -11,9 +11,6 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 import pytest
-from test_cli import bare as cli
-from test_commands import LEAST, least, step
-from test_crediting import sent
 
 from creditfold.cli.append.redrive import _corrections
 from creditfold.cli.shared.arguments import ArgumentError, instant_of, moment_of
@@ -44,9 +41,8 @@ from creditfold.producers.redrive import Corrections, Letter, RedriveRefusedErro
 from creditfold.producers.strict_json import BadRecordError
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.wire import decode, encode
+from helpers.commands import LEAST, least, step
 from helpers.support import Cli
-
-__all__ = ["cli", "sent"]
 
 YEAR_2027 = 1_798_761_600_000
 DAY_MS = 86_400_000

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from test_bulk import Import, line, log_ids, read, work
 
 from creditfold.common.settings import Settings
 from creditfold.producers import CommandProducer, ImportFileError, ImportStoppedError, InvalidCommandError, import_file
@@ -21,11 +20,11 @@ from creditfold.producers.import_commands import CsvRecords, JsonLines, why_bad
 from creditfold.producers.import_head import FileFormat, open_lines
 from creditfold.producers.import_records import MAX_RECORD_TEXT, RecordReader
 from creditfold.producers.strict_json import BadRecordError
+from helpers.imports import Import, line, log_ids, read
 from helpers.support import HANG_S, environment
 
 pytestmark = pytest.mark.compiled_core
 
-__all__ = ["work"]
 
 HEAD, ROW = "type,command_id,account,asset,amount", "grant,g-1,ann,credits,100"
 CSV = f"{HEAD}\n{ROW}\n"

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compiled import IS_COMPILED
 
 from creditfold.common.instants import PLAIN
 from creditfold.ledger import limits
@@ -16,6 +15,7 @@ from creditfold.producers import InvalidCommandError
 from creditfold.producers.import_commands import CsvRecords, JsonLines
 from creditfold.producers.models.commands import Encoded, encode_command
 from creditfold.producers.strict_json import BadRecordError
+from helpers.support import IS_COMPILED
 
 pytestmark = pytest.mark.both_cores
 

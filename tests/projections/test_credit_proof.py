@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from test_generations import WATCH, rows_of, run
-from test_proof import as_of, balances_of, tamper
 
 from creditfold.common.settings import Settings
 from creditfold.ledger import RULESETS
@@ -18,7 +16,9 @@ from creditfold.processors.fold.account_cache import fold_chunk
 from creditfold.processors.rebuild.processes import RebuildError
 from creditfold.processors.rebuild.steps import Request, rebuild
 from creditfold.processors.rebuild.verify import Verdict, diff, verify
+from helpers.command_line import run
 from helpers.credit_topics import PARTITIONS, Appended, append_all, topic
+from helpers.generations import WATCH, as_of, balances_of, rows_of, tamper
 from helpers.support import fold_log, query
 from programs.rules_two import decide_two
 

@@ -3,13 +3,11 @@
 import random
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from test_chunks import FakeRecord
-from test_cli import bare, use
-from test_credit_store import folded, in_memory, prepared
 
 from creditfold.cli.shared.reasons import DEAD, REJECTED
 from creditfold.common.settings import Settings
@@ -22,12 +20,14 @@ from creditfold.projections.tables.comments import RELATIONS, SCHEMA_TEXT, Relat
 from creditfold.projections.tables.views import VIEWS
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.wire import encode
+from helpers.command_line import use
+from helpers.credit_folds import fold_in_pieces, in_memory
 from helpers.credit_histories import HOUR_MS, START_MS, history
+from helpers.records import FakeRecord
 from helpers.support import ROOT, Cli, query
 
 pytestmark = pytest.mark.both_cores
 
-__all__ = ["bare", "prepared"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PARTS = ("remaining", "held", "spent", "expired", "voided", "forfeited", "reissued", "transferred")
@@ -42,7 +42,7 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
     """Lots in the order of spending, uses, holds, schedules, transfers, accounts, and what is left of each spend."""
     records = history(seed, 400)
     whole = in_memory(records)
-    await folded(prepared, records, random.Random(seed), Memory(3, is_fresh=True, seen=Seen(2**16)))
+    await fold_in_pieces(prepared, records, random.Random(seed), Memory(3, is_fresh=True, seen=Seen(2**16)))
     accounts: dict[str, Any] = dict(whole.accounts)
     with connected(prepared.dsn) as connection, snapshot(connection):
         (progress,) = queries.progress(connection)
@@ -136,16 +136,22 @@ def a_day() -> list[FakeRecord]:
     ]
 
 
-async def test_what_the_commands_print(prepared: Settings, bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command's table, its JSON, and what it says of nothing."""
-    await folded(prepared, a_day(), random.Random(1), None)
+@pytest.fixture
+async def said(prepared: Settings, bare: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs a command where a day is folded; returns what it prints, with single spaces."""
+    await fold_in_pieces(prepared, a_day(), random.Random(1), None)
     use(prepared, monkeypatch)
 
-    def said(*arguments: str, code: int = 0) -> str:
+    def run(*arguments: str, code: int = 0) -> str:
         done = bare(*arguments)
         assert done.code == code, done
         return re.sub(r" +", " ", done.out + done.err)
 
+    return run
+
+
+def test_what_the_commands_about_an_account_print(said: Callable[..., str], bare: Cli) -> None:
+    """Each command's table, its JSON, and what it says of nothing."""
     assert said("balance", "ann") == (
         "account asset available pending held debt limit version position\n"
         "ann credits 43 0 0 16 100 13 0:13\n"
@@ -174,6 +180,10 @@ async def test_what_the_commands_print(prepared: Settings, bare: Cli, monkeypatc
     assert "settled 0 0 50 0 0 16 credits - 0:12 - lapsed h1 (10 held to remaining of g1/1); expired g1 (10 re" in past
     assert "spend 25 -5 50 0 10 20 credits accepted 0:7 o2 spent o2 (5 remaining to spent of g1/1, 20 debt" in past
     assert bare("history", "ann", "--json").json[-4]["facts"][0]["kind"] == "spent"
+
+
+def test_what_the_commands_about_a_command_print(said: Callable[..., str], bare: Cli) -> None:
+    """What it came to, what of it came later, and each record that has its id."""
     spent = said("trace", "ann", "o1")
     assert "o1: spend of 10 credits, accepted at 0:4, 2024-01-30T01:00:00.000Z\n" in spent
     assert "spent 10, refunded 4, refundable 6, owed 0\n" in spent
@@ -200,6 +210,10 @@ async def test_what_the_commands_print(prepared: Settings, bare: Cli, monkeypatc
     assert bare("why", "ann", "o1", "--at", "0:11", "--json").json["outcome"] == "dead_letter"
     assert "not reached 0:99 yet" in said("why", "ann", "o1", "--at", "0:99", code=4)
     assert "shows nothing of command o9" in said("why", "ann", "o9", "--at", "0:4", code=1)
+
+
+def test_what_the_trial_balance_prints(said: Callable[..., str], bare: Cli, prepared: Settings) -> None:
+    """Now and then, and where a balance isn't what the journal says."""
     drawn_up = said("trial-balance").splitlines()
     assert [drawn_up[0], drawn_up[4], drawn_up[-1]] == [" credits", "credits 43", "Balances, where the fold stands."]
     assert "Balances, up to there." in said("trial-balance", "--at", "0:5")

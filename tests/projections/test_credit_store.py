@@ -2,118 +2,32 @@
 comes to the same as a fold in memory: the same chain, the same lots, the same answers to what comes next."""
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
-from test_chunks import FakeRecord
-from test_store import lanes_of, prepared
 
 from creditfold.common.settings import Settings
-from creditfold.ledger import CreditBook
-from creditfold.ledger.account import Account
 from creditfold.processors.fold import account_cache as memory_module
-from creditfold.processors.fold import fast as quick
-from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
-from creditfold.processors.fold.chunk import Chunk, fold, read_records
+from creditfold.processors.fold.account_cache import Memory, Seen
+from creditfold.processors.fold.chunk import Chunk
 from creditfold.processors.worker import partitions as lanes_module
 from creditfold.processors.worker.partitions import Lanes
-from creditfold.projections.connections import connected, fold_pool, snapshot
-from creditfold.projections.proof.chain import check_self, lines
-from creditfold.projections.results import ChunkResult
-from creditfold.projections.store.chain import START, Line, activation_line, dead_letter_line, extend, journal_line
-from creditfold.projections.store.claim import claim
+from creditfold.projections.connections import connected, snapshot
+from creditfold.projections.proof.chain import check_self
+from creditfold.projections.store.chain import START, extend
 from creditfold.projections.store.load import CreditStore
 from creditfold.projections.store.send import KnownCommandError
-from creditfold.projections.store.transaction import ChunkTransaction
 from creditfold.projections.tables.credits import LOTS, Table
 from creditfold.schemas.wire import encode
+from helpers.credit_folds import fold_in_pieces, forget_ids, in_memory, lines_of, lots_in, lots_of, stored_lines
 from helpers.credit_histories import history
+from helpers.records import FakeRecord
+from helpers.store import lanes_of
 from helpers.support import query
 
 pytestmark = pytest.mark.both_cores
-
-__all__ = ["prepared"]
-
-
-def in_memory(records: Sequence[FakeRecord]) -> ChunkResult:
-    return fold(read_records(records, 0, 1), CreditBook(), len(records))
-
-
-def lines_of(result: ChunkResult) -> list[Line]:
-    found = [(offset, journal_line(0, offset, entry)) for offset, entry in result.journal]
-    found += [(letter.log_offset, dead_letter_line(0, letter)) for letter in result.dead_letters]
-    found += [(row.log_offset, activation_line(0, row)) for row in result.activations]
-    return sorted(found, key=lambda line: line[0])
-
-
-def stored_lines(settings: Settings) -> list[Line]:
-    with connected(settings.dsn) as connection:
-        return list(lines(connection, 1, 0, 0, 2**40))
-
-
-async def folded(
-    settings: Settings, records: Sequence[FakeRecord], chance: random.Random, memory: Memory | None
-) -> None:
-    """Fold records in transactions of any size: without a memory one by one, with one in several pieces too."""
-    async with fold_pool(settings.dsn, "test", 2) as pool:
-        won = await claim(pool, 0, "test")
-        at = won.next_offset
-        while at < len(records):
-            pieces = chance.choice((1, 4)) if memory is not None else 1
-            async with pool.connection() as connection, connection.transaction():
-                transaction = ChunkTransaction(connection, 0, won)
-                await transaction.lock()
-                for _ in range(pieces):
-                    end = min(len(records), at + chance.choice((1, 3, 10, 40)))
-                    own = memory or Memory()
-                    reads = quick.read(records[at:end], 0, 1, own.light)
-                    reached = await fold_chunk(
-                        transaction, transaction.progress, reads, end, own, save_state=pieces == 1
-                    )
-                    assert reached > at
-                    at = reached
-                    if reached < end or at == len(records):
-                        break
-                await transaction.save_state()
-            if memory is not None:
-                memory.trim()
-
-
-def forget_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have workers recognize no id, or hardly any."""
-    monkeypatch.setattr(Seen, "note", lambda *_: False)
-    new_filter = quick.new_filter
-    monkeypatch.setattr(quick, "new_filter", lambda *_: new_filter(64, 1))
-
-
-def lots_in(settings: Settings) -> dict[tuple[str, str, int], tuple[int, ...]]:
-    rows = query(
-        settings,
-        """SELECT account_id, command_id, number, amount, remaining, held, spent, expired, voided, forfeited, reissued,
-                  transferred FROM ledger_0001.all_lots""",
-    )
-    return {row[:3]: row[3:] for row in rows}
-
-
-def lots_of(accounts: dict[str, Account]) -> dict[tuple[str, str, int], tuple[int, ...]]:
-    return {
-        (name, *lot.id): (
-            lot.amount,
-            lot.remaining,
-            lot.held,
-            lot.spent,
-            lot.expired,
-            lot.voided,
-            lot.forfeited,
-            lot.reissued,
-            lot.transferred,
-        )
-        for name, account in accounts.items()
-        for lot in account.lots.values()
-    }
 
 
 @pytest.mark.parametrize(("seed", "most"), [*((seed, None) for seed in range(5)), (0, 5), (1, 5)])
@@ -131,7 +45,7 @@ async def test_any_split_comes_to_the_same(
     whole = in_memory(records)
     assert min(whole.accepted, whole.rejected) > 20
     memory = Memory(3 if seed % 2 else 20, is_fresh=True, seen=Seen(2**16)) if remembers else None
-    await folded(prepared, records, random.Random(seed), memory)
+    await fold_in_pieces(prepared, records, random.Random(seed), memory)
     assert stored_lines(prepared) == lines_of(whole)
     assert query(prepared, "SELECT chain FROM ledger.progress") == [
         (extend(START, 0, whole.next_offset, lines_of(whole))[0],)
@@ -203,7 +117,7 @@ async def test_what_time_does_without_a_line_is_written_too(prepared: Settings) 
         record("Hold", 1_000, 1, **hold),
         record("Tick", 120_000, 2, command_id="t", minute=2),
     ]
-    await folded(prepared, records, random.Random(1), None)
+    await fold_in_pieces(prepared, records, random.Random(1), None)
     lots = query(prepared, "SELECT is_lapsed, next_at_ms, log_offset FROM ledger_0001.lots")
     assert lots == [(True, None, 2)]
 

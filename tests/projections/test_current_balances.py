@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 from psycopg import Connection, sql
-from test_chunks import FakeRecord
-from test_cli import bare, use
-from test_credit_store import folded, in_memory, prepared
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -21,11 +18,12 @@ from creditfold.projections.tables.scripts import schema_of
 from creditfold.projections.tables.views import VIEWS
 from creditfold.schemas.wire import encode
 from helpers import credit_histories
+from helpers.command_line import use
+from helpers.credit_folds import fold_in_pieces, in_memory
 from helpers.credit_histories import HOUR_MS, USES, Writer, history
 from helpers.credit_topics import Appended, append_all
+from helpers.records import FakeRecord
 from helpers.support import HANG_S, Cli, query, record, wait_until_folded, worker
-
-__all__ = ["bare", "prepared"]
 
 #: An account's asset: available, pending, held, debt.
 Figures = dict[tuple[str, str], tuple[int, int, int, int]]
@@ -106,7 +104,7 @@ async def test_now_is_what_a_tick_would_make_of_it(
     memory, chance = Memory(3, is_fresh=True, seen=Seen(2**16)), random.Random(seed)
     differing = by_view = repaid = 0
     for count in (50, 120, 190, 250, len(records)):
-        await folded(prepared, records[:count], chance, memory)
+        await fold_in_pieces(prepared, records[:count], chance, memory)
         clock = max(one.timestamp for one in records[:count])
         stored = figures(dict(in_memory(records[:count]).accounts))
         for hours in (0, 3, 12, 40, 2_000):

@@ -4,14 +4,12 @@ A ledger of one test has four partitions. `history` appends grants, spends, reje
 """
 
 import asyncio
-import io
 import json
 import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,8 @@ import psutil
 import pytest
 from psycopg import AsyncConnection, Connection
 from tenacity import stop_after_attempt
-from test_compiled import IS_COMPILED
 
-from creditfold.cli.main import _run
-from creditfold.common.settings import Settings, load_settings
+from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaAdmin
 from creditfold.log.offsets import end_offsets
@@ -40,14 +36,7 @@ from creditfold.processors.rebuild.steps import (
 )
 from creditfold.projections.connections import connected, fold_pool
 from creditfold.projections.failures import PostgresUnavailableError
-from creditfold.projections.generations.catalog import (
-    Generation,
-    GenerationError,
-    NoGenerationError,
-    SwitchBlockedError,
-    generation,
-    generations,
-)
+from creditfold.projections.generations.catalog import GenerationError, NoGenerationError, SwitchBlockedError
 from creditfold.projections.generations.indexes import index_ids
 from creditfold.projections.generations.locks import held
 from creditfold.projections.generations.removal import drop
@@ -61,16 +50,17 @@ from creditfold.projections.tables.setup import prepare
 from creditfold.projections.tables.source import LogChangedError
 from creditfold.projections.tables.views import VIEWS
 from helpers import fork_server
+from helpers.command_line import run
 from helpers.credit_topics import append_all, topic
 from helpers.fork_server import Process
+from helpers.generations import WATCH, history, read, rows_of, states
 from helpers.holds import gate_in
 from helpers.projection_copy import copy_of
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import (
     HANG_S,
+    IS_COMPILED,
     ROOT,
-    Quiet,
-    Raw,
     append,
     assert_equals_second_fold,
     environment,
@@ -83,77 +73,6 @@ from helpers.support import (
 )
 
 pytestmark = pytest.mark.compiled_core
-
-WATCH = Quiet()
-
-
-def history(count: int, seed: int = 1, start: int = 0) -> Iterator[Raw]:
-    """`count` commands of 60 accounts, with duplicates, reused ids and noise among them."""
-    chance = random.Random(seed)
-    for number in range(start, start + count):
-        account, amount = f"user-{chance.randrange(60)}", chance.randint(1, 30)
-        kind = "Grant" if chance.random() < 0.4 else "Spend"
-        yield record(kind, f"c{number}", account, amount, reason="tab\there\\", metadata={"n": str(number % 3)})
-        if number % 17 == 0:
-            yield record(kind, f"c{number}", account, amount, reason="tab\there\\", metadata={"n": str(number % 3)})
-        if number % 29 == 0:
-            yield record(kind, f"c{number}", account, amount + 1)
-        if number % 31 == 0:
-            yield Raw(b"noise\0" + bytes([number % 256]), b"key")
-
-
-def read(settings: Settings, number: int) -> Generation:
-    with connected(settings.dsn) as connection:
-        return generation(connection, number)
-
-
-def states(settings: Settings) -> dict[int, str]:
-    with connected(settings.dsn) as connection:
-        return {row.number: row.state for row in generations(connection)}
-
-
-TABLES = ("balances", "journal", "dead_letters", "activations", "redrives", "checkpoints", "accounts", "lots", "holds")
-TABLES += ("spends", "transfers", "schedules", "totals")
-
-
-def rows_of(settings: Settings, number: int) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of a generation, and its progress but for who folded it when."""
-    schema = f"ledger_{number:04}"
-    found = {table: sorted(query(settings, f"SELECT * FROM {schema}.{table}"), key=repr) for table in TABLES}
-    progress = """SELECT log_partition, next_offset, clock_ms, accepted, rejected, duplicates, dead_letters,
-                         activations, ticks, tick_minute, rules, chain FROM {}.progress ORDER BY 1"""
-    return {**found, "progress": query(settings, progress.format(schema))}
-
-
-@pytest.fixture
-def folded(ledger_settings: Settings) -> Settings:
-    """A ledger with some thousand records folded into its live generation, and no worker running."""
-    append(ledger_settings, history(3_000))
-    fold_log(ledger_settings)
-    return ledger_settings
-
-
-def run(
-    settings: Settings, *arguments: str, check: bool = True, program: tuple[str, ...] = ()
-) -> "subprocess.CompletedProcess[str]":
-    """Run `creditfold` with these settings: here, or another program in its place in a process of its own."""
-    if program:
-        done = fork_server.run([*program, *arguments], env=environment(settings), timeout=HANG_S)
-    else:
-        done = _run_here(settings, arguments)
-    assert not check or done.returncode == 0, done.stderr
-    return done
-
-
-def _run_here(settings: Settings, arguments: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
-        for name, value in environment(settings).items():
-            patched.setenv(name, value)
-        load_settings.cache_clear()
-        code = _run(list(arguments))
-    load_settings.cache_clear()
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def test_a_rebuild_equals_what_workers_folded(ledger_settings: Settings, tmp_path: Path) -> None:

@@ -6,19 +6,17 @@ The compiled core puts them there. Here SQL does, so that Python's own core, whi
 import random
 
 import pytest
-from test_credit_store import folded, in_memory, lines_of, lots_in, lots_of, stored_lines
-from test_store import prepared
 
 from creditfold.common.settings import Settings
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.proof.chain import check_self
 from creditfold.projections.proof.state import wrong_state
+from helpers.credit_folds import fold_in_pieces, in_memory, lines_of, lots_in, lots_of, stored_lines
 from helpers.credit_histories import history
 from helpers.support import query
 
 pytestmark = pytest.mark.both_cores
 
-__all__ = ["prepared"]
 
 #: Lots that nothing keeps from standing in their balance, neither their state nor their name.
 PLAIN = """is_live AND held = 0 AND scope = '' AND NOT (is_pending OR is_lapsed OR is_void)
@@ -52,7 +50,7 @@ async def test_a_fold_goes_on_from_lots_in_balances(prepared: Settings, seed: in
     records = history(seed, 400, plain=seed / 6)
     whole, chance = in_memory(records), random.Random(seed)
     for end in (100, 200, 300, len(records)):
-        await folded(prepared, records[:end], chance, None)
+        await fold_in_pieces(prepared, records[:end], chance, None)
         before = lots_in(prepared)
         states = query(prepared, "SELECT * FROM ledger.lots ORDER BY account_id, command_id, number")
         execute(prepared, INLINE)
@@ -81,7 +79,7 @@ TAMPERED = {
 @pytest.mark.parametrize("what", TAMPERED)
 async def test_what_is_tampered_with_is_found_and_named(prepared: Settings, what: str) -> None:
     """Also what is no lot at all, of which no reader may stumble."""
-    await folded(prepared, history(4, 300), random.Random(1), None)
+    await fold_in_pieces(prepared, history(4, 300), random.Random(1), None)
     execute(prepared, INLINE)
     text, found_in = TAMPERED[what]
     ((account,),) = query(
@@ -102,7 +100,7 @@ async def test_what_is_tampered_with_is_found_and_named(prepared: Settings, what
 
 async def test_when_a_lot_in_a_balance_ends_is_checked(prepared: Settings) -> None:
     """A tick finds by it what is due, and would otherwise miss the end of the lot."""
-    await folded(prepared, history(4, 300), random.Random(1), None)
+    await fold_in_pieces(prepared, history(4, 300), random.Random(1), None)
     execute(prepared, INLINE)
     execute(prepared, "UPDATE ledger_0001.balances SET next_at_ms = next_at_ms + 1")
     with connected(prepared.dsn) as connection, snapshot(connection):

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
-from test_cli import bare, cli  # noqa: F401 - Fixtures.
-from test_server_states import role, server, without_the_readers_role
 
 from creditfold.common.settings import Settings
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.progress import progress
 from creditfold.projections.tables.access import access_problems
 from creditfold.projections.tables.roles import READER_ROLE
+from helpers.databases import role, server, without_the_readers_role
 from helpers.support import Cli, query
 
 
@@ -33,7 +32,7 @@ def problems(settings: Settings) -> list[str]:
         return access_problems(connection)
 
 
-def test_init_makes_what_a_restored_dump_lacks(cli: Cli, ledger_settings: Settings) -> None:  # noqa: F811
+def test_init_makes_what_a_restored_dump_lacks(cli: Cli, ledger_settings: Settings) -> None:
     """The role, its rights, and a view that couldn't be made without another; then a reader reads again."""
     assert found(cli, "readers")[0] == "ok"
     with without_the_readers_role(ledger_settings):
@@ -63,7 +62,7 @@ def stranger(ledger_settings: Settings) -> Iterator[Settings]:
         yield user
 
 
-def test_the_doctor_names_the_owner(cli: Cli, stranger: Settings, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_the_doctor_names_the_owner(cli: Cli, stranger: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables belong to whoever restored them, and another user can't fold into them."""
     owner = query(stranger, "SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = 'ledger'")[0][0]
     monkeypatch.setenv("CREDITFOLD_POSTGRES_DSN", stranger.dsn)
@@ -72,7 +71,7 @@ def test_the_doctor_names_the_owner(cli: Cli, stranger: Settings, monkeypatch: p
     assert "CREDITFOLD_POSTGRES_DSN" in remedy
 
 
-def test_no_index_depends_on_a_locale(cli: Cli, ledger_settings: Settings) -> None:  # noqa: F811
+def test_no_index_depends_on_a_locale(cli: Cli, ledger_settings: Settings) -> None:
     """An update of the system changes its order; by bytes there is one order for ever."""
     assert cli("rebuild").code == 0
     other = query(
@@ -86,7 +85,7 @@ def test_no_index_depends_on_a_locale(cli: Cli, ledger_settings: Settings) -> No
     assert other == []
 
 
-def test_another_order_of_text_is_named(cli: Cli, ledger_settings: Settings) -> None:  # noqa: F811
+def test_another_order_of_text_is_named(cli: Cli, ledger_settings: Settings) -> None:
     """The database's own, which other tables may depend on; and of an index that somebody added to the ledger's."""
     assert found(cli, "collation")[:2] == ("ok", "as it was")
     name = str(conninfo_to_dict(ledger_settings.dsn)["dbname"])

@@ -6,11 +6,6 @@ from collections.abc import Sequence
 
 import psycopg
 import pytest
-from test_chunks import FakeRecord, grant, spend
-from test_credit_store import folded as folded_by_workers
-from test_credit_store import in_memory
-from test_generations import WATCH, folded
-from test_store import prepared
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
@@ -27,10 +22,11 @@ from creditfold.projections.queries.outcomes import (
 from creditfold.projections.queries.progress import NotYetFoldedError
 from creditfold.schemas.outcome import Appended, CommandOutcome, OutcomeKind
 from creditfold.schemas.wire import DecodeError, decode
+from helpers.credit_folds import fold_in_pieces, in_memory
 from helpers.credit_histories import history
+from helpers.generations import WATCH
+from helpers.records import FakeRecord, grant, spend
 from helpers.support import query, read_log
-
-__all__ = ["folded", "prepared"]
 
 TOPIC = "creditfold.commands.v1"
 
@@ -77,7 +73,7 @@ def seen(outcome: CommandOutcome) -> tuple[OutcomeKind, str | None, int | None, 
 async def test_every_record_of_a_random_history_has_its_outcome(prepared: Settings) -> None:
     """Accepted, rejected, repeated, reused and garbage, batches among them: as a fold in memory has it."""
     records = history(11, 1_500, plain=0.2)
-    await folded_by_workers(prepared, records, random.Random(1), None)
+    await fold_in_pieces(prepared, records, random.Random(1), None)
     wanted, commands = expected(records), asked(records)
     kinds = Counter(kind for kind, *_ in wanted)
     assert min(kinds[kind] for kind in OutcomeKind) > 10
@@ -102,7 +98,7 @@ async def test_a_reused_id_has_the_outcome_of_each_record(prepared: Settings) ->
         spend(5, 60, "order-8", "ann", 500),
         spend(6, 70, "order-8", "ann", 500),
     ]
-    await folded_by_workers(prepared, records, random.Random(1), None)
+    await fold_in_pieces(prepared, records, random.Random(1), None)
     with connected(prepared.dsn) as connection:
         outcomes = [outcome_at(connection, *one) for one in asked(records)]
     assert [(one.kind, one.is_accepted, one.reason) for one in outcomes[1:]] == [
@@ -120,9 +116,7 @@ async def test_a_reused_id_has_the_outcome_of_each_record(prepared: Settings) ->
 
 async def test_what_is_not_folded_or_not_known_is_said(prepared: Settings) -> None:
     """No outcome is made up: of what is to come, of no partition, of another command, of another topic."""
-    await folded_by_workers(
-        prepared, [grant(0, 10, "1", "ann", 5), grant(1, 20, "2", "ann", 5)], random.Random(1), None
-    )
+    await fold_in_pieces(prepared, [grant(0, 10, "1", "ann", 5), grant(1, 20, "2", "ann", 5)], random.Random(1), None)
     cases: list[tuple[Position, str, str, type[Exception], str]] = [
         (Position(0, 2), "ann", "1", NotYetFoldedError, "has not reached 0:2 yet"),
         (Position(1, 0), "ann", "1", UnexplainedOutcomeError, "no partition 1"),
@@ -144,7 +138,7 @@ async def test_what_is_not_folded_or_not_known_is_said(prepared: Settings) -> No
 
 async def test_a_new_reader_may_look_outcomes_up(prepared: Settings) -> None:
     """The role of readers is enough."""
-    await folded_by_workers(prepared, [grant(0, 10, "1", "ann", 5)], random.Random(1), None)
+    await fold_in_pieces(prepared, [grant(0, 10, "1", "ann", 5)], random.Random(1), None)
     with psycopg.connect(prepared.dsn, autocommit=True) as connection:
         connection.execute("SET ROLE creditfold_reader")
         assert outcome_at(connection, Position(0, 0), "ann", "1").kind == OutcomeKind.ACCEPTED

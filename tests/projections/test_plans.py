@@ -14,16 +14,13 @@ import psycopg
 import pytest
 from psycopg import Connection
 from psycopg.rows import tuple_row
-from test_credit_store import folded
-from test_docs import DOCS, blocks
-from test_store import prepared
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.projections import queries
+from helpers.credit_folds import fold_in_pieces
 from helpers.credit_histories import history
-
-__all__ = ["prepared"]
+from helpers.pages import DOCS, blocks
 
 #: Tables that grow with the ledger.
 LARGE = {"journal", "balances", "accounts", "lots", "holds", "spends", "transfers", "schedules"}
@@ -121,7 +118,7 @@ def assert_by_account() -> None:
 @pytest.mark.parametrize("name", QUERIES)
 async def test_an_account_s_answer_reads_the_account_s_rows(prepared: Settings, name: str) -> None:
     """By an index that is asked for the account."""
-    await folded(prepared, history(3, 300), random.Random(1), None)
+    await fold_in_pieces(prepared, history(3, 300), random.Random(1), None)
     with explaining(prepared) as connection:
         connection.execute("SET enable_seqscan = off")
         QUERIES[name](connection, "ann")

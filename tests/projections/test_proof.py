@@ -8,17 +8,14 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
-from test_doctor import alter
-from test_generations import WATCH, folded, history, read, rows_of, run, states
 
 from creditfold.common.instants import EPOCH
 from creditfold.common.settings import Settings
@@ -30,6 +27,8 @@ from creditfold.processors.rebuild.verify import verify
 from creditfold.projections.connections import connected
 from creditfold.projections.generations.removal import drop_leftovers, leftovers
 from creditfold.schemas.wire import encode
+from helpers.command_line import run
+from helpers.generations import WATCH, as_of, balances_of, history, read, rows_of, states, tamper
 from helpers.log_surgery import rewrite_value
 from helpers.stack_under_test import EmbeddedStack, StackUnderTest
 from helpers.support import (
@@ -37,6 +36,7 @@ from helpers.support import (
     ROOT,
     Raw,
     WorkerProcess,
+    alter,
     append,
     environment,
     fold_log,
@@ -47,13 +47,6 @@ from helpers.support import (
     worker,
 )
 from programs.rules_two import decide_two
-
-__all__ = ["folded"]
-
-
-def tamper(settings: Settings, text: str) -> int:
-    with connected(settings.dsn) as connection:
-        return connection.execute(text).rowcount  # type: ignore[arg-type]  # Tests write their own SQL.
 
 
 def test_an_untouched_ledger_is_equal_to_a_fresh_fold(folded: Settings) -> None:
@@ -351,29 +344,6 @@ def test_a_balance_as_of_a_position_or_a_time_equals_a_rebuild_until_then(folded
         done = rebuild(folded, Request(until_offsets=offsets), WATCH)
         expected = balances_of(folded, done.number)
         assert sorted(expected) == sorted(as_of(folded, lambda partition, o=offsets: f"{partition}:{o[partition] - 1}"))
-
-
-def balances_of(settings: Settings, number: int) -> list[tuple[Any, ...]]:
-    schema = f"ledger_{number:04}"
-    columns = "account_id, asset, available, pending, held, debt, credit_limit, version, log_offset"
-    return query(settings, f"SELECT {columns} FROM {schema}.balances")
-
-
-_BALANCE = attrgetter(
-    "account_id", "asset", "available", "pending", "held", "debt", "credit_limit", "version", "log_offset"
-)
-
-
-def as_of(settings: Settings, when: Callable[[int], str]) -> list[tuple[Any, ...]]:
-    """Balances of all accounts as the command line tells them."""
-    from creditfold.cli.read.balance import _balances_as_of
-
-    found: list[tuple[Any, ...]] = []
-    with connected(settings.dsn) as connection:
-        for (account,) in connection.execute("SELECT DISTINCT account_id FROM ledger.journal").fetchall():
-            rows = _balances_as_of(connection, account, when(partition_of(account.encode(), 4)))
-            found += [_BALANCE(row) for row in rows]
-    return found
 
 
 def test_as_of_on_the_command_line(folded: Settings) -> None:

@@ -16,8 +16,6 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import PoolTimeout
 from pydantic import SecretStr
-from test_cli import bare, cli, use  # noqa: F401 - Fixtures.
-from test_server_states import ARGUMENTS, role, server, with_dsn
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
@@ -26,6 +24,8 @@ from creditfold.projections import connections, queries
 from creditfold.projections.connections import connected, fold_pool, outbox_pool, pinned
 from creditfold.projections.failures import PoolerError, PostgresUnavailableError, explained
 from creditfold.projections.sessions import FOLD, OUTBOX, PINNED, REBUILD
+from helpers.command_line import ARGUMENTS, use
+from helpers.databases import role, server, with_dsn
 from helpers.stack_under_test import free_port
 from helpers.support import HANG_S, Cli, Raw, append, query, record
 
@@ -68,7 +68,7 @@ def bring_along(settings: Settings, **values: str) -> None:
 
 
 @pytest.fixture
-def folded(cli: Cli, ledger_settings: Settings) -> Settings:  # noqa: F811 - The fixture.
+def folded(cli: Cli, ledger_settings: Settings) -> Settings:
     """A ledger in which each kind of row is: decisions with and without effect, a letter, bytes, instants."""
     assert cli("init").code == 0
     append(
@@ -102,7 +102,7 @@ def answers(run: Cli) -> dict[str, Any]:
     return shown
 
 
-def test_what_a_database_brings_along_changes_nothing(cli: Cli, folded: Settings) -> None:  # noqa: F811
+def test_what_a_database_brings_along_changes_nothing(cli: Cli, folded: Settings) -> None:
     """Read, proven and folded again under the oddest settings, and named by the doctor."""
     before = answers(cli)
     bring_along(folded, **ODD)
@@ -275,7 +275,7 @@ def _answers(settings: Settings) -> bool:
 
 
 def test_readers_may_come_through_a_pooler(
-    cli: Cli,  # noqa: F811 - The fixture.
+    cli: Cli,
     folded: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -308,7 +308,7 @@ def test_readers_may_come_through_a_pooler(
 
 
 def test_all_else_may_come_through_a_pooler_in_session_mode(
-    cli: Cli,  # noqa: F811 - The fixture.
+    cli: Cli,
     folded: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

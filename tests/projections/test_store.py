@@ -10,12 +10,10 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import PoolTimeout
-from test_chunks import FakeRecord, grant, spend
 
 from creditfold.common.errors import CreditfoldError
-from creditfold.common.position import Log, Position
+from creditfold.common.position import Position
 from creditfold.common.settings import Settings
-from creditfold.common.waiting import wait_until
 from creditfold.ledger import CreditBook
 from creditfold.processors.fold.account_cache import Memory, Wanted, load_together
 from creditfold.processors.fold.chunk import Chunk, commands, fold, read_records
@@ -31,11 +29,12 @@ from creditfold.projections.tables.setup import OLDEST_SERVER, prepare
 from creditfold.projections.tables.source import LogChangedError
 from creditfold.stack.postgres_server import OLDEST_MAJOR
 from helpers.projection_copy import copy_of
-from helpers.support import HANG_S, query
+from helpers.records import FakeRecord, grant, spend
+from helpers.store import LOG, kill, lanes_of, wait_until_blocked
+from helpers.support import query
 
 pytestmark = pytest.mark.compiled_core
 
-LOG = Log("creditfold.commands.v1", "an-id", 1)
 RECORDS = [
     grant(0, 10, "1", "ann", 5),
     spend(1, 20, "2", "ann", 9),
@@ -49,40 +48,10 @@ def journal(settings: Settings) -> list[tuple[object, ...]]:
     return query(settings, "SELECT log_offset, version, command_id, balance, rejection FROM ledger.journal ORDER BY 1")
 
 
-@pytest.fixture
-def prepared(ledger_database: Settings) -> Settings:
-    """A database with an empty projection of one partition."""
-    assert prepare(ledger_database.dsn, LOG)
-    return ledger_database
-
-
 @asynccontextmanager
 async def connection_to(settings: Settings) -> AsyncIterator[AsyncConnection[TupleRow]]:
     async with await AsyncConnection.connect(settings.dsn, autocommit=True) as connection:
         yield connection
-
-
-async def fail(error: CreditfoldError) -> None:
-    raise error
-
-
-@asynccontextmanager
-async def lanes_of(
-    settings: Settings, lost: list[tuple[int, bool]] | None = None, partitions: int = 1
-) -> AsyncIterator[Lanes]:
-    async with fold_pool(settings.dsn, "test", 2) as pool:
-        lanes = Lanes(
-            pool,
-            partitions,
-            "test",
-            0.5,
-            on_lost=lambda partition, fenced: (lost or []).append((partition, fenced)),
-            on_hopeless=fail,
-        )
-        try:
-            yield lanes
-        finally:
-            await lanes.stop()
 
 
 async def test_chunks_are_written_with_their_offset(prepared: Settings) -> None:
@@ -164,12 +133,6 @@ async def write_all(connection: AsyncConnection[TupleRow], won: Claim) -> None:
     await transaction.write(fold(reads, CreditBook(memory.credited, known, progress.clock_ms), 4))
 
 
-async def wait_until_blocked(settings: Settings) -> None:
-    """Wait until some session of the test's database waits for a lock."""
-    text = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    assert await asyncio.to_thread(wait_until, lambda: query(settings, text) != [(0,)], HANG_S)
-
-
 @pytest.mark.parametrize("step", ["lock", "load", "write", "before_commit", "after_commit"])
 async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step: str) -> None:
     """The connection is cut at each step of the transaction; the next try, by whomever, gives the same rows."""
@@ -201,11 +164,6 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step
     assert journal(prepared) == EXPECTED
     assert query(prepared, "SELECT available, version FROM ledger.balances") == [(3, 3)]
     assert query(prepared, "SELECT count(*) FROM ledger.dead_letters") == [(1,)]
-
-
-def kill(settings: Settings, pid: int) -> bool:
-    """End a session of PostgreSQL as an administrator, a network or a crash would."""
-    return bool(query(settings, "SELECT pg_terminate_backend(%s, 120000)", (pid,))[0][0])
 
 
 async def test_a_lane_waits_out_a_lost_connection_and_hands_back_what_it_lost(prepared: Settings) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from tenacity import stop_after_attempt
-from test_generations import WATCH, folded, history, read, run, states
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -21,11 +20,11 @@ from creditfold.processors.rebuild.steps import Consent, Request, activate, rebu
 from creditfold.projections.failures import PostgresUnavailableError
 from creditfold.projections.generations import switch, views
 from creditfold.projections.generations.catalog import SwitchBlockedError
+from helpers.command_line import run
+from helpers.generations import WATCH, history, read, states
 from helpers.holds import freeze_inside_a_transaction
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S, append, assert_equals_second_fold, query, wait_until_folded, worker
-
-__all__ = ["folded"]
 
 #: Where PostgreSQL ends, by the function that was called last, and which generation is live then.
 STEPS = [

@@ -12,9 +12,6 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import AsyncConnection
-from test_chunks import FakeRecord
-from test_credit_store import forget_ids
-from test_store import kill, lanes_of, wait_until_blocked
 
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
@@ -33,7 +30,10 @@ from creditfold.projections.store.chain import START, Line, activation_line, dea
 from creditfold.projections.store.claim import Claim
 from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
+from helpers.credit_folds import forget_ids
 from helpers.credit_histories import START_MS, history
+from helpers.records import FakeRecord
+from helpers.store import kill, lanes_of, wait_until_blocked
 from helpers.support import HANG_S, query
 from programs.rules_two import decide_two
 

@@ -4,7 +4,6 @@ import random
 
 import psycopg
 import pytest
-from test_credit_store import folded, prepared
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
@@ -12,12 +11,12 @@ from creditfold.processors.fold.account_cache import Memory, Seen
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.proof.trial_balance import TrialBalance, trial_balance
 from creditfold.projections.queries.progress import NotYetFoldedError
+from helpers.credit_folds import fold_in_pieces
 from helpers.credit_histories import history
 from helpers.support import query
 
 pytestmark = pytest.mark.both_cores
 
-__all__ = ["prepared"]
 
 TAMPERING = {
     "the balances come to": "UPDATE {}.balances SET available = available + 1 WHERE {one}",
@@ -42,7 +41,7 @@ def drawn_up(settings: Settings, **given: object) -> TrialBalance:
 async def test_it_balances_at_every_position_and_finds_what_was_tampered_with(prepared: Settings) -> None:
     """Each tampering is found by the check that is for it, and undone again."""
     records = history(7, 400)
-    await folded(prepared, records, random.Random(7), Memory(3, is_fresh=True, seen=Seen(2**16)))
+    await fold_in_pieces(prepared, records, random.Random(7), Memory(3, is_fresh=True, seen=Seen(2**16)))
     present = drawn_up(prepared)
     assert (present.faults, present.is_present, present.ends) == ([], True, {0: 400})
     assert {row.asset for row in present.assets} == {"credits", "gold"}
@@ -72,7 +71,7 @@ async def test_it_balances_at_every_position_and_finds_what_was_tampered_with(pr
 
 async def test_an_account_that_doesn_t_balance_is_named(prepared: Settings) -> None:
     """Beside the fault of all of them together."""
-    await folded(prepared, history(3, 150), random.Random(3), None)
+    await fold_in_pieces(prepared, history(3, 150), random.Random(3), None)
     assert drawn_up(prepared).faults == []
     with psycopg.connect(prepared.dsn) as connection:
         connection.execute(

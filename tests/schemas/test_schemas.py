@@ -17,7 +17,6 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from fastavro.schema import parse_schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compiled import IS_COMPILED
 
 from creditfold.ledger.commands import (
     COMMANDS,
@@ -62,6 +61,7 @@ from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.reader import MalformedError, compile_reader, read_long
 from creditfold.schemas.registry import LockedSchema
 from creditfold.schemas.writer import compile_writer, write_long
+from helpers.support import IS_COMPILED
 
 pytestmark = pytest.mark.both_cores
 

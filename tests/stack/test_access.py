@@ -13,7 +13,6 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
-from test_cli import bare, use
 
 from creditfold.common.processes import run
 from creditfold.common.settings import Settings
@@ -31,11 +30,10 @@ from creditfold.stack.postgres_access import (
     url,
 )
 from creditfold.stack.postgres_server import PostgresError
+from helpers.command_line import use
 from helpers.fork_server import run as ran
 from helpers.stack_under_test import embedded_settings, free_port
 from helpers.support import HANG_S, Cli, environment
-
-__all__ = ["bare"]
 
 TCP = {
     "host": "127.0.0.1",

@@ -9,7 +9,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import NamedTuple, TypeAlias
 import psutil
 import pytest
 from confluent_kafka import Producer
-from test_publisher import assert_published, wait_until_published
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
@@ -31,12 +30,14 @@ from creditfold.projections.tables.setup import prepare
 from creditfold.stack.embedded import service_status
 from helpers.log_surgery import cut_end
 from helpers.projection_copy import copy_of
+from helpers.published import assert_published, wait_until_published
 from helpers.small_disk import ROOMY_KB, SmallDisk
 from helpers.stack_under_test import EmbeddedStack, StackUnderTest
 from helpers.support import (
     SEED,
     Quiet,
     Raw,
+    SecondFold,
     WorkerProcess,
     all_progress,
     append,
@@ -131,15 +132,7 @@ def test_nothing_is_lost_or_done_twice_whatever_dies(
         assert wait_until(lambda: owners(settings) == pids(workers), BOUND_S)
         pouring = threading.Thread(target=pour, daemon=True)
         pouring.start()
-        for fault in striking:
-            # Each fault strikes while its share of the commands is appended and folded.
-            share.release()
-            wait_for_progress(settings, folded(settings) + chance.randrange(1, COMMANDS // len(striking) // 2))
-            fault(scene, chance)
-            for process in scene.processes:
-                if process.process.poll() is not None:
-                    process.restart()
-        share.release(len(striking))
+        strike_each(scene, striking, share, chance)
         pouring.join(BOUND_S * 2)
         assert not pouring.is_alive()
         assert failures == []
@@ -147,11 +140,7 @@ def test_nothing_is_lost_or_done_twice_whatever_dies(
         wait_until_published(settings, BOUND_S * 2)
         # A worker that was started again just now has to be up before it can be stopped cleanly.
         assert wait_until(lambda: owners(settings) == pids(workers), BOUND_S)
-        second = assert_equals_second_fold(settings)
-        assert len(second.outcomes) == COMMANDS
-        assert len(second.dead) > 0
-        assert second.duplicates > 0
-        assert assert_published(settings) == (COMMANDS, len(second.dead))
+        second = assert_each_folded_and_published_once(settings)
         for _ in range(losses if isinstance(stack, EmbeddedStack) else 0):
             lose_end_of_log(scene, chance)
             again = assert_equals_second_fold(settings)
@@ -162,6 +151,29 @@ def test_nothing_is_lost_or_done_twice_whatever_dies(
     print(f"{len(second.dead)} dead letters, {second.duplicates} duplicates, {claims} times partitions were claimed")
     # All partitions were claimed before the first fault, and none of the first two processes lived to the end.
     assert claims > len(workers)
+
+
+def strike_each(scene: Scene, striking: Sequence[Fault], share: threading.Semaphore, chance: random.Random) -> None:
+    """Have each fault strike while its share of the commands is appended and folded; start again what it ended."""
+    for fault in striking:
+        share.release()
+        most = COMMANDS // len(striking) // 2
+        wait_for_progress(scene.settings, folded(scene.settings) + chance.randrange(1, most))
+        fault(scene, chance)
+        for process in scene.processes:
+            if process.process.poll() is not None:
+                process.restart()
+    share.release(len(striking))
+
+
+def assert_each_folded_and_published_once(settings: Settings) -> SecondFold:
+    """Each command has come to one outcome, as a second fold has it, and both topics hold what the projection holds."""
+    second = assert_equals_second_fold(settings)
+    assert len(second.outcomes) == COMMANDS
+    assert len(second.dead) > 0
+    assert second.duplicates > 0
+    assert assert_published(settings) == (COMMANDS, len(second.dead))
+    return second
 
 
 def move_to(settings: Settings, disk: SmallDisk) -> None:

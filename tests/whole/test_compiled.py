@@ -1,17 +1,16 @@
 """The core that is tested is the one that was asked for: Python's own, or the compiled one."""
 
 import importlib.util
-import os
 import runpy
 from pathlib import Path
 
 import pytest
 
+from helpers.support import IS_COMPILED
+
 pytestmark = pytest.mark.both_cores
 
 ROOT = Path(__file__).parents[2]
-#: Whether these tests are to run on the compiled core.
-IS_COMPILED = os.environ["CREDITFOLD_CORE"] == "compiled"
 SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
 MODULES: tuple[str, ...] = SETUP["COMPILED"]
 CYTHON: tuple[str, ...] = SETUP["CYTHON"]

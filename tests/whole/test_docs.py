@@ -28,11 +28,11 @@ from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.registry import avsc_name, load_current
 from creditfold.schemas.wire import decode
 from helpers.fork_server import run
+from helpers.pages import DOCS, Block, blocks
 from helpers.support import HANG_S, ROOT, all_progress, environment, publisher, worker
 
 pytestmark = pytest.mark.compiled_core
 
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # They start or stop what the fixtures own, or run until they are stopped. tests/cli/test_cli.py runs each of them.
 RUN_ELSEWHERE = {"up", "down", "demo", "worker", "publisher"}
@@ -45,31 +45,12 @@ INSTALLING = (
     ".venv/bin/pytest -n 4 -m 'not chaos'",
 )
 
-BLOCK = re.compile(r"^```(\w+)(?: +(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-class Block(NamedTuple):
-    """A fenced block: its language, the file that it is named after, its text, its line in the document."""
-
-    language: str
-    file: str | None
-    text: str
-    line: int
-
 
 class Step(NamedTuple):
     """A command line of a document, and the output that the document shows, None if it shows none."""
 
     command: str
     output: str | None
-
-
-def blocks(path: Path) -> list[Block]:
-    """The fenced blocks of a document."""
-    text = path.read_text("utf-8")
-    return [
-        Block(found[1], found[2], found[3], text.count("\n", 0, found.start()) + 1) for found in BLOCK.finditer(text)
-    ]
 
 
 def steps(block: Block) -> Iterator[Step]:

@@ -1,4 +1,4 @@
-"""The rooms import each other one way only, and the wheel holds what the tree holds."""
+"""The rooms import each other one way only, their tests not each other, and the wheel holds what the tree holds."""
 
 import ast
 import re
@@ -146,6 +146,41 @@ def test_the_ledger_calls_no_clock_environment_or_file() -> None:
             node.attr for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute)
         }
         assert not attributes & {"now", "today", "utcnow", "fromtimestamp", "astimezone"}, path
+
+
+#: The folders of tests: one for each room, and those of what is about no single one.
+TEST_FOLDERS = {*ROOMS, "whole", "helpers", "programs"}
+#: How long a function of the tests may be, in lines; what needs more is several tests, or a table.
+LONGEST = 60
+
+
+TEST_MODULES = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def test_the_tests_are_in_the_folders_of_their_rooms() -> None:
+    """What several need is no test, and a test is in no folder of helpers."""
+    for path in TEST_MODULES:
+        folder = path.relative_to(ROOT / "tests").parent.as_posix()
+        if path.name == "conftest.py":
+            assert folder in {".", *TEST_FOLDERS}
+        else:
+            assert folder in TEST_FOLDERS, path
+            assert path.name.startswith("test_") != (folder in {"helpers", "programs"}), path
+
+
+def test_no_test_module_imports_another() -> None:
+    """What two of them need is a helper, or a fixture of a conftest.py, and helpers need no test."""
+    tests = {path.stem for path in TEST_MODULES if path.name.startswith(("test_", "conftest"))}
+    for path in TEST_MODULES:
+        assert not {part for name in imports_of(path) for part in name.split(".")} & tests, path
+
+
+def test_no_function_of_the_tests_is_longer_than_a_screen() -> None:
+    """One scenario with forty checks says of the first that fails only."""
+    for path in TEST_MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < LONGEST, f"{path}: {node.name}"
 
 
 def test_every_folder_with_modules_is_a_package_of_the_wheel() -> None:

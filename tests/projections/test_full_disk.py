@@ -6,7 +6,6 @@ The live generation lies on another disk, and is folded and read meanwhile.
 from pathlib import Path
 
 import pytest
-from test_generations import WATCH, folded, history, read, rows_of, run, states
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -14,10 +13,10 @@ from creditfold.processors.rebuild.steps import Consent, Request, activate, rebu
 from creditfold.projections.connections import connected
 from creditfold.projections.failures import DiskFullError
 from creditfold.projections.generations.indexes import is_indexed
+from helpers.command_line import run
+from helpers.generations import WATCH, history, read, rows_of, states
 from helpers.small_disk import ROOMY_KB, SmallDisk
 from helpers.support import HANG_S, ROOT, Quiet, append, assert_equals_second_fold, query, wait_until_folded, worker
-
-__all__ = ["folded"]
 
 #: Rebuilds in processes of their own, in small transactions: some are there when the disk is full.
 SMALL_PIECES = (str(ROOT / "tests" / "programs" / "small_pieces.py"),)

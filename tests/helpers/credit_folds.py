@@ -1,0 +1,99 @@
+"""Folds histories of one partition, in PostgreSQL in transactions of any size or in memory, and reads the result."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from creditfold.common.settings import Settings
+from creditfold.ledger import CreditBook
+from creditfold.ledger.account import Account
+from creditfold.processors.fold import fast as quick
+from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
+from creditfold.processors.fold.chunk import fold, read_records
+from creditfold.projections.connections import connected, fold_pool
+from creditfold.projections.proof.chain import lines
+from creditfold.projections.results import ChunkResult
+from creditfold.projections.store.chain import Line, activation_line, dead_letter_line, journal_line
+from creditfold.projections.store.claim import claim
+from creditfold.projections.store.transaction import ChunkTransaction
+from helpers.records import FakeRecord
+from helpers.support import query
+
+
+def in_memory(records: Sequence[FakeRecord]) -> ChunkResult:
+    return fold(read_records(records, 0, 1), CreditBook(), len(records))
+
+
+def lines_of(result: ChunkResult) -> list[Line]:
+    found = [(offset, journal_line(0, offset, entry)) for offset, entry in result.journal]
+    found += [(letter.log_offset, dead_letter_line(0, letter)) for letter in result.dead_letters]
+    found += [(row.log_offset, activation_line(0, row)) for row in result.activations]
+    return sorted(found, key=lambda line: line[0])
+
+
+def stored_lines(settings: Settings) -> list[Line]:
+    with connected(settings.dsn) as connection:
+        return list(lines(connection, 1, 0, 0, 2**40))
+
+
+async def fold_in_pieces(
+    settings: Settings, records: Sequence[FakeRecord], chance: random.Random, memory: Memory | None
+) -> None:
+    """Fold records in transactions of any size: without a memory one by one, with one in several pieces too."""
+    async with fold_pool(settings.dsn, "test", 2) as pool:
+        won = await claim(pool, 0, "test")
+        at = won.next_offset
+        while at < len(records):
+            pieces = chance.choice((1, 4)) if memory is not None else 1
+            async with pool.connection() as connection, connection.transaction():
+                transaction = ChunkTransaction(connection, 0, won)
+                await transaction.lock()
+                for _ in range(pieces):
+                    end = min(len(records), at + chance.choice((1, 3, 10, 40)))
+                    own = memory or Memory()
+                    reads = quick.read(records[at:end], 0, 1, own.light)
+                    reached = await fold_chunk(
+                        transaction, transaction.progress, reads, end, own, save_state=pieces == 1
+                    )
+                    assert reached > at
+                    at = reached
+                    if reached < end or at == len(records):
+                        break
+                await transaction.save_state()
+            if memory is not None:
+                memory.trim()
+
+
+def forget_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have workers recognize no id, or hardly any."""
+    monkeypatch.setattr(Seen, "note", lambda *_: False)
+    new_filter = quick.new_filter
+    monkeypatch.setattr(quick, "new_filter", lambda *_: new_filter(64, 1))
+
+
+def lots_in(settings: Settings) -> dict[tuple[str, str, int], tuple[int, ...]]:
+    rows = query(
+        settings,
+        """SELECT account_id, command_id, number, amount, remaining, held, spent, expired, voided, forfeited, reissued,
+                  transferred FROM ledger_0001.all_lots""",
+    )
+    return {row[:3]: row[3:] for row in rows}
+
+
+def lots_of(accounts: dict[str, Account]) -> dict[tuple[str, str, int], tuple[int, ...]]:
+    return {
+        (name, *lot.id): (
+            lot.amount,
+            lot.remaining,
+            lot.held,
+            lot.spent,
+            lot.expired,
+            lot.voided,
+            lot.forfeited,
+            lot.reissued,
+            lot.transferred,
+        )
+        for name, account in accounts.items()
+        for lot in account.lots.values()
+    }

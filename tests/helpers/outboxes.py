@@ -1,0 +1,86 @@
+"""Publishes partitions in the process of the tests, window by window, and dies where a test says."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import Producer
+
+from creditfold.common.settings import Settings
+from creditfold.log.topics import describe_topic
+from creditfold.processors.publisher.partition import Outbox, Pool, Topics
+from helpers.published import next_offsets
+from helpers.support import HANG_S
+
+
+def topics_of(settings: Settings, **sizes: int) -> Topics:
+    """The topics as they are."""
+    dead_letters = describe_topic(settings, settings.dead_letters_topic)
+    size = dead_letters.max_message_bytes or 0
+    return Topics(
+        describe_topic(settings).log, settings.outcomes_topic, settings.dead_letters_topic, size, size
+    )._replace(**sizes)
+
+
+@contextmanager
+def opened(
+    settings: Settings, pool: Pool, partition: int, topics: Topics | None = None, **more: Any
+) -> Iterator[Outbox]:
+    """An outbox that has found where it stands."""
+    outbox = Outbox(settings, topics or topics_of(settings), partition, pool, **more)
+    try:
+        outbox.open()
+        yield outbox
+    finally:
+        outbox.close()
+
+
+def publish_all(settings: Settings, pool: Pool, topics: Topics | None = None) -> None:
+    """Publish every partition to its end."""
+    for partition, folded in next_offsets(settings).items():
+        with opened(settings, pool, partition, topics) as outbox:
+            publish_to(outbox, folded)
+
+
+def publish_to(outbox: Outbox, folded: int) -> None:
+    """Publish window by window up to before an offset."""
+    while outbox.publish(folded) is not None:
+        pass
+    assert outbox.published_to >= folded
+
+
+class KilledError(BaseException):
+    """The process dies here."""
+
+
+class MortalProducer:
+    """A producer whose process dies at one moment: before or after a call, when it was made so many times."""
+
+    def __init__(self, conf: dict[str, Any], call: str, times: int, after: bool) -> None:
+        self._producer = Producer(conf)
+        self._fatal, self._left, self._after = call, times, after
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._producer, name)
+        if name != self._fatal:
+            return call
+
+        def mortal(*arguments: Any, **named: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and not self._after:
+                raise KilledError
+            done = call(*arguments, **named)
+            if self._left == 0:
+                # What was handed to the client before its process died may well have been sent.
+                if name == "produce":
+                    self._producer.flush(HANG_S)
+                raise KilledError
+            return done
+
+        return mortal
+
+
+def publish_from_the_start(outbox: Outbox, folded: int) -> None:
+    """Open, which sends a transaction of its own with the place to go on from, and publish all."""
+    outbox.open()
+    publish_to(outbox, folded)
