@@ -101,6 +101,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
 	MYPYPATH=building $(BIN)/mypy building/*.py
+	$(BIN)/mypy docs/api.py
 
 test-unit: $(VENV)/.installed-dev $(TEST_CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'not stack and not chaos'

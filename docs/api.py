@@ -51,6 +51,8 @@ Node: TypeAlias = Function | ast.ClassDef | ast.Assign | ast.AnnAssign
 LISTS = ("Args", "Attributes", "Fields", "Raises")
 TEXTS = ("Returns", "Yields", "Example", "Examples", "Note")
 _SECTION = re.compile(rf"^({'|'.join(LISTS + TEXTS)}):$")
+#: Decorators that change how a function is called.
+_SHOWN = {"contextmanager", "asynccontextmanager", "classmethod"}
 _ERRORS = {"Exception", "ValueError", "ImportError"}
 
 
@@ -243,7 +245,8 @@ def _signature(entry: Entry) -> str:
     if is_property(node):
         return _call(name, [], returns).replace("()", "", 1)
     word = "async " if isinstance(node, ast.AsyncFunctionDef) else ""
-    return _call(f"{word}{name}", list(_arguments(node)), returns)
+    kinds = [f"    @{ast.unparse(one)}\n" for one in node.decorator_list if ast.unparse(one) in _SHOWN]
+    return "".join(kinds) + _call(f"{word}{name}", list(_arguments(node)), returns)
 
 
 def _filled(text: str, first: str = "", rest: str = "") -> str:
