@@ -74,7 +74,7 @@ class AsyncCommandProducer:
     Make it inside the loop that uses it.
 
     Args:
-        kafka: librdkafka settings, at least `bootstrap.servers`. Those in FORCED can't be changed.
+        kafka: librdkafka settings, at least `bootstrap.servers`. Those of delivery (FORCED) can't be changed.
         topic: the command topic.
         delivery_timeout_s: how long a command may wait for its confirmation, in seconds, queueing included.
         queue_records: how many commands may wait unconfirmed.
@@ -154,7 +154,7 @@ class AsyncCommandProducer:
 
         Args:
             command: what to append.
-            timeout: in seconds, for all of it; more than 0, at most MAX_WAIT_S.
+            timeout: in seconds, for all of it; more than 0, at most 86,400.
 
         Returns:
             The command's outcome, as of CommandProducer.append_and_wait().

@@ -33,7 +33,7 @@ class CommandProducer:
     """Appends commands to the log and returns their positions. One for a process; any thread may use it.
 
     Args:
-        kafka: librdkafka settings, at least `bootstrap.servers`. Those in FORCED can't be changed.
+        kafka: librdkafka settings, at least `bootstrap.servers`. Those of delivery (FORCED) can't be changed.
         topic: the command topic.
         delivery_timeout_s: how long a command may wait for its confirmation, in seconds, queueing included.
         queue_records: how many commands may wait unconfirmed.
@@ -159,7 +159,7 @@ class CommandProducer:
 
         Args:
             command: as in append_and_wait().
-            timeout: in seconds, from now on; more than 0, at most MAX_WAIT_S.
+            timeout: in seconds, from now on; more than 0, at most 86,400.
             wait: whether to wait for room in a full queue, within the timeout, or to refuse at once.
 
         Returns:

@@ -267,7 +267,7 @@ class CreateSchedule(_Origin, _Turns, Sum, _Command):
         expires_after_ms: how long each lot lasts, in milliseconds, from 1; None for unlimited.
 
     Raises:
-        DoubtfulCommandError: more than MAX_PAST_TURNS turns lie in the past, which would be taken at once.
+        DoubtfulCommandError: more than 12 turns lie in the past, which would be taken at once.
     """
 
     record_name = "CreateSchedule"
@@ -368,7 +368,7 @@ _ANY_COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discri
 
 
 def parse_command(mapping: Mapping[str, Any], *, confirmed: bool = False) -> Command:
-    """Make a command from fields by name; `type` says which: one of MODELS.
+    """Make a command from fields by name; `type` says which, such as `grant`.
 
     Args:
         mapping: the fields by name, with values as in JSON or of Python's own types.
@@ -453,7 +453,7 @@ def encode_command(command: Command) -> Encoded:
     """Make a command's record.
 
     Raises:
-        RecordTooLargeError: its value has more than MAX_RECORD_BYTES.
+        RecordTooLargeError: its value has more than 65,536 bytes.
 
     Example:
         >>> record = encode_command(Unfreeze(command_id="u-1", account="ada"))
