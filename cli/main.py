@@ -1,7 +1,7 @@
 """The `creditfold` command's entry: its subcommands, and what a failure looks like. Imports the heavy rooms late.
 
 Exit codes: 0 done; 1 something failed; 2 a wrong argument or setting; 3 a command was rejected or a line was bad;
-4 the fold hasn't got that far yet; 5 two things that should be equal aren't; 130 interrupted; 141 nobody reads the
+4 the fold hasn't got that far yet; 5 two results that should be equal differ; 130 interrupted; 141 nobody reads the
 output any more.
 """
 
@@ -101,9 +101,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-#: What the commands of two words have in common, by the first of them.
+#: The panel and the help of commands of two words, by the first word.
 GROUPS = {
-    "schedule": (_APPEND, "Grant credits again and again, and end that."),
+    "schedule": (_APPEND, "Grant credits periodically, and end that."),
     "dead-letters": (_READ, "See the records that can't be folded, and mend them."),
     "rules": (_REBUILD, "See which version of the rules is in force, and bring another into force."),
 }
@@ -173,11 +173,11 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             # Ids may hold what the terminal's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
-    # Our errors say what went wrong; a library's log lines beside them would only be in the way.
+    # Our errors say what went wrong; the library's log lines would only repeat it.
     logging.getLogger("creditfold").addHandler(logging.NullHandler())
     _show_setting_warnings()
     if COMPLETION in os.environ:
-        # Asked by a shell: what could stand at the cursor, or the script that has the shell ask.
+        # A shell asks what could stand at the cursor, or for the script by which it asks.
         app(prog_name="creditfold")
     code = _run(sys.argv[1:])
     # What is left is the interpreter's own end, in which an interrupt would be a traceback.
@@ -189,7 +189,7 @@ def main() -> None:
 def _open_closed_streams() -> None:
     # Started with `>&-`: what is printed goes nowhere, and the work is done all the same.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - Open as long as the process.
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - The same.
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - Open as long as the process.
 
 
 def _show_setting_warnings() -> None:
@@ -239,8 +239,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _state_of_a_server(error: Exception) -> CreditfoldError | None:
-    """What a client library's error means where it is a server's state that no room has put into words."""
-    # Who raised it has loaded its library; to load one for any other error would only take time.
+    """The error of ours for a client library's error that is a server's state and that no room has explained."""
+    # The library is loaded where it raised the error; loading one for any other error would only take time.
     library = type(error).__module__.partition(".")[0]
     if library in ("psycopg", "psycopg_pool"):
         from creditfold.projections import failures
@@ -274,12 +274,12 @@ def _failed(error: CreditfoldError, as_json: bool) -> int:
 
 
 def _drop_output() -> None:
-    """Forget what is still buffered, so that it doesn't fail a second time at the exit."""
+    """Discard what is still buffered, so that it doesn't fail a second time at the exit."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-#: What somebody may have meant by an amount below zero.
+#: Which command an amount below zero was probably meant for.
 _OPPOSITES = {
     "grant": "To take credits: creditfold spend; to take a grant back: creditfold void. ",
     "spend": "To give credits: creditfold grant; to give a spend back: creditfold refund. ",

@@ -141,7 +141,7 @@ class Redriver:
             raise RedriveRefusedError(
                 f"{row.position} was redriven already, to {row.to}, by {row.decided_by}: {row.note}. The decision was"
                 " lost with an earlier database; the log shows it.",
-                f"See what came of it: creditfold dead-letters show {row.position}",
+                f"See the outcome: creditfold dead-letters show {row.position}",
             )
         said = decisions.letter_mended_by(self.connection, row.position)
         first = decisions.mending_record(self.connection, said.of) if said is not None else None
@@ -213,7 +213,7 @@ def refuse_decided(position: Position, found: LetterDecision) -> None:
     if found.to is not None:
         raise RedriveRefusedError(
             f"{position} was redriven already, to {found.to}, {_by(found)}.",
-            f"See what came of it: creditfold dead-letters show {position}",
+            f"See the outcome: creditfold dead-letters show {position}",
         )
 
 

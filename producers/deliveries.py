@@ -1,4 +1,4 @@
-"""What becomes of an appended command: its position or an error, as a future; and the failures that nobody looked at.
+"""The answer for an appended command, its position or an error, as a future; and failures that nobody looked at.
 
 Knows no Kafka client.
 """

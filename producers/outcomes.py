@@ -1,7 +1,7 @@
-"""Waiting for outcomes: one thread of the process follows the fold for all who wait for what became of a command.
+"""Waiting for outcomes: one thread of the process follows the fold for all commands whose outcome is waited for.
 
 Owns who waits, until when, and for which position of the log. Refuses to know where outcomes are found: that is the
-lookup's, which the caller of the library gives (creditfold.projections.queries.outcomes has the one for PostgreSQL),
+lookup's, which the library's caller passes (creditfold.projections.queries.outcomes has the one for PostgreSQL),
 so that a service that only appends needs no client of PostgreSQL. The published topics can't answer in its place: a
 duplicate leaves nothing there, nor in the journal, and its first outcome may be years old.
 
@@ -31,19 +31,19 @@ from creditfold.producers.models.errors import (
 )
 from creditfold.schemas.outcome import Appended, CommandOutcome
 
-#: So many may wait for outcomes at once; the next is refused before its command is appended.
+#: Most waiters at once; the next is refused before its command is appended.
 MOST_WAITING = 100_000
 #: Pauses between two looks at how far the fold is, in seconds: the first after something was found, and the longest.
 FIRST_PAUSE_S = 0.004
 LONGEST_PAUSE_S = 0.1
 #: Outcomes of one look-up.
 LOOKED_UP = 500
-#: One look may take so long; then its session is given up, and another one is opened.
+#: Seconds that one look-up may take; then its session is closed, and another one is opened.
 LOOK_S = 10.0
 #: Pauses before a lost session is opened again.
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 2.0
-#: A session that nobody has needed for so long is closed.
+#: Seconds after which a session that nobody needs is closed.
 IDLE_S = 60.0
 
 _CLOSE_S = 5.0
@@ -75,7 +75,7 @@ class OutcomeLookup(Protocol):
 
 
 class Waiter:
-    """One command whose outcome is waited for. `future` gets the outcome, or an AppendError's kin."""
+    """One command whose outcome is waited for. `future` gets the outcome, or an AppendError."""
 
     __slots__ = ("account", "command_id", "deadline", "future", "number", "position", "timeout_s", "timer")
 
@@ -99,7 +99,7 @@ class Trouble(NamedTuple):
 
 
 class OutcomeFollower:
-    """Follows the fold for everybody in the process who waits. Its thread is started by the first of them.
+    """Follows the fold for all waiters of the process. The first one starts its thread.
 
     Any thread may use it. It is of the process that made it: its owner refuses calls after a fork.
     """
@@ -127,13 +127,13 @@ class OutcomeFollower:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of waiters."""
         return len(self._waiters)
 
     def expect(self, account: str, command_id: str, timeout_s: float) -> Waiter:
-        """Make room for one more who waits, before the command is appended; the time given begins now.
+        """Add a waiter before its command is appended; its time begins now.
 
-        What it gives back must be given to `follow` or to `forget`.
+        The waiter must be given to `follow` or to `forget`.
         Raises QueueFullError, ProducerClosedError.
         """
         with self._entry:
@@ -156,7 +156,7 @@ class OutcomeFollower:
         waiter.future.add_done_callback(lambda future: self.forget(waiter) if future.cancelled() else None)
 
         def delivered(delivery: Future[Position]) -> None:
-            # Looked at here whatever became of the waiter: who waits no more was told that it may be written.
+            # Looked at also for a waiter that gave up: its error said that the command may be written.
             error = delivery.exception(0)
             if error is None:
                 self._call(self._place, waiter, delivery.result(0))
@@ -167,7 +167,7 @@ class OutcomeFollower:
         return waiter.future
 
     def forget(self, waiter: Waiter) -> None:
-        """Let go of one who doesn't wait any more."""
+        """Remove a waiter that gave up."""
         self._call(self._remove, waiter)
 
     def close(self) -> None:

@@ -1,10 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The quick way of plain commands in files: a grant or a spend of which nothing is said but who asked, when and why.
+"""The fast path of plain commands in files: grants and spends that use no field but source, time and reason.
 
-Owns nothing that isn't told elsewhere. Python's own way is the truth: lines.py reads a record, commands.py judges it,
-schemas/ writes it. Here the same is done for the records that nearly all are, from the line's bytes to those of the
-log; whatever is otherwise in the least (a letter beyond ASCII, an escape, a quote in CSV, anything bad) is left to
-Python, which alone refuses. tests/producers/test_plain_lines.py holds the two together. Compiled by Cython where the
+Implements no rule of its own. Python is the truth: import_commands.py reads a record, models/commands.py judges it,
+schemas/ writes it. Here nearly all records are taken from the line's bytes to those of the log at once; any other (a
+letter beyond ASCII, an escape, a quote in CSV, anything bad) is left to Python, which alone refuses. tests/producers/test_plain_lines.py holds the two together. Compiled by Cython where the
 core is compiled, and absent elsewhere. Knows no file and no Kafka.
 """
 

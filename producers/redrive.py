@@ -55,9 +55,9 @@ class Letter(NamedTuple):
 
 
 class Corrections(NamedTuple):
-    """What is to be other than in the dead record: some fields, some metadata, the type; or all of the command.
+    """What differs from the dead record: some fields, some metadata, the type; or the whole command.
 
-    `confirmed` says that what the doors find doubtful in the corrected command is meant.
+    `confirmed` takes what is doubtful in the corrected command as meant.
     """
 
     fields: Mapping[str, Any] = {}
@@ -68,7 +68,7 @@ class Corrections(NamedTuple):
 
     @property
     def any(self) -> bool:
-        """Whether anything is to be other."""
+        """Whether anything differs."""
         return self._replace(confirmed=False) != Corrections()
 
 
@@ -84,13 +84,13 @@ def mend(letter: Letter, corrections: Corrections, rules: int) -> Mended:
 
     Args:
         letter: the dead letter.
-        corrections: what is to be other; nothing for the same command with its key, partition and schema put right.
+        corrections: what differs; nothing for the same command with the right key, partition and schema.
         rules: the version in force where it will be folded.
 
     Raises RedriveRefusedError, saying why and how to correct it.
     """
     was = _decoded(letter)
-    _refuse_what_only_we_send(letter, was)
+    _refuse_internal_record(letter, was)
     fields = _fields(letter, was, corrections)
     command = None if corrections.any else _as_it_was(was)
     if command is None:
@@ -106,7 +106,7 @@ def mend(letter: Letter, corrections: Corrections, rules: int) -> Mended:
 
 
 def redrive_headers(of: Position, by: str, why: str, attempt: int) -> tuple[tuple[str, bytes], ...]:
-    """The headers by which the log itself knows what a record mends, who sent it, and why."""
+    """The headers by which the log itself shows what a record mends, who sent it, and why."""
     texts = ((REDRIVE_OF, str(of)), (REDRIVE_BY, by), (REDRIVE_WHY, why), (REDRIVE_ATTEMPT, str(attempt)))
     return tuple((name, text.encode()) for name, text in texts)
 
@@ -153,7 +153,7 @@ def _decoded(letter: Letter) -> Decoded | DecodeError:
 def _written(was: Decoded) -> dict[str, Any]:
     """A command's fields as people write them: a step's type isn't its kind, and it has none but its own fields."""
     kind = KINDS[COMMANDS[was.record]]
-    # Nobody can say the 0 that is all that is left; it is said by leaving the field out.
+    # In the log 0 is all that is left; people leave the field out for that.
     unsaid = MODELS[kind].unsaid if kind in MODELS else ()
     own = {name: value for name, value in was.fields.items() if not (name in unsaid and value == 0)}
     fields = {"type": kind, **own}
@@ -167,7 +167,7 @@ def _written(was: Decoded) -> dict[str, Any]:
 
 
 def _retyped(fields: Mapping[str, Any], type: str) -> dict[str, Any]:
-    """The fields as those of another command. One that it doesn't have is left out if it says nothing."""
+    """The fields as those of another command. One that it doesn't have is left out if it has its default."""
     old, new = MODELS.get(fields.get("type", "")), MODELS.get(type)
     kept = {
         name: value
@@ -182,7 +182,7 @@ def _is_default(model: type[Command], name: str, value: object) -> bool:
     return field is not None and bool(value == field.get_default(call_default_factory=True))
 
 
-_NOT_OURS_TO_SEND = {
+_INTERNAL_RECORDS = {
     "ActivateRules": (
         "no command but an activation of rules",
         "Activate them anew, if they are wanted: creditfold rules activate.",
@@ -193,9 +193,9 @@ _NOT_OURS_TO_SEND = {
 }
 
 
-def _refuse_what_only_we_send(letter: Letter, was: Decoded | DecodeError) -> None:
-    if isinstance(was, Decoded) and was.record in _NOT_OURS_TO_SEND:
-        what, remedy = _NOT_OURS_TO_SEND[was.record]
+def _refuse_internal_record(letter: Letter, was: Decoded | DecodeError) -> None:
+    if isinstance(was, Decoded) and was.record in _INTERNAL_RECORDS:
+        what, remedy = _INTERNAL_RECORDS[was.record]
         raise RedriveRefusedError(f"{letter.position} is {what}.", remedy)
 
 
@@ -224,7 +224,7 @@ def _fields(letter: Letter, was: Decoded | DecodeError, corrections: Corrections
 
 
 def _as_it_was(was: Decoded | DecodeError) -> Command | None:
-    """The command of a record that the fold would take, whatever the doors think of it by now."""
+    """The command of a record that the fold would take, also where producers refuse it by now."""
     if isinstance(was, DecodeError) or was.record not in COMMANDS:
         return None
     try:
@@ -248,7 +248,7 @@ def _checked(letter: Letter, fields: Mapping[str, Any], confirmed: bool) -> Comm
 
 
 def _refuse_same_id(letter: Letter, was: Decoded | DecodeError, command: Command) -> None:
-    # Its id is used up for ever in its account; in another account it is another id.
+    # Its id is used in its account, without expiry; in another account it is another id.
     if isinstance(was, Decoded) and (was.fields["account"], was.fields["command_id"]) == (
         command.account,
         command.command_id,

@@ -53,7 +53,7 @@ def grant(
     ] = "0",
     scope: ScopeOption = "",
 ) -> Draft:
-    """Give an account credits, and see what comes of it.
+    """Give an account credits, and show the outcome.
 
     Exits with 3 when the command is rejected, with 4 when the fold doesn't get to it in time.
     A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
@@ -90,7 +90,7 @@ def spend(
         str, typer.Option(metavar="TIME", show_default=False, help="Date it back to this time.")
     ] = "0",
 ) -> Draft:
-    """Take credits from an account, and see what comes of it.
+    """Take credits from an account, and show the outcome.
 
     Exits with 3 when the command is rejected, with 4 when the fold doesn't get to it in time.
     A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
@@ -124,7 +124,7 @@ def hold(
     """Set credits aside, to be captured or released; at the deadline the hold lapses and gives back what it has.
 
     A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
-    15m from now is another time when it is asked for again: with --id, give the time itself.
+    15m from now is another time when the command is repeated: with --id, give the time itself.
 
     \b
     Examples:
@@ -156,7 +156,7 @@ def capture(
 
 @appends
 def release(account: AccountArgument, hold: HoldArgument, amount: PartArgument = None) -> Draft:
-    """Let go of what a hold set aside: an amount, or all that it still has.
+    """Give back what a hold set aside: an amount, or all that it still has.
 
     \b
     Examples:
@@ -267,7 +267,7 @@ def close(
     *,
     forfeit: Annotated[bool, typer.Option("--forfeit", help="Give up what it has left.")] = False,
 ) -> Draft:
-    """Close an account, for ever.
+    """Close an account permanently.
 
     It must have no open hold, no debt and no transfer on its way, and nothing left unless that is forfeited.
 
@@ -286,7 +286,7 @@ def credit_limit(
     *,
     asset: AssetOption = DEFAULT_ASSET,
 ) -> Draft:
-    """Say how far below zero an account's spends may go.
+    """Set how far below zero an account's spends may go.
 
     0 takes the limit back; what is owed then stays owed.
 
@@ -317,11 +317,11 @@ def schedule_create(
     priority: PriorityOption = 50,
     expires_after: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help="How long each turn's credits last, as 30d. Default: for ever."),
+        typer.Option(metavar="DURATION", help="How long each turn's credits last, as 30d. Default: no end."),
     ] = None,
     scope: ScopeOption = "",
 ) -> Draft:
-    """Grant an amount again and again, by the calendar in UTC: the 31st becomes a shorter month's last day.
+    """Grant an amount periodically, by the calendar in UTC: the 31st becomes a shorter month's last day.
 
     A TIME is ISO 8601, in UTC unless it says otherwise, or milliseconds since 1970.
     Turns that were missed are taken later, each as if at its time.
@@ -366,7 +366,7 @@ def batch(
     account: AccountArgument,
     file: Annotated[str, typer.Argument(help="A JSON list of steps; - reads it from the input.")],
 ) -> Draft:
-    """Do several things with an account, all of them or none.
+    """Append several steps of one account, all of them or none.
 
     A step is an object with the fields of a grant, spend, hold, capture, release, refund or void_grant, and its type.
     It has a command_id of its own, and no account. docs/producing.md lists the fields.
@@ -380,7 +380,7 @@ def batch(
 
 
 def part_of(amount: str | None) -> int | str | None:
-    """An amount, or None for all that is left, which is said by leaving it out."""
+    """An amount, or None for all that is left."""
     return None if amount is None else whole_number(amount)
 
 

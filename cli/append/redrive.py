@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SHOWN = 20
 MAX_COMMAND_BYTES = 1_000_000
 NOT_FOLDED = "not_folded_yet"
-#: Results that mean that a letter is mended, or would be.
+#: Results of a letter that is mended or discarded, or would be.
 FINE = {"accepted", "duplicate", "appended", "discarded", "would_be_redriven", "would_be_discarded"}
 
 PositionsArgument = Annotated[
@@ -50,11 +50,11 @@ SinceOption = Annotated[
     typer.Option(metavar="TIME", help="The open ones appended since then: 2026-01-31T12:00Z, UTC by default."),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="All open ones.")]
-WhyOption = Annotated[str, typer.Option(help="Why, for those who ask later; kept with the decision.")]
+WhyOption = Annotated[str, typer.Option(help="Reason; kept with the decision.")]
 ByOption = Annotated[str | None, typer.Option(metavar="NAME", help="Who decides. Default: your user name here.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 YesOption = Annotated[
-    bool, typer.Option("--yes", "-y", help="Don't ask, however many they are; corrections are meant as they are.")
+    bool, typer.Option("--yes", "-y", help="Don't ask for confirmation; take doubtful corrections as meant.")
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -64,7 +64,7 @@ CommandOption = Annotated[
     str | None,
     typer.Option("--command", metavar="JSON", help="A whole new command instead; @FILE reads it from a file."),
 ]
-#: A batch isn't among them: its steps can't be set one by one.
+#: Without batches, whose steps can't be set one by one.
 FlatType: TypeAlias = Literal[
     "grant",
     "spend",
@@ -132,7 +132,7 @@ def redrive(
     timeout: TimeoutOption = 10.0,
     json: JsonOption = False,
 ) -> None:
-    """Append the command of a dead letter again, corrected if need be, and see what comes of it.
+    """Append the command of a dead letter again, corrected if needed, and show the outcome.
 
     A letter is redriven once, ever. A redrive that was interrupted is finished by running it again.
     Exits with 3 when a letter is refused, or its command is rejected or a dead letter again.
@@ -170,7 +170,7 @@ def discard(
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Decide that nothing is to be done about a dead letter. It stays, and can't be redriven any more.
+    """Decide that nothing is done about a dead letter. It stays, and can't be redriven any more.
 
     Exits with 3 when a letter is refused.
 
@@ -243,7 +243,7 @@ def _author(by: str | None) -> str:
 
 def _reason(why: str) -> str:
     if not why.strip() or not is_note(why, MAX_REASON):
-        raise ArgumentError("--why says nothing that can be kept.", f"Say why in 1 to {MAX_REASON:,} characters.")
+        raise ArgumentError("--why has no text that can be kept.", f"Say why in 1 to {MAX_REASON:,} characters.")
     return why
 
 
@@ -347,7 +347,9 @@ def _confirm(verb: str, chosen: "Sequence[LetterKey]", yes: bool, json: bool) ->
         return
     question = f"{verb} {counted(len(chosen), 'dead letter')}"
     if sys.stdin is None or not sys.stdin.isatty():
-        raise ArgumentError(f"{question}? Nobody is here to ask.", "Add --yes; --dry-run shows what would be done.")
+        raise ArgumentError(
+            f"{question}? There is no terminal to ask on.", "Add --yes; --dry-run shows what would be done."
+        )
     if not typer.confirm(f"{question}?", err=True):
         raise NotConfirmedError("Nothing was done.", "Choose fewer by a filter, or name positions.")
 

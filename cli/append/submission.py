@@ -42,7 +42,7 @@ IdOption = Annotated[
     str | None, typer.Option("--id", help="Command id: the same one counts once. Default: a new UUID, printed.")
 ]
 SourceOption = Annotated[str, typer.Option(help="Service that sends it.")]
-ReasonOption = Annotated[str, typer.Option(help="Why, for people.")]
+ReasonOption = Annotated[str, typer.Option(help="Reason, for people.")]
 MetadataOption = Annotated[
     list[str] | None, typer.Option("--metadata", "-m", metavar="NAME=VALUE", help="A note; can be repeated.")
 ]

@@ -1,4 +1,4 @@
-"""The `demo` command. Owns its words, not its work."""
+"""The `demo` command. Owns its options, not its work."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ import typer
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False,
 ) -> None:
-    """Fold a real purchase history, show what came of it, and prove that nothing was lost.
+    """Fold a real purchase history, show the result, and prove that nothing was lost.
 
     Fetches 69,659 real purchases of 23,570 customers, makes commands of them, imports and folds these, and
     checks every outcome against a computation of its own. At its end, and at Ctrl-C, what it started is stopped.

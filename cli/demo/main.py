@@ -1,7 +1,7 @@
 """`creditfold demo`: a real purchase history through the whole ledger, and the proof that nothing was lost.
 
 Owns the order of the steps, and that nothing it started stays behind. Runs on the embedded stack only, because
-it writes into the log and a log is for ever.
+it writes into the log, from which nothing is removed.
 """
 
 import random
@@ -60,7 +60,7 @@ class DemoError(CreditfoldError):
 
 
 def run_demo(settings: Settings, *, keep: bool = False) -> None:
-    """Run the demo. Raises CreditfoldError's kin; whatever happens, what it started is stopped, unless kept."""
+    """Run the demo. Raises CreditfoldError. Stops what it started in any case, unless kept."""
     _refuse_servers_of_yours(settings)
     began = time.monotonic()
     steps = Steps()
@@ -77,13 +77,13 @@ def run_demo(settings: Settings, *, keep: bool = False) -> None:
             _prove(settings)
             kept = keep
         finally:
-            # By its pid: a start that was interrupted has told nobody that it started one.
+            # By its pid: an interrupted start doesn't return that it started one.
             worker = daemons.daemon(settings, "worker").pid
             own_worker = worker is not None and worker != worker_before
             if not kept and (started or own_worker):
                 _stop(settings, steps, own_worker, bool(started))
         say("", f"Done in {time.monotonic() - began:.0f} s.")
-        _tell_what_next(_still_running(settings))
+        _print_next_steps(_still_running(settings))
 
 
 def _refuse_servers_of_yours(settings: Settings) -> None:
@@ -96,7 +96,7 @@ def _refuse_servers_of_yours(settings: Settings) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the demo as Ctrl-C does: by way of its clean-up."""
+    """Have SIGTERM and a closed terminal end the demo as Ctrl-C does, with its clean-up."""
 
     def leave(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + signum)
@@ -272,7 +272,7 @@ def _still_running(settings: Settings) -> list[str]:
     return [name for name, pid in pids.items() if pid is not None]
 
 
-def _tell_what_next(running: list[str]) -> None:
+def _print_next_steps(running: list[str]) -> None:
     command = _own_command()
     say("", "Try next")
     if len(running) < EVERYTHING:

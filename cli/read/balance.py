@@ -49,7 +49,7 @@ def balance(
     checked_account(account)
     if use is not None and (as_of is not None or not is_id(use, MAX_COMMAND_ID)):
         raise ArgumentError(
-            "--use tells what is available now, for a use that is named.", "Leave out --as-of, and name the use."
+            "--use shows what is available now, for the use that it names.", "Leave out --as-of, and name the use."
         )
     rows: Sequence[Balance | BalanceNow | UsableBalance]
     with projection() as connection, snapshot(connection):

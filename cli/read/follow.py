@@ -1,4 +1,4 @@
-"""The commands about outcomes: publisher, which publishes them, and follow, which tails one account's."""
+"""The `follow` command: shows an account's outcomes as they are published."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ FROM_THE_START = "start"
 
 
 class NotYetPublishedError(CreditfoldError):
-    """Fewer outcomes came than were waited for."""
+    """Fewer outcomes were published in time than --limit says."""
 
     exit_code = 4
 
@@ -33,8 +33,10 @@ def follow(
     since: Annotated[
         str | None, typer.Option(metavar="POSITION|start", help="Begin there, not now: partition:offset of a command.")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="End after so many outcomes.")] = None,
-    timeout: Annotated[float | None, typer.Option(min=0, help="End after so many seconds.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="End after this number of outcomes.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="End after this many seconds.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Show an account's outcomes as they are published, until Ctrl-C.
@@ -121,23 +123,23 @@ def line(outcome: "Outcome") -> str:
     """An outcome as one line for people."""
     fields = outcome.fields
     end = f"{outcome.position}  {fields.get('command_id', '')}".rstrip()
-    return f"{instant(_moment(fields['decided_at']))}  {'; '.join(_told(outcome))}  {end}"
+    return f"{instant(_moment(fields['decided_at']))}  {'; '.join(_parts(outcome))}  {end}"
 
 
-def _told(outcome: "Outcome") -> "Iterator[str]":
-    """What happened, what there is now, and what isn't said."""
+def _parts(outcome: "Outcome") -> "Iterator[str]":
+    """What happened, the balance after it, and what the topic had no room for."""
     fields = outcome.fields
     facts = _in_words(fields.get("facts", ()))
     if outcome.record == "Rejected":
         step = f" in step {fields['step']}" if fields["step"] >= 0 else ""
-        yield f"rejected  {fields['rejection']}{step}: {_asked(fields['kind'], fields['amount'])}"
+        yield f"rejected  {fields['rejection']}{step}: {_of_amount(fields['kind'], fields['amount'])}"
     elif outcome.record == "Settled":
         yield f"settled   {facts}"
     else:
         kind = fields["kind"]
-        # A further asset of a command that was told of before.
-        asked = _asked(kind, fields["amount"]) if fields["command_id"] else kind
-        yield f"accepted  {asked}{': ' if facts else ''}{facts}"
+        # A further asset of a command that was shown before.
+        amount = _of_amount(kind, fields["amount"]) if fields["command_id"] else kind
+        yield f"accepted  {amount}{': ' if facts else ''}{facts}"
     if fields["asset"]:
         more = "".join(f", {fields[name]:,} {name}" for name in ("pending", "held", "debt") if fields[name])
         yield f"balance {fields['balance']:,} {fields['asset']}{more}"
@@ -145,12 +147,12 @@ def _told(outcome: "Outcome") -> "Iterator[str]":
         yield f"left out {count:,} {'bytes of details' if part == 'details' else part}"
 
 
-def _asked(kind: str, amount: int) -> str:
+def _of_amount(kind: str, amount: int) -> str:
     return f"{kind} of {amount:,}" if amount else kind
 
 
 def _in_words(facts: "Iterable[dict[str, Any]]") -> str:
-    """Facts in a few words: for each kind, how much it moved, and in how many facts if not in one."""
+    """Facts in a few words: for each kind, the amount that it moved, and the number of facts if not one."""
     moved: dict[str, list[int]] = {}
     for fact in facts:
         moved.setdefault(fact["kind"], []).append(sum(move["amount"] for move in fact["moves"]))

@@ -70,7 +70,7 @@ def print_decisions(lines: "Sequence[Decision]", *, wide: bool = False, facts: b
                 _outcome(line.command_id, line.rejection, line.step),
                 Position(line.log_partition, line.log_offset),
                 line.command_id or NONE,
-                *((_told(line.facts),) if facts else ()),
+                *((_facts(line.facts),) if facts else ()),
             ]
             for line in lines
         ],
@@ -83,8 +83,8 @@ def _outcome(command_id: str | None, rejection: str | None, step: int | None) ->
     return (rejection or "accepted") + (f" at step {step}" if step is not None else "")
 
 
-def _told(facts: "Sequence[dict[str, Any]]") -> str:
-    """Facts in a line: what happened, about what, and how credits moved."""
+def _facts(facts: "Sequence[dict[str, Any]]") -> str:
+    """Facts in one line: each with its reference and the moves of credits."""
     return "; ".join(_fact(fact) for fact in facts)
 
 

@@ -1,4 +1,4 @@
-"""The commands that read what credits are in: lots, holds, transfers, schedules. Owns no query."""
+"""The commands that show where credits are: lots, holds, transfers, schedules. Owns no query."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from creditfold.projections.queries.lots import Lot
 
-#: Behind a state that time has brought and the fold hasn't come to.
+#: Follows a state that time has brought and the fold hasn't recorded.
 NOT_SETTLED = "(not settled)"
 
 
@@ -50,7 +50,7 @@ def lots(
 
 
 def _lot_state(row: "Lot", now: "datetime | None") -> str:
-    """A lot's state, or the one that it is in by now though nobody settled its account."""
+    """A lot's state, or the one that time has brought since its account was settled."""
     if now is not None and row.state in ("pending", "active") and row.is_live:
         if row.expires_at is not None and row.expires_at <= now:
             return f"expired {NOT_SETTLED}"
@@ -196,7 +196,7 @@ def schedules(account: AccountArgument, json: JsonOption = False) -> None:
                     row.state,
                     row.next_number,
                     row.next_at or NONE,
-                    row.until or "for ever",
+                    row.until or "no end",
                     row.cap if row.cap is not None else NONE,
                 )
                 for row in rows

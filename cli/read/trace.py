@@ -167,9 +167,9 @@ def why(
         say(f"duplicate    the record at {at} repeats the command below, whose outcome stands")
     if found.decision is not None:
         _say_decision(found.decision, balances)
-    for batch, asked in found.batches:
+    for batch, step in found.batches:
         say(
-            f"step {asked} of the batch {batch.command_id} at {Position(batch.log_partition, batch.log_offset)},"
+            f"step {step} of the batch {batch.command_id} at {Position(batch.log_partition, batch.log_offset)},"
             f" which was rejected for its step {batch.step}: {_sentence(REJECTED, batch.rejection)}"
         )
     for letter in found.letters:
@@ -181,7 +181,7 @@ def why(
 
 
 class _Found(NamedTuple):
-    """What there is about an id, or about one record, whose outcome is of a `kind`."""
+    """What was found about an id, or about one record, whose outcome is of a `kind`."""
 
     kind: OutcomeKind | None
     decision: "Decision | None"
@@ -253,9 +253,9 @@ def _explained(found: _Found, balances: "Sequence[Balance]") -> dict[str, Any]:
         "outcome": found.kind,
         "decision": found.decision,
         "why": None if rejection is None else REJECTED.get(rejection),
-        # What the limit was then isn't asked for.
+        # The credit limit of that time isn't read.
         "balances": [{name: getattr(row, name) for name in _BALANCE} for row in balances],
-        "batches": [{"asked": asked, "batch": batch} for batch, asked in found.batches],
+        "batches": [{"asked": step, "batch": batch} for batch, step in found.batches],
         "dead_letters": [_letter(letter) for letter in found.letters],
     }
 

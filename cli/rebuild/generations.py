@@ -38,7 +38,10 @@ ProcessesOption = Annotated[
 ]
 
 RateOption = Annotated[
-    int | None, typer.Option(min=1, metavar="RECORDS", help="Fold no more records a second, for the live fold's sake.")
+    int | None,
+    typer.Option(
+        min=1, metavar="RECORDS", help="Most records to fold per second, so that the live fold keeps its latency."
+    ),
 ]
 
 CORES = os.cpu_count() or 1
@@ -57,7 +60,7 @@ def rebuild(
     note: Annotated[str, typer.Option(help="What it is for, for people.")] = "",
     json: JsonOption = False,
 ) -> None:
-    """Fold the log from its start into a new generation, beside the live one.
+    """Fold the log from its start into a new generation, besides the live one.
 
     The live one goes on and readers notice nothing. It can be stopped at any time (Ctrl-C, SIGKILL) and resumed.
     Afterwards compare the two with `verify` and switch with `activate`.
@@ -173,7 +176,7 @@ def activate(
     number: NumberArgument,
     *,
     accept_differences: Annotated[
-        bool, typer.Option("--accept-differences", help="Switch although decisions differ. Needs --note.")
+        bool, typer.Option("--accept-differences", help="Switch although decisions differ; needs --note.")
     ] = False,
     log_replaced: Annotated[
         bool, typer.Option("--log-replaced", help="The log was restored into a new topic, and this is folded from it.")
@@ -207,7 +210,7 @@ def activate(
 
 
 def drop(number: NumberArgument) -> None:
-    """Remove a generation and its tables, for ever. The live one is refused.
+    """Remove a generation and its tables permanently. The live one is refused.
 
     \b
     Example:

@@ -1,6 +1,6 @@
 """The commands about versions of the rules: list, activate. Owns their words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -61,8 +61,9 @@ def rules_activate(
     Example:
       creditfold rules activate 2 --reason "release 1.4"
     """
+    from creditfold.common.settings import load_settings
     from creditfold.ledger import known_rules
-    from creditfold.projections import queries
+    from creditfold.processors.rules import activate_rules
 
     if version not in known_rules():
         raise ArgumentError(
@@ -70,29 +71,12 @@ def rules_activate(
             f"It has {_known(known_rules())}; workers of this release would stop at the record.",
         )
     with projection() as connection:
-        behind = [row.log_partition for row in queries.progress(connection) if row.rules < version]
-        positions = _append_activations(version, behind, reason, source, timeout)
-        for position in positions:
-            queries.wait_for(connection, position, timeout)
+        positions = activate_rules(
+            connection, load_settings(), version, source=source, reason=reason, timeout_s=timeout
+        )
     if json:
         print_json({"rules": version, "positions": positions})
     elif positions:
         say(f"Rules {version} are in force from {', '.join(map(str, positions))} on.")
     else:
         say(f"Rules {version} or later ones are in force already.")
-
-
-def _append_activations(
-    version: int, partitions: Sequence[int], reason: str, source: str, timeout: float
-) -> Sequence[Position]:
-    from creditfold.cli.append.submission import open_producer
-    from creditfold.common.settings import load_settings
-    from creditfold.producers.models.commands import encode_activation
-
-    if not partitions:
-        return []
-    with open_producer(load_settings(), timeout) as producer:
-        return [
-            producer.append_record(encode_activation(version, partition, source=source, reason=reason))
-            for partition in partitions
-        ]

@@ -27,7 +27,7 @@ def trial_balance(
 ) -> None:
     """Prove from the journal that what the accounts have is what was issued and not spent, expired or the like.
 
-    As of now, also that the balances, the lots and the totals say the same. Exits with 0 when all balances, with 5
+    As of now, also that the balances, the lots and the totals agree. Exits with 0 when all balances, with 5
     when anything doesn't. Reads the whole journal.
 
     \b
@@ -57,7 +57,7 @@ def trial_balance(
 
 def _print_trial_balance(found: "TrialBalance") -> None:
     if not found.assets:
-        say("Nothing was decided yet: nothing doesn't balance.")
+        say("Nothing was decided yet.")
         return
     # The other way round, an asset a column, they would not fit a terminal.
     lines = (

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from creditfold.projections.proof.rows import RowOutsideLog, UnchainedDifference
     from creditfold.projections.proof.state import StateDifference
 
-#: Two things that should be equal aren't.
+#: Exit code: two results that should be equal differ.
 DIFFERENT = 5
 
 
@@ -37,7 +37,7 @@ def verify(
 
     Without a number the live one is compared with a fresh fold of the log, with one number that generation is compared
     with the live one, with two numbers the two. Computes each hash chain again from the rows, compares chains, rows and
-    balances, and names every account that differs, with its first record that came to something else.
+    balances, and names every account that differs, with its first record that has another outcome.
 
     Exits with 0 when all is equal, with 5 when anything differs. Live folding and reading go on.
 

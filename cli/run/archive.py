@@ -58,10 +58,10 @@ def archive(
     if json:
         print_json({"folder": folder, **done._asdict()})
     else:
-        _tell_archived(folder, done)
+        _print_archived(folder, done)
 
 
-def _tell_archived(folder: Path, done: "ArchiveReport") -> None:
+def _print_archived(folder: Path, done: "ArchiveReport") -> None:
     say(f"archived {counted(done.records, 'record')} in {done.seconds:.1f} s ({_rate(done.records, done.seconds)})")
     say(f"  {folder} holds {_in_words(done.partitions)} of {done.topic}")
 
@@ -128,10 +128,10 @@ def restore(
     if json:
         print_json({"folder": folder, **done._asdict()})
     else:
-        _tell_restored(done)
+        _print_restored(done)
 
 
-def _tell_restored(done: "RestoreReport") -> None:
+def _print_restored(done: "RestoreReport") -> None:
     say(f"restored {counted(done.records, 'record')} in {done.seconds:.1f} s ({_rate(done.records, done.seconds)})")
     found = sum(each.found for each in done.partitions)
     if found:

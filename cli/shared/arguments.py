@@ -1,4 +1,4 @@
-"""The arguments and options that several commands share, and the refusal of those that can't be meant.
+"""The arguments and options that several commands share, and the refusal of bad ones.
 
 Bounds of a command's fields aren't here: the producers' own models refuse what is out of them.
 """
@@ -14,7 +14,7 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.common.instants import milliseconds_of
 from creditfold.ledger.limits import MAX_ACCOUNT, is_id
 
-# More digits than the largest amount has: whatever it is, the command's model refuses it and says why.
+# More digits than the largest amount has: the command's model refuses such a number and says why.
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,40}").fullmatch
 _DURATION = re.compile(r"([0-9]{1,9})([smhd])").fullmatch
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -29,7 +29,7 @@ LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=MAX_ROWS, 
 
 
 class ArgumentError(CreditfoldError):
-    """An argument that can't be meant."""
+    """An argument that is wrong by itself."""
 
     exit_code = 2
 
@@ -56,7 +56,7 @@ def moment_of(text: str) -> datetime:
 
 
 def instant_of(text: str) -> int:
-    """Read a time that a command is to name, as moment_of does; in milliseconds since 1970 UTC. 0 says none.
+    """Read a time for a command's field, as moment_of does; in milliseconds since 1970 UTC. 0 is none.
 
     Raises ArgumentError.
     """
@@ -70,7 +70,7 @@ def milliseconds(text: str) -> int:
     """Read a time in ISO 8601, in UTC unless it says otherwise; in milliseconds since 1970. Raises ArgumentError."""
     moment = moment_of(text)
     if moment > datetime.now(UTC):
-        raise ArgumentError(f"{text} lies in the future.", "The log knows nothing of it yet.")
+        raise ArgumentError(f"{text} lies in the future.", "Name a time that has passed.")
     return milliseconds_of(moment)
 
 
@@ -88,7 +88,7 @@ def instant_or_from_now(text: str, now: datetime) -> int:
 
 
 def whole_number(text: str) -> int | str:
-    """Read a whole number; another text comes back as it is, for the command's model to refuse in its own words."""
+    """Read a whole number; any other text is returned as it is, for the command's model to refuse."""
     return int(text) if _WHOLE_NUMBER(text) else text
 
 

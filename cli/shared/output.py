@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 Cell = object
 
-#: What stands where there is nothing to tell.
+#: Stands where a value is missing.
 NONE = "-"
 
-# Wider than any table: at this width a table's own is told.
+# Wider than any table: at this width a table reports its own.
 _UNBOUNDED = 1_000_000
 
 
@@ -35,16 +35,16 @@ class OutputError(CreditfoldError):
 
 
 def output_error(error: OSError) -> OutputError:
-    """What the system says about the output, in our words."""
+    """The error for a failure of the system's to write the output."""
     return OutputError(f"Can't write the output: {error.strerror}.", "Make room, or send it elsewhere.")
 
 
 @contextmanager
 def written(file: TextIO | None = None) -> Iterator[None]:
-    """Write out what a block prints. Raises OutputError; a reader that has gone raises BrokenPipeError as ever."""
+    """Write out what a block prints. Raises OutputError, or BrokenPipeError where the reader has gone."""
     try:
         yield
-        # Here, and not when the process ends, where nobody could tell any more what the output was of.
+        # Here, and not when the process ends, where the error would name no command any more.
         (file or sys.stdout).flush()
     except BrokenPipeError:
         raise
@@ -97,7 +97,7 @@ def print_json_line(value: Any) -> None:
 
 
 def _dumped(value: Any, indent: int | None = None) -> str:
-    """JSON in which what a terminal obeys or nobody sees is escaped; the same document to whoever parses it."""
+    """JSON with control sequences and invisible characters escaped; a parser gets the same document."""
     text = json.dumps(as_json(value), ensure_ascii=False, indent=indent)
     if text.isascii() and "\x7f" not in text:
         return text
@@ -119,7 +119,7 @@ def instant(moment: datetime | None) -> str:
 
 
 def safe(value: Cell) -> str:
-    """A value as text of one line, with what a terminal obeys or nobody sees escaped, whole numbers with commas."""
+    """A value as text of one line: control sequences and invisible characters escaped, whole numbers with commas."""
     if isinstance(value, datetime):
         return instant(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -137,9 +137,7 @@ def say(*lines: str) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: str = "") -> None:
     """Print a table: ruled on a terminal if it fits there, else record by record; plain columns elsewhere.
 
-    Cuts nothing off.
-
-    Numbers stand to the right. Names of columns are printed as they are given.
+    Cuts nothing off. Numbers are aligned to the right. Names of columns are printed as they are given.
     """
     cells = [list(row) for row in rows]
     numeric = [all(isinstance(row[i], int | float) for row in cells) and bool(cells) for i in range(len(columns))]

@@ -1,13 +1,13 @@
-"""Owns what is said of a server of ours that doesn't answer: in which data folder it was looked for.
+"""Adds to the error of an embedded server that doesn't answer in which data folder it was looked for.
 
-Knows no command, and asks nobody but the data folder.
+Knows no command, and looks at nothing but the data folder.
 """
 
 import re
 
 from creditfold.common.errors import CreditfoldError
 
-#: The sentence of a remedy that the folder's own takes the place of; what stands behind it is about the command.
+#: The sentence of a remedy that the folder's own replaces; what follows it is about the command.
 _START = re.compile(r"[^.]*`creditfold up`[^.]*\.\s*")
 
 

@@ -1,4 +1,4 @@
-"""Why a command is rejected, or no command at all, in a sentence each: those of docs/rules.md."""
+"""Why a command is rejected, or a record is a dead letter, in a sentence each: those of docs/rules.md."""
 
 from collections.abc import Mapping
 

@@ -1,1 +1,1 @@
-"""The commands as a service writes them: models, fields, and the errors that appending ends in."""
+"""The commands as a service writes them: models, fields, and the errors that appending raises."""

@@ -308,7 +308,7 @@ class _Steps(Model):
     steps: Annotated[
         tuple[Step, ...],
         Field(min_length=1, max_length=MAX_STEPS, description=_STEPS_RULE),
-        # In place of pydantic's own: each step tells its problems itself, and all of them are to be told.
+        # In place of pydantic's own: each step reports its problems itself, and all of them are reported.
         WrapValidator(lambda steps, _: parse_steps(steps, _STEPS_RULE, MAX_STEPS)),
     ]
 
@@ -394,13 +394,13 @@ def parse_command(mapping: Mapping[str, Any], *, confirmed: bool = False) -> Com
     try:
         return _ANY_COMMAND.validate_python(dict(mapping))
     except ValidationError:
-        # What is wrong with a command of a known type, its own model has told.
+        # The model of a known type has reported what is wrong with it.
         missing = "" if "type" in mapping else "is missing: it "
         raise InvalidCommandError((f"type {missing}{one_of(tuple(MODELS))}",)) from None
 
 
 def command_as_logged(record: Decoded) -> Command:
-    """Make a command of one that the log holds, also of what the doors refuse and the fold takes.
+    """Make a command of one that the log holds, also of what producers refuse and the fold takes.
 
     So that a record can be sent again as it was. Raises InvalidCommandError for what the fold doesn't take either.
     """
@@ -417,7 +417,7 @@ _BY_RECORD: Mapping[str, type[Command]] = {model.record_name: model for model in
 
 
 def _constructed(model: type[Any], fields: Mapping[str, Any]) -> Any:
-    """A command or a step without a look at its fields."""
+    """A command or a step whose fields aren't checked."""
     own = {name: fields[name] for name in model.model_fields if name in fields}
     own |= {name: None for name in model.unsaid if own.get(name) == 0}
     if "steps" in own:

@@ -1,4 +1,4 @@
-"""Every error that appending a command can end in. Owns the words and the remedies; knows no Kafka client.
+"""Every error that appending a command can raise. Owns the words and the remedies; knows no Kafka client.
 
 What a caller needs to know of a failed append is one thing: can the command be in the log all the same?
 `maybe_written` answers it. Resending with the same command id is safe either way, since the fold counts a

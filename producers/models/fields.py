@@ -3,8 +3,9 @@
 Owns what one field by itself may hold; commands.py knows which command has which. Source: docs/rules.md.
 Each type's description is the rule that a refusal quotes; the JSON schema of a command has it too.
 
-The doors are stricter than the fold in what can't be meant: an instant in another unit, a 0 where leaving a field out
-means everything, an id with characters that nobody sees. The fold takes those, since what is in the log is decided.
+Producers are stricter than the fold about what is most likely a mistake: an instant in another unit, a 0 where leaving
+a field out means everything, an id with invisible characters. The fold takes those, since what is in the log is
+decided.
 """
 
 from collections.abc import Iterator
@@ -147,7 +148,7 @@ LastsMs = Annotated[
         ge=1,
         le=limits.MAX_OCCURRED_AT,
         description=(
-            f"must be a whole number of milliseconds from 1 to {limits.MAX_OCCURRED_AT}; leave it out for ever"
+            f"must be a whole number of milliseconds from 1 to {limits.MAX_OCCURRED_AT}; leave it out for no end"
         ),
     ),
 ]

@@ -1,6 +1,6 @@
-"""What a command comes to that reaches into the past: turns that are taken at once, credits that are gone at once.
+"""The effects of a command that lie in the past: turns that are taken at once, credits that expire at once.
 
-Owns the foresight, for those who send: a command of it is sound, and the fold does as it says. Time is an argument;
+Owns the note for those who send: such a command is valid, and the fold does as it says. Time is an argument;
 the log's own clock, which decides, is a little later. Source: docs/rules.md, "Time" and "Schedules".
 """
 
@@ -22,7 +22,7 @@ def past_turns(schedule: CreateSchedule, now_ms: int) -> list[int]:
 
 
 def in_turns(schedule: CreateSchedule, turns: list[int], now_ms: int) -> str:
-    """Say what past turns come to."""
+    """What past turns grant, in words."""
     most = "at most " if schedule.cap else ""
     taken = f"{len(turns):,} of its turns lie in the past" if len(turns) > 1 else "its first turn lies in the past"
     said = f"{taken} and grant {most}{len(turns) * schedule.amount:,} {schedule.asset} at once"

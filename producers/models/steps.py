@@ -52,7 +52,8 @@ class Model(BaseModel):
     def contradiction(self) -> str | None:
         """Say what is wrong between fields that are each good by themselves, naming one; None if nothing is.
 
-        Raises DoubtfulCommandError for what can hardly be meant and isn't confirmed.
+        Raises:
+            DoubtfulCommandError: it is most likely a mistake, and isn't confirmed.
         """
         return None
 
@@ -99,7 +100,7 @@ def _problem(where: tuple[int | str, ...], kind: str, context: Mapping[str, Any]
 
 
 class Terms(Model):
-    """What a lot is like."""
+    """The terms of a lot: class, priority, window and scope."""
 
     lot_class: f.LotClass = "paid"
     priority: f.Priority = 50
@@ -234,7 +235,7 @@ STEP_MODELS: Mapping[str, type[Step]] = {model.model_fields["type"].default: mod
 
 
 def one_of(names: tuple[str, ...]) -> str:
-    """The rule of a type: which there are."""
+    """The rule of a type: the names that there are."""
     return f"must be {', '.join(map(repr, names[:-1]))} or {names[-1]!r}"
 
 
@@ -263,8 +264,8 @@ def _parse_step(step: Any) -> Step:
         raise InvalidCommandError((f".type {one_of(tuple(STEP_MODELS))}",)) from None
     except InvalidCommandError as error:
         # A field that no step has is quoted; the others are named.
-        told = (f": {problem}" if problem.startswith(("'", '"')) else f".{problem}" for problem in error.problems)
-        raise type(error)(tuple(told)) from None
+        named = (f": {problem}" if problem.startswith(("'", '"')) else f".{problem}" for problem in error.problems)
+        raise type(error)(tuple(named)) from None
 
 
 def _said(problems: list[str], *, is_doubt: bool) -> PydanticCustomError:

@@ -169,7 +169,7 @@ def test_what_the_commands_about_an_account_print(said: Callable[..., str], bare
     assert said("holds", "ann") == "ann has no open holds.\n"
     assert "h1 credits 15 0 lapsed 2024-01-30T06:00:00.000Z -" in said("holds", "ann", "--all")
     assert "t1 credits 7 bob in transit 0:12" in said("transfers", "ann")
-    assert "m1 credits 3 1 month active 1 2078-02-27T00:00:00.000Z for ever -" in said("schedules", "ann")
+    assert "m1 credits 3 1 month active 1 2078-02-27T00:00:00.000Z no end -" in said("schedules", "ann")
     assert [said(name, "bob") for name in ("holds", "transfers", "schedules")] == [
         "bob has no open holds.\n",
         "bob has nothing in transit.\n",

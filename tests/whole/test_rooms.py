@@ -44,8 +44,8 @@ ARROWS = {
     "cli/append": "common schemas ledger producers producers/models projections projections/queries processors"
     " processors/worker cli/shared",
     "cli/read": "common schemas ledger log producers projections projections/queries processors/publisher cli/shared",
-    "cli/rebuild": "common ledger producers/models projections projections/queries projections/generations"
-    " projections/proof processors/rebuild cli/append cli/shared",
+    "cli/rebuild": "common ledger projections projections/queries projections/generations projections/proof processors"
+    " processors/rebuild cli/shared",
     "cli/run": "common log log/archive projections projections/tables projections/queries processors processors/worker"
     " processors/publisher stack cli/shared",
     "cli/demo": "common log producers producers/models projections projections/queries processors stack cli/append"
