@@ -11,7 +11,6 @@ from psycopg import AsyncConnection, Connection, sql
 from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import TupleRow
 
-from creditfold.projections.tables.credits import joined
 from creditfold.projections.tables.scripts import schema_of
 
 #: A transfer, by the sender's account and its command id there.
@@ -89,17 +88,17 @@ class Transit:
         """At most `most` open transfers of each partition, that come after a given one by their names."""
         if not after:
             return []
-        values = (list(after), *([key[part] for key in after.values()] for part in (0, 1)), most)
+        values = (list(after), *_columns(after.values()), most)
         return [OpenTransfer(*row) for row in await self._rows(_OPEN, values)]
 
     async def arrivals(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Arrival]:
         """The decisions about commands, by account and command id."""
-        rows = await self._rows(_ARRIVALS, joined(keys)) if keys else []
+        rows = await self._rows(_ARRIVALS, _columns(keys)) if keys else []
         return {(row[0], row[1]): Arrival(*row[2:]) for row in rows}
 
     async def parcels(self, keys: Collection[TransferKey]) -> dict[TransferKey, str]:
         """The parcels of transfers, as they are stored."""
-        rows = await self._rows(_PARCELS, joined(keys)) if keys else []
+        rows = await self._rows(_PARCELS, _columns(keys)) if keys else []
         return {(row[0], row[1]): row[2] for row in rows}
 
     async def _rows(self, text: LiteralString, values: Any = None) -> Sequence[TupleRow]:
@@ -135,6 +134,10 @@ def due_since(connection: Connection[TupleRow], now_ms: int) -> dict[int, int] |
         return dict(connection.execute(_of(_DUE_SINCE, row[0]), (now_ms,)).fetchall())
     except InsufficientPrivilege:
         return None
+
+
+def _columns(keys: Collection[tuple[str, str]]) -> list[list[str]]:
+    return [[key[part] for key in keys] for part in (0, 1)]
 
 
 @lru_cache(maxsize=64)
@@ -188,13 +191,13 @@ _OPEN: LiteralString = """
 _ARRIVALS: LiteralString = """
     SELECT j.account_id, j.command_id, coalesce(rejection, ''),
            CASE WHEN position('"kind":"refused"' IN facts) > 0 THEN facts ELSE '[]' END
-    FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31))) AS k (account_id, command_id)
+    FROM unnest(%s::text[], %s::text[]) AS k (account_id, command_id)
     JOIN {schema}.journal j USING (account_id, command_id) WHERE j.kind = 'receive_transfer'
 """
 
 _PARCELS: LiteralString = """
     SELECT t.account_id, t.command_id, parcels
-    FROM unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31))) AS k (account_id, command_id)
+    FROM unnest(%s::text[], %s::text[]) AS k (account_id, command_id)
     JOIN {schema}.transfers t USING (account_id, command_id)
 """
 
