@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from creditfold.common.disks import DANGER_BYTES, Disk, judge_disk
+from creditfold.common.disks import DANGER_BYTES, Disk, check_disk
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import End
@@ -278,7 +278,7 @@ def test_a_machine_is_judged_by_its_own_processes() -> None:
 )
 def test_little_room_on_a_disk(free: int, total: int, state: str) -> None:
     """In bytes; of a large disk a small share is little, too."""
-    assert judge_disk(Disk("Kafka's log", Path("/data"), free, total)).state == state
+    assert check_disk(Disk("Kafka's log", Path("/data"), free, total)).state == state
 
 
 # On a real ledger.
