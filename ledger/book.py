@@ -1,5 +1,6 @@
 """The fold by the rules of credits: duplicates first, then time, then the decision; gives the journal's lines.
 
+Whatever is decided is a set of facts, and `apply` makes them true, the same way in which a replay does.
 A `CreditBook` is whatever part of the ledger the next commands can touch: all of it in a test, or the accounts and
 known command ids of one chunk, loaded by the caller. What it decides doesn't depend on which. Pure like its room.
 """
@@ -8,12 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from creditfold.ledger.account import Account
+from creditfold.ledger.apply import apply
 from creditfold.ledger.commands import KINDS, Batch, Command, Grant, Spend, Step
-from creditfold.ledger.decide import Refused, decide
+from creditfold.ledger.decide import Refused, decide_steps
 from creditfold.ledger.facts import NOTHING, Accepted, Balance, CreditEntry, Fact, Rejected, make
 from creditfold.ledger.facts import Outcome as CreditOutcome
 from creditfold.ledger.folding import Body, Known, Verdict, advanced, body_of, repeated
 from creditfold.ledger.reasons import RejectionReason
+from creditfold.ledger.time import settle
 from creditfold.ledger.versions import RULES, ruleset
 
 DAY_MINUTES = 1_440
@@ -88,20 +91,31 @@ class CreditBook:
         lines = _Lines(name, account, self.clock_ms, self.rules)
         settled: tuple[Fact, ...] = ()
         if not is_settled:
-            settled = tuple(account.settle(self.clock_ms))
+            settled = tuple(settle(account, self.clock_ms))
             lines.add_settled(settled)
-        at = len(lines.entries)
         self.known[name, command_id] = command
-        answer = decide(account, command, self.clock_ms, lines.add_step, self._decide)
-        if isinstance(answer, Refused):
-            # Steps that were undone have no lines.
-            del lines.entries[at:]
-            return make(Rejected, (settled, lines.finish(command, (), answer, at), answer.reason, answer.step))
+        if isinstance(command, Batch):
+            return self._apply_batch(account, command, settled, lines)
+        answer, at = self._decide(account, command, self.clock_ms), len(lines.entries)
+        if not isinstance(answer, list):
+            return make(Rejected, (settled, lines.finish(command, (), Refused(answer), at), answer, None))
+        apply(account, answer)
         facts = tuple(answer)
-        for step in steps:
-            self.known[name, step.command_id] = step
+        return make(Accepted, (settled, facts, lines.finish(command, facts, None, at)))
+
+    def _apply_batch(self, account: Account, batch: Batch, settled: tuple[Fact, ...], lines: "_Lines") -> CreditOutcome:
+        at = len(lines.entries)
+        answer = decide_steps(account, batch, self.clock_ms, self._decide)
+        if isinstance(answer, Refused):
+            return make(Rejected, (settled, lines.finish(batch, (), answer, at), answer.reason, answer.step))
+        facts: list[Fact] = []
+        for step, own in zip(batch.steps, answer, strict=True):
+            apply(account, own)
+            lines.add_step(step, own)
+            facts += own
+            self.known[batch.account, step.command_id] = step
         # The steps' facts are in the steps' lines.
-        return make(Accepted, (settled, facts, lines.finish(command, () if steps else facts, None, at)))
+        return make(Accepted, (settled, tuple(facts), lines.finish(batch, (), None, at)))
 
     def _apply_plain(self, account: Account, command: Any) -> CreditOutcome:
         """Decide a grant or a spend, which nearly all commands are, in a settled account: it comes to one line."""
@@ -111,6 +125,7 @@ class CreditBook:
         facts: tuple[Fact, ...] = ()
         reason: RejectionReason | None = None
         if isinstance(answer, list):
+            apply(account, answer)
             # Whatever else happens, such as that a debt is paid, is of the same asset.
             facts, after = tuple(answer), account.balance(asset)
         else:
@@ -159,7 +174,7 @@ class CreditBook:
             if account.next_due <= self.clock_ms:
                 account.begin(position)
                 lines = _Lines(name, account, self.clock_ms, self.rules)
-                lines.add_settled(account.settle(self.clock_ms))
+                lines.add_settled(settle(account, self.clock_ms))
                 account.version += len(lines.entries)
                 entries += lines.entries
         return entries

@@ -1,22 +1,15 @@
 """The rules of credits: what each command does to an account that was settled to the log's clock, or why it doesn't.
 
-Owns the order of the checks and the decisions. How credits move, and what time does, is credit_account.py's. Pure: the
-same commands at the same clock come to the same facts, however they are split into chunks.
+Owns the order of the checks and the decisions. `decide` reads an account and changes nothing: it gives facts, and
+`apply` makes them true. What time does is time.py's. Pure: the same commands at the same clock come to the same facts,
+however they are split into chunks.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from creditfold.ledger.account import (
-    Account,
-    Held,
-    Lot,
-    NewLot,
-    Slice,
-    lots_of,
-    without_end,
-    without_start,
-)
+from creditfold.ledger.account import Account
+from creditfold.ledger.apply import apply
 from creditfold.ledger.commands import (
     Batch,
     CancelSchedule,
@@ -34,14 +27,18 @@ from creditfold.ledger.commands import (
     SetCreditLimit,
     SettleTransfer,
     Spend,
-    Step,
+    Terms,
     Transfer,
     Unfreeze,
     VoidGrant,
 )
-from creditfold.ledger.facts import Bucket, Fact, FactKind, LotId, Move, make
+from creditfold.ledger.facts import PARTICULARS, Bucket, Fact, FactKind, LotId, Move, make
+from creditfold.ledger.inflow import Inflow
 from creditfold.ledger.limits import MAX_PARCELS
+from creditfold.ledger.lots import Held, Lot, Slice, slices_of, without_end, without_start
 from creditfold.ledger.reasons import RejectionReason as Reason
+from creditfold.ledger.scratch import Scratch
+from creditfold.ledger.time import settle
 
 
 class Refused(NamedTuple):
@@ -51,27 +48,52 @@ class Refused(NamedTuple):
     step: int | None = None
 
 
-#: What a rule says: what happened, or why nothing did.
+#: What a rule says: what happens, or why nothing does.
 Answer: TypeAlias = list[Fact] | Reason
 #: Decides one command without steps by one version of the rules: account, command, the log's clock.
 DecideOne: TypeAlias = Callable[[Account, Any, int], Answer]
-#: Told of each step of a batch when it is done: the step, and what happened.
-OnStep: TypeAlias = Callable[[Step, list[Fact]], None]
+
+# Looked up once.
+_REMAINING = Bucket.REMAINING
+_SPENT = Bucket.SPENT
+_GRANTED_FACT = FactKind.GRANTED
+_SPENT_FACT = FactKind.SPENT
 
 
-def decide(account: Account, command: Command, clock_ms: int, on_step: OnStep, one: DecideOne) -> list[Fact] | Refused:
-    """Do what a command asks of a settled account, by `one`; gives what happened, or why nothing did.
+def decide(account: Account, command: Command, clock_ms: int) -> list[Fact] | Refused:
+    """What a command comes to, by the account as it is: what happens, or why nothing does.
+
+    Args:
+        account: settled to the clock; it is only read.
+        command: valid, and of this account.
+        clock_ms: the log's clock, in milliseconds UTC.
 
     Raises TypeError for a command that it doesn't know.
     """
     if isinstance(command, Batch):
-        return _batch(account, command, clock_ms, on_step, one)
-    answer = one(account, command, clock_ms)
+        steps = decide_steps(account, command, clock_ms, decide_one)
+        return steps if isinstance(steps, Refused) else [fact for facts in steps for fact in facts]
+    answer = decide_one(account, command, clock_ms)
     return answer if isinstance(answer, list) else Refused(answer)
 
 
+def decide_steps(account: Account, batch: Batch, clock_ms: int, one: DecideOne) -> list[list[Fact]] | Refused:
+    """The facts of each step of a batch, or why there are none: each is decided on what the ones before it leave.
+
+    `one` is what the version of the rules decides of a single command.
+    """
+    scratch, found = Scratch(account), []
+    for index, step in enumerate(batch.steps):
+        answer = one(scratch, step, clock_ms)
+        if not isinstance(answer, list):
+            return Refused(answer, index)
+        apply(scratch, answer)
+        found.append(answer)
+    return found
+
+
 def decide_one(account: Account, command: Any, clock_ms: int) -> Answer:
-    """Version 1 of the rules, for a command without steps."""
+    """What a command without steps comes to by version 1 of the rules."""
     kind = command.__class__
     rule = _RULES.get(kind)
     if rule is None:
@@ -85,38 +107,60 @@ def decide_one(account: Account, command: Any, clock_ms: int) -> Answer:
     return rule(account, command, clock_ms)
 
 
-def _batch(account: Account, batch: Batch, clock_ms: int, on_step: OnStep, one: DecideOne) -> list[Fact] | Refused:
-    facts: list[Fact] = []
-    account.begin_undoable()
-    try:
-        for index, step in enumerate(batch.steps):
-            answer = one(account, step, clock_ms)
-            if not isinstance(answer, list):
-                account.undo()
-                return Refused(answer, index)
-            on_step(step, answer)
-            facts += answer
-    finally:
-        account.end_undoable()
-    return facts
-
-
 def _grant(account: Account, command: Grant, clock_ms: int) -> Answer:
-    if command.amount > account.room(command.asset):
+    asset, amount = command.asset, command.amount
+    if amount > account.room(asset):
         return Reason.BALANCE_LIMIT_EXCEEDED
     lot_id = make(LotId, (command.command_id, 1))
-    return _new_lot(
-        account, make(NewLot, (lot_id, command.asset, command.amount, command.terms, Bucket.ISSUED)), clock_ms
-    )
+    effective_at = command.effective_at or clock_ms
+    terms = make(Terms, (command.lot_class, command.priority, effective_at, command.expires_at, command.scope))
+    return _new_lot(account, None, make(_Made, (_GRANTED_FACT, asset, lot_id, amount, terms)), clock_ms)
 
 
-def _new_lot(account: Account, new: NewLot, clock_ms: int) -> list[Fact]:
-    lot, move = account.make_lot(new, clock_ms)
-    fact = make(Fact, (_MADE[new.source], clock_ms, new.asset, new.lot_id.command_id, (move,), lot.terms, ""))
-    return [fact, *account.come_home([lot], clock_ms)]
+class _Made(NamedTuple):
+    """A lot to be made, and what the fact of it is."""
+
+    kind: FactKind
+    asset: str
+    lot_id: LotId
+    amount: int
+    terms: Terms
 
 
-_MADE = {Bucket.ISSUED: FactKind.GRANTED, Bucket.IN_TRANSIT: FactKind.ARRIVED, Bucket.REISSUED: FactKind.REISSUED}
+#: What the credits of a new lot come out of.
+_SOURCES = {FactKind.GRANTED: Bucket.ISSUED, FactKind.ARRIVED: Bucket.IN_TRANSIT, FactKind.REISSUED: Bucket.REISSUED}
+
+
+def _new_lot(account: Account, inflow: Inflow | None, new: _Made, clock_ms: int) -> list[Fact]:
+    kind, asset, lot_id, amount, terms = new
+    moves = (make(Move, (lot_id, _SOURCES[kind], _REMAINING, amount)),)
+    fact = make(Fact, (kind, clock_ms, asset, lot_id[0], moves, terms, "", ()))
+    expires_at = terms[3]
+    if (not expires_at or expires_at > clock_ms) and not account.holding(asset).debt:
+        return [fact]
+    if inflow is None:
+        inflow = Inflow(account, asset, clock_ms)
+    return [fact, *inflow.into_new_lot(lot_id, amount, terms)]
+
+
+def _allocate(
+    account: Account, asset: str, use: str, amount: int, target: Bucket, *, at_ms: int | None = None
+) -> tuple[tuple[Move, ...], int]:
+    """The moves that take an amount out of lots, in the order of spending; and how much can't be taken.
+
+    With an instant, only out of lots whose window it lies in.
+    """
+    moves = []
+    for lot in account.spendable(asset, use):
+        if amount <= 0:
+            break
+        if at_ms is not None and not lot.terms.effective_at <= at_ms < lot.ends_at:
+            continue
+        there = lot.remaining
+        taken = amount if amount < there else there
+        moves.append(make(Move, (lot.id, _REMAINING, target, taken)))
+        amount -= taken
+    return tuple(moves), amount
 
 
 def _spend(account: Account, command: Spend, clock_ms: int) -> Answer:
@@ -127,39 +171,32 @@ def _spend(account: Account, command: Spend, clock_ms: int) -> Answer:
             return Reason.EFFECTIVE_IN_FUTURE
         if command.effective_at < clock_ms:
             backdated_to = command.effective_at
-    slices = account.allocate(asset, command.use, amount, backdated_to)
-    owed = amount - _sum(slices)
+    moves, owed = _allocate(account, asset, command.use, amount, _SPENT, at_ms=backdated_to)
     if owed:
         if command.partial:
             if owed == amount:
                 return Reason.INSUFFICIENT_CREDITS
-            owed = 0
+        # A backdated one may find less than there is now: it makes no debt beside credits that could be spent.
+        elif owed > (0 if backdated_to is not None else account.credit(asset)):
+            return Reason.INSUFFICIENT_CREDITS
         else:
-            holding = account.holding(asset)
-            # A backdated one may find less than there is now: it makes no debt beside credits that could be spent.
-            if owed > (0 if backdated_to is not None else holding.limit - holding.debt):
-                return Reason.INSUFFICIENT_CREDITS
-    moves = account.move_all(slices, Bucket.REMAINING, Bucket.SPENT)
-    spend = account.keep_spend(command.command_id, asset, slices)
-    if owed:
-        moves += (account.owe(command.command_id, spend, owed),)
-    return [make(Fact, (FactKind.SPENT, clock_ms, asset, command.command_id, moves, None, ""))]
+            moves = (*moves, make(Move, (None, Bucket.DEBT, _SPENT, owed)))
+    return [make(Fact, (_SPENT_FACT, clock_ms, asset, command.command_id, moves, None, "", ()))]
 
 
 def _hold(account: Account, command: Hold, clock_ms: int) -> Answer:
-    if command.deadline <= clock_ms:
+    asset, deadline = command.asset, command.deadline
+    if deadline <= clock_ms:
         return Reason.DEADLINE_PASSED
-    slices = account.allocate(command.asset, command.use, command.amount)
-    if _sum(slices) < command.amount:
+    moves, missing = _allocate(account, asset, command.use, command.amount, Bucket.HELD)
+    if missing:
         return Reason.INSUFFICIENT_CREDITS
-    moves = account.move_all(slices, Bucket.REMAINING, Bucket.HELD)
-    account.hold_until(command.command_id, command.asset, command.deadline, slices)
-    return [make(Fact, (FactKind.HELD, clock_ms, command.asset, command.command_id, moves, None, ""))]
+    return [make(Fact, (FactKind.HELD, clock_ms, asset, command.command_id, moves, None, "", (deadline,)))]
 
 
 def _open_hold(account: Account, hold_id: str, amount: int) -> Held | Reason:
-    """A hold of which so much is meant, or why it can't be."""
-    hold = account.holds.get(hold_id)
+    """A hold that has this amount left, or why it hasn't."""
+    hold = account.hold(hold_id)
     if hold is None:
         return Reason.HOLD_NOT_FOUND
     if hold.is_lapsed:
@@ -175,16 +212,12 @@ def _capture(account: Account, command: Capture, clock_ms: int) -> Answer:
     hold = _open_hold(account, command.hold, command.amount)
     if not isinstance(hold, Held):
         return hold
-    amount = command.amount or hold.amount
-    left, taken = without_start(hold.slices, amount)
-    account.note(hold)
-    hold.slices = left
-    hold.is_open = bool(left)
-    moves = account.move_all(taken, Bucket.HELD, Bucket.SPENT)
-    account.keep_spend(command.command_id, hold.asset, taken)
-    facts = [Fact(FactKind.CAPTURED, clock_ms, hold.asset, command.hold, moves)]
+    left, taken = without_start(hold.slices, command.amount or hold.amount)
+    moves = _moves(taken, Bucket.HELD, _SPENT)
+    particulars = (command.command_id,)
+    facts = [make(Fact, (FactKind.CAPTURED, clock_ms, hold.asset, command.hold, moves, None, "", particulars))]
     if command.final and left:
-        facts += account.let_go(hold, left[::-1], FactKind.RELEASED, clock_ms)
+        facts += _let_go(account, hold, left[::-1], clock_ms)
     return facts
 
 
@@ -192,91 +225,99 @@ def _release(account: Account, command: Release, clock_ms: int) -> Answer:
     hold = _open_hold(account, command.hold, command.amount)
     if not isinstance(hold, Held):
         return hold
-    amount = command.amount or hold.amount
-    _, taken = without_end(hold.slices, amount)
-    return account.let_go(hold, taken, FactKind.RELEASED, clock_ms)
+    _, taken = without_end(hold.slices, command.amount or hold.amount)
+    return _let_go(account, hold, taken, clock_ms)
+
+
+def _let_go(account: Account, hold: Held, slices: tuple[Slice, ...], clock_ms: int) -> list[Fact]:
+    """Give slices off the end of a hold back to their lots."""
+    moves = _moves(slices, Bucket.HELD, _REMAINING)
+    fact = make(Fact, (FactKind.RELEASED, clock_ms, hold.asset, hold.id, moves, None, "", ()))
+    return [fact, *Inflow(account, hold.asset, clock_ms).returned(slices)]
 
 
 def _refund(account: Account, command: Refund, clock_ms: int) -> Answer:
-    spend = account.spends.get(command.spend)
+    spend = account.spend(command.spend)
     if spend is None:
         return Reason.SPEND_NOT_FOUND
-    amount = command.amount or spend.refundable
-    if not 0 < amount <= spend.refundable:
+    refundable = spend.refundable
+    amount = command.amount or refundable
+    if not 0 < amount <= refundable:
         return Reason.EXCEEDS_REFUNDABLE
-    forgiven = min(amount, spend.debt)
-    if amount - forgiven > account.room(spend.asset):
+    asset, forgiven = spend.asset, min(amount, spend.debt)
+    if amount - forgiven > account.room(asset):
         return Reason.BALANCE_LIMIT_EXCEEDED
-    left, taken = without_end(spend.slices, amount - forgiven)
-    moves: tuple[Move, ...] = (account.owe(command.spend, spend, -forgiven),) if forgiven else ()
-    account.note(spend)
-    spend.slices = left
-    renewed: dict[Lot, int] = {}
+    _, taken = without_end(spend.slices, amount - forgiven)
+    moves: tuple[Move, ...] = (Move(None, _SPENT, Bucket.DEBT, forgiven),) if forgiven else ()
+    renewed: dict[LotId, int] = {}
     home = []
     for part in taken:
-        if command.reissue and part.lot.is_lapsed and not part.lot.is_void:
+        if command.reissue and _is_renewed(account.lot(part.lot), clock_ms):
             renewed[part.lot] = renewed.get(part.lot, 0) + part.amount
         else:
             home.append(part)
-    moves += account.move_all(home, Bucket.SPENT, Bucket.REMAINING)
-    facts = [Fact(FactKind.REFUNDED, clock_ms, spend.asset, command.spend, moves)] if moves else []
-    for number, (old, back) in enumerate(renewed.items(), start=1):
-        out = account.move(old, Bucket.SPENT, Bucket.REISSUED, back)
-        terms = old.terms._replace(effective_at=clock_ms, expires_at=command.expires_at)
-        new = NewLot(LotId(command.command_id, number), old.asset, back, terms, Bucket.REISSUED)
-        made, *others = _new_lot(account, new, clock_ms)
-        facts += [made._replace(moves=(out, *made.moves)), *others]
-    return facts + account.come_home(lots_of(home), clock_ms)
+    moves += _moves(home, _SPENT, _REMAINING)
+    facts = [Fact(FactKind.REFUNDED, clock_ms, asset, command.spend, moves)] if moves else []
+    inflow = Inflow(account, asset, clock_ms, forgiven=command.spend)
+    back = inflow.come_back(home)
+    for number, (old, renewal) in enumerate(renewed.items(), start=1):
+        out = Move(old, _SPENT, Bucket.REISSUED, renewal)
+        terms = account.lot(old).terms._replace(effective_at=clock_ms, expires_at=command.expires_at)
+        new = _Made(FactKind.REISSUED, asset, LotId(command.command_id, number), renewal, terms)
+        made, *others = _new_lot(account, inflow, new, clock_ms)
+        facts += [made._replace(moves=(out, *made.moves), particulars=(command.spend,)), *others]
+    return [*facts, *inflow.lost(back), *inflow.repay()]
+
+
+def _is_renewed(lot: Lot, clock_ms: int) -> bool:
+    return lot.is_over(clock_ms) and not lot.is_void
 
 
 def _void(account: Account, command: VoidGrant, clock_ms: int) -> Answer:
     lots = account.lots_by(command.grant, command.number)
     if not lots:
         return Reason.GRANT_NOT_FOUND
-    lots = [lot for lot in lots if lot.remaining or lot.held]
+    lots = [lot for lot in lots if lot.is_live]
     if not lots:
         return Reason.NOTHING_TO_VOID
-    moves: tuple[Move, ...] = ()
-    for lot in lots:
-        account.note(lot)
-        lot.is_void = True
-        if lot.remaining:
-            moves += (account.move(lot, Bucket.REMAINING, Bucket.VOIDED, lot.remaining),)
-    return [Fact(FactKind.VOIDED, clock_ms, lots[0].asset, command.grant, moves)]
+    moves = tuple([Move(lot.id, _REMAINING, Bucket.VOIDED, lot.remaining) for lot in lots if lot.remaining])
+    held = tuple([lot.id.number for lot in lots if not lot.remaining])
+    particulars = (held,) if held else ()
+    return [Fact(FactKind.VOIDED, clock_ms, lots[0].asset, command.grant, moves, particulars=particulars)]
 
 
 def _transfer(account: Account, command: Transfer, clock_ms: int) -> Answer:
-    slices = account.allocate(command.asset, command.use, command.amount)
-    if _sum(slices) < command.amount or len(slices) > MAX_PARCELS:
+    asset = command.asset
+    moves, missing = _allocate(account, asset, command.use, command.amount, Bucket.IN_TRANSIT)
+    if missing or len(moves) > MAX_PARCELS:
         return Reason.INSUFFICIENT_CREDITS
-    account.send(command.command_id, command.asset, command.to, slices)
-    return [
-        Fact(
-            FactKind.SENT,
-            clock_ms,
-            command.asset,
-            part.lot.id.command_id,
-            (account.move(part.lot, Bucket.REMAINING, Bucket.IN_TRANSIT, part.amount),),
-            part.lot.terms,
-        )
-        for part in slices
-    ]
+    facts: list[Fact] = []
+    for (lot_id, _), move in zip(slices_of(moves), moves, strict=True):
+        # The receiver is said once.
+        particulars = (command.command_id, "" if facts else command.to)
+        terms = account.lot(lot_id).terms
+        facts.append(Fact(FactKind.SENT, clock_ms, asset, lot_id.command_id, (move,), terms, particulars=particulars))
+    return facts
 
 
 def _receive(account: Account, command: ReceiveTransfer, clock_ms: int) -> Answer:
-    refused = ""
+    asset, refused = command.asset, ""
     if account.is_closed:
         refused = Reason.ACCOUNT_CLOSED
     elif account.frozen == FreezeScope.ALL:
         refused = Reason.ACCOUNT_FROZEN
-    elif sum(parcel.amount for parcel in command.parcels) > account.room(command.asset):
+    elif sum(parcel.amount for parcel in command.parcels) > account.room(asset):
         refused = Reason.BALANCE_LIMIT_EXCEEDED
     if refused:
-        return [Fact(FactKind.REFUSED, clock_ms, command.asset, command.transfer, detail=str(refused))]
-    facts = []
+        return [Fact(FactKind.REFUSED, clock_ms, asset, command.transfer, detail=str(refused))]
+    facts: list[Fact] = []
+    inflow = Inflow(account, asset, clock_ms)
     for number, parcel in enumerate(command.parcels, start=1):
-        new = NewLot(LotId(command.command_id, number), command.asset, parcel.amount, parcel.terms, Bucket.IN_TRANSIT)
-        facts += _new_lot(account, new, clock_ms)
+        terms = parcel.terms
+        if not terms.effective_at:
+            terms = terms._replace(effective_at=clock_ms)
+        new = _Made(FactKind.ARRIVED, asset, LotId(command.command_id, number), parcel.amount, terms)
+        facts += _new_lot(account, inflow, new, clock_ms)
     return facts
 
 
@@ -284,25 +325,21 @@ def _settle_transfer(account: Account, command: SettleTransfer, clock_ms: int) -
     sent = account.transfers.get(command.transfer)
     if sent is None or not sent.is_open:
         return Reason.SPEND_NOT_FOUND
-    account.note(sent)
-    sent.is_open = False
     if not command.returned:
         return [Fact(FactKind.COMPLETED, clock_ms, sent.asset, command.transfer)]
     slices = sent.slices[::-1]
-    moves = account.move_all(slices, Bucket.IN_TRANSIT, Bucket.REMAINING)
+    moves = _moves(slices, Bucket.IN_TRANSIT, _REMAINING)
     fact = Fact(FactKind.RETURNED, clock_ms, sent.asset, command.transfer, moves, detail=command.returned)
-    return [fact, *account.come_home(lots_of(slices), clock_ms)]
+    return [fact, *Inflow(account, sent.asset, clock_ms).returned(slices)]
 
 
 def _freeze(account: Account, command: Freeze, clock_ms: int) -> list[Fact]:
-    account.frozen = command.scope
     return [Fact(FactKind.FROZEN, clock_ms, "", command.command_id, detail=str(command.scope))]
 
 
 def _unfreeze(account: Account, command: Unfreeze, clock_ms: int) -> Answer:
     if account.frozen is None:
         return Reason.ACCOUNT_NOT_FROZEN
-    account.frozen = None
     return [Fact(FactKind.UNFROZEN, clock_ms, "", command.command_id)]
 
 
@@ -322,42 +359,35 @@ def _close(account: Account, command: Close, clock_ms: int) -> Answer:
         return Reason.BALANCE_NOT_ZERO
     facts = []
     for asset, lots in left.items():
-        moves = tuple(account.move(lot, Bucket.REMAINING, Bucket.FORFEITED, lot.remaining) for lot in lots)
+        moves = tuple([Move(lot.id, _REMAINING, Bucket.FORFEITED, lot.remaining) for lot in lots])
         facts.append(Fact(FactKind.FORFEITED, clock_ms, asset, command.command_id, moves))
-    for scheduled in account.schedules.values():
-        if scheduled.is_open:
-            account.note(scheduled)
-            scheduled.is_open = False
-    account.is_closed = True
     return [*facts, Fact(FactKind.CLOSED, clock_ms, "", command.command_id)]
 
 
 def _limit(account: Account, command: SetCreditLimit, clock_ms: int) -> list[Fact]:
-    account.holding(command.asset).limit = command.limit
     return [Fact(FactKind.LIMITED, clock_ms, command.asset, command.command_id, detail=str(command.limit))]
 
 
 def _schedule(account: Account, command: CreateSchedule, clock_ms: int) -> list[Fact]:
-    account.schedule(command)
-    fact = Fact(FactKind.SCHEDULED, clock_ms, command.asset, command.command_id)
-    # Occurrences that were missed already.
-    return [fact, *account.settle(clock_ms)]
+    particulars = tuple([getattr(command, name) for name in PARTICULARS[FactKind.SCHEDULED]])
+    facts = [Fact(FactKind.SCHEDULED, clock_ms, command.asset, command.command_id, particulars=particulars)]
+    if command.first_at <= clock_ms:
+        # Occurrences that were missed already, each on what the ones before it leave.
+        scratch = Scratch(account)
+        apply(scratch, facts)
+        facts += settle(scratch, clock_ms)
+    return facts
 
 
 def _cancel(account: Account, command: CancelSchedule, clock_ms: int) -> Answer:
     scheduled = account.schedules.get(command.schedule)
     if scheduled is None:
         return Reason.SCHEDULE_NOT_FOUND
-    account.note(scheduled)
-    scheduled.is_open = False
     return [Fact(FactKind.CANCELLED, clock_ms, scheduled.command.asset, command.schedule)]
 
 
-def _sum(slices: Iterable[Slice]) -> int:
-    total = 0
-    for part in slices:
-        total += part[1]
-    return total
+def _moves(slices: Sequence[Slice], source: Bucket, target: Bucket) -> tuple[Move, ...]:
+    return tuple([make(Move, (lot, source, target, amount)) for lot, amount in slices])
 
 
 _RULES: Mapping[type, Callable[[Account, Any, int], Answer]] = {

@@ -1,7 +1,11 @@
-"""What a command, or time alone, came to: facts, each a set of moves that leaves nothing over."""
+"""What a command, or time alone, came to: facts, each a set of moves that leaves nothing over.
 
+Facts are complete: applied in their order to an account that was never used, they make it what it is.
+"""
+
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import Terms
 from creditfold.ledger.reasons import RejectionReason
@@ -77,7 +81,8 @@ class Fact(NamedTuple):
     """One thing that happened at an instant, in milliseconds UTC.
 
     `ref` names what it is about: the lot's command, the hold, the spend, the transfer or the schedule. `terms` are
-    those of the lot that it made, if it made one; `detail` says why, where that isn't plain.
+    those of the lot that it made, if it made one; `detail` says why, where that isn't plain. `particulars` are the
+    values of what PARTICULARS names for the kind: what `apply` must know and the rest doesn't say. They may be absent.
     """
 
     kind: FactKind
@@ -87,6 +92,36 @@ class Fact(NamedTuple):
     moves: tuple[Move, ...] = ()
     terms: Terms | None = None
     detail: str = ""
+    particulars: tuple[Any, ...] = ()
+
+
+#: What facts of some kinds say besides, by name, in the order of `Fact.particulars`. `spend` is what a capture makes or
+#: a reissue refunds; `to` is in the first fact of a transfer; `held_numbers` are voided lots that nothing is moved out
+#: of, since all that they have is held; `number` is that of the lot that became active, if it isn't the first.
+PARTICULARS: Mapping[FactKind, tuple[str, ...]] = {
+    FactKind.ACTIVATED: ("number",),
+    FactKind.HELD: ("deadline",),
+    FactKind.CAPTURED: ("spend",),
+    FactKind.REISSUED: ("spend",),
+    FactKind.VOIDED: ("held_numbers",),
+    FactKind.SENT: ("transfer", "to"),
+    FactKind.SCHEDULED: (
+        "amount",
+        "period",
+        "first_at",
+        "every",
+        "until",
+        "cap",
+        "lot_class",
+        "priority",
+        "expires_after_ms",
+        "scope",
+    ),
+}
+
+
+class CorruptStateError(Exception):
+    """An account's rows contradict each other, or a fact doesn't fit it; nothing may be decided about it."""
 
 
 class Balance(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from json.encoder import encode_basestring
 from typing import Any, NamedTuple, TypeAlias
 
-from creditfold.ledger.account import NUMBER_BITS, Account, Due, Held, Lot, Scheduled, Sent, Slice, Spent, owned
+from creditfold.ledger.account import LAPSE, NUMBER_BITS, Account, writable
 from creditfold.ledger.commands import (
     Batch,
     CancelSchedule,
@@ -22,12 +22,9 @@ from creditfold.ledger.commands import (
     Terms,
     VoidGrant,
 )
-from creditfold.ledger.facts import Bucket, Fact, FactKind, LotId
+from creditfold.ledger.facts import Bucket, CorruptStateError, FactKind, LotId
 from creditfold.ledger.folding import as_json
-
-
-class CorruptStateError(Exception):
-    """An account's rows contradict each other; nothing may be decided about it."""
+from creditfold.ledger.lots import Held, Lot, Scheduled, Sent, Slice, Spent
 
 
 class AccountRow(NamedTuple):
@@ -219,7 +216,7 @@ def restore(account: Account, rows: Rows) -> None:
         if LotId(one.command_id, one.number) not in account.lots:
             inline = _restore_lot(account, one)
             inline.is_stored = False
-            account.inline = owned(account.inline)
+            account.inline = writable(account.inline)
             account.inline[inline] = position
     for hold in rows.holds:
         if hold.command_id not in account.holds:
@@ -229,11 +226,10 @@ def restore(account: Account, rows: Rows) -> None:
             _restore_spend(account, spend)
     for transfer in rows.transfers:
         if transfer.command_id not in account.transfers:
-            slices = _slices(account, transfer.parcels)
-            sent = Sent(transfer.command_id, transfer.asset, transfer.to_account, slices)
+            sent = Sent(transfer.command_id, transfer.asset, transfer.to_account)
+            sent.slices = list(_slices(account, transfer.parcels))
             sent.is_open = transfer.is_open
-            account.transfers = owned(account.transfers)
-            account.transfers[transfer.command_id] = sent
+            account.keep_transfer(sent)
 
 
 def open_account(name: str, rows: Rows) -> Account:
@@ -244,7 +240,7 @@ def open_account(name: str, rows: Rows) -> Account:
     account = Account()
     restore(account, rows)
     for row in rows.balances:
-        account.holding(row.asset).limit = row.credit_limit
+        account.holding_to_change(row.asset).limit = row.credit_limit
         if account.balance(row.asset) != (row.available, row.pending, row.held, row.debt):
             raise CorruptStateError(
                 f"account {name!a} has {account.balance(row.asset)} of {row.asset!a} in lots, "
@@ -260,12 +256,11 @@ def _restore_lot(account: Account, row: LotRow) -> Lot:
     lot.voided, lot.forfeited, lot.reissued, lot.transferred = row[15:19]
     lot.is_pending, lot.is_lapsed, lot.is_void = row.is_pending, row.is_lapsed, row.is_void
     lot.is_stored = True
-    account.lots = owned(account.lots)
-    account.lots[lot.id] = lot
-    holding = account.holding(lot.asset)
-    account.count(holding, lot, lot.remaining)
+    account.keep_lot(lot)
+    holding = account.holding_to_change(lot.asset)
+    holding.count(lot, lot.remaining)
     holding.held += lot.held
-    account.enlist(lot)
+    holding.enlist(lot)
     account.expect_lot(lot)
     scheduled = account.schedules.get(row.command_id)
     if scheduled is not None:
@@ -276,21 +271,19 @@ def _restore_lot(account: Account, row: LotRow) -> Lot:
 def _restore_hold(account: Account, row: HoldRow) -> None:
     hold = Held(row.command_id, row.asset, row.deadline, _slices(account, row.slices), row.made)
     hold.taken, hold.is_open, hold.is_lapsed = row.taken, row.is_open, row.is_lapsed
-    account.holds = owned(account.holds)
-    account.holds[row.command_id] = hold
+    account.keep_hold(hold)
     if hold.is_open:
-        account.expect(hold.deadline, Due.LAPSE, hold)
+        account.expect(hold.deadline, LAPSE, hold)
 
 
 def _restore_spend(account: Account, row: SpendRow) -> None:
     spend = Spent(row.command_id, row.asset, _slices(account, row.slices), row.made)
     spend.debt = row.debt
-    account.spends = owned(account.spends)
-    account.spends[row.command_id] = spend
+    account.keep_spend(spend)
     if spend.debt:
-        holding = account.holding(row.asset)
+        holding = account.holding_to_change(row.asset)
         holding.debt += spend.debt
-        holding.debts = owned(holding.debts)
+        holding.debts = writable(holding.debts)
         holding.debts[row.command_id] = spend
 
 
@@ -312,20 +305,19 @@ def _restore_schedule(account: Account, row: ScheduleRow) -> None:
     )
     scheduled = Scheduled(command, row.made)
     scheduled.next, scheduled.is_open = row.next, row.is_open
-    account.schedules = owned(account.schedules)
-    account.schedules[row.command_id] = scheduled
+    account.keep_schedule(scheduled)
     account.expect_turn(scheduled)
 
 
 def _slices(account: Account, text: str) -> tuple[Slice, ...]:
     try:
-        return tuple(Slice(account.lots[LotId(part[0], part[1])], part[2]) for part in json.loads(text))
+        return tuple(Slice(account.lots[LotId(part[0], part[1])].id, part[2]) for part in json.loads(text))
     except KeyError as error:
         raise CorruptStateError(f"there is no lot {error.args[0]}, of which something has a slice") from None
 
 
 def _text(slices: Sequence[Slice]) -> str:
-    parts = [f"[{_quoted(lot.id[0])},{lot.id[1]},{amount}]" for lot, amount in slices]
+    parts = [f"[{encode_basestring(lot[0])},{lot[1]},{amount}]" for lot, amount in slices]
     return f"[{','.join(parts)}]"
 
 
@@ -350,6 +342,7 @@ def take_changes(name: str, account: Account, partition: int, into: Changes) -> 
     """Add what was changed since an account was last written; its balances aren't among it.
 
     Its lots count as stored from here on: where that fails, what there is in memory must be forgotten.
+    Raises CorruptStateError for a lot whose parts don't make up its amount.
     """
     if account.inline and account.changed:
         # They get rows all at once, or each change of one would have the others written anew.
@@ -358,25 +351,21 @@ def take_changes(name: str, account: Account, partition: int, into: Changes) -> 
             account.changed.setdefault(inline, place)
         account.inline = {}
     for one, position in account.changed.items():
-        # What a batch made that came to nothing is no longer the account's.
         if isinstance(one, Lot):
-            if account.lots.get(one.id) is not one:
-                continue
+            if not one.is_conserved:
+                raise CorruptStateError(f"the parts of lot {one.id} of account {name!a} don't make up its amount")
             if one.is_stored:
                 into.changed_lots.append(_changed_lot(name, one, position))
             else:
                 one.is_stored = True
                 into.lots.append((name, *_lot_row(one), partition, position))
         elif isinstance(one, Held):
-            if account.holds.get(one.id) is one:
-                into.holds.append((name, *_hold_row(one), partition, position))
+            into.holds.append((name, *_hold_row(one), partition, position))
         elif isinstance(one, Spent):
-            if account.spends.get(one.id) is one:
-                into.spends.append((name, *_spend_row(one), partition, position))
+            into.spends.append((name, *_spend_row(one), partition, position))
         elif isinstance(one, Sent):
-            if account.transfers.get(one.id) is one:
-                into.transfers.append((name, *_transfer_row(one), partition, position))
-        elif isinstance(one, Scheduled) and account.schedules.get(one.id) is one:
+            into.transfers.append((name, *_transfer_row(account, one), partition, position))
+        else:
             into.schedules.append((name, *_schedule_row(one), partition, position))
 
 
@@ -386,8 +375,8 @@ def _spend_row(spend: Spent) -> SpendRow:
     return SpendRow(spend.id, spend.asset, made, spend.debt, _text(spend.slices))
 
 
-def _transfer_row(sent: Sent) -> TransferRow:
-    parcels = as_json([[*part.lot.id, part.amount, *part.lot.terms] for part in sent.slices])
+def _transfer_row(account: Account, sent: Sent) -> TransferRow:
+    parcels = as_json([[*lot, amount, *account.lot(lot).terms] for lot, amount in sent.slices])
     return TransferRow(sent.id, sent.asset, sent.to, parcels, sent.is_open)
 
 
@@ -461,42 +450,6 @@ def _schedule_row(scheduled: Scheduled) -> ScheduleRow:
         scheduled.is_open,
         scheduled.next_at,
     )
-
-
-#: A text as JSON.
-_quoted = encode_basestring
-
-
-def facts_as_json(facts: Iterable[Fact], asset: str = "") -> str:
-    """Facts as the journal keeps them. A move is [lot's command, lot's number, source, target, amount].
-
-    The lot's command is empty where the move is of debt, which belongs to no lot; an asset is named where it isn't the
-    one given, terms where a lot was made.
-    """
-    return f"[{','.join([_fact(fact, asset) for fact in facts])}]"
-
-
-def _fact(fact: Fact, asset: str) -> str:
-    # Put together by hand, which takes a fifth of the time: there is a fact to each command.
-    kind, at_ms, own, ref, moves, terms, detail = fact
-    found = f'{{"kind":"{kind}","at":{at_ms},"ref":{_quoted(ref)}'
-    if own != asset:
-        found += f',"asset":{_quoted(own)}'
-    if detail:
-        found += f',"detail":{_quoted(detail)}'
-    if moves:
-        found += f',"moves":[{",".join([_move(*move) for move in moves])}]'
-    if terms is not None:
-        lot_class, priority, effective_at, expires_at, scope = terms
-        found += f',"terms":{{"lot_class":"{lot_class}","priority":{priority},"effective_at":{effective_at}'
-        found += f',"expires_at":{expires_at},"scope":{_quoted(scope)}}}'
-    return found + "}"
-
-
-def _move(lot: LotId | None, source: str, target: str, amount: int) -> str:
-    if lot is None:
-        return f'["",0,"{source}","{target}",{amount}]'
-    return f'[{_quoted(lot[0])},{lot[1]},"{source}","{target}",{amount}]'
 
 
 def spend_as_journalled(command_id: str, asset: str, made: int, facts: str) -> SpendRow | None:

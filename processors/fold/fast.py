@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from creditfold.ledger import RULES as FIRST_RULES
 from creditfold.ledger import CreditBook, CreditEntry, Grant, Spend, digest
-from creditfold.ledger.account import Account, Lot
+from creditfold.ledger.account import Account
 from creditfold.ledger.commands import LotClass, Terms
 from creditfold.ledger.facts import NOTHING, LotId
+from creditfold.ledger.lots import Lot
 from creditfold.ledger.rows import AccountRow, BalanceRow, LotRow, Rows, light_lot, open_account
 from creditfold.ledger.validity import metadata_problem
 from creditfold.log.partitioner import partition_of

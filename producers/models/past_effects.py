@@ -8,8 +8,8 @@ from bisect import bisect_left
 from typing import Any
 
 from creditfold.common.instants import iso
-from creditfold.ledger.account import DAY_MS, Scheduled
 from creditfold.ledger.commands import CreateSchedule
+from creditfold.ledger.lots import DAY_MS, Scheduled
 
 
 def past_turns(schedule: CreateSchedule, now_ms: int) -> list[int]:

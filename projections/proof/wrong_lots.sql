@@ -9,7 +9,7 @@ FROM (
                      lot_class, priority, effective_at_ms, expires_at_ms, scope, source, made >> 20) AS content,
            is_live = (remaining > 0 OR held > 0)
            AND next_at_ms IS NOT DISTINCT FROM CASE
-               WHEN NOT is_lapsed AND is_live THEN CASE WHEN is_pending THEN effective_at_ms ELSE nullif(expires_at_ms, 0) END
+               WHEN NOT is_lapsed AND remaining > 0 THEN CASE WHEN is_pending THEN effective_at_ms ELSE nullif(expires_at_ms, 0) END
            END AS is_sound
     FROM {schema}.all_lots
 ) AS k

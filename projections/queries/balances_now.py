@@ -13,12 +13,13 @@ from typing import Any, LiteralString, NamedTuple
 from psycopg import Connection
 
 from creditfold.common.errors import CreditfoldError
-from creditfold.ledger.account import EPOCH, NEVER, Account
+from creditfold.ledger.account import Account
+from creditfold.ledger.facts import CorruptStateError
 from creditfold.ledger.folding import as_json
+from creditfold.ledger.lots import EPOCH, NEVER
 from creditfold.ledger.rows import (
     AccountRow,
     BalanceRow,
-    CorruptStateError,
     HoldRow,
     LotRow,
     Rows,
@@ -28,6 +29,7 @@ from creditfold.ledger.rows import (
     lots_named,
     open_account,
 )
+from creditfold.ledger.time import settle
 from creditfold.projections.queries.balances import Balance, balances
 
 
@@ -215,12 +217,12 @@ def _settled(connection: Connection[Any], name: str, at_ms: int | None) -> _Sett
     more = [lot for key in missing for lot in _lots(connection, name, "l.command_id = %s AND l.number = %s", *key)]
     try:
         account = open_account(name, rows._replace(lots=[*rows.lots, *more]))
+        settle(account, (at - EPOCH) // timedelta(milliseconds=1))
     except CorruptStateError as error:
         raise InconsistentAccountError(
             f"The tables contradict each other: {error}.",
             "`creditfold verify` finds what is wrong, `creditfold rebuild` folds the log anew.",
         ) from error
-    account.settle((at - EPOCH) // timedelta(milliseconds=1))
     return _Settled(name, account, stored, partition or 0, at)
 
 

@@ -13,7 +13,7 @@ from hashlib import blake2b, sha256
 from typing import NamedTuple, TypeAlias
 
 from creditfold.ledger import CreditEntry
-from creditfold.ledger.rows import facts_as_json
+from creditfold.ledger.facts_json import facts_as_json
 from creditfold.projections.results import Activation, DeadLetter
 
 #: The chain before the first outcome.

@@ -102,7 +102,8 @@ RELATIONS: Mapping[str, Relation] = {
             **_AFTER,
             **_DETAILS,
             "facts": "JSON of what happened: `kind`, `at` (milliseconds since 1970 UTC), `ref` (what it is "
-            "about), `moves`, the `terms` of a new lot",
+            "about), `moves`, "
+            "the `terms` of a new lot, and whatever else makes the state of it",
         },
     ),
     "rejections": Relation(

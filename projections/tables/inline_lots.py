@@ -10,8 +10,8 @@ from typing import Any, LiteralString, NamedTuple
 from psycopg import sql
 
 from creditfold.ledger.commands import Terms
-from creditfold.ledger.facts import LotId
-from creditfold.ledger.rows import CorruptStateError, LotRow, light_lot
+from creditfold.ledger.facts import CorruptStateError, LotId
+from creditfold.ledger.rows import LotRow, light_lot
 
 
 class Word(NamedTuple):

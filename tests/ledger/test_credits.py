@@ -1390,6 +1390,17 @@ def test_steps_can_be_named_after_their_batch() -> None:
     assert ledger.state() == "g: 2 held, 1 spent, 6 voided"
 
 
+def test_steps_that_repay_a_debt_one_after_the_other() -> None:
+    """Each finds what the ones before it left of debt, hold and lots, in the batch as outside of it."""
+    before = (limit(9), grant(5), hold(5, command_id="h"), spend(8))
+    steps = (grant(3, "g2"), release(2), release(2, "r2"), grant(4, "g3"), capture(command_id="c"), void("g3"))
+    alone, together = Ledger(*before), Ledger(*before)
+    facts = [fact for step in steps for fact in alone.facts(step)]
+    assert together.facts(batch(*steps)) == facts
+    assert together.state() == alone.state()
+    assert [fact for fact in facts if "repaid" in fact] == [f"100 repaid s {amount}" for amount in (3, 2, 2, 1)]
+
+
 # Closing.
 
 

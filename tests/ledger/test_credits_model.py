@@ -41,9 +41,12 @@ from creditfold.ledger.commands import (
     Unfreeze,
     VoidGrant,
 )
-from creditfold.ledger.facts import Accepted, Bucket, Fact, FactKind, Outcome, Rejected
+from creditfold.ledger.decide import Refused, decide
+from creditfold.ledger.facts import Accepted, Bucket, CreditEntry, Fact, FactKind, Outcome, Rejected
+from creditfold.ledger.facts_json import facts_as_json
 from creditfold.ledger.folding import Verdict
 from helpers.credits_model import DAY_MS, PLACES, Answer, Model, Owner, Said
+from helpers.journal_replay import Line, contents, order_of_spending, replay, rows
 from helpers.transfers import following_command
 
 pytestmark = pytest.mark.both_cores
@@ -254,14 +257,11 @@ def said(outcome: Outcome | Verdict) -> Answer:
     return Said() if isinstance(outcome, Accepted) else outcome
 
 
-def settled(book: CreditBook) -> dict[str, list[Fact]]:
-    """Let time pass for everybody; gives what it did, by account."""
-    entries = book.tick(book.minute + 1)
+def settled(book: CreditBook, position: int = 0) -> list[CreditEntry]:
+    """Let time pass for everybody; gives the journal's lines of what it did."""
+    entries = book.tick(book.minute + 1, position)
     assert not isinstance(entries, Verdict)
-    found: dict[str, list[Fact]] = {}
-    for entry in entries:
-        found.setdefault(entry.account, []).extend(entry.facts)
-    return found
+    return entries
 
 
 def by_asset(facts: dict[str, list[Fact]]) -> dict[tuple[str, str], list[Fact]]:
@@ -308,6 +308,7 @@ class Credits(RuleBasedStateMachine):
         self.asked: dict[str, list[Command]] = {account: [] for account in ACCOUNTS}
         self.on_the_way: list[Command] = []
         self.facts: dict[str, list[Fact]] = {account: [] for account in ACCOUNTS}
+        self.journal: list[Line] = []
         self.advance(START_MS)
 
     # The two sides of the comparison.
@@ -325,12 +326,17 @@ class Credits(RuleBasedStateMachine):
         debts = {asset: self.book.balance(account, asset).debt for asset in ASSETS}
         parcels = command.parcels if isinstance(command, ReceiveTransfer) else ()
         back = self.model.returned(account)
-        outcome, answer = self.book.apply(command), self.model.apply(command)
+        foreseen = self.foresee(command)
+        outcome, answer = self.book.apply(command, len(self.log)), self.model.apply(command)
+        self.write(() if isinstance(outcome, Verdict) else outcome.entries)
         self.log.append(command)
         assert said(outcome) == answer, (command, said(outcome), answer)
         if isinstance(outcome, Verdict):
             assert picture(self.book) == before, command
             return
+        if foreseen is not None:
+            came = Refused(outcome.reason, outcome.step) if isinstance(outcome, Rejected) else [*outcome.facts]
+            assert (foreseen, outcome.settled) == (came, ()), command
         self.asked[account] += [command, *(command.steps if isinstance(command, Batch) else ())]
         self.facts[account] += (*outcome.settled, *(outcome.facts if isinstance(outcome, Accepted) else ()))
         follow = following_command(command, outcome)
@@ -348,6 +354,29 @@ class Credits(RuleBasedStateMachine):
         for asset in ASSETS:
             debt = self.book.balance(account, asset).debt
             assert debt <= max(debts[asset], self.model.owners[account].limits.get(asset, 0)), command
+
+    def foresee(self, command: Command) -> list[Fact] | Refused | None:
+        """What is decided about a command, where time has nothing to do first. Deciding changes nothing."""
+        account = self.book.accounts.get(command.account)
+        if account is None or account.next_due <= self.book.clock_ms:
+            return None
+        before = contents(account)
+        answer = decide(account, command, self.book.clock_ms)
+        assert contents(account) == before, command
+        return answer
+
+    def write(self, entries: Iterable[CreditEntry]) -> None:
+        """Lines of the journal, of the log's last record."""
+        for name, version, _, _, asset, *_, facts in entries:
+            self.journal.append(Line(len(self.log), name, version, asset, facts_as_json(facts, asset)))
+
+    def settle(self) -> None:
+        """Let time pass for everybody, on both sides."""
+        entries = settled(self.book, len(self.log))
+        self.write(entries)
+        for entry in entries:
+            self.facts[entry.account] += entry.facts
+        self.model.tick()
 
     def pen(self, dice: Random, account: str) -> Pen:
         """Who writes commands of an account. A hundred ids are enough for each command."""
@@ -374,9 +403,7 @@ class Credits(RuleBasedStateMachine):
     def tick(self) -> None:
         """A day goes by, and a tick settles everybody."""
         self.advance(self.book.clock_ms + DAY_MS)
-        for account, facts in settled(self.book).items():
-            self.facts[account] += facts
-        self.model.tick()
+        self.settle()
 
     @rule(dice=dice, count=st.integers(1, 8))
     def work(self, dice: Random, count: int) -> None:
@@ -483,13 +510,15 @@ class Credits(RuleBasedStateMachine):
     # In the end.
 
     def teardown(self) -> None:
-        """The same log with a tick on each day comes to the same; then all that was spent is given back."""
-        for account, facts in settled(self.book).items():
-            self.facts[account] += facts
-        self.model.tick()
+        """The same log with a tick on each day comes to the same; then all that was spent is given back.
+
+        And all of it is in the journal.
+        """
+        self.settle()
         self.agrees_with_the_model()
         self.fold_again_with_more_ticks()
         self.give_everything_back()
+        self.replay_the_journal()
 
     def fold_again_with_more_ticks(self) -> None:
         """Ticks only let things become visible sooner."""
@@ -497,8 +526,8 @@ class Credits(RuleBasedStateMachine):
         facts: dict[str, list[Fact]] = {account: [] for account in ACCOUNTS}
 
         def tick() -> None:
-            for account, more in settled(book).items():
-                facts[account] += more
+            for entry in settled(book):
+                facts[entry.account] += entry.facts
 
         for entry in self.log:
             if isinstance(entry, int):
@@ -513,6 +542,14 @@ class Credits(RuleBasedStateMachine):
         tick()
         assert picture(book) == picture(self.book)
         assert by_asset(facts) == by_asset(self.facts)
+
+    def replay_the_journal(self) -> None:
+        """The facts alone make the accounts, lot by lot, and what could come of them next."""
+        replayed = replay(self.journal)
+        # Of an account about which there is no line there is nothing.
+        accounts = {name: account for name, account in self.book.accounts.items() if account.version}
+        assert rows(replayed) == rows(accounts)
+        assert order_of_spending(replayed) == order_of_spending(accounts)
 
     def give_everything_back(self) -> None:
         """With every spend refunded, no debt is left and every lot that nothing ended is as if none had been."""

@@ -8,7 +8,7 @@ import pytest
 from creditfold.ledger import KINDS
 from creditfold.ledger.commands import Terms
 from creditfold.ledger.facts import Bucket, Fact, FactKind, LotId, Move
-from creditfold.ledger.rows import facts_as_json
+from creditfold.ledger.facts_json import facts_as_json
 from creditfold.processors.publisher.messages import Outcome, announces, outcome_message, read_outcome
 from creditfold.projections.queries import windows as outbox
 from creditfold.projections.queries.windows import JournalRow, Place

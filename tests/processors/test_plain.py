@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from creditfold.ledger import RULES, Command, CreditBook, Known, limits
 from creditfold.ledger.account import NUMBER_BITS
 from creditfold.ledger.commands import KINDS, Grant, Terms
-from creditfold.ledger.rows import CorruptStateError
+from creditfold.ledger.facts import CorruptStateError
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold import fast as quick
 from creditfold.processors.fold.account_cache import Loaded, Memory, Part, Seen

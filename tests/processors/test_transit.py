@@ -5,8 +5,16 @@ import pytest
 from creditfold.ledger import CreditBook, Tick, Verdict
 from creditfold.ledger.commands import Close, Command, Grant, ReceiveTransfer, SettleTransfer, Terms, Transfer
 from creditfold.ledger.facts import Accepted
-from creditfold.ledger.rows import Changes, facts_as_json, take_changes
-from creditfold.ledger.transfers import arrival, arrival_id, kept_parcels, settlement, settlement_id, why_returned
+from creditfold.ledger.facts_json import facts_as_json
+from creditfold.ledger.rows import Changes, take_changes
+from creditfold.ledger.transfers import (
+    arrival,
+    arrival_id,
+    kept_parcels,
+    settlement,
+    settlement_id,
+    why_returned,
+)
 from creditfold.log import appender
 from creditfold.log.appender import Appender, NewRecord
 from creditfold.log.partitioner import partition_of

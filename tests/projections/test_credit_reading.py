@@ -86,7 +86,7 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
         with connected(prepared.dsn) as connection:
             for name in accounts:
                 for row in queries.balances_as_of(connection, name, 0, until=offset):
-                    holding = then[name].holdings[row.asset]
+                    holding = then[name].holding(row.asset)
                     expected = (holding.available, holding.pending, holding.held, holding.debt, holding.limit)
                     assert (row.available, row.pending, row.held, row.debt, row.credit_limit) == expected
 

@@ -103,8 +103,8 @@ async def test_an_id_that_isn_t_recognized_is_found_out(
     assert counts == [(whole.accepted, whole.rejected, whole.duplicates, len(whole.dead_letters))]
 
 
-async def test_what_time_does_without_a_line_is_written_too(prepared: Settings) -> None:
-    """A lot that is wholly held when it ends has no fact then; it isn't due any more all the same."""
+async def test_nothing_is_written_without_a_line(prepared: Settings) -> None:
+    """A lot of which all is held when it ends has no fact then, and isn't due; what comes back to it expires."""
 
     def record(name: str, at_ms: int, offset: int, **fields: object) -> FakeRecord:
         key = b"ann" if "account" in fields else None
@@ -116,10 +116,14 @@ async def test_what_time_does_without_a_line_is_written_too(prepared: Settings) 
         record("Grant", 1_000, 0, **grant),
         record("Hold", 1_000, 1, **hold),
         record("Tick", 120_000, 2, command_id="t", minute=2),
+        record("Release", 120_000, 3, command_id="back", account="ann", hold="h", amount=2),
     ]
+    lots = "SELECT is_lapsed, next_at_ms, held, expired, log_offset FROM ledger_0001.lots"
+    await fold_in_pieces(prepared, records[:3], random.Random(1), None)
+    assert query(prepared, lots) == [(False, None, 5, 0, 1)]
+    assert query(prepared, "SELECT max(log_offset) FROM ledger_0001.journal") == [(1,)]
     await fold_in_pieces(prepared, records, random.Random(1), None)
-    lots = query(prepared, "SELECT is_lapsed, next_at_ms, log_offset FROM ledger_0001.lots")
-    assert lots == [(True, None, 2)]
+    assert query(prepared, lots) == [(True, None, 3, 2, 3)]
 
 
 def of_ann(kind: str, offset: int, at_ms: int, account: str = "ann", **fields: object) -> FakeRecord:
