@@ -21,12 +21,12 @@ from rig import console, servers
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
 from creditfold.ledger import CreditBook, Grant, Spend
-from creditfold.processors.fold.account_cache import Memory, fold_chunk
+from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import read_records
+from creditfold.processors.fold.transaction import chunk_transaction, fold_chunk
 from creditfold.producers.models.commands import encode_activation
 from creditfold.projections.connections import fold_pool
 from creditfold.projections.store.claim import claim
-from creditfold.projections.store.transaction import ChunkTransaction
 from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
 
@@ -93,14 +93,12 @@ async def into_postgres(settings: Settings, live: int, dead: int, spends: int) -
         won = await claim(pool, 0, "lots")
         middle = start + (len(log) - start) // 2
         for since, until, remembers in ((0, start, True), (start, middle, True), (middle, len(log), False)):
-            memory, began = Memory(10), time.perf_counter()
+            cache, began = AccountCache(10), time.perf_counter()
             for at in range(since, until, CHUNK):
                 end = min(until, at + CHUNK)
-                async with pool.connection() as connection, connection.transaction():
-                    transaction = ChunkTransaction(connection, 0, won)
-                    progress = await transaction.lock()
-                    await fold_chunk(transaction, progress, read_records(log[at:end], 0, 1), end, memory)
-                memory = memory if remembers else Memory(10)
+                async with pool.connection() as connection, chunk_transaction(connection, 0, won, cache) as transaction:
+                    await fold_chunk(transaction, read_records(log[at:end], 0, 1), end, cache)
+                cache = cache if remembers else AccountCache(10)
             taken.append((time.perf_counter() - began) / max(until - since, 1) * 1e6)
     return taken[1], taken[2]
 

@@ -31,14 +31,15 @@ from sampling import sampled
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
 from creditfold.log.partitioner import partition_of
-from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
+from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import read_records
+from creditfold.processors.fold.fast import new_filter
+from creditfold.processors.fold.transaction import chunk_transaction, fold_chunk
+from creditfold.processors.worker.folder import RECENT_BYTES, RECENT_IDS, WORKER_ACCOUNTS, WORKER_LOTS
 from creditfold.processors.worker.main import GC_THRESHOLDS
-from creditfold.processors.worker.partitions import RECENT_BYTES, RECENT_IDS, WORKER_ACCOUNTS, WORKER_LOTS
 from creditfold.producers.models.commands import encode_command
 from creditfold.projections.connections import fold_pool
 from creditfold.projections.store.claim import claim
-from creditfold.projections.store.transaction import ChunkTransaction
 from creditfold.projections.tables.setup import prepare
 
 PARTITIONS = 8
@@ -85,20 +86,22 @@ async def alone(dsn: str, log: str, count: int, accounts: int, size: int) -> dic
     gc.set_threshold(*GC_THRESHOLDS)
     async with fold_pool(dsn, "stages", 1) as pool:
         claims = [await claim(pool, partition, "stages") for partition in range(PARTITIONS)]
-        seen = Seen(RECENT_BYTES, RECENT_IDS)
+        ids = new_filter(RECENT_BYTES, RECENT_IDS)
         accounts_each, lots_each = WORKER_ACCOUNTS // PARTITIONS, WORKER_LOTS // PARTITIONS
-        memories = [Memory(accounts_each, lots=lots_each, seen=seen) for _ in range(PARTITIONS)]
+        caches = [AccountCache(accounts_each, lots=lots_each, ids=ids) for _ in range(PARTITIONS)]
         async with pool.connection() as connection:
             session = psutil.Process(connection.info.backend_pid)
         before, began, own = session.cpu_times(), time.perf_counter(), time.process_time()
         with sampled() as sampler:
             for partition, chunk in chunks(appended, size):
-                async with pool.connection() as connection, connection.transaction():
-                    transaction = ChunkTransaction(connection, partition, claims[partition])
-                    progress = await transaction.lock()
+                cache = caches[partition]
+                async with (
+                    pool.connection() as connection,
+                    chunk_transaction(connection, partition, claims[partition], cache) as transaction,
+                ):
                     reads = read_records(chunk, partition, PARTITIONS)
-                    await fold_chunk(transaction, progress, reads, chunk[-1].offset + 1, memories[partition])
-                memories[partition].trim()
+                    await fold_chunk(transaction, reads, chunk[-1].offset + 1, cache)
+                cache.trim()
         took, own, after = time.perf_counter() - began, time.process_time() - own, session.cpu_times()
     gc.unfreeze()
     spent = after.user + after.system - before.user - before.system

@@ -33,7 +33,7 @@ IDLE_S = 30.0
 STILL_S = 60.0
 #: How often a piece of work may fail before that is reported.
 TRIES = 3
-#: What is due waits for a tick, which comes once in CREDITFOLD_TICK_SECONDS: so many of them, and so long.
+#: What is due waits for a tick, which comes once in CREDITFOLD_TICK_SECONDS: for this many ticks and seconds.
 OVERDUE_TICKS = 3
 OVERDUE_S = 60.0
 #: How long a transfer may be in transit while no partition is behind.
@@ -152,7 +152,7 @@ def judge_machine(
 
 
 class Reached(NamedTuple):
-    """What Kafka shows beside PostgreSQL's side.
+    """What Kafka shows, besides what PostgreSQL does.
 
     `ends` are each partition's ends, `waiting_s` for how long the first record to fold has been in the log, where that
     was looked at.

@@ -1,6 +1,6 @@
 """Gives a process's signs of life: a thread that writes, every two seconds, what the process does at that moment.
 
-Owns the thread and its connection, which wait behind nothing that the process does: a loop that stands still, or lanes
+Owns the thread and its connection, which wait behind nothing that the process does: a loop that stands still, or folds
 that hang, are seen as such. Judges nothing (`health.py`), and never ends or delays the process: while PostgreSQL is
 away, read-only or slow, there are no signs.
 """
@@ -53,7 +53,7 @@ def is_ours(pid: int) -> bool:
     try:
         return b"creditfold" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return True  # A system that doesn't say what runs there.
+        return True  # A system that doesn't show what runs there.
 
 
 class Signs:
@@ -72,7 +72,7 @@ class Signs:
         self._turned[loop] = time.monotonic()
 
     def end(self) -> None:
-        """The process was told to end, or ends by itself."""
+        """The process was asked to end, or ends by itself."""
         self.state = "stopped"
         self.news.set()
 

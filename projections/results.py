@@ -1,7 +1,7 @@
 """What folding a chunk comes to, as rows that are not written yet. Knows no SQL."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 from creditfold.common.position import Position
 from creditfold.ledger import CreditEntry
@@ -50,41 +50,12 @@ JournalLine: TypeAlias = tuple[int, CreditEntry]
 Cells: TypeAlias = tuple[int, Sequence[str | bytes]]
 
 
-class PlainLines(Protocol):
-    """Lines of the journal that the compiled core makes of plain commands."""
-
-    def __len__(self) -> int: ...
-
-    def link(
-        self, chain: bytes, start: int, end: int, others: Iterable[tuple[int, bytes]]
-    ) -> tuple[bytes, Sequence[tuple[int, bytes]]]:
-        """Go on with the chain over these lines and others, which are in order; as `extend` of chain.py."""
-
-    def by_account(self, size: int) -> Sequence[bytes]:
-        """All lines in the order of their accounts, each with its end, in pieces of about so many bytes."""
-
-
-class LightAccounts(Protocol):
-    """Accounts that the compiled core keeps, some of which may have rows to be written."""
-
-    @property
-    def unsaved(self) -> int:
-        """Of how many accounts the rows are to be written."""
-
-    def totals(self) -> Mapping[str, tuple[int, int]]:
-        """By asset what was issued and what was spent since this was asked last."""
-
-    def rows(self, partition: int) -> Sequence[Cells]:
-        """The rows to write, which count as written from here on: of balances, of new lots, of changed lots."""
-
-
 class ChunkResult(NamedTuple):
     """All that folding a chunk of one partition's records came to.
 
     `accepted` and `rejected` count records, which may have several lines in the journal; `minute` is that of the last
     tick. `accounts` holds those that have lines, in the state after the last of them. `made` is the weight of
-    the lines, in facts and moves of lots. `plain` are the lines of plain commands that the compiled core made, and
-    `light` has the accounts that these are about. `last` is the last record that was folded, None where there was none.
+    the lines, in facts and moves of lots. `last` is the last record that was folded, None where there was none.
     """
 
     next_offset: int
@@ -101,6 +72,4 @@ class ChunkResult(NamedTuple):
     minute: int = 0
     accounts: Mapping[str, Account] = {}
     made: int = 0
-    plain: PlainLines | None = None
-    light: LightAccounts | None = None
     last: LastRecord | None = None

@@ -81,7 +81,7 @@ def rebuild(
     """
     from creditfold.common.settings import load_settings
     from creditfold.processors.rebuild import steps
-    from creditfold.processors.rebuild.processes import crew_at_once
+    from creditfold.processors.rebuild.processes import fold_processes_at_once
 
     if resume is not None and (until or until_position or tablespace or note):
         raise ArgumentError("--resume goes on as the rebuild was begun.", "Leave out the other options.")
@@ -95,9 +95,9 @@ def rebuild(
         most_per_s=rate,
     )
     began = time.monotonic()
-    # The bar has a thread of its own, and librdkafka has several: the crew comes first.
-    with _with_resume_remedy() as made, crew_at_once(processes) as crew, FoldBar().shown() as bar:
-        done = steps.rebuild(load_settings(), request, bar, made.append, crew)
+    # The bar has a thread of its own, and librdkafka has several: the processes come first.
+    with _with_resume_remedy() as made, fold_processes_at_once(processes) as fold_processes, FoldBar().shown() as bar:
+        done = steps.rebuild(load_settings(), request, bar, made.append, fold_processes)
     seconds = time.monotonic() - began
     _report_unfinished()
     if json:
@@ -200,7 +200,9 @@ def activate(
     if accept_differences and not note:
         raise ArgumentError("--accept-differences needs a reason.", "Add --note WHY; it is kept in the catalog.")
     with FoldBar().shown() as bar:
-        done = steps.activate(load_settings(), number, steps.Consent(accept_differences, log_replaced, note), bar)
+        done = steps.activate(
+            load_settings(), number, steps.ActivationOptions(accept_differences, log_replaced, note), bar
+        )
     if json:
         print_json(done)
         return

@@ -113,7 +113,7 @@ class FoldBar:
             # Without a total the bar pulses.
             self._task = self._bar.add_task(step, total=total or None, completed=done, figures="")
 
-    def tell(self, done: int) -> None:
+    def report(self, done: int) -> None:
         """Move the bar to `done` records."""
         if self._bar is not None and self._task is not None:
             seconds = time.monotonic() - self._since

@@ -1,7 +1,7 @@
-"""The quick way's Python side: what is read, loaded and folded by `plain.pyx` where the core is compiled.
+"""The Python side of the fast path: what `plain.pyx` reads, loads and folds where the core is compiled.
 
-Owns what becomes of an account that goes from the one way to the other. Elsewhere than in the compiled core everything
-goes Python's way, and nothing here does anything.
+Owns how an account moves between the fast path and Python's. Where the core is plain Python, all goes Python's way:
+there is no store, no plan, and records are read by `chunk.py`.
 """
 
 import importlib
@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from creditfold.ledger import RULES as FIRST_RULES
-from creditfold.ledger import CreditBook, CreditEntry, Grant, Spend, digest
+from creditfold.ledger import CreditBook, Grant, Spend, digest
 from creditfold.ledger.account import Account
 from creditfold.ledger.commands import LotClass, Terms
-from creditfold.ledger.facts import NOTHING, LotId
+from creditfold.ledger.facts import LotId
 from creditfold.ledger.lots import Lot
 from creditfold.ledger.rows import AccountRow, BalanceRow, LotRow, Rows, light_lot, open_account
 from creditfold.ledger.validity import metadata_problem
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import Read, Record, read_one, read_records
 from creditfold.processors.fold.chunk import folding as new_folding
+from creditfold.processors.fold.id_filter import IdFilter
 from creditfold.projections.results import ChunkResult
 from creditfold.schemas.reader import MalformedError, read_texts
 from creditfold.schemas.registry import load_lock
@@ -34,25 +35,35 @@ except ImportError:
 #: Bytes of lines that a transaction holds before it is committed and another one goes on.
 MOST_BYTES = 2**24
 
-#: The version of the rules that the quick way decides by: under any other, everything goes Python's way.
+#: The version of the rules that the fast path decides by: under any other, all goes Python's way.
 RULES = FIRST_RULES
 
 
 def new_store() -> "plain.Store | None":
-    """Where a partition's light accounts are remembered, None where there is no quick way."""
+    """A store for a partition's accounts on the fast path, None where there is none."""
     return None if _plain is None else _plain.Store()
 
 
-def new_filter(size: int, most: int | None) -> "plain.Filter | None":
-    """A filter of ids that the quick way can ask too, None where there is none."""
-    return None if _plain is None else _plain.Filter(size, most)
+def new_filter(size: int, most: int | None = None) -> "plain.Filter | IdFilter":
+    """A filter of command ids, the one that the fast path can ask where there is one.
+
+    Args:
+        size: its bytes.
+        most: how many ids before the last are recognized; None to recognize all.
+    """
+    return IdFilter(size, most) if _plain is None else _plain.Filter(size, most)
 
 
 def new_plan(
-    store: "plain.Store", reads: list[Read], seen: "plain.Filter | None", clock_ms: int, *, trusts: bool
+    store: "plain.Store",
+    reads: list[Read],
+    ids: "plain.Filter | IdFilter | None",
+    clock_ms: int,
+    *,
+    trusts: bool,
 ) -> "plain.Plan":
     """How reads are to be folded; the arguments are those of `plain.Plan`."""
-    plan: plain.Plan = _plain.Plan(store, reads, seen, trusts, clock_ms)
+    plan: plain.Plan = _plain.Plan(store, reads, ids, trusts, clock_ms)
     return plan
 
 
@@ -85,23 +96,23 @@ _READER = _reader()
 def read(records: Sequence[Record], partition: int, partitions: int, store: "plain.Store | None") -> list[Read]:
     """Decode and check records of one partition of a topic that has `partitions`.
 
-    With a store, plain commands are left as they are: whoever folds them otherwise has them read by `slowly`.
+    With a store, plain commands stay encoded for the fast path; `decoded` decodes them where they don't take it.
     """
     if _READER is None or store is None:
         return read_records(records, partition, partitions)
     return _READER.read(records, partition, partitions, store, read_one, partition_of)
 
 
-def slowly(reads: list[Read]) -> list[Read]:
-    """Have plain commands that were left as they are read as any other record."""
-    return reads if _plain is None else [_slowly(read) if _is_plain(read[1]) else read for read in reads]
+def decoded(reads: list[Read]) -> list[Read]:
+    """Reads in which the plain commands that stayed encoded are decoded."""
+    return reads if _plain is None else [_decoded(read) if _is_plain(read[1]) else read for read in reads]
 
 
-def without_slow(plan: "plain.Plan", reads: list[Read]) -> list[Read]:
-    """The same of those that a plan has go Python's way."""
+def decoded_by(plan: "plain.Plan", reads: list[Read]) -> list[Read]:
+    """Reads in which the plain commands are decoded that a plan has go Python's way."""
     if not plan.has_slow:
         return reads
-    return [_slowly(read) if _is_plain(read[1]) and _is_slow(read[1]) else read for read in reads]
+    return [_decoded(read) if _is_plain(read[1]) and _is_slow(read[1]) else read for read in reads]
 
 
 def _is_plain(content: Any) -> bool:
@@ -112,13 +123,13 @@ def _is_slow(content: Any) -> bool:
     return bool(content.is_slow)
 
 
-def _slowly(read: Read) -> Read:
-    # That it lies in the right partition was seen when it was left.
+def _decoded(read: Read) -> Read:
+    # That it lies in the right partition was checked when it was read.
     return read[0], read_one(read[0], 0, 1)
 
 
 class Moved(NamedTuple):
-    """An account that has left the quick way, and the place of its last line if its balance isn't written yet."""
+    """An account that has left the fast path, and the offset of its last line if its balance isn't written yet."""
 
     name: str
     account: Account
@@ -147,15 +158,8 @@ def _lot_row(asset: str, lot: tuple[Any, ...]) -> LotRow:
     return light_lot(LotId(command_id, number), asset, terms, made, source, places=places)
 
 
-def last_line(moved: Moved) -> CreditEntry:
-    """What stands for an account's last line where only its balance is asked for."""
-    account, asset = moved.account, moved.asset
-    line = (moved.name, account.version, None, "", asset, 0, NOTHING, account.balance(asset), None, None, RULES)
-    return CreditEntry(*line, 0, 0, "", "", b"", "", ())
-
-
 def parts_of(account: Account, asset: str, clock_ms: int) -> tuple[int, int, list[tuple[Any, ...]]] | None:
-    """The version, the available credits and the lots of an account that can go the quick way; None for others.
+    """The version, the available credits and the lots of an account that can take the fast path; None for others.
 
     It must have nothing but lots of this asset that can be spent by all at this instant, and nothing unwritten.
     """
@@ -189,13 +193,23 @@ def _lot_parts(lot: Lot, position: int) -> tuple[Any, ...] | None:
     return (command_id, number, *terms, lot.made, str(lot.source), *amounts, position, lot.is_stored)
 
 
-def fold_quickly(
+def fold(
     plan: "plain.Plan", reads: list[Read], book: CreditBook, *, partition: int, end: int, most: float
-) -> ChunkResult:
-    """Fold reads of which some go the quick way; the arguments are those of `chunks.fold`, for a plan's reads."""
-    fold = new_folding(book)
-    lines, count = plan.fold(reads, fold, partition, book.clock_ms, most, MOST_BYTES)
-    result = fold.result(end if count == len(reads) else reads[count][0].offset)
-    return result._replace(
-        accepted=result.accepted + lines.accepted, rejected=result.rejected + lines.rejected, plain=lines
-    )
+) -> tuple[ChunkResult, "plain.Lines"]:
+    """Fold a plan's reads, of which some take the fast path.
+
+    Args:
+        plan: of the reads.
+        reads: as `decoded_by` returned them.
+        book: to fold the others into.
+        partition: of the command topic.
+        end: the offset behind the reads.
+        most: stop behind the record with which what was made weighs more, as `chunk.fold` does.
+
+    Returns what it came to, and the journal's lines of what took the fast path.
+    """
+    folding = new_folding(book)
+    lines, count = plan.fold(reads, folding, partition, book.clock_ms, most, MOST_BYTES)
+    result = folding.result(end if count == len(reads) else reads[count][0].offset)
+    accepted, rejected = result.accepted + lines.accepted, result.rejected + lines.rejected
+    return result._replace(accepted=accepted, rejected=rejected), lines

@@ -109,11 +109,11 @@ cdef enum:
 
 @cython.final
 cdef class Filter:
-    """Which (account, command id) were noted: may take a new one for noted, never a noted one for new.
+    """Which (account, command id) were added: may take a new one for an added one, never an added one for new.
 
     Args:
         size: its bytes.
-        most: how many before the last are not forgotten, at most twice as many; None to forget none.
+        most: how many ids before the last are recognized, at most twice as many; None to recognize all.
     """
 
     cdef uint64_t* _now
@@ -136,15 +136,15 @@ cdef class Filter:
         free(self._now)
         free(self._before)
 
-    def note(self, str account not None, str command_id not None):
-        """Note an id; tell whether it may have been noted before."""
+    def add(self, str account not None, str command_id not None):
+        """Add an id; returns whether it may have been added before."""
         cdef bytes name = account.encode("utf-8", "surrogatepass"), own = command_id.encode("utf-8", "surrogatepass")
-        return self.add(
+        return self._add(
             <const unsigned char*> PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name),
             <const unsigned char*> PyBytes_AS_STRING(own), PyBytes_GET_SIZE(own),
         )
 
-    cdef bint add(
+    cdef bint _add(
         self, const unsigned char* name, Py_ssize_t name_size, const unsigned char* own, Py_ssize_t own_size
     ) noexcept:
         cdef uint64_t mixed = _mix(_hash(own, own_size, _hash(name, name_size, 0x9E3779B97F4A7C15)))
@@ -1253,8 +1253,8 @@ cdef class Plan:
     Args:
         store: light accounts that are remembered; gets those of these records.
         reads: as `Reader.read` gave them.
-        seen: notes ids; those that it hasn't noted are new. None to look all up.
-        trusts: whether what it hasn't noted is taken for new.
+        seen: gets the ids of plain commands. None to look all of them up.
+        trusts: whether an id that it hasn't seen is taken for new.
         clock_ms: the log's clock before them.
     """
 
@@ -1307,7 +1307,7 @@ cdef class Plan:
                 self._slow_down(light)
             is_doubtful = True
             if seen is not None:
-                is_doubtful = seen.add(
+                is_doubtful = seen._add(
                     <const unsigned char*> PyBytes_AS_STRING(plain.key), PyBytes_GET_SIZE(plain.key),
                     plain.id, plain.id_size,
                 )

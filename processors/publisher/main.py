@@ -1,4 +1,4 @@
-"""Runs a publisher: shares the log's partitions with its like, and copies each one's outcomes until told to stop.
+"""Runs a publisher: shares the log's partitions with other publishers, and copies outcomes until it is stopped.
 
 A Kafka consumer group that never reads says which partitions are this process's; each of those has a thread with an
 outbox. Owns the process, the group and the threads. What is published, and from where on, is the outbox's.
@@ -58,7 +58,7 @@ SESSION_MS = 10_000
 #: How long a partition's last window may take when the partition is given away.
 HANDOVER_S = 5.0
 CHECK_EVERY_S = 5.0
-#: How often to compare the log with what was folded of it, in seconds; a partition's lane does so when it begins, too.
+#: How often to compare the log with what was folded of it, in seconds; a partition's thread does too when it begins.
 COMPARE_EVERY_S = 30.0
 #: How long the group's member may take to find a Kafka that answers others; more than the longest pause before it tries
 #: again to connect.
@@ -66,8 +66,8 @@ FIND_S = 3.0
 REPORT_EVERY_S = 5.0
 #: Connections to PostgreSQL of one publisher.
 CONNECTIONS = 4
-#: How long a step may take while Kafka is there, in seconds. A call of librdkafka may outlast the time it was given,
-#: for ever: so does send_offsets_to_transaction where the broker was restarted.
+#: How long a step may take while Kafka is there, in seconds. A call of librdkafka may never come back, whatever its
+#: time-out: so does send_offsets_to_transaction where the broker was restarted.
 HANG_S = 30.0
 #: Pause before a partition is tried again that can't be published rightly.
 REFUSED_PAUSE_S = 60.0
@@ -80,8 +80,8 @@ class OutcomeTopicError(CreditfoldError):
     """A topic that outcomes or dead letters are published to isn't what it must be, or isn't what it was."""
 
 
-class Lane(threading.Thread):
-    """One partition's thread: publishes what it is told is folded, and never ends by itself.
+class PartitionThread(threading.Thread):
+    """One partition's thread: publishes what is folded, and never ends by itself.
 
     Args:
         topics: what is published to where.
@@ -119,8 +119,8 @@ class Lane(threading.Thread):
         self._outbox: Outbox | None = None
         self._interruption: CreditfoldError | None = None
 
-    def tell(self, folded: int) -> bool:
-        """Say how far the fold is. Returns whether that is news."""
+    def set_folded(self, folded: int) -> bool:
+        """Publish before offset `folded` of the log, where the fold stands; returns whether that is news."""
         if folded == self.folded:
             return False
         with self._news:
@@ -218,7 +218,7 @@ class Lane(threading.Thread):
         with self._step():
             done = outbox.publish(folded)
         if done is None:
-            # The views changed under us; how far they are now is told in a moment.
+            # The views changed under us; how far they are now is read in a moment.
             self._stopping.wait(BUSY_PAUSE_S)
             return
         self._failures, self._why = 0, ""
@@ -248,10 +248,10 @@ class Lane(threading.Thread):
 
 
 class Moved(NamedTuple):
-    """When a partition's publishing moved last, and what its lane had published then."""
+    """When a partition's publishing moved last, and what its thread had published then."""
 
     at: float
-    lane: Lane
+    thread: PartitionThread
     published_to: int
     done: Count
 
@@ -263,7 +263,7 @@ def _in_words(error: BaseException) -> str:
 
 
 class Publisher:
-    """The process: a member of the group, with a lane for each partition that is its own.
+    """The process: a member of the group, with a thread for each partition that is its own.
 
     Args:
         settings: where Kafka and PostgreSQL are.
@@ -286,7 +286,7 @@ class Publisher:
         self._settings = settings
         self._infos = infos
         self._pool = pool
-        self._lanes: dict[int, Lane] = {}
+        self._threads: dict[int, PartitionThread] = {}
         self._stopping = False
         self._wrong: CreditfoldError | None = None
         self._reported_at = time.monotonic()
@@ -342,12 +342,12 @@ class Publisher:
                     self._replace_if_lost()
                 # It hears of partitions and answers for its life; every partition is paused, so it reads nothing.
                 self._consumer.poll(pause_s)
-                pause_s = BUSY_PAUSE_S if self._tell_lanes() else min(pause_s * 1.5, IDLE_PAUSE_S)
+                pause_s = BUSY_PAUSE_S if self._look_at_fold() else min(pause_s * 1.5, IDLE_PAUSE_S)
                 self._report()
         finally:
             # Leaves the group, by way of `_revoked`, so that others take over at once.
             self._consumer.close()
-            self._end(list(self._lanes))
+            self._end(list(self._threads))
 
     def _subscribe(self) -> None:
         self._consumer.subscribe(
@@ -365,7 +365,7 @@ class Publisher:
         """Replace the group's member, which has lost all brokers, by a new one; see common/brokers.py."""
         log.warning("the group's member has lost all brokers, another one takes its place")
         self._consumer.close()
-        self._end(list(self._lanes))
+        self._end(list(self._threads))
         self._consumer, self._missed = self._member(), 0
         self._subscribe()
 
@@ -384,17 +384,19 @@ class Publisher:
             outcomes.max_message_bytes or DEFAULT_MESSAGE_BYTES,
             dead_letters.max_message_bytes or DEFAULT_MESSAGE_BYTES,
         )
-        lane = Lane(topics, partition, self._make_outbox, self._refuse_other_history, self._settings.retry_max_s)
-        self._lanes[partition] = lane
-        lane.start()
+        thread = PartitionThread(
+            topics, partition, self._make_outbox, self._refuse_other_history, self._settings.retry_max_s
+        )
+        self._threads[partition] = thread
+        thread.start()
 
     def _leave_hung(self) -> None:
-        """Put another lane in the place of one that hangs, which it fences; the hung one ends if it ever comes back."""
-        for partition, lane in list(self._lanes.items()):
-            if lane.hangs:
+        """Start another thread in the place of one that hangs and is fenced so; that one ends if it ever comes back."""
+        for partition, thread in list(self._threads.items()):
+            if thread.hangs:
                 log.warning("a partition's client hangs, another one takes its place", partition=partition)
-                lane.stop()
-                self._ended = _sum([self._ended, lane.count])
+                thread.stop()
+                self._ended = _sum([self._ended, thread.count])
                 self._begin(partition)
 
     def _make_outbox(self, topics: Topics, partition: int) -> Outbox:
@@ -405,27 +407,27 @@ class Publisher:
         consumer.incremental_unassign(places)
 
     def _end(self, partitions: Iterable[int]) -> None:
-        lanes = [self._lanes.pop(partition) for partition in partitions if partition in self._lanes]
-        for lane in lanes:
-            lane.stop()
+        threads = [self._threads.pop(partition) for partition in partitions if partition in self._threads]
+        for thread in threads:
+            thread.stop()
         deadline = time.monotonic() + HANDOVER_S
-        for lane in lanes:
+        for thread in threads:
             # One that hangs in an outage is left behind; whoever gets the partition next fences it.
-            lane.join(max(deadline - time.monotonic(), 0.0))
-            self._ended = _sum([self._ended, lane.count])
+            thread.join(max(deadline - time.monotonic(), 0.0))
+            self._ended = _sum([self._ended, thread.count])
 
-    def _tell_lanes(self) -> bool:
-        """Look how far the fold is; tell whether it moved. Raises LogChangedError if it is of another log by now."""
-        if not self._lanes:
+    def _look_at_fold(self) -> bool:
+        """Look how far the fold is; returns whether it moved. Raises LogChangedError if it is of another log by now."""
+        if not self._threads:
             return False
         try:
             with self._pool.connection() as connection:
-                folded = folded_to(connection, self._infos[0].log, self._lanes)
+                folded = folded_to(connection, self._infos[0].log, self._threads)
         except (psycopg.Error, PoolTimeout) as error:
-            # Every lane says so, with what it does about it, when it has something to do.
+            # Each thread logs it, and what it does about it, when it has something to do.
             log.warning(f"{outage_event(error)} to hear from the fold", why=_in_words(error))
             return False
-        news = [self._lanes[partition].tell(offset) for partition, offset in folded.items()]
+        news = [self._threads[partition].set_folded(offset) for partition, offset in folded.items()]
         return any(news)
 
     def _watch_topics(self) -> None:
@@ -451,21 +453,21 @@ class Publisher:
 
     def _notice_lost_ends(self) -> None:
         """Have partitions published again from where the topics end, if that is before what was published."""
-        lanes = dict(self._lanes)
+        threads = dict(self._threads)
         for info in self._infos[1:]:
             # Before Kafka is asked: what is published meanwhile isn't behind the end that it gives.
-            published = {partition: lane.end_of(info.name) for partition, lane in lanes.items()}
-            for partition, end in log_ends(self._settings, info.name, lanes).items():
+            published = {partition: thread.end_of(info.name) for partition, thread in threads.items()}
+            for partition, end in log_ends(self._settings, info.name, threads).items():
                 # The mark of its last transaction may be on its way.
                 if end.high < published[partition] - 1:
                     lost = OutcomesCutError(info.name, partition, published[partition], end.high)
-                    lanes[partition].interrupt(lost)
+                    threads[partition].interrupt(lost)
 
     def _compare_log(self) -> None:
         """Have partitions left alone of which the log has lost what was folded."""
-        lanes = dict(self._lanes)
-        for partition, error in self._refusals(lanes).items():
-            lanes[partition].interrupt(error)
+        threads = dict(self._threads)
+        for partition, error in self._refusals(threads).items():
+            threads[partition].interrupt(error)
 
     def _refuse_other_history(self, partition: int) -> None:
         for error in self._refusals([partition]).values():
@@ -478,32 +480,32 @@ class Publisher:
 
     def _partition_signs(self) -> list[PartitionSign]:
         """What it does about each partition that it holds or has held; called from the thread that gives the signs."""
-        now, lanes = time.monotonic(), dict(self._lanes)
-        self._held_at.update(dict.fromkeys(lanes, now))
+        now, threads = time.monotonic(), dict(self._threads)
+        self._held_at.update(dict.fromkeys(threads, now))
         return [
-            lanes[partition].sign(now, self._moved_at(lanes[partition], partition, now))
-            if partition in lanes
+            threads[partition].sign(now, self._moved_at(threads[partition], partition, now))
+            if partition in threads
             else PartitionSign(partition, round(now - held_at, 3))
             for partition, held_at in sorted(self._held_at.items())
         ]
 
-    def _moved_at(self, lane: Lane, partition: int, now: float) -> float:
-        """When something of a partition was published last. A lane in a hung one's place hasn't published by that."""
-        known = self._moved.get(partition, Moved(now, lane, 0, lane.count))
+    def _moved_at(self, thread: PartitionThread, partition: int, now: float) -> float:
+        """When something of a partition was published last. A thread in a hung one's place hasn't published by that."""
+        known = self._moved.get(partition, Moved(now, thread, 0, thread.count))
         # Within a record that comes to many outcomes the count moves.
-        moved = lane.published_to > known.published_to or (lane is known.lane and lane.count != known.done)
-        at = now if moved or lane.published_to >= lane.folded else known.at
-        self._moved[partition] = Moved(at, lane, max(lane.published_to, known.published_to), lane.count)
+        moved = thread.published_to > known.published_to or (thread is known.thread and thread.count != known.done)
+        at = now if moved or thread.published_to >= thread.folded else known.at
+        self._moved[partition] = Moved(at, thread, max(thread.published_to, known.published_to), thread.count)
         return at
 
     def _report(self) -> None:
         if time.monotonic() - self._reported_at < REPORT_EVERY_S:
             return
         self._reported_at = time.monotonic()
-        total = _sum([self._ended, *(lane.count for lane in self._lanes.values())])
+        total = _sum([self._ended, *(thread.count for thread in self._threads.values())])
         if total != self._reported:
             self._reported = total
-            behind = sum(max(lane.folded - lane.published_to, 0) for lane in self._lanes.values())
+            behind = sum(max(thread.folded - thread.published_to, 0) for thread in self._threads.values())
             log.info("published", **total._asdict(), behind=behind)
 
 

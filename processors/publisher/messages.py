@@ -87,9 +87,21 @@ class Outcome(NamedTuple):
 
 
 def outcome_message(partition: int, row: JournalRow, most_bytes: int = DEFAULT_MESSAGE_BYTES) -> Outgoing:
-    """Make a row's message of at most so many bytes, if need be by leaving out what is told elsewhere too.
+    """A row's message for the outcomes topic.
 
-    That are the facts' moves first, then the command's details, then the facts. Raises UnknownKindError.
+    What has no room is left out, and a header has how much that is: the facts' moves first, then the command's details,
+    then the facts. All of it stands in the journal too.
+
+    Args:
+        partition: of the command topic, and of the outcomes topic.
+        row: of the journal.
+        most_bytes: the largest message, in bytes, that the topic takes.
+
+    Returns:
+        The message. It is larger than `most_bytes` only where nothing more can be left out.
+
+    Raises:
+        UnknownKindError: the row holds a decision for which this release has no record.
     """
     record, fields = _record_of(partition, row), _fields_of(partition, row)
     headers: Headers = [(POSITION_HEADER, b"%d:%d" % (partition, row.log_offset))]
@@ -101,7 +113,7 @@ def outcome_message(partition: int, row: JournalRow, most_bytes: int = DEFAULT_M
         cut = whole._replace(value=encode(record, fields), headers=headers)
         if _size(cut) <= most_bytes:
             return cut
-    # Nothing more can be left out. It is the broker's to say whether it takes it.
+    # Nothing more can be left out. Whether the broker takes it, it decides.
     return whole._replace(value=encode(record, fields), headers=headers)
 
 
@@ -160,7 +172,7 @@ _MOVE = ("lot", "number", "source", "target", "amount")
 
 
 def _left_out_in_turn(fields: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Take each part out of the fields in turn; names the header that tells so, and how much there was."""
+    """Take each part out of the fields in turn; yields the header that says so, and how much there was."""
     facts = fields.get("facts", ())
     if moves := sum(len(fact["moves"]) for fact in facts):
         fields["facts"] = [{**fact, "moves": []} for fact in facts]
@@ -174,7 +186,15 @@ def _left_out_in_turn(fields: dict[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def dead_letter_message(topic: str, partition: int, row: DeadRow, most_bytes: int) -> Outgoing:
-    """Make a dead letter's message of at most so many bytes: the record as it was, our headers behind its own."""
+    """A dead letter's message for its topic: the record as it was, our headers behind its own.
+
+    Args:
+        topic: the command topic that holds the record.
+        partition: of that topic.
+        row: the dead letter.
+        most_bytes: the largest message, in bytes; of a larger record the first bytes of the value are published, and if
+            need be of the key, without the record's own headers. Headers have how much there was.
+    """
     original = [_original_header(*pair) for pair in row.headers]
     about: Headers = [
         (TOPIC_HEADER, topic.encode()),
@@ -256,7 +276,7 @@ def read_outcome(value: bytes | None, headers: ReadHeaders, partition: int) -> O
     fields = decoded.fields
     if RECORDS[decoded.record] != OUTCOMES or position.partition != partition:
         return None
-    # Header and record say the same, or it was made by somebody else.
+    # Header and record name one position, or somebody else made it.
     if (fields["log_partition"], fields["log_offset"]) != (position.partition, position.offset):
         return None
     return Outcome(position, decoded.record, fields, _left_out(headers))
@@ -323,7 +343,7 @@ def _whole_size(content: bytes | None, said: bytes | None) -> int:
 
 
 def letter_digest(row: DeadRow) -> bytes:
-    """What tells a dead letter's record from another one at the same place of a log, however it was published."""
+    """The digest of a dead letter's record, however it was published: another record at its place has another one."""
     return _record_digest((row.key, len(row.key or b"")), (row.value, len(row.value or b"")))
 
 
@@ -336,10 +356,10 @@ def _record_digest(*parts: tuple[bytes | None, int]) -> bytes:
 
 
 def announces(outcome: Outcome, row: JournalRow | None) -> bool:
-    """Tell whether a published outcome is of the row in the journal, and not of another log's."""
+    """Whether a published outcome is of the row in the journal, and not of another log's."""
     if row is None or (row.kind == SETTLED) != (outcome.record == "Settled"):
         return False
-    told = {"command_id": "", **outcome.fields}
+    published = {"command_id": "", **outcome.fields}
     names = ("account", "version", "command_id", "decided_at", "balance", "pending", "held", "debt")
-    said = (row.account, row.version, row.command_id or "", row.decided_at_ms, row.balance)
-    return tuple(told[name] for name in names) == (*said, row.pending, row.held, row.debt)
+    stored = (row.account, row.version, row.command_id or "", row.decided_at_ms, row.balance)
+    return tuple(published[name] for name in names) == (*stored, row.pending, row.held, row.debt)

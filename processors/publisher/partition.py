@@ -1,7 +1,7 @@
 """One partition's way from the projection to the topics: finds where it stands, and publishes window by window.
 
 Owns the transactional producer. A window is one Kafka transaction over both topics, so what the topics' last records
-are about tells how far everything is published, whatever died at which moment: the last outcome's position, account and
+are about shows how far everything is published, whatever died at which moment: the last outcome's position, account and
 version, since a tick at one position can come to more outcomes than a transaction should have. No offset stored
 elsewhere decides that: a consumer group's, for example, is forgotten when a ledger is idle for a week. A log that was
 restored into another topic has its records where they were, so outcomes and dead letters that were published under the
@@ -80,7 +80,7 @@ log = structlog.get_logger()
 
 
 class OutcomesLostError(CreditfoldError):
-    """The outcomes topic doesn't tell any more how far it was published."""
+    """The outcomes topic doesn't show any more how far it was published."""
 
 
 class OutcomesCutError(CreditfoldError):
@@ -192,23 +192,23 @@ class Outbox:
             outcomes, dead_letters = self._tail_of_outcomes(), self._tail_of_dead_letters()
         self.ends = {self._topics.outcomes: outcomes.high, self._topics.dead_letters: dead_letters.high}
         if outcomes.last is not None:
-            # Whether that record came to more is the journal's to tell.
+            # Whether that record came to more, the journal shows.
             self._outcomes_from = outcomes.last.place
             self._unchecked = outcomes.last
         elif outcomes.low > 0:
             raise OutcomesLostError(
                 f"{self._topics.outcomes} partition {self._partition} begins at offset {outcomes.low} and holds no "
-                "outcome, so it can't be told which ones were published; they were deleted, by retention or by hand.",
+                "outcome, so it isn't known which ones were published; they were deleted, by retention or by hand.",
                 "Nothing is published there. To publish all of them again, delete the topic, run `creditfold init`, "
                 "and start the publishers; set retention.ms and retention.bytes to -1.",
             )
         if dead_letters.last is not None:
             self._dead_letters_from = dead_letters.last.offset + 1
         elif dead_letters.low > 0:
-            # Somebody doesn't keep them for ever. What came before the last outcome was surely published.
+            # Somebody doesn't keep them all. What came before the last outcome was surely published.
             self._dead_letters_from = self._outcomes_from.offset
         self._published_letters = {one for one in self._published_letters if one[0] >= self._dead_letters_from}
-        # The group is told at once, and a process that isn't of it any more finds out before it has work.
+        # The group gets the place at once, and a process that isn't of it any more finds out before it has work.
         self._send(Window(min(self._outcomes_from, Place(self._dead_letters_from)), [], []))
 
     def _end_hanging_transaction(self) -> None:
@@ -231,7 +231,7 @@ class Outbox:
         self._producer.init_transactions(INIT_S)
 
     def _send_place(self, place: Place) -> None:
-        """Tell the group within the transaction, for lag tools; refused for a process without the partition."""
+        """Commit the place to the group in the transaction, for lag tools; refused where another owns it."""
         membership = self._membership()
         if membership is not None:
             # Within an offset that comes to many outcomes, this alone shows that it moves.
@@ -335,7 +335,7 @@ class Outbox:
     def confirm(self) -> None:
         """Wait until the last window can be read by those who read committed records. Raises HiddenRecordError.
 
-        Its last messages tell it of all of them, since they stand in one piece: a mark between them would have a place.
+        If its last messages can be read, all can: they stand in one piece; a mark between them would have an offset.
         """
         self._visibility.confirm(CONFIRM_S)
 
@@ -396,7 +396,7 @@ class Outbox:
             self._landed.setdefault(message.topic() or "", []).append(offset)
 
     def close(self) -> None:
-        """Let go of the producer, aborting what is open. Never raises for what Kafka says to that."""
+        """Close the producer and abort what is open. Never raises KafkaException."""
         with suppress(KafkaException):
             self._producer.poll(0)
         if self._in_transaction:
@@ -408,7 +408,7 @@ class Outbox:
 
 
 def with_smaller_messages(topics: Topics, error: BaseException) -> Topics:
-    """The same topics, with little room for a message if the error says that one was too large."""
+    """The topics, with less room for a message if the error says that one was too large."""
     if isinstance(error, KafkaException) and error.args[0].code() in _TOO_LARGE:
         # Which topic it was isn't said.
         return topics._replace(

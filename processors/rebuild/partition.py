@@ -1,13 +1,13 @@
 """Folds a partition of the log into a generation, from where that stands to an end that is given, as fast as it can.
 
-Owns the read side and what is kept in memory between two transactions. The fold itself, and the transaction, are those
+Owns the read side and when a transaction ends. The fold itself, and the transaction, are those
 of the workers. Knows neither Faust nor who else folds.
 """
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
@@ -17,27 +17,32 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 from creditfold.log.batch_reader import BatchReader
 from creditfold.log.record import LogRecord
-from creditfold.processors.fold import fast as quick
-from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
+from creditfold.processors.fold import fast
+from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import Read
+from creditfold.processors.fold.transaction import chunk_transaction, fold_chunk
 from creditfold.projections.store.claim import Claim, claim, finds_ids
 from creditfold.projections.store.transaction import ChunkTransaction, SetBackError
 
-#: Most records of a transaction. Large, since an account that comes up again in the same one is written once.
+if TYPE_CHECKING:
+    from creditfold.processors.fold import plain
+    from creditfold.processors.fold.id_filter import IdFilter
+
+#: Most records of a piece. Large, since an account that comes up again in the same one is written once.
 CHUNK_RECORDS = 25_000
 
 #: Records of the first piece of a partition: the fold begins while the next is fetched.
 FIRST_RECORDS = 4_000
 
-#: Pieces of so many records in a transaction of a bulk fold: the state of an account is written once in each. And how
-#: many accounts a transaction may have to write before it takes no further piece.
+#: Most pieces of a transaction, which writes the state of an account once; and how many accounts it may have to write
+#: before it takes no further piece.
 PIECES = 8
 MOST_UNSAVED = 50_000
 
 #: How long a transaction stays open for a further piece, in seconds.
 PIECE_PATIENCE_S = 0.5
 
-#: How long a piece takes of a replay that keeps to a rate, in seconds: others find PostgreSQL free in between.
+#: How long a piece takes of a rebuild that keeps to a rate, in seconds: others find PostgreSQL free in between.
 PACED_PIECE_S = 0.1
 
 #: Bytes of a filter of all of a partition's command ids, for each record and at most. The compiled core's, which has
@@ -56,8 +61,8 @@ class StalledError(CreditfoldError):
     """The log gives no more records, although there are some before the end."""
 
 
-class Job(NamedTuple):
-    """What a replay is of. Can be sent to another process.
+class RebuildJob(NamedTuple):
+    """What a rebuild folds. Can be sent to another process.
 
     Args:
         kafka: librdkafka settings that every client of ours starts from.
@@ -68,7 +73,7 @@ class Job(NamedTuple):
         until_ms: the log's clock beyond which to stop, if that comes first.
         forced_rules: version of the rules that decides everything, if not the log's own.
         bulk: whether so much is to be folded that a filter of known ids pays.
-        most_per_s: how many records a second a process may fold; None for as many as it can.
+        most_per_s: most records a second that a process folds; None for no limit.
     """
 
     kafka: Mapping[str, str]
@@ -83,14 +88,14 @@ class Job(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Records of one partition up to before offset `end`, and whether that is where the replay ends."""
+    """Records of one partition up to before offset `end`, and whether that is where the rebuild ends."""
 
     end: int
     records: Sequence[LogRecord]
     is_last: bool
 
 
-class Replay:
+class PartitionRebuild:
     """The fold of one partition of a job, from where the generation stands to the job's end.
 
     Args:
@@ -99,16 +104,18 @@ class Replay:
         pool: connections; it takes one at a time.
     """
 
-    def __init__(self, job: Job, partition: int, pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
+    def __init__(self, job: RebuildJob, partition: int, pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
         self._job = job
         self.partition = partition
         self._pool = pool
         self._claim = Claim(0, 0, job.generation)
         self._position = 0
         self._pieces: _Pieces | None = None
-        self._memory = Memory()
-        self._seen = Seen(min(FILTER_BYTES_EACH * job.ends[partition] + 1, FILTER_BYTES)) if job.bulk else None
-        # What is to be waited for the rate's sake.
+        self._cache = AccountCache()
+        self._ids = (
+            fast.new_filter(min(FILTER_BYTES_EACH * job.ends[partition] + 1, FILTER_BYTES)) if job.bulk else None
+        )
+        # Seconds to sleep to keep to `most_per_s`.
         self._owed_s = 0.0
 
     @property
@@ -132,27 +139,31 @@ class Replay:
             await self._pieces.are_all.wait()
 
     async def end(self) -> None:
-        """Let go of what was begun, and of all that is remembered."""
-        self._memory, self._seen = Memory(), None
+        """Close what was begun, and drop the cache."""
+        self._cache, self._ids = AccountCache(), None
         if self._pieces is not None:
             await self._pieces.close()
 
     async def run(self) -> None:
         """Fold to the end what was begun.
 
-        Raises FencedError when somebody else claims the partition meanwhile, SetBackError when commits were lost,
-        UnindexedError when the generation's
-        journal must be looked into by command id and has no index for it, StalledError when the log gives no more,
-        UnreadableError, UnknownRulesError, or what PostgreSQL raises. What is committed stays, and another replay goes
-        on behind it.
+        What is committed stays, whatever is raised, what PostgreSQL raises too, and another rebuild goes on behind it.
+
+        Raises:
+            FencedError: somebody else claimed the partition meanwhile.
+            SetBackError: commits were lost.
+            UnindexedError: commands must be looked up by their ids, and the generation's journal has no index for it.
+            StalledError: the log gives no more.
+            UnreadableError: the log can't be read.
+            UnknownRulesError: the log goes over to rules that this release doesn't have.
         """
         try:
             if self._pieces is not None:
                 known = await finds_ids(self._pool, self._job.generation)
                 self._claim = self._claim._replace(finds_ids=known)
-                self._memory = Memory(KEPT_ACCOUNTS, CHUNK_RECORDS, is_fresh=self._position == 0, seen=self._seen)
-                if self._seen is not None and self._position:
-                    await self._recall(self._seen)
+                self._cache = AccountCache(KEPT_ACCOUNTS, CHUNK_RECORDS, is_fresh=self._position == 0, ids=self._ids)
+                if self._ids is not None and self._position:
+                    await self._add_known(self._ids)
                 await self._fold_all(self._pieces)
         finally:
             await self.end()
@@ -161,29 +172,30 @@ class Replay:
         piece = await pieces.next()
         reads = self._read(piece)
         while piece is not None:
-            async with self._pool.connection() as connection, connection.transaction():
-                transaction = ChunkTransaction(connection, self.partition, self._claim)
-                progress = await transaction.lock()
+            async with (
+                self._pool.connection() as connection,
+                chunk_transaction(connection, self.partition, self._claim, self._cache) as transaction,
+            ):
+                progress = transaction.progress
                 if progress.next_offset != self._position:
                     raise SetBackError(
                         f"Partition {self.partition} of generation {self._job.generation} stands at "
                         f"{progress.next_offset}, and this fold left it at {self._position}: PostgreSQL lost commits.",
                         "Run the same again (a rebuild with --resume): it goes on where the partition stands.",
                     )
-                for _ in range(PIECES if self._job.bulk else 1):
+                for _ in range(PIECES):
                     await self._fold(transaction, piece, reads)
                     is_left = self._position < piece.end
                     reads = [read for read in reads if read[0].offset >= self._position] if is_left else []
                     # More would be too much for this transaction, or it would be open while the log is waited for.
-                    is_enough = is_left or transaction.unsaved >= MOST_UNSAVED
+                    is_enough = is_left or self._cache.unsaved >= MOST_UNSAVED
                     if is_enough or self._owed_s > 0 or not await pieces.comes_soon():
                         break
                     piece = await pieces.next()
                     reads = self._read(piece)
                     if piece is None:
                         break
-                await transaction.save_state()
-            self._memory.trim()
+            self._cache.trim()
             # In no transaction, which would keep PostgreSQL from tidying up behind the live fold.
             await asyncio.sleep(max(0.0, self._owed_s))
             self._owed_s = 0.0
@@ -191,30 +203,22 @@ class Replay:
                 piece = await pieces.next()
                 reads = self._read(piece)
 
-    async def _recall(self, seen: Seen) -> None:
-        """Fill the filter with what an earlier run has folded."""
+    async def _add_known(self, ids: "plain.Filter | IdFilter") -> None:
+        """Add to the filter what an earlier run has folded."""
         async with self._pool.connection() as connection, connection.transaction():
             async for account, command_id in ChunkTransaction(connection, self.partition, self._claim).known_ids():
-                seen.note(account, command_id)
+                ids.add(account, command_id)
 
     def _read(self, piece: Piece | None) -> list[Read]:
         if piece is None:
             return []
-        return quick.read(piece.records, self.partition, self._job.partitions, self._memory.light)
+        return fast.read(piece.records, self.partition, self._job.partitions, self._cache.store)
 
     async def _fold(self, transaction: ChunkTransaction, piece: Piece, reads: list[Read]) -> None:
         if piece.end <= self._position:
             return
         began, before = time.monotonic(), self._position
-        self._position = await fold_chunk(
-            transaction,
-            transaction.progress,
-            reads,
-            piece.end,
-            self._memory,
-            forced=self._job.forced_rules,
-            save_state=not self._job.bulk,
-        )
+        self._position = await fold_chunk(transaction, reads, piece.end, self._cache, forced=self._job.forced_rules)
         if self._job.most_per_s is not None:
             folded = sum(1 for record, _ in reads if before <= record.offset < self._position)
             self._owed_s += folded / self._job.most_per_s - (time.monotonic() - began)
@@ -243,7 +247,7 @@ class _Pieces:
         return piece
 
     async def comes_soon(self) -> bool:
-        """Tell whether the next piece is there within PIECE_PATIENCE_S, or that there is none is known."""
+        """Whether within PIECE_PATIENCE_S the next piece is there, or it is known that there is none."""
         if self._upcoming is None:
             return True
         done, _ = await asyncio.wait({self._upcoming}, timeout=PIECE_PATIENCE_S)

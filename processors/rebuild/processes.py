@@ -25,7 +25,7 @@ from psycopg_pool import AsyncConnectionPool
 from creditfold.common.errors import CreditfoldError
 from creditfold.ledger import UnknownRulesError
 from creditfold.log import batch_reader
-from creditfold.processors.rebuild.partition import Job, Replay
+from creditfold.processors.rebuild.partition import PartitionRebuild, RebuildJob
 from creditfold.projections.connections import fold_pool
 from creditfold.projections.failures import explained
 from creditfold.projections.generations.indexes import index_ids
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
-#: How often the caller is told that time has passed, in seconds.
-TELL_EVERY_S = 0.25
+#: How often `on_tick` is called, in seconds.
+TICK_EVERY_S = 0.25
 
 ORPHAN_CHECK_S = 0.5
 
@@ -64,15 +64,15 @@ class Failure(NamedTuple):
     remedy: str
 
 
-class Task(NamedTuple):
+class ProcessTask(NamedTuple):
     """What a process is to do: the job, and its partitions in the order of their turns."""
 
-    job: Job
+    job: RebuildJob
     dsn: str
     order: list[int]
 
 
-class Crew:
+class FoldProcesses:
     """Processes that fold one job together. They start at once, wait for it, and are ended with the block.
 
     Args:
@@ -105,13 +105,13 @@ class Crew:
         self._turns.close()
         _end(self._running)
 
-    def fold(self, job: Job, dsn: str, on_tick: Callable[[], None]) -> None:
+    def fold(self, job: RebuildJob, dsn: str, on_tick: Callable[[], None]) -> None:
         """Fold every partition of a job to its end. Only once, inside the block.
 
         Args:
             job: what to fold, and where to.
             dsn: PostgreSQL.
-            on_tick: called every TELL_EVERY_S seconds; what it raises ends the fold.
+            on_tick: called every TICK_EVERY_S seconds; what it raises ends the fold.
 
         Raises RebuildError when a process fails.
         """
@@ -119,35 +119,35 @@ class Crew:
         order = sorted(job.ends, key=lambda partition: -job.ends[partition])
         running = self._running
         if not running:
-            raise RuntimeError("This crew has folded already.")
+            raise RuntimeError("These processes have folded already.")
         # More would only open connections.
         for process in list(running)[len(order) :]:
             _end({process: running.pop(process)})
         for pipe in running.values():
-            # One that has died already is told of below.
+            # One that has died already is reported below.
             with suppress(BrokenPipeError, ConnectionResetError):
-                pipe.send(Task(job, dsn, order))
+                pipe.send(ProcessTask(job, dsn, order))
         _write_turns(self._turns, len(order), len(running))
         while running:
-            wait([process.sentinel for process in running], TELL_EVERY_S)
+            wait([process.sentinel for process in running], TICK_EVERY_S)
             on_tick()
             for process in [process for process in running if not process.is_alive()]:
                 _refuse_failure(process, running.pop(process))
 
 
 @contextmanager
-def crew_at_once(processes: int) -> Iterator[Crew | None]:
-    """A crew for the block, which may not need it, where one is there in moments; None elsewhere."""
+def fold_processes_at_once(processes: int) -> Iterator[FoldProcesses | None]:
+    """Processes for the block, which may not need them, where they start in moments; None elsewhere."""
     if not _can_fork():
         yield None
         return
-    with Crew(processes) as crew:
-        yield crew
+    with FoldProcesses(processes) as started:
+        yield started
 
 
 def _can_fork() -> bool:
     """Whether a copy of this process would be whole: threads, also those of libraries, are left out of one."""
-    # Linux alone tells of all of them, where it is let.
+    # Linux alone shows all of them, where it is let.
     with suppress(OSError):
         return len(os.listdir("/proc/self/task")) == 1
     return False
@@ -163,7 +163,7 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def fold_here(job: Job, dsn: str) -> None:
+def fold_here(job: RebuildJob, dsn: str) -> None:
     """Fold every partition of a job to its end in this process. Raises RebuildError."""
     try:
         asyncio.run(_fold_each(job, job.ends, dsn, "creditfold rebuild"))
@@ -172,26 +172,28 @@ def fold_here(job: Job, dsn: str) -> None:
         raise RebuildError(failure.message, failure.remedy) from error
 
 
-async def _fold_each(job: Job, partitions: Iterable[int], dsn: str, application: str) -> None:
+async def _fold_each(job: RebuildJob, partitions: Iterable[int], dsn: str, application: str) -> None:
     """Fold partitions one after the other, on sessions of this name.
 
     Not two at a time: while PostgreSQL writes the one, the core is PostgreSQL's, and two would share one's cache.
     """
     turns = iter(partitions)
     async with fold_pool(dsn, application, 3, REBUILD) as pool:
-        following = asyncio.create_task(_next(job, turns, pool))
+        upcoming = asyncio.create_task(_next(job, turns, pool))
         try:
-            while (replay := await following) is not None:
-                following = asyncio.create_task(_next(job, turns, pool, replay))
-                await _fold(replay, job, pool)
+            while (rebuild := await upcoming) is not None:
+                upcoming = asyncio.create_task(_next(job, turns, pool, rebuild))
+                await _fold(rebuild, job, pool)
         finally:
-            following.cancel()
-            for begun in await asyncio.gather(following, return_exceptions=True):
-                if isinstance(begun, Replay):
+            upcoming.cancel()
+            for begun in await asyncio.gather(upcoming, return_exceptions=True):
+                if isinstance(begun, PartitionRebuild):
                     await begun.end()
 
 
-async def _next(job: Job, turns: Iterator[int], pool: Pool, behind: Replay | None = None) -> Replay | None:
+async def _next(
+    job: RebuildJob, turns: Iterator[int], pool: Pool, behind: PartitionRebuild | None = None
+) -> PartitionRebuild | None:
     """Begin with the partition whose turn it is, when one before it is fetched: then its first records are there."""
     if behind is not None:
         await behind.fetched()
@@ -199,16 +201,16 @@ async def _next(job: Job, turns: Iterator[int], pool: Pool, behind: Replay | Non
     return None if partition is None else await _begun(job, partition, pool)
 
 
-async def _begun(job: Job, partition: int, pool: Pool) -> Replay:
-    replay = Replay(job, partition, pool)
-    await replay.begin(f"rebuild {os.getpid()}")
-    return replay
+async def _begun(job: RebuildJob, partition: int, pool: Pool) -> PartitionRebuild:
+    rebuild = PartitionRebuild(job, partition, pool)
+    await rebuild.begin(f"rebuild {os.getpid()}")
+    return rebuild
 
 
-async def _fold(replay: Replay, job: Job, pool: Pool) -> None:
+async def _fold(rebuild: PartitionRebuild, job: RebuildJob, pool: Pool) -> None:
     """Fold what was begun; where it has to look a command up, make what it is found by, and begin again."""
     try:
-        await replay.run()
+        await rebuild.run()
         return
     except UnindexedError:
         pass
@@ -216,7 +218,7 @@ async def _fold(replay: Replay, job: Job, pool: Pool) -> None:
     # hold, whose ids were noted already. From here on the index is kept, which takes longer.
     async with pool.connection() as connection:
         await index_ids(connection, job.generation)
-    again = await _begun(job, replay.partition, pool)
+    again = await _begun(job, rebuild.partition, pool)
     await again.run()
 
 
@@ -257,7 +259,7 @@ def _work(parent: int, turns: "Pipe", pipe: "Pipe") -> None:
         while not pipe.poll(ORPHAN_CHECK_S):
             if os.getppid() != parent:
                 return
-        task: Task = pipe.recv()
+        task: ProcessTask = pipe.recv()
     except EOFError:
         return  # Whoever started this is gone.
     try:
@@ -283,7 +285,7 @@ def _explained(error: BaseException) -> Failure:
     return Failure(f"The fold failed: {error!r}.", "What is folded stays; if it fails again, it is a defect.")
 
 
-async def _fold_all(task: Task, turns: "Pipe", parent: int) -> None:
+async def _fold_all(task: ProcessTask, turns: "Pipe", parent: int) -> None:
     watch = asyncio.create_task(_end_with(parent))
     await _fold_each(task.job, _turns(task.order, turns), task.dsn, f"creditfold rebuild {os.getpid()}")
     watch.cancel()
@@ -293,7 +295,7 @@ def _write_turns(turns: "Pipe", partitions: int, processes: int) -> None:
     """Write down a turn for each partition, and for each process that there are none left."""
     # Without the connection's own framing: each is taken by one read, whichever process reads.
     left = b"".join(_TURN.pack(number) for number in (*range(partitions), *(_NONE_LEFT for _ in range(processes))))
-    # Nobody reads any more where all have died, which is told of elsewhere.
+    # Nobody reads any more where all have died, which is reported elsewhere.
     with suppress(BrokenPipeError):
         while left:
             left = left[os.write(turns.fileno(), left) :]
@@ -309,7 +311,7 @@ def _turns(order: Sequence[int], turns: "Pipe") -> Iterator[int]:
 
 
 async def _end_with(parent: int) -> None:
-    """End at once when the parent is gone: nobody would tell how far this is, or stop it."""
-    while os.getppid() == parent:  # noqa: ASYNC110 - Nothing tells a process that its parent has died.
+    """End at once when the parent is gone: nobody would show how far this is, or stop it."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - Nothing signals to a process that its parent has died.
         await asyncio.sleep(ORPHAN_CHECK_S)
     os._exit(1)

@@ -21,8 +21,8 @@ from creditfold.log.admin import KafkaAdmin
 from creditfold.log.continuity import LogReplacedError, LogTruncatedError, replacements
 from creditfold.log.offsets import bounds, end_offsets, start_offsets
 from creditfold.log.topics import describe_log, describe_topic
-from creditfold.processors.rebuild.partition import Job
-from creditfold.processors.rebuild.processes import Crew, fold_here
+from creditfold.processors.rebuild.partition import RebuildJob
+from creditfold.processors.rebuild.processes import FoldProcesses, fold_here
 from creditfold.projections.connections import pinned
 from creditfold.projections.generations.catalog import Generation, GenerationError, bookmarks, generation, live_number
 from creditfold.projections.generations.indexes import finish, is_indexed
@@ -35,7 +35,7 @@ from creditfold.projections.tables.scripts import refuse_other_layout
 from creditfold.projections.tables.setup import Plan, make_generation, prepare_catalog
 from creditfold.projections.tables.source import LogChangedError, refuse_other_log
 
-#: So many records are folded in this process; starting others would take longer.
+#: Most records that are folded in this process; starting others would take longer.
 FEW_RECORDS = 50_000
 
 #: How often the new generation is brought up to the live one before the live fold is halted for the rest.
@@ -57,14 +57,14 @@ class NoSuchPositionError(CreditfoldError):
     exit_code = 2
 
 
-class Watch(Protocol):
-    """Who is told how far a rebuild is."""
+class ProgressObserver(Protocol):
+    """Observes how far a rebuild is."""
 
     def begin(self, step: str, done: int, total: int) -> None:
-        """A step begins, with so many records behind it and so many in all; 0 of 0 where there is nothing to count."""
+        """A step begins, with `done` of `total` records behind it; 0 of 0 where there is nothing to count."""
 
-    def tell(self, done: int) -> None:
-        """So many records are behind."""
+    def report(self, done: int) -> None:
+        """The step has `done` records behind it."""
 
 
 class Request(NamedTuple):
@@ -86,12 +86,12 @@ class Request(NamedTuple):
     most_per_s: int | None = None
 
 
-class Site(NamedTuple):
-    """Where generations are folded: the servers, a connection, who is told, on how many processes, and how fast."""
+class RebuildContext(NamedTuple):
+    """What the steps share: the servers, a connection, the observer, most processes, and most records a second."""
 
     settings: Settings
     connection: Connection[TupleRow]
-    watch: Watch
+    observer: ProgressObserver
     processes: int = os.cpu_count() or 1
     most_per_s: int | None = None
 
@@ -99,16 +99,30 @@ class Site(NamedTuple):
 def rebuild(
     settings: Settings,
     request: Request,
-    watch: Watch,
+    observer: ProgressObserver,
     on_made: Callable[[int], None] = lambda _: None,
-    crew: Crew | None = None,
+    started: FoldProcesses | None = None,
 ) -> Generation:
     """Fold the log into a generation up to its end, or to where the request says, and call it ready.
 
-    Can be interrupted anywhere; a request to resume goes on. `on_made` gets the number before the fold begins. Without
-    a crew, one is started if there is much to fold.
+    Can be interrupted anywhere; a request to resume goes on.
 
-    Raises GenerationError's kin, LogChangedError, LogTruncatedError, NoSuchPositionError, RebuildError.
+    Args:
+        settings: where the servers are.
+        request: what to fold.
+        observer: sees each step and how far it is.
+        on_made: called with the generation's number before the fold begins.
+        started: processes to fold in. If None, some are started where there is much to fold.
+
+    Returns:
+        The generation, in state `ready`.
+
+    Raises:
+        GenerationError: or one derived from it: the generation can't be gone on with.
+        LogChangedError: it was folded from another topic.
+        LogTruncatedError: the log doesn't begin at its start.
+        NoSuchPositionError: the log doesn't have a position of the request.
+        RebuildError: the fold ended early. What is committed stays.
     """
     # Each client takes a while to find its brokers.
     admin = KafkaAdmin(settings)
@@ -116,29 +130,29 @@ def rebuild(
     with ExitStack() as stack:
         resumed = request.resume
         wanted = _wanted(admin, log, request) if resumed is None else {}
-        if crew is None and sum(wanted.values()) > FEW_RECORDS:
+        if started is None and sum(wanted.values()) > FEW_RECORDS:
             # It starts while the tables are made.
-            crew = stack.enter_context(Crew(min(request.processes, len(wanted))))
+            started = stack.enter_context(FoldProcesses(min(request.processes, len(wanted))))
         connection = stack.enter_context(pinned(settings.dsn, "creditfold rebuild"))
         number = _made(connection, log, request, wanted) if resumed is None else resumed
-        site = Site(settings, connection, watch, request.processes, request.most_per_s)
+        context = RebuildContext(settings, connection, observer, request.processes, request.most_per_s)
         with held(connection, number):
             # Not before: until now somebody could activate it, and it would be the workers' to fold.
             found = generation(connection, number)
             _refuse_unfit(found, log)
             on_made(number)
             if resumed is None:
-                _fold_to(site, found, _behind(found, wanted), crew)
+                _fold_to(context, found, _behind(found, wanted), started)
             else:
-                bring_to(site, number, _ends(settings, found), crew)
+                bring_to(context, number, _ends(settings, found), started)
             if not is_indexed(connection, number):
-                watch.begin("Making indexes", 0, 0)
+                observer.begin("Making indexes", 0, 0)
             # At a rate, others are to have the processors too.
             finish(connection, number, settings.dsn, request.processes if request.most_per_s is None else 1)
             if not found.is_partial:
                 # What was appended meanwhile.
                 _, ends = bounds(admin, log.topic, range(log.partitions))
-                bring_to(site, number, ends)
+                bring_to(context, number, ends)
         return generation(connection, number)
 
 
@@ -203,43 +217,49 @@ def _ends(settings: Settings, found: Generation) -> Mapping[int, int]:
     return end_offsets(settings, found.log.topic, range(found.log.partitions))
 
 
-def bring_to(site: Site, number: int, ends: Mapping[int, int], crew: Crew | None = None) -> None:
+def bring_to(
+    context: RebuildContext, number: int, ends: Mapping[int, int], started: FoldProcesses | None = None
+) -> None:
     """Fold a generation on to the next offsets given; partitions that are there or beyond are left alone.
 
-    By this crew, or by one of its own, if there is much to fold.
+    In processes that are started, or in some of its own if there is much to fold.
     """
-    found = generation(site.connection, number)
+    found = generation(context.connection, number)
     behind = _behind(found, ends)
     if not behind:
         return
-    _refuse_gap(site.settings, found.log.topic, {partition: found.next_offsets[partition] for partition in behind})
-    _refuse_other_history(site, found, behind)
-    _fold_to(site, found, behind, crew)
+    _refuse_gap(context.settings, found.log.topic, {partition: found.next_offsets[partition] for partition in behind})
+    _refuse_other_history(context, found, behind)
+    _fold_to(context, found, behind, started)
 
 
-def _fold_to(site: Site, found: Generation, behind: Mapping[int, int], crew: Crew | None = None) -> None:
+def _fold_to(
+    context: RebuildContext, found: Generation, behind: Mapping[int, int], started: FoldProcesses | None = None
+) -> None:
     """Fold those partitions of a generation that are behind the next offsets given."""
     number, missing = found.number, _missing(found, behind)
     if not missing:
         return
     # One that is begun at a rate has its indexes from the start.
-    is_bulk = not is_indexed(site.connection, number) or (found.state == "building" and missing > FEW_RECORDS)
-    job = _job(site.settings, found, behind, bulk=is_bulk)
-    processes = 1 if missing <= FEW_RECORDS else min(site.processes, len(behind))
-    if site.most_per_s is not None:
-        job = job._replace(most_per_s=site.most_per_s / processes)
+    is_bulk = not is_indexed(context.connection, number) or (found.state == "building" and missing > FEW_RECORDS)
+    job = _job(context.settings, found, behind, bulk=is_bulk)
+    processes = 1 if missing <= FEW_RECORDS else min(context.processes, len(behind))
+    if context.most_per_s is not None:
+        job = job._replace(most_per_s=context.most_per_s / processes)
     start = sum(found.next_offsets.values())
-    site.watch.begin("Folding", start, start + missing)
+    context.observer.begin("Folding", start, start + missing)
     if missing <= FEW_RECORDS:
-        fold_here(job, site.settings.dsn)
+        fold_here(job, context.settings.dsn)
     else:
-        with crew or Crew(processes) as folding:
-            folding.fold(job, site.settings.dsn, lambda: site.watch.tell(_folded(site.connection, number)))
-    site.watch.tell(_folded(site.connection, number))
+        with started or FoldProcesses(processes) as folding:
+            folding.fold(
+                job, context.settings.dsn, lambda: context.observer.report(_folded(context.connection, number))
+            )
+    context.observer.report(_folded(context.connection, number))
 
 
 def _behind(found: Generation, ends: Mapping[int, int]) -> Mapping[int, int]:
-    """Those of some ends that a generation hasn't reached."""
+    """Of next offsets by partition, those that a generation hasn't reached."""
     return {partition: end for partition, end in ends.items() if end > found.next_offsets[partition]}
 
 
@@ -251,11 +271,11 @@ def _folded(connection: Connection[TupleRow], number: int) -> int:
     return sum(generation(connection, number).next_offsets.values())
 
 
-def _refuse_other_history(site: Site, found: Generation, partitions: Iterable[int]) -> None:
+def _refuse_other_history(context: RebuildContext, found: Generation, partitions: Iterable[int]) -> None:
     """Raise LogReplacedError if the log has other records than a generation has folded, in any of these partitions."""
-    stopped = bookmarks(site.connection, found.number)
+    stopped = bookmarks(context.connection, found.number)
     wanted = {partition: stopped[partition] for partition in partitions}
-    for error in replacements(site.settings, found.log.topic, wanted, f"folded into generation {found.number}"):
+    for error in replacements(context.settings, found.log.topic, wanted, f"folded into generation {found.number}"):
         raise LogReplacedError(
             error.message,
             "This generation has what the log lost, and can't be gone on with. Fold the log as it is now: creditfold "
@@ -278,8 +298,8 @@ def _refuse_late(topic: str, starts: Mapping[int, int], next_offsets: Mapping[in
             )
 
 
-def _job(settings: Settings, found: Generation, ends: Mapping[int, int], *, bulk: bool) -> Job:
-    return Job(
+def _job(settings: Settings, found: Generation, ends: Mapping[int, int], *, bulk: bool) -> RebuildJob:
+    return RebuildJob(
         settings.kafka_client,
         found.log.topic,
         found.log.partitions,
@@ -300,20 +320,35 @@ class Switch(NamedTuple):
     differing_partitions: Sequence[int]
 
 
-class Consent(NamedTuple):
-    """What the one who activates takes upon himself, and why."""
+class ActivationOptions(NamedTuple):
+    """What an activation accepts, and why: decisions other than the live generation's, or another log."""
 
     differences: bool = False
     other_log: bool = False
     note: str = ""
 
 
-def activate(settings: Settings, number: int, consent: Consent, watch: Watch) -> Switch:
+def activate(settings: Settings, number: int, options: ActivationOptions, observer: ProgressObserver) -> Switch:
     """Make a generation the live one, brought up to where the live one is and proven to have decided the same.
 
     Readers see the old one or the new one, never both, and never an older position than before.
 
-    Raises GenerationError's kin, DecidesDifferentlyError, LogChangedError, LogTruncatedError's, RebuildError.
+    Args:
+        settings: where the servers are.
+        number: of the generation.
+        options: what is accepted.
+        observer: sees each step and how far it is.
+
+    Returns:
+        What was switched, and for how many seconds the live fold stood still.
+
+    Raises:
+        GenerationError: or one derived from it: the generation can't be activated.
+        DecidesDifferentlyError: it decided otherwise than the live one, which `options` don't accept.
+        LogChangedError: it, or the live one, was folded from another topic.
+        LogReplacedError: the log isn't what it was folded from.
+        LogTruncatedError: the log doesn't have what comes next.
+        RebuildError: the fold of what it lacks ended early.
     """
     log = describe_log(settings)
     with pinned(settings.dsn, SWITCHING) as connection:
@@ -323,7 +358,7 @@ def activate(settings: Settings, number: int, consent: Consent, watch: Watch) ->
         live = generation(connection, live_number(connection))
         # Readers see both for the time of the switch, through the same views.
         refuse_other_layout(live.number, live.layout)
-        if live.log != log and not consent.other_log:
+        if live.log != log and not options.other_log:
             raise LogChangedError(
                 f"The live generation was folded from another topic: {live.log.topic}, id {live.log.topic_id}.",
                 "If the log was restored into a new topic, say so: --log-replaced.",
@@ -331,25 +366,29 @@ def activate(settings: Settings, number: int, consent: Consent, watch: Watch) ->
         with held(connection, number):
             # Read again, since until now others could work on it.
             _refuse_unready(found := generation(connection, number))
-            site = Site(settings, connection, watch)
+            context = RebuildContext(settings, connection, observer)
             # Workers couldn't go on with it either.
-            _refuse_other_history(site, found, found.next_offsets)
-            _approach(site, number)
+            _refuse_other_history(context, found, found.next_offsets)
+            _approach(context, number)
             with looked_through(connection, number):
-                return _WHILE_BLOCKED(_switch_over, settings, connection, number, consent)
+                return _WHILE_BLOCKED(_switch_over, settings, connection, number, options)
 
 
-# A worker's transactions are short: between two of them there is room. One that stays is told of.
+# A worker's transactions are short: between two of them there is room. One that stays is named in the error.
 _WHILE_BLOCKED = while_blocked(stop_after_attempt(5))
 
 
-def _switch_over(settings: Settings, connection: Connection[TupleRow], number: int, consent: Consent) -> Switch:
+def _switch_over(
+    settings: Settings, connection: Connection[TupleRow], number: int, options: ActivationOptions
+) -> Switch:
     with halted(connection) as halt:
         began = time.monotonic()
         if halt.number == number:
-            raise GenerationError(f"Generation {number} is live: somebody was quicker.", "There is nothing to do.")
-        differing = _take_over(settings, connection, number, halt, consent)
-        switch(connection, halt.number, number, consent.note)
+            raise GenerationError(
+                f"Generation {number} is live already: somebody else activated it.", "There is nothing to do."
+            )
+        differing = _take_over(settings, connection, number, halt, options)
+        switch(connection, halt.number, number, options.note)
     return Switch(halt.number, number, time.monotonic() - began, differing)
 
 
@@ -365,12 +404,15 @@ def _refuse_unready(found: Generation) -> None:
         )
 
 
-def _approach(site: Site, number: int) -> None:
+def _approach(context: RebuildContext, number: int) -> None:
     """Come so near to the live generation that the rest takes moments."""
     for _ in range(APPROACHES):
-        target = generation(site.connection, live_number(site.connection)).next_offsets
-        bring_to(site, number, _within(site.settings, target))
-        mine, live = generation(site.connection, number), generation(site.connection, live_number(site.connection))
+        target = generation(context.connection, live_number(context.connection)).next_offsets
+        bring_to(context, number, _within(context.settings, target))
+        mine, live = (
+            generation(context.connection, number),
+            generation(context.connection, live_number(context.connection)),
+        )
         if _missing(mine, _behind(mine, live.next_offsets)) <= MOST_WHILE_HALTED:
             return
     raise GenerationError(
@@ -385,9 +427,9 @@ def _within(settings: Settings, target: Mapping[int, int]) -> Mapping[int, int]:
 
 
 def _take_over(
-    settings: Settings, connection: Connection[TupleRow], number: int, halt: Halt, consent: Consent
+    settings: Settings, connection: Connection[TupleRow], number: int, halt: Halt, options: ActivationOptions
 ) -> Sequence[int]:
-    """Bring a generation up to the halted one and compare the two; gives the partitions in which they differ."""
+    """Bring a generation up to the halted one and compare the two; returns the partitions in which they differ."""
     found = generation(connection, number)
     target = _within(settings, halt.next_offsets)
     behind = _behind(found, target)
@@ -400,7 +442,7 @@ def _take_over(
         if offset > target[partition]
         or chain_at(connection, halt.number, partition, offset) != chain_at(connection, number, partition, offset)
     ]
-    if differing and not consent.differences:
+    if differing and not options.differences:
         raise DecidesDifferentlyError(
             f"Generation {number} decided otherwise than the live one in partition {', '.join(map(str, differing))}: "
             "what was announced would not be true any more, or the live one was tampered with.",

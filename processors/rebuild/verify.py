@@ -16,7 +16,7 @@ from creditfold.common.position import Log
 from creditfold.common.settings import Settings
 from creditfold.log.continuity import LogReplacedError, replacements
 from creditfold.log.topics import describe_log
-from creditfold.processors.rebuild.steps import Request, Watch, rebuild
+from creditfold.processors.rebuild.steps import ProgressObserver, Request, rebuild
 from creditfold.projections.connections import pinned, snapshot
 from creditfold.projections.generations.catalog import Generation, GenerationError, bookmarks, generation, live_number
 from creditfold.projections.generations.removal import KEPT, drop, hold_scratch
@@ -33,7 +33,7 @@ from creditfold.projections.proof.rows import (
 from creditfold.projections.proof.state import StateDifference, WrongRow, state_differences, wrong_state
 from creditfold.projections.tables.scripts import refuse_other_layout
 
-#: Accounts with differences that are told apart; beyond, they are counted as `more`.
+#: Most accounts with differences that are counted one by one.
 MOST_ACCOUNTS = 1_000_000
 
 
@@ -106,15 +106,21 @@ class Changes(NamedTuple):
 
 
 def verify(
-    settings: Settings, left: int | None, right: int | None, limit: int, watch: Watch, *, keep: bool = False
+    settings: Settings,
+    left: int | None,
+    right: int | None,
+    limit: int,
+    observer: ProgressObserver,
+    *,
+    keep: bool = False,
 ) -> Verdict:
     """Compare two generations at the same offsets: the live one if `left` isn't given, a fresh fold if `right` isn't.
 
     Raises what a rebuild raises, and NoGenerationError.
     """
     ours = _read(settings, left)
-    with _other(settings, ours, right, watch, keep=keep) as theirs:
-        verdict = _compare(settings, ours, theirs, limit, watch, is_fresh=right is None)
+    with _other(settings, ours, right, observer, keep=keep) as theirs:
+        verdict = _compare(settings, ours, theirs, limit, observer, is_fresh=right is None)
     if verdict.equal or right is not None:
         return verdict
     lost = _replacements(settings, ours, theirs.log)
@@ -139,7 +145,7 @@ def _read(settings: Settings, number: int | None) -> Generation:
 
 @contextmanager
 def _other(
-    settings: Settings, ours: Generation, right: int | None, watch: Watch, *, keep: bool
+    settings: Settings, ours: Generation, right: int | None, observer: ProgressObserver, *, keep: bool
 ) -> Iterator[Generation]:
     if right is not None:
         theirs = _read(settings, right)
@@ -161,18 +167,18 @@ def _other(
         forced_rules=ours.forced_rules,
         note=f"to compare with generation {ours.number}",
     )
-    with _scratch(settings, request, watch, keep=keep) as theirs:
+    with _scratch(settings, request, observer, keep=keep) as theirs:
         yield theirs
 
 
 @contextmanager
-def _scratch(settings: Settings, request: Request, watch: Watch, *, keep: bool) -> Iterator[Generation]:
+def _scratch(settings: Settings, request: Request, observer: ProgressObserver, *, keep: bool) -> Iterator[Generation]:
     """A generation for the length of a block, or for longer if it is to be kept."""
     made: list[int] = []
     with pinned(settings.dsn, "creditfold verify") as connection:
         hold_scratch(connection)
         try:
-            yield rebuild(settings, request, watch, on_made=made.append)
+            yield rebuild(settings, request, observer, on_made=made.append)
         finally:
             if made and not keep:
                 with pinned(settings.dsn, "creditfold verify") as dropping:
@@ -180,11 +186,11 @@ def _scratch(settings: Settings, request: Request, watch: Watch, *, keep: bool) 
 
 
 def _compare(
-    settings: Settings, ours: Generation, theirs: Generation, limit: int, watch: Watch, *, is_fresh: bool
+    settings: Settings, ours: Generation, theirs: Generation, limit: int, observer: ProgressObserver, *, is_fresh: bool
 ) -> Verdict:
     ends = {partition: min(offset, theirs.next_offsets[partition]) for partition, offset in ours.next_offsets.items()}
     with pinned(settings.dsn, "creditfold verify") as one, pinned(settings.dsn, "creditfold verify") as two:
-        watch.begin("Comparing", 0, 0)
+        observer.begin("Comparing", 0, 0)
         mine, other = (_check(one, side.number, limit) for side in (ours, theirs))
         partitions, found = [], Findings(limit)
         for partition, end in ends.items():
@@ -257,7 +263,7 @@ def _check(connection: Connection[TupleRow], number: int, limit: int) -> Inspect
 
 
 def _conclusion(left: Inspection, right: Inspection, *, equal: bool, decided_alike: bool, is_fresh: bool) -> str:
-    """Say in a sentence what was tampered with, as far as the chains tell."""
+    """What was tampered with, in a sentence, as far as the chains show it."""
     if equal:
         return "Equal: the same decisions, the same balances, at the same offsets."
     altered = [str(side.number) for side in (left, right) if not side.holds]
@@ -306,21 +312,21 @@ def diff(
     settings: Settings,
     rules: int | None,
     limit: int,
-    watch: Watch,
+    observer: ProgressObserver,
 ) -> Changes:
-    """Decide the live generation's history again, by other rules or by this code, and tell what would change.
+    """Decide the live generation's history again, by other rules or by this code, and show what would change.
 
     Args:
         settings: where the servers are.
         rules: version that decides everything, or None for what the log has in force at each place.
-        limit: most changes that are given back.
-        watch: who is told how far it is.
+        limit: most changes that are returned.
+        observer: sees how far it is.
 
     Raises what a rebuild raises, and LogReplacedError if the log isn't what the live generation was folded from.
     """
     live = _read(settings, None)
     for error in _replacements(settings, live, describe_log(settings)):
-        # What differs would be told of the rules, and be the log's.
+        # What differs would be put down to the rules, and be the log's.
         raise error
     request = Request(
         purpose="diff", until_offsets=live.next_offsets, forced_rules=rules, note=f"to compare with {live.number}"
@@ -330,11 +336,11 @@ def diff(
     accounts: set[str] = set()
     first: list[Difference] = []
     with (
-        _scratch(settings, request, watch, keep=False) as other,
+        _scratch(settings, request, observer, keep=False) as other,
         pinned(settings.dsn, "creditfold diff") as one,
         pinned(settings.dsn, "creditfold diff") as two,
     ):
-        watch.begin("Comparing", 0, 0)
+        observer.begin("Comparing", 0, 0)
         for partition, end in live.next_offsets.items():
             for difference in differences((one, two), live.number, other.number, partition, range(end)):
                 if rules is not None and "rules" in (_named(difference.left), _named(difference.right)):

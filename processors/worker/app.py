@@ -1,4 +1,4 @@
-"""The Faust app: one agent that hands each chunk to its partition's lane. Wires, and decides nothing."""
+"""The Faust app: one agent that hands each chunk to its partition. Wires, and decides nothing."""
 
 import asyncio
 import gc
@@ -25,9 +25,10 @@ from creditfold.log.open_transactions import open_transactions, remedy
 from creditfold.log.topics import describe_log
 from creditfold.processors.fold.chunk import Chunk
 from creditfold.processors.heartbeat import Signs, owner_name
-from creditfold.processors.worker.background import Errands
+from creditfold.processors.worker.background import BackgroundTasks
 from creditfold.processors.worker.blockage import HeldBack
-from creditfold.processors.worker.partitions import LANES_AT_ONCE, Lanes
+from creditfold.processors.worker.folder import FOLDS_AT_ONCE
+from creditfold.processors.worker.partitions import Partitions
 from creditfold.processors.worker.transport import LedgerConsumer
 from creditfold.projections.connections import fold_pool
 from creditfold.projections.failures import is_outage
@@ -36,8 +37,8 @@ from creditfold.projections.tables.source import LogChangedError, refuse_other_l
 #: The URL scheme by which Faust finds our transport.
 SCHEME = "creditfold"
 
-#: Connections to PostgreSQL per worker, at most: those of lanes, and two for claims and errands, which wait for none.
-FOLD_CONNECTIONS = LANES_AT_ONCE + 2
+#: Most connections to PostgreSQL of a worker: those of folds, and two more, so that no claim or background task waits.
+FOLD_CONNECTIONS = FOLDS_AT_ONCE + 2
 
 REPORT_EVERY_S = 5.0
 #: How long Kafka waits for a sign of a group's member before others get its partitions, and how long Faust waits for an
@@ -54,7 +55,7 @@ COMPARE_EVERY_S = 2.0
 #: loses the log's end is connected to anew, and compared then; this is for what keeps connections before the brokers.
 COMPARE_LOG_EVERY_S = 30.0
 
-#: What is fetched of a partition at once, compressed; a larger batch comes alone. It is kept beside what is in work:
+#: What is fetched of a partition at once, compressed; a larger batch comes alone. It is kept besides what is at work:
 #: with a megabyte, which is usual, a worker of eight partitions needs 26 MB more and is no faster.
 FETCH_BYTES = 256 * 1_024
 
@@ -62,7 +63,7 @@ log = structlog.get_logger()
 
 
 class FetchSchema(faust.Schema[None, Sequence[Chunk]]):
-    """Hands a fetch's chunks through as they are; Faust's codecs would fail on them without a word."""
+    """Hands a fetch's chunks through as they are; Faust's codecs would fail on them silently."""
 
     def loads_key(self, app: AppT, message: Message, **_: Any) -> None:
         """A fetch has no key."""
@@ -73,7 +74,7 @@ class FetchSchema(faust.Schema[None, Sequence[Chunk]]):
 
 
 class FoldApp(faust.App):
-    """A Faust app with the lanes that do its work.
+    """A Faust app with the partitions that do its work.
 
     Args:
         settings: where Kafka and PostgreSQL are.
@@ -94,7 +95,7 @@ class FoldApp(faust.App):
         self._settings = settings
         self._log = ledger_log
         self._held_back = HeldBack()
-        self.errands = Errands(
+        self.background = BackgroundTasks(
             self._pool,
             Appender(settings.kafka_client, ledger_log.topic),
             self.owner,
@@ -102,14 +103,14 @@ class FoldApp(faust.App):
             tick_s=settings.tick_seconds,
             retry_max_s=settings.retry_max_s,
         )
-        self.lanes = Lanes(
+        self.partitions = Partitions(
             self._pool,
             ledger_log.partitions,
             self.owner,
             settings.retry_max_s,
             on_lost=self._lost,
             on_hopeless=self.crash,
-            on_transfers=self._run_errands,
+            on_transfers=self._wake_background,
         )
         super().__init__(settings.group, **_faust_options(settings))
 
@@ -122,9 +123,9 @@ class FoldApp(faust.App):
         self.signs.news.set()
 
     async def on_stop(self) -> None:
-        """Finish what is being written, then let go."""
-        await self.errands.stop()
-        await self.lanes.stop()
+        """Finish what is being written, then close what was opened."""
+        await self.background.stop()
+        await self.partitions.stop()
         await self._pool.close(timeout=5)
         await super().on_stop()
 
@@ -157,13 +158,13 @@ class FoldApp(faust.App):
 
     def connected_anew(self) -> None:
         """Have ticks and transfers appended again that the log may have lost."""
-        self.errands.forget()
+        self.background.forget_offsets()
 
     async def compare_log(self) -> None:
         """Compare the log with what was folded of it; a partition in which it differs is claimed anew, and refused."""
         consumer = cast(LedgerConsumer, self.consumer)
         try:
-            refused = await self.refusals(self.lanes.folded())
+            refused = await self.refusals(self.partitions.folded())
         except UnreadError as error:
             log.warning("the log can't be compared with what was folded of it", why=error.message)
             refused = error.refused
@@ -187,7 +188,7 @@ class FoldApp(faust.App):
             )
         if not due:
             return
-        # Asked anew: of a partition that isn't fetched, since its lane has enough to do, what was met is old.
+        # Asked anew: of a partition that isn't fetched, since it has enough to do, what the last fetch met is old.
         found = await asyncio.to_thread(open_transactions, self._settings, self.commands_topic, due)
         found = [one for one in found if one.start == ends[one.partition].stable]
         for one in found:
@@ -202,10 +203,10 @@ class FoldApp(faust.App):
             )
         self._held_back.reported(one.partition for one in found)
 
-    def _run_errands(self) -> None:
+    def _wake_background(self) -> None:
         # Not before the first claim: a start that fails waits for whatever task there is, and these never end.
-        self.errands.start()
-        self.errands.wake()
+        self.background.start()
+        self.background.wake()
 
     def _lost(self, partition: int, fenced: bool) -> None:
         cast(LedgerConsumer, self.consumer).forget(partition, fenced)
@@ -220,7 +221,7 @@ def create_app(settings: Settings, ledger_log: Log, signs: Signs | None = None) 
     async def fold(stream: Any) -> None:
         async for event in stream.events():
             chunks: Sequence[Chunk] = event.value
-            app.lanes.put(chunks)
+            app.partitions.queue(chunks)
 
     @app.timer(REPORT_EVERY_S)  # type: ignore[untyped-decorator]
     async def report() -> None:
@@ -235,15 +236,15 @@ def create_app(settings: Settings, ledger_log: Log, signs: Signs | None = None) 
             app.signs.waits_for("Kafka", error.message)
         else:
             app.signs.found("Kafka")
-        if app.lanes.offsets():
-            log.info("progress", **app.lanes.meter.report())
+        if app.partitions.offsets():
+            log.info("progress", **app.partitions.folder.meter.report())
             await cast(LedgerConsumer, app.consumer).report_offsets()
 
     @app.timer(COMPARE_EVERY_S)  # type: ignore[untyped-decorator]
     async def compare() -> None:
         # A promoted standby or a restored backup may stand earlier. Only a chunk would show it, and none may come.
         try:
-            await app.lanes.give_up_displaced()
+            await app.partitions.give_up_displaced()
         except Exception as error:
             if not is_outage(error):
                 log.error("it can't be told whether PostgreSQL has all that was committed", exc_info=error)

@@ -1,7 +1,7 @@
-"""What a worker does beside folding: it ticks where something is due, and moves transfers on. In the background.
+"""The background tasks of a worker, besides folding: it ticks where something is due, and forwards transfers.
 
-Owns their pauses and their patience: an outage, or a defect here, never holds up the fold. Which partitions are this
-worker's is what `progress` says of the live generation; what a former owner still appends is a duplicate.
+Owns the pauses of the tasks and their retries: an outage, or a defect here, never holds up the fold. Which partitions
+are this worker's is what `progress` says of the live generation; what a former owner still appends is a duplicate.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from creditfold.log.appender import Appender
 from creditfold.processors.worker.ticks import Ticker
-from creditfold.processors.worker.transfers import Relay, Sending, arrival_key
+from creditfold.processors.worker.transfers import Sending, TransferForwarder, arrival_key
 from creditfold.projections.failures import is_outage, outage_event, why
 from creditfold.projections.queries.background import TransferKey, Transit
 
@@ -24,7 +24,7 @@ from creditfold.projections.queries.background import TransferKey, Transit
 TRANSFERS_AT_ONCE = 1_000
 LEAST_OF_A_PARTITION = 10
 
-#: Pauses between two rounds of the relay, in seconds: after it appended something, which grows to that of transfers
+#: Pauses between two rounds of forwarding, in seconds: after it appended something, which grows to that of transfers
 #: that wait for their receivers; at most, where more of them are to be looked at; and that of none on their way, which
 #: news from the fold ends.
 SHORT_S = 0.03
@@ -37,7 +37,14 @@ LOOK_S = 10.0
 
 
 def pause_after(before_s: float, seen: int, appended: int, is_more: bool) -> float:
-    """The relay's pause after a round, in seconds: what it saw and appended, and whether there is more to see."""
+    """The pause behind a round of forwarding, in seconds.
+
+    Args:
+        before_s: the pause before the round.
+        seen: transfers on their way that it looked at.
+        appended: records that it appended.
+        is_more: whether there are more transfers to look at.
+    """
     if appended:
         return SHORT_S
     if not seen:
@@ -50,8 +57,8 @@ _START: TransferKey = ("", "")
 log = structlog.get_logger()
 
 
-class Errands:
-    """The background work of one worker.
+class BackgroundTasks:
+    """The background tasks of one worker.
 
     Args:
         pool: connections, opened and closed by the caller.
@@ -77,7 +84,7 @@ class Errands:
         self._owner = owner
         self._tick_s = tick_s
         self._retry_max_s = retry_max_s
-        self._relay = Relay(partitions)
+        self._forwarder = TransferForwarder(partitions)
         self._ticker = Ticker(tick_s)
         self._after: dict[int, TransferKey] = {}
         self._pause_s = IDLE_S
@@ -89,7 +96,9 @@ class Errands:
         if self._tasks:
             return
         self._appender.open()
-        self._tasks = [asyncio.create_task(self._run("relay", self._relay_on, self._wait_for_news), name="relay")]
+        self._tasks = [
+            asyncio.create_task(self._run("transfers", self._forward_on, self._wait_for_news), name="transfers")
+        ]
         if self._tick_s > 0:
             self._tasks.append(asyncio.create_task(self._run("ticks", self._tick_on, asyncio.sleep), name="ticks"))
 
@@ -102,30 +111,30 @@ class Errands:
                 await task
         await asyncio.to_thread(self._appender.close)
 
-    def forget(self) -> None:
-        """Take nothing for granted that was appended and isn't folded yet: the log may have lost its end."""
-        self._relay.forget()
-        self._ticker.forget()
+    def forget_offsets(self) -> None:
+        """Append again what was appended and isn't folded yet: the log may have lost its end."""
+        self._forwarder.forget_offsets()
+        self._ticker.forget_offsets()
 
     def wake(self) -> None:
-        """Tell that a transfer may have been sent or have arrived."""
+        """Look at transfers soon: one may have been sent or have arrived."""
         self._news.set()
 
     async def _run(
         self, name: str, work: Callable[[], Awaitable[float]], wait: Callable[[float], Awaitable[None]]
     ) -> None:
-        """Do some work again and again; it gives the pause until its next time, in seconds."""
-        patience = LONG_S
+        """Do a task again and again; `work` returns the pause until the next time, in seconds."""
+        backoff_s = LONG_S
         while True:
             try:
                 pause = await work()
-                patience = LONG_S
+                backoff_s = LONG_S
             except Exception as error:
-                pause = patience = min(patience * 2, self._retry_max_s)
+                pause = backoff_s = min(backoff_s * 2, self._retry_max_s)
                 if is_outage(error):
-                    log.warning(outage_event(error), errand=name, retry_in_s=pause, why=why(error))
+                    log.warning(outage_event(error), task=name, retry_in_s=pause, why=why(error))
                 else:
-                    log.error("an errand failed, trying again", errand=name, retry_in_s=pause, exc_info=error)
+                    log.error("a background task failed, trying again", task=name, retry_in_s=pause, exc_info=error)
             await wait(pause)
 
     async def _wait_for_news(self, pause_s: float) -> None:
@@ -140,26 +149,26 @@ class Errands:
         return min(self._tick_s / 2, LOOK_S)
 
     async def tick(self) -> int:
-        """Append the ticks that are wanted now; gives their number."""
+        """Append the ticks that are due now; returns their number."""
         now_ms = time.time_ns() // 1_000_000
         async with self._pool.connection() as connection:
             transit = await Transit.of_live(connection)
             owned = {} if transit is None else await transit.due(self._owner, now_ms)
-        wanted = self._ticker.wanted(owned, now_ms, time.monotonic())
-        if wanted:
-            offsets = await asyncio.to_thread(self._appender.append, wanted)
-            for record, offset in zip(wanted, offsets, strict=True):
+        ticks = self._ticker.due(owned, now_ms, time.monotonic())
+        if ticks:
+            offsets = await asyncio.to_thread(self._appender.append, ticks)
+            for record, offset in zip(ticks, offsets, strict=True):
                 self._ticker.appended(record.partition, offset, time.monotonic())
-        return len(wanted)
+        return len(ticks)
 
-    async def _relay_on(self) -> float:
+    async def _forward_on(self) -> float:
         self._news.clear()
-        seen, appended = await self.relay()
+        seen, appended = await self.forward()
         self._pause_s = pause_after(self._pause_s, seen, appended, bool(self._after))
         return self._pause_s
 
-    async def relay(self) -> tuple[int, int]:
-        """Look at some transfers on their way and move them on; gives how many were looked at, and records appended."""
+    async def forward(self) -> tuple[int, int]:
+        """Forward some transfers on their way; returns how many were looked at, and how many records were appended."""
         async with self._pool.connection() as connection:
             transit = await Transit.of_live(connection)
             if transit is None:
@@ -174,14 +183,14 @@ class Errands:
                 seen = len(self._after)
                 self._after = {}
                 return seen, 0
-            self._turn(owned, [(one.partition, one.key) for one in page], most)
+            self._set_next_page(owned, [(one.partition, one.key) for one in page], most)
             arrivals = await transit.arrivals([arrival_key(one) for one in page])
-            plan = self._relay.plan(page, arrivals, standings)
+            plan = self._forwarder.plan(page, arrivals, standings)
             parcels = await transit.parcels([one.key for one in plan.arrivals])
-        sending = self._relay.ends(plan) + self._relay.arrivals(plan, parcels)
+        sending = self._forwarder.ends(plan) + self._forwarder.arrivals(plan, parcels)
         return len(page), await self._send(sending)
 
-    def _turn(self, owned: Sequence[int], page: Sequence[tuple[int, TransferKey]], most: int) -> None:
+    def _set_next_page(self, owned: Sequence[int], page: Sequence[tuple[int, TransferKey]], most: int) -> None:
         """Go on behind a partition's page, or begin anew where that was the last."""
         self._after = {}
         for partition in owned:
@@ -194,5 +203,5 @@ class Errands:
             return 0
         offsets = await asyncio.to_thread(self._appender.append, [one.record for one in sending])
         for one, offset in zip(sending, offsets, strict=True):
-            self._relay.appended(one.command_id, offset)
+            self._forwarder.appended(one.command_id, offset)
         return len(sending) - offsets.count(None)

@@ -75,7 +75,7 @@ class Ticker:
         self._every_s = every_s
         self._last: dict[int, LastTick] = {}
 
-    def wanted(self, owned: Mapping[int, Standing], now_ms: int, now_s: float) -> list[NewRecord]:
+    def due(self, owned: Mapping[int, Standing], now_ms: int, now_s: float) -> list[NewRecord]:
         """The ticks to append now."""
         return [
             tick_record(partition, number_of_tick(standing, now_ms), now_ms)
@@ -83,7 +83,7 @@ class Ticker:
             if wants_tick(standing, self._last.get(partition), now_ms, now_s, self._every_s)
         ]
 
-    def forget(self) -> None:
+    def forget_offsets(self) -> None:
         """Wait for no tick that was appended: the log may have lost its end, and the tick with it."""
         self._last = {partition: last._replace(offset=None) for partition, last in self._last.items()}
 

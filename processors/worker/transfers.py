@@ -1,8 +1,9 @@
-"""The relay: moves transfers on, from the sender's partition to the receiver's, and their ends back to the sender.
+"""Forwards transfers: from the sender's partition to the receiver's, and their ends back to the sender.
 
-Owns what is to be appended for a transfer on its way, told from state alone: has its receiver decided about it? then
-its end, else its arrival. There is no outbox and nothing to lose: what was appended twice is a duplicate to the fold,
-and what wasn't is found again. What it remembers only saves appending twice. Knows neither Kafka nor PostgreSQL.
+Owns what is to be appended for a transfer on its way, which follows from state alone: its end if its receiver has
+decided about it, else its arrival. There is no outbox and nothing to lose: what was appended twice is a duplicate to
+the fold, and what wasn't is found again. What it remembers only saves appending twice. Knows neither Kafka nor
+PostgreSQL.
 """
 
 from collections import OrderedDict
@@ -28,7 +29,7 @@ BYTES_AT_ONCE = 8 * 2**20
 log = structlog.get_logger()
 
 
-class Plan(NamedTuple):
+class TransferPlan(NamedTuple):
     """What to do about transfers on their way: which to end at their senders, and whose parcels to bring."""
 
     ends: Sequence[tuple[OpenTransfer, Arrival]]
@@ -42,7 +43,7 @@ class Sending(NamedTuple):
     record: NewRecord
 
 
-class Relay:
+class TransferForwarder:
     """Decides what to append for transfers on their way, and remembers what was.
 
     Args:
@@ -61,8 +62,8 @@ class Relay:
         transfers: Iterable[OpenTransfer],
         arrivals: Mapping[tuple[str, str], Arrival],
         standings: Mapping[int, Standing],
-    ) -> Plan:
-        """Say what to append for transfers.
+    ) -> TransferPlan:
+        """What to append for transfers.
 
         Args:
             transfers: that are on their way.
@@ -87,12 +88,12 @@ class Relay:
             ):
                 coming.append(one)
                 size += one.size
-        return Plan(ends, coming)
+        return TransferPlan(ends, coming)
 
     def _is_new(
         self, command_id: str, transfer: OpenTransfer, partition: int, standings: Mapping[int, Standing]
     ) -> bool:
-        """Tell whether a derived command must be appended, and isn't on its way or without hope."""
+        """Whether a derived command must be appended, and isn't on its way or without hope."""
         offset = self._offsets.get(command_id)
         if offset is None:
             return command_id not in self._hopeless
@@ -111,14 +112,14 @@ class Relay:
         )
         _remember(self._hopeless, command_id, None, self._remembered)
 
-    def ends(self, plan: Plan) -> list[Sending]:
+    def ends(self, plan: TransferPlan) -> list[Sending]:
         """The records that end transfers at their senders."""
         return [
             self._sending(settlement(*one.key, decided.rejection or why_returned(decided.facts)), one.partition)
             for one, decided in plan.ends
         ]
 
-    def arrivals(self, plan: Plan, parcels: Mapping[tuple[str, str], str]) -> list[Sending]:
+    def arrivals(self, plan: TransferPlan, parcels: Mapping[tuple[str, str], str]) -> list[Sending]:
         """The records that bring transfers to their receivers; `parcels` are as they are kept, by transfer."""
         found = []
         for one in plan.arrivals:
@@ -138,7 +139,7 @@ class Relay:
         value = encode(type(command).__name__, fields)
         return Sending(command.command_id, NewRecord(partition, command.account.encode(), value))
 
-    def forget(self) -> None:
+    def forget_offsets(self) -> None:
         """Remember no place in the log any more: the log may have lost its end, and with it what was appended.
 
         What isn't lost is appended twice then, and counts once.

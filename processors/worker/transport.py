@@ -36,7 +36,7 @@ from creditfold.log.reader import LogReader, UnreadableError
 from creditfold.log.record import LogSlice
 from creditfold.processors.fold.chunk import Chunk, Record
 from creditfold.processors.heartbeat import MOST_CHARACTERS, Signs
-from creditfold.processors.worker.partitions import Lanes
+from creditfold.processors.worker.partitions import Partitions
 from creditfold.projections.failures import NotPreparedError, is_outage, outage_event, why
 from creditfold.projections.queries.heartbeats import PartitionSign
 from creditfold.projections.tables.scripts import LayoutError
@@ -94,7 +94,7 @@ class LedgerApp(Protocol):
     """What the transport needs of its Faust app."""
 
     commands_topic: str
-    lanes: Lanes
+    partitions: Partitions
     kafka_client: Mapping[str, str]
     signs: Signs
 
@@ -266,7 +266,7 @@ class LedgerConsumer(driver.Consumer):
         self._connections: dict[TP, Any] = {}
         self._connections_seen = 0.0
         self._not_before: dict[TP, float] = {}
-        # Since when a claim's chain has been ahead of a lane that has nothing to do.
+        # Since when a claim's chain has been ahead of a partition that has nothing to do.
         self._behind_since: dict[TP, float] = {}
         # Partitions in which something could not be read, and when to try them again, each alone.
         self._suspects: dict[TP, float] = {}
@@ -324,10 +324,10 @@ class LedgerConsumer(driver.Consumer):
         self._notice_idle_connections()
         claimed = await self._claimed()
         self._note_held(claimed)
-        self._ledger.lanes.keep({tp.partition for tp in claimed})
-        busy = {TP(self._ledger.commands_topic, partition) for partition in self._ledger.lanes.busy()}
-        # What lanes have in work was fetched before; once it is done their partitions are claimed anew.
-        working = self._ledger.lanes.work()
+        self._ledger.partitions.hold({tp.partition for tp in claimed})
+        busy = {TP(self._ledger.commands_topic, partition) for partition in self._ledger.partitions.without_room()}
+        # What is at work was fetched before; once it is done these partitions are claimed anew.
+        working = self._ledger.partitions.work()
         late = self._by_another_connection(tp for tp in claimed if tp.partition in working)
         asked = self._to_ask(claimed - busy - late)
         if not asked:
@@ -335,7 +335,7 @@ class LedgerConsumer(driver.Consumer):
             return
         state = self._state()
         try:
-            # While a lane works, look again soon: it may want its next chunk before the quiet ones have any.
+            # While a partition is at work, look again soon: it may want its next chunk before the quiet ones have any.
             hurry = busy and not asked & self._suspects.keys()
             fetched = await self._fetch(asked, 0.005 if hurry else timeout)
             # What came by another connection may be another history than what was folded.
@@ -360,13 +360,13 @@ class LedgerConsumer(driver.Consumer):
             self._void()
 
     def _notice_lost_chunks(self) -> None:
-        """Forget the claims whose chunks were delivered to Faust and never reached their lane."""
-        now, waiting = time.monotonic(), self._ledger.lanes.waiting()
+        """Forget the claims whose chunks were delivered to Faust and never reached their partition's queue."""
+        now, waiting = time.monotonic(), self._ledger.partitions.idle()
         for tp, chain in list(self._chains.items()):
             if waiting.get(tp.partition, chain.next_offset) >= chain.next_offset:
                 self._behind_since.pop(tp, None)
             elif now - self._behind_since.setdefault(tp, now) > LOST_AFTER_S:
-                log.warning("a chunk got lost on its way to its lane", partition=tp.partition)
+                log.warning("a chunk got lost on its way to its queue", partition=tp.partition)
                 self._behind_since.pop(tp)
                 self.forget(tp.partition, fenced=False)
 
@@ -387,10 +387,10 @@ class LedgerConsumer(driver.Consumer):
     def _compare_again(self, tps: Iterable[TP]) -> None:
         """Forget claims, so that the next ones compare the log again.
 
-        Not of a partition whose lane is at work: a claim ends a transaction that takes long, which would begin again,
+        Not of a partition that is at work: a claim ends a transaction that takes long, which would begin again,
         and never come to its end if connections are lost more often than that.
         """
-        working = self._ledger.lanes.work()
+        working = self._ledger.partitions.work()
         for tp in tps:
             if tp.partition not in working:
                 log.info("connected anew, the log is compared again", partition=tp.partition)
@@ -431,7 +431,7 @@ class LedgerConsumer(driver.Consumer):
         """
         chain = self._chains.get(tp)
         if chain is None:
-            return Fetched(0, 0, [])  # A lane gave the claim up meanwhile.
+            return Fetched(0, 0, [])  # The claim was given up meanwhile.
         start = chain.next_offset
         self._suspects[tp] = time.monotonic() + SUSPECT_PAUSE_S
         try:
@@ -458,7 +458,7 @@ class LedgerConsumer(driver.Consumer):
             self._touched = now
             await self._thread.touch()
         if self._chains:
-            await self._ledger.lanes.wait_for_room(1.0)
+            await self._ledger.partitions.wait_for_room(1.0)
         else:
             await self.sleep(0.1)
 
@@ -508,7 +508,7 @@ class LedgerConsumer(driver.Consumer):
         await self._ledger.check_identity()
         try:
             found, refused = await self._compared(tps)
-            claims = await self._ledger.lanes.claim({tp.partition for tp in tps} - refused)
+            claims = await self._ledger.partitions.claim({tp.partition for tp in tps} - refused)
         except LayoutError as error:
             await self.app.crash(error)
             raise
@@ -538,7 +538,7 @@ class LedgerConsumer(driver.Consumer):
         A partition that is claimed all the same would be folded on with commands missing, and transfers of a history
         that is gone would be moved on.
         """
-        bookmarks = await self._ledger.lanes.bookmarks([tp.partition for tp in tps])
+        bookmarks = await self._ledger.partitions.bookmarks([tp.partition for tp in tps])
         unread: Collection[int] = ()
         try:
             refused = await self._ledger.refusals(bookmarks)
@@ -556,7 +556,7 @@ class LedgerConsumer(driver.Consumer):
                 looks_again_in_s=REFUSED_PAUSE_S,
             )
             self._pause_partition(TP(self._ledger.commands_topic, partition), REFUSED_PAUSE_S)
-            await self._ledger.lanes.release(partition)
+            await self._ledger.partitions.release(partition)
         return bookmarks, {*refused, *unread}
 
     def _chunks(self, fetched: Mapping[TP, Fetched]) -> dict[TP, Chunk]:
@@ -599,7 +599,7 @@ class LedgerConsumer(driver.Consumer):
 
     def signs(self) -> list[PartitionSign]:
         """What this worker does about each partition that it holds or has held. Safe to call from another thread."""
-        now, works, claimed = time.monotonic(), self._ledger.lanes.work(), set(self._chains)
+        now, works, claimed = time.monotonic(), self._ledger.partitions.work(), set(self._chains)
         found = []
         for tp, held_at in sorted(list(self._held_at.items())):  # noqa: C414 - A copy at once: the other thread may add one.
             work = works.get(tp.partition)
@@ -628,7 +628,7 @@ class LedgerConsumer(driver.Consumer):
         """Tell Kafka how far the fold has come, for lag tools; failing at it harms nothing."""
         topic = self._ledger.commands_topic
         with suppress(KafkaError, IllegalStateError, TimeoutError):
-            await self._thread.report({TP(topic, p): offset for p, offset in self._ledger.lanes.offsets().items()})
+            await self._thread.report({TP(topic, p): offset for p, offset in self._ledger.partitions.offsets().items()})
 
 
 def _slice_from(kafka: Mapping[str, str], tp: TP, start: int) -> LogSlice:

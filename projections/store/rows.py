@@ -3,26 +3,53 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from creditfold.ledger import CreditEntry
 from creditfold.ledger.account import Account
 from creditfold.ledger.facts import Balance, Bucket, Move
 from creditfold.ledger.rows import Changes, take_changes
-from creditfold.projections.results import JournalLine
+from creditfold.projections.results import Cells, JournalLine
 from creditfold.projections.tables.credits import (
     ACCOUNTS,
     BALANCES,
     CHANGED_LOTS,
     HOLDS,
+    LIGHT_BALANCES,
     LOTS,
     OUTLINED,
     SCHEDULES,
     SPENDS,
     TRANSFERS,
     Table,
+    cells,
 )
 
-#: The last line of the journal about each (account, asset), with the offset of its record.
-LastLines: TypeAlias = dict[tuple[str, str], tuple[int, CreditEntry]]
+#: Rows to write by table, of one maker or of several.
+Rows: TypeAlias = Mapping[Table, Sequence[Cells]]
+
+#: What the last line of the journal about each (account, asset) shows: its record's offset, its version, the balance.
+LastLines: TypeAlias = dict[tuple[str, str], tuple[int, int, Balance]]
+
+# What accounts on the fast path have rows of, in the order of their cells.
+_FAST = (LIGHT_BALANCES, LOTS, CHANGED_LOTS)
+
+
+def state_rows(
+    last: LastLines, accounts: Mapping[str, Account], fast_cells: Sequence[Cells], partition: int
+) -> dict[Table, list[Cells]]:
+    """The rows of accounts' state, as they are sent. The accounts forget their past.
+
+    Args:
+        last: the last lines that show what balances there are.
+        accounts: state of each account that commands or time touched.
+        fast_cells: rows of accounts on the fast path: of balances, of new lots, of changed lots; nothing where there
+            are none.
+        partition: of the command topic.
+    """
+    rows = changed_rows(last, accounts, partition)
+    found = {table: [cells(table, own)] for table, own in rows.items() if own}
+    for table, own in zip(_FAST, fast_cells, strict=False):
+        if own[0]:
+            found.setdefault(table, []).insert(0, own)
+    return found
 
 
 def changed_rows(
@@ -31,21 +58,21 @@ def changed_rows(
     """The rows to write after lines of the journal, by table. The accounts forget their past.
 
     Args:
-        last: those that tell what balances there are.
+        last: the last lines that show what balances there are.
         accounts: state of each account that commands or time touched.
         partition: of the command topic.
     """
     balances: list[tuple[Any, ...]] = []
     others: list[tuple[Any, ...]] = []
-    for (name, asset), (offset, entry) in last.items():
+    for (name, asset), (offset, version, balance) in last.items():
         account = accounts[name]
         if asset:
-            available, pending, held, debt = entry.balance
+            available, pending, held, debt = balance
             limit = account.holding(asset).limit
-            balances.append((name, asset, available, pending, held, debt, limit, entry.version, partition, offset))
+            balances.append((name, asset, available, pending, held, debt, limit, version, partition, offset))
         else:
             frozen = str(account.frozen or "")
-            others.append((name, entry.version, account.is_closed, frozen, partition, offset))
+            others.append((name, version, account.is_closed, frozen, partition, offset))
     state = Changes([], [], [], [], [], [], [])
     for name, account in accounts.items():
         if account.changed:

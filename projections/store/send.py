@@ -11,11 +11,11 @@ from psycopg.types.json import Jsonb
 
 from creditfold.log.bookmark import NO_RECORD
 from creditfold.projections.columns import SEPARATOR, Longs, Utf8, longs
-from creditfold.projections.results import Cells, ChunkResult
+from creditfold.projections.results import ChunkResult
 from creditfold.projections.store.chain import BYTES, COLUMNS, NULL, Checkpoint, Line
-from creditfold.projections.store.rows import Total
+from creditfold.projections.store.rows import Rows, Total
 from creditfold.projections.store.statements import Statements, statements
-from creditfold.projections.tables.credits import WRITTEN, Table, add_totals, joined, save, together
+from creditfold.projections.tables.credits import WRITTEN, add_totals, joined, save, together
 
 #: The unique key of the journal on (account, command id).
 KNOWN_COMMANDS = "journal_command"
@@ -24,9 +24,6 @@ KNOWN_COMMANDS = "journal_command"
 DISPLACED = "LDG01"
 
 _BYTES, _NULL = BYTES.encode(), NULL.encode()
-
-#: Rows to write by table, of one maker or of several.
-Rows: TypeAlias = Mapping[Table, Sequence[Cells]]
 
 #: Lines of the journal on their way, each with its end.
 Pieces: TypeAlias = Sequence[bytes]
@@ -41,9 +38,9 @@ class DisplacedError(Exception):
 
 
 class Draft(NamedTuple):
-    """What a chunk of one partition comes to, as it is sent.
+    """What a chunk of one partition comes to, as it is sent, but for the state of its accounts.
 
-    `lines` are those of the journal, in the order of their accounts, and `state` are rows of accounts.
+    `lines` are those of the journal, in the order of their accounts.
     """
 
     partition: int
@@ -51,7 +48,6 @@ class Draft(NamedTuple):
     chain: bytes
     checkpoints: Sequence[Checkpoint]
     lines: Pieces
-    state: Rows
     totals: Mapping[str, Total]
 
 
@@ -71,14 +67,19 @@ async def send(connection: AsyncConnection[TupleRow], generation: int, draft: Dr
 
 
 async def send_together(
-    connection: AsyncConnection[TupleRow], generation: int, drafts: Sequence[Draft], expected: Sequence[tuple[int, int]]
+    connection: AsyncConnection[TupleRow],
+    generation: int,
+    drafts: Sequence[Draft],
+    states: Sequence[Rows],
+    expected: Sequence[tuple[int, int]],
 ) -> None:
     """Write drafts of different partitions, and move their offsets, in a transaction of its own.
 
     Args:
         connection: in no transaction, and in autocommit. It must be rolled back if this fails or is cancelled.
         generation: whose partitions.
-        drafts: there must be some.
+        drafts: at least one.
+        states: the rows of each draft's accounts.
         expected: the offset and the epoch at which each draft's partition must stand.
 
     Raises DisplacedError if one stands elsewhere, KnownCommandError if a command was decided before.
@@ -94,6 +95,7 @@ async def send_together(
             await cursor.execute(sql.take, taking)
             if lines:
                 await cursor.execute(sql.save_lines, _as_inserted(lines))
+            await send_state(cursor, generation, states)
             await _send_rows(cursor, generation, drafts)
             await cursor.execute(b"COMMIT")
 
@@ -125,7 +127,6 @@ def _is_unescaped(lines: bytes) -> bool:
 
 async def _send_rows(cursor: AsyncCursor[TupleRow], generation: int, drafts: Sequence[Draft]) -> None:
     """Write what has no order among itself, in a pipeline."""
-    await send_state(cursor, generation, [draft.state for draft in drafts])
     totals = [(draft.partition, name, *sums) for draft in drafts for name, sums in draft.totals.items()]
     if totals:
         await cursor.execute(add_totals(generation), joined(totals))

@@ -8,15 +8,15 @@ import pytest
 from creditfold.common.settings import Settings
 from creditfold.ledger import CreditBook
 from creditfold.ledger.account import Account
-from creditfold.processors.fold import fast as quick
-from creditfold.processors.fold.account_cache import Memory, Seen, fold_chunk
+from creditfold.processors.fold import fast
+from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import fold, read_records
+from creditfold.processors.fold.transaction import chunk_transaction, fold_chunk
 from creditfold.projections.connections import connected, fold_pool
 from creditfold.projections.proof.chain import lines
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.store.chain import Line, activation_line, dead_letter_line, journal_line
 from creditfold.projections.store.claim import claim
-from creditfold.projections.store.transaction import ChunkTransaction
 from helpers.records import FakeRecord
 from helpers.support import query
 
@@ -38,38 +38,31 @@ def stored_lines(settings: Settings) -> list[Line]:
 
 
 async def fold_in_pieces(
-    settings: Settings, records: Sequence[FakeRecord], chance: random.Random, memory: Memory | None
+    settings: Settings, records: Sequence[FakeRecord], chance: random.Random, cache: AccountCache | None
 ) -> None:
-    """Fold records in transactions of any size: without a memory one by one, with one in several pieces too."""
+    """Fold records in transactions of any size: without a cache one by one, with one in several pieces too."""
     async with fold_pool(settings.dsn, "test", 2) as pool:
         won = await claim(pool, 0, "test")
         at = won.next_offset
         while at < len(records):
-            pieces = chance.choice((1, 4)) if memory is not None else 1
-            async with pool.connection() as connection, connection.transaction():
-                transaction = ChunkTransaction(connection, 0, won)
-                await transaction.lock()
+            pieces = chance.choice((1, 4)) if cache is not None else 1
+            own = cache or AccountCache()
+            async with pool.connection() as connection, chunk_transaction(connection, 0, won, own) as transaction:
                 for _ in range(pieces):
                     end = min(len(records), at + chance.choice((1, 3, 10, 40)))
-                    own = memory or Memory()
-                    reads = quick.read(records[at:end], 0, 1, own.light)
-                    reached = await fold_chunk(
-                        transaction, transaction.progress, reads, end, own, save_state=pieces == 1
-                    )
+                    reads = fast.read(records[at:end], 0, 1, own.store)
+                    reached = await fold_chunk(transaction, reads, end, own)
                     assert reached > at
                     at = reached
                     if reached < end or at == len(records):
                         break
-                await transaction.save_state()
-            if memory is not None:
-                memory.trim()
+            own.trim()
 
 
 def forget_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have workers recognize no id, or hardly any."""
-    monkeypatch.setattr(Seen, "note", lambda *_: False)
-    new_filter = quick.new_filter
-    monkeypatch.setattr(quick, "new_filter", lambda *_: new_filter(64, 1))
+    new_filter = fast.new_filter
+    monkeypatch.setattr(fast, "new_filter", lambda *_: new_filter(64, 1))
 
 
 def lots_in(settings: Settings) -> dict[tuple[str, str, int], tuple[int, ...]]:

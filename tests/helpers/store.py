@@ -8,7 +8,7 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.processors.worker.partitions import Lanes
+from creditfold.processors.worker.partitions import Partitions
 from creditfold.projections.connections import fold_pool
 from helpers.support import HANG_S, query
 
@@ -22,9 +22,9 @@ async def fail(error: CreditfoldError) -> None:
 @asynccontextmanager
 async def lanes_of(
     settings: Settings, lost: list[tuple[int, bool]] | None = None, partitions: int = 1
-) -> AsyncIterator[Lanes]:
+) -> AsyncIterator[Partitions]:
     async with fold_pool(settings.dsn, "test", 2) as pool:
-        lanes = Lanes(
+        lanes = Partitions(
             pool,
             partitions,
             "test",

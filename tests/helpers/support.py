@@ -33,7 +33,7 @@ from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError
 from creditfold.log.offsets import end_offsets, start_offsets
 from creditfold.log.topics import create_topics, describe_log
-from creditfold.processors.rebuild.partition import Job
+from creditfold.processors.rebuild.partition import RebuildJob
 from creditfold.processors.rebuild.processes import fold_here
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.progress import PartitionProgress, progress
@@ -270,13 +270,13 @@ def misname_header(batch: Any) -> None:
 
 
 class Quiet:
-    """Is told how far a rebuild is, and keeps it to itself."""
+    """Observes how far a rebuild is, and shows nothing."""
 
     def begin(self, step: str, done: int, total: int) -> None:
         """A step begins."""
 
-    def tell(self, done: int) -> None:
-        """So many records are behind."""
+    def report(self, done: int) -> None:
+        """The number of records behind."""
         assert done >= 0
 
 
@@ -323,7 +323,7 @@ def fold_log(settings: Settings) -> None:
     log = describe_log(settings)
     prepare(settings.dsn, log)
     ends = end_offsets(settings, log.topic, range(log.partitions))
-    fold_here(Job(settings.kafka_client, log.topic, log.partitions, 1, ends), settings.dsn)
+    fold_here(RebuildJob(settings.kafka_client, log.topic, log.partitions, 1, ends), settings.dsn)
 
 
 def query(settings: Settings, text: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

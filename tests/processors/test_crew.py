@@ -6,17 +6,17 @@ import sys
 import psutil
 import pytest
 
-from creditfold.processors.rebuild.processes import Crew
+from creditfold.processors.rebuild.processes import FoldProcesses
 from helpers.support import HANG_S
 
 PROCESSES = 3
 
 STARTED = f"""
 import threading, time
-from creditfold.processors.rebuild.processes import Crew
+from creditfold.processors.rebuild.processes import FoldProcesses
 if {{threads}}:
     threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
-crew = Crew({PROCESSES})
+processes = FoldProcesses({PROCESSES})
 print("started", flush=True)
 time.sleep(3600)
 """
@@ -28,19 +28,19 @@ def test_a_crew_without_a_task_ends_with_its_parent(threads: int) -> None:
     command = [sys.executable, "-c", STARTED.format(threads=threads)]
     with psutil.Popen(command, stdout=subprocess.PIPE) as parent:
         assert parent.stdout.readline() == b"started\n"
-        crew = parent.children(recursive=True)
-        assert len(crew) >= PROCESSES
+        processes = parent.children(recursive=True)
+        assert len(processes) >= PROCESSES
         parent.kill()
-    _, alive = psutil.wait_procs(crew, timeout=HANG_S)
+    _, alive = psutil.wait_procs(processes, timeout=HANG_S)
     assert not alive
 
 
 def test_a_crew_without_a_task_ends_with_its_block() -> None:
     """Where there turns out to be too little for it."""
     before = psutil.Process().children()
-    with Crew(2):
-        crew = [process for process in psutil.Process().children() if process not in before]
-        assert len(crew) >= 2
+    with FoldProcesses(2):
+        processes = [process for process in psutil.Process().children() if process not in before]
+        assert len(processes) >= 2
     assert not [
-        process for process in crew if process.is_running() and "resource_tracker" not in str(process.cmdline())
+        process for process in processes if process.is_running() and "resource_tracker" not in str(process.cmdline())
     ]

@@ -37,7 +37,7 @@ from creditfold.processors.fold.chunk import Chunk
 from creditfold.processors.worker import transport
 from creditfold.processors.worker.app import SCHEME, FetchSchema, FoldApp, create_app
 from creditfold.processors.worker.main import BoundedWorker
-from creditfold.processors.worker.partitions import Work
+from creditfold.processors.worker.partition import Work
 from creditfold.processors.worker.transport import (
     FETCH_WAIT_MS,
     FEW_RECORDS,
@@ -236,11 +236,11 @@ async def test_what_comes_by_another_connection_is_not_delivered(
     assert claimed._chains.keys() == {TP(TOPIC, 1)}
 
 
-async def test_a_lane_at_work_keeps_its_claim_when_its_broker_is_connected_to_anew(
+async def test_a_partition_at_work_keeps_its_claim_when_its_broker_is_connected_to_anew(
     claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new claim would end what is in work. Nothing more is fetched meanwhile; what came already isn't delivered."""
-    lanes = cast(FoldApp, claimed.app).lanes
+    partitions = cast(FoldApp, claimed.app).partitions
     asked: list[set[TP]] = []
 
     async def getmany(tps: set[TP], _: float) -> dict[TP, Fetched]:
@@ -249,14 +249,14 @@ async def test_a_lane_at_work_keeps_its_claim_when_its_broker_is_connected_to_an
         return fetched(p0=(11, 10), p1=(11, 10))
 
     monkeypatch.setattr(claimed, "_getmany", getmany)
-    monkeypatch.setattr(lanes, "work", lambda: {0: Work(0.0)})
+    monkeypatch.setattr(partitions, "work", lambda: {0: Work(0.0)})
     (chunks,) = [message.value async for _, message in claimed.getmany(0.1)]
     assert [chunk.partition for chunk in chunks] == [1]
     monkeypatch.setattr(claimed, "_connections_seen", 0.0)
     assert [message async for _, message in claimed.getmany(0.1)] == []
     assert claimed._chains[TP(TOPIC, 0)] == Chain(5, 10)
     assert asked == [{TP(TOPIC, 0), TP(TOPIC, 1)}, {TP(TOPIC, 1)}]
-    monkeypatch.setattr(lanes, "work", dict)
+    monkeypatch.setattr(partitions, "work", dict)
     monkeypatch.setattr(claimed, "_connections_seen", 0.0)
     claimed._notice_idle_connections()
     assert TP(TOPIC, 0) not in claimed._chains
@@ -413,9 +413,9 @@ async def test_a_batch_that_aiokafka_cannot_parse_is_read_by_librdkafka(
 async def test_a_chunk_that_faust_dropped_is_fetched_again(
     claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lane has nothing to do and stands before the chain's end, for longer than a chunk takes to reach it."""
-    lanes = cast(FoldApp, claimed.app).lanes
-    monkeypatch.setattr(lanes, "waiting", lambda: {0: 4, 1: 10})
+    """The partition has nothing to do and stands before the chain's end, for longer than a chunk takes to reach it."""
+    partitions = cast(FoldApp, claimed.app).partitions
+    monkeypatch.setattr(partitions, "idle", lambda: {0: 4, 1: 10})
     claimed._notice_lost_chunks()
     assert claimed._chains.keys() == {TP(TOPIC, 0), TP(TOPIC, 1)}
     claimed._behind_since[TP(TOPIC, 0)] -= LOST_AFTER_S
@@ -521,10 +521,10 @@ async def test_security_settings_reach_the_consumer(tmp_path: Any, protocol: Any
 
 
 def test_the_app_stops_its_work_before_its_consumer() -> None:
-    """`App.on_stop` stops the consumer; ours lets the lanes finish first."""
+    """`App.on_stop` stops the consumer; ours lets the partitions finish first."""
     assert "_stop_consumer" in source(App.on_stop)
     text = source(FoldApp.on_stop)
-    assert text.index("lanes.stop()") < text.index("super().on_stop()")
+    assert text.index("partitions.stop()") < text.index("super().on_stop()")
 
 
 def test_no_folder_is_made(app: FoldApp) -> None:

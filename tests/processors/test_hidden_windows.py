@@ -9,7 +9,7 @@ from confluent_kafka import Producer
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.visibility import HiddenRecordError
-from creditfold.processors.publisher.main import Lane
+from creditfold.processors.publisher.main import PartitionThread
 from creditfold.processors.publisher.partition import Outbox, Pool, ScatteredWindowError
 from creditfold.projections.queries import windows as outbox_queries
 from helpers.late_marker import abort_in
@@ -107,14 +107,16 @@ def test_a_lane_with_nothing_more_to_publish_notices_what_is_hidden(ledger_setti
         return opened_outboxes[-1]
 
     folded = next_offsets(ledger_settings)
-    lane = Lane(topics, 0, make_outbox, lambda partition: None, 0.5)
-    lane.tell(folded.pop(0))
-    lane.start()
+    thread = PartitionThread(topics, 0, make_outbox, lambda partition: None, 0.5)
+    thread.set_folded(folded.pop(0))
+    thread.start()
     try:
-        assert wait_until(lambda: len(opened_outboxes) > 1 and opened_outboxes[-1].published_to == lane.folded, HANG_S)
+        assert wait_until(
+            lambda: len(opened_outboxes) > 1 and opened_outboxes[-1].published_to == thread.folded, HANG_S
+        )
     finally:
-        lane.stop()
-        lane.join(HANG_S)
+        thread.stop()
+        thread.join(HANG_S)
     assert aborted == [1]
     for partition, end in folded.items():
         with opened(ledger_settings, pool, partition, topics) as outbox:

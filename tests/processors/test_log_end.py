@@ -28,7 +28,7 @@ from creditfold.log.topics import describe_log
 from creditfold.processors import health
 from creditfold.processors.doctor import examine
 from creditfold.processors.publisher.partition import OutcomesCutError, Pool
-from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from creditfold.processors.rebuild.verify import diff, verify
 from creditfold.processors.status import refuse_other_history, take_sample
 from creditfold.projections.tables.setup import prepare
@@ -154,7 +154,7 @@ def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
         for going_on in (
             lambda: archive_topic(settings, tmp_path / "backup"),
             lambda: rebuild(settings, Request(resume=before), Quiet()),
-            lambda: activate(settings, before, Consent(differences=True, note="x"), Quiet()),
+            lambda: activate(settings, before, ActivationOptions(differences=True, note="x"), Quiet()),
             lambda: diff(settings, None, 20, Quiet()),
         ):
             with pytest.raises((ArchiveError, LogReplacedError), match="the topic holds at 1:4 is another one"):
@@ -166,7 +166,7 @@ def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
         assert check.state == "danger"
         assert why == check.seen
         done = rebuild(settings, Request(), Quiet())
-        activate(settings, done.number, Consent(differences=True, note="the log lost its end"), Quiet())
+        activate(settings, done.number, ActivationOptions(differences=True, note="the log lost its end"), Quiet())
         wait_until_folded(settings)
     found = query(settings, "SELECT command_id FROM ledger.journal WHERE log_partition = 1 ORDER BY log_offset")
     assert [row[0] for row in found] == ["kept-0", "kept-1", "new-0", "new-1", "new-2", "new-3"]

@@ -6,7 +6,7 @@ from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.log.archive.restore import restore_topic
 from creditfold.log.archive.writer import archive_topic
-from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.decisions import NewDecision, live_log, record_decision
 from helpers.databases import fresh_database, other_topic
@@ -44,7 +44,7 @@ def test_each_is_published_once_when_the_log_is_replaced(
             topic_id, discarded = live_log(connection).topic_id, Position(*before[1][0])
             assert record_decision(connection, topic_id, discarded, NewDecision("discard", "ann", "noise"))
         rebuild(target, Request(), Quiet())
-        activate(target, 2, Consent(other_log=True), Quiet())
+        activate(target, 2, ActivationOptions(other_log=True), Quiet())
         states = "SELECT log_partition, log_offset, decided_by FROM ledger.dead_letter_states WHERE state <> 'open'"
         assert query(target, states) == [(*discarded, "ann")]
         # No command comes to either topic.

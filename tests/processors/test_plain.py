@@ -1,4 +1,4 @@
-"""The quick way of plain commands says what Python's own says, byte by byte. It is in the compiled core only.
+"""The fast path of plain commands says what Python's own says, byte by byte. It is in the compiled core only.
 
 What it comes to in PostgreSQL is compared in test_credit_store.py and test_together.py, which fold mixed histories.
 """
@@ -19,9 +19,10 @@ from creditfold.ledger.account import NUMBER_BITS
 from creditfold.ledger.commands import KINDS, Grant, Terms
 from creditfold.ledger.facts import CorruptStateError
 from creditfold.log.partitioner import partition_of
-from creditfold.processors.fold import fast as quick
-from creditfold.processors.fold.account_cache import Loaded, Memory, Part, Seen
+from creditfold.processors.fold import fast
+from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import commands, controls, fold, folding, keys, read_one, read_records
+from creditfold.processors.fold.transaction import LoadedPart, Part, fold_part
 from creditfold.projections.store.chain import CHECKPOINT_OFFSETS, START, Line, dead_letter_line, extend, journal_line
 from creditfold.projections.store.claim import Claim
 from creditfold.projections.store.load import account_with
@@ -36,16 +37,16 @@ from helpers.support import IS_COMPILED
 
 pytestmark = pytest.mark.both_cores
 
-needs_quick = pytest.mark.skipif(not IS_COMPILED, reason="there is a quick way in the compiled core only")
+needs_fast = pytest.mark.skipif(not IS_COMPILED, reason="there is a fast path in the compiled core only")
 
 
-def test_there_is_a_quick_way_in_the_compiled_core_and_only_there() -> None:
+def test_there_is_a_fast_path_in_the_compiled_core_and_only_there() -> None:
     """Or the tests below would pass for want of what they test."""
     assert (importlib.util.find_spec("creditfold.processors.fold.plain") is not None) == IS_COMPILED
-    assert (quick.new_store() is not None) == IS_COMPILED
+    assert (fast.new_store() is not None) == IS_COMPILED
 
 
-@needs_quick
+@needs_fast
 def test_its_bounds_are_those_of_the_rules() -> None:
     """They are written down twice."""
     from creditfold.processors.fold import plain
@@ -111,23 +112,23 @@ def values(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return draw(st.sampled_from([account, account, account, b"bob"])), value
 
 
-@needs_quick
+@needs_fast
 @given(values(), st.sampled_from([1, 8]))
 def test_what_it_reads_is_what_python_reads(pair: tuple[bytes, bytes], partitions: int) -> None:
     """Any bytes: what is taken for plain is a plain command, and is read as Python reads it."""
     key, value = pair
     record = FakeRecord(3, 5, key, value)
     partition = partition_of(key, partitions)
-    ((_, content),) = quick.read([record], partition, partitions, quick.new_store())
+    ((_, content),) = fast.read([record], partition, partitions, fast.new_store())
     expected = read_one(record, partition, partitions)
-    (slow,) = quick.slowly([(record, content)])
+    (slow,) = fast.decoded([(record, content)])
     assert slow == (record, expected)
     if content.__class__.__name__ == "Plain":
         assert expected.__class__ in KINDS
         assert read_one(record, (partition + 1) % 8, 8) != expected or partitions == 1
 
 
-@needs_quick
+@needs_fast
 def test_metadata_do_not_slow_a_plain_command_down() -> None:
     """A purchase says which order it is of; the line keeps a digest of that, as Python's does."""
     fields = {"account": "ann", "asset": "credits", "amount": 1, "metadata": {"order": "7", "é": "\t"}}
@@ -135,23 +136,23 @@ def test_metadata_do_not_slow_a_plain_command_down() -> None:
         FakeRecord(0, 0, b"ann", encode("Grant", {"command_id": "g", **fields})),
         FakeRecord(1, 1, b"ann", encode("Spend", {"command_id": "s", **fields})),
     ]
-    ours, python = Folded({}, is_quick=True), Folded({}, is_quick=False)
+    ours, python = Folded({}, is_fast=True), Folded({}, is_fast=False)
     ours.fold(records)
     python.fold(records)
-    assert ours.quick_lines == 2
+    assert ours.fast_lines == 2
     assert ours.progress == python.progress
 
 
-@needs_quick
+@needs_fast
 def test_a_record_of_another_partition_or_that_mends_a_letter_goes_python_s_way() -> None:
     """However plain it is."""
     value = encode("Spend", {"command_id": "s", "account": "ann", "asset": "credits", "amount": 1})
     record = FakeRecord(0, 0, b"ann", value)
     wrong = (partition_of(b"ann", 8) + 1) % 8
     for given_record, partition in ((record, wrong), (record._replace(headers=[("redrive-of", b"0:1")]), wrong - 1)):
-        ((_, content),) = quick.read([given_record], partition, 8, quick.new_store())
+        ((_, content),) = fast.read([given_record], partition, 8, fast.new_store())
         assert content == read_one(given_record, partition, 8)
-    ((_, content),) = quick.read([record._replace(headers=[("trace", b"x")])], wrong - 1, 8, quick.new_store())
+    ((_, content),) = fast.read([record._replace(headers=[("trace", b"x")])], wrong - 1, 8, fast.new_store())
     assert content.__class__.__name__ == "Plain"
 
 
@@ -170,41 +171,41 @@ def without_tables(seed: int, count: int, plain: float) -> list[FakeRecord]:
 class Folded:
     """A fold without PostgreSQL: its chain, and the last row of each key of what it would write."""
 
-    def __init__(self, known: dict[tuple[str, str], tuple[int, Command]], *, is_quick: bool) -> None:
-        self.memory = Memory(10**6, is_fresh=True, seen=Seen(2**12))
-        if not is_quick:
-            self.memory.light = None
+    def __init__(self, known: dict[tuple[str, str], tuple[int, Command]], *, is_fast: bool) -> None:
+        self.cache = AccountCache(10**6, is_fresh=True, ids=fast.new_filter(2**12))
+        if not is_fast:
+            self.cache.store = None
         self.progress = Progress(0, 1, 0, RULES, START, 0)
         self._rows: dict[str, dict[Any, Any]] = {}
         # Lots that stand in balances, by account.
         self._inline: dict[str, dict[Any, Any]] = {}
         self.totals: dict[str, list[int]] = {}
-        self.quick_lines = 0
+        self.fast_lines = 0
         self._known = known
 
     def fold(self, records: Sequence[FakeRecord]) -> None:
         """Fold records in a transaction of their own."""
         end = records[-1].offset + 1
         transaction = ChunkTransaction(None, 0, Claim(0, 1, 1), self.progress)  # type: ignore[arg-type]
-        reads = quick.read(records, 0, 1, self.memory.light)
+        reads = fast.read(records, 0, 1, self.cache.store)
         assert not controls(reads)
         coming = list(commands(reads))
-        plan = self.memory.plan(transaction, reads, self.progress.clock_ms)
-        wanted = self.memory.doubtful(coming, list(keys(coming))) + list(plan.doubtful if plan else ())
+        plan = self.cache.plan(reads, self.progress.clock_ms)
+        wanted = self.cache.doubtful(coming, list(keys(coming))) + list(plan.doubtful if plan else ())
         start = self.progress.next_offset
         found: Known = {key: self._known[key][1] for key in wanted if self._known.get(key, (end, None))[0] < start}
         if plan is not None:
-            self.memory.settle(transaction, plan, {}, found, {})
-        book = CreditBook(self.memory.credited, found, self.progress.clock_ms)
-        result = self.memory.fold(Loaded(Part(reads, end), coming, found, plan), book, 0, 10**9)
-        self.quick_lines += 0 if result.plain is None else len(result.plain)
-        draft = transaction.draft(result)
+            self.cache.settle(plan, {}, found, {})
+        book = CreditBook(self.cache.accounts, found, self.progress.clock_ms)
+        draft = fold_part(LoadedPart(Part(reads, end), coming, found, plan), book, self.cache, transaction, 10**9)
+        self.fast_lines += b"".join(draft.lines).count(b"\n") - len(draft.result.journal)
         for asset, total in draft.totals.items():
             sums = self.totals.setdefault(asset, [0] * len(total))
             self.totals[asset] = [one + other for one, other in zip(sums, total, strict=True)]
-        self._note(draft.state)
-        self.progress = transaction.moved(draft)
-        self.memory.tidy(coming)
+        self._note(self.cache.take_state(0))
+        transaction.advance(draft)
+        self.progress = transaction.progress
+        self.cache.drop_untouched(coming)
 
     def _note(self, state: Any) -> None:
         for table, parts in state.items():
@@ -258,21 +259,21 @@ def _values(column: str | bytes) -> list[Any]:
     return [int.from_bytes(column[at + 4 : at + 12], "big", signed=True) for at in range(0, len(column), 12)]
 
 
-@needs_quick
+@needs_fast
 @given(st.integers(0, 10**6), st.sampled_from([0.5, 0.9, 1.0]))
 def test_it_comes_to_the_same_as_python(seed: int, plain: float) -> None:
     """The chain over every line, the counts, the totals and the rows of all tables, however the log is cut."""
     compared(seed, plain)
 
 
-@needs_quick
-def test_what_is_compared_goes_the_quick_way() -> None:
+@needs_fast
+def test_what_is_compared_takes_the_fast_path() -> None:
     """A good part of it: where all went Python's way, nothing would be compared."""
     assert sum(compared(seed, 0.9) for seed in range(20)) > 500
 
 
 def compared(seed: int, plain: float) -> int:
-    """Fold a history the quick way and Python's, and hold the two together; gives how many lines the quick way made."""
+    """Fold a history the fast path and Python's, and hold the two together; gives how many lines the fast path made."""
     records = without_tables(seed, 150, plain)
     whole = fold(read_records(records, 0, 1), CreditBook(), len(records))
     known: dict[tuple[str, str], tuple[int, Command]] = {}
@@ -280,7 +281,7 @@ def compared(seed: int, plain: float) -> int:
     for record, command in read_records(records, 0, 1):
         if command.__class__ in KINDS:
             known.setdefault((command.account, command.command_id), (record.offset, command))
-    ours, python = Folded(known, is_quick=True), Folded(known, is_quick=False)
+    ours, python = Folded(known, is_fast=True), Folded(known, is_fast=False)
     for cut in cuts(records, random.Random(seed)):
         ours.fold(cut)
     python.fold(records)
@@ -288,7 +289,7 @@ def compared(seed: int, plain: float) -> int:
     assert ours.progress.chain == extend(START, 0, len(records), lines_of(whole))[0]
     assert ours.totals == python.totals
     assert ours.tables == python.tables
-    return ours.quick_lines
+    return ours.fast_lines
 
 
 def cuts(records: Sequence[FakeRecord], chance: random.Random) -> Iterator[Sequence[FakeRecord]]:
@@ -305,7 +306,7 @@ def lines_of(result: Any) -> list[Line]:
     return sorted(found, key=lambda line: line[0])
 
 
-@needs_quick
+@needs_fast
 def test_totals_of_very_large_amounts_add_up() -> None:
     """More than 64 bits of them in one chunk, which a number of the machine's own has no room for."""
     records = [
@@ -320,16 +321,16 @@ def test_totals_of_very_large_amounts_add_up() -> None:
         )
         for number, name in enumerate(f"user-{number % 500}" for number in range(3_000))
     ]
-    ours = Folded({}, is_quick=True)
+    ours = Folded({}, is_fast=True)
     ours.fold(records)
     assert ours.totals["credits"][2] == 3_000 * limits.MAX_AMOUNT
-    assert ours.quick_lines == 3_000
+    assert ours.fast_lines == 3_000
 
 
-@needs_quick
+@needs_fast
 def test_lots_that_a_balance_has_no_room_for_get_rows() -> None:
     """As many as fit stand in it, in the order of spending; each gets one row at most, whatever is spent later."""
-    ours, python = Folded({}, is_quick=True), Folded({}, is_quick=False)
+    ours, python = Folded({}, is_fast=True), Folded({}, is_fast=False)
     commands: list[tuple[str, str, int]] = [("Grant", f"{'g' * 60}{number:02}", 10) for number in range(40)]
     commands += [("Spend", f"s{number}", 7) for number in range(50)]
     inline: list[int] = []
@@ -340,7 +341,7 @@ def test_lots_that_a_balance_has_no_room_for_get_rows() -> None:
         python.fold([record])
         assert ours.tables == python.tables
         inline.append(ours.inline_count)
-    assert ours.quick_lines == len(commands)
+    assert ours.fast_lines == len(commands)
     assert 5 < max(inline) < 20
     # The first ones were there from the start, and were spent first.
     assert inline[len(commands) - 1] == 0
@@ -371,21 +372,21 @@ def balances(draw: st.DrawFn) -> tuple[tuple[Any, ...], bool]:
     return ("ann", asset, total + draw(st.sampled_from([0, 0, 0, 1])), 0, 0, 0, 0, 3, text), is_right
 
 
-@needs_quick
+@needs_fast
 @given(balances())
 def test_a_balance_is_read_as_python_reads_it(balance: tuple[tuple[Any, ...], bool]) -> None:
     """With the lots in it. What isn't right, or not light, goes Python's way, which says so or decides it."""
     row, is_right = balance
-    store, went = quick.new_store(), []
+    store, went = fast.new_store(), []
     assert store is not None
     value = encode("Spend", {"command_id": "s", "account": "ann", "asset": "credits", "amount": 1})
-    reads = quick.read([FakeRecord(0, 50, b"ann", value)], 0, 1, store)
-    plan = quick.new_plan(store, reads, None, 0, trusts=False)
+    reads = fast.read([FakeRecord(0, 50, b"ann", value)], 0, 1, store)
+    plan = fast.new_plan(store, reads, None, 0, trusts=False)
     plan.settle({}, (), lambda *_: None, {"ann": row}, went.append)
     light = store.find("ann")
     parts = None
     with suppress(CorruptStateError):
-        parts = quick.parts_of(account_with(row), "credits", 50)
+        parts = fast.parts_of(account_with(row), "credits", 50)
     if light is None:
         assert went == ["ann"]
         assert parts is None or not is_right
@@ -398,10 +399,10 @@ def test_a_balance_is_read_as_python_reads_it(balance: tuple[tuple[Any, ...], bo
     assert sorted(lot[:-1] for lot in lots) == sorted(parts[2])
 
 
-@needs_quick
+@needs_fast
 def test_assets_are_forgotten_with_their_accounts() -> None:
     """A log may name any number of them, and each chunk goes over those that are remembered."""
-    store = quick.new_store()
+    store = fast.new_store()
     assert store is not None
     for start in range(0, 2_000, 500):
         names = [f"user-{number}" for number in range(start, start + 500)]
@@ -411,8 +412,8 @@ def test_assets_are_forgotten_with_their_accounts() -> None:
             )
             for at, name in enumerate(names, start)
         ]
-        reads = quick.read(records, 0, 1, store)
-        plan = quick.new_plan(store, reads, None, 0, trusts=False)
+        reads = fast.read(records, 0, 1, store)
+        plan = fast.new_plan(store, reads, None, 0, trusts=False)
         plan.settle({}, (), lambda *_: None, {}, print)
         plan.fold(reads, folding(CreditBook()), 0, 0, 1, 2**20)
         plan.end()
@@ -424,10 +425,10 @@ def test_assets_are_forgotten_with_their_accounts() -> None:
         assert (len(store), store.assets) == (10, 10)
 
 
-@needs_quick
+@needs_fast
 def test_its_columns_are_those_of_the_tables() -> None:
     """One row of each, of as many columns as the table has; and none when they were taken."""
-    ours = Folded({}, is_quick=True)
+    ours = Folded({}, is_fast=True)
     value = encode("Grant", {"command_id": "g", "account": "ann", "asset": "credits", "amount": 5})
     ours.fold([FakeRecord(0, 7, b"ann", value)])
     spend = encode("Spend", {"command_id": "s", "account": "ann", "asset": "credits", "amount": 5})
@@ -436,5 +437,5 @@ def test_its_columns_are_those_of_the_tables() -> None:
     (lot,) = ours.tables[LOTS.name].values()
     assert (lot["remaining"], lot["spent"], lot["is_live"], lot["next_at_ms"]) == (0, 5, 0, -1)
     assert (lot["lot_class"], lot["scope"], lot["source"]) == ("=paid", "=", "=issued")
-    assert ours.memory.light is not None
-    assert [count for count, _ in ours.memory.light.rows(0)] == [0, 0, 0]
+    assert ours.cache.store is not None
+    assert [count for count, _ in ours.cache.store.rows(0)] == [0, 0, 0]

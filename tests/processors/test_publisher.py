@@ -34,7 +34,7 @@ from creditfold.processors.publisher.partition import (
     was_fenced,
     with_smaller_messages,
 )
-from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from creditfold.projections.connections import outbox_pool
 from creditfold.projections.queries import windows as outbox_queries
 from creditfold.projections.queries.windows import DeadRow, JournalRow
@@ -197,7 +197,7 @@ def test_generations_are_switched_under_a_publisher(ledger_settings: Settings, t
         rebuild(ledger_settings, Request(), Quiet())
         for turn, number in enumerate((2, 1, 2)):
             append(ledger_settings, mixed(500, 2 + turn))
-            activate(ledger_settings, number, Consent(), Quiet())
+            activate(ledger_settings, number, ActivationOptions(), Quiet())
         wait_until_folded(ledger_settings)
         wait_until_published(ledger_settings)
     assert_published(ledger_settings)
@@ -343,15 +343,15 @@ def test_what_is_published_while_kafka_says_where_a_topic_ends_is_not_lost(
             one, "_make_outbox", lambda topics, partition: Outbox(ledger_settings, topics, partition, pool)
         )
         one._begin(3)
-        lane = one._lanes[3]
-        monkeypatch.setattr(lane, "interrupt", interruptions.append)
-        lane.tell(1)
-        assert wait_until(lambda: lane.published_to == 1, HANG_S)
+        thread = one._lanes[3]
+        monkeypatch.setattr(thread, "interrupt", interruptions.append)
+        thread.set_folded(1)
+        assert wait_until(lambda: thread.published_to == 1, HANG_S)
 
         def answered_late(*asked: Any) -> Any:
             ends = ask(*asked)
-            lane.tell(2)
-            assert wait_until(lambda: lane.published_to == 2, HANG_S)
+            thread.set_folded(2)
+            assert wait_until(lambda: thread.published_to == 2, HANG_S)
             return ends
 
         monkeypatch.setattr(processors_publisher, "log_ends", answered_late)

@@ -22,7 +22,7 @@ from creditfold.processors.fold.chunk import read_records
 from creditfold.processors.worker import transfers as relay
 from creditfold.processors.worker.background import IDLE_S, LONG_S, PAGE_S, SHORT_S, pause_after
 from creditfold.processors.worker.ticks import LastTick, Ticker, number_of_tick, tick_record, wants_tick
-from creditfold.processors.worker.transfers import Relay, Sending, arrival_key
+from creditfold.processors.worker.transfers import Sending, TransferForwarder, arrival_key
 from creditfold.projections.queries.background import Arrival, OpenTransfer, Standing
 from helpers.records import FakeRecord
 from helpers.transfers import following_command
@@ -41,8 +41,8 @@ def standings(next_offset: int = 10) -> dict[int, Standing]:
     return {partition: Standing(next_offset, "me", 0, 0) for partition in range(PARTITIONS)}
 
 
-def round_of(one: Relay, *arrived: Arrival, transfer: OpenTransfer = OPEN, **stand: int) -> list[Sending]:
-    """What a relay appends for one transfer, whose receiver may have decided."""
+def round_of(one: TransferForwarder, *arrived: Arrival, transfer: OpenTransfer = OPEN, **stand: int) -> list[Sending]:
+    """What a forwarder appends for one transfer, whose receiver may have decided."""
     found = {arrival_key(transfer): arrived[0]} if arrived else {}
     plan = one.plan([transfer], found, standings(**stand))
     return one.ends(plan) + one.arrivals(plan, {transfer.key: PARCELS})
@@ -70,7 +70,7 @@ class Told:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    """What the relay warns of."""
+    """What the forwarder warns of."""
     found = Told()
     monkeypatch.setattr(relay, "log", found)
     return found
@@ -110,12 +110,12 @@ def test_the_ids_never_change() -> None:
     assert OUT == "~out:cf3fbfe8427f341350fbfd20b736c004"
 
 
-# The relay.
+# The forwarder.
 
 
 def test_an_arrival_is_appended_then_the_end() -> None:
     """Each once, to its own account's partition, as the fold reads them."""
-    one = Relay(PARTITIONS)
+    one = TransferForwarder(PARTITIONS)
     (coming,) = round_of(one)
     parcel = (("g", 5, Terms("paid", 50, 7, 0, "")),)
     assert folded(coming) == ReceiveTransfer(IN, BOB, "credits", ANN, "t", parcel)
@@ -148,7 +148,7 @@ def test_what_is_appended(
     decided: Arrival | None, before: dict[str, int | None], next_offset: int, expected: str | None
 ) -> None:
     """By state, and by what is remembered."""
-    one = Relay(PARTITIONS)
+    one = TransferForwarder(PARTITIONS)
     for command_id, offset in before.items():
         one.appended(command_id, offset)
     found = round_of(one, *([decided] if decided else []), next_offset=next_offset)
@@ -159,16 +159,16 @@ def test_what_is_appended(
 
 def test_what_a_log_may_have_lost_is_appended_again() -> None:
     """What was appended and isn't folded yet is taken for granted no more."""
-    one = Relay(PARTITIONS)
+    one = TransferForwarder(PARTITIONS)
     one.appended(IN, 10)
     assert round_of(one) == []
-    one.forget()
+    one.forget_offsets()
     assert [sending.command_id for sending in round_of(one, next_offset=99)] == [IN]
 
 
 def test_a_transfer_without_hope_is_told_of_once(told: Told) -> None:
     """It stays in transit, and isn't appended again and again; the others go on."""
-    one = Relay(PARTITIONS)
+    one = TransferForwarder(PARTITIONS)
     one.appended(IN, 9)
     assert [round_of(one), round_of(one), round_of(one, next_offset=99)] == [[], [], []]
     assert told.why == [f"the fold made nothing of the record at {AWAY}:9"]
@@ -178,7 +178,7 @@ def test_a_transfer_without_hope_is_told_of_once(told: Told) -> None:
 
 def test_an_arrival_that_would_be_a_dead_letter_is_not_appended(told: Told) -> None:
     """More parcels than a record may bring."""
-    one = Relay(PARTITIONS)
+    one = TransferForwarder(PARTITIONS)
     plan = one.plan([OPEN], {}, standings())
     parcels = "[" + ",".join([PARCELS[1:-1]] * 1_001) + "]"
     assert one.arrivals(plan, {OPEN.key: parcels}) == []
@@ -188,7 +188,7 @@ def test_an_arrival_that_would_be_a_dead_letter_is_not_appended(told: Told) -> N
 
 def test_what_is_remembered_is_bounded_and_what_is_read_at_once_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A forgotten command is appended again, as a duplicate; a transfer of any size goes alone."""
-    one = Relay(PARTITIONS, remembered=2)
+    one = TransferForwarder(PARTITIONS, remembered=2)
     for number in range(3):
         one.appended(arrival_id(ANN, f"t{number}"), 10)
     again = [round_of(one, transfer=OPEN._replace(transfer=f"t{number}")) for number in range(3)]
@@ -262,15 +262,15 @@ def test_a_ticker_remembers_by_partition() -> None:
     """One tick a partition and period; one that may be lost is tried again in the next."""
     ticker = Ticker(60)
     owned = {0: DUE, 2: DUE._replace(is_due=False), 3: DUE}
-    assert [one.partition for one in ticker.wanted(owned, NOW_MS, 100)] == [0, 3]
+    assert [one.partition for one in ticker.due(owned, NOW_MS, 100)] == [0, 3]
     ticker.appended(0, 50, 100)
     ticker.appended(3, None, 100)
-    assert ticker.wanted(owned, NOW_MS, 101) == []
-    assert [one.partition for one in ticker.wanted(owned, NOW_MS, 160)] == [3]
+    assert ticker.due(owned, NOW_MS, 101) == []
+    assert [one.partition for one in ticker.due(owned, NOW_MS, 160)] == [3]
     # A log that lost its end lost the tick too.
-    ticker.forget()
-    assert ticker.wanted(owned, NOW_MS, 101) == []
-    assert [one.partition for one in ticker.wanted(owned, NOW_MS, 160)] == [0, 3]
+    ticker.forget_offsets()
+    assert ticker.due(owned, NOW_MS, 101) == []
+    assert [one.partition for one in ticker.due(owned, NOW_MS, 160)] == [0, 3]
 
 
 # The appender.

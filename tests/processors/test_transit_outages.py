@@ -15,7 +15,7 @@ import pytest
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.topics import describe_log
-from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.proof.trial_balance import trial_balance
 from creditfold.projections.tables.setup import prepare
@@ -70,7 +70,7 @@ def there_and_back(settings: Settings) -> None:
     """Make another generation the live one, and then the first again."""
     number = rebuild(settings, Request(), WATCH).number
     for one in (number, 1):
-        activate(settings, one, Consent(), WATCH)
+        activate(settings, one, ActivationOptions(), WATCH)
         append(settings, [grant(name, f"under-{one}", 1) for name in SENDERS])
         wait_until_folded(settings)
         assert in_transit_of(settings, one) == len(transfers())

@@ -12,7 +12,7 @@ import pytest
 from creditfold.common.settings import Settings
 from creditfold.ledger import RULESETS
 from creditfold.log.offsets import end_offsets
-from creditfold.processors.fold.account_cache import fold_chunk
+from creditfold.processors.fold.transaction import fold_chunk
 from creditfold.processors.rebuild.processes import RebuildError
 from creditfold.processors.rebuild.steps import Request, rebuild
 from creditfold.processors.rebuild.verify import Verdict, diff, verify

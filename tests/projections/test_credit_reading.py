@@ -12,7 +12,8 @@ import pytest
 from creditfold.cli.shared.reasons import DEAD, REJECTED
 from creditfold.common.settings import Settings
 from creditfold.ledger import RejectionReason
-from creditfold.processors.fold.account_cache import Memory, Seen
+from creditfold.processors.fold.account_cache import AccountCache
+from creditfold.processors.fold.fast import new_filter
 from creditfold.projections import queries
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.generations.catalog import generation
@@ -42,7 +43,7 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
     """Lots in the order of spending, uses, holds, schedules, transfers, accounts, and what is left of each spend."""
     records = history(seed, 400)
     whole = in_memory(records)
-    await fold_in_pieces(prepared, records, random.Random(seed), Memory(3, is_fresh=True, seen=Seen(2**16)))
+    await fold_in_pieces(prepared, records, random.Random(seed), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
     accounts: dict[str, Any] = dict(whole.accounts)
     with connected(prepared.dsn) as connection, snapshot(connection):
         (progress,) = queries.progress(connection)

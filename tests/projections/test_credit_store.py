@@ -9,11 +9,13 @@ from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
 
 from creditfold.common.settings import Settings
-from creditfold.processors.fold import account_cache as memory_module
-from creditfold.processors.fold.account_cache import Memory, Seen
+from creditfold.processors.fold import transaction as fold_module
+from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import Chunk
-from creditfold.processors.worker import partitions as lanes_module
-from creditfold.processors.worker.partitions import Lanes
+from creditfold.processors.fold.fast import new_filter
+from creditfold.processors.worker import folder as folder_module
+from creditfold.processors.worker.folder import ChunkFolder
+from creditfold.processors.worker.partition import Partition
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.proof.chain import check_self
 from creditfold.projections.store.chain import START, extend
@@ -39,13 +41,13 @@ async def test_any_split_comes_to_the_same(
     """Chains, lots and balances; totals that balance; chains that follow from the rows; also if hardly any lot may be
     loaded at once, and hardly anything made in one transaction, or written of a tick."""
     if most is not None:
-        monkeypatch.setattr(memory_module, "MOST_MADE", most)
-        monkeypatch.setattr(memory_module, "MOST_LOTS", most)
+        monkeypatch.setattr(fold_module, "MOST_MADE", most)
+        monkeypatch.setattr(fold_module, "MOST_LOTS", most)
     records = history(seed, 400, plain=plain)
     whole = in_memory(records)
     assert min(whole.accepted, whole.rejected) > 20
-    memory = Memory(3 if seed % 2 else 20, is_fresh=True, seen=Seen(2**16)) if remembers else None
-    await fold_in_pieces(prepared, records, random.Random(seed), memory)
+    cache = AccountCache(3 if seed % 2 else 20, is_fresh=True, ids=new_filter(2**16)) if remembers else None
+    await fold_in_pieces(prepared, records, random.Random(seed), cache)
     assert stored_lines(prepared) == lines_of(whole)
     assert query(prepared, "SELECT chain FROM ledger.progress") == [
         (extend(START, 0, whole.next_offset, lines_of(whole))[0],)
@@ -70,21 +72,21 @@ async def test_an_id_that_isn_t_recognized_is_found_out(
 ) -> None:
     """Whatever a worker takes for new, the journal's key knows better, and the chunk is folded as if it had asked."""
     known: list[bool] = []
-    fold_some = Lanes._fold_from_memory
+    fold_some = ChunkFolder._fold_alone
 
-    async def counted(self: Lanes, chunk: Chunk, lane: Any) -> None:
+    async def counted(self: ChunkFolder, chunk: Chunk, partition: Partition) -> None:
         try:
-            await fold_some(self, chunk, lane)
+            await fold_some(self, chunk, partition)
         except KnownCommandError:
             known.append(True)
             raise
         known.append(False)
 
     forget_ids(monkeypatch)
-    monkeypatch.setattr(Lanes, "_fold_from_memory", counted)
-    monkeypatch.setattr(lanes_module, "DOUBTED_CHUNKS", 2)
+    monkeypatch.setattr(ChunkFolder, "_fold_alone", counted)
+    monkeypatch.setattr(folder_module, "DOUBTED_CHUNKS", 2)
     # Few accounts are remembered, so that they are loaded again, too.
-    monkeypatch.setattr(lanes_module, "WORKER_ACCOUNTS", 3)
+    monkeypatch.setattr(folder_module, "WORKER_ACCOUNTS", 3)
     records = history(seed, 400, plain=seed / 4)
     whole = in_memory(records)
     assert whole.duplicates > 0
@@ -93,7 +95,7 @@ async def test_an_id_that_isn_t_recognized_is_found_out(
         won = (await lanes.claim([0]))[0]
         while at < len(records):
             end = min(len(records), at + chance.choice((1, 3, 10)))
-            lanes.put([Chunk(0, won.epoch, at, end, records[at:end])])
+            lanes.queue([Chunk(0, won.epoch, at, end, records[at:end])])
             while lanes.offsets()[0] < end:
                 await lanes.wait_for_room(1.0)
             at = end
@@ -144,8 +146,8 @@ async def test_a_chunk_that_makes_very_much_is_written_in_several_transactions(
     made = [of_ann("CreateSchedule", n, now, name, command_id="s", **terms) for n, name in enumerate(names)]
     spends = [of_ann("Spend", n, now, name, command_id="x", amount=3) for n, name in enumerate(names, 12)]
     tick = FakeRecord(24, 4 * now, None, encode("Tick", {"command_id": "t", "minute": 9}))
-    monkeypatch.setattr(memory_module, "MOST_MADE", 150)
-    monkeypatch.setattr(memory_module, "MOST_LOTS", 120)
+    monkeypatch.setattr(fold_module, "MOST_MADE", 150)
+    monkeypatch.setattr(fold_module, "MOST_LOTS", 120)
     loaded: list[AsyncCursor[TupleRow]] = []
     ask = CreditStore._ask
 
@@ -160,8 +162,11 @@ async def test_a_chunk_that_makes_very_much_is_written_in_several_transactions(
         won = (await lanes.claim([0]))[0]
         for records in (made, spends, [tick]):
             end = records[-1].offset + 1
-            # A memory that keeps nothing.
-            assert await lanes.fold(Chunk(0, won.epoch, records[0].offset, end, records), won, Memory()) == end
+            # A cache that keeps nothing.
+            assert (
+                await lanes.folder.fold(Chunk(0, won.epoch, records[0].offset, end, records), won, AccountCache())
+                == end
+            )
     # A schedule makes 50 lots in 51 facts.
     text = "SELECT count(*) FROM ledger_0001.journal WHERE kind = %s GROUP BY xmin ORDER BY 1"
     assert query(prepared, text, ("create_schedule",)) == [(2,)] * 6

@@ -11,7 +11,8 @@ from psycopg import Connection, sql
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.partitioner import partition_of
-from creditfold.processors.fold.account_cache import Memory, Seen
+from creditfold.processors.fold.account_cache import AccountCache
+from creditfold.processors.fold.fast import new_filter
 from creditfold.projections import queries
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.tables.scripts import schema_of
@@ -101,7 +102,7 @@ async def test_now_is_what_a_tick_would_make_of_it(
     """At states on the way of a history and instants ahead of each: lots that begin, end or both, holds, debt."""
     monkeypatch.setattr(credit_histories, "Writer", writer)
     records = history(seed, 300, plain=0.2)
-    memory, chance = Memory(3, is_fresh=True, seen=Seen(2**16)), random.Random(seed)
+    memory, chance = AccountCache(3, is_fresh=True, ids=new_filter(2**16)), random.Random(seed)
     differing = by_view = repaid = 0
     for count in (50, 120, 190, 250, len(records)):
         await fold_in_pieces(prepared, records[:count], chance, memory)

@@ -9,7 +9,7 @@ import pytest
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from creditfold.projections.connections import connected
 from creditfold.projections.failures import DiskFullError
 from creditfold.projections.generations.indexes import is_indexed
@@ -97,7 +97,7 @@ def test_a_worker_waits_while_the_live_generation_s_disk_is_full(
 ) -> None:
     """It says why, readers read on, and when there is room it goes on by itself."""
     done = rebuild(folded, Request(tablespace=small_disk.tablespace), WATCH)
-    activate(folded, done.number, Consent(), WATCH)
+    activate(folded, done.number, ActivationOptions(), WATCH)
     small_disk.fill()
     with worker(folded, tmp_path) as process:
         append(folded, history(6_000, 4, 3_000))

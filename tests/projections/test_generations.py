@@ -23,11 +23,11 @@ from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaAdmin
 from creditfold.log.offsets import end_offsets
 from creditfold.log.topics import create_topics, describe_log
-from creditfold.processors.fold.account_cache import Memory
-from creditfold.processors.rebuild.partition import Job
+from creditfold.processors.fold.account_cache import AccountCache
+from creditfold.processors.rebuild.partition import RebuildJob
 from creditfold.processors.rebuild.processes import RebuildError, fold_here
 from creditfold.processors.rebuild.steps import (
-    Consent,
+    ActivationOptions,
     DecidesDifferentlyError,
     NoSuchPositionError,
     Request,
@@ -145,7 +145,7 @@ def test_activating_switches_readers_and_workers(folded: Settings, tmp_path: Pat
     rebuild(folded, Request(), WATCH)
     with worker(folded, tmp_path) as process:
         append(folded, history(2_000, 2, 3_000))
-        done = activate(folded, 2, Consent(), WATCH)
+        done = activate(folded, 2, ActivationOptions(), WATCH)
         assert (done.old, done.new) == (1, 2)
         append(folded, history(2_000, 3, 5_000))
         wait_until_folded(folded)
@@ -153,7 +153,7 @@ def test_activating_switches_readers_and_workers(folded: Settings, tmp_path: Pat
         assert states(folded) == {1: "retired", 2: "live"}
         assert_equals_second_fold(folded)
         # And back: the old one is behind by now, and is brought up first.
-        activate(folded, 1, Consent(), WATCH)
+        activate(folded, 1, ActivationOptions(), WATCH)
         append(folded, history(500, 4, 7_000))
         wait_until_folded(folded)
         assert process.process.poll() is None
@@ -180,7 +180,7 @@ def test_readers_never_see_an_older_position(folded: Settings, tmp_path: Path) -
             await_sight(readers, 1)
             for turn, number in enumerate((2, 1, 2, 1)):
                 append(folded, history(500, turn, 3_000 + 500 * turn))
-                activate(folded, number, Consent(), WATCH)
+                activate(folded, number, ActivationOptions(), WATCH)
                 if not turn:
                     await_sight(readers, 2)
             wait_until_folded(folded)
@@ -206,7 +206,7 @@ def test_a_generation_that_decided_otherwise_is_refused(folded: Settings) -> Non
     with connected(folded.dsn) as connection:
         connection.execute("UPDATE ledger_0002.progress SET chain = '\\x00' WHERE log_partition = 1")
     with pytest.raises(DecidesDifferentlyError, match="in partition 1") as caught:
-        activate(folded, 2, Consent(), WATCH)
+        activate(folded, 2, ActivationOptions(), WATCH)
     assert "creditfold verify 1 2" in caught.value.remedy
     assert states(folded) == {1: "live", 2: "ready"}
     refused = run(folded, "activate", "2", "--accept-differences", check=False)
@@ -220,15 +220,15 @@ def test_what_cannot_be_activated_is_refused(folded: Settings) -> None:
     """Each with the reason, and nothing is switched."""
     with connected(folded.dsn) as connection:
         with pytest.raises(GenerationError, match="is live"):
-            activate(folded, 1, Consent(), WATCH)
+            activate(folded, 1, ActivationOptions(), WATCH)
         with pytest.raises(NoGenerationError):
-            activate(folded, 7, Consent(), WATCH)
+            activate(folded, 7, ActivationOptions(), WATCH)
         partial = rebuild(folded, Request(until_offsets={0: 10}), WATCH)
         with pytest.raises(GenerationError, match="looking at"):
-            activate(folded, partial.number, Consent(), WATCH)
+            activate(folded, partial.number, ActivationOptions(), WATCH)
         connection.execute("UPDATE ledger.generations SET state = 'building', until_offsets = NULL WHERE number = 2")
         with pytest.raises(GenerationError, match="isn't finished"):
-            activate(folded, 2, Consent(), WATCH)
+            activate(folded, 2, ActivationOptions(), WATCH)
         with held(connection, 2), pytest.raises(GenerationError, match="by somebody else"):
             rebuild(folded, Request(resume=2), WATCH)
     assert states(folded)[1] == "live"
@@ -238,7 +238,7 @@ def test_activating_while_no_worker_runs(folded: Settings, tmp_path: Path) -> No
     """The new one may be ahead of the live one; workers that start later go on in it."""
     append(folded, history(200, 9, 9_000))
     rebuild(folded, Request(), WATCH)
-    activate(folded, 2, Consent(), WATCH)
+    activate(folded, 2, ActivationOptions(), WATCH)
     assert lag(folded) == 0
     append(folded, history(200, 10, 9_200))
     with worker(folded, tmp_path):
@@ -268,9 +268,9 @@ def test_a_frozen_reader_makes_the_switch_give_up(folded: Settings, monkeypatch:
         patched.setattr("creditfold.projections.generations.views.VIEW_LOCK_MS", 200)
         reader.execute("SELECT count(*) FROM ledger.balances")
         with pytest.raises(SwitchBlockedError, match="reader"):
-            activate(folded, 2, Consent(), WATCH)
+            activate(folded, 2, ActivationOptions(), WATCH)
     assert states(folded)[1] == "live"
-    activate(folded, 2, Consent(), WATCH)
+    activate(folded, 2, ActivationOptions(), WATCH)
     assert states(folded)[2] == "live"
 
 
@@ -306,8 +306,8 @@ def test_views_are_changed_by_one_at_a_time(folded: Settings) -> None:
         looked_through(connection, 2),
         pytest.raises(SwitchBlockedError, match="Somebody else switches"),
     ):
-        activate(folded, 2, Consent(), WATCH)
-    activate(folded, 2, Consent(), WATCH)
+        activate(folded, 2, ActivationOptions(), WATCH)
+    activate(folded, 2, ActivationOptions(), WATCH)
 
 
 def test_a_halt_that_fails_changes_nothing(folded: Settings) -> None:
@@ -336,7 +336,7 @@ def test_an_activation_killed_anywhere_changes_nothing(folded: Settings, tmp_pat
         append(folded, history(300, 5, 3_300))
         wait_until_folded(folded)
         assert states(folded) == {1: "live", 2: "ready"}
-        activate(folded, 2, Consent(), WATCH)
+        activate(folded, 2, ActivationOptions(), WATCH)
     assert_equals_second_fold(folded)
 
 
@@ -353,9 +353,9 @@ def test_postgres_restarts_during_an_activation(
     with monkeypatch.context() as patched:
         patched.setattr("creditfold.processors.rebuild.steps.switch", crash)
         with pytest.raises(PostgresUnavailableError):
-            activate(folded, 2, Consent(), WATCH)
+            activate(folded, 2, ActivationOptions(), WATCH)
     assert states(folded) == {1: "live", 2: "ready"}
-    activate(folded, 2, Consent(), WATCH)
+    activate(folded, 2, ActivationOptions(), WATCH)
     assert states(folded) == {1: "retired", 2: "live"}
     assert_equals_second_fold(folded)
 
@@ -394,7 +394,7 @@ def test_an_idle_worker_notices_that_its_generation_is_gone(folded: Settings, tm
         wait_until_folded(folded)
         assert wait_until(lambda: len(query(folded, "SELECT 1 FROM ledger.progress WHERE owner <> ''")) == 4, HANG_S)
         rebuild(folded, Request(), WATCH)
-        activate(folded, 2, Consent(), WATCH)
+        activate(folded, 2, ActivationOptions(), WATCH)
         with connected(folded.dsn) as connection:
             drop(connection, 1)
         append(folded, history(200, 4, 3_000))
@@ -482,15 +482,15 @@ def test_a_topic_made_anew_is_refused(folded: Settings) -> None:
     with pytest.raises(LogChangedError):
         rebuild(folded, Request(resume=2), WATCH)
     with pytest.raises(LogChangedError):
-        activate(folded, 2, Consent(), WATCH)
+        activate(folded, 2, ActivationOptions(), WATCH)
     append(folded, history(3_000))
     new = rebuild(folded, Request(), WATCH)
     with pytest.raises(LogChangedError, match="folded from another"):
-        activate(folded, new.number, Consent(), WATCH)
+        activate(folded, new.number, ActivationOptions(), WATCH)
     # The same commands, but at another time: what was decided differs by its clock.
     with pytest.raises(DecidesDifferentlyError):
-        activate(folded, new.number, Consent(other_log=True), WATCH)
-    activate(folded, new.number, Consent(differences=True, other_log=True, note="lost"), WATCH)
+        activate(folded, new.number, ActivationOptions(other_log=True), WATCH)
+    activate(folded, new.number, ActivationOptions(differences=True, other_log=True, note="lost"), WATCH)
     assert_equals_second_fold(folded)
     assert not prepare(folded.dsn, describe_log(folded))
 
@@ -589,15 +589,16 @@ def test_a_rebuild_whose_commits_are_lost_ends_and_goes_on_where_it_stands(
     """They aren't flushed one by one, so a crash of PostgreSQL takes some back; the memory of them is worth nothing."""
     monkeypatch.setattr("creditfold.processors.rebuild.partition.FIRST_RECORDS", 200)
     monkeypatch.setattr("creditfold.processors.rebuild.partition.CHUNK_RECORDS", 200)
+    monkeypatch.setattr("creditfold.processors.rebuild.partition.PIECES", 1)
     append(ledger_settings, history(3_000))
     log = describe_log(ledger_settings)
     prepare(ledger_settings.dsn, log)
     ends = end_offsets(ledger_settings, log.topic, range(log.partitions))
-    job = Job(ledger_settings.kafka_client, log.topic, log.partitions, 1, ends)
+    job = RebuildJob(ledger_settings.kafka_client, log.topic, log.partitions, 1, ends)
     with copy_of(ledger_settings) as copy:
         commits: list[str] = []
 
-        class SetBack(Memory):
+        class SetBack(AccountCache):
             def trim(self) -> None:
                 super().trim()
                 commits.append("one")
@@ -606,7 +607,7 @@ def test_a_rebuild_whose_commits_are_lost_ends_and_goes_on_where_it_stands(
                 if len(commits) == 3:
                     copy.put_back()
 
-        monkeypatch.setattr("creditfold.processors.rebuild.partition.Memory", SetBack)
+        monkeypatch.setattr("creditfold.processors.rebuild.partition.AccountCache", SetBack)
         with pytest.raises(RebuildError, match="lost commits"):
             fold_here(job, ledger_settings.dsn)
     fold_here(job, ledger_settings.dsn)

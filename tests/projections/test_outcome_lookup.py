@@ -9,7 +9,7 @@ import pytest
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
-from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from creditfold.projections.connections import connected
 from creditfold.projections.generations.views import looked_through
 from creditfold.projections.queries.outcomes import (
@@ -160,7 +160,7 @@ def test_a_switch_changes_no_outcome(folded: Settings) -> None:
     rebuild(folded, Request(), WATCH)
     with connected(folded.dsn) as connection, looked_through(connection, 2):
         assert all_outcomes() == before
-    activate(folded, 2, Consent(), WATCH)
+    activate(folded, 2, ActivationOptions(), WATCH)
     assert query(folded, "SELECT DISTINCT generation FROM ledger.progress") == [(2,)]
     assert all_outcomes() == before
     with connected(folded.dsn) as connection:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from math import inf
 
 import psycopg
 import pytest
@@ -15,9 +16,19 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.ledger import CreditBook
-from creditfold.processors.fold.account_cache import Memory, Wanted, load_together
-from creditfold.processors.fold.chunk import Chunk, commands, fold, read_records
-from creditfold.processors.worker.partitions import Committed, Lanes
+from creditfold.processors.fold.account_cache import AccountCache
+from creditfold.processors.fold.chunk import Chunk, fold, read_records
+from creditfold.processors.fold.draft import make_draft
+from creditfold.processors.fold.transaction import (
+    LoadedPart,
+    Part,
+    fold_chunk,
+    fold_part,
+    load_accounts,
+    load_request,
+)
+from creditfold.processors.worker.partition import CommittedState
+from creditfold.processors.worker.partitions import Partitions
 from creditfold.projections.connections import connected, fold_pool
 from creditfold.projections.failures import NotPreparedError, PostgresUnavailableError, is_outage
 from creditfold.projections.queries.balances import balances
@@ -58,9 +69,9 @@ async def test_chunks_are_written_with_their_offset(prepared: Settings) -> None:
     """Rows and offset stand or fall together; folding a chunk again changes nothing, overlaps add their end."""
     async with lanes_of(prepared) as lanes:
         won = (await lanes.claim([0]))[0]
-        assert await lanes.fold(Chunk(0, won.epoch, 0, 2, RECORDS[:2]), won) == 2
-        assert await lanes.fold(Chunk(0, won.epoch, 0, 2, RECORDS[:2]), won) == 2
-        assert await lanes.fold(Chunk(0, won.epoch, 0, 4, RECORDS), won) == 4
+        assert await lanes.folder.fold(Chunk(0, won.epoch, 0, 2, RECORDS[:2]), won) == 2
+        assert await lanes.folder.fold(Chunk(0, won.epoch, 0, 2, RECORDS[:2]), won) == 2
+        assert await lanes.folder.fold(Chunk(0, won.epoch, 0, 4, RECORDS), won) == 4
     assert journal(prepared) == EXPECTED
     counts = query(prepared, "SELECT next_offset, accepted, rejected, duplicates, dead_letters FROM ledger.progress")
     assert counts == [(4, 2, 1, 0, 1)]
@@ -72,7 +83,7 @@ async def test_a_hole_is_not_folded_over(prepared: Settings) -> None:
     async with lanes_of(prepared) as lanes:
         won = (await lanes.claim([0]))[0]
         with pytest.raises(ChunkGapError):
-            await lanes.fold(Chunk(0, won.epoch, 1, 4, RECORDS[1:]), won)
+            await lanes.folder.fold(Chunk(0, won.epoch, 1, 4, RECORDS[1:]), won)
     assert journal(prepared) == []
 
 
@@ -83,8 +94,8 @@ async def test_an_older_claim_is_fenced(prepared: Settings) -> None:
         new = (await owner.claim([0]))[0]
         assert new.epoch > old.epoch
         with pytest.raises(FencedError):
-            await zombie.fold(Chunk(0, old.epoch, 0, 4, RECORDS), old)
-        assert await owner.fold(Chunk(0, new.epoch, 0, 4, RECORDS), new) == 4
+            await zombie.folder.fold(Chunk(0, old.epoch, 0, 4, RECORDS), old)
+        assert await owner.folder.fold(Chunk(0, new.epoch, 0, 4, RECORDS), new) == 4
     assert journal(prepared) == EXPECTED
 
 
@@ -126,14 +137,13 @@ async def freeze_in_a_copy(
 async def write_all(connection: AsyncConnection[TupleRow], won: Claim) -> None:
     """Fold RECORDS as a lane does, inside the caller's transaction."""
     transaction = ChunkTransaction(connection, 0, won)
-    progress = await transaction.lock()
-    reads = read_records(RECORDS, 0, 1)
-    memory = Memory()
-    known = await load_together([Wanted(transaction, list(commands(reads)), memory, None)])
-    await transaction.write(fold(reads, CreditBook(memory.credited, known, progress.clock_ms), 4))
+    await transaction.lock()
+    cache = AccountCache()
+    await fold_chunk(transaction, read_records(RECORDS, 0, 1), 4, cache)
+    await transaction.save_state(cache.take_state(0))
 
 
-@pytest.mark.parametrize("step", ["lock", "load", "write", "before_commit", "after_commit"])
+@pytest.mark.parametrize("step", ["lock", "load", "write", "state", "before_commit", "after_commit"])
 async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step: str) -> None:
     """The connection is cut at each step of the transaction; the next try, by whomever, gives the same rows."""
     async with connection_to(prepared) as connection, fold_pool(prepared.dsn, "test", 1) as pool:
@@ -147,10 +157,15 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step
                 cut = step == "lock" and kill(prepared, pid)
                 progress = await transaction.lock()
                 cut = step == "load" and kill(prepared, pid)
-                memory = Memory()
-                known = await load_together([Wanted(transaction, list(commands(reads)), memory, None)])
+                cache = AccountCache()
+                request = load_request(transaction, reads, cache)
+                known = await load_accounts([request])
                 cut = step == "write" and kill(prepared, pid)
-                await transaction.write(fold(reads, CreditBook(memory.credited, known, progress.clock_ms), 4))
+                loaded = LoadedPart(Part(reads, 4), request.coming, known, request.plan)
+                book = CreditBook(cache.accounts, known, progress.clock_ms)
+                await transaction.write(fold_part(loaded, book, cache, transaction, inf))
+                cut = step == "state" and kill(prepared, pid)
+                await transaction.save_state(cache.take_state(0))
                 cut = step == "before_commit" and kill(prepared, pid)
         except psycopg.OperationalError:
             cut = True
@@ -160,7 +175,7 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step
     assert journal(prepared) == (EXPECTED if step == "after_commit" else [])
     async with lanes_of(prepared) as lanes:
         won = (await lanes.claim([0]))[0]
-        assert await lanes.fold(Chunk(0, won.epoch, 0, 4, RECORDS), won) == 4
+        assert await lanes.folder.fold(Chunk(0, won.epoch, 0, 4, RECORDS), won) == 4
     assert journal(prepared) == EXPECTED
     assert query(prepared, "SELECT available, version FROM ledger.balances") == [(3, 3)]
     assert query(prepared, "SELECT count(*) FROM ledger.dead_letters") == [(1,)]
@@ -172,18 +187,18 @@ async def test_a_lane_waits_out_a_lost_connection_and_hands_back_what_it_lost(pr
     async with lanes_of(prepared, lost) as lanes, lanes_of(prepared) as other:
         won = (await lanes.claim([0]))[0]
         query(prepared, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test'")
-        lanes.put([Chunk(0, won.epoch, 0, 2, RECORDS[:2])])
+        lanes.queue([Chunk(0, won.epoch, 0, 2, RECORDS[:2])])
         while lanes.offsets()[0] < 2:
             await lanes.wait_for_room(1.0)
         await other.claim([0])
-        lanes.put([Chunk(0, won.epoch, 2, 4, RECORDS[2:])])
+        lanes.queue([Chunk(0, won.epoch, 2, 4, RECORDS[2:])])
         while len(lost) < 2:
             await lanes.wait_for_room(1.0)
     assert lost[1:] == [(0, True)]
     assert journal(prepared) == EXPECTED[:2]
 
 
-async def folded_to(lanes: Lanes, offset: int) -> None:
+async def folded_to(lanes: Partitions, offset: int) -> None:
     while lanes.offsets()[0] < offset:
         await lanes.wait_for_room(1.0)
 
@@ -193,11 +208,11 @@ async def test_a_projection_that_was_set_back_is_given_up_and_folded_again(prepa
     lost: list[tuple[int, bool]] = [(-1, False)]
     async with lanes_of(prepared, lost) as lanes:
         won = (await lanes.claim([0]))[0]
-        lanes.keep({0})
-        lanes.put([Chunk(0, won.epoch, 0, 2, RECORDS[:2])])
+        lanes.hold({0})
+        lanes.queue([Chunk(0, won.epoch, 0, 2, RECORDS[:2])])
         await folded_to(lanes, 2)
         with copy_of(prepared) as copy:
-            lanes.put([Chunk(0, won.epoch, 2, 4, RECORDS[2:])])
+            lanes.queue([Chunk(0, won.epoch, 2, 4, RECORDS[2:])])
             await folded_to(lanes, 4)
             await lanes.give_up_displaced()
             assert lost[1:] == []
@@ -208,8 +223,8 @@ async def test_a_projection_that_was_set_back_is_given_up_and_folded_again(prepa
         assert lost[1:] == [(0, False)]
         again = (await lanes.claim([0]))[0]
         assert again.next_offset == 2
-        lanes.keep({0})
-        lanes.put([Chunk(0, again.epoch, 2, 4, RECORDS[2:])])
+        lanes.hold({0})
+        lanes.queue([Chunk(0, again.epoch, 2, 4, RECORDS[2:])])
         await folded_to(lanes, 4)
         await lanes.give_up_displaced()
         assert lost[1:] == [(0, False)]
@@ -222,7 +237,7 @@ async def test_a_partition_that_another_worker_has_claimed_is_given_up(prepared:
     lost: list[tuple[int, bool]] = [(-1, False)]
     async with lanes_of(prepared, lost) as lanes, lanes_of(prepared) as other:
         await lanes.claim([0])
-        lanes.keep({0})
+        lanes.hold({0})
         await other.claim([0])
         await lanes.give_up_displaced()
         assert lost[1:] == [(0, True)]
@@ -235,7 +250,7 @@ async def test_claims_under_way_are_no_false_alarm(ledger_settings: Settings) ->
     epoch = "SELECT epoch FROM ledger.progress WHERE log_partition = 0"
     async with lanes_of(ledger_settings, lost, partitions=2) as lanes, connection_to(ledger_settings) as holder:
         await lanes.claim([0, 1])
-        lanes.keep({0, 1})
+        lanes.hold({0, 1})
         (before,) = query(ledger_settings, epoch)
         async with holder.transaction():
             await holder.execute("SELECT FROM ledger_0001.progress WHERE log_partition = 1 FOR UPDATE")
@@ -244,7 +259,7 @@ async def test_claims_under_way_are_no_false_alarm(ledger_settings: Settings) ->
                 await asyncio.sleep(0)
             await lanes.give_up_displaced()
         await claiming
-        lanes.keep({0, 1})
+        lanes.hold({0, 1})
         await lanes.give_up_displaced()
     assert lost[1:] == []
 
@@ -255,9 +270,9 @@ async def test_commits_under_way_are_no_false_alarm(prepared: Settings) -> None:
     records = [grant(offset, 10, f"g{offset}", "ann", 1) for offset in range(60)]
     async with lanes_of(prepared, lost) as lanes:
         won = (await lanes.claim([0]))[0]
-        lanes.keep({0})
+        lanes.hold({0})
         for offset in range(60):
-            lanes.put([Chunk(0, won.epoch, offset, offset + 1, records[offset : offset + 1])])
+            lanes.queue([Chunk(0, won.epoch, offset, offset + 1, records[offset : offset + 1])])
             await lanes.give_up_displaced()
         await folded_to(lanes, 60)
     assert lost[1:] == []
@@ -282,7 +297,7 @@ async def test_commits_under_way_are_no_false_alarm(prepared: Settings) -> None:
 )
 def test_what_contradicts_a_lane(is_idle: bool, is_settled: bool, at: Stored | None, expected: str) -> None:
     """Rows that can't have come of what a lane left at offset 100; a commit under way may be ahead of what it knows."""
-    left = Committed(Claim(0, 7, 1), 100, is_idle)
+    left = CommittedState(Claim(0, 7, 1), 100, is_idle)
     assert left.contradicts(at, is_settled=is_settled) is (expected != "right")
     assert left.is_fenced(at) is (expected == "fenced")
 
@@ -291,24 +306,24 @@ async def test_what_is_remembered_is_not_believed_where_commits_were_lost(
     prepared: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A chunk takes several transactions, and the first of them is lost while the second is folded."""
-    monkeypatch.setattr("creditfold.processors.fold.account_cache.MOST_MADE", 0)
+    monkeypatch.setattr("creditfold.processors.fold.transaction.MOST_MADE", 0)
     records = [grant(offset, 10, f"g{offset}", "ann", 1) for offset in range(4)]
     with copy_of(prepared) as copy:
         async with lanes_of(prepared) as lanes:
             won = (await lanes.claim([0]))[0]
             copy.take()
 
-            class SetBack(Memory):
+            class SetBack(AccountCache):
                 def trim(self) -> None:
                     if self.progress is not None and self.progress.next_offset == 2:
                         copy.put_back()
 
-            memory = SetBack()
-            memory.light = None  # Python's way, which alone is cut at MOST_MADE.
+            cache = SetBack()
+            cache.store = None  # Python's way, which alone is cut at MOST_MADE.
             with pytest.raises(SetBackError):
-                await lanes.fold(Chunk(0, won.epoch, 0, 4, records), won, memory)
+                await lanes.folder.fold(Chunk(0, won.epoch, 0, 4, records), won, cache)
             assert journal(prepared) == []
-            assert await lanes.fold(Chunk(0, won.epoch, 0, 4, records), won) == 4
+            assert await lanes.folder.fold(Chunk(0, won.epoch, 0, 4, records), won) == 4
     assert query(prepared, "SELECT available, version FROM ledger.balances") == [(4, 4)]
 
 
@@ -326,7 +341,7 @@ async def test_no_epoch_is_given_twice(prepared: Settings, ahead_us: int) -> Non
         # Numbers that a client in JavaScript holds, too.
         assert max(old.epoch, new.epoch) < 2**53
         with pytest.raises(FencedError):
-            await zombie.fold(Chunk(0, old.epoch, 0, 4, RECORDS), old)
+            await zombie.folder.fold(Chunk(0, old.epoch, 0, 4, RECORDS), old)
     assert journal(prepared) == []
 
 
@@ -334,7 +349,7 @@ async def test_a_line_that_the_journal_has_is_refused(prepared: Settings) -> Non
     """If a fold went on from less than there is, by a defect, it would stop instead of going on wrongly."""
     async with lanes_of(prepared) as lanes:
         won = (await lanes.claim([0]))[0]
-        await lanes.fold(Chunk(0, won.epoch, 0, 2, RECORDS[:2]), won)
+        await lanes.folder.fold(Chunk(0, won.epoch, 0, 2, RECORDS[:2]), won)
     async with connection_to(prepared) as connection, fold_pool(prepared.dsn, "test", 1) as pool:
         won = await claim(pool, 0, "test")
         stale = fold(read_records([grant(2, 50, "9", "ann", 1)], 0, 1), CreditBook(), 3)
@@ -348,8 +363,8 @@ async def write_alone(connection: AsyncConnection[TupleRow], won: Claim, result:
     """Write what a chunk is said to have come to, in a transaction of its own."""
     async with connection.transaction():
         transaction = ChunkTransaction(connection, 0, won)
-        await transaction.lock()
-        await transaction.write(result)
+        progress = await transaction.lock()
+        await transaction.write(make_draft(0, progress, result, range(len(result.journal))))
 
 
 def test_preparing_again_changes_nothing_and_another_log_is_refused(prepared: Settings) -> None:

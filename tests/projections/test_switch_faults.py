@@ -16,7 +16,7 @@ from creditfold.common.waiting import wait_until
 from creditfold.log.archive.restore import restore_topic
 from creditfold.log.archive.writer import archive_topic
 from creditfold.processors.rebuild import steps as rebuilding
-from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from creditfold.projections.failures import PostgresUnavailableError
 from creditfold.projections.generations import switch, views
 from creditfold.projections.generations.catalog import SwitchBlockedError
@@ -57,7 +57,7 @@ def test_postgres_crashes_at_any_step_of_an_activation_under_a_worker(
         with monkeypatch.context() as patched:
             patched.setattr(module, step, crash)
             with pytest.raises(PostgresUnavailableError):
-                activate(folded, 2, Consent(), WATCH)
+                activate(folded, 2, ActivationOptions(), WATCH)
         assert states(folded) == {1: "live" if live == 1 else "retired", 2: "live" if live == 2 else "ready"}
         assert query(folded, "SELECT DISTINCT generation FROM ledger.progress") == [(live,)]
         append(folded, history(300, 5, 3_300))
@@ -84,11 +84,11 @@ def test_activating_while_a_worker_is_frozen_inside_a_transaction(
             patched.setattr(switch, "HALT_LOCK_MS", 200)
             patched.setattr(rebuilding._WHILE_BLOCKED, "stop", stop_after_attempt(2))
             with pytest.raises(SwitchBlockedError, match="nothing was switched") as caught:
-                activate(folded, 2, Consent(), WATCH)
+                activate(folded, 2, ActivationOptions(), WATCH)
         assert states(folded) == {1: "live", 2: "ready"}
         (statement,) = re.findall(r"SELECT pg_terminate_backend\(\d+\).*?;", caught.value.remedy)
         query(folded, statement)
-        assert activate(folded, 2, Consent(), WATCH).new == 2
+        assert activate(folded, 2, ActivationOptions(), WATCH).new == 2
         stands = "SELECT log_partition, next_offset, chain FROM ledger_0001.progress ORDER BY 1"
         before = query(folded, stands)
         zombie.send(signal.SIGCONT)
@@ -106,7 +106,7 @@ def test_activating_while_one_of_two_workers_is_dead(folded: Settings, tmp_path:
         assert wait_until(lambda: query(folded, owners) == [(2,)], HANG_S)
         one.kill()
         append(folded, history(1_000, 4, 3_000))
-        assert activate(folded, 2, Consent(), WATCH).new == 2
+        assert activate(folded, 2, ActivationOptions(), WATCH).new == 2
         assert query(folded, "SELECT DISTINCT generation FROM ledger.progress") == [(2,)]
         wait_until_folded(folded)
     assert_equals_second_fold(folded)
@@ -126,7 +126,7 @@ def test_a_worker_of_the_old_log_is_refused_when_a_restored_one_takes_over(folde
         rebuild(restored, Request(), WATCH)
         # What a refused activation would point to.
         assert "Equal" in run(restored, "verify", "1", "2").stdout
-        activate(restored, 2, Consent(other_log=True), WATCH)
+        activate(restored, 2, ActivationOptions(other_log=True), WATCH)
         before = read(restored, 2).digest
         append(folded, history(100, 4, 3_000))
         assert old.process.wait(HANG_S) == 1

@@ -17,17 +17,18 @@ from creditfold.common.position import Log
 from creditfold.common.settings import Settings
 from creditfold.ledger import RULESETS, CreditBook
 from creditfold.log.partitioner import partition_of
-from creditfold.processors.fold import account_cache as memory_module
-from creditfold.processors.fold.account_cache import Share, fold_together
+from creditfold.processors.fold import transaction as fold_module
 from creditfold.processors.fold.chunk import Chunk, fold, read_records
-from creditfold.processors.worker import partitions as lanes_module
-from creditfold.processors.worker.partitions import Lanes
+from creditfold.processors.fold.transaction import Share, fold_together
+from creditfold.processors.worker import folder as folder_module
+from creditfold.processors.worker.partitions import Partitions
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.proof.chain import check_self
 from creditfold.projections.results import ChunkResult
 from creditfold.projections.store import send as sending
 from creditfold.projections.store.chain import START, Line, activation_line, dead_letter_line, extend, journal_line
 from creditfold.projections.store.claim import Claim
+from creditfold.projections.store.transaction import Write
 from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
 from helpers.credit_folds import forget_ids
@@ -40,7 +41,7 @@ from programs.rules_two import decide_two
 pytestmark = pytest.mark.both_cores
 
 PARTITIONS = 3
-Partitions = Sequence[Sequence[FakeRecord]]
+Records = Sequence[Sequence[FakeRecord]]
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def shared(ledger_database: Settings) -> Settings:
     return ledger_database
 
 
-def split(records: Sequence[FakeRecord]) -> Partitions:
+def split(records: Sequence[FakeRecord]) -> Records:
     """Records of one partition as those of several, control records in each."""
     found: list[list[FakeRecord]] = [[] for _ in range(PARTITIONS)]
     for record in records:
@@ -60,7 +61,7 @@ def split(records: Sequence[FakeRecord]) -> Partitions:
     return found
 
 
-def in_memory(log: Partitions) -> list[ChunkResult]:
+def in_memory(log: Records) -> list[ChunkResult]:
     return [
         fold(read_records(records, partition, PARTITIONS), CreditBook(), len(records))
         for partition, records in enumerate(log)
@@ -74,7 +75,7 @@ def chain_of(partition: int, result: ChunkResult) -> bytes:
     return extend(START, 0, result.next_offset, sorted(found, key=lambda line: line[0]))[0]
 
 
-def assert_same(settings: Settings, log: Partitions) -> None:
+def assert_same(settings: Settings, log: Records) -> None:
     """What is stored is what a fold of each partition in memory comes to, and follows from its own lines."""
     whole = in_memory(log)
     stored = query(
@@ -107,7 +108,7 @@ def stands(settings: Settings) -> list[tuple[int]]:
     return query(settings, "SELECT next_offset FROM ledger_0001.progress ORDER BY log_partition")
 
 
-def chunks(claims: Mapping[int, Claim], log: Partitions, ends: Mapping[int, int]) -> list[Chunk]:
+def chunks(claims: Mapping[int, Claim], log: Records, ends: Mapping[int, int]) -> list[Chunk]:
     """From where the claims stand to before these offsets."""
     return [
         Chunk(partition, won.epoch, won.next_offset, ends[partition], log[partition][won.next_offset : ends[partition]])
@@ -115,19 +116,19 @@ def chunks(claims: Mapping[int, Claim], log: Partitions, ends: Mapping[int, int]
     ]
 
 
-async def folded_until(lanes: Lanes, is_done: Callable[[], bool]) -> None:
+async def folded_until(lanes: Partitions, is_done: Callable[[], bool]) -> None:
     """Have lanes fold until something is so."""
     while not is_done():
         await lanes.wait_for_room(1.0)
-        lanes.busy()
+        lanes.without_room()
 
 
-async def feed(lanes: Lanes, claims: dict[int, Claim], log: Partitions, chance: random.Random) -> None:
+async def feed(lanes: Partitions, claims: dict[int, Claim], log: Records, chance: random.Random) -> None:
     """Put small chunks of all partitions at once until all is folded."""
     async with asyncio.timeout(HANG_S):
         while behind := {one: won for one, won in claims.items() if won.next_offset < len(log[one])}:
             ends = {one: min(len(log[one]), won.next_offset + chance.choice((1, 2, 8))) for one, won in behind.items()}
-            lanes.put(chunks(behind, log, ends))
+            lanes.queue(chunks(behind, log, ends))
             await folded_until(lanes, lambda ends=ends: all(lanes.offsets()[one] >= end for one, end in ends.items()))
             for one, end in ends.items():
                 claims[one] = claims[one]._replace(next_offset=end)
@@ -148,14 +149,14 @@ async def test_together_comes_to_the_same_as_alone(
         folded.append(len(shares))
         return reached
 
-    monkeypatch.setattr(lanes_module, "fold_together", counted)
-    monkeypatch.setattr(lanes_module, "WORKER_ACCOUNTS", 2 * PARTITIONS)
+    monkeypatch.setattr(folder_module, "fold_together", counted)
+    monkeypatch.setattr(folder_module, "WORKER_ACCOUNTS", 2 * PARTITIONS)
     if not recognizes:
         forget_ids(monkeypatch)
-        monkeypatch.setattr(lanes_module, "DOUBTED_CHUNKS", 2)
+        monkeypatch.setattr(folder_module, "DOUBTED_CHUNKS", 2)
     if seed % 2:
-        monkeypatch.setattr(memory_module, "MOST_MADE", 3)
-        monkeypatch.setattr(memory_module, "MOST_LOTS", 5)
+        monkeypatch.setattr(fold_module, "MOST_MADE", 3)
+        monkeypatch.setattr(fold_module, "MOST_LOTS", 5)
     log = split(history(seed, 400, plain=plain))
     assert min(map(len, log)) > 30
     async with lanes_of(shared, partitions=PARTITIONS) as lanes:
@@ -181,7 +182,7 @@ async def test_other_rules_come_into_force_in_the_middle(
             await feed(lanes, claims, log, random.Random(11))
         else:
             ends = {one: len(records) for one, records in enumerate(log)}
-            lanes.put(chunks(claims, log, ends))
+            lanes.queue(chunks(claims, log, ends))
             async with asyncio.timeout(HANG_S):
                 await folded_until(lanes, lambda: lanes.offsets() == ends)
     assert_same(shared, log)
@@ -202,7 +203,7 @@ async def test_a_partition_that_is_another_s_holds_up_no_other(shared: Settings)
         await feed(lanes, claims, [records[:10] for records in log], random.Random(1))
         await other.claim([1])
         far = {0: claims[0]._replace(next_offset=12), 1: claims[1], 2: claims[2]}
-        lanes.put(chunks(far, log, {0: 15, 1: 15, 2: 15}))
+        lanes.queue(chunks(far, log, {0: 15, 1: 15, 2: 15}))
         await folded_until(lanes, lambda: len(lost) >= 3 and lanes.offsets()[2] >= 15)
     assert sorted(lost[1:]) == [(0, False), (1, True)]
     assert stands(shared) == [(10,), (10,), (15,)]
@@ -217,7 +218,7 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(
     all chunks are folded after it, each exactly once."""
     log = split(history(3, 150))
     killed: list[str] = []
-    write = memory_module.write_together
+    write = fold_module.write_together
 
     async def end(connection: AsyncConnection[Any]) -> None:
         if killed or len(seen) <= 2:
@@ -248,10 +249,10 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(
                 raise psycopg.OperationalError("the connection was lost before the answer to COMMIT")
         return reached
 
-    async def writing(results: Sequence[tuple[Any, ChunkResult]]) -> None:
+    async def writing(writes: Sequence[Write]) -> None:
         if step == "loaded":
-            await end(results[0][0].connection)
-        await write(results)
+            await end(writes[0].transaction.connection)
+        await write(writes)
 
     state = sending.send_state
 
@@ -261,8 +262,8 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(
             await end(cursor.connection)
         await state(cursor, generation, states)
 
-    monkeypatch.setattr(lanes_module, "fold_together", folding)
-    monkeypatch.setattr(memory_module, "write_together", writing)
+    monkeypatch.setattr(folder_module, "fold_together", folding)
+    monkeypatch.setattr(fold_module, "write_together", writing)
     monkeypatch.setattr(sending, "send_state", stating)
     async with lanes_of(shared, partitions=PARTITIONS) as lanes:
         await feed(lanes, await lanes.claim(range(PARTITIONS)), log, random.Random(2))
@@ -277,16 +278,16 @@ async def test_a_claim_under_way_is_waited_for(
     """What a write finds in the row is what it is behind the claim, whether that is committed or not."""
     log = grants([("", "")] * 100)
     lost: list[tuple[int, bool]] = [(-1, False)]
-    write = memory_module.write_together
+    write = fold_module.write_together
     outcomes: list[str] = []
 
-    async def writing(results: Sequence[tuple[Any, ChunkResult]]) -> None:
+    async def writing(writes: Sequence[Write]) -> None:
         if outcomes:
-            await write(results)
+            await write(writes)
             return
         with psycopg.connect(shared.dsn) as claiming:
             claiming.execute("UPDATE ledger_0001.progress SET epoch = epoch + 1 WHERE log_partition = 1")
-            waiting = asyncio.ensure_future(write(results))
+            waiting = asyncio.ensure_future(write(writes))
             await wait_until_blocked(shared)
             assert not waiting.done()
             if is_claimed:
@@ -300,15 +301,15 @@ async def test_a_claim_under_way_is_waited_for(
     async with lanes_of(shared, lost, partitions=PARTITIONS) as lanes:
         claims = await lanes.claim(range(PARTITIONS))
         await feed(lanes, claims, [records[:10] for records in log], random.Random(1))
-        monkeypatch.setattr(memory_module, "write_together", writing)
-        lanes.put(chunks(claims, log, dict.fromkeys(range(PARTITIONS), 15)))
+        monkeypatch.setattr(fold_module, "write_together", writing)
+        lanes.queue(chunks(claims, log, dict.fromkeys(range(PARTITIONS), 15)))
         await folded_until(lanes, lambda: all(lanes.offsets()[one] >= 15 or (one, True) in lost for one in claims))
     assert outcomes == (["began"] if is_claimed else ["began", "written"])
     assert lost[1:] == ([(1, True)] if is_claimed else [])
     assert stands(shared) == [(15,), (10 if is_claimed else 15,), (15,)]
 
 
-def grants(texts: Iterable[tuple[str, str]]) -> Partitions:
+def grants(texts: Iterable[tuple[str, str]]) -> Records:
     """Grants with these sources and reasons, and nothing else."""
     records = []
     for number, (source, reason) in enumerate(texts):
@@ -329,21 +330,21 @@ async def test_a_claim_between_reading_and_writing_fences(
     """
     log = grants([("", "")] * 200)
     lost: list[tuple[int, bool]] = [(-1, False)]
-    write = memory_module.write_together
+    write = fold_module.write_together
     refused: list[int] = []
     written: list[int] = []
     start = 6
 
-    async def writing(results: Sequence[tuple[Any, ChunkResult]]) -> None:
+    async def writing(writes: Sequence[Write]) -> None:
         if not refused:
             await other.claim([place])
         try:
-            await write(results)
+            await write(writes)
         except sending.DisplacedError:
             assert stands(shared) == [(start,)] * PARTITIONS
-            refused.append(len(results))
+            refused.append(len(writes))
             raise
-        written.append(len(results))
+        written.append(len(writes))
 
     async with (
         lanes_of(shared, lost, partitions=PARTITIONS) as lanes,
@@ -353,8 +354,8 @@ async def test_a_claim_between_reading_and_writing_fences(
         for number in range(start):
             # One record of each partition at a time: so many rounds, but for the first, which nothing is remembered in.
             await feed(lanes, claims, [records[: number + 1] for records in log], random.Random(1))
-        monkeypatch.setattr(memory_module, "write_together", writing)
-        lanes.put(chunks(claims, log, dict.fromkeys(range(PARTITIONS), start + 5)))
+        monkeypatch.setattr(fold_module, "write_together", writing)
+        lanes.queue(chunks(claims, log, dict.fromkeys(range(PARTITIONS), start + 5)))
         await folded_until(
             lanes, lambda: len(lost) >= 2 and sum(offset < start + 5 for offset in lanes.offsets().values()) <= 1
         )

@@ -7,7 +7,8 @@ import pytest
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
-from creditfold.processors.fold.account_cache import Memory, Seen
+from creditfold.processors.fold.account_cache import AccountCache
+from creditfold.processors.fold.fast import new_filter
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.proof.trial_balance import TrialBalance, trial_balance
 from creditfold.projections.queries.progress import NotYetFoldedError
@@ -41,7 +42,7 @@ def drawn_up(settings: Settings, **given: object) -> TrialBalance:
 async def test_it_balances_at_every_position_and_finds_what_was_tampered_with(prepared: Settings) -> None:
     """Each tampering is found by the check that is for it, and undone again."""
     records = history(7, 400)
-    await fold_in_pieces(prepared, records, random.Random(7), Memory(3, is_fresh=True, seen=Seen(2**16)))
+    await fold_in_pieces(prepared, records, random.Random(7), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
     present = drawn_up(prepared)
     assert (present.faults, present.is_present, present.ends) == ([], True, {0: 400})
     assert {row.asset for row in present.assets} == {"credits", "gold"}

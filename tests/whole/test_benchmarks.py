@@ -158,7 +158,7 @@ def test_the_same_seed_draws_the_same_commands() -> None:
             "fastavro.read:read creditfold.schemas.wire:decode creditfold.processors.fold.chunk:read_one",
             "decode and check",
         ),
-        ("creditfold.processors.fold.chunk:_Fold.add creditfold.processors.fold.account_cache:fold_chunk", "decide"),
+        ("creditfold.processors.fold.chunk:_Fold.add creditfold.processors.fold.transaction:fold_chunk", "decide"),
         ("creditfold.projections.store.chain:extend creditfold.projections.store.transaction:write", "lines and chain"),
         ("psycopg.copy:write creditfold.projections.store.transaction:_copy", "psycopg"),
         ("aiokafka.codec:zstd_decode asyncio.events:run", "Kafka and Faust"),

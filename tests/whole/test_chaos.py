@@ -23,7 +23,7 @@ from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.topics import describe_log
-from creditfold.processors.rebuild.steps import Consent, Request, activate, rebuild
+from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from creditfold.producers import CommandProducer, DeliveryFailedError, Outcome
 from creditfold.producers.models.commands import Encoded
 from creditfold.projections.tables.setup import prepare
@@ -180,7 +180,9 @@ def move_to(settings: Settings, disk: SmallDisk) -> None:
     """Have the ledger's tables on a disk that can be filled."""
     disk.resize(DISK_KB)
     prepare(settings.dsn, describe_log(settings))
-    activate(settings, rebuild(settings, Request(tablespace=disk.tablespace), Quiet()).number, Consent(), Quiet())
+    activate(
+        settings, rebuild(settings, Request(tablespace=disk.tablespace), Quiet()).number, ActivationOptions(), Quiet()
+    )
 
 
 def append_all(settings: Settings, records: Iterable[Raw]) -> None:
@@ -319,7 +321,7 @@ def lose_end_of_log(scene: Scene, chance: random.Random) -> None:
     append(settings, [*reversed(lost), *lost])
     assert wait_until(lambda: refusals(scene) > refused, BOUND_S)
     made = rebuild(settings, Request(), Quiet())
-    activate(settings, made.number, Consent(differences=True, note="the log lost its end"), Quiet())
+    activate(settings, made.number, ActivationOptions(differences=True, note="the log lost its end"), Quiet())
     wait_until_folded(settings, BOUND_S)
 
 

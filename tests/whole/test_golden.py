@@ -17,7 +17,7 @@ from creditfold.log.archive.folder import Archive
 from creditfold.log.archive.restore import restore_topic
 from creditfold.log.offsets import end_offsets
 from creditfold.log.topics import describe_log
-from creditfold.processors.rebuild.partition import Job
+from creditfold.processors.rebuild.partition import RebuildJob
 from creditfold.processors.rebuild.processes import fold_here
 from creditfold.projections.connections import connected
 from creditfold.projections.proof.chain import chain_at
@@ -75,7 +75,7 @@ def restored(settings: Settings, path: Path) -> None:
     prepare(settings.dsn, log)
     ends = end_offsets(settings, log.topic, range(log.partitions))
     # As workers do, but that nothing is appended to it.
-    fold_here(Job(settings.kafka_client, log.topic, log.partitions, 1, ends), settings.dsn)
+    fold_here(RebuildJob(settings.kafka_client, log.topic, log.partitions, 1, ends), settings.dsn)
 
 
 def test_every_kind_of_dead_letter_is_recorded(ledger_settings: Settings) -> None:
