@@ -293,18 +293,18 @@ class OutcomeFollower:
         return f" Outcomes can't be looked up for {for_s:.0f} s: {self._trouble.text}"
 
     async def _follow(self) -> None:
-        """Look outcomes up for as long as somebody waits; through all that goes wrong with it."""
-        while await self._somebody_waits(None):
+        """Look outcomes up while there are waiters; after a failure, open another session."""
+        while await self._await_waiter(None):
             try:
                 async with self._lookup.session(self._topic) as session:
-                    await self._look_again_and_again(session)
+                    await self._look_until_idle(session)
             except Exception as error:
                 self._note_trouble(error)
                 await asyncio.sleep(self._retry_s)
                 self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
 
-    async def _somebody_waits(self, timeout_s: float | None) -> bool:
-        """Wait until some command's place in the log is known and its outcome isn't; False when time runs out."""
+    async def _await_waiter(self, timeout_s: float | None) -> bool:
+        """Wait until there is a command whose position is known and whose outcome isn't; False when time runs out."""
         while not self._in_log:
             self._news.clear()
             try:
@@ -313,10 +313,10 @@ class OutcomeFollower:
                 return False
         return True
 
-    async def _look_again_and_again(self, session: OutcomeSession) -> None:
-        """Look until nobody has waited for some time."""
+    async def _look_until_idle(self, session: OutcomeSession) -> None:
+        """Look until there was no waiter for IDLE_S seconds."""
         pause_s = 0.0
-        while await self._somebody_waits(IDLE_S):
+        while await self._await_waiter(IDLE_S):
             self._news.clear()
             async with asyncio.timeout(LOOK_S):
                 found = await self._look(session)
@@ -329,7 +329,7 @@ class OutcomeFollower:
                 pause_s = 0.0
 
     async def _look(self, session: OutcomeSession) -> bool:
-        """Settle whoever's command is folded by now. Returns whether there was any."""
+        """Settle the waiters whose commands are folded by now. Returns whether there was any."""
         self._next_offsets = await session.next_offsets()
         due, found = list(self._take_folded()), 0
         try:
