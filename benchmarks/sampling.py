@@ -33,7 +33,7 @@ STAGES: Sequence[tuple[str, str]] = (
     ("creditfold.processors.fold.chunk:read_one", "decode and check"),
     ("creditfold.processors.fold.fast:read", "decode and check"),
     # Its lines are made on the way.
-    ("creditfold.processors.fold.fast:fold_quickly", "decide"),
+    ("creditfold.processors.fold.fast:fold", "decide"),
     ("creditfold.processors.fold.chunk:_command", "decode and check"),
     ("creditfold.schemas.", "decode and check"),
     ("creditfold.ledger.validity:", "decode and check"),

@@ -90,11 +90,11 @@ class Later(NamedTuple):
 
 
 class Unread(Protocol):
-    """A plain command that is left as it is in its record, for the quick way (quick.py)."""
+    """A plain command that stays encoded in its record, for the fast path (fast.py)."""
 
     @property
     def is_slow(self) -> bool:
-        """Whether it goes Python's way after all."""
+        """Whether it is folded by Python after all."""
 
 
 #: A record and what it holds, which may hang on the rules in force.
@@ -115,7 +115,7 @@ def commands(reads: Iterable[Read]) -> Iterator[Command]:
 
 
 def has_transfers(reads: Iterable[Read]) -> bool:
-    """Tell whether a transfer is sent or arrives among reads."""
+    """Whether a transfer is sent or arrives among reads."""
     return any(isinstance(held(read), _TRANSFERS) for read in reads)
 
 
@@ -123,7 +123,7 @@ _TRANSFERS = (Transfer, ReceiveTransfer)
 
 
 def keys(found: Iterable[Command]) -> Iterator[tuple[str, str]]:
-    """Name the (account, command id) pairs that folding these commands can touch."""
+    """The (account, command id) pairs that folding these commands can touch."""
     for command in found:
         yield command.account, command.command_id
         if command.__class__ is Batch:
@@ -170,7 +170,7 @@ class _Fold:
             book.advance(record.timestamp)
         if record.headers and (redrive := _redrive(record)) is not None:
             self.redrives.append(redrive)
-        # Nearly all are plain commands, which are told by their class without looking at the other kinds.
+        # Nearly all are plain commands, which are recognized by their class before the other kinds are looked at.
         if content.__class__ is not Grant and content.__class__ is not Spend:
             if isinstance(content, Later):
                 if content.rules > book.rules:

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The quick way of plain commands under version 1 of the rules: a grant or a spend of which nothing else is said.
+"""The fast path of plain commands under version 1 of the rules: a grant or a spend that uses no further field.
 
-Owns nothing that isn't told elsewhere. Python's own way is the truth: schemas/ reads a record, ledger/ decides it,
-projections/ makes its line and its rows. Here the same is done for the commands that nearly all are, in accounts that
-have nothing but lots that can be spent; whatever is otherwise in the least is left to Python.
+Implements no rule of its own. Python is the truth: schemas/ reads a record, ledger/ decides it, projections/ makes its
+line and its rows. This module does so for the commands that nearly all are, in inline accounts, which have nothing but
+lots that can be spent; whatever differs in anything is left to Python.
 tests/processors/test_plain.py holds the two together. Compiled by Cython where the core is compiled, and absent
 elsewhere. Knows no Kafka client, no PostgreSQL, no clock.
 """
@@ -400,7 +400,7 @@ cdef class Plain:
 
 @cython.final
 cdef class Store:
-    """The light accounts of a partition that are remembered, in the order in which they were met."""
+    """The cached inline accounts of a partition, in the order in which they were met."""
 
     cdef dict _accounts
     cdef dict _assets
@@ -447,7 +447,7 @@ cdef class Store:
         return [(<Light> light).name.decode() for light in self._accounts.values()]
 
     def trim(self, Py_ssize_t most, Py_ssize_t most_lots):
-        """Keep at most so many accounts and lots, and forget those that were met first; tells how many were forgotten.
+        """Keep at most `most` accounts and `most_lots` lots, and forget those that were met first; returns how many were forgotten.
 
         None may be unsaved.
         """
@@ -632,7 +632,7 @@ cdef int _add(Lot lot, Light light, Columns new, Columns changed, int64_t partit
 
 
 cdef bint _add_inline(Bytes to, Py_ssize_t start, Lot lot) except -1:
-    """Add a lot to those that stand in a balance, as projections/tables/generation.sql tells, if there is room."""
+    """Add a lot to those that stand in a balance, as projections/tables/generation.sql describes, if there is room."""
     cdef int64_t expired = 0, voided = 0, forfeited = 0, reissued = 0, transferred = 0
     cdef Py_ssize_t size = PyBytes_GET_SIZE(lot.id), used = to.size - start
     cdef bytes source
@@ -1118,9 +1118,9 @@ cdef class Reader:
             records: of one partition.
             partition: its number.
             partitions: of the topic.
-            store: light accounts of the partition, whose place is known to be right.
+            store: inline accounts of the partition, whose place is known to be right.
             slow: reads a record, given it, the partition and how many there are.
-            partition_of: tells a key's partition, given it and how many there are.
+            partition_of: returns a key's partition, given it and how many there are.
         """
         cdef list found = []
         cdef Plain plain
@@ -1251,7 +1251,7 @@ cdef class Plan:
     name, `settle` it, take out what that gives, have slow records read, `fold`, and `end` whatever became of it.
 
     Args:
-        store: light accounts that are remembered; gets those of these records.
+        store: cached inline accounts; gets those of these records.
         reads: as `Reader.read` gave them.
         seen: gets the ids of plain commands. None to look all of them up.
         trusts: whether an id that it hasn't seen is taken for new.
@@ -1446,7 +1446,7 @@ cdef class Plan:
                 plain = <Plain> content
                 light = plain.account
                 if light is None or light.state != READY:
-                    raise RuntimeError("a record that isn't to go the quick way was left in it")
+                    raise RuntimeError("a record that isn't for the fast path was left in it")
                 if plain.timestamp > clock_ms and plain.timestamp <= MAX_OCCURRED_AT:
                     clock_ms = plain.timestamp
                 self._decide(plain, light, lines, partition, clock_ms)

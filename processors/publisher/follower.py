@@ -19,7 +19,7 @@ from creditfold.processors.publisher.messages import Outcome, read_outcome
 
 __all__ = ["Follower", "NoOutcomesError", "WrongPartitionError"]
 
-#: Once a place is known to be among so many offsets, they are read one after the other.
+#: A place that is known to be among no more offsets than these is looked for one by one.
 NEAR_OFFSETS = 4_000
 _READ_RECORDS = 500
 _PROBE_S = 15.0

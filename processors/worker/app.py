@@ -82,7 +82,7 @@ class FoldApp(faust.App):
         signs: where it says what it does.
     """
 
-    # Faust's own lines are told apart from ours, and shown with --verbose only.
+    # Faust's own lines are distinct from ours, and shown with --verbose only.
     logger = logging.getLogger("faust.creditfold")
 
     def __init__(self, settings: Settings, ledger_log: Log, signs: Signs | None = None) -> None:
@@ -225,7 +225,7 @@ def create_app(settings: Settings, ledger_log: Log, signs: Signs | None = None) 
 
     @app.timer(REPORT_EVERY_S)  # type: ignore[untyped-decorator]
     async def report() -> None:
-        # Kafka tells nobody that a topic was deleted and made anew; its records must not be taken for the old one's.
+        # Kafka informs nobody that a topic was deleted and made anew; its records must not be taken for the old one's.
         try:
             await app.check_identity()
             await app.report_held_back()
@@ -247,7 +247,7 @@ def create_app(settings: Settings, ledger_log: Log, signs: Signs | None = None) 
             await app.partitions.give_up_displaced()
         except Exception as error:
             if not is_outage(error):
-                log.error("it can't be told whether PostgreSQL has all that was committed", exc_info=error)
+                log.error("it isn't known whether PostgreSQL has all that was committed", exc_info=error)
 
     @app.timer(COMPARE_LOG_EVERY_S)  # type: ignore[untyped-decorator]
     async def compare_log() -> None:

@@ -1,4 +1,4 @@
-"""Runs a worker: waits for Kafka and PostgreSQL, prepares the projection, folds until it is told to stop."""
+"""Runs a worker: waits for Kafka and PostgreSQL, prepares the projection, folds until it is stopped."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ from creditfold.processors.worker.app import FoldApp, create_app
 
 T = TypeVar("T")
 
-#: A worker that is told to stop ends within this time, in seconds. What it writes has GRACE_S of it.
+#: A worker that is stopped ends within this time, in seconds. What it writes has GRACE_S of it.
 STOP_WITHIN_S = 12.0
 
 #: How seldom Python looks for reference cycles by itself, as `gc.set_threshold` takes it.
@@ -48,7 +48,7 @@ class BoundedWorker(Worker):
 
 
 def end_now() -> None:
-    """End the process, which was told to stop and has nothing left to lose."""
+    """End the process, which was stopped and has nothing left to lose."""
     log.warning("the stop took too long and is cut short", seconds=STOP_WITHIN_S)
     os._exit(0)
 

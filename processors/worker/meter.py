@@ -46,7 +46,7 @@ class Meter:
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now, in bytes; its peak where the system tells no more."""
+    """Memory that this process holds now, in bytes; its peak where the system shows no more."""
     try:
         with open("/proc/self/statm") as statm:
             return int(statm.read().split()[1]) * resource.getpagesize()

@@ -35,7 +35,7 @@ def number_of_tick(standing: Standing, now_ms: int) -> int:
 
 
 def wants_tick(standing: Standing, last: LastTick | None, now_ms: int, now_s: float, every_s: float) -> bool:
-    """Whether a partition gets a tick now, at most one in so many seconds.
+    """Whether a partition gets a tick now, at most one in `every_s` seconds.
 
     Args:
         standing: where it stands.

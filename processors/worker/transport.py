@@ -48,7 +48,7 @@ FETCH_WAIT_MS = 20
 #: A partition in which fewer records than these are left, behind a fetch of fewer, is little behind.
 FEW_RECORDS = 1_000
 
-#: How long to leave a partition alone after another worker fenced us: by then Kafka has told us of the rebalance.
+#: How long to leave a partition alone after another worker fenced us: by then Kafka has announced the rebalance.
 FENCED_PAUSE_S = 1.0
 
 #: How long a chunk may be on its way inside Faust, in seconds.
@@ -84,7 +84,7 @@ UNCLAIMED_PAUSE_S = 1.0
 #: for it takes long, and nothing is fetched meanwhile.
 UNREAD_PAUSE_S = 60.0
 
-#: How often to tell aiokafka that the consumer lives while nothing is fetched, in seconds.
+#: How often to show aiokafka that the consumer lives while nothing is fetched, in seconds.
 TOUCH_EVERY_S = 1.0
 
 log = structlog.get_logger()
@@ -154,7 +154,7 @@ class LedgerConsumerThread(driver.AIOKafkaConsumerThread):
         """Leave the closing to the thread's own stop.
 
         Faust calls this when a rebalance meets an app that is stopping, and closes aiokafka's parts in the wrong
-        thread: half closed, the join under way waits for ever, and the stop for the join.
+        thread: half closed, the join under way never ends, and the stop waits for the join.
         """
 
     async def _fetch_records(  # type: ignore[override]  # Faust passes the result on to `getmany` as it is.
@@ -164,7 +164,7 @@ class LedgerConsumerThread(driver.AIOKafkaConsumerThread):
         timeout: float | None = None,  # noqa: ASYNC109 — Faust's name.
         max_records: int | None = None,
     ) -> dict[TP, Fetched]:
-        """Fetch, and tell from where to where: only the positions before and after show what a fetch passed over.
+        """Fetch, and return from where to where: only the positions before and after show what a fetch passed over.
 
         Where little is behind, aiokafka fetches nothing until it is asked again: it would at once take the few records
         that there are by then, and keep them and all that comes after them waiting.
@@ -235,7 +235,7 @@ class LedgerConsumerThread(driver.AIOKafkaConsumerThread):
         return connection if connection is not None and connection.connected() else None
 
     async def touch(self) -> None:
-        """Tell aiokafka that this consumer lives: one that hasn't fetched for long is put out of its group."""
+        """Show aiokafka that this consumer lives: one that hasn't fetched for long is put out of its group."""
         await self.call_thread(self._touch)
 
     async def _touch(self) -> None:
@@ -441,7 +441,7 @@ class LedgerConsumer(driver.Consumer):
             log.error("records can't be read at all; the partition waits", partition=tp.partition, why=error.message)
             return Fetched(start, start, [])
         await self._thread.seek_wait({tp: end})
-        # The seek has told Faust to drop what lies before it, which is what is to be delivered now.
+        # By the seek, Faust would drop what lies before it, which is what is to be delivered now.
         self._read_offset[tp] = start
         return Fetched(start, end, records)
 
@@ -574,7 +574,7 @@ class LedgerConsumer(driver.Consumer):
         return chunks
 
     def _message(self, tp: TP, chunks: Sequence[Chunk]) -> ConsumerMessage:
-        # Faust drops messages of another generation than the app's without a word.
+        # Faust drops messages of another generation than the app's silently.
         return ConsumerMessage(
             topic=tp.topic,
             partition=tp.partition,
@@ -625,7 +625,7 @@ class LedgerConsumer(driver.Consumer):
         return {tp.partition: end for tp, end in ends.items() if end.stable < end.high}
 
     async def report_offsets(self) -> None:
-        """Tell Kafka how far the fold has come, for lag tools; failing at it harms nothing."""
+        """Commit to Kafka how far the fold has come, for lag tools; failing at it harms nothing."""
         topic = self._ledger.commands_topic
         with suppress(KafkaError, IllegalStateError, TimeoutError):
             await self._thread.report({TP(topic, p): offset for p, offset in self._ledger.partitions.offsets().items()})
