@@ -1,4 +1,4 @@
-"""The store's SQL, by generation. Owns the texts; when each is sent, and with what, is store.py's."""
+"""The store's SQL, by generation. Owns the texts; send.py, transaction.py and claim.py send them."""
 
 from functools import lru_cache
 from typing import LiteralString, NamedTuple
@@ -9,7 +9,7 @@ from creditfold.projections.tables.scripts import schema_of
 
 
 class Statements(NamedTuple):
-    """The store's SQL for one generation, put together once: doing it anew costs more than a small chunk does."""
+    """The store's SQL for one generation, composed once: composing it anew costs more than a small chunk does."""
 
     claim: bytes
     release: bytes

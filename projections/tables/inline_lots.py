@@ -1,8 +1,8 @@
 """The lots that stand in their balance's row: how a line of `balances.lots` is laid out, for Python and for SQL.
 
 A lot that only plain spends have changed gets its row in `lots` when it is empty; until then it is a line here, which
-costs next to nothing to write with the balance. Owns the layout; LINE is what the view `inline_lots` of generation.sql
-is made of, and what tests/projections/test_inline_lots.py holds the compiled core to (processors/fold/plain.pyx).
+costs next to nothing to write with the balance. Owns the layout: Python's reader and the view `inline_lots` of
+generation.sql are made of LINE, and tests/processors/test_plain.py holds the compiled core's lines to it.
 """
 
 from typing import Any, LiteralString, NamedTuple
