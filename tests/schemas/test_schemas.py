@@ -322,7 +322,7 @@ def test_the_quick_way_writes_what_the_other_does(record: str, data: st.DataObje
         fields[name] = data.draw(ODD)
     for name in data.draw(st.lists(st.sampled_from(list(fields)), max_size=1)):
         fields.pop(name)
-    quick = wire._writers()[record].quick(fields)
+    quick = wire._writers()[record].write_flat(fields)
     assert quick is None or quick == by_versions(record, fields)
 
 
