@@ -27,6 +27,7 @@ PUBLIC = {
     "creditfold.common.position": "",
     "creditfold.common.errors": "",
     "creditfold.common.extras": "",
+    "creditfold.ledger": "",
     "creditfold.schemas.wire": "",
     "creditfold.schemas.registry": "",
     "creditfold.schemas.dead_letters": "",
@@ -321,7 +322,7 @@ def _value(node: Node) -> str:
 
 def _section(entry: Entry, level: str, title: str) -> Iterator[str]:
     yield f"{level} {title}"
-    if isinstance(entry.node, ast.ClassDef) and roots(entry.module, entry.node) & {"StrEnum", "Enum", "IntEnum"}:
+    if isinstance(entry.node, ast.ClassDef) and roots(entry.module, entry.node) & {"StrEnum", "Enum"}:
         yield rendered(entry.doc)
         members = [ast.unparse(one.targets[0]) for one in entry.node.body if isinstance(one, ast.Assign)]
         yield _filled("Members: " + ", ".join(f"`{name}`" for name in members) + ".")

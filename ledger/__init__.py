@@ -4,6 +4,8 @@ Time and ids are arguments. Nothing in this room reads a clock, a random source,
 unordered set, so the state is a function of the log's prefix and a replay decides what was decided.
 """
 
+from creditfold.ledger.account import Account
+from creditfold.ledger.apply import apply
 from creditfold.ledger.book import CreditBook
 from creditfold.ledger.commands import (
     COMMANDS,
@@ -17,10 +19,11 @@ from creditfold.ledger.commands import (
     Tick,
     command_of,
 )
-from creditfold.ledger.decide import decide_one
-from creditfold.ledger.facts import CreditEntry
+from creditfold.ledger.decide import Refused, decide, decide_one
+from creditfold.ledger.facts import CorruptStateError, CreditEntry, Fact, FactKind
 from creditfold.ledger.folding import Body, Known, Verdict, digest
 from creditfold.ledger.reasons import RejectionReason
+from creditfold.ledger.time import settle
 from creditfold.ledger.versions import RULES, RULESETS, UnknownRulesError, known_rules
 
 __all__ = [
@@ -29,21 +32,29 @@ __all__ = [
     "KINDS",
     "RULES",
     "RULESETS",
+    "Account",
     "ActivateRules",
     "Batch",
     "Body",
     "Command",
+    "CorruptStateError",
     "CreditBook",
     "CreditEntry",
+    "Fact",
+    "FactKind",
     "Grant",
     "Known",
+    "Refused",
     "RejectionReason",
     "Spend",
     "Tick",
     "UnknownRulesError",
     "Verdict",
+    "apply",
     "command_of",
+    "decide",
     "decide_one",
     "digest",
     "known_rules",
+    "settle",
 ]

@@ -116,7 +116,12 @@ _EMPTY = Holding()
 
 
 class Account:
-    """An account. Who decides reads it; only `apply` changes what it has."""
+    """An account. Who decides reads it; only `apply` changes what it has.
+
+    Example:
+        >>> Account().balance("credits").available
+        0
+    """
 
     __slots__ = (
         "_dues",
@@ -302,7 +307,13 @@ class Account:
         return heappop(self._dues)
 
     def expect(self, at_ms: int, kind: int, what: Lot | Held | Scheduled) -> None:
-        """Have something fall due; two entries for the same thing do no harm."""
+        """Have something fall due; two entries for the same thing do no harm.
+
+        Args:
+            at_ms: when, in milliseconds since 1970 UTC.
+            kind: SCHEDULE, ACTIVATION, LAPSE or EXPIRY.
+            what: the lot, the hold or the schedule.
+        """
         self._pushed += 1
         if self._dues is _NO_DUES:
             self._dues = []
@@ -324,7 +335,7 @@ class Account:
     # What is in memory.
 
     def forget(self) -> None:
-        """Forget what was written and neither time nor a debt can bring up again; it is loaded when it is asked for."""
+        """Drop written state that neither time nor a debt can bring up again; it is loaded when it is needed."""
         self.changed = _NONE
         if self.spends:
             self.spends = {key: spend for key, spend in self.spends.items() if spend.debt} or _NONE

@@ -44,9 +44,20 @@ _SPENT_FACT = FactKind.SPENT
 
 
 def apply(account: Account, facts: Iterable[Fact]) -> None:
-    """Change an account by what happened to it, in that order.
+    """Change an account by what happened to it, in that order. A replay is a loop over this.
 
-    Raises CorruptStateError for a fact that doesn't fit the account, which then is worth nothing.
+    Args:
+        account: of which the facts are.
+        facts: as `decide` and `settle` return them, or as the journal has them.
+
+    Raises:
+        CorruptStateError: a fact doesn't fit the account, whose state is undefined then.
+
+    Example:
+        >>> account = Account()
+        >>> apply(account, decide(account, Grant("g-1", "ada", "credits", 5), 0))
+        >>> account.balance("credits").available
+        5
     """
     for fact in facts:
         kind = fact[0]

@@ -36,7 +36,15 @@ class CreditBook:
         rules: version of the rules in force.
         forced: whether these rules decide everything, whatever the log activates: for trying them out.
 
-    Raises UnknownRulesError.
+    Raises:
+        UnknownRulesError: this release doesn't have that version of the rules.
+
+    Example:
+        >>> book = CreditBook()
+        >>> _ = book.apply(Grant("g-1", "ada", "credits", 100))
+        >>> _ = book.apply(Spend("s-1", "ada", "credits", 30))
+        >>> book.balance("ada", "credits").available
+        70
     """
 
     def __init__(
@@ -184,7 +192,16 @@ class CreditBook:
         return self.accounts[account].balance(asset) if account in self.accounts else Balance()
 
     def available(self, account: str, asset: str, use: str = "") -> int:
-        """What a spend for a use could take, as of the account's last settling."""
+        """What a spend could take, as of the account's last settling.
+
+        Args:
+            account: its id.
+            asset: of which credits.
+            use: what they would be spent on; empty for unscoped credits only.
+
+        Returns:
+            An amount in the asset's smallest unit.
+        """
         return self.accounts[account].available(asset, use) if account in self.accounts else 0
 
 

@@ -63,7 +63,7 @@ class Grant(NamedTuple):
 
     @property
     def terms(self) -> Terms:
-        """What the lot is to be like."""
+        """The terms of the lot that it makes."""
         return Terms(self.lot_class, self.priority, self.effective_at, self.expires_at, self.scope)
 
 
@@ -399,9 +399,22 @@ _STEP_TYPES: Mapping[str, type[Step]] = {KINDS[kind]: kind for kind in STEPS}
 
 
 def command_of(record: str, values: tuple[Any, ...]) -> Command | Control:
-    """Make a command, or a control record, of a decoded record's values in the order of its current schema.
+    """Make a command, or a control record, of a decoded record.
 
-    Raises ValueError for a batch with a step that is no command, KeyError for a record that is neither.
+    Args:
+        record: its short name, such as `Grant`.
+        values: in the order of its current schema, as `Decoded.values` has them.
+
+    Returns:
+        The command or the control record.
+
+    Raises:
+        ValueError: a batch has a step that is no command.
+        KeyError: the record is neither.
+
+    Example:
+        >>> command_of("Unfreeze", ("u-1", "ada", 0, "", "", {})).account
+        'ada'
     """
     special = _SPECIAL.get(record)
     if special is not None:

@@ -42,7 +42,7 @@ from creditfold.ledger.time import settle
 
 
 class Refused(NamedTuple):
-    """A rule says no: to a command, or to the step of a batch that has this index."""
+    """A command is rejected; `step` is the index of the step that is, in a batch."""
 
     reason: Reason
     step: int | None = None
@@ -61,14 +61,22 @@ _SPENT_FACT = FactKind.SPENT
 
 
 def decide(account: Account, command: Command, clock_ms: int) -> list[Fact] | Refused:
-    """What a command comes to, by the account as it is: what happens, or why nothing does.
+    """Decide a command by the account as it is: what happens, or why nothing does.
 
     Args:
         account: settled to the clock; it is only read.
         command: valid, and of this account.
-        clock_ms: the log's clock, in milliseconds UTC.
+        clock_ms: the log's clock, in milliseconds since 1970 UTC.
 
-    Raises TypeError for a command that it doesn't know.
+    Returns:
+        The facts, for `apply`, or the reason why there are none.
+
+    Raises:
+        TypeError: there is no rule for such a command.
+
+    Example:
+        >>> decide(Account(), Spend("s-1", "ada", "credits", 5), 0).reason
+        <RejectionReason.INSUFFICIENT_CREDITS: 'insufficient_credits'>
     """
     if isinstance(command, Batch):
         steps = decide_steps(account, command, clock_ms, decide_one)
@@ -93,7 +101,23 @@ def decide_steps(account: Account, batch: Batch, clock_ms: int, one: DecideOne) 
 
 
 def decide_one(account: Account, command: Any, clock_ms: int) -> Answer:
-    """What a command without steps comes to by version 1 of the rules."""
+    """Decide a command without steps by version 1 of the rules.
+
+    Args:
+        account: settled to the clock; it is only read.
+        command: valid, and of this account.
+        clock_ms: the log's clock, in milliseconds since 1970 UTC.
+
+    Returns:
+        The facts, or the reason why there are none.
+
+    Raises:
+        TypeError: there is no rule for such a command.
+
+    Example:
+        >>> [fact.kind.value for fact in decide_one(Account(), Grant("g-1", "ada", "credits", 5), 0)]
+        ['granted']
+    """
     kind = command.__class__
     rule = _RULES.get(kind)
     if rule is None:

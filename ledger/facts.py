@@ -146,11 +146,11 @@ make = tuple.__new__
 
 
 class CreditEntry(NamedTuple):
-    """One line of the journal: what one command, or time, came to in one asset of an account.
+    """One line of the journal: what one command, or time, changed in one asset of an account.
 
-    The first of a command's lines has its id; the others, of the further assets that it touched, and those of what
-    time did before it, have None. A batch has a line of its own, and one for each step. `asset` is empty where the
-    line is of none. `before` and `balance` are the account's credits of it; `version` counts its lines from 1.
+    The first of a command's lines has its id. The others, of further assets that it touched, and those of what time did
+    before it, have None. A batch has a line of its own, and one for each step. `asset` is empty where the line is of
+    none. `before` and `balance` are the account's credits of it; `version` counts its lines from 1.
     """
 
     account: str
@@ -174,7 +174,7 @@ class CreditEntry(NamedTuple):
 
     @property
     def change(self) -> int:
-        """What became of the available credits."""
+        """By how much the available credits changed, signed."""
         return self.balance.available - self.before.available
 
 

@@ -25,7 +25,7 @@ from creditfold.ledger.limits import MAX_OCCURRED_AT
 
 
 class Verdict(Enum):
-    """What else than an outcome can become of a valid command."""
+    """What a valid command can be instead of decided."""
 
     DUPLICATE = "duplicate"  # Same id, same body: the first outcome stands, nothing happens.
     COMMAND_ID_REUSED = "command_id_reused"  # Same id, other body: a dead letter, the first outcome stands.
@@ -34,7 +34,7 @@ class Verdict(Enum):
 
 
 class Body(NamedTuple):
-    """What makes two commands of the same id the same: all their fields but the ids they are looked up by.
+    """The body of a command, by which a duplicate is recognized: all its fields but the ids that it is looked up by.
 
     `extra` is a digest of what the journal has no column for (the metadata), empty when that is at its default.
     `details` is JSON of the fields that only some commands have, without those at their defaults: so a field that a
@@ -125,7 +125,12 @@ as_json = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def digest(metadata: Mapping[str, str]) -> bytes:
-    """What the journal keeps of a command's metadata, if there is any."""
+    """What the journal keeps of a command's metadata, if there is any: 16 bytes.
+
+    Example:
+        >>> digest({"plan": "pro"}) == digest({"plan": "basic"})
+        False
+    """
     # A valid command holds no NUL, which makes NUL a safe separator.
     text = "\0".join(["metadata", str(len(metadata)), *(part for entry in sorted(metadata.items()) for part in entry)])
     return blake2b(text.encode(), digest_size=16).digest()

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class RejectionReason(StrEnum):
-    """In the order in which they are looked for, so that the first that applies is the one that is told."""
+    """Reasons in the order they are checked; the first that applies is reported."""
 
     ACCOUNT_CLOSED = "account_closed"
     ACCOUNT_FROZEN = "account_frozen"

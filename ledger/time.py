@@ -30,7 +30,21 @@ from creditfold.ledger.lots import Held, Lot, Scheduled
 
 
 def settle(account: Account, clock_ms: int) -> list[Fact]:
-    """Bring an account to an instant; gives everything that fell due until then, already applied."""
+    """Bring an account to an instant.
+
+    Args:
+        account: which is changed.
+        clock_ms: the instant, in milliseconds since 1970 UTC.
+
+    Returns:
+        Everything that fell due until then, already applied.
+
+    Example:
+        >>> account = Account()
+        >>> apply(account, decide(account, Grant("g-1", "ada", "credits", 5, expires_at=1_000), 0))
+        >>> [fact.kind.value for fact in settle(account, 1_000)]
+        ['expired']
+    """
     found: list[Fact] = []
     while account.next_due <= clock_ms:
         facts = fall_due(account, account.take_due())

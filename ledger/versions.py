@@ -18,7 +18,12 @@ class UnknownRulesError(Exception):
 
 
 def known_rules() -> list[int]:
-    """Every version of the rules that this release has, the oldest first."""
+    """Every version of the rules that this release has, the oldest first.
+
+    Example:
+        >>> known_rules()
+        [1]
+    """
     return sorted(RULESETS)
 
 

@@ -68,7 +68,7 @@ def is_entry_point(entry: api.Entry) -> bool:
     node = entry.node
     if not isinstance(node, ast.ClassDef):
         return entry.name.rpartition(".")[0] in api.PUBLIC
-    kinds = {"NamedTuple", "BaseModel", "BaseSettings", "StrEnum", "Protocol"}
+    kinds = {"NamedTuple", "BaseModel", "BaseSettings", "StrEnum", "Enum", "Protocol"}
     is_plain = not api.is_error(entry.module, node) and not api.is_record(entry.module, node)
     return is_plain and not api.roots(entry.module, node) & kinds
 
