@@ -17,8 +17,8 @@ from creditfold.ledger.account import Account
 from creditfold.ledger.rows import references
 from creditfold.processors.fold import fast
 from creditfold.processors.fold.chunk import Read, keys
-from creditfold.projections.results import ChunkResult
-from creditfold.projections.store.load import account_with
+from creditfold.projections.store.account_loader import account_with
+from creditfold.projections.store.results import ChunkResult
 from creditfold.projections.store.rows import LastLines, Rows, state_rows
 from creditfold.projections.store.transaction import Progress
 

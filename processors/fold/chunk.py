@@ -27,7 +27,7 @@ from creditfold.ledger.facts import Accepted, Outcome
 from creditfold.ledger.limits import MAX_REASON, MAX_RECORD_BYTES, MAX_RULES, MAX_SOURCE, MAX_TRANSFER_BYTES
 from creditfold.ledger.validity import check
 from creditfold.log.partitioner import partition_of
-from creditfold.projections.results import Activation, ChunkResult, DeadLetter, JournalLine, Redrive
+from creditfold.projections.store.results import Activation, ChunkResult, DeadLetter, JournalLine, Redrive
 from creditfold.schemas.dead_letters import REDRIVE_BY, REDRIVE_OF, REDRIVE_WHY, DeadLetterReason
 from creditfold.schemas.registry import load_lock
 from creditfold.schemas.wire import DecodeError, decode

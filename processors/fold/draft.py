@@ -8,7 +8,6 @@ from heapq import merge
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from creditfold.projections.results import ChunkResult
 from creditfold.projections.store.chain import (
     Checkpoint,
     Line,
@@ -17,6 +16,7 @@ from creditfold.projections.store.chain import (
     extend,
     journal_line,
 )
+from creditfold.projections.store.results import ChunkResult
 from creditfold.projections.store.rows import totals
 from creditfold.projections.store.send import Draft
 from creditfold.projections.store.transaction import Progress

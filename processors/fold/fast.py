@@ -20,7 +20,7 @@ from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import Read, Record, read_one, read_records
 from creditfold.processors.fold.chunk import folding as new_folding
 from creditfold.processors.fold.id_filter import IdFilter
-from creditfold.projections.results import ChunkResult
+from creditfold.projections.store.results import ChunkResult
 from creditfold.schemas.reader import MalformedError, read_texts
 from creditfold.schemas.registry import load_lock
 

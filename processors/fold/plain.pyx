@@ -560,7 +560,8 @@ cdef class Store:
         """The rows to write, and from here on they count as written: of balances, of new lots, of changed lots.
 
         A lot gets a row when it is empty, or when there is no room for it in its balance. Each as the number of rows
-        and, for each column of its table in projections/tables/credits.py, the texts joined or the cells of the numbers.
+        and, for each column of its table in projections/tables/account_tables.py, the texts joined or the cells of the
+        numbers.
         """
         cdef list lights = _sorted([light for light in self._dirty if (<Light> light).is_dirty])
         cdef Light light
@@ -632,7 +633,7 @@ cdef int _add(Lot lot, Light light, Columns new, Columns changed, int64_t partit
 
 
 cdef bint _add_inline(Bytes to, Py_ssize_t start, Lot lot) except -1:
-    """Add a lot to those that stand in a balance, as projections/tables/generation.sql describes, if there is room."""
+    """Add a lot to a balance's line of lots (projections/tables/inline_lots.py), if there is room."""
     cdef int64_t expired = 0, voided = 0, forfeited = 0, reissued = 0, transferred = 0
     cdef Py_ssize_t size = PyBytes_GET_SIZE(lot.id), used = to.size - start
     cdef bytes source
@@ -845,7 +846,7 @@ cdef class Bytes:
 
 @cython.final
 cdef class Columns:
-    """Columns of a table, as projections/columns.py sends them: texts joined, numbers as cells of an array."""
+    """Columns of a table, as projections/store/columns.py sends them: texts joined, numbers as cells of an array."""
 
     cdef list _texts
     cdef list _numbers

@@ -18,9 +18,9 @@ from creditfold.processors.fold import fast
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import Read, commands, controls, fold, held, keys, weight
 from creditfold.processors.fold.draft import by_account, make_draft
-from creditfold.projections.results import ChunkResult
+from creditfold.projections.store.account_loader import TooManyLotsError
 from creditfold.projections.store.claim import Claim
-from creditfold.projections.store.load import TooManyLotsError
+from creditfold.projections.store.results import ChunkResult
 from creditfold.projections.store.send import Draft
 from creditfold.projections.store.transaction import ChunkTransaction, Progress, Write, write_together
 
@@ -210,7 +210,7 @@ async def _settle_all(transaction: ChunkTransaction, part: Part, cache: AccountC
     book = _book({}, {}, before, forced)
     result = fold(part.reads, book, part.end)
     if result.ticks:
-        async for names in transaction.credits.due(partition, book.clock_ms, TICK_ACCOUNTS):
+        async for names in transaction.accounts.due(partition, book.clock_ms, TICK_ACCOUNTS):
             async for accounts in _pages(transaction, names, cache):
                 page = _book(accounts, {}, before._replace(clock_ms=book.clock_ms), forced)
                 for entries in _settled(page, accounts, record.offset):
@@ -235,7 +235,7 @@ async def _pages(
         cache.to_python(some)
         found = {name: cache.accounts[name] for name in some if name in cache.accounts}
         try:
-            await transaction.credits.load([transaction.partition], found, some, [], MOST_LOTS)
+            await transaction.accounts.load([transaction.partition], found, some, [], MOST_LOTS)
         except TooManyLotsError:
             size = len(some) // 2
             continue
@@ -358,7 +358,7 @@ async def load_accounts(requests: Sequence[LoadRequest]) -> Known:
         if one.plan is not None:
             fast_names += one.cache.missing_for(one.plan)
     first = requests[0].transaction
-    came, balances = await first.credits.load(
+    came, balances = await first.accounts.load(
         [one.transaction.partition for one in requests],
         accounts,
         names,

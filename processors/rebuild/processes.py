@@ -30,7 +30,7 @@ from creditfold.projections.connections import fold_pool
 from creditfold.projections.failures import explained
 from creditfold.projections.generations.indexes import index_ids
 from creditfold.projections.sessions import REBUILD
-from creditfold.projections.store.load import UnindexedError
+from creditfold.projections.store.account_loader import UnindexedError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -11,7 +11,7 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from creditfold.projections.connections import rows_of
-from creditfold.projections.tables.credits import ALL_LOTS, LOTS, TABLES, Table
+from creditfold.projections.tables.account_tables import ALL_LOTS, LOTS, TABLES, Table
 from creditfold.projections.tables.scripts import schema_of, script
 
 

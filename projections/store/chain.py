@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from creditfold.ledger import CreditEntry
 from creditfold.ledger.facts_json import facts_as_json
-from creditfold.projections.results import Activation, DeadLetter
+from creditfold.projections.store.results import Activation, DeadLetter
 
 #: The chain before the first outcome.
 START = b""

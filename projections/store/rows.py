@@ -6,20 +6,20 @@ from typing import Any, NamedTuple, TypeAlias
 from creditfold.ledger.account import Account
 from creditfold.ledger.facts import Balance, Bucket, Move
 from creditfold.ledger.rows import Changes, take_changes
-from creditfold.projections.results import Cells, JournalLine
-from creditfold.projections.tables.credits import (
+from creditfold.projections.store.account_sql import cells
+from creditfold.projections.store.results import Cells, JournalLine
+from creditfold.projections.tables.account_tables import (
     ACCOUNTS,
     BALANCES,
     CHANGED_LOTS,
+    EMPTIED_BALANCES,
+    FAST_BALANCES,
     HOLDS,
-    LIGHT_BALANCES,
     LOTS,
-    OUTLINED,
     SCHEDULES,
     SPENDS,
     TRANSFERS,
     Table,
-    cells,
 )
 
 #: Rows to write by table, of one maker or of several.
@@ -29,7 +29,7 @@ Rows: TypeAlias = Mapping[Table, Sequence[Cells]]
 LastLines: TypeAlias = dict[tuple[str, str], tuple[int, int, Balance]]
 
 # What accounts on the fast path have rows of, in the order of their cells.
-_FAST = (LIGHT_BALANCES, LOTS, CHANGED_LOTS)
+_FAST = (FAST_BALANCES, LOTS, CHANGED_LOTS)
 
 
 def state_rows(
@@ -82,7 +82,7 @@ def changed_rows(
 
 
 #: In the order of `Changes`.
-_STATE = (LOTS, CHANGED_LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES, OUTLINED)
+_STATE = (LOTS, CHANGED_LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES, EMPTIED_BALANCES)
 
 
 class Total(NamedTuple):

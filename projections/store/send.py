@@ -10,12 +10,13 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from creditfold.log.bookmark import NO_RECORD
-from creditfold.projections.columns import SEPARATOR, Longs, Utf8, longs
-from creditfold.projections.results import ChunkResult
+from creditfold.projections.store.account_sql import add_totals, save, together
 from creditfold.projections.store.chain import BYTES, COLUMNS, NULL, Checkpoint, Line
+from creditfold.projections.store.columns import SEPARATOR, Longs, Utf8, joined, longs
+from creditfold.projections.store.results import ChunkResult
 from creditfold.projections.store.rows import Rows, Total
 from creditfold.projections.store.statements import Statements, statements
-from creditfold.projections.tables.credits import WRITTEN, add_totals, joined, save, together
+from creditfold.projections.tables.account_tables import WRITTEN
 
 #: The unique key of the journal on (account, command id).
 KNOWN_COMMANDS = "journal_command"
@@ -25,12 +26,12 @@ DISPLACED = "LDG01"
 
 _BYTES, _NULL = BYTES.encode(), NULL.encode()
 
-#: Lines of the journal on their way, each with its end.
+#: Lines of the journal as they are sent, each with its end.
 Pieces: TypeAlias = Sequence[bytes]
 
 
 class KnownCommandError(Exception):
-    """A command was decided before, which would have shown if it had been looked up. The transaction is lost."""
+    """A command was decided before, and wasn't looked up. The transaction is lost."""
 
 
 class DisplacedError(Exception):
@@ -38,7 +39,7 @@ class DisplacedError(Exception):
 
 
 class Draft(NamedTuple):
-    """What a chunk of one partition comes to, as it is sent, but for the state of its accounts.
+    """What a chunk of one partition results in, as it is sent, without the state of its accounts.
 
     `lines` are those of the journal, in the order of their accounts.
     """
@@ -126,7 +127,7 @@ def _is_unescaped(lines: bytes) -> bool:
 
 
 async def _send_rows(cursor: AsyncCursor[TupleRow], generation: int, drafts: Sequence[Draft]) -> None:
-    """Write what has no order among itself, in a pipeline."""
+    """Write rows that may be written in any order, in a pipeline."""
     totals = [(draft.partition, name, *sums) for draft in drafts for name, sums in draft.totals.items()]
     if totals:
         await cursor.execute(add_totals(generation), joined(totals))

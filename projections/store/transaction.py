@@ -17,12 +17,12 @@ from psycopg.rows import TupleRow
 from creditfold.common.errors import CreditfoldError
 from creditfold.ledger import Body, Known
 from creditfold.log.bookmark import NO_RECORD, Bookmark, LastRecord
+from creditfold.projections.store.account_loader import AccountLoader
 from creditfold.projections.store.claim import Claim
-from creditfold.projections.store.load import CreditStore
+from creditfold.projections.store.columns import joined
 from creditfold.projections.store.rows import Rows
 from creditfold.projections.store.send import Draft, send, send_state, send_together
 from creditfold.projections.store.statements import statements
-from creditfold.projections.tables.credits import joined
 
 
 class FencedError(CreditfoldError):
@@ -62,10 +62,10 @@ class ChunkTransaction:
     """The work on one chunk inside an open transaction: lock, load, then write.
 
     Args:
-        connection: in a transaction that the caller commits, but for `write_together`.
+        connection: in a transaction that the caller commits, except with `write_together`.
         partition: of the command topic.
         claim: this worker's.
-        progress: where the partition stands, if that is known without a lock: `write_together` makes sure of it.
+        progress: where the partition stands, if that is known without a lock: `write_together` checks it.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class ChunkTransaction:
         self._epoch = claim.epoch
         self._sql = statements(claim.generation)
         self._progress = progress
-        #: The accounts.
-        self.credits = CreditStore(connection, claim.generation, finds_ids=claim.finds_ids)
+        #: Loads accounts, in this transaction.
+        self.accounts = AccountLoader(connection, claim.generation, finds_ids=claim.finds_ids)
 
     async def lock(self) -> Progress:
         """Lock the partition's progress until the transaction ends. Raises FencedError."""
@@ -109,7 +109,7 @@ class ChunkTransaction:
         """Read the bodies of those (account, command id) keys that were decided already. Raises UnindexedError."""
         if not keys:
             return {}
-        self.credits.refuse_unindexed()
+        self.accounts.refuse_unindexed()
         cursor = await self.connection.execute(self._sql.load_known, joined(keys), binary=True)
         return {(row[0], row[1]): Body(*row[2:]) for row in await cursor.fetchall()}
 

@@ -14,9 +14,9 @@ from creditfold.processors.fold.chunk import fold, read_records
 from creditfold.processors.fold.transaction import chunk_transaction, fold_chunk
 from creditfold.projections.connections import connected, fold_pool
 from creditfold.projections.proof.chain import lines
-from creditfold.projections.results import ChunkResult
 from creditfold.projections.store.chain import Line, activation_line, dead_letter_line, journal_line
 from creditfold.projections.store.claim import claim
+from creditfold.projections.store.results import ChunkResult
 from helpers.records import FakeRecord
 from helpers.support import query
 

@@ -27,7 +27,7 @@ from creditfold.ledger.facts_json import facts_as_json, facts_of_json
 from creditfold.ledger.rows import Changes, take_changes
 from creditfold.ledger.time import settle
 from creditfold.processors.fold.chunk import fold, read_records
-from creditfold.projections.results import ChunkResult
+from creditfold.projections.store.results import ChunkResult
 from helpers.credit_histories import HOUR_MS, history
 from helpers.journal_replay import Line, order_of_spending, replay, rows
 

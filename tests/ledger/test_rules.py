@@ -5,7 +5,7 @@ import pytest
 from creditfold.ledger import RULESETS, CreditBook, UnknownRulesError
 from creditfold.processors.fold import chunk as chunks
 from creditfold.processors.fold.chunk import commands, fold, keys, read_records
-from creditfold.projections.results import ChunkResult
+from creditfold.projections.store.results import ChunkResult
 from creditfold.schemas.wire import decode, encode
 from helpers.records import FakeRecord, grant, spend
 from programs.rules_two import decide_two

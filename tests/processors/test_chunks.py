@@ -13,7 +13,7 @@ from creditfold.ledger.account import Account
 from creditfold.ledger.folding import Known
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import KEPT_BYTES, MAX_DEAD_BYTES, Read, commands, fold, keys, read_records
-from creditfold.projections.results import ChunkResult, DeadLetter
+from creditfold.projections.store.results import ChunkResult, DeadLetter
 from creditfold.schemas.wire import encode
 from helpers.records import FakeRecord, grant, spend
 

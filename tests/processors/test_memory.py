@@ -11,7 +11,7 @@ from creditfold.processors.fold import fast
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import folding
 from creditfold.processors.fold.fast import new_filter
-from creditfold.projections.results import ChunkResult
+from creditfold.projections.store.results import ChunkResult
 from creditfold.schemas.wire import encode
 from helpers.records import FakeRecord
 

@@ -23,11 +23,12 @@ from creditfold.processors.fold import fast
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import commands, controls, fold, folding, keys, read_one, read_records
 from creditfold.processors.fold.transaction import LoadedPart, Part, fold_part
+from creditfold.projections.store.account_loader import account_with
+from creditfold.projections.store.account_sql import cells
 from creditfold.projections.store.chain import CHECKPOINT_OFFSETS, START, Line, dead_letter_line, extend, journal_line
 from creditfold.projections.store.claim import Claim
-from creditfold.projections.store.load import account_with
 from creditfold.projections.store.transaction import ChunkTransaction, Progress
-from creditfold.projections.tables.credits import BALANCES, CHANGED_LOTS, LIGHT_BALANCES, LOTS, OUTLINED, cells
+from creditfold.projections.tables.account_tables import BALANCES, CHANGED_LOTS, EMPTIED_BALANCES, FAST_BALANCES, LOTS
 from creditfold.projections.tables.inline_lots import inline_lot
 from creditfold.schemas.registry import latest, load_lock
 from creditfold.schemas.wire import encode
@@ -216,9 +217,9 @@ class Folded:
                 for row in rows:
                     values = dict(zip([name for name, _ in table.columns], row, strict=True))
                     key = row[: table.key]
-                    if table is OUTLINED:
+                    if table is EMPTIED_BALANCES:
                         self._inline.pop(row[0], None)
-                    elif table is LIGHT_BALANCES:
+                    elif table is FAST_BALANCES:
                         lots = [one for one in values.pop("lots")[1:].split("\n") if one]
                         self._inline[row[0]] = {one["command_id"]: one for one in [_inline(*key, lot) for lot in lots]}
                         ends = [one["expires_at_ms"] for one in self._inline[row[0]].values() if one["expires_at_ms"]]

@@ -41,7 +41,7 @@ from creditfold.projections.connections import connected
 from creditfold.projections.queries import decisions
 from creditfold.projections.queries.dead_letters import dead_letter
 from creditfold.projections.queries.decisions import RedriveUnderWayError
-from creditfold.projections.results import DeadLetter
+from creditfold.projections.store.results import DeadLetter
 from creditfold.schemas.wire import decode, encode
 from helpers.command_line import use
 from helpers.fork_server import run

@@ -18,10 +18,10 @@ from creditfold.processors.worker.folder import ChunkFolder
 from creditfold.processors.worker.partition import Partition
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.proof.chain import check_self
+from creditfold.projections.store.account_loader import AccountLoader
 from creditfold.projections.store.chain import START, extend
-from creditfold.projections.store.load import CreditStore
 from creditfold.projections.store.send import KnownCommandError
-from creditfold.projections.tables.credits import LOTS, Table
+from creditfold.projections.tables.account_tables import LOTS, Table
 from creditfold.schemas.wire import encode
 from helpers.credit_folds import fold_in_pieces, forget_ids, in_memory, lines_of, lots_in, lots_of, stored_lines
 from helpers.credit_histories import history
@@ -149,15 +149,15 @@ async def test_a_chunk_that_makes_very_much_is_written_in_several_transactions(
     monkeypatch.setattr(fold_module, "MOST_MADE", 150)
     monkeypatch.setattr(fold_module, "MOST_LOTS", 120)
     loaded: list[AsyncCursor[TupleRow]] = []
-    ask = CreditStore._ask
+    ask = AccountLoader._ask
 
-    async def counted(self: CreditStore, table: Table, *values: Any) -> Any:
+    async def counted(self: AccountLoader, table: Table, *values: Any) -> Any:
         cursor = await ask(self, table, *values)
         if table is LOTS:
             loaded.append(cursor)
         return cursor
 
-    monkeypatch.setattr(CreditStore, "_ask", counted)
+    monkeypatch.setattr(AccountLoader, "_ask", counted)
     async with lanes_of(prepared) as lanes:
         won = (await lanes.claim([0]))[0]
         for records in (made, spends, [tick]):

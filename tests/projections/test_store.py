@@ -33,8 +33,8 @@ from creditfold.projections.connections import connected, fold_pool
 from creditfold.projections.failures import NotPreparedError, PostgresUnavailableError, is_outage
 from creditfold.projections.queries.balances import balances
 from creditfold.projections.queries.progress import NotYetFoldedError, wait_for
-from creditfold.projections.results import ChunkResult
 from creditfold.projections.store.claim import Claim, Stored, claim
+from creditfold.projections.store.results import ChunkResult
 from creditfold.projections.store.transaction import ChunkGapError, ChunkTransaction, FencedError, SetBackError
 from creditfold.projections.tables.setup import OLDEST_SERVER, prepare
 from creditfold.projections.tables.source import LogChangedError

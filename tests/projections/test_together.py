@@ -24,10 +24,10 @@ from creditfold.processors.worker import folder as folder_module
 from creditfold.processors.worker.partitions import Partitions
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.proof.chain import check_self
-from creditfold.projections.results import ChunkResult
 from creditfold.projections.store import send as sending
 from creditfold.projections.store.chain import START, Line, activation_line, dead_letter_line, extend, journal_line
 from creditfold.projections.store.claim import Claim
+from creditfold.projections.store.results import ChunkResult
 from creditfold.projections.store.transaction import Write
 from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode

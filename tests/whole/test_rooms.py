@@ -22,7 +22,7 @@ ARROWS = {
     "log": "common",
     "log/archive": "common log",
     "log/doctor": "common log",
-    "projections": "common ledger log",
+    "projections": "common",
     "projections/tables": "common ledger projections",
     "projections/store": "common ledger log projections projections/tables",
     "projections/queries": "common schemas ledger log projections projections/tables",
@@ -33,7 +33,7 @@ ARROWS = {
     "producers/models": "common schemas ledger",
     "processors": "common log log/doctor producers producers/models projections projections/tables projections/queries"
     " projections/doctor",
-    "processors/fold": "common schemas ledger log projections projections/store",
+    "processors/fold": "common schemas ledger log projections/store",
     "processors/worker": "common schemas ledger log projections projections/tables projections/store"
     " projections/queries processors processors/fold",
     "processors/rebuild": "common ledger log projections projections/tables projections/store"

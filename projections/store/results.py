@@ -1,4 +1,4 @@
-"""What folding a chunk comes to, as rows that are not written yet. Knows no SQL."""
+"""What folding a chunk results in, as rows that are not written yet. Knows no SQL."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
@@ -22,7 +22,7 @@ class DeadLetter(NamedTuple):
 
 
 class Activation(NamedTuple):
-    """A record that brought a version of the rules into force."""
+    """A record that put a version of the rules into force."""
 
     log_offset: int
     rules: int
@@ -34,7 +34,7 @@ class Activation(NamedTuple):
 
 
 class Redrive(NamedTuple):
-    """A record that says which dead letter it mends, who sent it, and why."""
+    """A record whose headers name the dead letter that it mends, who sent it, and why."""
 
     log_offset: int
     of: Position
@@ -46,12 +46,12 @@ class Redrive(NamedTuple):
 JournalLine: TypeAlias = tuple[int, CreditEntry]
 
 
-#: Rows as they are sent: how many, and for each column the texts joined, or the cells of the numbers.
+#: Rows as they are sent: their number, and for each column the texts joined, or the cells of the numbers.
 Cells: TypeAlias = tuple[int, Sequence[str | bytes]]
 
 
 class ChunkResult(NamedTuple):
-    """All that folding a chunk of one partition's records came to.
+    """Everything that folding a chunk of one partition's records resulted in.
 
     `accepted` and `rejected` count records, which may have several lines in the journal; `minute` is that of the last
     tick. `accounts` holds those that have lines, in the state after the last of them. `made` is the weight of

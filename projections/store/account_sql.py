@@ -1,168 +1,19 @@
-"""The tables of credits: lots, holds, spends, transfers, schedules, and the accounts' own state, as SQL by generation.
+"""The statements that read and write accounts' state, by generation.
 
-Owns how rows of `ledger.credit_state` are laid out in PostgreSQL. Rows go there column by column; the cell of a text
-that may be empty begins with `=`, or a lone empty one would be no cell at all.
+Rows go to PostgreSQL column by column; the cell of a text that may be empty begins with `=`, or a lone empty one would
+be no cell at all.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, LiteralString, NamedTuple, TypeAlias
+from typing import Any, LiteralString
 
 from psycopg import sql
 
-from creditfold.projections.columns import NULL, SEPARATOR, Longs, longs_of, number_cells
-from creditfold.projections.results import Cells
+from creditfold.projections.store.columns import NULL, SEPARATOR, Longs, longs_of, number_cells
+from creditfold.projections.store.results import Cells
+from creditfold.projections.tables.account_tables import _PLACE, BALANCES, EMPTIED_BALANCES, LOTS, NAME, NULLABLE, Table
 from creditfold.projections.tables.scripts import schema_of
-
-#: A column's name and type.
-Column: TypeAlias = tuple[LiteralString, LiteralString]
-#: The types of a number that may be missing, and of a text that is never empty.
-NULLABLE: LiteralString = "bigint or NULL"
-NAME: LiteralString = "text, not empty"
-
-
-class Table(NamedTuple):
-    """A table of state: its name, how many of its columns are its key, and its columns with their types, in order."""
-
-    name: LiteralString
-    key: int
-    columns: tuple[Column, ...]
-
-
-_ACCOUNT: tuple[Column, ...] = (("account_id", NAME),)
-_COMMAND: tuple[Column, ...] = (("account_id", NAME), ("command_id", NAME))
-#: In every table: where the record is that changed the row last.
-_PLACE: tuple[Column, ...] = (("log_partition", "integer"), ("log_offset", "bigint"))
-
-BALANCES = Table(
-    "balances",
-    2,
-    (
-        *_ACCOUNT,
-        ("asset", NAME),
-        ("available", "bigint"),
-        ("pending", "bigint"),
-        ("held", "bigint"),
-        ("debt", "bigint"),
-        ("credit_limit", "bigint"),
-        ("version", "bigint"),
-        *_PLACE,
-    ),
-)
-ACCOUNTS = Table(
-    "accounts", 1, (*_ACCOUNT, ("version", "bigint"), ("is_closed", "boolean"), ("frozen", "text"), *_PLACE)
-)
-LOTS = Table(
-    "lots",
-    3,
-    (
-        *_COMMAND,
-        ("number", "integer"),
-        ("asset", NAME),
-        ("lot_class", "text"),
-        ("priority", "smallint"),
-        ("effective_at_ms", "bigint"),
-        ("expires_at_ms", "bigint"),
-        ("scope", "text"),
-        ("made", "bigint"),
-        ("source", "text"),
-        ("amount", "bigint"),
-        ("remaining", "bigint"),
-        ("held", "bigint"),
-        ("spent", "bigint"),
-        ("expired", "bigint"),
-        ("voided", "bigint"),
-        ("forfeited", "bigint"),
-        ("reissued", "bigint"),
-        ("transferred", "bigint"),
-        ("is_pending", "boolean"),
-        ("is_lapsed", "boolean"),
-        ("is_void", "boolean"),
-        ("is_live", "boolean"),
-        ("next_at_ms", NULLABLE),
-        *_PLACE,
-    ),
-)
-#: What can change of lots that are there, which nearly all that are written are: two thirds of the columns. One that
-#: isn't there can't be made of it, and PostgreSQL refuses to.
-CHANGED_LOTS = Table(
-    LOTS.name,
-    LOTS.key,
-    (*LOTS.columns[: LOTS.key], *LOTS.columns[LOTS.columns.index(("remaining", "bigint")) : -2], _PLACE[1]),
-)
-#: Balances of accounts that have nothing but lots that can be spent, with those of these lots that have no row. In the
-#: other columns is 0.
-LIGHT_BALANCES = Table(
-    BALANCES.name,
-    BALANCES.key,
-    (
-        *_ACCOUNT,
-        ("asset", NAME),
-        ("available", "bigint"),
-        ("version", "bigint"),
-        ("lots", "text"),
-        ("next_at_ms", NULLABLE),
-        *_PLACE,
-    ),
-)
-#: Balances whose lots have all got rows.
-OUTLINED = Table(BALANCES.name, 1, _ACCOUNT)
-#: Where all lots are found, with the columns of LOTS.
-ALL_LOTS = "all_lots"
-HOLDS = Table(
-    "holds",
-    2,
-    (
-        *_COMMAND,
-        ("asset", NAME),
-        ("deadline_ms", "bigint"),
-        ("made", "bigint"),
-        ("taken", "bigint"),
-        ("slices", "text"),
-        ("is_open", "boolean"),
-        ("is_lapsed", "boolean"),
-        ("next_at_ms", NULLABLE),
-        *_PLACE,
-    ),
-)
-SPENDS = Table(
-    "spends",
-    2,
-    (*_COMMAND, ("asset", NAME), ("made", "bigint"), ("debt", "bigint"), ("slices", "text"), *_PLACE),
-)
-TRANSFERS = Table(
-    "transfers",
-    2,
-    (*_COMMAND, ("asset", NAME), ("to_account", "text"), ("parcels", "text"), ("is_open", "boolean"), *_PLACE),
-)
-SCHEDULES = Table(
-    "schedules",
-    2,
-    (
-        *_COMMAND,
-        ("asset", NAME),
-        ("amount", "bigint"),
-        ("period", "text"),
-        ("first_at_ms", "bigint"),
-        ("every", "integer"),
-        ("until_ms", "bigint"),
-        ("cap", "bigint"),
-        ("lot_class", "text"),
-        ("priority", "smallint"),
-        ("expires_after_ms", "bigint"),
-        ("scope", "text"),
-        ("made", "bigint"),
-        ("next_number", "integer"),
-        ("is_open", "boolean"),
-        ("next_at_ms", NULLABLE),
-        *_PLACE,
-    ),
-)
-#: What is kept of accounts besides their balances, in the order of `credit_state.Rows`.
-TABLES = (BALANCES, ACCOUNTS, LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES)
-#: What a transaction writes, in this order.
-WRITTEN = (*TABLES, LIGHT_BALANCES, OUTLINED, CHANGED_LOTS)
-
 
 #: How a column's values are sent, and made its own of what was sent, by its type.
 _SENT: Mapping[str, tuple[LiteralString, LiteralString]] = {
@@ -185,7 +36,7 @@ def save(table: Table, generation: int) -> bytes:
     new: those that are stored are CHANGED_LOTS.
     """
     into = sql.Identifier(schema_of(generation), table.name)
-    if table is OUTLINED:
+    if table is EMPTIED_BALANCES:
         return _CLEAR_LOTS.format(into, _sent_rows(table)).as_bytes(None)
     if table is LOTS:
         return _INSERT.format(into, _names(table), _sent_rows(table)).as_bytes(None)
@@ -194,7 +45,11 @@ def save(table: Table, generation: int) -> bytes:
 
 _CLEAR_LOTS = sql.SQL("""
     UPDATE {} AS t SET lots = '', next_at_ms = NULL FROM ({}) AS n WHERE t.account_id = n.account_id AND lots <> ''""")
+
+
 _INSERT = sql.SQL("INSERT INTO {} ({}) {}")
+
+
 _MERGE = sql.SQL("""
     MERGE INTO {table} AS t USING ({rows}) AS n ON {same}
     WHEN MATCHED THEN UPDATE SET {changes} WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({new})""")
@@ -270,18 +125,17 @@ def select(table: Table, generation: int, condition: LiteralString) -> bytes:
 
 #: By the names of accounts, as one text.
 OF_ACCOUNTS: LiteralString = "WHERE t.account_id = ANY(string_to_array(%s, chr(31)))"
+
+
 #: By pairs of account and command, as two texts.
 OF_COMMANDS: LiteralString = """JOIN unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)))
     AS k (account_id, command_id) ON (t.account_id, t.command_id) = (k.account_id, k.command_id)"""
+
+
 #: By account, command and number, as three texts.
 OF_NUMBERS: LiteralString = """JOIN unnest(string_to_array(%s, chr(31)), string_to_array(%s, chr(31)),
         string_to_array(%s, chr(31))::integer[]) AS k (account_id, command_id, number)
     ON (t.account_id, t.command_id, t.number) = (k.account_id, k.command_id, k.number)"""
-
-
-def joined(keys: Collection[Iterable[Any]]) -> list[str]:
-    """Keys as one text a part. There must be some, and no part may be empty."""
-    return [SEPARATOR.join(map(str, column)) for column in zip(*keys, strict=True)]
 
 
 @lru_cache(maxsize=64)

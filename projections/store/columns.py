@@ -4,9 +4,10 @@ Texts go joined by a control character that no id can hold, numbers as PostgreSQ
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from struct import Struct
 from sys import byteorder
+from typing import Any
 
 from psycopg import adapters
 from psycopg.adapt import Dumper
@@ -54,6 +55,11 @@ def number_cells(values: Iterable[int]) -> bytes:
     for at in range(8):
         cells[4 + at :: 12] = raw[at::8]
     return bytes(cells)
+
+
+def joined(keys: Collection[Iterable[Any]]) -> list[str]:
+    """Keys as one text a part. There must be some, and no part may be empty."""
+    return [SEPARATOR.join(map(str, column)) for column in zip(*keys, strict=True)]
 
 
 class _AsItIs(Dumper):

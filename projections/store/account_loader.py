@@ -27,29 +27,31 @@ from creditfold.ledger.rows import (
     restore,
     spend_as_journalled,
 )
-from creditfold.projections.columns import SEPARATOR, longs
-from creditfold.projections.tables.credits import (
+from creditfold.projections.store.account_sql import (
+    OF_ACCOUNTS,
+    OF_COMMANDS,
+    OF_NUMBERS,
+    due,
+    has_any,
+    select,
+    spends_of_the_journal,
+)
+from creditfold.projections.store.columns import SEPARATOR, joined, longs
+from creditfold.projections.tables.account_tables import (
     ACCOUNTS,
     BALANCES,
     HOLDS,
     LOTS,
-    OF_ACCOUNTS,
-    OF_COMMANDS,
-    OF_NUMBERS,
     SCHEDULES,
     SPENDS,
     TRANSFERS,
     Table,
-    due,
-    has_any,
-    joined,
-    select,
-    spends_of_the_journal,
 )
 from creditfold.projections.tables.inline_lots import inline_lot
 
 #: Accounts by their names.
 Accounts: TypeAlias = dict[str, Account]
+
 
 _ROW_TYPES: Mapping[Table, type[Any]] = {
     LOTS: LotRow,
@@ -61,11 +63,14 @@ _ROW_TYPES: Mapping[Table, type[Any]] = {
     ACCOUNTS: AccountRow,
 }
 
+
 # What time can change, what is owed, and what keeps an account from being closed.
 _OFTEN: Sequence[tuple[Table, LiteralString]] = (
     (BALANCES, OF_ACCOUNTS),
     (LOTS, OF_ACCOUNTS + " AND t.is_live LIMIT %s"),
 )
+
+
 # In the order of `has_any`'s columns: few accounts have any of these.
 _RARELY: Sequence[tuple[Table, LiteralString]] = (
     (ACCOUNTS, OF_ACCOUNTS),
@@ -74,6 +79,8 @@ _RARELY: Sequence[tuple[Table, LiteralString]] = (
     (TRANSFERS, OF_ACCOUNTS + " AND t.is_open AND t.log_partition = ANY(%b)"),
     (SCHEDULES, OF_ACCOUNTS + " AND t.is_open"),
 )
+
+
 _FIELD: Mapping[Table, str] = {
     LOTS: "lots",
     HOLDS: "holds",
@@ -162,7 +169,7 @@ def account_with(balance: tuple[Any, ...]) -> Account:
     return open_account(balance[0], found.of(balance[0]))
 
 
-class CreditStore:
+class AccountLoader:
     """State of accounts in one generation.
 
     Args:
