@@ -230,7 +230,11 @@ def _call(head: str, arguments: Sequence[str], tail: str) -> str:
     """A signature as an indented block, over several lines where it is long."""
     line = f"{head}({', '.join(arguments)}){tail}"
     if len(line) + 4 > COLUMNS:
-        line = "\n".join([f"{head}(", *(f"    {one}," for one in arguments), f"){tail}"])
+        rows = [""]
+        for one in arguments:
+            rows = [*rows, ""] if len(rows[-1]) + len(one) + 10 > COLUMNS else rows
+            rows[-1] += f"{one}, "
+        line = "\n".join([f"{head}(", *(f"    {row.strip()}" for row in rows if row), f"){tail}"])
     return textwrap.indent(line, "    ")
 
 
@@ -291,12 +295,13 @@ def rendered(doc: str) -> str:
     blocks: list[str] = []
     for name, lines in parts:
         if name in LISTS:
-            blocks += [f"**{name}**", _items(lines)]
+            blocks.append(f"**{name}**\n{_items(lines)}")
         elif name:
             text = textwrap.dedent("\n".join(lines)).strip("\n")
             is_code = name.startswith("Example") and ">>>" not in text
-            inner = [textwrap.indent(text, "    ")] if is_code else list(_paragraphs(text.splitlines()))
-            blocks += [f"**{name}**", *inner]
+            first, *more = [textwrap.indent(text, "    ")] if is_code else _paragraphs(text.splitlines())
+            heading = f"**{name}**"
+            blocks += [heading, first, *more] if first.startswith(" ") else [_filled(f"{heading} {first}"), *more]
         else:
             blocks += _paragraphs(lines)
     return "\n\n".join(blocks)
@@ -355,6 +360,16 @@ def _constants(found: Sequence[tuple[str, Definition]]) -> Iterator[str]:
             yield _filled(comment)
 
 
+def _methods(found: Sequence[Entry]) -> Iterator[str]:
+    """Those of one paragraph as a list, all others with a heading of their own."""
+    short = [entry for entry in found if "\n\n" not in entry.doc]
+    items = (f"`{' '.join(_signature(entry).split())}`: {entry.doc}" for entry in short)
+    yield "\n".join(_filled(item, "- ", "  ") for item in items)
+    for entry in found:
+        if entry not in short:
+            yield from _section(entry, "####", entry.name)
+
+
 def _module(module: str) -> Iterator[str]:
     yield f"## {module}"
     yield rendered(ast.get_docstring(tree_of(module)) or "")
@@ -371,8 +386,7 @@ def _module(module: str) -> Iterator[str]:
         else:
             yield from _section(Entry(name, found.module, found.node), "###", name)
             if isinstance(found.node, ast.ClassDef):
-                for entry in methods(found.module, found.node):
-                    yield from _section(entry, "####", entry.name)
+                yield from _methods(list(methods(found.module, found.node)))
     yield from _constants(constants)
     yield from _errors(errors)
 
