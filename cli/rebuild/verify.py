@@ -15,7 +15,7 @@ from creditfold.cli.shared.projection import projection
 from creditfold.common.position import Position
 
 if TYPE_CHECKING:
-    from creditfold.processors.rebuild.verify import Changes, Verdict
+    from creditfold.processors.rebuild.verify import Comparison, DecisionDiff
     from creditfold.projections.proof.differences import Difference, Outcome
     from creditfold.projections.proof.rows import RowOutsideLog, UnchainedDifference
     from creditfold.projections.proof.state import StateDifference
@@ -77,7 +77,7 @@ def _drop_leftovers() -> None:
         print(f"Dropped generation {number}, which a run that was killed had left.", file=sys.stderr)
 
 
-def _verdict_document(verdict: "Verdict") -> dict[str, Any]:
+def _verdict_document(verdict: "Comparison") -> dict[str, Any]:
     accounts = [
         {"account": row.account, "records": row.records, "first": _difference_document(row.first)}
         for row in verdict.accounts
@@ -143,7 +143,7 @@ _ACCOUNTS = _Section(
 )
 
 
-def _print_verdict(verdict: "Verdict") -> None:
+def _print_verdict(verdict: "Comparison") -> None:
     right = f"{verdict.right} (a fresh fold)" if verdict.right_is_fresh else str(verdict.right)
     _print_section(_PARTITIONS, verdict.partitions, left=verdict.left, right=right)
     for section, of_left, of_right in (
@@ -260,7 +260,7 @@ def diff(
         raise typer.Exit(DIFFERENT)
 
 
-def _print_changes(changes: "Changes") -> None:
+def _print_changes(changes: "DecisionDiff") -> None:
     by = "the rules of the log" if changes.rules is None else f"rules {changes.rules}"
     if not changes.changed and not changes.balances_only:
         say(f"Decided again by {by}, {counted(changes.commands, 'record')} come to the same.")

@@ -128,7 +128,7 @@ def _decoded(read: Read) -> Read:
     return read[0], read_one(read[0], 0, 1)
 
 
-class Moved(NamedTuple):
+class DepartedAccount(NamedTuple):
     """An account that has left the fast path, and the offset of its last line if its balance isn't written yet."""
 
     name: str
@@ -137,7 +137,7 @@ class Moved(NamedTuple):
     place: int | None
 
 
-def account_of(store: "plain.Store", light: "plain.Light") -> Moved:
+def account_of(store: "plain.Store", light: "plain.Light") -> DepartedAccount:
     """Take an account out of a store."""
     version, asset, available, place, lots = store.take(light)
     name = light.name.decode()
@@ -148,7 +148,7 @@ def account_of(store: "plain.Store", light: "plain.Light") -> Moved:
     for command_id, number, *_, change, _, is_dirty in lots:
         if is_dirty:
             account.mark(account.lots[LotId(command_id, number)], change)
-    return Moved(name, account, asset or "", place)
+    return DepartedAccount(name, account, asset or "", place)
 
 
 def _lot_row(asset: str, lot: tuple[Any, ...]) -> LotRow:

@@ -247,7 +247,7 @@ class PartitionThread(threading.Thread):
         return pause_s
 
 
-class Moved(NamedTuple):
+class LastMove(NamedTuple):
     """When a partition's publishing moved last, and what its thread had published then."""
 
     at: float
@@ -282,7 +282,7 @@ class Publisher:
         self._signs = signs or Signs()
         # When each partition was held last.
         self._held_at: dict[int, float] = {}
-        self._moved: dict[int, Moved] = {}
+        self._moved: dict[int, LastMove] = {}
         self._settings = settings
         self._infos = infos
         self._pool = pool
@@ -491,11 +491,11 @@ class Publisher:
 
     def _moved_at(self, thread: PartitionThread, partition: int, now: float) -> float:
         """When something of a partition was published last. A thread in a hung one's place hasn't published by that."""
-        known = self._moved.get(partition, Moved(now, thread, 0, thread.count))
+        known = self._moved.get(partition, LastMove(now, thread, 0, thread.count))
         # Within a record that comes to many outcomes the count moves.
         moved = thread.published_to > known.published_to or (thread is known.thread and thread.count != known.done)
         at = now if moved or thread.published_to >= thread.folded else known.at
-        self._moved[partition] = Moved(at, thread, max(thread.published_to, known.published_to), thread.count)
+        self._moved[partition] = LastMove(at, thread, max(thread.published_to, known.published_to), thread.count)
         return at
 
     def _report(self) -> None:

@@ -43,7 +43,7 @@ class SameGenerationError(GenerationError):
     exit_code = 2
 
 
-class PartitionVerdict(NamedTuple):
+class PartitionComparison(NamedTuple):
     """One partition of two generations, compared before offset `next_offset`.
 
     `left_intact` and `right_intact` say whether the rows of each are those that its hash chain was made of.
@@ -66,14 +66,14 @@ class AccountDifference(NamedTuple):
     records: int
 
 
-class Verdict(NamedTuple):
+class Comparison(NamedTuple):
     """What a comparison came to. `accounts` are at most as many as were asked for, in the order of the log."""
 
     left: int
     right: int
     right_is_fresh: bool
     equal: bool
-    partitions: Sequence[PartitionVerdict]
+    partitions: Sequence[PartitionComparison]
     left_wrong_balances: Sequence[WrongBalance]
     right_wrong_balances: Sequence[WrongBalance]
     left_wrong_state: Sequence[WrongRow]
@@ -88,7 +88,7 @@ class Verdict(NamedTuple):
     conclusion: str
 
 
-class Changes(NamedTuple):
+class DecisionDiff(NamedTuple):
     """How other rules, or other code, would have decided the same history.
 
     `totals` counts commands by what they came to before and after, `balances_only` those that would be decided the same
@@ -113,7 +113,7 @@ def verify(
     observer: ProgressObserver,
     *,
     keep: bool = False,
-) -> Verdict:
+) -> Comparison:
     """Compare two generations at the same offsets: the live one if `left` isn't given, a fresh fold if `right` isn't.
 
     Raises what a rebuild raises, and NoGenerationError.
@@ -187,33 +187,21 @@ def _scratch(settings: Settings, request: Request, observer: ProgressObserver, *
 
 def _compare(
     settings: Settings, ours: Generation, theirs: Generation, limit: int, observer: ProgressObserver, *, is_fresh: bool
-) -> Verdict:
+) -> Comparison:
     ends = {partition: min(offset, theirs.next_offsets[partition]) for partition, offset in ours.next_offsets.items()}
     with pinned(settings.dsn, "creditfold verify") as one, pinned(settings.dsn, "creditfold verify") as two:
         observer.begin("Comparing", 0, 0)
         mine, other = (_check(one, side.number, limit) for side in (ours, theirs))
-        partitions, found = [], Findings(limit)
-        for partition, end in ends.items():
-            checks = [side.partitions[partition] for side in (mine, other)]
-            start, equal = parting(one, ours.number, theirs.number, partition, end)
-            for check in checks:
-                # Rows that were changed after the chain was made are looked for where the chain first breaks.
-                start = start if check.from_offset is None else min(start, check.from_offset)
-            rows_equal = True
-            for difference in differences((one, two), ours.number, theirs.number, partition, range(start, end)):
-                rows_equal = False
-                found.add(difference)
-            left_chain, right_chain = (chain_at(one, side.number, partition, end).hex() for side in (ours, theirs))
-            partitions.append(
-                PartitionVerdict(
-                    partition, end, left_chain, right_chain, equal and rows_equal, *(check.holds for check in checks)
-                )
-            )
+        found = Findings(limit)
+        partitions = [
+            _compare_partition((one, two), (ours, theirs), (mine, other), (partition, end), found)
+            for partition, end in ends.items()
+        ]
         unchained = unchained_differences(one, ours.number, theirs.number, ends, limit)
         state = state_differences(one, ours.number, theirs.number, ends, limit)
     decided_alike = all(row.equal for row in partitions)
     equal = decided_alike and mine.holds and other.holds and not unchained and not state
-    return Verdict(
+    return Comparison(
         ours.number,
         theirs.number,
         is_fresh,
@@ -232,6 +220,27 @@ def _compare(
         found.accounts(),
         _conclusion(mine, other, equal=equal, decided_alike=decided_alike, is_fresh=is_fresh),
     )
+
+
+def _compare_partition(
+    connections: tuple[Connection[TupleRow], Connection[TupleRow]],
+    sides: tuple[Generation, Generation],
+    inspections: "tuple[Inspection, Inspection]",
+    place: tuple[int, int],
+    found: "Findings",
+) -> PartitionComparison:
+    """Compare a partition of two generations before an offset; `found` gets the differences of their decisions."""
+    (left, right), (partition, end) = sides, place
+    start, equal = parting(connections[0], left.number, right.number, partition, end)
+    checks = [inspection.partitions[partition] for inspection in inspections]
+    for check in checks:
+        # Rows that were changed after the chain was made are looked for where the chain first breaks.
+        start = start if check.from_offset is None else min(start, check.from_offset)
+    for difference in differences(connections, left.number, right.number, partition, range(start, end)):
+        equal = False
+        found.add(difference)
+    left_chain, right_chain = (chain_at(connections[0], side.number, partition, end).hex() for side in sides)
+    return PartitionComparison(partition, end, left_chain, right_chain, equal, *(check.holds for check in checks))
 
 
 class Inspection(NamedTuple):
@@ -313,7 +322,7 @@ def diff(
     rules: int | None,
     limit: int,
     observer: ProgressObserver,
-) -> Changes:
+) -> DecisionDiff:
     """Decide the live generation's history again, by other rules or by this code, and show what would change.
 
     Args:
@@ -355,7 +364,7 @@ def diff(
                     accounts.add(difference.account)
                 if len(first) < limit:
                     first.append(difference)
-    return Changes(
+    return DecisionDiff(
         live.number, rules, live.records, changed, len(accounts), balances_only, dict(totals.most_common()), first
     )
 

@@ -323,7 +323,7 @@ class LedgerConsumer(driver.Consumer):
         self._notice_lost_chunks()
         self._notice_idle_connections()
         claimed = await self._claimed()
-        self._note_held(claimed)
+        self._record_held(claimed)
         self._ledger.partitions.hold({tp.partition for tp in claimed})
         busy = {TP(self._ledger.commands_topic, partition) for partition in self._ledger.partitions.without_room()}
         # What is at work was fetched before; once it is done these partitions are claimed anew.
@@ -589,7 +589,7 @@ class LedgerConsumer(driver.Consumer):
             generation_id=self.app.consumer_generation_id,
         )
 
-    def _note_held(self, claimed: set[TP]) -> None:
+    def _record_held(self, claimed: set[TP]) -> None:
         now = time.monotonic()
         for tp in claimed:
             if tp not in self._held_at or now - self._held_at[tp] > LOST_FOR_GOOD_S:

@@ -15,7 +15,7 @@ from creditfold.log.offsets import end_offsets
 from creditfold.processors.fold.transaction import fold_chunk
 from creditfold.processors.rebuild.processes import RebuildError
 from creditfold.processors.rebuild.steps import Request, rebuild
-from creditfold.processors.rebuild.verify import Verdict, diff, verify
+from creditfold.processors.rebuild.verify import Comparison, diff, verify
 from helpers.command_line import run
 from helpers.credit_topics import PARTITIONS, Appended, append_all, topic
 from helpers.generations import WATCH, as_of, balances_of, rows_of, tamper
@@ -233,5 +233,5 @@ def _deleted_and_made_up(settings: Settings) -> None:
         _mend(settings, table)
 
 
-def _wrong_state(verdict: Verdict, number: int) -> Any:
+def _wrong_state(verdict: Comparison, number: int) -> Any:
     return verdict.left_wrong_state if verdict.left == number else verdict.right_wrong_state
