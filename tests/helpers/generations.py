@@ -54,11 +54,6 @@ def rows_of(settings: Settings, number: int) -> dict[str, list[tuple[Any, ...]]]
     return {**found, "progress": query(settings, progress.format(schema))}
 
 
-def tamper(settings: Settings, text: str) -> int:
-    with connected(settings.dsn) as connection:
-        return connection.execute(text).rowcount  # type: ignore[arg-type]  # Tests write their own SQL.
-
-
 def balances_of(settings: Settings, number: int) -> list[tuple[Any, ...]]:
     schema = f"ledger_{number:04}"
     columns = "account_id, asset, available, pending, held, debt, credit_limit, version, log_offset"

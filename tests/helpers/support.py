@@ -10,16 +10,16 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import fastavro
+from aiokafka import AIOKafkaProducer
 from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
@@ -269,6 +269,45 @@ def misname_header(batch: Any) -> None:
     batch._buffer = bytes(raw)
 
 
+async def append_misnamed(settings: Settings, records: Sequence[Raw], odd: int) -> None:
+    """Append records to the first partition as one batch; the one numbered `odd` has a header named by no UTF-8."""
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, max_batch_size=2**20)
+    await producer.start()
+    try:
+        batch = producer.create_batch()
+        for number, raw in enumerate(records):
+            headers = [("ZZ", b"")] if number == odd else []
+            assert batch.append(key=raw.key, value=raw.value, timestamp=None, headers=headers) is not None
+        misname_header(batch)
+        await (await producer.send_batch(batch, settings.commands_topic, partition=0))
+    finally:
+        await producer.stop()
+
+
+def alter(settings: Settings, topic: str, **options: str) -> None:
+    """Change options of a topic, a dot in a name as a _ here, and wait until its broker shows them."""
+    wanted = {name.replace("_", "."): value for name, value in options.items()}
+    entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in wanted.items()]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    client = KafkaAdmin(settings).client
+    client.incremental_alter_configs([resource])[resource].result(HANG_S)
+
+    def is_shown() -> bool:
+        asked = ConfigResource(ResourceType.TOPIC, topic)
+        shown = client.describe_configs([asked])[asked].result(HANG_S)
+        return all(shown[name].value == value for name, value in wanted.items())
+
+    assert wait_until(is_shown, HANG_S)
+
+
+def delete_before(settings: Settings, topic: str, partition: int, offset: int) -> None:
+    """Delete the records of a partition that are before an offset, as retention would."""
+    place = TopicPartition(topic, partition, offset)
+    client = KafkaAdmin(settings).client  # It answers as long as it lives.
+    client.delete_records([place])[place].result(HANG_S)
+    assert wait_until(lambda: start_offsets(settings, topic, [partition]) == {partition: offset}, HANG_S)
+
+
 class Quiet:
     """Observes how far a rebuild is, and shows nothing."""
 
@@ -324,6 +363,12 @@ def fold_log(settings: Settings) -> None:
     prepare(settings.dsn, log)
     ends = end_offsets(settings, log.topic, range(log.partitions))
     fold_here(RebuildJob(settings.kafka_client, log.topic, log.partitions, 1, ends), settings.dsn)
+
+
+def execute(settings: Settings, text: str) -> int:
+    """Run a statement; returns how many rows it changed."""
+    with connected(settings.dsn) as connection:
+        return connection.execute(text).rowcount  # type: ignore[call-overload]  # Tests write their own SQL.
 
 
 def query(settings: Settings, text: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -423,23 +468,6 @@ def assert_equals_second_fold(settings: Settings) -> SecondFold:
     sums = query(settings, "SELECT account_id, asset, sum(change)::bigint FROM ledger.journal GROUP BY 1, 2")
     assert {row[:2]: row[2] for row in sums} == second.balances
     return second
-
-
-def alter(settings: Settings, topic: str, name: str, value: str) -> None:
-    """Change a topic's setting, and wait until it is told so."""
-    resource = ConfigResource(
-        ResourceType.TOPIC,
-        topic,
-        incremental_configs=[ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)],
-    )
-    admin = AdminClient(settings.kafka_client)
-    admin.incremental_alter_configs([resource])[resource].result(HANG_S)
-
-    def told() -> bool:
-        asked = ConfigResource(ResourceType.TOPIC, topic)
-        return bool(admin.describe_configs([asked])[asked].result(HANG_S)[name].value == value)
-
-    assert wait_until(told, HANG_S)
 
 
 #: Whether these tests are to run on the compiled core.

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from aiokafka import AIOKafkaProducer
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from confluent_kafka import Producer
+from confluent_kafka.admin import NewTopic
 from fastavro import reader as read_container
 
 from creditfold.common.settings import Settings
@@ -41,10 +40,12 @@ from helpers.support import (
     TRANSACTION_MS,
     Done,
     Raw,
+    alter,
     append,
+    append_misnamed,
+    delete_before,
     environment,
     make_anew,
-    misname_header,
     query,
     record,
     wait_until_folded,
@@ -136,25 +137,12 @@ def transactions(settings: Settings, *endings: tuple[int, int, str]) -> None:
         _ = producer.commit_transaction(HANG_S) if ending == "commit" else producer.abort_transaction(HANG_S)
 
 
-async def append_badly_named(settings: Settings) -> None:
-    """A record whose header's name is no UTF-8."""
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
-    await producer.start()
-    try:
-        batch = producer.create_batch()
-        assert batch.append(key=b"k", value=b"noise", timestamp=None, headers=[("ZZ", b"")]) is not None
-        misname_header(batch)
-        await (await producer.send_batch(batch, settings.commands_topic, partition=0))
-    finally:
-        await producer.stop()
-
-
 def write_odd_log(settings: Settings) -> None:
     """Commands, duplicates, dead letters of all kinds, and holes; the last partition begins and ends with one."""
     transactions(settings, (3, 2, "abort"))
     append(settings, commands(600), **{"message.max.bytes": 2_000_000})
     append(settings, [*ODD, *commands(30)], **{"message.max.bytes": 2_000_000})
-    asyncio.run(append_badly_named(settings))
+    asyncio.run(append_misnamed(settings, [Raw(b"noise", b"k")], 0))
     transactions(
         settings,
         *((0, 1, "commit"), (0, 3, "commit"), (1, 5, "abort"), (1, 1, "abort")),
@@ -164,24 +152,6 @@ def write_odd_log(settings: Settings) -> None:
     transactions(settings, (3, 3, "abort"), (0, 1, "commit"))
 
 
-def alter(settings: Settings, **wanted: str) -> None:
-    """Change the topic, and wait until its broker shows it."""
-    entries = [
-        ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
-        for name, value in wanted.items()
-    ]
-    resource = ConfigResource(ResourceType.TOPIC, settings.commands_topic, incremental_configs=entries)
-    client = KafkaAdmin(settings).client
-    client.incremental_alter_configs([resource])[resource].result()
-    plain = ConfigResource(ResourceType.TOPIC, settings.commands_topic)
-    assert wait_until(
-        lambda: all(
-            client.describe_configs([plain])[plain].result()[entry.name].value == entry.value for entry in entries
-        ),
-        HANG_S,
-    )
-
-
 def create(settings: Settings, partitions: int = 4, **config: str) -> None:
     """Make a topic that is wrong in something."""
     wanted = topic_config(settings) | {name.replace("_", "."): value for name, value in config.items()}
@@ -189,14 +159,6 @@ def create(settings: Settings, partitions: int = 4, **config: str) -> None:
     client = KafkaAdmin(settings).client
     client.create_topics([topic])[settings.commands_topic].result()
     assert wait_until(lambda: settings.commands_topic in client.list_topics(timeout=HANG_S).topics, HANG_S)
-
-
-def cut(settings: Settings, place: int, offset: int) -> None:
-    """Remove what is before an offset."""
-    at = TopicPartition(settings.commands_topic, place, offset)
-    client = KafkaAdmin(settings).client
-    client.delete_records([at])[at].result()
-    assert wait_until(lambda: start_offsets(settings, settings.commands_topic, [place]) == {place: offset}, HANG_S)
 
 
 # There and back.
@@ -263,7 +225,12 @@ def test_an_empty_log(ledger_settings: Settings, tmp_path: Path) -> None:
 def test_a_time_long_ago_and_one_to_come(ledger_settings: Settings, tmp_path: Path) -> None:
     """The records keep their times, whatever the broker thinks of these."""
     most = str(2**63 - 1)
-    alter(ledger_settings, message_timestamp_type="CreateTime", message_timestamp_after_max_ms=most)
+    alter(
+        ledger_settings,
+        ledger_settings.commands_topic,
+        message_timestamp_type="CreateTime",
+        message_timestamp_after_max_ms=most,
+    )
     producer = Producer(ledger_settings.kafka_client)
     times = [IN_1997, 1, 4_000_000_000_000, IN_1997 - 1]
     for at in times:
@@ -281,8 +248,8 @@ def test_a_log_without_its_beginning(
 ) -> None:
     """The run says so; the restored log begins where the archived one did, so that no fold takes it for a whole one."""
     append(ledger_settings, [Raw(b"v", b"k", place) for place in (0, 1, 1) for _ in range(10)])
-    cut(ledger_settings, 0, 1)
-    cut(ledger_settings, 1, 13)
+    delete_before(ledger_settings, ledger_settings.commands_topic, 0, 1)
+    delete_before(ledger_settings, ledger_settings.commands_topic, 1, 13)
     report = archive_topic(ledger_settings, tmp_path)
     assert [warning.split(";")[0] for warning in report.warnings] == [
         "The log of partition 0 began at 1 when it was first archived",
@@ -465,7 +432,7 @@ def test_a_log_that_lost_records_is_not_gone_on_with(
         with pytest.raises(ArchiveError, match="ends at 9, before the end of the archive at 10"):
             archive_topic(ledger_settings, tmp_path)
     append(ledger_settings, [Raw(b"v", b"k", 1)] * 10)
-    cut(ledger_settings, 1, 11)
+    delete_before(ledger_settings, ledger_settings.commands_topic, 1, 11)
     with pytest.raises(ArchiveError, match="begins at 11, behind the end of the archive at 10"):
         archive_topic(ledger_settings, tmp_path)
 
@@ -720,7 +687,7 @@ def test_a_topic_with_other_records_is_refused(
     """Be they fewer, as many, or more, and even if the topic looks like one in the middle of a restore."""
     target = other_topic(ledger_settings)
     create_topics(target)
-    alter(target, message_timestamp_type=times)
+    alter(target, target.commands_topic, message_timestamp_type=times)
     spoil(target)
     before = picture(target)
     with pytest.raises(RestoreError) as raised:
@@ -775,7 +742,7 @@ def test_a_record_too_large_for_the_topic(ledger_settings: Settings, tmp_path: P
     with pytest.raises(RestoreError, match="Kafka refused 0:1") as raised:
         restore_topic(target, tmp_path)
     assert "max.message.bytes" in raised.value.remedy
-    alter(target, max_message_bytes="2000000")
+    alter(target, target.commands_topic, max_message_bytes="2000000")
     assert restore_topic(target, tmp_path).records == 1
     assert picture(target) == picture(ledger_settings)
 
@@ -908,7 +875,7 @@ def test_a_broker_that_dies_in_the_middle(
 def test_what_the_commands_print(ledger_settings: Settings, tmp_path: Path) -> None:
     """For people and for programs."""
     append(ledger_settings, [Raw(b"v", b"k", n % 2) for n in range(1_234)])
-    cut(ledger_settings, 0, 17)
+    delete_before(ledger_settings, ledger_settings.commands_topic, 0, 17)
     folder, target = tmp_path / "archive", other_topic(ledger_settings)
     done = cli(ledger_settings, "archive", folder)
     assert done.code == 0

@@ -27,12 +27,11 @@ from creditfold.log.doctor.kafka_checks import examine_kafka
 from creditfold.log.open_transactions import OpenTransaction
 from creditfold.log.topics import PartitionState, TopicInfo, describe_topic
 from creditfold.processors.doctor import UnsafeError, examine, refuse_unsafe
-from creditfold.projections.connections import connected
 from creditfold.projections.doctor.postgres import Collations, DatabaseFacts, examine_postgres, outside
 from creditfold.projections.sessions import ServerSetting
 from helpers.command_line import use
 from helpers.stack_under_test import StackUnderTest
-from helpers.support import HANG_S, alter, append, make_anew, query, record, wait_until_folded, worker
+from helpers.support import HANG_S, alter, append, execute, make_anew, query, record, wait_until_folded, worker
 
 SETTINGS = Settings(partitions=2, commands_topic="commands", outcomes_topic="outcomes", dead_letters_topic="dead")
 NOW_MS = 1_800_000_000_000
@@ -379,12 +378,6 @@ def doctor(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: p
     return run
 
 
-def execute(settings: Settings, text: str) -> None:
-    """A statement that has no rows."""
-    with connected(settings.dsn) as connection:
-        connection.execute(text)  # type: ignore[call-overload]
-
-
 def test_a_healthy_development_stack_has_warnings_only(doctor: Doctor, ledger_settings: Settings) -> None:
     """One broker has one replica, and that's all; nothing that can be asked is unknown."""
     assert doctor() == (0, [])
@@ -399,7 +392,7 @@ def test_the_report_for_people(
 ) -> None:
     """What is bad comes first, with its reason and remedy; what is well takes a line for each subject."""
     topic = ledger_settings.commands_topic
-    alter(ledger_settings, topic, "cleanup.policy", "compact")
+    alter(ledger_settings, topic, cleanup_policy="compact")
     use(ledger_settings, monkeypatch)
     assert _run(["doctor"]) == 1
     load_settings.cache_clear()
@@ -429,17 +422,18 @@ def test_a_changed_setting_of_the_log_is_named(
 ) -> None:
     """And no more once it is mended by what the remedy says."""
     topic = ledger_settings.commands_topic
-    alter(ledger_settings, topic, name, value)
+    alter(ledger_settings, topic, **{name: value})
     assert doctor() == (1, [(topic, name, "danger")])
     (check,) = [check for check in examine(ledger_settings) if check.state == "danger"]
-    alter(ledger_settings, topic, *check.remedy.rpartition(" ")[2].split("="))
+    mended, _, value = check.remedy.rpartition(" ")[2].partition("=")
+    alter(ledger_settings, topic, **{mended: value})
     assert doctor() == (0, [])
 
 
 def test_a_dead_letter_that_finds_no_room_is_told(doctor: Doctor, ledger_settings: Settings) -> None:
     """Its topic takes less than the log does."""
     topic = ledger_settings.dead_letters_topic
-    alter(ledger_settings, topic, "max.message.bytes", "1000")
+    alter(ledger_settings, topic, max_message_bytes="1000")
     assert doctor() == (1, [(topic, "max.message.bytes", "danger")])
 
 
@@ -498,8 +492,8 @@ def test_a_log_shorter_than_what_was_folded_is_danger(doctor: Doctor, ledger_set
 def test_a_record_from_the_future_is_told(ledger_settings: Settings, ahead_ms: int, state: str) -> None:
     """The broker takes a producer's word for the time where the topic lets it."""
     topic = ledger_settings.commands_topic
-    alter(ledger_settings, topic, "message.timestamp.type", "CreateTime")
-    alter(ledger_settings, topic, "message.timestamp.after.max.ms", "9223372036854775807")
+    alter(ledger_settings, topic, message_timestamp_type="CreateTime")
+    alter(ledger_settings, topic, message_timestamp_after_max_ms="9223372036854775807")
     producer = Producer(ledger_settings.kafka_client)
     now_ms = time.time_ns() // 1_000_000
     for shift_ms in (0, ahead_ms, 0):
@@ -561,13 +555,13 @@ def test_postgresql_away_leaves_kafka_examined(
 ) -> None:
     """And it is well again once PostgreSQL is back."""
     topic = ledger_settings.commands_topic
-    alter(ledger_settings, topic, "retention.ms", "5000000000")
+    alter(ledger_settings, topic, retention_ms="5000000000")
     stack.stop_postgres()
     try:
         assert doctor() == (1, [(topic, "retention.ms", "danger"), ("PostgreSQL", "answer", "danger")])
     finally:
         stack.start_postgres()
-    alter(ledger_settings, topic, "retention.ms", "-1")
+    alter(ledger_settings, topic, retention_ms="-1")
     assert doctor() == (0, [])
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from aiokafka import AIOKafkaProducer
 from confluent_kafka import Producer
 
 from creditfold.common.settings import Settings
@@ -24,9 +23,9 @@ from helpers.support import (
     WorkerProcess,
     all_progress,
     append,
+    append_misnamed,
     assert_equals_second_fold,
     lag,
-    misname_header,
     query,
     record,
     wait_until_folded,
@@ -163,34 +162,14 @@ def test_a_header_name_that_is_not_utf8_stops_nothing(ledger_settings: Settings,
     append(ledger_settings, [record("Grant", f"a{n}", f"user-{n % 90}", 1) for n in range(1_000)])
     wait_until_folded(ledger_settings)
     accounts = [next(f"user-{n}" for n in range(100) if partition_of(f"user-{n}".encode(), 4) == p) for p in range(4)]
-    asyncio.run(append_badly_named(ledger_settings, accounts[0]))
+    batch = [record("Spend" if n % 2 else "Grant", f"bad-{n}", accounts[0], 1) for n in range(701)]
+    batch[350] = Raw(b"noise", b"k")
+    asyncio.run(append_misnamed(ledger_settings, batch, 350))
     append(ledger_settings, [record("Grant", f"b{n}", f"user-{n % 90}", 1) for n in range(1_000)])
     wait_until_folded(ledger_settings)
     letters = query(ledger_settings, "SELECT reason, key, value, headers FROM ledger.dead_letters")
     assert letters == [("not_framed", b"k", b"noise", [["unreadable-headers", None]])]
     assert_equals_second_fold(ledger_settings)
-
-
-async def append_badly_named(settings: Settings, account: str) -> None:
-    """A batch of 700 good commands with one record of noise among them, whose header has a name of two odd bytes."""
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, max_batch_size=2**20)
-    await producer.start()
-    try:
-        batch = producer.create_batch()
-        for number in range(701):
-            good = record("Spend" if number % 2 else "Grant", f"bad-{number}", account, 1)
-            odd = number == 350
-            added = batch.append(
-                key=b"k" if odd else good.key,
-                value=b"noise" if odd else good.value,
-                timestamp=None,
-                headers=[("ZZ", b"")] if odd else [],
-            )
-            assert added is not None
-        misname_header(batch)
-        await (await producer.send_batch(batch, settings.commands_topic, partition=0))
-    finally:
-        await producer.stop()
 
 
 def test_aborted_transactions_are_not_folded_and_their_marks_are_passed_over(

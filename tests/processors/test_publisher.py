@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition as AioTopicPartition
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from creditfold.common.settings import Settings
@@ -71,6 +71,7 @@ from helpers.support import (
     WorkerProcess,
     all_progress,
     append,
+    delete_before,
     make_anew,
     publisher,
     query,
@@ -440,9 +441,7 @@ def truncate(settings: Settings, topic: str, partition: int) -> None:
     """Delete every record of a partition, as retention would."""
     end = end_offsets(settings, topic, [partition])[partition]
     assert end > 0
-    place = TopicPartition(topic, partition, end)
-    admin = AdminClient(settings.kafka_client)
-    admin.delete_records([place])[place].result(HANG_S)
+    delete_before(settings, topic, partition, end)
 
 
 # One partition's outbox, in this process.

@@ -18,8 +18,8 @@ from creditfold.processors.rebuild.steps import Request, rebuild
 from creditfold.processors.rebuild.verify import Comparison, diff, verify
 from helpers.command_line import run
 from helpers.credit_topics import PARTITIONS, Appended, append_all, topic
-from helpers.generations import WATCH, as_of, balances_of, rows_of, tamper
-from helpers.support import fold_log, query
+from helpers.generations import WATCH, as_of, balances_of, rows_of
+from helpers.support import execute, fold_log, query
 from programs.rules_two import decide_two
 
 
@@ -194,7 +194,7 @@ def _lines_are_named(settings: Settings) -> None:
     for condition, change in LINES:
         row = f"(SELECT min(ctid) FROM ledger_0001.journal WHERE {condition})"
         place = query(settings, f"SELECT account_id, log_offset FROM ledger_0001.journal WHERE ctid = {row}")[0]
-        assert tamper(settings, f"{change} WHERE ctid = {row}") == 1
+        assert execute(settings, f"{change} WHERE ctid = {row}") == 1
         verdict = verify(settings, 1, 2, 20, WATCH)
         (found,) = verdict.accounts
         assert (found.account, found.first.log_offset, found.records) == (*place, 1), (condition, change)
@@ -205,19 +205,19 @@ def _lines_are_named(settings: Settings) -> None:
 def _tamper_one(settings: Settings, table: str, change: str) -> None:
     what, _, condition = change.partition(" WHERE ")
     row = f"(SELECT min(ctid) FROM ledger_0001.{table} WHERE {condition or 'true'})"
-    assert tamper(settings, f"UPDATE ledger_0001.{table} SET {what} WHERE ctid = {row}") == 1, (table, change)
+    assert execute(settings, f"UPDATE ledger_0001.{table} SET {what} WHERE ctid = {row}") == 1, (table, change)
 
 
 def _mend(settings: Settings, table: str) -> None:
-    tamper(settings, f"DELETE FROM ledger_0001.{table}")
-    tamper(settings, f"INSERT INTO ledger_0001.{table} SELECT * FROM ledger_0002.{table}")
+    execute(settings, f"DELETE FROM ledger_0001.{table}")
+    execute(settings, f"INSERT INTO ledger_0001.{table} SELECT * FROM ledger_0002.{table}")
 
 
 def _deleted_and_made_up(settings: Settings) -> None:
     """Rows that are missing on either side, in every table at once, and what the command line says of it."""
     tables = ("accounts", "lots", "holds", "spends", "transfers", "schedules", "totals")
     for table in tables:
-        tamper(settings, f"DELETE FROM ledger_0001.{table} WHERE ctid = (SELECT min(ctid) FROM ledger_0001.{table})")
+        execute(settings, f"DELETE FROM ledger_0001.{table} WHERE ctid = (SELECT min(ctid) FROM ledger_0001.{table})")
     for one, other in ((1, 2), (2, 1)):
         verdict = verify(settings, one, other, 20, WATCH)
         assert {row.what for row in verdict.state_differences} == {*tables} - {"totals"}

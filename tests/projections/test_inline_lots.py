@@ -13,7 +13,7 @@ from creditfold.projections.proof.chain import check_self
 from creditfold.projections.proof.state import wrong_state
 from helpers.credit_folds import fold_in_pieces, in_memory, lines_of, lots_in, lots_of, stored_lines
 from helpers.credit_histories import history
-from helpers.support import query
+from helpers.support import execute, query
 
 pytestmark = pytest.mark.both_cores
 
@@ -36,12 +36,6 @@ INLINE = f"""
     SET lots = concat_ws(E'\\n', nullif(b.lots, ''), l.lots), next_at_ms = least(b.next_at_ms, l.next_at_ms)
     FROM lines l
     WHERE (b.account_id, b.asset) = (l.account_id, l.asset)"""
-
-
-def execute(settings: Settings, text: str) -> None:
-    """Run a statement."""
-    with connected(settings.dsn) as connection:
-        connection.execute(text.encode())
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
@@ -13,12 +12,7 @@ from creditfold.projections.queries.progress import progress
 from creditfold.projections.tables.access import access_problems
 from creditfold.projections.tables.roles import READER_ROLE
 from helpers.databases import role, server, without_the_readers_role
-from helpers.support import Cli, query
-
-
-def execute(settings: Settings, text: str) -> None:
-    with psycopg.connect(settings.dsn, autocommit=True) as connection:
-        connection.execute(text)  # type: ignore[arg-type]
+from helpers.support import Cli, execute, query
 
 
 def found(run: Cli, name: str) -> tuple[str, str, str]:

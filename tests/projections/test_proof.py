@@ -28,7 +28,7 @@ from creditfold.projections.connections import connected
 from creditfold.projections.generations.removal import drop_leftovers, leftovers
 from creditfold.schemas.wire import encode
 from helpers.command_line import run
-from helpers.generations import WATCH, as_of, balances_of, history, read, rows_of, states, tamper
+from helpers.generations import WATCH, as_of, balances_of, history, read, rows_of, states
 from helpers.log_surgery import rewrite_value
 from helpers.stack_under_test import EmbeddedStack, StackUnderTest
 from helpers.support import (
@@ -39,6 +39,7 @@ from helpers.support import (
     alter,
     append,
     environment,
+    execute,
     fold_log,
     query,
     read_log,
@@ -135,13 +136,13 @@ def test_a_tampered_row_is_found_and_named(folded: Settings) -> None:
     rebuild(folded, Request(), WATCH)
     tables = ("balances", "journal", "dead_letters", "redrives", "progress", "checkpoints")
     for table in tables:
-        tamper(folded, f"CREATE TABLE public.{table} AS SELECT * FROM ledger_0001.{table}")
+        execute(folded, f"CREATE TABLE public.{table} AS SELECT * FROM ledger_0001.{table}")
     for text, named in TAMPERINGS:
-        assert tamper(folded, text) == 1, text
+        assert execute(folded, text) == 1, text
         assert_found(folded, text, named)
         for table in tables:
-            tamper(folded, f"DELETE FROM ledger_0001.{table}")
-            tamper(folded, f"INSERT INTO ledger_0001.{table} SELECT * FROM public.{table}")
+            execute(folded, f"DELETE FROM ledger_0001.{table}")
+            execute(folded, f"INSERT INTO ledger_0001.{table} SELECT * FROM public.{table}")
     assert verify(folded, 1, 2, 20, WATCH).equal
 
 
@@ -181,7 +182,7 @@ def test_a_tampered_dead_letter_is_found(folded: Settings) -> None:
     """Its bytes are part of the chain."""
     position = query(folded, "SELECT log_partition, log_offset FROM ledger.dead_letters ORDER BY 1, 2 LIMIT 1")[0]
     where = "log_partition = {} AND log_offset = {}".format(*position)
-    assert tamper(folded, f"UPDATE ledger_0001.dead_letters SET value = 'y' WHERE {where}") == 1
+    assert execute(folded, f"UPDATE ledger_0001.dead_letters SET value = 'y' WHERE {where}") == 1
     verdict = verify(folded, None, None, 20, WATCH)
     assert not verdict.equal
     assert verdict.differing_records == 1
@@ -226,7 +227,7 @@ def test_two_generations_are_compared_where_both_have_been(folded: Settings) -> 
     fold_log(folded)
     assert run(folded, "verify", "2").returncode == 0
     assert run(folded, "verify", "1", "2").returncode == 0
-    tamper(folded, "UPDATE ledger_0002.journal SET balance = 1 WHERE account_id = 'user-7' AND version = 5")
+    execute(folded, "UPDATE ledger_0002.journal SET balance = 1 WHERE account_id = 'user-7' AND version = 5")
     verdict = json.loads(run(folded, "verify", "2", "1", "--json", check=False).stdout)
     assert verdict["conclusion"] == "Rows of generation 2 were changed after they were written."
     assert verdict["accounts"][0]["first"]["left"]["balance"] == 1
@@ -282,7 +283,7 @@ def test_records_that_are_gone_from_the_middle_of_the_log_are_found(folded: Sett
     """Somebody has Kafka compact the topic: of each account the last records stay, and it begins where it did."""
     before = read_log(folded)
     for name, value in (("segment.ms", "1"), ("min.cleanable.dirty.ratio", "0.0"), ("cleanup.policy", "compact")):
-        alter(folded, folded.commands_topic, name, value)
+        alter(folded, folded.commands_topic, **{name: value})
     # The newest segment is never compacted, so another one has to begin in each partition.
     begin = [record("Spend", f"late{turn}-{number}", f"user-{number}", 1) for turn in range(2) for number in range(20)]
     append(folded, begin)
