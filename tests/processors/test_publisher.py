@@ -24,7 +24,7 @@ from creditfold.log.tail import OpenTransactionError
 from creditfold.log.topics import describe_topic, topic_names
 from creditfold.processors.publisher import main as processors_publisher
 from creditfold.processors.publisher import messages as outcomes
-from creditfold.processors.publisher.group import outcomes_group, owning_members
+from creditfold.processors.publisher.group import outcomes_group
 from creditfold.processors.publisher.messages import Outgoing
 from creditfold.processors.publisher.partition import (
     OtherOutcomesError,
@@ -231,7 +231,9 @@ class Patient(WorkerProcess):
 
 def owners(settings: Settings) -> list[int]:
     """How many partitions each member of the publishers' group has."""
-    return sorted(owning_members(settings, outcomes_group(settings)).values())
+    admin, group = AdminClient({**settings.kafka_client, "log_level": 0}), outcomes_group(settings)
+    members = admin.describe_consumer_groups([group], request_timeout=HANG_S)[group].result().members
+    return sorted(count for member in members if (count := len(member.assignment.topic_partitions)))
 
 
 def test_a_frozen_publisher_is_fenced(ledger_settings: Settings, tmp_path: Path) -> None:
