@@ -8,7 +8,7 @@ import pytest
 from creditfold.common.settings import Settings
 from creditfold.log.offsets import end_offsets
 from creditfold.log.topics import describe_log
-from creditfold.processors.rebuild.partition import Job
+from creditfold.processors.rebuild.partition import RebuildJob
 from creditfold.processors.rebuild.processes import fold_here
 from creditfold.projections.tables.setup import prepare
 from helpers.credit_topics import append_all, topic
@@ -43,7 +43,7 @@ def test_the_stored_facts_make_every_row_of_state(ledger_settings: Settings) -> 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("creditfold.processors.rebuild.partition.CHUNK_RECORDS", 20)
         patched.setattr("creditfold.processors.rebuild.partition.KEPT_ACCOUNTS", 5)
-        fold_here(Job(ledger_settings.kafka_client, log.topic, log.partitions, 1, ends), ledger_settings.dsn)
+        fold_here(RebuildJob(ledger_settings.kafka_client, log.topic, log.partitions, 1, ends), ledger_settings.dsn)
     journal = query(
         ledger_settings,
         """SELECT log_partition, account_id, log_offset, version, asset, facts FROM ledger_0001.journal
