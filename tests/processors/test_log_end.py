@@ -359,11 +359,16 @@ def test_nothing_of_an_ordinary_log_is_taken_for_another_history(
         write(names[number], commit=commit)
         running = Watchful(settings, tmp_path, names[number])
         try:
+            # Where all that is new is aborted, nothing waits to be folded.
+            assert wait_until(lambda running=running: running.said("claimed"), HANG_S)
             wait_until_folded(settings)
             if number == 3:
                 stack.restart_kafka(kill=True)
                 append(settings, [grant(partition, "after the crash") for partition in range(4)])
                 wait_until_folded(settings)
+            # Who comes after a killed one waits until its session has run out.
+            if number % 2 == 0:
+                assert running.stop() == 0
         finally:
             running.kill()
         assert not running.said("refuses"), running.text()[-3000:]

@@ -165,6 +165,15 @@ def test_an_empty_log_is_waited_on(ledger_settings: Settings, tmp_path: Path) ->
     assert assert_published(ledger_settings) == (1, 0)
 
 
+class Mortal(WorkerProcess):
+    """A publisher whose session ends soon after its death, as soon as a broker lets it: the others wait for that."""
+
+    program = (
+        str(ROOT / "tests" / "programs" / "with_constants.py"),
+        "creditfold.processors.publisher.main.SESSION_MS=6_000",
+    )
+
+
 def test_publishers_killed_at_random_lose_and_double_nothing(ledger_settings: Settings, tmp_path: Path) -> None:
     """Two publishers share the partitions; either is killed again and again while the fold goes on."""
     print(f"seed {SEED}")
@@ -172,7 +181,9 @@ def test_publishers_killed_at_random_lose_and_double_nothing(ledger_settings: Se
     settings = ledger_settings.model_copy(update={"chunk_records": 100, "retry_max_s": 1.0})
     with ExitStack() as running:
         running.enter_context(worker(settings, tmp_path))
-        both = [running.enter_context(publisher(settings, tmp_path, name)) for name in ("one", "two")]
+        both = [Mortal(settings, tmp_path, name, "publisher") for name in ("one", "two")]
+        for one in both:
+            running.callback(one.kill)
         for seed in range(KILLS):
             before = sum(published_to(settings).values())
             append(settings, mixed(500, seed))
