@@ -109,7 +109,8 @@ def expected(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             "detail": "",
             **dict.fromkeys(("lot_class", "scope"), ""),
             **dict.fromkeys(("priority", "effective_at", "expires_at"), 0),
-            **{name: value for name, value in fact.items() if name != "terms"},
+            # What else the journal keeps of a fact isn't published.
+            **{name: fact[name] for name in ("kind", "at", "ref", "detail") if name in fact},
             **fact.get("terms", {}),
             "moves": [
                 {"lot": lot, "number": number, "source": source, "target": target, "amount": amount}

@@ -328,18 +328,18 @@ def test_a_lane_that_hangs_is_left_to_another(ledger_settings: Settings, monkeyp
         # There is nothing folded to compare the log with.
         monkeypatch.setattr(one, "_refusals", lambda partitions: {})
         one._begin(3)
-        hung = one._lanes[3]
+        hung = one._threads[3]
         one._leave_hung()
-        assert one._lanes[3] is hung
+        assert one._threads[3] is hung
         monkeypatch.setattr(processors_publisher, "HANG_S", 0.2)
         assert wait_until(lambda: hung.hangs, HANG_S)
         one._leave_hung()
-        assert one._lanes[3] is not hung
+        assert one._threads[3] is not hung
         first.lets_go.set()
         hung.join(HANG_S)
         assert not hung.is_alive()
         assert first.closed.is_set()
-        one._lanes[3].stop()
+        one._threads[3].stop()
         second.lets_go.set()
         one._end([3])
 
@@ -357,7 +357,7 @@ def test_what_is_published_while_kafka_says_where_a_topic_ends_is_not_lost(
             one, "_make_outbox", lambda topics, partition: Outbox(ledger_settings, topics, partition, pool)
         )
         one._begin(3)
-        thread = one._lanes[3]
+        thread = one._threads[3]
         monkeypatch.setattr(thread, "interrupt", interruptions.append)
         thread.set_folded(1)
         assert wait_until(lambda: thread.published_to == 1, HANG_S)
