@@ -23,7 +23,7 @@ from creditfold.projections.doctor.postgres import SUBJECT, DatabaseFacts, datab
 #: Makes the message and the remedy of an error, for a server that is away.
 Wording: TypeAlias = Callable[[CreditfoldError], tuple[str, str]]
 
-_AWAY = "A server that doesn't answer can't be relied on."
+_AWAY = "Nothing is known to be safe that can't be checked."
 
 
 class UnsafeError(CreditfoldError):
