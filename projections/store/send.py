@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from creditfold.log.bookmark import NO_RECORD
 from creditfold.projections.store.account_sql import add_totals, save, together
-from creditfold.projections.store.chain import BYTES, COLUMNS, NULL, Checkpoint, Line
+from creditfold.projections.store.chain import BYTES, COLUMNS, NULL, Checkpoint
 from creditfold.projections.store.columns import SEPARATOR, Longs, Utf8, joined, longs
 from creditfold.projections.store.results import ChunkResult
 from creditfold.projections.store.rows import Rows, Total
@@ -142,11 +142,6 @@ async def send_state(cursor: AsyncCursor[TupleRow], generation: int, states: Seq
         rows = [cells for state in states for cells in state.get(table, ())]
         if rows:
             await cursor.execute(save(table, generation), together(rows))
-
-
-def piece_of(lines: Sequence[Line]) -> Pieces:
-    """Lines as they are sent."""
-    return [b"\n".join([line for _, line in lines]) + b"\n"] if lines else []
 
 
 async def _copy(cursor: AsyncCursor[TupleRow], statement: bytes, pieces: Pieces) -> None:
