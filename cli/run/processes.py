@@ -1,11 +1,14 @@
 """The commands that run or check a process: worker, publisher. Owns their options, not their work."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from creditfold.cli.shared.arguments import ArgumentError
 from creditfold.cli.shared.output import say
+
+if TYPE_CHECKING:
+    from creditfold.projections.queries.heartbeats import Role
 
 
 def worker(
@@ -31,12 +34,7 @@ def worker(
     """
     from creditfold.common.settings import load_settings
 
-    if live and not check:
-        raise ArgumentError("--live belongs to --check.", "Write: creditfold worker --check --live")
-    if check:
-        from creditfold.processors.status import check_machine
-
-        say(check_machine(load_settings(), "worker", live=live))
+    if _is_checked("worker", check=check, live=live):
         return
     from creditfold.processors.worker.main import run_worker
 
@@ -67,13 +65,20 @@ def publisher(
     """
     from creditfold.common.settings import load_settings
 
-    if live and not check:
-        raise ArgumentError("--live belongs to --check.", "Write: creditfold publisher --check --live")
-    if check:
-        from creditfold.processors.status import check_machine
-
-        say(check_machine(load_settings(), "publisher", live=live))
+    if _is_checked("publisher", check=check, live=live):
         return
     from creditfold.processors.publisher.main import run_publisher
 
     run_publisher(load_settings(), json_logs=json_logs, verbose=verbose)
+
+
+def _is_checked(process: "Role", *, check: bool, live: bool) -> bool:
+    """Check this machine's process where that is asked for, and return whether it was."""
+    if live and not check:
+        raise ArgumentError("--live belongs to --check.", f"Write: creditfold {process} --check --live")
+    if check:
+        from creditfold.common.settings import load_settings
+        from creditfold.processors.status import check_machine
+
+        say(check_machine(load_settings(), process, live=live))
+    return check
