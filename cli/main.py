@@ -173,8 +173,10 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             # Ids may hold what the terminal's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
-    # Our errors say what went wrong; the library's log lines would only repeat it.
-    logging.getLogger("creditfold").addHandler(logging.NullHandler())
+    # Our errors say what went wrong: log lines of ours would only repeat it, and psycopg's speak of the clean-up of a
+    # connection that an interrupt or a lost server broke off.
+    for library in ("creditfold", "psycopg"):
+        logging.getLogger(library).addHandler(logging.NullHandler())
     _show_setting_warnings()
     if COMPLETION in os.environ:
         # A shell asks what could stand at the cursor, or for the script by which it asks.

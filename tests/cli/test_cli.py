@@ -574,6 +574,22 @@ def test_ctrl_c_ends_a_wait_without_a_traceback(cli: Cli, ledger_settings: Setti
     assert re.match(r"error: Interrupted\.\ntry: The command is in the log at \d:0\. Its id is [0-9a-f-]{36}; ", err)
 
 
+def test_the_clean_up_of_a_connection_is_no_output_of_a_command() -> None:
+    """An interrupt between two steps of a query has psycopg warn of the rollback that can't be done then."""
+    program = """
+import logging
+from creditfold.cli.main import main
+try:
+    main()
+except SystemExit:
+    logging.getLogger("psycopg").warning("error ignored in rollback")
+    print("warned")
+"""
+    done = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.endswith("\nwarned\n")) == (0, True)
+    assert "rollback" not in done.stderr
+
+
 def test_a_closed_pipe_is_quiet(cli: Cli, ledger_settings: Settings) -> None:
     """`creditfold history alice | head -0` complains about nothing."""
     reading, writing = os.pipe()
