@@ -84,11 +84,6 @@ class BatchReader:
         """The offset behind what was returned."""
         return self._position
 
-    @property
-    def is_fallback(self) -> bool:
-        """Whether librdkafka reads, and no longer the fast way."""
-        return self._fallback is not None
-
     async def take(self, most: int, timeout_s: float) -> LogSlice:
         """Return the next records, at once where there are any.
 

@@ -394,7 +394,7 @@ def is_sound(model: type[Command], values: list[Any]) -> bool:
 )
 @example((Grant, Grant(**GOOD).fields))
 @example((Transfer, {**SUM, "command_id": "c-1", "account": "ada", "to": "ada", "use": "", **NO_ORIGIN}))
-@settings(max_examples=1_000, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 def test_the_door_and_the_ledger_agree(made: tuple[type[Command], dict[str, Any]]) -> None:
     """What a producer takes the fold takes, and what it refuses would have been a dead letter or can't be meant."""
     model, body = made
@@ -424,7 +424,7 @@ steps = st.lists(
 
 
 @given(bodies(own_fields(Batch)), steps)
-@settings(max_examples=500, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 def test_the_door_and_the_ledger_agree_on_batches(
     body: dict[str, Any], steps: list[tuple[str, dict[str, Any]]]
 ) -> None:

@@ -23,7 +23,7 @@ time.sleep(3600)
 
 
 @pytest.mark.parametrize("threads", [0, 1], ids=["forked", "spawned"])
-def test_a_crew_without_a_task_ends_with_its_parent(threads: int) -> None:
+def test_processes_without_a_task_end_with_their_parent(threads: int) -> None:
     """SIGKILL leaves no process that waits for ever, whichever way they were started."""
     command = [sys.executable, "-c", STARTED.format(threads=threads)]
     with psutil.Popen(command, stdout=subprocess.PIPE) as parent:
@@ -35,7 +35,7 @@ def test_a_crew_without_a_task_ends_with_its_parent(threads: int) -> None:
     assert not alive
 
 
-def test_a_crew_without_a_task_ends_with_its_block() -> None:
+def test_processes_without_a_task_end_with_their_block() -> None:
     """Where there turns out to be too little for it."""
     before = psutil.Process().children()
     with FoldProcesses(2):

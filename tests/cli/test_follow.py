@@ -1,4 +1,4 @@
-"""`creditfold follow` and the health check of publishers, on a real Kafka with outcomes that the tests write."""
+"""`creditfold follow`, on a real Kafka with outcomes that the tests write."""
 
 import io
 import json
