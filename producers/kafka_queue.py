@@ -38,8 +38,6 @@ _OnDelivery: TypeAlias = Callable[[KafkaError | None, Message], None]
 #: Seconds on top of the delivery timeout, which librdkafka itself keeps to: only a defect there can use them up.
 GRACE_S = 10.0
 _POLL_S = 0.1
-# Where nothing was confirmed for so long although something should be, the client is asked whether it finds Kafka.
-_SILENCE_S = 5.0
 _ROOM_CHECK_S = 0.02
 
 _log = logging.getLogger("creditfold.producers.kafka")
@@ -295,7 +293,7 @@ class KafkaQueue:
             heard = self._answered - self.diagnosis.timed_out
             if heard != before or heard + self._pardoned >= self._entered:
                 since = now
-            elif now - since >= _SILENCE_S:
+            elif now - since >= self.lost_client.silence_s:
                 since = now
                 self._begin_check(client)
 

@@ -11,6 +11,9 @@ from confluent_kafka import Producer
 from creditfold.common.brokers import finds_kafka
 from creditfold.producers.models.errors import ProducerSettingError
 
+#: Seconds in which nothing was confirmed although something should be, after which a client is asked for Kafka.
+SILENCE_S = 5.0
+
 _log = logging.getLogger("creditfold.producers.kafka")
 
 
@@ -21,12 +24,16 @@ class LostClientCheck:
         make: makes a client of the same settings.
         topic: the topic that is asked for.
         find_s: seconds that a client gets to find Kafka.
+
+    Attributes:
+        silence_s: seconds without an answer after which a client is asked.
     """
 
     def __init__(self, make: Callable[[], Producer], topic: str, find_s: float) -> None:
         self._make = make
         self._topic = topic
         self.find_s = find_s
+        self.silence_s = SILENCE_S
 
     def finds_kafka(self, client: Producer) -> bool:
         """Whether a client reaches a broker."""

@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, TopicPartition
-
 from creditfold.common.settings import Settings
 from creditfold.producers import Command, CommandProducer, ImportReport, InvalidCommandError, import_file
 from creditfold.producers.import_commands import CsvRecords, JsonLines, why_bad
@@ -14,7 +12,7 @@ from creditfold.producers.import_head import FileFormat, open_lines
 from creditfold.producers.import_records import RecordReader
 from creditfold.producers.strict_json import BadRecordError
 from creditfold.schemas.wire import decode
-from helpers.support import HANG_S
+from helpers.support import HANG_S, read_log
 
 
 def line(number: int, **other: Any) -> str:
@@ -41,20 +39,7 @@ def read(data: bytes, file_format: FileFormat) -> tuple[list[Command], list[tupl
 
 def log_ids(settings: Settings) -> list[str]:
     """Read the command ids of the whole topic, in each partition's order."""
-    consumer = Consumer({**settings.kafka_client, "group.id": "test-reader", "enable.auto.commit": False})
-    found = []
-    try:
-        for partition in range(settings.partitions):
-            place = TopicPartition(settings.commands_topic, partition, 0)
-            _, end = consumer.get_watermark_offsets(place, timeout=HANG_S)
-            consumer.assign([place])
-            while end and consumer.position([place])[0].offset < end:
-                for message in consumer.consume(1_000, timeout=1):
-                    assert message.error() is None
-                    found.append(decode(message.value()).fields["command_id"])
-    finally:
-        consumer.close()
-    return found
+    return [decode(entry.value or b"").fields["command_id"] for entry in read_log(settings)]
 
 
 class Import(NamedTuple):

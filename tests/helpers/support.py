@@ -398,7 +398,8 @@ def read_log(settings: Settings) -> list[Logged]:
     consumer.assign([TopicPartition(settings.commands_topic, partition, starts[partition]) for partition in left])
     found: list[Logged] = []
     while left:
-        for message in consumer.consume(10_000, 1.0):
+        # It waits so long for what isn't there, too.
+        for message in consumer.consume(10_000, 0.05):
             assert message.error() is None, message.error()
             found.append(Logged(message.partition(), message.offset(), message.key(), message.value()))
         for place in consumer.position([TopicPartition(settings.commands_topic, partition) for partition in left]):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka.partitioner import murmur2
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka import KafkaError, Message, Producer
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
@@ -38,15 +37,15 @@ from creditfold.producers import (
     UndeliveredError,
     UnknownTopicError,
     encode_command,
-    kafka_queue,
 )
 from creditfold.schemas.wire import decode
 from creditfold.stack.kafka import EmbeddedKafka
 from helpers.forgetful_kafka import FORGETTING, ForgetfulKafka
 from helpers.stack_under_test import StackUnderTest, free_port
-from helpers.support import HANG_S
+from helpers.support import HANG_S, alter, read_log
 
-SHORT_S = 1.0  # A delivery timeout for the tests that wait for it to pass.
+SHORT_S = 1.0  # A delivery timeout for the test that waits for it to pass with Kafka gone.
+NO_S = 0.1  # One for those that have no Kafka at all; librdkafka looks once a second what has run out of time.
 LONG_S = 10 * HANG_S  # One that no test waits for.
 
 
@@ -63,21 +62,22 @@ def grant(number: int, account: str | None = None, **other: object) -> Grant:
 
 def log(settings: Settings) -> dict[Position, tuple[bytes | None, str, dict[str, object]]]:
     """Read the whole topic: by position, the key, the record's name and its fields."""
-    consumer = Consumer({**settings.kafka_client, "group.id": "test-reader", "enable.auto.commit": False})
     found = {}
-    try:
-        for partition in range(settings.partitions):
-            place = TopicPartition(settings.commands_topic, partition, 0)
-            _, end = consumer.get_watermark_offsets(place, timeout=HANG_S)
-            consumer.assign([place])
-            while end and consumer.position([place])[0].offset < end:
-                for message in consumer.consume(1_000, timeout=1):
-                    assert message.error() is None
-                    read = decode(message.value())
-                    found[Position(partition, message.offset() or 0)] = (message.key(), read.record, read.fields)
-    finally:
-        consumer.close()
+    for entry in read_log(settings):
+        read = decode(entry.value or b"")
+        found[Position(entry.partition, entry.offset)] = (entry.key, read.record, read.fields)
     return found
+
+
+def ids(settings: Settings, numbers: range) -> list[str]:
+    """The command ids of these numbers that the topic has, in order, each as often as it has it."""
+    wanted, found = set(named(*numbers)), [str(fields["command_id"]) for _, _, fields in log(settings).values()]
+    return sorted(id for id in found if id in wanted)
+
+
+def named(*numbers: int) -> list[str]:
+    """The command ids of these numbers, in order."""
+    return sorted(grant(number).command_id for number in numbers)
 
 
 def no_broker() -> dict[str, str]:
@@ -162,28 +162,110 @@ def test_a_fatal_error_ends_what_is_pending_at_once(stack: StackUnderTest) -> No
                 producer.append(grant(number))
 
 
-def test_a_full_queue_refuses_and_then_takes_again(ledger_settings: Settings, stack: StackUnderTest) -> None:
-    """Nothing in the queue is lost to the refusal: it is all delivered when Kafka is back."""
-    with patient(ledger_settings, queue_records=10) as small:
+def full_queue(settings: Settings) -> Iterator[None]:
+    """It refuses, and then takes again. Nothing in it is lost: all is delivered when Kafka is back."""
+    with patient(settings, queue_records=10) as small:
         small.append(grant(0))
-        stack.stop_kafka()
-        try:
-            deliveries = [small.submit(grant(i)) for i in range(1, 11)]
-            with pytest.raises(QueueFullError) as refused:
-                small.submit(grant(11), wait=False)
-        finally:
-            stack.start_kafka()
+        yield
+        deliveries = [small.submit(grant(i)) for i in range(1, 11)]
+        with pytest.raises(QueueFullError) as refused:
+            small.submit(grant(11), wait=False)
         assert not refused.value.maybe_written
+        yield
         small.submit(grant(12))
         small.flush()
         assert all(delivery.exception() is None for delivery in deliveries)
-    ids = {fields["command_id"] for _, _, fields in log(ledger_settings).values()}
-    assert ids == {f"c-{i}" for i in range(13)} - {"c-11"}
+    assert ids(settings, range(50)) == named(*range(11), 12)
+
+
+def failed_delivery(settings: Settings) -> Iterator[None]:
+    """The caller hears that it may be written; the same producer goes on, and resending the same id is the remedy."""
+    with CommandProducer(settings.kafka_client, settings.commands_topic, delivery_timeout_s=SHORT_S) as producer:
+        until_appended(producer, grant(50))
+        yield
+        with pytest.raises(DeliveryFailedError) as failed:
+            producer.append(grant(51))
+        assert failed.value.maybe_written
+        assert "same command id" in failed.value.remedy
+        yield
+        position = until_appended(producer, grant(51))
+    assert log(settings)[position][2]["command_id"] == "c-51"
+
+
+def interrupted_append(settings: Settings) -> Iterator[None]:
+    """Ctrl-C while Kafka is away: the command stays on its way, and the next append works."""
+    with patient(settings) as producer:
+        producer.append(grant(60))
+        yield
+        interrupt_an_append(producer, grant(61))
+        yield
+        assert producer.append(grant(62))
+        told = False
+        try:
+            producer.flush()
+        except DeliveryFailedError:
+            told = True
+        assert producer.append(grant(63))
+        producer.flush()
+    there = ids(settings, range(60, 70))
+    assert {*named(60, 62, 63)} <= {*there}
+    assert told or named(61)[0] in there, "the interrupted command is neither in the log nor told of"
+
+
+def kept_client(settings: Settings) -> Iterator[None]:
+    """Another one would find Kafka no sooner, and what is under way would be told to be sent again."""
+    with patient(settings) as producer:
+        check = producer._queue.lost_client
+        made, make = list[Producer](), check._make
+        check._make = lambda: (made.append(client := make()), client)[1]
+        producer.append(grant(70))
+        kept = producer._queue.client
+        yield
+        # Away, Kafka is found in no time.
+        check.silence_s, check.find_s = 0.2, 0.2
+        delivery = producer.submit(grant(71))
+        # The first is made to see whether it finds Kafka, the second after it didn't.
+        assert wait_until(lambda: len(made) >= 2, HANG_S)
+        # From here on each finds Kafka, however slow the machine is.
+        check.find_s = HANG_S
+        yield
+        assert delivery.result(HANG_S).offset >= 0
+        assert producer._queue.client is kept
+
+
+def long_delivery(settings: Settings) -> Iterator[None]:
+    """Within the delivery timeout the client retries by itself: each command once, and none lost."""
+    with patient(settings) as producer:
+        producer.append(grant(1_000))
+        deliveries = [producer.submit(grant(i)) for i in range(1_001, 1_500)]
+        yield
+        deliveries += [producer.submit(grant(i)) for i in range(1_500, 2_000)]
+        yield
+        told = {delivery.result(HANG_S) for delivery in deliveries}
+    assert told < set(log(settings))
+    assert ids(settings, range(1_000, 2_000)) == named(*range(1_000, 2_000))
+
+
+def test_kafka_goes_away_and_comes_back(ledger_settings: Settings, stack: StackUnderTest) -> None:
+    """What each producer does before, meanwhile and afterwards. The last one is in the middle of it when Kafka dies."""
+    cases = [
+        case(ledger_settings) for case in (full_queue, failed_delivery, interrupted_append, kept_client, long_delivery)
+    ]
+    for case in cases:
+        next(case)
+    stack.stop_kafka(kill=True)
+    try:
+        for case in cases:
+            next(case)
+    finally:
+        stack.start_kafka()
+    for case in cases:
+        assert list(case) == []
 
 
 def test_a_full_queue_is_awaited_no_longer_than_the_timeout() -> None:
     """The waiting submit gets room when the first command runs out of time, or a refusal: never a hang."""
-    producer = CommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S, queue_records=1)
+    producer = CommandProducer(no_broker(), "t", delivery_timeout_s=NO_S, queue_records=1)
     first = producer.submit(grant(1))
     try:
         second: Future[Position] | None = producer.submit(grant(2))
@@ -197,7 +279,7 @@ def test_a_full_queue_is_awaited_no_longer_than_the_timeout() -> None:
 
 def test_no_broker_is_told_as_such() -> None:
     """Certain not to be in the log, since no connection was ever made; the message says what was tried."""
-    with CommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S) as producer:
+    with CommandProducer(no_broker(), "t", delivery_timeout_s=NO_S) as producer:
         assert wait_until(lambda: "Connection refused" in producer._queue.diagnosis.last_trouble(), HANG_S)
         with pytest.raises(BrokerUnavailableError, match="Connection refused") as refused:
             producer.append(grant(1))
@@ -205,25 +287,6 @@ def test_no_broker_is_told_as_such() -> None:
         assert refused.value.remedy
         with pytest.raises(BrokerUnavailableError):
             producer.cluster_id()
-
-
-def test_a_broker_that_goes_away_fails_the_delivery_and_comes_back(
-    ledger_settings: Settings, stack: StackUnderTest
-) -> None:
-    """The caller hears that it may be written; the same producer goes on, and resending the same id is the remedy."""
-    kafka, topic = ledger_settings.kafka_client, ledger_settings.commands_topic
-    with CommandProducer(kafka, topic, delivery_timeout_s=SHORT_S) as producer:
-        until_appended(producer, grant(0))
-        stack.stop_kafka(kill=True)
-        try:
-            with pytest.raises(DeliveryFailedError) as failed:
-                producer.append(grant(1))
-        finally:
-            stack.start_kafka()
-        assert failed.value.maybe_written
-        assert "same command id" in failed.value.remedy
-        position = until_appended(producer, grant(1))
-    assert log(ledger_settings)[position][2]["command_id"] == "c-1"
 
 
 def until_appended(producer: CommandProducer, command: Command) -> Position:
@@ -239,23 +302,11 @@ def until_appended(producer: CommandProducer, command: Command) -> Position:
     return found[0]
 
 
-def test_a_delivery_outlasts_a_short_outage(ledger_settings: Settings, stack: StackUnderTest) -> None:
-    """Within the delivery timeout the client retries by itself: each command once, and none lost."""
-    with patient(ledger_settings) as producer:
-        producer.append(grant(0))
-        deliveries = [producer.submit(grant(i)) for i in range(1, 500)]
-        stack.stop_kafka(kill=True)
-        deliveries += [producer.submit(grant(i)) for i in range(500, 1_000)]
-        stack.start_kafka()
-        told = {delivery.result(HANG_S) for delivery in deliveries}
-    found = log(ledger_settings)
-    assert told < set(found)
-    assert {fields["command_id"] for _, _, fields in found.values()} == {f"c-{i}" for i in range(1_000)}
+def test_a_client_that_lost_kafka_for_ever_is_replaced(ledger_settings: Settings) -> None:
+    """What it held is told to be sent again, and who waits for that hears of it; what comes then is appended.
 
-
-@pytest.fixture
-def lost(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[CommandProducer]:
-    """A producer that has appended grant 1, and whose client then lost Kafka for ever."""
+    A flush ends when the last answer is there, and not only when its time is out, which no test lives to see.
+    """
     topic = ledger_settings.commands_topic
     with (
         ForgetfulKafka(ledger_settings) as kafka,
@@ -263,57 +314,20 @@ def lost(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator
     ):
         producer.append(grant(1))
         kafka.forget(HANG_S)
-        own = producer._queue.client
+        check, own = producer._queue.lost_client, producer._queue.client
         assert own is not None
-        assert wait_until(lambda: not producer._queue.lost_client.finds_kafka(own), HANG_S)
-        monkeypatch.setattr(kafka_queue, "_SILENCE_S", 0.5)
-        yield producer
-
-
-def test_a_client_that_lost_kafka_for_ever_is_replaced(lost: CommandProducer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it held is told to be sent again; what comes then is appended."""
-    before = lost._queue.client
-    with pytest.raises(DeliveryFailedError, match="Send it again"):
-        lost.append(grant(2))
-    assert lost._queue.client is not before
-    # The new one needn't be quick.
-    monkeypatch.setattr(kafka_queue, "_SILENCE_S", HANG_S)
-    assert lost.append(grant(2)).offset >= 0
-
-
-def test_who_waits_for_a_lost_client_is_told(lost: CommandProducer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flush ends when the last answer is there, and not only when its time is out, which no test lives to see."""
-    deliveries = [lost.submit(grant(number)) for number in range(2, 50)]
-    with pytest.raises(DeliveryFailedError, match="48 commands"):
-        lost.flush(LONG_S)
-    assert all(delivery.done() for delivery in deliveries)
-    monkeypatch.setattr(kafka_queue, "_SILENCE_S", HANG_S)
-    again = [lost.submit(grant(number)) for number in range(2, 50)]
-    assert [delivery.result(HANG_S).offset >= 0 for delivery in again] == [True] * 48
-
-
-def test_a_client_is_kept_while_kafka_is_away(
-    ledger_settings: Settings, stack: StackUnderTest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another one would find Kafka no sooner, and what is under way would be told to be sent again."""
-    made: list[str] = []
-    make = kafka_queue._made
-    monkeypatch.setattr(kafka_queue, "_made", lambda config: (made.append(""), make(config))[1])
-    with patient(ledger_settings) as producer:
-        producer.append(grant(1))
-        kept = producer._queue.client
-        stack.stop_kafka(kill=True)
-        monkeypatch.setattr(kafka_queue, "_SILENCE_S", 0.2)
-        try:
-            delivery = producer.submit(grant(2))
-            # The second is made to see whether it finds Kafka, the third after it didn't.
-            assert wait_until(lambda: len(made) >= 3, HANG_S)
-            # From here on each finds Kafka, however slow the machine is.
-            producer._queue.lost_client.find_s = HANG_S
-        finally:
-            stack.start_kafka()
-        assert delivery.result(HANG_S).offset >= 0
-        assert producer._queue.client is kept
+        assert wait_until(lambda: not check.finds_kafka(own), HANG_S)
+        check.silence_s = 0.5
+        deliveries = [producer.submit(grant(number)) for number in range(2, 50)]
+        with pytest.raises(DeliveryFailedError, match="48 commands"):
+            producer.flush(LONG_S)
+        assert all(delivery.done() for delivery in deliveries)
+        assert all("Send it again" in str(delivery.exception()) for delivery in deliveries)
+        assert producer._queue.client is not own
+        # The new one needn't be quick.
+        check.silence_s = HANG_S
+        again = [producer.submit(grant(number)) for number in range(2, 50)]
+        assert all(delivery.result(HANG_S).offset >= 0 for delivery in again)
 
 
 def test_a_record_over_the_bound_is_refused_before_the_queue(producer: CommandProducer) -> None:
@@ -327,11 +341,7 @@ def test_a_record_over_the_bound_is_refused_before_the_queue(producer: CommandPr
 
 def test_a_topic_with_a_lower_bound_is_told_as_such(producer: CommandProducer, ledger_settings: Settings) -> None:
     """Kafka's own refusal is the same error, with the remedy that fits; smaller commands still pass."""
-    lower = ConfigEntry("max.message.bytes", "2000", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, ledger_settings.commands_topic, incremental_configs=[lower])
-    admin = AdminClient(ledger_settings.kafka_client)
-    for changed in admin.incremental_alter_configs([resource]).values():
-        changed.result(HANG_S)
+    alter(ledger_settings, ledger_settings.commands_topic, max_message_bytes="2000")
     noise = {str(i): os.urandom(400).hex() for i in range(10)}
     with pytest.raises(RecordTooLargeError, match="Kafka refused") as refused:
         producer.append(grant(1, metadata=noise))
@@ -381,7 +391,7 @@ def test_a_flush_out_of_time_names_how_many() -> None:
 
 def test_a_failure_that_nobody_looked_at_is_raised_by_the_flush() -> None:
     """One that was looked at is not: it has reached its caller."""
-    producer = CommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S)
+    producer = CommandProducer(no_broker(), "t", delivery_timeout_s=NO_S)
     seen = producer.submit(grant(1))
     producer.append_many([grant(2), grant(3)])
     assert isinstance(seen.exception(HANG_S), BrokerUnavailableError)
@@ -397,7 +407,7 @@ def test_an_error_in_the_block_is_not_hidden_by_the_close() -> None:
     """What the close finds is noted on it."""
 
     def work() -> None:
-        with CommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S) as producer:
+        with CommandProducer(no_broker(), "t", delivery_timeout_s=NO_S) as producer:
             producer.submit(grant(1))
             raise KeyError("the caller's own")
 
@@ -445,54 +455,32 @@ def test_a_fatal_error_is_told_and_nothing_more_is_taken(producer: CommandProduc
     assert broken.value.maybe_written
 
 
-def test_an_interrupted_append_leaves_a_usable_producer(ledger_settings: Settings, stack: StackUnderTest) -> None:
-    """Ctrl-C while Kafka is away: the command stays on its way, and the next append works."""
-    with patient(ledger_settings) as producer:
-        interrupt_an_append(producer, stack)
-        assert producer.append(grant(2))
-        told = False
-        try:
-            producer.flush()
-        except DeliveryFailedError:
-            told = True
-        assert producer.append(grant(3))
-        producer.flush()
-    ids = {fields["command_id"] for _, _, fields in log(ledger_settings).values()}
-    assert {grant(number).command_id for number in (0, 2, 3)} <= ids
-    assert told or grant(1).command_id in ids, "the interrupted command is neither in the log nor told of"
+def interrupt_an_append(producer: CommandProducer, command: Command) -> None:
+    """Press Ctrl-C in the middle of an append, with Kafka away."""
+    interrupted, main = threading.Event(), threading.get_ident()
 
-
-def interrupt_an_append(producer: CommandProducer, stack: StackUnderTest) -> None:
-    """Press Ctrl-C in the middle of an append, with Kafka away until afterwards."""
-    producer.append(grant(0))
-    stack.stop_kafka()
-    try:
-        interrupted, main = threading.Event(), threading.get_ident()
-
-        def end(*_: object) -> None:
-            if not interrupted.is_set():
-                interrupted.set()
-                raise KeyboardInterrupt
-
-        def interrupt() -> None:
-            # By then the append has handed the command over and waits.
-            wait_until(lambda: producer._queue.unanswered > 0, HANG_S, 0.001)
-            # A signal that comes just before Python begins to wait is looked at behind the wait, or with the next one.
-            while not interrupted.wait(0.05):
-                signal.pthread_kill(main, signal.SIGINT)
-
-        previous = signal.signal(signal.SIGINT, end)
-        thread = threading.Thread(target=interrupt)
-        thread.start()
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                producer.append(grant(1))
-        finally:
+    def end(*_: object) -> None:
+        if not interrupted.is_set():
             interrupted.set()
-            thread.join()
-            signal.signal(signal.SIGINT, previous)
+            raise KeyboardInterrupt
+
+    def interrupt() -> None:
+        # By then the append has handed the command over and waits.
+        wait_until(lambda: producer._queue.unanswered > 0, HANG_S, 0.001)
+        # A signal that comes just before Python begins to wait is looked at behind the wait, or with the next one.
+        while not interrupted.wait(0.05):
+            signal.pthread_kill(main, signal.SIGINT)
+
+    previous = signal.signal(signal.SIGINT, end)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            producer.append(command)
     finally:
-        stack.start_kafka()
+        interrupted.set()
+        thread.join()
+        signal.signal(signal.SIGINT, previous)
 
 
 def test_a_forked_child_is_refused_and_ends_cleanly(producer: CommandProducer, tmp_path: Path) -> None:
@@ -541,7 +529,7 @@ async def test_a_thousand_appends_at_once(ledger_settings: Settings) -> None:
 
 async def test_async_failures_reach_their_tasks() -> None:
     """No broker; a cancelled task, whose command fails unseen and is raised by the close."""
-    producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S, queue_records=2)
+    producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=NO_S, queue_records=2)
     first = await producer.submit(grant(1))
     cancelled = await producer.submit(grant(2))
     cancelled.cancel()
@@ -559,7 +547,7 @@ def test_a_loop_that_has_ended_keeps_no_answer_from_the_next() -> None:
     """Its own failures are raised by the close; the futures of the loop that runs hear theirs."""
 
     async def leave_one() -> AsyncCommandProducer:
-        producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S)
+        producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=NO_S)
         await producer.submit(grant(1))
         return producer
 
@@ -576,7 +564,7 @@ def test_a_failure_that_came_for_a_loop_that_was_closed_before_it_heard_is_raise
     """The loop stands still while the answer comes, and is closed with it."""
 
     async def leave_one() -> AsyncCommandProducer:
-        producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S)
+        producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=NO_S)
         await producer.submit(grant(1))
         return producer
 
@@ -590,7 +578,7 @@ def test_a_failure_that_came_for_a_loop_that_was_closed_before_it_heard_is_raise
 
 async def test_a_future_that_its_owner_settled_keeps_no_answer_from_the_others() -> None:
     """All of them come at once; what failed for the one is raised by the close."""
-    producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=SHORT_S)
+    producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=NO_S)
     settled, *others = [await producer.submit(grant(i)) for i in range(5)]
     asyncio.get_running_loop().call_soon(wait_until, lambda: not producer._producer._queue.unanswered, HANG_S)
     await asyncio.sleep(0)
