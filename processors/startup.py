@@ -10,8 +10,9 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
-from creditfold.log.admin import KafkaUnavailableError
-from creditfold.log.topics import describe_log, describe_topic, topic_problems
+from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError
+from creditfold.log.origin import refuse_old_log
+from creditfold.log.topics import TopicInfo, describe_topic, topic_problems
 from creditfold.processors.heartbeat import Signs
 from creditfold.projections.failures import PostgresUnavailableError
 from creditfold.projections.tables.setup import prepare
@@ -22,7 +23,10 @@ log = structlog.get_logger()
 
 
 def wait_until_ready(settings: Settings, signs: Signs) -> Log:
-    """Wait for Kafka and PostgreSQL, and bind the projection to the topic, making its tables where they are missing."""
+    """Wait for Kafka and PostgreSQL, and bind the projection to the topic, making its tables where they are missing.
+
+    Raises OldLogError, or what prepare raises, where the topic and the projection aren't to be folded.
+    """
     return when_available(settings, lambda: _bind(settings), signs)
 
 
@@ -52,12 +56,22 @@ def prepare_ledger(settings: Settings) -> bool:
 
     Returns:
         Whether any table was made.
+
+    Raises what wait_until_ready raises, and KafkaUnavailableError or PostgresUnavailableError.
     """
-    return prepare(settings.dsn, describe_log(settings))
+    return prepare(settings.dsn, _described(settings).log)
+
+
+def _described(settings: Settings) -> TopicInfo:
+    """Describe the topic. Raises OldLogError, before anything is made that would be bound to it."""
+    admin = KafkaAdmin(settings)
+    topic = describe_topic(settings, admin=admin)
+    refuse_old_log(settings, topic.name, range(topic.partitions), admin)
+    return topic
 
 
 def _bind(settings: Settings) -> Log:
-    topic = describe_topic(settings)
+    topic = _described(settings)
     for problem in topic_problems(topic, settings.model_copy(update={"partitions": topic.partitions})):
         log.warning("the topic is unsafe", topic=topic.name, problem=problem)
     prepare(settings.dsn, topic.log)

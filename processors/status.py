@@ -25,6 +25,7 @@ from creditfold.log.open_transactions import (
     open_transactions_at,
     remedy,
 )
+from creditfold.log.origin import OldLogError, refuse_old_log
 from creditfold.log.topics import describe_log
 from creditfold.processors.health import (
     Judgement,
@@ -115,7 +116,7 @@ class Transit(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """Two samples and what else was seen at the second. `errors` are those of servers that are away.
+    """Two samples and what else was seen at the second. `errors` are those of servers that are away, and of an old log.
 
     `waiting_s` has, for partitions whose owner seems to do nothing, how long the next record has waited, in seconds.
     """
@@ -189,6 +190,10 @@ def observe(settings: Settings, interval_s: float) -> Observation:
         return health.progress
 
     second = _sample(settings, errors, progress)
+    if second.ends:
+        _or_error(lambda: refuse_old_log(settings, settings.commands_topic, second.ends), errors)
+        # Before that of a missing ledger, whose remedy would be to make one of this log.
+        errors.sort(key=lambda error: not isinstance(error, OldLogError))
     held = _or_error(lambda: open_transactions_of(settings, first, second), errors) if second.ends else None
     waiting_s = _waiting_s(settings, health, second) if health is not None else {}
     return Observation(first, second, health, held, waiting_s, folder, errors)

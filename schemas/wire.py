@@ -171,7 +171,7 @@ def decode(value: bytes | None) -> Decoded:
     schema_id = int.from_bytes(value[1:5], "big")
     reader = _readers().get(schema_id)
     if reader is None:
-        detail = _OLD_LOG if schema_id in _OLD_IDS else "is not in the lock file"
+        detail = _OLD_LOG if is_before_version_1(value) else "is not in the lock file"
         raise DecodeError(DeadLetterReason.UNKNOWN_SCHEMA_ID, f"schema id {schema_id} {detail}")
     try:
         # Like Decoded(...), which takes twice as long.
@@ -182,3 +182,10 @@ def decode(value: bytes | None) -> Decoded:
         # A number or a length out of bounds, bytes left over, or text that isn't UTF-8.
         detail = f"{type(error).__name__}: {error}"[:200]
         raise DecodeError(DeadLetterReason.NOT_AVRO, detail, reader.rules) from None
+
+
+def is_before_version_1(value: bytes | None) -> bool:
+    """Whether bytes are framed as a record whose schema was given out before version 1 of the rules."""
+    if not value or len(value) <= HEADER.size or value[0] != MAGIC:
+        return False
+    return int.from_bytes(value[1:5], "big") in _OLD_IDS

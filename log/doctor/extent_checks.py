@@ -1,19 +1,21 @@
 """Checks how far the log reaches: it must be whole, and no record from the future. Pure: reads no server."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from creditfold.common.checks import Check
 from creditfold.common.errors import ResourceError
+from creditfold.common.position import Position
 from creditfold.log.continuity import REPLACED, LogReplacedError
 from creditfold.log.doctor.facts import FoldedLog, LogExtent
 from creditfold.log.doctor.wording import counted, named, unknown
+from creditfold.log.origin import REMEDY
 
 FUTURE_WARNING_MS = 5_000
 FUTURE_DANGER_MS = 300_000
 
 
 def examine_extent(name: str, extent: LogExtent, folded: FoldedLog | None, now_ms: int) -> list[Check]:
-    """The log is whole from 0 to where it was folded, and no record comes from the future."""
+    """The log is of these rules, whole from 0 to where it was folded, and no record comes from the future."""
     newest = extent.newest_ms
     why = "It shows whether the brokers' clocks agree with this machine's."
     clock = (
@@ -22,8 +24,25 @@ def examine_extent(name: str, extent: LogExtent, folded: FoldedLog | None, now_m
         else check_append_times(name, newest, now_ms)
     )
     next_offsets = folded.next_offsets if folded is not None else None
-    start, end = check_start(name, extent.starts, next_offsets), check_end(name, extent.ends, next_offsets or {})
-    return [start, end, *([check_history(name, folded)] if folded is not None else []), clock]
+    return [
+        check_origin(name, extent.old),
+        check_start(name, extent.starts, next_offsets),
+        check_end(name, extent.ends, next_offsets or {}),
+        *([check_history(name, folded)] if folded is not None else []),
+        clock,
+    ]
+
+
+def check_origin(name: str, old: Sequence[Position]) -> Check:
+    """A log that was made before version 1 of the rules can't be folded."""
+    return Check(
+        name,
+        "first records",
+        "danger" if old else "ok",
+        f"{old[0]} was written before version 1 of the rules" if old else "not older than version 1 of the rules",
+        "Nothing can read the records of an older log: workers, publishers and rebuilds refuse it.",
+        REMEDY,
+    )
 
 
 def check_start(name: str, starts: Mapping[int, int], next_offsets: Mapping[int, int] | None) -> Check:

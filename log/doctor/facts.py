@@ -11,12 +11,13 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from creditfold.common.errors import ResourceError
-from creditfold.common.position import Log
+from creditfold.common.position import Log, Position
 from creditfold.common.settings import Settings
 from creditfold.log.admin import REQUEST_S, KafkaAdmin, KafkaUnavailableError, read_config
 from creditfold.log.continuity import LogTruncatedError
-from creditfold.log.offsets import end_offsets, newest_timestamps, start_offsets
+from creditfold.log.offsets import bounds, newest_timestamps
 from creditfold.log.open_transactions import OpenTransaction, open_transactions
+from creditfold.log.origin import old_positions
 from creditfold.log.topics import TopicInfo, describe_topic, topic_names
 
 T = TypeVar("T")
@@ -25,12 +26,14 @@ T = TypeVar("T")
 class LogExtent(NamedTuple):
     """How far the log reaches, by partition: its first offset, the one after its last, its latest timestamp in ms.
 
-    A partition without a leader can't be asked and is left out; one without records has no timestamp.
+    A partition without a leader can't be asked and is left out; one without records has no timestamp. `old` are the
+    first records of partitions that were written before version 1 of the rules.
     """
 
     starts: Mapping[int, int]
     ends: Mapping[int, int]
     newest_ms: Mapping[int, int] | ResourceError
+    old: Sequence[Position] = ()
 
 
 class FoldedLog(NamedTuple):
@@ -118,13 +121,13 @@ def _auto_create(admin: KafkaAdmin, broker: int) -> bool | None:
 
 def _extent(settings: Settings, info: TopicInfo) -> LogExtent | ResourceError:
     led = _led(info)
-    return answer_or_refusal(
-        lambda: LogExtent(
-            start_offsets(settings, info.name, led),
-            end_offsets(settings, info.name, led),
-            answer_or_refusal(lambda: newest_timestamps(settings, info.name, led)),
-        )
-    )
+
+    def asked() -> LogExtent:
+        starts, ends = bounds(KafkaAdmin(settings), info.name, led)
+        newest = answer_or_refusal(lambda: newest_timestamps(settings, info.name, led))
+        return LogExtent(starts, ends, newest, old_positions(settings, info.name, starts, ends))
+
+    return answer_or_refusal(asked)
 
 
 def _led(info: TopicInfo) -> list[int]:

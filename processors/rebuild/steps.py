@@ -20,6 +20,7 @@ from creditfold.common.settings import Settings
 from creditfold.log.admin import KafkaAdmin
 from creditfold.log.continuity import LogReplacedError, LogTruncatedError, replacements
 from creditfold.log.offsets import bounds, end_offsets, start_offsets
+from creditfold.log.origin import refuse_old_log
 from creditfold.log.topics import describe_log, describe_topic
 from creditfold.processors.rebuild.partition import RebuildJob
 from creditfold.processors.rebuild.processes import FoldProcesses, fold_here
@@ -121,12 +122,14 @@ def rebuild(
         GenerationError: or one derived from it: the generation can't be gone on with.
         LogChangedError: it was folded from another topic.
         LogTruncatedError: the log doesn't begin at its start.
+        OldLogError: it was made before version 1 of the rules.
         NoSuchPositionError: the log doesn't have a position of the request.
         RebuildError: the fold ended early. What is committed stays.
     """
     # Each client takes a while to find its brokers.
     admin = KafkaAdmin(settings)
     log = describe_topic(settings, admin=admin).log
+    refuse_old_log(settings, log.topic, range(log.partitions), admin)
     with ExitStack() as stack:
         resumed = request.resume
         wanted = _wanted(admin, log, request) if resumed is None else {}

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from creditfold.cli.main import _run
 from creditfold.common.checks import Check, worst_first
-from creditfold.common.position import Log
+from creditfold.common.position import Log, Position
 from creditfold.common.settings import Settings, load_settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaUnavailableError, TopicError, TopicMissingError
@@ -155,6 +155,7 @@ UNTOLD = {
         # How far the log reaches.
         (KAFKA._replace(extent=EXTENT._replace(starts={0: 4, 1: 0})), [("commands", "start of the log", "danger")]),
         (KAFKA._replace(extent=EXTENT._replace(ends={0: 8, 1: 5})), [("commands", "end of the log", "danger")]),
+        (KAFKA._replace(extent=EXTENT._replace(old=[Position(1, 0)])), [("commands", "first records", "danger")]),
         (KAFKA._replace(extent=REFUSED), [("commands", "offsets", "unknown")]),
         (KAFKA._replace(extent=EXTENT._replace(newest_ms=REFUSED)), [("commands", "append times", "unknown")]),
         (ahead(5_000), []),

@@ -19,7 +19,7 @@ ARROWS = {
     "common": "",
     "schemas": "common",
     "ledger": "",
-    "log": "common",
+    "log": "common schemas",
     "log/archive": "common log",
     "log/doctor": "common log",
     "projections": "common",
