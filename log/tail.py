@@ -15,6 +15,8 @@ T = TypeVar("T")
 #: Offsets of the first step back; each further one is twice as long.
 FIRST_STEP = 64
 REQUEST_S = 10.0
+#: How long the broker may hold a request back for records that aren't there yet; the client's own is 500.
+FETCH_WAIT_MS = "10"
 #: How long to wait for records that are written and not committed yet.
 OPEN_TRANSACTION_S = 5.0
 _READ_RECORDS = 200
@@ -65,7 +67,8 @@ def _last_between(
 ) -> T | None:
     start, end = between
     found: T | None = None
-    with LogReader(kafka, *place, start) as reader:
+    # There is nothing to wait for but, behind a transaction's mark, the broker's word that this is the end.
+    with LogReader({**kafka, "fetch.wait.max.ms": FETCH_WAIT_MS}, *place, start) as reader:
         deadline = time.monotonic() + OPEN_TRANSACTION_S
         while (before := reader.position) < end:
             for record in reader.take(_READ_RECORDS, 1.0).records:

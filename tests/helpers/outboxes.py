@@ -1,6 +1,7 @@
 """Publishes partitions in the process of the tests, window by window, and dies where a test says."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,9 +38,20 @@ def opened(
 
 def publish_all(settings: Settings, pool: Pool, topics: Topics | None = None) -> None:
     """Publish every partition to its end."""
-    for partition, folded in next_offsets(settings).items():
+
+    def publish(partition: int, folded: int) -> None:
         with opened(settings, pool, partition, topics) as outbox:
             publish_to(outbox, folded)
+
+    of_each_partition(settings, publish)
+
+
+def of_each_partition(settings: Settings, task: Callable[[int, int], None]) -> None:
+    """Call a task for each partition and how far it is folded, all at once: they mostly wait for Kafka."""
+    ends = next_offsets(settings)
+    with ThreadPoolExecutor(len(ends)) as threads:
+        for _ in threads.map(task, ends.keys(), ends.values()):
+            pass
 
 
 def publish_to(outbox: Outbox, folded: int) -> None:

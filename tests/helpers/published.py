@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import fastavro
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -13,47 +13,9 @@ from psycopg.rows import dict_row
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.log.offsets import end_offsets, start_offsets
 from creditfold.processors.publisher.group import outcomes_group
 from creditfold.projections.connections import connected
-from helpers.support import HANG_S, ROOT, Raw, all_progress, append, fold_log, query, record
-
-
-class Seen(NamedTuple):
-    """A committed message of a topic, as a service sees it."""
-
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes | None]]
-
-    def header(self, name: str) -> bytes | None:
-        """The last of a name."""
-        return dict(self.headers).get(name)
-
-
-def read_topic(settings: Settings, topic: str) -> list[Seen]:
-    """Every committed message of a topic, by partition, in order."""
-    consumer = Consumer(
-        {**settings.kafka_client, "group.id": "none", "isolation.level": "read_committed", "enable.auto.commit": False}
-    )
-    partitions = range(settings.partitions)
-    starts, ends = start_offsets(settings, topic, partitions), end_offsets(settings, topic, partitions)
-    left = {partition for partition in partitions if ends[partition] > starts[partition]}
-    consumer.assign([TopicPartition(topic, partition, starts[partition]) for partition in left])
-    found: list[Seen] = []
-    while left:
-        for message in consumer.consume(10_000, 0.1):
-            assert message.error() is None, message.error()
-            headers = list(message.headers() or [])
-            found.append(Seen(message.partition(), message.offset(), message.key(), message.value(), headers))
-        for place in consumer.position([TopicPartition(topic, partition) for partition in left]):
-            if place.offset >= ends[place.partition]:
-                left.discard(place.partition)
-    consumer.close()
-    return sorted(found, key=lambda seen: seen[:2])
-
+from helpers.support import HANG_S, ROOT, Raw, Seen, all_progress, append, fold_log, query, read_topic, record
 
 SCHEMAS = {
     row["id"]: (row["schema"]["name"], fastavro.parse_schema(row["schema"]))

@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import fastavro
 from aiokafka import AIOKafkaProducer
 from aiokafka.record.util import calc_crc32c
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AlterConfigOpType,
     ConfigEntry,
@@ -28,7 +29,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from creditfold.common.errors import CreditfoldError
-from creditfold.common.settings import Settings
+from creditfold.common.settings import READER, Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError
 from creditfold.log.offsets import end_offsets, start_offsets
@@ -377,36 +378,56 @@ def query(settings: Settings, text: str, values: tuple[Any, ...] = ()) -> list[t
         return connection.execute(text, values).fetchall()  # type: ignore[arg-type]
 
 
-class Logged(NamedTuple):
-    """A committed record of the log."""
+class Seen(NamedTuple):
+    """A committed message of a topic, as a service sees it."""
 
     partition: int
     offset: int
     key: bytes | None
     value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+    def header(self, name: str) -> bytes | None:
+        """The last of a name."""
+        return dict(self.headers).get(name)
 
 
-def read_log(settings: Settings) -> list[Logged]:
-    """Every committed record of the topic, partition by partition, by another client than the worker's."""
-    consumer = Consumer(
-        {**settings.kafka_client, "group.id": "none", "isolation.level": "read_committed", "enable.auto.commit": False}
-    )
-    partitions = range(settings.partitions)
-    starts = patiently(lambda: start_offsets(settings, settings.commands_topic, partitions))
-    ends = patiently(lambda: end_offsets(settings, settings.commands_topic, partitions))
-    left = {partition: end for partition, end in ends.items() if end > starts[partition]}
-    consumer.assign([TopicPartition(settings.commands_topic, partition, starts[partition]) for partition in left])
-    found: list[Logged] = []
+def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
+    """Its headers; none where one has a name that the client can't read."""
+    # The client returns a result and an error at once, which Python notices in an indirect call only.
+    try:
+        return list(methodcaller("headers")(message) or [])
+    except (SystemError, ValueError):
+        return []
+
+
+def read_topic(settings: Settings, topic: str) -> list[Seen]:
+    """Every committed message of a topic, by partition, in order, by another client than the ledger's readers."""
+    # By the client's own half of a second, the end behind a transaction's mark would be waited for.
+    conf = {**settings.kafka_client, **READER, "enable.partition.eof": False, "fetch.wait.max.ms": 10}
+    consumer, partitions = Consumer(conf), range(settings.partitions)
+    starts = patiently(lambda: start_offsets(settings, topic, partitions))
+    ends = patiently(lambda: end_offsets(settings, topic, partitions))
+    left = {partition for partition in partitions if ends[partition] > starts[partition]}
+    consumer.assign([TopicPartition(topic, partition, starts[partition]) for partition in left])
+    found: list[Seen] = []
     while left:
         # It waits so long for what isn't there, too.
         for message in consumer.consume(10_000, 0.05):
             assert message.error() is None, message.error()
-            found.append(Logged(message.partition(), message.offset(), message.key(), message.value()))
-        for place in consumer.position([TopicPartition(settings.commands_topic, partition) for partition in left]):
-            if place.offset >= left[place.partition]:
-                del left[place.partition]
+            found.append(
+                Seen(message.partition(), message.offset(), message.key(), message.value(), headers_of(message))
+            )
+        for place in consumer.position([TopicPartition(topic, partition) for partition in left]):
+            if place.offset >= ends[place.partition]:
+                left.discard(place.partition)
     consumer.close()
-    return sorted(found)
+    return sorted(found, key=lambda seen: seen[:2])
+
+
+def read_log(settings: Settings) -> list[Seen]:
+    """Every committed record of the log."""
+    return read_topic(settings, settings.commands_topic)
 
 
 class SecondFold:
@@ -422,7 +443,7 @@ class SecondFold:
         self.duplicates = 0
         self.dead: set[tuple[int, int]] = set()
 
-    def take(self, entry: Logged) -> None:
+    def take(self, entry: Seen) -> None:
         """Fold one record."""
         try:
             magic, schema_id = struct.unpack(">bI", (entry.value or b"")[:5])

@@ -16,5 +16,5 @@ def pool(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr("creditfold.processors.publisher.partition.TRANSACTION_MS", 600_000)
     for name in ("INIT_S", "COMMIT_S", "CONFIRM_S"):
         monkeypatch.setattr(f"creditfold.processors.publisher.partition.{name}", HANG_S)
-    with outbox_pool(ledger_settings.dsn, "test", 2) as opened:
+    with outbox_pool(ledger_settings.dsn, "test", 4) as opened:
         yield opened

@@ -34,7 +34,7 @@ from creditfold.processors.status import refuse_other_history, take_sample
 from creditfold.projections.tables.setup import prepare
 from helpers.log_surgery import cut_end, spoil_last_batch
 from helpers.outboxes import opened, publish_to
-from helpers.published import assert_published, read_topic, wait_until_published
+from helpers.published import assert_published, wait_until_published
 from helpers.stack_under_test import EmbeddedStack, StackUnderTest
 from helpers.support import (
     HANG_S,
@@ -47,6 +47,7 @@ from helpers.support import (
     append,
     fold_log,
     query,
+    read_topic,
     record,
     wait_until_folded,
 )

@@ -10,9 +10,9 @@ from creditfold.processors.rebuild.steps import ActivationOptions, Request, acti
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.decisions import NewDecision, live_log, record_decision
 from helpers.databases import fresh_database, other_topic
-from helpers.published import mixed, position_of, read_topic, wait_until_published
+from helpers.published import mixed, position_of, wait_until_published
 from helpers.stack_under_test import StackUnderTest
-from helpers.support import HANG_S, Quiet, Raw, append, publisher, query, wait_until_folded, worker
+from helpers.support import HANG_S, Quiet, Raw, append, publisher, query, read_topic, wait_until_folded, worker
 
 
 def published(settings: Settings) -> list[list[tuple[int, int]]]:

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from helpers.forgetful_kafka import ForgetfulKafka
 from helpers.outboxes import (
     KilledError,
     MortalProducer,
+    of_each_partition,
     opened,
     publish_all,
     publish_from_the_start,
@@ -58,7 +60,6 @@ from helpers.published import (
     next_offsets,
     position_of,
     published_to,
-    read_topic,
     wait_until_published,
 )
 from helpers.stack_under_test import StackUnderTest
@@ -75,6 +76,7 @@ from helpers.support import (
     make_anew,
     publisher,
     query,
+    read_topic,
     record,
     wait_until_folded,
     worker,
@@ -481,21 +483,19 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(
         ("commit_transaction", 3, False),
         ("commit_transaction", 3, True),
     ]
-    for partition, folded in next_offsets(ledger_settings).items():
+
+    def die_again_and_again(partition: int, folded: int) -> None:
         kept = []
         for moment in moments[partition::4]:
-            outbox = Outbox(
-                ledger_settings,
-                topics_of(ledger_settings),
-                partition,
-                pool,
-                make_producer=lambda conf, moment=moment: MortalProducer(conf, *moment),  # type: ignore[misc,return-value]
-            )
+            make: Any = partial(MortalProducer, call=moment[0], times=moment[1], after=moment[2])
+            outbox = Outbox(ledger_settings, topics_of(ledger_settings), partition, pool, make_producer=make)
             with pytest.raises(KilledError):
                 publish_from_the_start(outbox, folded)
             kept.append(outbox)  # Not closed: nobody does that for the dead.
         with opened(ledger_settings, pool, partition) as outbox:
             publish_to(outbox, folded)
+
+    of_each_partition(ledger_settings, die_again_and_again)
     assert_published(ledger_settings)
 
 

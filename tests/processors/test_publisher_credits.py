@@ -29,9 +29,9 @@ from helpers.outboxes import (
     publish_to,
     topics_of,
 )
-from helpers.published import assert_outcomes_published, next_offsets, read_topic, rows_of_the_journal
+from helpers.published import assert_outcomes_published, next_offsets, rows_of_the_journal
 from helpers.records import FakeRecord
-from helpers.support import HANG_S, SEED, Raw, append, publisher, query, wait_until_folded, worker
+from helpers.support import HANG_S, SEED, Raw, append, publisher, query, read_topic, wait_until_folded, worker
 from helpers.transfer_records import account_in, grant, of, transfer
 
 DAY_MS = 86_400_000

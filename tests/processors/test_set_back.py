@@ -12,8 +12,8 @@ from creditfold.projections.tables.setup import prepare
 from helpers.command_line import run
 from helpers.credit_topics import append_long_ago
 from helpers.projection_copy import copy_of
-from helpers.published import position_of, read_topic, wait_until_published
-from helpers.support import HANG_S, Raw, publisher, query, wait_until_folded, worker
+from helpers.published import position_of, wait_until_published
+from helpers.support import HANG_S, Raw, publisher, query, read_topic, wait_until_folded, worker
 from helpers.transfer_records import ANN, BOB, EVE, account_in, ending, grant, spend, transfer, wait_until_settled
 
 DAN = account_in(3, "dan")
