@@ -3,41 +3,27 @@
 import inspect
 import os
 import signal
-import uuid
 from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import hypothesis
-import psycopg
 import pytest
-from confluent_kafka import KafkaException
 from hypothesis import HealthCheck
-from psycopg.conninfo import make_conninfo
-from psycopg.sql import SQL, Identifier
-from pydantic import SecretStr
 
 # Before anything of ours is imported: many tests put something of their own in place of a part of the core, which can't
 # be done with the compiled one. The Makefile has those that may run on both do so.
 os.environ.setdefault("CREDITFOLD_CORE", "plain")
 
-from tenacity import stop_after_delay
-
 from creditfold.cli.append import submission
 from creditfold.cli.main import _run
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings, load_settings
-from creditfold.log.admin import KafkaAdmin
-from creditfold.log.topics import create_topics, topic_names
-from creditfold.processors.rebuild import steps as rebuilding
 from creditfold.processors.startup import prepare_ledger
-from creditfold.projections import connections, sessions
-from creditfold.projections.generations import switch, views
-from creditfold.projections.store import claim
 from helpers.command_line import use
+from helpers.ledgers import new_database, patience, topics_made, with_topics_of_its_own
 from helpers.small_disk import SmallDisk, mounted
 from helpers.stack_under_test import StackUnderTest
-from helpers.support import HANG_S, Cli, Done, patiently
+from helpers.support import Cli, Done
 
 NEEDS_STACK = {"stack", "ledger_database", "ledger_settings"}
 
@@ -89,65 +75,18 @@ def small_disk(stack: StackUnderTest) -> Iterator[SmallDisk]:
         yield found
 
 
-def forget_topics(settings: Settings) -> None:
-    """Delete a ledger's topics, unless its test has left Kafka away.
-
-    With those of sixty tests a broker took twice as long to start, and thrice after a kill.
-    """
-    admin = KafkaAdmin(settings)
-    for answer in admin.client.delete_topics(list(topic_names(settings)), request_timeout=5).values():
-        with suppress(KafkaException):
-            answer.result()
-
-
-def be_patient(patched: pytest.MonkeyPatch) -> None:
-    """Have nothing in this process give up for what PostgreSQL, or a worker, is only slow with.
-
-    What a test has given up, it sets itself.
-    """
-    patched.setattr(rebuilding._WHILE_BLOCKED, "stop", stop_after_delay(HANG_S))
-    patched.setattr(views._WHILE_READ, "stop", stop_after_delay(HANG_S))
-    patched.setattr(switch, "HALT_IDLE_MS", 600_000)
-    patched.setattr(claim, "CLAIM_PATIENCE_S", HANG_S)
-    patched.setattr(connections, "CONNECT_TIMEOUT_S", int(HANG_S))
-    patched.setitem(connections.SESSION, "connect_timeout", int(HANG_S))
-    patched.setitem(cast(dict[str, str], sessions.FOLD), "lock_timeout", "0")
-
-
 @pytest.fixture
 def ledger_settings(ledger_database: Settings) -> Iterator[Settings]:
     """Settings with topics of 4 partitions, a consumer group and a database that no other test knows."""
-    try:
-        patiently(lambda: create_topics(ledger_database))
+    with topics_made(ledger_database):
         yield ledger_database
-    finally:
-        forget_topics(ledger_database)
 
 
 @pytest.fixture
 def ledger_database(stack: StackUnderTest) -> Iterator[Settings]:
     """The same without the topics, for a test that needs none."""
-    name = f"cf_{uuid.uuid4().hex[:12]}"
-    admin = stack.settings.dsn
-    settings = stack.settings.model_copy(
-        update={
-            "commands_topic": f"creditfold.commands.{name}",
-            "outcomes_topic": f"creditfold.outcomes.{name}",
-            "dead_letters_topic": f"creditfold.dead-letters.{name}",
-            "group": name,
-            "partitions": 4,
-            "postgres_dsn": SecretStr(make_conninfo(admin, dbname=name)),
-        }
-    )
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
-    try:
-        with pytest.MonkeyPatch.context() as patched:
-            be_patient(patched)
-            yield settings
-    finally:
-        with psycopg.connect(admin, autocommit=True) as connection:
-            connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+    with patience(), new_database(stack.settings) as settings:
+        yield with_topics_of_its_own(settings)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
 from creditfold.common.settings import Settings
-from helpers.stack_under_test import StackUnderTest
 from helpers.support import query
 
 
@@ -51,22 +50,3 @@ def without_the_readers_role(settings: Settings) -> Iterator[Settings]:
 
 def other_topic(settings: Settings, name: str = "restored") -> Settings:
     return settings.model_copy(update={"commands_topic": f"{settings.commands_topic}.{name}"})
-
-
-class fresh_database:  # noqa: N801 - It is used as a function is.
-    """Settings with a topic, a group and a database of their own, for the length of a block."""
-
-    def __init__(self, stack: StackUnderTest, settings: Settings) -> None:
-        self._admin = stack.settings.dsn
-        self._name = f"{settings.group}_r"
-        dsn = SecretStr(make_conninfo(self._admin, dbname=self._name))
-        self._settings = other_topic(settings).model_copy(update={"group": self._name, "postgres_dsn": dsn})
-
-    def __enter__(self) -> Settings:
-        with psycopg.connect(self._admin, autocommit=True) as connection:
-            connection.execute(SQL("CREATE DATABASE {}").format(Identifier(self._name)))
-        return self._settings
-
-    def __exit__(self, *_: object) -> None:
-        with psycopg.connect(self._admin, autocommit=True) as connection:
-            connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(self._name)))

@@ -32,8 +32,9 @@ from creditfold.log.archive.writer import ArchiveProgress, archive_topic
 from creditfold.log.offsets import End, end_offsets, start_offsets
 from creditfold.log.reader import LogReader, UnreadableError
 from creditfold.log.topics import check_topic, create_topics, describe_topic, topic_config
-from helpers.databases import fresh_database, other_topic
+from helpers.databases import other_topic
 from helpers.fork_server import Process, run
+from helpers.ledgers import new_database
 from helpers.stack_under_test import StackUnderTest, free_port
 from helpers.support import (
     HANG_S,
@@ -183,15 +184,13 @@ def test_an_archive_brings_back_the_same_log(ledger_settings: Settings, tmp_path
     assert picture(target)[2].records[-1][1] >= before[2].records[-1][1]
 
 
-def test_a_fold_of_the_restored_log_equals_the_live_one(
-    ledger_settings: Settings, stack: StackUnderTest, tmp_path: Path
-) -> None:
+def test_a_fold_of_the_restored_log_equals_the_live_one(ledger_settings: Settings, tmp_path: Path) -> None:
     """Balances, journal and dead letters, row by row, with positions and times."""
     write_odd_log(ledger_settings)
     with worker(ledger_settings, tmp_path, "live"):
         wait_until_folded(ledger_settings)
     archive_topic(ledger_settings, tmp_path / "archive")
-    with fresh_database(stack, ledger_settings) as target:
+    with new_database(other_topic(ledger_settings)) as target:
         restore_topic(target, tmp_path / "archive")
         with worker(target, tmp_path, "restored"):
             wait_until_folded(target)

@@ -9,9 +9,9 @@ from creditfold.log.archive.writer import archive_topic
 from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.decisions import NewDecision, live_log, record_decision
-from helpers.databases import fresh_database, other_topic
+from helpers.databases import other_topic
+from helpers.ledgers import new_database
 from helpers.published import mixed, position_of, wait_until_published
-from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S, Quiet, Raw, append, publisher, query, read_topic, wait_until_folded, worker
 
 
@@ -27,9 +27,7 @@ def decided(settings: Settings) -> list[list[tuple[int, int]]]:
     return [query(settings, f"SELECT log_partition, log_offset FROM ledger.{name} ORDER BY 1, 2") for name in tables]
 
 
-def test_each_is_published_once_when_the_log_is_replaced(
-    ledger_settings: Settings, stack: StackUnderTest, tmp_path: Path
-) -> None:
+def test_each_is_published_once_when_the_log_is_replaced(ledger_settings: Settings, tmp_path: Path) -> None:
     """By a generation of it in the same database, and in an empty one. Publishers and workers of the old topic stop."""
     large = [Raw(b"\0" * 200_000, b"k", partition) for partition in range(4)]
     with worker(ledger_settings, tmp_path) as folding, publisher(ledger_settings, tmp_path) as publishing:
@@ -54,7 +52,7 @@ def test_each_is_published_once_when_the_log_is_replaced(
         assert published(target) == before == decided(target)
 
     # Into an empty database, whose fold begins anew while the publisher runs already.
-    with fresh_database(stack, ledger_settings) as anew, publisher(anew, tmp_path, "anew") as running:
+    with new_database(other_topic(ledger_settings)) as anew, publisher(anew, tmp_path, "anew") as running:
         with worker(anew, tmp_path, "worker-anew"):
             wait_until_folded(anew)
             wait_until_published(anew)

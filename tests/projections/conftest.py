@@ -1,24 +1,57 @@
 """Fixtures of the tests of PostgreSQL: an empty projection, and one with a log folded into it."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from creditfold.common.settings import Settings
 from creditfold.projections.tables.setup import prepare
 from helpers.generations import history
+from helpers.ledgers import new_database, patience, topics_made, with_topics_of_its_own
+from helpers.stack_under_test import StackUnderTest
 from helpers.store import LOG
 from helpers.support import append, fold_log
 
 
+@pytest.fixture(scope="session")
+def empty_projection(stack: StackUnderTest) -> Iterator[Settings]:
+    """What `prepared` copies: making the tables anew takes longer than all else of many a small test."""
+    with new_database(stack.settings) as settings:
+        with patience():
+            assert prepare(settings.dsn, LOG)
+        yield settings
+
+
 @pytest.fixture
-def prepared(ledger_database: Settings) -> Settings:
+def prepared(empty_projection: Settings) -> Iterator[Settings]:
     """A database with an empty projection of one partition."""
-    assert prepare(ledger_database.dsn, LOG)
-    return ledger_database
+    with patience(), new_database(empty_projection, empty_projection) as settings:
+        yield with_topics_of_its_own(settings)
 
 
 @pytest.fixture
 def folded(ledger_settings: Settings) -> Settings:
     """A ledger with some thousand records folded into its live generation, and no worker running."""
-    append(ledger_settings, history(3_000))
-    fold_log(ledger_settings)
-    return ledger_settings
+    return with_history(ledger_settings)
+
+
+@pytest.fixture(scope="module")
+def folded_once(stack: StackUnderTest) -> Iterator[Settings]:
+    """What `copied` copies."""
+    with new_database(stack.settings) as settings, topics_made(with_topics_of_its_own(settings)) as ledger:
+        with patience():
+            with_history(ledger)
+        yield ledger
+
+
+@pytest.fixture
+def copied(folded_once: Settings) -> Iterator[Settings]:
+    """As `folded`, for a test that leaves the log as it is: a database of its own, folded from a log of several."""
+    with patience(), new_database(folded_once, folded_once) as settings:
+        yield settings
+
+
+def with_history(ledger: Settings) -> Settings:
+    append(ledger, history(3_000))
+    fold_log(ledger)
+    return ledger

@@ -82,14 +82,14 @@ def test_a_rebuild_on_a_full_disk_is_told_and_goes_on_when_there_is_room(
     assert not live.said("no room left")
 
 
-def test_all_of_a_generation_lies_in_its_tablespace(small_disk: SmallDisk, folded: Settings) -> None:
+def test_all_of_a_generation_lies_in_its_tablespace(small_disk: SmallDisk, copied: Settings) -> None:
     """The indexes that are made last too: the live one's disk must not be filled by a generation that has its own."""
-    done = rebuild(folded, Request(tablespace=small_disk.tablespace), WATCH)
+    done = rebuild(copied, Request(tablespace=small_disk.tablespace), WATCH)
     elsewhere = """SELECT relname FROM pg_class
                    WHERE relnamespace = 'ledger_{:04}'::regnamespace AND relkind IN ('r', 'i')
                      AND reltablespace NOT IN (SELECT oid FROM pg_tablespace WHERE spcname = %s)"""
-    assert query(folded, elsewhere.format(done.number), (small_disk.tablespace,)) == []
-    assert len(query(folded, elsewhere.format(1), (small_disk.tablespace,))) > 0
+    assert query(copied, elsewhere.format(done.number), (small_disk.tablespace,)) == []
+    assert len(query(copied, elsewhere.format(1), (small_disk.tablespace,))) > 0
 
 
 def test_a_worker_waits_while_the_live_generation_s_disk_is_full(
@@ -109,20 +109,20 @@ def test_a_worker_waits_while_the_live_generation_s_disk_is_full(
     assert_equals_second_fold(folded)
 
 
-def test_a_tablespace_that_cannot_be_used_is_refused(small_disk: SmallDisk, folded: Settings) -> None:
+def test_a_tablespace_that_cannot_be_used_is_refused(small_disk: SmallDisk, copied: Settings) -> None:
     """One that isn't there, one that only PostgreSQL uses, and one that the ledger's owner may not use."""
     for name in ("no such place", "pg_global"):
-        done = run(folded, "rebuild", "--tablespace", name, check=False)
+        done = run(copied, "rebuild", "--tablespace", name, check=False)
         assert (done.returncode, f"no tablespace {name}" in done.stderr) == (2, True), done.stderr
-    owner = f"{query(folded, 'SELECT current_database()')[0][0]}_owner"
-    with connected(folded.dsn) as connection:
+    owner = f"{query(copied, 'SELECT current_database()')[0][0]}_owner"
+    with connected(copied.dsn) as connection:
         connection.execute(f"CREATE ROLE {owner}")  # type: ignore[arg-type]
         try:
             connection.execute(f"ALTER SCHEMA ledger OWNER TO {owner}")  # type: ignore[arg-type]
-            done = run(folded, "rebuild", "--tablespace", small_disk.tablespace, check=False)
+            done = run(copied, "rebuild", "--tablespace", small_disk.tablespace, check=False)
             assert done.returncode == 2, done.stderr
             assert f"GRANT CREATE ON TABLESPACE {small_disk.tablespace} TO {owner};" in done.stderr
         finally:
             connection.execute("ALTER SCHEMA ledger OWNER TO CURRENT_USER")
             connection.execute(f"DROP ROLE {owner}")  # type: ignore[arg-type]
-    assert states(folded) == {1: "live"}
+    assert states(copied) == {1: "live"}

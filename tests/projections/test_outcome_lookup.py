@@ -144,26 +144,26 @@ async def test_a_new_reader_may_look_outcomes_up(prepared: Settings) -> None:
         assert outcome_at(connection, Position(0, 0), "ann", "1").kind == OutcomeKind.ACCEPTED
 
 
-def test_a_switch_changes_no_outcome(folded: Settings) -> None:
+def test_a_switch_changes_no_outcome(copied: Settings) -> None:
     """Before, while the views look at both generations, and after; and a view of less than was folded makes none up."""
     commands = []
-    for row in read_log(folded):
+    for row in read_log(copied):
         account, command_id = named(row.value) or ("nobody", "noise")
         commands.append(Appended(Position(row.partition, row.offset), account, command_id))
 
     def all_outcomes() -> list[CommandOutcome]:
-        with connected(folded.dsn) as connection:
+        with connected(copied.dsn) as connection:
             return [outcome_at(connection, *one) for one in commands[::5]]
 
     before = all_outcomes()
     assert {outcome.kind for outcome in before} == set(OutcomeKind)
-    rebuild(folded, Request(), WATCH)
-    with connected(folded.dsn) as connection, looked_through(connection, 2):
+    rebuild(copied, Request(), WATCH)
+    with connected(copied.dsn) as connection, looked_through(connection, 2):
         assert all_outcomes() == before
-    activate(folded, 2, ActivationOptions(), WATCH)
-    assert query(folded, "SELECT DISTINCT generation FROM ledger.progress") == [(2,)]
+    activate(copied, 2, ActivationOptions(), WATCH)
+    assert query(copied, "SELECT DISTINCT generation FROM ledger.progress") == [(2,)]
     assert all_outcomes() == before
-    with connected(folded.dsn) as connection:
+    with connected(copied.dsn) as connection:
         # As a projection would stand that was restored from a backup.
         last = commands[-1]
         connection.execute(

@@ -1,0 +1,75 @@
+"""Databases, topics and consumer groups that no other test knows, for the length of a block; and patience with all."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import cast
+
+import pytest
+from confluent_kafka import KafkaException
+from psycopg.conninfo import conninfo_to_dict
+from tenacity import stop_after_delay
+
+from creditfold.common.settings import Settings
+from creditfold.log.admin import KafkaAdmin
+from creditfold.log.topics import create_topics, topic_names
+from creditfold.processors.rebuild import steps as rebuilding
+from creditfold.projections import connections, sessions
+from creditfold.projections.generations import switch, views
+from creditfold.projections.store import claim
+from helpers.databases import server, with_dsn
+from helpers.support import HANG_S, patiently
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Have nothing in this process give up for what PostgreSQL, or a worker, is only slow with.
+
+    What a test has given up, it sets itself.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rebuilding._WHILE_BLOCKED, "stop", stop_after_delay(HANG_S))
+        patched.setattr(views._WHILE_READ, "stop", stop_after_delay(HANG_S))
+        patched.setattr(switch, "HALT_IDLE_MS", 600_000)
+        patched.setattr(claim, "CLAIM_PATIENCE_S", HANG_S)
+        patched.setattr(connections, "CONNECT_TIMEOUT_S", int(HANG_S))
+        patched.setitem(connections.SESSION, "connect_timeout", int(HANG_S))
+        patched.setitem(cast(dict[str, str], sessions.FOLD), "lock_timeout", "0")
+        yield
+
+
+@contextmanager
+def new_database(settings: Settings, template: Settings | None = None) -> Iterator[Settings]:
+    """The settings with a database and a consumer group of their own: an empty database, or a template's copy."""
+    name = f"cf_{uuid.uuid4().hex[:12]}"
+    source = "template1" if template is None else str(conninfo_to_dict(template.dsn)["dbname"])
+    server(settings, "CREATE DATABASE {} TEMPLATE {}", name, source)
+    try:
+        yield with_dsn(settings, dbname=name).model_copy(update={"group": name})
+    finally:
+        server(settings, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+def with_topics_of_its_own(settings: Settings) -> Settings:
+    """The settings with topics, not made yet, that are named after the group."""
+    names = {f"{kind}_topic": f"creditfold.{kind.replace('_', '-')}.{settings.group}" for kind in TOPICS}
+    return settings.model_copy(update={**names, "partitions": 4})
+
+
+TOPICS = ("commands", "outcomes", "dead_letters")
+
+
+@contextmanager
+def topics_made(settings: Settings) -> Iterator[Settings]:
+    """Make the settings' topics, and delete them afterwards, unless the test has left Kafka away.
+
+    With those of sixty tests a broker took twice as long to start, and thrice after a kill.
+    """
+    try:
+        patiently(lambda: create_topics(settings))
+        yield settings
+    finally:
+        admin = KafkaAdmin(settings)
+        for answer in admin.client.delete_topics(list(topic_names(settings)), request_timeout=5).values():
+            with suppress(KafkaException):
+                answer.result()
