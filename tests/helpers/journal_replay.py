@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, NamedTuple
 
-from creditfold.ledger.account import Account, Holding
+from creditfold.ledger.account import Account, Due, Holding
 from creditfold.ledger.apply import apply
 from creditfold.ledger.facts_json import facts_of_json
 from creditfold.ledger.lots import Held, Lot, Scheduled, Sent, Spent
@@ -72,14 +72,19 @@ def order_of_spending(accounts: Mapping[str, Account]) -> list[Any]:
     )
 
 
-def contents(thing: Any) -> Any:
-    """All that is in an account, or in a part of one, down to the plain values."""
-    if isinstance(thing, dict):
-        return [(contents(key), contents(value)) for key, value in thing.items()]
-    if isinstance(thing, list | tuple):
-        return [contents(part) for part in thing]
+def contents(thing: Any, seen: set[int] | None = None) -> Any:
+    """All that is in an account, or in a part of one: plain values, and each part once, by its identity thereafter."""
+    seen = set() if seen is None else seen
     names = _FIELDS.get(type(thing))
-    return thing if names is None else [contents(getattr(thing, name)) for name in names]
+    if names is not None:
+        if id(thing) in seen:
+            return id(thing)
+        seen.add(id(thing))
+        return [contents(getattr(thing, name), seen) for name in names]
+    if isinstance(thing, dict):
+        return [(contents(key, seen), contents(value, seen)) for key, value in thing.items()]
+    # Other tuples are of plain values.
+    return [contents(part, seen) for part in thing] if isinstance(thing, list | Due) else thing
 
 
 def _fields(kind: type) -> list[str]:

@@ -1619,13 +1619,14 @@ def test_a_schedule_that_begins_long_ago_takes_its_turns_in_moments() -> None:
 
     for part in (0, 0.45):
         # Five times the turns take five times as long, however fast the machine is; looking at all lots for each of
-        # them took twenty-five times as long. The quickest of some, which was disturbed least.
-        few = min(took(4_000, part) for _ in range(3))
-        assert min(took(20_000, part) for _ in range(2)) < 15 * few
+        # them took twenty-five times as long. Measured again only where something disturbed it.
+        assert any(took(20_000, part) < 12 * took(4_000, part) for _ in range(5))
 
 
 def test_an_account_that_is_dropped_is_gone() -> None:
     """Without a cycle: a rebuild has no collector, and a worker's comes by seldom."""
+    # Nothing that was there before is looked through.
+    gc.freeze()
     book = CreditBook()
     book.advance(400 * DAY)
     command = daily(3, DAY, cap=100, expires_after_ms=31 * DAY)
@@ -1635,7 +1636,9 @@ def test_an_account_that_is_dropped_is_gone() -> None:
     assert len(book.accounts[command.account].lots) > 20
     gc.collect()
     del book
-    assert gc.collect() == 0
+    found = gc.collect()
+    gc.unfreeze()
+    assert found == 0
 
 
 def test_lots_that_expired_make_room_under_a_cap() -> None:

@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -267,10 +268,8 @@ def test_any_fields_come_back(made: tuple[str, dict[str, Any]]) -> None:
 def test_our_writer_writes_what_fastavro_does(made: tuple[str, dict[str, Any]]) -> None:
     """Byte by byte, in whichever version."""
     record, fields = made
-    value = wire.encode(record, fields)
-    (row,) = [row for row in registry.load_lock() if row.id == schema_id(value)]
-    body = io.BytesIO()
-    fastavro.schemaless_writer(body, parse_schema(row.schema, _force=True), fields)
+    value, body = wire.encode(record, fields), io.BytesIO()
+    fastavro.schemaless_writer(body, parsed(schema_id(value))[1], fields)
     assert value[5:] == body.getvalue()
 
 
@@ -399,17 +398,23 @@ def test_bytes_that_are_no_record_have_a_reason(value: bytes | None, reason: Dea
     assert caught.value.reason is reason
 
 
+@cache
+def parsed(id: int) -> tuple[str, Any, Any]:
+    """A schema's record, and the schema and the record's current one as fastavro has them."""
+    (row,) = [row for row in registry.load_lock() if row.id == id]
+    current = registry.load_current(row.record)
+    return row.record, parse_schema(row.schema, _force=True), parse_schema(current, _force=True)
+
+
 def by_fastavro(value: bytes) -> tuple[str, Any] | None:
     """The record as the reference decoder reads it, with today's fields, or None where it refuses."""
-    (row,) = [row for row in registry.load_lock() if row.id == schema_id(value)]
+    record, schema, current = parsed(schema_id(value))
     body = io.BytesIO(value[5:])
     try:
-        fields = fastavro.schemaless_reader(
-            body, parse_schema(row.schema, _force=True), parse_schema(registry.load_current(row.record), _force=True)
-        )
+        fields = fastavro.schemaless_reader(body, schema, current)
     except Exception:
         return None
-    return None if body.read() else (row.record, fields)
+    return None if body.read() else (record, fields)
 
 
 def by_us(value: bytes) -> tuple[str, Any] | None:
