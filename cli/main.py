@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -256,12 +257,17 @@ def _state_of_a_server(error: Exception) -> CreditfoldError | None:
     return None
 
 
+@cache
+def _root() -> Any:
+    # All commands with their options are made of their functions, which takes longer than most of them do.
+    return typer.main.get_command(app)
+
+
 def _invoke(arguments: list[str]) -> int:
     # Not by calling the app, which would make Ctrl-C and a closed pipe into exits of its own.
-    root = typer.main.get_command(app)
     try:
-        with root.make_context("creditfold", arguments) as context:
-            root.invoke(context)
+        with _root().make_context("creditfold", arguments) as context:
+            _root().invoke(context)
     except typer.Exit as ending:
         return ending.exit_code
     return 0

@@ -4,6 +4,7 @@ import inspect
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import hypothesis
@@ -19,11 +20,12 @@ from creditfold.cli.main import _run
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings, load_settings
 from creditfold.processors.startup import prepare_ledger
+from creditfold.producers import CommandProducer
 from helpers.command_line import use
 from helpers.ledgers import new_database, patience, topics_made, with_topics_of_its_own
 from helpers.small_disk import SmallDisk, mounted
 from helpers.stack_under_test import StackUnderTest
-from helpers.support import Cli, Done
+from helpers.support import HANG_S, Cli, Done
 
 NEEDS_STACK = {"stack", "ledger_database", "ledger_settings"}
 
@@ -109,6 +111,15 @@ def cli(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -
     use(ledger_settings, monkeypatch)
     assert prepare_ledger(ledger_settings)
     return bare
+
+
+@pytest.fixture
+def one_producer(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Has the commands of a test append by one producer: Kafka lets each new one wait for half a second."""
+    settings = ledger_settings
+    with CommandProducer(settings.kafka_client, settings.commands_topic, delivery_timeout_s=HANG_S) as producer:
+        monkeypatch.setattr(submission, "open_producer", lambda *_: nullcontext(producer))
+        yield
 
 
 @pytest.fixture

@@ -323,6 +323,7 @@ def test_json_has_stable_shapes() -> None:
 # What needs the stack.
 
 
+@pytest.mark.usefixtures("one_producer")
 def test_an_outcome_is_told_as_the_fold_decided_it(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
     """Grant 500; spend 800, 120, the same 120 again, and another under its id."""
     with worker(ledger_settings, tmp_path):
@@ -350,6 +351,7 @@ def test_an_outcome_is_told_as_the_fold_decided_it(cli: Cli, ledger_settings: Se
         assert cli("rejections", "-a", "bob").out == "Nothing was rejected.\n"
 
 
+@pytest.mark.usefixtures("one_producer")
 def test_outcomes_as_json(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
     """Each kind of outcome has the same first keys."""
     with worker(ledger_settings, tmp_path):
@@ -369,6 +371,7 @@ def test_outcomes_as_json(cli: Cli, ledger_settings: Settings, tmp_path: Path) -
     assert set(appended) == first
 
 
+@pytest.mark.usefixtures("one_producer")
 def test_accounts_with_odd_names(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
     """A dash in front, a space within, another script, markup: all are names."""
     names = ["-5", "two words", "Ωμέγα", "[bold]x[/bold]", "--json"]

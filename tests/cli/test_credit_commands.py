@@ -16,7 +16,6 @@ from creditfold.producers.models.commands import MODELS
 from creditfold.producers.models.errors import DeliveryFailedError
 from creditfold.schemas.outcome import Decision
 from creditfold.schemas.wire import decode
-from helpers.command_line import use
 from helpers.support import PATIENT, Cli, read_log, worker
 
 YEAR_2030 = 1_893_456_000_000
@@ -81,9 +80,9 @@ STEPS = '[{"type": "hold", "command_id": "h", "asset": "x", "amount": 1, "deadli
         ("schedule cancel ada p-1", "cancel_schedule", {"schedule": "p-1"}),
     ],
 )
-def test_a_line_asks_for_a_command(cli: Cli, sent: list[Any], line: str, type: str, said: dict[str, Any]) -> None:
+def test_a_line_asks_for_a_command(bare: Cli, sent: list[Any], line: str, type: str, said: dict[str, Any]) -> None:
     """With the options that all of them share."""
-    done = cli(*line.split(), "--no-wait", "--id", "c-1", "--reason", "why", "-m", "k=v")
+    done = bare(*line.split(), "--no-wait", "--id", "c-1", "--reason", "why", "-m", "k=v")
     assert (done.code, done.err) == (0, "")
     assert done.out == "appended at 0:1\n  command c-1\n"
     (command,) = sent
@@ -92,19 +91,19 @@ def test_a_line_asks_for_a_command(cli: Cli, sent: list[Any], line: str, type: s
     assert {**command.fields, **said, **shared} == command.fields
 
 
-def test_every_command_can_be_asked_for(cli: Cli, sent: list[Any], tmp_path: Path) -> None:
+def test_every_command_can_be_asked_for(bare: Cli, sent: list[Any], tmp_path: Path) -> None:
     """The table above has every type but the batch, which is a file."""
     (tmp_path / "steps.json").write_text("\ufeff" + STEPS)
-    assert cli("batch", "ada", str(tmp_path / "steps.json"), "--no-wait", "--id", "b").code == 0
+    assert bare("batch", "ada", str(tmp_path / "steps.json"), "--no-wait", "--id", "b").code == 0
     assert sent[0].fields["steps"][0] | {"kind": "hold", "command_id": "h"} == sent[0].fields["steps"][0]
     (mark,) = test_a_line_asks_for_a_command.pytestmark  # type: ignore[attr-defined]
     assert {row[1] for row in mark.args[1]} | {"batch"} == set(MODELS)
 
 
-def test_steps_come_from_the_input_too(cli: Cli, sent: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_come_from_the_input_too(bare: Cli, sent: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """As other tools write them."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(STEPS.encode())))
-    assert cli("batch", "ada", "-", "--no-wait").code == 0
+    assert bare("batch", "ada", "-", "--no-wait").code == 0
     assert len(sent[0].steps) == 1
 
 
@@ -136,9 +135,9 @@ def test_steps_come_from_the_input_too(cli: Cli, sent: list[Any], monkeypatch: p
         ("batch ada .", "Can't read"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(cli: Cli, sent: list[Any], line: str, says: str) -> None:
+def test_what_cannot_be_meant_is_refused(bare: Cli, sent: list[Any], line: str, says: str) -> None:
     """With code 2, and before anything is sent."""
-    done = cli(*line.split())
+    done = bare(*line.split())
     assert says in done.err
     assert (done.code, sent) == (2 if says else done.code, [])
 
@@ -156,11 +155,11 @@ def test_what_cannot_be_meant_is_refused(cli: Cli, sent: list[Any], line: str, s
     ],
 )
 def test_a_file_that_holds_no_steps_is_refused(
-    cli: Cli, sent: list[Any], tmp_path: Path, text: bytes, says: str
+    bare: Cli, sent: list[Any], tmp_path: Path, text: bytes, says: str
 ) -> None:
     """Saying why."""
     (tmp_path / "steps.json").write_bytes(text)
-    done = cli("batch", "ada", str(tmp_path / "steps.json"))
+    done = bare("batch", "ada", str(tmp_path / "steps.json"))
     assert (done.code, done.out, sent) == (2, "", [])
     assert says in done.err
 
@@ -198,7 +197,7 @@ def test_a_time_without_its_zone_is_in_utc() -> None:
     assert instant_of("2030-01-01T00:00") == YEAR_2030
 
 
-def test_a_hold_that_counts_from_now_says_how_it_is_sent_again(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hold_that_counts_from_now_says_how_it_is_sent_again(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """15m from now would be another deadline by then, and another command under the same id."""
     seen: list[Any] = []
 
@@ -208,7 +207,7 @@ def test_a_hold_that_counts_from_now_says_how_it_is_sent_again(cli: Cli, monkeyp
         raise DeliveryFailedError("The log didn't confirm it.", "")
 
     monkeypatch.setattr(submission, "_appended", fail)
-    done = cli("hold", "ada", "5", "--until", "15m", "--id", "h-1", "--no-wait")
+    done = bare("hold", "ada", "5", "--until", "15m", "--id", "h-1", "--no-wait")
     assert done.code == 1
     assert f"sent again with --id h-1 --until {seen[0]}, all else the same, it counts once" in done.err
 
@@ -255,18 +254,10 @@ def test_a_batch_says_what_expired_at_once_in_its_steps() -> None:
 # What needs the stack.
 
 
-@pytest.fixture
-def ledger(cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command on a ledger of its own, with its tables made."""
-    use(ledger_settings, monkeypatch)
-    assert cli("init").code == 0
-    return cli
-
-
-def test_commands_stand_in_the_log(ledger: Cli, ledger_settings: Settings) -> None:
+def test_commands_stand_in_the_log(cli: Cli, ledger_settings: Settings) -> None:
     """With --no-wait nobody needs to fold them."""
     lines = ["hold ada 5 --until 15m", "unfreeze ada", "grant ada 5", "grant ada 5 --class promo"]
-    places = [ledger(*line.split(), "--no-wait", *PATIENT, "--json").json["position"] for line in lines]
+    places = [cli(*line.split(), "--no-wait", *PATIENT, "--json").json["position"] for line in lines]
     found = {str(Position(row.partition, row.offset)): decode(row.value) for row in read_log(ledger_settings)}
     assert [found[place].record for place in places] == ["Hold", "Unfreeze", "Grant", "Grant"]
 
@@ -297,9 +288,8 @@ STORY = (
 )
 
 
-def test_each_is_decided(
-    ledger: Cli, ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("one_producer")
+def test_each_is_decided(cli: Cli, ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the command line into the log, and back out of the fold."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "steps.json").write_text(
@@ -308,21 +298,21 @@ def test_each_is_decided(
     )
     with worker(ledger_settings, tmp_path):
         for line, code, said in STORY:
-            done = ledger(*line.split(), *PATIENT)
+            done = cli(*line.split(), *PATIENT)
             assert (line, done.code, done.out[: len(said)], done.err) == (line, code, said, "")
-        done = ledger("grant", "kim", "5", "--expires-at", "2001-01-01", *PATIENT)
+        done = cli("grant", "kim", "5", "--expires-at", "2001-01-01", *PATIENT)
         assert done.out.startswith("accepted: grant of 5 credits; kim has 0 credits; 5 credits expired at once\n")
         assert done.err.startswith("note: expires_at lies in the past")
         (tmp_path / "past.json").write_text(
             '[{"type": "grant", "command_id": "b-3", "asset": "credits", "amount": 5, "expires_at": "2001-01-01"}]'
         )
         for name in ("b-4", "b-4"):
-            done = ledger("batch", "kim", "past.json", "--id", name, *PATIENT)
+            done = cli("batch", "kim", "past.json", "--id", name, *PATIENT)
             assert "accepted: batch; 5 credits expired at once\n" in done.out
-        done = ledger("batch", "kim", "past.json", "--id", "b-4", "--json", *PATIENT)
+        done = cli("batch", "kim", "past.json", "--id", "b-4", "--json", *PATIENT)
         assert [step["command_id"] for step in done.json["steps"]] == ["b-3"]
         first = (datetime.now(UTC) - timedelta(days=3, hours=1)).isoformat()
         turns = ("--days", "--first-at", first, "--expires-after", "36h")
-        done = ledger("schedule", "create", "lee", "5", *turns, *PATIENT)
+        done = cli("schedule", "create", "lee", "5", *turns, *PATIENT)
         assert "lee has 10 credits; 10 credits expired at once" in done.out
         assert "4 of its turns lie in the past and grant 20 credits at once, 10 of which expire at once" in done.err

@@ -274,8 +274,9 @@ def test_a_position_s_place_is_found_by_halving(settings: Settings, monkeypatch:
     monkeypatch.setattr(following, "_PROBE_S", HANG_S)
     publish(settings, [grant("alice", number + 1, 3 * number) for number in range(30)], b"garbage")
     follower = Follower(settings, "alice")
-    for wanted in (0, 1, 2, 3, 40, 41, 42, 85, 86, 87):
-        place = follower.place_of(Position(follower.partition, wanted))
-        first = next(follower.follow(place, HANG_S))
-        assert first.position.offset == -(-wanted // 3) * 3
+    # The first, the last, one in the middle, and what lies before each.
+    for wanted, number in ((0, 0), (1, 1), (3, 1), (41, 14), (42, 14), (86, 29), (87, 29)):
+        # Before each outcome there is garbage.
+        assert follower.place_of(Position(follower.partition, wanted)) == 2 * number + 1
+    assert next(follower.follow(2 * 14 + 1, HANG_S)).position.offset == 42
     assert follower.place_of(Position(follower.partition, 88)) == follower.end()

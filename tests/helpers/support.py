@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -150,10 +150,22 @@ class WorkerProcess:
         return any(event in str(line.get("event")) for line in self.lines())
 
 
+class BriefWorker(WorkerProcess):
+    """A worker whose session is as brief as brokers grant one."""
+
+    SESSION_S = 6
+    program = (
+        str(ROOT / "tests" / "programs" / "with_constants.py"),
+        f"creditfold.processors.worker.app.SESSION_S={SESSION_S}",
+    )
+
+
 @contextmanager
-def worker(settings: Settings, folder: Path, name: str = "worker") -> Iterator[WorkerProcess]:
+def worker(
+    settings: Settings, folder: Path, name: str = "worker", kind: type[WorkerProcess] = WorkerProcess, **options: Any
+) -> Iterator[WorkerProcess]:
     """A worker for the length of a block."""
-    running = WorkerProcess(settings, folder, name)
+    running = kind(settings, folder, name, **options)
     try:
         yield running
     finally:
@@ -161,15 +173,9 @@ def worker(settings: Settings, folder: Path, name: str = "worker") -> Iterator[W
             running.stop()
 
 
-@contextmanager
-def publisher(settings: Settings, folder: Path, name: str = "publisher") -> Iterator[WorkerProcess]:
+def publisher(settings: Settings, folder: Path, name: str = "publisher") -> AbstractContextManager[WorkerProcess]:
     """A publisher for the length of a block."""
-    running = WorkerProcess(settings, folder, name, "publisher")
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.stop()
+    return worker(settings, folder, name, command="publisher")
 
 
 class Done(NamedTuple):

@@ -35,6 +35,7 @@ from helpers.small_disk import ROOMY_KB, SmallDisk
 from helpers.stack_under_test import EmbeddedStack, StackUnderTest
 from helpers.support import (
     SEED,
+    BriefWorker,
     Quiet,
     Raw,
     SecondFold,
@@ -126,7 +127,7 @@ def test_nothing_is_lost_or_done_twice_whatever_dies(
     if disk is not None:
         move_to(settings, disk)
     with ExitStack() as running:
-        workers = [running.enter_context(worker(settings, tmp_path, name)) for name in ("one", "two")]
+        workers = [running.enter_context(worker(settings, tmp_path, name, BriefWorker)) for name in ("one", "two")]
         publishers = [running.enter_context(publisher(settings, tmp_path))]
         scene = Scene(settings, stack, workers, publishers, disk)
         assert wait_until(lambda: owners(settings) == pids(workers), BOUND_S)
@@ -254,7 +255,7 @@ def pause(target: WorkerProcess) -> None:
     if target.process.poll() is None:
         target.send(signal.SIGSTOP)
         # Its partitions move to the other worker when the session has run out.
-        threading.Event().wait(12)
+        threading.Event().wait(BriefWorker.SESSION_S + 2)
         target.send(signal.SIGCONT)
 
 
@@ -282,7 +283,7 @@ def leave_transaction_open(scene: Scene, chance: random.Random) -> None:
     stranger.begin_transaction()
     stranger.produce(settings.commands_topic, b"never", b"never", partition=chance.randrange(settings.partitions))
     stranger.flush(BOUND_S)
-    threading.Event().wait(chance.uniform(1, 8))
+    threading.Event().wait(chance.uniform(1, 4))
     stranger.abort_transaction(BOUND_S)
 
 
@@ -290,7 +291,7 @@ def fill_disk(scene: Scene, chance: random.Random) -> None:
     """The disk of the ledger's tables has no room for some seconds."""
     assert scene.disk is not None
     scene.disk.fill()
-    threading.Event().wait(chance.uniform(1, 8))
+    threading.Event().wait(chance.uniform(1, 4))
     scene.disk.resize(DISK_KB)
 
 

@@ -20,6 +20,7 @@ from helpers.stack_under_test import StackUnderTest
 from helpers.support import (
     HANG_S,
     ROOT,
+    BriefWorker,
     WorkerProcess,
     all_progress,
     append,
@@ -68,20 +69,9 @@ def test_a_postgresql_outage_is_waited_out(stack: StackUnderTest, ledger_setting
     assert_equals_second_fold(ledger_settings)
 
 
-class Brief(WorkerProcess):
-    """A worker whose session is as brief as brokers grant one."""
-
-    SESSION_S = 6
-    program = (
-        str(ROOT / "tests" / "programs" / "with_constants.py"),
-        f"creditfold.processors.worker.app.SESSION_S={SESSION_S}",
-    )
-
-
 def test_a_kafka_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path) -> None:
     """The broker is away for longer than a session; the same worker goes on when it is back."""
-    process = Brief(ledger_settings, tmp_path)
-    try:
+    with worker(ledger_settings, tmp_path, kind=BriefWorker) as process:
         append(ledger_settings, grants("before"))
         wait_until_folded(ledger_settings)
         stack.stop_kafka()
@@ -89,7 +79,7 @@ def test_a_kafka_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Se
             # It shows for whom it waits, and isn't to be restarted for it.
             assert wait_until(lambda: "it waits for Kafka" in unready(ledger_settings), HANG_S)
             check_machine(ledger_settings, "worker", live=True)
-            time.sleep(Brief.SESSION_S + 1)  # What is tested is an outage of more than that.
+            time.sleep(BriefWorker.SESSION_S + 1)  # What is tested is an outage of more than that.
             assert process.process.poll() is None
         finally:
             stack.start_kafka()
@@ -99,8 +89,6 @@ def test_a_kafka_outage_is_waited_out(stack: StackUnderTest, ledger_settings: Se
         assert process.process.poll() is None
         # The libraries would say it a hundred times a second.
         assert len(process.lines()) < 200
-    finally:
-        process.stop()
     assert_equals_second_fold(ledger_settings)
 
 
