@@ -12,8 +12,7 @@ from creditfold.ledger.account import Account
 from creditfold.ledger.apply import apply
 from creditfold.ledger.commands import KINDS, Batch, Command, Grant, Spend, Step
 from creditfold.ledger.decide import Refused, decide_steps
-from creditfold.ledger.facts import NOTHING, Accepted, Balance, CreditEntry, Fact, Rejected, make
-from creditfold.ledger.facts import Outcome as CreditOutcome
+from creditfold.ledger.facts import NOTHING, Accepted, Balance, CreditEntry, CreditOutcome, Fact, Rejected, make
 from creditfold.ledger.folding import Body, Known, Verdict, advanced, body_of, repeated
 from creditfold.ledger.reasons import RejectionReason
 from creditfold.ledger.time import settle

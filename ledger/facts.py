@@ -195,4 +195,4 @@ class Rejected(NamedTuple):
     step: int | None = None
 
 
-Outcome: TypeAlias = Accepted | Rejected
+CreditOutcome: TypeAlias = Accepted | Rejected

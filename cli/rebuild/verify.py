@@ -16,7 +16,7 @@ from creditfold.common.position import Position
 
 if TYPE_CHECKING:
     from creditfold.processors.rebuild.verify import Comparison, DecisionDiff
-    from creditfold.projections.proof.differences import Difference, Outcome
+    from creditfold.projections.proof.differences import Difference, LineOutcome
     from creditfold.projections.proof.rows import RowOutsideLog, UnchainedDifference
     from creditfold.projections.proof.state import StateDifference
 
@@ -209,7 +209,7 @@ def _sides(difference: "Difference") -> tuple[str, str]:
     return in_words(difference.left), in_words(difference.right)
 
 
-def in_words(outcome: "Outcome | None") -> str:
+def in_words(outcome: "LineOutcome | None") -> str:
     """A record's outcome in a few words."""
     if outcome is None:
         return "nothing"

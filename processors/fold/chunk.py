@@ -23,7 +23,7 @@ from creditfold.ledger import (
     command_of,
 )
 from creditfold.ledger.commands import ReceiveTransfer, Transfer
-from creditfold.ledger.facts import Accepted, Outcome
+from creditfold.ledger.facts import Accepted, CreditOutcome
 from creditfold.ledger.limits import MAX_REASON, MAX_RECORD_BYTES, MAX_RULES, MAX_SOURCE, MAX_TRANSFER_BYTES
 from creditfold.ledger.validity import check
 from creditfold.log.partitioner import partition_of
@@ -194,7 +194,7 @@ class _Fold:
         else:
             self._take(record, outcome)
 
-    def _take(self, record: Record, outcome: Outcome) -> None:
+    def _take(self, record: Record, outcome: CreditOutcome) -> None:
         self.journal += [(record.offset, entry) for entry in outcome.entries]
         self.made += weight(outcome.entries)
         if isinstance(outcome, Accepted):

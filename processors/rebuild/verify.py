@@ -21,7 +21,7 @@ from creditfold.projections.connections import pinned, snapshot
 from creditfold.projections.generations.catalog import Generation, GenerationError, bookmarks, generation, live_number
 from creditfold.projections.generations.removal import KEPT, drop, hold_scratch
 from creditfold.projections.proof.chain import SelfCheck, chain_at, check_self, parting
-from creditfold.projections.proof.differences import Difference, Outcome, differences
+from creditfold.projections.proof.differences import Difference, LineOutcome, differences
 from creditfold.projections.proof.rows import (
     RowOutsideLog,
     UnchainedDifference,
@@ -369,5 +369,5 @@ def diff(
     )
 
 
-def _named(outcome: Outcome | None) -> str:
+def _named(outcome: LineOutcome | None) -> str:
     return "nothing" if outcome is None else f"{outcome.what} {outcome.reason}".strip()

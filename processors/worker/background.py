@@ -18,7 +18,7 @@ from creditfold.log.appender import Appender
 from creditfold.processors.worker.ticks import Ticker
 from creditfold.processors.worker.transfers import Sending, TransferForwarder, arrival_key
 from creditfold.projections.failures import is_outage, outage_event, why
-from creditfold.projections.queries.background import TransferKey, Transit
+from creditfold.projections.queries.background import LiveGeneration, TransferKey
 
 #: Transfers on their way that are looked at in a round, over all partitions, and in each of them at least.
 TRANSFERS_AT_ONCE = 1_000
@@ -152,7 +152,7 @@ class BackgroundTasks:
         """Append the ticks that are due now; returns their number."""
         now_ms = time.time_ns() // 1_000_000
         async with self._pool.connection() as connection:
-            transit = await Transit.of_live(connection)
+            transit = await LiveGeneration.of_live(connection)
             owned = {} if transit is None else await transit.due(self._owner, now_ms)
         ticks = self._ticker.due(owned, now_ms, time.monotonic())
         if ticks:
@@ -170,7 +170,7 @@ class BackgroundTasks:
     async def forward(self) -> tuple[int, int]:
         """Forward some transfers on their way; returns how many were looked at, and how many records were appended."""
         async with self._pool.connection() as connection:
-            transit = await Transit.of_live(connection)
+            transit = await LiveGeneration.of_live(connection)
             if transit is None:
                 return 0, 0
             # First, so that what was folded before is seen in what is read next.

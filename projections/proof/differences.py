@@ -22,7 +22,7 @@ _COMMAND, _KIND, _AMOUNT, _CHANGE, _BALANCE, _REJECTION, _RULES = 4, 5, 7, 8, 9,
 _ASSET, _PENDING, _FACTS = 6, 17, 22
 
 
-class Outcome(NamedTuple):
+class LineOutcome(NamedTuple):
     """One outcome of a record.
 
     `what` is accepted, rejected, dead letter or rules; fields that don't fit are empty. `command_id` is empty too where
@@ -59,8 +59,8 @@ class Difference(NamedTuple):
 
     log_partition: int
     log_offset: int
-    left: Outcome | None
-    right: Outcome | None
+    left: LineOutcome | None
+    right: LineOutcome | None
     is_decision: bool
     is_other_balance: bool
 
@@ -70,7 +70,7 @@ class Difference(NamedTuple):
         return (self.left.account if self.left else "") or (self.right.account if self.right else "")
 
 
-def _decided_alike(left: Outcome | None, right: Outcome | None) -> bool:
+def _decided_alike(left: LineOutcome | None, right: LineOutcome | None) -> bool:
     if left is None or right is None:
         return False
     return (left.what, left.reason, left.asset, left.change, left.facts) == (
@@ -147,17 +147,17 @@ class _Lines:
         return found
 
 
-def outcome_of(line: bytes) -> Outcome:
+def outcome_of(line: bytes) -> LineOutcome:
     """What a line says."""
     cells = [unescaped(cell) for cell in line.decode().split("\t")]
     if cells[_KIND_OF_LINE] == "dead letter" and cells[_CHANGE] is None:
-        return Outcome("dead letter", "", "", "", None, None, None, cells[_REASON] or "", None)
+        return LineOutcome("dead letter", "", "", "", None, None, None, cells[_REASON] or "", None)
     if cells[_KIND_OF_LINE] == "rules" and cells[_CHANGE] is None:
-        return Outcome("rules", "", cells[5] or "", "", None, None, None, "", int(cells[_REASON] or 0))
+        return LineOutcome("rules", "", cells[5] or "", "", None, None, None, "", int(cells[_REASON] or 0))
     amount, change, balance, rules = (int(cells[column] or 0) for column in (_AMOUNT, _CHANGE, _BALANCE, _RULES))
     pending, held, debt = (int(cell or 0) for cell in cells[_PENDING : _PENDING + 3])
     account, command_id, kind = (cells[column] or "" for column in (_ACCOUNT, _COMMAND, _KIND))
     rejection = cells[_REJECTION]
     what = "accepted" if rejection is None else "rejected"
     of_asset = (rejection or "", rules, cells[_ASSET] or "", pending, held, debt, cells[_FACTS])
-    return Outcome(what, account, command_id, kind, amount, change, balance, *of_asset)
+    return LineOutcome(what, account, command_id, kind, amount, change, balance, *of_asset)

@@ -57,7 +57,7 @@ class Arrival(NamedTuple):
     facts: str
 
 
-class Transit:
+class LiveGeneration:
     """Reads one generation, the one that is live when this is made.
 
     Args:
@@ -70,7 +70,7 @@ class Transit:
         self._generation = generation
 
     @classmethod
-    async def of_live(cls, connection: AsyncConnection[TupleRow]) -> "Transit | None":
+    async def of_live(cls, connection: AsyncConnection[TupleRow]) -> "LiveGeneration | None":
         """Read the live generation; None during a switch."""
         row = await (await connection.execute(_LIVE)).fetchone()
         return None if row is None else cls(connection, row[0])

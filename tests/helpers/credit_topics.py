@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 from creditfold.common.settings import Settings
 from creditfold.ledger import CreditBook
 from creditfold.ledger.commands import ReceiveTransfer, SettleTransfer
-from creditfold.ledger.facts import Outcome
+from creditfold.ledger.facts import CreditOutcome
 from creditfold.log.archive.target import RestoreTopic
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import Content, Later, Record, _Fold, read_records
@@ -37,9 +37,9 @@ class Appended(NamedTuple):
 class _Along(_Fold):
     """The fold of a partition, which keeps what the last record came to."""
 
-    last: Outcome | None = None
+    last: CreditOutcome | None = None
 
-    def _take(self, record: Record, outcome: Outcome) -> None:
+    def _take(self, record: Record, outcome: CreditOutcome) -> None:
         super()._take(record, outcome)
         self.last = outcome
 

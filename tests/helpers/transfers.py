@@ -4,11 +4,11 @@ Tests of the rules move transfers on with it, without tables.
 """
 
 from creditfold.ledger.commands import Command, Parcel, ReceiveTransfer, SettleTransfer, Transfer
-from creditfold.ledger.facts import Accepted, FactKind, Outcome
+from creditfold.ledger.facts import Accepted, CreditOutcome, FactKind
 from creditfold.ledger.transfers import arrival, settlement
 
 
-def following_command(command: Command, outcome: Outcome) -> ReceiveTransfer | SettleTransfer | None:
+def following_command(command: Command, outcome: CreditOutcome) -> ReceiveTransfer | SettleTransfer | None:
     """The command that follows from another account's, to be appended there; its id is always the same.
 
     None for an outcome that no transfer's step follows.

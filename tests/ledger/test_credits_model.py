@@ -42,7 +42,7 @@ from creditfold.ledger.commands import (
     VoidGrant,
 )
 from creditfold.ledger.decide import Refused, decide
-from creditfold.ledger.facts import Accepted, Bucket, CreditEntry, Fact, FactKind, Outcome, Rejected
+from creditfold.ledger.facts import Accepted, Bucket, CreditEntry, CreditOutcome, Fact, FactKind, Rejected
 from creditfold.ledger.facts_json import facts_as_json
 from creditfold.ledger.folding import Verdict
 from helpers.credits_model import DAY_MS, PLACES, Answer, Model, Owner, Said
@@ -250,7 +250,7 @@ class Pen:
         return write()
 
 
-def said(outcome: Outcome | Verdict) -> Answer:
+def said(outcome: CreditOutcome | Verdict) -> Answer:
     """What became of a command, without the facts."""
     if isinstance(outcome, Rejected):
         return Said(outcome.reason, outcome.step)
