@@ -9,7 +9,6 @@ servers to itself. Rates and CPU time are those of the process that appends; Kaf
 one round: how many commands are appended while one is folded. The middle round counts.
 """
 
-import argparse
 import csv
 import gc
 import gzip
@@ -22,11 +21,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 from fold import fold
-from guard import watch
 from load import CREDITS, LOGS, PLAIN
-from rig import CREDITFOLD, console, environment, ledger, middle, servers, servers_cpu_s, show_columns
+from rig import CREDITFOLD, argument_parser, console, ledger, middle, servers, servers_cpu_s, show_columns, start
 
 from creditfold.common.settings import Settings, load_settings
 from creditfold.producers import Command, CommandProducer
@@ -86,8 +83,7 @@ def _cell(value: Any) -> Any:
 def run(settings: Settings, command: Sequence[str], commands: int) -> tuple[dict[str, Any], dict[str, float]]:
     """What a command prints as JSON, and the CPU time for each of so many commands: its own from its start, Kafka's."""
     before, kafka = resource.getrusage(resource.RUSAGE_CHILDREN), servers_cpu_s(settings)["Kafka"]
-    process = psutil.Popen(command, stdout=subprocess.PIPE, env=environment(settings))
-    watch(process)
+    process = start(settings, command, stdout=subprocess.PIPE)
     said, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
@@ -130,13 +126,8 @@ def compare(on: Settings, log: str, commands: int, accounts: int, seed: int) -> 
 
 def main() -> None:
     """Run the benchmark and print it as a table, or as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commands", type=int, default=500_000)
-    parser.add_argument("--accounts", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = argument_parser(__doc__, commands=500_000, accounts=100_000, seed=1, rounds=3)
     parser.add_argument("--log", choices=LOGS, action="append", help="only this one; may be given again")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured; the middle ratio counts")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--append-only", action="store_true", help="append to the log of the settings, and print JSON")
     options = parser.parse_args()
     logs = options.log or [PLAIN, CREDITS]

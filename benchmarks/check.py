@@ -11,7 +11,6 @@ printed too, varies less. Exits with 1 if the median ratio of rates is below the
 Both are run in plain Python, whatever was compiled.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -27,7 +26,7 @@ import psycopg
 from append import fields_of, write_lines
 from load import LOGS, PLAIN
 from rich.table import Table
-from rig import CREDITFOLD, another_fold, console, environment, ledger, servers, servers_cpu_s, workers
+from rig import CREDITFOLD, another_fold, argument_parser, console, environment, ledger, servers, servers_cpu_s, workers
 
 from creditfold.common.settings import Settings
 from creditfold.log.offsets import end_offsets
@@ -69,10 +68,9 @@ def make_log(log: Settings, tree: Path, kind: str, count: int, accounts: int) ->
     # By its path an import finds its progress again.
     file = log.data_dir / f"{log.group}.jsonl"
     write_lines(file, map(fields_of, LOGS[kind](count, accounts, 1)))
-    with another_fold(log, "make", prepared=False) as own:
-        for command in (["init"], ["import", str(file)]):
-            variables = environment(own) | code_of(tree)
-            subprocess.run([*CREDITFOLD, *command], env=variables, check=True, stdout=subprocess.DEVNULL)
+    # Whose database it is doesn't matter: an import knows none.
+    command = [*CREDITFOLD, "import", str(file)]
+    subprocess.run(command, env=environment(log) | code_of(tree), check=True, stdout=subprocess.DEVNULL)
 
 
 def fold(log: Settings, tree: Path, number: int) -> dict[str, float]:
@@ -118,15 +116,10 @@ def ratios(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, flo
 
 def main() -> None:
     """Run the comparison and print it as a table, or as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, commands=200_000, accounts=100_000, workers=1, rounds=5)
     parser.add_argument("--base", required=True, help="a revision that git knows")
-    parser.add_argument("--commands", type=int, default=200_000)
-    parser.add_argument("--accounts", type=int, default=100_000)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threshold", type=float, default=0.9, help="least median ratio of rates")
     parser.add_argument("--log", choices=LOGS, default=PLAIN)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     rounds: list[dict[str, dict[str, float]]] = []
     with (

@@ -11,7 +11,6 @@ before each the baseline decides plain operations, in batches of 100 by 4 client
 
 import argparse
 import json
-import statistics
 import time
 from typing import Any
 
@@ -22,6 +21,8 @@ from load import LOGS, PLAIN, bytes_needed, produce
 from rig import (
     CHUNK_RECORDS,
     Workers,
+    argument_parser,
+    by_quarter,
     console,
     database,
     ledger,
@@ -74,7 +75,6 @@ def watch(settings: Settings, running: Workers, launched: float) -> dict[str, An
                 time.sleep(LOOK_EVERY_S)
         ended = time.perf_counter()
     machine, cpu = psutil.cpu_times_percent(), {"workers": running.cpu_s(), **servers_cpu_s(settings)}
-    quarter = max(len(memory) // 4, 1)
     return {
         "fold_per_s": round((done - first) / (ended - started)) if started else 0,
         "seconds": round(ended - started, 1),
@@ -86,10 +86,7 @@ def watch(settings: Settings, running: Workers, launched: float) -> dict[str, An
         # Time that the machine's host gave to others: on a shared machine it explains a low rate.
         "machine_stolen_percent": getattr(machine, "steal", 0.0),
         "machine_idle_percent": machine.idle,
-        "memory_mb_by_quarter": [
-            round(statistics.median(memory[n * quarter : (n + 1) * quarter] or memory[-1:] or [0]) / 2**20)
-            for n in range(4)
-        ],
+        "memory_mb_by_quarter": by_quarter(memory),
         "stages_s": [report["stages_s"] for report in running.reports()],
         "folded": done - before,
     }
@@ -124,15 +121,10 @@ def compare(settings: Settings, name: str, options: argparse.Namespace) -> dict[
 
 def main() -> None:
     """Run the benchmark and print it as a table, or as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commands", type=int, default=1_000_000)
-    parser.add_argument("--accounts", type=int, default=100_000)
-    parser.add_argument("--workers", type=int, default=1, help="one and PostgreSQL fill two cores; more only contend")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--chunk-records", type=int, default=CHUNK_RECORDS)
+    parser = argument_parser(
+        __doc__, commands=1_000_000, accounts=100_000, workers=1, seed=1, chunk_records=CHUNK_RECORDS, rounds=3
+    )
     parser.add_argument("--log", choices=LOGS, action="append", help="only this one; may be given again")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured; the middle ratio counts")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
 
     with servers(options.chunk_records) as settings:

@@ -8,14 +8,13 @@ baseline does both in batches and one at a time, where every client waits for th
 run on the same servers, ours and the baseline in turn.
 """
 
-import argparse
 import json
 from typing import Any
 
 import baseline
 from fold import fold
 from load import LOGS, PLAIN, produce
-from rig import another_fold, console, database, ledger, servers, show_columns
+from rig import another_fold, argument_parser, console, database, ledger, servers, show_columns
 
 from creditfold.common.settings import Settings
 
@@ -49,12 +48,8 @@ def theirs(settings: Settings, operations: int, accounts: int) -> dict[str, Any]
 
 def main() -> None:
     """Run the benchmark and print it as a table, or as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commands", type=int, default=300_000)
-    parser.add_argument("--accounts", type=int, default=100_000, help="of the uniform commands")
-    parser.add_argument("--workers", type=int, default=2)
+    parser = argument_parser(__doc__, commands=300_000, accounts=100_000, workers=2)
     parser.add_argument("--log", choices=LOGS, default=PLAIN)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     found: dict[str, dict[str, Any]] = {}
     with servers() as settings:

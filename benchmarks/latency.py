@@ -12,7 +12,6 @@ The baseline gets the same schedule in turn: 16 clients, one operation a call, t
 asyncio's timer adds up to a millisecond to it.
 """
 
-import argparse
 import asyncio
 import gc
 import json
@@ -23,12 +22,14 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple
 
 import baseline
 from load import LOGS, MOST_GRANTED, PLAIN, draw
-from rig import console, database, ledger, middle, percentiles, servers, show_columns, workers
+from rig import argument_parser, console, database, ledger, middle, percentiles, servers, show_columns, workers
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
@@ -130,8 +131,11 @@ def grant_all(settings: Settings, accounts: int) -> None:
 
 
 @without_collection()
-def append(settings: Settings, run: Run, pipe: Connection) -> None:
-    """Append by the schedule; send its start, and at the end what was appended. Runs in a process of its own."""
+def append(settings: Settings, run: Run, pipe: Connection, ended: Event) -> None:
+    """Append by the schedule; send its start, and at the end what was appended. Runs in a process of its own.
+
+    It ends early once `ended` is set.
+    """
     found: list[Appended] = []
     commands = list(LOGS[PLAIN](FIRST + run.commands, run.accounts, run.seed))
 
@@ -145,23 +149,28 @@ def append(settings: Settings, run: Run, pipe: Connection) -> None:
         producer.flush()
         schedule = Schedule(now() + 0.1, run.per_s)
         pipe.send(schedule.start)
-        producer.append_many(pace(commands[FIRST:], schedule), deliver)
+        producer.append_many(takewhile(lambda _: not ended.is_set(), pace(commands[FIRST:], schedule)), deliver)
         producer.flush()
     pipe.send([one._replace(number=one.number - FIRST) for one in found])
 
 
-def ours(settings: Settings, run: Run, warm_up_s: float, every_s: float) -> dict[str, Any]:
-    """Latencies of the ledger, whose worker runs; the first seconds don't count."""
+def ours(
+    settings: Settings, run: Run, warm_up_s: float, every_s: float, is_over: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
+    """Latencies of the ledger, whose worker runs; the first seconds don't count. It ends early once `is_over`."""
     spawn = multiprocessing.get_context("spawn")
     pipe, theirs = spawn.Pipe()
-    sender = spawn.Process(target=append, args=(settings, run, theirs))
+    ended = spawn.Event()
+    sender = spawn.Process(target=append, args=(settings, run, theirs, ended))
     sender.start()
     theirs.close()  # Or a sender that fails would be waited for for ever.
     start = pipe.recv()
-    looks, pauses, appended = _look(settings.dsn, pipe, every_s)
+    looks, pauses, appended = _look(settings.dsn, pipe, every_s, is_over, ended)
     sender.join()
     schedule = Schedule(start, run.per_s)
     counted = [one for one in appended if one.number / run.per_s >= warm_up_s]
+    if not counted:
+        raise SystemExit("it ended before a command was timed: take a longer log")
     to_log = [one.at - schedule.due(one.number) for one in counted]
     seen = [(visible_at(looks[one.partition], one.offset), schedule.due(one.number)) for one in counted]
     to_reader = [at - due for at, due in seen if at is not None]
@@ -181,13 +190,15 @@ def ours(settings: Settings, run: Run, warm_up_s: float, every_s: float) -> dict
 
 
 @without_collection()
-def _look(dsn: str, pipe: Connection, every_s: float) -> tuple[Mapping[int, list[Look]], list[float], list[Appended]]:
+def _look(
+    dsn: str, pipe: Connection, every_s: float, is_over: Callable[[], bool], ended: Event
+) -> tuple[Mapping[int, list[Look]], list[float], list[Appended]]:
     """Look how far each partition is until all that was appended is seen; what was seen when, and the pauses."""
     looks: defaultdict[int, list[Look]] = defaultdict(list)
     appended: list[Appended] = []
     ends: dict[int, int] = {}
     pauses: list[float] = []
-    before, deadline = now(), float("inf")
+    has_ended, before, deadline = False, now(), float("inf")
     with pinned(dsn) as connection:
         # The view is a join of a few rows, but the table below it is read with one page and no plan to speak of.
         (generation,) = connection.execute("SELECT max(generation) FROM ledger.progress").fetchone() or (1,)
@@ -201,12 +212,15 @@ def _look(dsn: str, pipe: Connection, every_s: float) -> tuple[Mapping[int, list
                     known.append(Look(at, next_offset))
             pauses.append(at - before)
             before = at
-            if not appended and pipe.poll():
+            if is_over():
+                ended.set()
+            if not has_ended and pipe.poll():
+                has_ended = True
                 appended = pipe.recv()
                 deadline = now() + PATIENCE_S
                 for one in appended:
                     ends[one.partition] = max(ends.get(one.partition, 0), one.offset + 1)
-            if appended and all(looks[partition][-1].next_offset >= end for partition, end in ends.items()):
+            if has_ended and all(looks[partition][-1].next_offset >= end for partition, end in ends.items()):
                 break
             time.sleep(max(0.0, every_s - (now() - at)))
     return looks, pauses, appended
@@ -242,16 +256,12 @@ async def _theirs(dsn: str, run: Run, warm_up_s: float) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark and print it as a table, or as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, accounts=100_000, workers=1, rounds=3)
     parser.add_argument("--rate", type=int, action="append", help="commands a second; may be given again")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--warm-up", type=float, default=5.0, help="seconds at the start that don't count")
-    parser.add_argument("--accounts", type=int, default=100_000)
     parser.add_argument("--new-accounts", action="store_true", help="begin with accounts that nothing was granted")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each rate is measured; the middle one counts")
     parser.add_argument("--look-every-ms", type=float, default=3.0)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     rates = options.rate or [1_000, 10_000]
     found: dict[str, dict[str, Any]] = {}

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from rich.progress import track
 from rig import console
@@ -21,6 +21,16 @@ MOST_SPENT = 25
 #: Grants bring up to this much, one credit at least.
 MOST_GRANTED = 50
 GRANTS = 0.2
+
+
+class Record(NamedTuple):
+    """A record as a Kafka client gives it."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[()] = ()
 
 
 def draw(chance: random.Random, accounts: int) -> tuple[int, int]:

@@ -6,17 +6,14 @@ Folds grants and then spends of one account, in memory and into a PostgreSQL of 
 A spend among many live lots must not cost in proportion to them, and dead lots must cost nothing.
 """
 
-import argparse
 import asyncio
 import json
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
-import psycopg
-from psycopg.conninfo import make_conninfo
-from psycopg.sql import SQL, Identifier
+from load import Record
 from rich.table import Table
-from rig import console, servers
+from rig import argument_parser, console, database, servers
 
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
@@ -24,7 +21,6 @@ from creditfold.ledger import CreditBook, Grant, Spend
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import read_records
 from creditfold.processors.fold.transaction import chunk_transaction, fold_chunk
-from creditfold.producers.models.commands import encode_activation
 from creditfold.projections.connections import fold_pool
 from creditfold.projections.store.claim import claim
 from creditfold.projections.tables.setup import prepare
@@ -32,16 +28,6 @@ from creditfold.schemas.wire import encode
 
 NOW_MS = 1_800_000_000_000
 CHUNK = 1_000
-
-
-class Record(NamedTuple):
-    """A record as a Kafka client gives it."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[()] = ()
 
 
 def grants(count: int, dead: int) -> list[Grant]:
@@ -65,7 +51,7 @@ def in_memory(live: int, dead: int, spends: int) -> float:
 
 def records(live: int, dead: int, spends: int) -> tuple[list[Record], int]:
     """The same as records of a log, and where the measured ones begin."""
-    found = [Record(0, NOW_MS, None, encode_activation(2, 0).value)]
+    found: list[Record] = []
 
     def add(command: Grant | Spend) -> None:
         value = encode(type(command).__name__, command._asdict())
@@ -82,32 +68,27 @@ def records(live: int, dead: int, spends: int) -> tuple[list[Record], int]:
 
 async def into_postgres(settings: Settings, live: int, dead: int, spends: int) -> tuple[float, float]:
     """Microseconds a command as a worker folds it; with what it remembers, and loading the account for each chunk."""
-    name = f"lots_{live}_{dead}"
-    with psycopg.connect(settings.dsn, autocommit=True) as admin:
-        admin.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
-    dsn = make_conninfo(settings.dsn, dbname=name)
-    prepare(dsn, Log("lots", "an-id", 1))
     log, start = records(live, dead, spends)
+    middle = start + (len(log) - start) // 2
     taken = []
-    async with fold_pool(dsn, "lots", 2) as pool:
-        won = await claim(pool, 0, "lots")
-        middle = start + (len(log) - start) // 2
-        for since, until, remembers in ((0, start, True), (start, middle, True), (middle, len(log), False)):
-            cache, began = AccountCache(10), time.perf_counter()
-            for at in range(since, until, CHUNK):
-                end = min(until, at + CHUNK)
-                async with pool.connection() as connection, chunk_transaction(connection, 0, won, cache) as transaction:
-                    await fold_chunk(transaction, read_records(log[at:end], 0, 1), end, cache)
-                cache = cache if remembers else AccountCache(10)
-            taken.append((time.perf_counter() - began) / max(until - since, 1) * 1e6)
+    with database(settings, f"lots_{live}_{dead}") as dsn:
+        prepare(dsn, Log("lots", "an-id", 1))
+        async with fold_pool(dsn, "lots", 2) as pool:
+            won = await claim(pool, 0, "lots")
+            for since, until, remembers in ((0, start, True), (start, middle, True), (middle, len(log), False)):
+                cache, began = AccountCache(10), time.perf_counter()
+                for at in range(since, until, CHUNK):
+                    end = min(until, at + CHUNK)
+                    async with pool.connection() as on, chunk_transaction(on, 0, won, cache) as transaction:
+                        await fold_chunk(transaction, read_records(log[at:end], 0, 1), end, cache)
+                    cache = cache if remembers else AccountCache(10)
+                taken.append((time.perf_counter() - began) / max(until - since, 1) * 1e6)
     return taken[1], taken[2]
 
 
 def main() -> None:
     """Run the benchmark and print it as a table, or as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spends", type=int, default=20_000)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser = argument_parser(__doc__, spends=20_000)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with servers() as settings:

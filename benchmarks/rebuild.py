@@ -8,27 +8,30 @@ Then commands are appended at a fixed rate (open loop: each has its moment, whet
 and timed until they are visible in PostgreSQL: without a rebuild, during one, and during one at a limited rate.
 """
 
-import argparse
 import json
-import statistics
 import subprocess
-import threading
 import time
-from collections import deque
-from concurrent.futures import Future
 from contextlib import suppress
-from itertools import islice
 from typing import Any
 
+import latency
 import psutil
 from fold import fold
-from guard import watch
-from load import LOGS, PLAIN, plain, produce
-from rig import CREDITFOLD, another_fold, console, environment, middle, servers, show, show_columns
+from load import LOGS, PLAIN, produce
+from rig import (
+    CREDITFOLD,
+    another_fold,
+    argument_parser,
+    by_quarter,
+    console,
+    middle,
+    servers,
+    show_columns,
+    start,
+    workers,
+)
 
-from creditfold.common.position import Position
 from creditfold.common.settings import Settings
-from creditfold.producers import CommandProducer
 from creditfold.projections.connections import connected
 from creditfold.projections.tables.scripts import schema_of
 
@@ -36,18 +39,16 @@ from creditfold.projections.tables.scripts import schema_of
 PACED = 10_000
 
 
-def start(settings: Settings, *arguments: str) -> psutil.Popen:
-    """Run `creditfold` in a process of its own."""
-    command = [*CREDITFOLD, *arguments]
-    process = psutil.Popen(command, env=environment(settings), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    watch(process)
-    return process
+def begun(settings: Settings, *options: str) -> psutil.Popen:
+    """Start a rebuild, whose document can be read from the process."""
+    command = [*CREDITFOLD, "rebuild", "--json", *options]
+    return start(settings, command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 def rebuilt(settings: Settings) -> dict[str, Any]:
     """Rebuild once; gives the command's document, seconds, and memory of all processes in MB by quarter of the run."""
     began, memory = time.perf_counter(), []
-    process = start(settings, "rebuild", "--json")
+    process = begun(settings)
     while process.poll() is None:
         memory.append(resident(process))
         time.sleep(0.1)
@@ -55,9 +56,7 @@ def rebuilt(settings: Settings) -> dict[str, Any]:
     out, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"the rebuild ended with {process.returncode}")
-    quarter = max(len(memory) // 4, 1)
-    by_quarter = [round(statistics.median(memory[n * quarter : (n + 1) * quarter]) / 2**20) for n in range(4)]
-    return {**json.loads(out), "wall_s": seconds, "memory_mb_by_quarter": by_quarter}
+    return {**json.loads(out), "wall_s": seconds, "memory_mb_by_quarter": by_quarter(memory)}
 
 
 def resident(process: psutil.Popen) -> int:
@@ -93,73 +92,19 @@ def pair(log: Settings, workers: int) -> dict[str, Any]:
     }
 
 
-class Latency:
-    """Times commands from the moment at which each is due to the moment at which a reader can see it."""
+def timed(settings: Settings, per_s: int, seed: int, seconds: float, beside: psutil.Popen | None = None) -> Any:
+    """Latencies of commands that are appended at a rate for so long, or until a process ends."""
 
-    def __init__(self, settings: Settings, per_s: int, seed: int) -> None:
-        self._settings = settings
-        self._per_s = per_s
-        self._seed = seed
-        self._sent: deque[tuple[float, Future[Position]]] = deque()
-        self._done = threading.Event()
+    def is_over() -> bool:
+        return beside is not None and beside.poll() is not None
 
-    def measure(self, seconds: float, until: psutil.Popen | None = None) -> dict[str, float]:
-        """Append for so long, or until a process ends; gives milliseconds."""
-        sender = threading.Thread(target=self._send, args=(seconds, until))
-        sender.start()
-        found = self._watch()
-        sender.join()
-        if not found:
-            raise SystemExit("the rebuild ended before a command was timed: take a longer log")
-        found.sort()
-        at = {"p50_ms": 0.5, "p99_ms": 0.99}
-        return {name: round(found[int(len(found) * part)] * 1e3, 1) for name, part in at.items()} | {
-            "max_ms": round(found[-1] * 1e3, 1),
-            "commands": len(found),
-        }
-
-    def _send(self, seconds: float, until: psutil.Popen | None) -> None:
-        kafka = self._settings.kafka_client | {"linger.ms": "1"}
-        with CommandProducer(kafka, self._settings.commands_topic) as producer:
-            stream = plain(10**9, 1_000, self._seed)
-            # A producer's first commands wait for its connections, half a second, which is no business of the fold.
-            producer.append_many(islice(stream, 100))
-            producer.flush()
-            began = time.perf_counter()
-            for number, command in enumerate(stream):
-                due = began + number / self._per_s
-                if due - began > seconds or (until is not None and until.poll() is not None):
-                    break
-                if (wait := due - time.perf_counter()) > 0:
-                    time.sleep(wait)
-                self._sent.append((due, producer.submit(command)))
-        self._done.set()
-
-    def _watch(self) -> list[float]:
-        found: list[float] = []
-        waiting: list[tuple[float, Position]] = []
-        with connected(self._settings.dsn) as connection:
-            while not self._done.is_set() or self._sent or waiting:
-                while self._sent and self._sent[0][1].done():
-                    due, delivery = self._sent.popleft()
-                    waiting.append((due, delivery.result()))
-                rows = connection.execute("SELECT log_partition, next_offset FROM ledger.progress").fetchall()
-                now, ends = time.perf_counter(), dict(rows)
-                found += [now - due for due, position in waiting if ends[position.partition] > position.offset]
-                waiting = [one for one in waiting if ends[one[1].partition] <= one[1].offset]
-                time.sleep(0.002)
-        return found
+    return latency.ours(settings, latency.Run(per_s, seconds, 1_000, seed), 0.0, 0.003, is_over)
 
 
 def main() -> None:
     """Run the benchmark and print it as a table, or as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commands", type=int, default=3_000_000)
-    parser.add_argument("--accounts", type=int, default=100_000)
-    parser.add_argument("--per-second", type=int, default=500, help="commands appended a second for the latency")
-    parser.add_argument("--rounds", type=int, default=3, help="live folds and rebuilds by each number of workers")
+    parser = argument_parser(__doc__, commands=3_000_000, accounts=100_000, per_second=500, rounds=3)
     parser.add_argument("--log", choices=LOGS, default=PLAIN)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with servers() as settings:
         produce(settings, options.log, options.commands, options.accounts, 1)
@@ -178,27 +123,22 @@ def main() -> None:
         }
         with console.status("folding what the latency is measured on"):
             fold(settings, 1)
-        worker = start(settings, "worker")
-        try:
-            with console.status("latency"):
-                Latency(settings, options.per_second, 7).measure(5)
-                figures["latency_alone"] = Latency(settings, options.per_second, 8).measure(15)
-                for name, more in (("", ()), (f"_of_{PACED}_a_second", ("--rate", str(PACED)))):
-                    beside = start(settings, "rebuild", "--json", *more)
-                    timed = Latency(settings, options.per_second, 9 + len(more)).measure(120, beside)
-                    figures[f"latency_beside_a_rebuild{name}"] = timed
-                    with suppress(psutil.NoSuchProcess):
-                        beside.terminate()  # One that keeps to a rate would take minutes more.
-                    beside.communicate()
-        finally:
-            worker.terminate()
-            worker.wait(30)
+        with workers(settings, 1), console.status("latency"):
+            timed(settings, options.per_second, 7, 5)
+            figures["latency_alone"] = timed(settings, options.per_second, 8, 15)
+            for name, more in (("", ()), (f"_of_{PACED}_a_second", ("--rate", str(PACED)))):
+                beside = begun(settings, *more)
+                found = timed(settings, options.per_second, 9 + len(more), 120, beside)
+                figures[f"latency_beside_a_rebuild{name}"] = found
+                with suppress(psutil.NoSuchProcess):
+                    beside.terminate()  # One that keeps to a rate would take minutes more.
+                beside.communicate()
     if options.json:
         print(json.dumps(figures))
         return
     columns = {name: figures.pop(name) for name in ("one_worker", "two_workers")}
     show_columns(columns, "A rebuild against the live fold")
-    show(figures, "From due to visible, one live worker", as_json=False)
+    show_columns({"value": figures}, "From due to visible, one live worker")
 
 
 if __name__ == "__main__":

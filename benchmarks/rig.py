@@ -5,10 +5,12 @@ whatever that is: see guard.py.
 Durable as in production: fsync and synchronous_commit are on.
 """
 
+import argparse
 import json
 import os
 import random
 import socket
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,6 +149,22 @@ def database(on: Settings, name: str) -> Iterator[str]:
         connection.execute("CHECKPOINT")
 
 
+def start(
+    settings: Settings, command: Sequence[str], variables: Mapping[str, str] | None = None, **streams: Any
+) -> psutil.Popen:
+    """Run a command on these settings in a process of its own, which ends with the benchmark at the latest.
+
+    Args:
+        settings: of the ledger.
+        command: with its arguments.
+        variables: of the environment, besides those of the settings.
+        streams: as of `subprocess.Popen`.
+    """
+    process = psutil.Popen(command, env=environment(settings) | dict(variables or {}), **streams)
+    watch(process)
+    return process
+
+
 @contextmanager
 def workers(
     settings: Settings,
@@ -167,13 +185,7 @@ def workers(
         running = []
         for path in logs:
             log = closing.enter_context(path.open("wb"))
-            process = psutil.Popen(
-                [*command, "worker", "--json-logs"],
-                stdout=log,
-                stderr=log,
-                env=environment(settings) | dict(variables or {}),
-            )
-            watch(process)
+            process = start(settings, [*command, "worker", "--json-logs"], variables, stdout=log, stderr=log)
             closing.callback(process.wait, 30)
             closing.callback(process.terminate)
             running.append(process)
@@ -252,15 +264,30 @@ def percentiles(found: Sequence[float]) -> dict[str, float]:
     return {name: round(value * 1e3, 1) for name, value in (at | {"max_ms": ordered[-1]}).items()}
 
 
-def show(figures: Mapping[str, Any], title: str, *, as_json: bool) -> None:
-    """Print figures as a table, or as one JSON object."""
-    if as_json:
-        print(json.dumps(figures))
-        return
-    table = Table("figure", "value", title=title)
-    for name, value in figures.items():
-        table.add_row(name, json.dumps(value))
-    Console().print(table)
+def by_quarter(memory: Sequence[float]) -> list[int]:
+    """The median of each quarter of the bytes that were held one after the other, in MB."""
+    quarter = max(len(memory) // 4, 1)
+    parts = (memory[n * quarter : (n + 1) * quarter] or memory[-1:] or [0] for n in range(4))
+    return [round(statistics.median(part) / 2**20) for part in parts]
+
+
+def argument_parser(description: str | None, **defaults: int) -> argparse.ArgumentParser:
+    """A parser of a benchmark's arguments: --json, and an option for each of these numbers, by name and default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=int, default=default, help=f"{HELP.get(name, '')} (default {default:,})")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+#: What is said of options that don't explain themselves.
+HELP = {
+    "rounds": "how often each is measured; the middle one counts",
+    "workers": "one and PostgreSQL fill two cores; more only contend",
+    "per_second": "commands appended a second for the latency",
+    "long": "commands of the long log; 0 for none",
+}
 
 
 def show_columns(columns: Mapping[str, Mapping[str, Any]], title: str) -> None:

@@ -24,9 +24,13 @@ from load import LOGS, PLAIN, produce
 from psycopg.sql import SQL, Identifier
 from rich.console import Console
 from rich.table import Table
-from rig import another_fold, console, ledger, servers, servers_cpu_s, show_columns, workers
+from rig import another_fold, argument_parser, console, ledger, servers, servers_cpu_s, show_columns, workers
 
 from creditfold.common.settings import Settings
+from creditfold.log.offsets import end_offsets
+from creditfold.log.topics import describe_log
+from creditfold.processors.rebuild.partition import RebuildJob
+from creditfold.processors.rebuild.processes import fold_here
 from creditfold.producers import CommandProducer, Grant
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.progress import progress
@@ -52,7 +56,7 @@ def by_accounts(on: Settings, options: argparse.Namespace) -> Iterator[dict[str,
     for accounts in options.accounts:
         with ledger(on, "accounts") as own:
             with console.status(f"making {accounts:,} accounts"):
-                make_accounts(own, options.log, accounts)
+                make_accounts(own, accounts)
             produce(own, options.log, options.commands, accounts, 1)
             with console.status(f"folding commands of {accounts:,} accounts"):
                 figures = fold(own, 1)
@@ -60,15 +64,15 @@ def by_accounts(on: Settings, options: argparse.Namespace) -> Iterator[dict[str,
         yield {"accounts": accounts, **{name: figures[name] for name in kept}}
 
 
-def make_accounts(own: Settings, log: str, accounts: int) -> None:
+def make_accounts(own: Settings, accounts: int) -> None:
     """Fold one account and write its rows again under the names of others."""
     with CommandProducer(own.kafka_client, own.commands_topic) as producer:
         producer.append(Grant(command_id=PATTERN, account=PATTERN, asset="credits", amount=20))
+    log = describe_log(own)
+    ends = end_offsets(own, log.topic, range(log.partitions))
+    # As a rebuild does, which needs no worker to come up.
+    fold_here(RebuildJob(own.kafka_client, log.topic, log.partitions, 1, ends), own.dsn)
     with connected(own.dsn) as connection:
-        with workers(own, 1) as running:
-            while not sum(row.records for row in progress(connection)):
-                running.check()
-                time.sleep(0.1)
         for table in ("balances", "lots"):
             copy_rows(connection, table, accounts)
         connection.execute("VACUUM ANALYZE")
@@ -139,14 +143,11 @@ def between(before: Mark, after: Mark) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark and print it as tables, or as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commands", type=int, default=200_000, help="of each run")
+    parser = argument_parser(__doc__, commands=200_000, long=1_000_000)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--partitions", type=int, nargs="*", default=[4, 16, 64])
     parser.add_argument("--accounts", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--long", type=int, default=1_000_000, help="commands of the long log; 0 for none")
     parser.add_argument("--log", choices=LOGS, default=PLAIN)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with servers() as settings:
         found: dict[str, Any] = {

@@ -8,7 +8,6 @@ computes for it, and how long the process only waited, stand beside it. Then a w
 rest: what the Kafka client and Faust take. Both are sampled (benchmarks/sampling.py).
 """
 
-import argparse
 import asyncio
 import gc
 import json
@@ -18,14 +17,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 from fold import watch
-from load import LOGS, produce
+from load import LOGS, Record, produce
 from rich.console import Console
 from rich.table import Table
-from rig import CHUNK_RECORDS, console, database, ledger, servers, workers
+from rig import CHUNK_RECORDS, argument_parser, console, database, ledger, servers, workers
 from sampling import sampled
 
 from creditfold.common.position import Log
@@ -44,16 +43,6 @@ from creditfold.projections.tables.setup import prepare
 
 PARTITIONS = 8
 NOW_MS = 1_800_000_000_000
-
-
-class Record(NamedTuple):
-    """A record as a Kafka client gives it."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[()] = ()
 
 
 def records(log: str, count: int, accounts: int) -> list[list[Record]]:
@@ -138,13 +127,9 @@ def whole(settings: Settings, log: str, count: int, accounts: int) -> dict[str, 
 
 def main() -> None:
     """Run the benchmark and print it as tables, or as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commands", type=int, default=200_000)
-    parser.add_argument("--accounts", type=int, default=100_000)
-    parser.add_argument("--chunk-records", type=int, default=CHUNK_RECORDS)
+    parser = argument_parser(__doc__, commands=200_000, accounts=100_000, chunk_records=CHUNK_RECORDS)
     parser.add_argument("--log", choices=LOGS, action="append", help="only this one; may be given again")
     parser.add_argument("--alone", action="store_true", help="only the fold alone, without a worker")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     found: dict[str, dict[str, Any]] = {}
     with servers(options.chunk_records) as settings:

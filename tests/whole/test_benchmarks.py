@@ -11,11 +11,10 @@ from itertools import islice
 from pathlib import Path
 
 import psutil
-import psycopg
 import pytest
 
 from helpers.stack_under_test import JARS, StackUnderTest
-from helpers.support import HANG_S, ROOT
+from helpers.support import HANG_S, ROOT, query
 
 # They are scripts beside each other, and no package.
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -26,6 +25,7 @@ import check
 import fold
 import latency
 import load
+import lots
 import rebuild
 import report
 import scale
@@ -50,9 +50,12 @@ def servers(stack: StackUnderTest) -> Settings:
 #: A benchmark that waits in its middle, and says what it has started.
 HELD_BENCHMARK = """
 import json, sys
-from rig import servers, ledger, service_status, workers
-with servers() as on, ledger(on, "held") as own, workers(own, 1) as running:
-    pids = [status.pid for status in service_status(on)]
+import rig
+# It ends as a worker does, and begins sooner; nothing is measured, so nothing needs to be warm.
+rig.warm = lambda on: None
+sleep = (sys.executable, "-c", "import time; time.sleep(600)")
+with rig.servers() as on, rig.workers(on, 1, sleep) as running:
+    pids = [status.pid for status in rig.service_status(on)]
     print(json.dumps([str(on.data_dir), [running.processes[0].pid, *pids]]), flush=True)
     sys.stdin.read()
 """
@@ -269,14 +272,13 @@ def test_the_fold_is_measured_beside_the_baseline(servers: Settings) -> None:
 
 
 @pytest.mark.stack
-@pytest.mark.parametrize("log", [load.PLAIN, load.CREDITS])
-def test_appending_is_measured_beside_the_fold(servers: Settings, log: str) -> None:
+def test_appending_is_measured_beside_the_fold(servers: Settings) -> None:
     """From this process and from each kind of file; what is appended is what is folded."""
-    found = append.compare(servers, log, 2_000, 100, 1)
+    found = append.compare(servers, load.CREDITS, 2_000, 100, 1)
     assert found.keys() == report.WAYS.keys()
     assert all(one["per_s"] > 0 and one["cpu_us"] > 0 for way, one in found.items() if way != "fold")
-    text = report.append({"append": {"logs": {log: append.summary([found])}}})
-    assert all(f"| {log} | {what} |" in text for what in report.WAYS.values())
+    text = report.append({"append": {"logs": {load.CREDITS: append.summary([found])}}})
+    assert all(f"| {load.CREDITS} | {what} |" in text for what in report.WAYS.values())
 
 
 def test_a_file_holds_the_commands_that_are_appended(tmp_path: Path) -> None:
@@ -299,16 +301,24 @@ def _but_for_time(command: Command) -> dict[str, object]:
 
 @pytest.mark.stack
 def test_latency_is_measured_for_every_command(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that was appended is seen, by ours and by the baseline."""
+    """All that was appended is seen, by ours and by the baseline, in accounts that were granted something first."""
     monkeypatch.setattr(latency, "PATIENCE_S", HANG_S)
     run = latency.Run(200, 1.0, 100, 3)
     with ledger(servers, "latency") as own, database(servers, "bench_test") as dsn:
+        latency.grant_all(own, 100)
         with workers(own, 1):
             found = latency.ours(own, run, 0.0, 0.005)
+            # It may be over long before its own time.
+            counted = "SELECT 1 FROM ledger.journal WHERE command_id = '4-150'"
+            short = latency.ours(own, run._replace(seconds=60.0, seed=4), 0.0, 0.005, lambda: query(own, counted) != [])
+        first = query(own, "SELECT account_id, version FROM ledger.journal WHERE command_id LIKE 'first-%%'")
         baseline.prepare(dsn, 100)
         theirs = latency.theirs(dsn, run, 0.0)
     assert (found["commands"], found["not_seen"], theirs["commands"]) == (200, 0, 200)
     assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["max_ms"]
+    assert 0 < short["commands"] < 200 * 60
+    assert short["not_seen"] == 0
+    assert sorted(first) == sorted((f"user-{number}", 1) for number in range(100))
 
 
 @pytest.mark.stack
@@ -354,14 +364,10 @@ def test_a_rebuild_is_measured_behind_a_live_fold_of_its_log(servers: Settings) 
 
 
 @pytest.mark.stack
-def test_each_account_is_granted_something_first(servers: Settings) -> None:
-    """So that the worker has met all of them when the latency is measured."""
-    with ledger(servers, "granted") as own:
-        latency.grant_all(own, 50)
-        fold.fold(own, 1)
-        with psycopg.connect(own.dsn) as connection:
-            met = connection.execute("SELECT count(*), min(available) FROM ledger.balances").fetchone()
-    assert met == (50, load.MOST_GRANTED)
+def test_spends_among_lots_are_measured(servers: Settings) -> None:
+    """In memory and into PostgreSQL, with and without what a worker remembers."""
+    assert lots.in_memory(3, 2, 10) > 0
+    assert all(one > 0 for one in asyncio.run(lots.into_postgres(servers, 3, 2, 10)))
 
 
 @pytest.mark.stack
@@ -371,7 +377,7 @@ def test_time_is_told_by_stage(servers: Settings) -> None:
         # In a process of its own, whose main thread the timer may interrupt.
         script = (
             "import asyncio, json, sys; sys.path.insert(0, sys.argv[1]); import stages, load;"
-            "print(json.dumps(asyncio.run(stages.alone(sys.argv[2], load.PLAIN, 20_000, 500, 1000))))"
+            "print(json.dumps(asyncio.run(stages.alone(sys.argv[2], load.PLAIN, 10_000, 500, 1000))))"
         )
         done = subprocess.run(
             [sys.executable, "-c", script, str(ROOT / "benchmarks"), dsn], capture_output=True, text=True, check=True
