@@ -1,7 +1,7 @@
 """Databases, topics and consumer groups that no other test knows, for the length of a block; and patience with all."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import cast
 
@@ -52,11 +52,9 @@ def new_database(settings: Settings, template: Settings | None = None) -> Iterat
 
 def with_topics_of_its_own(settings: Settings) -> Settings:
     """The settings with topics, not made yet, that are named after the group."""
-    names = {f"{kind}_topic": f"creditfold.{kind.replace('_', '-')}.{settings.group}" for kind in TOPICS}
+    kinds = ("commands", "outcomes", "dead_letters")
+    names = {f"{kind}_topic": f"creditfold.{kind.replace('_', '-')}.{settings.group}" for kind in kinds}
     return settings.model_copy(update={**names, "partitions": 4})
-
-
-TOPICS = ("commands", "outcomes", "dead_letters")
 
 
 @contextmanager
@@ -73,3 +71,12 @@ def topics_made(settings: Settings) -> Iterator[Settings]:
         for answer in admin.client.delete_topics(list(topic_names(settings)), request_timeout=5).values():
             with suppress(KafkaException):
                 answer.result()
+
+
+@contextmanager
+def ledger_to_copy(settings: Settings, fill: Callable[[Settings], object]) -> Iterator[Settings]:
+    """A ledger with topics and a database of its own that is filled once, for tests that leave its log as it is."""
+    with new_database(settings) as database, topics_made(with_topics_of_its_own(database)) as ledger:
+        with patience():
+            fill(ledger)
+        yield ledger

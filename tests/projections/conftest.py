@@ -7,7 +7,7 @@ import pytest
 from creditfold.common.settings import Settings
 from creditfold.projections.tables.setup import prepare
 from helpers.generations import history
-from helpers.ledgers import new_database, patience, topics_made, with_topics_of_its_own
+from helpers.ledgers import ledger_to_copy, new_database, patience, with_topics_of_its_own
 from helpers.stack_under_test import StackUnderTest
 from helpers.store import LOG
 from helpers.support import append, fold_log
@@ -32,15 +32,14 @@ def prepared(empty_projection: Settings) -> Iterator[Settings]:
 @pytest.fixture
 def folded(ledger_settings: Settings) -> Settings:
     """A ledger with some thousand records folded into its live generation, and no worker running."""
-    return with_history(ledger_settings)
+    fold_history(ledger_settings)
+    return ledger_settings
 
 
 @pytest.fixture(scope="module")
 def folded_once(stack: StackUnderTest) -> Iterator[Settings]:
-    """What `copied` copies."""
-    with new_database(stack.settings) as settings, topics_made(with_topics_of_its_own(settings)) as ledger:
-        with patience():
-            with_history(ledger)
+    """What `copied` copies. A module may have another ledger copied."""
+    with ledger_to_copy(stack.settings, fold_history) as ledger:
         yield ledger
 
 
@@ -51,7 +50,6 @@ def copied(folded_once: Settings) -> Iterator[Settings]:
         yield settings
 
 
-def with_history(ledger: Settings) -> Settings:
+def fold_history(ledger: Settings) -> None:
     append(ledger, history(3_000))
     fold_log(ledger)
-    return ledger

@@ -3,7 +3,7 @@
 import itertools
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,48 +19,52 @@ from creditfold.processors.rebuild.verify import Comparison, diff, verify
 from helpers.command_line import run
 from helpers.credit_topics import PARTITIONS, Appended, append_all, topic
 from helpers.generations import WATCH, as_of, balances_of, rows_of
+from helpers.ledgers import ledger_to_copy
+from helpers.stack_under_test import StackUnderTest
 from helpers.support import execute, fold_log, query
 from programs.rules_two import decide_two
 
 
-@pytest.fixture
-def credited(ledger_settings: Settings) -> Settings:
+@pytest.fixture(scope="module")
+def folded_once(stack: StackUnderTest) -> Iterator[Settings]:
     """A ledger of credits in its live generation."""
-    return _folded(ledger_settings, topic(5, 1_500))
+    with ledger_to_copy(stack.settings, lambda ledger: _fold(ledger, topic(8, 700))) as ledger:
+        yield ledger
 
 
-def _folded(settings: Settings, records: list[Appended]) -> Settings:
+def _fold(settings: Settings, records: list[Appended]) -> None:
     append_all(settings, records)
     fold_log(settings)
-    return settings
 
 
-def test_every_rebuild_comes_to_the_same(credited: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_rebuild_comes_to_the_same(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row by row: in bulk, by processes, as a large one; and in small pieces."""
-    before = rows_of(credited, 1)
+    before = rows_of(copied, 1)
     assert all(before[table] for table in ("lots", "holds", "spends", "transfers", "schedules", "accounts", "totals"))
     with monkeypatch.context() as patched:
         patched.setattr("creditfold.processors.rebuild.steps.FEW_RECORDS", 0)
-        rebuild(credited, Request(processes=2), WATCH)
-    assert rows_of(credited, 2) == before == rows_of(credited, 1)
-    _rebuild_in_pieces(credited, before, 3, monkeypatch)
+        rebuild(copied, Request(processes=2), WATCH)
+    assert rows_of(copied, 2) == before == rows_of(copied, 1)
+    _rebuild_in_pieces(copied, before, 3, monkeypatch)
 
 
 def test_old_records_are_decided_by_the_old_rules(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules 2 come into force in the middle: every replay decides what was before by rules 1, row by row the same."""
     monkeypatch.setitem(RULESETS, 2, decide_two)
-    credited = _folded(ledger_settings, topic(5, 1_500, next_rules=2))
-    by_rules = query(credited, "SELECT rules, count(*) > 100 FROM ledger_0001.journal GROUP BY 1 ORDER BY 1")
+    _fold(ledger_settings, topic(5, 900, next_rules=2))
+    by_rules = query(ledger_settings, "SELECT rules, count(*) > 100 FROM ledger_0001.journal GROUP BY 1 ORDER BY 1")
     assert by_rules == [(1, True), (2, True)]
     first = "SELECT max(log_offset) FROM ledger_0001.journal WHERE rules = 1 AND log_partition = a.log_partition"
-    assert query(credited, f"SELECT count(*) FROM ledger_0001.activations a WHERE log_offset > ({first})") == [(4,)]
+    assert query(ledger_settings, f"SELECT count(*) FROM ledger_0001.activations a WHERE log_offset > ({first})") == [
+        (4,)
+    ]
     large = "SELECT count(*) > 0 FROM ledger_0001.journal WHERE kind = 'spend' AND amount > 10 AND rules = %s AND"
-    assert query(credited, f"{large} rejection IS NULL", (1,)) == [(True,)]
-    assert query(credited, f"{large} rejection IS NULL", (2,)) == [(False,)]
-    _rebuild_in_pieces(credited, rows_of(credited, 1), 2, monkeypatch)
-    verdict = verify(credited, None, None, 20, WATCH)
+    assert query(ledger_settings, f"{large} rejection IS NULL", (1,)) == [(True,)]
+    assert query(ledger_settings, f"{large} rejection IS NULL", (2,)) == [(False,)]
+    _rebuild_in_pieces(ledger_settings, rows_of(ledger_settings, 1), 2, monkeypatch)
+    verdict = verify(ledger_settings, None, None, 20, WATCH)
     assert verdict.equal, verdict
-    again = diff(credited, None, 20, WATCH)
+    again = diff(ledger_settings, None, 20, WATCH)
     assert again.changed == 0
 
 
@@ -79,10 +83,10 @@ def _rebuild_in_pieces(
 
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_a_bulk_fold_killed_at_each_step_comes_to_the_same(
-    credited: Settings, monkeypatch: pytest.MonkeyPatch, pieces: int
+    copied: Settings, monkeypatch: pytest.MonkeyPatch, pieces: int
 ) -> None:
     """Whoever goes on finds whole transactions."""
-    before = rows_of(credited, 1)
+    before = rows_of(copied, 1)
     monkeypatch.setattr("creditfold.processors.rebuild.partition.CHUNK_RECORDS", 60 // pieces)
     monkeypatch.setattr("creditfold.processors.rebuild.partition.PIECES", pieces)
     calls = itertools.count()
@@ -97,7 +101,7 @@ def test_a_bulk_fold_killed_at_each_step_comes_to_the_same(
     request = Request()
     for _ in range(200):
         try:
-            done = rebuild(credited, request, WATCH)
+            done = rebuild(copied, request, WATCH)
             break
         except RebuildError:
             request = Request(resume=2)
@@ -105,15 +109,15 @@ def test_a_bulk_fold_killed_at_each_step_comes_to_the_same(
         pytest.fail("it never ends")
     assert done.number == 2
     assert next(calls) > 4 * (pieces + 1)
-    after = rows_of(credited, 2)
+    after = rows_of(copied, 2)
     assert {table: rows for table, rows in after.items() if rows != before[table]} == {}
 
 
-def test_generations_are_compared_where_both_have_been(credited: Settings) -> None:
+def test_generations_are_compared_where_both_have_been(copied: Settings) -> None:
     """Rows that changed since in the one that is ahead say nothing."""
-    offsets = {partition: end // 2 for partition, end in _ends(credited).items()}
-    half = rebuild(credited, Request(until_offsets=offsets), WATCH)
-    verdict = verify(credited, 1, half.number, 20, WATCH)
+    offsets = {partition: end // 2 for partition, end in _ends(copied).items()}
+    half = rebuild(copied, Request(until_offsets=offsets), WATCH)
+    verdict = verify(copied, 1, half.number, 20, WATCH)
     assert verdict.equal, verdict
 
 
@@ -121,19 +125,19 @@ def _ends(settings: Settings) -> Mapping[int, int]:
     return end_offsets(settings, settings.commands_topic, range(PARTITIONS))
 
 
-def test_a_balance_as_of_then_equals_a_rebuild_until_then(credited: Settings) -> None:
+def test_a_balance_as_of_then_equals_a_rebuild_until_then(copied: Settings) -> None:
     """By the instant of a record in the middle, or by an offset of each partition."""
     chance = random.Random(3)
-    moment = query(credited, "SELECT percentile_disc(0.6) WITHIN GROUP (ORDER BY clock_ms) FROM ledger_0001.journal")[
+    moment = query(copied, "SELECT percentile_disc(0.6) WITHIN GROUP (ORDER BY clock_ms) FROM ledger_0001.journal")[0][
         0
-    ][0]
-    done = rebuild(credited, Request(until_ms=moment), WATCH)
+    ]
+    done = rebuild(copied, Request(until_ms=moment), WATCH)
     then = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
-    assert sorted(balances_of(credited, done.number)) == sorted(as_of(credited, lambda _: then))
-    offsets = {partition: chance.randrange(end // 3, end) for partition, end in _ends(credited).items()}
-    done = rebuild(credited, Request(until_offsets=offsets), WATCH)
-    told = as_of(credited, lambda partition: f"{partition}:{offsets[partition] - 1}")
-    assert sorted(balances_of(credited, done.number)) == sorted(told)
+    assert sorted(balances_of(copied, done.number)) == sorted(as_of(copied, lambda _: then))
+    offsets = {partition: chance.randrange(end // 3, end) for partition, end in _ends(copied).items()}
+    done = rebuild(copied, Request(until_offsets=offsets), WATCH)
+    told = as_of(copied, lambda partition: f"{partition}:{offsets[partition] - 1}")
+    assert sorted(balances_of(copied, done.number)) == sorted(told)
 
 
 # the table, what is done to one row of it, whether its own generation shows it, and not only a comparison
@@ -161,12 +165,12 @@ TAMPERED = [
 ]
 
 
-def test_a_tampered_row_of_state_is_found_and_named(credited: Settings) -> None:
+def test_a_tampered_row_of_state_is_found_and_named(copied: Settings) -> None:
     """Whichever table, by what the journal says or by the other generation; each is mended before the next."""
-    rebuild(credited, Request(), WATCH)
+    rebuild(copied, Request(), WATCH)
     for table, change, is_wrong in TAMPERED:
-        _tamper_one(credited, table, change)
-        verdict = verify(credited, 1, 2, 20, WATCH)
+        _tamper_one(copied, table, change)
+        verdict = verify(copied, 1, 2, 20, WATCH)
         assert not verdict.equal, (table, change)
         assert "changed after it was written" in verdict.conclusion or is_wrong, (table, change)
         assert "changed after" in verdict.conclusion, (table, change)
@@ -174,10 +178,10 @@ def test_a_tampered_row_of_state_is_found_and_named(credited: Settings) -> None:
         assert bool(wrong) == is_wrong, (table, change, wrong)
         assert table == "totals" or [row.what for row in verdict.state_differences] == [table]
         assert (verdict.right_wrong_state, verdict.right_wrong_balances) == ([], [])
-        _mend(credited, table)
-    _lines_are_named(credited)
-    _deleted_and_made_up(credited)
-    assert verify(credited, 1, 2, 20, WATCH).equal
+        _mend(copied, table)
+    _lines_are_named(copied)
+    _deleted_and_made_up(copied)
+    assert verify(copied, 1, 2, 20, WATCH).equal
 
 
 # which of an account's lines of one record, and what is done to it

@@ -32,7 +32,7 @@ from helpers.support import query
 pytestmark = pytest.mark.both_cores
 
 
-@pytest.mark.parametrize(("seed", "most"), [*((seed, None) for seed in range(5)), (0, 5), (1, 5)])
+@pytest.mark.parametrize(("seed", "most"), [(0, None), (1, None), (2, None), (0, 5), (1, 5)])
 @pytest.mark.parametrize("plain", [0, 0.5, 0.95])
 @pytest.mark.parametrize("remembers", [False, True])
 async def test_any_split_comes_to_the_same(
@@ -43,7 +43,7 @@ async def test_any_split_comes_to_the_same(
     if most is not None:
         monkeypatch.setattr(fold_module, "MOST_MADE", most)
         monkeypatch.setattr(fold_module, "MOST_LOTS", most)
-    records = history(seed, 400, plain=plain)
+    records = history(seed, 400 if most is None else 200, plain=plain)
     whole = in_memory(records)
     assert min(whole.accepted, whole.rejected) > 20
     cache = AccountCache(3 if seed % 2 else 20, is_fresh=True, ids=new_filter(2**16)) if remembers else None
@@ -87,7 +87,7 @@ async def test_an_id_that_isn_t_recognized_is_found_out(
     monkeypatch.setattr(folder_module, "DOUBTED_CHUNKS", 2)
     # Few accounts are remembered, so that they are loaded again, too.
     monkeypatch.setattr(folder_module, "WORKER_ACCOUNTS", 3)
-    records = history(seed, 400, plain=seed / 4)
+    records = history(seed, 250, plain=seed / 4)
     whole = in_memory(records)
     assert whole.duplicates > 0
     chance, at = random.Random(seed), 0

@@ -24,9 +24,10 @@ from creditfold.projections import connections, queries
 from creditfold.projections.connections import connected, fold_pool, outbox_pool, pinned
 from creditfold.projections.failures import PoolerError, PostgresUnavailableError, explained
 from creditfold.projections.sessions import FOLD, OUTBOX, PINNED, REBUILD
-from helpers.command_line import ARGUMENTS, use
+from helpers.command_line import ARGUMENTS, run, use
 from helpers.databases import role, server, with_dsn
-from helpers.stack_under_test import free_port
+from helpers.ledgers import ledger_to_copy
+from helpers.stack_under_test import StackUnderTest, free_port
 from helpers.support import HANG_S, Cli, Raw, append, query, record
 
 #: What nobody expects of a session. Time-outs are in TIMEOUTS.
@@ -67,13 +68,16 @@ def bring_along(settings: Settings, **values: str) -> None:
             server(settings, f"ALTER DATABASE {{}} SET {name} = {text}", str(conninfo_to_dict(settings.dsn)["dbname"]))
 
 
-@pytest.fixture
-def folded(cli: Cli, ledger_settings: Settings) -> Settings:
+@pytest.fixture(scope="module")
+def folded_once(stack: StackUnderTest) -> Iterator[Settings]:
     """A ledger in which each kind of row is: decisions with and without effect, a letter, bytes, instants."""
-    assert cli("init").code == 0
-    append(
-        ledger_settings, [Raw(b"\x00\\no command", b"ann", 0), record("Grant", "g-0", "ann", 3, reason='we\\lc"öme')]
-    )
+    with ledger_to_copy(stack.settings, _fill) as ledger:
+        yield ledger
+
+
+def _fill(ledger: Settings) -> None:
+    run(ledger, "init")
+    append(ledger, [Raw(b"\x00\\no command", b"ann", 0), record("Grant", "g-0", "ann", 3, reason='we\\lc"öme')])
     for words in (
         ("grant", "ann", "100", "--id", "g-1", "--class", "promo", "--expires-at", "2100-01-01", "--reason", "a\\b'c"),
         ("spend", "ann", "10", "--id", "s-1"),
@@ -81,12 +85,16 @@ def folded(cli: Cli, ledger_settings: Settings) -> Settings:
         ("hold", "ann", "20", "--id", "h-1", "--until", "2100-01-01"),
         ("capture", "ann", "h-1", "5", "--id", "c-1"),
     ):
-        done = cli(*words, "--no-wait")
-        assert done.code == 0, done.err
-    for words in (("rebuild",), ("activate", "2")):
-        done = cli(*words)
-        assert done.code == 0, done.err
-    return ledger_settings
+        run(ledger, *words, "--no-wait")
+    run(ledger, "rebuild")
+    run(ledger, "activate", "2")
+
+
+@pytest.fixture
+def cli(bare: Cli, copied: Settings, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs a command on that ledger."""
+    use(copied, monkeypatch)
+    return bare
 
 
 def answers(run: Cli) -> dict[str, Any]:
@@ -102,10 +110,10 @@ def answers(run: Cli) -> dict[str, Any]:
     return shown
 
 
-def test_what_a_database_brings_along_changes_nothing(cli: Cli, folded: Settings) -> None:
+def test_what_a_database_brings_along_changes_nothing(cli: Cli, copied: Settings) -> None:
     """Read, proven and folded again under the oddest settings, and named by the doctor."""
     before = answers(cli)
-    bring_along(folded, **ODD)
+    bring_along(copied, **ODD)
     assert answers(cli) == before
     for words in (
         ("rebuild",),
@@ -125,19 +133,19 @@ def test_what_a_database_brings_along_changes_nothing(cli: Cli, folded: Settings
     assert "client_min_messages" not in seen
 
 
-async def test_every_session_that_writes_pins_what_it_relies_on(folded: Settings) -> None:
+async def test_every_session_that_writes_pins_what_it_relies_on(prepared: Settings) -> None:
     """Time-outs above all: a chunk or an index may take longer than any that a person would set."""
-    bring_along(folded, **ODD, **dict.fromkeys(TIMEOUTS, "777s"))
-    server_version = query(folded, "SELECT current_setting('server_version_num')::integer")[0][0]
+    bring_along(prepared, **ODD, **dict.fromkeys(TIMEOUTS, "777s"))
+    server_version = query(prepared, "SELECT current_setting('server_version_num')::integer")[0][0]
     for settings in (FOLD, REBUILD):
-        async with fold_pool(folded.dsn, "test", 1, settings) as pool, pool.connection() as opened:
+        async with fold_pool(prepared.dsn, "test", 1, settings) as pool, pool.connection() as opened:
             for name, wanted in _known(settings, server_version):
                 row = await (await opened.execute("SELECT current_setting(%s)", (name,))).fetchone()
                 assert row == (wanted,), name
-    with outbox_pool(folded.dsn, "test", 1) as readers, readers.connection() as reading:
+    with outbox_pool(prepared.dsn, "test", 1) as readers, readers.connection() as reading:
         for name, wanted in _known(OUTBOX, server_version):
             assert reading.execute("SELECT current_setting(%s)", (name,)).fetchone() == (wanted,), name
-    with pinned(folded.dsn) as connection:
+    with pinned(prepared.dsn) as connection:
         for name, wanted in _known(PINNED, server_version):
             assert connection.execute("SELECT current_setting(%s)", (name,)).fetchone() == (wanted,), name
 
@@ -152,9 +160,9 @@ def _known(settings: Any, server_version: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("whence", ["for the database", "for the role", "for the role in this database"])
-def test_a_time_out_is_told_with_who_set_it(ledger_settings: Settings, whence: str) -> None:
+def test_a_time_out_is_told_with_who_set_it(ledger_database: Settings, whence: str) -> None:
     """It holds for readers, and isn't taken for a server that doesn't answer."""
-    with role(ledger_settings) as user:
+    with role(ledger_database) as user:
         found = conninfo_to_dict(user.dsn)
         name, database = str(found["user"]), str(found["dbname"])
         text, names = {
@@ -165,7 +173,7 @@ def test_a_time_out_is_told_with_who_set_it(ledger_settings: Settings, whence: s
                 (name, database),
             ),
         }[whence]
-        server(ledger_settings, text, *names)
+        server(ledger_database, text, *names)
         told: list[str] = []
 
         def is_told() -> bool:
@@ -178,16 +186,16 @@ def test_a_time_out_is_told_with_who_set_it(ledger_settings: Settings, whence: s
         assert wait_until(is_told, HANG_S), told
 
 
-def test_a_cancelled_statement_is_no_time_out(ledger_settings: Settings) -> None:
+def test_a_cancelled_statement_is_no_time_out(ledger_database: Settings) -> None:
     """An administrator ended it, or a pooler did."""
 
     def ask() -> None:
-        with connected(ledger_settings.dsn, "to be cancelled") as connection:
+        with connected(ledger_database.dsn, "to be cancelled") as connection:
             connection.execute("SELECT pg_sleep(120)")
 
     with ThreadPoolExecutor(1) as beside:
         asking = beside.submit(ask)
-        assert wait_until(lambda: asking.done() or _cancels(ledger_settings, "to be cancelled"), HANG_S)
+        assert wait_until(lambda: asking.done() or _cancels(ledger_database, "to be cancelled"), HANG_S)
         with pytest.raises(PostgresUnavailableError, match="cancelled before its end"):
             asking.result()
 
@@ -198,11 +206,11 @@ def _cancels(settings: Settings, application: str) -> bool:
 
 
 async def test_a_pool_says_what_keeps_it_from_connecting(
-    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ledger_database: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not only that it waited."""
     monkeypatch.setattr(connections, "CONNECT_TIMEOUT_S", 1)
-    dsn = with_dsn(ledger_settings, dbname="cf_none").dsn
+    dsn = with_dsn(ledger_database, dbname="cf_none").dsn
 
     async def of_a_fold() -> PoolTimeout:
         with pytest.raises(PoolTimeout) as failed:
@@ -276,14 +284,14 @@ def _answers(settings: Settings) -> bool:
 
 def test_readers_may_come_through_a_pooler(
     cli: Cli,
-    folded: Settings,
+    copied: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In transaction mode each statement runs in another session, with whatever the last client left there."""
     before = answers(cli)
-    bring_along(folded, **ODD)
-    with pooled(folded, tmp_path, "transaction") as through:
+    bring_along(copied, **ODD)
+    with pooled(copied, tmp_path, "transaction") as through:
         found: Counter[str] = Counter()
 
         def read() -> None:
@@ -309,13 +317,13 @@ def test_readers_may_come_through_a_pooler(
 
 def test_all_else_may_come_through_a_pooler_in_session_mode(
     cli: Cli,
-    folded: Settings,
+    copied: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It refuses start-up options, and tells clients another process than the one that works for them."""
-    bring_along(folded, **ODD)
-    with pooled(folded, tmp_path, "session") as through:
+    bring_along(copied, **ODD)
+    with pooled(copied, tmp_path, "session") as through:
         use(through, monkeypatch)
         for words in (("init",), ("rebuild",), ("verify",), ("activate", "3"), ("drop", "2")):
             done = cli(*words)

@@ -134,7 +134,7 @@ async def feed(lanes: Partitions, claims: dict[int, Claim], log: Records, chance
                 claims[one] = claims[one]._replace(next_offset=end)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("recognizes", [True, False])
 @pytest.mark.parametrize("plain", [0, 0.8])
 async def test_together_comes_to_the_same_as_alone(
