@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -29,16 +28,28 @@ from helpers.outboxes import (
     publish_to,
     topics_of,
 )
-from helpers.published import assert_outcomes_published, next_offsets, rows_of_the_journal
+from helpers.published import assert_outcomes_published, next_offsets, rows_of_the_journal, wait_until_published
 from helpers.records import FakeRecord
-from helpers.support import HANG_S, SEED, Raw, append, publisher, query, read_topic, wait_until_folded, worker
+from helpers.support import (
+    HANG_S,
+    SEED,
+    Raw,
+    all_progress,
+    alter,
+    append,
+    publisher,
+    query,
+    read_topic,
+    wait_until_folded,
+    worker,
+)
 from helpers.transfer_records import account_in, grant, of, transfer
 
 DAY_MS = 86_400_000
 
 
 def month_end(first: int, accounts: int) -> list[FakeRecord]:
-    """Grants to accounts of all kinds of names that end together, and the tick that tells of it."""
+    """Grants to accounts of all kinds of names that end together, and the tick at which they do."""
     begun = START_MS + 365 * DAY_MS
     firsts = "zZaAé~ab\U00010000\uffff"
     names = [f"{firsts[number % len(firsts)]}{number}" for number in range(accounts)]
@@ -164,11 +175,7 @@ async def test_a_zombie_among_the_outcomes_of_one_record_is_fenced(
 
 async def test_an_outcome_too_long_for_its_topic_is_cut(prepared: Settings, pool: Pool) -> None:
     """By the size that the topic is said to take, and, if it takes less than that, after it has refused."""
-    resource = ConfigResource(ConfigResource.Type.TOPIC, prepared.outcomes_topic)
-    entry = ConfigEntry("max.message.bytes", "20000", incremental_operation=AlterConfigOpType.SET)
-    resource.add_incremental_config(entry)
-    admin = AdminClient(prepared.kafka_client)
-    admin.incremental_alter_configs([resource])[resource].result(HANG_S)
+    alter(prepared, prepared.outcomes_topic, max_message_bytes="20000")
     noise = random.Random(1)
     grants = [
         ("Grant", {"command_id": noise.randbytes(30).hex(), "asset": "credits", "amount": number + 1})
@@ -181,15 +188,15 @@ async def test_an_outcome_too_long_for_its_topic_is_cut(prepared: Settings, pool
     ]
     await fold_in_pieces(prepared, records, random.Random(1), None)
     folded_to = next_offsets(prepared)[0]
-    told = topics_of(prepared, outcome_bytes=1_000_000)
-    with opened(prepared, pool, 0, told) as outbox, pytest.raises(KafkaException):
+    topics = topics_of(prepared, outcome_bytes=1_000_000)
+    with opened(prepared, pool, 0, topics) as outbox, pytest.raises(KafkaException):
         publish_to(outbox, folded_to)
-    # Made here, because the client may tell of the transaction that failed for it, and the next try of the message.
+    # Made here, because the client may raise what became of the transaction, and only the next try what of the message.
     too_large = KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
     for _ in range(6):
-        told = with_smaller_messages(told, too_large)
-    assert told.outcome_bytes == 16_384
-    publish_all(prepared, pool, told)
+        topics = with_smaller_messages(topics, too_large)
+    assert topics.outcome_bytes == 16_384
+    publish_all(prepared, pool, topics)
     *_, closed, forfeited = list(outcomes_in(prepared))
     assert (closed.record, closed.left_out) == ("CommandAccepted", {})
     assert (forfeited.left_out, forfeited.fields["balance"]) == ({"moves": 600}, 0)
@@ -202,40 +209,28 @@ def outcomes_in(settings: Settings) -> Iterator[Any]:
         yield read_outcome(message.value, message.headers, message.partition)
 
 
-def test_a_publisher_process_tells_of_everything_whatever_its_size(ledger_settings: Settings, tmp_path: Path) -> None:
+def test_everything_is_published_whatever_its_size(ledger_settings: Settings, tmp_path: Path) -> None:
     """Schedules that begin in 1970, whose facts are megabytes each, a transfer across partitions, and a dead letter
-    that is larger than the broker's segments: each is told once and in order, with what there was room for."""
+    that is larger than the broker's segments: each comes once and in order, with what there was room for."""
     settings = ledger_settings.model_copy(update={"tick_seconds": 0})
-    resource = ConfigResource(ConfigResource.Type.TOPIC, settings.dead_letters_topic)
-    entry = ConfigEntry("segment.bytes", "1048576", incremental_operation=AlterConfigOpType.SET)
-    resource.add_incremental_config(entry)
-    admin = AdminClient(settings.kafka_client)
-    admin.incremental_alter_configs([resource])[resource].result(HANG_S)
+    alter(settings, settings.dead_letters_topic, segment_bytes="1048576")
     old = {"asset": "credits", "amount": 1, "period": "days", "first_at": 1}
     ann, bob = account_in(0, "ann"), account_in(1, "bob")
     noise = Raw(random.Random(1).randbytes(1_048_400), b"k", 0)
     commands = [of("CreateSchedule", account_in(0, f"old{number}"), "s", **old) for number in range(2)]
     commands += [grant(ann, "g", 10), transfer(ann, "t", 4, bob), noise, grant(ann, "g2", 1)]
     append(settings, commands, **{"message.max.bytes": 2_000_000})
-
-    def is_published() -> bool:
-        kinds = {outcome.fields.get("kind") for outcome in outcomes_in(settings)}
-        return "settle_transfer" in kinds and len(read_topic(settings, settings.dead_letters_topic)) == 1
-
+    settled = "SELECT FROM ledger.journal WHERE kind = 'settle_transfer'"
     with worker(settings, tmp_path), publisher(settings, tmp_path) as running:
-        assert wait_until(is_published, HANG_S), running.text()[-3000:]
+        # All of it is read once: each reading takes a second.
+        assert wait_until(lambda: bool(all_progress(settings)) and bool(query(settings, settled)), HANG_S)
         wait_until_folded(settings)
-        rows = [(row["log_partition"], row["log_offset"], row["version"]) for row in rows_of_the_journal(settings)]
-        assert wait_until(lambda: told_of(settings) == rows, HANG_S)
+        wait_until_published(settings)
         assert "can't be published" not in running.text()
+    rows = [(row["log_partition"], row["log_offset"], row["version"]) for row in rows_of_the_journal(settings)]
+    published = list(outcomes_in(settings))
+    assert [(*outcome.position, outcome.fields["version"]) for outcome in published] == rows
     (letter,) = read_topic(settings, settings.dead_letters_topic)
     assert (noise.value or b"").startswith(letter.value or b"-")
     assert letter.header("creditfold-truncated") == b"1048400"
-    turns = [found.left_out.get("moves", 0) for found in outcomes_in(settings)]
-    assert sum(count > 20_000 for count in turns) == 2
-
-
-def told_of(settings: Settings) -> list[tuple[int, int, int]]:
-    """Where the published outcomes are from, in their order."""
-    found = [(outcome.position, outcome.fields["version"]) for outcome in outcomes_in(settings)]
-    return [(*position, version) for position, version in found]
+    assert sum(outcome.left_out.get("moves", 0) > 20_000 for outcome in published) == 2

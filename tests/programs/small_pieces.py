@@ -11,11 +11,11 @@ from creditfold.processors.rebuild import steps as rebuilding
 
 # In the processes that are started too, which import this file under another name.
 rebuilding.FEW_RECORDS = 0
-replay.CHUNK_RECORDS = 150
+replay.CHUNK_RECORDS = 75
 replay.PIECES = 2
 if "FORGETFUL" in os.environ:
-    replay.KEPT_ACCOUNTS = 155
-    replay.MOST_UNSAVED = 40
+    replay.KEPT_ACCOUNTS = 80
+    replay.MOST_UNSAVED = 20
 
 if __name__ == "__main__":
     from creditfold.cli.main import main

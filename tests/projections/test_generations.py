@@ -299,7 +299,7 @@ def test_views_left_in_the_middle_of_a_switch_show_the_live_generation(folded: S
 
 
 def test_views_are_changed_by_one_at_a_time(folded: Settings) -> None:
-    """Two switches at once would leave views that look at neither; the second is told."""
+    """Two switches at once would leave views that look at neither; the second is refused."""
     rebuild(folded, Request(), WATCH)
     with (
         connected(folded.dsn) as connection,
@@ -504,7 +504,7 @@ def test_positions_that_the_log_does_not_have_are_refused(folded: Settings) -> N
 
 
 #: How far ahead of where it stands a partition is held, in records: behind its first transactions.
-NEAREST, FARTHEST = 350, 700
+NEAREST, FARTHEST = 175, 350
 
 #: The number of the log of credits, which is written beside a book of Python's.
 CREDITS = 2
@@ -528,9 +528,9 @@ def test_a_rebuild_killed_anywhere_is_resumed(ledger_settings: Settings, number:
     chance, folded = random.Random(number), ledger_settings
     forgetful = {"FORGETFUL": "1"} if number in (0, CREDITS) else {}
     if number == CREDITS:
-        append_all(folded, topic(6, 6_000))
+        append_all(folded, topic(6, 3_000))
     else:
-        append(folded, history(6_000, 5))
+        append(folded, history(3_000, 5))
     prepare(folded.dsn, describe_log(folded))
     ends = end_offsets(folded, folded.commands_topic, range(4))
     arguments = ["rebuild", "--processes", "2"]
@@ -625,7 +625,7 @@ def test_two_rebuilds_at_once(folded: Settings) -> None:
 
 
 @pytest.mark.parametrize("ends", ["PostgreSQL dies", "in the middle of a question"])
-def test_what_ended_a_fold_is_told_and_not_that_its_lock_could_not_be_given_back(folded: Settings, ends: str) -> None:
+def test_what_ended_a_fold_is_raised_and_not_that_its_lock_could_not_be_given_back(folded: Settings, ends: str) -> None:
     """As a signal does; the lock is free all the same when the session has ended."""
 
     def fold() -> None:
@@ -673,7 +673,7 @@ def begun(settings: Settings) -> int:
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_a_full_disk_is_told_and_the_live_one_goes_on(folded: Settings, processes: int) -> None:
+def test_a_full_disk_is_reported_and_the_live_one_goes_on(folded: Settings, processes: int) -> None:
     """What PostgreSQL says when its disk is full, said by a trigger in the middle of a COPY; then there is room."""
     before, number = rows_of(folded, 1), begun(folded)
     script = str(ROOT / "tests" / "programs" / "small_pieces.py") if processes else "-m"
