@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from creditfold.cli.shared.arguments import AccountArgument, ArgumentError, JsonOption, LimitOption, checked_account
-from creditfold.cli.shared.output import NONE, print_json, print_table, say
+from creditfold.cli.shared.output import NONE, print_json, print_rows, print_table, say
 from creditfold.cli.shared.projection import projection
 from creditfold.common.position import Position
 
@@ -120,25 +120,14 @@ def rejections(
         return
     with projection() as connection:
         rows = queries.rejections(connection, limit, checked_account(account) if account is not None else None)
-    if json:
-        print_json(rows)
-    elif not rows:
-        say("Nothing was rejected.")
-    else:
-        print_table(
-            ("decided at", "account", "kind", "amount", "balance", "asset", "reason", "position", "command"),
-            [
-                (
-                    row.decided_at,
-                    row.account_id,
-                    row.kind,
-                    row.amount,
-                    row.balance,
-                    row.asset,
-                    _outcome(row.command_id, row.rejection, row.step),
-                    Position(row.log_partition, row.log_offset),
-                    row.command_id,
-                )
-                for row in rows
-            ],
-        )
+    print_rows(
+        rows,
+        json,
+        "Nothing was rejected.",
+        ("decided at", "account", "kind", "amount", "balance", "asset", "reason", "position", "command"),
+        lambda row: (
+            *(row.decided_at, row.account_id, row.kind, row.amount, row.balance, row.asset),
+            _outcome(row.command_id, row.rejection, row.step),
+            *(Position(row.log_partition, row.log_offset), row.command_id),
+        ),
+    )

@@ -6,17 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from creditfold.cli.shared.arguments import AccountArgument, AssetFilterOption, JsonOption, checked_account
-from creditfold.cli.shared.output import NONE, counted, print_json, print_table, say
+from creditfold.cli.shared.output import NONE, counted, print_json, print_rows, print_table, say
 from creditfold.cli.shared.projection import projection
 from creditfold.common.position import Position
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from creditfold.projections.queries.lots import Lot
-
-#: Follows a state that time has brought and the fold hasn't recorded.
-NOT_SETTLED = "(not settled)"
+    from creditfold.projections.queries.lots import Hold, Lot
 
 
 def lots(
@@ -49,37 +46,26 @@ def lots(
         print_lots(rows, now)
 
 
-def _lot_state(row: "Lot", now: "datetime | None") -> str:
-    """A lot's state, or the one that time has brought since its account was settled."""
-    if now is not None and row.state in ("pending", "active") and row.is_live:
-        if row.expires_at is not None and row.expires_at <= now:
-            return f"expired {NOT_SETTLED}"
-        if row.state == "pending" and row.effective_at is not None and row.effective_at <= now:
-            return f"active {NOT_SETTLED}"
-    return row.state
+def _state(row: "Lot | Hold", now: "datetime") -> str:
+    """A state, or the one that time has brought since the account was settled."""
+    unsettled = row.unsettled_state(now)
+    return row.state if unsettled is None else f"{unsettled} (not settled)"
 
 
 #: Where credits of a lot can be, in the order of the columns.
 PARTS = ("remaining", "held", "spent", "expired", "voided", "forfeited", "reissued", "transferred")
 
 
-def print_lots(rows: "Sequence[Lot]", now: "datetime | None" = None) -> None:
-    """Print lots as a table, in the states of an instant if given; parts that none of them has have no column."""
+def print_lots(rows: "Sequence[Lot]", now: "datetime") -> None:
+    """Print lots as a table, in the states of an instant; parts that none of them has have no column."""
     parts = [name for name in PARTS if name == "remaining" or any(getattr(row, name) for row in rows)]
     print_table(
         ["lot", "asset", "amount", *parts, "state", "class", "priority", "scope", "effective at", "expires at"],
         [
             [
-                f"{row.command_id}/{row.number}",
-                row.asset,
-                row.amount,
-                *(getattr(row, part) for part in parts),
-                _lot_state(row, now),
-                row.lot_class,
-                row.priority,
-                row.scope or NONE,
-                row.effective_at or NONE,
-                row.expires_at or "never",
+                *(f"{row.command_id}/{row.number}", row.asset, row.amount, *(getattr(row, part) for part in parts)),
+                *(_state(row, now), row.lot_class, row.priority, row.scope or NONE),
+                *(row.effective_at or NONE, row.expires_at or "never"),
             ]
             for row in rows
         ],
@@ -106,28 +92,16 @@ def holds(
     with projection() as connection:
         rows = queries.holds(connection, account, every=every)
         now = queries.clock(connection)
-    if json:
-        print_json(rows)
-    elif not rows:
-        say(f"{account} has no {'' if every else 'open '}holds.")
-    else:
-        print_table(
-            ("hold", "asset", "taken", "held", "state", "deadline", "from lots"),
-            [
-                (
-                    row.command_id,
-                    row.asset,
-                    row.taken,
-                    row.held,
-                    f"lapsed {NOT_SETTLED}"
-                    if row.state == "open" and row.deadline is not None and row.deadline <= now
-                    else row.state,
-                    row.deadline,
-                    ", ".join(f"{amount:,} of {lot}/{number}" for lot, number, amount in row.slices) or NONE,
-                )
-                for row in rows
-            ],
-        )
+    print_rows(
+        rows,
+        json,
+        f"{account} has no {'' if every else 'open '}holds.",
+        ("hold", "asset", "taken", "held", "state", "deadline", "from lots"),
+        lambda row: (
+            *(row.command_id, row.asset, row.taken, row.held, _state(row, now), row.deadline),
+            ", ".join(f"{amount:,} of {lot}/{number}" for lot, number, amount in row.slices) or NONE,
+        ),
+    )
 
 
 def transfers(
@@ -147,25 +121,16 @@ def transfers(
     checked_account(account)
     with projection() as connection:
         rows = queries.transfers(connection, account, every=every)
-    if json:
-        print_json(rows)
-    elif not rows:
-        say(f"{account} has {'sent nothing' if every else 'nothing in transit'}.")
-    else:
-        print_table(
-            ("transfer", "asset", "amount", "to", "state", "changed by"),
-            [
-                (
-                    row.command_id,
-                    row.asset,
-                    row.amount,
-                    row.to_account,
-                    row.state.replace("_", " "),
-                    Position(row.log_partition, row.log_offset),
-                )
-                for row in rows
-            ],
-        )
+    print_rows(
+        rows,
+        json,
+        f"{account} has {'sent nothing' if every else 'nothing in transit'}.",
+        ("transfer", "asset", "amount", "to", "state", "changed by"),
+        lambda row: (
+            *(row.command_id, row.asset, row.amount, row.to_account, row.state.replace("_", " ")),
+            Position(row.log_partition, row.log_offset),
+        ),
+    )
 
 
 def schedules(account: AccountArgument, json: JsonOption = False) -> None:
@@ -180,25 +145,13 @@ def schedules(account: AccountArgument, json: JsonOption = False) -> None:
     checked_account(account)
     with projection() as connection:
         rows = queries.schedules(connection, account)
-    if json:
-        print_json(rows)
-    elif not rows:
-        say(f"{account} has no schedules.")
-    else:
-        print_table(
-            ("schedule", "asset", "amount", "every", "state", "next turn", "next at", "until", "cap"),
-            [
-                (
-                    row.command_id,
-                    row.asset,
-                    row.amount,
-                    counted(row.every, row.period.removesuffix("s")),
-                    row.state,
-                    row.next_number,
-                    row.next_at or NONE,
-                    row.until or "no end",
-                    row.cap if row.cap is not None else NONE,
-                )
-                for row in rows
-            ],
-        )
+    print_rows(
+        rows,
+        json,
+        f"{account} has no schedules.",
+        ("schedule", "asset", "amount", "every", "state", "next turn", "next at", "until", "cap"),
+        lambda row: (
+            *(row.command_id, row.asset, row.amount, counted(row.every, row.period.removesuffix("s")), row.state),
+            *(row.next_number, row.next_at or NONE, row.until or "no end", row.cap if row.cap is not None else NONE),
+        ),
+    )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from creditfold.cli.shared.arguments import ArgumentError, JsonOption
+from creditfold.cli.shared.arguments import ArgumentError, FoldTimeoutOption, JsonOption
 from creditfold.cli.shared.output import print_json, print_table, say
 from creditfold.cli.shared.projection import projection
 from creditfold.common.position import Position
@@ -49,7 +49,7 @@ def rules_activate(
     *,
     reason: Annotated[str, typer.Option(help="Why, for people.")] = "",
     source: Annotated[str, typer.Option(help="Who does it.")] = "cli",
-    timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for Kafka, then the fold.")] = 30.0,
+    timeout: FoldTimeoutOption = 30.0,
     json: JsonOption = False,
 ) -> None:
     """Bring a version of the rules into force, from here on in the log, in every partition. Can't be taken back.
@@ -63,7 +63,7 @@ def rules_activate(
     """
     from creditfold.common.settings import load_settings
     from creditfold.ledger import known_rules
-    from creditfold.processors.rules import activate_rules
+    from creditfold.processors.control_records import activate_rules
 
     if version not in known_rules():
         raise ArgumentError(

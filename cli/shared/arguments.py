@@ -24,6 +24,7 @@ _WRITE_TIMES = "Write it as 2026-06-30T23:59:59.999Z, as 2026-06-30, or in milli
 
 AccountArgument = Annotated[str, typer.Argument(help="Account id. Write -- before one that begins with a dash.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+FoldTimeoutOption = Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for Kafka, then the fold.")]
 AssetFilterOption = Annotated[str | None, typer.Option("--asset", help="Only of this asset.")]
 LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=MAX_ROWS, help="Most rows to show.")]
 

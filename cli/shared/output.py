@@ -7,7 +7,7 @@ sequence, and nothing of it is read as markup.
 import base64
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum
@@ -149,6 +149,30 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: s
             _print_ruled(Console(highlight=False), columns, texts, numeric, title)
         else:
             _print_plain(columns, texts, numeric, title)
+
+
+def print_rows(
+    rows: Sequence[Any],
+    json: bool,
+    nothing: str,
+    columns: Sequence[str],
+    cells: Callable[[Any], Sequence[Cell]],
+) -> None:
+    """Print rows as JSON or as a table.
+
+    Args:
+        rows: what was found.
+        json: whether one JSON document is wanted.
+        nothing: the line for people where there are no rows.
+        columns: of the table.
+        cells: makes a row's cells.
+    """
+    if json:
+        print_json(rows)
+    elif not rows:
+        say(nothing)
+    else:
+        print_table(columns, [cells(row) for row in rows])
 
 
 def _print_ruled(

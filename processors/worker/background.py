@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from creditfold.log.appender import Appender
-from creditfold.processors.worker.ticks import Ticker
+from creditfold.processors.ticks import Ticker
 from creditfold.processors.worker.transfers import Sending, TransferForwarder, arrival_key
 from creditfold.projections.failures import is_outage, outage_event, why
 from creditfold.projections.queries.background import LiveGeneration, TransferKey

@@ -46,6 +46,15 @@ class Lot(NamedTuple):
     log_partition: int
     log_offset: int
 
+    def unsettled_state(self, now: datetime) -> str | None:
+        """The state that time has brought by `now` and the fold hasn't recorded; None where the stored one holds."""
+        if self.state in ("pending", "active") and self.is_live:
+            if self.expires_at is not None and self.expires_at <= now:
+                return "expired"
+            if self.state == "pending" and self.effective_at is not None and self.effective_at <= now:
+                return "active"
+        return None
+
 
 class Hold(NamedTuple):
     """Credits set aside: what was taken, and what is still held. `state` is open, lapsed or closed."""
@@ -61,6 +70,10 @@ class Hold(NamedTuple):
     made: int
     log_partition: int
     log_offset: int
+
+    def unsettled_state(self, now: datetime) -> str | None:
+        """The state that time has brought by `now` and the fold hasn't recorded; None where the stored one holds."""
+        return "lapsed" if self.state == "open" and self.deadline is not None and self.deadline <= now else None
 
 
 class Transfer(NamedTuple):

@@ -19,9 +19,9 @@ from creditfold.log import appender
 from creditfold.log.appender import Appender, NewRecord
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import read_records
+from creditfold.processors.ticks import LastTick, Ticker, number_of_tick, tick_record, wants_tick
 from creditfold.processors.worker import transfers as relay
 from creditfold.processors.worker.background import IDLE_S, LONG_S, PAGE_S, SHORT_S, pause_after
-from creditfold.processors.worker.ticks import LastTick, Ticker, number_of_tick, tick_record, wants_tick
 from creditfold.processors.worker.transfers import Sending, TransferForwarder, arrival_key
 from creditfold.projections.queries.background import Arrival, OpenTransfer, Standing
 from helpers.records import FakeRecord

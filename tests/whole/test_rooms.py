@@ -31,8 +31,8 @@ ARROWS = {
     "projections/doctor": "common log projections projections/tables projections/queries projections/generations",
     "producers": "common schemas ledger producers/models",
     "producers/models": "common schemas ledger",
-    "processors": "common log log/doctor producers producers/models projections projections/tables projections/queries"
-    " projections/doctor",
+    "processors": "common schemas ledger log log/doctor producers producers/models projections projections/tables"
+    " projections/queries projections/doctor",
     "processors/fold": "common schemas ledger log projections/store",
     "processors/worker": "common schemas ledger log projections projections/tables projections/store"
     " projections/queries processors processors/fold",
@@ -41,8 +41,7 @@ ARROWS = {
     "processors/publisher": "common schemas ledger log projections projections/tables projections/queries processors",
     "stack": "common log",
     "cli/shared": "common schemas ledger projections stack",
-    "cli/append": "common schemas ledger producers producers/models projections projections/queries processors"
-    " processors/worker cli/shared",
+    "cli/append": "common schemas ledger producers producers/models projections/queries processors cli/shared",
     "cli/read": "common schemas ledger log producers projections projections/queries processors/publisher cli/shared",
     "cli/rebuild": "common ledger projections projections/queries projections/generations projections/proof processors"
     " processors/rebuild cli/shared",
