@@ -27,6 +27,15 @@ class Reason(NamedTuple):
     remedy: str
 
 
+class CoreError(ImportError):
+    """The core that the environment asks for can't be run."""
+
+    def __init__(self, why: str, remedy: str) -> None:
+        super().__init__(f"{why} Try: {remedy}")
+        self.why = why
+        self.remedy = remedy
+
+
 class Checkout:
     """A checkout's compiled core, for the Python that runs."""
 
@@ -101,10 +110,10 @@ class Checkout:
 
 
 def chosen() -> str | None:
-    """The core that the environment asks for. Raises ImportError if it asks for none that there is."""
+    """The core that the environment asks for. Raises CoreError if it asks for none that there is."""
     core = os.environ.get(VARIABLE) or None
     if core not in (None, "plain", "compiled"):
-        raise ImportError(f"{VARIABLE} is plain, compiled or unset, and not {core!r}.")
+        raise CoreError(f"{VARIABLE} is plain, compiled or unset, and not {core!r}.", f"Unset {VARIABLE}.")
     return core
 
 
@@ -124,8 +133,11 @@ class CompiledFinder:
             return None
         if name.startswith("creditfold."):
             *folders, _ = name.split(".")[1:]
+            # The command line is never compiled, and has to come up to report which core can't be had.
+            if not folders or not path or folders[0] == "cli":
+                return None
             # Another tree on PYTHONPATH has other sources by the same names.
-            if not folders or not path or os.path.realpath(path[0]) != os.path.join(self.checkout.root, *folders):
+            if os.path.realpath(path[0]) != os.path.join(self.checkout.root, *folders):
                 return None
         if self._files is None:
             self._files = self._usable()
@@ -143,7 +155,7 @@ class CompiledFinder:
             folder = os.path.join(self.checkout.folder, record["folder"])
             return {name: os.path.join(folder, file) for name, file in record["modules"].items()}
         if chosen() == "compiled":
-            raise ImportError(f"{VARIABLE}=compiled, and there is no compiled core: {reason.why}. Try: {reason.remedy}")
+            raise CoreError(f"{VARIABLE}=compiled, and there is no compiled core: {reason.why}.", reason.remedy)
         return {}
 
 

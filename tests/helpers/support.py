@@ -68,6 +68,12 @@ def built_wheel(folder: Path) -> Path:
     return wheel
 
 
+def ran(*command: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a program to its end, whatever that is; options are those of subprocess.run."""
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.run(command, check=False, **(piped | options))
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """The process environment under which `creditfold` reads these settings."""
     ours = {

@@ -15,10 +15,7 @@ from typing import Any
 
 import pytest
 
-from helpers.support import ROOT
-
-#: What only a hang takes longer than.
-HANG_S = 120.0
+from helpers.support import HANG_S, ROOT, ran
 
 
 @pytest.fixture
@@ -96,17 +93,10 @@ def test_the_compiler_of_cc_is_taken_and_no_other(
 BUILD = "import sys; sys.path.insert(0, sys.argv[1]); import creditfold_backend as b; b.build_wheel(sys.argv[2])"
 
 
-def build(tree: Path, target: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+def build(tree: Path, target: Path, script: str = BUILD, **variables: str) -> "subprocess.CompletedProcess[str]":
     """Build a wheel as pip does, by its backend."""
     kept = {name: value for name, value in os.environ.items() if name not in ("CC", "CREDITFOLD_CORE")}
-    return subprocess.run(
-        [sys.executable, "-c", BUILD, str(tree / "building"), str(target)],
-        env=kept | variables,
-        cwd=tree,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return ran(sys.executable, "-c", script, tree / "building", target, env=kept | variables, cwd=tree)
 
 
 def test_without_a_compiler_plain_python_is_installed_and_says_why(tree: Path, tmp_path: Path) -> None:
@@ -292,29 +282,28 @@ def test_without_a_network_compiling_says_so_and_plain_python_runs(
 
 
 def test_an_editable_install_imports_what_is_compiled(tree: Path, tmp_path: Path) -> None:
-    """Its wheel brings what looks for compiled modules, and names the checkout."""
-    script = BUILD.replace("build_wheel", "build_editable")
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tree / "building"), str(tmp_path)],
-        env=os.environ | {"CREDITFOLD_CORE": "plain"},
-        cwd=tree,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Its wheel brings what looks for compiled modules, and names the checkout; what can't be had is an error."""
+    done = build(tree, tmp_path, BUILD.replace("build_wheel", "build_editable"), CREDITFOLD_CORE="plain")
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
+    site = "import site, sys; site.addsitedir(sys.argv[1]); "
     script = (
-        "import site, sys; site.addsitedir(sys.argv[1]);"
-        " import creditfold_installed as c; print(c.installed_root());"
+        site + "import creditfold_installed as c; print(c.installed_root());"
         " import creditfold.ledger.limits as m; print(m.__file__)"
     )
-    ran = subprocess.run(
-        [sys.executable, "-S", "-c", script, str(tmp_path / "site")], capture_output=True, text=True, check=True
-    )
-    assert ran.stdout.splitlines() == [str(tree), str(tree / "ledger" / "limits.py")]
+    found = ran(sys.executable, "-S", "-c", script, tmp_path / "site")
+    assert found.stdout.splitlines() == [str(tree), str(tree / "ledger" / "limits.py")]
+    script = site + "from creditfold.cli.entry import main; main()"
+    for core, said in (
+        ("fast", "CREDITFOLD_CORE is plain, compiled or unset, and not 'fast'.\ntry: Unset CREDITFOLD_CORE.\n"),
+        ("compiled", "CREDITFOLD_CORE=compiled, and there is no compiled core: this checkout isn't compiled yet."),
+    ):
+        variables = os.environ | {"CREDITFOLD_CORE": core}
+        done = ran(sys.executable, "-S", "-c", script, tmp_path / "site", env=variables)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {said}")
 
 
 HOOKS = """
