@@ -93,6 +93,10 @@ class TopicMissingError(TopicError):
     """There is no such topic."""
 
 
+class LeaderMissingError(TopicError):
+    """A partition has no leader yet, or the broker that leads it has only just come up."""
+
+
 class KafkaUnavailableError(ResourceError):
     """No broker answers."""
 
@@ -128,11 +132,19 @@ class KafkaAdmin:
         self.client = AdminClient({**settings.kafka_client, **quiet})
 
     def ask(self, question: Callable[[], T], topic: str = "") -> T:
-        """Return the answer to a question. Raises KafkaUnavailableError, TopicMissingError or TopicError."""
-        try:
-            # Where no broker answers, a metadata request fails sooner than one that waits for a controller.
+        """Return the answer to a question.
+
+        Raises KafkaUnavailableError, TopicMissingError, LeaderMissingError or another TopicError.
+        """
+
+        def asked() -> T:
+            # Where no broker answers, a metadata request fails sooner than one that waits for a controller. In each
+            # try: the client keeps the leaders, and names one of before a restart again and again.
             self.topics = set(self.client.list_topics(timeout=CONNECT_S).topics)
-            return _WHILE_MOVING(question)
+            return question()
+
+        try:
+            return _WHILE_MOVING(asked)
         except KafkaException as error:
             # The errors while it tried to connect say more than the timeout.
             self.client.poll(0)
@@ -165,7 +177,8 @@ def explained(error: KafkaError, bootstrap: str, topic: str = "", heard: str = "
             "Create it with `creditfold up` or `creditfold init`, or name the right one: CREDITFOLD_COMMANDS_TOPIC, "
             "CREDITFOLD_OUTCOMES_TOPIC, CREDITFOLD_DEAD_LETTERS_TOPIC.",
         )
-    return TopicError(
+    kind = LeaderMissingError if error.code() in _MOVING else TopicError
+    return kind(
         f"Kafka at {bootstrap} refused a request{f' about the topic {topic}' if topic else ''}: "
         f"{error.str().rstrip('.')}.",
         _remedy(error),

@@ -24,7 +24,7 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.common.logging import configure_logging
 from creditfold.common.position import Log
 from creditfold.common.settings import METADATA_AGE_MS, Settings
-from creditfold.log.admin import KafkaUnavailableError, TopicMissingError
+from creditfold.log.admin import KafkaUnavailableError, LeaderMissingError, TopicMissingError
 from creditfold.log.continuity import LogTruncatedError, refusals
 from creditfold.log.offsets import log_ends
 from creditfold.log.topics import TopicInfo, describe_topic, topic_names
@@ -445,7 +445,7 @@ class Publisher:
                     self._compare_log()
             except (psycopg.Error, PoolTimeout):
                 pass  # Who looks how far the fold is says so.
-            except KafkaUnavailableError as error:
+            except (KafkaUnavailableError, LeaderMissingError) as error:
                 log.warning("Kafka is away", why=error.message)
                 self._signs.waits_for("Kafka", error.message)
             except CreditfoldError as error:

@@ -8,11 +8,12 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import ConfigResource, ConfigSource, ResourceType
 from pydantic import SecretStr
+from tenacity import stop_after_attempt
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log import admin
-from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError, TopicError, TopicMissingError
+from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError, LeaderMissingError, TopicError, TopicMissingError
 from creditfold.log.offsets import end_offsets, start_offsets
 from creditfold.log.topics import (
     TopicInfo,
@@ -217,14 +218,21 @@ def test_an_administration_client_goes_with_its_last_reference() -> None:
         gc.enable()
 
 
-def test_a_partition_that_is_moving_is_asked_again(stack: StackUnderTest) -> None:
-    """Kafka names a new partition's leader before the leader knows of it."""
-    answers = iter([KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, None])
+def test_a_partition_that_is_moving_is_asked_again(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka names a new partition's leader before the leader knows of it, and its leaders are looked up each time."""
+    answers: list[int] = []
+    client = KafkaAdmin(ledger_settings)
 
     def question() -> str:
-        code = next(answers)
-        if code is not None:
-            raise KafkaException(KafkaError(code))
+        assert ledger_settings.commands_topic in client.topics
+        client.topics = set()
+        if answers:
+            raise KafkaException(KafkaError(answers.pop()))
         return "answer"
 
-    assert KafkaAdmin(stack.settings).ask(question) == "answer"
+    answers[:] = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.FENCED_LEADER_EPOCH]
+    assert client.ask(question) == "answer"
+    monkeypatch.setattr(admin._WHILE_MOVING, "stop", stop_after_attempt(2))
+    answers[:] = [KafkaError.LEADER_NOT_AVAILABLE] * 2
+    with pytest.raises(LeaderMissingError, match=r"Leader not available.*creditfold doctor"):
+        client.ask(question)
