@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, cast
 
 import aiokafka
@@ -128,11 +129,29 @@ class Fetched(NamedTuple):
     records: Sequence[Record]
 
 
-class Chain(NamedTuple):
-    """A claimed partition: the claim's epoch, and the offset at which its next chunk starts."""
+@dataclass
+class Chain:
+    """A claimed partition: the claim's epoch, and the offset at which its next chunk starts.
+
+    `connection` is the one by which it is fetched: a broker that lost the log's end, and one that lacks it and became
+    the leader, has another one. `behind_since` says since when the chain has been ahead of a partition that has nothing
+    to do, by the monotonic clock.
+    """
 
     epoch: int
     next_offset: int
+    connection: Any = field(default=None, compare=False)
+    behind_since: float | None = field(default=None, compare=False)
+
+
+class Holding(NamedTuple):
+    """Since when a partition has been held by this process, and when it was last; by the monotonic clock.
+
+    It may change hands for a moment, or have its claim renewed, and is held by the process no less.
+    """
+
+    since: float
+    last: float
 
 
 class LedgerConsumerThread(driver.AIOKafkaConsumerThread):
@@ -261,22 +280,14 @@ class LedgerConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._chains: dict[TP, Chain] = {}
-        # By which connection each claimed partition is fetched. A broker that lost the log's end, and one that lacks it
-        # and became the leader, has another one.
-        self._connections: dict[TP, Any] = {}
         self._connections_seen = 0.0
         self._not_before: dict[TP, float] = {}
-        # Since when a claim's chain has been ahead of a partition that has nothing to do.
-        self._behind_since: dict[TP, float] = {}
         # Partitions in which something could not be read, and when to try them again, each alone.
         self._suspects: dict[TP, float] = {}
         # Counts what makes a fetch under way void. Compared before and after each wait.
         self._seeks = 0
         self._touched = 0.0
-        # When each partition was last claimed, and since when it has been held by this process: it may change hands for
-        # a moment, or have its claim renewed, and is held by it no less.
-        self._held_at: dict[TP, float] = {}
-        self._held_since: dict[TP, float] = {}
+        self._holdings: dict[TP, Holding] = {}
         super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> LedgerConsumerThread:
@@ -344,7 +355,7 @@ class LedgerConsumer(driver.Consumer):
             chunks = self._chunks({tp: one for tp, one in fetched.items() if tp not in others})
             if chunks and not self.should_stop and state == self._state():
                 for tp, chunk in chunks.items():
-                    self._chains[tp] = Chain(chunk.epoch, chunk.end)
+                    self._chains[tp].next_offset = chunk.end
                 # Faust takes longer over a message than folding some records does: one brings all that was fetched.
                 tp = next(iter(chunks))
                 yield tp, self._message(tp, tuple(chunks.values()))
@@ -364,10 +375,11 @@ class LedgerConsumer(driver.Consumer):
         now, waiting = time.monotonic(), self._ledger.partitions.idle()
         for tp, chain in list(self._chains.items()):
             if waiting.get(tp.partition, chain.next_offset) >= chain.next_offset:
-                self._behind_since.pop(tp, None)
-            elif now - self._behind_since.setdefault(tp, now) > LOST_AFTER_S:
+                chain.behind_since = None
+            elif chain.behind_since is None:
+                chain.behind_since = now
+            elif now - chain.behind_since > LOST_AFTER_S:
                 log.warning("a chunk got lost on its way to its queue", partition=tp.partition)
-                self._behind_since.pop(tp)
                 self.forget(tp.partition, fenced=False)
 
     def _notice_idle_connections(self) -> None:
@@ -382,7 +394,9 @@ class LedgerConsumer(driver.Consumer):
 
         The log may have lost its end by then and grown past it, and the next record would be another history's.
         """
-        return {tp for tp in tps if tp in self._chains and self._thread.connection(tp) is not self._connections.get(tp)}
+        return {
+            tp for tp in tps if tp in self._chains and self._thread.connection(tp) is not self._chains[tp].connection
+        }
 
     def _compare_again(self, tps: Iterable[TP]) -> None:
         """Forget claims, so that the next ones compare the log again.
@@ -526,8 +540,7 @@ class LedgerConsumer(driver.Consumer):
         if seeks != self._seeks:
             return  # A rebalance came in between; the next call claims what is ours by then.
         for tp, start in starts.items():
-            self._chains[tp] = Chain(claims[tp.partition].epoch, start)
-            self._connections[tp] = connections[tp]
+            self._chains[tp] = Chain(claims[tp.partition].epoch, start, connections[tp])
         log.info("claimed", partitions={tp.partition: starts[tp] for tp in sorted(starts)})
 
     async def _compared(self, tps: Collection[TP]) -> tuple[Mapping[int, Bookmark], set[int]]:
@@ -592,23 +605,24 @@ class LedgerConsumer(driver.Consumer):
     def _record_held(self, claimed: set[TP]) -> None:
         now = time.monotonic()
         for tp in claimed:
-            if tp not in self._held_at or now - self._held_at[tp] > LOST_FOR_GOOD_S:
-                self._held_since[tp] = now
+            before = self._holdings.get(tp)
+            if before is None or now - before.last > LOST_FOR_GOOD_S:
+                before = Holding(now, now)
                 self._ledger.signs.news.set()
-            self._held_at[tp] = now
+            self._holdings[tp] = before._replace(last=now)
 
     def signs(self) -> list[PartitionSign]:
         """What this worker does about each partition that it holds or has held. Safe to call from another thread."""
         now, works, claimed = time.monotonic(), self._ledger.partitions.work(), set(self._chains)
         found = []
-        for tp, held_at in sorted(list(self._held_at.items())):  # noqa: C414 - A copy at once: the other thread may add one.
+        for tp, held in sorted(list(self._holdings.items())):  # noqa: C414 - A copy at once: the other thread may add one.
             work = works.get(tp.partition)
             holds = tp in claimed
             found.append(
                 PartitionSign(
                     tp.partition,
-                    0.0 if holds else round(now - held_at, 3),
-                    round(now - self._held_since[tp], 3) if holds else None,
+                    0.0 if holds else round(now - held.last, 3),
+                    round(now - held.since, 3) if holds else None,
                     round(now - work.since, 3) if holds and work else None,
                     tries=work.tries if holds and work else 0,
                     why=work.why[:MOST_CHARACTERS] if holds and work else "",

@@ -215,8 +215,7 @@ async def claimed(app: FoldApp, monkeypatch: pytest.MonkeyPatch) -> LedgerConsum
     """A consumer that has claimed partitions 0 and 1 at offset 10 under epoch 5, by the connection "first"."""
     consumer = cast(LedgerConsumer, app.consumer)
     consumer._set_active_tps({TP(TOPIC, 0), TP(TOPIC, 1)})
-    consumer._chains.update({TP(TOPIC, 0): Chain(5, 10), TP(TOPIC, 1): Chain(5, 10)})
-    consumer._connections.update(dict.fromkeys(consumer._chains, "first"))
+    consumer._chains.update({TP(TOPIC, partition): Chain(5, 10, "first") for partition in (0, 1)})
     monkeypatch.setattr(consumer._thread, "connection", lambda tp: "first")
     return consumer
 
@@ -403,7 +402,7 @@ async def test_a_batch_that_aiokafka_cannot_parse_is_read_by_librdkafka(
     monkeypatch.setattr(claimed._thread, "seek_wait", answer(None))
     assert [item async for item in claimed.getmany(0.1)] == []
     assert claimed._chains == {}
-    claimed._chains.update({TP(TOPIC, 0): Chain(6, 10), TP(TOPIC, 1): Chain(6, 10)})
+    claimed._chains.update({TP(TOPIC, partition): Chain(6, 10, "first") for partition in (0, 1)})
     chunks = [chunk for _ in range(2) async for _, message in claimed.getmany(0.1) for chunk in message.value]
     assert claimed._read_offset[TP(TOPIC, 0)] == 10
     assert [(c.partition, c.start, c.end) for c in chunks] == [(0, 10, 14), (1, 10, 11)]
@@ -418,10 +417,12 @@ async def test_a_chunk_that_faust_dropped_is_fetched_again(
     monkeypatch.setattr(partitions, "idle", lambda: {0: 4, 1: 10})
     claimed._notice_lost_chunks()
     assert claimed._chains.keys() == {TP(TOPIC, 0), TP(TOPIC, 1)}
-    claimed._behind_since[TP(TOPIC, 0)] -= LOST_AFTER_S
+    assert claimed._chains[TP(TOPIC, 1)].behind_since is None
+    since = claimed._chains[TP(TOPIC, 0)].behind_since
+    assert since is not None
+    claimed._chains[TP(TOPIC, 0)].behind_since = since - LOST_AFTER_S
     claimed._notice_lost_chunks()
     assert claimed._chains.keys() == {TP(TOPIC, 1)}
-    assert claimed._behind_since == {}
 
 
 async def test_what_is_paused_is_not_fetched_until_it_is_resumed() -> None:
