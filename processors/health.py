@@ -144,7 +144,12 @@ def judge_machine(
         elsewhere = sum(is_live(one) for one in found if one.sign.role == role)
         others = f"; {elsewhere} on other machines" if elsewhere else ""
         return [Problem(f"no {role} runs on this machine ({host}){seen}{others}", f"Start one: creditfold {role}")]
-    judged = [(one, problem_of(one, live=live)) for one in running]
+    return _problems_of(role, running, live=live)
+
+
+def _problems_of(role: Role, found: Sequence[Heartbeat], *, live: bool) -> list[Problem]:
+    """What is wrong with processes of a role, each by its name; `live` as in problem_of."""
+    judged = [(one, problem_of(one, live=live)) for one in found]
     return [Problem(f"{role} {one.sign.owner}: {it.what}", it.remedy) for one, it in judged if it is not None]
 
 
@@ -217,7 +222,7 @@ def _judge_partitions(
                 wrong[partition] = f"partition {partition} has records to fold, and isn't folded for {_seconds(idle_s)}"
         doing[partition] = _doing(part, alone_s, partition in wrong)
     if not live:
-        problems.append(_no_worker(workers))
+        problems.append(_none_at_work("worker", workers))
     elif unowned:
         worst = max(unowned.values())
         since = f" for {_seconds(worst)}" if worst < float("inf") else ""
@@ -234,10 +239,10 @@ def _remedy_of(what: str) -> str:
     return "Look into its worker's log; restart the worker if that says nothing."
 
 
-def _no_worker(workers: Sequence[Heartbeat]) -> Problem:
-    last = min(workers, key=lambda one: one.age_s, default=None)
+def _none_at_work(role: Role, known: Sequence[Heartbeat]) -> Problem:
+    last = min(known, key=lambda one: one.age_s, default=None)
     seen = "none was ever there" if last is None else f"the last one, {last.sign.owner}: {condition(last)}"
-    return Problem(f"no worker is at work; {seen}", "Start one with `creditfold worker`, or look into its log.")
+    return Problem(f"no {role} is at work; {seen}", f"Start one with `creditfold {role}`, or look into its log.")
 
 
 def unowned_s(partition: int, workers: Sequence[Heartbeat]) -> float:
@@ -341,15 +346,8 @@ def _judge_publishers(health: DatabaseHealth) -> list[Problem]:
         return []
     live = [one for one in running if is_live(one)]
     if not live:
-        last = min(running, key=lambda one: one.age_s)
-        return [
-            Problem(
-                f"no publisher is at work; the last one, {last.sign.owner}: {condition(last)}",
-                "Start one with `creditfold publisher`, or look into its log.",
-            )
-        ]
-    judged = [(one, problem_of(one, live=False)) for one in live]
-    problems = [Problem(f"publisher {one.sign.owner}: {it.what}", it.remedy) for one, it in judged if it is not None]
+        return [_none_at_work("publisher", running)]
+    problems = _problems_of("publisher", live, live=False)
     alone = {row.log_partition: unowned_s(row.log_partition, running) for row in health.progress}
     unowned = {partition: seconds for partition, seconds in alone.items() if seconds > UNOWNED_S}
     if unowned:

@@ -4,7 +4,7 @@ import gc
 import os
 import signal
 import threading
-from typing import NoReturn, TypeVar, cast
+from typing import NoReturn, cast
 
 import structlog
 from faust import Worker
@@ -16,8 +16,6 @@ from creditfold.common.settings import Settings
 from creditfold.processors.heartbeat import Heart, Signs
 from creditfold.processors.startup import leave, wait_until_ready
 from creditfold.processors.worker.app import FoldApp, create_app
-
-T = TypeVar("T")
 
 #: A worker that is stopped ends within this time, in seconds. What it writes has GRACE_S of it.
 STOP_WITHIN_S = 12.0
