@@ -13,7 +13,7 @@ from creditfold.processors.publisher.main import PartitionThread
 from creditfold.processors.publisher.partition import Outbox, Pool, ScatteredWindowError
 from creditfold.projections.queries import windows as outbox_queries
 from helpers.late_marker import abort_in
-from helpers.outboxes import opened, publish_to, topics_of
+from helpers.outboxes import opened, publish_all, publish_to, topics_of
 from helpers.published import assert_published, fold, next_offsets
 from helpers.support import HANG_S, Raw, record
 
@@ -42,6 +42,22 @@ def commands() -> list[Raw]:
     return [raw for number, grant in enumerate(grants) for raw in (grant, Raw(b"?", b"?", partition=number % 4))]
 
 
+class Marker:
+    """Aborts, in partition 0 of a topic and nowhere else, what a producer has open there just before some calls."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self._place = settings, topic, 0
+        #: How many transactions it aborted, each time.
+        self.aborted: list[int] = []
+
+    def producer(self, call: str, numbers: set[int]) -> Any:
+        """Makes a producer to whose calls of these numbers it happens."""
+        return lambda conf: MarkedProducer(conf, call, numbers, self._abort)
+
+    def _abort(self) -> None:
+        self.aborted.append(abort_in(*self._place))
+
+
 @pytest.mark.parametrize("topic", ["outcomes", "dead_letters"])
 def test_nothing_is_published_behind_a_window_that_a_late_marker_aborted(
     ledger_settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch, topic: str
@@ -49,19 +65,16 @@ def test_nothing_is_published_behind_a_window_that_a_late_marker_aborted(
     """The producer hears that its commit is done; the next commit is refused, and another outbox publishes both."""
     monkeypatch.setattr(outbox_queries, "WINDOW_OFFSETS", 40)
     fold(ledger_settings, commands())
-    (folded, topics), aborted = (next_offsets(ledger_settings)[0], topics_of(ledger_settings)), list[int]()
-
-    def happens() -> None:
-        aborted.append(abort_in(ledger_settings, getattr(topics, topic), 0))
-
+    topics = topics_of(ledger_settings)
+    marker = Marker(ledger_settings, getattr(topics, topic))
     # The first commit is that of `open`, which holds no record.
-    make: Any = lambda conf: MarkedProducer(conf, "commit_transaction", {3}, happens)  # noqa: E731
+    make = marker.producer("commit_transaction", {3})
     with (
         opened(ledger_settings, pool, 0, topics, make_producer=make) as outbox,
         pytest.raises(HiddenRecordError, match="its transaction is aborted there"),
     ):
-        publish_to(outbox, folded)
-    assert aborted == [1]
+        publish_to(outbox, next_offsets(ledger_settings)[0])
+    assert marker.aborted == [1]
     for partition, end in next_offsets(ledger_settings).items():
         with opened(ledger_settings, pool, partition, topics) as outbox:
             publish_to(outbox, end)
@@ -72,43 +85,32 @@ def test_nothing_is_published_behind_a_window_that_a_late_marker_aborted(
 def test_a_window_that_a_late_marker_cut_in_two_is_not_committed(ledger_settings: Settings, pool: Pool) -> None:
     """The marker stands between two of its messages, so that readers would get the second part only."""
     fold(ledger_settings, commands())
-    (folded, topics), aborted = (next_offsets(ledger_settings)[0], topics_of(ledger_settings)), list[int]()
-
-    def happens() -> None:
-        aborted.append(abort_in(ledger_settings, topics.outcomes, 0))
-
-    make: Any = lambda conf: MarkedProducer(conf, "produce", {30}, happens)  # noqa: E731
+    topics = topics_of(ledger_settings)
+    marker = Marker(ledger_settings, topics.outcomes)
     with (
-        opened(ledger_settings, pool, 0, topics, make_producer=make) as outbox,
+        opened(ledger_settings, pool, 0, topics, make_producer=marker.producer("produce", {30})) as outbox,
         pytest.raises(ScatteredWindowError, match="not one behind the other"),
     ):
-        publish_to(outbox, folded)
-    assert aborted == [1]
-    for partition, end in next_offsets(ledger_settings).items():
-        with opened(ledger_settings, pool, partition, topics) as outbox:
-            publish_to(outbox, end)
+        publish_to(outbox, next_offsets(ledger_settings)[0])
+    assert marker.aborted == [1]
+    publish_all(ledger_settings, pool, topics)
     assert_published(ledger_settings)
 
 
-def test_a_lane_with_nothing_more_to_publish_notices_what_is_hidden(ledger_settings: Settings, pool: Pool) -> None:
+def test_a_partition_with_nothing_more_to_publish_notices_what_is_hidden(ledger_settings: Settings, pool: Pool) -> None:
     """No window comes after the one that was aborted; it is looked for all the same, and published again."""
     fold(ledger_settings, commands())
-    topics, aborted = topics_of(ledger_settings), list[int]()
-
-    def happens() -> None:
-        aborted.append(abort_in(ledger_settings, topics.outcomes, 0))
-
+    topics = topics_of(ledger_settings)
+    marker = Marker(ledger_settings, topics.outcomes)
     opened_outboxes: list[Outbox] = []
 
     def make_outbox(topics: Any, partition: int) -> Outbox:
-        numbers = set() if opened_outboxes else {2}
-        make: Any = lambda conf: MarkedProducer(conf, "commit_transaction", numbers, happens)  # noqa: E731
+        make = marker.producer("commit_transaction", set() if opened_outboxes else {2})
         opened_outboxes.append(Outbox(ledger_settings, topics, partition, pool, make_producer=make))
         return opened_outboxes[-1]
 
-    folded = next_offsets(ledger_settings)
     thread = PartitionThread(topics, 0, make_outbox, lambda partition: None, 0.5)
-    thread.set_folded(folded.pop(0))
+    thread.set_folded(next_offsets(ledger_settings)[0])
     thread.start()
     try:
         assert wait_until(
@@ -117,8 +119,6 @@ def test_a_lane_with_nothing_more_to_publish_notices_what_is_hidden(ledger_setti
     finally:
         thread.stop()
         thread.join(HANG_S)
-    assert aborted == [1]
-    for partition, end in folded.items():
-        with opened(ledger_settings, pool, partition, topics) as outbox:
-            publish_to(outbox, end)
+    assert marker.aborted == [1]
+    publish_all(ledger_settings, pool, topics)
     assert_published(ledger_settings)

@@ -12,8 +12,7 @@ from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import folding
 from creditfold.processors.fold.fast import new_filter
 from creditfold.projections.store.results import ChunkResult
-from creditfold.schemas.wire import encode
-from helpers.records import FakeRecord
+from helpers.records import grant
 
 pytestmark = pytest.mark.both_cores
 
@@ -86,10 +85,7 @@ def test_light_accounts_are_bounded_by_their_number_and_their_lots() -> None:
 
     def fold(cache: AccountCache, names: list[str], lots: int) -> None:
         assert cache.store is not None
-        grants = [
-            FakeRecord(at, 0, name.encode(), encode("Grant", grant_of(at, name)))
-            for at, name in enumerate(name for name in names for _ in range(lots))
-        ]
+        grants = [grant(at, 0, str(at), name, 5) for at, name in enumerate(name for name in names for _ in range(lots))]
         reads = fast.read(grants, 0, 1, cache.store)
         plan = fast.new_plan(cache.store, reads, None, 0, trusts=False)
         plan.settle({}, (), lambda *_: None, {}, print)
@@ -108,10 +104,6 @@ def test_light_accounts_are_bounded_by_their_number_and_their_lots() -> None:
     fold(cache, ["x", "y"], 40)
     cache.trim()
     assert (cache.store.names(), cache.store.lots) == (["y"], 40)
-
-
-def grant_of(at: int, name: str) -> dict[str, object]:
-    return {"command_id": str(at), "account": name, "asset": "credits", "amount": 5}
 
 
 def test_lots_that_time_made_are_counted_too() -> None:

@@ -31,9 +31,8 @@ from creditfold.projections.store.transaction import ChunkTransaction, Progress
 from creditfold.projections.tables.account_tables import BALANCES, CHANGED_LOTS, EMPTIED_BALANCES, FAST_BALANCES, LOTS
 from creditfold.projections.tables.inline_lots import inline_lot
 from creditfold.schemas.registry import latest, load_lock
-from creditfold.schemas.wire import encode
 from helpers.credit_histories import history
-from helpers.records import FakeRecord
+from helpers.records import FakeRecord, grant, plain, spend
 from helpers.support import IS_COMPILED
 
 pytestmark = pytest.mark.both_cores
@@ -132,11 +131,8 @@ def test_what_it_reads_is_what_python_reads(pair: tuple[bytes, bytes], partition
 @needs_fast
 def test_metadata_do_not_slow_a_plain_command_down() -> None:
     """A purchase says which order it is of; the line keeps a digest of that, as Python's does."""
-    fields = {"account": "ann", "asset": "credits", "amount": 1, "metadata": {"order": "7", "é": "\t"}}
-    records = [
-        FakeRecord(0, 0, b"ann", encode("Grant", {"command_id": "g", **fields})),
-        FakeRecord(1, 1, b"ann", encode("Spend", {"command_id": "s", **fields})),
-    ]
+    metadata = {"order": "7", "é": "\t"}
+    records = [grant(0, 0, "g", "ann", 1, metadata=metadata), spend(1, 1, "s", "ann", 1, metadata=metadata)]
     ours, python = Folded({}, is_fast=True), Folded({}, is_fast=False)
     ours.fold(records)
     python.fold(records)
@@ -147,8 +143,7 @@ def test_metadata_do_not_slow_a_plain_command_down() -> None:
 @needs_fast
 def test_a_record_of_another_partition_or_that_mends_a_letter_goes_python_s_way() -> None:
     """However plain it is."""
-    value = encode("Spend", {"command_id": "s", "account": "ann", "asset": "credits", "amount": 1})
-    record = FakeRecord(0, 0, b"ann", value)
+    record = spend(0, 0, "s", "ann", 1)
     wrong = (partition_of(b"ann", 8) + 1) % 8
     for given_record, partition in ((record, wrong), (record._replace(headers=[("redrive-of", b"0:1")]), wrong - 1)):
         ((_, content),) = fast.read([given_record], partition, 8, fast.new_store())
@@ -161,10 +156,10 @@ def test_a_record_of_another_partition_or_that_mends_a_letter_goes_python_s_way(
 NAMING = ("Capture", "Release", "Refund", "VoidGrant", "CancelSchedule", "SettleTransfer", "Batch", "Tick", "Transfer")
 
 
-def without_tables(seed: int, count: int, plain: float) -> list[FakeRecord]:
-    """A history that can be folded without PostgreSQL."""
+def without_tables(seed: int, count: int, share: float) -> list[FakeRecord]:
+    """A history that can be folded without PostgreSQL, a share of it plain commands."""
     found = [
-        record for record in history(seed, count, plain=plain) if type(read_one(record, 0, 1)).__name__ not in NAMING
+        record for record in history(seed, count, plain=share) if type(read_one(record, 0, 1)).__name__ not in NAMING
     ]
     return [record._replace(offset=offset) for offset, record in enumerate(found)]
 
@@ -262,9 +257,9 @@ def _values(column: str | bytes) -> list[Any]:
 
 @needs_fast
 @given(st.integers(0, 10**6), st.sampled_from([0.5, 0.9, 1.0]))
-def test_it_comes_to_the_same_as_python(seed: int, plain: float) -> None:
+def test_it_comes_to_the_same_as_python(seed: int, share: float) -> None:
     """The chain over every line, the counts, the totals and the rows of all tables, however the log is cut."""
-    compared(seed, plain)
+    compared(seed, share)
 
 
 @needs_fast
@@ -273,9 +268,9 @@ def test_what_is_compared_takes_the_fast_path() -> None:
     assert sum(compared(seed, 0.9) for seed in range(20)) > 500
 
 
-def compared(seed: int, plain: float) -> int:
+def compared(seed: int, share: float) -> int:
     """Fold a history the fast path and Python's, and hold the two together; gives how many lines the fast path made."""
-    records = without_tables(seed, 150, plain)
+    records = without_tables(seed, 150, share)
     whole = fold(read_records(records, 0, 1), CreditBook(), len(records))
     known: dict[tuple[str, str], tuple[int, Command]] = {}
     command: Any
@@ -310,18 +305,7 @@ def lines_of(result: Any) -> list[Line]:
 @needs_fast
 def test_totals_of_very_large_amounts_add_up() -> None:
     """More than 64 bits of them in one chunk, which a number of the machine's own has no room for."""
-    records = [
-        FakeRecord(
-            number,
-            0,
-            name.encode(),
-            encode(
-                "Grant",
-                {"command_id": str(number), "account": name, "asset": "credits", "amount": limits.MAX_AMOUNT},
-            ),
-        )
-        for number, name in enumerate(f"user-{number % 500}" for number in range(3_000))
-    ]
+    records = [grant(number, 0, str(number), f"user-{number % 500}", limits.MAX_AMOUNT) for number in range(3_000)]
     ours = Folded({}, is_fast=True)
     ours.fold(records)
     assert ours.totals["credits"][2] == 3_000 * limits.MAX_AMOUNT
@@ -336,8 +320,7 @@ def test_lots_that_a_balance_has_no_room_for_get_rows() -> None:
     commands += [("Spend", f"s{number}", 7) for number in range(50)]
     inline: list[int] = []
     for offset, (name, command_id, amount) in enumerate(commands):
-        fields = {"command_id": command_id, "account": "ann", "asset": "credits", "amount": amount}
-        record = FakeRecord(offset, offset, b"ann", encode(name, fields))
+        record = plain(name, offset, offset, command_id, "ann", amount)
         ours.fold([record])
         python.fold([record])
         assert ours.tables == python.tables
@@ -380,8 +363,7 @@ def test_a_balance_is_read_as_python_reads_it(balance: tuple[tuple[Any, ...], bo
     row, is_right = balance
     store, went = fast.new_store(), []
     assert store is not None
-    value = encode("Spend", {"command_id": "s", "account": "ann", "asset": "credits", "amount": 1})
-    reads = fast.read([FakeRecord(0, 50, b"ann", value)], 0, 1, store)
+    reads = fast.read([spend(0, 50, "s", "ann", 1)], 0, 1, store)
     plan = fast.new_plan(store, reads, None, 0, trusts=False)
     plan.settle({}, (), lambda *_: None, {"ann": row}, went.append)
     light = store.find("ann")
@@ -407,12 +389,7 @@ def test_assets_are_forgotten_with_their_accounts() -> None:
     assert store is not None
     for start in range(0, 2_000, 500):
         names = [f"user-{number}" for number in range(start, start + 500)]
-        records = [
-            FakeRecord(
-                at, 0, name.encode(), encode("Grant", {"command_id": "g", "account": name, "asset": name, "amount": 1})
-            )
-            for at, name in enumerate(names, start)
-        ]
+        records = [grant(at, 0, "g", name, 1, asset=name) for at, name in enumerate(names, start)]
         reads = fast.read(records, 0, 1, store)
         plan = fast.new_plan(store, reads, None, 0, trusts=False)
         plan.settle({}, (), lambda *_: None, {}, print)
@@ -430,10 +407,8 @@ def test_assets_are_forgotten_with_their_accounts() -> None:
 def test_its_columns_are_those_of_the_tables() -> None:
     """One row of each, of as many columns as the table has; and none when they were taken."""
     ours = Folded({}, is_fast=True)
-    value = encode("Grant", {"command_id": "g", "account": "ann", "asset": "credits", "amount": 5})
-    ours.fold([FakeRecord(0, 7, b"ann", value)])
-    spend = encode("Spend", {"command_id": "s", "account": "ann", "asset": "credits", "amount": 5})
-    ours.fold([FakeRecord(1, 9, b"ann", spend)])
+    ours.fold([grant(0, 7, "g", "ann", 5)])
+    ours.fold([spend(1, 9, "s", "ann", 5)])
     assert ours.tables[BALANCES.name][("ann", "credits")]["version"] == 2
     (lot,) = ours.tables[LOTS.name].values()
     assert (lot["remaining"], lot["spent"], lot["is_live"], lot["next_at_ms"]) == (0, 5, 0, -1)
