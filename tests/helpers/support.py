@@ -43,6 +43,7 @@ from creditfold.schemas.wire import encode
 from helpers.fork_server import Process
 
 ROOT = Path(__file__).resolve().parents[2]
+WITH_CONSTANTS = str(ROOT / "tests" / "programs" / "with_constants.py")
 #: Longest wait for what must come, in seconds: only a hang exceeds it, however slow the machine is.
 HANG_S = 120.0
 #: The option by which a command waits for Kafka, and then for the fold, as long.
@@ -100,7 +101,17 @@ class WorkerProcess:
     #: How it is started. A test of what happens while it imports takes `start_anew`.
     start_program: Callable[..., "subprocess.Popen[bytes]"] = Process
 
-    def __init__(self, settings: Settings, folder: Path, name: str = "worker", command: str = "worker") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        name: str = "worker",
+        command: str = "worker",
+        constants: Sequence[str] = (),
+    ) -> None:
+        """Start it, with constants of modules set otherwise: `processors.worker.app.SESSION_S=6`."""
+        if constants:
+            self.program = (WITH_CONSTANTS, *(f"creditfold.{one}" for one in constants))
         self.log = folder / f"{name}.log"
         self._command = command
         self._settings = settings
@@ -125,8 +136,9 @@ class WorkerProcess:
         self.process.kill()
         self.process.wait()
 
-    def restart(self) -> None:
-        """Start again, under another process id."""
+    def restart(self, **changed: Any) -> None:
+        """Start again, under another process id and with some settings changed."""
+        self._settings = self._settings.model_copy(update=changed)
         self.process = self._start()
 
     def stop(self, bound_s: float = HANG_S) -> int:
@@ -161,7 +173,7 @@ class BriefWorker(WorkerProcess):
 
     SESSION_S = 6
     program = (
-        str(ROOT / "tests" / "programs" / "with_constants.py"),
+        WITH_CONSTANTS,
         f"creditfold.processors.worker.app.SESSION_S={SESSION_S}",
     )
 
@@ -179,9 +191,11 @@ def worker(
             running.stop()
 
 
-def publisher(settings: Settings, folder: Path, name: str = "publisher") -> AbstractContextManager[WorkerProcess]:
+def publisher(
+    settings: Settings, folder: Path, name: str = "publisher", **options: Any
+) -> AbstractContextManager[WorkerProcess]:
     """A publisher for the length of a block."""
-    return worker(settings, folder, name, command="publisher")
+    return worker(settings, folder, name, command="publisher", **options)
 
 
 class Done(NamedTuple):

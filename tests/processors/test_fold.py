@@ -19,6 +19,7 @@ from creditfold.schemas.dead_letters import DeadLetterReason
 from helpers.support import (
     HANG_S,
     TRANSACTION_MS,
+    BriefWorker,
     Raw,
     WorkerProcess,
     all_progress,
@@ -195,9 +196,9 @@ def test_aborted_transactions_are_not_folded_and_their_marks_are_passed_over(
 def test_a_second_worker_takes_its_share_and_the_rest_when_the_first_dies(
     ledger_settings: Settings, tmp_path: Path
 ) -> None:
-    """Four partitions over two owners, then one."""
+    """Four partitions over two owners, then one, as soon as a broker lets a session end."""
     append(ledger_settings, [record("Grant", str(n), f"user-{n % 50}", 1) for n in range(1_000)])
-    with worker(ledger_settings, tmp_path, "one") as one:
+    with worker(ledger_settings, tmp_path, "one", BriefWorker) as one:
         wait_until_folded(ledger_settings)
         with worker(ledger_settings, tmp_path, "two") as two:
 
@@ -235,7 +236,8 @@ def test_an_assignment_made_before_kafka_knew_its_topics_is_soon_made_anew(
 def test_sigterm_stops_in_seconds_and_leaves_nothing_half(ledger_settings: Settings, tmp_path: Path) -> None:
     """Stopped in the middle of a log, and of a chunk, the worker exits with 0, and the next goes on where it was."""
     append(ledger_settings, [record("Grant", str(n), f"user-{n % 500}", 1) for n in range(4_000)])
-    with worker(ledger_settings.model_copy(update={"chunk_records": 50}), tmp_path) as first:
+    small = ledger_settings.model_copy(update={"chunk_records": 50})
+    with worker(small, tmp_path, constants=("processors.worker.partition.GRACE_S=1",)) as first:
         assert wait_until(lambda: any(row.next_offset for row in all_progress(ledger_settings)), HANG_S)
         with psycopg.connect(ledger_settings.dsn) as holding:
             # What is folded next is written and can't be committed, whenever the worker is stopped.

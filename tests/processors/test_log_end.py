@@ -5,7 +5,6 @@ The loss is real: the broker is stopped, the end of its file is cut off, and it 
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +37,6 @@ from helpers.published import assert_published, wait_until_published
 from helpers.stack_under_test import EmbeddedStack, StackUnderTest
 from helpers.support import (
     HANG_S,
-    ROOT,
     Cli,
     Quiet,
     Raw,
@@ -46,10 +44,12 @@ from helpers.support import (
     all_progress,
     append,
     fold_log,
+    publisher,
     query,
     read_topic,
     record,
     wait_until_folded,
+    worker,
 )
 
 #: One account of each partition, by its number.
@@ -64,31 +64,21 @@ def surgery(stack: StackUnderTest) -> StackUnderTest:
     return stack
 
 
-class Watchful(WorkerProcess):
-    """A worker or a publisher that looks each second for what it looks for in half a minute else."""
-
-    program = (
-        str(ROOT / "tests" / "programs" / "with_constants.py"),
-        "creditfold.processors.worker.app.COMPARE_LOG_EVERY_S=1",
-        "creditfold.processors.worker.transport.REFUSED_PAUSE_S=1",
-        "creditfold.processors.worker.transport.UNREADABLE_PAUSE_S=1",
-        "creditfold.processors.worker.transport.UNREAD_PAUSE_S=1",
-        "creditfold.processors.publisher.main.CHECK_EVERY_S=1",
-        "creditfold.processors.publisher.main.COMPARE_EVERY_S=1",
-        "creditfold.processors.publisher.main.REFUSED_PAUSE_S=1",
-        "creditfold.log.continuity.READ_S=3",
-    )
-
-
-@contextmanager
-def watchful(settings: Settings, folder: Path, command: str = "worker", name: str = "") -> Iterator[WorkerProcess]:
-    """One for the length of a block."""
-    running = Watchful(settings, folder, name or command, command)
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.stop()
+#: What is looked for in half a minute else, a worker and a publisher look for each second.
+WORKER = (
+    "processors.worker.app.COMPARE_LOG_EVERY_S=1",
+    "processors.worker.transport.REFUSED_PAUSE_S=1",
+    "processors.worker.transport.UNREADABLE_PAUSE_S=1",
+    "processors.worker.transport.UNREAD_PAUSE_S=1",
+    "processors.worker.transport.FALLBACK_S=3",
+    "log.continuity.READ_S=3",
+)
+PUBLISHER = (
+    "processors.publisher.main.CHECK_EVERY_S=1",
+    "processors.publisher.main.COMPARE_EVERY_S=1",
+    "processors.publisher.main.REFUSED_PAUSE_S=1",
+    "log.continuity.READ_S=3",
+)
 
 
 def grant(partition: int, command_id: str, amount: int = 1) -> Raw:
@@ -103,11 +93,12 @@ def append_each(settings: Settings, records: list[Raw]) -> None:
         assert producer.flush(HANG_S) == 0
 
 
-def lose_end(stack: StackUnderTest, topic: str, partition: int, offset: int, *, kill: bool = False) -> None:
-    """Have the broker come back without a partition's records from an offset on."""
+def lose_ends(stack: StackUnderTest, *ends: tuple[str, int, int], kill: bool = False) -> None:
+    """Have the broker come back without some records: of a topic's partition those from an offset on."""
     stack.stop_kafka(kill=kill)
     try:
-        cut_end(stack.settings.data_dir, topic, partition, offset)
+        for topic, partition, offset in ends:
+            cut_end(stack.settings.data_dir, topic, partition, offset)
     finally:
         stack.start_kafka()
 
@@ -120,8 +111,8 @@ def bookmarks(settings: Settings) -> dict[int, Bookmark]:
     return {row.log_partition: row.bookmark for row in all_progress(settings)}
 
 
-def refused(running: WorkerProcess, partition: int) -> list[dict[str, Any]]:
-    said = (line for line in running.lines() if line.get("event") == "refuses to fold a partition")
+def refused(running: WorkerProcess, partition: int, what: str = "fold a") -> list[dict[str, Any]]:
+    said = (line for line in running.lines() if line.get("event") == f"refuses to {what} partition")
     return [line for line in said if line["partition"] == partition]
 
 
@@ -131,6 +122,7 @@ def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
     """The worker names what it misses, folds the other partitions, and goes on by itself after the remedy.
 
     Whatever else goes on where it stopped refuses: an archive, a rebuild, a switch, a diff. Doctor and verify say so.
+    What was folded, but not published, when the log lost it, isn't published.
     """
     settings, topic = ledger_settings, ledger_settings.commands_topic
     append_each(settings, [grant(1, f"kept-{n}") for n in range(2)] + [grant(1, f"lost-{n}") for n in range(3)])
@@ -138,9 +130,9 @@ def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
     fold_log(settings)
     before = rebuild(settings, Request(), Quiet()).number
     archive_topic(settings, tmp_path / "backup")
-    lose_end(surgery, topic, 1, 2)
+    lose_ends(surgery, (topic, 1, 2))
     append_each(settings, [grant(1, f"new-{n}") for n in range(4)])
-    with watchful(settings, tmp_path, name="again") as again:
+    with worker(settings, tmp_path, "again", constants=WORKER) as again:
         assert wait_until(lambda: len(refused(again, 1)) > 0, HANG_S), again.text()[-3000:]
         why, remedy = refused(again, 1)[0]["why"], refused(again, 1)[0]["remedy"]
         assert f"Partition 1 of {topic} is folded to offset 5" in why
@@ -152,6 +144,7 @@ def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
             assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, HANG_S)
         # Nobody owns it, so nobody ticks it or moves its transfers on.
         assert query(settings, "SELECT next_offset, owner FROM ledger.progress WHERE log_partition = 1") == [(5, "")]
+        assert_published_without(settings, tmp_path, 1, outcomes=6)
         for going_on in (
             lambda: archive_topic(settings, tmp_path / "backup"),
             lambda: rebuild(settings, Request(resume=before), Quiet()),
@@ -164,8 +157,7 @@ def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
         with pytest.raises(LogReplacedError):
             refuse_other_history(settings, take_sample(settings))
         (check,) = [check for check in examine(settings) if check.name == "last folded records"]
-        assert check.state == "danger"
-        assert why == check.seen
+        assert (check.state, check.seen) == ("danger", why)
         done = rebuild(settings, Request(), Quiet())
         activate(settings, done.number, ActivationOptions(differences=True, note="the log lost its end"), Quiet())
         wait_until_folded(settings)
@@ -174,95 +166,120 @@ def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
     assert verify(settings, None, None, 20, Quiet()).equal
 
 
-@pytest.mark.parametrize("grown", [1, 4])
+def assert_published_without(settings: Settings, folder: Path, refused_partition: int, outcomes: int) -> None:
+    """A publisher leaves one partition alone, says so, and publishes so many outcomes of the others."""
+    with publisher(settings, folder, constants=PUBLISHER) as running:
+        assert wait_until(lambda: len(read_topic(settings, settings.outcomes_topic)) == outcomes, HANG_S)
+        found = lambda: refused(running, refused_partition, "publish the")  # noqa: E731
+        assert wait_until(lambda: len(found()) > 0, HANG_S), running.text()[-3000:]
+        assert "is another one" in found()[0]["why"]
+    assert {seen.partition for seen in read_topic(settings, settings.outcomes_topic)} == {0, 1, 2, 3} - {
+        refused_partition
+    }
+
+
 def test_a_running_worker_folds_nothing_of_another_history(
-    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path, grown: int
+    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path
 ) -> None:
-    """The broker crashes, loses its end and has other records before the worker asks again; it needn't be further."""
-    settings = ledger_settings
-    append_each(settings, [grant(2, f"kept-{n}") for n in range(2)] + [grant(2, f"lost-{n}") for n in range(3)])
-    with watchful(settings, tmp_path) as running:
+    """The broker crashes, loses its ends and has other records before the worker asks again, fewer or as many.
+
+    It needn't be further: of partition 2 it has one of the three that were lost, of partition 1 one more than these.
+    """
+    settings, topic, grown = ledger_settings, ledger_settings.commands_topic, {1: 4, 2: 1}
+    for partition in grown:
+        append_each(settings, [grant(partition, name) for name in ("kept-0", "kept-1", "lost-0", "lost-1", "lost-2")])
+    with worker(settings, tmp_path, constants=WORKER) as running:
         wait_until_folded(settings)
         running.send(signal.SIGSTOP)
-        lose_end(surgery, settings.commands_topic, 2, 2, kill=True)
-        append_each(settings, [grant(2, f"new-{n}") for n in range(grown)])
+        lose_ends(surgery, *((topic, partition, 2) for partition in grown), kill=True)
+        for partition, records in grown.items():
+            append_each(settings, [grant(partition, f"new-{n}") for n in range(records)])
         running.send(signal.SIGCONT)
-        assert wait_until(lambda: len(refused(running, 2)) > 0, HANG_S), running.text()[-3000:]
-        append_each(settings, [grant(2, f"later-{n}") for n in range(4)])
+        for partition in grown:
+            assert wait_until(lambda partition=partition: refused(running, partition), HANG_S), running.text()[-3000:]
+            append_each(settings, [grant(partition, f"later-{n}") for n in range(4)])
         append(settings, [grant(3, "elsewhere")])
         assert wait_until(lambda: next_offset(settings, 3) == 1, HANG_S)
-        assert wait_until(lambda: "is another one" in refused(running, 2)[-1]["why"], HANG_S)
-    assert next_offset(settings, 2) == 5
-    found = query(settings, "SELECT command_id FROM ledger.journal WHERE log_partition = 2 ORDER BY log_offset")
-    assert [row[0] for row in found] == ["kept-0", "kept-1", "lost-0", "lost-1", "lost-2"]
+        for partition in grown:
+            last = lambda partition=partition: refused(running, partition)[-1]["why"]  # noqa: E731
+            assert wait_until(lambda last=last: "is another one" in last(), HANG_S)
+    for partition in grown:
+        assert next_offset(settings, partition) == 5
+        found = query(
+            settings,
+            "SELECT command_id FROM ledger.journal WHERE log_partition = %s ORDER BY log_offset",
+            (partition,),
+        )
+        assert [row[0] for row in found] == ["kept-0", "kept-1", "lost-0", "lost-1", "lost-2"]
 
 
 def test_outcomes_that_their_topic_lost_are_published_again(
     ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path
 ) -> None:
-    """The end of the outcomes topic is lost under a publisher, which has nothing to publish, or something just then."""
-    settings, topic = ledger_settings, ledger_settings.outcomes_topic
+    """Ends of the outcomes topic are lost under a publisher, which has nothing to publish in one partition.
 
-    def publish(*names: str) -> None:
-        for name in names:
+    In another one it has something just then, by which it notices the loss.
+    """
+    settings, topic = ledger_settings, ledger_settings.outcomes_topic
+    with (
+        worker(settings, tmp_path, constants=WORKER),
+        publisher(settings, tmp_path, constants=PUBLISHER) as running,
+    ):
+        for name in ("first", "second", "third"):
             append(settings, [grant(partition, name) for partition in range(4)])
             wait_until_folded(settings)
             wait_until_published(settings)
-
-    with watchful(settings, tmp_path), watchful(settings, tmp_path, "publisher") as running:
-        publish("first", "second", "third")
-        lose_end(surgery, topic, 0, 2, kill=True)
-        assert wait_until(lambda: len(read_topic(settings, topic)) == 12, HANG_S), running.text()[-3000:]
         running.send(signal.SIGSTOP)
-        lose_end(surgery, topic, 1, 2, kill=True)
-        append(settings, [grant(partition, "fourth") for partition in range(4)])
+        lose_ends(surgery, (topic, 0, 2), (topic, 1, 2), kill=True)
+        append(settings, [grant(partition, "fourth") for partition in (1, 2, 3)])
         wait_until_folded(settings)
         running.send(signal.SIGCONT)
-        assert wait_until(lambda: len(read_topic(settings, topic)) == 16, HANG_S), running.text()[-3000:]
+        assert wait_until(lambda: len(read_topic(settings, topic)) == 15, HANG_S), running.text()[-3000:]
         assert_published(settings)
 
 
-@pytest.mark.parametrize("left", [0, 1])
-def test_an_outbox_commits_nothing_behind_a_lost_end(
-    ledger_settings: Settings, surgery: StackUnderTest, pool: Pool, left: int
+def test_what_lives_through_the_loss_joins_no_histories(
+    ledger_settings: Settings, surgery: StackUnderTest, pool: Pool
 ) -> None:
-    """Its next message lands where an earlier one was: the transaction is given up, and another outbox begins there.
+    """Two outboxes commit nothing behind a lost end, and a reader doesn't read on, over one restart of the broker.
 
-    Where something of the same producer is left, Kafka misses the numbers between by itself.
+    The next message of an outbox lands where an earlier one was: the transaction is given up, and another outbox begins
+    there. Where something of the same producer is left, as in partition 1, Kafka misses the numbers between by itself.
+    What reads on, as a long archive does, ends with an error: by the leader's epoch.
     """
-    settings, topic = ledger_settings, ledger_settings.outcomes_topic
-    append(settings, [grant(0, f"g-{number}") for number in range(4)])
+    settings, topic, commands = ledger_settings, ledger_settings.outcomes_topic, ledger_settings.commands_topic
+    append(settings, [grant(partition, f"g-{number}") for number in range(4) for partition in (0, 1)])
     fold_log(settings)
-    with opened(settings, pool, 0) as outbox:
-        for folded in (1, 2, 3):
-            assert outbox.publish(folded) == (1, 0)
-        lose_end(surgery, topic, 0, 2 * left)
-        with pytest.raises((OutcomesCutError, KafkaException), match=r"offset 6, and is at 0|out of order|sequence"):
-            outbox.publish(4)
-    assert len(read_topic(settings, topic)) == left
-    with opened(settings, pool, 0) as another:
-        publish_to(another, 4)
-        assert another.ends[topic] > 6
+    append_each(settings, [grant(3, f"kept-{n}") for n in range(2)] + [grant(3, f"lost-{n}") for n in range(2)])
+    found: list[int] = []
+
+    def read_up_to(offset: int) -> None:
+        while reader.position < offset:
+            found.extend(one.offset for one in reader.take(10, 1.0).records)
+
+    with (
+        LogReader(settings.kafka_client, commands, 3, 0) as reader,
+        opened(settings, pool, 0) as first,
+        opened(settings, pool, 1) as second,
+    ):
+        read_up_to(4)
+        for outbox in (first, second):
+            assert [outbox.publish(folded) for folded in (1, 2, 3)] == [(1, 0)] * 3
+        lose_ends(surgery, (topic, 0, 0), (topic, 1, 2), (commands, 3, 2))
+        append_each(settings, [grant(3, f"new-{n}") for n in range(6)])
+        with pytest.raises(UnreadableError):
+            read_up_to(8)
+        for outbox in (first, second):
+            cut = r"offset 6, and is at 0|out of order|sequence"
+            with pytest.raises((OutcomesCutError, KafkaException), match=cut):
+                outbox.publish(4)
+    assert found == [0, 1, 2, 3]
+    assert [seen.partition for seen in read_topic(settings, topic)] == [1]
+    for partition in (0, 1):
+        with opened(settings, pool, partition) as another:
+            publish_to(another, 4)
+            assert another.ends[topic] > 6
     assert_published(settings)
-
-
-def test_nothing_of_a_lost_history_is_published(
-    ledger_settings: Settings, surgery: StackUnderTest, tmp_path: Path
-) -> None:
-    """What was folded, but not published, when the log lost it: the publisher leaves the partition alone."""
-    settings = ledger_settings
-    append_each(settings, [grant(2, f"kept-{n}") for n in range(2)] + [grant(2, f"lost-{n}") for n in range(2)])
-    append(settings, [grant(3, "elsewhere")])
-    fold_log(settings)
-    lose_end(surgery, settings.commands_topic, 2, 2)
-    append_each(settings, [grant(2, f"new-{n}") for n in range(3)])
-    with watchful(settings, tmp_path, "publisher") as running:
-        assert wait_until(lambda: len(read_topic(settings, settings.outcomes_topic)) == 1, HANG_S)
-        assert wait_until(lambda: running.said("refuses to publish the partition"), HANG_S), running.text()[-3000:]
-    line, *_ = [line for line in running.lines() if line["event"] == "refuses to publish the partition"]
-    assert line["partition"] == 2
-    assert "is another one" in line["why"]
-    assert [seen.partition for seen in read_topic(settings, settings.outcomes_topic)] == [3]
 
 
 @pytest.fixture
@@ -298,7 +315,7 @@ def test_what_cannot_be_read_keeps_nobody_else_waiting(
 
     # A slow machine may not give others in time, either.
     assert wait_until(lambda: (found := unread()).partitions == {1} and found.refused.keys() == {3}, HANG_S)
-    with watchful(settings, tmp_path, name="again") as again:
+    with worker(settings, tmp_path, "again", constants=WORKER) as again:
         for partition in (0, 3):
             assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, HANG_S), again.text()
 
@@ -355,10 +372,11 @@ def test_nothing_of_an_ordinary_log_is_taken_for_another_history(
                 producer.produce(settings.commands_topic, raw.value, raw.key, partition)
         (producer.commit_transaction if commit else producer.abort_transaction)(HANG_S)
 
-    names = [f"log-{number}" for number in range(6)]
     for number, commit in enumerate([False, False, True, True, False, True]):
-        write(names[number], commit=commit)
-        running = Watchful(settings, tmp_path, names[number])
+        write(f"log-{number}", commit=commit)
+        # By another group, nobody waits until the session of a killed one has run out.
+        alone = settings.model_copy(update={"group": f"{settings.group}-{number}"})
+        running = WorkerProcess(alone, tmp_path, f"log-{number}", constants=WORKER)
         try:
             # Where all that is new is aborted, nothing waits to be folded.
             assert wait_until(lambda running=running: running.said("claimed"), HANG_S)
@@ -367,7 +385,6 @@ def test_nothing_of_an_ordinary_log_is_taken_for_another_history(
                 stack.restart_kafka(kill=True)
                 append(settings, [grant(partition, "after the crash") for partition in range(4)])
                 wait_until_folded(settings)
-            # Who comes after a killed one waits until its session has run out.
             if number % 2 == 0:
                 assert running.stop() == 0
         finally:
@@ -381,7 +398,7 @@ def test_nothing_of_an_ordinary_log_is_taken_for_another_history(
     append(settings, [grant(0, "behind an open transaction")])
     assert refusals(settings, settings.commands_topic, bookmarks(settings)) == {}
     producer.abort_transaction(HANG_S)
-    with watchful(settings, tmp_path, name="last"):
+    with worker(settings, tmp_path, "last", constants=WORKER):
         wait_until_folded(settings)
     assert verify(settings, None, None, 20, Quiet()).equal
 
@@ -431,27 +448,6 @@ def test_what_a_bookmark_may_meet(ledger_settings: Settings, transactional: Prod
     # What was deleted can't be compared, and is no other history.
     assert meets(2, other) == meets(4, other) == ""
     assert "but the topic holds 2 to 6" in meets(1, found[0])
-
-
-def test_a_reader_that_lives_through_the_loss_joins_no_histories(
-    ledger_settings: Settings, surgery: StackUnderTest
-) -> None:
-    """What reads on over a restart of the broker, as a long archive does, ends with an error: by the leader's epoch."""
-    settings, topic = ledger_settings, ledger_settings.commands_topic
-    append_each(settings, [grant(0, f"kept-{n}") for n in range(2)] + [grant(0, f"lost-{n}") for n in range(2)])
-    found: list[int] = []
-    with LogReader(settings.kafka_client, topic, 0, 0) as reader:
-
-        def read_up_to(offset: int) -> None:
-            while reader.position < offset:
-                found.extend(one.offset for one in reader.take(10, 1.0).records)
-
-        read_up_to(4)
-        lose_end(surgery, topic, 0, 2)
-        append_each(settings, [grant(0, f"new-{n}") for n in range(6)])
-        with pytest.raises(UnreadableError):
-            read_up_to(8)
-    assert found == [0, 1, 2, 3]
 
 
 def test_a_database_without_records_yet_is_no_other_history(ledger_settings: Settings) -> None:

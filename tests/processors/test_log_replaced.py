@@ -30,7 +30,11 @@ def decided(settings: Settings) -> list[list[tuple[int, int]]]:
 def test_each_is_published_once_when_the_log_is_replaced(ledger_settings: Settings, tmp_path: Path) -> None:
     """By a generation of it in the same database, and in an empty one. Publishers and workers of the old topic stop."""
     large = [Raw(b"\0" * 200_000, b"k", partition) for partition in range(4)]
-    with worker(ledger_settings, tmp_path) as folding, publisher(ledger_settings, tmp_path) as publishing:
+    compares, checks = ("processors.worker.app.COMPARE_EVERY_S=0.5",), ("processors.publisher.main.CHECK_EVERY_S=0.5",)
+    with (
+        worker(ledger_settings, tmp_path, constants=compares) as folding,
+        publisher(ledger_settings, tmp_path, constants=checks) as publishing,
+    ):
         append(ledger_settings, [*mixed(400), *large])
         wait_until_folded(ledger_settings)
         wait_until_published(ledger_settings)

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
+from creditfold.log import open_transactions as open_transactions_module
 from creditfold.log.offsets import End, log_ends
 from creditfold.log.open_transactions import LONG_OPEN_S, open_transactions
 from creditfold.log.topics import describe_log
@@ -86,10 +87,14 @@ def test_both_ends_of_a_partition(ledger_settings: Settings) -> None:
     assert open_transactions(ledger_settings, topic, range(4)) == []
 
 
-def test_everyone_reports_what_waits(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+def test_everyone_reports_what_waits(
+    cli: Cli, ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The worker's log, once, and again at the end; `status` and its check, `doctor` and `archive`."""
     topic = ledger_settings.commands_topic
-    with worker(ledger_settings, tmp_path) as process:
+    monkeypatch.setattr(open_transactions_module, "LONG_OPEN_S", 0.0)
+    soon = ("processors.worker.blockage.LONG_OPEN_S=0.1", "processors.worker.app.REPORT_EVERY_S=0.5")
+    with worker(ledger_settings, tmp_path, constants=soon) as process:
         append(ledger_settings, [record("Grant", "before", "ann", 1)])
         wait_until_folded(ledger_settings)
         partition = next(p for p, end in log_ends(ledger_settings, topic, range(4)).items() if end.high)

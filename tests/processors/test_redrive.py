@@ -37,7 +37,6 @@ from creditfold.producers.redrive import (
     next_attempt,
     redrive_headers,
 )
-from creditfold.projections.connections import connected
 from creditfold.projections.queries import decisions
 from creditfold.projections.queries.dead_letters import dead_letter
 from creditfold.projections.queries.decisions import RedriveUnderWayError
@@ -55,6 +54,7 @@ from helpers.support import (
     append,
     assert_equals_second_fold,
     environment,
+    execute,
     query,
     read_log,
     record,
@@ -414,8 +414,11 @@ def test_letters_of_every_reason(cli: Cli, ledger_settings: Settings) -> None:
         (Raw(None, b"ann"), True, granted("f", 1_000_000)),
         (record("Grant", "ok", "ann", 10_000_000), True, ("--set", "command_id=ok-2")),
     ]
+    dead(ledger_settings, *(raw for raw, _, _ in cases))
+    letters = query(ledger_settings, "SELECT value, log_partition, log_offset FROM ledger.dead_letters")
+    positions = {value: f"{partition}:{offset}" for value, partition, offset in letters}
     for raw, refused, corrections in cases:
-        (position,) = dead(ledger_settings, raw)
+        position = positions[raw.value]
         if refused:
             done = cli("redrive", position, *WHY)
             assert (done.code, done.out) == (3, ""), done
@@ -429,14 +432,6 @@ def test_letters_of_every_reason(cli: Cli, ledger_settings: Settings) -> None:
     assert {state for state, _ in states(cli).values()} == {"redriven"}
     assert cli("list", "--open").out == "There are no open dead letters.\n"
     assert [row[-1] for row in redriven_rows(ledger_settings)] == [True] * len(cases)
-
-
-def test_a_control_record_is_not_redriven(cli: Cli, ledger_settings: Settings) -> None:
-    """Rules are activated by another command."""
-    (position,) = dead(ledger_settings, Raw(ACTIVATION, b"key", 1))
-    done = cli("redrive", position, *WHY)
-    assert (done.code, "creditfold rules activate" in done.err) == (3, True)
-    assert cli("discard", position, *WHY).code == 0
 
 
 def test_a_letter_is_redriven_once_and_the_decision_is_told(cli: Cli, ledger_settings: Settings) -> None:
@@ -789,16 +784,25 @@ def test_without_the_fold_nothing_is_redriven(
     assert bare("discard", position, *WHY).code == 0
 
 
-def test_a_reader_may_not_decide(cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The readers' role lists and shows, and is refused the rest with a remedy."""
+def test_who_may_not_and_what_is_not_redriven(
+    cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules are activated by another command. What mends a letter belongs into its log. A reader lists and shows."""
     (position,) = dead(ledger_settings, wrong_key("g1"))
+    (control,) = dead(ledger_settings, Raw(ACTIVATION, b"key", 1))
+    done = cli("redrive", control, *WHY)
+    assert (done.code, "creditfold rules activate" in done.err) == (3, True)
+    assert cli("discard", control, *WHY).code == 0
+    use(ledger_settings.model_copy(update={"commands_topic": ledger_settings.outcomes_topic}), monkeypatch)
+    done = cli("redrive", position, *WHY)
+    assert (done.code, "The projection was folded from" in done.err) == (1, True)
+    use(ledger_settings, monkeypatch)
     user = f"reader_{ledger_settings.group}"
-    with connected(ledger_settings.dsn) as connection:
-        connection.execute(f"CREATE ROLE {user} LOGIN PASSWORD 'x' IN ROLE creditfold_reader")  # type: ignore[arg-type]
+    execute(ledger_settings, f"CREATE ROLE {user} LOGIN PASSWORD 'x' IN ROLE creditfold_reader")
     try:
         dsn = make_conninfo(ledger_settings.dsn, user=user, password="x")  # noqa: S106 - The role is dropped below.
         use(ledger_settings.model_copy(update={"postgres_dsn": SecretStr(dsn)}), monkeypatch)
-        assert states(cli) == {position: ("open", None)}
+        assert states(cli) == {position: ("open", None), control: ("discarded", None)}
         assert cli("show", position).code == 0
         for verb in ("redrive", "discard"):
             done = cli(verb, position, *WHY)
@@ -808,16 +812,4 @@ def test_a_reader_may_not_decide(cli: Cli, ledger_settings: Settings, monkeypatc
             )
             assert "\ntry: Use the user that made the tables" in done.err
     finally:
-        with connected(ledger_settings.dsn) as connection:
-            connection.execute(f"DROP ROLE {user}")  # type: ignore[arg-type]
-
-
-def test_another_topic_is_not_appended_to(cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The letters are of one log; what mends them belongs into the same."""
-    (position,) = dead(ledger_settings, wrong_key("g1"))
-    other = ledger_settings.model_copy(update={"commands_topic": ledger_settings.outcomes_topic})
-    use(other, monkeypatch)
-    done = cli("redrive", position, *WHY)
-    assert (done.code, "The projection was folded from" in done.err) == (1, True)
-    use(ledger_settings, monkeypatch)
-    assert states(cli)[position] == ("open", None)
+        execute(ledger_settings, f"DROP ROLE {user}")

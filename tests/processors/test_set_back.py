@@ -55,7 +55,12 @@ def test_a_projection_set_back_under_a_worker_is_folded_again(ledger_settings: S
     settings = ledger_settings.model_copy(update={"tick_seconds": 0.5, "retry_max_s": 1.0})
     prepare(settings.dsn, describe_log(settings))
     first = [grant(name, f"g-{name}", 100) for name in (ANN, BOB, EVE)]
-    with copy_of(settings) as copy, worker(settings, tmp_path) as running, publisher(settings, tmp_path):
+    soon = ("processors.worker.app.COMPARE_EVERY_S=0.5",)
+    with (
+        copy_of(settings) as copy,
+        worker(settings, tmp_path, constants=soon) as running,
+        publisher(settings, tmp_path),
+    ):
         append_long_ago(settings, [*first, ending(DAN, "soon", 7)])
         append_long_ago(settings, [Raw(b"poison", b"k", partition) for partition in range(4)])
         assert wait_until(lambda: expired(settings, DAN), HANG_S)

@@ -1,5 +1,6 @@
 """What two samples of the fold come to, partition by partition."""
 
+from creditfold.log.offsets import End
 from creditfold.processors import status
 from creditfold.processors.health import Judgement
 from creditfold.projections.queries.progress import PartitionProgress
@@ -11,8 +12,7 @@ def sample(at: float, *rows: tuple[int, int]) -> status.Sample:
         number: PartitionProgress("t", number, done, done, 0, 0, 0, done, None, None, 1, "w")
         for number, (done, _) in enumerate(rows)
     }
-    ends = {number: end for number, (_, end) in enumerate(rows)}
-    return status.Sample(at, progress, ends, ends)
+    return status.Sample(at, progress, {number: End(end, end) for number, (_, end) in enumerate(rows)})
 
 
 def test_two_samples_are_compared() -> None:
@@ -33,7 +33,7 @@ def test_what_a_server_that_is_away_would_show_is_missing() -> None:
     """The rest is shown: without Kafka how far each partition is folded, without PostgreSQL where the log ends."""
     both = sample(0, (10, 30))
     nothing = Judgement([], {}, frozenset())
-    (row,) = status.compare(both, both._replace(ends={}, stable={}), nothing)
+    (row,) = status.compare(both, both._replace(ends={}), nothing)
     assert (row.next_offset, row.accepted, row.rate) == (10, 10, 0.0)
     assert (row.end_offset, row.lag, row.held) == (None, None, None)
     (row,) = status.compare(both, both._replace(progress={}), nothing)

@@ -53,15 +53,6 @@ def ticks_by_partition(settings: Settings) -> dict[int, int]:
     return dict(query(settings, "SELECT log_partition, ticks FROM ledger_0001.progress"))  # type: ignore[arg-type]
 
 
-class Nudged(WorkerProcess):
-    """A worker that looks for transfers by itself every hour only, and else when the fold has news of one."""
-
-    program = (
-        str(ROOT / "tests" / "programs" / "with_constants.py"),
-        "creditfold.processors.worker.background.IDLE_S=3600",
-    )
-
-
 @pytest.fixture
 def credited(ledger_settings: Settings) -> Settings:
     """A ledger whose workers make no ticks."""
@@ -84,8 +75,8 @@ def kinds(settings: Settings, account: str) -> list[tuple[str, list[str]]]:
 
 def test_a_transfer_crosses_partitions(credited: Settings, tmp_path: Path) -> None:
     """Credits arrive with their terms, or go back where nobody takes them; news of the fold alone moves them on."""
-    nudged = Nudged(credited, tmp_path)
-    try:
+    # By itself the worker looks for transfers every hour only.
+    with worker(credited, tmp_path, constants=("processors.worker.background.IDLE_S=3600",)):
         append(credited, [grant(ANN, "g", 10, lot_class="promo", priority=7)])
         wait_until_folded(credited)
         append(credited, [transfer(ANN, "t", 4, BOB)])
@@ -100,8 +91,6 @@ def test_a_transfer_crosses_partitions(credited: Settings, tmp_path: Path) -> No
         bill = account_in(1, "bill")
         append(credited, [of("Close", EVE, "close"), transfer(BOB, "t", 3, bill), transfer(ANN, "t2", 5, EVE)])
         wait_until_settled(credited, 3)
-    finally:
-        nudged.stop()
     assert balances(credited) == {ANN: 6, BOB: 1, bill: 3}
     assert kinds(credited, ANN)[-1] == ("settle_transfer", ["returned"])
     assert query(credited, "SELECT sum(in_transit) FROM ledger_0001.totals") == [(0,)]
