@@ -98,14 +98,12 @@ class ProcessStatus(NamedTuple):
 class Sample(NamedTuple):
     """Where the fold and the log stood at an instant of the monotonic clock.
 
-    `ends` are the log's ends, open transactions included, `stable` those that committed readers can reach. Fields of a
-    server that is away are empty.
+    Fields of a server that is away are empty.
     """
 
     at: float
     progress: Mapping[int, PartitionProgress]
-    ends: Mapping[int, int]
-    stable: Mapping[int, int]
+    ends: Mapping[int, End]
 
 
 class Transit(NamedTuple):
@@ -204,7 +202,7 @@ def _waiting_s(settings: Settings, health: DatabaseHealth, sample: Sample) -> di
 
     Infinite for a record that can't be read.
     """
-    offsets = suspects(health, _both_ends(sample))
+    offsets = suspects(health, sample.ends)
     since = append_times(settings, settings.commands_topic, offsets) if offsets else {}
     now_ms = time.time_ns() // 1_000_000
     return {
@@ -224,11 +222,7 @@ def judge(settings: Settings, seen: Observation) -> Judgement:
     """What is wrong with the ledger, as far as it can be seen."""
     if seen.health is None:
         return Judgement([], {}, frozenset())
-    return judge_ledger(seen.health, Reached(_both_ends(seen.second), seen.waiting_s), settings.tick_seconds)
-
-
-def _both_ends(sample: Sample) -> dict[int, End]:
-    return {partition: End(stable, sample.ends[partition]) for partition, stable in sample.stable.items()}
+    return judge_ledger(seen.health, Reached(seen.second.ends, seen.waiting_s), settings.tick_seconds)
 
 
 def open_transactions_of(settings: Settings, first: Sample, second: Sample) -> list[OpenTransaction]:
@@ -237,9 +231,9 @@ def open_transactions_of(settings: Settings, first: Sample, second: Sample) -> l
     Of a topic of outcomes or dead letters that can't be described, none.
     """
     ends = {
-        partition: End(stable, second.ends[partition])
-        for partition, stable in second.stable.items()
-        if first.stable.get(partition) == stable < first.ends[partition]
+        partition: end
+        for partition, end in second.ends.items()
+        if (before := first.ends.get(partition)) is not None and before.stable == end.stable < before.high
     }
     found = open_transactions_at(settings, settings.commands_topic, ends)
     admin = KafkaAdmin(settings)
@@ -274,12 +268,7 @@ def _sample(
             return log_ends(settings, settings.commands_topic, known)
 
         ends = _or_error(read_ends, errors) or {}
-    return Sample(
-        time.monotonic(),
-        {row.log_partition: row for row in rows},
-        {partition: end.high for partition, end in ends.items()},
-        {partition: end.stable for partition, end in ends.items()},
-    )
+    return Sample(time.monotonic(), {row.log_partition: row for row in rows}, ends)
 
 
 def _progress(settings: Settings) -> list[PartitionProgress]:
@@ -308,9 +297,9 @@ def _status(partition: int, first: Sample, second: Sample, seconds: float, judge
     return PartitionStatus(
         partition=partition,
         next_offset=None if now is None else now.next_offset,
-        end_offset=end,
-        lag=None if now is None or end is None else end - now.next_offset,
-        held=None if end is None else end - second.stable[partition],
+        end_offset=None if end is None else end.high,
+        lag=None if now is None or end is None else end.high - now.next_offset,
+        held=None if end is None else end.high - end.stable,
         rate=None if now is None or before is None else (now.records - before.records) / seconds,
         stuck=partition in judgement.stuck,
         **{name: None if now is None else getattr(now, name) for name in (*COUNTS, "clock", "folded_at", "owner")},

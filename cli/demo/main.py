@@ -186,7 +186,7 @@ def _records(sample: Sample) -> int:
 
 
 def _left(sample: Sample) -> int:
-    return sum(sample.ends[partition] - row.next_offset for partition, row in sample.progress.items())
+    return sum(sample.ends[partition].high - row.next_offset for partition, row in sample.progress.items())
 
 
 def _await_fold(settings: Settings) -> Sample:
@@ -246,7 +246,7 @@ def _show(settings: Settings) -> None:
 def _prove(settings: Settings) -> None:
     sample = take_sample(settings)
     starts = start_offsets(settings, settings.commands_topic, sample.ends)
-    in_log = sum(end - starts[partition] for partition, end in sample.ends.items())
+    in_log = sum(end.high - starts[partition] for partition, end in sample.ends.items())
     commands = settings.data_dir / "demo" / COMMANDS_FILE
     say("", "The proof")
     with connected(settings.dsn) as connection:

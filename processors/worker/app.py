@@ -27,7 +27,7 @@ from creditfold.processors.fold.chunk import Chunk
 from creditfold.processors.heartbeat import Signs, owner_name
 from creditfold.processors.worker.background import BackgroundTasks
 from creditfold.processors.worker.blockage import HeldBack
-from creditfold.processors.worker.folder import FOLDS_AT_ONCE
+from creditfold.processors.worker.folder import FOLDS_AT_ONCE, ChunkFolder
 from creditfold.processors.worker.partitions import Partitions
 from creditfold.processors.worker.transport import LedgerConsumer
 from creditfold.projections.connections import fold_pool
@@ -103,15 +103,15 @@ class FoldApp(faust.App):
             tick_s=settings.tick_seconds,
             retry_max_s=settings.retry_max_s,
         )
-        self.partitions = Partitions(
+        folder = ChunkFolder(
             self._pool,
             ledger_log.partitions,
-            self.owner,
             settings.retry_max_s,
             on_lost=self._lost,
             on_hopeless=self.crash,
             on_transfers=self._wake_background,
         )
+        self.partitions = Partitions(self._pool, folder, self.owner)
         super().__init__(settings.group, **_faust_options(settings))
 
     async def on_start(self) -> None:

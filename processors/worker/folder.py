@@ -58,7 +58,8 @@ class ChunkFolder:
         pool: connections, opened and closed by the caller.
         partitions: partition count of the command topic.
         retry_max_s: longest pause between tries, in seconds.
-        on_lost: called with a partition whose chunks no longer connect, and whether another worker has claimed it.
+        on_lost: called with a partition whose chunks no longer connect, and whether another worker has claimed it; it
+            must be claimed and sought again.
         on_hopeless: called with an error after which no worker of this release can go on.
         on_transfers: called when transfers were folded: some may have to be moved on.
     """
@@ -82,9 +83,9 @@ class ChunkFolder:
         self._pool = pool
         self._partitions = partitions
         self._retry_max_s = retry_max_s
-        self._on_lost = on_lost
+        self.on_lost = on_lost
         self._on_hopeless = on_hopeless
-        self._on_transfers = on_transfers
+        self.on_transfers = on_transfers
         self._ids = fast.new_filter(RECENT_BYTES, RECENT_IDS)
         self._turns = asyncio.Semaphore(FOLDS_AT_ONCE)
 
@@ -111,7 +112,7 @@ class ChunkFolder:
         except (FencedError, ChunkGapError, SetBackError) as error:
             if chunk.epoch == partition.claim.epoch:
                 log.warning("partition lost", partition=chunk.partition, why=error.message)
-                self._on_lost(chunk.partition, isinstance(error, FencedError))
+                self.on_lost(chunk.partition, isinstance(error, FencedError))
         except UnknownRulesError as error:
             await self._on_hopeless(
                 RulesTooNewError(
@@ -160,7 +161,7 @@ class ChunkFolder:
                 at = await self._fold_some(connection, chunk, reads, won, cache)
             cache.trim()
         if has_transfers(reads):
-            self._on_transfers()
+            self.on_transfers()
         return at
 
     async def _fold_some(
@@ -230,7 +231,7 @@ class ChunkFolder:
             small.partition.folded(small.chunk, share.cache)
             small.finish(done=at >= small.chunk.end)
         if any(has_transfers(share.reads) for _, share in shares):
-            self._on_transfers()
+            self.on_transfers()
 
 
 def _is_worth_another_try(error: BaseException) -> bool:

@@ -5,7 +5,7 @@ are held; how a chunk is folded is folder.py's.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 import structlog
@@ -13,7 +13,6 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from creditfold.common.errors import CreditfoldError
 from creditfold.log.bookmark import Bookmark
 from creditfold.processors.fold.chunk import Chunk
 from creditfold.processors.worker.folder import ChunkFolder
@@ -28,33 +27,15 @@ class Partitions:
 
     Args:
         pool: connections, opened and closed by the caller.
-        partitions: partition count of the command topic.
+        folder: folds their chunks. Its `on_lost` is also called with partitions that PostgreSQL has otherwise than they
+            were left, and its `on_transfers` when partitions were claimed.
         owner: this worker's name in `progress`.
-        retry_max_s: longest pause between tries, in seconds.
-        on_lost: called with a partition whose chunks no longer connect, and whether another worker has claimed it; it
-            must be claimed and sought again.
-        on_hopeless: called with an error after which no worker of this release can go on.
-        on_transfers: called when partitions were claimed, or transfers folded: some may have to be moved on.
     """
 
-    def __init__(
-        self,
-        pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
-        partitions: int,
-        owner: str,
-        retry_max_s: float,
-        *,
-        on_lost: Callable[[int, bool], None],
-        on_hopeless: Callable[[CreditfoldError], Awaitable[None]],
-        on_transfers: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.folder = ChunkFolder(
-            pool, partitions, retry_max_s, on_lost=on_lost, on_hopeless=on_hopeless, on_transfers=on_transfers
-        )
+    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[TupleRow]], folder: ChunkFolder, owner: str) -> None:
+        self.folder = folder
         self._pool = pool
         self._owner = owner
-        self._on_lost = on_lost
-        self._on_transfers = on_transfers
         self._partitions: dict[int, Partition] = {}
         # Whose chunks are fetched.
         self._held: set[int] = set()
@@ -68,7 +49,7 @@ class Partitions:
             if number not in self._partitions:
                 self._partitions[number] = Partition(number, self.folder.fold_until_done)
             self._partitions[number].renew(won)
-        self._on_transfers()
+        self.folder.on_transfers()
         return claims
 
     async def bookmarks(self, partitions: Collection[int]) -> dict[int, Bookmark]:
@@ -147,7 +128,7 @@ class Partitions:
                 write = log.info if is_fenced else log.warning
                 write("partition lost", partition=number, why=left.why_lost(at))
                 self._held.discard(number)
-                self._on_lost(number, is_fenced)
+                self.folder.on_lost(number, is_fenced)
 
     async def stop(self) -> None:
         """Let each partition finish the chunk at work, for a while, then end them."""

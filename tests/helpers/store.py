@@ -8,6 +8,7 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
+from creditfold.processors.worker.folder import ChunkFolder
 from creditfold.processors.worker.partitions import Partitions
 from creditfold.projections.connections import fold_pool
 from helpers.support import HANG_S, query
@@ -24,14 +25,15 @@ async def lanes_of(
     settings: Settings, lost: list[tuple[int, bool]] | None = None, partitions: int = 1
 ) -> AsyncIterator[Partitions]:
     async with fold_pool(settings.dsn, "test", 2) as pool:
-        lanes = Partitions(
+        folder = ChunkFolder(
             pool,
             partitions,
-            "test",
             0.5,
             on_lost=lambda partition, fenced: (lost or []).append((partition, fenced)),
             on_hopeless=fail,
+            on_transfers=lambda: None,
         )
+        lanes = Partitions(pool, folder, "test")
         try:
             yield lanes
         finally:
