@@ -293,29 +293,8 @@ def _entry_of(
     """A line of the journal: of a command, or without one of what else changed."""
     command_id, body = (None, _NO_BODY) if command is None else (command.command_id, body_of(command))
     _, _, amount, occurred_at, source, note, extra, details = body
-    return make(
-        CreditEntry,
-        (
-            name,
-            version,
-            command_id,
-            kind,
-            asset,
-            amount,
-            before,
-            balance,
-            rejection,
-            step,
-            rules,
-            clock_ms,
-            occurred_at,
-            source,
-            note,
-            extra,
-            details,
-            facts,
-        ),
-    )
+    line = (name, version, command_id, kind, asset, amount, before, balance, rejection, step)
+    return make(CreditEntry, (*line, rules, clock_ms, occurred_at, source, note, extra, details, facts))
 
 
 _NO_BODY = Body("", "", 0, 0, "", "", b"")

@@ -3,8 +3,8 @@
 Such a command is refused by the producer and a dead letter in the log; it doesn't use up its id.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from creditfold.ledger import limits
 from creditfold.ledger.commands import (
@@ -25,7 +25,6 @@ from creditfold.ledger.commands import (
     SetCreditLimit,
     SettleTransfer,
     Spend,
-    Terms,
     Transfer,
     VoidGrant,
 )
@@ -44,149 +43,81 @@ _DERIVED_COMMANDS = (ReceiveTransfer, SettleTransfer)
 
 def problem_of(command: Any) -> str | None:
     """Say what is wrong with a command, naming its field, or None for a valid one."""
-    for name in ("command_id", "account"):
-        if problem := _id(command, name):
-            return problem
+    if problem := _first(_IDS, command):
+        return problem
     if command.command_id.startswith(DERIVED) != isinstance(command, _DERIVED_COMMANDS):
         return f"command_id begins with {DERIVED}, as those of derived commands alone do"
-    rule = _RULES.get(type(command))
-    return rule(command) if rule else None
+    return _first(_RULES.get(type(command), ()), command)
 
+
+#: Finds what is wrong with a command. Of any type: its fields are what was read, not yet what they should be.
+_Check: TypeAlias = Callable[[Any], str | None]
 
 _LONGEST = {"account": limits.MAX_ACCOUNT, "to": limits.MAX_ACCOUNT, "sender": limits.MAX_ACCOUNT}
 
 
-def _id(command: Any, name: str) -> str | None:
-    value, longest = getattr(command, name), _LONGEST.get(name, limits.MAX_COMMAND_ID)
-    if not isinstance(value, str) or not is_id(value, longest):
+def _id(name: str, *, is_optional: bool = False) -> _Check:
+    longest = _LONGEST.get(name, limits.MAX_COMMAND_ID)
+
+    def check(command: Any) -> str | None:
+        value = getattr(command, name)
+        if (isinstance(value, str) and is_id(value, longest)) or (is_optional and value == ""):
+            return None
         return f"{name} is not 1 to {longest} printable characters"
-    return None
+
+    return check
 
 
-def _whole(command: Any, name: str, least: int, most: int) -> str | None:
-    value = getattr(command, name)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+def _whole(name: str, least: int, most: int) -> _Check:
+    def check(command: Any) -> str | None:
+        value = getattr(command, name)
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return None
         return f"{name} is not a whole number from {least} to {most}"
-    return None
+
+    return check
 
 
-def _amount(command: Any, least: int = 1) -> str | None:
-    return _whole(command, "amount", least, limits.MAX_AMOUNT)
+def _instant(name: str, least: int = 0) -> _Check:
+    return _whole(name, least, limits.MAX_OCCURRED_AT)
 
 
-def _instant(command: Any, name: str, least: int = 0) -> str | None:
-    return _whole(command, name, least, limits.MAX_OCCURRED_AT)
+def _flag(name: str) -> _Check:
+    return lambda command: None if isinstance(getattr(command, name), bool) else f"{name} is neither true nor false"
 
 
-def _use(command: Any, name: str) -> str | None:
-    return _id(command, name) if getattr(command, name) != "" else None
+def _either(name: str, *allowed: str) -> _Check:
+    says = f"{name} is neither {' nor '.join(allowed)}"
+    return lambda command: None if getattr(command, name) in allowed else says
 
 
-def _flag(command: Any, name: str) -> str | None:
-    return None if isinstance(getattr(command, name), bool) else f"{name} is neither true nor false"
+def _after(later: str, earlier: str) -> _Check:
+    """An instant, if it is given, lies after another."""
+
+    def check(command: Any) -> str | None:
+        at = getattr(command, later)
+        return f"{later} is not after {earlier}" if at and at <= getattr(command, earlier) else None
+
+    return check
 
 
-def _terms(terms: Any) -> str | None:
-    # Of anything that has them.
-    if terms.lot_class not in tuple(LotClass):
-        return "lot_class is neither paid nor promo"
-    problem = (
-        _whole(terms, "priority", 0, MAX_PRIORITY)
-        or _instant(terms, "effective_at")
-        or _instant(terms, "expires_at")
-        or _use(terms, "scope")
-    )
-    if not problem and terms.expires_at and terms.expires_at <= terms.effective_at:
-        return "expires_at is not after effective_at"
-    return problem
+def _own_receiver(command: Any) -> str | None:
+    return "to is the account itself" if command.to == command.account else None
 
 
-def _grant(command: Any) -> str | None:
-    return _id(command, "asset") or _amount(command) or _terms(command)
+def _end_without_lot(command: Any) -> str | None:
+    is_said = command.expires_at and not command.reissue
+    return "expires_at is for a new lot; say reissue too" if is_said else None
 
 
-def _spend(command: Any) -> str | None:
-    return (
-        _id(command, "asset")
-        or _amount(command)
-        or _use(command, "use")
-        or _flag(command, "partial")
-        or _instant(command, "effective_at")
-    )
+def _count(command: Any) -> str | None:
+    is_sound = 1 <= len(command.parcels) <= limits.MAX_PARCELS
+    return None if is_sound else f"parcels are not 1 to {limits.MAX_PARCELS}"
 
 
-def _hold(command: Any) -> str | None:
-    return _id(command, "asset") or _amount(command) or _instant(command, "deadline", 1) or _use(command, "use")
-
-
-def _capture(command: Any) -> str | None:
-    return _id(command, "hold") or _amount(command, 0) or _flag(command, "final")
-
-
-def _release(command: Any) -> str | None:
-    return _id(command, "hold") or _amount(command, 0)
-
-
-def _refund(command: Any) -> str | None:
-    problem = (
-        _id(command, "spend") or _amount(command, 0) or _flag(command, "reissue") or _instant(command, "expires_at")
-    )
-    if not problem and command.expires_at and not command.reissue:
-        return "expires_at is for a new lot; say reissue too"
-    return problem
-
-
-def _void(command: Any) -> str | None:
-    return _id(command, "grant") or _whole(command, "number", 0, MAX_NUMBER)
-
-
-def _transfer(command: Any) -> str | None:
-    problem = _id(command, "asset") or _amount(command) or _id(command, "to") or _use(command, "use")
-    if not problem and command.to == command.account:
-        return "to is the account itself"
-    return problem
-
-
-def _receive(command: Any) -> str | None:
-    if not 1 <= len(command.parcels) <= limits.MAX_PARCELS:
-        return f"parcels are not 1 to {limits.MAX_PARCELS}"
-    parcels = (_id(parcel, "lot") or _amount(parcel) or _terms(parcel.terms) for parcel in command.parcels)
-    return (
-        _id(command, "asset")
-        or _id(command, "sender")
-        or _id(command, "transfer")
-        or next((found for found in parcels if found), None)
-    )
-
-
-def _settle(command: Any) -> str | None:
-    return _id(command, "transfer") or _use(command, "returned")
-
-
-def _freeze(command: Any) -> str | None:
-    return None if command.scope in tuple(FreezeScope) else "scope is neither spending nor all"
-
-
-def _limit(command: Any) -> str | None:
-    return _id(command, "asset") or _whole(command, "limit", 0, limits.MAX_AMOUNT)
-
-
-def _schedule(command: Any) -> str | None:
-    if command.period not in tuple(Period):
-        return "period is neither months nor days"
-    problem = (
-        _id(command, "asset")
-        or _amount(command)
-        or _whole(command, "every", 1, MAX_EVERY)
-        or _instant(command, "first_at", 1)
-        or _instant(command, "until")
-        or _whole(command, "cap", 0, limits.MAX_AMOUNT)
-        or _whole(command, "expires_after_ms", 0, limits.MAX_OCCURRED_AT)
-        or _terms(Terms(command.lot_class, command.priority, scope=command.scope))
-    )
-    if not problem and command.until and command.until <= command.first_at:
-        return "until is not after first_at"
-    return problem
+def _parcels(command: Any) -> str | None:
+    problems = (_first(_PARCEL, parcel) or _first(_TERMS, parcel.terms) for parcel in command.parcels)
+    return next((problem for problem in problems if problem), None)
 
 
 def _batch(command: Any) -> str | None:
@@ -206,21 +137,42 @@ def _batch(command: Any) -> str | None:
     return None
 
 
-# Of any type: their fields are what was read, not yet what they should be.
-_RULES: Mapping[type, Callable[[Any], str | None]] = {
-    Grant: _grant,
-    Spend: _spend,
-    Hold: _hold,
-    Capture: _capture,
-    Release: _release,
-    Refund: _refund,
-    VoidGrant: _void,
-    Transfer: _transfer,
-    ReceiveTransfer: _receive,
-    SettleTransfer: _settle,
-    Freeze: _freeze,
-    SetCreditLimit: _limit,
-    CreateSchedule: _schedule,
-    CancelSchedule: lambda command: _id(command, "schedule"),
-    Batch: _batch,
+def _first(checks: Iterable[_Check], command: Any) -> str | None:
+    for check in checks:
+        if problem := check(command):
+            return problem
+    return None
+
+
+_IDS = (_id("command_id"), _id("account"))
+_ASSET, _AMOUNT, _PART = _id("asset"), _whole("amount", 1, limits.MAX_AMOUNT), _whole("amount", 0, limits.MAX_AMOUNT)
+_USE, _SCOPE = _id("use", is_optional=True), _id("scope", is_optional=True)
+_CLASS, _PRIORITY = _either("lot_class", LotClass.PAID, LotClass.PROMO), _whole("priority", 0, MAX_PRIORITY)
+_EFFECTIVE, _EXPIRES = _instant("effective_at"), _instant("expires_at")
+#: Of anything that has a lot's terms.
+_TERMS = (_CLASS, _PRIORITY, _EFFECTIVE, _EXPIRES, _SCOPE, _after("expires_at", "effective_at"))
+_PARCEL = (_id("lot"), _AMOUNT)
+_EVERY, _CAP = _whole("every", 1, MAX_EVERY), _whole("cap", 0, limits.MAX_AMOUNT)
+_TURNS = (_EVERY, _instant("first_at", 1), _instant("until"), _CAP, _instant("expires_after_ms"))
+
+#: What is checked of each kind, in this order.
+_RULES: Mapping[type, Sequence[_Check]] = {
+    Grant: (_ASSET, _AMOUNT, *_TERMS),
+    Spend: (_ASSET, _AMOUNT, _USE, _flag("partial"), _EFFECTIVE),
+    Hold: (_ASSET, _AMOUNT, _instant("deadline", 1), _USE),
+    Capture: (_id("hold"), _PART, _flag("final")),
+    Release: (_id("hold"), _PART),
+    Refund: (_id("spend"), _PART, _flag("reissue"), _EXPIRES, _end_without_lot),
+    VoidGrant: (_id("grant"), _whole("number", 0, MAX_NUMBER)),
+    Transfer: (_ASSET, _AMOUNT, _id("to"), _USE, _own_receiver),
+    ReceiveTransfer: (_count, _ASSET, _id("sender"), _id("transfer"), _parcels),
+    SettleTransfer: (_id("transfer"), _id("returned", is_optional=True)),
+    Freeze: (_either("scope", *FreezeScope),),
+    SetCreditLimit: (_ASSET, _whole("limit", 0, limits.MAX_AMOUNT)),
+    CreateSchedule: (
+        *(_either("period", *Period), _ASSET, _AMOUNT, *_TURNS),
+        *(_CLASS, _PRIORITY, _SCOPE, _after("until", "first_at")),
+    ),
+    CancelSchedule: (_id("schedule"),),
+    Batch: (_batch,),
 }

@@ -288,22 +288,8 @@ def _restore_spend(account: Account, row: SpendRow) -> None:
 
 
 def _restore_schedule(account: Account, row: ScheduleRow) -> None:
-    command = CreateSchedule(
-        row.command_id,
-        "",
-        row.asset,
-        row.amount,
-        row.period,
-        row.first_at,
-        row.every,
-        row.until,
-        row.cap,
-        row.lot_class,
-        row.priority,
-        row.expires_after_ms,
-        row.scope,
-    )
-    scheduled = Scheduled(command, row.made)
+    # A row has the command's own fields in their order, but for its account.
+    scheduled = Scheduled(CreateSchedule(row.command_id, "", *row[1:12]), row.made)
     scheduled.next, scheduled.is_open = row.next, row.is_open
     account.keep_schedule(scheduled)
     account.expect_turn(scheduled)
@@ -381,20 +367,9 @@ def _transfer_row(account: Account, sent: Sent) -> TransferRow:
 
 
 def _lot_row(lot: Lot) -> Row:
-    lot_class, priority, effective_at, expires_at, scope = lot.terms
-    return (
-        *lot.id,
-        lot.asset,
-        str(lot_class),
-        priority,
-        effective_at,
-        expires_at,
-        scope,
-        lot.made,
-        str(lot.source),
-        lot.amount,
-        *_changed_lot("", lot, 0)[3:-1],
-    )
+    lot_class, *terms = lot.terms
+    known = (*lot.id, lot.asset, str(lot_class), *terms, lot.made, str(lot.source), lot.amount)
+    return (*known, *_changed_lot("", lot, 0)[3:-1])
 
 
 def _changed_lot(account: str, lot: Lot, position: int) -> Row:
@@ -432,24 +407,9 @@ def _hold_row(hold: Held) -> HoldRow:
 
 def _schedule_row(scheduled: Scheduled) -> ScheduleRow:
     command = scheduled.command
-    return ScheduleRow(
-        scheduled.id,
-        command.asset,
-        command.amount,
-        str(command.period),
-        command.first_at,
-        command.every,
-        command.until,
-        command.cap,
-        str(command.lot_class),
-        command.priority,
-        command.expires_after_ms,
-        command.scope,
-        scheduled.made,
-        scheduled.next,
-        scheduled.is_open,
-        scheduled.next_at,
-    )
+    plain = command._replace(period=str(command.period), lot_class=str(command.lot_class))
+    state = (scheduled.made, scheduled.next, scheduled.is_open, scheduled.next_at)
+    return ScheduleRow._make((scheduled.id, *plain[2:13], *state))
 
 
 def spend_as_journalled(command_id: str, asset: str, made: int, facts: str) -> SpendRow | None:

@@ -22,28 +22,11 @@ COMMANDS = "creditfold.commands"
 OUTCOMES = "creditfold.outcomes"
 #: Namespace of each record, by its short name, which no two records share.
 RECORDS: Mapping[str, str] = {
-    "Grant": COMMANDS,
-    "Spend": COMMANDS,
-    "ActivateRules": COMMANDS,
-    "Rejected": OUTCOMES,
-    "Hold": COMMANDS,
-    "Capture": COMMANDS,
-    "Release": COMMANDS,
-    "Refund": COMMANDS,
-    "VoidGrant": COMMANDS,
-    "Transfer": COMMANDS,
-    "ReceiveTransfer": COMMANDS,
-    "SettleTransfer": COMMANDS,
-    "Freeze": COMMANDS,
-    "Unfreeze": COMMANDS,
-    "Close": COMMANDS,
-    "SetCreditLimit": COMMANDS,
-    "CreateSchedule": COMMANDS,
-    "CancelSchedule": COMMANDS,
-    "Batch": COMMANDS,
-    "Tick": COMMANDS,
-    "CommandAccepted": OUTCOMES,
-    "Settled": OUTCOMES,
+    **dict.fromkeys(("Grant", "Spend", "Hold", "Capture", "Release", "Refund", "VoidGrant"), COMMANDS),
+    **dict.fromkeys(("Transfer", "ReceiveTransfer", "SettleTransfer", "Freeze", "Unfreeze", "Close"), COMMANDS),
+    **dict.fromkeys(("SetCreditLimit", "CreateSchedule", "CancelSchedule", "Batch"), COMMANDS),
+    **dict.fromkeys(("ActivateRules", "Tick"), COMMANDS),
+    **dict.fromkeys(("CommandAccepted", "Rejected", "Settled"), OUTCOMES),
 }
 LOCK_FILE = "lock.json"
 
