@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from operator import methodcaller
 from pathlib import Path
@@ -312,8 +312,16 @@ async def append_misnamed(settings: Settings, records: Sequence[Raw], odd: int) 
 
 
 def alter(settings: Settings, topic: str, **options: str) -> None:
-    """Change options of a topic, a dot in a name as a _ here, and wait until its broker shows them."""
-    wanted = {name.replace("_", "."): value for name, value in options.items()}
+    """Change options of a topic, a dot in a name as a _ here, and wait until its broker goes by them.
+
+    A broker shows a change a moment before its log has it, and takes changes one after the other: once it shows another
+    one of no importance, the log has the first.
+    """
+    _alter(settings, topic, {name.replace("_", "."): value for name, value in options.items()})
+    _alter(settings, topic, {"flush.ms": str(10**9 + int.from_bytes(os.urandom(3), "big"))})
+
+
+def _alter(settings: Settings, topic: str, wanted: Mapping[str, str]) -> None:
     entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in wanted.items()]
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
     client = KafkaAdmin(settings).client
