@@ -138,7 +138,7 @@ def test_workers_tick_by_themselves(credited: Settings, tmp_path: Path) -> None:
 class Mortal(WorkerProcess):
     """A worker that dies at some of its appends."""
 
-    program = (str(ROOT / "tests" / "programs" / "relay_killed.py"),)
+    program = (str(ROOT / "tests" / "programs" / "killed_forwarder.py"),)
 
 
 def transfers(chance: random.Random, names: list[str]) -> Iterator[Raw]:

@@ -33,7 +33,7 @@ CLOSED = account_in(2, "closed")
 class Holding(WorkerProcess):
     """A worker that appends nothing more of some transfers while a file is there."""
 
-    program = (str(ROOT / "tests" / "programs" / "relay_held.py"),)
+    program = (str(ROOT / "tests" / "programs" / "held_transfers.py"),)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def held(ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """The file."""
     path = tmp_path / "held"
     path.touch()
-    monkeypatch.setenv("RELAY_HELD", str(path))
+    monkeypatch.setenv("HELD_TRANSFERS", str(path))
     return path
 
 

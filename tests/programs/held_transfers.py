@@ -1,4 +1,4 @@
-"""Runs `creditfold worker`, which appends nothing of some transfers as long as the file RELAY_HELD exists.
+"""Runs `creditfold worker`, which appends nothing of some transfers as long as the file HELD_TRANSFERS exists.
 
 Of those whose id begins with `out` it keeps back what brings them to their receivers, of those with `end` what tells
 their senders: so both stay on their way, with what is there of them written and nothing more.
@@ -11,7 +11,7 @@ from pathlib import Path
 from creditfold.log.appender import Appender, NewRecord
 from creditfold.schemas.wire import decode
 
-HELD = Path(os.environ["RELAY_HELD"])
+HELD = Path(os.environ["HELD_TRANSFERS"])
 append = Appender.append
 
 

@@ -20,7 +20,7 @@ from creditfold.log.appender import Appender, NewRecord
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import read_records
 from creditfold.processors.ticks import LastTick, Ticker, number_of_tick, tick_record, wants_tick
-from creditfold.processors.worker import transfers as relay
+from creditfold.processors.worker import transfers as transfers_module
 from creditfold.processors.worker.background import IDLE_S, LONG_S, PAGE_S, SHORT_S, pause_after
 from creditfold.processors.worker.transfers import Sending, TransferForwarder, arrival_key
 from creditfold.projections.queries.background import Arrival, OpenTransfer, Standing
@@ -72,7 +72,7 @@ class Told:
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     """What the forwarder warns of."""
     found = Told()
-    monkeypatch.setattr(relay, "log", found)
+    monkeypatch.setattr(transfers_module, "log", found)
     return found
 
 
@@ -193,7 +193,7 @@ def test_what_is_remembered_is_bounded_and_what_is_read_at_once_too(monkeypatch:
         one.appended(arrival_id(ANN, f"t{number}"), 10)
     again = [round_of(one, transfer=OPEN._replace(transfer=f"t{number}")) for number in range(3)]
     assert [len(found) for found in again] == [1, 0, 0]
-    monkeypatch.setattr(relay, "BYTES_AT_ONCE", 250)
+    monkeypatch.setattr(transfers_module, "BYTES_AT_ONCE", 250)
     for size, count in ((100, 2), (1_000, 1)):
         page = [OPEN._replace(transfer=f"u{number}", size=size) for number in range(5)]
         assert len(one.plan(page, {}, standings()).arrivals) == count
