@@ -145,7 +145,10 @@ def _behind_text(frame: bytes, at: int) -> int:
 
 if __name__ == "__main__":
     from creditfold.cli.main import main
+    from creditfold.processors.publisher import main as publishing
 
+    # It has to miss Kafka at two looks.
+    publishing.CHECK_EVERY_S = 1.0
     of_all = Settings.kafka_client.fget
     assert of_all is not None
     Settings.kafka_client = property(lambda settings: {**of_all(settings), **FORGETTING})  # type: ignore[method-assign,assignment]

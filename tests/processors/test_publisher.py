@@ -89,34 +89,6 @@ KILLS = 3
 # The whole, with a publisher process.
 
 
-def test_every_outcome_and_dead_letter_is_published_once_and_in_order(
-    ledger_settings: Settings, tmp_path: Path
-) -> None:
-    """Grants, spends, rejections, duplicates, reused ids and poison; published while they are folded; then again."""
-    with worker(ledger_settings, tmp_path), publisher(ledger_settings, tmp_path) as running:
-        append(ledger_settings, mixed(2_000))
-        wait_until_folded(ledger_settings)
-        wait_until_published(ledger_settings)
-        outcomes_seen, dead_seen = assert_published(ledger_settings)
-        assert outcomes_seen == 2_000
-        assert dead_seen == 2_000 // 50 + 3 * (2_000 // 40)
-        kinds = Counter(decoded(seen.value)[0] for seen in read_topic(ledger_settings, ledger_settings.outcomes_topic))
-        assert set(kinds) == {"CommandAccepted", "Rejected"}
-        assert running.stop() == 0
-        assert not [line for line in running.lines() if line["level"] in ("error", "critical")]
-    ends = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
-    with publisher(ledger_settings, tmp_path, "again") as again:
-        own = [f'"partition": {partition}, "published_to"' for partition in range(4)]
-        assert wait_until(lambda: all(text in again.text() for text in own), HANG_S)
-        # One more command goes through, so the publisher has surely looked at what there was.
-        fold(ledger_settings, [record("Grant", "last", "user-1", 5)])
-        wait_until_published(ledger_settings)
-    moved = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
-    # The message, and the marker of its transaction.
-    assert sorted(moved[partition] - ends[partition] for partition in range(4)) == [0, 0, 0, 2]
-    assert_published(ledger_settings)
-
-
 #: Numbers of codecs in a batch's attributes, the bits that hold them, and the bit of a control batch.
 NONE, GZIP, CODEC_BITS, CONTROL_BIT = 0, 1, 0b111, 0b100000
 
@@ -144,36 +116,51 @@ async def codecs_of(settings: Settings, topic: str) -> set[int]:
     return found
 
 
-def test_what_is_published_is_compressed_as_every_client_can_read(ledger_settings: Settings, tmp_path: Path) -> None:
-    """By gzip, the one codec that kafkajs has: large batches and small ones, outcomes and dead letters."""
-    fold(ledger_settings, mixed(400))
-    with publisher(ledger_settings, tmp_path):
-        wait_until_published(ledger_settings)
-    for topic in (ledger_settings.outcomes_topic, ledger_settings.dead_letters_topic):
-        found = asyncio.run(codecs_of(ledger_settings, topic))
-        # A batch that compression would make larger goes as it is.
-        assert GZIP in found
-        assert found <= {NONE, GZIP}
+def test_every_outcome_and_dead_letter_is_published_once_and_in_order(
+    ledger_settings: Settings, tmp_path: Path
+) -> None:
+    """Grants, spends, rejections, duplicates, reused ids and poison; published while they are folded; then again.
 
-
-def test_an_empty_log_is_waited_on(ledger_settings: Settings, tmp_path: Path) -> None:
-    """A publisher started before everything else, on a database without tables, publishes the first command."""
+    The first publisher starts before everything else, on a database without tables.
+    """
+    topics = ledger_settings.outcomes_topic, ledger_settings.dead_letters_topic
     with publisher(ledger_settings, tmp_path) as running:
         assert wait_until(lambda: running.text().count("owns a partition") == 4, HANG_S), running.text()
         assert read_topic(ledger_settings, ledger_settings.outcomes_topic) == []
         with worker(ledger_settings, tmp_path):
-            append(ledger_settings, [record("Grant", "g", "alice", 5)])
-            assert wait_until(lambda: len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) == 1, HANG_S)
+            append(ledger_settings, mixed(2_000))
+            wait_until_folded(ledger_settings)
+        wait_until_published(ledger_settings)
+        assert assert_published(ledger_settings) == (2_000, 2_000 // 50 + 3 * (2_000 // 40))
+        kinds = Counter(decoded(seen.value)[0] for seen in read_topic(ledger_settings, ledger_settings.outcomes_topic))
+        assert set(kinds) == {"CommandAccepted", "Rejected"}
         assert running.stop() == 0
-    assert assert_published(ledger_settings) == (1, 0)
+        assert not [line for line in running.lines() if line["level"] in ("error", "critical")]
+    for topic in topics:
+        # By the one codec that kafkajs has. A batch that compression would make larger goes as it is.
+        found = asyncio.run(codecs_of(ledger_settings, topic))
+        assert GZIP in found
+        assert found <= {NONE, GZIP}
+    ends = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
+    with publisher(ledger_settings, tmp_path, "again") as again:
+        own = [f'"partition": {partition}, "published_to"' for partition in range(4)]
+        assert wait_until(lambda: all(text in again.text() for text in own), HANG_S)
+        # One more command goes through, so the publisher has surely looked at what there was.
+        fold(ledger_settings, [record("Grant", "last", "user-1", 5)])
+        wait_until_published(ledger_settings)
+    moved = end_offsets(ledger_settings, ledger_settings.outcomes_topic, range(4))
+    # The message, and the marker of its transaction.
+    assert sorted(moved[partition] - ends[partition] for partition in range(4)) == [0, 0, 0, 2]
+    assert_published(ledger_settings)
 
 
-class Mortal(WorkerProcess):
-    """A publisher whose session ends soon after its death, as soon as a broker lets it: the others wait for that."""
+class Brief(WorkerProcess):
+    """A publisher whose session is as brief as brokers grant one, and that looks at its topics each second."""
 
     program = (
         str(ROOT / "tests" / "programs" / "with_constants.py"),
         "creditfold.processors.publisher.main.SESSION_MS=6_000",
+        "creditfold.processors.publisher.main.CHECK_EVERY_S=1",
     )
 
 
@@ -184,7 +171,7 @@ def test_publishers_killed_at_random_lose_and_double_nothing(ledger_settings: Se
     settings = ledger_settings.model_copy(update={"chunk_records": 100, "retry_max_s": 1.0})
     with ExitStack() as running:
         running.enter_context(worker(settings, tmp_path))
-        both = [Mortal(settings, tmp_path, name, "publisher") for name in ("one", "two")]
+        both = [Brief(settings, tmp_path, name, "publisher") for name in ("one", "two")]
         for one in both:
             running.callback(one.kill)
         # Few, since each waits for a session's end; what a death does at any step, outboxes of this process show below.
@@ -254,7 +241,7 @@ def owners(settings: Settings) -> list[int]:
 def test_a_frozen_publisher_is_fenced(ledger_settings: Settings, tmp_path: Path) -> None:
     """Stopped for longer than its session while it publishes, it wakes up as a zombie, is refused, and joins again."""
     settings = ledger_settings.model_copy(update={"chunk_records": 50, "retry_max_s": 1.0})
-    with worker(settings, tmp_path), worker(settings, tmp_path, "zombie", Mortal, command="publisher") as zombie:
+    with worker(settings, tmp_path), worker(settings, tmp_path, "zombie", Brief, command="publisher") as zombie:
         assert wait_until(lambda: zombie.text().count("owns a partition") == 4, HANG_S)
         pouring = threading.Thread(target=lambda: [append(settings, mixed(250, seed)) for seed in range(8)])
         pouring.start()
@@ -404,14 +391,13 @@ def test_a_publisher_whose_clients_lost_kafka_for_ever_goes_on(ledger_settings: 
 def test_an_outcomes_topic_made_anew_is_noticed_and_filled_again(ledger_settings: Settings, tmp_path: Path) -> None:
     """The running publisher stops with 1; the next one publishes all outcomes again, and no dead letter twice."""
     fold(ledger_settings, list(mixed(300)))
-    with publisher(ledger_settings, tmp_path) as running:
+    with worker(ledger_settings, tmp_path, "first", Brief, command="publisher") as running:
         wait_until_published(ledger_settings)
         make_anew(ledger_settings, ledger_settings.outcomes_topic)
         assert running.process.wait(HANG_S) == 1
         assert "was deleted and made anew" in running.text()
     with publisher(ledger_settings, tmp_path, "next"):
-        count = query(ledger_settings, "SELECT count(*) FROM ledger.journal")[0][0]
-        assert wait_until(lambda: len(read_topic(ledger_settings, ledger_settings.outcomes_topic)) >= count, HANG_S)
+        wait_until_published(ledger_settings)
     assert_published(ledger_settings)
 
 

@@ -56,7 +56,6 @@ from helpers.fork_server import Process
 from helpers.generations import WATCH, history, read, rows_of, states
 from helpers.holds import gate_in
 from helpers.projection_copy import copy_of
-from helpers.stack_under_test import StackUnderTest
 from helpers.support import (
     HANG_S,
     IS_COMPILED,
@@ -337,26 +336,6 @@ def test_an_activation_killed_anywhere_changes_nothing(folded: Settings, tmp_pat
         wait_until_folded(folded)
         assert states(folded) == {1: "live", 2: "ready"}
         activate(folded, 2, ActivationOptions(), WATCH)
-    assert_equals_second_fold(folded)
-
-
-def test_postgres_restarts_during_an_activation(
-    folded: Settings, stack: StackUnderTest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed at the last moment before the commit: a clear error, the old one is live, and trying again works."""
-    rebuild(folded, Request(), WATCH)
-
-    def crash(*arguments: Any) -> None:
-        switch(*arguments)
-        stack.restart_postgres(kill=True)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("creditfold.processors.rebuild.steps.switch", crash)
-        with pytest.raises(PostgresUnavailableError):
-            activate(folded, 2, ActivationOptions(), WATCH)
-    assert states(folded) == {1: "live", 2: "ready"}
-    activate(folded, 2, ActivationOptions(), WATCH)
-    assert states(folded) == {1: "retired", 2: "live"}
     assert_equals_second_fold(folded)
 
 

@@ -5,6 +5,8 @@ The history is that of tests/projections/test_generations.py.
 
 import re
 import signal
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,47 +28,51 @@ from helpers.holds import freeze_inside_a_transaction
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S, append, assert_equals_second_fold, query, wait_until_folded, worker
 
-#: Where PostgreSQL ends, by the function that was called last, and which generation is live then.
+#: Where PostgreSQL ends, by the function that was called last, and whether the switch is committed then.
 STEPS = [
-    (rebuilding, "bring_to", 1),
-    (views, "write_view", 1),
-    (rebuilding, "_take_over", 1),
-    (rebuilding, "switch", 1),
-    # The switch is committed; the views still look at both.
-    (rebuilding, "_switch_over", 2),
+    (rebuilding, "bring_to", False),
+    (views, "write_view", False),
+    (rebuilding, "_take_over", False),
+    (rebuilding, "switch", False),
+    # The views still look at both.
+    (rebuilding, "_switch_over", True),
 ]
 
 
-@pytest.mark.parametrize("end", STEPS, ids=[step for _, step, _ in STEPS])
 def test_postgres_crashes_at_any_step_of_an_activation_under_a_worker(
-    folded: Settings, stack: StackUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: tuple[Any, str, int]
+    folded: Settings, stack: StackUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One generation is live, readers see it, the worker goes on by itself, and another activation brings the rest."""
-    module, step, live = end
     rebuild(folded, Request(), WATCH)
+    starts = count(3_000, 100)
     with worker(folded, tmp_path) as process:
-        wait_until_folded(folded)
-        append(folded, history(300, 4, 3_000))
-        real = getattr(module, step)
+        for module, step, switched in STEPS:
+            print(f"PostgreSQL ends behind {step}")
+            wait_until_folded(folded)
+            append(folded, history(100, 4, next(starts)))
+            before = states(folded)
+            (other,) = (number for number, state in before.items() if state != "live")
+            real = getattr(module, step)
 
-        def crash(*arguments: Any) -> Any:
-            done = real(*arguments)
-            stack.restart_postgres(kill=True)
-            return done
+            def crash(*arguments: Any, real: Callable[..., Any] = real) -> Any:
+                done = real(*arguments)
+                stack.restart_postgres(kill=True)
+                return done
 
-        with monkeypatch.context() as patched:
-            patched.setattr(module, step, crash)
-            with pytest.raises(PostgresUnavailableError):
-                activate(folded, 2, ActivationOptions(), WATCH)
-        assert states(folded) == {1: "live" if live == 1 else "retired", 2: "live" if live == 2 else "ready"}
-        assert query(folded, "SELECT DISTINCT generation FROM ledger.progress") == [(live,)]
-        append(folded, history(300, 5, 3_300))
-        wait_until_folded(folded)
-        assert_equals_second_fold(folded)
-        run(folded, "activate", str(3 - live))
-        append(folded, history(300, 6, 3_600))
-        wait_until_folded(folded)
-        assert process.process.poll() is None
+            with monkeypatch.context() as patched:
+                patched.setattr(module, step, crash)
+                with pytest.raises(PostgresUnavailableError):
+                    activate(folded, other, ActivationOptions(), WATCH)
+            live = other if switched else 3 - other
+            assert states(folded) == ({other: "live", 3 - other: "retired"} if switched else before)
+            assert query(folded, "SELECT DISTINCT generation FROM ledger.progress") == [(live,)]
+            append(folded, history(100, 5, next(starts)))
+            wait_until_folded(folded)
+            assert_equals_second_fold(folded)
+            run(folded, "activate", str(3 - live))
+            append(folded, history(100, 6, next(starts)))
+            wait_until_folded(folded)
+            assert process.process.poll() is None
     assert_equals_second_fold(folded)
     run(folded, "verify", "1", "2")
 
