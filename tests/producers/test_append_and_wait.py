@@ -238,8 +238,8 @@ def test_a_thousand_wait_with_one_thread_and_one_connection(ready: Settings, tmp
     assert query(ready, "SELECT sum(available) FROM ledger.balances WHERE account_id LIKE 'user-%%'") == [(MANY,)]
 
 
-def test_time_runs_out_and_servers_go_away(ready: Settings, stack: StackUnderTest, tmp_path: Path) -> None:
-    """Waits are bounded, errors say what is known; who has time left gets the outcome when all are back.
+def test_time_runs_out_and_postgresql_goes_away(ready: Settings, stack: StackUnderTest, tmp_path: Path) -> None:
+    """Waits are bounded, errors say what is known; who has time left gets the outcome when all is back.
 
     Sent again with its id, a command that ran out of time is a duplicate with the first outcome.
     """
@@ -267,14 +267,6 @@ def test_time_runs_out_and_servers_go_away(ready: Settings, stack: StackUnderTes
                 assert re.search(r"can't be looked up for .* s: PostgreSQL", late.message)
             finally:
                 stack.start_postgres()
-            stack.stop_kafka()
-            try:
-                with pytest.raises(OutcomeTimeoutError, match="didn't confirm the command within 2 s") as unsent:
-                    producer.append_and_wait(spend("order-9", 20), 2)
-                assert unsent.value.position is None
-                assert unsent.value.maybe_written
-            finally:
-                stack.start_kafka()
         outcome = patient.result(HANG_S)
         assert (outcome.kind, outcome.decided_at_position) == (OutcomeKind.DUPLICATE, position)
         assert producer.append_and_wait(spend("order-8", 500), HANG_S).reason == "insufficient_credits"

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from creditfold.producers.import_commands import CsvRecords, JsonLines, why_bad
 from creditfold.producers.import_head import FileFormat, open_lines
 from creditfold.producers.import_records import MAX_RECORD_TEXT, RecordReader
 from creditfold.producers.strict_json import BadRecordError
+from helpers.fork_server import Process
 from helpers.imports import Import, line, log_ids, read
 from helpers.support import HANG_S, environment
 
@@ -285,18 +285,20 @@ def test_a_report_is_a_file_of_its_own(work: Import, target: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["-", "/dev/stdin"])
-def test_the_command_line_reads_its_input(ledger_settings: Settings, way: str, tmp_path: Path) -> None:
+def test_the_command_line_reads_its_input(log_settings: Settings, way: str, tmp_path: Path) -> None:
     """In a pipe, whose format its name doesn't tell."""
     # Of its own, since other tests leave reports in the servers' folder.
-    settings = ledger_settings.model_copy(update={"data_dir": tmp_path})
+    settings = log_settings.model_copy(update={"data_dir": tmp_path})
 
-    def run(*more: str) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-m", "creditfold.cli.main", "import", way, *more]
-        return subprocess.run(command, check=False, input=CSV.encode(), capture_output=True, env=environment(settings))
+    def run(*more: str) -> tuple[int, bytes, bytes]:
+        command, pipe = ["-m", "creditfold.cli.main", "import", way, *more], subprocess.PIPE
+        process = Process(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(settings))
+        out, err = process.communicate(CSV.encode())
+        return process.returncode, out, err
 
-    assert b"Say which it is: --format" in run().stderr
-    done = run("--format", "csv")
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.startswith(b"appended 1 command in ")
-    assert log_ids(ledger_settings) == ["g-1"]
+    assert b"Say which it is: --format" in run()[2]
+    code, out, err = run("--format", "csv")
+    assert (code, err) == (0, b"")
+    assert out.startswith(b"appended 1 command in ")
+    assert log_ids(log_settings) == ["g-1"]
     assert list((settings.data_dir / "imports").glob("*.bad.jsonl")) == []

@@ -28,6 +28,7 @@ from creditfold.producers import (
     Grant,
     Hold,
     Outcome,
+    OutcomeTimeoutError,
     ProducerBrokenError,
     ProducerClosedError,
     ProducerSettingError,
@@ -38,6 +39,7 @@ from creditfold.producers import (
     UnknownTopicError,
     encode_command,
 )
+from creditfold.projections.queries.outcomes import ProjectedOutcomes
 from creditfold.schemas.wire import decode
 from creditfold.stack.kafka import EmbeddedKafka
 from helpers.forgetful_kafka import FORGETTING, ForgetfulKafka
@@ -86,9 +88,9 @@ def no_broker() -> dict[str, str]:
 
 
 @pytest.fixture
-def producer(ledger_settings: Settings) -> Iterator[CommandProducer]:
+def producer(log_settings: Settings) -> Iterator[CommandProducer]:
     """A producer on a topic of its own."""
-    with patient(ledger_settings) as made:
+    with patient(log_settings) as made:
         yield made
 
 
@@ -97,7 +99,7 @@ def patient(settings: Settings, **other: int) -> CommandProducer:
     return CommandProducer(settings.kafka_client, settings.commands_topic, delivery_timeout_s=LONG_S, **other)
 
 
-def test_an_append_returns_where_the_command_stands(producer: CommandProducer, ledger_settings: Settings) -> None:
+def test_an_append_returns_where_the_command_stands(producer: CommandProducer, log_settings: Settings) -> None:
     """What a consumer reads at the position is the command, keyed by its account."""
     commands: list[Command] = [
         grant(1, "ada"),
@@ -106,37 +108,35 @@ def test_an_append_returns_where_the_command_stands(producer: CommandProducer, l
         Hold(command_id="c-4", account="ada", asset="x", amount=1, deadline=4_102_444_800_000),
     ]
     positions = [producer.append(command) for command in commands]
-    found = log(ledger_settings)
+    found = log(log_settings)
     assert len(found) == len(commands)
     for command, position in zip(commands, positions, strict=True):
         assert found[position] == (command.account.encode(), command.record_name, command.fields)
 
 
-def test_the_partition_is_murmur2_of_the_account(producer: CommandProducer, ledger_settings: Settings) -> None:
+def test_the_partition_is_murmur2_of_the_account(producer: CommandProducer, log_settings: Settings) -> None:
     """Java and aiokafka clients choose the same, so that all commands of an account stand in one order."""
     commands = [grant(i, account) for i, account in enumerate(["a", "zoë", "🜁", "x" * 128, *map(str, range(500))])]
     for delivery, command in [(producer.submit(command), command) for command in commands]:
         # The sign bit is dropped, as Java's partitioner does.
-        expected = (murmur2(command.account.encode()) & 0x7FFFFFFF) % ledger_settings.partitions
+        expected = (murmur2(command.account.encode()) & 0x7FFFFFFF) % log_settings.partitions
         assert delivery.result(HANG_S).partition == expected
 
 
-def test_many_are_delivered_once_each_with_their_positions(
-    producer: CommandProducer, ledger_settings: Settings
-) -> None:
+def test_many_are_delivered_once_each_with_their_positions(producer: CommandProducer, log_settings: Settings) -> None:
     """Through a queue that is far too small for all of them."""
     outcomes: dict[str, Outcome] = {}
-    with patient(ledger_settings, queue_records=100) as small:
+    with patient(log_settings, queue_records=100) as small:
         count = small.append_many(
             (grant(i) for i in range(5_000)), lambda command, outcome: outcomes.update({command.command_id: outcome})
         )
         small.flush()
         assert count == len(outcomes) == 5_000
-    found = log(ledger_settings)
+    found = log(log_settings)
     assert {found[position][2]["command_id"]: position for position in found} == outcomes
 
 
-def test_many_threads_share_a_producer(producer: CommandProducer, ledger_settings: Settings) -> None:
+def test_many_threads_share_a_producer(producer: CommandProducer, log_settings: Settings) -> None:
     """Each command stands once, at the position that its own thread was told."""
     told: dict[str, Position] = {}
 
@@ -148,7 +148,7 @@ def test_many_threads_share_a_producer(producer: CommandProducer, ledger_setting
         thread.start()
     for thread in threads:
         thread.join()
-    assert {fields["command_id"]: place for place, (_, _, fields) in log(ledger_settings).items()} == told
+    assert {fields["command_id"]: place for place, (_, _, fields) in log(log_settings).items()} == told
 
 
 def test_a_fatal_error_ends_what_is_pending_at_once(stack: StackUnderTest) -> None:
@@ -212,6 +212,20 @@ def interrupted_append(settings: Settings) -> Iterator[None]:
     assert told or named(61)[0] in there, "the interrupted command is neither in the log nor told of"
 
 
+def unconfirmed_outcome(settings: Settings) -> Iterator[None]:
+    """Who waits for an outcome hears that the log didn't confirm the command, and may send it again."""
+    outcomes = ProjectedOutcomes(settings.dsn)
+    with CommandProducer(settings.kafka_client, settings.commands_topic, outcomes=outcomes) as producer:
+        until_appended(producer, grant(80))
+        yield
+        with pytest.raises(OutcomeTimeoutError, match="didn't confirm the command within 1 s") as unsent:
+            producer.append_and_wait(grant(81), 1)
+        assert unsent.value.position is None
+        assert unsent.value.maybe_written
+        yield
+        assert until_appended(producer, grant(81))
+
+
 def kept_client(settings: Settings) -> Iterator[None]:
     """Another one would find Kafka no sooner, and what is under way would be told to be sent again."""
     with patient(settings) as producer:
@@ -246,10 +260,11 @@ def long_delivery(settings: Settings) -> Iterator[None]:
     assert ids(settings, range(1_000, 2_000)) == named(*range(1_000, 2_000))
 
 
-def test_kafka_goes_away_and_comes_back(ledger_settings: Settings, stack: StackUnderTest) -> None:
+def test_kafka_goes_away_and_comes_back(log_settings: Settings, stack: StackUnderTest) -> None:
     """What each producer does before, meanwhile and afterwards. The last one is in the middle of it when Kafka dies."""
     cases = [
-        case(ledger_settings) for case in (full_queue, failed_delivery, interrupted_append, kept_client, long_delivery)
+        case(log_settings)
+        for case in (full_queue, failed_delivery, interrupted_append, unconfirmed_outcome, kept_client, long_delivery)
     ]
     for case in cases:
         next(case)
@@ -302,14 +317,14 @@ def until_appended(producer: CommandProducer, command: Command) -> Position:
     return found[0]
 
 
-def test_a_client_that_lost_kafka_for_ever_is_replaced(ledger_settings: Settings) -> None:
+def test_a_client_that_lost_kafka_for_ever_is_replaced(log_settings: Settings) -> None:
     """What it held is told to be sent again, and who waits for that hears of it; what comes then is appended.
 
     A flush ends when the last answer is there, and not only when its time is out, which no test lives to see.
     """
-    topic = ledger_settings.commands_topic
+    topic = log_settings.commands_topic
     with (
-        ForgetfulKafka(ledger_settings) as kafka,
+        ForgetfulKafka(log_settings) as kafka,
         CommandProducer({**kafka.settings.kafka_client, **FORGETTING}, topic, delivery_timeout_s=LONG_S) as producer,
     ):
         producer.append(grant(1))
@@ -339,9 +354,9 @@ def test_a_record_over_the_bound_is_refused_before_the_queue(producer: CommandPr
         producer.append_many([big])
 
 
-def test_a_topic_with_a_lower_bound_is_told_as_such(producer: CommandProducer, ledger_settings: Settings) -> None:
+def test_a_topic_with_a_lower_bound_is_told_as_such(producer: CommandProducer, log_settings: Settings) -> None:
     """Kafka's own refusal is the same error, with the remedy that fits; smaller commands still pass."""
-    alter(ledger_settings, ledger_settings.commands_topic, max_message_bytes="2000")
+    alter(log_settings, log_settings.commands_topic, max_message_bytes="2000")
     noise = {str(i): os.urandom(400).hex() for i in range(10)}
     with pytest.raises(RecordTooLargeError, match="Kafka refused") as refused:
         producer.append(grant(1, metadata=noise))
@@ -349,9 +364,9 @@ def test_a_topic_with_a_lower_bound_is_told_as_such(producer: CommandProducer, l
     assert producer.append(grant(2)).offset == 0
 
 
-def test_an_unknown_topic_is_told_as_such(ledger_settings: Settings) -> None:
+def test_an_unknown_topic_is_told_as_such(log_settings: Settings) -> None:
     """Well before the delivery timeout, and again for each command."""
-    with nowhere(ledger_settings) as producer:
+    with nowhere(log_settings) as producer:
         for number in range(2):
             with pytest.raises(UnknownTopicError, match=r"creditfold\.nowhere"):
                 producer.append(grant(number))
@@ -432,12 +447,12 @@ def test_a_callback_that_raises_harms_no_other_delivery(producer: CommandProduce
     producer.flush()
 
 
-def test_failures_reach_their_own_callers(ledger_settings: Settings) -> None:
+def test_failures_reach_their_own_callers(log_settings: Settings) -> None:
     """Two topics, one missing, appended to in turn: each command hears its own fate."""
-    kafka, topic = ledger_settings.kafka_client, ledger_settings.commands_topic
+    kafka, topic = log_settings.kafka_client, log_settings.commands_topic
     with (
         CommandProducer(kafka, topic, delivery_timeout_s=LONG_S) as good,
-        nowhere(ledger_settings) as bad,
+        nowhere(log_settings) as bad,
     ):
         deliveries = [(good if i % 2 else bad).submit(grant(i)) for i in range(200)]
         results = [delivery.exception(HANG_S) for delivery in deliveries]
@@ -518,12 +533,12 @@ def test_settings_that_the_client_refuses_are_told(setting: str, value: str | in
         CommandProducer({**no_broker(), setting: value}, "t")
 
 
-async def test_a_thousand_appends_at_once(ledger_settings: Settings) -> None:
+async def test_a_thousand_appends_at_once(log_settings: Settings) -> None:
     """Through a queue of fifty: each task hears its own position, and the loop is never blocked for long."""
-    kafka, topic = ledger_settings.kafka_client, ledger_settings.commands_topic
+    kafka, topic = log_settings.kafka_client, log_settings.commands_topic
     async with AsyncCommandProducer(kafka, topic, queue_records=50, delivery_timeout_s=LONG_S) as producer:
         positions = await asyncio.gather(*(producer.append(grant(i)) for i in range(1_000)))
-    found = await asyncio.to_thread(log, ledger_settings)
+    found = await asyncio.to_thread(log, log_settings)
     assert [found[position][2]["command_id"] for position in positions] == [f"c-{i}" for i in range(1_000)]
 
 
@@ -601,11 +616,11 @@ async def test_a_full_queue_refuses_a_task_that_would_not_wait() -> None:
         await producer.close(timeout=0)
 
 
-async def test_the_async_block_keeps_the_callers_error(ledger_settings: Settings) -> None:
+async def test_the_async_block_keeps_the_callers_error(log_settings: Settings) -> None:
     """As in the sync twin."""
 
     async def work() -> None:
-        kafka, topic = ledger_settings.kafka_client, ledger_settings.commands_topic
+        kafka, topic = log_settings.kafka_client, log_settings.commands_topic
         async with AsyncCommandProducer(kafka, topic, delivery_timeout_s=LONG_S) as producer:
             await producer.append(grant(1))
             raise KeyError("the caller's own")
@@ -614,7 +629,7 @@ async def test_the_async_block_keeps_the_callers_error(ledger_settings: Settings
         await work()
 
 
-def test_what_another_client_writes_lands_beside(ledger_settings: Settings) -> None:
+def test_what_another_client_writes_lands_beside(log_settings: Settings) -> None:
     """docs/producing.md tells other languages this recipe: key, partitioner, framed value."""
 
     record = encode_command(grant(1, "ada"))
@@ -624,8 +639,8 @@ def test_what_another_client_writes_lands_beside(ledger_settings: Settings) -> N
         assert error is None
         placed.append(message.partition())
 
-    other = Producer({**ledger_settings.kafka_client, "partitioner": "murmur2_random"})
-    other.produce(ledger_settings.commands_topic, record.value, record.key, on_delivery=keep)
+    other = Producer({**log_settings.kafka_client, "partitioner": "murmur2_random"})
+    other.produce(log_settings.commands_topic, record.value, record.key, on_delivery=keep)
     other.flush(HANG_S)
-    with patient(ledger_settings) as ours:
+    with patient(log_settings) as ours:
         assert [ours.append(grant(2, "ada")).partition] == placed
