@@ -428,11 +428,6 @@ cdef class Store:
         """Of how many accounts the rows are to be written."""
         return len(self._dirty) - self._taken
 
-    @property
-    def assets(self):
-        """How many assets are remembered, of these accounts or of others lately."""
-        return len(self._assets)
-
     def find(self, str name not None):
         """An account by its name, None if it isn't here."""
         return self._accounts.get(name.encode())

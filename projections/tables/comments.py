@@ -403,9 +403,3 @@ def comment_statements(name: str) -> sql.Composed:
         ),
     ]
     return sql.SQL("; ").join(parts)
-
-
-def columns_table(name: str) -> str:
-    """The table of a view's columns in Markdown, as docs/reading.md has it."""
-    rows = [f"| `{column}` | {text} |" for column, text in RELATIONS[name].columns.items()]
-    return "\n".join(["| column | meaning |", "|---|---|", *rows]) + "\n"

@@ -1,4 +1,4 @@
-"""Folds histories of one partition, in PostgreSQL in transactions of any size or in memory, and reads the result."""
+"""Folds histories, in PostgreSQL in transactions of any size or in memory, and compares what they come to."""
 
 import random
 from collections.abc import Sequence
@@ -12,24 +12,47 @@ from creditfold.processors.fold import fast
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import fold, read_records
 from creditfold.processors.fold.transaction import chunk_transaction, fold_chunk
-from creditfold.projections.connections import connected, fold_pool
-from creditfold.projections.proof.chain import lines
-from creditfold.projections.store.chain import Line, activation_line, dead_letter_line, journal_line
+from creditfold.projections.connections import connected, fold_pool, snapshot
+from creditfold.projections.proof.chain import check_self, lines
+from creditfold.projections.store.chain import START, Line, activation_line, dead_letter_line, extend, journal_line
 from creditfold.projections.store.claim import claim
 from creditfold.projections.store.results import ChunkResult
 from helpers.records import FakeRecord
 from helpers.support import query
 
 
-def in_memory(records: Sequence[FakeRecord]) -> ChunkResult:
-    return fold(read_records(records, 0, 1), CreditBook(), len(records))
+def in_memory(records: Sequence[FakeRecord], partition: int = 0, partitions: int = 1) -> ChunkResult:
+    return fold(read_records(records, partition, partitions), CreditBook(), len(records))
 
 
-def lines_of(result: ChunkResult) -> list[Line]:
-    found = [(offset, journal_line(0, offset, entry)) for offset, entry in result.journal]
-    found += [(letter.log_offset, dead_letter_line(0, letter)) for letter in result.dead_letters]
-    found += [(row.log_offset, activation_line(0, row)) for row in result.activations]
+def lines_of(result: ChunkResult, partition: int = 0) -> list[Line]:
+    found = [(offset, journal_line(partition, offset, entry)) for offset, entry in result.journal]
+    found += [(letter.log_offset, dead_letter_line(partition, letter)) for letter in result.dead_letters]
+    found += [(row.log_offset, activation_line(partition, row)) for row in result.activations]
     return sorted(found, key=lambda line: line[0])
+
+
+def assert_folded_to(settings: Settings, results: Sequence[ChunkResult]) -> None:
+    """What is stored is what a fold of each partition in memory came to, and follows from its own lines."""
+    stored = query(
+        settings,
+        """SELECT next_offset, chain, accepted, rejected, duplicates, dead_letters, ticks, tick_minute
+           FROM ledger_0001.progress ORDER BY log_partition""",
+    )
+    assert stored == [
+        (
+            result.next_offset,
+            extend(START, 0, result.next_offset, lines_of(result, partition))[0],
+            *(result.accepted, result.rejected, result.duplicates),
+            *(len(result.dead_letters), result.ticks, result.minute),
+        )
+        for partition, result in enumerate(results)
+    ]
+    accounts = {name: account for result in results for name, account in result.accounts.items()}
+    balances = query(settings, "SELECT account_id, asset, available, pending, held, debt FROM ledger_0001.balances")
+    assert {row[:2]: row[2:] for row in balances} == {row[:2]: accounts[row[0]].balance(row[1]) for row in balances}
+    with connected(settings.dsn) as connection, snapshot(connection):
+        assert all(found.holds for found in check_self(connection, 1))
 
 
 def stored_lines(settings: Settings) -> list[Line]:

@@ -24,12 +24,13 @@ async def fail(error: CreditfoldError) -> None:
 async def lanes_of(
     settings: Settings, lost: list[tuple[int, bool]] | None = None, partitions: int = 1
 ) -> AsyncIterator[Partitions]:
+    given_up = [] if lost is None else lost
     async with fold_pool(settings.dsn, "test", 2) as pool:
         folder = ChunkFolder(
             pool,
             partitions,
             0.5,
-            on_lost=lambda partition, fenced: (lost or []).append((partition, fenced)),
+            on_lost=lambda partition, fenced: given_up.append((partition, fenced)),
             on_hopeless=fail,
             on_transfers=lambda: None,
         )

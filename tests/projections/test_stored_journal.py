@@ -6,14 +6,9 @@ from typing import Any
 import pytest
 
 from creditfold.common.settings import Settings
-from creditfold.log.offsets import end_offsets
-from creditfold.log.topics import describe_log
-from creditfold.processors.rebuild.partition import RebuildJob
-from creditfold.processors.rebuild.processes import fold_here
-from creditfold.projections.tables.setup import prepare
 from helpers.credit_topics import append_all, topic
 from helpers.journal_replay import Line, replay, rows
-from helpers.support import query
+from helpers.support import fold_log, query
 
 #: The tables of state, and their columns in the order of the rows of `ledger.credit_state`.
 TABLES = {
@@ -37,13 +32,10 @@ TABLES = {
 def test_the_stored_facts_make_every_row_of_state(ledger_settings: Settings) -> None:
     """Folded as a worker does, in chunks, with accounts that are forgotten and loaded again."""
     append_all(ledger_settings, topic(8, 1_500))
-    log = describe_log(ledger_settings)
-    prepare(ledger_settings.dsn, log)
-    ends = end_offsets(ledger_settings, log.topic, range(log.partitions))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("creditfold.processors.rebuild.partition.CHUNK_RECORDS", 20)
         patched.setattr("creditfold.processors.rebuild.partition.KEPT_ACCOUNTS", 5)
-        fold_here(RebuildJob(ledger_settings.kafka_client, log.topic, log.partitions, 1, ends), ledger_settings.dsn)
+        fold_log(ledger_settings)
     journal = query(
         ledger_settings,
         """SELECT log_partition, account_id, log_offset, version, asset, facts FROM ledger_0001.journal

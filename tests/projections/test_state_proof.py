@@ -126,18 +126,18 @@ def _ends(settings: Settings) -> Mapping[int, int]:
 
 
 def test_a_balance_as_of_then_equals_a_rebuild_until_then(copied: Settings) -> None:
-    """By the instant of a record in the middle, or by an offset of each partition."""
+    """By the instants of records and one before any of them, or by an offset of each partition."""
     chance = random.Random(3)
-    moment = query(copied, "SELECT percentile_disc(0.6) WITHIN GROUP (ORDER BY clock_ms) FROM ledger_0001.journal")[0][
-        0
-    ]
-    done = rebuild(copied, Request(until_ms=moment), WATCH)
-    then = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
-    assert sorted(balances_of(copied, done.number)) == sorted(as_of(copied, lambda _: then))
-    offsets = {partition: chance.randrange(end // 3, end) for partition, end in _ends(copied).items()}
-    done = rebuild(copied, Request(until_offsets=offsets), WATCH)
-    told = as_of(copied, lambda partition: f"{partition}:{offsets[partition] - 1}")
-    assert sorted(balances_of(copied, done.number)) == sorted(told)
+    clocks = [row[0] for row in query(copied, "SELECT DISTINCT clock_ms FROM ledger_0001.journal ORDER BY 1")]
+    for moment in (clocks[0] - 1, clocks[0], clocks[len(clocks) * 3 // 5], clocks[-1]):
+        done = rebuild(copied, Request(until_ms=moment), WATCH)
+        then = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
+        assert sorted(balances_of(copied, done.number)) == sorted(as_of(copied, lambda _, then=then: then))
+    for _ in range(2):
+        offsets = {partition: chance.randrange(1, end) for partition, end in _ends(copied).items()}
+        done = rebuild(copied, Request(until_offsets=offsets), WATCH)
+        told = as_of(copied, lambda partition, ends=offsets: f"{partition}:{ends[partition] - 1}")
+        assert sorted(balances_of(copied, done.number)) == sorted(told)
 
 
 # the table, what is done to one row of it, whether its own generation shows it, and not only a comparison

@@ -16,14 +16,20 @@ from creditfold.processors.fold.fast import new_filter
 from creditfold.processors.worker import folder as folder_module
 from creditfold.processors.worker.folder import ChunkFolder
 from creditfold.processors.worker.partition import Partition
-from creditfold.projections.connections import connected, snapshot
-from creditfold.projections.proof.chain import check_self
 from creditfold.projections.store.account_loader import AccountLoader
-from creditfold.projections.store.chain import START, extend
 from creditfold.projections.store.send import KnownCommandError
 from creditfold.projections.tables.account_tables import LOTS, Table
 from creditfold.schemas.wire import encode
-from helpers.credit_folds import fold_in_pieces, forget_ids, in_memory, lines_of, lots_in, lots_of, stored_lines
+from helpers.credit_folds import (
+    assert_folded_to,
+    fold_in_pieces,
+    forget_ids,
+    in_memory,
+    lines_of,
+    lots_in,
+    lots_of,
+    stored_lines,
+)
 from helpers.credit_histories import history
 from helpers.records import FakeRecord
 from helpers.store import lanes_of
@@ -49,21 +55,8 @@ async def test_any_split_comes_to_the_same(
     cache = AccountCache(3 if seed % 2 else 20, is_fresh=True, ids=new_filter(2**16)) if remembers else None
     await fold_in_pieces(prepared, records, random.Random(seed), cache)
     assert stored_lines(prepared) == lines_of(whole)
-    assert query(prepared, "SELECT chain FROM ledger.progress") == [
-        (extend(START, 0, whole.next_offset, lines_of(whole))[0],)
-    ]
-    counts = query(
-        prepared, "SELECT accepted, rejected, duplicates, dead_letters, ticks, tick_minute FROM ledger_0001.progress"
-    )
-    assert counts == [
-        (whole.accepted, whole.rejected, whole.duplicates, len(whole.dead_letters), whole.ticks, whole.minute)
-    ]
+    assert_folded_to(prepared, [whole])
     assert lots_in(prepared) == lots_of(dict(whole.accounts))
-    stored = query(prepared, "SELECT account_id, asset, available, pending, held, debt FROM ledger_0001.balances")
-    accounts = whole.accounts
-    assert {row[:2]: row[2:] for row in stored} == {row[:2]: accounts[row[0]].balance(row[1]) for row in stored}
-    with connected(prepared.dsn) as connection, snapshot(connection):
-        assert [found.holds for found in check_self(connection, 1)] == [True]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -101,8 +94,7 @@ async def test_an_id_that_isn_t_recognized_is_found_out(
             at = end
     assert 0 < known.count(True) < whole.duplicates + 20
     assert stored_lines(prepared) == lines_of(whole)
-    counts = query(prepared, "SELECT accepted, rejected, duplicates, dead_letters FROM ledger_0001.progress")
-    assert counts == [(whole.accepted, whole.rejected, whole.duplicates, len(whole.dead_letters))]
+    assert_folded_to(prepared, [whole])
 
 
 async def test_nothing_is_written_without_a_line(prepared: Settings) -> None:
