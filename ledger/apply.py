@@ -161,10 +161,6 @@ def _make_lot(account: Account, fact: Fact) -> Lot:
     return lot
 
 
-def _granted(account: Account, fact: Fact) -> None:
-    _make_lot(account, fact)
-
-
 def _reissued(account: Account, fact: Fact) -> None:
     (spend_id,) = fact.particulars
     _take_back(account, spend_id, fact.moves[0].amount)
@@ -380,14 +376,14 @@ def _refused(account: Account, fact: Fact) -> None:
     """A transfer that goes back changes nothing here."""
 
 
-_CHANGES: Mapping[FactKind, Callable[[Account, Fact], None]] = {
+_CHANGES: Mapping[FactKind, Callable[[Account, Fact], object]] = {
     FactKind.OCCURRED: _take_turn,
     FactKind.CAPPED: _take_turn,
     FactKind.ACTIVATED: _activated,
     FactKind.LAPSED: _lapsed,
     FactKind.EXPIRED: _expired,
     FactKind.REPAID: _repaid,
-    FactKind.GRANTED: _granted,
+    FactKind.GRANTED: _make_lot,
     FactKind.SPENT: _spend,
     FactKind.HELD: _held,
     FactKind.CAPTURED: _captured,
@@ -396,7 +392,7 @@ _CHANGES: Mapping[FactKind, Callable[[Account, Fact], None]] = {
     FactKind.REISSUED: _reissued,
     FactKind.VOIDED: _voided,
     FactKind.SENT: _sent,
-    FactKind.ARRIVED: _granted,
+    FactKind.ARRIVED: _make_lot,
     FactKind.REFUSED: _refused,
     FactKind.COMPLETED: _came_to_an_end,
     FactKind.RETURNED: _came_to_an_end,

@@ -57,15 +57,13 @@ Answer: TypeAlias = Said | Verdict
 
 @dataclass(eq=False)
 class Coin:
-    """One credit: its lot, where it lies, and where it has been."""
+    """One credit: its lot, and where it lies."""
 
     lot: "Lot"
     place: str = "new"
-    history: list[str] = field(default_factory=list)
 
     def put(self, place: str) -> None:
         """Move the coin."""
-        self.history.append(self.place)
         self.place = place
 
 

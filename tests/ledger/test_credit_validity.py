@@ -29,6 +29,7 @@ from creditfold.ledger.commands import (
 )
 from creditfold.ledger.credit_validity import problem_of
 from creditfold.ledger.limits import MAX_AMOUNT, MAX_OCCURRED_AT
+from creditfold.ledger.validity import check
 
 pytestmark = pytest.mark.both_cores
 
@@ -49,10 +50,18 @@ BATCH = Batch("b", "ann", (GRANT, SPEND))
 
 #: Each field with values that are sound, then with some that aren't.
 FIELDS: list[tuple[Any, str, list[Any], list[Any]]] = [
-    (GRANT, "command_id", ["x" * 64, "ü"], ["", "x" * 65, " x", "a\nb", "~x", None]),
-    (GRANT, "account", ["x" * 128], ["", "x" * 129, "a\0"]),
-    (GRANT, "asset", ["x" * 64], ["", "x" * 65, 5]),
-    (GRANT, "amount", [1, MAX_AMOUNT], [0, -1, MAX_AMOUNT + 1, True, 1.0, "1"]),
+    (GRANT, "command_id", ["x" * 64, "ü", "a b", "😀" * 64], ["", "x" * 65, "\0", "a\nb", " a", "a ", "~x", None]),
+    (GRANT, "command_id", [], ["\u00a0a", "a\x85", "\ud800"]),
+    (GRANT, "account", ["x" * 128], ["", "x" * 129, "a\0b", "\t"]),
+    (GRANT, "asset", ["x" * 64], ["", "x" * 65, "\x7f", 5]),
+    (GRANT, "amount", [1, MAX_AMOUNT], [0, -1, MAX_AMOUNT + 1, 2**63 - 1, -(2**63), True, 1.0, "1", None]),
+    (GRANT, "occurred_at", [0, MAX_OCCURRED_AT], [-1, MAX_OCCURRED_AT + 1, 2**63 - 1, False]),
+    (GRANT, "source", ["", "x" * 128, "a\nb"], ["x" * 129, "a\0"]),
+    (GRANT, "reason", ["", "x" * 1024], ["x" * 1025, "\0", "\udfff"]),
+    (GRANT, "metadata", [{"k": ""}, {str(n): "" for n in range(32)}, {"k" * 64: "v" * 1024}], []),
+    (GRANT, "metadata", [], [{"": "v"}, {str(n): "" for n in range(33)}, {"k" * 65: ""}, {"k": "v" * 1025}]),
+    (GRANT, "metadata", [], [{"k": "\0"}, {"a\0": ""}, {"k": 1}]),
+    (SPEND, "metadata", [{"k": ""}], [{"": "v"}]),
     (GRANT, "lot_class", [], ["gold", ""]),
     (GRANT, "priority", [0, 100], [-1, 101, True]),
     (GRANT, "effective_at", [0, MAX_OCCURRED_AT], [-1, MAX_OCCURRED_AT + 1]),
@@ -113,16 +122,17 @@ FIELDS: list[tuple[Any, str, list[Any], list[Any]]] = [
 )
 def test_fields(command: Any, field: str, good: list[Any], bad: list[Any]) -> None:
     """A value in the field's bounds is no problem; one beyond them is, and is told by the field's name."""
-    assert problem_of(command) is None
+    assert problem(command) is None
     for value in good:
-        assert problem_of(changed(command, field, value)) is None, value
+        assert problem(command._replace(**{field: value})) is None, value
     for value in bad:
-        assert field in (problem_of(changed(command, field, value)) or ""), value
+        assert field in (problem(command._replace(**{field: value})) or ""), value
 
 
-def changed(command: Any, field: str, value: Any) -> Any:
-    """A command with another value in a field."""
-    return command._replace(**{field: value})
+def problem(command: Any) -> str | None:
+    """What is wrong with a command, as the fold looks at it; steps and parcels have a form of their own in the log."""
+    is_nested = isinstance(command, Batch | ReceiveTransfer)
+    return problem_of(command) if is_nested else check(type(command).__name__, command)
 
 
 @pytest.mark.parametrize(
