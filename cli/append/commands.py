@@ -3,10 +3,8 @@
 How a command is sent and its outcome shown is in submission.py. Bounds of fields are refused by the producers' models.
 """
 
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +13,7 @@ from creditfold.cli.shared.arguments import (
     AccountArgument,
     ArgumentError,
     duration_of,
+    file_text,
     instant_of,
     instant_or_from_now,
     whole_number,
@@ -37,6 +36,11 @@ PartArgument = Annotated[str | None, typer.Argument(metavar="[AMOUNT]", help="De
 HoldArgument = Annotated[str, typer.Argument(help="Command id of the hold.")]
 
 
+def time_option(help: str) -> Any:
+    """An option for an instant, which is 0 where it isn't given."""
+    return typer.Option(metavar="TIME", show_default=False, help=help)
+
+
 @appends
 def grant(
     account: AccountArgument,
@@ -45,12 +49,8 @@ def grant(
     asset: AssetOption = DEFAULT_ASSET,
     lot_class: ClassOption = "paid",
     priority: PriorityOption = 50,
-    effective_at: Annotated[
-        str, typer.Option(metavar="TIME", show_default=False, help="When they begin. Default: at once.")
-    ] = "0",
-    expires_at: Annotated[
-        str, typer.Option(metavar="TIME", show_default=False, help="When they end. Default: never.")
-    ] = "0",
+    effective_at: Annotated[str, time_option("When they begin. Default: at once.")] = "0",
+    expires_at: Annotated[str, time_option("When they end. Default: never.")] = "0",
     scope: ScopeOption = "",
 ) -> Draft:
     """Give an account credits, and show the outcome.
@@ -86,9 +86,7 @@ def spend(
     asset: AssetOption = DEFAULT_ASSET,
     use: UseOption = "",
     partial: Annotated[bool, typer.Option("--partial", help="Take what there is, if it is less.")] = False,
-    effective_at: Annotated[
-        str, typer.Option(metavar="TIME", show_default=False, help="Date it back to this time.")
-    ] = "0",
+    effective_at: Annotated[str, time_option("Date it back to this time.")] = "0",
 ) -> Draft:
     """Take credits from an account, and show the outcome.
 
@@ -175,9 +173,7 @@ def refund(
     reissue: Annotated[
         bool, typer.Option("--reissue", help="Put what would go back into an expired lot into a new one.")
     ] = False,
-    expires_at: Annotated[
-        str, typer.Option(metavar="TIME", show_default=False, help="When such a lot ends. Default: never.")
-    ] = "0",
+    expires_at: Annotated[str, time_option("When such a lot ends. Default: never.")] = "0",
 ) -> Draft:
     """Give back what a spend or a capture took: an amount, or all that is left to refund.
 
@@ -305,19 +301,15 @@ def schedule_create(
     first_at: Annotated[str, typer.Option(metavar="TIME", help="The first turn.")],
     every: Annotated[int, typer.Option(help="How many months or days lie between two turns.")] = 1,
     months: Annotated[bool, typer.Option("--months/--days", help="What --every counts.")] = True,
-    until: Annotated[
-        str, typer.Option(metavar="TIME", show_default=False, help="No turn from then on. Default: no end.")
-    ] = "0",
+    until: Annotated[str, time_option("No turn from then on. Default: no end.")] = "0",
     cap: Annotated[
-        str | None,
-        typer.Option(metavar="AMOUNT", help="Keep what is left of its credits under this. Default: no cap."),
+        str | None, typer.Option(metavar="AMOUNT", help="Keep what is left of its credits under this. Default: no cap.")
     ] = None,
     asset: AssetOption = DEFAULT_ASSET,
     lot_class: ClassOption = "paid",
     priority: PriorityOption = 50,
     expires_after: Annotated[
-        str | None,
-        typer.Option(metavar="DURATION", help="How long each turn's credits last, as 30d. Default: no end."),
+        str | None, typer.Option(metavar="DURATION", help="How long each turn's credits last, as 30d. Default: no end.")
     ] = None,
     scope: ScopeOption = "",
 ) -> Draft:
@@ -388,12 +380,7 @@ def _steps(name: str) -> Any:
     from creditfold.producers.strict_json import BadRecordError, parse_json
 
     try:
-        text = _read(sys.stdin.buffer) if name == "-" else _read_file(name)
-        found = parse_json(text, "it is")
-    except OSError as error:
-        raise ArgumentError(
-            f"Can't read {name}: {error.strerror}.", "Name a file of steps, or - for the input."
-        ) from None
+        found = parse_json(file_text(name, MAX_FILE_BYTES, "a file of steps, or - for the input"), "it is")
     except UnicodeDecodeError:
         raise ArgumentError(f"{name} is not UTF-8.", "Write a JSON list of steps.") from None
     except BadRecordError as error:
@@ -401,15 +388,3 @@ def _steps(name: str) -> Any:
     if not isinstance(found, list):
         raise ArgumentError(f"{name} holds no list.", 'Write a JSON list of steps: [{"type": "spend", ...}]')
     return found
-
-
-def _read_file(name: str) -> str:
-    with Path(name).open("rb") as file:
-        return _read(file)
-
-
-def _read(file: IO[bytes]) -> str:
-    data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ArgumentError(f"That is more than {MAX_FILE_BYTES:,} bytes of steps.", "Make several batches of them.")
-    return data.decode("utf-8-sig")

@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import typer
 
 from creditfold.cli.append.submission import REJECTED, TimeoutOption, awaited_outcome, print_outcome, print_position
-from creditfold.cli.shared.arguments import ArgumentError, JsonOption, checked_account, moment_of
+from creditfold.cli.shared.arguments import ArgumentError, JsonOption, checked_account, file_text, moment_of
 from creditfold.cli.shared.output import counted, print_json, print_table, say
 from creditfold.cli.shared.progress import progress_bar
 from creditfold.common.errors import CreditfoldError
@@ -208,11 +207,7 @@ def discard(
 
 
 def _selection(
-    positions: list[str] | None,
-    reason: DeadLetterReason | None,
-    account: str | None,
-    since: str | None,
-    all: bool,
+    positions: list[str] | None, reason: DeadLetterReason | None, account: str | None, since: str | None, all: bool
 ) -> Selection:
     ways = bool(positions) + bool(reason is not None or account is not None or since is not None) + all
     if ways != 1:
@@ -274,7 +269,9 @@ def _command(text: str) -> Mapping[str, Any]:
     from creditfold.producers.strict_json import parse_json
 
     try:
-        found = parse_json(_file(text[1:]) if text.startswith("@") else text, "it is")
+        found = parse_json(
+            file_text(text[1:], MAX_COMMAND_BYTES, "a file with one command") if text.startswith("@") else text, "it is"
+        )
     except UnicodeDecodeError as error:
         raise ArgumentError(f"--command is not JSON: {str(error)[:200]}.", "Write it in UTF-8.") from None
     except ValueError as error:
@@ -282,18 +279,6 @@ def _command(text: str) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise ArgumentError("--command is not a JSON object.", 'Write its fields by name: {"type": "grant", ...}')
     return found
-
-
-def _file(name: str) -> str:
-    try:
-        with Path(name).open("rb") as file:
-            data = file.read(MAX_COMMAND_BYTES + 1)
-    except (OSError, ValueError) as error:
-        fault = error.strerror if isinstance(error, OSError) else error
-        raise ArgumentError(f"{name[:200]!r} can't be read: {fault}.", "Name a file with one command.") from None
-    if len(data) > MAX_COMMAND_BYTES:
-        raise ArgumentError(f"{name[:200]!r} is too large to be a command.", "Name a file with one command.")
-    return data.decode("utf-8")
 
 
 def _refuse_one_id_for_many(selection: Selection, corrections: "Corrections") -> None:

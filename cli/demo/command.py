@@ -5,9 +5,7 @@ from typing import Annotated
 import typer
 
 
-def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False,
-) -> None:
+def demo(keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False) -> None:
     """Fold a real purchase history, show the result, and prove that nothing was lost.
 
     Fetches 69,659 real purchases of 23,570 customers, makes commands of them, imports and folds these, and

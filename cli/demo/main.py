@@ -21,7 +21,7 @@ from creditfold.cli.demo import audit
 from creditfold.cli.demo.cdnow import SOURCE, convert, fetched_history, parse_history
 from creditfold.cli.run.servers import compiled_core
 from creditfold.cli.shared.output import print_table, say
-from creditfold.cli.shared.progress import Steps
+from creditfold.cli.shared.progress import Steps, progress_bar
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.processes import last_lines
@@ -194,16 +194,11 @@ def _await_fold(settings: Settings) -> Sample:
 
     Raises DemoError when the worker dies or stands still.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-    columns = (TextColumn("  folding"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]:,} left"))
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    with progress_bar("folding", "records", quiet=False) as bar:
         sample = take_sample(settings)
-        task = bar.add_task("", total=_left(sample), left=_left(sample))
         moved_at, total = time.monotonic(), _left(sample)
         while left := _left(sample):
-            bar.update(task, completed=total - left, left=left)
+            bar(total - left, total, total - left)
             _refuse_stall(settings, moved_at)
             time.sleep(POLL_S)
             sample = take_sample(settings)

@@ -62,7 +62,7 @@ def follow(
         # Now that it is known where "now" is. Not among the outcomes, which a program may read.
         print(f"following {safe(account)} from now on", file=sys.stderr, flush=True)
     seen = 0
-    for outcome in _at_most(follower.follow(place, timeout), limit):
+    for outcome in islice(follower.follow(place, timeout), limit):
         print_json_line(document(outcome)) if json else say(line(outcome))
         seen += 1
     if limit is not None and seen < limit:
@@ -70,10 +70,6 @@ def follow(
             f"{seen} of {limit} outcomes came within {timeout:g} s.",
             "See `creditfold status`; does a publisher run? `creditfold publisher` starts one.",
         )
-
-
-def _at_most(outcomes: "Iterator[Outcome]", limit: int | None) -> "Iterator[Outcome]":
-    return islice(outcomes, limit)
 
 
 def _parsed_since(text: str | None) -> Position | str | None:
@@ -103,15 +99,11 @@ def document(outcome: "Outcome") -> dict[str, Any]:
         if name in fields:
             fields[name] = _moment_or_none(fields[name])
     if "details" in fields:
-        fields["details"] = _parsed(fields["details"])
+        fields["details"] = loads(fields["details"]) if fields["details"] else None
     if "facts" in fields:
         fields["facts"] = [_fact(fact) for fact in fields["facts"]]
     left_out = {"left_out": outcome.left_out} if outcome.left_out else {}
     return {"position": outcome.position, "record": outcome.record, **fields, **left_out}
-
-
-def _parsed(details: str) -> Any:
-    return loads(details) if details else None
 
 
 def _fact(fact: dict[str, Any]) -> dict[str, Any]:

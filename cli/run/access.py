@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 OwnerOption = Annotated[
     bool,
     typer.Option(
-        "--owner",
-        help="As the ledger's owner, who may do everything, not as a reader: of the embedded server only.",
+        "--owner", help="As the ledger's owner, who may do everything, not as a reader: of the embedded server only."
     ),
 ]
 

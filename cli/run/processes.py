@@ -10,16 +10,19 @@ from creditfold.cli.shared.output import say
 if TYPE_CHECKING:
     from creditfold.projections.queries.heartbeats import Role
 
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="Run none; exit with 1 unless the one on this machine is well.")
+]
+LiveOption = Annotated[bool, typer.Option("--live", help="With --check: fail only for what a restart may mend.")]
+JsonLogsOption = Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log the libraries' own lines too.")]
+
 
 def worker(
-    check: Annotated[
-        bool, typer.Option("--check", help="Run none; exit with 1 unless this machine's worker is well.")
-    ] = False,
-    live: Annotated[
-        bool, typer.Option("--live", help="With --check: fail only for what a restart of the worker may mend.")
-    ] = False,
-    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log Faust's own lines too.")] = False,
+    check: CheckOption = False,
+    live: LiveOption = False,
+    json_logs: JsonLogsOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Fold the log into balances until it is stopped (Ctrl-C or SIGTERM).
 
@@ -42,14 +45,10 @@ def worker(
 
 
 def publisher(
-    check: Annotated[
-        bool, typer.Option("--check", help="Run none; exit with 1 unless this machine's publisher is well.")
-    ] = False,
-    live: Annotated[
-        bool, typer.Option("--live", help="With --check: fail only for what a restart of the publisher may mend.")
-    ] = False,
-    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log the libraries' own lines too.")] = False,
+    check: CheckOption = False,
+    live: LiveOption = False,
+    json_logs: JsonLogsOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Publish outcomes and dead letters to their topics until it is stopped (Ctrl-C or SIGTERM).
 

@@ -96,13 +96,7 @@ def _print_all(settings: "Settings", found: "LedgerStatus") -> None:
 
 def _print_processes(processes: "Sequence[ProcessStatus]") -> None:
     rows = [
-        (
-            row.role,
-            row.name,
-            ", ".join(map(str, row.partitions)),
-            f"{row.age_s:.0f} s ago",
-            row.condition,
-        )
+        (row.role, row.name, ", ".join(map(str, row.partitions)), f"{row.age_s:.0f} s ago", row.condition)
         for row in processes
     ]
     print_table(("process", "name", "partitions", "last sign", "condition"), rows)

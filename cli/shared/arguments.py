@@ -4,7 +4,10 @@ Bounds of a command's fields aren't here: the producers' own models refuse what 
 """
 
 import re
+import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -91,6 +94,29 @@ def instant_or_from_now(text: str, now: datetime) -> int:
 def whole_number(text: str) -> int | str:
     """Read a whole number; any other text is returned as it is, for the command's model to refuse."""
     return int(text) if _WHOLE_NUMBER(text) else text
+
+
+def file_text(name: str, most_bytes: int, what: str) -> str:
+    """Read a small file of UTF-8; - is the input.
+
+    Args:
+        name: of the file.
+        most_bytes: what it may have.
+        what: is to be named, for the remedy.
+
+    Raises:
+        ArgumentError: it can't be read, or is larger.
+        UnicodeDecodeError: it isn't UTF-8.
+    """
+    try:
+        with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
+            data = file.read(most_bytes + 1)
+    except (OSError, ValueError) as error:
+        fault = error.strerror if isinstance(error, OSError) else error
+        raise ArgumentError(f"Can't read {name[:200]}: {fault}.", f"Name {what}.") from None
+    if len(data) > most_bytes:
+        raise ArgumentError(f"{name[:200]} has more than {most_bytes:,} bytes.", f"Name {what}, in several pieces.")
+    return data.decode("utf-8-sig")
 
 
 def metadata_of(pairs: list[str]) -> dict[str, str]:

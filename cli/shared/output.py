@@ -152,11 +152,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: s
 
 
 def print_rows(
-    rows: Sequence[Any],
-    json: bool,
-    nothing: str,
-    columns: Sequence[str],
-    cells: Callable[[Any], Sequence[Cell]],
+    rows: Sequence[Any], json: bool, nothing: str, columns: Sequence[str], cells: Callable[[Any], Sequence[Cell]]
 ) -> None:
     """Print rows as JSON or as a table.
 

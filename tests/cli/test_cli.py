@@ -11,7 +11,6 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -27,13 +26,14 @@ from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import end_offsets
 from creditfold.processors.daemons import daemon
 from creditfold.projections.queries.balances import Balance
-from helpers.command_line import use
-from helpers.fork_server import Process
+from helpers.command_line import started, use
 from helpers.stack_under_test import embedded_settings, free_port
-from helpers.support import HANG_S, PATIENT, Cli, Done, Raw, append, environment, query, wait_until_folded, worker
+from helpers.support import HANG_S, PATIENT, Cli, Done, Raw, append, environment, query, ran, wait_until_folded, worker
 
 pytestmark = pytest.mark.compiled_core
 
+#: What starts the command line in a process that imports all itself.
+COMMAND = (sys.executable, "-m", "creditfold.cli.main")
 NAMES = [name for name, _, _ in COMMANDS]
 
 
@@ -56,7 +56,7 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         " heavy = {'faust', 'confluent_kafka', 'psycopg', 'aiokafka', 'pydantic'} & set(sys.modules);"
         " sys.exit(f'{heavy}' if heavy else code)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = ran(sys.executable, "-c", script)
     assert done.returncode == 0, done.stderr
     assert all(name.split()[0] in done.stdout for name in NAMES)
 
@@ -178,9 +178,7 @@ def test_a_shell_completes_commands(tmp_path: Path, words: str, offered: str) ->
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
     path = f"{tmp_path}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", asking], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-    )
+    done = ran("bash", "-c", asking, env={**os.environ, "PATH": path})
     assert (sorted(done.stdout.split()), done.stderr) == (offered.split(), "")
 
 
@@ -268,13 +266,8 @@ def test_a_mistyped_setting_is_warned_of() -> None:
         "CREDITFOLD_BOOTSTRAP": "CREDITFOLD_KAFKA_BOOTSTRAP",
         "CREDITFOLD_XYZZY": None,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "creditfold.cli.main", "balance", "alice"],
-        env=os.environ | {"CREDITFOLD_PARTITION": "8", "CREDITFOLD_KAFKA_BOOTSTRAP": "nowhere"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    wrong = os.environ | {"CREDITFOLD_PARTITION": "8", "CREDITFOLD_KAFKA_BOOTSTRAP": "nowhere"}
+    done = ran(*COMMAND, "balance", "alice", env=wrong)
     assert done.stderr.startswith(
         "warning: CREDITFOLD_PARTITION is no setting and is ignored; did you mean CREDITFOLD_PARTITIONS?\n"
         "error: Bad setting: CREDITFOLD_KAFKA_BOOTSTRAP: 'nowhere' is not host:port.\n"
@@ -552,21 +545,9 @@ def test_a_missing_topic_is_named(cli: Cli, ledger_settings: Settings, monkeypat
     assert ledger_settings.commands_topic in mixed.err
 
 
-def command(settings: Settings, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
-    """A command in a process of its own."""
-    return Process(
-        ["-m", "creditfold.cli.main", *arguments],
-        env=environment(settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
 def test_ctrl_c_ends_a_wait_without_a_traceback(cli: Cli, ledger_settings: Settings) -> None:
     """Exit code 130."""
-    waiting = command(ledger_settings, "grant", "alice", "5", "--timeout", "300")
+    waiting = started(ledger_settings, "grant", "alice", "5", "--timeout", "300")
     # It waits once it asks how far the partition is folded that its command is in.
     asking = """SELECT count(*) FROM pg_stat_activity
                 WHERE datname = current_database() AND query LIKE 'SELECT next_offset > $1%%'"""
@@ -588,7 +569,7 @@ except SystemExit:
     logging.getLogger("psycopg").warning("error ignored in rollback")
     print("warned")
 """
-    done = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=False)
+    done = ran(sys.executable, "-c", program, "--version")
     assert (done.returncode, done.stdout.endswith("\nwarned\n")) == (0, True)
     assert "rollback" not in done.stderr
 
@@ -597,14 +578,7 @@ def test_a_closed_pipe_is_quiet(cli: Cli, ledger_settings: Settings) -> None:
     """`creditfold history alice | head -0` complains about nothing."""
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
-        [sys.executable, "-m", "creditfold.cli.main", "balance", "alice"],
-        env=environment(ledger_settings),
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    done = ran(*COMMAND, "balance", "alice", env=environment(ledger_settings), stdout=writing)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
 
@@ -612,21 +586,12 @@ def test_a_closed_pipe_is_quiet(cli: Cli, ledger_settings: Settings) -> None:
 def test_output_that_cannot_be_written_is_told_with_the_command_s_id(cli: Cli, ledger_settings: Settings) -> None:
     """A full disk: the append is done all the same. A closed standard output is no failure."""
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "creditfold.cli.main", "grant", "alice", "5", "--id", "g", "--no-wait", *PATIENT],
-            env=environment(ledger_settings),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        granting = (*COMMAND, "grant", "alice", "5", "--id", "g", "--no-wait", *PATIENT)
+        done = ran(*granting, env=environment(ledger_settings), stdout=full)
     assert done.returncode == 1
     assert done.stderr.startswith("error: Can't write the output: No space left on device.\ntry: ")
     assert re.search(r"The command is in the log at \d:0\. Its id is g;", done.stderr)
-    script = f"{sys.executable} -m creditfold.cli.main grant alice 5 --id g --no-wait --timeout {HANG_S} >&-"
-    closed = subprocess.run(
-        ["sh", "-c", script], env=environment(ledger_settings), stderr=subprocess.PIPE, text=True, check=False
-    )
+    closed = ran("sh", "-c", f"{' '.join(granting)} >&-", env=environment(ledger_settings), stdout=None)
     assert (closed.returncode, closed.stderr) == (0, "")
 
 
@@ -669,7 +634,7 @@ def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_worker_ends_at_sigterm(cli: Cli, ledger_settings: Settings) -> None:
     """`creditfold worker --json-logs` logs JSON, and exits with 0."""
-    running = command(ledger_settings, "worker", "--json-logs")
+    running = started(ledger_settings, "worker", "--json-logs")
     cli("grant", "alice", "5", *PATIENT)
     running.terminate()
     _, err = running.communicate(timeout=HANG_S)

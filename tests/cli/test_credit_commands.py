@@ -30,12 +30,7 @@ STEPS = '[{"type": "hold", "command_id": "h", "asset": "x", "amount": 1, "deadli
         (
             "grant ada 5 --class promo --priority 7 --effective-at 2029-12-31 --expires-at 2030-01-01T00:00Z",
             "grant",
-            {
-                "lot_class": "promo",
-                "priority": 7,
-                "effective_at": YEAR_2030 - DAY_MS,
-                "expires_at": YEAR_2030,
-            },
+            {"lot_class": "promo", "priority": 7, "effective_at": YEAR_2030 - DAY_MS, "expires_at": YEAR_2030},
         ),
         (
             "spend ada 5 --use boosts --partial --effective-at 2030-01-01T01:00+01:00",

@@ -3,7 +3,6 @@
 import io
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,10 +22,9 @@ from creditfold.processors.publisher import follower as following
 from creditfold.processors.publisher.follower import Follower
 from creditfold.processors.publisher.messages import outcome_message, read_outcome
 from creditfold.projections.queries.windows import JournalRow
-from helpers.command_line import use
+from helpers.command_line import started, use
 from helpers.forgetful_kafka import FORGETTING, ForgetfulKafka
-from helpers.fork_server import Process
-from helpers.support import HANG_S, environment
+from helpers.support import HANG_S
 
 #: An instant and its text.
 DECIDED, DECIDED_TEXT = 1_700_000_000_123, "2023-11-14T22:13:20.123Z"
@@ -193,13 +191,7 @@ def test_what_comes_is_shown_at_once(settings: Settings) -> None:
     """Without --since only what is published from now on; each line is there when its outcome is. Ctrl-C ends it."""
     alice, other = neighbours(settings)
     publish(settings, [grant(alice, 1, 1)])
-    following_alice = Process(
-        ["-m", "creditfold.cli.main", "follow", alice, "--json"],
-        env=environment(settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    following_alice = started(settings, "follow", alice, "--json")
     try:
         assert isinstance(following_alice.stdout, io.TextIOBase)
         assert isinstance(following_alice.stderr, io.TextIOBase)

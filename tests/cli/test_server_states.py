@@ -158,11 +158,7 @@ class Runner:
     "states", [UNCHANGING, *((state,) for state in STATES if state not in UNCHANGING)], ids=", ".join
 )
 def test_each_command_says_what_is_the_matter(
-    cli: Cli,
-    ledger: Settings,
-    states: tuple[str, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cli: Cli, ledger: Settings, states: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No exception, a remedy for each error, and nobody is sent to start a server that answers."""
     for state in states:
@@ -176,10 +172,7 @@ def test_each_command_says_what_is_the_matter(
 
 
 def test_each_command_names_a_topic_that_is_missing(
-    cli: Cli,
-    ledger: Settings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cli: Cli, ledger: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for those that make it."""
     use(ledger.model_copy(update={"commands_topic": "cf.none"}), monkeypatch)
@@ -191,9 +184,7 @@ def test_each_command_names_a_topic_that_is_missing(
 
 
 def test_a_server_that_accepts_and_never_answers(
-    cli: Cli,
-    ledger_settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
+    cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one whose disk hangs: nobody waits for it for ever."""
     monkeypatch.setitem(connections.SESSION, "connect_timeout", 2)
@@ -211,11 +202,7 @@ def test_a_server_that_accepts_and_never_answers(
     [("SASL_PLAINTEXT", "doesn't let this user in"), ("SSL", "speaks otherwise than the settings")],
 )
 def test_a_kafka_that_is_spoken_to_wrongly(
-    cli: Cli,
-    ledger_settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    protocol: str,
-    said: str,
+    cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch, protocol: str, said: str
 ) -> None:
     """It runs, so nobody is sent to start it."""
     monkeypatch.setattr(admin, "CONNECT_S", 2.0)

@@ -32,6 +32,14 @@ def run(
     return done
 
 
+def started(
+    settings: Settings, *arguments: str, program: tuple[str, ...] = ("-m", "creditfold.cli.main")
+) -> "fork_server.Process":
+    """Start `creditfold` with these settings, or another program in its place, in a process of its own."""
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return fork_server.Process([*program, *arguments], env=environment(settings), **piped)
+
+
 def _run_here(settings: Settings, arguments: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):

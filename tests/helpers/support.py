@@ -72,7 +72,7 @@ def built_wheel(folder: Path) -> Path:
 def ran(*command: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
     """Run a program to its end, whatever that is; options are those of subprocess.run."""
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.run(command, check=False, **(piped | options))
+    return subprocess.run(command, **{"check": False, **piped, **options})  # noqa: PLW1510 - It is among them.
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """What CONTRIBUTING.md and docs/style.md promise of the documents and the tools, as far as a test can hold it."""
 
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers.support import ROOT
+from helpers.support import ROOT, ran
 
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -135,7 +134,7 @@ def test_tools_are_pinned_exactly_and_are_those_of_development() -> None:
 def test_make_installs_what_is_pinned() -> None:
     """CI calls make, so it judges by the same tools."""
     command = ["make", "--always-make", "--dry-run", ".venv/.installed-dev"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = ran(*command, cwd=ROOT, check=True)
     assert "-e '.[dev]' -c constraints.txt" in done.stdout
     assert (ROOT / ".ci" / "run").read_text("utf-8").rstrip().endswith("exec make test")
 

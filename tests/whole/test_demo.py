@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -28,9 +27,9 @@ from creditfold.projections.connections import connected
 from creditfold.stack.embedded import DataFolderError, down
 from creditfold.stack.kafka import EmbeddedKafka
 from creditfold.stack.postgres import EmbeddedPostgres
-from helpers.fork_server import Process
+from helpers.command_line import started
 from helpers.stack_under_test import embedded_settings
-from helpers.support import HANG_S, ROOT, environment, query, wait_until_folded, worker
+from helpers.support import HANG_S, ROOT, query, wait_until_folded, worker
 
 pytestmark = pytest.mark.compiled_core
 
@@ -202,17 +201,6 @@ def test_the_demo_stops_no_worker_that_ran_before_it(
         daemons.stop(demo_settings, "worker")
 
 
-def demo(settings: Settings, *program: str) -> Process:
-    """`creditfold demo` in a process of its own."""
-    return Process(
-        [*(program or ("-m", "creditfold.cli.main")), "demo"],
-        env=environment(settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def running(settings: Settings) -> list[int]:
     """The pids of what runs in a data folder."""
     pids = (EmbeddedKafka(settings).pid, EmbeddedPostgres(settings).pid, daemons.daemon(settings, "worker").pid)
@@ -225,7 +213,7 @@ def test_the_demo_proves_itself_and_leaves_nothing_running(demo_settings: Settin
     mark = demo_settings.data_dir / "held"
     # Stands still when servers and worker run, and the log is about to be folded.
     held = (str(ROOT / "tests" / "programs" / "held.py"), "creditfold.cli.demo.main:_await_fold", "0", str(mark))
-    interrupted = demo(demo_settings, *held)
+    interrupted = started(demo_settings, "demo", program=held)
     try:
         assert wait_until(lambda: mark.exists() or interrupted.poll() is not None, 5 * HANG_S)
         assert len(running(demo_settings)) == 3
@@ -238,7 +226,7 @@ def test_the_demo_proves_itself_and_leaves_nothing_running(demo_settings: Settin
     assert running(demo_settings) == []
     lines = len((demo_settings.data_dir / "demo" / COMMANDS_FILE).read_text("utf-8").splitlines())
     for _ in range(2):
-        whole = demo(demo_settings)
+        whole = started(demo_settings, "demo")
         out, err = whole.communicate(timeout=5 * HANG_S)
         assert whole.returncode == 0, out + err
         assert out.count("  ok   ") == 3

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from creditfold.cli.main import COMMANDS
 from creditfold.common.extras import EXTRAS, require
 from creditfold.common.settings import Settings
 from creditfold.log.offsets import end_offsets
-from helpers.support import ROOMS, ROOT, built_wheel, environment
+from helpers.support import ROOMS, ROOT, built_wheel, environment, ran
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
@@ -290,9 +290,7 @@ sys.meta_path.insert(0, Hidden())
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == {hidden!r} else found(name, *rest)
 """
-    return subprocess.run(
-        [sys.executable, "-c", hide + script, *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    return ran(sys.executable, "-c", hide + script, *arguments, cwd=folder)
 
 
 PRODUCE = """
@@ -311,21 +309,8 @@ def test_a_service_that_only_produces_installs_little(ledger_settings: Settings,
     programs = tmp_path / "venv" / "bin"
     variables = {name: value for name, value in environment(ledger_settings).items() if name != "PYTHONPATH"}
 
-    def ran(program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [str(programs / program), *arguments],
-            cwd=tmp_path,
-            env=variables,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def pip(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        of = ["-m", "pip", "--disable-pip-version-check", "--python", str(programs / "python")]
-        return subprocess.run(
-            [sys.executable, *of, *arguments], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
-        )
+    run = partial(ran, cwd=tmp_path, env=variables)
+    pip = partial(run, sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", programs / "python")
 
     def install(requirement: str) -> None:
         done = pip("install", "--quiet", "--no-compile", requirement)
@@ -335,17 +320,17 @@ def test_a_service_that_only_produces_installs_little(ledger_settings: Settings,
     listed = pip("list", "--format=json").stdout
     names = {row["name"].lower().replace("_", "-") for row in json.loads(listed)}
     assert names - {"pip", "setuptools"} == BASE
-    done = ran("python", "-c", PRODUCE, ledger_settings.kafka_bootstrap, ledger_settings.commands_topic)
+    done = run(programs / "python", "-c", PRODUCE, ledger_settings.kafka_bootstrap, ledger_settings.commands_topic)
     assert done.returncode == 0, done.stderr
     assert sum(end_offsets(ledger_settings, ledger_settings.commands_topic, range(4)).values()) == 1
-    done = ran("creditfold", "balance", "ada")
+    done = run(programs / "creditfold", "balance", "ada")
     remedy = "error: typer isn't installed, which the extra [cli] brings.\ntry: pip install 'creditfold[cli]'\n"
     assert (done.returncode, done.stderr) == (1, remedy)
     install(f"{wheel}[cli]")
     for arguments in (["init"], ["grant", "ada", "5", "--no-wait"], ["balance", "ada"], ["generations"], ["doctor"]):
-        done = ran("creditfold", *arguments)
+        done = run(programs / "creditfold", *arguments)
         assert done.returncode == 0, done.stderr
-    done = ran("creditfold", "worker")
+    done = run(programs / "creditfold", "worker")
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "try: pip install 'creditfold[worker]'")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark.expression import Expression
 
-from helpers.support import HANG_S, ROOT
+from helpers.support import HANG_S, ROOT, ran
 
 
 @pytest.mark.parametrize("chosen", ["old", "missing"])
@@ -98,22 +98,14 @@ def test_ci_goes_on_where_neither_a_compiler_nor_a_pooler_can_be_had(tmp_path: P
         (tmp_path / name).chmod(0o755)
     for name in ("bash", "dirname"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
-    done = subprocess.run(
-        [tmp_path / "bash", ROOT / ".ci" / "run"],
-        env={"PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_S,
-    )
+    done = ran(tmp_path / "bash", ROOT / ".ci" / "run", env={"PATH": str(tmp_path)}, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     assert "no C compiler: the one that comes as a wheel is taken" in done.stdout
     assert done.stdout.endswith("make test\n")
 
 
 @pytest.mark.parametrize(
-    ("marker", "runs"),
-    [("", ["plain"]), ("both_cores", ["compiled", "plain"]), ("compiled_core", ["compiled"])],
+    ("marker", "runs"), [("", ["plain"]), ("both_cores", ["compiled", "plain"]), ("compiled_core", ["compiled"])]
 )
 def test_each_test_on_the_servers_runs_on_the_cores_that_its_marker_names(marker: str, runs: list[str]) -> None:
     """And all of them run in plain Python where there is no compiled core."""
@@ -128,12 +120,5 @@ def test_each_test_on_the_servers_runs_on_the_cores_that_its_marker_names(marker
 def make(*arguments: str) -> "subprocess.CompletedProcess[str]":
     # Not with what the make that runs the tests was given.
     unset = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "CREDITFOLD_CORE")
-    return subprocess.run(
-        ["make", *arguments],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name not in unset},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_S,
-    )
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    return ran("make", *arguments, cwd=ROOT, env=kept, timeout=HANG_S)

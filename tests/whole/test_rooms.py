@@ -2,7 +2,6 @@
 
 import ast
 import re
-import subprocess
 import sys
 import tomllib
 import zipfile
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import ROOMS, ROOT, built_wheel
+from helpers.support import ROOMS, ROOT, built_wheel, ran
 
 #: Which rooms each room imports; a room's own modules always may import each other. What is in none of these rows is a
 #: mistake, or a decision to write down. "/" leads to a room within a room, which has arrows of its own.
@@ -210,13 +209,7 @@ def test_the_wheel_holds_every_file_and_works_alone(tmp_path: Path) -> None:
         " print(w.decode(w.encode('Grant', dict(command_id='1', account='a', asset='c', amount=7))).fields)"
     )
     # -S would hide the dependencies too; PYTHONPATH comes before the editable install.
-    run = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / "alone"), "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert "'amount': 7" in run.stdout
+    alone = {"PYTHONPATH": str(tmp_path / "alone"), "PATH": ""}
+    done = ran(sys.executable, "-c", script, cwd=tmp_path, env=alone)
+    assert done.returncode == 0, done.stderr
+    assert "'amount': 7" in done.stdout

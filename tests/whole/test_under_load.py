@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers.support import HANG_S, ROOT
+from helpers.support import HANG_S, ROOT, ran
 
 SCRIPT = ROOT / "tests" / "programs" / "under_load.py"
 #: Writes down how it is slowed and what it is to draw from, and fails on its second call.
@@ -33,7 +33,7 @@ def test_runs_are_slowed_in_both_ways_until_one_fails(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--times", "3", "--seed", "41", sys.executable, "-c", PROBE, str(seen)]
     # This test may be run by what it tests.
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    done = ran(*command, env=environment)
     cores = len(psutil.Process().cpu_affinity())
     assert json.loads(seen.read_text()) == [
         [busy, pinned, seed, f"--hypothesis-seed={seed}"]
