@@ -6,6 +6,7 @@ the part that it names before changing the pin: what broke elsewhere was always 
 
 import asyncio
 import inspect
+from collections.abc import Sequence
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any, cast
@@ -229,8 +230,7 @@ async def test_what_comes_by_another_connection_is_not_delivered(
         monkeypatch.setattr(claimed._thread, "connection", lambda tp: "first" if tp.partition else "second")
         return fetched(p0=(11, 10), p1=(11, 10))
 
-    monkeypatch.setattr(claimed, "_getmany", getmany)
-    (chunks,) = [message.value async for _, message in claimed.getmany(0.1)]
+    (chunks,) = await delivered(claimed, getmany)
     assert [chunk.partition for chunk in chunks] == [1]
     assert claimed._chains.keys() == {TP(TOPIC, 1)}
 
@@ -247,12 +247,11 @@ async def test_a_partition_at_work_keeps_its_claim_when_its_broker_is_connected_
         monkeypatch.setattr(claimed._thread, "connection", lambda tp: "first" if tp.partition else "second")
         return fetched(p0=(11, 10), p1=(11, 10))
 
-    monkeypatch.setattr(claimed, "_getmany", getmany)
     monkeypatch.setattr(partitions, "work", lambda: {0: Work(0.0)})
-    (chunks,) = [message.value async for _, message in claimed.getmany(0.1)]
+    (chunks,) = await delivered(claimed, getmany)
     assert [chunk.partition for chunk in chunks] == [1]
     monkeypatch.setattr(claimed, "_connections_seen", 0.0)
-    assert [message async for _, message in claimed.getmany(0.1)] == []
+    assert await delivered(claimed) == []
     assert claimed._chains[TP(TOPIC, 0)] == Chain(5, 10)
     assert asked == [{TP(TOPIC, 0), TP(TOPIC, 1)}, {TP(TOPIC, 1)}]
     monkeypatch.setattr(partitions, "work", dict)
@@ -315,10 +314,16 @@ def fetched(**ends: Any) -> dict[TP, Fetched]:
     }
 
 
-async def test_getmany_delivers_one_chunk_a_partition(claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def delivered(consumer: LedgerConsumer, getmany: Any = None) -> list[Sequence[Chunk]]:
+    """The chunks of each message of a fetch, which `_getmany` answers by a function, or by a value that it returns."""
+    if getmany is not None:
+        consumer._getmany = getmany if callable(getmany) else answer(getmany)  # type: ignore[method-assign]
+    return [cast(Sequence[Chunk], message.value) async for _, message in consumer.getmany(0.1)]
+
+
+async def test_getmany_delivers_one_chunk_a_partition(claimed: LedgerConsumer) -> None:
     """What `_getmany` fetched comes out as one message, with a chunk per partition, from where to where."""
-    monkeypatch.setattr(claimed, "_getmany", answer(fetched(p0=(15, 10, 12), p1=(12, 11))))
-    (chunks,) = [message.value async for _, message in claimed.getmany(0.1)]
+    (chunks,) = await delivered(claimed, fetched(p0=(15, 10, 12), p1=(12, 11)))
     assert [(c.partition, c.epoch, c.start, c.end, len(c.records)) for c in chunks] == [
         (0, 5, 10, 15, 2),
         (1, 5, 10, 12, 1),
@@ -326,18 +331,12 @@ async def test_getmany_delivers_one_chunk_a_partition(claimed: LedgerConsumer, m
     assert claimed._chains == {TP(TOPIC, 0): Chain(5, 15), TP(TOPIC, 1): Chain(5, 12)}
 
 
-async def test_control_records_alone_make_an_empty_chunk(
-    claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_control_records_alone_make_an_empty_chunk(claimed: LedgerConsumer) -> None:
     """The position moved and nothing came of it: the offset passes over them. Elsewhere nothing is delivered."""
-    monkeypatch.setattr(claimed, "_getmany", answer(fetched(p0=(13,), p1=(10,))))
-    messages = [message.value async for _, message in claimed.getmany(0.1)]
-    assert messages == [(Chunk(0, 5, 10, 13, []),)]
+    assert await delivered(claimed, fetched(p0=(13,), p1=(10,))) == [(Chunk(0, 5, 10, 13, []),)]
 
 
-async def test_a_fetch_that_overlapped_with_a_rebalance_is_thrown_away(
-    claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_fetch_that_overlapped_with_a_rebalance_is_thrown_away(claimed: LedgerConsumer) -> None:
     """Its partitions are claimed and sought anew, so what was thrown away is fetched again."""
 
     async def fetch_during_rebalance(*_: Any) -> dict[TP, Fetched]:
@@ -345,19 +344,16 @@ async def test_a_fetch_that_overlapped_with_a_rebalance_is_thrown_away(
         claimed._chains[TP(TOPIC, 0)] = Chain(6, 10)
         return fetched(p0=(12, 10))
 
-    monkeypatch.setattr(claimed, "_getmany", fetch_during_rebalance)
-    assert [item async for item in claimed.getmany(0.1)] == []
+    assert await delivered(claimed, fetch_during_rebalance) == []
     assert claimed._chains == {}
 
 
 @pytest.mark.parametrize("start", [3, 11])
 async def test_records_from_elsewhere_than_the_chains_end_are_not_delivered(
-    claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch, start: int
+    claimed: LedgerConsumer, start: int
 ) -> None:
     """A consumer that was reset, or that gave records which were not delivered, is claimed and sought again."""
-    elsewhere = {TP(TOPIC, 0): Fetched(start, start + 1, [raw(0, start)])}
-    monkeypatch.setattr(claimed, "_getmany", answer(elsewhere))
-    assert [item async for item in claimed.getmany(0.1)] == []
+    assert await delivered(claimed, {TP(TOPIC, 0): Fetched(start, start + 1, [raw(0, start)])}) == []
     assert TP(TOPIC, 0) not in claimed._chains
     assert TP(TOPIC, 1) in claimed._chains
 
@@ -378,9 +374,8 @@ async def test_hiccups_of_kafka_void_the_claims_and_nothing_else(
     claimed: LedgerConsumer, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """An error that left `getmany` would end the worker."""
-    monkeypatch.setattr(claimed, "_getmany", answer(error))
     monkeypatch.setattr(claimed, "sleep", answer(None))
-    assert [item async for item in claimed.getmany(0.1)] == []
+    assert await delivered(claimed, answer(error)) == []
     assert claimed._chains == {}
 
 
@@ -397,13 +392,12 @@ async def test_a_batch_that_aiokafka_cannot_parse_is_read_by_librdkafka(
             raise bad
         return fetched(p1=(11, 10))
 
-    monkeypatch.setattr(claimed, "_getmany", getmany)
     monkeypatch.setattr(transport, "_slice_from", lambda kafka, tp, start: LogSlice(14, [raw(tp.partition, start)]))
     monkeypatch.setattr(claimed._thread, "seek_wait", answer(None))
-    assert [item async for item in claimed.getmany(0.1)] == []
+    assert await delivered(claimed, getmany) == []
     assert claimed._chains == {}
     claimed._chains.update({TP(TOPIC, partition): Chain(6, 10, "first") for partition in (0, 1)})
-    chunks = [chunk for _ in range(2) async for _, message in claimed.getmany(0.1) for chunk in message.value]
+    chunks = [chunk for _ in range(2) for chunks in await delivered(claimed) for chunk in chunks]
     assert claimed._read_offset[TP(TOPIC, 0)] == 10
     assert [(c.partition, c.start, c.end) for c in chunks] == [(0, 10, 14), (1, 10, 11)]
     assert calls == [{TP(TOPIC, 0), TP(TOPIC, 1)}, {TP(TOPIC, 0)}, {TP(TOPIC, 1)}]

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
@@ -81,7 +81,7 @@ def row(partition: int, next_offset: int, folded_s: float = 500.0, clock_s: floa
 
 
 def ledger(
-    heartbeats: Sequence[Heartbeat], rows: Sequence[PartitionProgress] = (row(0, 10), row(1, 20)), **changed: Any
+    *heartbeats: Heartbeat, rows: Sequence[PartitionProgress] = (row(0, 10), row(1, 20)), **changed: Any
 ) -> DatabaseHealth:
     return DatabaseHealth(NOW_MS, heartbeats, rows, {}, InTransit(0, None), {})._replace(**changed)
 
@@ -90,137 +90,112 @@ ENDS = {0: End(10, 10), 1: End(20, 20)}
 IDLE = sign_of(part(0), part(1))
 BACKLOG = {0: End(90, 90), 1: End(20, 20)}
 LONG = {0: 1e6, 1: 1e6}
+PUBLISHER = sign_of(part(0), part(1), role="publisher")
+DUE = NOW_MS - 1000 * int(OVERDUE_S + 181)
 
 
 def held(partition: int, seconds: float) -> PartitionSign:
     return PartitionSign(partition, held_s=seconds)
 
 
+class Case(NamedTuple):
+    """What is judged of a ledger: nothing, or one fault."""
+
+    judged: str
+    found: DatabaseHealth
+    ends: Mapping[int, End] = ENDS
+    waiting_s: Mapping[int, float] = {}
+
+
 @pytest.mark.parametrize(
-    ("found", "ends", "waiting_s", "expected"),
+    "case",
     [
         # Nothing to do, and someone to do it.
-        (ledger([IDLE]), ENDS, {}, []),
+        Case("", ledger(IDLE)),
         # A backlog is no fault: at work, its turn waited for, just committed, only just claimed or only just appended.
-        (ledger([sign_of(part(0, work_s=0.2), part(1))]), BACKLOG, LONG, []),
-        (ledger([sign_of(part(0, work_s=WORK_S - 2), part(1))]), BACKLOG, LONG, []),
-        (ledger([IDLE], [row(0, 10, folded_s=IDLE_S - 1), row(1, 20)]), BACKLOG, LONG, []),
-        (ledger([sign_of(part(0, holds_s=5.0), part(1))]), BACKLOG, LONG, []),
-        (ledger([IDLE]), BACKLOG, {0: 1.0}, []),
+        Case("", ledger(sign_of(part(0, work_s=0.2), part(1))), BACKLOG, LONG),
+        Case("", ledger(sign_of(part(0, work_s=WORK_S - 2), part(1))), BACKLOG, LONG),
+        Case("", ledger(IDLE, rows=[row(0, 10, folded_s=IDLE_S - 1), row(1, 20)]), BACKLOG, LONG),
+        Case("", ledger(sign_of(part(0, holds_s=5.0), part(1))), BACKLOG, LONG),
+        Case("", ledger(IDLE), BACKLOG, {0: 1.0}),
         # Not fetched, though everything looks well: what went unnoticed elsewhere for 16 hours.
-        (ledger([IDLE]), BACKLOG, {0: IDLE_S + 1}, ["partition 0 has records to fold, and isn't folded for 31 s"]),
+        Case("partition 0 has records to fold, and isn't folded for 31 s", ledger(IDLE), BACKLOG, {0: IDLE_S + 1}),
         # What an open transaction holds back is no work yet.
-        (ledger([IDLE]), {0: End(10, 90), 1: End(20, 20)}, LONG, []),
+        Case("", ledger(IDLE), {0: End(10, 90), 1: End(20, 20)}, LONG),
         # Bounded.
-        (
-            ledger([sign_of(part(0, work_s=WORK_S), part(1))]),
+        Case("partition 0 has been at one chunk for 901 s", ledger(sign_of(part(0, work_s=WORK_S), part(1))), BACKLOG),
+        Case(
+            "partition 0 fails, for 3 s: a defect",
+            ledger(sign_of(part(0, work_s=2.0, tries=TRIES, why="a defect"), part(1))),
             BACKLOG,
-            {},
-            ["partition 0 has been at one chunk for 901 s"],
         ),
-        (
-            ledger([sign_of(part(0, work_s=2.0, tries=TRIES, why="a defect"), part(1))]),
+        Case("", ledger(sign_of(part(0, work_s=2.0, why="lock timeout"), part(1))), BACKLOG),
+        Case(
+            "partition 0 fails, for 31 s: no room",
+            ledger(sign_of(part(0, work_s=IDLE_S, why="no room"), part(1))),
             BACKLOG,
-            {},
-            ["partition 0 fails, for 3 s: a defect"],
-        ),
-        (ledger([sign_of(part(0, work_s=2.0, why="lock timeout"), part(1))]), BACKLOG, {}, []),
-        (
-            ledger([sign_of(part(0, work_s=IDLE_S, why="no room"), part(1))]),
-            BACKLOG,
-            {},
-            ["partition 0 fails, for 31 s: no room"],
         ),
         # Nobody is there, though nothing is to be done.
-        (ledger([]), ENDS, {}, ["no worker is at work; none was ever there"]),
-        (
-            ledger([sign_of(part(0), part(1), age_s=60.0)]),
-            ENDS,
-            {},
-            ["no worker is at work; the last one, here:1: frozen, cut off or gone: no sign of life for 60 s"],
+        Case("no worker is at work; none was ever there", ledger()),
+        Case(
+            "no worker is at work; the last one, here:1: frozen, cut off or gone: no sign of life for 60 s",
+            ledger(IDLE._replace(age_s=60.0)),
         ),
-        (
-            ledger([sign_of(part(0), part(1), state="stopped")]),
-            ENDS,
-            {},
-            ["no worker is at work; the last one, here:1: stopped 1 s ago"],
+        Case(
+            "no worker is at work; the last one, here:1: stopped 1 s ago",
+            ledger(sign_of(part(0), part(1), state="stopped")),
         ),
         # A rebalance takes a while, and no longer.
-        (ledger([sign_of(part(0), held(1, UNOWNED_S - 2))]), ENDS, {}, []),
-        (ledger([sign_of(part(0), held(1, UNOWNED_S))]), ENDS, {}, ["no live worker holds partition 1 for 26 s"]),
-        (ledger([sign_of(up_s=3.0)]), ENDS, {}, []),
-        (ledger([sign_of(up_s=UNOWNED_S + 1)]), ENDS, {}, ["no live worker holds partition 0, 1"]),
+        Case("", ledger(sign_of(part(0), held(1, UNOWNED_S - 2)))),
+        Case("no live worker holds partition 1 for 26 s", ledger(sign_of(part(0), held(1, UNOWNED_S)))),
+        Case("", ledger(sign_of(up_s=3.0))),
+        Case("no live worker holds partition 0, 1", ledger(sign_of(up_s=UNOWNED_S + 1))),
         # One is frozen: its partitions are another's, or will be.
-        (ledger([sign_of(part(1), pid=2, age_s=900.0), IDLE]), ENDS, {}, []),
-        (ledger([sign_of(part(1), pid=2, age_s=FROZEN_S + 1), sign_of(part(0))]), ENDS, {}, []),
-        (
-            ledger([sign_of(part(1), pid=2, age_s=UNOWNED_S + 1), sign_of(part(0))]),
-            ENDS,
-            {},
-            ["no live worker holds partition 1 for 26 s"],
+        Case("", ledger(sign_of(part(1), pid=2, age_s=900.0), IDLE)),
+        Case("", ledger(sign_of(part(1), pid=2, age_s=FROZEN_S + 1), sign_of(part(0)))),
+        Case(
+            "no live worker holds partition 1 for 26 s",
+            ledger(sign_of(part(1), pid=2, age_s=UNOWNED_S + 1), sign_of(part(0))),
         ),
         # The log is another one, or lost its end.
-        (ledger([IDLE]), {0: End(9, 9), 1: End(20, 20)}, {}, ["partition 0: the log is shorter than what was folded"]),
+        Case("partition 0: the log is shorter than what was folded", ledger(IDLE), {0: End(9, 9), 1: End(20, 20)}),
         # Overdue, where the fold has caught up; in a backlog the tick may wait.
-        (ledger([IDLE], due_since_ms={1: NOW_MS - 1000 * int(OVERDUE_S + 180)}), ENDS, {}, []),
-        (
-            ledger([IDLE], due_since_ms={1: NOW_MS - 1000 * int(OVERDUE_S + 181)}),
-            ENDS,
-            {},
-            ["what is due in partition 1 is overdue by 241 s"],
-        ),
-        (
-            ledger([sign_of(part(0, work_s=1.0), part(1))], due_since_ms={0: NOW_MS - 9_000_000}),
-            BACKLOG,
-            {},
-            [],
-        ),
-        (ledger([IDLE], due_since_ms=None), ENDS, {}, []),
-        (ledger([IDLE], transit=InTransit(1, NOW_MS - 1000 * int(TRANSIT_S))), ENDS, {}, []),
-        (
-            ledger([IDLE], transit=InTransit(1, NOW_MS - 1000 * int(TRANSIT_S + 1))),
-            ENDS,
-            {},
-            ["a transfer has been in transit for 301 s"],
+        Case("", ledger(IDLE, due_since_ms={1: DUE + 1_000})),
+        Case("what is due in partition 1 is overdue by 241 s", ledger(IDLE, due_since_ms={1: DUE})),
+        Case("", ledger(sign_of(part(0, work_s=1.0), part(1)), due_since_ms={0: NOW_MS - 9_000_000}), BACKLOG),
+        Case("", ledger(IDLE, due_since_ms=None)),
+        Case("", ledger(IDLE, transit=InTransit(1, NOW_MS - 1000 * int(TRANSIT_S)))),
+        Case(
+            "a transfer has been in transit for 301 s",
+            ledger(IDLE, transit=InTransit(1, NOW_MS - 1000 * int(TRANSIT_S + 1))),
         ),
         # Publishers, where there are any.
-        (ledger([IDLE, sign_of(part(0), part(1), role="publisher")]), ENDS, {}, []),
-        (ledger([IDLE, sign_of(part(0), role="publisher", state="stopped")]), ENDS, {}, []),
-        (
-            ledger([IDLE, sign_of(part(0), role="publisher", age_s=60.0)]),
-            ENDS,
-            {},
-            ["no publisher is at work; the last one, here:1: frozen, cut off or gone: no sign of life for 60 s"],
+        Case("", ledger(IDLE, PUBLISHER)),
+        Case("", ledger(IDLE, sign_of(part(0), role="publisher", state="stopped"))),
+        Case(
+            "no publisher is at work; the last one, here:1: frozen, cut off or gone: no sign of life for 60 s",
+            ledger(IDLE, PUBLISHER._replace(age_s=60.0)),
         ),
-        (
-            ledger([IDLE, sign_of(part(0), held(1, 60.0), role="publisher")]),
-            ENDS,
-            {},
-            ["no live publisher holds partition 1"],
-        ),
-        (
-            ledger([IDLE, sign_of(part(0, still_s=STILL_S + 1), part(1), role="publisher")]),
-            ENDS,
-            {},
-            ["publisher here:1: partition 0 has outcomes to publish and has published none for 61 s"],
+        Case("no live publisher holds partition 1", ledger(IDLE, sign_of(part(0), held(1, 60.0), role="publisher"))),
+        Case(
+            "publisher here:1: partition 0 has outcomes to publish and has published none for 61 s",
+            ledger(IDLE, sign_of(part(0, still_s=STILL_S + 1), part(1), role="publisher")),
         ),
     ],
 )
-def test_the_ledger_as_a_whole(
-    found: DatabaseHealth, ends: Mapping[int, End], waiting_s: Mapping[int, float], expected: list[str]
-) -> None:
+def test_the_ledger_as_a_whole(case: Case) -> None:
     """Each fault is named, and nothing else."""
-    judged = judge_ledger(found, Reached(ends, waiting_s), 60.0)
-    assert [problem.what for problem in judged.problems] == expected
+    judged = judge_ledger(case.found, Reached(case.ends, case.waiting_s), 60.0)
+    assert [problem.what for problem in judged.problems] == [case.judged] * bool(case.judged)
     assert all(problem.remedy for problem in judged.problems)
 
 
 def test_who_is_suspected_of_being_left_alone() -> None:
     """Only then is the log asked since when its next record waits."""
-    assert suspects(ledger([IDLE]), ENDS) == {}
-    assert suspects(ledger([IDLE]), BACKLOG) == {0: 10}
-    assert suspects(ledger([sign_of(part(0, work_s=1.0), part(1))]), BACKLOG) == {}
-    assert suspects(ledger([IDLE], [row(0, 10, folded_s=1.0), row(1, 20)]), BACKLOG) == {}
+    assert suspects(ledger(IDLE), ENDS) == {}
+    assert suspects(ledger(IDLE), BACKLOG) == {0: 10}
+    assert suspects(ledger(sign_of(part(0, work_s=1.0), part(1))), BACKLOG) == {}
+    assert suspects(ledger(IDLE, rows=[row(0, 10, folded_s=1.0), row(1, 20)]), BACKLOG) == {}
 
 
 @pytest.mark.parametrize(
