@@ -78,12 +78,12 @@ class Part(NamedTuple):
     is_cut: bool = False
 
 
-class LoadedPart(NamedTuple):
-    """A part whose accounts are cached: its commands that go Python's way, known ids, and the plan for the others."""
+class LoadRequest(NamedTuple):
+    """Commands of a partition that go Python's way, and the plan for the others, with its transaction and cache."""
 
-    part: Part
+    transaction: ChunkTransaction
     coming: Sequence[Command]
-    known: Known
+    cache: AccountCache
     plan: "plain.Plan | None"
 
 
@@ -126,13 +126,12 @@ async def fold_chunk(
         if part.tick is not None:
             await _settle_all(transaction, part, cache, forced)
             continue
-        loaded = await _load(transaction, part, cache)
-        book = _book(cache.accounts, loaded.known, transaction.progress, forced)
-        draft = fold_part(loaded, book, cache, transaction, MOST_MADE - made)
+        some, request, known = await _load(transaction, part, cache)
+        draft = fold_part(some, request, known, MOST_MADE - made, forced)
         await transaction.write(draft)
-        cache.drop_untouched(loaded.coming)
+        cache.drop_untouched(request.coming)
         made += draft.result.made
-        is_cut = loaded.part.is_cut or draft.result.next_offset < loaded.part.end
+        is_cut = some.is_cut or draft.result.next_offset < some.end
         if made > MOST_MADE or is_cut or (transaction.progress.rules != rules and not forced):
             break
     cache.progress = transaction.progress
@@ -145,19 +144,18 @@ def _book(accounts: Mapping[str, Account], known: Known, progress: Progress, for
     return CreditBook(accounts, known, progress.clock_ms, progress.minute, rules, forced=forced is not None)
 
 
-def fold_part(
-    loaded: LoadedPart, book: CreditBook, cache: AccountCache, transaction: ChunkTransaction, most: float
-) -> Draft:
-    """Fold what was loaded, and have the cache take the accounts.
+def fold_part(part: Part, request: LoadRequest, known: Known, most: float, forced: int | None = None) -> Draft:
+    """Fold what was loaded, and have the cache take the accounts. Nothing is written.
 
     Args:
-        loaded: what to fold.
-        book: of the cached accounts.
-        cache: the partition's.
-        transaction: of the partition, which knows where that stands; nothing is written.
+        part: what to fold.
+        request: what was loaded for it, in the transaction that knows where the partition stands.
+        known: the ids that are known.
         most: stop behind the record with which what was made weighs more.
+        forced: version of the rules that decides everything, if not the log's own.
     """
-    part, plan, lines, partition = loaded.part, loaded.plan, None, transaction.partition
+    transaction, cache, plan, lines = request.transaction, request.cache, request.plan, None
+    partition, book = transaction.partition, _book(cache.accounts, known, transaction.progress, forced)
     if plan is None:
         result = fold(part.reads, book, part.end, most)
     else:
@@ -179,8 +177,11 @@ def last_before(reads: Sequence[Read], end: int) -> LastRecord | None:
     return None
 
 
-async def _load(transaction: ChunkTransaction, part: Part, cache: AccountCache) -> LoadedPart:
-    """Load what a part needs, or its beginning, if its accounts have too many lots for all of it."""
+async def _load(transaction: ChunkTransaction, part: Part, cache: AccountCache) -> tuple[Part, LoadRequest, Known]:
+    """Load what a part needs, or its beginning, if its accounts have too many lots for all of it.
+
+    Returns what is loaded of it, the request by which it was, and the known ids.
+    """
     while True:
         if cache.at_once is not None and cache.at_once < len(part.reads):
             behind = part.reads[cache.at_once][0].offset
@@ -196,7 +197,7 @@ async def _load(transaction: ChunkTransaction, part: Part, cache: AccountCache) 
             continue
         if cache.at_once is not None:
             cache.at_once = cache.at_once * 5 // 4 + 1 if part.is_cut else None
-        return LoadedPart(part, request.coming, known, request.plan)
+        return part, request, known
 
 
 # A tick
@@ -306,12 +307,9 @@ async def _fold_together(shares: Sequence[Share]) -> list[int]:
     writes: list[Write] = []
     made = 0
     for share, request in zip(shares, requests, strict=True):
-        transaction, cache = share.transaction, share.cache
-        loaded = LoadedPart(Part(share.reads, share.end), request.coming, known, request.plan)
-        book = _book(cache.accounts, known, transaction.progress)
-        draft = fold_part(loaded, book, cache, transaction, MOST_MADE - made)
+        draft = fold_part(Part(share.reads, share.end), request, known, MOST_MADE - made)
         made += draft.result.made
-        writes.append(Write(transaction, draft, cache.take_state(transaction.partition)))
+        writes.append(Write(share.transaction, draft, share.cache.take_state(share.transaction.partition)))
     await write_together(writes)
     for request in requests:
         request.cache.drop_untouched(request.coming)
@@ -320,15 +318,6 @@ async def _fold_together(shares: Sequence[Share]) -> list[int]:
 
 
 # Loading
-
-
-class LoadRequest(NamedTuple):
-    """Commands of a partition that go Python's way, and the plan for the others, with its transaction and cache."""
-
-    transaction: ChunkTransaction
-    coming: Sequence[Command]
-    cache: AccountCache
-    plan: "plain.Plan | None"
 
 
 def load_request(transaction: ChunkTransaction, reads: list[Read], cache: AccountCache) -> LoadRequest:

@@ -24,7 +24,7 @@ from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold import fast
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import commands, controls, fold, folding, keys, read_one, read_records
-from creditfold.processors.fold.transaction import LoadedPart, Part, fold_part
+from creditfold.processors.fold.transaction import LoadRequest, Part, fold_part
 from creditfold.projections.store.account_loader import account_with
 from creditfold.projections.store.account_sql import cells
 from creditfold.projections.store.chain import CHECKPOINT_OFFSETS, START, Line, dead_letter_line, extend, journal_line
@@ -194,8 +194,7 @@ class Folded:
         found: Known = {key: self._known[key][1] for key in wanted if self._known.get(key, (end, None))[0] < start}
         if plan is not None:
             self.cache.settle(plan, {}, found, {})
-        book = CreditBook(self.cache.accounts, found, self.progress.clock_ms)
-        draft = fold_part(LoadedPart(Part(reads, end), coming, found, plan), book, self.cache, transaction, 10**9)
+        draft = fold_part(Part(reads, end), LoadRequest(transaction, coming, self.cache, plan), found, 10**9)
         self.fast_lines += b"".join(draft.lines).count(b"\n") - len(draft.result.journal)
         for asset, total in draft.totals.items():
             sums = self.totals.setdefault(asset, [0] * len(total))

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -687,56 +687,48 @@ def test_two_redrives_at_once_have_one_effect(
     assert len(read_log(ledger_settings)) == 2 * len(positions)
 
 
-def test_a_decision_is_finished_by_another_and_not_twice(
-    cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One stands still after the insert; another takes that for a kill and finishes; the first appends nothing."""
-    (position,) = dead(ledger_settings, wrong_key("g1"))
-    real, inserted, go_on = decisions.record_decision, threading.Event(), threading.Event()
-
-    def slow(*arguments: Any) -> bool:
-        done = real(*arguments)
-        if done:
-            inserted.set()
-            assert go_on.wait(HANG_S)
-        return done
-
-    monkeypatch.setattr(decisions, "record_decision", slow)
+@contextmanager
+def somebody_at(settings: Settings, position: str, owner: Any, name: str, *, after: bool) -> Iterator[list[Any]]:
+    """Somebody who redrives a letter, and stands still before or after a first call; what came of it by the end."""
+    real, there, go_on = getattr(owner, name), threading.Event(), threading.Event()
     results: list[Any] = []
-    thread = threading.Thread(target=tried, args=(ledger_settings, position, results))
-    thread.start()
-    assert inserted.wait(HANG_S)
-    done = cli("redrive", position, *WHY, "--json")
-    go_on.set()
-    thread.join(HANG_S)
-    assert [str(row.to) for row in results] == [done.json["position"]]
-    assert len(read_log(ledger_settings)) == 2
 
-
-def test_while_one_redrives_another_is_told_so(
-    cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One is in the middle of its append; the other doesn't take it for dead."""
-    (position,) = dead(ledger_settings, wrong_key("g1"))
-    real, appending, go_on = CommandProducer.append_record, threading.Event(), threading.Event()
-
-    def slow(*arguments: Any) -> Position:
-        appending.set()
+    def slow(*arguments: Any) -> Any:
+        if there.is_set():
+            return real(*arguments)
+        done = real(*arguments) if after else None
+        there.set()
         assert go_on.wait(HANG_S)
-        return real(*arguments)
+        return done if after else real(*arguments)
 
-    monkeypatch.setattr(CommandProducer, "append_record", slow)
-    results: list[Any] = []
-    thread = threading.Thread(target=tried, args=(ledger_settings, position, results))
-    thread.start()
-    assert appending.wait(HANG_S)
-    told = cli("redrive", position, *WHY, "--timeout", "1")
-    go_on.set()
-    thread.join(HANG_S)
-    assert (told.code, "by somebody else at this moment" in told.err) == (3, True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(owner, name, slow)
+        thread = threading.Thread(target=tried, args=(settings, position, results))
+        thread.start()
+        try:
+            assert there.wait(HANG_S)
+            yield results
+        finally:
+            go_on.set()
+            thread.join(HANG_S)
+
+
+def test_of_two_who_redrive_a_letter_one_appends(cli: Cli, ledger_settings: Settings) -> None:
+    """One stands still after the insert; another takes that for a kill and finishes; the first appends nothing.
+
+    In the middle of its append one isn't taken for dead.
+    """
+    first, second = dead(ledger_settings, wrong_key("g1"), wrong_key("g2"))
+    with somebody_at(ledger_settings, first, decisions, "record_decision", after=True) as results:
+        done = cli("redrive", first, *WHY, "--json")
+    assert [str(row.to) for row in results] == [done.json["position"]]
+    assert len(read_log(ledger_settings)) == 3
+    with somebody_at(ledger_settings, second, CommandProducer, "append_record", after=False) as results:
+        refused = cli("redrive", second, *WHY, "--timeout", "1")
+    assert (refused.code, "by somebody else at this moment" in refused.err) == (3, True)
     assert isinstance(results[0], Redriven)
     wait_until_folded(ledger_settings)
-    assert balance(ledger_settings) == 5
+    assert balance(ledger_settings) == 10
 
 
 def test_the_log_knows_of_a_redrive_whose_decision_was_lost(cli: Cli, ledger_settings: Settings) -> None:

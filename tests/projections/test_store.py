@@ -20,7 +20,6 @@ from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import Chunk, fold, read_records
 from creditfold.processors.fold.draft import make_draft
 from creditfold.processors.fold.transaction import (
-    LoadedPart,
     Part,
     fold_chunk,
     fold_part,
@@ -155,15 +154,13 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(prepared: Settings, step
         try:
             async with connection.transaction():
                 cut = step == "lock" and kill(prepared, pid)
-                progress = await transaction.lock()
+                await transaction.lock()
                 cut = step == "load" and kill(prepared, pid)
                 cache = AccountCache()
                 request = load_request(transaction, reads, cache)
                 known = await load_accounts([request])
                 cut = step == "write" and kill(prepared, pid)
-                loaded = LoadedPart(Part(reads, 4), request.coming, known, request.plan)
-                book = CreditBook(cache.accounts, known, progress.clock_ms)
-                await transaction.write(fold_part(loaded, book, cache, transaction, inf))
+                await transaction.write(fold_part(Part(reads, 4), request, known, inf))
                 cut = step == "state" and kill(prepared, pid)
                 await transaction.save_state(cache.take_state(0))
                 cut = step == "before_commit" and kill(prepared, pid)
