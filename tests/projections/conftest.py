@@ -32,24 +32,24 @@ def prepared(empty_projection: Settings) -> Iterator[Settings]:
 @pytest.fixture
 def folded(ledger_settings: Settings) -> Settings:
     """A ledger with some thousand records folded into its live generation, and no worker running."""
-    fold_history(ledger_settings)
+    fold_history(ledger_settings, 3_000)
     return ledger_settings
 
 
 @pytest.fixture(scope="module")
 def folded_once(stack: StackUnderTest) -> Iterator[Settings]:
     """What `copied` copies. A module may have another ledger copied."""
-    with ledger_to_copy(stack.settings, fold_history) as ledger:
+    with ledger_to_copy(stack.settings, lambda ledger: fold_history(ledger, 1_000)) as ledger:
         yield ledger
 
 
 @pytest.fixture
 def copied(folded_once: Settings) -> Iterator[Settings]:
-    """As `folded`, for a test that leaves the log as it is: a database of its own, folded from a log of several."""
+    """As `folded`, of fewer records, for a test that leaves the log as it is: the log of several, its own database."""
     with patience(), new_database(folded_once, folded_once) as settings:
         yield settings
 
 
-def fold_history(ledger: Settings) -> None:
-    append(ledger, history(3_000))
+def fold_history(ledger: Settings, count: int) -> None:
+    append(ledger, history(count))
     fold_log(ledger)

@@ -432,7 +432,7 @@ def test_after_an_upgrade_old_records_are_decided_by_the_old_rules(folded: Setti
     try:
         said = run_two(folded, "rules", "activate", "2", "--reason", "release 2", "--source", "ann")
         assert "Rules 2 are in force from" in said
-        append(folded, history(2_000, 6, 3_000))
+        append(folded, history(600, 6, 3_000))
         wait_until_folded(folded)
         assert "in force already" in run_two(folded, "rules", "activate", "2")
     finally:
