@@ -81,17 +81,13 @@ HEARTBEAT: Mapping[str, str] = {
     "lock_timeout": "2s",
 }
 
+#: Settings that are pinned, and have other values on many a sound server.
+_OFTEN_SET = ("timezone", "extra_float_digits", "search_path", "row_security")
+
 #: What the doctor takes for normal, in the spelling of `current_setting`; only the beginning of a value counts.
 _USUAL: Mapping[str, str] = {
-    **dict.fromkeys((*TIMEOUTS, "idle_session_timeout"), "0"),
+    **{name: value for name, value in PINNED.items() if name not in _OFTEN_SET},
     "datestyle": "ISO",
-    "intervalstyle": "postgres",
-    "bytea_output": "hex",
-    "standard_conforming_strings": "on",
-    "array_nulls": "on",
-    "transform_null_equals": "off",
-    "quote_all_identifiers": "off",
-    "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     **dict.fromkeys(("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan", "enable_nestloop"), "on"),
 }

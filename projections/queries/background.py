@@ -115,23 +115,23 @@ def standings(connection: Connection[TupleRow]) -> dict[int, Standing]:
 
 def in_transit(connection: Connection[TupleRow]) -> InTransit | None:
     """How many transfers are in transit in the live generation; None for a user who may not read its tables."""
-    row = connection.execute(_LIVE).fetchone()
-    if row is None:
-        return None
-    try:
-        found = connection.execute(_of(_IN_TRANSIT, row[0])).fetchone()
-    except InsufficientPrivilege:
-        return None
-    return None if found is None else InTransit(*found)
+    rows = _in_live(connection, _IN_TRANSIT)
+    return InTransit(*rows[0]) if rows else None
 
 
 def due_since(connection: Connection[TupleRow], now_ms: int) -> dict[int, int] | None:
     """Since when something is due, by partition of the live generation; None for a user who may not read its tables."""
+    rows = _in_live(connection, _DUE_SINCE, (now_ms,))
+    return None if rows is None else dict(rows)
+
+
+def _in_live(
+    connection: Connection[TupleRow], text: LiteralString, values: tuple[int, ...] = ()
+) -> list[TupleRow] | None:
+    """Rows of the live generation; None during a switch, and for a user who may not read its tables."""
     row = connection.execute(_LIVE).fetchone()
-    if row is None:
-        return None
     try:
-        return dict(connection.execute(_of(_DUE_SINCE, row[0]), (now_ms,)).fetchall())
+        return None if row is None else connection.execute(_of(text, row[0]), values).fetchall()
     except InsufficientPrivilege:
         return None
 

@@ -179,7 +179,7 @@ def read_windows(
     first_dead = max(start, dead_letters_from)
     sizes = connection.execute(_SIZES, (partition, first_dead, end, WINDOW_DEAD_LETTERS)).fetchall()
     end = _cut(sizes, end)
-    dead_letters = _dead_letters(connection, partition, first_dead, end) if sizes else []
+    dead_letters = rows_of(connection, DeadRow, _DEAD_LETTERS, (partition, first_dead, end)) if sizes else []
     rows = iter(()) if only_dead_letters else _decisions(connection, partition, outcomes_from, end)
     batches = _batches(rows)
     journal = next(batches)
@@ -226,10 +226,6 @@ def _batches(rows: Iterable[JournalRow]) -> Iterator[list[JournalRow]]:
         batch.append(row)
         characters += len(row.facts) + len(row.details or "")
     yield batch
-
-
-def _dead_letters(connection: Connection[Any], partition: int, start: int, end: int) -> list[DeadRow]:
-    return rows_of(connection, DeadRow, _DEAD_LETTERS, (partition, start, end))
 
 
 def _cut(sizes: Sequence[tuple[int, int]], end: int) -> int:

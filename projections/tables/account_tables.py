@@ -24,38 +24,34 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
 
 
-_ACCOUNT: tuple[Column, ...] = (("account_id", NAME),)
+def _all(kind: LiteralString, *names: LiteralString) -> tuple[Column, ...]:
+    """Columns of one type."""
+    return tuple((name, kind) for name in names)
 
 
-_COMMAND: tuple[Column, ...] = (("account_id", NAME), ("command_id", NAME))
-
+_ACCOUNT = _all(NAME, "account_id")
+_OF_ASSET = _all(NAME, "account_id", "asset")
+_COMMAND = _all(NAME, "account_id", "command_id")
 
 #: In every table: where the record is that changed the row last.
 _PLACE: tuple[Column, ...] = (("log_partition", "integer"), ("log_offset", "bigint"))
 
-
 BALANCES = Table(
     "balances",
     2,
-    (
-        *_ACCOUNT,
-        ("asset", NAME),
-        ("available", "bigint"),
-        ("pending", "bigint"),
-        ("held", "bigint"),
-        ("debt", "bigint"),
-        ("credit_limit", "bigint"),
-        ("version", "bigint"),
-        *_PLACE,
-    ),
+    (*_OF_ASSET, *_all("bigint", "available", "pending", "held", "debt", "credit_limit", "version"), *_PLACE),
 )
-
 
 ACCOUNTS = Table(
     "accounts", 1, (*_ACCOUNT, ("version", "bigint"), ("is_closed", "boolean"), ("frozen", "text"), *_PLACE)
 )
 
-
+# What can change of a lot.
+_CHANGING: tuple[Column, ...] = (
+    *_all("bigint", "remaining", "held", "spent", "expired", "voided", "forfeited", "reissued", "transferred"),
+    *_all("boolean", "is_pending", "is_lapsed", "is_void", "is_live"),
+    ("next_at_ms", NULLABLE),
+)
 LOTS = Table(
     "lots",
     3,
@@ -65,63 +61,33 @@ LOTS = Table(
         ("asset", NAME),
         ("lot_class", "text"),
         ("priority", "smallint"),
-        ("effective_at_ms", "bigint"),
-        ("expires_at_ms", "bigint"),
+        *_all("bigint", "effective_at_ms", "expires_at_ms"),
         ("scope", "text"),
         ("made", "bigint"),
         ("source", "text"),
         ("amount", "bigint"),
-        ("remaining", "bigint"),
-        ("held", "bigint"),
-        ("spent", "bigint"),
-        ("expired", "bigint"),
-        ("voided", "bigint"),
-        ("forfeited", "bigint"),
-        ("reissued", "bigint"),
-        ("transferred", "bigint"),
-        ("is_pending", "boolean"),
-        ("is_lapsed", "boolean"),
-        ("is_void", "boolean"),
-        ("is_live", "boolean"),
-        ("next_at_ms", NULLABLE),
+        *_CHANGING,
         *_PLACE,
     ),
 )
 
-
 #: What can change of lots that are there, which nearly all that are written are: two thirds of the columns. One that
 #: isn't there can't be made of it, and PostgreSQL refuses to.
-CHANGED_LOTS = Table(
-    LOTS.name,
-    LOTS.key,
-    (*LOTS.columns[: LOTS.key], *LOTS.columns[LOTS.columns.index(("remaining", "bigint")) : -2], _PLACE[1]),
-)
-
+CHANGED_LOTS = Table(LOTS.name, LOTS.key, (*LOTS.columns[: LOTS.key], *_CHANGING, _PLACE[1]))
 
 #: Balances of accounts that have nothing but lots that can be spent, with those of these lots that have no row. In the
 #: other columns is 0.
 FAST_BALANCES = Table(
     BALANCES.name,
     BALANCES.key,
-    (
-        *_ACCOUNT,
-        ("asset", NAME),
-        ("available", "bigint"),
-        ("version", "bigint"),
-        ("lots", "text"),
-        ("next_at_ms", NULLABLE),
-        *_PLACE,
-    ),
+    (*_OF_ASSET, *_all("bigint", "available", "version"), ("lots", "text"), ("next_at_ms", NULLABLE), *_PLACE),
 )
-
 
 #: Balances whose lots have all got rows.
 EMPTIED_BALANCES = Table(BALANCES.name, 1, _ACCOUNT)
 
-
 #: Where all lots are found, with the columns of LOTS.
 ALL_LOTS = "all_lots"
-
 
 HOLDS = Table(
     "holds",
@@ -129,31 +95,21 @@ HOLDS = Table(
     (
         *_COMMAND,
         ("asset", NAME),
-        ("deadline_ms", "bigint"),
-        ("made", "bigint"),
-        ("taken", "bigint"),
+        *_all("bigint", "deadline_ms", "made", "taken"),
         ("slices", "text"),
-        ("is_open", "boolean"),
-        ("is_lapsed", "boolean"),
+        *_all("boolean", "is_open", "is_lapsed"),
         ("next_at_ms", NULLABLE),
         *_PLACE,
     ),
 )
 
-
-SPENDS = Table(
-    "spends",
-    2,
-    (*_COMMAND, ("asset", NAME), ("made", "bigint"), ("debt", "bigint"), ("slices", "text"), *_PLACE),
-)
-
+SPENDS = Table("spends", 2, (*_COMMAND, ("asset", NAME), *_all("bigint", "made", "debt"), ("slices", "text"), *_PLACE))
 
 TRANSFERS = Table(
     "transfers",
     2,
-    (*_COMMAND, ("asset", NAME), ("to_account", "text"), ("parcels", "text"), ("is_open", "boolean"), *_PLACE),
+    (*_COMMAND, ("asset", NAME), *_all("text", "to_account", "parcels"), ("is_open", "boolean"), *_PLACE),
 )
-
 
 SCHEDULES = Table(
     "schedules",
@@ -165,8 +121,7 @@ SCHEDULES = Table(
         ("period", "text"),
         ("first_at_ms", "bigint"),
         ("every", "integer"),
-        ("until_ms", "bigint"),
-        ("cap", "bigint"),
+        *_all("bigint", "until_ms", "cap"),
         ("lot_class", "text"),
         ("priority", "smallint"),
         ("expires_after_ms", "bigint"),
@@ -178,7 +133,6 @@ SCHEDULES = Table(
         *_PLACE,
     ),
 )
-
 
 #: What is kept of accounts besides their balances, in the order of `credit_state.Rows`.
 TABLES = (BALANCES, ACCOUNTS, LOTS, HOLDS, SPENDS, TRANSFERS, SCHEDULES)

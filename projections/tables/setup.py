@@ -1,11 +1,11 @@
 """Makes the catalog, a generation's tables, the readers' views and their role. Safe to do again, and by many."""
 
-import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
+from psycopg.types.json import Jsonb
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log
@@ -95,14 +95,14 @@ def make_generation(connection: Connection[TupleRow], log: Log, plan: Plan) -> i
     """Make an empty generation of a log; returns its number."""
     row = connection.execute(
         """INSERT INTO ledger.generations (state, layout, purpose, forced_rules, until_ms, until_offsets, note)
-           VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s) RETURNING number""",
+           VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING number""",
         (
             plan.state,
             LAYOUT,
             plan.purpose,
             plan.forced_rules,
             plan.until_ms,
-            None if plan.until_offsets is None else _json(plan.until_offsets),
+            None if plan.until_offsets is None else Jsonb(dict(plan.until_offsets)),
             plan.note,
         ),
     ).fetchone()
@@ -163,7 +163,3 @@ def _refuse_other_encodings(connection: Connection[TupleRow]) -> None:
             f"The database's encoding is {encoding}; it can't hold every account's name.",
             "Create one with ENCODING 'UTF8' and name it in CREDITFOLD_POSTGRES_DSN.",
         )
-
-
-def _json(offsets: Mapping[int, int]) -> str:
-    return json.dumps({str(partition): offset for partition, offset in sorted(offsets.items())})
