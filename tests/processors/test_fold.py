@@ -26,6 +26,7 @@ from helpers.support import (
     append,
     append_misnamed,
     assert_equals_second_fold,
+    fold_log,
     lag,
     query,
     record,
@@ -250,10 +251,10 @@ def test_sigterm_stops_in_seconds_and_leaves_nothing_half(ledger_settings: Setti
     assert_equals_second_fold(ledger_settings)
 
 
-def test_readers_can_read_and_do_nothing_else(ledger_settings: Settings, running: WorkerProcess) -> None:
+def test_readers_can_read_and_do_nothing_else(ledger_settings: Settings) -> None:
     """The role sees the views; it can neither write nor look behind them."""
     append(ledger_settings, [record("Grant", "1", "ann", 10)])
-    wait_until_folded(ledger_settings)
+    fold_log(ledger_settings)
     allowed = "SELECT available FROM ledger.balances"
     refused = [
         "UPDATE ledger.balances SET available = 1000",

@@ -52,7 +52,19 @@ from helpers.command_line import use
 from helpers.credit_topics import LONG_AGO_MS, append_long_ago
 from helpers.holds import freeze
 from helpers.stack_under_test import free_port
-from helpers.support import HANG_S, Cli, Raw, all_progress, append, publisher, query, record, wait_until_folded, worker
+from helpers.support import (
+    HANG_S,
+    Cli,
+    Raw,
+    all_progress,
+    append,
+    fold_log,
+    publisher,
+    query,
+    record,
+    wait_until_folded,
+    worker,
+)
 
 NOW_MS = 1_800_000_000_000
 TURNED = {"loop": 0.5, "fetching": 0.1}
@@ -399,20 +411,15 @@ def test_a_publisher_is_judged_by_itself(
         assert check(cli, *ours).startswith("Unhealthy: no publisher runs on this machine")
 
 
-def test_dead_letters_in_number_are_shown(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+def test_dead_letters_in_number_are_shown(cli: Cli, ledger_settings: Settings) -> None:
     """By `status` and `doctor`, with their reasons."""
     append(ledger_settings, [Raw(b"", b"k", 1)] * MANY_LETTERS)
-    with worker(ledger_settings, tmp_path):
-        wait_until_folded(ledger_settings)
-        (warning,) = [
-            one
-            for one in cli("status", "--json", "--interval", "0.05").json["warnings"]
-            if one["name"] == "dead letters"
-        ]
-        assert warning["seen"] == f"{MANY_LETTERS} within 60 minutes: {MANY_LETTERS} empty_value"
-        assert "warning: projection: dead letters" in cli("status", "--interval", "0.05").out
-        checks = {row["name"]: row["state"] for row in cli("doctor", "--json").json["checks"]}
-        assert checks["dead letters"] == "warning"
+    fold_log(ledger_settings)
+    warnings = {one["name"]: one["seen"] for one in cli("status", "--json", "--interval", "0.05").json["warnings"]}
+    assert warnings["dead letters"] == f"{MANY_LETTERS} within 60 minutes: {MANY_LETTERS} empty_value"
+    assert "warning: projection: dead letters" in cli("status", "--interval", "0.05").out
+    checks = {row["name"]: row["state"] for row in cli("doctor", "--json").json["checks"]}
+    assert checks["dead letters"] == "warning"
 
 
 def signed(settings: Settings, state: State, pid: int) -> None:
