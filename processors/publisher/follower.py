@@ -95,25 +95,20 @@ class Follower:
         # Outcomes are in the order of the log, with gaps, so halving finds the place.
         while high - low > NEAR_OFFSETS:
             middle = (low + high) // 2
-            offset, outcome = self._first_from(middle)
+            offset, outcome = self._first(middle, high)
             if outcome is None or outcome.position.offset >= position.offset:
                 high = middle
             else:
                 low = offset + 1
-        return self._first_reaching(low, high, position)
+        return self._first(low, high, position.offset)[0]
 
-    def _first_from(self, place: int) -> tuple[int, Outcome | None]:
-        with closing(LogReader(self._kafka, self._topic, self.partition, place)) as reader:
-            for offset, outcome in self._until(reader, self.end()):
-                return offset, outcome
-        return place, None
-
-    def _first_reaching(self, low: int, high: int, position: Position) -> int:
-        with closing(LogReader(self._kafka, self._topic, self.partition, low)) as reader:
-            for offset, outcome in self._until(reader, high):
-                if outcome.position.offset >= position.offset:
-                    return offset
-        return high
+    def _first(self, start: int, end: int, least: int = 0) -> tuple[int, Outcome | None]:
+        """The first outcome from `start` on that is of offset `least` of the log or a later one; `end` if none is."""
+        with closing(LogReader(self._kafka, self._topic, self.partition, start)) as reader:
+            for offset, outcome in self._until(reader, end):
+                if outcome.position.offset >= least:
+                    return offset, outcome
+        return end, None
 
     def _until(self, reader: LogReader, end: int) -> Iterator[tuple[int, Outcome]]:
         """Outcomes of all accounts with their places, up to before `end`."""

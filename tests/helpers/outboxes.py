@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
-from confluent_kafka import Producer
+import pytest
+from confluent_kafka import KafkaException, Producer
 
 from creditfold.common.settings import Settings
 from creditfold.log.topics import describe_topic
-from creditfold.processors.publisher.partition import Outbox, Pool, Topics
+from creditfold.processors.publisher.partition import Outbox, Pool, Topics, was_fenced
 from helpers.published import next_offsets
 from helpers.support import HANG_S
 
@@ -61,6 +63,10 @@ def publish_to(outbox: Outbox, folded: int) -> None:
     assert outbox.published_to >= folded
 
 
+#: A call of the producer, how often it is made before the process dies of it, and whether it dies after the last.
+Moment: TypeAlias = tuple[str, int, bool]
+
+
 class KilledError(BaseException):
     """The process dies here."""
 
@@ -90,6 +96,41 @@ class MortalProducer:
             return done
 
         return mortal
+
+
+def publish_until_overtaken(settings: Settings, pool: Pool, folded: int, is_moment: Callable[[Outbox], bool]) -> None:
+    """Publish the first partition until everything but a commit is sent; then another publishes all partitions.
+
+    The commit is refused. `is_moment` says of the outbox, at a commit, whether it is the one.
+    """
+    overtaken: list[bool] = []
+
+    class SleepyProducer(MortalProducer):
+        def __getattr__(self, name: str) -> Any:
+            if name == "commit_transaction" and zombies and not overtaken and is_moment(zombies[0]):
+                overtaken.append(True)
+                self._producer.flush(HANG_S)
+                publish_all(settings, pool)
+            return getattr(self._producer, name)
+
+    zombies: list[Outbox] = []
+    make: Any = partial(SleepyProducer, call="", times=0, after=False)
+    with opened(settings, pool, 0, make_producer=make) as zombie:
+        zombies.append(zombie)
+        with pytest.raises(KafkaException) as refused:
+            publish_to(zombie, folded)
+        assert was_fenced(refused.value)
+    assert overtaken
+
+
+def publish_until_killed(settings: Settings, pool: Pool, partition: int, folded: int, moment: Moment) -> Outbox:
+    """Publish a partition from the start until the process would die. Returns the outbox, which nobody closes."""
+    call, times, after = moment
+    make: Any = partial(MortalProducer, call=call, times=times, after=after)
+    outbox = Outbox(settings, topics_of(settings), partition, pool, make_producer=make)
+    with pytest.raises(KilledError):
+        publish_from_the_start(outbox, folded)
+    return outbox
 
 
 def publish_from_the_start(outbox: Outbox, folded: int) -> None:

@@ -7,7 +7,6 @@ import signal
 import threading
 from collections import Counter
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +31,21 @@ from creditfold.processors.publisher.partition import (
     Outbox,
     OutcomesLostError,
     Pool,
-    was_fenced,
     with_smaller_messages,
 )
 from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
-from creditfold.projections.connections import outbox_pool
 from creditfold.projections.queries import windows as outbox_queries
 from creditfold.projections.queries.windows import DeadRow, JournalRow
 from creditfold.projections.tables.source import LogChangedError
 from creditfold.schemas.wire import encode
 from helpers.forgetful_kafka import ForgetfulKafka
 from helpers.outboxes import (
-    KilledError,
-    MortalProducer,
     of_each_partition,
     opened,
     publish_all,
-    publish_from_the_start,
     publish_to,
+    publish_until_killed,
+    publish_until_overtaken,
     topics_of,
 )
 from helpers.published import (
@@ -65,7 +61,6 @@ from helpers.published import (
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import (
     HANG_S,
-    ROOT,
     SEED,
     Quiet,
     Raw,
@@ -154,14 +149,10 @@ def test_every_outcome_and_dead_letter_is_published_once_and_in_order(
     assert_published(ledger_settings)
 
 
-class Brief(WorkerProcess):
-    """A publisher whose session is as brief as brokers grant one, and that looks at its topics each second."""
-
-    program = (
-        str(ROOT / "tests" / "programs" / "with_constants.py"),
-        "creditfold.processors.publisher.main.SESSION_MS=6_000",
-        "creditfold.processors.publisher.main.CHECK_EVERY_S=1",
-    )
+#: A publisher's session is as brief as brokers grant one, and it looks at its topics each second.
+BRIEF = ("processors.publisher.main.SESSION_MS=6_000", "processors.publisher.main.CHECK_EVERY_S=1")
+#: It lasts as long as a test may: longer than that its client would have to be asked.
+LASTING = ("processors.publisher.main.SESSION_MS=300_000",)
 
 
 def test_publishers_killed_at_random_lose_and_double_nothing(ledger_settings: Settings, tmp_path: Path) -> None:
@@ -171,7 +162,7 @@ def test_publishers_killed_at_random_lose_and_double_nothing(ledger_settings: Se
     settings = ledger_settings.model_copy(update={"chunk_records": 100, "retry_max_s": 1.0})
     with ExitStack() as running:
         running.enter_context(worker(settings, tmp_path))
-        both = [Brief(settings, tmp_path, name, "publisher") for name in ("one", "two")]
+        both = [WorkerProcess(settings, tmp_path, name, "publisher", BRIEF) for name in ("one", "two")]
         for one in both:
             running.callback(one.kill)
         # Few, since each waits for a session's end; what a death does at any step, outboxes of this process show below.
@@ -208,27 +199,17 @@ def test_generations_are_switched_under_a_publisher(ledger_settings: Settings, t
 
 def test_two_publishers_share_the_partitions(ledger_settings: Settings, tmp_path: Path) -> None:
     """Each has half; when one is stopped, the other takes over at once: no session ends while the test runs."""
-    one, two = (Patient(ledger_settings, tmp_path, name, "publisher") for name in ("one", "two"))
-    try:
+    with (
+        publisher(ledger_settings, tmp_path, "one", constants=LASTING) as one,
+        publisher(ledger_settings, tmp_path, "two", constants=LASTING) as two,
+    ):
         assert wait_until(lambda: owners(ledger_settings) == [2, 2], HANG_S), one.text() + two.text()
         assert one.stop() == 0
         assert wait_until(lambda: owners(ledger_settings) == [4], HANG_S)
         fold(ledger_settings, list(mixed(300)))
         wait_until_published(ledger_settings)
         assert two.stop() == 0
-    finally:
-        one.kill()
-        two.kill()
     assert_published(ledger_settings)
-
-
-class Patient(WorkerProcess):
-    """A publisher whose session lasts as long as a test may: longer than that its client would have to be asked."""
-
-    program = (
-        str(ROOT / "tests" / "programs" / "with_constants.py"),
-        "creditfold.processors.publisher.main.SESSION_MS=300_000",
-    )
 
 
 def owners(settings: Settings) -> list[int]:
@@ -241,7 +222,7 @@ def owners(settings: Settings) -> list[int]:
 def test_a_frozen_publisher_is_fenced(ledger_settings: Settings, tmp_path: Path) -> None:
     """Stopped for longer than its session while it publishes, it wakes up as a zombie, is refused, and joins again."""
     settings = ledger_settings.model_copy(update={"chunk_records": 50, "retry_max_s": 1.0})
-    with worker(settings, tmp_path), worker(settings, tmp_path, "zombie", Brief, command="publisher") as zombie:
+    with worker(settings, tmp_path), publisher(settings, tmp_path, "zombie", constants=BRIEF) as zombie:
         assert wait_until(lambda: zombie.text().count("owns a partition") == 4, HANG_S)
         pouring = threading.Thread(target=lambda: [append(settings, mixed(250, seed)) for seed in range(8)])
         pouring.start()
@@ -308,60 +289,62 @@ class Hung:
         self.closed.set()
 
 
-def test_a_thread_that_hangs_is_left_to_another(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def lone(ledger_settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> processors_publisher.Publisher:
+    """A publisher in this process, of no group."""
+    commands, results, dead_letters = (describe_topic(ledger_settings, name) for name in topic_names(ledger_settings))
+    made = processors_publisher.Publisher(ledger_settings, (commands, results, dead_letters), pool)
+    monkeypatch.setattr(made, "_make_outbox", lambda topics, number: Outbox(ledger_settings, topics, number, pool))
+    return made
+
+
+def test_a_thread_that_hangs_is_left_to_another(
+    lone: processors_publisher.Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever time-out its client was given; when it comes back it ends."""
-    infos = tuple(describe_topic(ledger_settings, name) for name in topic_names(ledger_settings))
     first, second = Hung(threading.Event()), Hung(threading.Event())
     outboxes = iter([first, second])
-    with outbox_pool(ledger_settings.dsn, "test", 1) as pool:
-        one = processors_publisher.Publisher(ledger_settings, infos, pool)  # type: ignore[arg-type]
-        monkeypatch.setattr(one, "_make_outbox", lambda topics, partition: next(outboxes))
-        # There is nothing folded to compare the log with.
-        monkeypatch.setattr(one, "_refusals", lambda partitions: {})
-        one._begin(3)
-        hung = one._threads[3]
-        one._leave_hung()
-        assert one._threads[3] is hung
-        monkeypatch.setattr(processors_publisher, "HANG_S", 0.2)
-        assert wait_until(lambda: hung.hangs, HANG_S)
-        one._leave_hung()
-        assert one._threads[3] is not hung
-        first.lets_go.set()
-        hung.join(HANG_S)
-        assert not hung.is_alive()
-        assert first.closed.is_set()
-        one._threads[3].stop()
-        second.lets_go.set()
-        one._end([3])
+    monkeypatch.setattr(lone, "_make_outbox", lambda topics, partition: next(outboxes))
+    # There is nothing folded to compare the log with.
+    monkeypatch.setattr(lone, "_refusals", lambda partitions: {})
+    lone._begin(3)
+    hung = lone._threads[3]
+    lone._leave_hung()
+    assert lone._threads[3] is hung
+    monkeypatch.setattr(processors_publisher, "HANG_S", 0.2)
+    assert wait_until(lambda: hung.hangs, HANG_S)
+    lone._leave_hung()
+    assert lone._threads[3] is not hung
+    first.lets_go.set()
+    hung.join(HANG_S)
+    assert not hung.is_alive()
+    assert first.closed.is_set()
+    lone._threads[3].stop()
+    second.lets_go.set()
+    lone._end([3])
 
 
 def test_what_is_published_while_kafka_says_where_a_topic_ends_is_not_lost(
-    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ledger_settings: Settings, lone: processors_publisher.Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A window that lands between answer and comparison is behind that end, and no outbox begins anew for it."""
     fold(ledger_settings, [Raw(record("Grant", f"g{number}", "u", 5).value, b"u", 3) for number in range(2)])
-    infos = tuple(describe_topic(ledger_settings, name) for name in topic_names(ledger_settings))
     ask, interruptions = processors_publisher.log_ends, []
-    with outbox_pool(ledger_settings.dsn, "test", 2) as pool:
-        one = processors_publisher.Publisher(ledger_settings, infos, pool)  # type: ignore[arg-type]
-        monkeypatch.setattr(
-            one, "_make_outbox", lambda topics, partition: Outbox(ledger_settings, topics, partition, pool)
-        )
-        one._begin(3)
-        thread = one._threads[3]
-        monkeypatch.setattr(thread, "interrupt", interruptions.append)
-        thread.set_folded(1)
-        assert wait_until(lambda: thread.published_to == 1, HANG_S)
+    lone._begin(3)
+    thread = lone._threads[3]
+    monkeypatch.setattr(thread, "interrupt", interruptions.append)
+    thread.set_folded(1)
+    assert wait_until(lambda: thread.published_to == 1, HANG_S)
 
-        def answered_late(*asked: Any) -> Any:
-            ends = ask(*asked)
-            thread.set_folded(2)
-            assert wait_until(lambda: thread.published_to == 2, HANG_S)
-            return ends
+    def answered_late(*asked: Any) -> Any:
+        ends = ask(*asked)
+        thread.set_folded(2)
+        assert wait_until(lambda: thread.published_to == 2, HANG_S)
+        return ends
 
-        monkeypatch.setattr(processors_publisher, "log_ends", answered_late)
-        one._notice_lost_ends()
-        one._end([3])
+    monkeypatch.setattr(processors_publisher, "log_ends", answered_late)
+    lone._notice_lost_ends()
+    lone._end([3])
     assert interruptions == []
     assert_published(ledger_settings)
 
@@ -376,7 +359,7 @@ def test_a_publisher_whose_clients_lost_kafka_for_ever_goes_on(ledger_settings: 
     """The group's member and the producers are replaced, and nothing is published twice or not at all."""
     with ForgetfulKafka(ledger_settings) as kafka, worker(ledger_settings, tmp_path):
         append(ledger_settings, [record("Grant", f"a{number}", f"u{number}", 5) for number in range(200)])
-        with worker(kafka.settings, tmp_path, "publisher", Forgetting, command="publisher") as running:
+        with publisher(kafka.settings, tmp_path, kind=Forgetting) as running:
             wait_until_folded(ledger_settings)
             wait_until_published(ledger_settings)
             assert wait_until(lambda: running.text().count("owns a partition") == 4, HANG_S), running.text()
@@ -391,7 +374,7 @@ def test_a_publisher_whose_clients_lost_kafka_for_ever_goes_on(ledger_settings: 
 def test_an_outcomes_topic_made_anew_is_noticed_and_filled_again(ledger_settings: Settings, tmp_path: Path) -> None:
     """The running publisher stops with 1; the next one publishes all outcomes again, and no dead letter twice."""
     fold(ledger_settings, list(mixed(300)))
-    with worker(ledger_settings, tmp_path, "first", Brief, command="publisher") as running:
+    with publisher(ledger_settings, tmp_path, constants=BRIEF) as running:
         wait_until_published(ledger_settings)
         make_anew(ledger_settings, ledger_settings.outcomes_topic)
         assert running.process.wait(HANG_S) == 1
@@ -470,15 +453,11 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(
     ]
 
     def die_again_and_again(partition: int, folded: int) -> None:
-        kept = []
-        for moment in moments[partition::4]:
-            make: Any = partial(MortalProducer, call=moment[0], times=moment[1], after=moment[2])
-            outbox = Outbox(ledger_settings, topics_of(ledger_settings), partition, pool, make_producer=make)
-            with pytest.raises(KilledError):
-                publish_from_the_start(outbox, folded)
-            kept.append(outbox)  # Not closed: nobody does that for the dead.
+        # Kept, since nobody closes what the dead had open.
+        kept = [publish_until_killed(ledger_settings, pool, partition, folded, one) for one in moments[partition::4]]
         with opened(ledger_settings, pool, partition) as outbox:
             publish_to(outbox, folded)
+        assert len(kept) == 2
 
     of_each_partition(ledger_settings, die_again_and_again)
     assert_published(ledger_settings)
@@ -487,24 +466,9 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(
 def test_a_zombie_in_the_middle_of_a_transaction_is_fenced(ledger_settings: Settings, pool: Pool) -> None:
     """It has sent everything but its commit when another takes over; the commit is refused."""
     fold(ledger_settings, list(mixed(300)))
-    woken: list[bool] = []
-    sent: list[str] = []
-
-    class SleepyProducer(MortalProducer):
-        def __getattr__(self, name: str) -> Any:
-            sent.append(name)
-            if name == "commit_transaction" and "produce" in sent and not woken:
-                self._producer.flush(HANG_S)
-                woken.append(True)
-                publish_all(ledger_settings, pool)
-            return getattr(self._producer, name)
-
-    make: Any = lambda conf: SleepyProducer(conf, "", 0, False)  # noqa: E731
-    with opened(ledger_settings, pool, 0, make_producer=make) as zombie:
-        with pytest.raises(KafkaException) as refused:
-            zombie.publish(next_offsets(ledger_settings)[0])
-        assert was_fenced(refused.value)
-    assert woken
+    publish_until_overtaken(
+        ledger_settings, pool, next_offsets(ledger_settings)[0], lambda zombie: bool(zombie._landed)
+    )
     assert_published(ledger_settings)
 
 

@@ -13,19 +13,19 @@ from creditfold.common.waiting import wait_until
 from creditfold.log.topics import describe_log
 from creditfold.processors.publisher import partition as outboxes
 from creditfold.processors.publisher.messages import read_outcome
-from creditfold.processors.publisher.partition import Outbox, Pool, was_fenced, with_smaller_messages
+from creditfold.processors.publisher.partition import Outbox, Pool, with_smaller_messages
 from creditfold.projections.queries import windows as outbox_queries
 from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
 from helpers.credit_folds import fold_in_pieces
 from helpers.credit_histories import START_MS, history
 from helpers.outboxes import (
-    KilledError,
-    MortalProducer,
+    Moment,
     opened,
     publish_all,
-    publish_from_the_start,
     publish_to,
+    publish_until_killed,
+    publish_until_overtaken,
     topics_of,
 )
 from helpers.published import assert_outcomes_published, next_offsets, rows_of_the_journal, wait_until_published
@@ -100,8 +100,8 @@ def in_small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_queries, "_FETCHED_ROWS", 7)
 
 
-#: Calls of the producer, how often they are made before it dies of them, and whether before or after.
-MOMENTS = (
+#: When it dies.
+MOMENTS: tuple[Moment, ...] = (
     ("begin_transaction", 4, True),
     ("produce", 30, True),
     ("commit_transaction", 3, False),
@@ -125,17 +125,8 @@ async def test_deaths_among_the_outcomes_of_one_record_lose_and_double_nothing(
     for number, moment in enumerate(MOMENTS):
         # One window a reading of the journal, or all of them.
         monkeypatch.setattr(outboxes, "STRETCH_S", (0.0, 60.0)[number % 2])
-        outbox = Outbox(
-            prepared,
-            topics_of(prepared),
-            0,
-            pool,
-            make_producer=lambda conf, moment=moment: MortalProducer(conf, *moment),  # type: ignore[misc,return-value]
-        )
-        with pytest.raises(KilledError):
-            publish_from_the_start(outbox, tick + 1)
-        within |= {outbox._outcomes_from}
-        kept.append(outbox)  # Not closed: nobody does that for the dead.
+        kept.append(publish_until_killed(prepared, pool, 0, tick + 1, moment))
+        within |= {kept[-1]._outcomes_from}
     assert sum(place.offset == tick and bool(place.account) for place in within) >= 3
     with opened(prepared, pool, 0) as outbox:
         publish_to(outbox, tick + 1)
@@ -151,25 +142,11 @@ async def test_a_zombie_among_the_outcomes_of_one_record_is_fenced(
     in_small_windows(monkeypatch)
     await fold_histories(prepared, 20, 60)
     folded_to = next_offsets(prepared)[0]
-    woken: list[Outbox] = []
 
-    class SleepyProducer(MortalProducer):
-        def __getattr__(self, name: str) -> Any:
-            among = zombies and zombies[0].published_to == folded_to - 1 and zombies[0]._outcomes_from.version
-            if name == "commit_transaction" and among and not woken:
-                woken.extend(zombies)
-                self._producer.flush(HANG_S)
-                publish_all(prepared, pool)
-            return getattr(self._producer, name)
+    def is_among(zombie: Outbox) -> bool:
+        return zombie.published_to == folded_to - 1 and bool(zombie._outcomes_from.version)
 
-    zombies: list[Outbox] = []
-    make: Any = lambda conf: SleepyProducer(conf, "", 0, False)  # noqa: E731
-    with opened(prepared, pool, 0, make_producer=make) as zombie:
-        zombies.append(zombie)
-        with pytest.raises(KafkaException) as refused:
-            publish_to(zombie, folded_to)
-        assert was_fenced(refused.value)
-    assert woken
+    publish_until_overtaken(prepared, pool, folded_to, is_among)
     assert_credits_published(prepared)
 
 

@@ -323,18 +323,18 @@ def test_a_halt_that_fails_changes_nothing(folded: Settings) -> None:
     assert states(folded) == {1: "live"}
 
 
-@pytest.mark.parametrize("step", ["comparing", "before", "inside"])
-def test_an_activation_killed_anywhere_changes_nothing(folded: Settings, tmp_path: Path, step: str) -> None:
+def test_an_activation_killed_anywhere_changes_nothing(folded: Settings, tmp_path: Path) -> None:
     """SIGKILL while the live fold is held still: PostgreSQL lets go at once, and the workers go on."""
     rebuild(folded, Request(), WATCH)
     with worker(folded, tmp_path):
-        append(folded, history(300, 4, 3_000))
-        command = [str(ROOT / "tests" / "programs" / "killed_switch.py"), step, "activate", "2"]
-        done = fork_server.run(command, env=environment(folded), timeout=HANG_S)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        append(folded, history(300, 5, 3_300))
-        wait_until_folded(folded)
-        assert states(folded) == {1: "live", 2: "ready"}
+        for turn, step in enumerate(("comparing", "before", "inside")):
+            append(folded, history(300, 4, 3_000 + 600 * turn))
+            command = [str(ROOT / "tests" / "programs" / "killed_switch.py"), step, "activate", "2"]
+            done = fork_server.run(command, env=environment(folded), timeout=HANG_S)
+            assert done.returncode == -signal.SIGKILL, (step, done.stderr)
+            append(folded, history(300, 5, 3_300 + 600 * turn))
+            wait_until_folded(folded)
+            assert states(folded) == {1: "live", 2: "ready"}
         activate(folded, 2, ActivationOptions(), WATCH)
     assert_equals_second_fold(folded)
 
