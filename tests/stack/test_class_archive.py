@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,9 @@ from helpers.stack_under_test import embedded_settings
 
 pytestmark = pytest.mark.stack
 
+#: What makes an archive, in tests that have none made.
+MADE = class_archive._made
+
 
 @pytest.fixture(scope="module")
 def java() -> Java:
@@ -25,26 +27,16 @@ def java() -> Java:
     return find_java()
 
 
-@pytest.fixture(scope="module")
-def jars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def jars(tmp_path: Path) -> Path:
     """A folder of jars that we filled, and no archive in it yet."""
-    folder = tmp_path_factory.mktemp("jars")
+    folder = tmp_path / "jars"
+    folder.mkdir()
     shared = fetched_jars(embedded_settings(folder))
     for artifact in kafka_artifacts():
         shutil.copy2(shared / artifact.name, folder)
     (folder / LIST).write_bytes(read_resource("creditfold.stack", LIST))
     return folder
-
-
-@pytest.fixture
-def archive(java: Java, jars: Path) -> Iterator[Path]:
-    """A good archive in that folder, made by the first test that asks for it; and good again after the test."""
-    archive_options(java, jars, lambda _: None)
-    (made,) = jars.glob("*.jsa")
-    kept = jars.with_name("kept.jsa")
-    shutil.copy2(made, kept)
-    yield made
-    shutil.copy2(kept, made)
 
 
 @pytest.fixture
@@ -60,8 +52,14 @@ def making(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return asked
 
 
-def test_it_is_made_once_and_used(java: Java, jars: Path, archive: Path, making: list[Path]) -> None:
-    """Kafka's own classes come out of it, and nothing else is left in the folder."""
+def test_it_is_made_once_used_and_made_anew_where_it_is_no_good(java: Java, jars: Path, making: list[Path]) -> None:
+    """Kafka's own classes come out of it, and nothing else is left in the folder.
+
+    One that is no good isn't used; where it can't be made, Kafka starts without.
+    """
+    with pytest.MonkeyPatch.context() as really:
+        really.setattr(class_archive, "_made", MADE)
+        assert archive_options(java, jars, lambda _: None)
     options = archive_options(java, jars, lambda _: None)
     assert not making
     assert not list(jars.glob("*.part"))
@@ -69,44 +67,34 @@ def test_it_is_made_once_and_used(java: Java, jars: Path, archive: Path, making:
     loaded = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     (line,) = [line for line in loaded.splitlines() if " kafka.Kafka$ " in line]
     assert "source: shared objects file" in line
-
-
-@pytest.mark.parametrize("damage", ["gone", "short", "other", "zeros"])
-def test_one_that_is_no_good_is_made_anew(
-    java: Java, jars: Path, archive: Path, making: list[Path], damage: str
-) -> None:
-    """And isn't used; where it can't be made, Kafka starts without."""
+    (archive,) = jars.glob("*.jsa")
     content = archive.read_bytes()
-    archive.unlink()
     middle = len(content) // 2
-    if damage != "gone":
-        archive.write_bytes(
-            {
-                "short": content[:middle],
-                "other": b"something else",
-                "zeros": content[:middle] + bytes(4096) + content[middle + 4096 :],
-            }[damage]
-        )
+    for spoiled in (
+        None,
+        content[:middle],
+        b"something else",
+        content[:middle] + bytes(4096) + content[middle + 4096 :],
+    ):
+        # A new file: Java may have the old one mapped into its memory.
+        archive.unlink()
+        if spoiled is not None:
+            archive.write_bytes(spoiled)
+        assert archive_options(java, jars, lambda _: None) == []
+        assert making == [archive]
+        making.clear()
+        archive.write_bytes(content)
+    assert archive_options(java, jars, lambda _: None) == options
+    # A jar that was fetched again is another one to Java.
+    os.utime(jars / kafka_artifacts()[0].name, (1, 1))
     assert archive_options(java, jars, lambda _: None) == []
     assert making == [archive]
 
 
-def test_one_of_other_jars_is_no_good(java: Java, jars: Path, archive: Path, making: list[Path]) -> None:
-    """A jar that was fetched again is another one to Java."""
-    jar = jars / kafka_artifacts()[0].name
-    came = jar.stat().st_mtime
-    os.utime(jar, (1, 1))
-    try:
-        assert archive_options(java, jars, lambda _: None) == []
-        assert making == [archive]
-    finally:
-        os.utime(jar, (came, came))
-
-
-def test_where_none_can_be_kafka_starts_without(java: Java, jars: Path, tmp_path: Path, making: list[Path]) -> None:
+def test_where_none_can_be_kafka_starts_without(java: Java, tmp_path: Path, making: list[Path]) -> None:
     """In a folder of somebody else, one whose path Java can't take, and one that can't be written."""
     assert archive_options(java, tmp_path, lambda _: None) == []
-    shutil.copy(jars / LIST, tmp_path)
+    (tmp_path / LIST).write_bytes(read_resource("creditfold.stack", LIST))
     assert archive_options(java, tmp_path / "a:b", lambda _: None) == []
     assert not making
     (tmp_path.with_name(f"{tmp_path.name}.lock")).mkdir()

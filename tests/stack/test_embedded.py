@@ -38,9 +38,9 @@ from helpers.support import HANG_S, environment
 stack = pytest.mark.stack
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def settings() -> Iterator[Settings]:
-    """An embedded stack of this file's own; each test starts what it needs of it."""
+    """An embedded stack of a test's own, which starts what it needs of it."""
     folder = Path(tempfile.mkdtemp(prefix="cf-"))
     # Where root runs the tests, PostgreSQL runs as another user and must get in.
     folder.chmod(0o755)
@@ -73,19 +73,139 @@ def states(settings: Settings) -> dict[str, str]:
     return {status.name: status.state for status in service_status(settings)}
 
 
+RUNNING = {"Kafka": "running", "PostgreSQL": "running"}
+STOPPED = {"Kafka": "stopped", "PostgreSQL": "stopped"}
+
+
 @stack
-def test_what_is_written_is_there_after_down_and_up(settings: Settings) -> None:
-    """Up twice is up once; down twice is down once."""
+def test_what_is_written_survives_whatever_happens_to_the_servers(settings: Settings, tmp_path: Path) -> None:
+    """Down and up, a kill of each, an `up` that fails. Only what doesn't run is started."""
+    # What a kill left behind has another name, and is never used.
+    for half in ("postgres/data.new/base", "kafka/data.new/x"):
+        (settings.data_dir / half).mkdir(parents=True)
     assert up(settings) == ["Kafka", "PostgreSQL"]
+    assert list(settings.data_dir.rglob("data.new")) == []
     assert up(settings) == []
     write_one(settings)
     before = written(settings)
-    assert wait_until(lambda: states(settings) == {"Kafka": "running", "PostgreSQL": "running"}, HANG_S)
-    assert down(settings) == ["Kafka", "PostgreSQL"]
-    assert states(settings) == {"Kafka": "stopped", "PostgreSQL": "stopped"}
-    assert down(settings) == []
-    assert up(settings) == ["Kafka", "PostgreSQL"]
+    assert wait_until(lambda: states(settings) == RUNNING, HANG_S)
+    check_without_record(settings)
+    check_other_stack(settings, tmp_path)
+    assert EmbeddedKafka(settings).kill()
+    assert up(settings) == ["Kafka"]
+    # The sessions of a killed PostgreSQL may still be ending, and its lock file has the pid of a stranger.
+    with psycopg.connect(settings.dsn, autocommit=True):
+        assert EmbeddedPostgres(settings).kill()
+        assert up(settings) == ["PostgreSQL"]
     assert written(settings) == before
+    check_failing_up(settings)
+    moved = check_other_port(settings)
+    assert written(moved) == before
+    assert down(moved) == ["Kafka", "PostgreSQL"]
+    assert states(moved) == STOPPED
+    assert down(moved) == []
+
+
+def check_without_record(settings: Settings) -> None:
+    """A crash may come between the start of a server and the note of it: it is found."""
+    pid = EmbeddedPostgres(settings).pid
+    (settings.data_dir / "postgres.json").unlink()
+    assert up(settings) == []
+    assert EmbeddedPostgres(settings).pid == pid
+
+
+def check_other_stack(settings: Settings, folder: Path) -> None:
+    """A busy port of another stack of ours is told by its folder, and how to stop that one."""
+    other = settings.model_copy(update={"data_dir": folder})
+    with pytest.raises(PortBusyError, match=rf": Kafka \(process \d+\) .* data folder {settings.data_dir}\.") as error:
+        up(other)
+    assert f"CREDITFOLD_DATA_DIR={settings.data_dir} creditfold down" in error.value.remedy
+
+
+def check_failing_up(settings: Settings) -> None:
+    """What it started is stopped again, and what ran before goes on."""
+    EmbeddedKafka(settings).stop()
+    impossible = settings.model_copy(update={"commands_topic": "creditfold.impossible", "replication": 3})
+    with pytest.raises(TopicError, match="replica"):
+        up(impossible)
+    assert wait_until(lambda: states(settings) == STOPPED | {"PostgreSQL": "running"}, HANG_S)
+    assert up(settings) == ["Kafka"]
+
+
+def check_other_port(settings: Settings) -> Settings:
+    """The folder knows where its broker is; a shell that says another place is told, and nothing is started or stopped.
+
+    Returns the settings with that place, where both run at last.
+    """
+    assert Settings(data_dir=settings.data_dir).kafka_bootstrap == settings.kafka_bootstrap
+    moved = settings.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{free_port()}"})
+    with pytest.raises(OtherPortError, match=rf"runs at {settings.kafka_bootstrap}, .*{moved.kafka_bootstrap}"):
+        up(moved)
+    (kafka, _) = service_status(moved)
+    assert kafka.state == "running"
+    assert kafka.address == f"{settings.kafka_bootstrap}, and the settings say {moved.kafka_bootstrap}"
+    told = advice(moved, "Kafka")
+    assert told is not None
+    assert f"runs at {settings.kafka_bootstrap}." in told[0]
+    assert advice(settings, "Kafka") is None
+    assert advice(settings, "PostgreSQL") is None
+    down(settings)
+    assert up(moved) == ["Kafka", "PostgreSQL"]
+    assert Settings(data_dir=settings.data_dir).kafka_bootstrap == moved.kafka_bootstrap
+    return moved
+
+
+@stack
+def test_what_keeps_a_broker_from_its_start_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy port, with the setting that changes it; a port lost at the last moment; a death. Nothing is left."""
+    ports = {
+        "CREDITFOLD_KAFKA_BOOTSTRAP": int(settings.kafka_bootstrap.rpartition(":")[2]),
+        "CREDITFOLD_KAFKA_CONTROLLER_PORT": settings.kafka_controller_port,
+    }
+    for setting, port in ports.items():
+        with socket.create_server(("127.0.0.1", port)), pytest.raises(PortBusyError, match=rf"Port {port} .*{setting}"):
+            up(settings)
+        assert states(settings)["PostgreSQL"] == "stopped"
+
+    def interrupt(step: str) -> None:
+        if "PostgreSQL" in step:
+            raise KeyboardInterrupt
+
+    # Ctrl-C while PostgreSQL is about to start, when Kafka's process runs already.
+    with pytest.raises(KeyboardInterrupt):
+        up(settings, interrupt)
+    assert states(settings) == STOPPED
+    check_late_port(settings, monkeypatch)
+    assert states(settings) == STOPPED
+    # The end of its log is in the error.
+    with pytest.raises(EmbeddedKafkaError, match=r"ended while starting(?s:.*)(heap|memory|OutOfMemory)"):
+        up(settings.model_copy(update={"kafka_heap": "1m"}))
+    assert wait_until(lambda: states(settings) == STOPPED, HANG_S)
+    check_other_version(settings)
+
+
+def check_late_port(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is taken between the last look and the broker's own start is named too."""
+    port = int(settings.kafka_bootstrap.rpartition(":")[2])
+    run_broker = EmbeddedKafka._run
+    with contextlib.ExitStack() as held, monkeypatch.context() as patched:
+
+        def late(self: EmbeddedKafka, *arguments: Any) -> None:
+            held.enter_context(socket.create_server(("127.0.0.1", port)))
+            run_broker(self, *arguments)
+
+        patched.setattr(EmbeddedKafka, "_run", late)
+        with pytest.raises(PortBusyError, match=rf"Port {port} .*(?s:.*)CREDITFOLD_KAFKA_BOOTSTRAP"):
+            up(settings)
+
+
+def check_other_version(settings: Settings) -> None:
+    """A cluster of another version: the error names both, and the cluster isn't touched."""
+    version = settings.data_dir / "postgres" / "data" / "PG_VERSION"
+    version.write_text("13\n", encoding="ascii")
+    with pytest.raises(PostgresError, match=r"cluster is PostgreSQL 13.*found: \d+ in"):
+        EmbeddedPostgres(settings).start()
+    assert version.read_text(encoding="ascii") == "13\n"
 
 
 @stack
@@ -119,78 +239,6 @@ def test_python_alone_is_enough(tmp_path: Path) -> None:
                 down(mine)
 
 
-@stack
-def test_a_killed_broker_comes_back_with_its_records(settings: Settings) -> None:
-    """Only Kafka is started again."""
-    up(settings)
-    write_one(settings)
-    before = written(settings)
-    assert EmbeddedKafka(settings).kill()
-    assert up(settings) == ["Kafka"]
-    assert written(settings) == before
-
-
-@stack
-def test_a_killed_postgres_comes_back_with_its_rows(settings: Settings) -> None:
-    """Its sessions may still be ending, and its lock file lies there with the pid of a stranger."""
-    up(settings)
-    write_one(settings)
-    before = written(settings)
-    with psycopg.connect(settings.dsn, autocommit=True):
-        assert EmbeddedPostgres(settings).kill()
-        assert up(settings) == ["PostgreSQL"]
-    assert written(settings) == before
-
-
-@stack
-def test_a_server_without_its_record_is_found_again(settings: Settings) -> None:
-    """A crash may come between the start and the note of it."""
-    up(settings)
-    pid = EmbeddedPostgres(settings).pid
-    (settings.data_dir / "postgres.json").unlink()
-    assert up(settings) == []
-    assert EmbeddedPostgres(settings).pid == pid
-
-
-@stack
-def test_what_a_failing_up_started_is_stopped_again(settings: Settings) -> None:
-    """And what ran before goes on."""
-    up(settings)
-    EmbeddedKafka(settings).stop()
-    impossible = settings.model_copy(update={"commands_topic": "creditfold.impossible", "replication": 3})
-    with pytest.raises(TopicError, match="replica"):
-        up(impossible)
-    assert wait_until(lambda: states(settings) == {"Kafka": "stopped", "PostgreSQL": "running"}, HANG_S)
-
-
-@stack
-def test_an_up_that_is_interrupted_leaves_nothing(settings: Settings) -> None:
-    """Ctrl-C while PostgreSQL is about to start, when Kafka's process runs already."""
-    down(settings)
-
-    def interrupt(step: str) -> None:
-        if "PostgreSQL" in step:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        up(settings, interrupt)
-    assert states(settings) == {"Kafka": "stopped", "PostgreSQL": "stopped"}
-
-
-@stack
-@pytest.mark.parametrize(
-    ("of_controller", "setting"),
-    [(False, "CREDITFOLD_KAFKA_BOOTSTRAP"), (True, "CREDITFOLD_KAFKA_CONTROLLER_PORT")],
-)
-def test_a_busy_port_is_named(settings: Settings, of_controller: bool, setting: str) -> None:
-    """With the setting that changes it."""
-    down(settings)
-    port = settings.kafka_controller_port if of_controller else int(settings.kafka_bootstrap.rpartition(":")[2])
-    with socket.create_server(("127.0.0.1", port)), pytest.raises(PortBusyError, match=rf"Port {port} .*{setting}"):
-        up(settings)
-    assert states(settings)["PostgreSQL"] == "stopped"
-
-
 def test_a_busy_port_is_found_before_anything_is_fetched(tmp_path: Path) -> None:
     """Who has it and a free port are named, and nothing is left behind."""
     mine = embedded_settings(tmp_path).model_copy(update={"jars_dir": tmp_path / "jars"})
@@ -202,67 +250,6 @@ def test_a_busy_port_is_found_before_anything_is_fetched(tmp_path: Path) -> None
     assert found
     assert int(found[1]) not in (port, mine.kafka_controller_port)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock"]
-
-
-@stack
-def test_a_busy_port_of_another_stack_of_ours_is_told_by_its_folder(settings: Settings, tmp_path: Path) -> None:
-    """And how to stop that one."""
-    up(settings)
-    other = settings.model_copy(update={"data_dir": tmp_path})
-    with pytest.raises(PortBusyError, match=rf": Kafka \(process \d+\) .* data folder {settings.data_dir}\.") as error:
-        up(other)
-    assert f"CREDITFOLD_DATA_DIR={settings.data_dir} creditfold down" in error.value.remedy
-
-
-@stack
-def test_a_port_that_is_lost_at_the_last_moment_is_named_too(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between the last look and the broker's own start."""
-    down(settings)
-    port = int(settings.kafka_bootstrap.rpartition(":")[2])
-    run_broker = EmbeddedKafka._run
-    with contextlib.ExitStack() as held:
-
-        def late(self: EmbeddedKafka, *arguments: Any) -> None:
-            held.enter_context(socket.create_server(("127.0.0.1", port)))
-            run_broker(self, *arguments)
-
-        monkeypatch.setattr(EmbeddedKafka, "_run", late)
-        with pytest.raises(PortBusyError, match=rf"Port {port} .*(?s:.*)CREDITFOLD_KAFKA_BOOTSTRAP"):
-            up(settings)
-    assert states(settings) == {"Kafka": "stopped", "PostgreSQL": "stopped"}
-
-
-@stack
-def test_a_broker_that_runs_elsewhere_is_told_at_once(settings: Settings) -> None:
-    """The folder knows where it is; a shell that says another place is told, and nothing is started or stopped."""
-    up(settings)
-    assert Settings(data_dir=settings.data_dir).kafka_bootstrap == settings.kafka_bootstrap
-    moved = settings.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{free_port()}"})
-    with pytest.raises(OtherPortError, match=rf"runs at {settings.kafka_bootstrap}, .*{moved.kafka_bootstrap}"):
-        up(moved)
-    (kafka, _) = service_status(moved)
-    assert kafka.state == "running"
-    assert kafka.address == f"{settings.kafka_bootstrap}, and the settings say {moved.kafka_bootstrap}"
-    told = advice(moved, "Kafka")
-    assert told is not None
-    assert f"runs at {settings.kafka_bootstrap}." in told[0]
-    assert advice(settings, "Kafka") is None
-    assert advice(settings, "PostgreSQL") is None
-    down(settings)
-    assert up(moved) == ["Kafka", "PostgreSQL"]
-    assert Settings(data_dir=settings.data_dir).kafka_bootstrap == moved.kafka_bootstrap
-    down(settings)
-
-
-@stack
-def test_a_broker_that_dies_says_why(settings: Settings) -> None:
-    """The end of its log is in the error."""
-    down(settings)
-    starved = settings.model_copy(update={"kafka_heap": "1m"})
-    with pytest.raises(EmbeddedKafkaError, match=r"ended while starting(?s:.*)(heap|memory|OutOfMemory)"):
-        up(starved)
 
 
 @stack
@@ -278,39 +265,6 @@ def test_root_keeps_its_folders_closed(tmp_path_factory: pytest.TempPathFactory)
         assert closed.stat().st_mode & 0o777 == 0o700
     finally:
         shutil.rmtree(closed)
-
-
-@stack
-def test_half_a_cluster_and_half_a_format_are_made_anew(settings: Settings) -> None:
-    """What a kill left behind has another name, and is never used."""
-    folder = Path(tempfile.mkdtemp(prefix="cf-"))
-    folder.chmod(0o755)
-    try:
-        mine = embedded_settings(folder)
-        for half in ("postgres/data.new/base", "kafka/data.new/x"):
-            (folder / half).mkdir(parents=True)
-        up(mine)
-        down(mine)
-        assert not (folder / "postgres/data.new").exists()
-        assert not (folder / "kafka/data.new").exists()
-    finally:
-        shutil.rmtree(folder)
-
-
-@stack
-def test_a_cluster_of_another_version(settings: Settings) -> None:
-    """The error names both; the cluster isn't touched."""
-    postgres = EmbeddedPostgres(settings)
-    postgres.start()
-    postgres.stop()
-    version = settings.data_dir / "postgres" / "data" / "PG_VERSION"
-    ours = version.read_text(encoding="ascii")
-    version.write_text("13\n", encoding="ascii")
-    try:
-        with pytest.raises(PostgresError, match=r"cluster is PostgreSQL 13.*found: \d+ in"):
-            EmbeddedPostgres(settings).start()
-    finally:
-        version.write_text(ours, encoding="ascii")
 
 
 def test_down_where_nothing_ever_ran(tmp_path: Path) -> None:
