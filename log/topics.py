@@ -4,6 +4,7 @@ Refuses to know what the records mean, and never changes or deletes a topic that
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -56,14 +57,16 @@ def topic_names(settings: Settings) -> tuple[str, str, str]:
     return settings.commands_topic, settings.outcomes_topic, settings.dead_letters_topic
 
 
-def create_topics(settings: Settings) -> list[str]:
+def create_topics(settings: Settings, config: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """Create the topics that are missing, the command topic first. Returns the names of those that this call created.
+
+    `config` has Kafka's settings of a new command topic that differ from those of a log.
 
     Raises KafkaUnavailableError, or TopicError where Kafka refuses (more replicas than brokers, no right to).
     """
     admin = KafkaAdmin(settings)
     commands, outcomes, dead_letters = topic_names(settings)
-    created = _ensure(admin, settings, commands, settings.partitions, topic_config(settings))
+    created = _ensure(admin, settings, commands, settings.partitions, {**topic_config(settings), **config})
     # An outcome goes into the partition of its command, so the other topics get as many partitions as the log has,
     # whatever the settings say.
     log = admin.ask(lambda: _describe(admin.client, commands), commands)

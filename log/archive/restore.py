@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.log.archive.folder import Archive, Index, Manifest
-from creditfold.log.archive.target import AGAIN, GapWriter, RestoreAppender, RestoreError, RestoreTopic
+from creditfold.log.archive.target import AGAIN, GIVEN_TIMES, GapWriter, RestoreAppender, RestoreError, RestoreTopic
 from creditfold.log.archive.writer import read_until
 from creditfold.log.offsets import end_offsets, start_offsets
 from creditfold.log.reader import LogReader
@@ -76,7 +76,9 @@ def restore_topic(
     archive = Archive(folder)
     indexes = archive.indexes()
     _refuse_long_gaps(indexes)
-    create_topics(settings.model_copy(update={"partitions": archive.manifest.partitions}))
+    # Kafka may take the first records after a crash by settings that were in force before the last change of them: a
+    # topic that has never set the times by itself keeps those of the archive all the same.
+    create_topics(settings.model_copy(update={"partitions": archive.manifest.partitions}), GIVEN_TIMES)
     info = describe_topic(settings)
     _refuse_unfit(info, archive.manifest)
     try:

@@ -39,6 +39,8 @@ AGAIN = "Run it again when that is mended: it goes on where it was."
 _ANEW = "Stop whatever writes to the topic, delete the topic, and run it again."
 
 _TYPE = "message.timestamp.type"
+#: Kafka's setting of a topic that keeps the times of its records.
+GIVEN_TIMES = {_TYPE: "CreateTime"}
 _LIMITS = ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms")
 _MOST = str(2**63 - 1)
 
@@ -57,7 +59,7 @@ class RestoreTopic:
 
     def keep_given_times(self) -> None:
         """Let the topic keep the times of its records, however old."""
-        self._set({_TYPE: "CreateTime"})
+        self._set(GIVEN_TIMES)
         # A broker shows a setting a moment before it applies it. When it shows this one, it has applied the former.
         self._set(dict.fromkeys(_LIMITS, _MOST))
 
