@@ -21,6 +21,9 @@ from creditfold.log.record import UNREADABLE_HEADERS, LogRecord, LogSlice
 #: than its longest pause before it tries again to connect.
 _SILENCE_S = 5.0
 _FIND_S = 3.0
+#: How many seconds one call of the client waits for a first record, and for more behind it.
+_FIRST_S = 0.1
+_BEHIND_S = 0.02
 
 _headers_of = methodcaller("headers")
 
@@ -91,8 +94,10 @@ class LogReader:
         deadline = time.monotonic() + timeout_s
         while True:
             left = max(deadline - time.monotonic(), 0.0)
-            # One call waits for the whole number or the whole time, so at first ask for what is there.
-            messages = self._consumer.consume(most - len(records), min(left, 0.1))
+            # One call waits for the whole number or the whole time: at first for one, then for what is right behind it.
+            messages = self._consumer.consume(
+                most - len(records) if records else 1, min(left, _BEHIND_S if records else _FIRST_S)
+            )
             at_end, before = False, self.position
             for message in messages:
                 error = message.error()
