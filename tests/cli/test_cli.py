@@ -224,6 +224,7 @@ def test_where_a_stack_was_looked_for_is_named(
     bare: Cli, command: list[str], server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a folder without one, rather than to start a second one; in one whose stack is stopped, to start it."""
+    monkeypatch.setattr("creditfold.log.admin.CONNECT_S", 0.2)
     for name in [name for name in os.environ if name.startswith("CREDITFOLD_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("CREDITFOLD_KAFKA_BOOTSTRAP", f"127.0.0.1:{free_port()}")

@@ -465,6 +465,15 @@ def good_archive(good_settings: Settings, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
+@pytest.fixture
+def target(good_settings: Settings) -> Iterator[Settings]:
+    """A name for a topic to restore the good archive into; what comes to be of that name is deleted."""
+    made = other_topic(good_settings, uuid.uuid4().hex)
+    yield made
+    with suppress(KafkaException):
+        KafkaAdmin(made).client.delete_topics([made.commands_topic])[made.commands_topic].result()
+
+
 FIRST, SECOND, THIRD = (f"{n:020}-{n + 9:020}.avro" for n in (0, 10, 20))
 ZERO = "partition-00000"
 
@@ -557,7 +566,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str, str]] = [
 @pytest.mark.parametrize(("damage", "path", "what"), DAMAGES, ids=[f"{path}-{what}" for _, path, what in DAMAGES])
 def test_damage_is_named_and_not_restored(
     good_archive: Path,
-    ledger_settings: Settings,
+    target: Settings,
     tmp_path: Path,
     *,
     damage: Callable[[Path], object],
@@ -571,12 +580,13 @@ def test_damage_is_named_and_not_restored(
     found = [problem for problem in Archive(folder).check().problems if problem.path == path]
     assert len(found) == 1
     assert found[0].what.startswith(what)
+    create_topics(target)
     with pytest.raises(ArchiveDamagedError) as raised:
-        restore_topic(ledger_settings, folder)
+        restore_topic(target, folder)
     assert raised.value.problem == found[0]
     # What isn't seen from outside is noticed when it's the file's turn; what was confirmed until then may stay.
     least, most = {flip: (1, 10), rename_range: (1, 10), not_avro: (1, 10), miscount: (1, 20)}.get(damage, (0, 0))
-    assert least <= end_offsets(ledger_settings, ledger_settings.commands_topic, [0])[0] <= most
+    assert least <= end_offsets(target, target.commands_topic, [0])[0] <= most
 
 
 def test_a_stranger_among_the_files(good_archive: Path, tmp_path: Path) -> None:
@@ -643,15 +653,6 @@ def test_nothing_is_added_to_a_damaged_archive(
 
 
 # Only into what is empty.
-
-
-@pytest.fixture
-def target(good_settings: Settings) -> Iterator[Settings]:
-    """A name for a topic to restore the good archive into; what comes to be of that name is deleted."""
-    made = other_topic(good_settings, uuid.uuid4().hex)
-    yield made
-    with suppress(KafkaException):
-        KafkaAdmin(made).client.delete_topics([made.commands_topic])[made.commands_topic].result()
 
 
 @pytest.mark.parametrize(
