@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -122,17 +122,9 @@ def import_paths(settings: "Settings", file: Path) -> tuple[Path, Path]:
 
 
 def import_with_progress(
-    file: Path,
-    producer: "CommandProducer",
-    *,
-    format: Literal["jsonl", "csv"] | None = None,
-    state_path: Path,
-    report_path: Path,
-    start_over: bool = False,
-    confirmed: bool = False,
-    quiet: bool = False,
+    file: Path, producer: "CommandProducer", *, quiet: bool = False, **options: Any
 ) -> "ImportReport":
-    """Import a file, with a progress bar on standard error if that is a terminal."""
+    """Import a file, with a progress bar on standard error if that is a terminal; options are those of import_file."""
     from creditfold.producers.import_file import import_file
 
     with progress_bar("importing", "lines", quiet=quiet) as bar:
@@ -140,16 +132,7 @@ def import_with_progress(
         def on_progress(progress: "ImportProgress") -> None:
             bar(progress.bytes_read, progress.bytes_total, progress.lines, progress.appended)
 
-        return import_file(
-            file,
-            producer,
-            format=format,
-            state_path=state_path,
-            report_path=report_path,
-            on_progress=on_progress,
-            start_over=start_over,
-            confirmed=confirmed,
-        )
+        return import_file(file, producer, on_progress=on_progress, **options)
 
 
 def _print_report(done: "ImportReport", report_path: Path) -> None:

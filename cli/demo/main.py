@@ -22,6 +22,7 @@ from creditfold.cli.demo.cdnow import SOURCE, convert, fetched_history, parse_hi
 from creditfold.cli.run.servers import compiled_core
 from creditfold.cli.shared.output import print_table, say
 from creditfold.cli.shared.progress import Steps, progress_bar
+from creditfold.cli.shared.reasons import REJECTED
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.processes import last_lines
@@ -48,11 +49,6 @@ ACCOUNTS_SHOWN = 10
 REJECTIONS_SHOWN = 3
 STALL_BOUND_S = 60.0
 POLL_S = 0.2
-
-REASONS_IN_WORDS = {
-    "insufficient_credits": "the account had fewer credits than the command asked for",
-    "balance_limit_exceeded": "the balance would have become larger than a balance may be",
-}
 
 
 class DemoError(CreditfoldError):
@@ -223,7 +219,7 @@ def _show(settings: Settings) -> None:
         print_table(audit.AccountLine._fields, lines, f"The {ACCOUNTS_SHOWN} busiest accounts")
         say("")
         totals = queries.rejection_totals(connection)
-        rows = [(reason, count, REASONS_IN_WORDS.get(reason, "")) for reason, count in totals.items()]
+        rows = [(reason, count, REJECTED.get(reason, "")) for reason, count in totals.items()]
         print_table(("reason", "commands", "meaning"), rows, "What was rejected, and why")
         for row in queries.rejections(connection, REJECTIONS_SHOWN):
             say(

@@ -12,7 +12,7 @@ import typer
 
 from creditfold.cli.shared.arguments import ArgumentError, JsonOption, milliseconds
 from creditfold.cli.shared.output import counted, print_json, print_table, say
-from creditfold.cli.shared.progress import FoldBar
+from creditfold.cli.shared.progress import fold_bar
 from creditfold.cli.shared.projection import projection
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
@@ -96,7 +96,7 @@ def rebuild(
     )
     began = time.monotonic()
     # The bar has a thread of its own, and librdkafka has several: the processes come first.
-    with _with_resume_remedy() as made, fold_processes_at_once(processes) as fold_processes, FoldBar().shown() as bar:
+    with _with_resume_remedy() as made, fold_processes_at_once(processes) as fold_processes, fold_bar() as bar:
         done = steps.rebuild(load_settings(), request, bar, made.append, fold_processes)
     seconds = time.monotonic() - began
     _report_unfinished()
@@ -199,7 +199,7 @@ def activate(
 
     if accept_differences and not note:
         raise ArgumentError("--accept-differences needs a reason.", "Add --note WHY; it is kept in the catalog.")
-    with FoldBar().shown() as bar:
+    with fold_bar() as bar:
         done = steps.activate(
             load_settings(), number, steps.ActivationOptions(accept_differences, log_replaced, note), bar
         )

@@ -10,7 +10,7 @@ import typer
 from creditfold.cli.rebuild.generations import MAX_NUMBER
 from creditfold.cli.shared.arguments import ArgumentError, JsonOption, LimitOption
 from creditfold.cli.shared.output import counted, print_json, print_table, say
-from creditfold.cli.shared.progress import FoldBar
+from creditfold.cli.shared.progress import fold_bar
 from creditfold.cli.shared.projection import projection
 from creditfold.common.position import Position
 
@@ -57,7 +57,7 @@ def verify(
         raise ArgumentError("More than two generations.", "Name none, one or two.")
     left, right = (numbers[0], numbers[1]) if len(numbers) == 2 else (None, numbers[0] if numbers else None)
     _drop_leftovers()
-    with FoldBar().shown() as bar:
+    with fold_bar() as bar:
         verdict = run(load_settings(), left, right, limit, bar, keep=keep)
     if json:
         print_json(_verdict_document(verdict))
@@ -250,7 +250,7 @@ def diff(
             f"It has {', '.join(map(str, known_rules()))}; see `creditfold rules list`.",
         )
     _drop_leftovers()
-    with FoldBar().shown() as bar:
+    with fold_bar() as bar:
         changes = run(load_settings(), rules, limit, bar)
     if json:
         print_json({**changes._asdict(), "changes": [_difference_document(change) for change in changes.changes]})

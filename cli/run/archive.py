@@ -12,8 +12,8 @@ from creditfold.cli.shared.progress import progress_bar
 
 if TYPE_CHECKING:
     from creditfold.log.archive.folder import ArchivedPartition, ArchiveFile
-    from creditfold.log.archive.restore import RestoreProgress, RestoreReport
-    from creditfold.log.archive.writer import ArchiveProgress, ArchiveReport
+    from creditfold.log.archive.restore import RestoreReport
+    from creditfold.log.archive.writer import ArchiveReport
 
 DAMAGED = 1
 
@@ -48,11 +48,7 @@ def archive(
 
     settings = load_settings()
     with progress_bar("archiving", "records", quiet=json) as bar:
-
-        def on_progress(progress: "ArchiveProgress") -> None:
-            bar(*progress)
-
-        done = archive_topic(settings, folder, offsets_per_file=offsets_per_file, on_progress=on_progress)
+        done = archive_topic(settings, folder, offsets_per_file=offsets_per_file, on_progress=lambda now: bar(*now))
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if json:
@@ -118,11 +114,7 @@ def restore(
     if topic is not None:
         settings = settings.model_copy(update={"commands_topic": topic})
     with progress_bar("restoring", "records", quiet=json) as bar:
-
-        def on_progress(progress: "RestoreProgress") -> None:
-            bar(progress.records, progress.records_total, progress.records)
-
-        done = restore_topic(settings, folder, on_progress=on_progress)
+        done = restore_topic(settings, folder, on_progress=lambda now: bar(now.records, now.records_total, now.records))
     for problem in check_topic(settings):
         print(f"warning: {problem}", file=sys.stderr)
     if json:

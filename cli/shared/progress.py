@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from creditfold.cli.shared.output import say
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
     from rich.status import Status
 
 
@@ -97,42 +97,37 @@ class Steps:
 
 
 class FoldBar:
-    """Shows how far a fold is: a bar with position, rate and time left on a terminal, nothing elsewhere."""
+    """Shows how far a fold is, with position, rate and time left. Made by `fold_bar`."""
 
-    def __init__(self) -> None:
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+    def __init__(self, bar: "Progress") -> None:
+        self._bar = bar
+        self._task = bar.add_task("", visible=False, figures="")
         self._since, self._before, self._total = 0.0, 0, 0
 
     def begin(self, step: str, done: int, total: int) -> None:
         """Begin another step. `done` and `total` are in records."""
         self._since, self._before, self._total = time.monotonic(), done, total
-        if self._bar is not None:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            # Without a total the bar pulses.
-            self._task = self._bar.add_task(step, total=total or None, completed=done, figures="")
+        self._bar.remove_task(self._task)
+        # Without a total the bar pulses.
+        self._task = self._bar.add_task(step, total=total or None, completed=done, figures="")
 
     def report(self, done: int) -> None:
         """Move the bar to `done` records."""
-        if self._bar is not None and self._task is not None:
-            seconds = time.monotonic() - self._since
-            figures = figures_of(done, self._total, (done - self._before) / max(seconds, 0.001))
-            self._bar.update(self._task, completed=done, figures=figures)
+        seconds = time.monotonic() - self._since
+        figures = figures_of(done, self._total, (done - self._before) / max(seconds, 0.001))
+        self._bar.update(self._task, completed=done, figures=figures)
 
-    @contextmanager
-    def shown(self) -> Iterator["FoldBar"]:
-        """Show the bar while the block runs."""
-        if not sys.stderr.isatty():
-            yield self
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
-        with Progress(*columns, console=Console(stderr=True), transient=True) as self._bar:
-            yield self
-        self._bar = None
+@contextmanager
+def fold_bar() -> Iterator[FoldBar]:
+    """A fold's bar on standard error if that is a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
+    is_hidden = not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=is_hidden) as bar:
+        yield FoldBar(bar)
 
 
 def figures_of(done: int, total: int, rate: float) -> str:

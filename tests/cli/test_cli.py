@@ -28,7 +28,20 @@ from creditfold.processors.daemons import daemon
 from creditfold.projections.queries.balances import Balance
 from helpers.command_line import started, use
 from helpers.stack_under_test import embedded_settings, free_port
-from helpers.support import HANG_S, PATIENT, Cli, Done, Raw, append, environment, query, ran, wait_until_folded, worker
+from helpers.support import (
+    HANG_S,
+    PATIENT,
+    Cli,
+    Done,
+    Raw,
+    append,
+    environment,
+    query,
+    ran,
+    wait_until_folded,
+    worker,
+    write_program,
+)
 
 pytestmark = pytest.mark.compiled_core
 
@@ -168,9 +181,7 @@ def test_the_installed_command_is_the_entry() -> None:
 )
 def test_a_shell_completes_commands(tmp_path: Path, words: str, offered: str) -> None:
     """By the script that --show-completion prints, as bash runs it at each press of the key."""
-    command = tmp_path / "creditfold"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m creditfold.cli.entry "$@"\n')
-    command.chmod(0o755)
+    write_program(tmp_path / "creditfold", f'exec {sys.executable} -m creditfold.cli.entry "$@"')
     asking = f"""
         eval "$(_CREDITFOLD_COMPLETE=source_bash creditfold)"
         COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))

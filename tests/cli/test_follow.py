@@ -81,28 +81,10 @@ def test_an_account_s_outcomes_from_the_start(settings: Settings, capsys: pytest
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     partition = partition_of(alice.encode(), 4)
     assert [one["position"] for one in found] == [f"{partition}:{offset}" for offset in (3, 7, 9)]
-    assert found[0] == {
-        "position": f"{partition}:3",
-        "record": "CommandAccepted",
-        "account": alice,
-        "version": 1,
-        "command_id": "c1",
-        "kind": "grant",
-        "asset": "credits",
-        "amount": 5,
-        "balance": 5,
-        "rules": 1,
-        "decided_at": DECIDED_TEXT,
-        "occurred_at": None,
-        "source": "shop",
-        "reason": "why",
-        "change": 0,
-        "pending": 0,
-        "held": 0,
-        "debt": 0,
-        "details": None,
-        "facts": [],
-    }
+    first = {"position": f"{partition}:3", "record": "CommandAccepted", "account": alice, "version": 1}
+    first |= {"command_id": "c1", "kind": "grant", "asset": "credits", "amount": 5, "balance": 5, "change": 0}
+    first |= {"decided_at": DECIDED_TEXT, "occurred_at": None, "source": "shop", "reason": "why", "rules": 1}
+    assert found[0] == first | {"pending": 0, "held": 0, "debt": 0, "details": None, "facts": []}
     assert found[2]["record"] == "Rejected"
     assert (found[2]["kind"], found[2]["rejection"]) == ("spend", "insufficient_credits")
     assert found[2]["occurred_at"] == "1970-01-01T00:00:00.001Z"
@@ -155,23 +137,12 @@ def test_outcomes_of_credits_are_told_in_words(settings: Settings, capsys: pytes
         "decided_at", "facts",
     }  # fmt: skip
     assert (spent["record"], spent["held"], spent["details"]) == ("CommandAccepted", 4, None)
-    assert spent["facts"] == [
-        {
-            "kind": "spent",
-            "at": DECIDED_TEXT,
-            "ref": "x",
-            "detail": "",
-            "moves": [
-                {"lot": "lot", "number": 1, "source": "remaining", "target": "spent", "amount": 2},
-                {"lot": "lot", "number": 2, "source": "remaining", "target": "spent", "amount": 3},
-            ],
-            "lot_class": "",
-            "priority": 0,
-            "effective_at": None,
-            "expires_at": None,
-            "scope": "",
-        }
+    moves = [
+        {"lot": "lot", "number": number, "source": "remaining", "target": "spent", "amount": number + 1}
+        for number in (1, 2)
     ]
+    terms = {"lot_class": "", "priority": 0, "effective_at": None, "expires_at": None, "scope": ""}
+    assert spent["facts"] == [{"kind": "spent", "at": DECIDED_TEXT, "ref": "x", "detail": "", "moves": moves, **terms}]
 
 
 def test_what_a_topic_had_no_room_for_is_told() -> None:

@@ -88,28 +88,15 @@ def forget_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast, "new_filter", lambda *_: new_filter(64, 1))
 
 
+#: What the credits of a lot are made of.
+PARTS = ("amount", "remaining", "held", "spent", "expired", "voided", "forfeited", "reissued", "transferred")
+
+
 def lots_in(settings: Settings) -> dict[tuple[str, str, int], tuple[int, ...]]:
-    rows = query(
-        settings,
-        """SELECT account_id, command_id, number, amount, remaining, held, spent, expired, voided, forfeited, reissued,
-                  transferred FROM ledger_0001.all_lots""",
-    )
+    rows = query(settings, f"SELECT account_id, command_id, number, {', '.join(PARTS)} FROM ledger_0001.all_lots")
     return {row[:3]: row[3:] for row in rows}
 
 
 def lots_of(accounts: dict[str, Account]) -> dict[tuple[str, str, int], tuple[int, ...]]:
-    return {
-        (name, *lot.id): (
-            lot.amount,
-            lot.remaining,
-            lot.held,
-            lot.spent,
-            lot.expired,
-            lot.voided,
-            lot.forfeited,
-            lot.reissued,
-            lot.transferred,
-        )
-        for name, account in accounts.items()
-        for lot in account.lots.values()
-    }
+    lots = ((name, lot) for name, account in accounts.items() for lot in account.lots.values())
+    return {(name, *lot.id): tuple(getattr(lot, part) for part in PARTS) for name, lot in lots}

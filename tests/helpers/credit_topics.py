@@ -135,19 +135,8 @@ class TopicWriter(Writer):
         self.append(value_now, key_now, partition)
 
 
-OUTCOME = {
-    "log_partition": 0,
-    "log_offset": 0,
-    "account": "ann",
-    "version": 1,
-    "command_id": "1",
-    "kind": "grant",
-    "asset": "credits",
-    "amount": 1,
-    "balance": 1,
-    "rules": 1,
-    "decided_at": 0,
-}
+OUTCOME = {"log_partition": 0, "log_offset": 0, "account": "ann", "version": 1, "command_id": "1", "kind": "grant"}
+OUTCOME |= {"asset": "credits", "amount": 1, "balance": 1, "rules": 1, "decided_at": 0}
 
 
 def topic(seed: int, count: int, *, next_rules: int | None = None) -> list[Appended]:

@@ -75,6 +75,13 @@ def ran(*command: str | Path, **options: Any) -> "subprocess.CompletedProcess[st
     return subprocess.run(command, **{"check": False, **piped, **options})  # noqa: PLW1510 - It is among them.
 
 
+def write_program(path: Path, script: str) -> None:
+    """Write a script of the shell that stands for another program."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n", "utf-8")
+    path.chmod(0o755)
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """The process environment under which `creditfold` reads these settings."""
     ours = {

@@ -30,7 +30,8 @@ from creditfold.producers import (
 )
 from creditfold.projections.connections import connected
 from creditfold.projections.queries import ProjectedOutcomes
-from helpers.support import HANG_S, ROOT, environment, publisher, worker
+from helpers.command_line import use
+from helpers.support import HANG_S, ROOT, publisher, worker
 
 ENTRIES = list(api.entries())
 FUNCTIONS = [entry for entry in ENTRIES if not isinstance(entry.node, ast.ClassDef)]
@@ -169,8 +170,7 @@ def test_the_examples_run_on_servers(
     ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As they are shown, one after the other on one ledger, with its worker and its publisher."""
-    for name, value in environment(ledger_settings).items():
-        monkeypatch.setenv(name, value)
+    use(ledger_settings, monkeypatch)
     monkeypatch.chdir(tmp_path)
     prepare_ledger(ledger_settings)
     with ExitStack() as running:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helpers.support import HANG_S, ROOT, ran
+from helpers.support import HANG_S, ROOT, ran, write_program
 
 
 @pytest.fixture
@@ -39,10 +39,8 @@ def tree(building: Callable[[str], Any], tmp_path: Path) -> Path:
 def compiler(folder: Path, script: str) -> Path:
     """The only compiler on a PATH: a script in a folder, which it is given back; none where the script is empty."""
     folder.mkdir()
-    if script:
-        for name in ("cc", "gcc"):
-            (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-            (folder / name).chmod(0o755)
+    for name in ("cc", "gcc") if script else ():
+        write_program(folder / name, script)
     return folder
 
 
@@ -252,15 +250,12 @@ def test_who_waits_for_a_compilation_sees_its_end(
         assert not checkout.is_being_compiled()
 
 
+@pytest.mark.usefixtures("without_index")
 def test_without_a_network_compiling_says_so_and_plain_python_runs(
     building: Callable[[str], Any], tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With pip's own words; the next call begins anew."""
     made = building("creditfold_compilation")
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     # As in an environment that has none of the tools.
     monkeypatch.setattr(made, "find_spec", lambda name: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

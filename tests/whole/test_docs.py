@@ -27,6 +27,7 @@ from creditfold.projections.queries.heartbeats import Role, heartbeats
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.registry import avsc_name, load_current
 from creditfold.schemas.wire import decode
+from helpers.command_line import use
 from helpers.fork_server import run
 from helpers.pages import DOCS, Block, blocks
 from helpers.support import HANG_S, ROOT, all_progress, environment, publisher, ran, worker
@@ -176,10 +177,8 @@ def test_what_the_docs_show_is_what_happens(
 
     A publisher runs too where outcomes are followed.
     """
-    for name, value in environment(ledger_settings).items():
-        monkeypatch.setenv(name, value)
+    use(ledger_settings, monkeypatch)
     monkeypatch.chdir(tmp_path)
-    load_settings.cache_clear()
     drop = "DROP ROLE IF EXISTS shop"
     with connected(ledger_settings.dsn) as connection:
         connection.execute(drop)

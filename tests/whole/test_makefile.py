@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark.expression import Expression
 
-from helpers.support import HANG_S, ROOT, ran
+from helpers.support import HANG_S, ROOT, ran, write_program
 
 
 @pytest.mark.parametrize("chosen", ["old", "missing"])
@@ -20,8 +20,7 @@ def test_a_python_that_is_too_old_is_refused_at_once(tmp_path: Path, chosen: str
     """Before anything is installed, whatever is to be made, and nothing is left behind."""
     python, environment = tmp_path / "python", tmp_path / "venv"
     if chosen == "old":
-        python.write_text("#!/bin/sh\nexit 1\n")
-        python.chmod(0o755)
+        write_program(python, "exit 1")
     done = make(target, f"PYTHON={python}", f"VENV={environment}")
     assert done.returncode == 2
     assert f"error: {python} is not a Python of 3.11 or later that runs.\ntry: leave PYTHON out" in done.stderr
@@ -31,20 +30,15 @@ def test_a_python_that_is_too_old_is_refused_at_once(tmp_path: Path, chosen: str
 def test_an_environment_of_an_older_python_is_refused_at_once(tmp_path: Path) -> None:
     """One that was made before this was checked, or by hand."""
     python = tmp_path / "bin" / "python"
-    python.parent.mkdir()
-    python.write_text("#!/bin/sh\nexit 1\n")
-    python.chmod(0o755)
+    write_program(python, "exit 1")
     done = make("demo", f"VENV={tmp_path}")
     assert done.returncode == 2
     assert f"try: rm -rf {tmp_path}" in done.stderr
 
 
-def test_an_install_that_fails_says_what_to_do_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("without_index")
+def test_an_install_that_fails_says_what_to_do_next(tmp_path: Path) -> None:
     """After pip's own words; nothing is taken for installed."""
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     done = make(f"{tmp_path}/venv/.installed", f"VENV={tmp_path}/venv", f"PYTHON={sys.executable}")
     assert done.returncode == 2
     assert "No matching distribution found for setuptools" in done.stderr
@@ -52,14 +46,10 @@ def test_an_install_that_fails_says_what_to_do_next(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "venv" / ".installed").exists()
 
 
-def test_an_environment_that_was_killed_while_it_was_made_is_made_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("without_index")
+def test_an_environment_that_was_killed_while_it_was_made_is_made_whole(tmp_path: Path) -> None:
     """It has a Python and no pip; the next call goes on to what pip says."""
     venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     done = make(f"{tmp_path}/venv/.installed", f"VENV={tmp_path}/venv", f"PYTHON={sys.executable}")
     assert "No module named pip" not in done.stderr
     assert "No matching distribution found for setuptools" in done.stderr
@@ -80,11 +70,9 @@ def test_what_was_installed_for_a_python_that_is_gone_is_installed_anew(tmp_path
 @pytest.mark.parametrize("core", ["compiled", "any"])
 def test_where_the_compiled_core_is_demanded_nothing_starts_without(tmp_path: Path, target: str, core: str) -> None:
     """It is waited for before the first import of ours; otherwise it is compiled beside."""
-    (tmp_path / "bin").mkdir()
     compiles = 'case "$1" in *compilation.py) exit 1;; esac'
     for name, script in (("python", compiles), ("creditfold", 'echo "creditfold $*"')):
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
+        write_program(tmp_path / "bin" / name, script)
     (tmp_path / ".installed").touch()
     done = make(target, f"VENV={tmp_path}", f"PYTHON={sys.executable}", *(["COMPILED=1"] if core == "compiled" else []))
     assert (done.returncode == 0) == (core == "any")
@@ -94,8 +82,7 @@ def test_where_the_compiled_core_is_demanded_nothing_starts_without(tmp_path: Pa
 def test_ci_goes_on_where_neither_a_compiler_nor_a_pooler_can_be_had(tmp_path: Path) -> None:
     """A compiler comes as a wheel, and the tests of poolers are left out."""
     for name, script in (("apt-get", "exit 100"), ("make", 'echo "make $*"')):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / name).chmod(0o755)
+        write_program(tmp_path / name, script)
     for name in ("bash", "dirname"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
     done = ran(tmp_path / "bash", ROOT / ".ci" / "run", env={"PATH": str(tmp_path)}, timeout=HANG_S)

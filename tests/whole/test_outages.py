@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -98,8 +97,7 @@ def test_a_worker_started_during_an_outage_waits_too(
 ) -> None:
     """Whichever is away at the start."""
     append(ledger_settings, grants("before"))
-    stop: Callable[[], None] = stack.stop_kafka if which == "kafka" else stack.stop_postgres
-    start: Callable[[], None] = stack.start_kafka if which == "kafka" else stack.start_postgres
+    stop, start = (getattr(stack, f"{does}_{which}") for does in ("stop", "start"))
     stop()
     try:
         with worker(ledger_settings, tmp_path) as process:
