@@ -128,6 +128,12 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+def by_run(head: str, runs: Figures, rows: Iterable[tuple[str, str]]) -> str:
+    """A table of figures, each with what it is called, with a column for each run."""
+    found = ((what, *(one.get(name) for one in runs.values())) for what, name in rows)
+    return table((head, *runs), found)
+
+
 def goals(results: Figures) -> str:
     """The goals, and whether they are met."""
     return table(("what", "goal", "measured", ""), (goal.row(results) for goal in GOALS))
@@ -190,7 +196,7 @@ def disk(results: Figures) -> str:
         ("written ahead by PostgreSQL (WAL)", "wal_bytes_per_command"),
         ("the baseline's tables and indexes", "baseline_bytes_per_command"),
     )
-    return table(("bytes a command", *logs), ((what, *(one.get(name) for one in logs.values())) for what, name in rows))
+    return by_run("bytes a command", logs, rows)
 
 
 def latency(results: Figures) -> str:
@@ -223,7 +229,7 @@ def hot(results: Figures) -> str:
         ("the baseline one at a time", "baseline_single_per_s"),
     )
     said = f"\n{_cell(at(results, 'hot', 'commands'))} commands.\n"
-    return table(("a second", *runs), ((what, *(one.get(name) for one in runs.values())) for what, name in rows)) + said
+    return by_run("a second", runs, rows) + said
 
 
 def rebuild(results: Figures) -> str:
@@ -245,8 +251,7 @@ def rebuild(results: Figures) -> str:
     )
     latency = ((what, at(found, name, "p50_ms"), at(found, name, "p99_ms")) for what, name in beside)
     live = table(("one live worker, due to visible", "half within, ms", "99%"), latency)
-    pairs = table(("", *runs), ((what, *(one.get(name) for one in runs.values())) for what, name in rows))
-    return pairs + said + "\n" + live
+    return by_run("", runs, rows) + said + "\n" + live
 
 
 def scale(results: Figures) -> str:

@@ -42,10 +42,15 @@ MAX_PAST_TURNS = 12
 
 
 class _Command(Model):
+    #: The name of its record in the log.
     record_name: ClassVar[str]
 
     command_id: f.CommandId
     account: f.Account
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.record_name = cls.__name__
 
 
 class _Origin(Model):
@@ -85,7 +90,6 @@ class Grant(_Origin, Terms, Sum, _Command):
         50
     """
 
-    record_name = "Grant"
     type: Literal["grant"] = "grant"
 
 
@@ -98,7 +102,6 @@ class Spend(_Origin, SpendTerms, Sum, _Command):
         effective_at: the instant that it is dated back to, in milliseconds since 1970 UTC; 0 for now.
     """
 
-    record_name = "Spend"
     type: Literal["spend"] = "spend"
 
 
@@ -110,7 +113,6 @@ class Hold(_Origin, HoldTerms, Sum, _Command):
         use: what they will be spent on, 1 to 64 characters: takes lots of this scope too.
     """
 
-    record_name = "Hold"
     type: Literal["hold"] = "hold"
 
 
@@ -123,7 +125,6 @@ class Capture(_Origin, OfHoldForGood, _Command):
         final: whether what is left then is released.
     """
 
-    record_name = "Capture"
     type: Literal["capture"] = "capture"
 
 
@@ -135,7 +136,6 @@ class Release(_Origin, OfHold, _Command):
         amount: 1 to 2^53-1; None, or left out, for all that the hold still has.
     """
 
-    record_name = "Release"
     type: Literal["release"] = "release"
 
 
@@ -149,7 +149,6 @@ class Refund(_Origin, OfSpend, _Command):
         expires_at: when such a new lot ends, in milliseconds since 1970 UTC; 0 for never, and without reissue.
     """
 
-    record_name = "Refund"
     type: Literal["refund"] = "refund"
 
 
@@ -161,7 +160,6 @@ class VoidGrant(_Origin, OfGrant, _Command):
         number: of one of its lots, from 1 to 2^31-1; None, or left out, for all.
     """
 
-    record_name = "VoidGrant"
     type: Literal["void_grant"] = "void_grant"
 
 
@@ -178,7 +176,6 @@ class Transfer(_Origin, _Receiver, Sum, _Command):
         use: what they could be spent on, 1 to 64 characters: takes lots of this scope too.
     """
 
-    record_name = "Transfer"
     type: Literal["transfer"] = "transfer"
 
     def contradiction(self) -> str | None:
@@ -197,14 +194,12 @@ class Freeze(_Origin, _FreezeScope, _Command):
         scope: `spending` for spends, holds and transfers, `all` for nearly everything.
     """
 
-    record_name = "Freeze"
     type: Literal["freeze"] = "freeze"
 
 
 class Unfreeze(_Origin, _Command):
     """End a freeze."""
 
-    record_name = "Unfreeze"
     type: Literal["unfreeze"] = "unfreeze"
 
 
@@ -219,7 +214,6 @@ class Close(_Origin, _Forfeit, _Command):
         forfeit: whether it gives up what it has left; else it can be closed with nothing left only.
     """
 
-    record_name = "Close"
     type: Literal["close"] = "close"
 
 
@@ -236,7 +230,6 @@ class SetCreditLimit(_Origin, _Limit, _Command):
         limit: in the asset's smallest unit, 0 to 2^53-1.
     """
 
-    record_name = "SetCreditLimit"
     type: Literal["set_credit_limit"] = "set_credit_limit"
 
 
@@ -270,7 +263,6 @@ class CreateSchedule(_Origin, _Turns, Sum, _Command):
         DoubtfulCommandError: more than 12 turns lie in the past, which would be taken at once.
     """
 
-    record_name = "CreateSchedule"
     type: Literal["create_schedule"] = "create_schedule"
 
     def contradiction(self) -> str | None:
@@ -297,7 +289,6 @@ class CancelSchedule(_Origin, _Schedule, _Command):
         schedule: command id of the schedule.
     """
 
-    record_name = "CancelSchedule"
     type: Literal["cancel_schedule"] = "cancel_schedule"
 
 
@@ -321,7 +312,6 @@ class Batch(_Origin, _Steps, _Command):
             objects of fields by name. Each has a command id that nothing else in the batch has.
     """
 
-    record_name = "Batch"
     type: Literal["batch"] = "batch"
 
     def contradiction(self) -> str | None:

@@ -3,7 +3,7 @@
 import io
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from creditfold.common.settings import Settings
 from creditfold.producers import Command, CommandProducer, ImportReport, InvalidCommandError, import_file
@@ -21,11 +21,12 @@ def line(number: int, **other: Any) -> str:
     return json.dumps(fields | other) + "\n"
 
 
-def read(data: bytes, file_format: FileFormat) -> tuple[list[Command], list[tuple[int, int, str]]]:
-    """Read a file's bytes; returns its commands, and (first line, last line, reason) of the bad records."""
+def read(source: bytes | IO[bytes], file_format: FileFormat) -> tuple[list[Command], list[tuple[int, int, str]]]:
+    """Read a file, or its bytes; returns its commands, and (first line, last line, reason) of the bad records."""
     good: list[Command] = []
     bad: list[tuple[int, int, str]] = []
-    records = iter(RecordReader(open_lines(io.BytesIO(data), file_format), file_format))
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    records = iter(RecordReader(open_lines(file, file_format), file_format))
     parser = CsvRecords.with_header(next(records)) if file_format == "csv" else JsonLines()
     for record in records:
         try:

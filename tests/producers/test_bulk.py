@@ -34,7 +34,7 @@ HEADER = "type,command_id,account,asset,amount,reason\n"
     [
         (b"{", "not JSON"),
         (b"[1]", "not a JSON object"),
-        (b"null", "not a JSON object"),
+        *((text, "not a JSON object") for text in (b"null", b"7", b'"x"', b"true")),
         (b'{"type": "grant", "type": "spend"}', "the key 'type' twice"),
         (b'{"type": "grant", "metadata": {"k": "1", "k": "2"}}', "the key 'k' twice"),
         (line(1).replace('"amount": 1', '"amount": NaN').strip().encode(), "not JSON: NaN"),

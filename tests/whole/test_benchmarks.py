@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from helpers.imports import read
 from helpers.stack_under_test import JARS, StackUnderTest
 from helpers.support import HANG_S, ROOT, query
 
@@ -36,9 +37,7 @@ from sampling import Place, stage_of
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.producers import Command
-from creditfold.producers.import_commands import CsvRecords, JsonLines
-from creditfold.producers.import_head import FileFormat, open_lines
-from creditfold.producers.import_records import RecordReader
+from creditfold.producers.import_head import FileFormat
 
 
 @pytest.fixture(scope="session")
@@ -289,9 +288,8 @@ def test_a_file_holds_the_commands_that_are_appended(tmp_path: Path) -> None:
     for name, path in paths.items():
         file_format: FileFormat = "csv" if name.startswith("csv") else "jsonl"
         with path.open("rb") as file:
-            records = iter(RecordReader(open_lines(file, file_format), file_format))
-            parser = CsvRecords.with_header(next(records)) if file_format == "csv" else JsonLines()
-            found = [parser.parse(record.data) for record in records]
+            found, bad = read(file, file_format)
+        assert not bad
         assert [_but_for_time(command) for command in found] == [_but_for_time(command) for command in commands]
 
 
