@@ -96,7 +96,7 @@ def database_facts(connection: Connection[TupleRow]) -> DatabaseFacts:
         _owner(connection),
         access_problems(connection) if prepared else (),
         unusual(connection),
-        _collations(connection),
+        Collations(*connection.execute(_DRIFTED).fetchall()[0]),
         data_folder(connection),
         _recent_dead_letters(connection, schema),
     )
@@ -124,11 +124,6 @@ _DRIFTED = """
         CROSS JOIN LATERAL unnest(i.indcollation::oid[]) AS used (number)
         WHERE n.nspname ~ '^ledger(_[0-9]+)?$' AND used.number IN (SELECT oid FROM drifted) ORDER BY 1)
 """
-
-
-def _collations(connection: Connection[TupleRow]) -> Collations:
-    row = connection.execute(_DRIFTED).fetchone()
-    return Collations(None, ()) if row is None else Collations(row[0], row[1])
 
 
 def _recent_dead_letters(connection: Connection[TupleRow], schema: str | None) -> Mapping[str, int]:

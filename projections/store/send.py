@@ -59,7 +59,7 @@ async def send(connection: AsyncConnection[TupleRow], generation: int, draft: Dr
     """
     sql = statements(generation)
     async with connection.cursor(binary=True) as cursor:
-        with _known_commands():
+        with _refusals():
             await _copy(cursor, sql.save_journal, draft.lines)
         # None of these needs the answer to another: they are sent together, and waited for once.
         async with connection.pipeline():
@@ -88,7 +88,7 @@ async def send_together(
     sql = statements(generation)
     lines = b"".join([piece for draft in drafts for piece in draft.lines])
     taking = (*map(longs, zip(*expected, strict=True)), *_moves(drafts))
-    with _displacement(), _known_commands():
+    with _refusals():
         # None of these needs the answer to another. A pipeline alone would be a transaction too, but its end would
         # commit what was sent before an exception.
         async with connection.cursor(binary=True) as cursor, connection.pipeline():
@@ -99,16 +99,6 @@ async def send_together(
             await send_state(cursor, generation, states)
             await _send_rows(cursor, generation, drafts)
             await cursor.execute(b"COMMIT")
-
-
-@contextmanager
-def _displacement() -> Iterator[None]:
-    try:
-        yield
-    except DatabaseError as error:
-        if error.sqlstate != DISPLACED:
-            raise
-        raise DisplacedError("a partition doesn't stand where this worker left it") from error
 
 
 def _as_inserted(lines: bytes) -> tuple[Utf8, Utf8]:
@@ -153,13 +143,16 @@ async def _copy(cursor: AsyncCursor[TupleRow], statement: bytes, pieces: Pieces)
 
 
 @contextmanager
-def _known_commands() -> Iterator[None]:
+def _refusals() -> Iterator[None]:
+    """Give what PostgreSQL refuses, because of what another transaction has written, an error of its own."""
     try:
         yield
-    except UniqueViolation as error:
-        if error.diag.constraint_name != KNOWN_COMMANDS:
-            raise
-        raise KnownCommandError from error
+    except DatabaseError as error:
+        if isinstance(error, UniqueViolation) and error.diag.constraint_name == KNOWN_COMMANDS:
+            raise KnownCommandError from error
+        if error.sqlstate == DISPLACED:
+            raise DisplacedError("a partition doesn't stand where this worker left it") from error
+        raise
 
 
 async def _send_others(cursor: AsyncCursor[TupleRow], sql: Statements, draft: Draft) -> None:

@@ -75,7 +75,8 @@ def test_what_a_killed_verify_left_is_shown_and_dropped(copied: Settings) -> Non
         assert wait_until(lambda: leftovers(looking) == [2], HANG_S)
     assert "Generation 2 was left by a run that was killed" in run(copied, "generations").stdout
     assert [row["is_leftover"] for row in json.loads(run(copied, "generations", "--json").stdout)] == [False, True]
-    (found,) = [row for row in doctor_checks(copied) if row["name"] == "left-over generations"]
+    checks = json.loads(run(copied, "doctor", "--json", check=False).stdout)["checks"]
+    (found,) = [row for row in checks if row["name"] == "left-over generations"]
     assert (found["state"], found["seen"]) == ("warning", "generation 2")
     done = run(copied, "verify")
     assert "Dropped generation 2" in done.stderr
@@ -84,11 +85,6 @@ def test_what_a_killed_verify_left_is_shown_and_dropped(copied: Settings) -> Non
     run(copied, "verify", "--keep")
     assert "Dropped" not in run(copied, "diff").stderr
     assert states(copied) == {1: "live", 4: "ready"}
-
-
-def doctor_checks(settings: Settings) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(run(settings, "doctor", "--json", check=False).stdout)["checks"]
-    return found
 
 
 #: A grant of a million that nobody made, where no record of the log is.
@@ -428,15 +424,12 @@ class LaterWorker(WorkerProcess):
 
 def test_after_an_upgrade_old_records_are_decided_by_the_old_rules(folded: Settings, tmp_path: Path) -> None:
     """Rules 2 come into force by a record in the log; a rebuild afterwards decides what was before it as ever."""
-    later = LaterWorker(folded, tmp_path, "later")
-    try:
+    with worker(folded, tmp_path, "later", LaterWorker):
         said = run_two(folded, "rules", "activate", "2", "--reason", "release 2", "--source", "ann")
         assert "Rules 2 are in force from" in said
         append(folded, history(600, 6, 3_000))
         wait_until_folded(folded)
         assert "in force already" in run_two(folded, "rules", "activate", "2")
-    finally:
-        later.stop()
     by_rules = query(folded, "SELECT rules, count(*) FROM ledger.journal GROUP BY 1 ORDER BY 1")
     assert [rules for rules, _ in by_rules] == [1, 2]
     large = "SELECT count(*) FROM ledger.journal WHERE rules = %s AND kind = 'spend' AND amount > 10 AND accepted"
@@ -463,11 +456,8 @@ def test_a_worker_of_older_rules_stops_and_a_newer_one_goes_on(folded: Settings,
     refused = run(folded, "rebuild", check=False)
     assert refused.returncode == 1
     assert "rules 2" in refused.stderr
-    later = LaterWorker(folded, tmp_path, "later")
-    try:
+    with worker(folded, tmp_path, "later", LaterWorker):
         wait_until_folded(folded)
-    finally:
-        later.stop()
     assert query(folded, "SELECT DISTINCT rules FROM ledger.progress") == [(2,)]
     assert query(folded, "SELECT count(*) > 0 FROM ledger.journal WHERE rules = 2") == [(True,)]
 
@@ -478,29 +468,25 @@ def test_a_worker_of_older_rules_in_a_group_with_newer_ones(folded: Settings, tm
     Whoever folded what: all of it is decided by the rules of its place in the log.
     """
     owners = "SELECT count(DISTINCT owner) FROM ledger.progress WHERE owner <> ''"
-    with worker(folded, tmp_path, "old") as old:
-        later = LaterWorker(folded, tmp_path, "later")
-        try:
-            assert wait_until(lambda: query(folded, owners) == [(2,)], HANG_S)
-            append(folded, history(400, 7, 3_000))
-            append(folded, [activation(partition, 2) for partition in range(4)])
-            append(folded, history(400, 8, 3_400))
-            assert wait_until(lambda: old.process.poll() is not None, HANG_S)
-            wait_until_folded(folded)
-            old.restart()
-            turns = itertools.count()
+    with worker(folded, tmp_path, "old") as old, worker(folded, tmp_path, "later", LaterWorker) as later:
+        assert wait_until(lambda: query(folded, owners) == [(2,)], HANG_S)
+        append(folded, history(400, 7, 3_000))
+        append(folded, [activation(partition, 2) for partition in range(4)])
+        append(folded, history(400, 8, 3_400))
+        assert wait_until(lambda: old.process.poll() is not None, HANG_S)
+        wait_until_folded(folded)
+        old.restart()
+        turns = itertools.count()
 
-            def ends() -> bool:
-                # Records for whatever partition it is given.
-                turn = next(turns)
-                append(folded, history(40, 9 + turn, 3_800 + 40 * turn))
-                return wait_until(lambda: old.process.poll() is not None, 1)
+        def ends() -> bool:
+            # Records for whatever partition it is given.
+            turn = next(turns)
+            append(folded, history(40, 9 + turn, 3_800 + 40 * turn))
+            return wait_until(lambda: old.process.poll() is not None, 1)
 
-            assert wait_until(ends, HANG_S), old.latest()
-            assert (old.process.returncode, "goes over to rules 2" in old.latest()) == (1, True)
-            wait_until_folded(folded)
-            assert later.process.poll() is None
-        finally:
-            later.stop()
+        assert wait_until(ends, HANG_S), old.latest()
+        assert (old.process.returncode, "goes over to rules 2" in old.latest()) == (1, True)
+        wait_until_folded(folded)
+        assert later.process.poll() is None
     assert query(folded, "SELECT DISTINCT rules FROM ledger.progress") == [(2,)]
     run_two(folded, "verify")
