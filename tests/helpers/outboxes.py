@@ -1,6 +1,7 @@
 """Publishes partitions in the process of the tests, window by window, and dies where a test says."""
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -44,6 +45,7 @@ def publish_all(settings: Settings, pool: Pool, topics: Topics | None = None) ->
     def publish(partition: int, folded: int) -> None:
         with opened(settings, pool, partition, topics) as outbox:
             publish_to(outbox, folded)
+            outbox.confirm()
 
     of_each_partition(settings, publish)
 
@@ -63,7 +65,7 @@ def publish_to(outbox: Outbox, folded: int) -> None:
     assert outbox.published_to >= folded
 
 
-#: A call of the producer, how often it is made before the process dies of it, and whether it dies after the last.
+#: A call of the producer, its number at which the process dies, and whether the call is made first.
 Moment: TypeAlias = tuple[str, int, bool]
 
 
@@ -71,31 +73,46 @@ class KilledError(BaseException):
     """The process dies here."""
 
 
-class MortalProducer:
-    """A producer whose process dies at one moment: before or after a call, when it was made so many times."""
+class InterruptedProducer:
+    """A producer, and what happens just before or after a call of it that others make too.
 
-    def __init__(self, conf: dict[str, Any], call: str, times: int, after: bool) -> None:
+    Args:
+        conf: the producer's.
+        call: its name.
+        numbers: of the calls of that name, from 1 on, at which it happens.
+        happens: what.
+        after: the call is made first.
+    """
+
+    def __init__(
+        self, conf: dict[str, Any], call: str, numbers: Container[int], happens: Callable[[], None], after: bool = False
+    ) -> None:
         self._producer = Producer(conf)
-        self._fatal, self._left, self._after = call, times, after
+        self._call, self._numbers, self._happens, self._after = call, numbers, happens, after
+        self._made = 0
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._producer, name)
-        if name != self._fatal:
+        if name != self._call:
             return call
 
-        def mortal(*arguments: Any, **named: Any) -> Any:
-            self._left -= 1
-            if self._left == 0 and not self._after:
-                raise KilledError
-            done = call(*arguments, **named)
-            if self._left == 0:
-                # What was handed to the client before its process died may well have been sent.
-                if name == "produce":
-                    self._producer.flush(HANG_S)
-                raise KilledError
-            return done
+        def interrupted(*arguments: Any, **named: Any) -> Any:
+            self._made += 1
+            if self._made not in self._numbers:
+                return call(*arguments, **named)
+            done = call(*arguments, **named) if self._after else None
+            # What was handed to the client before may well have been sent.
+            if name == "produce":
+                self._producer.flush(HANG_S)
+            self._happens()
+            return done if self._after else call(*arguments, **named)
 
-        return mortal
+        return interrupted
+
+
+def die() -> None:
+    """End the process here."""
+    raise KilledError
 
 
 def publish_until_overtaken(settings: Settings, pool: Pool, folded: int, is_moment: Callable[[Outbox], bool]) -> None:
@@ -103,18 +120,16 @@ def publish_until_overtaken(settings: Settings, pool: Pool, folded: int, is_mome
 
     The commit is refused. `is_moment` says of the outbox, at a commit, whether it is the one.
     """
+    zombies: list[Outbox] = []
     overtaken: list[bool] = []
 
-    class SleepyProducer(MortalProducer):
-        def __getattr__(self, name: str) -> Any:
-            if name == "commit_transaction" and zombies and not overtaken and is_moment(zombies[0]):
-                overtaken.append(True)
-                self._producer.flush(HANG_S)
-                publish_all(settings, pool)
-            return getattr(self._producer, name)
+    def overtake() -> None:
+        if zombies and not overtaken and is_moment(zombies[0]):
+            overtaken.append(True)
+            zombies[0]._producer.flush(HANG_S)
+            publish_all(settings, pool)
 
-    zombies: list[Outbox] = []
-    make: Any = partial(SleepyProducer, call="", times=0, after=False)
+    make: Any = partial(InterruptedProducer, call="commit_transaction", numbers=range(1, sys.maxsize), happens=overtake)
     with opened(settings, pool, 0, make_producer=make) as zombie:
         zombies.append(zombie)
         with pytest.raises(KafkaException) as refused:
@@ -125,8 +140,8 @@ def publish_until_overtaken(settings: Settings, pool: Pool, folded: int, is_mome
 
 def publish_until_killed(settings: Settings, pool: Pool, partition: int, folded: int, moment: Moment) -> Outbox:
     """Publish a partition from the start until the process would die. Returns the outbox, which nobody closes."""
-    call, times, after = moment
-    make: Any = partial(MortalProducer, call=call, times=times, after=after)
+    call, number, after = moment
+    make: Any = partial(InterruptedProducer, call=call, numbers={number}, happens=die, after=after)
     outbox = Outbox(settings, topics_of(settings), partition, pool, make_producer=make)
     with pytest.raises(KilledError):
         publish_from_the_start(outbox, folded)

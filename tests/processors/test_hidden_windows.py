@@ -1,10 +1,8 @@
 """Transactions that are committed and yet aborted in a partition: nothing is published behind what readers miss."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -13,27 +11,9 @@ from creditfold.processors.publisher.main import PartitionThread
 from creditfold.processors.publisher.partition import Outbox, Pool, ScatteredWindowError
 from creditfold.projections.queries import windows as outbox_queries
 from helpers.late_marker import abort_in
-from helpers.outboxes import opened, publish_all, publish_to, topics_of
+from helpers.outboxes import InterruptedProducer, opened, publish_all, publish_to, topics_of
 from helpers.published import assert_published, fold, next_offsets
 from helpers.support import HANG_S, Raw, record
-
-
-class MarkedProducer:
-    """A producer, and what happens just before a call of it that others make too, once for each number of the call."""
-
-    def __init__(self, conf: dict[str, Any], call: str, numbers: set[int], happens: Callable[[], None]) -> None:
-        self._producer = Producer(conf)
-        self._call, self._numbers, self._happens = call, numbers, happens
-        self._made = 0
-
-    def __getattr__(self, name: str) -> Any:
-        if name == self._call:
-            self._made += 1
-            if self._made in self._numbers:
-                if name == "produce":
-                    self._producer.flush(HANG_S)
-                self._happens()
-        return getattr(self._producer, name)
 
 
 def commands() -> list[Raw]:
@@ -52,7 +32,7 @@ class Marker:
 
     def producer(self, call: str, numbers: set[int]) -> Any:
         """Makes a producer to whose calls of these numbers it happens."""
-        return lambda conf: MarkedProducer(conf, call, numbers, self._abort)
+        return lambda conf: InterruptedProducer(conf, call, numbers, self._abort)
 
     def _abort(self) -> None:
         self.aborted.append(abort_in(*self._place))
@@ -75,10 +55,7 @@ def test_nothing_is_published_behind_a_window_that_a_late_marker_aborted(
     ):
         publish_to(outbox, next_offsets(ledger_settings)[0])
     assert marker.aborted == [1]
-    for partition, end in next_offsets(ledger_settings).items():
-        with opened(ledger_settings, pool, partition, topics) as outbox:
-            publish_to(outbox, end)
-            outbox.confirm()
+    publish_all(ledger_settings, pool, topics)
     assert_published(ledger_settings)
 
 

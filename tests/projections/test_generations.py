@@ -199,38 +199,38 @@ def await_sight(readers: "list[subprocess.Popen[str]]", number: int) -> None:
         assert reader.stdout.readline() == f"{number}\n"
 
 
-def test_a_generation_that_decided_otherwise_is_refused(folded: Settings) -> None:
+def test_a_generation_that_decided_otherwise_is_refused(copied: Settings) -> None:
     """What was announced stays true, unless somebody says why not; the reason is kept."""
-    rebuild(folded, Request(), WATCH)
-    with connected(folded.dsn) as connection:
+    rebuild(copied, Request(), WATCH)
+    with connected(copied.dsn) as connection:
         connection.execute("UPDATE ledger_0002.progress SET chain = '\\x00' WHERE log_partition = 1")
     with pytest.raises(DecidesDifferentlyError, match="in partition 1") as caught:
-        activate(folded, 2, ActivationOptions(), WATCH)
+        activate(copied, 2, ActivationOptions(), WATCH)
     assert "creditfold verify 1 2" in caught.value.remedy
-    assert states(folded) == {1: "live", 2: "ready"}
-    refused = run(folded, "activate", "2", "--accept-differences", check=False)
+    assert states(copied) == {1: "live", 2: "ready"}
+    refused = run(copied, "activate", "2", "--accept-differences", check=False)
     assert (refused.returncode, "--note" in refused.stderr) == (2, True)
-    said = run(folded, "activate", "2", "--accept-differences", "--note", "found a bug")
+    said = run(copied, "activate", "2", "--accept-differences", "--note", "found a bug")
     assert "They differ in partition 1" in said.stdout
-    assert (states(folded)[2], read(folded, 2).note) == ("live", "found a bug")
+    assert (states(copied)[2], read(copied, 2).note) == ("live", "found a bug")
 
 
-def test_what_cannot_be_activated_is_refused(folded: Settings) -> None:
+def test_what_cannot_be_activated_is_refused(copied: Settings) -> None:
     """Each with the reason, and nothing is switched."""
-    with connected(folded.dsn) as connection:
+    with connected(copied.dsn) as connection:
         with pytest.raises(GenerationError, match="is live"):
-            activate(folded, 1, ActivationOptions(), WATCH)
+            activate(copied, 1, ActivationOptions(), WATCH)
         with pytest.raises(NoGenerationError):
-            activate(folded, 7, ActivationOptions(), WATCH)
-        partial = rebuild(folded, Request(until_offsets={0: 10}), WATCH)
+            activate(copied, 7, ActivationOptions(), WATCH)
+        partial = rebuild(copied, Request(until_offsets={0: 10}), WATCH)
         with pytest.raises(GenerationError, match="looking at"):
-            activate(folded, partial.number, ActivationOptions(), WATCH)
+            activate(copied, partial.number, ActivationOptions(), WATCH)
         connection.execute("UPDATE ledger.generations SET state = 'building', until_offsets = NULL WHERE number = 2")
         with pytest.raises(GenerationError, match="isn't finished"):
-            activate(folded, 2, ActivationOptions(), WATCH)
+            activate(copied, 2, ActivationOptions(), WATCH)
         with held(connection, 2), pytest.raises(GenerationError, match="by somebody else"):
-            rebuild(folded, Request(resume=2), WATCH)
-    assert states(folded)[1] == "live"
+            rebuild(copied, Request(resume=2), WATCH)
+    assert states(copied)[1] == "live"
 
 
 def test_activating_while_no_worker_runs(folded: Settings, tmp_path: Path) -> None:
@@ -245,50 +245,50 @@ def test_activating_while_no_worker_runs(folded: Settings, tmp_path: Path) -> No
     assert_equals_second_fold(folded)
 
 
-def test_dropping_frees_a_generation_and_spares_the_live_one(folded: Settings) -> None:
+def test_dropping_frees_a_generation_and_spares_the_live_one(copied: Settings) -> None:
     """Its tables are gone, the number isn't used again."""
-    rebuild(folded, Request(), WATCH)
-    with connected(folded.dsn) as connection:
+    rebuild(copied, Request(), WATCH)
+    with connected(copied.dsn) as connection:
         with pytest.raises(GenerationError, match="is live"):
             drop(connection, 1)
         drop(connection, 2)
         with pytest.raises(NoGenerationError):
             drop(connection, 2)
-    assert query(folded, "SELECT to_regnamespace('ledger_0002')") == [(None,)]
-    assert rebuild(folded, Request(), WATCH).number == 3
-    assert states(folded) == {1: "live", 3: "ready"}
+    assert query(copied, "SELECT to_regnamespace('ledger_0002')") == [(None,)]
+    assert rebuild(copied, Request(), WATCH).number == 3
+    assert states(copied) == {1: "live", 3: "ready"}
 
 
-def test_a_frozen_reader_makes_the_switch_give_up(folded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_reader_makes_the_switch_give_up(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction that holds a view is not waited for for ever; nothing is switched, and the fold goes on."""
-    rebuild(folded, Request(), WATCH)
-    with connected(folded.dsn) as reader, reader.transaction(), monkeypatch.context() as patched:
+    rebuild(copied, Request(), WATCH)
+    with connected(copied.dsn) as reader, reader.transaction(), monkeypatch.context() as patched:
         patched.setattr("creditfold.projections.generations.views._WHILE_READ.stop", stop_after_attempt(2))
         patched.setattr("creditfold.projections.generations.views.VIEW_LOCK_MS", 200)
         reader.execute("SELECT count(*) FROM ledger.balances")
         with pytest.raises(SwitchBlockedError, match="reader"):
-            activate(folded, 2, ActivationOptions(), WATCH)
-    assert states(folded)[1] == "live"
-    activate(folded, 2, ActivationOptions(), WATCH)
-    assert states(folded)[2] == "live"
+            activate(copied, 2, ActivationOptions(), WATCH)
+    assert states(copied)[1] == "live"
+    activate(copied, 2, ActivationOptions(), WATCH)
+    assert states(copied)[2] == "live"
 
 
-def test_views_left_in_the_middle_of_a_switch_show_the_live_generation(folded: Settings) -> None:
+def test_views_left_in_the_middle_of_a_switch_show_the_live_generation(copied: Settings) -> None:
     """Killed before it could settle them; dropping the other generation settles them, unless they are being read."""
-    rebuild(folded, Request(), WATCH)
-    with connected(folded.dsn) as other:
+    rebuild(copied, Request(), WATCH)
+    with connected(copied.dsn) as other:
         other.execute("UPDATE ledger_0002.balances SET available = available + 1")
         before = other.execute("SELECT count(*), sum(available) FROM ledger.balances").fetchall()
 
         def die() -> None:
-            with connected(folded.dsn) as connection, looked_through(connection, 2):
+            with connected(copied.dsn) as connection, looked_through(connection, 2):
                 connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
         with pytest.raises(PostgresUnavailableError):
             die()
         definition = "SELECT count(*) FROM pg_views WHERE schemaname = 'ledger' AND definition LIKE '%ledger_0002%'"
         assert other.execute(definition).fetchone() == (len(VIEWS),)
-        with connected(folded.dsn) as reader, reader.transaction():
+        with connected(copied.dsn) as reader, reader.transaction():
             assert reader.execute("SELECT count(*), sum(available) FROM ledger.balances").fetchall() == before
             with pytest.raises(SwitchBlockedError, match=r"the view balances .*nothing was dropped"):
                 drop(other, 2)
@@ -297,19 +297,19 @@ def test_views_left_in_the_middle_of_a_switch_show_the_live_generation(folded: S
         assert other.execute("SELECT count(*), sum(available) FROM ledger.balances").fetchall() == before
 
 
-def test_views_are_changed_by_one_at_a_time(folded: Settings) -> None:
+def test_views_are_changed_by_one_at_a_time(copied: Settings) -> None:
     """Two switches at once would leave views that look at neither; the second is refused."""
-    rebuild(folded, Request(), WATCH)
+    rebuild(copied, Request(), WATCH)
     with (
-        connected(folded.dsn) as connection,
+        connected(copied.dsn) as connection,
         looked_through(connection, 2),
         pytest.raises(SwitchBlockedError, match="Somebody else switches"),
     ):
-        activate(folded, 2, ActivationOptions(), WATCH)
-    activate(folded, 2, ActivationOptions(), WATCH)
+        activate(copied, 2, ActivationOptions(), WATCH)
+    activate(copied, 2, ActivationOptions(), WATCH)
 
 
-def test_a_halt_that_fails_changes_nothing(folded: Settings) -> None:
+def test_a_halt_that_fails_changes_nothing(copied: Settings) -> None:
     """Whatever goes wrong inside: the switch is one transaction."""
 
     def fail(connection: Connection[Any]) -> None:
@@ -318,9 +318,9 @@ def test_a_halt_that_fails_changes_nothing(folded: Settings) -> None:
             connection.execute("UPDATE ledger.generations SET state = 'retired' WHERE number = 1")
             raise ZeroDivisionError
 
-    with connected(folded.dsn) as connection, pytest.raises(ZeroDivisionError):
+    with connected(copied.dsn) as connection, pytest.raises(ZeroDivisionError):
         fail(connection)
-    assert states(folded) == {1: "live"}
+    assert states(copied) == {1: "live"}
 
 
 def test_an_activation_killed_anywhere_changes_nothing(folded: Settings, tmp_path: Path) -> None:
@@ -381,47 +381,47 @@ def test_an_idle_worker_notices_that_its_generation_is_gone(folded: Settings, tm
     assert_equals_second_fold(folded)
 
 
-async def test_a_claim_that_waits_for_a_switch_is_made_in_the_new_generation(folded: Settings) -> None:
+async def test_a_claim_that_waits_for_a_switch_is_made_in_the_new_generation(copied: Settings) -> None:
     """What it finds when the switch is over is no longer live; it looks again."""
-    await asyncio.to_thread(rebuild, folded, Request(), WATCH)
-    async with fold_pool(folded.dsn, "test", 2) as pool:
-        with connected(folded.dsn, SWITCHING) as connection:
+    await asyncio.to_thread(rebuild, copied, Request(), WATCH)
+    async with fold_pool(copied.dsn, "test", 2) as pool:
+        with connected(copied.dsn, SWITCHING) as connection:
             with halted(connection) as halt:
                 claiming = asyncio.create_task(claim(pool, 0, "waiting"))
                 blocked = (
                     "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'test'"
                 )
-                assert await asyncio.to_thread(wait_until, lambda: query(folded, blocked) != [(0,)], HANG_S)
+                assert await asyncio.to_thread(wait_until, lambda: query(copied, blocked) != [(0,)], HANG_S)
                 switch(connection, halt.number, 2, "")
             assert (await claiming).generation == 2
 
 
-def test_a_frozen_activation_lets_go(folded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_activation_lets_go(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its session is ended after a while, and the fold goes on; nothing was switched."""
     monkeypatch.setattr("creditfold.projections.generations.switch.HALT_IDLE_MS", 500)
-    with connected(folded.dsn) as other:
+    with connected(copied.dsn) as other:
 
         def freeze() -> None:
-            with connected(folded.dsn, SWITCHING) as connection, halted(connection):
+            with connected(copied.dsn, SWITCHING) as connection, halted(connection):
                 progress = "SELECT 1 FROM ledger_0001.progress FOR UPDATE SKIP LOCKED"
                 assert wait_until(lambda: len(other.execute(progress).fetchall()) == 4, HANG_S)
 
         with pytest.raises(SwitchBlockedError, match="nothing was switched"):
             freeze()
-    assert states(folded) == {1: "live"}
+    assert states(copied) == {1: "live"}
 
 
-def test_another_user_s_generation_belongs_to_the_ledger_s_owner(folded: Settings) -> None:
+def test_another_user_s_generation_belongs_to_the_ledger_s_owner(copied: Settings) -> None:
     """Or the owner's views and workers couldn't use it."""
-    name = query(folded, "SELECT current_database()")[0][0]
-    with connected(folded.dsn) as connection:
+    name = query(copied, "SELECT current_database()")[0][0]
+    with connected(copied.dsn) as connection:
         connection.execute(f"CREATE ROLE {name}_owner")  # type: ignore[arg-type]
         connection.execute(f"GRANT CREATE ON DATABASE {name} TO {name}_owner")  # type: ignore[arg-type]
         try:
             connection.execute(f"ALTER SCHEMA ledger OWNER TO {name}_owner")  # type: ignore[arg-type]
-            done = rebuild(folded, Request(until_offsets=dict.fromkeys(range(4), 0)), WATCH)
+            done = rebuild(copied, Request(until_offsets=dict.fromkeys(range(4), 0)), WATCH)
             owner = "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = %s"
-            assert query(folded, owner, (f"ledger_{done.number:04}",)) == [(f"{name}_owner",)]
+            assert query(copied, owner, (f"ledger_{done.number:04}",)) == [(f"{name}_owner",)]
         finally:
             connection.execute("ALTER SCHEMA ledger OWNER TO CURRENT_USER")
             connection.execute(f"REASSIGN OWNED BY {name}_owner TO CURRENT_USER")  # type: ignore[arg-type]
@@ -474,12 +474,12 @@ def test_a_topic_made_anew_is_refused(folded: Settings) -> None:
     assert not prepare(folded.dsn, describe_log(folded))
 
 
-def test_positions_that_the_log_does_not_have_are_refused(folded: Settings) -> None:
+def test_positions_that_the_log_does_not_have_are_refused(copied: Settings) -> None:
     """Before anything is made."""
     for until in ({9: 1}, {0: 10**9}):
         with pytest.raises(NoSuchPositionError):
-            rebuild(folded, Request(until_offsets=until), WATCH)
-    assert states(folded) == {1: "live"}
+            rebuild(copied, Request(until_offsets=until), WATCH)
+    assert states(copied) == {1: "live"}
 
 
 #: How far ahead of where it stands a partition is held, in records: behind its first transactions.
@@ -593,46 +593,46 @@ def test_a_rebuild_whose_commits_are_lost_ends_and_goes_on_where_it_stands(
     assert_equals_second_fold(ledger_settings)
 
 
-def test_two_rebuilds_at_once(folded: Settings) -> None:
+def test_two_rebuilds_at_once(copied: Settings) -> None:
     """Each has a generation of its own."""
     command = ["-m", "creditfold.cli.main", "rebuild", "--json"]
-    both = [Process(command, env=environment(folded), stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    both = [Process(command, env=environment(copied), stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     said = [json.loads(process.communicate(timeout=HANG_S)[0]) for process in both]
     assert {row["number"] for row in said} == {2, 3}
-    assert {row["digest"] for row in said} == {read(folded, 1).digest}
-    assert rows_of(folded, 2) == rows_of(folded, 3) == rows_of(folded, 1)
+    assert {row["digest"] for row in said} == {read(copied, 1).digest}
+    assert rows_of(copied, 2) == rows_of(copied, 3) == rows_of(copied, 1)
 
 
 @pytest.mark.parametrize("ends", ["PostgreSQL dies", "in the middle of a question"])
-def test_what_ended_a_fold_is_raised_and_not_that_its_lock_could_not_be_given_back(folded: Settings, ends: str) -> None:
+def test_what_ended_a_fold_is_raised_and_not_that_its_lock_could_not_be_given_back(copied: Settings, ends: str) -> None:
     """As a signal does; the lock is free all the same when the session has ended."""
 
     def fold() -> None:
-        with connected(folded.dsn) as connection, held(connection, 7):
+        with connected(copied.dsn) as connection, held(connection, 7):
             if ends == "PostgreSQL dies":
-                query(folded, "SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+                query(copied, "SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
             else:
                 # Answered when the test gives the lock back.
                 connection.pgconn.send_query(b"SELECT pg_advisory_lock(1)")
             raise SystemExit(143)
 
-    with connected(folded.dsn) as holder:
+    with connected(copied.dsn) as holder:
         holder.execute("SELECT pg_advisory_lock(1)")
         with pytest.raises(SystemExit):
             fold()
 
     def free() -> bool:
-        with suppress(GenerationError), connected(folded.dsn) as connection, held(connection, 7):
+        with suppress(GenerationError), connected(copied.dsn) as connection, held(connection, 7):
             return True
         return False
 
     assert wait_until(free, HANG_S)
 
 
-async def test_a_zombie_of_a_rebuild_is_fenced(folded: Settings) -> None:
+async def test_a_zombie_of_a_rebuild_is_fenced(copied: Settings) -> None:
     """Two folds of one generation can't both write: the second claim wins."""
-    number = begun(folded)
-    async with fold_pool(folded.dsn, "test", 2) as pool:
+    number = begun(copied)
+    async with fold_pool(copied.dsn, "test", 2) as pool:
         zombie = await claim(pool, 0, "zombie", number)
         await claim(pool, 0, "owner", number)
         async with pool.connection() as connection, connection.transaction():
@@ -679,11 +679,11 @@ def test_a_full_disk_is_reported_and_the_live_one_goes_on(folded: Settings, proc
     assert rows_of(folded, 2) == before
 
 
-def test_chains_can_be_asked_at_any_offset(folded: Settings) -> None:
+def test_chains_can_be_asked_at_any_offset(copied: Settings) -> None:
     """From the rows, whether a checkpoint lies before or not; the same in both generations."""
-    rebuild(folded, Request(), WATCH)
-    ends = end_offsets(folded, folded.commands_topic, range(4))
-    with connected(folded.dsn) as connection:
+    rebuild(copied, Request(), WATCH)
+    ends = end_offsets(copied, copied.commands_topic, range(4))
+    with connected(copied.dsn) as connection:
         for partition, end in ends.items():
             for offset in (0, 1, end // 2, end):
                 assert chain_at(connection, 1, partition, offset) == chain_at(connection, 2, partition, offset)
