@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager, closing
 from itertools import chain, repeat
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Producer
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -19,7 +18,7 @@ from creditfold.log.offsets import end_offsets
 from creditfold.log.reader import LogReader, UnreadableError
 from creditfold.log.record import LogRecord
 from helpers.stack_under_test import StackUnderTest
-from helpers.support import HANG_S, TRANSACTION_MS
+from helpers.support import HANG_S, TRANSACTION_MS, delete_before
 
 pytestmark = pytest.mark.compiled_core
 
@@ -134,9 +133,7 @@ async def test_transactions_are_read_when_they_are_committed(ledger_settings: Se
 async def test_an_offset_that_is_gone_is_told(ledger_settings: Settings) -> None:
     """By librdkafka, as ever."""
     write(ledger_settings, 100)
-    admin = AdminClient(ledger_settings.kafka_client)
-    place = TopicPartition(ledger_settings.commands_topic, PARTITION, 60)
-    admin.delete_records([place])[place].result(HANG_S)
+    delete_before(ledger_settings, ledger_settings.commands_topic, PARTITION, 60)
     async with reading(ledger_settings, 10) as reader:
         with pytest.raises(UnreadableError, match=f"{PARTITION}:10"):
             await reader.take(10, HANG_S)

@@ -433,17 +433,20 @@ def test_a_changed_setting_of_a_topic_is_named(doctor: Doctor, ledger_settings: 
 
 def test_added_partitions_are_danger(doctor: Doctor, ledger_settings: Settings) -> None:
     """The log has another count than the projection; then the outcomes have too few."""
-    admin, topic = AdminClient(ledger_settings.kafka_client), ledger_settings.commands_topic
-    admin.create_partitions([NewPartitions(topic, 5)])[topic].result(HANG_S)
-    assert wait_until(lambda: describe_topic(ledger_settings).partitions == 5, HANG_S)
+    add_partition(ledger_settings)
     assert doctor() == (1, [("projection", "source partitions", "danger")])
+
+
+def add_partition(settings: Settings) -> None:
+    """A fifth one, of the log."""
+    client, topic = AdminClient(settings.kafka_client), settings.commands_topic
+    client.create_partitions([NewPartitions(topic, 5)])[topic].result(HANG_S)
+    assert wait_until(lambda: describe_topic(settings).partitions == 5, HANG_S)
 
 
 def test_outcomes_with_fewer_partitions_than_the_log(ledger_settings: Settings) -> None:
     """Before anything is folded, the log's own count is the measure."""
-    admin, topic = AdminClient(ledger_settings.kafka_client), ledger_settings.commands_topic
-    admin.create_partitions([NewPartitions(topic, 5)])[topic].result(HANG_S)
-    assert wait_until(lambda: describe_topic(ledger_settings).partitions == 5, HANG_S)
+    add_partition(ledger_settings)
     found = [check for check in examine(ledger_settings) if check.state == "danger"]
     assert [(check.subject, check.name) for check in found] == [
         (ledger_settings.outcomes_topic, "partitions"),

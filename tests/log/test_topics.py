@@ -62,8 +62,9 @@ def test_three_replicas_need_two_in_sync(replication: int, safe: bool) -> None:
 
 
 def test_the_topic_is_the_truth(ledger_settings: Settings) -> None:
-    """Kept for ever, timed by the broker; making it again changes nothing."""
+    """Kept for ever, timed by the broker; making it again changes nothing. Its name, id and partitions identify it."""
     info = describe_topic(ledger_settings)
+    assert describe_log(ledger_settings) == info.log == (ledger_settings.commands_topic, info.topic_id, 4)
     assert info[:7] == GOOD._replace(name=ledger_settings.commands_topic, topic_id=info.topic_id)[:7]
     assert info.max_message_bytes == ledger_settings.max_message_bytes
     assert [(len(state.replicas), state.in_sync == state.replicas) for state in info.layout] == [(1, True)] * 4
@@ -112,24 +113,12 @@ def test_the_other_topics_are_made_to_the_log_s_measure(ledger_settings: Setting
         assert (kept.value, kept.source) == ("producer", ConfigSource.DYNAMIC_TOPIC_CONFIG.value)
 
 
-def test_a_log_s_identity(ledger_settings: Settings) -> None:
-    """Its name, Kafka's id of it, its partitions."""
-    info = describe_topic(ledger_settings)
-    assert describe_log(ledger_settings) == info.log == (ledger_settings.commands_topic, info.topic_id, 4)
-
-
 def test_a_missing_topic(stack: StackUnderTest) -> None:
     """The error says how to make it, and asking hasn't made it."""
     settings = stack.settings.model_copy(update={"commands_topic": "creditfold.never.made"})
     for ask in (describe_topic, check_topic, lambda s: end_offsets(s, s.commands_topic, [0])):
         with pytest.raises(TopicMissingError, match=r"creditfold\.never\.made.*creditfold up"):
             ask(settings)
-
-
-def test_a_missing_partition(ledger_settings: Settings) -> None:
-    """A partition that the topic hasn't is as missing as a topic."""
-    with pytest.raises(TopicMissingError):
-        end_offsets(ledger_settings, ledger_settings.commands_topic, [0, 99])
 
 
 def test_more_replicas_than_brokers(stack: StackUnderTest) -> None:
@@ -184,6 +173,9 @@ def test_offsets_are_those_of_committed_records(ledger_settings: Settings) -> No
     assert wait_until(lambda: end_offsets(ledger_settings, topic, range(3)) == {0: 0, 1: 3, 2: 3}, HANG_S)
     assert start_offsets(ledger_settings, topic, range(3)) == {0: 0, 1: 0, 2: 0}
     assert end_offsets(ledger_settings, topic, []) == {}
+    # A partition that the topic hasn't is as missing as a topic.
+    with pytest.raises(TopicMissingError):
+        end_offsets(ledger_settings, topic, [0, 99])
 
 
 @pytest.mark.usefixtures("_hasty")
