@@ -8,9 +8,11 @@ from typing import cast
 import pytest
 from confluent_kafka import KafkaException
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import ObjectInUse
 from tenacity import stop_after_delay
 
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaAdmin
 from creditfold.log.topics import create_topics, topic_names
 from creditfold.processors.rebuild import steps as rebuilding
@@ -43,7 +45,15 @@ def new_database(settings: Settings, template: Settings | None = None) -> Iterat
     """The settings with a database and a consumer group of their own: an empty database, or a template's copy."""
     name = f"cf_{uuid.uuid4().hex[:12]}"
     source = "template1" if template is None else str(conninfo_to_dict(template.dsn)["dbname"])
-    server(settings, "CREATE DATABASE {} TEMPLATE {}", name, source)
+
+    def is_made() -> bool:
+        # A session that filled the template may still be on its way out.
+        with suppress(ObjectInUse):
+            server(settings, "CREATE DATABASE {} TEMPLATE {}", name, source)
+            return True
+        return False
+
+    assert wait_until(is_made, HANG_S)
     try:
         yield with_dsn(settings, dbname=name).model_copy(update={"group": name})
     finally:

@@ -185,8 +185,7 @@ async def test_a_lane_waits_out_a_lost_connection_and_hands_back_what_it_lost(pr
         won = (await lanes.claim([0]))[0]
         query(prepared, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test'")
         lanes.queue([Chunk(0, won.epoch, 0, 2, RECORDS[:2])])
-        while lanes.offsets()[0] < 2:
-            await lanes.wait_for_room(1.0)
+        await folded_to(lanes, 2)
         await other.claim([0])
         lanes.queue([Chunk(0, won.epoch, 2, 4, RECORDS[2:])])
         while not lost:
