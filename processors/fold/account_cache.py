@@ -81,15 +81,10 @@ class AccountCache:
         accounts = self.accounts
         return {name: accounts[name] for name, _ in wanted if name in accounts}
 
-    def missing(self, wanted: Iterable[tuple[str, str]]) -> list[str]:
-        """The accounts of these keys that may be stored and aren't on Python's path."""
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """The accounts among these that may be stored and aren't on Python's path."""
         accounts = self.accounts
-        return [] if self._knows_all else [name for name, _ in wanted if name not in accounts]
-
-    def missing_for(self, plan: "plain.Plan") -> list[str]:
-        """The accounts that a plan needs, may be stored and aren't cached."""
-        accounts = self.accounts
-        return [] if self._knows_all else [name for name in plan.missing if name not in accounts]
+        return [] if self._knows_all else [name for name in names if name not in accounts]
 
     def plan(self, reads: list[Read], clock_ms: int) -> "plain.Plan | None":
         """How reads are to be folded on the fast path, None if all go Python's.

@@ -343,9 +343,9 @@ async def load_accounts(requests: Sequence[LoadRequest]) -> Known:
     fast_names: list[str] = []
     for one, own in zip(requests, wanted, strict=True):
         accounts |= one.cache.cached(own)
-        names += one.cache.missing(own)
+        names += one.cache.missing(name for name, _ in own)
         if one.plan is not None:
-            fast_names += one.cache.missing_for(one.plan)
+            fast_names += one.cache.missing(one.plan.missing)
     first = requests[0].transaction
     came, balances = await first.accounts.load(
         [one.transaction.partition for one in requests],

@@ -97,10 +97,10 @@ class BackgroundTasks:
             return
         self._appender.open()
         self._tasks = [
-            asyncio.create_task(self._run("transfers", self._forward_on, self._wait_for_news), name="transfers")
+            asyncio.create_task(self._run("transfers", self._forward, self._wait_for_news), name="transfers")
         ]
         if self._tick_s > 0:
-            self._tasks.append(asyncio.create_task(self._run("ticks", self._tick_on, asyncio.sleep), name="ticks"))
+            self._tasks.append(asyncio.create_task(self._run("ticks", self._tick, asyncio.sleep), name="ticks"))
 
     async def stop(self) -> None:
         """End, whatever is under way: the next owner finds all that is left to do."""
@@ -144,12 +144,8 @@ class BackgroundTasks:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), pause_s - SHORT_S)
 
-    async def _tick_on(self) -> float:
-        await self.tick()
-        return min(self._tick_s / 2, LOOK_S)
-
-    async def tick(self) -> int:
-        """Append the ticks that are due now; returns their number."""
+    async def _tick(self) -> float:
+        """Append the ticks that are due now."""
         now_ms = time.time_ns() // 1_000_000
         async with self._pool.connection() as connection:
             transit = await LiveGeneration.of_live(connection)
@@ -159,15 +155,15 @@ class BackgroundTasks:
             offsets = await asyncio.to_thread(self._appender.append, ticks)
             for record, offset in zip(ticks, offsets, strict=True):
                 self._ticker.appended(record.partition, offset, time.monotonic())
-        return len(ticks)
+        return min(self._tick_s / 2, LOOK_S)
 
-    async def _forward_on(self) -> float:
+    async def _forward(self) -> float:
         self._news.clear()
-        seen, appended = await self.forward()
+        seen, appended = await self._forward_page()
         self._pause_s = pause_after(self._pause_s, seen, appended, bool(self._after))
         return self._pause_s
 
-    async def forward(self) -> tuple[int, int]:
+    async def _forward_page(self) -> tuple[int, int]:
         """Forward some transfers on their way; returns how many were looked at, and how many records were appended."""
         async with self._pool.connection() as connection:
             transit = await LiveGeneration.of_live(connection)

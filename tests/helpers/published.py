@@ -217,6 +217,18 @@ def next_offsets(settings: Settings) -> dict[int, int]:
     return {row.log_partition: row.next_offset for row in all_progress(settings)}
 
 
+def published(settings: Settings) -> list[list[tuple[int, int]]]:
+    """The positions that outcomes and dead letters are about, as they stand in their topics."""
+    topics = settings.outcomes_topic, settings.dead_letters_topic
+    return [[(seen.partition, position_of(seen)) for seen in read_topic(settings, topic)] for topic in topics]
+
+
+def decided(settings: Settings) -> list[list[tuple[int, int]]]:
+    """The positions of all outcomes and dead letters in the projection."""
+    tables = "journal", "dead_letters"
+    return [query(settings, f"SELECT log_partition, log_offset FROM ledger.{name} ORDER BY 1, 2") for name in tables]
+
+
 def position_of(seen: Seen) -> int:
     """The offset in the log that one of our messages is about."""
     position = seen.header("creditfold-position")

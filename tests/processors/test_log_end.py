@@ -33,7 +33,7 @@ from creditfold.processors.status import refuse_other_history, take_sample
 from creditfold.projections.tables.setup import prepare
 from helpers.log_surgery import cut_end, spoil_last_batch
 from helpers.outboxes import opened, publish_to
-from helpers.published import assert_published, wait_until_published
+from helpers.published import assert_published, next_offsets, wait_until_published
 from helpers.stack_under_test import EmbeddedStack, StackUnderTest
 from helpers.support import (
     HANG_S,
@@ -103,10 +103,6 @@ def lose_ends(stack: StackUnderTest, *ends: tuple[str, int, int], kill: bool = F
         stack.start_kafka()
 
 
-def next_offset(settings: Settings, partition: int) -> int:
-    return {row.log_partition: row.next_offset for row in all_progress(settings)}[partition]
-
-
 def bookmarks(settings: Settings) -> dict[int, Bookmark]:
     return {row.log_partition: row.bookmark for row in all_progress(settings)}
 
@@ -141,7 +137,7 @@ def test_a_log_that_grew_past_its_lost_end_is_refused_and_the_rest_goes_on(
         assert "creditfold rebuild" in remedy
         append(settings, [grant(partition, "second") for partition in (0, 2, 3)])
         for partition in (0, 2, 3):
-            assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, HANG_S)
+            assert wait_until(lambda partition=partition: next_offsets(settings)[partition] == 2, HANG_S)
         # Nobody owns it, so nobody ticks it or moves its transfers on.
         assert query(settings, "SELECT next_offset, owner FROM ledger.progress WHERE log_partition = 1") == [(5, "")]
         assert_published_without(settings, tmp_path, 1, outcomes=6)
@@ -173,9 +169,8 @@ def assert_published_without(settings: Settings, folder: Path, refused_partition
         found = lambda: refused(running, refused_partition, "publish the")  # noqa: E731
         assert wait_until(lambda: len(found()) > 0, HANG_S), running.text()[-3000:]
         assert "is another one" in found()[0]["why"]
-    assert {seen.partition for seen in read_topic(settings, settings.outcomes_topic)} == {0, 1, 2, 3} - {
-        refused_partition
-    }
+    others = {0, 1, 2, 3} - {refused_partition}
+    assert {seen.partition for seen in read_topic(settings, settings.outcomes_topic)} == others
 
 
 def test_a_running_worker_folds_nothing_of_another_history(
@@ -199,12 +194,12 @@ def test_a_running_worker_folds_nothing_of_another_history(
             assert wait_until(lambda partition=partition: refused(running, partition), HANG_S), running.text()[-3000:]
             append_each(settings, [grant(partition, f"later-{n}") for n in range(4)])
         append(settings, [grant(3, "elsewhere")])
-        assert wait_until(lambda: next_offset(settings, 3) == 1, HANG_S)
+        assert wait_until(lambda: next_offsets(settings)[3] == 1, HANG_S)
         for partition in grown:
             last = lambda partition=partition: refused(running, partition)[-1]["why"]  # noqa: E731
             assert wait_until(lambda last=last: "is another one" in last(), HANG_S)
     for partition in grown:
-        assert next_offset(settings, partition) == 5
+        assert next_offsets(settings)[partition] == 5
         found = query(
             settings,
             "SELECT command_id FROM ledger.journal WHERE log_partition = %s ORDER BY log_offset",
@@ -317,7 +312,7 @@ def test_what_cannot_be_read_keeps_nobody_else_waiting(
     assert wait_until(lambda: (found := unread()).partitions == {1} and found.refused.keys() == {3}, HANG_S)
     with worker(settings, tmp_path, "again", constants=WORKER) as again:
         for partition in (0, 3):
-            assert wait_until(lambda partition=partition: next_offset(settings, partition) == 2, HANG_S), again.text()
+            assert wait_until(lambda partition=partition: next_offsets(settings)[partition] == 2, HANG_S), again.text()
 
         def waiting() -> list[list[int]]:
             return [line["partitions"] for line in again.lines() if line["event"] == "waiting to claim partitions"]

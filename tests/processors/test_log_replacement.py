@@ -11,20 +11,8 @@ from creditfold.projections.connections import connected
 from creditfold.projections.queries.decisions import NewDecision, live_log, record_decision
 from helpers.databases import other_topic
 from helpers.ledgers import new_database
-from helpers.published import mixed, position_of, wait_until_published
+from helpers.published import decided, mixed, published, wait_until_published
 from helpers.support import HANG_S, Quiet, Raw, append, publisher, query, read_topic, wait_until_folded, worker
-
-
-def published(settings: Settings) -> list[list[tuple[int, int]]]:
-    """The positions that outcomes and dead letters are about, as they stand in their topics."""
-    topics = settings.outcomes_topic, settings.dead_letters_topic
-    return [[(seen.partition, position_of(seen)) for seen in read_topic(settings, topic)] for topic in topics]
-
-
-def decided(settings: Settings) -> list[list[tuple[int, int]]]:
-    """The positions of all outcomes and dead letters in the projection."""
-    tables = "journal", "dead_letters"
-    return [query(settings, f"SELECT log_partition, log_offset FROM ledger.{name} ORDER BY 1, 2") for name in tables]
 
 
 def test_each_is_published_once_when_the_log_is_replaced(ledger_settings: Settings, tmp_path: Path) -> None:
