@@ -65,17 +65,9 @@ def grant(
       creditfold grant alice 500 --asset boosts --metadata campaign=spring --no-wait
       creditfold grant alice 50 --class promo --priority 10 --expires-at 2030-01-31T00:00Z
     """
-    fields = {
-        "account": account,
-        "asset": asset,
-        "amount": whole_number(amount),
-        "lot_class": lot_class,
-        "priority": priority,
-        "effective_at": instant_of(effective_at),
-        "expires_at": instant_of(expires_at),
-        "scope": scope,
-    }
-    return Draft("grant", fields)
+    fields = {"account": account, "asset": asset, "amount": whole_number(amount), "scope": scope}
+    window = {"effective_at": instant_of(effective_at), "expires_at": instant_of(expires_at)}
+    return Draft("grant", {**fields, **window, "lot_class": lot_class, "priority": priority})
 
 
 @appends
@@ -99,15 +91,8 @@ def spend(
       creditfold spend alice 120 --id order-77 --reason "proposal 77"
       creditfold spend alice 120 --use proposals --partial
     """
-    fields = {
-        "account": account,
-        "asset": asset,
-        "amount": whole_number(amount),
-        "use": use,
-        "partial": partial,
-        "effective_at": instant_of(effective_at),
-    }
-    return Draft("spend", fields)
+    fields = {"account": account, "asset": asset, "amount": whole_number(amount), "use": use, "partial": partial}
+    return Draft("spend", {**fields, "effective_at": instant_of(effective_at)})
 
 
 @appends
@@ -323,21 +308,16 @@ def schedule_create(
       creditfold schedule create alice 100 --first-at 2030-01-01T00:00Z --id monthly-alice
       creditfold schedule create alice 5 --every 7 --days --first-at 2030-01-01T00:00Z --expires-after 7d --cap 20
     """
-    fields = {
-        "account": account,
-        "asset": asset,
-        "amount": whole_number(amount),
-        "period": "months" if months else "days",
-        "first_at": instant_of(first_at),
-        "every": every,
-        "until": instant_of(until),
-        "cap": None if cap is None else whole_number(cap),
+    turns: dict[str, Any] = {"period": "months" if months else "days", "every": every}
+    turns |= {"first_at": instant_of(first_at), "until": instant_of(until), "cap": part_of(cap)}
+    lots: dict[str, Any] = {"asset": asset, "amount": whole_number(amount), "lot_class": lot_class}
+    lots |= {"expires_after_ms": None if expires_after is None else duration_of(expires_after)}
+    return Draft("create_schedule", {"account": account, **turns, **lots, "priority": priority, "scope": scope})
         "lot_class": lot_class,
         "priority": priority,
-        "expires_after_ms": None if expires_after is None else duration_of(expires_after),
-        "scope": scope,
     }
-    return Draft("create_schedule", fields)
+    lots |= {"expires_after_ms": None if expires_after is None else duration_of(expires_after), "scope": scope}
+    return Draft("create_schedule", {"account": account, **turns, **lots})
 
 
 @appends
