@@ -313,11 +313,6 @@ def schedule_create(
     lots: dict[str, Any] = {"asset": asset, "amount": whole_number(amount), "lot_class": lot_class}
     lots |= {"expires_after_ms": None if expires_after is None else duration_of(expires_after)}
     return Draft("create_schedule", {"account": account, **turns, **lots, "priority": priority, "scope": scope})
-        "lot_class": lot_class,
-        "priority": priority,
-    }
-    lots |= {"expires_after_ms": None if expires_after is None else duration_of(expires_after), "scope": scope}
-    return Draft("create_schedule", {"account": account, **turns, **lots})
 
 
 @appends
