@@ -39,10 +39,11 @@ def states(settings: Settings) -> dict[int, str]:
         return {row.number: row.state for row in generations(connection)}
 
 
-TABLES = ("balances", "journal", "dead_letters", "activations", "redrives", "checkpoints", "accounts", "lots", "holds")
-
-
-TABLES += ("spends", "transfers", "schedules", "totals")
+TABLES = (
+    *("balances", "journal", "dead_letters", "activations", "redrives", "checkpoints", "accounts", "lots", "holds"),
+    *("spends", "transfers", "schedules", "totals"),
+)
+BALANCE = ("account_id", "asset", "available", "pending", "held", "debt", "credit_limit", "version", "log_offset")
 
 
 def rows_of(settings: Settings, number: int) -> dict[str, list[tuple[Any, ...]]]:
@@ -55,23 +56,16 @@ def rows_of(settings: Settings, number: int) -> dict[str, list[tuple[Any, ...]]]
 
 
 def balances_of(settings: Settings, number: int) -> list[tuple[Any, ...]]:
-    schema = f"ledger_{number:04}"
-    columns = "account_id, asset, available, pending, held, debt, credit_limit, version, log_offset"
-    return query(settings, f"SELECT {columns} FROM {schema}.balances")
-
-
-_BALANCE = attrgetter(
-    "account_id", "asset", "available", "pending", "held", "debt", "credit_limit", "version", "log_offset"
-)
+    return query(settings, f"SELECT {', '.join(BALANCE)} FROM ledger_{number:04}.balances")
 
 
 def as_of(settings: Settings, when: Callable[[int], str]) -> list[tuple[Any, ...]]:
-    """Balances of all accounts as the command line tells them."""
+    """Balances of all accounts as the command line shows them."""
     from creditfold.cli.read.balance import _balances_as_of
 
     found: list[tuple[Any, ...]] = []
     with connected(settings.dsn) as connection:
         for (account,) in connection.execute("SELECT DISTINCT account_id FROM ledger.journal").fetchall():
             rows = _balances_as_of(connection, account, when(partition_of(account.encode(), 4)))
-            found += [_BALANCE(row) for row in rows]
+            found += map(attrgetter(*BALANCE), rows)
     return found
