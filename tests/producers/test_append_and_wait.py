@@ -1,7 +1,6 @@
 """Appending and waiting for what becomes of it, on the real stack. No publisher runs: none is needed."""
 
 import asyncio
-import os
 import re
 import signal
 from collections.abc import Iterator, Sequence
@@ -40,6 +39,8 @@ from creditfold.producers import (
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.journal import first_decision
 from creditfold.projections.queries.outcomes import ProjectedOutcomes
+from helpers.forks import said_by_child
+from helpers.holds import freeze
 from helpers.stack_under_test import StackUnderTest, free_port
 from helpers.support import HANG_S, WorkerProcess, all_progress, query, wait_until_folded, worker
 
@@ -109,10 +110,8 @@ def async_producer_of(settings: Settings) -> AsyncCommandProducer:
 @contextmanager
 def frozen(process: WorkerProcess) -> Iterator[None]:
     """Hold a worker for a block: nothing is folded in it."""
-    process.send(signal.SIGSTOP)
+    freeze(process)
     try:
-        status = Path(f"/proc/{process.process.pid}/status")
-        assert wait_until(lambda: "State:\tT" in status.read_text(), HANG_S)
         yield
     finally:
         process.send(signal.SIGCONT)
@@ -281,7 +280,6 @@ def test_closing_and_forking_with_somebody_waiting(ready: Settings, tmp_path: Pa
 
     The lookup holds no connection, so that a child may use it with a producer of its own.
     """
-    refused, waited = tmp_path / "refused", tmp_path / "waited"
     outcomes = ProjectedOutcomes(ready.dsn)
     with worker(ready, tmp_path) as process:
         producer = CommandProducer(ready.kafka_client, ready.commands_topic, outcomes=outcomes)
@@ -289,28 +287,22 @@ def test_closing_and_forking_with_somebody_waiting(ready: Settings, tmp_path: Pa
         with frozen(process):
             futures = [producer.submit_for_outcome(grant(f"g-{number}"), HANG_S) for number in range(2, 5)]
             assert wait_until(lambda: waiting_in_log(producer) == len(futures), HANG_S)
-            child = os.fork()
-            if not child:
-                try:
+
+            def refused() -> str:
+                with pytest.raises(ForkedProducerError) as error:
                     producer.append_and_wait(grant("g-9"), HANG_S)
-                except ForkedProducerError as error:
-                    refused.write_text(str(error))
-                    producer.close()
-                finally:
-                    os._exit(0)
-            assert os.waitpid(child, 0)[1] == 0
-            assert "after the fork" in refused.read_text()
+                producer.close()
+                return str(error.value)
+
+            assert "after the fork" in said_by_child(refused)
         for future in futures:
             assert future.result(HANG_S).kind == OutcomeKind.ACCEPTED
-        child = os.fork()
-        if not child:
-            try:
-                with CommandProducer(ready.kafka_client, ready.commands_topic, outcomes=outcomes) as own:
-                    waited.write_text(own.append_and_wait(grant("g-8"), HANG_S).kind)
-            finally:
-                os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
-        assert waited.read_text() == "accepted"
+
+        def waited() -> str:
+            with CommandProducer(ready.kafka_client, ready.commands_topic, outcomes=outcomes) as own:
+                return own.append_and_wait(grant("g-8"), HANG_S).kind
+
+        assert said_by_child(waited) == "accepted"
         with frozen(process):
             pending = producer.submit_for_outcome(grant("g-5"), HANG_S)
             assert wait_until(lambda: waiting_in_log(producer) == 1, HANG_S)

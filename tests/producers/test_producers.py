@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from pathlib import Path
 
 import pytest
 from aiokafka.partitioner import murmur2
@@ -43,6 +42,7 @@ from creditfold.projections.queries.outcomes import ProjectedOutcomes
 from creditfold.schemas.wire import decode
 from creditfold.stack.kafka import EmbeddedKafka
 from helpers.forgetful_kafka import FORGETTING, ForgetfulKafka
+from helpers.forks import said_by_child
 from helpers.stack_under_test import StackUnderTest, free_port
 from helpers.support import HANG_S, alter, read_log
 
@@ -498,21 +498,17 @@ def interrupt_an_append(producer: CommandProducer, command: Command) -> None:
         signal.signal(signal.SIGINT, previous)
 
 
-def test_a_forked_child_is_refused_and_ends_cleanly(producer: CommandProducer, tmp_path: Path) -> None:
+def test_a_forked_child_is_refused_and_ends_cleanly(producer: CommandProducer) -> None:
     """Its parent's producer goes on, and what the child does at its end harms neither."""
-    producer.append(grant(0))
-    told = tmp_path / "told"
-    child = os.fork()
-    if not child:
-        try:
+
+    def refused() -> str:
+        with pytest.raises(ForkedProducerError) as error:
             producer.append(grant(1))
-        except ForkedProducerError as error:
-            told.write_text(str(error))
-            producer.close()
-        finally:
-            os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    assert "after the fork" in told.read_text()
+        producer.close()
+        return str(error.value)
+
+    producer.append(grant(0))
+    assert "after the fork" in said_by_child(refused)
     assert producer.append(grant(2))
 
 
