@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log import batch_reader
+from creditfold.log.admin import KafkaUnavailableError, LeaderMissingError, TopicMissingError
 from creditfold.log.offsets import end_offsets
 from creditfold.log.tail import OpenTransactionError
 from creditfold.log.topics import describe_topic, topic_names
@@ -321,6 +322,21 @@ def test_a_thread_that_hangs_is_left_to_another(
     lone._threads[3].stop()
     second.lets_go.set()
     lone._end([3])
+
+
+def test_a_partition_without_a_leader_is_waited_for(
+    lone: processors_publisher.Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a Kafka that is away is, and unlike a topic that is gone."""
+    found = iter([LeaderMissingError("none"), KafkaUnavailableError("away"), TopicMissingError("gone")])
+
+    def check_topics(*_: Any) -> None:
+        raise next(found)
+
+    monkeypatch.setattr(processors_publisher, "check_topics", check_topics)
+    monkeypatch.setattr(processors_publisher, "CHECK_EVERY_S", 0.0)
+    lone._watch_topics()
+    assert isinstance(lone._wrong, TopicMissingError)
 
 
 def test_what_is_published_while_kafka_says_where_a_topic_ends_is_not_lost(
