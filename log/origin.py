@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, TopicPartition
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.settings import READER, Settings
-from creditfold.log.admin import KafkaAdmin
+from creditfold.log.admin import KafkaAdmin, LeaderMissingError
 from creditfold.log.offsets import bounds
 from creditfold.schemas.wire import is_before_version_1
 
@@ -36,7 +36,12 @@ def refuse_old_log(settings: Settings, topic: str, partitions: Iterable[int], ad
 
     Reads one record of each partition, and takes READ_S at most where Kafka doesn't return them.
     """
-    if old := old_positions(settings, topic, *bounds(admin or KafkaAdmin(settings), topic, list(partitions))):
+    try:
+        starts, ends = bounds(admin or KafkaAdmin(settings), topic, list(partitions))
+    except LeaderMissingError:
+        # Who reads the log waits for that partition alone.
+        return
+    if old := old_positions(settings, topic, starts, ends):
         raise OldLogError(
             f"The log {topic} was made before version 1 of the rules, as its record {old[0]} shows.", REMEDY
         )

@@ -66,7 +66,8 @@ def _described(settings: Settings) -> TopicInfo:
     """Describe the topic. Raises OldLogError, before anything is made that would be bound to it."""
     admin = KafkaAdmin(settings)
     topic = describe_topic(settings, admin=admin)
-    refuse_old_log(settings, topic.name, range(topic.partitions), admin)
+    led = [state.partition for state in topic.layout if state.leader is not None]
+    refuse_old_log(settings, topic.name, led, admin)
     return topic
 
 

@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.log import origin
-from creditfold.log.admin import KafkaAdmin
+from creditfold.log.admin import KafkaAdmin, LeaderMissingError
 from creditfold.log.offsets import bounds
 from creditfold.log.origin import OldLogError, old_positions
 from creditfold.processors.doctor import examine
@@ -87,8 +87,17 @@ def test_a_single_old_record_is_a_dead_letter(ledger_settings: Settings) -> None
 def test_first_records_that_do_not_come_are_no_obstacle(
     ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once their time is up, what has come counts."""
+    """Once their time is up, what has come counts; nor is a partition without a leader."""
     append(ledger_settings, [Raw(OLD, b"ada", 2)])
-    monkeypatch.setattr(origin, "READ_S", 0.0)
-    assert old_of(ledger_settings) == []
-    assert prepare_ledger(ledger_settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(origin, "READ_S", 0.0)
+        assert old_of(ledger_settings) == []
+        assert prepare_ledger(ledger_settings)
+
+    def leaderless(*_: object) -> None:
+        raise LeaderMissingError("There is no leader.")
+
+    with pytest.raises(OldLogError):
+        prepare_ledger(ledger_settings)
+    monkeypatch.setattr(origin, "bounds", leaderless)
+    assert not prepare_ledger(ledger_settings)
