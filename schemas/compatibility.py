@@ -90,9 +90,19 @@ def lock_new_versions(
 
 
 def write_lock(folder: Path, lock: Sequence[LockedSchema]) -> None:
-    """Write the lock file."""
-    text = json.dumps({"schemas": [row._asdict() for row in lock]}, indent=1, ensure_ascii=False)
-    (folder / LOCK_FILE).write_text(text + "\n", "utf-8")
+    """Write the lock file: a line for each field of a record, as the `.avsc` files have them."""
+    rows = ",\n".join(map(_locked, lock))
+    (folder / LOCK_FILE).write_text(f'{{"schemas": [\n{rows}\n]}}\n', "utf-8")
+
+
+def _locked(row: LockedSchema) -> str:
+    head = _text({**row._asdict(), "schema": {key: value for key, value in row.schema.items() if key != "fields"}})
+    fields = ",\n  ".join(map(_text, row.schema["fields"]))
+    return f'{head.removesuffix("}}")}, "fields": [\n  {fields}\n]}}}}'
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def subject_of(record: str) -> str:
