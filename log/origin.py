@@ -1,7 +1,8 @@
 """Finds out whether a log was made before version 1 of the rules, by the first record that each partition still has.
 
 Of a record it knows the schema id alone. A partition that is empty, or whose first record can't be read or is no record
-of ours, shows nothing.
+of ours, shows nothing. One that begins with a record of version 1 shows that the log is no old one: what began another
+partition is a stray, and a dead letter.
 """
 
 import time
@@ -48,7 +49,7 @@ def refuse_old_log(settings: Settings, topic: str, partitions: Iterable[int], ad
 
 
 def old_positions(settings: Settings, topic: str, starts: Mapping[int, int], ends: Mapping[int, int]) -> list[Position]:
-    """Return the first records of partitions that were written before version 1, by the partitions' bounds."""
+    """Return the first records of an old log's partitions, by the partitions' bounds; none for a log of version 1."""
     left = {partition for partition, start in starts.items() if start < ends[partition]}
     if not left:
         return []
@@ -70,7 +71,10 @@ def old_positions(settings: Settings, topic: str, starts: Mapping[int, int], end
             if message is None or (partition := message.partition()) not in left:
                 continue
             # An error is the partition's end, or a record that nobody can read.
-            if message.error() is None and is_before_version_1(message.value()):
+            is_old = is_before_version_1(message.value()) if message.error() is None else None
+            if is_old is False:
+                return []
+            if is_old:
                 found.append(Position(partition, message.offset() or 0))
             left.remove(partition)
             # What is behind it would be fetched before the others' records.

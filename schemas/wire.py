@@ -184,8 +184,9 @@ def decode(value: bytes | None) -> Decoded:
         raise DecodeError(DeadLetterReason.NOT_AVRO, detail, reader.rules) from None
 
 
-def is_before_version_1(value: bytes | None) -> bool:
-    """Whether bytes are framed as a record whose schema was given out before version 1 of the rules."""
+def is_before_version_1(value: bytes | None) -> bool | None:
+    """Whether a record's schema was given out before version 1 of the rules; None for no record of ours."""
     if not value or len(value) <= HEADER.size or value[0] != MAGIC:
-        return False
-    return int.from_bytes(value[1:5], "big") in _OLD_IDS
+        return None
+    schema_id = int.from_bytes(value[1:5], "big")
+    return True if schema_id in _OLD_IDS else False if schema_id in _readers() else None

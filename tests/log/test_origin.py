@@ -53,7 +53,7 @@ def test_whoever_meets_an_old_log_refuses_it(
 
 
 def test_only_the_first_record_that_is_kept_shows_an_old_log(ledger_settings: Settings) -> None:
-    """Not one behind others, which is a dead letter, nor one that was aborted or deleted."""
+    """Not one behind others, nor one that was aborted or deleted, nor a stray beside a record of version 1."""
     settings, topic = ledger_settings, ledger_settings.commands_topic
     assert old_of(settings) == []
     producer = Producer({**settings.kafka_client, "transactional.id": f"open-{topic}"})
@@ -63,9 +63,8 @@ def test_only_the_first_record_that_is_kept_shows_an_old_log(ledger_settings: Se
     assert producer.flush(HANG_S) == 0
     append(
         settings,
-        [Raw(b"noise", b"ada", 0), Raw(OLD, b"ada", 0), record("Grant", "g-1", "ada", 5)._replace(partition=1)],
+        [Raw(b"noise", b"ada", 0), Raw(OLD, b"ada", 0), Raw(OLD, b"ada", 2), Raw(b"x" * 100_000, None, 2)],
     )
-    append(settings, [Raw(OLD, b"ada", 1), Raw(OLD, b"ada", 2), Raw(b"x" * 100_000, None, 2)])
     assert old_of(settings) == [Position(2, 0)]
     delete_before(settings, topic, 2, 1)
     assert old_of(settings) == []
@@ -73,6 +72,8 @@ def test_only_the_first_record_that_is_kept_shows_an_old_log(ledger_settings: Se
     assert old_of(settings) == []
     append(settings, [Raw(OLD, b"ada", 3)])
     assert old_of(settings) == [Position(3, 2)]
+    append(settings, [record("Grant", "g-1", "ada", 5)._replace(partition=1), Raw(OLD, b"ada", 1)])
+    assert old_of(settings) == []
 
 
 def test_a_single_old_record_is_a_dead_letter(ledger_settings: Settings) -> None:
