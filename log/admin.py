@@ -148,7 +148,9 @@ class KafkaAdmin:
         except KafkaException as error:
             # The errors while it tried to connect say more than the timeout.
             self.client.poll(0)
-            raise explained(error.args[0], self._bootstrap, topic, self._last_error.reason) from error
+            # What retries keeps the error and is in its traceback: with that, all here would wait for the collector.
+            cause = error.with_traceback(None)
+            raise explained(error.args[0], self._bootstrap, topic, self._last_error.reason) from cause
 
 
 def explained(error: KafkaError, bootstrap: str, topic: str = "", heard: str = "") -> ResourceError:
