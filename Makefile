@@ -4,7 +4,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 CHAOS_COMMANDS ?= 200000
-# How often `make test-under-load` runs the tests in each of its two ways.
+# How often `make test-under-load` runs the tests with busy processes beside them.
 TIMES ?= 1
 # How many processes run the tests, which wait more than they work; each has servers of its own, of about 1 GB.
 SIDE_BY_SIDE ?= 4
@@ -42,7 +42,7 @@ help:
 	@echo 'make test-unit   the tests that need no server'
 	@echo 'make test-compiled  those of the core, on the compiled core'
 	@echo 'make test-stack  the tests on the real Kafka and PostgreSQL, the docs among them; what the core computes on both cores'
-	@echo 'make test-under-load  every test with two busy processes beside it, then pinned to one core; TIMES=5 for five times'
+	@echo 'make test-under-load  every test with two busy processes beside it, TIMES=5 for five times; then pinned to one core'
 	@echo 'make coverage    what the unit tests reach, as information'
 	@echo 'make chaos       kill, freeze and set back all that there is while $(CHAOS_COMMANDS) commands are folded'
 	@echo 'make bench       fold 1,000,000 commands of each kind, beside what a team would otherwise pick'

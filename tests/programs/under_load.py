@@ -1,4 +1,4 @@
-"""Runs the tests as a slow machine does: with two busy processes beside them, then pinned to one core.
+"""Runs the tests as a slow machine does: with two busy processes beside them, and at last once pinned to one core.
 
     python tests/programs/under_load.py --times 5     what `make test-under-load TIMES=5` does
     python tests/programs/under_load.py pytest -k chaos     the same with another command
@@ -83,17 +83,15 @@ def run(command: Sequence[str], how: str, seed: int) -> Done:
 def main() -> int:
     """Run the tests as often as asked. Returns the exit code."""
     parser = argparse.ArgumentParser(description="Run the tests as a slow machine does.")
-    parser.add_argument("--times", type=int, default=1, help="how many runs of each way, one after the other")
+    parser.add_argument("--times", type=int, default=1, help="how many runs with busy processes, one after the other")
     parser.add_argument("--seed", type=int, help="of the first run; those after it count on from there")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run, in place of every test")
     chosen = parser.parse_args()
     seed = random.randrange(10**6) if chosen.seed is None else chosen.seed
     done: list[Done] = []
-    for number in range(chosen.times):
-        for how in WAYS:
-            done.append(run(chosen.command or TESTS, how, seed + number))
-            if done[-1].code:
-                break
+    beside, *pinned = WAYS
+    for number, how in enumerate([beside] * chosen.times + pinned):
+        done.append(run(chosen.command or TESTS, how, seed + number))
         if done[-1].code:
             break
     for one in done:
