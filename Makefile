@@ -101,7 +101,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
 	MYPYPATH=building $(BIN)/mypy building/*.py
-	$(BIN)/mypy docs/api.py
+	$(BIN)/mypy docs/reference.py
 
 test-unit: $(VENV)/.installed-dev $(TEST_CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'not stack and not chaos'
@@ -170,7 +170,7 @@ down: $(VENV)/.installed
 	@$(STACK) down
 
 api: $(VENV)/.installed-dev
-	$(BIN)/python docs/api.py
+	$(BIN)/python docs/reference.py
 
 schema-lock: $(VENV)/.installed-dev
 	@[ -n "$(RULES)" ] || { echo 'error: say which version of the rules the new schemas come with: make schema-lock RULES=2' >&2; exit 2; }

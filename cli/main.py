@@ -48,6 +48,7 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("init", _RUN, servers.init),
     ("worker", _RUN, processes.worker),
     ("publisher", _RUN, processes.publisher),
+    ("serve", _RUN, processes.serve),
     ("status", _RUN, status.status),
     ("tick", _RUN, tick.tick),
     ("rebuild", _REBUILD, generations.rebuild),

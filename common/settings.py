@@ -214,6 +214,13 @@ class Settings(BaseSettings):
         60.0, description="Seconds between two ticks of a partition where something is due, at least; 0 for no ticks."
     )
 
+    api_host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address that the HTTP door listens on.",
+    )
+    api_port: Annotated[int, Field(ge=1, le=65535)] = Field(29080, description="Port of the HTTP door.")
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -156,6 +156,44 @@ def outbox_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connect
     return pool
 
 
+def reader_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connection[TupleRow]]:
+    """A pool of at most `size` connections as `connected` opens them; not opened yet. Waiting raises PoolTimeout."""
+    trouble: list[BaseException] = []
+
+    class Opened(Connection[TupleRow]):
+        @classmethod
+        def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            try:
+                connection = super().connect(*args, **kwargs)
+            except psycopg.Error as error:
+                trouble[:] = [error]
+                raise
+            trouble.clear()
+            connection.adapters.register_loader("timestamptz", _Instant)
+            return connection
+
+    pool = _RememberingReaders(
+        dsn,
+        connection_class=Opened,
+        kwargs={**_options(application), "prepare_threshold": None, "cursor_factory": _BinaryCursor},
+        min_size=1,
+        max_size=size,
+        open=False,
+        timeout=CONNECT_TIMEOUT_S,
+    )
+    pool.trouble = trouble
+    return pool
+
+
+def reader_pool_async(dsn: str, application: str, size: int) -> AsyncConnectionPool[AsyncConnection[TupleRow]]:
+    """A pool of at most `size` connections in autocommit for an event loop; not opened yet."""
+    pool = _RememberingPool(
+        dsn, kwargs=_options(application), min_size=0, max_size=size, open=False, timeout=CONNECT_TIMEOUT_S
+    )
+    pool.trouble = []
+    return pool
+
+
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 

@@ -71,6 +71,49 @@ def publisher(
     run_publisher(load_settings(), json_logs=json_logs, verbose=verbose)
 
 
+def serve(
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address to listen on; by default the setting api_host, loopback.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65_535, help="Port; by default the setting api_port.")
+    ] = None,
+    insecure_local: Annotated[
+        bool, typer.Option("--insecure-local", help="Serve requests without a key too; on loopback only.")
+    ] = False,
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
+) -> None:
+    """Serve HTTP: append, read, preview and follow, from any language.
+
+    Each request needs a key (`creditfold keys create`). It serves while Kafka or PostgreSQL is away, and answers then
+    with a problem that says so.
+
+    \b
+    Examples:
+      creditfold serve
+      creditfold serve --insecure-local     for a machine of one's own, without keys
+      creditfold serve --port 8080 --json-logs
+    """
+    from creditfold.common.extras import require
+
+    require("api")
+    from creditfold.api.server import is_loopback
+    from creditfold.api.server import serve as run
+    from creditfold.common.logging import configure_logging
+    from creditfold.common.settings import load_settings
+
+    settings = load_settings()
+    given = {"api_host": host, "api_port": port}
+    settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+    if insecure_local and not is_loopback(settings.api_host):
+        raise ArgumentError(
+            f"--insecure-local on {settings.api_host} would let everybody on the network do everything.",
+            "Listen on 127.0.0.1, or leave --insecure-local out and make keys.",
+        )
+    configure_logging(json_logs=json_logs, verbose=False)
+    run(settings, is_open=insecure_local)
+
+
 def _is_checked(process: "Role", *, check: bool, live: bool) -> bool:
     """Check this machine's process where that is asked for, and return whether it was."""
     if live and not check:

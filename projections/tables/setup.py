@@ -73,6 +73,9 @@ def prepare(dsn: str, log: Log) -> bool:
             refuse_other_layout(*found)
             refuse_other_log(source_of(connection, found[0]), log)
             mend_access(connection, found[0])
+        become_owner(connection)
+        connection.execute(script("tables/access.sql"))
+        connection.execute("RESET ROLE")
     return found is None
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import api
 import pytest
+import reference
 
 from creditfold.common.settings import Settings, load_settings
 from creditfold.processors.startup import prepare_ledger
@@ -33,10 +33,10 @@ from creditfold.projections.queries import ProjectedOutcomes
 from helpers.command_line import use
 from helpers.support import HANG_S, ROOT, publisher, worker
 
-ENTRIES = list(api.entries())
+ENTRIES = list(reference.entries())
 FUNCTIONS = [entry for entry in ENTRIES if not isinstance(entry.node, ast.ClassDef)]
 #: Those of which a caller has to say more than what and where.
-WITH_ARGUMENTS = [entry for entry in FUNCTIONS if len(api.parameters(entry.node)) >= 3]
+WITH_ARGUMENTS = [entry for entry in FUNCTIONS if len(reference.parameters(entry.node)) >= 3]
 EXAMPLES = [entry for entry in ENTRIES if ">>>" in entry.doc]
 
 YEAR_2099_MS = 4_070_908_800_000
@@ -64,28 +64,28 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 
-def is_entry_point(entry: api.Entry) -> bool:
+def is_entry_point(entry: reference.Entry) -> bool:
     """Whether a caller begins with it: a function, or a class with methods that isn't just a result, or an error."""
     node = entry.node
     if not isinstance(node, ast.ClassDef):
-        return entry.name.rpartition(".")[0] in api.PUBLIC
+        return entry.name.rpartition(".")[0] in reference.PUBLIC
     kinds = {"NamedTuple", "BaseModel", "BaseSettings", "StrEnum", "Enum", "Protocol"}
-    is_plain = not api.is_error(entry.module, node) and not api.is_record(entry.module, node)
-    return is_plain and not api.roots(entry.module, node) & kinds
+    is_plain = not reference.is_error(entry.module, node) and not reference.is_record(entry.module, node)
+    return is_plain and not reference.roots(entry.module, node) & kinds
 
 
-def needs_servers(entry: api.Entry) -> bool:
+def needs_servers(entry: reference.Entry) -> bool:
     """Whether an example speaks to Kafka or PostgreSQL."""
     return re.search(r"\bconnection\b|\bsettings\.|\(settings", entry.doc) is not None
 
 
-def run(entry: api.Entry, **names: Any) -> None:
+def run(entry: reference.Entry, **names: Any) -> None:
     """Run the example of an entry, with what its module imports and makes public."""
-    module = next(module for module in api.PUBLIC if entry.name.startswith(module + "."))
+    module = next(module for module in reference.PUBLIC if entry.name.startswith(module + "."))
     scope = {**vars(importlib.import_module(entry.module)), **public_names(module), **names}
     # A reader's machine isn't busy, and this one may be.
     source = re.sub(r"(timeout(?:_s)?)=\d+\.\d+", rf"\1={HANG_S}", entry.doc)
-    test = doctest.DocTestParser().get_doctest(source, scope, entry.name, str(api.path_of(entry.module)), 0)
+    test = doctest.DocTestParser().get_doctest(source, scope, entry.name, str(reference.path_of(entry.module)), 0)
     said: list[str] = []
     result = doctest.DocTestRunner(verbose=False).run(test, out=said.append)
     assert result.attempted > 0
@@ -95,20 +95,20 @@ def run(entry: api.Entry, **names: Any) -> None:
 def public_names(module: str) -> dict[str, Any]:
     """What a public module has in its `__all__`."""
     loaded: ModuleType = importlib.import_module(module)
-    return {name: getattr(loaded, name) for name in api.names_of(module)}
+    return {name: getattr(loaded, name) for name in reference.names_of(module)}
 
 
 def test_the_page_is_made_of_the_docstrings() -> None:
     """`make api` writes it."""
-    assert api.PAGE.read_text("utf-8") == api.page()
+    assert reference.PAGE.read_text("utf-8") == reference.page()
 
 
-@pytest.mark.parametrize("module", api.PUBLIC)
+@pytest.mark.parametrize("module", reference.PUBLIC)
 def test_a_public_module_has_its_names_on_the_page(module: str) -> None:
     """All that are in its `__all__`, each with a heading or a row, and each importable."""
     names = public_names(module)
     assert names
-    _, _, section = api.PAGE.read_text("utf-8").partition(f"\n## {module}\n")
+    _, _, section = reference.PAGE.read_text("utf-8").partition(f"\n## {module}\n")
     section = section.partition("\n## ")[0]
     assert [name for name in names if not re.search(rf"^(### {name}$|\| `{name}` )", section, re.MULTILINE)] == []
 
@@ -126,18 +126,18 @@ def test_the_guides_use_the_public_api_only() -> None:
     """An example that imports something internal would break without notice."""
     imported = set(guided())
     assert imported
-    public = {(module, name) for module in api.PUBLIC for name in api.names_of(module)}
-    public |= {(module.rpartition(".")[0], module.rpartition(".")[2]) for module in api.PUBLIC}
+    public = {(module, name) for module in reference.PUBLIC for name in reference.names_of(module)}
+    public |= {(module.rpartition(".")[0], module.rpartition(".")[2]) for module in reference.PUBLIC}
     assert imported - public == set()
 
 
 @pytest.mark.parametrize("entry", WITH_ARGUMENTS, ids=lambda entry: entry.name)
-def test_a_function_of_three_parameters_says_what_they_are(entry: api.Entry) -> None:
+def test_a_function_of_three_parameters_says_what_they_are(entry: reference.Entry) -> None:
     """Each of them by its name, what comes back, and which errors it raises itself."""
     assert not isinstance(entry.node, ast.ClassDef)
     _, _, arguments = entry.doc.partition("Args:\n")
     named = re.findall(r"^    (\w+):", arguments.partition("\n\n")[0], re.MULTILINE)
-    assert named == api.parameters(entry.node)
+    assert named == reference.parameters(entry.node)
     if ast.unparse(entry.node.returns or ast.Constant(None)) != "None":
         assert re.search(r"^(Returns|Yields):$", entry.doc, re.MULTILINE)
     raised = {
@@ -150,13 +150,13 @@ def test_a_function_of_three_parameters_says_what_they_are(entry: api.Entry) -> 
 
 
 @pytest.mark.parametrize("entry", [entry for entry in ENTRIES if is_entry_point(entry)], ids=lambda entry: entry.name)
-def test_an_entry_point_has_an_example(entry: api.Entry) -> None:
+def test_an_entry_point_has_an_example(entry: reference.Entry) -> None:
     """In its docstring, where editors show it."""
     assert re.search(r"^Example:\n    >>>", entry.doc, re.MULTILINE)
 
 
 @pytest.mark.parametrize("entry", [one for one in EXAMPLES if not needs_servers(one)], ids=lambda entry: entry.name)
-def test_an_example_runs(entry: api.Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_example_runs(entry: reference.Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is shown, with nothing set."""
     monkeypatch.chdir(tmp_path)
     load_settings.cache_clear()

@@ -13,8 +13,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import api
 import pytest
+import reference
 
 from creditfold.cli.main import COMMANDS
 from creditfold.common.extras import EXTRAS, require
@@ -180,7 +180,7 @@ def test_each_extra_has_what_the_errors_say_it_brings() -> None:
 
 
 #: The extra of each room; what of `processors` needs more than [cli] is for the test of commands.
-EXTRA_OF = {"log": "read", "projections": "read", "stack": "read", "cli": "cli", "processors": "worker"}
+EXTRA_OF = {"log": "read", "projections": "read", "stack": "read", "api": "api", "cli": "cli", "processors": "worker"}
 #: What fetches for the embedded servers, with libraries of an extra of its own; imported where that is to be done.
 FETCHING = "creditfold.stack.maven"
 #: Modules that need more than their room does.
@@ -210,7 +210,7 @@ def test_a_room_imports_what_its_extra_brings(imports: Imports) -> None:
     assert {name for module in used for name in distribution_of(module)} - {"pydantic-core"} == distributions(None)
 
 
-@pytest.mark.parametrize(("module", "extra"), api.PUBLIC.items())
+@pytest.mark.parametrize(("module", "extra"), reference.PUBLIC.items())
 def test_a_public_module_needs_the_extra_that_the_reference_names(imports: Imports, module: str, extra: str) -> None:
     """And no smaller one is enough."""
     libraries = imports.libraries(Node(module), FETCHING)
@@ -235,7 +235,7 @@ def test_each_command_runs_with_the_extra_that_the_docs_name(imports: Imports) -
     public = [name for name in PROJECT["optional-dependencies"] if name not in ("dev", "bench")]
     assert re.findall(r"^\| `creditfold\[(\w+)\]`", _installing(), re.MULTILINE) == public
     extras = promised()
-    assert set(extras.values()) == {"cli", "worker", "embedded", "all"}
+    assert set(extras.values()) == {"cli", "api", "worker", "embedded", "all"}
     for name, _, function in COMMANDS:
         # Only these two start a broker of ours, where others look whether one runs.
         ends_at = "" if name in ("up", "demo") else FETCHING

@@ -23,6 +23,7 @@ PUBLIC = {
     "creditfold.projections.connections": "read",
     "creditfold.processors.publisher.messages": "read",
     "creditfold.processors.publisher.follower": "read",
+    "creditfold.api": "api",
     "creditfold.common.settings": "read",
     "creditfold.common.position": "",
     "creditfold.common.errors": "",

@@ -1,0 +1,172 @@
+"""Who may do what: scopes, keys and their limits. Finds the caller of a request, and refuses what it may not do.
+
+Refuses to know what a route does. A key of the database is kept in memory for a moment, so that not every request asks
+for it; where PostgreSQL is away, those that are known stay good.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import Depends, Request
+
+from creditfold.api.problems import ProblemError
+from creditfold.producers.models.commands import MODELS, Batch, Command
+from creditfold.projections.access.keys import Key
+
+#: What a scope opens. One that begins with `append:` is for a kind of command each.
+SCOPES: dict[str, str] = {
+    **{f"append:{kind}": f"append commands of the kind {kind}" for kind in MODELS},
+    "read:balance": "read balances, lots, holds, transfers, schedules and progress",
+    "read:statement": "read decisions, statements, the journal, traces and outcomes",
+    "read:personal": "read and search by what commands say in words: source, reason, metadata",
+    "operate:dead-letters": "redrive and discard dead letters, read records of the log",
+    "operate:generations": "rebuild, verify, activate and drop generations",
+    "operate:rules": "compare versions of the rules",
+    "operate:metrics": "read metrics",
+    "keys": "create, list, rotate and revoke keys",
+    "audit": "read the audit",
+}
+
+#: Seconds for which a key is not asked for again. One that was revoked opens for no longer.
+FRESH_S = 2.0
+#: Seconds for which a known key stays good where PostgreSQL is away.
+KEPT_S = 3_600.0
+#: Keys that are kept.
+MOST_KEPT = 10_000
+
+
+class Caller(NamedTuple):
+    """Who makes a request, and what it may do.
+
+    Fields:
+        name: of the key, or the subject of a token. It becomes the `source` of each command.
+        scopes: what it may do.
+        account_prefix: begins every account that it may touch.
+        assets: those that it may name; none given: any.
+        most_amount: the largest amount of one command, in the asset's smallest unit; None: any.
+    """
+
+    name: str
+    scopes: frozenset[str]
+    account_prefix: str = ""
+    assets: Collection[str] = ()
+    most_amount: int | None = None
+
+    def refuse_scope(self, scope: str) -> None:
+        """Raise ProblemError unless the caller has a scope."""
+        if scope not in self.scopes:
+            raise ProblemError(
+                403,
+                "scope_missing",
+                f"The key {self.name} hasn't the scope {scope}.",
+                "Use a key that has it, or have one made: creditfold keys create --scope ...",
+            )
+
+    def refuse_account(self, account: str) -> None:
+        """Raise ProblemError unless the caller may touch an account."""
+        if not account.startswith(self.account_prefix):
+            raise ProblemError(
+                403,
+                "account_out_of_reach",
+                f"The key {self.name} may touch accounts that begin with {self.account_prefix!r} only.",
+                "Use a key whose prefix the account has.",
+            )
+
+    def refuse_command(self, command: Command) -> None:
+        """Raise ProblemError unless the caller may append a command, and each step of a batch."""
+        self.refuse_account(command.account)
+        for one in (command, *(command.steps if isinstance(command, Batch) else ())):
+            self.refuse_scope(f"append:{one.type}")
+            self._refuse_size(getattr(one, "asset", None), getattr(one, "amount", None))
+
+    def _refuse_size(self, asset: str | None, amount: int | None) -> None:
+        if self.assets and asset is not None and asset not in self.assets:
+            raise ProblemError(
+                403,
+                "asset_out_of_reach",
+                f"The key {self.name} may not use the asset {asset!r}.",
+                f"It may use {', '.join(self.assets)}.",
+            )
+        if self.most_amount is not None and amount is not None and amount > self.most_amount:
+            raise ProblemError(
+                403,
+                "amount_over_limit",
+                f"The key {self.name} may append amounts up to {self.most_amount:,}.",
+                "Use a key with a larger limit.",
+            )
+
+
+def caller_of(key: Key) -> Caller:
+    """The caller that a key stands for."""
+    return Caller(key.name, frozenset(key.scopes), key.account_prefix, tuple(key.assets), key.most_amount)
+
+
+class _Kept(NamedTuple):
+    key: Key | None
+    at: float
+
+
+class KeyRing:
+    """Keys by their texts, asked for once in FRESH_S seconds.
+
+    Args:
+        find: asks PostgreSQL for the key of a text; raises where it is away.
+    """
+
+    def __init__(self, find: Callable[[str], Any]) -> None:
+        self._find = find
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        #: When keys were used last, by their ids, for the database to be written now and then.
+        self.used: dict[str, datetime] = {}
+
+    async def find(self, text: str) -> Key | None:
+        """The key of a text; None where it opens nothing. Raises what asking for it raises, if it isn't known."""
+        kept, now = self._kept.get(text), time.monotonic()
+        if kept is None or now - kept.at > FRESH_S:
+            try:
+                kept = _Kept(await self._find(text), now)
+            except Exception:
+                if kept is None or kept.key is None or now - kept.at > KEPT_S:
+                    raise
+            else:
+                self._kept[text] = kept
+                self._kept.move_to_end(text)
+                while len(self._kept) > MOST_KEPT:
+                    self._kept.popitem(last=False)
+        key = kept.key
+        moment = datetime.now(UTC)
+        if key is None or (key.expires_at is not None and key.expires_at <= moment):
+            return None
+        self.used[key.id] = moment
+        return key
+
+
+async def _caller(request: Request) -> Caller:
+    """The caller of a request. Raises ProblemError where there is none."""
+    found: Caller = await request.app.state.service.authenticate(request)
+    request.state.caller = found
+    return found
+
+
+AnyCaller = Annotated[Caller, Depends(_caller)]
+
+
+def needs(scope: str) -> Any:
+    """The dependency of a route that a scope opens; the route's table of scopes is read from it."""
+
+    async def check(caller: AnyCaller) -> Caller:
+        caller.refuse_scope(scope)
+        return caller
+
+    check.scope = scope  # type: ignore[attr-defined]
+    return Depends(check)
+
+
+def refuse_unknown(scopes: Iterable[str]) -> None:
+    """Raise ValueError for a scope that there isn't."""
+    unknown = sorted(set(scopes) - SCOPES.keys())
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no such scope; there are {', '.join(SCOPES)}")

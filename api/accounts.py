@@ -1,0 +1,261 @@
+"""The routes that read one account: balances, lots, holds, transfers, schedules, decisions, traces.
+
+Reads through `projections.queries`, each answer in one snapshot. Knows no SQL and no rule.
+"""
+
+from datetime import datetime
+from hashlib import blake2b
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import Response
+from psycopg import Connection
+from pydantic import Field
+
+from creditfold.api import answers
+from creditfold.api.access import Caller, needs
+from creditfold.api.answers import Answer, BalanceAnswer
+from creditfold.api.commands import Account
+from creditfold.api.problems import responses
+from creditfold.api.service import Reading, Service, service_of
+from creditfold.common.position import Position
+from creditfold.projections import queries
+
+router = APIRouter(tags=["accounts"])
+
+#: Seconds that a read waits for `at_least` by default.
+AT_LEAST_S = 5.0
+
+AtLeast = Annotated[
+    str | None, Query(description="Position, `partition:offset`, that the answer must reflect; waits for it.")
+]
+Reader = Annotated[Caller, needs("read:balance")]
+
+
+class LotAnswer(Answer):
+    """Credits that came in together, and where each part of them is."""
+
+    command_id: str
+    number: int
+    asset: str
+    amount: int
+    remaining: int
+    held: int
+    spent: int
+    expired: int
+    voided: int
+    forfeited: int
+    reissued: int
+    transferred: int
+    state: str = Field(description="pending, active, empty, expired or voided.")
+    lot_class: str
+    priority: int
+    scope: str | None
+    effective_at: datetime | None
+    expires_at: datetime | None
+
+
+class HoldAnswer(Answer):
+    """Credits set aside."""
+
+    command_id: str
+    asset: str
+    taken: int
+    held: int
+    state: str = Field(description="open, lapsed or closed.")
+    deadline: datetime | None
+
+
+class TransferAnswer(Answer):
+    """Credits sent to another account."""
+
+    command_id: str
+    asset: str
+    to_account: str
+    amount: int
+    state: str = Field(description="in_transit or settled.")
+
+
+class ScheduleAnswer(Answer):
+    """Credits that come again and again."""
+
+    command_id: str
+    asset: str
+    amount: int
+    every: int
+    period: str
+    state: str = Field(description="active, finished or ended.")
+    next_number: int
+    next_at: datetime | None
+    first_at: datetime | None
+    until: datetime | None
+    cap: int | None
+    lot_class: str
+    priority: int
+    scope: str | None
+    expires_after_ms: int | None
+
+
+class AccountAnswer(Answer):
+    """An account; one that was never used has no balances, and is neither frozen nor closed."""
+
+    account: str
+    is_closed: bool
+    frozen: str | None = Field(description="spending, all, or nothing.")
+    balances: list[BalanceAnswer]
+    lots: list[LotAnswer] | None = Field(None, description="With expand=lots.")
+    holds: list[HoldAnswer] | None = Field(None, description="With expand=holds.")
+
+
+async def reading(
+    service: Service, caller: Caller, account: str, at_least: str | None, question: Any, *arguments: Any, **options: Any
+) -> Reading:
+    """Ask about an account in one snapshot, not before the fold has passed a position."""
+    caller.refuse_account(account)
+    if at_least is not None:
+        await service.wait_for(Position.parse(at_least), AT_LEAST_S)
+    return await service.read(account, question, account, *arguments, **options)
+
+
+def _balances(connection: Connection[Any], account: str, use: str | None) -> list[BalanceAnswer]:
+    rows = queries.balances_now(connection, account) if use is None else queries.usable_now(connection, account, use)
+    return [
+        BalanceAnswer.model_construct(
+            asset=row.asset,
+            available=row.available,
+            pending=row.pending,
+            held=row.held,
+            debt=row.debt,
+            credit_limit=row.credit_limit,
+            available_for_use=getattr(row, "available_for_use", None),
+            version=row.version,
+        )
+        for row in rows
+    ]
+
+
+def _account(connection: Connection[Any], account: str, use: str | None, expand: set[str]) -> AccountAnswer:
+    state = queries.account_state(connection, account)
+    return AccountAnswer.model_construct(
+        account=account,
+        is_closed=bool(state and state.is_closed),
+        frozen=state.frozen if state else None,
+        balances=_balances(connection, account, use),
+        lots=[LotAnswer.model_validate(lot) for lot in queries.lots(connection, account)] if "lots" in expand else None,
+        holds=[HoldAnswer.model_validate(hold) for hold in queries.holds(connection, account)]
+        if "holds" in expand
+        else None,
+    )
+
+
+@router.get("/v1/accounts/{account}", operation_id="account", response_model=AccountAnswer, responses=responses(304))
+async def account(
+    request: Request,
+    account: Account,
+    *,
+    caller: Reader,
+    use: Annotated[str | None, Query(description="A use; adds how much of each balance it could take.")] = None,
+    expand: Annotated[str, Query(description="lots, holds, or both by comma: of the same snapshot.")] = "",
+    at_least: AtLeast = None,
+    if_none_match: Annotated[str, Header(description="An ETag; answered with 304 while it still is that.")] = "",
+) -> Response:
+    """An account: its balances at this moment, and on demand its lots and holds, all of one snapshot."""
+    wanted = {part.strip() for part in expand.split(",")} & {"lots", "holds"}
+    found = await reading(service_of(request), caller, account, at_least, _account, use, wanted)
+    return tagged(found, if_none_match)
+
+
+@router.get(
+    "/v1/accounts/{account}/balances",
+    operation_id="balances",
+    response_model=list[BalanceAnswer],
+    responses=responses(304),
+)
+async def balances(
+    request: Request,
+    account: Account,
+    *,
+    caller: Reader,
+    use: Annotated[str | None, Query(description="A use; adds how much of each balance it could take.")] = None,
+    at_least: AtLeast = None,
+    if_none_match: Annotated[str, Header(description="An ETag; answered with 304 while it still is that.")] = "",
+) -> Response:
+    """An account's balances at this moment: what ended is not in them, nor what hasn't begun."""
+    found = await reading(service_of(request), caller, account, at_least, _balances, use)
+    return tagged(found, if_none_match)
+
+
+def tagged(found: Reading, if_none_match: str) -> Response:
+    """The answer of a reading with its ETag; 304 where the client has it."""
+    body = answers.as_json(found.found)
+    tag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
+    headers = {**answers.state_headers(found), "ETag": tag, "Cache-Control": "private, no-cache"}
+    if tag in (part.strip().removeprefix("W/") for part in if_none_match.split(",")):
+        return Response(status_code=304, headers=headers)
+    return Response(body, 200, headers, "application/json")
+
+
+@router.get("/v1/accounts/{account}/lots", operation_id="lots", response_model=list[LotAnswer], responses=responses())
+async def lots(
+    request: Request,
+    account: Account,
+    *,
+    caller: Reader,
+    every: Annotated[bool, Query(description="Empty, expired and voided ones too.")] = False,
+    at_least: AtLeast = None,
+) -> Response:
+    """An account's lots, in the order of spending."""
+    found = await reading(service_of(request), caller, account, at_least, queries.lots, every=every)
+    return _rows(found, LotAnswer)
+
+
+@router.get(
+    "/v1/accounts/{account}/holds", operation_id="holds", response_model=list[HoldAnswer], responses=responses()
+)
+async def holds(
+    request: Request,
+    account: Account,
+    *,
+    caller: Reader,
+    every: Annotated[bool, Query(description="Lapsed and closed ones too.")] = False,
+    at_least: AtLeast = None,
+) -> Response:
+    """An account's holds, the next to lapse first."""
+    found = await reading(service_of(request), caller, account, at_least, queries.holds, every=every)
+    return _rows(found, HoldAnswer)
+
+
+@router.get(
+    "/v1/accounts/{account}/transfers",
+    operation_id="transfers",
+    response_model=list[TransferAnswer],
+    responses=responses(),
+)
+async def transfers(
+    request: Request,
+    account: Account,
+    *,
+    caller: Reader,
+    every: Annotated[bool, Query(description="Settled ones too.")] = False,
+    at_least: AtLeast = None,
+) -> Response:
+    """What an account sent to others."""
+    found = await reading(service_of(request), caller, account, at_least, queries.transfers, every=every)
+    return _rows(found, TransferAnswer)
+
+
+@router.get(
+    "/v1/accounts/{account}/schedules",
+    operation_id="schedules",
+    response_model=list[ScheduleAnswer],
+    responses=responses(),
+)
+async def schedules(request: Request, account: Account, caller: Reader, at_least: AtLeast = None) -> Response:
+    """An account's schedules, the next to fall due first."""
+    found = await reading(service_of(request), caller, account, at_least, queries.schedules)
+    return _rows(found, ScheduleAnswer)
+
+
+def _rows(found: Reading, kind: type[Answer]) -> Response:
+    rows = [kind.model_validate(row, from_attributes=True) for row in found.found]
+    return answers.render(rows, 200, answers.state_headers(found))

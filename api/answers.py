@@ -1,0 +1,188 @@
+"""The shapes of answers: JSON objects with names in snake_case, whole amounts, and instants of RFC 3339 in UTC.
+
+Owns how a row of the projection or an outcome becomes an answer. Knows no route.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from creditfold.api.service import Reading
+from creditfold.common.position import Position
+from creditfold.schemas.outcome import CommandOutcome, Decision
+
+M = TypeVar("M", bound="Answer")
+
+Amount = int
+
+
+class Answer(BaseModel):
+    """An object of an answer."""
+
+    model_config = ConfigDict(from_attributes=True, extra="ignore")
+
+
+class Allocation(Answer):
+    """Credits of a lot that a command took or gave."""
+
+    lot: str = Field(description="The command that made the lot.")
+    lot_number: int
+    source: str = Field(description="Where they were: a place in the lot, or a system account.")
+    target: str = Field(description="Where they went.")
+    amount: int
+
+
+class DecisionAnswer(Answer):
+    """A line of the journal: what was decided, and what the account had afterwards."""
+
+    position: str = Field(description="Of the record that was decided, `partition:offset`.")
+    account: str
+    version: int = Field(description="The line's number within the account, from 1.")
+    command_id: str | None
+    kind: str
+    asset: str
+    amount: int
+    change: int = Field(description="Of the available credits, signed.")
+    available: int = Field(description="After the decision.")
+    pending: int
+    held: int
+    debt: int
+    accepted: bool
+    rejection: str | None
+    step: int | None = Field(description="Index of the step for which a batch was rejected, from 0.")
+    rules: int
+    decided_at: datetime
+    occurred_at: datetime | None
+    source: str
+    reason: str
+    details: dict[str, Any] | None
+    facts: list[dict[str, Any]]
+    allocations: list[Allocation]
+
+
+class OutcomeAnswer(Answer):
+    """What became of a command."""
+
+    outcome: Literal["accepted", "rejected", "duplicate", "dead_letter"]
+    command_id: str
+    account: str
+    position: str = Field(description="Of this record in the log, `partition:offset`.")
+    accepted: bool = Field(description="Whether the command has taken effect, by this record or the first one.")
+    reason: str | None
+    decision: DecisionAnswer | None
+    steps: list[DecisionAnswer]
+
+
+class BalanceAnswer(Answer):
+    """An account's credits of one asset, in its smallest unit."""
+
+    asset: str
+    available: int
+    pending: int
+    held: int
+    debt: int
+    credit_limit: int
+    available_for_use: int | None = None
+    version: int
+
+
+class AcceptedAnswer(Answer):
+    """A command that is in the log and isn't decided yet."""
+
+    outcome: Literal["pending"] = "pending"
+    command_id: str
+    account: str
+    position: str
+
+
+def decision_of(line: Decision) -> DecisionAnswer:
+    """The answer of a line of the journal."""
+    return DecisionAnswer.model_construct(
+        position=str(line.position),
+        account=line.account_id,
+        version=line.version,
+        command_id=line.command_id,
+        kind=line.kind,
+        asset=line.asset,
+        amount=line.amount,
+        change=line.change,
+        available=line.balance,
+        pending=line.pending,
+        held=line.held,
+        debt=line.debt,
+        accepted=line.accepted,
+        rejection=line.rejection,
+        step=line.step,
+        rules=line.rules,
+        decided_at=line.decided_at,
+        occurred_at=line.occurred_at,
+        source=line.source,
+        reason=line.note,
+        details=line.details,
+        facts=list(line.facts),
+        allocations=allocations_of(line.facts),
+    )
+
+
+def allocations_of(facts: Iterable[dict[str, Any]]) -> list[Allocation]:
+    """The moves of a line's facts, lot by lot."""
+    return [
+        Allocation.model_construct(lot=lot, lot_number=number, source=source, target=target, amount=amount)
+        for fact in facts
+        for lot, number, source, target, amount in fact.get("moves", ())
+    ]
+
+
+def outcome_of(outcome: CommandOutcome, account: str, command_id: str) -> OutcomeAnswer:
+    """The answer of a command's outcome."""
+    return OutcomeAnswer.model_construct(
+        outcome=outcome.kind.value,
+        command_id=command_id,
+        account=account,
+        position=str(outcome.position),
+        accepted=outcome.is_accepted,
+        reason=outcome.reason,
+        decision=None if outcome.decision is None else decision_of(outcome.decision),
+        steps=[decision_of(step) for step in outcome.steps],
+    )
+
+
+def render(content: Answer | Sequence[Answer], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """The response with an answer's JSON."""
+    return Response(as_json(content), status, headers, "application/json")
+
+
+def as_json(content: Any) -> bytes:
+    """An answer as JSON in UTF-8."""
+    return json.dumps(_plain(content), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return {name: _plain(getattr(value, name, None)) for name in type(value).model_fields}
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if isinstance(value, Position):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value
+
+
+def rfc3339(moment: datetime) -> str:
+    """An instant as answers have it: RFC 3339 in UTC, to the millisecond."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def state_headers(reading: Reading) -> dict[str, str]:
+    """The headers that say which state an answer reflects."""
+    found = {"Creditfold-Generation": str(reading.generation)}
+    if reading.position is not None:
+        found["Creditfold-Position"] = str(reading.position)
+    return found

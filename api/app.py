@@ -1,0 +1,99 @@
+"""The application: every route, the answers of errors, and what is opened and closed with it."""
+
+import re
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from creditfold.api import accounts, commands, operation, problems
+from creditfold.api.problems import Problem
+from creditfold.api.service import Service
+from creditfold.common.settings import Settings, load_settings
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII).fullmatch
+
+
+def create_app(settings: Settings | None = None, *, is_open: bool = False) -> FastAPI:
+    """Make the application that `creditfold serve` runs.
+
+    Args:
+        settings: where Kafka and PostgreSQL are; the environment's if not given.
+        is_open: whether requests without a key may do everything. For a machine of one's own.
+
+    Returns:
+        An application for an ASGI server.
+
+    Raises:
+        InvalidSettingError: a setting is bad.
+
+    Example:
+        >>> app = create_app(settings)
+        >>> app.openapi()["openapi"]
+        '3.1.0'
+    """
+    chosen = load_settings() if settings is None else settings
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Made here: a producer belongs to the event loop that uses it.
+        service = app.state.service = Service(chosen, is_open=is_open)
+        await service.open()
+        try:
+            yield
+        finally:
+            await service.close()
+
+    app = FastAPI(
+        title="creditfold",
+        version="1",
+        summary="A ledger for closed virtual currencies: append, read, preview and follow.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    for module in (commands, accounts, operation):
+        app.include_router(module.router)
+    problems.install(app)
+    app.add_middleware(RequestIds)
+    _add_schemas(app)
+    return app
+
+
+class RequestIds:
+    """Gives each request an id, its sender's if that is a plain one, and says it in the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection as ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
+        request_id = given if _REQUEST_ID(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        await self._app(scope, receive, answer)
+
+
+def _add_schemas(app: FastAPI) -> None:
+    made: Callable[[], dict[str, object]] = app.openapi
+
+    def openapi() -> dict[str, object]:
+        schema = made()
+        components = cast(dict[str, Any], schema.setdefault("components", {}))
+        components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,139 @@
+"""Reads the body of a request: bounded in bytes, in time and in depth, and as strictly as commands demand it.
+
+Knows no route. A slow or a large client is refused before anything is looked at, and holds no connection meanwhile.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from creditfold.api.problems import ProblemError
+from creditfold.producers.strict_json import BadRecordError, parse_json
+
+#: Bytes of a body, and of one line of a stream.
+MOST_BYTES = 1_048_576
+#: Objects and arrays in each other.
+MOST_DEPTH = 32
+#: Seconds in which a body must be here.
+BODY_S = 10.0
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """The object that a request's body holds.
+
+    Raises:
+        ProblemError: it isn't one, is too large, too deep, or too slow.
+    """
+    return parse_object(await _all_of(request), "The body is")
+
+
+def parse_object(raw: bytes, what: str) -> dict[str, Any]:
+    """Read a JSON object from UTF-8; `what` begins the error's sentence. Raises ProblemError."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise ProblemError(
+            400, "invalid_body", f"{what} not UTF-8: {error.reason} at byte {error.start}.", "Send JSON in UTF-8."
+        ) from None
+    if depth_of(text) > MOST_DEPTH:
+        raise ProblemError(400, "invalid_body", f"{what} nested deeper than {MOST_DEPTH}.", "Send a flat object.")
+    try:
+        found = parse_json(text, what)
+    except BadRecordError as error:
+        said = str(error)
+        raise ProblemError(
+            400, "invalid_body", f"{said[:1].upper()}{said[1:]}.", "Send one JSON object in UTF-8."
+        ) from None
+    if not isinstance(found, dict):
+        raise ProblemError(400, "invalid_body", f"{what} no JSON object.", "Send the fields by name, as {...}.")
+    return found
+
+
+def depth_of(text: str) -> int:
+    """How many brackets are open at once at most, those in strings counted too: never less than the depth."""
+    depth = most = 0
+    if text.count("{") + text.count("[") <= MOST_DEPTH:
+        return 0
+    for character in text:
+        if character in "{[":
+            depth += 1
+            most = max(most, depth)
+        elif character in "}]":
+            depth -= 1
+    return most
+
+
+async def _all_of(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > MOST_BYTES:
+        raise _too_large()
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ProblemError(
+            415, "unsupported_media_type", f"The body is of type {kind[:60]!r}.", "Send application/json."
+        )
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > MOST_BYTES:
+                    raise _too_large()
+                parts.append(part)
+    except TimeoutError:
+        raise ProblemError(
+            408,
+            "body_too_slow",
+            f"The body wasn't here within {BODY_S:g} s.",
+            "Send it at once.",
+            headers={"Connection": "close"},
+        ) from None
+    return b"".join(parts)
+
+
+def _too_large() -> ProblemError:
+    return ProblemError(
+        413,
+        "body_too_large",
+        f"The body has more than {MOST_BYTES:,} bytes.",
+        "Send fewer steps; many commands go to POST /v1/commands, one a line.",
+        headers={"Connection": "close"},
+    )
+
+
+async def lines_of(request: Request, idle_s: float) -> AsyncIterator[bytes]:
+    """The lines of a request's body, each as it comes, without its end.
+
+    Args:
+        request: whose body is read.
+        idle_s: seconds that the sender may be silent.
+
+    Raises:
+        ProblemError: a line is too long, or the sender was silent for too long.
+        ClientDisconnect: it is gone.
+    """
+    rest = b""
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(idle_s):
+                part = await anext(stream, None)
+        except TimeoutError:
+            raise ProblemError(408, "body_too_slow", f"Nothing came for {idle_s:g} s.", "Send it again.") from None
+        except ClientDisconnect:
+            raise
+        if part is None:
+            break
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > MOST_BYTES:
+            raise ProblemError(
+                413, "line_too_long", f"A line has more than {MOST_BYTES:,} bytes.", "Send shorter lines."
+            )
+    if rest:
+        yield rest

@@ -1,0 +1,282 @@
+"""The routes that append one command, preview one, and look one up.
+
+Owns how a request becomes a command, and which status its outcome has. What is valid is the producers' to say, what is
+accepted the fold's.
+"""
+
+import re
+from http import HTTPStatus
+from typing import Annotated, Any, NamedTuple, cast
+from urllib.parse import quote
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import Response
+
+from creditfold.api import answers
+from creditfold.api.access import Caller, needs
+from creditfold.api.answers import AcceptedAnswer, OutcomeAnswer
+from creditfold.api.body import json_object
+from creditfold.api.preview import preview_of
+from creditfold.api.problems import RETRY_S, ProblemError, responses
+from creditfold.api.service import Service, service_of
+from creditfold.common.position import Position
+from creditfold.producers import OutcomeTimeoutError, parse_command
+from creditfold.producers.models.commands import MODELS, Command
+from creditfold.projections import queries
+from creditfold.schemas.dead_letters import DeadLetterReason
+from creditfold.schemas.outcome import CommandOutcome, OutcomeKind
+
+router = APIRouter(tags=["commands"])
+
+#: Seconds that a write waits for its outcome unless it says otherwise, and the most that it may ask for.
+WAIT_S, MOST_WAIT_S = 2.0, 30.0
+
+#: The last part of a route by the kind of its command.
+ROUTES = {
+    "grant": "grants",
+    "spend": "spends",
+    "hold": "holds",
+    "capture": "captures",
+    "release": "releases",
+    "refund": "refunds",
+    "void_grant": "voids",
+    "transfer": "transfers",
+    "freeze": "freezes",
+    "unfreeze": "unfreezes",
+    "close": "closings",
+    "set_credit_limit": "credit-limits",
+    "create_schedule": "schedules",
+    "cancel_schedule": "schedule-cancellations",
+    "batch": "batches",
+}
+
+#: What the route and the headers say, and the body may not.
+_OUTSIDE = ("type", "command_id", "account", "source")
+
+Account = Annotated[str, Path(description="The account.", min_length=1, max_length=128)]
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        description="The command's id. It never ends: the same key with the same body counts once, for ever.",
+        min_length=1,
+        max_length=128,
+    ),
+]
+Prefer = Annotated[
+    str,
+    Header(
+        description="`wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240).", max_length=200
+    ),
+]
+
+
+class Preference(NamedTuple):
+    """How long to wait for an outcome, in seconds (0: not at all), and what to say was applied."""
+
+    wait_s: float
+    applied: str | None
+
+
+def preference_of(text: str) -> Preference:
+    """Read the header Prefer; what it has of no meaning here is passed over, as RFC 7240 wants it."""
+    for part in text.lower().split(","):
+        name, _, value = part.strip().partition("=")
+        if name == "respond-async":
+            return Preference(0.0, "respond-async")
+        if name == "wait" and re.fullmatch(r'"?[0-9]{1,4}"?', value.strip()):
+            wait_s = min(float(value.strip().strip('"')), MOST_WAIT_S)
+            return Preference(wait_s, f"wait={wait_s:g}")
+    return Preference(WAIT_S, None)
+
+
+def command_of(kind: str, account: str, command_id: str, caller: Caller, body: dict[str, Any]) -> Command:
+    """The command of a request. Raises InvalidCommandError, ProblemError."""
+    said = [name for name in _OUTSIDE if name in body]
+    if said:
+        raise ProblemError(
+            400,
+            "invalid_body",
+            f"The body has {said[0]}, which is not its to say.",
+            "The account and the kind are in the path, the id in Idempotency-Key, the source is the key's name.",
+        )
+    confirmed = body.pop("confirmed", False)
+    if not isinstance(confirmed, bool):
+        raise ProblemError(400, "invalid_body", "confirmed must be true or false.", "Leave it out, or say true.")
+    fields = {**body, "type": kind, "command_id": command_id, "account": account}
+    if "source" in MODELS[kind].model_fields:
+        fields["source"] = caller.name
+    return parse_command(fields, confirmed=confirmed)
+
+
+async def append(service: Service, command: Command, preference: Preference) -> Response:
+    """Append a command and answer with its outcome, or with where to find it."""
+    headers = {} if preference.applied is None else {"Preference-Applied": preference.applied}
+    if not preference.wait_s:
+        return _pending(command, await service.producer.append(command), headers)
+    try:
+        outcome = await service.producer.append_and_wait(command, preference.wait_s)
+    except OutcomeTimeoutError as error:
+        if error.position is None:
+            raise
+        return _pending(command, error.position, headers)
+    return answer_of(outcome, command, headers)
+
+
+def _pending(command: Command, position: Position, headers: dict[str, str]) -> Response:
+    answer = AcceptedAnswer(command_id=command.command_id, account=command.account, position=str(position))
+    location = f"/v1/accounts/{_quoted(command.account)}/commands/{_quoted(command.command_id)}?at={position}"
+    return answers.render(answer, 202, {**headers, "Location": location, "Retry-After": str(RETRY_S)})
+
+
+def answer_of(outcome: CommandOutcome, command: Command, headers: dict[str, str]) -> Response:
+    """The answer of a decided command. Raises ProblemError for a dead letter."""
+    if outcome.kind is OutcomeKind.DEAD_LETTER:
+        raise dead_letter_problem(outcome)
+    status = STATUS[outcome.kind]
+    if outcome.kind is OutcomeKind.DUPLICATE:
+        headers = {**headers, "Idempotency-Replayed": "true"}
+    headers = {**headers, "Creditfold-Position": str(outcome.position)}
+    return answers.render(answers.outcome_of(outcome, command.account, command.command_id), status, headers)
+
+
+def dead_letter_problem(outcome: CommandOutcome) -> ProblemError:
+    """The problem that a dead letter is."""
+    if outcome.reason == DeadLetterReason.COMMAND_ID_REUSED:
+        return ProblemError(
+            409,
+            "idempotency_key_reused",
+            f"The key was used before with another body: {outcome.detail or 'the first one stands'}.",
+            "Send the new command under a key of its own; the first one stands.",
+            position=str(outcome.position),
+        )
+    return ProblemError(
+        422,
+        "dead_letter",
+        f"The ledger can't take the command: {outcome.reason}, {outcome.detail}.",
+        "Correct it and send it under another key.",
+        position=str(outcome.position),
+    )
+
+
+STATUS = {
+    OutcomeKind.ACCEPTED: HTTPStatus.CREATED,
+    OutcomeKind.REJECTED: HTTPStatus.UNPROCESSABLE_ENTITY,
+    OutcomeKind.DUPLICATE: HTTPStatus.OK,
+}
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="")
+
+
+def body_schema(kind: str) -> dict[str, Any]:
+    """The JSON schema of a route's body: the command without what the route and the headers say."""
+    schema = MODELS[kind].model_json_schema(mode="validation")
+    properties = {name: value for name, value in schema["properties"].items() if name not in _OUTSIDE}
+    properties["confirmed"] = {
+        "type": "boolean",
+        "description": "Whether what looks like a mistake is meant.",
+        "default": False,
+    }
+    required = [name for name in schema.get("required", ()) if name not in _OUTSIDE]
+    found = {"type": "object", "properties": properties, "additionalProperties": False}
+    if required:
+        found["required"] = required
+    return cast(dict[str, Any], _inlined(found, schema.get("$defs", {})))
+
+
+def _inlined(value: Any, definitions: dict[str, Any]) -> Any:
+    if isinstance(value, dict):
+        if "$ref" in value:
+            return _inlined(definitions[value["$ref"].rpartition("/")[2]], definitions)
+        return {key: _inlined(one, definitions) for key, one in value.items() if key != "discriminator"}
+    return [_inlined(one, definitions) for one in value] if isinstance(value, list) else value
+
+
+def _add_route(kind: str, last: str) -> None:
+    async def append_command(
+        request: Request,
+        account: Account,
+        *,
+        idempotency_key: IdempotencyKey,
+        caller: Annotated[Caller, needs(f"append:{kind}")],
+        prefer: Prefer = "",
+        preview: Annotated[bool, Query(description="Decide at the folded state and write nothing.")] = False,
+    ) -> Response:
+        command = command_of(kind, account, idempotency_key, caller, await json_object(request))
+        caller.refuse_command(command)
+        if preview:
+            return await preview_of(service_of(request), command)
+        return await append(service_of(request), command, preference_of(prefer))
+
+    documentation = (MODELS[kind].__doc__ or "").strip().partition("\n\n")[0]
+    router.add_api_route(
+        f"/v1/accounts/{{account}}/{last}",
+        append_command,
+        methods=["POST"],
+        name=f"append_{kind}",
+        operation_id=f"append_{kind}",
+        summary=" ".join(documentation.split()),
+        status_code=201,
+        response_model=OutcomeAnswer,
+        responses={
+            200: {"model": OutcomeAnswer, "description": "A repeat: the first outcome, with Idempotency-Replayed."},
+            202: {"model": AcceptedAnswer, "description": "In the log; not decided in time. Location has the outcome."},
+            422: {"model": OutcomeAnswer, "description": "Rejected, for good: the same key is never decided again."},
+            **responses(408, 409, 413, 415),
+        },
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"application/json": {"schema": body_schema(kind)}}}
+        },
+    )
+
+
+for _kind, _last in ROUTES.items():
+    _add_route(_kind, _last)
+
+
+@router.get(
+    "/v1/accounts/{account}/commands/{command_id}",
+    operation_id="command",
+    response_model=OutcomeAnswer,
+    responses={202: {"model": AcceptedAnswer, "description": "In the log; not decided yet."}, **responses(404, 409)},
+)
+async def command(
+    request: Request,
+    account: Account,
+    *,
+    command_id: Annotated[str, Path(description="The command's id.", min_length=1, max_length=128)],
+    caller: Annotated[Caller, needs("read:statement")],
+    at: Annotated[str | None, Query(description="The record's position, as an answer 202 names it.")] = None,
+    wait: Annotated[float, Query(description="Seconds to wait for the outcome.", ge=0, le=MOST_WAIT_S)] = 0.0,
+) -> Response:
+    """What became of a command.
+
+    With `at`, of that record of the log; else of the first one that had this id.
+    """
+    caller.refuse_account(account)
+    service = service_of(request)
+    if at is not None:
+        position = Position.parse(at)
+        if wait:
+            await service.wait_for(position, wait)
+        try:
+            outcome = await service.query(queries.outcome_at, position, account, command_id)
+        except queries.NotYetFoldedError:
+            answer = AcceptedAnswer(command_id=command_id, account=account, position=at)
+            return answers.render(answer, 202, {"Retry-After": str(RETRY_S)})
+        if outcome.kind is OutcomeKind.DEAD_LETTER:
+            raise dead_letter_problem(outcome)
+        return answers.render(answers.outcome_of(outcome, account, command_id))
+    reading = await service.read(account, queries.first_decision, account, command_id)
+    line = reading.found
+    if line is None:
+        raise ProblemError(
+            404,
+            "command_unknown",
+            f"The account {account} has no command {command_id} as far as it is folded.",
+            "If it was sent just now, ask again with at=<its position> and wait.",
+        )
+    kind = OutcomeKind.ACCEPTED if line.accepted else OutcomeKind.REJECTED
+    found = CommandOutcome(kind, line.position, line, (), line.rejection)
+    return answers.render(answers.outcome_of(found, account, command_id), 200, answers.state_headers(reading))

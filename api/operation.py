@@ -1,0 +1,87 @@
+"""The routes of operation: health, progress, schemas. Those of health need no key."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import JSONResponse, Response
+
+from creditfold.api import answers
+from creditfold.api.access import Caller, needs
+from creditfold.api.answers import Answer
+from creditfold.api.problems import ProblemError, responses
+from creditfold.api.service import service_of
+from creditfold.log.admin import kafka_answers
+from creditfold.projections import queries
+
+router = APIRouter(tags=["operation"])
+
+
+class ReadyAnswer(Answer):
+    """Which servers answer."""
+
+    ready: bool
+    kafka: bool
+    postgresql: bool
+
+
+class ProgressAnswer(Answer):
+    """How far one partition is folded."""
+
+    partition: int
+    next_offset: int
+    accepted: int
+    rejected: int
+    duplicates: int
+    dead_letters: int
+    clock: datetime | None
+    folded_at: datetime | None
+    rules: int
+    generation: int
+
+
+@router.get("/health/live", operation_id="live")
+async def live() -> Response:
+    """Whether the process serves requests. Needs no key."""
+    return JSONResponse({"live": True})
+
+
+@router.get(
+    "/health/ready",
+    operation_id="ready",
+    response_model=ReadyAnswer,
+    responses={503: {"model": ReadyAnswer, "description": "A server doesn't answer."}},
+)
+async def ready(request: Request) -> Response:
+    """Whether Kafka and PostgreSQL answer, asked now. Needs no key."""
+    service = service_of(request)
+    kafka = await service.run(kafka_answers, service.settings)
+    try:
+        await service.query(queries.progress)
+        postgresql = True
+    except Exception:  # Whatever it is: the answer is no, and any other route says why.
+        postgresql = False
+    answer = ReadyAnswer(ready=kafka and postgresql, kafka=kafka, postgresql=postgresql)
+    return answers.render(answer, 200 if answer.ready else 503, {"Cache-Control": "no-store"})
+
+
+@router.get("/v1/progress", operation_id="progress", response_model=list[ProgressAnswer], responses=responses())
+async def progress(request: Request, caller: Annotated[Caller, needs("read:balance")]) -> Response:
+    """How far each partition of the log is folded."""
+    rows = await service_of(request).query(queries.progress)
+    found = [ProgressAnswer.model_validate({**row._asdict(), "partition": row.log_partition}) for row in rows]
+    return answers.render(found)
+
+
+@router.get("/schemas/{schema_id}", operation_id="schema", responses=responses(404))
+async def schema(
+    request: Request,
+    schema_id: Annotated[int, Path(description="The id that the log's records carry.")],
+) -> Response:
+    """The Avro schema of an id, as the log's records carry it. Needs no key: the schemas are public."""
+    from creditfold.schemas.registry import load_lock
+
+    row = next((row for row in load_lock() if row.id == schema_id), None)
+    if row is None:
+        raise ProblemError(404, "schema_unknown", f"There is no schema {schema_id}.", "schemas/lock.json lists them.")
+    return JSONResponse(row.schema)

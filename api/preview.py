@@ -1,0 +1,62 @@
+"""Decides a command on its account as folded, and answers what it would come to; writes nothing."""
+
+import json
+from typing import Any
+
+from fastapi.responses import Response
+from pydantic import Field
+
+from creditfold.api import answers
+from creditfold.api.answers import Allocation, Answer
+from creditfold.api.problems import ProblemError
+from creditfold.api.service import Reading, Service
+from creditfold.ledger import Verdict
+from creditfold.ledger.facts import Accepted, Rejected
+from creditfold.ledger.facts_json import facts_as_json
+from creditfold.processors.fold.preview import preview
+from creditfold.producers import encode_command
+from creditfold.producers.models.commands import Command
+
+
+class PreviewAnswer(Answer):
+    """What a command would come to at the folded state."""
+
+    outcome: str = Field(description="accepted, rejected or duplicate.")
+    reason: str | None
+    account: str
+    command_id: str
+    at: str = Field(description="Where in the log it would be decided, `partition:offset`: behind all that is folded.")
+    balances: dict[str, dict[str, int]] = Field(description="By asset, afterwards.")
+    facts: list[dict[str, Any]]
+    allocations: list[Allocation]
+
+
+async def preview_of(service: Service, command: Command) -> Response:
+    """The answer of a preview. Raises ProblemError for what would be a dead letter."""
+    record = encode_command(command)
+    async with service.previewers.connection() as connection:
+        found = await preview(connection, command.account, record.value)
+    outcome, reason = found.outcome, None
+    facts: list[dict[str, Any]] = []
+    if isinstance(outcome, Accepted):
+        kind, facts = "accepted", json.loads(facts_as_json(outcome.facts))
+    elif isinstance(outcome, Rejected):
+        kind, reason = "rejected", outcome.reason.value
+    elif outcome is Verdict.DUPLICATE:
+        kind = "duplicate"
+    else:
+        said = outcome.value if isinstance(outcome, Verdict) else getattr(outcome, "detail", "")
+        raise ProblemError(409, "would_be_dead_letter", f"The command would be a dead letter: {said}.", "Correct it.")
+    balances = {asset: found.account.balance(asset)._asdict() for asset in sorted(found.account.holdings)}
+    answer = PreviewAnswer.model_construct(
+        outcome=kind,
+        reason=reason,
+        account=command.account,
+        command_id=command.command_id,
+        at=str(found.at),
+        balances=balances,
+        facts=facts,
+        allocations=answers.allocations_of(facts),
+    )
+    last = found.at._replace(offset=found.at.offset - 1)
+    return answers.render(answer, 200, answers.state_headers(Reading(None, last, found.generation)))

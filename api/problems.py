@@ -1,0 +1,238 @@
+"""Every error as a problem document of RFC 9457: what went wrong, what to do next, and whether the command may count.
+
+Owns the codes, their HTTP statuses, and the handlers that turn an exception into a document. Knows no route.
+"""
+
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, cast
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from psycopg import Error as PostgresError
+from psycopg_pool import PoolTimeout
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from creditfold.common.errors import CreditfoldError
+from creditfold.common.position import Position
+from creditfold.producers import (
+    AppendError,
+    InvalidCommandError,
+    OutcomeTimeoutError,
+    OutcomeUnknownError,
+    QueueFullError,
+    RecordTooLargeError,
+)
+from creditfold.projections import failures
+from creditfold.projections.connections import PostgresUnavailableError
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+#: Seconds after which to try again where a server is away.
+RETRY_S = 1
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    type: str = Field(description="Names the kind of the problem; docs/http.md has a section of that name.")
+    title: str = Field(description="The kind in a few words; the same for each problem of the kind.")
+    status: int = Field(description="The HTTP status.")
+    code: str = Field(description="The kind, for a program to act on.")
+    detail: str = Field(description="What went wrong, in one sentence.")
+    remedy: str = Field(description="What to do next.")
+    request_id: str = Field(description="Also in the header X-Request-Id, and in the server's log.")
+    maybe_written: bool = Field(
+        description="Whether a command of this request may be in the log all the same. Sent again under the same key, "
+        "it counts once."
+    )
+    position: str | None = Field(
+        None, description="Where the command is in the log, `partition:offset`, if that is known."
+    )
+    problems: list[str] | None = Field(None, description="What is wrong, field by field.")
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem document.
+
+    Args:
+        status: the HTTP status.
+        code: the kind.
+        detail: what went wrong, in one sentence.
+        remedy: what to do next.
+        maybe_written: whether a command of the request may be in the log.
+        headers: further headers of the answer.
+        members: further members of the document, by name.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        remedy: str = "",
+        *,
+        maybe_written: bool = False,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.remedy = remedy
+        self.maybe_written = maybe_written
+        self.headers = dict(headers or {})
+        self.members = members
+
+
+def document(request: Request, problem: ProblemError) -> dict[str, Any]:
+    """The problem document of an error, for one request."""
+    known = {
+        "type": f"urn:creditfold:problem:{problem.code.replace('_', '-')}",
+        "title": problem.code.replace("_", " ").capitalize(),
+        "status": problem.status,
+        "code": problem.code,
+        "detail": problem.detail,
+        "remedy": problem.remedy,
+        "request_id": getattr(request.state, "request_id", ""),
+        "maybe_written": problem.maybe_written,
+    }
+    return known | {name: value for name, value in problem.members.items() if value is not None}
+
+
+def answer(request: Request, problem: ProblemError) -> Response:
+    """The answer that carries a problem document."""
+    return JSONResponse(document(request, problem), problem.status, problem.headers, MEDIA_TYPE)
+
+
+def of_error(error: Exception) -> ProblemError | None:
+    """The problem that an exception of ours or of a client library stands for; None for a defect."""
+    if isinstance(error, ProblemError):
+        return error
+    if isinstance(error, AppendError):
+        return _of_append(error)
+    if isinstance(error, PoolTimeout | PostgresUnavailableError):
+        return _away("PostgreSQL", getattr(error, "message", "PostgreSQL doesn't answer in time."))
+    if isinstance(error, PostgresError):
+        known = failures.explained(error)
+        return None if known is None else of_error(known)
+    if isinstance(error, CreditfoldError):
+        if error.away:
+            return _away(error.away, error.message)
+        status = HTTPStatus.BAD_REQUEST if error.exit_code == 2 else HTTPStatus.SERVICE_UNAVAILABLE
+        return ProblemError(status, _code_of(error), error.message, error.remedy)
+    return None
+
+
+def _of_append(error: AppendError) -> ProblemError:
+    position: Position | None = getattr(error, "position", None)
+    members = {"position": None if position is None else str(position)}
+    if isinstance(error, InvalidCommandError):
+        return ProblemError(
+            HTTPStatus.BAD_REQUEST, _code_of(error), error.message, error.remedy, problems=list(error.problems)
+        )
+    if isinstance(error, RecordTooLargeError):
+        return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "record_too_large", error.message, error.remedy)
+    status = HTTPStatus.TOO_MANY_REQUESTS if isinstance(error, QueueFullError) else HTTPStatus.SERVICE_UNAVAILABLE
+    if isinstance(error, OutcomeUnknownError) and not isinstance(error, OutcomeTimeoutError):
+        status = HTTPStatus.INTERNAL_SERVER_ERROR if position is not None else status
+    return ProblemError(
+        status,
+        _code_of(error),
+        error.message,
+        error.remedy,
+        maybe_written=error.maybe_written,
+        headers={"Retry-After": str(RETRY_S)},
+        **members,
+    )
+
+
+def _away(server: str, message: str) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"{server.lower()}_unavailable",
+        message,
+        f"Try again; if it stays so, look at {server} and at GET /health/ready.",
+        headers={"Retry-After": str(RETRY_S)},
+    )
+
+
+def _code_of(error: Exception) -> str:
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__.removesuffix("Error"))
+    return words.lower()
+
+
+def install(app: FastAPI) -> None:
+    """Have an application answer each of its errors with a problem document."""
+
+    async def known(request: Request, error: Exception) -> Response:
+        problem = of_error(error)
+        if problem is None:
+            return await unknown(request, error)
+        return answer(request, problem)
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        log.error("a request failed by a defect", path=request.url.path, request_id=_id_of(request), exc_info=error)
+        # A command may have been handed over before the defect.
+        maybe_written = request.method == "POST"
+        return answer(
+            request,
+            ProblemError(
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "internal_error",
+                "The server failed; this is a defect.",
+                "Report it with the request id. A command that is sent again under the same key counts once.",
+                maybe_written=maybe_written,
+            ),
+        )
+
+    async def http(request: Request, error: Exception) -> Response:
+        found = cast(HTTPException, error)
+        status = HTTPStatus(found.status_code)
+        remedy = "GET /openapi.json lists every route." if status in (404, 405) else ""
+        problem = ProblemError(
+            status, status.phrase.lower().replace(" ", "_").replace("-", "_"), f"{found.detail}.", remedy
+        )
+        problem.headers.update(found.headers or {})
+        return answer(request, problem)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        errors = cast(RequestValidationError, error).errors()
+        found = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in errors]
+        return answer(
+            request,
+            ProblemError(
+                HTTPStatus.BAD_REQUEST,
+                "invalid_request",
+                f"The request is invalid: {'; '.join(found)[:500]}.",
+                "GET /openapi.json says what each parameter may be.",
+                problems=[one[:200] for one in found[:20]],
+            ),
+        )
+
+    for kind in (ProblemError, CreditfoldError, PostgresError, PoolTimeout):
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, unknown)
+
+
+def _id_of(request: Request) -> str:
+    return str(getattr(request.state, "request_id", ""))
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documentation of problem answers, for a route; those that every route may give are added."""
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": _REF}}}
+        for status in sorted({*statuses, 400, 401, 403, 429, 500, 503})
+    }
+
+
+_REF = {"$ref": "#/components/schemas/Problem"}

@@ -1,0 +1,225 @@
+"""What all routes share while the door is open: the producer, connections to read with, who waits for the fold.
+
+Owns their opening and closing, and how blocking queries run beside the event loop. Knows no route.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import structlog
+from fastapi import Request
+from psycopg import AsyncConnection, Connection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from creditfold.api.access import SCOPES, Caller, KeyRing, caller_of
+from creditfold.api.problems import ProblemError
+from creditfold.common.position import Position
+from creditfold.common.settings import Settings
+from creditfold.log.partitioner import partition_of
+from creditfold.producers import AsyncCommandProducer
+from creditfold.projections import queries
+from creditfold.projections.access.keys import find_key, is_well_formed, record_use
+from creditfold.projections.connections import reader_pool, reader_pool_async, snapshot
+from creditfold.projections.queries import ProjectedOutcomes
+from creditfold.projections.queries.progress import PartitionProgress
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+#: Connections for queries, and so how many run at once.
+READERS = 8
+#: Connections for previews.
+PREVIEWERS = 2
+#: Seconds between two looks at how far the fold is, while somebody waits for it.
+LOOK_S = 0.01
+#: Seconds between two records of when keys were used.
+USED_EVERY_S = 30.0
+
+
+class Reading(NamedTuple):
+    """What a query found, and the state that it was found in: the next position to fold, and the generation."""
+
+    found: Any
+    position: Position | None
+    generation: int
+
+
+class Service:
+    """The open door's own: made by the application when it starts, closed when it ends.
+
+    Args:
+        settings: where Kafka and PostgreSQL are.
+        is_open: whether requests without a key may do everything (`--insecure-local`).
+    """
+
+    def __init__(self, settings: Settings, *, is_open: bool = False) -> None:
+        self.settings = settings
+        self._is_open = is_open
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="creditfold-read")
+        self.readers: ConnectionPool[Connection[TupleRow]] = reader_pool(settings.dsn, "creditfold-api", READERS)
+        self.previewers: AsyncConnectionPool[AsyncConnection[TupleRow]] = reader_pool_async(
+            settings.dsn, "creditfold-preview", PREVIEWERS
+        )
+        self.producer = AsyncCommandProducer(
+            settings.kafka_client,
+            settings.commands_topic,
+            outcomes=ProjectedOutcomes(settings.dsn, "creditfold-api-outcomes"),
+        )
+        self.keys = KeyRing(self._find_key)
+        self._progress: dict[int, PartitionProgress] = {}
+        self._news = asyncio.Condition()
+        self._waiting = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Open the pools; they connect by and by, whether PostgreSQL is there or not."""
+        self.readers.open(wait=False)
+        await self.previewers.open(wait=False)
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._record_use())]
+
+    async def close(self) -> None:
+        """End what was opened; commands under way are delivered first."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self.producer.close()
+        finally:
+            await self.previewers.close()
+            self.readers.close()
+            self._threads.shutdown(wait=False)
+
+    async def run(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Do blocking work beside the event loop, when a thread is free."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: work(*arguments, **options))
+
+    async def query(
+        self, question: Callable[Concatenate[Connection[Any], P], T], *arguments: P.args, **options: P.kwargs
+    ) -> T:
+        """Ask PostgreSQL by one of the functions of `projections.queries`."""
+
+        def ask() -> T:
+            with self.readers.connection() as connection:
+                return question(connection, *arguments, **options)
+
+        return await self.run(ask)
+
+    async def read(
+        self,
+        account: str | None,
+        question: Callable[Concatenate[Connection[Any], P], T],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> Reading:
+        """Ask as `query` does, in one snapshot, and say how far an account's partition was folded in it."""
+
+        def ask() -> Reading:
+            with self.readers.connection() as connection, snapshot(connection):
+                rows = queries.progress(connection)
+                found = question(connection, *arguments, **options)
+            partition = None if account is None or not rows else partition_of(account.encode(), len(rows))
+            at = None if partition is None else Position(partition, rows[partition].next_offset - 1)
+            return Reading(found, at, rows[0].generation if rows else 0)
+
+        return await self.run(ask)
+
+    # Who calls
+
+    async def authenticate(self, request: Request) -> Caller:
+        """The caller of a request. Raises ProblemError where it names none that is known."""
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        if not text:
+            if self._is_open:
+                return Caller("local", frozenset(SCOPES))
+            raise _unauthenticated("The request has no key.")
+        if scheme.lower() != "bearer":
+            raise _unauthenticated("The header Authorization isn't of the form `Bearer <key>`.")
+        if not is_well_formed(text.strip()):
+            raise _unauthenticated("The key is malformed; is it complete?")
+        key = await self.keys.find(text.strip())
+        if key is None:
+            raise _unauthenticated("The key isn't known here, has ended, or was revoked.")
+        return caller_of(key)
+
+    async def _find_key(self, text: str) -> Any:
+        return await self.query(find_key, text)
+
+    async def _record_use(self) -> None:
+        while True:
+            await asyncio.sleep(USED_EVERY_S)
+            used, self.keys.used = self.keys.used, {}
+            if used:
+                try:
+                    await self.query(record_use, list(used.items()))
+                except Exception as error:  # It only says when a key was used last; the next time says it too.
+                    log.warning("the use of keys wasn't recorded", why=str(error))
+
+    # Who waits for the fold
+
+    async def wait_for(self, position: Position, timeout_s: float) -> None:
+        """Wait until the fold has passed a position; costs neither a thread nor a connection for each who waits.
+
+        Raises:
+            ProblemError: the time is over, or there is no such partition.
+        """
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s), self._news:
+                self._news.notify_all()
+                while not self._has_passed(position):
+                    await self._news.wait()
+        except TimeoutError:
+            raise ProblemError(
+                503,
+                "not_yet_folded",
+                f"The fold has not reached {position} within {timeout_s:g} s.",
+                "Ask again, or without at_least. GET /v1/progress shows how far the fold is.",
+                headers={"Retry-After": "1"},
+            ) from None
+        finally:
+            self._waiting -= 1
+
+    def _has_passed(self, position: Position) -> bool:
+        row = self._progress.get(position.partition)
+        if row is None and self._progress:
+            raise ProblemError(
+                400, "no_such_partition", f"There is no partition {position.partition}.", "See /v1/progress."
+            )
+        return row is not None and row.next_offset > position.offset
+
+    async def _follow(self) -> None:
+        while True:
+            async with self._news:
+                while not self._waiting:
+                    await self._news.wait()
+            try:
+                rows = await self.query(queries.progress)
+            except Exception:  # Whoever waits learns from its own next query what is the matter.
+                await asyncio.sleep(1.0)
+                continue
+            async with self._news:
+                self._progress = {row.log_partition: row for row in rows}
+                self._news.notify_all()
+            await asyncio.sleep(LOOK_S)
+
+
+def _unauthenticated(detail: str) -> ProblemError:
+    return ProblemError(
+        401,
+        "unauthenticated",
+        detail,
+        "Send Authorization: Bearer cfk_...; `creditfold keys create` makes a key.",
+        headers={"WWW-Authenticate": 'Bearer realm="creditfold"'},
+    )
+
+
+def service_of(request: Request) -> Service:
+    """The service of the application that a request came to."""
+    found: Service = request.app.state.service
+    return found

@@ -1,0 +1,60 @@
+"""The audit of what operators did through the HTTP door: who, when, from where, why, and what changed."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from creditfold.projections.connections import rows_of
+
+
+class AuditLine(NamedTuple):
+    """One action. `before` and `after` are what it changed, None where there is nothing to show."""
+
+    number: int
+    at: datetime
+    who: str
+    address: str
+    action: str
+    target: str
+    reason: str
+    request_id: str
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+
+
+def record_action(
+    connection: Connection[Any],
+    *,
+    who: str,
+    address: str,
+    action: str,
+    target: str,
+    reason: str,
+    request_id: str,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> None:
+    """Add an action to the audit."""
+    connection.execute(
+        """INSERT INTO ledger_access.audit (who, address, action, target, reason, request_id, before, after)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s)""",
+        (who, address, action, target, reason, request_id, _json(before), _json(after)),
+    )
+
+
+def audit_lines(connection: Connection[Any], *, before: int | None = None, limit: int = 100) -> Sequence[AuditLine]:
+    """The latest actions, newest first; `before` is the number of the line to go on behind."""
+    return rows_of(
+        connection,
+        AuditLine,
+        """SELECT number, at, who, address, action, target, reason, request_id, before, after FROM ledger_access.audit
+           WHERE %s::bigint IS NULL OR number < %s ORDER BY number DESC LIMIT %s""",
+        (before, before, limit),
+    )
+
+
+def _json(value: Mapping[str, Any] | None) -> Jsonb | None:
+    return None if value is None else Jsonb(value)

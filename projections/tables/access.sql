@@ -1,0 +1,41 @@
+-- Who may use the HTTP door, and who did what through it. Not of a generation: a rebuild and a switch leave it alone.
+-- Not in the schema `ledger`, all of which readers may see.
+
+CREATE SCHEMA IF NOT EXISTS ledger_access;
+
+-- A key by the id that stands in its text. limits are what its scopes are limited to.
+CREATE TABLE IF NOT EXISTS ledger_access.keys (
+    id text COLLATE "C" PRIMARY KEY,
+    name text COLLATE "C" NOT NULL UNIQUE,
+    scopes text[] NOT NULL,
+    account_prefix text NOT NULL DEFAULT '',
+    assets text[] NOT NULL DEFAULT '{{}}',
+    most_amount bigint,
+    made_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    used_at timestamptz,
+    revoked_at timestamptz
+);
+
+-- The secrets of a key, two at a time while it is rotated. Only their digests are kept.
+CREATE TABLE IF NOT EXISTS ledger_access.secrets (
+    digest bytea PRIMARY KEY,
+    key_id text COLLATE "C" NOT NULL REFERENCES ledger_access.keys (id),
+    made_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at timestamptz
+);
+CREATE INDEX IF NOT EXISTS secrets_of_key ON ledger_access.secrets (key_id);
+
+-- What operators did: appended to, never changed.
+CREATE TABLE IF NOT EXISTS ledger_access.audit (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    who text NOT NULL,
+    address text NOT NULL,
+    action text COLLATE "C" NOT NULL,
+    target text NOT NULL,
+    reason text NOT NULL,
+    request_id text NOT NULL,
+    before jsonb,
+    after jsonb
+);
+CREATE INDEX IF NOT EXISTS audit_at ON ledger_access.audit (at);

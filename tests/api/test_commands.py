@@ -1,0 +1,178 @@
+"""Appending one command over HTTP: every kind, its outcome, repeats, rejections, previews, and bad requests."""
+
+import json
+from typing import Any
+
+import pytest
+
+from creditfold.api import commands
+from creditfold.api.body import MOST_BYTES, MOST_DEPTH
+from creditfold.producers.models.commands import MODELS
+from helpers.doors import Door
+
+pytestmark = pytest.mark.stack
+
+#: A body of each kind that is accepted, in this order, by an account that got 500 first. A step of a batch has an id.
+BODIES: dict[str, dict[str, Any]] = {
+    "spends": {"asset": "credits", "amount": 100},
+    "holds": {"asset": "credits", "amount": 50, "deadline": "2099-01-01T00:00:00Z"},
+    "captures": {"hold": "holds", "amount": 20},
+    "releases": {"hold": "holds"},
+    "refunds": {"spend": "spends", "amount": 10},
+    "transfers": {"asset": "credits", "amount": 5, "to": "somebody-else"},
+    "freezes": {"scope": "spending"},
+    "unfreezes": {},
+    "credit-limits": {"asset": "credits", "limit": 30},
+    "schedules": {
+        "asset": "credits",
+        "amount": 5,
+        "period": "months",
+        "first_at": "2098-01-01T00:00:00Z",
+        "until": "2098-06-01T00:00:00Z",
+    },
+    "schedule-cancellations": {"schedule": "schedules"},
+    "batches": {"steps": [{"type": "spend", "command_id": "step-1", "asset": "credits", "amount": 1}]},
+    "voids": {"grant": "grants"},
+    "closings": {"forfeit": True},
+}
+
+
+def test_each_kind_of_command_is_appended_and_decided(door: Door, account: str) -> None:
+    """Each by its own route; the answer has the position, the decision and what moved."""
+    assert {*BODIES, "grants"} == set(commands.ROUTES.values())
+    door.grant(account, 500, key="grants")
+    for route, body in BODIES.items():
+        answer = door.append(account, route, key=route, **body)
+        assert answer.status_code == 201, (route, answer.text)
+        assert answer.json()["command_id"] == route
+        assert answer.headers["Creditfold-Position"] == answer.json()["position"]
+    assert door.http.get(f"/v1/accounts/{account}").json()["is_closed"]
+
+
+def test_the_same_key_counts_once_whenever_it_comes_again(door: Door, account: str) -> None:
+    """A repeat has the first outcome; another body under the key is refused, and the first one stands."""
+    door.grant(account, 100)
+    first = door.append(account, "spends", key="order-1", asset="credits", amount=30)
+    again = door.append(account, "spends", key="order-1", asset="credits", amount=30)
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.json()["decision"] == first.json()["decision"]
+    other = door.append(account, "spends", key="order-1", asset="credits", amount=31)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
+    assert other.headers["Content-Type"] == "application/problem+json"
+    assert door.http.get(f"/v1/accounts/{account}/balances").json()[0]["available"] == 70
+
+
+def test_a_rejected_command_stays_rejected(door: Door, account: str) -> None:
+    """It says why; the same key is never decided again, whatever the account has by then."""
+    refused = door.append(account, "spends", key="too-much", asset="credits", amount=5)
+    assert (refused.status_code, refused.json()["reason"]) == (422, "insufficient_credits")
+    door.grant(account, 100)
+    again = door.append(account, "spends", key="too-much", asset="credits", amount=5)
+    assert (again.status_code, again.json()["accepted"]) == (200, False)
+
+
+def test_whoever_does_not_wait_finds_the_outcome_by_the_location(door: Door, account: str) -> None:
+    """`respond-async` answers once the log has the command; the location waits for its outcome."""
+    answer = door.http.post(
+        f"/v1/accounts/{account}/grants",
+        json={"asset": "credits", "amount": 7},
+        headers={"Idempotency-Key": "g", "Prefer": "respond-async"},
+    )
+    assert (answer.status_code, answer.headers["Preference-Applied"]) == (202, "respond-async")
+    assert answer.headers["Retry-After"] == "1"
+    found = door.http.get(answer.headers["Location"] + "&wait=30")
+    assert (found.status_code, found.json().get("outcome")) == (200, "accepted"), found.text
+    assert found.json()["position"] == answer.json()["position"]
+    assert door.http.get(f"/v1/accounts/{account}/commands/g").json()["decision"]["amount"] == 7
+    assert door.http.get(f"/v1/accounts/{account}/commands/h").status_code == 404
+
+
+def test_a_preview_is_what_is_decided_then_and_writes_nothing(door: Door, account: str) -> None:
+    """With the lots that it would take."""
+    door.grant(account, 40, key="first", expires_at="2098-01-01T00:00:00Z")
+    door.grant(account, 60, key="second")
+    spend = {"asset": "credits", "amount": 50}
+    url, headers = f"/v1/accounts/{account}/spends", {"Idempotency-Key": "s"}
+    preview = door.http.post(url, json=spend, headers=headers, params={"preview": "true"})
+    assert (preview.status_code, preview.json()["outcome"]) == (200, "accepted")
+    assert [(one["lot"], one["amount"]) for one in preview.json()["allocations"]] == [("first", 40), ("second", 10)]
+    assert preview.json()["balances"]["credits"]["available"] == 50
+    assert door.http.get(f"/v1/accounts/{account}/commands/s").status_code == 404
+    decided = door.append(account, "spends", key="s", **spend).json()
+    assert decided["decision"]["allocations"] == preview.json()["allocations"]
+    refused = door.http.post(
+        url, json={"asset": "credits", "amount": 51}, headers={"Idempotency-Key": "t"}, params={"preview": "true"}
+    )
+    assert refused.json()["reason"] == "insufficient_credits"
+
+
+#: A body, and what the problem says of it.
+BAD_BODIES: dict[str, tuple[bytes, int, str]] = {
+    "empty": (b"", 400, "not JSON"),
+    "cut": (b'{"asset":', 400, "not JSON"),
+    "list": (b"[]", 400, "no JSON object"),
+    "latin": (b'{"asset": "\xe9"}', 400, "not UTF-8"),
+    "twice": (b'{"asset": "a", "asset": "b"}', 400, "twice"),
+    "not a number": (b'{"asset": "a", "amount": NaN}', 400, "NaN"),
+    "a fraction": (b'{"asset": "a", "amount": 1.0}', 400, "whole number"),
+    "as text": (b'{"asset": "a", "amount": "1"}', 400, "whole number"),
+    "over 2^53": (b'{"asset": "a", "amount": 9223372036854775808}', 400, "whole number"),
+    "null": (b'{"asset": null, "amount": 1}', 400, "null"),
+    "strange": (b'{"asset": "a", "amount": 1, "colour": "red"}', 400, "colour"),
+    "source": (b'{"asset": "a", "amount": 1, "source": "me"}', 400, "source"),
+    "deep": (b'{"metadata": ' + b'{"a":' * MOST_DEPTH + b"1" + b"}" * (MOST_DEPTH + 1), 400, "nested"),
+    "very deep": (b"[" * 500_000, 400, "nested"),
+    "large": (b" " * (MOST_BYTES + 1), 413, "bytes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_a_bad_body_is_refused_in_words(door: Door, account: str, name: str) -> None:
+    """Each with a problem document; nothing is appended."""
+    body, status, said = BAD_BODIES[name]
+    answer = door.http.post(
+        f"/v1/accounts/{account[:100]}/grants",
+        content=body,
+        headers={"Idempotency-Key": "bad", "Content-Type": "application/json"},
+    )
+    problem = answer.json()
+    assert (answer.status_code, problem["maybe_written"]) == (status, False), problem
+    assert said in json.dumps(problem), problem
+    assert problem["request_id"] == answer.headers["X-Request-Id"]
+    assert problem["remedy"]
+
+
+#: Headers, and the problem's code.
+BAD_HEADERS: dict[str, tuple[dict[str, str], int, str]] = {
+    "no key": ({}, 400, "invalid_request"),
+    "an empty key": ({"Idempotency-Key": ""}, 400, "invalid_request"),
+    "a long key": ({"Idempotency-Key": "k" * 129}, 400, "invalid_request"),
+    "a derived key": ({"Idempotency-Key": "~k"}, 400, "invalid_command"),
+    "another type": ({"Idempotency-Key": "k", "Content-Type": "text/plain"}, 415, "unsupported_media_type"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_HEADERS)
+def test_bad_headers_are_refused_in_words(door: Door, account: str, name: str) -> None:
+    """A key that is no command id, or a body of another type."""
+    headers, status, code = BAD_HEADERS[name]
+    answer = door.http.post(
+        f"/v1/accounts/{account[:100]}/grants",
+        content=b'{"asset": "credits", "amount": 1}',
+        headers={"Content-Type": "application/json"} | headers,
+    )
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_a_mistake_is_taken_where_it_is_confirmed(door: Door, account: str) -> None:
+    """An id with an invisible character."""
+    body = {"asset": "cre\u00addits", "amount": 1}
+    refused = door.append(account, "grants", **body)
+    assert (refused.status_code, refused.json()["code"]) == (400, "doubtful_command")
+    assert door.append(account, "grants", confirmed=True, **body).status_code == 201
+
+
+def test_every_kind_of_command_has_a_route() -> None:
+    """A kind that is new must get one."""
+    assert commands.ROUTES.keys() == MODELS.keys()
