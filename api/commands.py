@@ -203,6 +203,8 @@ def _add_route(kind: str, last: str) -> None:
         prefer: Prefer = "",
         preview: Annotated[bool, Query(description="Decide at the folded state and write nothing.")] = False,
     ) -> Response:
+        # Before the body is read.
+        caller.refuse_account(account)
         command = command_of(kind, account, idempotency_key, caller, await json_object(request))
         caller.refuse_command(command)
         if preview:

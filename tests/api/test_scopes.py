@@ -1,0 +1,122 @@
+"""The table of routes and scopes, held both ways: each route has one row, and nothing else opens it."""
+
+import re
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import httpx
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from creditfold.api import create_app
+from creditfold.api.access import SCOPES
+from creditfold.common.settings import Settings
+from helpers.doors import Door
+
+pytestmark = pytest.mark.stack
+
+
+class Row(NamedTuple):
+    """What opens a route.
+
+    Fields:
+        scope: the one that does, each other one alone doesn't; None: no key is needed.
+        reach: `account`: the path names one, and a key of another prefix is refused; `all`: it is about all accounts,
+            and a key that is limited to a prefix is refused; `own`: it shows a limited key what is of its prefix;
+            `none`: it says nothing of accounts.
+    """
+
+    scope: str | None
+    reach: Literal["account", "all", "own", "none"] = "none"
+
+
+#: Each route of the application. A new one needs a row, and a row a route.
+TABLE: dict[str, Row] = {
+    "POST /v1/accounts/{account}/grants": Row("append:grant", "account"),
+    "POST /v1/accounts/{account}/spends": Row("append:spend", "account"),
+    "POST /v1/accounts/{account}/holds": Row("append:hold", "account"),
+    "POST /v1/accounts/{account}/captures": Row("append:capture", "account"),
+    "POST /v1/accounts/{account}/releases": Row("append:release", "account"),
+    "POST /v1/accounts/{account}/refunds": Row("append:refund", "account"),
+    "POST /v1/accounts/{account}/voids": Row("append:void_grant", "account"),
+    "POST /v1/accounts/{account}/transfers": Row("append:transfer", "account"),
+    "POST /v1/accounts/{account}/freezes": Row("append:freeze", "account"),
+    "POST /v1/accounts/{account}/unfreezes": Row("append:unfreeze", "account"),
+    "POST /v1/accounts/{account}/closings": Row("append:close", "account"),
+    "POST /v1/accounts/{account}/credit-limits": Row("append:set_credit_limit", "account"),
+    "POST /v1/accounts/{account}/schedules": Row("append:create_schedule", "account"),
+    "POST /v1/accounts/{account}/schedule-cancellations": Row("append:cancel_schedule", "account"),
+    "POST /v1/accounts/{account}/batches": Row("append:batch", "account"),
+    "GET /v1/accounts/{account}/commands/{command_id}": Row("read:statement", "account"),
+    "GET /v1/accounts/{account}": Row("read:balance", "account"),
+    "GET /v1/accounts/{account}/balances": Row("read:balance", "account"),
+    "GET /v1/accounts/{account}/lots": Row("read:balance", "account"),
+    "GET /v1/accounts/{account}/holds": Row("read:balance", "account"),
+    "GET /v1/accounts/{account}/transfers": Row("read:balance", "account"),
+    "GET /v1/accounts/{account}/schedules": Row("read:balance", "account"),
+    "GET /v1/progress": Row("read:balance"),
+    "GET /health/live": Row(None),
+    "GET /health/ready": Row(None),
+    "GET /schemas/{schema_id}": Row(None),
+    "GET /openapi.json": Row(None),
+}
+#: What stands for a name in a path, where `1` isn't something that such a route can be asked for.
+NAMES = {"account": "mine-1"}
+
+
+def routes() -> set[str]:
+    """The application's routes, each as its method and its path; HEAD, where GET brings it along, not by itself."""
+    found = set()
+    for route in iter_route_contexts(create_app(Settings()).routes):
+        methods = route.methods or {"ANY"}
+        found |= {f"{method} {route.path}" for method in methods if method != "HEAD" or "GET" not in methods}
+    return found
+
+
+def test_each_route_has_a_row_and_each_row_a_route() -> None:
+    """Whoever adds a route says here what opens it; whoever removes one removes its row."""
+    found = routes()
+    assert found - TABLE.keys() == set(), "these routes have no row in TABLE: which scope opens them, alone?"
+    assert TABLE.keys() - found == set(), "these rows of TABLE have no route any more"
+
+
+class Asking:
+    """Asks each route with a key of one scope alone, or with none, and looks at the status only."""
+
+    def __init__(self, door: Door, client: httpx.Client) -> None:
+        self._client = client
+        self._alone = {scope: door.make_key(scope).text for scope in SCOPES}
+        self._elsewhere = {scope: door.make_key(scope, account_prefix="theirs-").text for scope in SCOPES}
+
+    def status(self, name: str, scope: str | None, *, elsewhere: bool = False) -> int:
+        """The status that a route answers a key with; `elsewhere`: one of another account's prefix."""
+        method, _, path = name.partition(" ")
+        url = re.sub(r"{(\w+)[^}]*}", lambda found: NAMES.get(found[1], "1"), path)
+        headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
+        if scope is not None:
+            headers["Authorization"] = f"Bearer {(self._elsewhere if elsewhere else self._alone)[scope]}"
+        # Not read to its end: some answers have none. An empty body keeps a route that is opened from doing anything.
+        with self._client.stream(method, url, headers=headers) as answer:
+            return answer.status_code
+
+
+@pytest.fixture(scope="module")
+def asking(door: Door) -> Iterator[Asking]:
+    """Keys of each scope, made once."""
+    with door.with_key(None) as client:
+        yield Asking(door, client)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_route_is_opened_by_its_scope_and_by_nothing_else(asking: Asking, name: str) -> None:
+    """No key: 401. Every other scope alone: 403. Its scope: neither. Another prefix: 403 where accounts are named."""
+    row = TABLE[name]
+    if row.scope is None:
+        assert asking.status(name, None) not in (401, 403)
+        return
+    assert asking.status(name, None) == 401
+    statuses = {scope: asking.status(name, scope) for scope in SCOPES}
+    assert {scope for scope, status in statuses.items() if status != 403} == {row.scope}
+    assert statuses[row.scope] not in (401, 405, 500)
+    refused = asking.status(name, row.scope, elsewhere=True) == 403
+    assert refused == (row.reach in ("account", "all"))
