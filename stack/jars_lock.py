@@ -20,6 +20,10 @@ from creditfold.stack.embedded import down, up
 from creditfold.stack.jars import fetched_jars
 
 HERE = Path(__file__).resolve().parent
+#: Two lines of a thread in Java's log: a class, where it came from, and the addresses of it and what it extends.
+LOADED = re.compile(
+    r"(?m)^\[\d+ *\] (\S+) source: (\S+)\n\[\d+ *\] +klass: (\w+) super: (\w+)(?: interfaces:([ \w]+))? loader:"
+)
 
 
 def locked_jars(pom: Path) -> dict[str, dict[str, int | str]]:
@@ -35,10 +39,13 @@ def locked_jars(pom: Path) -> dict[str, dict[str, int | str]]:
 
 
 def loaded_classes() -> str:
-    """What a broker loads from its start until it has made a topic, as Java lists it."""
+    """What a broker loads from its start until it has made a topic, as Java lists it, but for what comes along."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.environ["JDK_JAVA_OPTIONS"] = f"-XX:DumpLoadedClassList={folder / CLASSES}"
+        log = folder / "loaded.log"
+        os.environ["JDK_JAVA_OPTIONS"] = (
+            f"-XX:DumpLoadedClassList={folder / CLASSES} -Xlog:class+load=debug:file={log}:tid:filecount=0"
+        )
         settings = Settings(data_dir=folder, jars_dir=folder / "jars")
         # Without its list the folder is somebody else's, and gets no archive made of the classes of before.
         (fetched_jars(settings) / LIST).unlink()
@@ -47,8 +54,26 @@ def loaded_classes() -> str:
         finally:
             down(settings)
         lines = (folder / CLASSES).read_text(encoding="utf-8").splitlines()
+        along = extended_classes(log.read_text(encoding="utf-8"))
     # Numbers and constant pools are of one run, and as long as all else.
-    return "".join(re.sub(r" id: \d+$", "", line) + "\n" for line in lines if not line.startswith(("#", "@cp")))
+    listed = (re.sub(r" id: \d+$", "", line) for line in lines if not line.startswith(("#", "@cp")))
+    return "".join(f"{line}\n" for line in listed if line not in along)
+
+
+def extended_classes(log: str) -> set[str]:
+    """What the classes of the jars extend and implement: Java archives it along with them.
+
+    What only Java's own classes extend isn't among them: another version's may extend others.
+
+    Args:
+        log: Java's log of the classes it loaded, with the thread before each line.
+    """
+    # Threads load at the same time: the lines of each, together.
+    by_thread = "".join(sorted(log.splitlines(keepends=True), key=lambda line: line.partition("]")[0]))
+    found = LOADED.findall(by_thread)
+    names = {address: name.replace(".", "/") for name, _, address, _, _ in found}
+    jars = [f"{above} {interfaces}".split() for _, source, _, above, interfaces in found if source.startswith("file:")]
+    return {names[address] for addresses in jars for address in addresses}
 
 
 if __name__ == "__main__":
