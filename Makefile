@@ -7,7 +7,7 @@ CHAOS_COMMANDS ?= 200000
 # How often `make test-under-load` runs the tests with busy processes beside them.
 TIMES ?= 1
 # How many processes run the tests, which wait more than they work; each has servers of its own, of about 1 GB.
-SIDE_BY_SIDE ?= 4
+SIDE_BY_SIDE ?= 6
 
 # Everything runs on the compiled core where it can be compiled. PLAIN=1 has it run in plain Python: `make bench PLAIN=1`;
 # COMPILED=1 has it fail rather. Tests run in plain Python unless COMPILED=1 is said; `make test` runs both.

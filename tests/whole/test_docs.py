@@ -44,7 +44,7 @@ INSTALLING = (
     "python3 -m venv .venv",
     ".venv/bin/pip install -e '.[dev]'",
     ".venv/bin/creditfold demo",
-    ".venv/bin/pytest -n 4 -m 'not chaos'",
+    ".venv/bin/pytest -n 6 -m 'not chaos'",
 )
 
 
@@ -209,7 +209,7 @@ def test_the_commands_without_make_are_those_of_the_makefile() -> None:
     own = {name: value for name, value in os.environ.items() if name not in names}
     make = ("make", "--always-make", "--dry-run", *targets)
     wanted = ran(*make, cwd=ROOT, env=own, check=True).stdout.replace("make: ", "")
-    for piece in ("-m venv .venv", "install --quiet --disable-pip-version-check -e '.[dev]'", ".venv/bin/pytest -n 4"):
+    for piece in ("-m venv .venv", "install --quiet --disable-pip-version-check -e '.[dev]'", ".venv/bin/pytest -n 6"):
         assert piece in wanted
 
 
