@@ -20,7 +20,7 @@ import typer
 
 from creditfold.cli.append import commands, import_file, redrive, tick
 from creditfold.cli.demo import command
-from creditfold.cli.read import balance, dead_letters, follow, history, lots, trace
+from creditfold.cli.read import balance, dead_letters, follow, history, lots, statement, trace
 from creditfold.cli.rebuild import generations, rules, trial_balance, verify
 from creditfold.cli.run import access, archive, doctor, processes, servers, status
 from creditfold.cli.shared.output import OutputError, output_error, print_json, safe, written
@@ -79,6 +79,7 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("import", _APPEND, import_file.import_),
     ("balance", _READ, balance.balance),
     ("history", _READ, history.history),
+    ("statement", _READ, statement.statement),
     ("lots", _READ, lots.lots),
     ("holds", _READ, lots.holds),
     ("transfers", _READ, lots.transfers),

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditfold.cli.shared.arguments import ArgumentError, JsonOption, LimitOption
+from creditfold.cli.shared.arguments import ArgumentError, JsonOption, LimitOption, period_of
 from creditfold.cli.shared.output import instant, print_json, print_table, say
 from creditfold.cli.shared.projection import projection
 from creditfold.common.position import Position
@@ -19,6 +19,13 @@ HEX_COLUMNS = 16
 def dead_letters(
     reason: Annotated[DeadLetterReason | None, typer.Option(help="Only those of this reason.")] = None,
     only_open: Annotated[bool, typer.Option("--open", help="Only those about which nothing was decided yet.")] = False,
+    *,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Appended from this time on (ISO 8601, UTC).")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Appended before this time (ISO 8601, UTC).")
+    ] = None,
     limit: LimitOption = 20,
     json: JsonOption = False,
 ) -> None:
@@ -28,11 +35,13 @@ def dead_letters(
     Examples:
       creditfold dead-letters list
       creditfold dead-letters list --open --reason not_framed
+      creditfold dead-letters list --since 2026-06-01 --until 2026-07-01
     """
     from creditfold.projections import queries
 
+    begin, end = period_of(since, until)
     with projection() as connection:
-        rows = queries.dead_letters(connection, limit, reason, only_open=only_open)
+        rows = queries.dead_letters(connection, limit, reason, only_open=only_open, since=begin, until=end)
     if json:
         print_json([_as_row(row) for row in rows])
     elif not rows:

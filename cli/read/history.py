@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from creditfold.cli.shared.arguments import AccountArgument, ArgumentError, JsonOption, LimitOption, checked_account
+from creditfold.cli.shared.arguments import (
+    AccountArgument,
+    ArgumentError,
+    JsonOption,
+    LimitOption,
+    SinceOption,
+    UntilOption,
+    checked_account,
+    period_of,
+)
 from creditfold.cli.shared.output import NONE, print_json, print_rows, print_table, say
 from creditfold.cli.shared.projection import projection
 from creditfold.common.position import Position
@@ -24,6 +33,8 @@ def history(
     before: Annotated[
         int | None, typer.Option(min=1, max=MAX_VERSION, help="Only decisions before this version: the next page.")
     ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     wide: Annotated[bool, typer.Option("--wide", help="With what was pending, held and owed after each line.")] = False,
     facts: Annotated[bool, typer.Option("--facts", help="With what happened: each move of credits.")] = False,
     json: JsonOption = False,
@@ -37,16 +48,18 @@ def history(
       creditfold history alice
       creditfold history alice --wide --facts
       creditfold history alice --limit 100 --before 250
+      creditfold history alice --since 2026-06-01 --until 2026-07-01
     """
     from creditfold.projections import queries
 
     checked_account(account)
+    begin, end = period_of(since, until)
     with projection() as connection:
-        rows = queries.history(connection, account, limit, before)
+        rows = queries.history(connection, account, limit, before, since=begin, until=end)
     if json:
         print_json(rows)
     elif not rows:
-        say(f"{account} has no decisions{' before that' if before else ' yet'}.")
+        say(f"{account} has no decisions{' there' if before or since or until else ' yet'}.")
     else:
         print_decisions(rows, wide=wide, facts=facts)
         if len(rows) == limit and rows[-1].version > 1:
@@ -98,6 +111,9 @@ def _fact(fact: dict[str, Any]) -> str:
 
 def rejections(
     account: Annotated[str | None, typer.Option("--account", "-a", help="Only this account's.")] = None,
+    *,
+    since: SinceOption = None,
+    until: UntilOption = None,
     limit: LimitOption = 20,
     totals: Annotated[bool, typer.Option("--totals", help="Count all of them by reason instead.")] = False,
     json: JsonOption = False,
@@ -107,19 +123,22 @@ def rejections(
     \b
     Examples:
       creditfold rejections --account alice
+      creditfold rejections --since 2026-06-01 --until 2026-07-01
       creditfold rejections --totals
     """
     from creditfold.projections import queries
 
+    begin, end = period_of(since, until)
     if totals:
         if account is not None:
             raise ArgumentError("--totals counts all accounts.", "Leave out --account, or --totals.")
         with projection() as connection:
-            counts = queries.rejection_totals(connection)
+            counts = queries.rejection_totals(connection, since=begin, until=end)
         print_json(counts) if json else print_table(("reason", "commands"), list(counts.items()))
         return
+    only = checked_account(account) if account is not None else None
     with projection() as connection:
-        rows = queries.rejections(connection, limit, checked_account(account) if account is not None else None)
+        rows = queries.rejections(connection, limit, only, since=begin, until=end)
     print_rows(
         rows,
         json,

@@ -30,6 +30,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 FoldTimeoutOption = Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for Kafka, then the fold.")]
 AssetFilterOption = Annotated[str | None, typer.Option("--asset", help="Only of this asset.")]
 LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=MAX_ROWS, help="Most rows to show.")]
+SinceOption = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help="From this time on (ISO 8601, UTC), by the log's clock.")
+]
+UntilOption = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="Before this time (ISO 8601, UTC), by the log's clock.")
+]
 
 
 class ArgumentError(CreditfoldError):
@@ -57,6 +63,14 @@ def moment_of(text: str) -> datetime:
         return instants.moment_of(text)
     except instants.InstantError as error:
         raise ArgumentError(f"{error}.", _WRITE_TIMES) from None
+
+
+def period_of(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    """Read the two ends of a time, the second of which doesn't count any more. Raises ArgumentError."""
+    begin, end = (None if text is None else moment_of(text) for text in (since, until))
+    if begin is not None and end is not None and end < begin:
+        raise ArgumentError("--until is before --since.", "Name the earlier time in --since.")
+    return begin, end
 
 
 def instant_of(text: str) -> int:

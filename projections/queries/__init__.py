@@ -1,4 +1,4 @@
-"""What read services ask the projection: balances, journal, lots, traces, dead letters, progress, outcomes.
+"""What read services ask the projection: balances, journal, statements, lots, traces, dead letters, progress, outcomes.
 
 Public: everything in `__all__`. Each function takes a connection of `creditfold.projections.connections.connected`,
 reads the views in schema `ledger`, and writes nothing. Amounts are whole numbers in the asset's smallest unit, instants
@@ -61,6 +61,13 @@ from creditfold.projections.queries.progress import (
     progress,
     wait_for,
 )
+from creditfold.projections.queries.statement import (
+    Statement,
+    StatementBalance,
+    StatementLine,
+    StatementPlace,
+    statement,
+)
 from creditfold.projections.queries.trace import Move, Trace, TracedLot, trace
 
 __all__ = [
@@ -80,6 +87,10 @@ __all__ = [
     "Rejection",
     "RulesActivated",
     "Schedule",
+    "Statement",
+    "StatementBalance",
+    "StatementLine",
+    "StatementPlace",
     "Trace",
     "TracedLot",
     "Transfer",
@@ -107,6 +118,7 @@ __all__ = [
     "rejection_totals",
     "rejections",
     "schedules",
+    "statement",
     "trace",
     "transfers",
     "usable_now",

@@ -116,8 +116,11 @@ def balances_after(connection: Connection[Any], account: str, version: int) -> S
     return rows_of(
         connection,
         Balance,
-        """SELECT DISTINCT ON (asset) account_id, asset, balance AS available, version, log_partition, log_offset,
-                  pending, held, debt
-           FROM ledger.journal WHERE account_id = %s AND version <= %s AND asset <> '' ORDER BY asset, version DESC""",
-        (account, version),
+        """SELECT j.* FROM ledger.balances b
+           CROSS JOIN LATERAL (
+               SELECT account_id, asset, balance AS available, version, log_partition, log_offset, pending, held, debt
+               FROM ledger.journal WHERE account_id = b.account_id AND asset = b.asset AND version <= %s
+               ORDER BY version DESC LIMIT 1
+           ) j WHERE b.account_id = %s ORDER BY asset""",
+        (version, account),
     )

@@ -85,7 +85,13 @@ _LETTERS: LiteralString = """
 
 
 def dead_letters(
-    connection: Connection[TupleRow], limit: int, reason: str | None = None, *, only_open: bool = False
+    connection: Connection[TupleRow],
+    limit: int,
+    reason: str | None = None,
+    *,
+    only_open: bool = False,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> Sequence[DeadLetterState]:
     """The latest dead letters, newest first.
 
@@ -94,6 +100,8 @@ def dead_letters(
         limit: how many at most.
         reason: only those of this reason; None for all.
         only_open: whether to leave out those that were decided about.
+        since: only those appended at this instant or later; None for any.
+        until: only those appended before this instant; None for any.
 
     Returns:
         Dead letters with their state and bytes.
@@ -104,10 +112,13 @@ def dead_letters(
     """
     query = (
         _LETTERS
-        + """WHERE (%s::text IS NULL OR reason = %s) AND (NOT %s OR state = 'open')
-             ORDER BY appended_at DESC NULLS LAST, log_partition DESC, log_offset DESC LIMIT %s"""
+        + """WHERE (%(reason)s::text IS NULL OR reason = %(reason)s) AND (NOT %(only_open)s OR state = 'open')
+               AND (%(since)s::timestamptz IS NULL OR appended_at >= %(since)s)
+               AND (%(until)s::timestamptz IS NULL OR appended_at < %(until)s)
+             ORDER BY appended_at DESC NULLS LAST, log_partition DESC, log_offset DESC LIMIT %(limit)s"""
     )
-    return rows_of(connection, DeadLetterState, query, (reason, reason, only_open, limit))
+    values = {"reason": reason, "only_open": only_open, "since": since, "until": until, "limit": limit}
+    return rows_of(connection, DeadLetterState, query, values)
 
 
 def dead_letter(connection: Connection[TupleRow], position: Position) -> DeadLetterState | None:

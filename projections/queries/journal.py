@@ -4,8 +4,8 @@ Reads the views in schema `ledger` only. Amounts are in the asset's smallest uni
 """
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, NamedTuple
+from datetime import UTC, datetime
+from typing import Any, LiteralString, NamedTuple
 
 from psycopg import Connection
 
@@ -33,7 +33,15 @@ class Rejection(NamedTuple):
     details: dict[str, Any] | None = None
 
 
-def history(connection: Connection[Any], account: str, limit: int, before: int | None = None) -> Sequence[Decision]:
+def history(
+    connection: Connection[Any],
+    account: str,
+    limit: int,
+    before: int | None = None,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Sequence[Decision]:
     """An account's latest decisions, newest first.
 
     Args:
@@ -41,6 +49,8 @@ def history(connection: Connection[Any], account: str, limit: int, before: int |
         account: its id.
         limit: how many at most.
         before: only lines of a smaller version, to page backwards; None for the newest.
+        since: only lines decided at this instant or later; None for any.
+        until: only lines decided before this instant; None for any.
 
     Returns:
         Decisions, newest first; empty for an account that was never used.
@@ -49,13 +59,41 @@ def history(connection: Connection[Any], account: str, limit: int, before: int |
         >>> [(line.kind, line.accepted) for line in history(connection, "ada", limit=2)]
         [('batch', False), ('create_schedule', True)]
     """
+    first = 0 if since is None else last_version(connection, account, since)
+    last = before and before - 1
+    if until is not None:
+        ended = last_version(connection, account, until)
+        last = ended if last is None else min(last, ended)
     return rows_of(
         connection,
         Decision,
-        """SELECT * FROM ledger.journal WHERE account_id = %s AND (%s::bigint IS NULL OR version < %s)
+        """SELECT * FROM ledger.journal
+           WHERE account_id = %s AND version > %s AND (%s::bigint IS NULL OR version <= %s)
            ORDER BY version DESC LIMIT %s""",
-        (account, before, before, limit),
+        (account, first, last, last, limit),
     )
+
+
+# Versions go from 1 without gaps, and the clock never goes back: the last version before an instant is found by halving
+# what is left, each step by the account's index.
+_LAST_VERSION: LiteralString = """
+    WITH RECURSIVE halves (low, high) AS (
+        SELECT 0::bigint, coalesce((SELECT max(version) FROM ledger.journal WHERE account_id = %(account)s), 0)
+        UNION ALL
+        SELECT CASE WHEN j.decided_at < %(before)s THEN j.version ELSE h.low END,
+               CASE WHEN j.decided_at < %(before)s THEN h.high ELSE j.version - 1 END
+        FROM halves h
+        JOIN ledger.journal j ON j.account_id = %(account)s AND j.version = (h.low + h.high + 1) / 2
+        WHERE h.low < h.high
+    )
+    SELECT high FROM halves WHERE low = high
+"""
+
+
+def last_version(connection: Connection[Any], account: str, before: datetime | None) -> int:
+    """The version of an account's last line decided before an instant, of the last at all if None; 0 without one."""
+    row = connection.execute(_LAST_VERSION, {"account": account, "before": before or _NEVER}).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def first_decision(connection: Connection[Any], account: str, command_id: str) -> Decision | None:
@@ -85,13 +123,22 @@ def first_decision(connection: Connection[Any], account: str, command_id: str) -
     return rows[0] if rows else None
 
 
-def rejections(connection: Connection[Any], limit: int, account: str | None = None) -> Sequence[Rejection]:
+def rejections(
+    connection: Connection[Any],
+    limit: int,
+    account: str | None = None,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Sequence[Rejection]:
     """The latest rejections, newest first.
 
     Args:
         connection: a reader's connection to the projection (`connected`).
         limit: how many at most.
         account: only this account's; None for those of all accounts.
+        since: only those decided at this instant or later; None for any.
+        until: only those decided before this instant; None for any.
 
     Returns:
         Rejections, newest first.
@@ -104,20 +151,36 @@ def rejections(connection: Connection[Any], limit: int, account: str | None = No
         return rows_of(
             connection,
             Rejection,
-            """SELECT * FROM ledger.rejections
-               ORDER BY decided_at DESC, log_partition DESC, log_offset DESC LIMIT %s""",
-            (limit,),
+            """SELECT * FROM ledger.rejections WHERE decided_at >= %(since)s AND decided_at < %(until)s
+               ORDER BY decided_at DESC, log_partition DESC, log_offset DESC LIMIT %(limit)s""",
+            {"limit": limit, **_time(since, until)},
         )
     # In the same order by the account's own lines: by the instant, those of all accounts would be gone through.
-    query = "SELECT * FROM ledger.rejections WHERE account_id = %s ORDER BY version DESC LIMIT %s"
-    return rows_of(connection, Rejection, query, (account, limit))
+    first = 0 if since is None else last_version(connection, account, since)
+    last = None if until is None else last_version(connection, account, until)
+    query = """SELECT * FROM ledger.rejections
+               WHERE account_id = %s AND version > %s AND (%s::bigint IS NULL OR version <= %s)
+               ORDER BY version DESC LIMIT %s"""
+    return rows_of(connection, Rejection, query, (account, first, last, last, limit))
 
 
-def rejection_totals(connection: Connection[Any]) -> dict[str, int]:
-    """How many commands were rejected, by reason. Counts all of them, which takes long on a long journal.
+def _time(since: datetime | None, until: datetime | None) -> dict[str, datetime]:
+    # Both ends are always there, so that the planner sees a range of the index. No clock is outside of these.
+    return {"since": since or _EPOCH, "until": until or _NEVER}
+
+
+_EPOCH, _NEVER = datetime(1970, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+def rejection_totals(
+    connection: Connection[Any], *, since: datetime | None = None, until: datetime | None = None
+) -> dict[str, int]:
+    """How many commands were rejected, by reason. Counts them, which takes long where they are many.
 
     Args:
         connection: a reader's connection to the projection (`connected`).
+        since: only those decided at this instant or later; None for any.
+        until: only those decided before this instant; None for any.
 
     Returns:
         Counts by reason, ordered by reason.
@@ -127,7 +190,9 @@ def rejection_totals(connection: Connection[Any]) -> dict[str, int]:
         {'insufficient_credits': 2}
     """
     cursor = connection.execute(
-        "SELECT rejection, count(*) FROM ledger.rejections GROUP BY rejection ORDER BY rejection"
+        """SELECT rejection, count(*) FROM ledger.rejections WHERE decided_at >= %(since)s AND decided_at < %(until)s
+           GROUP BY rejection ORDER BY rejection""",
+        _time(since, until),
     )
     return dict(cursor.fetchall())
 

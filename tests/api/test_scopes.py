@@ -54,6 +54,7 @@ TABLE: dict[str, Row] = {
     "GET /v1/accounts/{account}/holds": Row("read:balance", "account"),
     "GET /v1/accounts/{account}/transfers": Row("read:balance", "account"),
     "GET /v1/accounts/{account}/schedules": Row("read:balance", "account"),
+    "GET /v1/accounts/{account}/statement": Row("read:statement", "account"),
     "GET /v1/progress": Row("read:balance"),
     "GET /health/live": Row(None),
     "GET /health/ready": Row(None),

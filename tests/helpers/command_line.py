@@ -91,6 +91,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "import": ("{file}",),
     "balance": ("ann",),
     "history": ("ann",),
+    "statement": ("ann",),
     "lots": ("ann",),
     "holds": ("ann",),
     "transfers": ("ann",),

@@ -8,6 +8,7 @@ import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import psycopg
@@ -23,6 +24,11 @@ from helpers.pages import DOCS, blocks
 
 #: Tables that grow with the ledger.
 LARGE = {"journal", "balances", "accounts", "lots", "holds", "spends", "transfers", "schedules"}
+
+
+def moment(at_ms: int) -> datetime:
+    """An instant of the log's clock."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
 def _any_grant(connection: Connection[Any], account: str) -> str:
@@ -42,9 +48,18 @@ QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
     "balances_now": queries.balances_now,
     "usable_now": lambda connection, account: queries.usable_now(connection, account, "ads"),
     "history": lambda connection, account: queries.history(connection, account, 20, 7),
+    "history, of a time": lambda connection, account: queries.history(
+        connection, account, 20, since=moment(1), until=moment(30_000)
+    ),
+    "statement": lambda connection, account: queries.statement(
+        connection, account, since=moment(1), until=moment(30_000)
+    ),
     "first_decision": lambda connection, account: queries.first_decision(connection, account, "g"),
     "outcome_at": _outcome,
     "rejections": lambda connection, account: queries.rejections(connection, 20, account),
+    "rejections, of a time": lambda connection, account: queries.rejections(
+        connection, 20, account, since=moment(1), until=moment(30_000)
+    ),
     "account_state": queries.account_state,
     "lots": lambda connection, account: queries.lots(connection, account, "credits"),
     "lots, all": lambda connection, account: queries.lots(connection, account, every=True),

@@ -3,11 +3,13 @@
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from psycopg import Connection
 
 from creditfold.cli.shared.reasons import DEAD, REJECTED
 from creditfold.common.settings import Settings
@@ -17,6 +19,7 @@ from creditfold.processors.fold.fast import new_filter
 from creditfold.projections import queries
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.generations.catalog import generation
+from creditfold.projections.queries import StatementBalance
 from creditfold.projections.tables.comments import RELATIONS, SCHEMA_TEXT, Relation
 from creditfold.projections.tables.views import VIEWS
 from creditfold.schemas.dead_letters import DeadLetterReason
@@ -90,6 +93,48 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
                     holding = then[name].holding(row.asset)
                     expected = (holding.available, holding.pending, holding.held, holding.debt, holding.limit)
                     assert (row.available, row.pending, row.held, row.debt, row.credit_limit) == expected
+
+
+async def test_statements_divide_the_journal_by_time(prepared: Settings) -> None:
+    """Each opens with what was had then, adds up to what it closes with, and is followed by the next without a gap."""
+    records = history(4, 400)
+    await fold_in_pieces(prepared, records, random.Random(4), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
+    with connected(prepared.dsn) as connection, snapshot(connection):
+        for account in in_memory(records).accounts:
+            whole = queries.history(connection, account, 1_000)[::-1]
+            times = sorted({line.decided_at for line in whole})
+            cuts = [None, *times[:: max(1, len(times) // 5)], times[-1] + timedelta(milliseconds=1), None]
+            read: list[int] = []
+            for since, until in pairwise(cuts):
+                found = queries.statement(connection, account, since=since, until=until)
+                read += [line.version for line in found.lines]
+                assert had(found.opening) == as_of(connection, account, since)
+                assert had(found.closing) == as_of(connection, account, until, whole=until is None)
+                for opening, closing in zip(found.opening, found.closing, strict=True):
+                    changes = [line.change for line in found.lines if line.asset == opening.asset]
+                    assert opening.available + sum(changes) == closing.available
+                later = queries.history(connection, account, 1_000, since=since, until=until)
+                assert [line.version for line in later if line.accepted and line.asset] == [
+                    line.version for line in found.lines[::-1]
+                ]
+            assert read == [line.version for line in whole if line.accepted and line.asset]
+
+
+def had(balances: Sequence[StatementBalance]) -> dict[str, tuple[int, ...]]:
+    """What there is of each asset of which there is something."""
+    return {row.asset: row[1:] for row in balances if any(row[1:])}
+
+
+def as_of(
+    connection: Connection[Any], account: str, before: datetime | None, *, whole: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """What an account had before an instant, of each asset of which it had something."""
+    if before is None and not whole:
+        return {}
+    until_ms = None if before is None else (before - EPOCH) // timedelta(milliseconds=1) - 1
+    rows = queries.balances_as_of(connection, account, 0, until_ms=until_ms)
+    found = {row.asset: (row.available, row.pending, row.held, row.debt) for row in rows}
+    return {asset: amounts for asset, amounts in found.items() if any(amounts)}
 
 
 def moved(settings: Settings) -> dict[tuple[str, str, int], dict[str, int]]:

@@ -1,0 +1,118 @@
+"""Reading what changed over HTTP: statements by time."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from helpers.doors import Door
+
+pytestmark = pytest.mark.stack
+
+
+def fill(door: Door, account: str) -> None:
+    """Grants 100, spends 30, can't spend 900, holds 20 of it, and has 5 of something else."""
+    door.grant(account, 100, key="=1+1", reason="@SUM(A1)")
+    for what, amount, more in (
+        ("spends", 30, {}),
+        ("spends", 900, {}),
+        ("holds", 20, {"deadline": "2099-01-01T00:00:00Z"}),
+    ):
+        door.append(account, what, asset="credits", amount=amount, **more)
+    assert door.append(account, "grants", asset="gold", amount=5).status_code == 201
+
+
+def test_a_statement_goes_from_opening_to_closing(door: Door, account: str) -> None:
+    """By asset; a rejection changes nothing and isn't in it."""
+    fill(door, account)
+    url = f"/v1/accounts/{account}/statement"
+    whole = door.http.get(url).json()
+    assert [(line["kind"], line["asset"], line["change"], line["available"]) for line in whole["lines"]] == [
+        ("grant", "credits", 100, 100),
+        ("spend", "credits", -30, 70),
+        ("hold", "credits", -20, 50),
+        ("grant", "gold", 5, 5),
+    ]
+    nothing = {"available": 0, "pending": 0, "held": 0, "debt": 0}
+    assert whole["opening"] == [{"asset": name, **nothing} for name in ("credits", "gold")]
+    credits = {"asset": "credits", "available": 50, "pending": 0, "held": 20, "debt": 0}
+    assert whole["closing"] == [credits, {"asset": "gold", **nothing, "available": 5}]
+    assert (whole["account"], whole["from"], whole["next"]) == (account, None, None)
+    only = door.http.get(url, params={"asset": "gold"}).json()
+    assert [line["asset"] for line in (*only["lines"], *only["closing"])] == ["gold", "gold"]
+
+
+def test_statements_of_times_that_follow_each_other_have_each_line_once(door: Door, account: str) -> None:
+    """The second instant doesn't count any more, and what one closes with the next opens with."""
+    fill(door, account)
+    url = f"/v1/accounts/{account}/statement"
+    whole = door.http.get(url).json()["lines"]
+    middle = whole[2]["decided_at"]
+    before = door.http.get(url, params={"until": middle}).json()
+    after = door.http.get(url, params={"from": middle}).json()
+    assert [*before["lines"], *after["lines"]] == whole
+    assert all(line["decided_at"] < middle for line in before["lines"])
+    opening = {row["asset"]: row for row in after["opening"]}
+    assert all(opening[row["asset"]] == row for row in before["closing"])
+    for bad in ({"from": "2026-01-02", "until": "2026-01-01"}, {"from": "soon"}, {"limit": 0}, {"limit": 1001}):
+        answer = door.http.get(url, params=bad)
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request"), bad
+
+
+def test_a_long_statement_comes_in_pages(door: Door, account: str) -> None:
+    """What is written meanwhile is in none of them, nor does it move them."""
+    fill(door, account)
+    url = f"/v1/accounts/{account}/statement"
+    whole = door.http.get(url).json()
+    lines, cursor, pages = [], None, 0
+    while pages == 0 or cursor is not None:
+        page = door.http.get(url, params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
+        lines += page["lines"]
+        assert (page["opening"], page["closing"]) == (whole["opening"], whole["closing"])
+        cursor, pages = page["next"], pages + 1
+        door.grant(account, 1)
+    assert (lines, pages) == (whole["lines"], 2)
+    first = door.http.get(url, params={"limit": 2}).json()["next"]
+    for bad in ("x", "W10", first[:-4], "WyJqb3VybmFsIiwwLDEsMF0", "WyJzdGF0ZW1lbnQiLDAsLTEsMF0"):
+        answer = door.http.get(url, params={"cursor": bad})
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_cursor"), bad
+
+
+def test_a_statement_is_had_for_a_spreadsheet_and_as_lines(door: Door, account: str) -> None:
+    """By `format` or by Accept, whole; no cell begins a formula."""
+    fill(door, account)
+    url = f"/v1/accounts/{account}/statement"
+    whole = door.http.get(url).json()
+    answer = door.http.get(url, params={"format": "csv"})
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert answer.content.startswith(b"\xef\xbb\xbfrow,asset,")
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"), newline="")))
+    assert [row["row"] for row in rows] == ["opening"] * 2 + ["line"] * 4 + ["closing"] * 2
+    assert (rows[2]["command_id"], rows[2]["reason"]) == ("'=1+1", "'@SUM(A1)")
+    assert [row["change"] for row in rows[2:6]] == ["100", "-30", "-20", "5"]
+    assert [row["available"] for row in rows] == ["0", "0", "100", "70", "50", "5", "50", "5"]
+    lines = door.http.get(url, headers={"Accept": "application/json;q=0.5, application/x-ndjson"})
+    assert lines.headers["Content-Type"] == "application/x-ndjson"
+    found = [json.loads(line) for line in lines.text.splitlines()]
+    assert [row.pop("row") for row in found] == [row["row"] for row in rows]
+    assert found == [*whole["opening"], *whole["lines"], *whole["closing"]]
+    assert door.http.get(url, headers={"Accept": "image/png"}).status_code == 406
+    assert door.http.get(url, params={"format": "csv", "cursor": "x"}).status_code == 400
+
+
+def test_what_commands_say_in_words_is_for_some_only(door: Door, account: str) -> None:
+    """Source and reason need the scope read:personal; a statement at all needs read:statement."""
+    fill(door, account)
+    url = f"/v1/accounts/{account}/statement"
+    seen = {}
+    for scopes in (("read:statement",), ("read:statement", "read:personal")):
+        with door.with_key(door.make_key(*scopes).text) as reader:
+            line = reader.get(url).json()["lines"][0]
+            seen[len(scopes)] = (line["source"] is not None, line["reason"])
+            assert ("@SUM" in reader.get(url, params={"format": "csv"}).text) == (len(scopes) == 2)
+    assert seen == {1: (False, None), 2: (True, "@SUM(A1)")}
+    with door.with_key(door.make_key("read:balance").text) as reader:
+        assert reader.get(url).status_code == 403
+    with door.with_key(door.make_key("read:statement", account_prefix="other-").text) as reader:
+        assert reader.get(url).status_code == 403

@@ -1,0 +1,67 @@
+"""What support and finance ask on the command line: statements, and what was decided in a time."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from creditfold.common.settings import Settings
+from helpers.support import PATIENT, Cli, worker
+
+pytestmark = pytest.mark.compiled_core
+
+
+@pytest.mark.usefixtures("one_producer")
+def test_what_was_decided_in_a_time(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+    """Statements, histories, rejections and dead letters have --since, which counts, and --until, which doesn't."""
+    with worker(ledger_settings, tmp_path):
+        cli("grant", "ada", "500", "--id", "g", "--reason", "=1+1", *PATIENT)
+        cli("spend", "ada", "900", "--id", "much", *PATIENT)
+        cli("spend", "ada", "120", "--id", "s", *PATIENT)
+        cli("spend", "ada", "1", "--id", "s", *PATIENT)
+    lines = cli("history", "ada", "--json").json[::-1]
+    assert [line["command_id"] for line in lines] == ["g", "much", "s"]
+    times = [line["decided_at"] for line in lines]
+    now = {"since": ("--since", times[2]), "until": ("--until", times[2])}
+
+    whole = cli("statement", "ada", "--json").json
+    assert [line["command_id"] for line in whole["lines"]] == ["g", "s"]
+    assert whole["closing"] == [{"asset": "credits", "available": 380, "pending": 0, "held": 0, "debt": 0}]
+    late, early = (cli("statement", "ada", *now[end], "--json").json for end in ("since", "until"))
+    assert [*early["lines"], *late["lines"]] == whole["lines"]
+    assert early["closing"] == late["opening"]
+    shown = cli("statement", "ada").out.splitlines()
+    assert [line.split()[1] for line in shown] == ["at", "opening", "grant", "spend", "closing"]
+    rows = list(csv.DictReader(io.StringIO(cli("statement", "ada", "--csv").out.removeprefix("\ufeff"), newline="")))
+    assert [(row["row"], row["change"], row["available"], row["reason"]) for row in rows] == [
+        ("opening", "", "0", ""),
+        ("line", "500", "500", "'=1+1"),
+        ("line", "-120", "380", ""),
+        ("closing", "", "380", ""),
+    ]
+    for name in ("history", "rejections", "dead-letters list"):
+        of_ada = ("ada",) if name == "history" else ()
+        found = {end: cli(*name.split(), *of_ada, *now[end], "--json").json for end in now}
+        assert len(found["since"]) + len(found["until"]) == (3 if name == "history" else 1), name
+        assert cli(*name.split(), *of_ada, "--since", "2020-01-01", "--until", "2020-01-02", "--json").json == []
+    assert [row["command_id"] for row in cli("rejections", "--until", times[2], "--json").json] == ["much"]
+    assert [row["command_id"] for row in cli("rejections", "-a", "ada", "--since", times[1], "--json").json] == ["much"]
+    assert cli("rejections", "--totals", "--since", "2020-01-01", "--until", "2020-01-02", "--json").json == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("statement ada --json --csv", "either JSON or CSV"),
+        ("statement ada --since 2026-06-02 --until 2026-06-01", "--until is before --since"),
+        ("history ada --since soon", "'soon' is no time"),
+        ("rejections --until soon", "'soon' is no time"),
+        ("dead-letters list --since soon", "'soon' is no time"),
+    ],
+)
+def test_a_wrong_time_is_refused(bare: Cli, line: str, says: str) -> None:
+    """Before anything is asked for."""
+    done = bare(*line.split())
+    assert done.code == 2
+    assert says in done.err
