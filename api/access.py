@@ -56,8 +56,9 @@ class Caller(NamedTuple):
     most_amount: int | None = None
 
     def refuse_scope(self, scope: str) -> None:
-        """Raise ProblemError unless the caller has a scope."""
-        if scope not in self.scopes:
+        """Raise ProblemError unless the caller has a scope; of one that ends in `*`, any that begins so."""
+        begins = scope.removesuffix("*")
+        if scope not in self.scopes and not (begins != scope and any(one.startswith(begins) for one in self.scopes)):
             raise ProblemError(
                 403,
                 "scope_missing",
@@ -155,7 +156,10 @@ AnyCaller = Annotated[Caller, Depends(_caller)]
 
 
 def needs(scope: str) -> Any:
-    """The dependency of a route that a scope opens; the route's table of scopes is read from it."""
+    """The dependency of a route that a scope opens; the route's table of scopes is read from it.
+
+    A scope that ends in `*` is any that begins so, where the route looks at each command by itself.
+    """
 
     async def check(caller: AnyCaller) -> Caller:
         caller.refuse_scope(scope)

@@ -5,10 +5,10 @@ Knows no route. A slow or a large client is refused before anything is looked at
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import takewhile
 from typing import Any
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from creditfold.api.problems import ProblemError
 from creditfold.producers.strict_json import BadRecordError, parse_json
@@ -70,11 +70,7 @@ async def _all_of(request: Request) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > MOST_BYTES:
         raise _too_large()
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ProblemError(
-            415, "unsupported_media_type", f"The body is of type {kind[:60]!r}.", "Send application/json."
-        )
+    refuse_other_types(request, "application/json")
     parts: list[bytes] = []
     size = 0
     try:
@@ -95,6 +91,13 @@ async def _all_of(request: Request) -> bytes:
     return b"".join(parts)
 
 
+def refuse_other_types(request: Request, *types: str) -> None:
+    """Raise ProblemError for a body that says it is of another type than these; it may leave that out."""
+    kind = request.headers.get("content-type", types[0]).partition(";")[0].strip().lower()
+    if kind not in types:
+        raise ProblemError(415, "unsupported_media_type", f"The body is of type {kind[:60]!r}.", f"Send {types[0]}.")
+
+
 def _too_large() -> ProblemError:
     return ProblemError(
         413,
@@ -105,35 +108,62 @@ def _too_large() -> ProblemError:
     )
 
 
-async def lines_of(request: Request, idle_s: float) -> AsyncIterator[bytes]:
-    """The lines of a request's body, each as it comes, without its end.
+async def line_blocks(request: Request, idle_s: float) -> AsyncIterator[list[bytes]]:
+    """The lines of a request's body, as many at a time as came together, without their ends.
+
+    A line without an end is the last one of a body that is complete; of a body that was cut off it is no line.
 
     Args:
         request: whose body is read.
         idle_s: seconds that the sender may be silent.
 
+    Yields:
+        At least one line.
+
     Raises:
-        ProblemError: a line is too long, or the sender was silent for too long.
-        ClientDisconnect: it is gone.
+        ProblemError: a line is too long, or the sender was silent for too long. Those before it were yielded.
+        ClientDisconnect: the sender is gone.
     """
-    rest = b""
+    rest: list[bytes] = []
+    size = 0
     stream = request.stream()
-    while True:
-        try:
-            async with asyncio.timeout(idle_s):
-                part = await anext(stream, None)
-        except TimeoutError:
-            raise ProblemError(408, "body_too_slow", f"Nothing came for {idle_s:g} s.", "Send it again.") from None
-        except ClientDisconnect:
-            raise
-        if part is None:
-            break
-        *lines, rest = (rest + part).split(b"\n")
-        for line in lines:
-            yield line
-        if len(rest) > MOST_BYTES:
-            raise ProblemError(
-                413, "line_too_long", f"A line has more than {MOST_BYTES:,} bytes.", "Send shorter lines."
-            )
-    if rest:
-        yield rest
+    while part := await _part_of(stream, idle_s):
+        first, *more = part.split(b"\n")
+        rest.append(first)
+        size += len(first)
+        if more:
+            lines = [b"".join(rest), *more]
+            rest, size = [lines.pop()], len(more[-1])
+            short = lines if len(part) + len(lines[0]) <= MOST_BYTES else list(takewhile(_is_short, lines))
+            if short:
+                yield short
+            if len(short) < len(lines):
+                raise _line_too_long()
+        if size > MOST_BYTES:
+            raise _line_too_long()
+    if size:
+        yield [b"".join(rest)]
+
+
+async def _part_of(stream: AsyncIterator[bytes], idle_s: float) -> bytes:
+    """The next part of a body; empty at its end."""
+    try:
+        async with asyncio.timeout(idle_s):
+            return await anext(stream, b"")
+    except TimeoutError:
+        raise ProblemError(
+            408, "body_too_slow", f"Nothing came for {idle_s:g} s.", "Send what is left in another request."
+        ) from None
+
+
+def _is_short(line: bytes) -> bool:
+    return len(line) <= MOST_BYTES
+
+
+def _line_too_long() -> ProblemError:
+    return ProblemError(
+        413,
+        "line_too_long",
+        f"The line has more than {MOST_BYTES:,} bytes; nothing after it was read.",
+        "Send one command a line, and what comes after it in another request.",
+    )

@@ -99,11 +99,16 @@ def command_of(kind: str, account: str, command_id: str, caller: Caller, body: d
             f"The body has {said[0]}, which is not its to say.",
             "The account and the kind are in the path, the id in Idempotency-Key, the source is the key's name.",
         )
-    confirmed = body.pop("confirmed", False)
+    return stamped_command({**body, "type": kind, "command_id": command_id, "account": account}, caller)
+
+
+def stamped_command(fields: dict[str, Any], caller: Caller) -> Command:
+    """The command of fields by name, with the caller as its source. Raises InvalidCommandError, ProblemError."""
+    confirmed = fields.pop("confirmed", False)
     if not isinstance(confirmed, bool):
         raise ProblemError(400, "invalid_body", "confirmed must be true or false.", "Leave it out, or say true.")
-    fields = {**body, "type": kind, "command_id": command_id, "account": account}
-    if "source" in MODELS[kind].model_fields:
+    kind = fields.get("type")
+    if isinstance(kind, str) and kind in MODELS and "source" in MODELS[kind].model_fields:
         fields["source"] = caller.name
     return parse_command(fields, confirmed=confirmed)
 

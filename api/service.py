@@ -4,8 +4,10 @@ Owns their opening and closing, and how blocking queries run beside the event lo
 """
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import structlog
@@ -16,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from creditfold.api.access import SCOPES, Caller, KeyRing, caller_of
 from creditfold.api.problems import ProblemError
+from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.log.partitioner import partition_of
@@ -25,6 +28,7 @@ from creditfold.projections.access.keys import find_key, is_well_formed, record_
 from creditfold.projections.connections import reader_pool, reader_pool_async, snapshot
 from creditfold.projections.queries import ProjectedOutcomes
 from creditfold.projections.queries.progress import PartitionProgress
+from creditfold.schemas.outcome import Appended, CommandOutcome
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +39,8 @@ log = structlog.get_logger()
 READERS = 8
 #: Connections for previews.
 PREVIEWERS = 2
+#: Threads that read and write lines of bulk requests. More would only share the interpreter.
+BULKERS = 2
 #: Seconds between two looks at how far the fold is, while somebody waits for it.
 LOOK_S = 0.01
 #: Seconds between two records of when keys were used.
@@ -61,6 +67,7 @@ class Service:
         self.settings = settings
         self._is_open = is_open
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="creditfold-read")
+        self._bulk_threads = ThreadPoolExecutor(BULKERS, thread_name_prefix="creditfold-bulk")
         self.readers: ConnectionPool[Connection[TupleRow]] = reader_pool(settings.dsn, "creditfold-api", READERS)
         self.previewers: AsyncConnectionPool[AsyncConnection[TupleRow]] = reader_pool_async(
             settings.dsn, "creditfold-preview", PREVIEWERS
@@ -93,11 +100,17 @@ class Service:
             await self.previewers.close()
             self.readers.close()
             self._threads.shutdown(wait=False)
+            self._bulk_threads.shutdown(wait=False)
 
     async def run(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Do blocking work beside the event loop, when a thread is free."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: work(*arguments, **options))
+
+    async def run_bulk(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Do the work of a bulk request in threads of its own: reads don't wait for it."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._bulk_threads, lambda: work(*arguments, **options))
 
     async def query(
         self, question: Callable[Concatenate[Connection[Any], P], T], *arguments: P.args, **options: P.kwargs
@@ -185,13 +198,48 @@ class Service:
         finally:
             self._waiting -= 1
 
+    async def outcomes(
+        self, appended: Sequence[Appended], timeout_s: float
+    ) -> Sequence[CommandOutcome | CreditfoldError | None]:
+        """The outcomes of many commands, each looked up once the fold has passed them all or the time is over.
+
+        Args:
+            appended: the commands and where they are.
+            timeout_s: seconds to wait for the fold.
+
+        Returns:
+            One for each, in their order: None where it isn't folded in time, or can't be looked up just now; an error
+            where there will be none.
+        """
+        deadline = time.monotonic() + timeout_s
+        last: dict[int, Position] = {}
+        for one in appended:
+            last[one.position.partition] = max(one.position, last.get(one.position.partition, one.position))
+        for position in last.values():
+            with suppress(ProblemError):
+                await self.wait_for(position, max(0.0, deadline - time.monotonic()))
+        numbers = [number for number, one in enumerate(appended) if self._is_folded(one.position)]
+        found: list[CommandOutcome | CreditfoldError | None] = [None] * len(appended)
+        try:
+            looked_up = await self.query(queries.outcomes_at, [appended[n] for n in numbers]) if numbers else []
+        except Exception as error:  # They are in the log all the same, and so is said where.
+            log.warning("outcomes can't be looked up", why=str(error))
+            return found
+        for number, outcome in zip(numbers, looked_up, strict=True):
+            found[number] = outcome
+        return found
+
+    def _is_folded(self, position: Position) -> bool:
+        row = self._progress.get(position.partition)
+        return row is not None and row.next_offset > position.offset
+
     def _has_passed(self, position: Position) -> bool:
         row = self._progress.get(position.partition)
         if row is None and self._progress:
             raise ProblemError(
                 400, "no_such_partition", f"There is no partition {position.partition}.", "See /v1/progress."
             )
-        return row is not None and row.next_offset > position.offset
+        return self._is_folded(position)
 
     async def _follow(self) -> None:
         while True:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 from creditfold.common.position import Position
 from creditfold.producers.client import CommandProducer, refuse_timeout
 from creditfold.producers.deliveries import Outcome, UnseenFailures
-from creditfold.producers.models.commands import Command
+from creditfold.producers.models.commands import Command, Encoded
 from creditfold.producers.models.errors import AppendError, QueueFullError
 from creditfold.producers.outcomes import OutcomeLookup
 from creditfold.schemas.outcome import CommandOutcome
@@ -148,6 +148,33 @@ class AsyncCommandProducer:
             return future
 
         return await self._handed_over(submit, self._producer.delivery_timeout_s if wait else 0.0)
+
+    async def submit_batch(
+        self, records: Sequence[Encoded]
+    ) -> tuple[asyncio.Future[Sequence[Outcome]], AppendError | None]:
+        """Hand encoded commands over in their order, waiting for room in a full queue.
+
+        All answers come to the loop in one call. After a cancel the log may have any of the records or none.
+
+        Args:
+            records: at least one.
+
+        Returns:
+            The future of their answers, each a position or an AppendError, in the order of the records, which never
+            fails; and why records weren't taken, as CommandProducer.submit_batch() returns it.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Sequence[Outcome]] = loop.create_future()
+
+        def settle(answers: Sequence[Outcome]) -> None:
+            if not future.done():
+                future.set_result(answers)
+
+        def done(answers: Sequence[Outcome]) -> None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits.
+                loop.call_soon_threadsafe(settle, answers)
+
+        return future, await asyncio.to_thread(self._producer.submit_batch, records, done)
 
     async def append_and_wait(self, command: Command, timeout: float = 10.0) -> CommandOutcome:  # noqa: ASYNC109 - the sync twin's argument.
         """Append a command and wait for its outcome. After a cancel nothing waits; the log may have the command or not.

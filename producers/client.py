@@ -5,21 +5,23 @@ Knows no rule: whether a command is accepted is decided by the fold.
 """
 
 import atexit
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from creditfold.common.position import Position
-from creditfold.producers.deliveries import Delivery, Outcome, UnseenFailures
+from creditfold.producers.deliveries import BatchDelivery, Delivery, Outcome, UnseenFailures
 from creditfold.producers.kafka_queue import GRACE_S, KafkaQueue
 from creditfold.producers.models.commands import Command, Encoded, encode_command
 from creditfold.producers.models.errors import (
     RESEND,
+    AppendError,
     DeliveryFailedError,
     OutcomeTimeoutError,
     ProducerSettingError,
+    RecordTooLargeError,
     UndeliveredError,
 )
 from creditfold.producers.outcomes import OutcomeFollower, OutcomeLookup
@@ -220,6 +222,34 @@ class CommandProducer:
             self._queue.enter(record, deliver)
             count += 1
         return count
+
+    def submit_batch(self, records: Sequence[Encoded], done: Callable[[Sequence[Outcome]], None]) -> AppendError | None:
+        """Hand encoded commands over in their order, waiting for room in a full queue; raises no AppendError.
+
+        A record that can't be handed over has its error among the answers, and so has each later one of the batch: what
+        follows in an account may need what came before. One that is too large concerns itself only.
+
+        Args:
+            records: at least one.
+            done: called once with the answer of each record, its position or its error, in their order; in a thread
+                that it must not block.
+
+        Returns:
+            Why records of the batch weren't taken; None where each was, or is too large.
+        """
+        batch, queue = BatchDelivery(len(records), done), self._queue
+        refused: AppendError | None = None
+        for number, record in enumerate(records):
+            if refused is None:
+                try:
+                    queue.enter(record, partial(queue.deliver, partial(batch.settle, number)))
+                except RecordTooLargeError as error:
+                    batch.settle(number, error)
+                except AppendError as error:
+                    refused = error
+            if refused is not None:
+                batch.settle(number, refused)
+        return refused
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything handed over has its answer.

@@ -3,8 +3,10 @@
 Knows no Kafka client.
 """
 
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from creditfold.common.position import Position
 from creditfold.producers.models.errors import RESEND, AppendError, DeliveryFailedError
@@ -73,3 +75,28 @@ class Delivery(Future[Position]):
         error = super().exception(timeout)
         self._unseen.discard(error)
         return error
+
+
+class BatchDelivery:
+    """The answers of a batch of records, in the order of the records.
+
+    Args:
+        size: how many records there are, at least one.
+        done: called once with all answers, in the thread in which the last one came.
+    """
+
+    def __init__(self, size: int, done: Callable[[Sequence[Outcome]], None]) -> None:
+        self._answers: list[Outcome | None] = [None] * size
+        self._left = size
+        self._done = done
+        # Answers come in the queue's thread, refusals in the one that hands over.
+        self._lock = threading.Lock()
+
+    def settle(self, number: int, outcome: Outcome) -> None:
+        """Take the answer of one record."""
+        with self._lock:
+            self._answers[number] = outcome
+            self._left -= 1
+            is_last = not self._left
+        if is_last:
+            self._done(cast(Sequence[Outcome], self._answers))

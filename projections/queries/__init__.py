@@ -51,6 +51,7 @@ from creditfold.projections.queries.outcomes import (
     UnexplainedOutcomeError,
     await_outcome,
     outcome_at,
+    outcomes_at,
 )
 from creditfold.projections.queries.progress import (
     NotYetFoldedError,
@@ -114,6 +115,7 @@ __all__ = [
     "holds",
     "lots",
     "outcome_at",
+    "outcomes_at",
     "progress",
     "rejection_totals",
     "rejections",

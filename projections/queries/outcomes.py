@@ -87,14 +87,34 @@ def outcome_at(connection: Connection[Any], position: Position, account: str, co
         >>> outcome.is_accepted, outcome.reason
         (False, 'insufficient_credits')
     """
-    appended = Appended(position, account, command_id)
-    rows = connection.execute(_OUTCOMES, _asked([appended])).fetchall()
-    (found,) = _outcomes([appended], rows)
+    (found,) = outcomes_at(connection, [Appended(position, account, command_id)])
     if isinstance(found, CreditfoldError):
         raise found
     if found is None:
         raise NotYetFoldedError(f"The fold has not reached {position} yet.", "See `creditfold status`, and ask again.")
     return found
+
+
+def outcomes_at(
+    connection: Connection[Any], appended: Sequence[Appended]
+) -> Sequence[CommandOutcome | CreditfoldError | None]:
+    """The outcomes of several commands, of one snapshot.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        appended: the commands, each with its position, its account and its id.
+
+    Returns:
+        One for each, in their order. None stands for a command that isn't folded yet, an error for one of which nothing
+        is shown.
+
+    Example:
+        >>> from creditfold.schemas.outcome import Appended
+        >>> position = first_decision(connection, "ada", "order-1").position
+        >>> [one.kind.value for one in outcomes_at(connection, [Appended(position, "ada", "order-1")])]
+        ['accepted']
+    """
+    return list(_outcomes(appended, connection.execute(_OUTCOMES, _asked(appended)).fetchall()))
 
 
 def await_outcome(

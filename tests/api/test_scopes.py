@@ -20,7 +20,8 @@ class Row(NamedTuple):
     """What opens a route.
 
     Fields:
-        scope: the one that does, each other one alone doesn't; None: no key is needed.
+        scope: the one that does, each other one alone doesn't; with `*` at its end each that begins so; None: no key is
+            needed.
         reach: `account`: the path names one, and a key of another prefix is refused; `all`: it is about all accounts,
             and a key that is limited to a prefix is refused; `own`: it shows a limited key what is of its prefix;
             `none`: it says nothing of accounts.
@@ -47,6 +48,7 @@ TABLE: dict[str, Row] = {
     "POST /v1/accounts/{account}/schedules": Row("append:create_schedule", "account"),
     "POST /v1/accounts/{account}/schedule-cancellations": Row("append:cancel_schedule", "account"),
     "POST /v1/accounts/{account}/batches": Row("append:batch", "account"),
+    "POST /v1/commands": Row("append:*", "own"),
     "GET /v1/accounts/{account}/commands/{command_id}": Row("read:statement", "account"),
     "GET /v1/accounts/{account}": Row("read:balance", "account"),
     "GET /v1/accounts/{account}/balances": Row("read:balance", "account"),
@@ -117,7 +119,10 @@ def test_a_route_is_opened_by_its_scope_and_by_nothing_else(asking: Asking, name
         return
     assert asking.status(name, None) == 401
     statuses = {scope: asking.status(name, scope) for scope in SCOPES}
-    assert {scope for scope, status in statuses.items() if status != 403} == {row.scope}
-    assert statuses[row.scope] not in (401, 405, 500)
-    refused = asking.status(name, row.scope, elsewhere=True) == 403
-    assert refused == (row.reach in ("account", "all"))
+    begins, star, _ = row.scope.partition("*")
+    opening = {scope for scope in SCOPES if scope == row.scope or (star and scope.startswith(begins))}
+    assert {scope for scope, status in statuses.items() if status != 403} == opening
+    for scope in opening:
+        assert statuses[scope] not in (401, 405, 500)
+        refused = asking.status(name, scope, elsewhere=True) == 403
+        assert refused == (row.reach in ("account", "all"))

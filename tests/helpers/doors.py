@@ -1,9 +1,13 @@
 """An HTTP door on a ledger of its own, with a worker: made once for a module, for accounts of each test's own."""
 
+import json
+import socket
+import struct
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +85,59 @@ def open_door(stack: StackUnderTest, folder: Path) -> Iterator[Door]:
             door = Door(settings, url)
             with door.http:
                 yield door
+
+
+class BulkCall:
+    """A request to append many commands that is still being sent, and whose answers are read meanwhile.
+
+    Args:
+        url: of the door.
+        headers: beyond those of the stream.
+    """
+
+    def __init__(self, url: str, **headers: str) -> None:
+        self.connection = HTTPConnection(url.removeprefix("http://"), timeout=HANG_S)
+        self.connection.putrequest("POST", "/v1/commands")
+        sent = {"Content-Type": "application/x-ndjson", "Transfer-Encoding": "chunked", **headers}
+        for name, value in sent.items():
+            self.connection.putheader(name.replace("_", "-"), value)
+        self.connection.endheaders()
+        self._response: HTTPResponse | None = None
+
+    def send(self, *lines: dict[str, Any] | bytes) -> None:
+        """Send lines; bytes are sent as they are, an object with the end of a line."""
+        block = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
+        self.connection.send(b"%x\r\n%b\r\n" % (len(block), block))
+
+    def end(self) -> None:
+        """Send the end of the body."""
+        self.connection.send(b"0\r\n\r\n")
+
+    def answer(self) -> dict[str, Any] | None:
+        """The next line of the answer; None at its end."""
+        if self._response is None:
+            self._response = self.connection.getresponse()
+            assert self._response.status == 200, self._response.read()
+        line = self._response.readline()
+        return json.loads(line) if line else None
+
+    def answers(self) -> list[dict[str, Any]]:
+        """The rest of the answer."""
+        return list(iter(self.answer, None))
+
+    def cut(self) -> None:
+        """Close the connection at once, whatever is under way."""
+        if self.connection.sock is not None:
+            self.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+
+def sent_lines(door: Door, *lines: dict[str, Any] | bytes, **headers: str) -> list[dict[str, Any]]:
+    """The answers to some lines that are sent in one go, with the key of `door` unless the headers have another."""
+    call = BulkCall(door.url, **{"Authorization": door.http.headers["Authorization"], **headers})
+    call.send(*lines)
+    call.end()
+    try:
+        return call.answers()
+    finally:
+        call.connection.close()

@@ -640,3 +640,29 @@ def test_what_another_client_writes_lands_beside(log_settings: Settings) -> None
     other.flush(HANG_S)
     with patient(log_settings) as ours:
         assert [ours.append(grant(2, "ada")).partition] == placed
+
+
+async def test_a_batch_has_an_answer_for_each_record_in_order(log_settings: Settings) -> None:
+    """A record that is too large concerns itself only; those of one account are in the log as they stand."""
+    records = [encode_command(grant(number, "ada")) for number in range(1, 6)]
+    records[2] = records[2]._replace(value=b"x" * 2_000_000)
+    async with AsyncCommandProducer(
+        log_settings.kafka_client, log_settings.commands_topic, delivery_timeout_s=LONG_S
+    ) as producer:
+        delivered, refusal = await producer.submit_batch(records)
+        answers = await asyncio.wait_for(delivered, HANG_S)
+    assert refusal is None
+    assert isinstance(answers[2], RecordTooLargeError)
+    positions = [answer for answer in answers if isinstance(answer, Position)]
+    assert positions == sorted(positions)
+    found = log(log_settings)
+    assert [found[position][2]["command_id"] for position in positions] == ["c-1", "c-2", "c-4", "c-5"]
+
+
+async def test_a_batch_that_is_refused_ends_with_its_first_refusal() -> None:
+    """Each record has it: what follows in an account isn't appended without what came before."""
+    producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=LONG_S, queue_records=2)
+    await producer.close()
+    delivered, refusal = await producer.submit_batch([encode_command(grant(number)) for number in (2, 3)])
+    assert isinstance(refusal, ProducerClosedError)
+    assert await asyncio.wait_for(delivered, HANG_S) == [refusal, refusal]
