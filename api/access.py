@@ -1,4 +1,4 @@
-"""Who may do what: scopes, keys and their limits. Finds the caller of a request, and refuses what it may not do.
+"""Who may do what: callers and their limits. Finds the caller of a request, and refuses what it may not do.
 
 Refuses to know what a route does. A key of the database is kept in memory for a moment, so that not every request asks
 for it; where PostgreSQL is away, those that are known stay good.
@@ -6,29 +6,15 @@ for it; where PostgreSQL is away, those that are known stay good.
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, Request
 
 from creditfold.api.problems import ProblemError
-from creditfold.producers.models.commands import MODELS, Batch, Command
+from creditfold.producers.models.commands import Batch, Command
 from creditfold.projections.access.keys import Key
-
-#: What a scope opens. One that begins with `append:` is for a kind of command each.
-SCOPES: dict[str, str] = {
-    **{f"append:{kind}": f"append commands of the kind {kind}" for kind in MODELS},
-    "read:balance": "read balances, lots, holds, transfers, schedules and progress",
-    "read:statement": "read decisions, statements, the journal, traces and outcomes",
-    "read:personal": "read and search by what commands say in words: source, reason, metadata",
-    "operate:dead-letters": "redrive and discard dead letters, read records of the log",
-    "operate:generations": "rebuild, verify, activate and drop generations",
-    "operate:rules": "compare versions of the rules",
-    "operate:metrics": "read metrics",
-    "keys": "create, list, rotate and revoke keys",
-    "audit": "read the audit",
-}
 
 #: Seconds for which a key is not asked for again. One that was revoked opens for no longer.
 FRESH_S = 2.0
@@ -167,10 +153,3 @@ def needs(scope: str) -> Any:
 
     check.scope = scope  # type: ignore[attr-defined]
     return Depends(check)
-
-
-def refuse_unknown(scopes: Iterable[str]) -> None:
-    """Raise ValueError for a scope that there isn't."""
-    unknown = sorted(set(scopes) - SCOPES.keys())
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)}: no such scope; there are {', '.join(SCOPES)}")

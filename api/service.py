@@ -16,7 +16,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from creditfold.api.access import SCOPES, Caller, KeyRing, caller_of
+from creditfold.api.access import Caller, KeyRing, caller_of
 from creditfold.api.problems import ProblemError
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
@@ -25,6 +25,7 @@ from creditfold.log.partitioner import partition_of
 from creditfold.producers import AsyncCommandProducer
 from creditfold.projections import queries
 from creditfold.projections.access.keys import find_key, is_well_formed, record_use
+from creditfold.projections.access.scopes import SCOPES
 from creditfold.projections.connections import reader_pool, reader_pool_async, snapshot
 from creditfold.projections.queries import ProjectedOutcomes
 from creditfold.projections.queries.progress import PartitionProgress

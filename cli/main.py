@@ -22,7 +22,7 @@ from creditfold.cli.append import commands, import_file, redrive, tick
 from creditfold.cli.demo import command
 from creditfold.cli.read import balance, dead_letters, follow, history, lots, statement, trace
 from creditfold.cli.rebuild import generations, rules, trial_balance, verify
-from creditfold.cli.run import access, archive, doctor, processes, servers, status
+from creditfold.cli.run import access, archive, doctor, keys, processes, servers, status
 from creditfold.cli.shared.output import OutputError, output_error, print_json, safe, written
 from creditfold.cli.shared.places import placed
 from creditfold.common.errors import CreditfoldError
@@ -49,6 +49,10 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("worker", _RUN, processes.worker),
     ("publisher", _RUN, processes.publisher),
     ("serve", _RUN, processes.serve),
+    ("keys create", _RUN, keys.keys_create),
+    ("keys list", _RUN, keys.keys_list),
+    ("keys rotate", _RUN, keys.keys_rotate),
+    ("keys revoke", _RUN, keys.keys_revoke),
     ("status", _RUN, status.status),
     ("tick", _RUN, tick.tick),
     ("rebuild", _REBUILD, generations.rebuild),
@@ -108,6 +112,7 @@ app = typer.Typer(
 GROUPS = {
     "schedule": (_APPEND, "Grant credits periodically, and end that."),
     "dead-letters": (_READ, "See the records that can't be folded, and mend them."),
+    "keys": (_RUN, "Make the keys that open the HTTP door, and take them back."),
     "rules": (_REBUILD, "See which version of the rules is in force, and bring another into force."),
 }
 

@@ -3,7 +3,6 @@
 The workflow is in processors/redrive.py; what is appended is judged in producers/redrive.py.
 """
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 import typer
 
 from creditfold.cli.append.submission import REJECTED, TimeoutOption, awaited_outcome, print_outcome, print_position
-from creditfold.cli.shared.arguments import ArgumentError, JsonOption, checked_account, file_text, moment_of
+from creditfold.cli.shared.arguments import (
+    ArgumentError,
+    ByOption,
+    JsonOption,
+    author_of,
+    checked_account,
+    file_text,
+    moment_of,
+    reason_of,
+)
 from creditfold.cli.shared.output import counted, print_json, print_table, say
 from creditfold.cli.shared.progress import progress_bar
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
-from creditfold.ledger.limits import MAX_REASON, MAX_SOURCE, is_id, is_note
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.outcome import OutcomeKind
 
@@ -50,7 +57,6 @@ SinceOption = Annotated[
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="All open ones.")]
 WhyOption = Annotated[str, typer.Option(help="Reason; kept with the decision.")]
-ByOption = Annotated[str | None, typer.Option(metavar="NAME", help="Who decides. Default: your user name here.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 YesOption = Annotated[
     bool, typer.Option("--yes", "-y", help="Don't ask for confirmation; take doubtful corrections as meant.")
@@ -147,7 +153,7 @@ def redrive(
     selection = _selection(positions, reason, account, since, all)
     corrections = _corrections(set or [], type, command)._replace(confirmed=yes)
     _refuse_one_id_for_many(selection, corrections)
-    with _redriver(_author(by), _reason(why), corrections, timeout) as redriver:
+    with _redriver(author_of(by), reason_of(why, "--why"), corrections, timeout) as redriver:
         # A redrive whose decision was lost with a database shows in the log alone.
         redriver.await_fold()
         if selection.one is not None and not dry_run:
@@ -184,7 +190,7 @@ def discard(
     from creditfold.projections.queries.dead_letters import OPEN
 
     selection = _selection(positions, reason, account, since, all)
-    author, note = _author(by), _reason(why)
+    author, note = author_of(by), reason_of(why, "--why")
     with decisions.decision_connection(load_settings().dsn) as connection:
         topic_id = decisions.live_log(connection).topic_id
         wish = decisions.NewDecision("discard", author, note)
@@ -220,26 +226,6 @@ def _selection(
         checked_account(account) if account is not None else None,
         moment_of(since) if since is not None else None,
     )
-
-
-def _author(by: str | None) -> str:
-    from getpass import getuser
-
-    try:
-        name = by if by is not None else os.environ.get("USER") or getuser()
-    except (OSError, KeyError):
-        name = ""
-    if not is_id(name, MAX_SOURCE):
-        raise ArgumentError(
-            f"{name[:60]!r} is no name.", f"Say who decides: --by NAME, at most {MAX_SOURCE} characters in one line."
-        )
-    return name
-
-
-def _reason(why: str) -> str:
-    if not why.strip() or not is_note(why, MAX_REASON):
-        raise ArgumentError("--why has no text that can be kept.", f"Say why in 1 to {MAX_REASON:,} characters.")
-    return why
 
 
 def _corrections(pairs: list[str], type: str | None, command: str | None) -> "Corrections":

@@ -1,5 +1,6 @@
 """The commands that start, stop and prepare servers: up, down, init. Owns their words, not their work."""
 
+import socket
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,14 +89,22 @@ def down() -> None:
     say(f"Stopped {' and '.join(stopped)}." if stopped else nothing)
 
 
-def init() -> None:
+def init(
+    no_key: Annotated[
+        bool, typer.Option("--no-key", help="Make no first key: where the output is kept, as in a container's log.")
+    ] = False,
+) -> None:
     """Create the topics and the tables where they are missing, in Kafka and PostgreSQL wherever they are.
+
+    Where there is no key for the HTTP door yet, it makes the first one, with every scope, and prints its text: this
+    once, for only a digest of it is stored. Others are made by `creditfold keys create`.
 
     Doing it again changes nothing. Prints what makes an existing command topic unsafe, if anything does.
 
     \b
-    Example:
+    Examples:
       creditfold init
+      creditfold init --no-key
     """
     from creditfold.common.settings import load_settings
     from creditfold.log.topics import check_topic, create_topics, topic_names
@@ -107,8 +116,24 @@ def init() -> None:
     for name in topic_names(settings):
         say(f"The topic {name} {'was created' if name in created else 'was there'}.")
     say(f"The tables {'were created' if made_tables else 'were there'}.")
+    if not no_key:
+        _make_first_key(settings)
     for problem in [*check_topic(settings), *_unmended(settings)]:
         print(f"warning: {problem}", file=sys.stderr)
+
+
+def _make_first_key(settings: "Settings") -> None:
+    """Make the first key where there is none, and show it."""
+    from creditfold.projections.access.audit import Actor
+    from creditfold.projections.access.keys import create_first_key
+    from creditfold.projections.connections import connected
+
+    with connected(settings.dsn) as connection:
+        # Not by a user's name, which a container may lack.
+        new = create_first_key(connection, Actor("creditfold init", socket.gethostname(), "the first key"))
+    if new is not None:
+        say(f"The key {new.key.name} ({new.key.id}) of the HTTP door was created, with every scope. Its text, which is")
+        say("shown this once and stored nowhere:", new.text)
 
 
 def _unmended(settings: "Settings") -> list[str]:

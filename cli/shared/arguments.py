@@ -3,6 +3,7 @@
 Bounds of a command's fields aren't here: the producers' own models refuse what is out of them.
 """
 
+import os
 import re
 import sys
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ import typer
 from creditfold.common import instants
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.instants import milliseconds_of
-from creditfold.ledger.limits import MAX_ACCOUNT, is_id
+from creditfold.ledger.limits import MAX_ACCOUNT, MAX_REASON, MAX_SOURCE, is_id, is_note
 
 # More digits than the largest amount has: the command's model refuses such a number and says why.
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,40}").fullmatch
@@ -29,6 +30,7 @@ AccountArgument = Annotated[str, typer.Argument(help="Account id. Write -- befor
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 FoldTimeoutOption = Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for Kafka, then the fold.")]
 AssetFilterOption = Annotated[str | None, typer.Option("--asset", help="Only of this asset.")]
+ByOption = Annotated[str | None, typer.Option(metavar="NAME", help="Who decides. Default: your user name here.")]
 LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=MAX_ROWS, help="Most rows to show.")]
 SinceOption = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help="From this time on (ISO 8601, UTC), by the log's clock.")
@@ -108,6 +110,28 @@ def instant_or_from_now(text: str, now: datetime) -> int:
 def whole_number(text: str) -> int | str:
     """Read a whole number; any other text is returned as it is, for the command's model to refuse."""
     return int(text) if _WHOLE_NUMBER(text) else text
+
+
+def author_of(by: str | None) -> str:
+    """Who decides: who is named, else the user here. Raises ArgumentError where that is no name."""
+    from getpass import getuser
+
+    try:
+        name = by if by is not None else os.environ.get("USER") or getuser()
+    except (OSError, KeyError):
+        name = ""
+    if not is_id(name, MAX_SOURCE):
+        raise ArgumentError(
+            f"{name[:60]!r} is no name.", f"Say who decides: --by NAME, at most {MAX_SOURCE} characters in one line."
+        )
+    return name
+
+
+def reason_of(text: str, option: str) -> str:
+    """The reason that an option gives. Raises ArgumentError where it is none, or can't be kept."""
+    if not text.strip() or not is_note(text, MAX_REASON):
+        raise ArgumentError(f"{option} has no text that can be kept.", f"Say why in 1 to {MAX_REASON:,} characters.")
+    return text
 
 
 def file_text(name: str, most_bytes: int, what: str) -> str:

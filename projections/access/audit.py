@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
+from creditfold.common.errors import CreditfoldError
+from creditfold.ledger.limits import MAX_REASON, is_note
 from creditfold.projections.connections import rows_of
 
 
@@ -25,6 +27,21 @@ class AuditLine(NamedTuple):
     after: Mapping[str, Any] | None = None
 
 
+class ReasonMissingError(CreditfoldError):
+    """An action whose reason isn't given, or can't be kept."""
+
+    exit_code = 2
+
+
+class Actor(NamedTuple):
+    """Who acts: their name, from where, why, and by which request if by one."""
+
+    who: str
+    address: str
+    reason: str
+    request_id: str = ""
+
+
 def record_action(
     connection: Connection[Any],
     *,
@@ -37,7 +54,9 @@ def record_action(
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
 ) -> None:
-    """Add an action to the audit."""
+    """Add an action to the audit. Raises ReasonMissingError."""
+    if not reason.strip() or not is_note(reason, MAX_REASON):
+        raise ReasonMissingError("The action has no reason.", f"Say why in 1 to {MAX_REASON:,} characters.")
     connection.execute(
         """INSERT INTO ledger_access.audit (who, address, action, target, reason, request_id, before, after)
            VALUES (%s, %s, %s, %s, %s, %s, %s, %s)""",

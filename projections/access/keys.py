@@ -1,4 +1,4 @@
-"""API keys: made, found by their text, rotated and revoked.
+"""API keys: made, found by their text, rotated and revoked, each change with its line in the audit.
 
 A key's text is `cfk_<id>_<secret><checksum>`: the prefix is there for scanners that search for leaked secrets, the
 checksum has a typing error noticed without asking the database. Only the digest of the secret is stored.
@@ -16,6 +16,10 @@ from psycopg import Connection
 from psycopg.errors import UniqueViolation
 
 from creditfold.common.errors import CreditfoldError
+from creditfold.ledger import limits
+from creditfold.ledger.limits import is_id, is_note
+from creditfold.projections.access.audit import Actor, record_action
+from creditfold.projections.access.scopes import SCOPES, refuse_unknown
 from creditfold.projections.connections import rows_of
 
 PREFIX = "cfk"
@@ -24,6 +28,8 @@ _ID_LENGTH = 12
 # 256 bits, and 32 of the checksum, in base 62.
 _SECRET_LENGTH = 43
 _CHECKSUM_LENGTH = 6
+#: The key that a new ledger begins with.
+FIRST_NAME = "first"
 #: A rotated key's old secret stays good for this long, unless another time is given.
 OVERLAP = timedelta(days=1)
 
@@ -40,12 +46,18 @@ class KeyNameTakenError(CreditfoldError):
     exit_code = 2
 
 
+class InvalidKeyError(CreditfoldError):
+    """What a key is to be can't be."""
+
+    exit_code = 2
+
+
 class KeyRotatedError(CreditfoldError):
     """A key that has two secrets already can't get a third one."""
 
 
 class Key(NamedTuple):
-    """What a key may do. Scopes are those of `creditfold.api.access`, an empty limit limits nothing.
+    """What a key may do. Scopes are those of `scopes.py`, an empty limit limits nothing.
 
     `account_prefix` begins every account that the key may touch, `assets` are those that it may name, and
     `most_amount` is the largest amount of one command, in the asset's smallest unit.
@@ -64,10 +76,13 @@ class Key(NamedTuple):
 
 
 class NewKey(NamedTuple):
-    """A key and its text, which is shown once and stored nowhere."""
+    """A key and its text, which is shown once and stored nowhere, nor shown by `repr`."""
 
     key: Key
     text: str
+
+    def __repr__(self) -> str:
+        return f"NewKey({self.key.id}, {self.key.name})"
 
 
 def create_key(
@@ -75,35 +90,76 @@ def create_key(
     name: str,
     scopes: Sequence[str],
     *,
+    by: Actor,
     account_prefix: str = "",
     assets: Sequence[str] = (),
     most_amount: int | None = None,
     expires_at: datetime | None = None,
 ) -> NewKey:
-    """Make a key. Raises KeyNameTakenError."""
+    """Make a key.
+
+    Raises:
+        KeyNameTakenError: one of that name is there, revoked perhaps.
+        UnknownScopeError: there is no such scope.
+        InvalidKeyError: its name, a limit or its end can't be.
+        ReasonMissingError: nobody says why.
+    """
     key_id = _drawn(_ID_LENGTH)
+    wanted = Key(key_id, name, [scope for scope in SCOPES if scope in scopes], account_prefix, assets, most_amount)
+    _refuse_impossible(wanted, scopes)
     with connection.transaction():
         try:
             with connection.transaction():
                 connection.execute(
                     """INSERT INTO ledger_access.keys (id, name, scopes, account_prefix, assets, most_amount)
                        VALUES (%s, %s, %s, %s, %s, %s)""",
-                    (key_id, name, list(scopes), account_prefix, list(assets), most_amount),
+                    (key_id, name, wanted.scopes, account_prefix, list(assets), most_amount),
                 )
         except UniqueViolation:
             raise KeyNameTakenError(
                 f"There is a key named {name} already.", "Choose another name, or rotate that key."
             ) from None
         text = _add_secret(connection, key_id, expires_at)
-    return NewKey(key_of(connection, key_id), text)
+        key = key_of(connection, key_id)
+        _record(connection, by, "keys.create", None, key)
+    return NewKey(key, text)
 
 
-def rotate_key(connection: Connection[Any], key_id: str, overlap: timedelta = OVERLAP) -> NewKey:
-    """Give a key a new secret; the old one stays good for the overlap.
+def create_first_key(connection: Connection[Any], by: Actor) -> NewKey | None:
+    """Make the key that a new ledger begins with: it has every scope and no end. None where any key is or was there."""
+    there_is_one = "SELECT EXISTS (SELECT FROM ledger_access.keys)"
+    if connection.execute(there_is_one).fetchone() == (True,):
+        return None
+    with connection.transaction():
+        # Of two who look at once, one waits here, and then sees the other's.
+        connection.execute("LOCK TABLE ledger_access.keys IN SHARE ROW EXCLUSIVE MODE")
+        if connection.execute(there_is_one).fetchone() == (True,):
+            return None
+        return create_key(connection, FIRST_NAME, list(SCOPES), by=by)
+
+
+def rotate_key(
+    connection: Connection[Any],
+    key_id: str,
+    *,
+    by: Actor,
+    overlap: timedelta = OVERLAP,
+    expires_at: datetime | None = None,
+) -> NewKey:
+    """Give a key a new secret; the old one stays good for the overlap, or until its own end where that is sooner.
+
+    Args:
+        connection: to the database.
+        key_id: of the key.
+        by: who does it, and why.
+        overlap: for how long the old secret stays good.
+        expires_at: when the new secret ends; as the old one did if not given.
 
     Raises:
         UnknownKeyError: there is none of that id, or it is revoked.
         KeyRotatedError: two secrets are good already.
+        InvalidKeyError: the new secret would have ended already.
+        ReasonMissingError: nobody says why.
     """
     with connection.transaction():
         connection.execute("SELECT FROM ledger_access.keys WHERE id = %s FOR UPDATE", (key_id,))
@@ -125,16 +181,71 @@ def rotate_key(connection: Connection[Any], key_id: str, overlap: timedelta = OV
                WHERE key_id = %s AND (expires_at IS NULL OR expires_at > clock_timestamp() + %s)""",
             (overlap, key_id, overlap),
         )
-        text = _add_secret(connection, key_id, None)
-    return NewKey(key_of(connection, key_id), text)
+        text = _add_secret(connection, key_id, expires_at or key.expires_at)
+        rotated = key_of(connection, key_id)
+        _record(connection, by, "keys.rotate", key, rotated)
+    return NewKey(rotated, text)
 
 
-def revoke_key(connection: Connection[Any], key_id: str) -> Key:
-    """Have a key open nothing any more; its row stays for the audit. Raises UnknownKeyError."""
-    connection.execute(
-        "UPDATE ledger_access.keys SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE id = %s", (key_id,)
+def revoke_key(connection: Connection[Any], key_id: str, *, by: Actor) -> Key:
+    """Have a key open nothing any more; its row stays for the audit.
+
+    Raises:
+        UnknownKeyError: there is none of that id.
+        ReasonMissingError: nobody says why.
+    """
+    with connection.transaction():
+        connection.execute("SELECT FROM ledger_access.keys WHERE id = %s FOR UPDATE", (key_id,))
+        key = key_of(connection, key_id)
+        connection.execute(
+            "UPDATE ledger_access.keys SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE id = %s",
+            (key_id,),
+        )
+        revoked = key_of(connection, key_id)
+        _record(connection, by, "keys.revoke", key, revoked)
+    return revoked
+
+
+def _record(connection: Connection[Any], by: Actor, action: str, before: Key | None, after: Key) -> None:
+    record_action(
+        connection,
+        **by._asdict(),
+        action=action,
+        target=after.id,
+        before=None if before is None else as_fields(before),
+        after=as_fields(after),
     )
-    return key_of(connection, key_id)
+
+
+def as_fields(key: Key) -> dict[str, Any]:
+    """A key as JSON has it: what it may do and until when, nothing of its secrets, and no instant of use."""
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else list(value) if isinstance(value, tuple) else value
+        for name, value in key._asdict().items()
+        if name != "used_at"
+    }
+
+
+def _refuse_impossible(key: Key, scopes: Sequence[str]) -> None:
+    refuse_unknown(scopes)
+    if not scopes:
+        raise InvalidKeyError("The key would open nothing.", f"Give it scopes: {', '.join(SCOPES)}.")
+    if not is_id(key.name, limits.MAX_SOURCE):
+        raise InvalidKeyError(
+            f"{key.name[:60]!r} is no name for a key.",
+            f"A name has 1 to {limits.MAX_SOURCE} characters, no control characters, no spaces at its ends.",
+        )
+    if not is_note(key.account_prefix, limits.MAX_ACCOUNT):
+        raise InvalidKeyError(
+            "No account begins with that prefix.", f"It has at most {limits.MAX_ACCOUNT} characters, as an account has."
+        )
+    for asset in key.assets:
+        if not is_id(asset, limits.MAX_ASSET):
+            raise InvalidKeyError(f"{asset[:60]!r} is no asset.", f"An asset has 1 to {limits.MAX_ASSET} characters.")
+    if key.most_amount is not None and not 1 <= key.most_amount <= limits.MAX_AMOUNT:
+        raise InvalidKeyError(
+            f"{key.most_amount:,} is no largest amount.", f"It is a whole number from 1 to {limits.MAX_AMOUNT:,}."
+        )
 
 
 def keys(connection: Connection[Any]) -> Sequence[Key]:
@@ -146,8 +257,16 @@ def key_of(connection: Connection[Any], key_id: str) -> Key:
     """The key of an id. Raises UnknownKeyError."""
     found = rows_of(connection, Key, _KEYS + " WHERE k.id = %s", (key_id,))
     if not found:
-        raise UnknownKeyError(f"There is no key with the id {key_id[:20]}.", "`creditfold keys list` shows all.")
+        raise UnknownKeyError(f"There is no key with the id {key_id[:20]!r}.", "`creditfold keys list` shows all.")
     return found[0]
+
+
+def key_named(connection: Connection[Any], name: str) -> Key:
+    """The key of an id, or else of a name. Raises UnknownKeyError."""
+    found = rows_of(connection, Key, _KEYS + " WHERE k.id = %s OR k.name = %s", (name, name))
+    if not found:
+        raise UnknownKeyError(f"There is no key {name[:60]!r}.", "`creditfold keys list` shows all.")
+    return next((key for key in found if key.id == name), found[0])
 
 
 _KEYS = """
@@ -199,7 +318,7 @@ def is_well_formed(text: str) -> bool:
 
 def _add_secret(connection: Connection[Any], key_id: str, expires_at: datetime | None) -> str:
     if expires_at is not None and expires_at <= datetime.now(UTC):
-        raise CreditfoldError("The key would have ended already.", "Give an end that is ahead.")
+        raise InvalidKeyError("The key would have ended already.", "Give an end that is ahead.")
     body = f"{PREFIX}_{key_id}_{_drawn(_SECRET_LENGTH)}"
     text = body + _checksum(body)
     connection.execute(

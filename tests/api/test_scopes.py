@@ -9,8 +9,8 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from creditfold.api import create_app
-from creditfold.api.access import SCOPES
 from creditfold.common.settings import Settings
+from creditfold.projections.access.scopes import SCOPES
 from helpers.doors import Door
 
 pytestmark = pytest.mark.stack

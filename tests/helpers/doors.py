@@ -14,12 +14,13 @@ from typing import Any
 import httpx
 import uvicorn
 
-from creditfold.api.access import SCOPES
 from creditfold.api.server import config_of
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.processors.startup import prepare_ledger
+from creditfold.projections.access.audit import Actor
 from creditfold.projections.access.keys import NewKey, create_key
+from creditfold.projections.access.scopes import SCOPES
 from creditfold.projections.connections import connected
 from helpers.ledgers import new_database, patience, topics_made, with_topics_of_its_own
 from helpers.stack_under_test import StackUnderTest, free_port
@@ -37,7 +38,8 @@ class Door:
     def make_key(self, *scopes: str, **limits: Any) -> NewKey:
         """A new key with these scopes."""
         with connected(self.settings.dsn) as connection:
-            return create_key(connection, f"key-{uuid.uuid4().hex[:8]}", scopes, **limits)
+            by = Actor("tests", "here", "a test needs it")
+            return create_key(connection, f"key-{uuid.uuid4().hex[:8]}", scopes, by=by, **limits)
 
     def with_key(self, text: str | None) -> httpx.Client:
         """A client that sends a key, or none."""

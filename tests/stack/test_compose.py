@@ -96,7 +96,7 @@ def test_the_order_of_the_start() -> None:
     for name in ("worker", "publisher"):
         assert SERVICES[name]["depends_on"] == {"init": {"condition": "service_completed_successfully"}}
     assert [SERVICES[name]["command"] for name in ("init", "worker", "publisher")] == [
-        ["init"],
+        ["init", "--no-key"],
         ["worker"],
         ["publisher"],
     ]

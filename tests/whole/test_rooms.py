@@ -25,7 +25,7 @@ ARROWS = {
     "projections/tables": "common ledger projections",
     "projections/store": "common ledger log projections projections/tables",
     "projections/queries": "common schemas ledger log projections projections/tables",
-    "projections/access": "common projections",
+    "projections/access": "common ledger producers/models projections",
     "projections/generations": "common log projections projections/tables projections/store projections/queries",
     "projections/proof": "common projections projections/tables projections/store projections/queries",
     "projections/doctor": "common log projections projections/tables projections/queries projections/generations",
@@ -43,12 +43,12 @@ ARROWS = {
     "api": "common schemas ledger log producers producers/models projections projections/access projections/queries"
     " processors/fold",
     "cli/shared": "common schemas ledger projections stack",
-    "cli/append": "common schemas ledger producers producers/models projections/queries processors cli/shared",
+    "cli/append": "common schemas producers producers/models projections/queries processors cli/shared",
     "cli/read": "common schemas ledger log producers projections projections/queries processors/publisher cli/shared",
     "cli/rebuild": "common ledger projections projections/queries projections/generations projections/proof processors"
     " processors/rebuild cli/shared",
-    "cli/run": "common log log/archive api projections projections/tables projections/queries processors"
-    " processors/worker processors/publisher stack cli/shared",
+    "cli/run": "common log log/archive api projections projections/access projections/tables projections/queries"
+    " processors processors/worker processors/publisher stack cli/shared",
     "cli/demo": "common log producers producers/models projections projections/queries processors stack cli/append"
     " cli/run cli/shared",
     "cli": "common log projections cli/append cli/read cli/rebuild cli/run cli/demo cli/shared",
