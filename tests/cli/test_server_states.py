@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import typer
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from creditfold.cli.main import app
@@ -171,8 +171,7 @@ def test_a_server_that_accepts_and_never_answers(
     """As one whose disk hangs: nobody waits for it for ever."""
     monkeypatch.setitem(connections.SESSION, "connect_timeout", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        dsn = make_conninfo(ledger_settings.dsn, host="127.0.0.1", port=silent.getsockname()[1])
-        use(ledger_settings.model_copy(update={"postgres_dsn": SecretStr(dsn)}), monkeypatch)
+        use(with_dsn(ledger_settings, host="127.0.0.1", port=str(silent.getsockname()[1])), monkeypatch)
         for words in (("balance", "ann"), ("init",), ("dead-letters", "discard", "0:0", "--why", "test")):
             done = cli(*words)
             assert (done.code, "PostgreSQL doesn't answer" in done.err) == (1, True), done.err

@@ -11,8 +11,6 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     NewPartitions,
 )
-from psycopg.conninfo import make_conninfo
-from pydantic import SecretStr
 
 from creditfold.cli.main import _run
 from creditfold.common.checks import Check, worst_first
@@ -30,6 +28,7 @@ from creditfold.processors.doctor import UnsafeError, examine, refuse_unsafe
 from creditfold.projections.doctor.postgres import Collations, DatabaseFacts, examine_postgres, outside
 from creditfold.projections.sessions import ServerSetting
 from helpers.command_line import use
+from helpers.databases import role, with_dsn
 from helpers.stack_under_test import free_port
 from helpers.support import HANG_S, alter, append, delete_before, execute, fold_log, make_anew, query, record
 
@@ -524,15 +523,9 @@ def test_a_topic_made_anew_is_danger(doctor: Doctor, ledger_settings: Settings) 
 
 def test_a_user_that_may_only_read_is_told(doctor: Doctor, ledger_settings: Settings) -> None:
     """It can't fold, and it doesn't see what was folded."""
-    user = f"{ledger_settings.group}_reader"
-    execute(ledger_settings, f"CREATE ROLE {user} LOGIN PASSWORD 'x' IN ROLE creditfold_reader")
-    try:
-        dsn = make_conninfo(ledger_settings.dsn, user=user, password="x")  # noqa: S106 - It lives as long as the test.
-        reader = ledger_settings.model_copy(update={"postgres_dsn": SecretStr(dsn)})
+    with role(ledger_settings, "IN ROLE creditfold_reader") as reader:
         assert doctor(settings=reader) == (1, [("PostgreSQL", "writing", "danger")])
         assert ("PostgreSQL", "ledger", "unknown") in bad(examine(reader))
-    finally:
-        execute(ledger_settings, f"DROP ROLE {user}")
 
 
 def test_settings_of_the_session_are_seen(doctor: Doctor, ledger_settings: Settings) -> None:
@@ -550,8 +543,7 @@ def test_a_server_away_leaves_the_other_examined(
     """And all is well again once both are there."""
     topic = ledger_settings.commands_topic
     alter(ledger_settings, topic, retention_ms="5000000000")
-    dsn = make_conninfo(ledger_settings.dsn, host="127.0.0.1", port=free_port())
-    without_postgres = ledger_settings.model_copy(update={"postgres_dsn": SecretStr(dsn)})
+    without_postgres = with_dsn(ledger_settings, host="127.0.0.1", port=str(free_port()))
     assert doctor(settings=without_postgres) == (
         1,
         [(topic, "retention.ms", "danger"), ("PostgreSQL", "answer", "danger")],

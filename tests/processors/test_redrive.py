@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from psycopg.conninfo import make_conninfo
-from pydantic import SecretStr
 
 from creditfold.cli.append import redrive as command
 from creditfold.cli.main import _run
@@ -42,6 +40,7 @@ from creditfold.projections.queries.decisions import RedriveUnderWayError
 from creditfold.projections.store.results import DeadLetter
 from creditfold.schemas.wire import decode, encode
 from helpers.command_line import use
+from helpers.databases import role
 from helpers.fork_server import run
 from helpers.records import FakeRecord
 from helpers.support import (
@@ -53,7 +52,6 @@ from helpers.support import (
     append,
     assert_equals_second_fold,
     environment,
-    execute,
     fold_log,
     query,
     read_log,
@@ -783,19 +781,13 @@ def test_who_may_not_and_what_is_not_redriven(
     done = cli("redrive", position, *WHY)
     assert (done.code, "The projection was folded from" in done.err) == (1, True)
     use(ledger_settings, monkeypatch)
-    user = f"reader_{ledger_settings.group}"
-    execute(ledger_settings, f"CREATE ROLE {user} LOGIN PASSWORD 'x' IN ROLE creditfold_reader")
-    try:
-        dsn = make_conninfo(ledger_settings.dsn, user=user, password="x")  # noqa: S106 - The role is dropped below.
-        use(ledger_settings.model_copy(update={"postgres_dsn": SecretStr(dsn)}), monkeypatch)
+    with role(ledger_settings, "IN ROLE creditfold_reader") as reader:
+        use(reader, monkeypatch)
         assert states(cli) == {position: ("open", None), control: ("discarded", None)}
         assert cli("show", position).code == 0
         for verb in ("redrive", "discard"):
             done = cli(verb, position, *WHY)
             assert done.code == 1
-            assert done.err.startswith(
-                "error: This PostgreSQL user may not decide about dead letters: permission denied"
-            )
+            said = "error: This PostgreSQL user may not decide about dead letters: permission denied"
+            assert done.err.startswith(said)
             assert "\ntry: Use the user that made the tables" in done.err
-    finally:
-        execute(ledger_settings, f"DROP ROLE {user}")

@@ -15,17 +15,12 @@ from creditfold.common.settings import Settings
 from creditfold.ledger import known_rules
 from creditfold.log.archive.folder import Archive
 from creditfold.log.archive.restore import restore_topic
-from creditfold.log.offsets import end_offsets
-from creditfold.log.topics import describe_log
-from creditfold.processors.rebuild.partition import RebuildJob
-from creditfold.processors.rebuild.processes import fold_here
 from creditfold.projections.connections import connected
 from creditfold.projections.proof.chain import chain_at
-from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.registry import load_lock
 from helpers.golden import FOLDER, digests
-from helpers.support import query
+from helpers.support import fold_log, query
 
 pytestmark = pytest.mark.both_cores
 
@@ -68,20 +63,11 @@ def test_every_schema_version_and_rules_version_is_recorded() -> None:
     assert in_force == set(known_rules())
 
 
-def restored(settings: Settings, path: Path) -> None:
-    """Bring a history into the topic, and fold it."""
-    restore_topic(settings, path)
-    log = describe_log(settings)
-    prepare(settings.dsn, log)
-    ends = end_offsets(settings, log.topic, range(log.partitions))
-    # As workers do, but that nothing is appended to it.
-    fold_here(RebuildJob(settings.kafka_client, log.topic, log.partitions, 1, ends), settings.dsn)
-
-
 def test_every_kind_of_dead_letter_is_recorded(ledger_settings: Settings) -> None:
     """And the restored topic is folded to the same chains on the real stack."""
     path = HISTORIES[-1]
-    restored(ledger_settings, path)
+    restore_topic(ledger_settings, path)
+    fold_log(ledger_settings)
     reasons = {row[0] for row in query(ledger_settings, "SELECT DISTINCT reason FROM ledger.dead_letters")}
     # Rules are older than those in force only where there are two versions.
     assert reasons == set(DeadLetterReason) - {DeadLetterReason.RULES_NOT_NEWER}
