@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from creditfold.common.whole_files import sync
 from creditfold.producers.import_records import RawRecord
 from creditfold.producers.import_state import START_OVER
 from creditfold.producers.models.errors import ImportFileError, ImportStateError
@@ -50,8 +51,7 @@ class BadRecordReport:
 
     def sync(self) -> int:
         """Write everything to disk; returns the report's size in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file)
         return self._file.tell()
 
     def __enter__(self) -> Self:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from creditfold.common.whole_files import write_whole
 from creditfold.producers.models.errors import ImportStateError
 
 STATE_VERSION = 1
@@ -91,18 +92,4 @@ def refuse_other_import(state: ImportState, fresh: ImportState, raw: IO[bytes]) 
 def save_state(path: Path, state: ImportState) -> None:
     """Write a checkpoint, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".tmp")
-    with fresh.open("wb") as file:
-        file.write(json.dumps(asdict(state)).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_whole(path, json.dumps(asdict(state)).encode())

@@ -19,6 +19,7 @@ from fastavro.write import Writer
 
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
+from creditfold.common.whole_files import sync, sync_folder, write_whole
 from creditfold.log.admin import KafkaAdmin, topic_id_text
 from creditfold.log.archive.folder import (
     FORMAT,
@@ -167,11 +168,11 @@ class _ArchiveRun:
         folder = self._archive.folder / folder_name(partition)
         if not folder.exists():
             folder.mkdir()
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         # A folder without an index was left by a run that died between the two.
         if not any(path.suffix != ".tmp" for path in folder.iterdir()):
             fresh = Index(topic_id=self._archive.manifest.topic_id, partition=partition, first=start)
-            _replace(folder / INDEX, fresh.model_dump_json().encode())
+            write_whole(folder / INDEX, fresh.model_dump_json().encode())
         return self._archive.index(partition)
 
     def _refuse_other_log(self, index: Index, start: int) -> None:
@@ -245,7 +246,7 @@ class _ArchiveRun:
             writer = Writer(target, SCHEMA, CODEC, compression_level=LEVEL, sync_marker=mark)
             count, limit = _fill(writer, hashed, records, limit)
             writer.flush()
-            _sync(stream)
+            sync(stream)
         # Only now it is known that all of them came from the log that the archive belongs to.
         self._refuse_new_topic()
         file = ArchiveFile(
@@ -258,9 +259,9 @@ class _ArchiveRun:
             chain=chained(index.chain, digest),
         )
         unfinished.replace(folder / file.name)
-        _sync_folder(folder)
+        sync_folder(folder)
         grown = index.model_copy(update={"files": (*index.files, file)})
-        _replace(folder / INDEX, grown.model_dump_json(indent=1).encode())
+        write_whole(folder / INDEX, grown.model_dump_json(indent=1).encode())
         self._bytes += file.bytes
         return grown
 
@@ -376,7 +377,7 @@ def _open_archive(folder: Path, wanted: Manifest) -> Archive:
     if not (folder / MANIFEST).exists():
         if any(path.suffix != ".tmp" for path in folder.iterdir()):
             raise ArchiveError(f"{folder} isn't empty, and is no archive.", "Name another folder, or an archive.")
-        _replace(folder / MANIFEST, wanted.model_dump_json(indent=1).encode())
+        write_whole(folder / MANIFEST, wanted.model_dump_json(indent=1).encode())
     archive = Archive(folder)
     found = archive.manifest
     if found.topic_id != wanted.topic_id:
@@ -392,25 +393,3 @@ def _open_archive(folder: Path, wanted: Manifest) -> Archive:
             "A log's partitions never change; see docs/operating.md. Archive it into a folder of its own.",
         )
     return archive
-
-
-def _replace(path: Path, content: bytes) -> None:
-    fresh = path.with_name(path.name + ".tmp")
-    with fresh.open("wb") as file:
-        file.write(content)
-        _sync(file)
-    fresh.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

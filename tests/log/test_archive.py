@@ -333,7 +333,7 @@ def test_killed_again_and_again_it_gets_done(ledger_settings: Settings, tmp_path
         more = drawn.randrange(1, 25)
         enough = files() + more
         # It goes on behind that, but never to its end before it is killed.
-        stands = ("creditfold.log.archive.writer:_replace", str(more + 15), str(tmp_path / "held"))
+        stands = ("creditfold.log.archive.writer:write_whole", str(more + 15), str(tmp_path / "held"))
         process = Process([HELD, *stands, *map(str, arguments)], env=environment(ledger_settings))
         assert wait_until(lambda enough=enough: files() >= enough, HANG_S, 0.01)  # type: ignore[misc]
         process.kill()
