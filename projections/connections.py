@@ -6,7 +6,7 @@ another one, as PgBouncer does it in transaction mode. All others (`pinned` and 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString, TypeAlias, TypeVar
@@ -69,6 +69,17 @@ def _blame(error: PoolTimeout, trouble: list[BaseException]) -> None:
         error.__cause__ = trouble[0]
 
 
+@contextmanager
+def _remembered(trouble: list[BaseException]) -> Iterator[None]:
+    """Keep what keeps a pool from connecting, until it connects."""
+    try:
+        yield
+    except psycopg.Error as error:
+        trouble[:] = [error]
+        raise
+    trouble.clear()
+
+
 def fold_pool(
     dsn: str, application: str, size: int, settings: Mapping[str, str] = FOLD
 ) -> AsyncConnectionPool[AsyncConnection[TupleRow]]:
@@ -78,18 +89,14 @@ def fold_pool(
     class Opened(AsyncConnection[TupleRow]):
         @classmethod
         async def connect(cls, *args: Any, **kwargs: Any) -> Any:
-            try:
+            with _remembered(trouble):
                 connection = await super().connect(*args, **kwargs)
                 try:
                     await connection.execute(pin(settings, connection.info.server_version))
                 except BaseException:
                     await connection.close()
                     raise
-            except psycopg.Error as error:
-                trouble[:] = [error]
-                raise
-            trouble.clear()
-            return connection
+                return connection
 
     pool = _RememberingPool(
         dsn,
@@ -123,63 +130,52 @@ async def _check_open(connection: AsyncConnection[TupleRow]) -> None:
 
 def outbox_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connection[TupleRow]]:
     """A pool of at most `size` reading connections, each of whose blocks is one transaction; not opened yet."""
-    trouble: list[BaseException] = []
 
-    class Opened(Connection[TupleRow]):
-        @classmethod
-        def connect(cls, *args: Any, **kwargs: Any) -> Any:
-            try:
-                connection = super().connect(*args, **kwargs)
-                try:
-                    connection.execute(pin(OUTBOX, connection.info.server_version))
-                    connection.commit()
-                except BaseException:
-                    connection.close()
-                    raise
-            except psycopg.Error as error:
-                trouble[:] = [error]
-                raise
-            trouble.clear()
-            return connection
+    def begin(connection: Connection[TupleRow]) -> None:
+        connection.execute(pin(OUTBOX, connection.info.server_version))
+        connection.commit()
 
-    pool = _RememberingReaders(
-        dsn,
-        connection_class=Opened,
-        kwargs={"application_name": application, **SESSION},
-        min_size=1,
-        max_size=size,
-        open=False,
-        timeout=CONNECT_TIMEOUT_S,
-        check=ConnectionPool.check_connection,
-    )
-    pool.trouble = trouble
-    return pool
+    options = {"application_name": application, **SESSION}
+    return _readers(dsn, size, begin, options, check=ConnectionPool.check_connection)
 
 
 def reader_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connection[TupleRow]]:
     """A pool of at most `size` connections as `connected` opens them; not opened yet. Waiting raises PoolTimeout."""
+
+    def begin(connection: Connection[TupleRow]) -> None:
+        connection.adapters.register_loader("timestamptz", _Instant)
+
+    options = {**_options(application), "prepare_threshold": None, "cursor_factory": _BinaryCursor}
+    return _readers(dsn, size, begin, options)
+
+
+def _readers(
+    dsn: str, size: int, begin: Callable[[Connection[TupleRow]], None], options: dict[str, Any], **more: Any
+) -> ConnectionPool[Connection[TupleRow]]:
+    """A pool for threads, not opened yet, each of whose connections begins so."""
     trouble: list[BaseException] = []
 
     class Opened(Connection[TupleRow]):
         @classmethod
         def connect(cls, *args: Any, **kwargs: Any) -> Any:
-            try:
+            with _remembered(trouble):
                 connection = super().connect(*args, **kwargs)
-            except psycopg.Error as error:
-                trouble[:] = [error]
-                raise
-            trouble.clear()
-            connection.adapters.register_loader("timestamptz", _Instant)
-            return connection
+                try:
+                    begin(connection)
+                except BaseException:
+                    connection.close()
+                    raise
+                return connection
 
     pool = _RememberingReaders(
         dsn,
         connection_class=Opened,
-        kwargs={**_options(application), "prepare_threshold": None, "cursor_factory": _BinaryCursor},
+        kwargs=options,
         min_size=1,
         max_size=size,
         open=False,
         timeout=CONNECT_TIMEOUT_S,
+        **more,
     )
     pool.trouble = trouble
     return pool
