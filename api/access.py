@@ -33,6 +33,7 @@ class Caller(NamedTuple):
         account_prefix: begins every account that it may touch.
         assets: those that it may name; none given: any.
         most_amount: the largest amount of one command, in the asset's smallest unit; None: any.
+        expires_at: when what it calls with ends; None: never.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Caller(NamedTuple):
     account_prefix: str = ""
     assets: Collection[str] = ()
     most_amount: int | None = None
+    expires_at: datetime | None = None
 
     def refuse_scope(self, scope: str) -> None:
         """Raise ProblemError unless the caller has a scope; of one that ends in `*`, any that begins so."""
@@ -60,6 +62,36 @@ class Caller(NamedTuple):
                 "account_out_of_reach",
                 f"The key {self.name} may touch accounts that begin with {self.account_prefix!r} only.",
                 "Use a key whose prefix the account has.",
+            )
+
+    def refuse_prefix(self) -> None:
+        """Raise ProblemError for a caller that may touch some accounts only, where an answer is about all of them."""
+        if self.account_prefix:
+            raise ProblemError(
+                403,
+                "account_out_of_reach",
+                f"The key {self.name} may touch accounts that begin with {self.account_prefix!r} only.",
+                "Use a key without a prefix: the answer is about all accounts.",
+            )
+
+    def refuse_beyond(self, key: Key, expires_at: datetime | None) -> None:
+        """Raise ProblemError for a key that may do more than the caller, or for longer: nobody gives what they lack."""
+        lacking = [scope for scope in key.scopes if scope not in self.scopes]
+        beyond = [
+            ("scopes", bool(lacking)),
+            ("account_prefix", not key.account_prefix.startswith(self.account_prefix)),
+            ("assets", bool(self.assets) and not (key.assets and set(key.assets) <= set(self.assets))),
+            ("most_amount", _is_beyond(key.most_amount, self.most_amount)),
+            ("expires_at", _is_beyond(expires_at, self.expires_at)),
+        ]
+        found = [name for name, is_beyond in beyond if is_beyond]
+        if found:
+            said = f" It hasn't {', '.join(scope[:60] for scope in lacking[:20])}." if lacking else ""
+            raise ProblemError(
+                403,
+                "beyond_own_reach",
+                f"The key {self.name} can't give more than it has: {', '.join(found)}.{said}",
+                "Give the same or less, or use a key that has it: creditfold keys create makes one.",
             )
 
     def refuse_command(self, command: Command) -> None:
@@ -88,7 +120,14 @@ class Caller(NamedTuple):
 
 def caller_of(key: Key) -> Caller:
     """The caller that a key stands for."""
-    return Caller(key.name, frozenset(key.scopes), key.account_prefix, tuple(key.assets), key.most_amount)
+    return Caller(
+        key.name, frozenset(key.scopes), key.account_prefix, tuple(key.assets), key.most_amount, key.expires_at
+    )
+
+
+def _is_beyond(given: Any, own: Any) -> bool:
+    """Whether a bound is looser than one's own; None is no bound."""
+    return own is not None and (given is None or given > own)
 
 
 class _Kept(NamedTuple):

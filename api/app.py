@@ -9,7 +9,7 @@ from typing import Any, cast
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from creditfold.api import accounts, bulk, commands, operation, problems, statement
+from creditfold.api import accounts, bulk, commands, keys, operation, problems, statement
 from creditfold.api.problems import Problem
 from creditfold.api.service import Service
 from creditfold.common.settings import Settings, load_settings
@@ -55,7 +55,7 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         docs_url=None,
         redoc_url=None,
     )
-    for module in (commands, bulk, accounts, statement, operation):
+    for module in (commands, bulk, accounts, statement, keys, operation):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(RequestIds)

@@ -6,12 +6,16 @@ Knows no route. A slow or a large client is refused before anything is looked at
 import asyncio
 from collections.abc import AsyncIterator
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 
 from creditfold.api.problems import ProblemError
 from creditfold.producers.strict_json import BadRecordError, parse_json
+
+M = TypeVar("M", bound=BaseModel)
 
 #: Bytes of a body, and of one line of a stream.
 MOST_BYTES = 1_048_576
@@ -28,6 +32,21 @@ async def json_object(request: Request) -> dict[str, Any]:
         ProblemError: it isn't one, is too large, too deep, or too slow.
     """
     return parse_object(await _all_of(request), "The body is")
+
+
+async def model_of(request: Request, kind: type[M]) -> M:
+    """The body of a request as a model has it.
+
+    Raises:
+        ProblemError: it is no object, as `json_object` says.
+        RequestValidationError: it isn't what the model has.
+    """
+    found = await json_object(request)
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        wrong = [{"loc": ("body", *one["loc"]), "msg": one["msg"], "type": one["type"]} for one in error.errors()]
+        raise RequestValidationError(wrong) from None
 
 
 def parse_object(raw: bytes, what: str) -> dict[str, Any]:
