@@ -12,6 +12,7 @@ from creditfold.stack import class_archive
 from creditfold.stack.artifacts import LIST, kafka_artifacts
 from creditfold.stack.class_archive import archive_options
 from creditfold.stack.jars import fetched_jars
+from creditfold.stack.jars_lock import extended_classes
 from creditfold.stack.java import Java, find_java
 from helpers.stack_under_test import embedded_settings
 
@@ -112,3 +113,22 @@ def test_a_java_that_makes_none_leaves_nothing(tmp_path: Path) -> None:
     assert archive_options(Java(str(shutil.which("false")), 17, "PATH"), folder, steps.append) == []
     assert len(steps) == 1
     assert [path.name for path in folder.iterdir()] == [LIST]
+
+
+def test_what_classes_of_jars_extend_comes_along() -> None:
+    """Of a log of two threads that loaded at the same time; what only Java's own classes extend stays in the list."""
+    log = """\
+[7 ] java.lang.Object source: jrt:/java.base
+[7 ]  klass: 0x10 super: 0x00 loader: [boot] bytes: 1
+[7 ] java.lang.Error source: jrt:/java.base
+[7 ]  klass: 0x11 super: 0x10 loader: [boot] bytes: 1
+[7 ] java.lang.LinkageError source: jrt:/java.base
+[7 ]  klass: 0x12 super: 0x11 loader: [boot] bytes: 1
+[7 ] a.Shape source: file:/jars/a.jar
+[12] a.Named source: file:/jars/a.jar
+[12]  klass: 0x21 super: 0x10 loader: [app] bytes: 1
+[7 ]  klass: 0x20 super: 0x10 loader: [app] bytes: 1
+[12] a.Round source: file:/jars/a.jar
+[12]  klass: 0x22 super: 0x20 interfaces: 0x21 loader: [app] bytes: 1
+"""
+    assert extended_classes(log) == {"java/lang/Object", "a/Shape", "a/Named"}
