@@ -4,6 +4,7 @@ Refuses to know what a route does. A key of the database is kept in memory for a
 for it; where PostgreSQL is away, those that are known stay good.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -20,6 +21,8 @@ from creditfold.projections.access.keys import Key
 FRESH_S = 2.0
 #: Seconds for which a known key stays good where PostgreSQL is away.
 KEPT_S = 3_600.0
+#: Seconds that the answer is waited for where the key is known.
+PATIENCE_S = 1.0
 #: Keys that are kept.
 MOST_KEPT = 10_000
 
@@ -145,6 +148,9 @@ class KeyRing:
     def __init__(self, find: Callable[[str], Any]) -> None:
         self._find = find
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        # Those that are asked for now: each once, however many requests come with it.
+        self._asked: dict[str, asyncio.Task[_Kept]] = {}
+        self._is_away = False
         #: When keys were used last, by their ids, for the database to be written now and then.
         self.used: dict[str, datetime] = {}
 
@@ -152,22 +158,48 @@ class KeyRing:
         """The key of a text; None where it opens nothing. Raises what asking for it raises, if it isn't known."""
         kept, now = self._kept.get(text), time.monotonic()
         if kept is None or now - kept.at > FRESH_S:
-            try:
-                kept = _Kept(await self._find(text), now)
-            except Exception:
-                if kept is None or kept.key is None or now - kept.at > KEPT_S:
-                    raise
-            else:
-                self._kept[text] = kept
-                self._kept.move_to_end(text)
-                while len(self._kept) > MOST_KEPT:
-                    self._kept.popitem(last=False)
+            kept = await self._refreshed(text, kept, now)
         key = kept.key
         moment = datetime.now(UTC)
         if key is None or (key.expires_at is not None and key.expires_at <= moment):
             return None
         self.used[key.id] = moment
         return key
+
+    async def _refreshed(self, text: str, kept: _Kept | None, now: float) -> _Kept:
+        """The key as PostgreSQL has it; as it is kept, if it was good and PostgreSQL is away or takes its time."""
+        asked = self._asked.get(text)
+        if asked is None:
+            asked = self._asked[text] = asyncio.create_task(self._ask(text))
+            asked.add_done_callback(lambda task: self._end_ask(text, task))
+        if kept is None or kept.key is None or now - kept.at > KEPT_S:
+            # Shielded: it is not this request's alone, and its client may leave.
+            return await asyncio.shield(asked)
+        # Where it is known to be away, nobody waits for it: the answer is for the next.
+        await asyncio.wait((asked,), timeout=0 if self._is_away else PATIENCE_S)
+        if not asked.done():
+            self._is_away = True
+        return kept if not asked.done() or asked.exception() is not None else asked.result()
+
+    def _end_ask(self, text: str, asked: asyncio.Task[_Kept]) -> None:
+        del self._asked[text]
+        # Looked at, though nobody may have waited for it.
+        if not asked.cancelled():
+            asked.exception()
+
+    async def _ask(self, text: str) -> _Kept:
+        now = time.monotonic()
+        try:
+            kept = _Kept(await self._find(text), now)
+        except BaseException:
+            self._is_away = True
+            raise
+        self._is_away = False
+        self._kept[text] = kept
+        self._kept.move_to_end(text)
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+        return kept
 
 
 async def _caller(request: Request) -> Caller:

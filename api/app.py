@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from creditfold.api import accounts, bulk, commands, keys, operation, problems, statement
 from creditfold.api.problems import Problem
+from creditfold.api.requests import PlainRequests, checked
 from creditfold.api.service import Service
 from creditfold.common.settings import Settings, load_settings
 
@@ -52,12 +53,16 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         version="1",
         summary="A ledger for closed virtual currencies: append, read, preview and follow.",
         lifespan=lifespan,
+        dependencies=[Depends(checked)],
+        # A redirect would go to wherever the header Host says, and take the key along.
+        redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
     )
     for module in (commands, bulk, accounts, statement, keys, operation):
         app.include_router(module.router)
     problems.install(app)
+    app.add_middleware(PlainRequests)
     app.add_middleware(RequestIds)
     _add_schemas(app)
     return app

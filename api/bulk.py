@@ -26,7 +26,7 @@ from creditfold.api.commands import (
     preference_of,
     stamped_command,
 )
-from creditfold.api.problems import ProblemError, document, of_error, responses
+from creditfold.api.problems import ProblemError, as_json, document, of_error, responses
 from creditfold.api.service import Service, service_of
 from creditfold.api.streams import Stream
 from creditfold.common.errors import CreditfoldError
@@ -207,7 +207,7 @@ class Bulk:
             return b'{"line":%d,"status":%d,%b\n' % (line.number, STATUS[found.kind], outcome[1:])
         problem = line.problem or (dead_letter_problem(found) if isinstance(found, CommandOutcome) else None)
         said = {"line": line.number, **document(self._request, problem or _problem_of(found))}
-        return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        return as_json(said) + b"\n"
 
 
 def _problem_of(error: Exception) -> ProblemError:

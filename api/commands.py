@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
+from pydantic import BeforeValidator
 
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
@@ -23,6 +24,7 @@ from creditfold.common.position import Position
 from creditfold.producers import OutcomeTimeoutError, parse_command
 from creditfold.producers.models.commands import MODELS, Command
 from creditfold.projections import queries
+from creditfold.projections.queries.outcomes import UnexplainedOutcomeError
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.outcome import CommandOutcome, OutcomeKind
 
@@ -54,10 +56,21 @@ ROUTES = {
 _OUTSIDE = ("type", "command_id", "account", "source")
 
 Account = Annotated[str, Path(description="The account.", min_length=1, max_length=128)]
+
+
+def _as_utf8(text: str) -> str:
+    # Headers are bytes; the server reads them as Latin-1, in which each byte is a character.
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        raise ValueError("must be UTF-8") from None
+
+
 IdempotencyKey = Annotated[
     str,
+    BeforeValidator(_as_utf8),
     Header(
-        description="The command's id. It never ends: the same key with the same body counts once, for ever.",
+        description="The command's id, in UTF-8. It never ends: the same key with the same body counts once.",
         min_length=1,
         max_length=128,
     ),
@@ -119,7 +132,8 @@ async def append(service: Service, command: Command, preference: Preference) -> 
     if not preference.wait_s:
         return _pending(command, await service.producer.append(command), headers)
     try:
-        outcome = await service.producer.append_and_wait(command, preference.wait_s)
+        async with service.until_stopped():
+            outcome = await service.producer.append_and_wait(command, preference.wait_s)
     except OutcomeTimeoutError as error:
         if error.position is None:
             raise
@@ -272,6 +286,8 @@ async def command(
         except queries.NotYetFoldedError:
             answer = AcceptedAnswer(command_id=command_id, account=account, position=at)
             return answers.render(answer, 202, {"Retry-After": str(RETRY_S)})
+        except UnexplainedOutcomeError as error:
+            raise ProblemError(404, "command_unknown", error.message, "Is the position the command's?") from None
         if outcome.kind is OutcomeKind.DEAD_LETTER:
             raise dead_letter_problem(outcome)
         return answers.render(answers.outcome_of(outcome, account, command_id))

@@ -11,7 +11,6 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.service import service_of
-from creditfold.log.admin import kafka_answers
 from creditfold.projections import queries
 
 router = APIRouter(tags=["operation"])
@@ -54,13 +53,7 @@ async def live() -> Response:
 )
 async def ready(request: Request) -> Response:
     """Whether Kafka and PostgreSQL answer, asked now. Needs no key."""
-    service = service_of(request)
-    kafka = await service.run(kafka_answers, service.settings)
-    try:
-        await service.query(queries.progress)
-        postgresql = True
-    except Exception:  # Whatever it is: the answer is no, and any other route says why.
-        postgresql = False
+    kafka, postgresql = await service_of(request).readiness()
     answer = ReadyAnswer(ready=kafka and postgresql, kafka=kafka, postgresql=postgresql)
     return answers.render(answer, 200 if answer.ready else 503, {"Cache-Control": "no-store"})
 

@@ -34,7 +34,7 @@ class PreviewAnswer(Answer):
 async def preview_of(service: Service, command: Command) -> Response:
     """The answer of a preview. Raises ProblemError for what would be a dead letter."""
     record = encode_command(command)
-    async with service.previewers.connection() as connection:
+    async with service.in_time(), service.previewers.connection() as connection:
         found = await preview(connection, command.account, record.value)
     outcome, reason = found.outcome, None
     facts: list[dict[str, Any]] = []

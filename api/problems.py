@@ -3,6 +3,7 @@
 Owns the codes, their HTTP statuses, and the handlers that turn an exception into a document. Knows no route.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -11,11 +12,12 @@ from typing import Any, cast
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from psycopg import Error as PostgresError
 from psycopg_pool import PoolTimeout
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
@@ -108,7 +110,13 @@ def document(request: Request, problem: ProblemError) -> dict[str, Any]:
 
 def answer(request: Request, problem: ProblemError) -> Response:
     """The answer that carries a problem document."""
-    return JSONResponse(document(request, problem), problem.status, problem.headers, MEDIA_TYPE)
+    return Response(as_json(document(request, problem)), problem.status, problem.headers, MEDIA_TYPE)
+
+
+def as_json(found: Mapping[str, Any]) -> bytes:
+    """A problem document in UTF-8, on one line."""
+    # What JSON can hold and UTF-8 can't, half of a surrogate pair, is repeated as the escape that it came as.
+    return json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
 
 
 def of_error(error: Exception) -> ProblemError | None:
@@ -200,7 +208,13 @@ def install(app: FastAPI) -> None:
             status, status.phrase.lower().replace(" ", "_").replace("-", "_"), f"{found.detail}.", remedy
         )
         problem.headers.update(found.headers or {})
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            problem.headers["Allow"] = ", ".join(_allowed(request))
         return answer(request, problem)
+
+    async def gone(request: Request, _: Exception) -> Response:
+        # Nobody reads it. What a body without its end asked for wasn't done.
+        return answer(request, ProblemError(400, "body_incomplete", "The client left before the body's end."))
 
     async def invalid(request: Request, error: Exception) -> Response:
         errors = cast(RequestValidationError, error).errors()
@@ -219,12 +233,20 @@ def install(app: FastAPI) -> None:
     for kind in (ProblemError, CreditfoldError, PostgresError, PoolTimeout):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, unknown)
 
 
 def _id_of(request: Request) -> str:
     return str(getattr(request.state, "request_id", ""))
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that a path has, by the document."""
+    path, paths = request.url.path, cast(dict[str, Any], request.app.openapi()["paths"])
+    shapes = {shape: re.sub(r"\\\{.*?\\\}", "[^/]+", re.escape(shape)) for shape in paths}
+    return sorted({method.upper() for shape in paths if re.fullmatch(shapes[shape], path) for method in paths[shape]})
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -1,12 +1,14 @@
 """Runs the application with uvicorn until it is stopped. Owns the server's bounds: connections, headers, idle time."""
 
-import asyncio
 import ipaddress
+import resource
+import signal
+import socket
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from creditfold.api.app import create_app
+from creditfold.api.connection import Connection
 from creditfold.common.settings import Settings
 
 #: Connections at once; the next are answered with 503.
@@ -15,21 +17,17 @@ MOST_CONNECTIONS = 4_096
 IDLE_S = 30
 #: Seconds for requests under way once the server is asked to stop.
 STOP_S = 20
+#: Files that the process needs besides connections of clients: those to Kafka and PostgreSQL, and its own.
+OTHER_FILES = 512
 
 
-class Connection(H11Protocol):
-    """A connection whose requests can cut it (`abort`) and learn that the server stops (`stopping`), by their state."""
+class Server(uvicorn.Server):
+    """uvicorn's, which lets the application know that it is about to stop."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to serve, as the server calls it."""
-        super().connection_made(transport)
-        self._stopping = asyncio.Event()
-        self.app_state = {**self.app_state, "abort": transport.abort, "stopping": self._stopping}
-
-    def shutdown(self) -> None:
-        """End after the request under way, as the server calls it; a stream without an end ends now."""
-        super().shutdown()
-        self._stopping.set()
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, and answer what is under way."""
+        self.config.app.state.service.stop()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
 
 
 def config_of(settings: Settings, *, is_open: bool) -> uvicorn.Config:
@@ -38,7 +36,9 @@ def config_of(settings: Settings, *, is_open: bool) -> uvicorn.Config:
         create_app(settings, is_open=is_open),
         host=settings.api_host,
         port=settings.api_port,
+        # By name: what reads requests must not depend on what else is installed.
         http=Connection,
+        ws="none",
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=STOP_S,
@@ -51,7 +51,22 @@ def config_of(settings: Settings, *, is_open: bool) -> uvicorn.Config:
 
 def serve(settings: Settings, *, is_open: bool) -> None:
     """Serve until SIGTERM or Ctrl-C; what is under way is answered first."""
-    uvicorn.Server(config_of(settings, is_open=is_open)).run()
+    config = config_of(settings, is_open=is_open)
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        # Raised again by uvicorn once all is answered; to be stopped is no failure.
+        signal.signal(signal_, lambda *_: None)
+    config.limit_concurrency = min(MOST_CONNECTIONS, max(1, _files() - OTHER_FILES))
+    Server(config).run()
+
+
+def _files() -> int:
+    """How many files the process may have open; raises that to what is needed, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + OTHER_FILES
+    if soft in range(wanted):
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else soft
 
 
 def is_loopback(host: str) -> bool:

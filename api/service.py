@@ -5,9 +5,9 @@ Owns their opening and closing, and how blocking queries run beside the event lo
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import structlog
@@ -17,12 +17,14 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from creditfold.api.access import Caller, KeyRing, caller_of
-from creditfold.api.problems import ProblemError
+from creditfold.api.problems import RETRY_S, ProblemError
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
+from creditfold.log.admin import kafka_answers
 from creditfold.log.partitioner import partition_of
 from creditfold.producers import AsyncCommandProducer
+from creditfold.producers.models.errors import RESEND
 from creditfold.projections import queries
 from creditfold.projections.access.keys import find_key, is_well_formed, record_use
 from creditfold.projections.access.scopes import SCOPES
@@ -44,6 +46,12 @@ PREVIEWERS = 2
 BULKERS = 2
 #: Seconds between two looks at how far the fold is, while somebody waits for it.
 LOOK_S = 0.01
+#: Seconds that a query may take; a server that is frozen answers none, and says nothing either.
+QUERY_S = 30.0
+#: Seconds that each server has to show that it is there.
+READY_S = 6.0
+#: Seconds that are left to those who wait for an outcome once the server is asked to stop.
+STOP_WAIT_S = 10.0
 #: Seconds between two records of when keys were used.
 USED_EVERY_S = 30.0
 
@@ -83,6 +91,9 @@ class Service:
         self._news = asyncio.Condition()
         self._waiting = 0
         self._tasks: list[asyncio.Task[None]] = []
+        self._readiness: asyncio.Task[tuple[bool, bool]] | None = None
+        self._is_stopping = False
+        self._waits: set[asyncio.Timeout] = set()
 
     async def open(self) -> None:
         """Open the pools; they connect by and by, whether PostgreSQL is there or not."""
@@ -103,6 +114,82 @@ class Service:
             self._threads.shutdown(wait=False)
             self._bulk_threads.shutdown(wait=False)
 
+    def stop(self) -> None:
+        """Have everything under way come to its end: the server is asked to stop."""
+        self._is_stopping = True
+        until = asyncio.get_running_loop().time() + STOP_WAIT_S
+        for wait in self._waits:
+            wait.reschedule(until)
+
+    @asynccontextmanager
+    async def until_stopped(self) -> AsyncIterator[None]:
+        """Bound a wait for an outcome by the end of the server, which comes STOP_WAIT_S seconds after `stop`.
+
+        Raises:
+            ProblemError: the server ends, and the outcome isn't known.
+        """
+        wait = asyncio.timeout(STOP_WAIT_S if self._is_stopping else None)
+        try:
+            async with wait:
+                self._waits.add(wait)
+                yield
+        except TimeoutError:
+            if not wait.expired():
+                raise
+            raise ProblemError(
+                503,
+                "server_stopping",
+                "The server stops, and the outcome of the command isn't known yet.",
+                RESEND,
+                maybe_written=True,
+                headers={"Retry-After": str(RETRY_S)},
+            ) from None
+        finally:
+            self._waits.discard(wait)
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Bound what asks PostgreSQL. Raises ProblemError where no answer came in QUERY_S seconds."""
+        bound = asyncio.timeout(QUERY_S)
+        try:
+            async with bound:
+                yield
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise ProblemError(
+                503,
+                "postgresql_unavailable",
+                f"PostgreSQL gave no answer within {QUERY_S:g} s.",
+                "Try again; if it stays so, look at PostgreSQL and at GET /health/ready.",
+                headers={"Retry-After": str(RETRY_S)},
+            ) from None
+
+    async def readiness(self) -> tuple[bool, bool]:
+        """Whether Kafka and PostgreSQL answer, asked now; those who ask at the same time share one look."""
+        if self._readiness is None or self._readiness.done():
+            self._readiness = asyncio.create_task(self._look_for_servers())
+        return await asyncio.shield(self._readiness)
+
+    async def _look_for_servers(self) -> tuple[bool, bool]:
+        async def kafka() -> bool:
+            # In no thread of the readers: a frozen PostgreSQL may hold them all.
+            return await asyncio.to_thread(kafka_answers, self.settings)
+
+        async def postgresql() -> bool:
+            await self.query(queries.progress)
+            return True
+
+        async def answers(look: Callable[[], Any]) -> bool:
+            try:
+                async with asyncio.timeout(READY_S):
+                    return bool(await look())
+            except Exception:  # Whatever it is: the answer is no, and any other route says why.
+                return False
+
+        found = await asyncio.gather(answers(kafka), answers(postgresql))
+        return found[0], found[1]
+
     async def run(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Do blocking work beside the event loop, when a thread is free."""
         loop = asyncio.get_running_loop()
@@ -122,7 +209,8 @@ class Service:
             with self.readers.connection() as connection:
                 return question(connection, *arguments, **options)
 
-        return await self.run(ask)
+        async with self.in_time():
+            return await self.run(ask)
 
     async def read(
         self,
@@ -141,7 +229,8 @@ class Service:
             at = None if partition is None else Position(partition, rows[partition].next_offset - 1)
             return Reading(found, at, rows[0].generation if rows else 0)
 
-        return await self.run(ask)
+        async with self.in_time():
+            return await self.run(ask)
 
     # Who calls
 

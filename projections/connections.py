@@ -29,6 +29,8 @@ Row = TypeVar("Row")
 Statement: TypeAlias = LiteralString | sql.SQL | sql.Composed
 
 CONNECT_TIMEOUT_S = 5
+#: Seconds after which a pool of readers begins anew to connect; by itself it would pause for up to minutes.
+RECONNECT_S = 2.0
 #: A dead peer is noticed after about this long, and not after the kernel's two hours.
 KEEPALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 
@@ -145,8 +147,13 @@ def reader_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connect
     def begin(connection: Connection[TupleRow]) -> None:
         connection.adapters.register_loader("timestamptz", _Instant)
 
+    def check(connection: Connection[TupleRow]) -> None:
+        # As of _check_open.
+        connection.pgconn.consume_input()
+        connection.pgconn.consume_input()
+
     options = {**_options(application), "prepare_threshold": None, "cursor_factory": _BinaryCursor}
-    return _readers(dsn, size, begin, options)
+    return _readers(dsn, size, begin, options, check=check, reconnect_timeout=RECONNECT_S)
 
 
 def _readers(
@@ -184,7 +191,14 @@ def _readers(
 def reader_pool_async(dsn: str, application: str, size: int) -> AsyncConnectionPool[AsyncConnection[TupleRow]]:
     """A pool of at most `size` connections in autocommit for an event loop; not opened yet."""
     pool = _RememberingPool(
-        dsn, kwargs=_options(application), min_size=0, max_size=size, open=False, timeout=CONNECT_TIMEOUT_S
+        dsn,
+        kwargs=_options(application),
+        min_size=0,
+        max_size=size,
+        open=False,
+        timeout=CONNECT_TIMEOUT_S,
+        check=_check_open,
+        reconnect_timeout=RECONNECT_S,
     )
     pool.trouble = []
     return pool

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
-from creditfold.api.server import config_of
+from creditfold.api.server import Server, config_of
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.processors.startup import prepare_ledger
@@ -62,7 +61,7 @@ class Door:
 def serving(settings: Settings, *, is_open: bool = False) -> Iterator[str]:
     """Serve in a thread of this process for a block; gives the URL."""
     chosen = settings.model_copy(update={"api_port": free_port()})
-    server = uvicorn.Server(config_of(chosen, is_open=is_open))
+    server = Server(config_of(chosen, is_open=is_open))
     thread = threading.Thread(target=server.run, name="door", daemon=True)
     thread.start()
     try:

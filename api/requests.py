@@ -1,0 +1,115 @@
+"""What each request must be before a route looks at it: one meaning only, in its path, its query and its headers.
+
+A request that two readers may understand in two ways is refused: money must not depend on which of them is right.
+Knows no route; what a route takes is read from the OpenAPI document.
+"""
+
+import re
+from typing import Any, cast
+from urllib.parse import unquote_to_bytes
+
+from fastapi import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from creditfold.api.problems import ProblemError, answer
+
+#: Headers of which a request may have one at most.
+_SINGLE = frozenset({b"authorization", b"content-type", b"idempotency-key", b"if-none-match", b"last-event-id"})
+# Stands for a slash that is part of a name, while routes look at the path. No path may have it else.
+_SLASH = "\0"
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
+
+
+class PlainRequests:
+    """Refuses what has no one meaning, and gives routes a path in which %2F separates nothing."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection as ASGI has it."""
+        if scope["type"] == "http":
+            try:
+                _refuse_framing(scope["headers"])
+                scope["path"] = _path_of(scope.get("raw_path") or scope["path"].encode())
+                _text_of(scope["query_string"].replace(b"+", b" "), "query")
+            except ProblemError as problem:
+                await answer(Request(scope), problem)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _refuse_framing(headers: list[tuple[bytes, bytes]]) -> None:
+    names = [name.lower() for name, _ in headers]
+    if b"content-length" in names and b"transfer-encoding" in names:
+        raise ProblemError(
+            400,
+            "ambiguous_request",
+            "The request has both Content-Length and Transfer-Encoding.",
+            "Send one of them; a proxy that adds the other is a danger.",
+            headers={"Connection": "close"},
+        )
+    double = next((name for name in names if name in _SINGLE and names.count(name) > 1), None)
+    if double is not None:
+        raise ProblemError(
+            400, "ambiguous_request", f"The request has the header {double.decode()} twice.", "Send it once."
+        )
+
+
+def _path_of(raw: bytes) -> str:
+    return "/".join(_text_of(part, "path").replace("/", _SLASH) for part in raw.split(b"/"))
+
+
+def _text_of(part: bytes, where: str) -> str:
+    try:
+        text = unquote_to_bytes(part).decode()
+    except UnicodeDecodeError:
+        text = _SLASH
+    if _SLASH in text or _BROKEN_ESCAPE(part):
+        raise ProblemError(
+            400,
+            "invalid_request",
+            f"The {where} of the URL is not UTF-8, has a broken %-escape, or a NUL.",
+            "Encode each part by itself as UTF-8, with %XX, as encodeURIComponent does.",
+        )
+    return text
+
+
+async def checked(request: Request) -> None:
+    """Give a route's parameters their slashes back, and refuse those of the query that it doesn't take.
+
+    A dependency of every route. Raises ProblemError.
+    """
+    for name, value in request.path_params.items():
+        if isinstance(value, str):
+            request.path_params[name] = value.replace(_SLASH, "/")
+    known = _query_names(request)
+    if known is None:
+        return
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known and name.partition("[")[0] + "[]" not in known:
+            raise ProblemError(
+                400,
+                "unknown_parameter",
+                f"The route has no parameter {name[:60]!r}.",
+                f"It takes {', '.join(sorted(known)) or 'none'}.",
+            )
+        if given.count(name) > 1:
+            raise ProblemError(400, "ambiguous_request", f"The parameter {name} is there twice.", "Send it once.")
+
+
+def _query_names(request: Request) -> set[str] | None:
+    """The names of a route's query parameters; None where the document says nothing of the route.
+
+    One whose style is deepObject is taken as `name[...]`, and stands here as `name[]`.
+    """
+    path, method = getattr(request.scope.get("route"), "path_format", ""), request.method.lower()
+    found = cast(dict[str, Any], request.app.openapi()["paths"]).get(path, {}).get(method)
+    if found is None:
+        return None
+    return {
+        one["name"].partition("[")[0] + "[]" if one.get("style") == "deepObject" else one["name"]
+        for one in found.get("parameters", ())
+        if one["in"] == "query"
+    }
