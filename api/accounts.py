@@ -3,9 +3,10 @@
 Reads through `projections.queries`, each answer in one snapshot. Knows no SQL and no rule.
 """
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
@@ -16,9 +17,11 @@ from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer, BalanceAnswer
 from creditfold.api.commands import Account
-from creditfold.api.problems import responses
+from creditfold.api.problems import ProblemError, responses
 from creditfold.api.service import Reading, Service, service_of
+from creditfold.common.instants import InstantError, milliseconds_of, moment_of
 from creditfold.common.position import Position
+from creditfold.log.partitioner import partition_of
 from creditfold.projections import queries
 
 router = APIRouter(tags=["accounts"])
@@ -28,6 +31,10 @@ AT_LEAST_S = 5.0
 
 AtLeast = Annotated[
     str | None, Query(description="Position, `partition:offset`, that the answer must reflect; waits for it.")
+]
+AsOf = Annotated[
+    str | None,
+    Query(description="A time or a position, both inclusive: by what was decided until then. Not with use or expand."),
 ]
 Reader = Annotated[Caller, needs("read:balance")]
 
@@ -134,6 +141,57 @@ def _balances(connection: Connection[Any], account: str, use: str | None) -> lis
     ]
 
 
+class Then(NamedTuple):
+    """What counts as the past: decisions up to an instant in milliseconds UTC, or up to an offset; both inclusive."""
+
+    until_ms: int | None = None
+    until: int | None = None
+
+
+def _then(connection: Connection[Any], account: str, as_of: str) -> tuple[int, Then]:
+    """An account's partition, and what `as_of` names. Raises ProblemError, InvalidPositionError, InstantError."""
+    partition = partition_of(account.encode(), len(queries.progress(connection)))
+    if re.fullmatch(r"[0-9]+:[0-9]+", as_of, re.ASCII) is None:
+        try:
+            moment = moment_of(as_of)
+        except InstantError as error:
+            raise ProblemError(400, "invalid_as_of", f"as_of: {error}.", "Name a time or a position.") from None
+        if moment > datetime.now(UTC):
+            raise ProblemError(
+                400, "invalid_as_of", f"{as_of} lies in the future.", "Name a time that has passed, or leave it out."
+            )
+        return partition, Then(until_ms=milliseconds_of(moment))
+    position = Position.parse(as_of)
+    if position.partition != partition:
+        raise ProblemError(
+            400,
+            "invalid_as_of",
+            f"{account} lives in partition {partition}; {position} says nothing about it.",
+            f"Name a position of partition {partition}, or a time.",
+        )
+    return partition, Then(until=position.offset)
+
+
+def _balances_then(connection: Connection[Any], account: str, as_of: str) -> list[BalanceAnswer]:
+    partition, then = _then(connection, account, as_of)
+    rows = queries.balances_as_of(connection, account, partition, **then._asdict())
+    return [BalanceAnswer.model_validate(row) for row in rows]
+
+
+def _account_then(connection: Connection[Any], account: str, as_of: str) -> AccountAnswer:
+    balances = _balances_then(connection, account, as_of)
+    _, then = _then(connection, account, as_of)
+    state = queries.account_state_as_of(connection, account, **then._asdict())
+    return AccountAnswer.model_construct(
+        account=account,
+        is_closed=bool(state and state.is_closed),
+        frozen=state.frozen if state else None,
+        balances=balances,
+        lots=None,
+        holds=None,
+    )
+
+
 def _account(connection: Connection[Any], account: str, use: str | None, expand: set[str]) -> AccountAnswer:
     state = queries.account_state(connection, account)
     return AccountAnswer.model_construct(
@@ -156,12 +214,18 @@ async def account(
     caller: Reader,
     use: Annotated[str | None, Query(description="A use; adds how much of each balance it could take.")] = None,
     expand: Annotated[str, Query(description="lots, holds, or both by comma: of the same snapshot.")] = "",
+    as_of: AsOf = None,
     at_least: AtLeast = None,
     if_none_match: Annotated[str, Header(description="An ETag; answered with 304 while it still is that.")] = "",
 ) -> Response:
     """An account: its balances at this moment, and on demand its lots and holds, all of one snapshot."""
     wanted = {part.strip() for part in expand.split(",")} & {"lots", "holds"}
-    found = await reading(service_of(request), caller, account, at_least, _account, use, wanted)
+    refuse_as_of(as_of, {"use": use, "expand": expand})
+    service = service_of(request)
+    if as_of is not None:
+        found = await reading(service, caller, account, at_least, _account_then, as_of)
+    else:
+        found = await reading(service, caller, account, at_least, _account, use, wanted)
     return tagged(found, if_none_match)
 
 
@@ -177,12 +241,27 @@ async def balances(
     *,
     caller: Reader,
     use: Annotated[str | None, Query(description="A use; adds how much of each balance it could take.")] = None,
+    as_of: AsOf = None,
     at_least: AtLeast = None,
     if_none_match: Annotated[str, Header(description="An ETag; answered with 304 while it still is that.")] = "",
 ) -> Response:
     """An account's balances at this moment: what ended is not in them, nor what hasn't begun."""
-    found = await reading(service_of(request), caller, account, at_least, _balances, use)
+    refuse_as_of(as_of, {"use": use})
+    service = service_of(request)
+    if as_of is not None:
+        found = await reading(service, caller, account, at_least, _balances_then, as_of)
+    else:
+        found = await reading(service, caller, account, at_least, _balances, use)
     return tagged(found, if_none_match)
+
+
+def refuse_as_of(as_of: str | None, present: dict[str, str | None]) -> None:
+    """Raise ProblemError where the past is asked for, and with it something that is known of the present only."""
+    named = [name for name, value in present.items() if value]
+    if as_of is not None and named:
+        raise ProblemError(
+            400, "invalid_as_of", f"{named[0]} is known of the present only.", f"Leave out as_of, or {named[0]}."
+        )
 
 
 def tagged(found: Reading, if_none_match: str) -> Response:

@@ -5,7 +5,7 @@ Owns how a row of the projection or an outcome becomes an answer. Knows no route
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Literal, TypeVar
 
 from fastapi.responses import Response
@@ -166,6 +166,8 @@ def _plain(value: Any) -> Any:
         return {name: _plain(getattr(value, name, None)) for name in type(value).model_fields}
     if isinstance(value, datetime):
         return rfc3339(value)
+    if isinstance(value, date):
+        return value.isoformat()
     if isinstance(value, Position):
         return str(value)
     if isinstance(value, dict):

@@ -9,7 +9,17 @@ from typing import Any, cast
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from creditfold.api import accounts, bulk, commands, keys, operation, problems, statement
+from creditfold.api import (
+    accounts,
+    bulk,
+    commands,
+    expiring,
+    keys,
+    operation,
+    problems,
+    statement,
+    trace,
+)
 from creditfold.api.problems import Problem
 from creditfold.api.requests import PlainRequests, checked
 from creditfold.api.service import Service
@@ -59,7 +69,16 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         docs_url=None,
         redoc_url=None,
     )
-    for module in (commands, bulk, accounts, statement, keys, operation):
+    for module in (
+        commands,
+        bulk,
+        accounts,
+        trace,
+        statement,
+        expiring,
+        keys,
+        operation,
+    ):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(PlainRequests)

@@ -24,6 +24,8 @@ RULE: Final = (
 #: as one of fourteen. 1976 to 2594, which nearly all instants are in.
 PLAIN: Final = (210_012_312_360, 19_700_101_000_000)
 _DIGITS = re.compile(r"[0-9]{1,40}", re.ASCII).fullmatch
+_DURATION = re.compile(r"([0-9]{1,9})([smhd])", re.ASCII).fullmatch
+_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 # What datetime.fromisoformat reads, but with the separator that ISO 8601 and RFC 3339 know, and no other.
 _ISO = re.compile(r"[0-9]{4}-?(?:[0-9]{2}-?[0-9]{2}|W[0-9]{2}(?:-?[1-7])?)(?:[T ][0-9:.,Z+-]+)?", re.ASCII).fullmatch
 _WRITTEN_AS_DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S", 17: "%Y%m%d%H%M%S%f"}
@@ -71,6 +73,14 @@ def moment_of(text: str) -> datetime:
     if _DIGITS(text) and len(text) != 8:
         return EPOCH + timedelta(milliseconds=_judged(int(text)))
     return _parsed(text)
+
+
+def duration_of(text: str) -> int:
+    """Read a length of time, a whole number with its unit, as 15m; in milliseconds. Raises InstantError."""
+    found = _DURATION(text)
+    if found is None:
+        raise InstantError(f"{text[:60]!r} is no length of time")
+    return int(found[1]) * _UNITS_MS[found[2]]
 
 
 def iso(instant: int) -> str:

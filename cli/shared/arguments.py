@@ -20,8 +20,6 @@ from creditfold.ledger.limits import MAX_ACCOUNT, MAX_REASON, MAX_SOURCE, is_id,
 
 # More digits than the largest amount has: the command's model refuses such a number and says why.
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,40}").fullmatch
-_DURATION = re.compile(r"([0-9]{1,9})([smhd])").fullmatch
-_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 MAX_ROWS = 10_000
 _WRITE_TIMES = "Write it as 2026-06-30T23:59:59.999Z, as 2026-06-30, or in milliseconds since 1970."
@@ -96,15 +94,18 @@ def milliseconds(text: str) -> int:
 
 def duration_of(text: str) -> int:
     """Read a length of time, a whole number with its unit, as 15m; in milliseconds. Raises ArgumentError."""
-    found = _DURATION(text)
-    if found is None:
-        raise ArgumentError(f"{text[:60]!r} is no length of time.", "Write it as 90s, 15m, 2h or 7d.")
-    return int(found[1]) * _UNITS_MS[found[2]]
+    try:
+        return instants.duration_of(text)
+    except instants.InstantError as error:
+        raise ArgumentError(f"{error}.", "Write it as 90s, 15m, 2h or 7d.") from None
 
 
 def instant_or_from_now(text: str, now: datetime) -> int:
     """Read a time as instant_of does, or a length of time that begins now. Raises ArgumentError."""
-    return milliseconds_of(now) + duration_of(text) if _DURATION(text) else instant_of(text)
+    try:
+        return milliseconds_of(now) + instants.duration_of(text)
+    except instants.InstantError:
+        return instant_of(text)
 
 
 def whole_number(text: str) -> int | str:

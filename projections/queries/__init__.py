@@ -24,6 +24,14 @@ from creditfold.projections.queries.balances_now import (
     usable_now,
 )
 from creditfold.projections.queries.dead_letters import DeadLetterState, dead_letter, dead_letters, dead_letters_with
+from creditfold.projections.queries.expiring import (
+    Expiring,
+    ExpiringDay,
+    ExpiringLot,
+    ExpiringMonth,
+    expiring,
+    expiring_totals,
+)
 from creditfold.projections.queries.journal import (
     FailedBatch,
     Rejection,
@@ -40,6 +48,7 @@ from creditfold.projections.queries.lots import (
     Schedule,
     Transfer,
     account_state,
+    account_state_as_of,
     holds,
     lots,
     schedules,
@@ -76,6 +85,10 @@ __all__ = [
     "Balance",
     "BalanceNow",
     "DeadLetterState",
+    "Expiring",
+    "ExpiringDay",
+    "ExpiringLot",
+    "ExpiringMonth",
     "FailedBatch",
     "Hold",
     "InconsistentAccountError",
@@ -98,6 +111,7 @@ __all__ = [
     "UnexplainedOutcomeError",
     "UsableBalance",
     "account_state",
+    "account_state_as_of",
     "activations",
     "await_outcome",
     "balances",
@@ -109,6 +123,8 @@ __all__ = [
     "dead_letter",
     "dead_letters",
     "dead_letters_with",
+    "expiring",
+    "expiring_totals",
     "failed_batches",
     "first_decision",
     "history",

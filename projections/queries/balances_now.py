@@ -122,7 +122,7 @@ def balances_now(connection: Connection[Any], account: str, at_ms: int | None = 
         ...     [(row.available, row.stored_available) for row in balances_now(connection, "ada")]
         [(280, 280)]
     """
-    return _rows(_settled(connection, account, at_ms))
+    return _rows(settled_account(connection, account, at_ms))
 
 
 def usable_now(
@@ -151,14 +151,14 @@ def usable_now(
         ...     usable_now(connection, "ada", "boosts")[0].available_for_use
         280
     """
-    found = _settled(connection, account, at_ms)
+    found = settled_account(connection, account, at_ms)
     return [
         UsableBalance(use=use, available_for_use=found.account.available(row.asset, use), **row._asdict())
         for row in _rows(found)
     ]
 
 
-class _Settled(NamedTuple):
+class SettledAccount(NamedTuple):
     """An account at an instant, and its balances as they are stored."""
 
     name: str
@@ -168,7 +168,7 @@ class _Settled(NamedTuple):
     at: datetime
 
 
-def _rows(found: _Settled) -> list[BalanceNow]:
+def _rows(found: SettledAccount) -> list[BalanceNow]:
     stored = {row.asset: row for row in found.stored}
     # A schedule may have added an asset that the account never had.
     added = [asset for asset in found.account.holdings if any(found.account.balance(asset))]
@@ -195,7 +195,11 @@ def _rows(found: _Settled) -> list[BalanceNow]:
     return rows
 
 
-def _settled(connection: Connection[Any], name: str, at_ms: int | None) -> _Settled:
+def settled_account(connection: Connection[Any], name: str, at_ms: int | None) -> SettledAccount:
+    """An account as the fold would find it at an instant, now if None. Must run in a snapshot.
+
+    Raises InconsistentAccountError.
+    """
     stored = balances(connection, name)
     schedules = _schedules(connection, name)
     partition = next((row.log_partition for row in stored), None)
@@ -223,7 +227,7 @@ def _settled(connection: Connection[Any], name: str, at_ms: int | None) -> _Sett
             f"The tables contradict each other: {error}.",
             "`creditfold verify` finds what is wrong, `creditfold rebuild` folds the log anew.",
         ) from error
-    return _Settled(name, account, stored, partition or 0, at)
+    return SettledAccount(name, account, stored, partition or 0, at)
 
 
 def _lots(connection: Connection[Any], account: str, condition: LiteralString, *values: Any) -> list[LotRow]:

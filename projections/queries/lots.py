@@ -159,6 +159,42 @@ def account_state(connection: Connection[Any], account: str) -> AccountState | N
     return rows[0] if rows else None
 
 
+def account_state_as_of(
+    connection: Connection[Any], account: str, *, until_ms: int | None = None, until: int | None = None
+) -> AccountState | None:
+    """Whether an account was frozen or closed, by what was decided up to an instant or an offset of its partition.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+        until_ms: an instant of the log's clock in milliseconds since 1970 UTC, inclusive; None for any.
+        until: offset of the last record that counts; None for any.
+
+    Returns:
+        The account's state; None for an account that was neither frozen nor closed by then.
+
+    Example:
+        >>> account_state_as_of(connection, "bob", until_ms=0)
+    """
+    # Compared in a form that keeps the planner from the index of positions, which is of all accounts.
+    rows = connection.execute(
+        """SELECT f.fact ->> 'kind', f.fact ->> 'detail', j.version, j.log_partition, j.log_offset
+           FROM ledger.journal j CROSS JOIN LATERAL json_array_elements(j.facts) AS f (fact)
+           WHERE j.account_id = %(account)s AND j.kind IN ('freeze', 'unfreeze', 'close') AND j.accepted
+             AND (%(until_ms)s::bigint IS NULL OR j.decided_at <= to_timestamp(%(until_ms)s::bigint / 1000.0))
+             AND (%(until)s::bigint IS NULL OR j.log_offset + 0 <= %(until)s)
+           ORDER BY j.version""",
+        {"account": account, "until_ms": until_ms, "until": until},
+    ).fetchall()
+    found: AccountState | None = None
+    for kind, detail, *place in rows:
+        state = found or AccountState(account, False, None, *place)
+        if kind in ("frozen", "unfrozen"):
+            state = state._replace(frozen=detail if kind == "frozen" else None)
+        found = AccountState(account, state.is_closed or kind == "closed", state.frozen, *place)
+    return found
+
+
 def lots(connection: Connection[Any], account: str, asset: str | None = None, *, every: bool = False) -> Sequence[Lot]:
     """An account's lots, by asset and in the order in which spends take from them.
 

@@ -1,8 +1,9 @@
-"""Reading what changed over HTTP: statements by time."""
+"""Reading over HTTP what changed and what will: statements, traces, the past, credits that end."""
 
 import csv
 import io
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -116,3 +117,73 @@ def test_what_commands_say_in_words_is_for_some_only(door: Door, account: str) -
         assert reader.get(url).status_code == 403
     with door.with_key(door.make_key("read:statement", account_prefix="other-").text) as reader:
         assert reader.get(url).status_code == 403
+
+
+def test_credits_that_will_end_are_known_by_day_and_by_lot(door: Door, account: str) -> None:
+    """The first to end first, with what is held of them; what ends later than asked isn't there."""
+    now = datetime.now(UTC)
+    day = (now + timedelta(days=20)).replace(hour=6)
+    ends = {"b": day + timedelta(hours=3), "a": day, "late": now + timedelta(days=60)}
+    for key, moment in ends.items():
+        door.grant(account, 100, key=key, expires_at=moment.isoformat(), scope="boosts")
+    door.grant(account, 7, key="never")
+    door.append(account, "holds", asset="credits", amount=30, use="boosts", deadline="2099-01-01T00:00:00Z")
+    url = f"/v1/accounts/{account}/expiring"
+    found = door.http.get(url).json()
+    assert [(lot["command_id"], lot["remaining"], lot["held"], lot["scope"]) for lot in found["lots"]] == [
+        ("a", 70, 30, "boosts"),
+        ("b", 100, 0, "boosts"),
+    ]
+    sums = {"asset": "credits", "lots": 2, "remaining": 170, "held": 30}
+    assert found["days"] == [{**sums, "day": day.date().isoformat()}]
+    assert len(door.http.get(url, params={"within": "61d"}).json()["lots"]) == 3
+    assert door.http.get(url, params={"within": "1h"}).json()["lots"] == []
+    assert door.http.get(url, params={"within": "soon"}).status_code == 400
+    assert door.http.get(url, params={"within": "999999999d"}).status_code == 200
+    months = door.http.get("/v1/expiring").json()
+    assert sum(row["remaining"] for row in months if row["asset"] == "credits") >= 270
+
+
+def test_a_trace_shows_where_credits_came_from_and_went(door: Door, account: str) -> None:
+    """From a spend to its lots, and from a grant to its spends."""
+    door.grant(account, 100, key="g")
+    assert door.append(account, "spends", key="s", asset="credits", amount=30).status_code == 201
+    assert door.append(account, "refunds", key="r", spend="s", amount=10).status_code == 201
+    spend = door.http.get(f"/v1/accounts/{account}/commands/s/trace").json()
+    assert (spend["spent"], spend["refunded"], spend["owed"]) == (30, 10, 0)
+    (took,) = spend["took"]
+    assert (took["lot"]["command_id"], took["made_by"]) == ("g", "grant")
+    assert [(move["amount"], move["source"], move["target"]) for move in spend["moves"]] == [(30, "remaining", "spent")]
+    assert [move["command_id"] for move in spend["later"]] == ["r"]
+    assert spend["decision"]["command_id"] == "s"
+    (made,) = door.http.get(f"/v1/accounts/{account}/commands/g/trace").json()["made"]
+    assert [move["command_id"] for move in made["moves"]] == ["g", "s", "r"]
+    missing = door.http.get(f"/v1/accounts/{account}/commands/none/trace")
+    assert (missing.status_code, missing.json()["code"]) == (404, "command_unknown")
+
+
+def test_the_past_is_read_by_a_time_or_a_position(door: Door, account: str) -> None:
+    """Both inclusive: what was decided until then, and whether the account was frozen."""
+    first = door.grant(account, 100).json()["decision"]
+    door.append(account, "freezes")
+    frozen = door.append(account, "holds", asset="credits", amount=30, deadline="2099-01-01T00:00:00Z").json()
+    door.append(account, "unfreezes")
+    door.append(account, "spends", asset="credits", amount=30)
+    url = f"/v1/accounts/{account}"
+
+    def then(as_of: str) -> tuple[object, ...]:
+        found = door.http.get(url, params={"as_of": as_of}).json()
+        assert found["balances"] == door.http.get(f"{url}/balances", params={"as_of": as_of}).json()
+        return (found["frozen"], [row["available"] for row in found["balances"]])
+
+    assert door.http.get(url).json()["balances"][0]["available"] == 70
+    assert then(first["position"]) == (None, [100])
+    assert then(frozen["position"]) == ("spending", [100])
+    assert then(first["decided_at"])[1] == [100]
+    assert then("2020-01-01T00:00:00Z") == (None, [])
+    partition, offset = first["position"].split(":")
+    bad = ("soon", "2999-01-01T00:00:00Z", f"{int(partition) + 1}:{offset}", "1:" + "9" * 30)
+    assert [door.http.get(url, params={"as_of": text}).status_code for text in bad] == [400] * 4
+    assert door.http.get(url, params={"as_of": first["position"], "expand": "lots"}).status_code == 400
+    assert door.http.get(f"{url}/balances", params={"as_of": first["position"], "use": "x"}).status_code == 400
+    assert door.http.get(url, params={"as_of": f"{partition}:{10**15}"}).status_code == 503

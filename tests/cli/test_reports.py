@@ -2,6 +2,7 @@
 
 import csv
 import io
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,29 @@ def test_what_was_decided_in_a_time(cli: Cli, ledger_settings: Settings, tmp_pat
     assert cli("rejections", "--totals", "--since", "2020-01-01", "--until", "2020-01-02", "--json").json == {}
 
 
+@pytest.mark.usefixtures("one_producer")
+def test_credits_that_will_end(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+    """Of an account by day and by lot, of all accounts by month."""
+    soon, later = (datetime.now(UTC) + timedelta(days=days) for days in (20, 300))
+    with worker(ledger_settings, tmp_path):
+        for name in ("ada", "bob"):
+            cli("grant", name, "100", "--id", "soon", "--expires-at", soon.isoformat(), *PATIENT)
+            cli("grant", name, "5", "--id", "later", "--expires-at", later.isoformat(), *PATIENT)
+        cli("grant", "ada", "7", *PATIENT)
+        cli("spend", "ada", "30", *PATIENT)
+    found = cli("expiring", "ada", "--json").json
+    assert [(lot["command_id"], lot["remaining"]) for lot in found["lots"]] == [("soon", 70)]
+    assert [(row["day"], row["remaining"]) for row in found["days"]] == [(soon.date().isoformat(), 70)]
+    assert "soon/1" in cli("expiring", "ada").out
+    assert cli("expiring", "ada", "--within", "1h").out == "Nothing of ada ends within 1h.\n"
+    months = cli("expiring", "--all", "--json").json
+    assert [(row["month"][:7], row["lots"], row["remaining"]) for row in months] == [
+        (f"{soon:%Y-%m}", 2, 170),
+        (f"{later:%Y-%m}", 2, 10),
+    ]
+    assert f"{soon:%Y-%m}" in cli("expiring", "--all").out
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -57,6 +81,9 @@ def test_what_was_decided_in_a_time(cli: Cli, ledger_settings: Settings, tmp_pat
         ("statement ada --since 2026-06-02 --until 2026-06-01", "--until is before --since"),
         ("history ada --since soon", "'soon' is no time"),
         ("rejections --until soon", "'soon' is no time"),
+        ("expiring", "Either one account"),
+        ("expiring ada --all", "Either one account"),
+        ("expiring ada --within soon", "'soon' is no length of time"),
         ("dead-letters list --since soon", "'soon' is no time"),
     ],
 )

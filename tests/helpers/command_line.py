@@ -96,6 +96,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "balance": ("ann",),
     "history": ("ann",),
     "statement": ("ann",),
+    "expiring": ("--all",),
     "lots": ("ann",),
     "holds": ("ann",),
     "transfers": ("ann",),

@@ -61,6 +61,8 @@ QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
         connection, 20, account, since=moment(1), until=moment(30_000)
     ),
     "account_state": queries.account_state,
+    "account_state_as_of": lambda connection, account: queries.account_state_as_of(connection, account, until=9),
+    "expiring": lambda connection, account: queries.expiring(connection, account, 86_400_000),
     "lots": lambda connection, account: queries.lots(connection, account, "credits"),
     "lots, all": lambda connection, account: queries.lots(connection, account, every=True),
     "holds": lambda connection, account: queries.holds(connection, account, every=True),
@@ -73,7 +75,7 @@ QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
 #: What is asked without an account: by a partition or a position, or of all there is, which takes as long as there is.
 WITHOUT_ACCOUNT = {
     *("rejection_totals", "dead_letters", "dead_letter", "progress", "activations", "wait_for", "dead_letters_with"),
-    *("clock", "bookmarks", "await_outcome"),
+    *("clock", "bookmarks", "await_outcome", "expiring_totals", "outcomes_at"),
 }
 #: What people ask of a view with an account's name in hand, though no document says it so.
 ASKED = [

@@ -13,7 +13,7 @@ from psycopg import Connection
 
 from creditfold.cli.shared.reasons import DEAD, REJECTED
 from creditfold.common.settings import Settings
-from creditfold.ledger import RejectionReason
+from creditfold.ledger import RejectionReason, settle
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.fast import new_filter
 from creditfold.projections import queries
@@ -93,6 +93,29 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
                     holding = then[name].holding(row.asset)
                     expected = (holding.available, holding.pending, holding.held, holding.debt, holding.limit)
                     assert (row.available, row.pending, row.held, row.debt, row.credit_limit) == expected
+
+
+async def test_what_will_end_is_what_the_lots_say(prepared: Settings) -> None:
+    """An account's lots lose what they have left when they end; as of the log's clock, since the history is old."""
+    records = history(7, 400)
+    now = records[-1].timestamp
+    await fold_in_pieces(prepared, records, random.Random(7), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
+    ending = 0
+    for name, account in in_memory(records).accounts.items():
+        with connected(prepared.dsn) as connection, snapshot(connection):
+            found = queries.expiring(connection, name, 10_000 * 24 * HOUR_MS, now)
+            settle(account, now)
+            assert {(lot.command_id, lot.number): (lot.remaining, lot.held) for lot in found.lots} == {
+                lot.id: (lot.remaining, lot.held)
+                for lot in account.lots.values()
+                if lot.terms.expires_at > now and lot.remaining + lot.held and not lot.is_void
+            }
+            ending += len(found.lots)
+            assert found.lots == sorted(found.lots, key=lambda lot: lot.expires_at)
+            assert sum(day.remaining + day.held for day in found.days) == sum(
+                lot.remaining + lot.held for lot in found.lots
+            )
+    assert ending > 1
 
 
 async def test_statements_divide_the_journal_by_time(prepared: Settings) -> None:

@@ -1,0 +1,142 @@
+"""Credits that will end: of one account by lot and by day, of all accounts by month.
+
+Reads the views in schema `ledger` only. Amounts are in the asset's smallest unit, instants are aware datetimes in UTC.
+One account is brought to the present first, as `balances_now` does; all accounts are as they were last settled.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
+
+from psycopg import Connection
+
+from creditfold.common.instants import MAX_INSTANT, milliseconds_of
+from creditfold.ledger.lots import EPOCH
+from creditfold.projections.connections import rows_of
+from creditfold.projections.queries.balances_now import settled_account
+
+
+class ExpiringLot(NamedTuple):
+    """A lot whose window closes, and what it would lose: `remaining`, and what of `held` comes back after that."""
+
+    command_id: str
+    number: int
+    asset: str
+    lot_class: str
+    scope: str | None
+    remaining: int
+    held: int
+    expires_at: datetime
+
+
+class ExpiringDay(NamedTuple):
+    """What ends on a day of the calendar in UTC, of one asset."""
+
+    day: date
+    asset: str
+    lots: int
+    remaining: int
+    held: int
+
+
+class ExpiringMonth(NamedTuple):
+    """What ends in a month in UTC, of one asset and all accounts; `month` is its first day."""
+
+    month: date
+    asset: str
+    lots: int
+    remaining: int
+    held: int
+
+
+class Expiring(NamedTuple):
+    """What of an account's credits ends after `at` and until `until`, that instant included, the first to end first."""
+
+    account_id: str
+    at: datetime
+    until: datetime
+    lots: Sequence[ExpiringLot]
+
+    @property
+    def days(self) -> Sequence[ExpiringDay]:
+        """The same by day and asset."""
+        sums: dict[tuple[date, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+        for lot in self.lots:
+            found = sums[lot.expires_at.date(), lot.asset]
+            found[:] = (found[0] + 1, found[1] + lot.remaining, found[2] + lot.held)
+        return [ExpiringDay(*key, *sums[key]) for key in sorted(sums)]
+
+
+def expiring(connection: Connection[Any], account: str, within_ms: int, at_ms: int | None = None) -> Expiring:
+    """The credits of an account that will end within a time, unless they are spent before.
+
+    Must run in a snapshot (`creditfold.projections.connections.snapshot`).
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+        within_ms: how long from then on, in milliseconds.
+        at_ms: the instant in milliseconds since 1970 UTC, not before the log's clock; None for now.
+
+    Returns:
+        The lots that end in it, and the same by day.
+
+    Raises:
+        InconsistentAccountError: the account's rows contradict each other.
+
+    Example:
+        >>> from creditfold.projections.connections import snapshot
+        >>> with snapshot(connection):
+        ...     expiring(connection, "ada", within_ms=30 * 86_400_000).lots
+        []
+    """
+    settled = settled_account(connection, account, at_ms)
+    until_ms = min(milliseconds_of(settled.at) + within_ms, MAX_INSTANT)
+    lots = [
+        ExpiringLot(
+            *lot.id,
+            asset=lot.asset,
+            lot_class=str(lot.terms.lot_class),
+            scope=lot.terms.scope or None,
+            remaining=lot.remaining,
+            held=lot.held,
+            expires_at=EPOCH + timedelta(milliseconds=lot.terms.expires_at),
+        )
+        for lot in settled.account.lots.values()
+        if 0 < lot.terms.expires_at <= until_ms and lot.remaining + lot.held and not (lot.is_lapsed or lot.is_void)
+    ]
+    # What is held of a lot that ended already ends as soon as it comes back.
+    lots = [lot for lot in lots if lot.expires_at > settled.at]
+    lots.sort(key=lambda lot: (lot.expires_at, lot.asset, lot.command_id, lot.number))
+    return Expiring(account, settled.at, EPOCH + timedelta(milliseconds=until_ms), lots)
+
+
+def expiring_totals(connection: Connection[Any], until: datetime | None = None) -> Sequence[ExpiringMonth]:
+    """The credits of all accounts that will end, by month. Reads all live lots.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        until: the first instant that doesn't count any more; None for any.
+
+    Returns:
+        One row for each month and asset, ordered by month.
+
+    Example:
+        >>> expiring_totals(connection)
+        []
+    """
+    rows = rows_of(
+        connection,
+        ExpiringMonth,
+        """SELECT date_trunc('month', expires_at AT TIME ZONE 'UTC')::date AS month, asset, count(*) AS lots,
+                  sum(remaining) AS remaining, sum(held) AS held
+           FROM ledger.lots
+           WHERE is_live AND state IN ('pending', 'active')
+             AND expires_at > (SELECT greatest(now(), max(clock)) FROM ledger.progress)
+             AND (%(until)s::timestamptz IS NULL OR expires_at < %(until)s)
+           GROUP BY 1, 2 ORDER BY 1, 2""",
+        {"until": until},
+    )
+    # Sums of PostgreSQL's are decimals, since they may be larger than its largest whole numbers.
+    return [row._replace(remaining=int(row.remaining), held=int(row.held)) for row in rows]
