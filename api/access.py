@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, Request
 
+from creditfold.api.limits import Rate
 from creditfold.api.problems import ProblemError
 from creditfold.producers.models.commands import Batch, Command
 from creditfold.projections.access.keys import Key
@@ -37,6 +38,7 @@ class Caller(NamedTuple):
         assets: those that it may name; none given: any.
         most_amount: the largest amount of one command, in the asset's smallest unit; None: any.
         expires_at: when what it calls with ends; None: never.
+        rate: how many requests it may send; None: any number.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Caller(NamedTuple):
     assets: Collection[str] = ()
     most_amount: int | None = None
     expires_at: datetime | None = None
+    rate: Rate | None = None
 
     def refuse_scope(self, scope: str) -> None:
         """Raise ProblemError unless the caller has a scope; of one that ends in `*`, any that begins so."""
@@ -77,8 +80,14 @@ class Caller(NamedTuple):
                 "Use a key without a prefix: the answer is about all accounts.",
             )
 
-    def refuse_beyond(self, key: Key, expires_at: datetime | None) -> None:
-        """Raise ProblemError for a key that may do more than the caller, or for longer: nobody gives what they lack."""
+    def refuse_beyond(self, key: Key, expires_at: datetime | None, rate: Rate | None) -> None:
+        """Raise ProblemError for a key that may do more than the caller, or for longer: nobody gives what they lack.
+
+        Args:
+            key: as it is to be.
+            expires_at: when its text ends.
+            rate: how many requests it may send, by itself or by the settings.
+        """
         lacking = [scope for scope in key.scopes if scope not in self.scopes]
         beyond = [
             ("scopes", bool(lacking)),
@@ -86,6 +95,8 @@ class Caller(NamedTuple):
             ("assets", bool(self.assets) and not (key.assets and set(key.assets) <= set(self.assets))),
             ("most_amount", _is_beyond(key.most_amount, self.most_amount)),
             ("expires_at", _is_beyond(expires_at, self.expires_at)),
+            ("rate", _is_beyond(rate and rate.per_s, self.rate and self.rate.per_s)),
+            ("burst", _is_beyond(rate and rate.burst, self.rate and self.rate.burst)),
         ]
         found = [name for name, is_beyond in beyond if is_beyond]
         if found:
@@ -121,11 +132,10 @@ class Caller(NamedTuple):
             )
 
 
-def caller_of(key: Key) -> Caller:
-    """The caller that a key stands for."""
-    return Caller(
-        key.name, frozenset(key.scopes), key.account_prefix, tuple(key.assets), key.most_amount, key.expires_at
-    )
+def caller_of(key: Key, rate: Rate | None) -> Caller:
+    """The caller that a key stands for, with the rate that is in force for it."""
+    limits = (key.account_prefix, tuple(key.assets), key.most_amount, key.expires_at, rate)
+    return Caller(key.name, frozenset(key.scopes), *limits)
 
 
 def _is_beyond(given: Any, own: Any) -> bool:
@@ -204,8 +214,11 @@ class KeyRing:
 
 async def _caller(request: Request) -> Caller:
     """The caller of a request. Raises ProblemError where there is none."""
-    found: Caller = await request.app.state.service.authenticate(request)
+    service = request.app.state.service
+    found: Caller = await service.authenticate(request)
     request.state.caller = found
+    if found.rate is not None:
+        request.state.headers = service.limits.take(found.name, found.rate)
     return found
 
 

@@ -88,7 +88,10 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
 
 
 class RequestIds:
-    """Gives each request an id, its sender's if that is a plain one, and says it in the answer."""
+    """Gives each request an id, its sender's if that is a plain one, and says it in the answer.
+
+    So it does with the header fields of the request's rate limit.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -104,7 +107,8 @@ class RequestIds:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                own = {"x-request-id": request_id, **scope["state"].get("headers", {})}
+                message["headers"] = [*message["headers"], *((k.lower().encode(), v.encode()) for k, v in own.items())]
             await send(message)
 
         await self._app(scope, receive, answer)

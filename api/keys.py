@@ -24,7 +24,9 @@ from creditfold.common.instants import moment_of
 from creditfold.ledger.limits import MAX_ACCOUNT, MAX_AMOUNT, MAX_ASSET, MAX_REASON, MAX_SOURCE
 from creditfold.projections.access.audit import Actor, audit_lines
 from creditfold.projections.access.keys import (
+    MOST_REQUESTS,
     OVERLAP,
+    SLOWEST,
     Key,
     KeyNameTakenError,
     KeyRotatedError,
@@ -75,6 +77,12 @@ class NewKeyBody(_Body):
         [], description="Those that it may name; none given: any.", max_length=1_000
     )
     most_amount: int | None = Field(None, description="Largest amount of one command.", ge=1, le=MAX_AMOUNT)
+    rate: float | None = Field(
+        None, description="Requests a second; as the settings say if not given.", ge=SLOWEST, le=MOST_REQUESTS
+    )
+    burst: int | None = Field(
+        None, description="Requests at once; as many as in a second if not given.", ge=1, le=MOST_REQUESTS
+    )
     expires_at: End = Field(None, description="When it ends; never if not given.")
 
 
@@ -97,6 +105,8 @@ class KeyAnswer(Answer):
     account_prefix: str
     assets: list[str]
     most_amount: int | None
+    rate: float | None
+    burst: int | None
     made_at: datetime
     used_at: datetime | None = Field(description="Up to half a minute late.")
     revoked_at: datetime | None
@@ -159,9 +169,9 @@ async def create(request: Request, caller: KeyManager) -> Response:
     """Make a key, with no scope that the caller's own hasn't, within the caller's limits, and not for longer."""
     wanted = await model_of(request, NewKeyBody)
     refuse_unknown(wanted.scopes)
-    caller.refuse_beyond(
-        Key("", wanted.name, wanted.scopes, wanted.account_prefix, wanted.assets, wanted.most_amount), wanted.expires_at
-    )
+    as_key = Key("", wanted.name, wanted.scopes, wanted.account_prefix, wanted.assets, wanted.most_amount)
+    limits = service_of(request).limits
+    caller.refuse_beyond(as_key, wanted.expires_at, limits.rate_of(wanted.rate, wanted.burst))
     fields = wanted.model_dump(exclude={"name", "scopes", "reason"})
     new = await _changed(
         request,
@@ -190,7 +200,8 @@ async def rotate(request: Request, key_id: KeyId, caller: KeyManager) -> Respons
 
     def change(connection: Connection[Any]) -> NewKey:
         key = key_of(connection, key_id)
-        caller.refuse_beyond(key, wanted.expires_at or key.expires_at)
+        rate = service_of(request).limits.rate_of(key.rate, key.burst)
+        caller.refuse_beyond(key, wanted.expires_at or key.expires_at, rate)
         by = actor_of(request, caller, wanted.reason)
         overlap = timedelta(seconds=wanted.overlap_s)
         return rotate_key(connection, key_id, by=by, overlap=overlap, expires_at=wanted.expires_at)

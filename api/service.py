@@ -17,6 +17,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from creditfold.api.access import Caller, KeyRing, caller_of
+from creditfold.api.limits import Rate, RateLimits
 from creditfold.api.problems import RETRY_S, ProblemError
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
@@ -87,6 +88,7 @@ class Service:
             outcomes=ProjectedOutcomes(settings.dsn, "creditfold-api-outcomes"),
         )
         self.keys = KeyRing(self._find_key)
+        self.limits = RateLimits(Rate.of(settings.api_rate, settings.api_burst) if settings.api_rate else None)
         self._progress: dict[int, PartitionProgress] = {}
         self._news = asyncio.Condition()
         self._waiting = 0
@@ -239,7 +241,7 @@ class Service:
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         if not text:
             if self._is_open:
-                return Caller("local", frozenset(SCOPES))
+                return Caller("local", frozenset(SCOPES), rate=self.limits.rate_of(None, None))
             raise _unauthenticated("The request has no key.")
         if scheme.lower() != "bearer":
             raise _unauthenticated("The header Authorization isn't of the form `Bearer <key>`.")
@@ -248,7 +250,7 @@ class Service:
         key = await self.keys.find(text.strip())
         if key is None:
             raise _unauthenticated("The key isn't known here, has ended, or was revoked.")
-        return caller_of(key)
+        return caller_of(key, self.limits.rate_of(key.rate, key.burst))
 
     async def _find_key(self, text: str) -> Any:
         return await self.query(find_key, text)

@@ -220,6 +220,12 @@ class Settings(BaseSettings):
         description="Address that the HTTP door listens on.",
     )
     api_port: Annotated[int, Field(ge=1, le=65535)] = Field(29080, description="Port of the HTTP door.")
+    api_rate: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
+        0.0, description="Requests a second that a key may send to one door, unless it has its own; 0 for any number."
+    )
+    api_burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="Requests that a key may send at once; as many as in a second if unset."
+    )
 
     @classmethod
     def settings_customise_sources(

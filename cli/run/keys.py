@@ -53,6 +53,12 @@ def keys_create(
     most_amount: Annotated[
         int | None, typer.Option("--most-amount", help="Largest amount of one command, in the asset's smallest unit.")
     ] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", help="Requests a second; as CREDITFOLD_API_RATE says if unset.")
+    ] = None,
+    burst: Annotated[int | None, typer.Option("--burst", help="Requests at once; as many as in a second if unset.")] = (
+        None
+    ),
     expires: ExpiresOption = None,
     by: ByOption = None,
     json: JsonOption = False,
@@ -85,6 +91,8 @@ def keys_create(
             account_prefix=prefix,
             assets=asset or [],
             most_amount=most_amount,
+            rate=rate,
+            burst=burst,
             expires_at=_end(expires),
         )
     _show(new, json)
@@ -191,6 +199,7 @@ def _limits(key: "Key") -> str:
         f"accounts {key.account_prefix}..." if key.account_prefix else "",
         f"assets {', '.join(key.assets)}" if key.assets else "",
         f"up to {key.most_amount:,}" if key.most_amount is not None else "",
+        f"{key.rate:g} requests/s" if key.rate is not None else "",
     ]
     return "; ".join(filter(None, said)) or NONE
 

@@ -30,6 +30,8 @@ _SECRET_LENGTH = 43
 _CHECKSUM_LENGTH = 6
 #: The key that a new ledger begins with.
 FIRST_NAME = "first"
+#: The lowest rate of a key, in requests a second, and the highest, which is the largest burst too.
+SLOWEST, MOST_REQUESTS = 0.001, 1_000_000
 #: A rotated key's old secret stays good for this long, unless another time is given.
 OVERLAP = timedelta(days=1)
 
@@ -60,7 +62,8 @@ class Key(NamedTuple):
     """What a key may do. Scopes are those of `scopes.py`, an empty limit limits nothing.
 
     `account_prefix` begins every account that the key may touch, `assets` are those that it may name, and
-    `most_amount` is the largest amount of one command, in the asset's smallest unit.
+    `most_amount` is the largest amount of one command, in the asset's smallest unit. `rate` is in requests a second,
+    `burst` how many may come at once; None: as the settings say.
     """
 
     id: str
@@ -69,6 +72,8 @@ class Key(NamedTuple):
     account_prefix: str = ""
     assets: Sequence[str] = ()
     most_amount: int | None = None
+    rate: float | None = None
+    burst: int | None = None
     made_at: datetime | None = None
     used_at: datetime | None = None
     revoked_at: datetime | None = None
@@ -94,6 +99,8 @@ def create_key(
     account_prefix: str = "",
     assets: Sequence[str] = (),
     most_amount: int | None = None,
+    rate: float | None = None,
+    burst: int | None = None,
     expires_at: datetime | None = None,
 ) -> NewKey:
     """Make a key.
@@ -105,15 +112,17 @@ def create_key(
         ReasonMissingError: nobody says why.
     """
     key_id = _drawn(_ID_LENGTH)
-    wanted = Key(key_id, name, [scope for scope in SCOPES if scope in scopes], account_prefix, assets, most_amount)
+    given = [scope for scope in SCOPES if scope in scopes]
+    wanted = Key(key_id, name, given, account_prefix, list(assets), most_amount, rate, burst)
     _refuse_impossible(wanted, scopes)
     with connection.transaction():
         try:
             with connection.transaction():
                 connection.execute(
-                    """INSERT INTO ledger_access.keys (id, name, scopes, account_prefix, assets, most_amount)
-                       VALUES (%s, %s, %s, %s, %s, %s)""",
-                    (key_id, name, wanted.scopes, account_prefix, list(assets), most_amount),
+                    """INSERT INTO ledger_access.keys
+                           (id, name, scopes, account_prefix, assets, most_amount, rate, burst)
+                       VALUES (%s, %s, %s, %s, %s, %s, %s, %s)""",
+                    wanted[:8],
                 )
         except UniqueViolation:
             raise KeyNameTakenError(
@@ -246,6 +255,14 @@ def _refuse_impossible(key: Key, scopes: Sequence[str]) -> None:
         raise InvalidKeyError(
             f"{key.most_amount:,} is no largest amount.", f"It is a whole number from 1 to {limits.MAX_AMOUNT:,}."
         )
+    if key.rate is not None and not SLOWEST <= key.rate <= MOST_REQUESTS:
+        raise InvalidKeyError(
+            f"{key.rate:g} is no rate.", f"It is in requests a second, from {SLOWEST:g} to {MOST_REQUESTS:,}."
+        )
+    if key.burst is not None and (key.rate is None or not 1 <= key.burst <= MOST_REQUESTS):
+        raise InvalidKeyError(
+            f"A burst of {key.burst:,} can't be.", f"It is a whole number from 1 to {MOST_REQUESTS:,}, beside a rate."
+        )
 
 
 def keys(connection: Connection[Any]) -> Sequence[Key]:
@@ -270,8 +287,8 @@ def key_named(connection: Connection[Any], name: str) -> Key:
 
 
 _KEYS = """
-    SELECT k.id, k.name, k.scopes, k.account_prefix, k.assets, k.most_amount, k.made_at, k.used_at, k.revoked_at,
-           s.expires_at
+    SELECT k.id, k.name, k.scopes, k.account_prefix, k.assets, k.most_amount, k.rate, k.burst, k.made_at, k.used_at,
+           k.revoked_at, s.expires_at
     FROM ledger_access.keys k
     LEFT JOIN LATERAL (
         SELECT expires_at FROM ledger_access.secrets WHERE key_id = k.id ORDER BY made_at DESC LIMIT 1
@@ -288,8 +305,8 @@ def find_key(connection: Connection[Any], text: str) -> Key | None:
     found = rows_of(
         connection,
         Key,
-        """SELECT k.id, k.name, k.scopes, k.account_prefix, k.assets, k.most_amount, k.made_at, k.used_at,
-                  k.revoked_at, s.expires_at
+        """SELECT k.id, k.name, k.scopes, k.account_prefix, k.assets, k.most_amount, k.rate, k.burst, k.made_at,
+                  k.used_at, k.revoked_at, s.expires_at
            FROM ledger_access.secrets s JOIN ledger_access.keys k ON k.id = s.key_id
            WHERE s.digest = %s AND k.id = %s AND k.revoked_at IS NULL
                  AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())""",

@@ -11,6 +11,9 @@ CREATE TABLE IF NOT EXISTS ledger_access.keys (
     account_prefix text NOT NULL DEFAULT '',
     assets text[] NOT NULL DEFAULT '{{}}',
     most_amount bigint,
+    -- Requests a second, and at once; the setting's where there is none.
+    rate double precision,
+    burst integer,
     made_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     used_at timestamptz,
     revoked_at timestamptz

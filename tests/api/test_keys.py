@@ -94,6 +94,9 @@ BEYOND: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a larger amount": ({"most_amount": 5}, {"most_amount": 6}, "most_amount"),
     "no end": ({"expires_at": "2098-01-01T00:00:00Z"}, {}, "expires_at"),
     "a later end": ({"expires_at": "2098-01-01T00:00:00Z"}, {"expires_at": "2098-01-02T00:00:00Z"}, "expires_at"),
+    "no rate": ({"rate": 1_000}, {}, "rate"),
+    "a higher rate": ({"rate": 1_000.5}, {"rate": 1_001}, "rate"),
+    "a larger burst": ({"rate": 1_000, "burst": 10}, {"rate": 1_000, "burst": 11}, "burst"),
 }
 
 
@@ -146,6 +149,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an end that is a number": ({"expires_at": 4102444800000}, "expires_at"),
     "an amount as text": ({"most_amount": "5"}, "most_amount"),
     "no amount": ({"most_amount": 0}, "most_amount"),
+    "a rate of nothing": ({"rate": 0}, "rate"),
+    "a burst without a rate": ({"burst": 5}, "burst"),
     "a strange field": ({"colour": "red"}, "colour"),
     "a prefix with NUL": ({"account_prefix": "a\0"}, "prefix"),
 }
