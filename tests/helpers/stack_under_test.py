@@ -13,6 +13,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+import psutil
 import psycopg
 from pydantic import SecretStr
 
@@ -113,6 +114,14 @@ class StackUnderTest(ABC):
     def stop_postgres(self, *, kill: bool = False) -> None:
         """Stop PostgreSQL, cleanly or as a crash would."""
 
+    @abstractmethod
+    def freeze(self, which: str) -> None:
+        """Have `kafka` or `postgres` stand still, with its connections open."""
+
+    @abstractmethod
+    def thaw(self, which: str) -> None:
+        """Have it go on."""
+
     def restart_kafka(self, *, kill: bool = False) -> None:
         """Stop Kafka and start it again."""
         self.stop_kafka(kill=kill)
@@ -126,6 +135,8 @@ class StackUnderTest(ABC):
 
 class EmbeddedStack(StackUnderTest):
     """The embedded servers, in a folder and on ports of their own."""
+
+    FREEZE_S = 60.0
 
     def __init__(self) -> None:
         # Made by hand and not by pytest: a socket's path must be short.
@@ -159,6 +170,23 @@ class EmbeddedStack(StackUnderTest):
     def stop_postgres(self, *, kill: bool = False) -> None:
         server = EmbeddedPostgres(self.settings)
         _ = server.kill() if kill else server.stop()
+
+    def freeze(self, which: str) -> None:
+        frozen = self._processes(which)
+        for process in frozen:
+            process.suspend()
+        assert wait_until(lambda: all(one.status() == psutil.STATUS_STOPPED for one in frozen), self.FREEZE_S)
+
+    def thaw(self, which: str) -> None:
+        for process in self._processes(which):
+            process.resume()
+
+    def _processes(self, which: str) -> list[psutil.Process]:
+        server = EmbeddedKafka(self.settings) if which == "kafka" else EmbeddedPostgres(self.settings)
+        assert server.pid is not None
+        # The first starts the others.
+        own = psutil.Process(server.pid)
+        return [own, *own.children(recursive=True)]
 
 
 class DockerStack(StackUnderTest):
@@ -207,6 +235,12 @@ class DockerStack(StackUnderTest):
 
     def stop_postgres(self, *, kill: bool = False) -> None:
         self._run("kill" if kill else "stop", "postgres")
+
+    def freeze(self, which: str) -> None:
+        self._run("pause", which)
+
+    def thaw(self, which: str) -> None:
+        self._run("unpause", which)
 
     def _run(self, verb: str, service: str) -> None:
         self._compose._run_command([*self._compose.compose_command_property, verb, service])

@@ -1,0 +1,246 @@
+"""Kafka and PostgreSQL frozen, killed and back, and the door's own end: what it answered is what the log has."""
+
+import signal
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
+from creditfold.log.offsets import end_offsets
+from creditfold.processors.startup import prepare_ledger
+from helpers.doors import Door
+from helpers.holds import freeze
+from helpers.published import decoded
+from helpers.stack_under_test import StackUnderTest, free_port
+from helpers.support import HANG_S, WorkerProcess, query, read_log, wait_until_folded, worker
+
+pytestmark = pytest.mark.stack
+
+#: A frozen server is given up after seconds; the test waits for each of them.
+BRIEF = ("api.service.QUERY_S=3.0", "api.service.READY_S=3.0")
+
+
+@contextmanager
+def served(settings: Settings, folder: Path, *constants: str) -> Iterator[tuple[Door, WorkerProcess]]:
+    """A door that serves in a process of its own."""
+    chosen = settings.model_copy(update={"api_port": free_port()})
+    with worker(chosen, folder, "door", command="serve", constants=constants) as process:
+        door = Door(chosen, f"http://127.0.0.1:{chosen.api_port}")
+        assert wait_until(lambda: ready(door) is not None, HANG_S), process.text()[-3000:]
+        with door.http:
+            yield door, process
+
+
+def ready(door: Door) -> dict[str, Any] | None:
+    """What the door reports of its servers; None where it doesn't answer."""
+    try:
+        answer = httpx.get(f"{door.url}/health/ready", timeout=HANG_S, trust_env=False)
+    except httpx.TransportError:
+        return None
+    found: dict[str, Any] = answer.json()
+    assert answer.status_code == (200 if found["ready"] else 503)
+    return found
+
+
+def is_ready(door: Door, *, kafka: bool = True, postgresql: bool = True) -> bool:
+    return ready(door) == {"ready": kafka and postgresql, "kafka": kafka, "postgresql": postgresql}
+
+
+class Attempt(NamedTuple):
+    """One request of a client: whether it was acknowledged, and whether its command may be in the log."""
+
+    key: str
+    is_acknowledged: bool
+    maybe_written: bool
+
+
+class Client(threading.Thread):
+    """Grants 1 over and over, and sends what wasn't acknowledged again under the same key, as a service does."""
+
+    def __init__(self, door: Door, account: str, prefer: str) -> None:
+        super().__init__(daemon=True)
+        self.attempts: list[Attempt] = []
+        self.answered: Counter[int] = Counter()
+        self.failure: Exception | None = None
+        self._door, self._account, self._prefer = door, account, prefer
+        self._is_over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with httpx.Client(headers=self._door.http.headers, timeout=HANG_S, trust_env=False) as http:
+                while not self._is_over.is_set():
+                    key = uuid.uuid4().hex
+                    while not self._send(http, key):
+                        self._is_over.wait(0.05)
+        except Exception as error:
+            self.failure = error
+
+    def _send(self, http: httpx.Client, key: str) -> bool:
+        url = f"{self._door.url}/v1/accounts/{self._account}/grants"
+        headers = {"Idempotency-Key": key, "Prefer": self._prefer}
+        try:
+            answer = http.post(url, json={"asset": "credits", "amount": 1}, headers=headers)
+        except httpx.TransportError:
+            self.attempts.append(Attempt(key, is_acknowledged=False, maybe_written=True))
+            return False
+        self.answered[answer.status_code] += 1
+        is_acknowledged = answer.status_code in (200, 201, 202)
+        if not is_acknowledged:
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1"), answer.text
+        self.attempts.append(Attempt(key, is_acknowledged, not is_acknowledged and answer.json()["maybe_written"]))
+        return is_acknowledged
+
+    def goes_on(self, bound_s: float = HANG_S) -> bool:
+        """Whether commands are acknowledged that were sent from now on."""
+        begun = len(self.attempts)
+        keys = {one.key for one in self.attempts[-1:]}
+        return wait_until(
+            lambda: any(one.is_acknowledged and one.key not in keys for one in self.attempts[begun:]), bound_s
+        )
+
+    def end(self) -> None:
+        self._is_over.set()
+        self.join(HANG_S)
+        assert self.failure is None, self.failure
+        assert not self.is_alive()
+
+
+@contextmanager
+def under_load(door: Door) -> Iterator[tuple[Client, Client]]:
+    """Two clients, one of which waits for outcomes; compares their answers with the log and the balances at the end."""
+    clients = Client(door, "quick", "respond-async"), Client(door, "patient", "wait=1")
+    try:
+        assert all(client.goes_on() for client in clients)
+        yield clients
+        assert all(client.goes_on() for client in clients)
+    finally:
+        for client in clients:
+            client.end()
+    wait_until_folded(door.settings)
+    appended = Counter(decoded(seen.value)[1]["command_id"] for seen in read_log(door.settings))
+    for client, account in zip(clients, ("quick", "patient"), strict=True):
+        sure = Counter(one.key for one in client.attempts if one.is_acknowledged)
+        maybe = Counter(one.key for one in client.attempts if one.maybe_written)
+        # Each answer that acknowledges stands for a record of its own; one that says no stands for none.
+        wrong = {key: n for key, n in appended.items() if key in sure and not sure[key] <= n <= sure[key] + maybe[key]}
+        assert not wrong, wrong
+        assert sure.keys() <= appended.keys()
+        text = "SELECT available FROM ledger.balances WHERE asset = 'credits' AND account_id = '{}'"
+        assert query(door.settings, text.format(account)) == [(len(sure),)]
+
+
+@pytest.fixture
+def ledger(ledger_settings: Settings, tmp_path: Path) -> Iterator[tuple[Settings, WorkerProcess]]:
+    """A ledger with a worker."""
+    prepare_ledger(ledger_settings)
+    with worker(ledger_settings, tmp_path) as folding:
+        yield ledger_settings, folding
+
+
+def look_without_postgresql(door: Door, quick: Client) -> None:
+    """Appends go on, reads are refused, and the health says why."""
+    assert wait_until(partial(is_ready, door, postgresql=False), HANG_S), ready(door)
+    assert quick.goes_on()
+    read = door.http.get("/v1/accounts/quick")
+    assert (read.status_code, read.headers["Retry-After"]) == (503, "1"), read.text
+    assert read.json()["code"] == "postgresql_unavailable"
+    waited = door.append("quick", "grants", wait_s=1, asset="other", amount=1)
+    assert waited.status_code == 202, waited.text
+    assert httpx.get(f"{door.url}/health/live", trust_env=False).status_code == 200
+
+
+def test_appends_go_on_while_postgresql_is_away(
+    stack: StackUnderTest, ledger: tuple[Settings, WorkerProcess], tmp_path: Path
+) -> None:
+    """Frozen and back, killed and back: what was acknowledged is in the log, once, and no read fails afterwards."""
+    with served(ledger[0], tmp_path, *BRIEF) as (door, process), under_load(door) as (quick, _):
+        stack.freeze("postgres")
+        try:
+            look_without_postgresql(door, quick)
+        finally:
+            stack.thaw("postgres")
+        assert wait_until(partial(is_ready, door), HANG_S), ready(door)
+        stack.stop_postgres(kill=True)
+        try:
+            look_without_postgresql(door, quick)
+        finally:
+            stack.start_postgres()
+        assert wait_until(partial(is_ready, door), HANG_S), ready(door)
+        reads = [door.http.get(path) for path in ["/v1/accounts/quick", "/v1/accounts/quick/lots", "/v1/progress"] * 10]
+        assert {answer.status_code for answer in reads} == {200}
+        assert "Traceback" not in process.text()
+
+
+def look_without_kafka(door: Door) -> None:
+    """Reads go on, appends are refused and may be written, and the health says why."""
+    assert wait_until(partial(is_ready, door, kafka=False), HANG_S), ready(door)
+    for path in ("/v1/accounts/quick", "/v1/accounts/quick/lots", "/v1/progress"):
+        assert door.http.get(path).status_code == 200
+    refused = door.append("other", "grants", wait_s=1, asset="credits", amount=1)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1"), refused.text
+    assert refused.json()["maybe_written"]
+
+
+def test_reads_go_on_while_kafka_is_away(
+    stack: StackUnderTest, ledger: tuple[Settings, WorkerProcess], tmp_path: Path
+) -> None:
+    """Frozen and back, killed and back: what was acknowledged is in the log, and what was not counts once at most."""
+    with served(ledger[0], tmp_path, *BRIEF) as (door, process), under_load(door):
+        stack.freeze("kafka")
+        try:
+            look_without_kafka(door)
+        finally:
+            stack.thaw("kafka")
+        assert wait_until(partial(is_ready, door), HANG_S), ready(door)
+        stack.stop_kafka(kill=True)
+        try:
+            look_without_kafka(door)
+        finally:
+            stack.start_kafka()
+        assert wait_until(partial(is_ready, door), HANG_S), ready(door)
+        assert "Traceback" not in process.text()
+
+
+@pytest.mark.parametrize("is_decided", [True, False])
+def test_a_write_that_waits_is_answered_before_the_end(
+    ledger: tuple[Settings, WorkerProcess], tmp_path: Path, is_decided: bool
+) -> None:
+    """With its outcome, or after some seconds with the word that it may count."""
+    settings, folding = ledger
+    patience = HANG_S if is_decided else 0.5
+    bounds = (f"api.service.STOP_WAIT_S={patience}", f"api.server.STOP_S={int(HANG_S)}")
+    with served(settings, tmp_path, *bounds) as (door, process):
+        door.grant("ada", 5)
+        freeze(folding)
+        before = sum(end_offsets(settings, settings.commands_topic, range(settings.partitions)).values())
+        found: list[httpx.Response] = []
+        writing = threading.Thread(target=lambda: found.append(door.append("ada", "grants", asset="a", amount=1)))
+        writing.start()
+
+        def is_in_the_log() -> bool:
+            ends = end_offsets(settings, settings.commands_topic, range(settings.partitions))
+            return sum(ends.values()) > before
+
+        assert wait_until(is_in_the_log, HANG_S)
+        process.send(signal.SIGTERM)
+        if is_decided:
+            assert wait_until(lambda: ready(door) is None, HANG_S)  # It takes no more, and still has this one.
+            folding.send(signal.SIGCONT)
+        writing.join(HANG_S)
+        assert process.process.wait(HANG_S) == 0
+        folding.send(signal.SIGCONT)
+        if is_decided:
+            assert (found[0].status_code, found[0].json()["outcome"]) == (201, "accepted")
+        else:
+            assert (found[0].status_code, found[0].json()["code"]) == (503, "server_stopping")
+            assert found[0].json()["maybe_written"]
