@@ -57,8 +57,8 @@ class DecisionAnswer(Answer):
     rules: int
     decided_at: datetime
     occurred_at: datetime | None
-    source: str
-    reason: str
+    source: str | None
+    reason: str | None
     details: dict[str, Any] | None
     facts: list[dict[str, Any]]
     allocations: list[Allocation]
@@ -99,8 +99,8 @@ class AcceptedAnswer(Answer):
     position: str
 
 
-def decision_of(line: Decision) -> DecisionAnswer:
-    """The answer of a line of the journal."""
+def decision_of(line: Decision, *, is_personal: bool = True) -> DecisionAnswer:
+    """The answer of a line of the journal; without what commands say in words where that isn't to be read."""
     return DecisionAnswer.model_construct(
         position=str(line.position),
         account=line.account_id,
@@ -120,9 +120,9 @@ def decision_of(line: Decision) -> DecisionAnswer:
         rules=line.rules,
         decided_at=line.decided_at,
         occurred_at=line.occurred_at,
-        source=line.source,
-        reason=line.note,
-        details=line.details,
+        source=line.source if is_personal else None,
+        reason=line.note if is_personal else None,
+        details=line.details if is_personal else None,
         facts=list(line.facts),
         allocations=allocations_of(line.facts),
     )

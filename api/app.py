@@ -11,9 +11,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from creditfold.api import (
     accounts,
+    books,
     bulk,
     commands,
     expiring,
+    journal,
     keys,
     operation,
     problems,
@@ -76,6 +78,8 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         trace,
         statement,
         expiring,
+        journal,
+        books,
         keys,
         operation,
     ):

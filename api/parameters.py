@@ -14,9 +14,12 @@ from pydantic import BeforeValidator
 
 from creditfold.api.problems import ProblemError
 from creditfold.common.instants import moment_of
+from creditfold.common.position import Position
 
 #: Rows of a page, unless asked otherwise, and at most.
 PAGE, MOST_PAGE = 100, 1_000
+#: Characters of a cursor at most: one of the journal has an offset of each partition.
+MOST_CURSOR = 32_768
 
 #: An instant as people and services write it.
 Instant = Annotated[datetime, BeforeValidator(moment_of)]
@@ -24,7 +27,8 @@ From = Annotated[Instant | None, Query(alias="from", description="The first inst
 Until = Annotated[Instant | None, Query(description="The first instant that doesn't count any more (RFC 3339).")]
 Limit = Annotated[int, Query(description="Rows of a page.", ge=1, le=MOST_PAGE)]
 Cursor = Annotated[
-    str | None, Query(description="`next` of the page before: this page begins where that one ended.", max_length=4_096)
+    str | None,
+    Query(description="`next` of the page before: this page begins where that one ended.", max_length=MOST_CURSOR),
 ]
 
 #: What a cursor may name: versions and offsets, and accounts.
@@ -70,6 +74,11 @@ def _is_like(value: Any, like: Any) -> bool:
 
 def _is_row(value: Any, like: Sequence[Any]) -> bool:
     return isinstance(value, list) and len(value) == len(like) and all(map(_is_like, value, like))
+
+
+def positions_of(text: str | None) -> list[Position]:
+    """Read positions by comma. Raises InvalidPositionError."""
+    return [] if text is None else [Position.parse(part.strip()) for part in text.split(",")]
 
 
 def refuse_empty_time(since: datetime | None, until: datetime | None) -> None:

@@ -99,7 +99,7 @@ async def trace(
             "If it was sent just now, ask again with at_least=<its position>.",
         )
     answer = TraceAnswer.model_construct(
-        decision=answers.decision_of(found.decision),
+        decision=answers.decision_of(found.decision, is_personal="read:personal" in caller.scopes),
         moves=_moves(found.moves),
         took=_lots(found.took),
         later=_moves(found.later),

@@ -187,3 +187,70 @@ def test_the_past_is_read_by_a_time_or_a_position(door: Door, account: str) -> N
     assert door.http.get(url, params={"as_of": first["position"], "expand": "lots"}).status_code == 400
     assert door.http.get(f"{url}/balances", params={"as_of": first["position"], "use": "x"}).status_code == 400
     assert door.http.get(url, params={"as_of": f"{partition}:{10**15}"}).status_code == 503
+
+
+def test_the_journal_of_all_accounts_is_read_from_a_position_on(door: Door, account: str) -> None:
+    """Each line once, page by page, in the log's order within a partition; what is written later comes after."""
+    fill(door, account)
+    first = door.http.get(f"/v1/accounts/{account}/statement").json()["lines"][0]["position"]
+    partition = first.split(":")[0]
+    page = door.http.get("/v1/journal", params={"from": first, "limit": 1_000}).json()
+    lines = [line for line in page["lines"] if line["account"] == account]
+    assert [line["kind"] for line in lines] == ["grant", "spend", "spend", "hold", "grant"]
+    assert (page["lines"][0]["position"], page["has_more"]) == (first, False)
+    assert {line["position"].split(":")[0] for line in page["lines"]} == {partition}
+    pages, cursor = [], None
+    while cursor is None or pages[-1]["has_more"]:
+        begin = {"from": first} if cursor is None else {"cursor": cursor}
+        pages.append(door.http.get("/v1/journal", params={"limit": 2, **begin}).json())
+        cursor = pages[-1]["next"]
+    assert [line for one in pages for line in one["lines"]] == page["lines"]
+    assert door.http.get("/v1/journal", params={"cursor": cursor}).json()["lines"] == []
+    door.grant(account, 1, key="later")
+    (later,) = door.http.get("/v1/journal", params={"cursor": cursor}).json()["lines"]
+    assert later["command_id"] == "later"
+    whole = door.http.get("/v1/journal", params={"limit": 1_000}).json()
+    assert later in whole["lines"]
+    assert (whole["has_more"], page["lines"][0] in whole["lines"]) == (False, True)
+
+
+def test_rejections_of_all_accounts_are_read_from_a_position_on(door: Door, account: str) -> None:
+    """With their reasons; a cursor of another route isn't one of this."""
+    fill(door, account)
+    first = door.http.get(f"/v1/accounts/{account}/statement").json()["lines"][0]["position"]
+    page = door.http.get("/v1/rejections", params={"from": first}).json()
+    (line,) = [line for line in page["lines"] if line["account"] == account]
+    assert (line["rejection"], line["amount"], line["change"]) == ("insufficient_credits", 900, 0)
+    assert {line["accepted"] for line in page["lines"]} == {False}
+    for bad, code in (
+        ({"cursor": door.http.get("/v1/journal").json()["next"]}, "invalid_cursor"),
+        ({"from": f"{first},{first}"}, "invalid_request"),
+        ({"from": first, "cursor": page["next"]}, "invalid_request"),
+        ({"from": "here"}, "invalid_position"),
+        ({"from": "99:0"}, "unknown_partition"),
+        ({"limit": 1_001}, "invalid_request"),
+    ):
+        answer = door.http.get("/v1/rejections", params=bad)
+        assert (answer.status_code, answer.json()["code"]) == (400, code), bad
+    with door.with_key(door.make_key("read:statement").text) as reader:
+        seen = reader.get("/v1/journal", params={"from": first}).json()["lines"][0]
+        assert (seen["source"], seen["reason"], seen["details"]) == (None, None, None)
+
+
+def test_the_books_balance(door: Door, account: str) -> None:
+    """The totals that the fold keeps are the sums of the journal."""
+    fill(door, account)
+    (gold,) = [row for row in door.http.get("/v1/totals").json() if row["asset"] == "gold"]
+    proof = door.http.get("/v1/trial-balance", params={"asset": "gold"}).json()
+    assert (proof["balances"], proof["is_present"], proof["faults"]) == (True, True, [])
+    (sides,) = proof["assets"]
+    assert (sides.pop("difference"), sides.pop("held"), sides.pop("pending")) == (0, 0, 0)
+    assert sides.pop("available") == gold["credits"]
+    assert sides == gold
+    assert gold["issued"] == gold["credits"] >= 5
+    first = door.http.get(f"/v1/accounts/{account}/statement").json()["lines"][0]["position"]
+    partition, offset = first.split(":")
+    then = door.http.get("/v1/trial-balance", params={"at": first}).json()
+    assert (then["balances"], then["is_present"]) == (True, False)
+    assert then["next_offsets"][partition] == int(offset) + 1
+    assert door.http.get("/v1/trial-balance", params={"at": first, "until": "2026-01-01"}).status_code == 400

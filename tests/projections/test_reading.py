@@ -118,6 +118,30 @@ async def test_what_will_end_is_what_the_lots_say(prepared: Settings) -> None:
     assert ending > 1
 
 
+@pytest.mark.parametrize("only_rejected", [False, True])
+async def test_the_journal_is_read_in_pages(prepared: Settings, only_rejected: bool) -> None:
+    """Each line once and in order, of any size of a page, also in the middle of a record's lines."""
+    records = history(5, 300)
+    await fold_in_pieces(prepared, records, random.Random(5), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
+    condition = "WHERE rejection IS NOT NULL" if only_rejected else ""
+    whole = query(
+        prepared,
+        f"SELECT log_offset, account_id, version FROM ledger_0001.journal {condition} ORDER BY log_offset, account_id,"
+        " version",
+    )
+    assert len(whole) > 10
+    for limit in (1, 7, 1_000):
+        read, places, has_more = [], (), True
+        with connected(prepared.dsn) as connection, snapshot(connection):
+            while has_more:
+                page = queries.journal(connection, places, limit, only_rejected=only_rejected)
+                read += [(line.log_offset, line.account_id, line.version) for line in page.lines]
+                assert len(page.lines) <= limit
+                places, has_more = tuple(page.places), page.has_more
+            assert queries.journal(connection, places, limit).lines == []
+        assert read == whole
+
+
 async def test_statements_divide_the_journal_by_time(prepared: Settings) -> None:
     """Each opens with what was had then, adds up to what it closes with, and is followed by the next without a gap."""
     records = history(4, 400)

@@ -41,7 +41,7 @@ ARROWS = {
     "processors/publisher": "common schemas ledger log projections projections/tables projections/queries processors",
     "stack": "common log",
     "api": "common schemas ledger log producers producers/models projections projections/access projections/queries"
-    " processors/fold",
+    " projections/proof processors/fold",
     "cli/shared": "common schemas ledger projections stack",
     "cli/append": "common schemas producers producers/models projections/queries processors cli/shared",
     "cli/read": "common schemas ledger log producers projections projections/queries processors/publisher cli/shared",
