@@ -18,6 +18,7 @@ from creditfold.api import (
     journal,
     keys,
     operation,
+    outcomes,
     problems,
     statement,
     trace,
@@ -80,6 +81,7 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         expiring,
         journal,
         books,
+        outcomes,
         keys,
         operation,
     ):

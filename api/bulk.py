@@ -7,6 +7,7 @@ over in their order, and answered in it. Knows no rule: what is valid is the pro
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Sequence
 from functools import cache
 from typing import Annotated, Any, NamedTuple
@@ -46,6 +47,8 @@ TYPES = (MEDIA_TYPE, "application/ndjson", "application/jsonl", "application/jso
 BATCH_LINES, WINDOW = 500, 16
 #: Seconds that a sender may be silent.
 IDLE_S = 60.0
+#: Seconds after which the key of a stream is looked at again.
+CHECK_S = 2.0
 
 #: What a plain command's line may be of, for the fast path to take it as it is.
 _PLAIN_SCOPES = {"append:grant", "append:spend"}
@@ -117,6 +120,8 @@ class Bulk:
         self._request = request
         self._service: Service = service_of(request)
         self._wait_s = preference.wait_s
+        self._caller = caller
+        self._checked_at = time.monotonic()
         self._reader = _Reader(caller, needs_ids=preference.wait_s > 0)
         self._room = asyncio.Semaphore(WINDOW)
         self._batches: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
@@ -153,6 +158,7 @@ class Bulk:
                 for start in range(0, len(block), BATCH_LINES):
                     lines = block[start : start + BATCH_LINES]
                     await self._room.acquire()
+                    await self._refuse_lost_key()
                     failure = await self._take(lines, number)
                     number += len(lines)
                     if failure is not None:
@@ -164,6 +170,14 @@ class Bulk:
             self._batches.put_nowait(asyncio.create_task(self._rendered([ending])))
         finally:
             self._batches.put_nowait(None)
+
+    async def _refuse_lost_key(self) -> None:
+        """Raise ProblemError where the key, which opened the stream, opens it no more."""
+        if time.monotonic() - self._checked_at >= CHECK_S:
+            caller = await self._service.authenticate(self._request)
+            if caller != self._caller:
+                raise ProblemError(403, "key_changed", "The key may do something else now.", "Send the rest again.")
+            self._checked_at = time.monotonic()
 
     async def _take(self, lines: Sequence[bytes], first: int) -> AppendError | None:
         """Hand a batch over; returns why no more can be."""

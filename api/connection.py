@@ -5,6 +5,8 @@ still sends when it is answered, whose system then throws the answer away. Knows
 """
 
 import asyncio
+import socket
+import struct
 import sys
 import uuid
 from typing import Any, cast
@@ -45,7 +47,7 @@ class Connection(H11Protocol):
         """Take a connection; one too many is answered with 503, and one far too many is cut."""
         super().connection_made(cast(asyncio.Transport, _Lingering(transport, self)))
         self._stopping = asyncio.Event()
-        self.app_state = {**self.app_state, "abort": transport.abort, "stopping": self._stopping}
+        self.app_state = {**self.app_state, "abort": self._abort, "stopping": self._stopping}
         if self._most is not None and len(self.connections) > self._most:
             self.app = _TOO_MANY
             if len(self.connections) > self._most + self._most // 4 + 1:
@@ -83,7 +85,7 @@ class Connection(H11Protocol):
         """Wait for the client to take something, for a while."""
         super().pause_writing()
         if self._stall is None:
-            self._stall = self.loop.call_later(STALL_S, self.transport.abort)
+            self._stall = self.loop.call_later(STALL_S, self._abort)
 
     def resume_writing(self) -> None:
         """Go on: it has taken something."""
@@ -128,6 +130,12 @@ class Connection(H11Protocol):
             return False
         self._lingering = 0
         return True
+
+    def _abort(self) -> None:
+        # Else the system would keep what the client didn't take, and go on offering it.
+        at_once = struct.pack("ii", 1, 0)
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        self.transport.abort()
 
     def _expect_head(self) -> None:
         if self._head is None:

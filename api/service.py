@@ -17,6 +17,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from creditfold.api.access import Caller, KeyRing, caller_of
+from creditfold.api.feed import Feed
 from creditfold.api.limits import Rate, RateLimits
 from creditfold.api.problems import RETRY_S, ProblemError
 from creditfold.common.errors import CreditfoldError
@@ -89,6 +90,8 @@ class Service:
         )
         self.keys = KeyRing(self._find_key)
         self.limits = RateLimits(Rate.of(settings.api_rate, settings.api_burst) if settings.api_rate else None)
+        #: Outcomes as they are folded, for those who follow.
+        self.feed = Feed(self.query)
         self._progress: dict[int, PartitionProgress] = {}
         self._news = asyncio.Condition()
         self._waiting = 0

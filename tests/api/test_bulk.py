@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from creditfold.api import streams
+from creditfold.api import access, bulk, streams
 from creditfold.api.body import MOST_BYTES
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -150,6 +150,23 @@ def test_each_line_is_held_to_the_limits_of_the_key(door: Door) -> None:
     with door.with_key(key.text) as spender:
         refused = spender.post("/v1/commands", content=b"{}", headers={"Content-Type": "text/csv"})
         assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_media_type")
+
+
+def test_a_revoked_key_appends_nothing_more(door: Door, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by a stream that it opened before, either."""
+    monkeypatch.setattr(bulk, "CHECK_S", 0.0)
+    monkeypatch.setattr(access, "FRESH_S", 0.0)
+    key = door.make_key("append:grant")
+    call = BulkCall(door.url, Authorization=f"Bearer {key.text}", Prefer="respond-async")
+    call.send(grant(account, "g-1"))
+    answer = call.answer()
+    assert answer is not None
+    assert answer["status"] == 202
+    door.http.delete(f"/v1/keys/{key.key.id}", params={"reason": "a test"}).raise_for_status()
+    call.send(grant(account, "g-2"))
+    assert [(one["line"], one["status"]) for one in call.answers()] == [(2, 401)]
+    door.grant(account, 1)
+    assert available(door, account) == 2
 
 
 def test_what_was_cut_and_is_sent_again_ends_the_same(door: Door, account: str) -> None:

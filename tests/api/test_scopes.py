@@ -57,6 +57,7 @@ TABLE: dict[str, Row] = {
     "GET /v1/accounts/{account}/transfers": Row("read:balance", "account"),
     "GET /v1/accounts/{account}/schedules": Row("read:balance", "account"),
     "GET /v1/accounts/{account}/statement": Row("read:statement", "account"),
+    "GET /v1/outcomes": Row("read:statement", "own"),
     "GET /v1/keys": Row("keys", "own"),
     "POST /v1/keys": Row("keys", "own"),
     "DELETE /v1/keys/{key_id}": Row("keys", "own"),
