@@ -32,7 +32,7 @@ class Caller(NamedTuple):
     """Who makes a request, and what it may do.
 
     Fields:
-        name: of the key, or the subject of a token. It becomes the `source` of each command.
+        name: of the key, or `jwt:` and the subject of a token. It becomes the `source` of each command.
         scopes: what it may do.
         account_prefix: begins every account that it may touch.
         assets: those that it may name; none given: any.

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from creditfold.api import (
@@ -29,6 +30,13 @@ from creditfold.api.service import Service
 from creditfold.common.settings import Settings, load_settings
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII).fullmatch
+
+#: The headers that a page of another origin may send, where it may ask at all, and those that it may look at.
+_SENT = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer", "X-Request-ID")
+_SHOWN = (
+    *("Creditfold-Generation", "Creditfold-Position", "ETag", "Idempotency-Replayed", "Location"),
+    *("Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"),
+)
 
 
 def create_app(settings: Settings | None = None, *, is_open: bool = False) -> FastAPI:
@@ -89,6 +97,14 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
     problems.install(app)
     app.add_middleware(PlainRequests)
     app.add_middleware(RequestIds)
+    if chosen.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=chosen.cors_origins,
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=_SENT,
+            expose_headers=_SHOWN,
+        )
     _add_schemas(app)
     return app
 

@@ -93,6 +93,17 @@ class ProblemError(Exception):
         self.members = members
 
 
+def unauthenticated(detail: str) -> ProblemError:
+    """The problem of a request that names no caller who is known here."""
+    return ProblemError(
+        401,
+        "unauthenticated",
+        detail,
+        "Send Authorization: Bearer cfk_...; `creditfold keys create` makes a key.",
+        headers={"WWW-Authenticate": 'Bearer realm="creditfold"'},
+    )
+
+
 def document(request: Request, problem: ProblemError) -> dict[str, Any]:
     """The problem document of an error, for one request."""
     known = {

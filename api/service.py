@@ -19,7 +19,8 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from creditfold.api.access import Caller, KeyRing, caller_of
 from creditfold.api.feed import Feed
 from creditfold.api.limits import Rate, RateLimits
-from creditfold.api.problems import RETRY_S, ProblemError
+from creditfold.api.problems import RETRY_S, ProblemError, unauthenticated
+from creditfold.api.tokens import Tokens
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
@@ -89,6 +90,7 @@ class Service:
             outcomes=ProjectedOutcomes(settings.dsn, "creditfold-api-outcomes"),
         )
         self.keys = KeyRing(self._find_key)
+        self._tokens = Tokens(settings)
         self.limits = RateLimits(Rate.of(settings.api_rate, settings.api_burst) if settings.api_rate else None)
         #: Outcomes as they are folded, for those who follow.
         self.feed = Feed(self.query)
@@ -245,14 +247,16 @@ class Service:
         if not text:
             if self._is_open:
                 return Caller("local", frozenset(SCOPES), rate=self.limits.rate_of(None, None))
-            raise _unauthenticated("The request has no key.")
+            raise unauthenticated("The request has no key.")
         if scheme.lower() != "bearer":
-            raise _unauthenticated("The header Authorization isn't of the form `Bearer <key>`.")
+            raise unauthenticated("The header Authorization isn't of the form `Bearer <key>`.")
+        if self._tokens.may_be(text.strip()):
+            return (await self._tokens.caller(text.strip()))._replace(rate=self.limits.rate_of(None, None))
         if not is_well_formed(text.strip()):
-            raise _unauthenticated("The key is malformed; is it complete?")
+            raise unauthenticated("The key is malformed; is it complete?")
         key = await self.keys.find(text.strip())
         if key is None:
-            raise _unauthenticated("The key isn't known here, has ended, or was revoked.")
+            raise unauthenticated("The key isn't known here, has ended, or was revoked.")
         return caller_of(key, self.limits.rate_of(key.rate, key.burst))
 
     async def _find_key(self, text: str) -> Any:
@@ -350,16 +354,6 @@ class Service:
                 self._progress = {row.log_partition: row for row in rows}
                 self._news.notify_all()
             await asyncio.sleep(LOOK_S)
-
-
-def _unauthenticated(detail: str) -> ProblemError:
-    return ProblemError(
-        401,
-        "unauthenticated",
-        detail,
-        "Send Authorization: Bearer cfk_...; `creditfold keys create` makes a key.",
-        headers={"WWW-Authenticate": 'Bearer realm="creditfold"'},
-    )
 
 
 def service_of(request: Request) -> Service:

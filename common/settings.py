@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.extras import missing_extra
@@ -56,6 +56,11 @@ DATA_DIR = Path(".creditfold")
 FILE = "settings.toml"
 #: What a value looks like that holds a password.
 PASSWORD = re.compile(r"://[^/@]*:[^/@]+@|\bpassword\s*=")
+
+#: Those that sign with one key and verify with another.
+JWT_ALGORITHMS = frozenset(
+    {*(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)), "EdDSA", "Ed25519"}
+)
 
 _log = logging.getLogger(__name__)
 
@@ -226,6 +231,19 @@ class Settings(BaseSettings):
     api_burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None, description="Requests that a key may send at once; as many as in a second if unset."
     )
+    api_jwks_url: str | None = Field(
+        None, description="Where an identity provider publishes its keys (JWKS); no token is taken if unset."
+    )
+    api_jwt_issuer: str | None = Field(
+        None, validate_default=True, description="The claim `iss` that a token must have."
+    )
+    api_jwt_audience: str | None = Field(
+        None, validate_default=True, description="The claim `aud` that a token must have."
+    )
+    api_jwt_algorithms: str = Field("RS256,ES256", description="The algorithms that a token may be signed with.")
+    api_cors_origins: str = Field(
+        "", description="Origins whose pages may call the door from a browser, by commas; none if empty."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -248,6 +266,39 @@ class Settings(BaseSettings):
             if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
                 raise ValueError(f"{server!r} is not host:port")
         return value
+
+    @field_validator("api_jwks_url")
+    @classmethod
+    def _keys_come_safely(cls, value: str | None) -> str | None:
+        # Whoever can put in other keys is anybody here.
+        if value is not None and not re.match(r"https://[^/]|http://(127\.0\.0\.1|localhost|\[::1\])[:/]", value):
+            raise ValueError(f"{value[:100]!r} is neither https:// nor http:// on loopback")
+        return value
+
+    @field_validator("api_jwt_algorithms")
+    @classmethod
+    def _algorithms_have_two_keys(cls, value: str) -> str:
+        unknown = sorted({name.strip() for name in value.split(",")} - JWT_ALGORITHMS)
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is none of {', '.join(sorted(JWT_ALGORITHMS))}")
+        return value
+
+    @field_validator("api_jwt_issuer", "api_jwt_audience")
+    @classmethod
+    def _tokens_are_of_somebody_for_us(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if not value and info.data.get("api_jwks_url"):
+            raise ValueError("it is needed beside api_jwks_url: a provider signs for others too")
+        return value
+
+    @property
+    def jwt_algorithms(self) -> list[str]:
+        """The algorithms that a token may be signed with."""
+        return [name.strip() for name in self.api_jwt_algorithms.split(",")]
+
+    @property
+    def cors_origins(self) -> list[str]:
+        """The origins whose pages may call the door from a browser."""
+        return [name.strip() for name in self.api_cors_origins.split(",") if name.strip()]
 
     @field_validator("postgres_reader_password")
     @classmethod

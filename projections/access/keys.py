@@ -30,6 +30,8 @@ _SECRET_LENGTH = 43
 _CHECKSUM_LENGTH = 6
 #: The key that a new ledger begins with.
 FIRST_NAME = "first"
+#: Begins the name of a caller with a token of an identity provider, and no key's.
+SUBJECT = "jwt:"
 #: The lowest rate of a key, in requests a second, and the highest, which is the largest burst too.
 SLOWEST, MOST_REQUESTS = 0.001, 1_000_000
 #: A rotated key's old secret stays good for this long, unless another time is given.
@@ -243,6 +245,10 @@ def _refuse_impossible(key: Key, scopes: Sequence[str]) -> None:
         raise InvalidKeyError(
             f"{key.name[:60]!r} is no name for a key.",
             f"A name has 1 to {limits.MAX_SOURCE} characters, no control characters, no spaces at its ends.",
+        )
+    if key.name.startswith(SUBJECT):
+        raise InvalidKeyError(
+            f"{key.name[:60]!r} would be taken for a token of an identity provider.", "Choose another name."
         )
     if not is_note(key.account_prefix, limits.MAX_ACCOUNT):
         raise InvalidKeyError(

@@ -1,0 +1,177 @@
+"""Tokens of an identity provider (JWT), verified by the keys that it publishes (JWKS): the callers they stand for.
+
+Owns which tokens are taken: signed with an allowed algorithm by a key of the provider, of this issuer, for this
+audience, neither ended nor not yet valid. Knows no route. The provider is asked seldom, however many tokens come.
+"""
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from http.client import HTTPException
+from typing import Any, NamedTuple
+
+import structlog
+from joserfc import jwt
+from joserfc.errors import ClaimError, ExpiredTokenError, InvalidKeyIdError, JoseError
+from joserfc.jwk import KeySet
+from joserfc.jwt import JWTClaimsRegistry
+
+from creditfold.api.access import Caller
+from creditfold.api.problems import RETRY_S, ProblemError, unauthenticated
+from creditfold.common.settings import Settings
+from creditfold.ledger.limits import MAX_OCCURRED_AT, MAX_SOURCE, is_id
+from creditfold.projections.access.keys import SUBJECT
+from creditfold.projections.access.scopes import SCOPES
+
+log = structlog.get_logger()
+
+#: Characters of a token.
+LONGEST = 8_192
+#: Seconds by which the provider's clock and ours may differ.
+LEEWAY_S = 30
+#: Seconds after which the keys are asked for again, and between two askings where tokens name keys that aren't known.
+FRESH_S, SELDOM_S = 600.0, 30.0
+#: Seconds between two askings of a provider that doesn't answer, for an answer, and for which keys stay good meanwhile.
+AWAY_S, ANSWER_S, KEPT_S = 1.0, 5.0, 3_600.0
+MOST_BYTES = 262_144
+
+
+class _Published(NamedTuple):
+    keys: KeySet
+    at: float
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: another address may be anybody's."""
+
+    def redirect_request(self, *arguments: Any, **options: Any) -> None:
+        return None
+
+
+def fetched(url: str) -> KeySet:
+    """The keys that a provider publishes, those of shared secrets left out.
+
+    Raises:
+        OSError, ValueError, HTTPException, JoseError: there are none.
+    """
+    request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - Settings has the scheme.
+    with urllib.request.build_opener(_NoRedirect).open(request, timeout=ANSWER_S) as answer:
+        text = answer.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"the key set has more than {MOST_BYTES:,} bytes")
+    found = json.loads(text)
+    keys = found.get("keys") if isinstance(found, dict) else None
+    if not isinstance(keys, list):
+        raise ValueError("it is no key set")
+    # A key that everybody can read must not verify what only its owner may sign.
+    return KeySet.import_key_set({"keys": [key for key in keys if isinstance(key, dict) and key.get("kty") != "oct"]})
+
+
+class Tokens:
+    """Verifies tokens of the provider that the settings name.
+
+    Args:
+        settings: with its key set's address, its name, the audience that tokens are for, and the algorithms.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.api_jwks_url
+        self._algorithms = settings.jwt_algorithms
+        self._claims = JWTClaimsRegistry(
+            leeway=LEEWAY_S,
+            iss={"essential": True, "value": settings.api_jwt_issuer or ""},
+            aud={"essential": True, "value": settings.api_jwt_audience or ""},
+            sub={"essential": True},
+            exp={"essential": True},
+        )
+        self._published: _Published | None = None
+        self._next_asking = 0.0
+        self._asking = asyncio.Lock()
+        self._background: asyncio.Task[None] | None = None
+
+    def may_be(self, text: str) -> bool:
+        """Whether a text is of the form of a token, and tokens are taken at all."""
+        return self._url is not None and text.count(".") == 2
+
+    async def caller(self, text: str) -> Caller:
+        """The caller that a token stands for.
+
+        Raises:
+            ProblemError: it isn't taken, or the provider doesn't answer and its keys aren't known.
+        """
+        if len(text) > LONGEST:
+            raise unauthenticated("The token is too long.")
+        published = await self._known()
+        try:
+            try:
+                token = jwt.decode(text, published.keys, self._algorithms)
+            except InvalidKeyIdError:
+                # Of a key that is new, or of nobody.
+                await self._refresh(published)
+                again = self._published
+                if again is None or again is published:
+                    raise
+                token = jwt.decode(text, again.keys, self._algorithms)
+            self._claims.validate(token.claims)
+        except ExpiredTokenError:
+            raise unauthenticated("The token has ended.") from None
+        except ClaimError as error:
+            raise unauthenticated(f"The token's claim {error.claim} isn't what it must be here.") from None
+        except (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            # Without the cause, which may have a part of the token.
+            raise unauthenticated("The token can't be verified.") from None
+        return caller_of(token.claims)
+
+    async def _known(self) -> _Published:
+        """The provider's keys. Nobody waits for those that are only to be looked at again."""
+        known = self._published
+        if known is None or time.monotonic() - known.at > KEPT_S:
+            await self._refresh(known)
+        elif time.monotonic() - known.at > FRESH_S and not self._asking.locked():
+            self._background = asyncio.create_task(self._refresh(known))
+        known = self._published
+        if known is None or time.monotonic() - known.at > KEPT_S:
+            raise ProblemError(
+                503,
+                "identity_provider_unavailable",
+                "The identity provider doesn't answer, so that no token can be verified.",
+                "Try again, or use a key of the ledger's own.",
+                headers={"Retry-After": str(RETRY_S)},
+            )
+        return known
+
+    async def _refresh(self, known: _Published | None) -> None:
+        """Ask for the keys, unless somebody did a moment ago; those that are known stay where they can't be had."""
+        async with self._asking:
+            # Whoever waited here finds what the one before has found.
+            if self._published is known and time.monotonic() >= self._next_asking:
+                await self._ask()
+
+    async def _ask(self) -> None:
+        try:
+            keys = await asyncio.to_thread(fetched, self._url or "")
+        except (OSError, ValueError, TypeError, KeyError, HTTPException, JoseError) as error:
+            self._next_asking = time.monotonic() + AWAY_S
+            log.warning("the identity provider's keys can't be had", url=self._url, why=str(error))
+        else:
+            now = time.monotonic()
+            self._published, self._next_asking = _Published(keys, now), now + SELDOM_S
+
+
+def caller_of(claims: Mapping[str, Any]) -> Caller:
+    """The caller of verified claims: its scopes are those of the claim `scope` that there are here.
+
+    Raises:
+        ProblemError: its subject can't be the source of a command.
+    """
+    name = f"{SUBJECT}{claims['sub']}"
+    if not is_id(name, MAX_SOURCE):
+        raise unauthenticated("The token's claim sub can't be kept as the source of a command.")
+    said = claims.get("scope", "")
+    scopes = said.split() if isinstance(said, str) else ()
+    # As a claim it may be larger than any instant, or any float.
+    ends = datetime.fromtimestamp(min(claims["exp"], MAX_OCCURRED_AT / 1_000), UTC)
+    return Caller(name, frozenset(scopes) & SCOPES.keys(), expires_at=ends)
