@@ -10,6 +10,7 @@ from psycopg import Connection
 
 from creditfold.common.position import Position
 from creditfold.projections.connections import rows_of
+from creditfold.projections.queries.journal import last_version
 from creditfold.projections.queries.progress import NotYetFoldedError, has_passed
 
 
@@ -80,21 +81,25 @@ def balances_as_of(
         raise NotYetFoldedError(
             f"The fold has not reached {Position(partition, until)} yet.", "See `creditfold status`, and ask again."
         )
+    version = last_version(connection, account, until_ms=until_ms, until=until)
     return rows_of(
         connection,
         Balance,
-        """WITH past AS (
-               SELECT * FROM ledger.journal
-               WHERE account_id = %s AND (%s::bigint IS NULL OR decided_at <= to_timestamp(%s::bigint / 1000.0))
-                 AND (%s::bigint IS NULL OR log_offset <= %s) AND asset <> ''
-           ), limits AS (
-               SELECT DISTINCT ON (asset) asset, (details ->> 'limit')::bigint AS credit_limit
-               FROM past WHERE kind = 'set_credit_limit' AND accepted ORDER BY asset, version DESC
-           )
-           SELECT DISTINCT ON (asset) account_id, asset, balance AS available, version, log_partition, log_offset,
-                  pending, held, debt, coalesce(credit_limit, 0) AS credit_limit
-           FROM past LEFT JOIN limits USING (asset) ORDER BY asset, version DESC""",
-        (account, until_ms, until_ms, until, until),
+        """SELECT j.*, coalesce(l.credit_limit, 0) AS credit_limit
+           FROM ledger.balances b
+           CROSS JOIN LATERAL (
+               SELECT account_id, asset, balance AS available, version, log_partition, log_offset, pending, held, debt
+               FROM ledger.journal WHERE account_id = b.account_id AND asset = b.asset AND version <= %(version)s
+               ORDER BY version DESC LIMIT 1
+           ) j
+           LEFT JOIN LATERAL (
+               SELECT (details ->> 'limit')::bigint AS credit_limit
+               FROM ledger.journal WHERE account_id = b.account_id AND asset = b.asset AND version <= %(version)s
+                   AND kind = 'set_credit_limit' AND accepted
+               ORDER BY version DESC LIMIT 1
+           ) l ON true
+           WHERE b.account_id = %(account)s ORDER BY asset""",
+        {"account": account, "version": version},
     )
 
 

@@ -74,25 +74,45 @@ def history(
     )
 
 
-# Versions go from 1 without gaps, and the clock never goes back: the last version before an instant is found by halving
-# what is left, each step by the account's index.
+# Versions go from 1 without gaps, and neither the clock nor the log goes back: the last version before an instant or an
+# offset is found by halving what is left, each step by the account's index.
 _LAST_VERSION: LiteralString = """
     WITH RECURSIVE halves (low, high) AS (
         SELECT 0::bigint, coalesce((SELECT max(version) FROM ledger.journal WHERE account_id = %(account)s), 0)
         UNION ALL
-        SELECT CASE WHEN j.decided_at < %(before)s THEN j.version ELSE h.low END,
-               CASE WHEN j.decided_at < %(before)s THEN h.high ELSE j.version - 1 END
+        SELECT CASE WHEN c.counts THEN j.version ELSE h.low END, CASE WHEN c.counts THEN h.high ELSE j.version - 1 END
         FROM halves h
         JOIN ledger.journal j ON j.account_id = %(account)s AND j.version = (h.low + h.high + 1) / 2
+        CROSS JOIN LATERAL (
+            SELECT (%(before)s::timestamptz IS NULL OR j.decided_at < %(before)s)
+                   AND (%(until_ms)s::bigint IS NULL OR j.decided_at <= to_timestamp(%(until_ms)s::bigint / 1000.0))
+                   AND (%(until)s::bigint IS NULL OR j.log_offset <= %(until)s) AS counts
+        ) c
         WHERE h.low < h.high
     )
     SELECT high FROM halves WHERE low = high
 """
 
 
-def last_version(connection: Connection[Any], account: str, before: datetime | None) -> int:
-    """The version of an account's last line decided before an instant, of the last at all if None; 0 without one."""
-    row = connection.execute(_LAST_VERSION, {"account": account, "before": before or _NEVER}).fetchone()
+def last_version(
+    connection: Connection[Any],
+    account: str,
+    before: datetime | None = None,
+    *,
+    until_ms: int | None = None,
+    until: int | None = None,
+) -> int:
+    """The version of an account's last line of those that count; 0 without one.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+        before: an instant before which they were decided; None for any.
+        until_ms: the last instant that counts, in milliseconds since 1970 UTC; None for any.
+        until: the last offset of the account's partition that counts; None for any.
+    """
+    values = {"account": account, "before": before, "until_ms": until_ms, "until": until}
+    row = connection.execute(_LAST_VERSION, values).fetchone()
     return 0 if row is None else int(row[0])
 
 

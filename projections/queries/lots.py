@@ -11,6 +11,7 @@ from typing import Any, LiteralString, NamedTuple
 from psycopg import Connection
 
 from creditfold.projections.connections import rows_of
+from creditfold.projections.queries.journal import last_version
 
 
 class Lot(NamedTuple):
@@ -176,15 +177,13 @@ def account_state_as_of(
     Example:
         >>> account_state_as_of(connection, "bob", until_ms=0)
     """
-    # Compared in a form that keeps the planner from the index of positions, which is of all accounts.
     rows = connection.execute(
         """SELECT f.fact ->> 'kind', f.fact ->> 'detail', j.version, j.log_partition, j.log_offset
            FROM ledger.journal j CROSS JOIN LATERAL json_array_elements(j.facts) AS f (fact)
            WHERE j.account_id = %(account)s AND j.kind IN ('freeze', 'unfreeze', 'close') AND j.accepted
-             AND (%(until_ms)s::bigint IS NULL OR j.decided_at <= to_timestamp(%(until_ms)s::bigint / 1000.0))
-             AND (%(until)s::bigint IS NULL OR j.log_offset + 0 <= %(until)s)
+             AND j.version <= %(version)s
            ORDER BY j.version""",
-        {"account": account, "until_ms": until_ms, "until": until},
+        {"account": account, "version": last_version(connection, account, until_ms=until_ms, until=until)},
     ).fetchall()
     found: AccountState | None = None
     for kind, detail, *place in rows:
