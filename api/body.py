@@ -4,7 +4,7 @@ Knows no route. A slow or a large client is refused before anything is looked at
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from itertools import takewhile
 from typing import Any, TypeVar
 
@@ -127,7 +127,7 @@ def _too_large() -> ProblemError:
     )
 
 
-async def line_blocks(request: Request, idle_s: float) -> AsyncIterator[list[bytes]]:
+async def line_blocks(request: Request, idle_s: float) -> AsyncGenerator[list[bytes], None]:
     """The lines of a request's body, as many at a time as came together, without their ends.
 
     A line without an end is the last one of a body that is complete; of a body that was cut off it is no line.
@@ -140,39 +140,56 @@ async def line_blocks(request: Request, idle_s: float) -> AsyncIterator[list[byt
         At least one line.
 
     Raises:
-        ProblemError: a line is too long, or the sender was silent for too long. Those before it were yielded.
+        ProblemError: a line is too long, the sender was silent for too long, or the server stops. Those before it were
+            yielded.
         ClientDisconnect: the sender is gone.
     """
+    stopping: asyncio.Event | None = getattr(request.state, "stopping", None)
+    stop = None if stopping is None else asyncio.create_task(stopping.wait())
     rest: list[bytes] = []
     size = 0
     stream = request.stream()
-    while part := await _part_of(stream, idle_s):
-        first, *more = part.split(b"\n")
-        rest.append(first)
-        size += len(first)
-        if more:
-            lines = [b"".join(rest), *more]
-            rest, size = [lines.pop()], len(more[-1])
-            short = lines if len(part) + len(lines[0]) <= MOST_BYTES else list(takewhile(_is_short, lines))
-            if short:
-                yield short
-            if len(short) < len(lines):
+    try:
+        while part := await _part_of(stream, idle_s, stop):
+            first, *more = part.split(b"\n")
+            rest.append(first)
+            size += len(first)
+            if more:
+                lines = [b"".join(rest), *more]
+                rest, size = [lines.pop()], len(more[-1])
+                short = lines if len(part) + len(lines[0]) <= MOST_BYTES else list(takewhile(_is_short, lines))
+                if short:
+                    yield short
+                if len(short) < len(lines):
+                    raise _line_too_long()
+            if size > MOST_BYTES:
                 raise _line_too_long()
-        if size > MOST_BYTES:
-            raise _line_too_long()
+    finally:
+        if stop is not None:
+            stop.cancel()
     if size:
         yield [b"".join(rest)]
 
 
-async def _part_of(stream: AsyncIterator[bytes], idle_s: float) -> bytes:
-    """The next part of a body; empty at its end."""
+async def _part_of(stream: AsyncIterator[bytes], idle_s: float, stop: "asyncio.Task[Any] | None") -> bytes:
+    """The next part of a body; empty at its end. Raises ProblemError where none comes before the server stops."""
+    reading = asyncio.ensure_future(anext(stream, b""))
     try:
-        async with asyncio.timeout(idle_s):
-            return await anext(stream, b"")
-    except TimeoutError:
+        ends = {reading} if stop is None else {reading, stop}
+        done, _ = await asyncio.wait(ends, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED)
+        # A sender that is fast enough would keep the server otherwise.
+        if reading in done and (stop not in done or not reading.result()):
+            return reading.result()
+    finally:
+        reading.cancel()
+    if done:
         raise ProblemError(
-            408, "body_too_slow", f"Nothing came for {idle_s:g} s.", "Send what is left in another request."
-        ) from None
+            503,
+            "server_stopping",
+            "The server stops; this line and those after it weren't read.",
+            "Send them in another request.",
+        )
+    raise ProblemError(408, "body_too_slow", f"Nothing came for {idle_s:g} s.", "Send what is left in another request.")
 
 
 def _is_short(line: bytes) -> bool:

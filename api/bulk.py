@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from functools import cache
 from typing import Annotated, Any, NamedTuple
 
@@ -154,15 +155,16 @@ class Bulk:
         """Hand over one batch after the other while there is room in the window."""
         number = 1
         try:
-            async for block in line_blocks(self._request, IDLE_S):
-                for start in range(0, len(block), BATCH_LINES):
-                    lines = block[start : start + BATCH_LINES]
-                    await self._room.acquire()
-                    await self._refuse_lost_key()
-                    failure = await self._take(lines, number)
-                    number += len(lines)
-                    if failure is not None:
-                        raise _ended(failure)
+            async with aclosing(line_blocks(self._request, IDLE_S)) as blocks:
+                async for block in blocks:
+                    for start in range(0, len(block), BATCH_LINES):
+                        lines = block[start : start + BATCH_LINES]
+                        await self._room.acquire()
+                        await self._refuse_lost_key()
+                        failure = await self._take(lines, number)
+                        number += len(lines)
+                        if failure is not None:
+                            raise _ended(failure)
         except ClientDisconnect:
             pass
         except Exception as error:

@@ -15,7 +15,7 @@ from creditfold.api.body import MOST_BYTES
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.processors.startup import prepare_ledger
-from helpers.doors import BulkCall, Door, sent_lines
+from helpers.doors import BulkCall, Door, sent_lines, serving
 from helpers.ledgers import new_database, patience, topics_made, with_topics_of_its_own
 from helpers.stack_under_test import StackUnderTest, free_port
 from helpers.support import HANG_S, WorkerProcess, worker
@@ -181,6 +181,17 @@ def test_what_was_cut_and_is_sent_again_ends_the_same(door: Door, account: str) 
     door.http.get(f"/v1/accounts/{account}", params={"at_least": found[-1]["position"]}).raise_for_status()
     assert available(door, account) == 2_000
     assert door.http.get(f"/v1/accounts/{account}/commands/half").status_code == 404
+
+
+def test_a_stream_ends_with_the_server(door: Door, account: str) -> None:
+    """What was read is answered, and the last line says that there is no more."""
+    with serving(door.settings, is_open=True) as url:
+        call = BulkCall(url, Prefer="respond-async")
+        call.send(grant(account, "g"))
+        answer = call.answer()
+    assert answer is not None
+    assert answer["status"] == 202
+    assert [(one["line"], one["status"], one["code"]) for one in call.answers()] == [(2, 503, "server_stopping")]
 
 
 def test_a_line_that_is_too_long_ends_the_stream(door: Door, account: str) -> None:
