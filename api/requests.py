@@ -4,7 +4,9 @@ A request that two readers may understand in two ways is refused: money must not
 Knows no route; what a route takes is read from the OpenAPI document.
 """
 
+import ipaddress
 import re
+from collections.abc import Collection
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -113,3 +115,28 @@ def _query_names(request: Request) -> set[str] | None:
         for one in found.get("parameters", ())
         if one["in"] == "query"
     }
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def refuse_other_pages(request: Request, origins: Collection[str]) -> None:
+    """Raise ProblemError for a request without a key that a page of somebody else's has a browser send.
+
+    Such a page reaches this machine's loopback: by its address, or by a name of its own that leads there.
+    """
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    is_ours = origin is None or origin in origins or origin.partition("://")[2] == host
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if not is_ours or not is_loopback(name):
+        raise ProblemError(
+            403,
+            "other_origin",
+            "Without a key only this machine's own programs are served, and no page of another origin.",
+            "Call 127.0.0.1 or localhost, or serve with keys and name the page in CREDITFOLD_API_CORS_ORIGINS.",
+        )

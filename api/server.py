@@ -1,6 +1,5 @@
 """Runs the application with uvicorn until it is stopped. Owns the server's bounds: connections, headers, idle time."""
 
-import ipaddress
 import resource
 import signal
 import socket
@@ -67,11 +66,3 @@ def _files() -> int:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return wanted if soft == resource.RLIM_INFINITY else soft
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -20,6 +20,7 @@ from creditfold.api.access import Caller, KeyRing, caller_of
 from creditfold.api.feed import Feed
 from creditfold.api.limits import Rate, RateLimits
 from creditfold.api.problems import RETRY_S, ProblemError, unauthenticated
+from creditfold.api.requests import refuse_other_pages
 from creditfold.api.tokens import Tokens
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
@@ -246,6 +247,7 @@ class Service:
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         if not text:
             if self._is_open:
+                refuse_other_pages(request, self.settings.cors_origins)
                 return Caller("local", frozenset(SCOPES), rate=self.limits.rate_of(None, None))
             raise unauthenticated("The request has no key.")
         if scheme.lower() != "bearer":

@@ -97,7 +97,7 @@ def serve(
     from creditfold.common.extras import require
 
     require("api")
-    from creditfold.api.server import is_loopback
+    from creditfold.api.requests import is_loopback
     from creditfold.api.server import serve as run
     from creditfold.common.logging import configure_logging
     from creditfold.common.settings import load_settings

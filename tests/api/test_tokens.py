@@ -197,6 +197,26 @@ def test_settings_that_would_let_others_in_are_refused(given: dict[str, Any]) ->
         Settings(**given)
 
 
+def test_a_door_without_keys_serves_no_page_of_another_origin(door: Door) -> None:
+    """Nor a name that a page's owner has lead to loopback; its own pages and programs it does."""
+    with serving(door.settings, is_open=True) as url:
+        port = url.rpartition(":")[2]
+        for headers, status in (
+            ({}, 200),
+            ({"Host": f"localhost:{port}"}, 200),
+            ({"Origin": url}, 200),
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Origin": "http://["}, 403),
+            ({"Host": f"evil.example:{port}"}, 403),
+            ({"Host": "["}, 403),
+            ({"Host": f"[::1]:{port}"}, 200),
+            ({"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"}, 403),
+        ):
+            answer = httpx.get(f"{url}/v1/progress", headers=headers, timeout=HANG_S, trust_env=False)
+            assert answer.status_code == status, (headers, answer.text)
+
+
 def test_pages_of_other_origins_may_ask_where_that_is_set(door: Door) -> None:
     """And nowhere else: closed unless set."""
     page = {"Origin": "https://desk.example"}
