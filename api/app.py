@@ -2,9 +2,8 @@
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
 
 from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -18,13 +17,13 @@ from creditfold.api import (
     expiring,
     journal,
     keys,
+    openapi,
     operation,
     outcomes,
     problems,
     statement,
     trace,
 )
-from creditfold.api.problems import Problem
 from creditfold.api.requests import PlainRequests, checked
 from creditfold.api.service import Service
 from creditfold.common.settings import Settings, load_settings
@@ -105,7 +104,7 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
             allow_headers=_SENT,
             expose_headers=_SHOWN,
         )
-    _add_schemas(app)
+    openapi.complete(app)
     return app
 
 
@@ -134,16 +133,3 @@ class RequestIds:
             await send(message)
 
         await self._app(scope, receive, answer)
-
-
-def _add_schemas(app: FastAPI) -> None:
-    made: Callable[[], dict[str, object]] = app.openapi
-
-    def openapi() -> dict[str, object]:
-        schema = made()
-        components = cast(dict[str, Any], schema.setdefault("components", {}))
-        components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

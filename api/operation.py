@@ -1,7 +1,7 @@
 """The routes of operation: health, progress, schemas. Those of health need no key."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
@@ -14,6 +14,9 @@ from creditfold.api.service import service_of
 from creditfold.projections import queries
 
 router = APIRouter(tags=["operation"])
+
+#: Of a route that needs no key.
+PUBLIC: dict[str, Any] = {"security": []}
 
 
 class ReadyAnswer(Answer):
@@ -39,7 +42,7 @@ class ProgressAnswer(Answer):
     generation: int
 
 
-@router.get("/health/live", operation_id="live")
+@router.get("/health/live", operation_id="live", openapi_extra=PUBLIC)
 async def live() -> Response:
     """Whether the process serves requests. Needs no key."""
     return JSONResponse({"live": True})
@@ -49,6 +52,7 @@ async def live() -> Response:
     "/health/ready",
     operation_id="ready",
     response_model=ReadyAnswer,
+    openapi_extra=PUBLIC,
     responses={503: {"model": ReadyAnswer, "description": "A server doesn't answer."}},
 )
 async def ready(request: Request) -> Response:
@@ -66,7 +70,7 @@ async def progress(request: Request, caller: Annotated[Caller, needs("read:balan
     return answers.render(found)
 
 
-@router.get("/schemas/{schema_id}", operation_id="schema", responses=responses(404))
+@router.get("/schemas/{schema_id}", operation_id="schema", responses=responses(404), openapi_extra=PUBLIC)
 async def schema(
     request: Request,
     schema_id: Annotated[int, Path(description="The id that the log's records carry.")],

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from creditfold.common import instants
 from creditfold.common.lookalikes import oddity_of
@@ -88,7 +88,12 @@ def _whole(least: int, most: int, more: str = "") -> Any:
 
 
 class Instant:
-    """Marks a field that holds an instant, for those who read fields from text."""
+    """Marks a field that holds an instant, for those who read fields from text, and in the JSON schema."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(core)
+        number = {name: found.pop(name) for name in ("type", "minimum", "maximum") if name in found}
+        return {**found, "anyOf": [{"type": "string", "format": "date-time"}, number]}
 
 
 def _instant(more: str = "") -> tuple[Any, ...]:

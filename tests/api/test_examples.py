@@ -1,0 +1,166 @@
+"""Every operation is called once as the document's examples show it; with CREDITFOLD_RECORD=1 they are written anew."""
+
+import json
+import os
+import re
+from typing import Any, NamedTuple
+
+import pytest
+
+from creditfold.api.openapi import examples
+from creditfold.common.waiting import wait_until
+from creditfold.schemas.registry import load_lock
+from helpers.doors import Door
+from helpers.support import HANG_S, ROOT
+
+pytestmark = pytest.mark.stack
+
+FILE = ROOT / "api" / "examples.json"
+SINCE, FAR = "2026-01-01T00:00:00Z", "2098-01-01T00:00:00Z"
+
+
+class Call(NamedTuple):
+    """A request: the operation's id, its method and path, the key if it appends, and its body or its query."""
+
+    operation: str
+    method: str
+    path: str
+    key: str = ""
+    body: Any = None
+    query: dict[str, str] | None = None
+    accept: str = "application/json"
+
+
+def _append(kind: str, last: str, key: str, account: str = "ada", **body: Any) -> Call:
+    return Call(f"append_{kind}", "POST", f"/v1/accounts/{account}/{last}", key, body)
+
+
+#: In this order.
+CALLS = (
+    _append("grant", "grants", "welcome", asset="credits", amount=500, expires_at=FAR, reason="welcome"),
+    _append("grant", "grants", "welcome", asset="credits", amount=500, expires_at=FAR, reason="welcome"),
+    _append("grant", "grants", "welcome", asset="credits", amount=501),
+    _append("grant", "grants", "mistake", asset="credits", amount=5),
+    _append("spend", "spends", "order-1", asset="credits", amount=120, metadata={"order": "1"}),
+    _append("spend", "spends", "order-2", asset="credits", amount=9_999),
+    _append("hold", "holds", "stay-1", asset="credits", amount=50, deadline=FAR),
+    Call("holds", "GET", "/v1/accounts/ada/holds"),
+    _append("capture", "captures", "stay-1-end", hold="stay-1", amount=20),
+    _append("release", "releases", "stay-1-rest", hold="stay-1"),
+    _append("refund", "refunds", "order-1-back", spend="order-1", amount=10),
+    _append("void_grant", "voids", "mistake-void", grant="mistake"),
+    _append("transfer", "transfers", "gift-1", asset="credits", amount=5, to="bob"),
+    _append("set_credit_limit", "credit-limits", "limit-1", asset="credits", limit=30),
+    _append("create_schedule", "schedules", "monthly", asset="credits", amount=5, period="months", first_at=FAR),
+    Call("schedules", "GET", "/v1/accounts/ada/schedules"),
+    _append("cancel_schedule", "schedule-cancellations", "monthly-end", schedule="monthly"),
+    _append(
+        "batch", "batches", "basket-1",
+        steps=[{"type": "spend", "command_id": "basket-1-a", "asset": "credits", "amount": 1},
+               {"type": "spend", "command_id": "basket-1-b", "asset": "credits", "amount": 2}],
+    ),
+    _append("freeze", "freezes", "fraud-1", scope="spending"),
+    _append("unfreeze", "unfreezes", "fraud-1-end"),
+    _append("grant", "grants", "last", account="eve", asset="credits", amount=3),
+    _append("close", "closings", "bye", account="eve", forfeit=True),
+    Call("append_many", "POST", "/v1/commands", body=[
+        {"type": "grant", "account": "joe", "command_id": "g-1", "asset": "credits", "amount": 5},
+        {"type": "spend", "account": "joe", "command_id": "s-1", "asset": "credits", "amount": 7},
+        {"type": "spend", "account": "joe"},
+    ]),
+    Call("command", "GET", "/v1/accounts/ada/commands/order-1"),
+    Call("command", "GET", "/v1/accounts/ada/commands/order-3"),
+    Call("account", "GET", "/v1/accounts/ada", query={"expand": "lots,holds"}),
+    Call("balances", "GET", "/v1/accounts/ada/balances"),
+    Call("lots", "GET", "/v1/accounts/ada/lots"),
+    Call("trace", "GET", "/v1/accounts/ada/commands/order-1/trace"),
+    Call("expiring", "GET", "/v1/accounts/ada/expiring", query={"within": "99999d"}),
+    Call("expiring_totals", "GET", "/v1/expiring"),
+    Call("transfers", "GET", "/v1/accounts/ada/transfers", query={"every": "true"}),
+    Call("statement", "GET", "/v1/accounts/joe/statement", query={"from": SINCE}),
+    Call("statement", "GET", "/v1/accounts/joe/statement", query={"from": SINCE}, accept="application/x-ndjson"),
+    Call("statement", "GET", "/v1/accounts/joe/statement", query={"from": SINCE}, accept="text/csv"),
+    Call("create_key", "POST", "/v1/keys",
+         body={"name": "shop", "scopes": ["append:spend", "read:balance"], "reason": "the shop spends"}),
+    Call("rotate_key", "POST", "/v1/keys/{key}:rotate", body={"reason": "as each month"}),
+    Call("revoke_key", "DELETE", "/v1/keys/{key}", query={"reason": "the shop is closed"}),
+    Call("keys", "GET", "/v1/keys"),
+    Call("audit", "GET", "/v1/audit", query={"limit": "1"}),
+    Call("journal", "GET", "/v1/journal", query={"limit": "1"}),
+    Call("rejections", "GET", "/v1/rejections", query={"limit": "1"}),
+    Call("totals", "GET", "/v1/totals"),
+    Call("trial_balance", "GET", "/v1/trial-balance"),
+    Call("live", "GET", "/health/live"),
+    Call("ready", "GET", "/health/ready"),
+    Call("progress", "GET", "/v1/progress"),
+    Call("schema", "GET", f"/schemas/{load_lock()[0].id}"),
+)  # fmt: skip
+
+#: What differs from run to run, and what stands for it.
+VARYING = (
+    (re.compile(r"\b\d:\d+\b"), "3:1042"),
+    (re.compile(r"\b2(?:0[2-8]\d|[1-9]\d\d)-\d\d-\d\d([T ])\d\d:\d\d:\d\d(\.\d+)?"), r"2026-06-01\g<1>12:00:00.000"),
+    (re.compile(r"\b1[789]\d{11}\b"), "1780315200000"),
+    (re.compile(r"\bkey-[0-9a-f]{8}\b"), "shop"),
+    (re.compile(r"\bcfk_\w+"), "cfk_..."),
+    (re.compile(r'("request_id": ?)"\w+"'), r'\1"5f0c2a7e9b1d4c3f8a6e"'),
+    (re.compile(r'("next": ?)"[^"]+"'), r'\1"..."'),
+    (re.compile(r'("(?:next_offset|number|accepted|rejected|duplicates|dead_letters)": ?)\d+'), r"\g<1>20"),
+    (re.compile(r'("(?:id|target)": ?)"\w+"'), r'\1"k1"'),
+    (re.compile(r"\d+,\d+\r\n"), "3,1042\r\n"),
+)
+
+
+def alike(text: str) -> str:
+    """A text with what differs from run to run replaced."""
+    for pattern, instead in VARYING:
+        text = pattern.sub(instead, text)
+    return text
+
+
+class Recorder:
+    """Calls a door as CALLS says, and keeps what was sent and answered."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._key = ""
+        self.found: dict[str, dict[str, Any]] = {}
+
+    def call(self, call: Call) -> None:
+        """Make a request, and record it."""
+        headers = {"Accept": call.accept}
+        sent: dict[str, Any] = {}
+        if call.key:
+            headers |= {"Idempotency-Key": call.key, "Prefer": "wait=30"}
+        if call.operation == "append_many":
+            headers |= {"Content-Type": "application/x-ndjson", "Prefer": "wait=30"}
+            sent = {"content": "".join(json.dumps(line) + "\n" for line in call.body).encode()}
+        elif call.body is not None:
+            sent = {"json": call.body}
+        path = call.path.format(key=self._key)
+        answer = self._door.http.request(call.method, path, headers=headers, params=call.query, **sent)
+        assert answer.status_code < 500, (call, answer.text)
+        media = answer.headers["Content-Type"].partition(";")[0]
+        text = alike(answer.text)
+        body = json.loads(text) if media.endswith("json") and "ndjson" not in media else text
+        if call.operation == "create_key":
+            self._key = answer.json()["id"]
+        if call.operation == "keys":
+            body = [key for key in body if key["revoked_at"] is not None][:1]
+        if call.operation == "append_transfer":
+            # It settles by itself, and changes the account once more.
+            assert wait_until(lambda: self._door.http.get("/v1/accounts/ada/transfers").json() == [], HANG_S)
+        own = self.found.setdefault(call.operation, {"answers": {}})
+        if call.body is not None and "body" not in own:
+            own["body"] = call.body if "content" not in sent else sent["content"].decode()
+        own["answers"].setdefault(str(answer.status_code), {}).setdefault(media, body)
+
+
+def test_the_examples_are_what_the_door_answers(door: Door) -> None:
+    """To the letter, but for positions, times and ids."""
+    recorder = Recorder(door)
+    for call in CALLS:
+        recorder.call(call)
+    if os.environ.get("CREDITFOLD_RECORD"):
+        FILE.write_text(json.dumps(recorder.found, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+    assert recorder.found == examples()
