@@ -158,6 +158,8 @@ class KeyRing:
     def __init__(self, find: Callable[[str], Any]) -> None:
         self._find = find
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        # By themselves: texts that open nothing come in any number, and mustn't have good ones let go.
+        self._unknown: OrderedDict[str, _Kept] = OrderedDict()
         # Those that are asked for now: each once, however many requests come with it.
         self._asked: dict[str, asyncio.Task[_Kept]] = {}
         self._is_away = False
@@ -166,7 +168,7 @@ class KeyRing:
 
     async def find(self, text: str) -> Key | None:
         """The key of a text; None where it opens nothing. Raises what asking for it raises, if it isn't known."""
-        kept, now = self._kept.get(text), time.monotonic()
+        kept, now = self._kept.get(text) or self._unknown.get(text), time.monotonic()
         if kept is None or now - kept.at > FRESH_S:
             kept = await self._refreshed(text, kept, now)
         key = kept.key
@@ -205,10 +207,12 @@ class KeyRing:
             self._is_away = True
             raise
         self._is_away = False
-        self._kept[text] = kept
-        self._kept.move_to_end(text)
-        while len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)
+        into, other = (self._unknown, self._kept) if kept.key is None else (self._kept, self._unknown)
+        other.pop(text, None)
+        into[text] = kept
+        into.move_to_end(text)
+        while len(into) > MOST_KEPT:
+            into.popitem(last=False)
         return kept
 
 

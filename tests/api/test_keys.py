@@ -1,5 +1,6 @@
 """Keys and the audit over HTTP: nobody gives more than they have, each change is audited, no text gets out."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -7,9 +8,11 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from creditfold.api import access
 from creditfold.common.waiting import wait_until
 from creditfold.projections import connections
-from creditfold.projections.access.keys import NewKey
+from creditfold.projections.access.keys import Key, NewKey
+from creditfold.projections.connections import PostgresUnavailableError
 from helpers.doors import Door, serving
 from helpers.stack_under_test import free_port
 from helpers.support import HANG_S
@@ -165,6 +168,34 @@ def test_what_can_be_no_key_is_refused_in_words(door: Door, name: str) -> None:
     assert answer.status_code == 400, answer.text
     assert said in answer.text
     assert door.http.get("/v1/audit").json()["lines"][0]["number"] == before
+
+
+def test_texts_that_open_nothing_have_no_key_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many come, a key that is known stays good while PostgreSQL is away; one that is revoked doesn't."""
+    monkeypatch.setattr(access, "MOST_KEPT", 3)
+    monkeypatch.setattr(access, "FRESH_S", 0.0)
+    known: dict[str, Key] = {"good": Key("1", "good", ["audit"]), "revoked": Key("2", "revoked", ["audit"])}
+    is_away = False
+
+    async def find(text: str) -> Key | None:
+        if is_away:
+            raise PostgresUnavailableError("PostgreSQL is away.")
+        return known.get(text)
+
+    async def names() -> list[str | None]:
+        nonlocal is_away
+        ring = access.KeyRing(find)
+        assert [key and key.name for key in [await ring.find("good"), await ring.find("revoked")]] == [
+            "good",
+            "revoked",
+        ]
+        del known["revoked"]
+        for text in ("revoked", *map(str, range(10))):
+            assert await ring.find(text) is None
+        is_away = True
+        return [key and key.name for key in [await ring.find("good")]]
+
+    assert asyncio.run(names()) == ["good"]
 
 
 def test_a_keys_text_is_in_no_line_of_the_log_no_error_and_no_repr(
