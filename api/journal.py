@@ -58,7 +58,11 @@ async def _page(request: Request, caller: Caller, asked: tuple[str, str | None, 
     route, cursor, begin = asked
     if cursor is not None and begin is not None:
         raise ProblemError(400, "invalid_request", "Both cursor and from say where to begin.", "Leave out from.")
-    places = _places_of(route, cursor) if cursor is not None else _first_places(begin)
+    places = (
+        [JournalPlace(*position) for position in positions_of(begin)] if cursor is None else _places_of(route, cursor)
+    )
+    if len({place.partition for place in places}) < len(places):
+        raise ProblemError(400, "invalid_request", "A partition is named twice.", "Name each partition once.")
     is_rejected = route == "rejections"
     read = await service_of(request).read(None, queries.journal, places, limit, only_rejected=is_rejected)
     page: queries.JournalPage = read.found
@@ -69,13 +73,6 @@ async def _page(request: Request, caller: Caller, asked: tuple[str, str | None, 
         has_more=page.has_more,
     )
     return answers.render(answer, 200, answers.state_headers(read))
-
-
-def _first_places(begin: str | None) -> list[JournalPlace]:
-    positions = positions_of(begin)
-    if len({position.partition for position in positions}) < len(positions):
-        raise ProblemError(400, "invalid_request", "from names a partition twice.", "Name each partition once.")
-    return [JournalPlace(*position) for position in positions]
 
 
 def _cursor_of(route: str, places: Any) -> str:

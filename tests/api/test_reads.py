@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from creditfold.api.parameters import cursor_of
 from helpers.doors import Door
 
 pytestmark = pytest.mark.stack
@@ -100,6 +101,18 @@ def test_a_statement_is_had_for_a_spreadsheet_and_as_lines(door: Door, account: 
     assert found == [*whole["opening"], *whole["lines"], *whole["closing"]]
     assert door.http.get(url, headers={"Accept": "image/png"}).status_code == 406
     assert door.http.get(url, params={"format": "csv", "cursor": "x"}).status_code == 400
+
+
+def test_a_long_statement_is_sent_whole(door: Door, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page by page, with the rows of a short one."""
+    fill(door, account)
+    url = f"/v1/accounts/{account}/statement"
+    short = {form: door.http.get(url, params={"format": form}).text for form in ("csv", "ndjson")}
+    assert len(short["ndjson"].splitlines()) == 8
+    for size in (1, 3, 4):
+        monkeypatch.setattr("creditfold.api.statement.MOST_PAGE", size)
+        for form, text in short.items():
+            assert door.http.get(url, params={"format": form}).text == text
 
 
 def test_what_commands_say_in_words_is_for_some_only(door: Door, account: str) -> None:
@@ -226,6 +239,7 @@ def test_rejections_of_all_accounts_are_read_from_a_position_on(door: Door, acco
         ({"cursor": door.http.get("/v1/journal").json()["next"]}, "invalid_cursor"),
         ({"from": f"{first},{first}"}, "invalid_request"),
         ({"from": first, "cursor": page["next"]}, "invalid_request"),
+        ({"cursor": cursor_of("rejections", ([[0, 0], [0, 0]], 0, "", 0))}, "invalid_request"),
         ({"from": "here"}, "invalid_position"),
         ({"from": "99:0"}, "unknown_partition"),
         ({"limit": 1_001}, "invalid_request"),

@@ -3,18 +3,22 @@
 import csv
 import io
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from creditfold.common.settings import Settings
+from creditfold.projections import queries
 from helpers.support import PATIENT, Cli, worker
 
 pytestmark = pytest.mark.compiled_core
 
 
 @pytest.mark.usefixtures("one_producer")
-def test_what_was_decided_in_a_time(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+def test_what_was_decided_in_a_time(
+    cli: Cli, ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Statements, histories, rejections and dead letters have --since, which counts, and --until, which doesn't."""
     with worker(ledger_settings, tmp_path):
         cli("grant", "ada", "500", "--id", "g", "--reason", "=1+1", *PATIENT)
@@ -41,6 +45,11 @@ def test_what_was_decided_in_a_time(cli: Cli, ledger_settings: Settings, tmp_pat
         ("line", "-120", "380", ""),
         ("closing", "", "380", ""),
     ]
+    text = cli("statement", "ada", "--csv").out
+    with monkeypatch.context() as small:
+        small.setattr(queries, "statement", partial(queries.statement, limit=1))
+        assert cli("statement", "ada", "--csv").out == text
+        assert cli("statement", "ada", "--json").json == whole
     for name in ("history", "rejections", "dead-letters list"):
         of_ada = ("ada",) if name == "history" else ()
         found = {end: cli(*name.split(), *of_ada, *now[end], "--json").json for end in now}
