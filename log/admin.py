@@ -37,8 +37,9 @@ _UNREACHABLE = {
 }
 
 
-# A partition that was just made or has just moved: the metadata names a leader that doesn't know of it yet.
+# A partition that was just made or has just moved: the metadata names a leader that doesn't know of it yet, or none.
 _MOVING = {
+    KafkaError._NOENT,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_LEADER_EPOCH,

@@ -345,10 +345,10 @@ class Outbox:
             if self._producer.flush(COMMIT_S) > 0:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         except SystemError as error:
-            # The client raises a fatal error, and calls back all the same, of which Python complains.
+            # The client raises a fatal error, and calls back all the same: Python complains of it, or has lost it.
             if isinstance(error.__cause__, KafkaException):
                 raise error.__cause__ from None
-            raise
+            raise KafkaException(self._refused or KafkaError(KafkaError._FATAL)) from error
         if self._refused is not None:
             raise KafkaException(self._refused)
 
@@ -397,7 +397,8 @@ class Outbox:
 
     def close(self) -> None:
         """Close the producer and abort what is open. Never raises KafkaException."""
-        with suppress(KafkaException):
+        # As of `_flush`.
+        with suppress(KafkaException, SystemError):
             self._producer.poll(0)
         if self._in_transaction:
             with suppress(KafkaException):

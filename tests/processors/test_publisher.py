@@ -22,6 +22,7 @@ from creditfold.common.waiting import wait_until
 from creditfold.log import batch_reader
 from creditfold.log.admin import KafkaUnavailableError, LeaderMissingError, TopicMissingError
 from creditfold.log.offsets import end_offsets
+from creditfold.log.partitioner import partition_of
 from creditfold.log.tail import OpenTransactionError
 from creditfold.log.topics import describe_topic, topic_names
 from creditfold.processors.publisher import main as processors_publisher
@@ -665,6 +666,33 @@ def test_dead_letters_deleted_by_retention_are_no_obstacle(ledger_settings: Sett
     with pytest.raises(OutcomesLostError, match="delete the topic"):
         outbox.open()
     outbox.close()
+
+
+def test_a_fatal_error_that_the_client_lost_is_one_of_kafka(
+    ledger_settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It raises one and calls back all the same, in which Python may lose it; the outbox is given up for that too."""
+    fold(ledger_settings, [record("Grant", "g-1", "ada", 5)])
+
+    def lost(_: float) -> int:
+        raise SystemError("flush returned NULL without setting an exception")
+
+    with opened(ledger_settings, pool, partition_of(b"ada", 4)) as outbox:
+        real = outbox._producer
+        monkeypatch.setattr(outbox, "_producer", Overlaid(real, flush=lost))
+        with pytest.raises(KafkaException, match="_FATAL"):
+            outbox.publish(1)
+
+
+class Overlaid:
+    """A client with some of its calls replaced; those of its class can't be."""
+
+    def __init__(self, client: Any, **replaced: Any) -> None:
+        self._client = client
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
 
 
 def test_a_dead_letter_too_large_for_its_topic_is_cut(ledger_settings: Settings, pool: Pool) -> None:
