@@ -24,6 +24,7 @@ from creditfold.api import (
     statement,
     trace,
 )
+from creditfold.api.body import SmallBodies
 from creditfold.api.requests import PlainRequests, checked
 from creditfold.api.service import Service
 from creditfold.common.settings import Settings, load_settings
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
     ):
         app.include_router(module.router)
     problems.install(app)
+    app.add_middleware(SmallBodies)
     app.add_middleware(PlainRequests)
     app.add_middleware(RequestIds)
     if chosen.cors_origins:

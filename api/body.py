@@ -4,13 +4,14 @@ Knows no route. A slow or a large client is refused before anything is looked at
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from itertools import takewhile
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from creditfold.api.problems import ProblemError
 from creditfold.producers.strict_json import BadRecordError, parse_json
@@ -19,10 +20,53 @@ M = TypeVar("M", bound=BaseModel)
 
 #: Bytes of a body, and of one line of a stream.
 MOST_BYTES = 1_048_576
+#: Bytes of a body up to which it is read at once: as many as a record of the log may have.
+SMALL_BYTES = 65_536
 #: Objects and arrays in each other.
 MOST_DEPTH = 32
 #: Seconds in which a body must be here.
 BODY_S = 10.0
+
+
+class SmallBodies:
+    """Reads a small body as it comes, and not only when a route asks for it, which first looks who sends it.
+
+    A client that has sent all of it and leaves would take its command along else: once the client is gone, the server
+    says only that.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection as ASGI has it."""
+        if scope["type"] != "http" or not _is_small(dict(scope["headers"])):
+            await self._app(scope, receive, send)
+            return
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+        is_whole = False
+
+        async def read() -> None:
+            nonlocal is_whole
+            while not is_whole:
+                message = await receive()
+                is_whole = not message.get("more_body", False)
+                messages.put_nowait(message)
+
+        async def next_message() -> Message:
+            return await (receive() if is_whole and messages.empty() else messages.get())
+
+        reading = asyncio.create_task(read())
+        try:
+            await self._app(scope, next_message, send)
+        finally:
+            reading.cancel()
+
+
+def _is_small(headers: Mapping[bytes, bytes]) -> bool:
+    # A client that waits to be asked for its body has sent none yet.
+    length = headers.get(b"content-length", b"")
+    return length.isdigit() and len(length) < 9 and 0 < int(length) <= SMALL_BYTES and b"expect" not in headers
 
 
 async def json_object(request: Request) -> dict[str, Any]:
