@@ -14,6 +14,7 @@ import pytest
 
 from creditfold.cli.append import redrive as command
 from creditfold.cli.main import _run
+from creditfold.cli.shared.arguments import ArgumentError, author_of
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings, load_settings
 from creditfold.ledger import CreditBook, Spend
@@ -343,15 +344,15 @@ def test_a_wrong_argument_is_refused_before_any_server_is_asked(bare: Cli, argum
 def test_the_author_is_the_user_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the environment; where it names nobody, --by must."""
     monkeypatch.setenv("USER", "zoe")
-    assert (command._author(None), command._author("ann")) == ("zoe", "ann")
+    assert (author_of(None), author_of("ann")) == ("zoe", "ann")
 
     def nobody() -> str:
         raise KeyError("uid not found")
 
     monkeypatch.delenv("USER")
     monkeypatch.setattr("getpass.getuser", nobody)
-    with pytest.raises(command.ArgumentError, match="--by NAME"):
-        command._author(None)
+    with pytest.raises(ArgumentError, match="--by NAME"):
+        author_of(None)
 
 
 # On the real stack.
