@@ -91,7 +91,7 @@ def fold(log: Settings, tree: Path, number: int) -> dict[str, float]:
                     time.sleep(0.02)
                 took, cpu = time.perf_counter() - began, running.cpu_s() - cpu
             after = servers_cpu_s(own)
-            # Nobody tells the time of a server that isn't ours.
+            # Nobody reports the time of a server that isn't ours.
             postgres = after.get("PostgreSQL", 0.0) - before.get("PostgreSQL", 0.0)
     return {
         "per_s": (done - first) / took,

@@ -3,7 +3,7 @@
     python benchmarks/hot.py --commands 300000
 
 All commands of an account are in one partition, so one worker folds them. It is measured against one worker, which
-tells what the account itself costs, and against as many as `--workers` says, which tells what the partition costs. The
+shows what the account itself costs, and against as many as `--workers` says, which shows what the partition costs. The
 baseline does both in batches and one at a time, where every client waits for the row that all of them lock. All in one
 run on the same servers, ours and the baseline in turn.
 """

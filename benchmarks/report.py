@@ -4,7 +4,7 @@
 
 Runs each benchmark and keeps its JSON; without --fresh only those that have none yet, so that one can be run again, or
 elsewhere. The prose of the documents is written by hand; only what stands between `<!-- figures: NAME -->` and
-`<!-- end -->` is replaced. Whether a goal is met is told by the figures, and what wasn't measured says so.
+`<!-- end -->` is replaced. The figures say whether a goal is met, and what wasn't measured says so.
 """
 
 import argparse
@@ -363,7 +363,7 @@ BLOCKS: Mapping[str, Callable[[Figures], str]] = {
 }
 
 
-#: Whose results a block is made of, where that isn't told by its name.
+#: Whose results a block is made of, where its name doesn't say that.
 SOURCES = {"disk": "fold", "arithmetic": "hot", "journal": "scale"}
 
 

@@ -1,9 +1,9 @@
-"""Tells where a Python process spends its CPU time, by stage of the fold. Owns the sampling and the names of stages.
+"""Reports where a Python process spends its CPU time, by stage of the fold. Owns the sampling and the names of stages.
 
 A timer of CPU time interrupts the process; what each thread has used since the last time is counted towards the stage
-that the thread is in, which is told by the innermost function that the table knows. Garbage collection, which happens
-wherever memory is asked for, is a stage of its own. Time that nobody computes in, such as waiting for PostgreSQL, isn't
-counted at all. It costs about three parts in a hundred, told as a stage too. Compiled functions are on no stack of
+that the thread is in, by the innermost function that the table knows. Garbage collection, which happens wherever
+memory is asked for, is a stage of its own. Time that nobody computes in, such as waiting for PostgreSQL, isn't
+counted at all. It costs about three parts in a hundred, reported as a stage too. Compiled functions are on no stack of
 Python's; those that Python calls are given a function around them that is.
 
     python benchmarks/sampling.py FILE worker
@@ -175,7 +175,7 @@ def _named(compiled: BuiltinFunctionType) -> FunctionType:
         return compiled(*args, **kwargs)
 
     code = call.__code__.replace(co_name=compiled.__name__, co_qualname=compiled.__qualname__)
-    # A stack tells a function's module by its globals.
+    # A stack shows a function's module by its globals.
     return FunctionType(code, {"__name__": compiled.__module__}, compiled.__name__, None, call.__closure__)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/stages.py --commands 200000
 
 First the fold alone: records that lie in memory, in the chunks that a worker would get, one after the other in one
-process, with the real PostgreSQL and no Kafka. What the process computes is told by stage; what PostgreSQL's session
+process, with the real PostgreSQL and no Kafka. What the process computes is shown by stage; what PostgreSQL's session
 computes for it, and how long the process only waited, stand beside it. Then a worker as it runs, from Kafka, for the
 rest: what the Kafka client and Faust take. Both are sampled (benchmarks/sampling.py).
 """
@@ -65,7 +65,7 @@ def chunks(log: list[list[Record]], size: int) -> Iterator[tuple[int, list[Recor
 
 
 async def alone(dsn: str, log: str, count: int, accounts: int, size: int) -> dict[str, Any]:
-    """Fold records that lie in memory, and tell where the time goes."""
+    """Fold records that lie in memory, and report where the time goes."""
     prepare(dsn, Log("stages", "an-id", PARTITIONS))
     appended = records(log, count, accounts)
     # A worker doesn't hold its log in memory, where garbage collection would go through it again and again. It looks
@@ -104,7 +104,7 @@ async def alone(dsn: str, log: str, count: int, accounts: int, size: int) -> dic
 
 
 def whole(settings: Settings, log: str, count: int, accounts: int) -> dict[str, Any]:
-    """Run one worker from Kafka, and tell where its time goes, its start included."""
+    """Run one worker from Kafka, and report where its time goes, its start included."""
     target = settings.data_dir / f"{settings.group}.json"
     command = [sys.executable, str(Path(__file__).with_name("sampling.py")), str(target)]
     produce(settings, log, count, accounts, 1)

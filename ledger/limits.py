@@ -35,7 +35,7 @@ _BAD_IN_NOTE = re.compile(r"[\x00\ud800-\udfff]").search
 
 
 def is_id(text: str, longest: int) -> bool:
-    """Tell whether a text can name something: 1 to `longest` characters, no control character, no outer space."""
+    """Say whether a text can name something: 1 to `longest` characters, no control character, no outer space."""
     if not 0 < len(text) <= longest:
         return False
     # Most ids are ASCII, for which the methods of str are quicker and say the same for ever.
@@ -45,5 +45,5 @@ def is_id(text: str, longest: int) -> bool:
 
 
 def is_note(text: str, longest: int) -> bool:
-    """Tell whether a text can be kept as a note: at most `longest` characters, neither NUL nor surrogate."""
+    """Say whether a text can be kept as a note: at most `longest` characters, neither NUL nor surrogate."""
     return len(text) <= longest and _BAD_IN_NOTE(text) is None

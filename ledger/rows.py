@@ -103,7 +103,7 @@ class HoldRow(NamedTuple):
 
 
 class SpendRow(NamedTuple):
-    """A spend or a capture whose slices are no longer those that the journal tells, or that is owed in part."""
+    """A spend or a capture whose slices are no longer those that the journal reports, or that is owed in part."""
 
     command_id: str
     asset: str

@@ -126,7 +126,7 @@ class Count(NamedTuple):
 
 
 def was_fenced(error: BaseException) -> bool:
-    """Tell whether Kafka refused because another publisher has the partition, or may have it."""
+    """Say whether Kafka refused because another publisher has the partition, or may have it."""
     return isinstance(error, KafkaException) and error.args[0].code() in _FENCED | _NOT_A_MEMBER
 
 

@@ -64,7 +64,7 @@ CREATE TABLE {schema}.balances (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
 CREATE INDEX balances_due ON {schema}.balances (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
 
--- One row for each decision, with the whole body of its command, so that a duplicate can be told apart from another
+-- One row for each decision, with the whole body of its command, so that a duplicate can be distinguished from another
 -- command of the same id: details is JSON of the fields that only some commands have, extra the digest of what has no column here.
 -- facts is JSON of what happened. Rows without a command are of what time did, and of further assets that a command
 -- touched.

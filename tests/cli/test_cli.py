@@ -252,11 +252,11 @@ def test_where_a_stack_was_looked_for_is_named(
     assert f"There is no stack in the data folder {folder}.\n" in bare(*command).err
     assert list(tmp_path.iterdir()) == []
     assert f"There is no stack in the data folder {folder}." in bare("doctor").out
-    told = bare("spend", "alice", "5", "--id", "s-9", "--no-wait", "--timeout", "1").err
-    assert f"There is no stack in the data folder {folder}." in told
+    reported = bare("spend", "alice", "5", "--id", "s-9", "--no-wait", "--timeout", "1").err
+    assert f"There is no stack in the data folder {folder}." in reported
     # What is said of the command stays; that a second stack should be started isn't all any more.
-    assert "The command is not in the log. Its id is s-9" in told
-    assert "Check that the broker runs" not in told
+    assert "The command is not in the log. Its id is s-9" in reported
+    assert "Check that the broker runs" not in reported
     folder.mkdir()
     (folder / "settings.toml").touch()
     stopped = f"The {server} of the data folder {folder} doesn't run.\ntry: Start it with `creditfold up`.\n"
@@ -330,7 +330,7 @@ def test_json_has_stable_shapes() -> None:
 
 
 @pytest.mark.usefixtures("one_producer")
-def test_an_outcome_is_told_as_the_fold_decided_it(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+def test_an_outcome_is_reported_as_the_fold_decided_it(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
     """Grant 500; spend 800, 120, the same 120 again, and another under its id."""
     with worker(ledger_settings, tmp_path):
         first = cli("grant", "alice", "500", "--reason", "welcome", "-m", "campaign=spring", *PATIENT)
@@ -397,7 +397,7 @@ def test_an_unknown_account_has_nothing(cli: Cli) -> None:
 
 
 def test_without_a_worker_the_append_is_done_and_the_wait_ends(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 4: the command is in the log, and its id is told."""
+    """Exit code 4: the command is in the log, and its id is reported."""
     # The log has all the time that it needs, and the fold, which doesn't run, hardly any.
     awaited = submission.awaited_outcome
     monkeypatch.setattr(submission, "awaited_outcome", lambda *given: awaited(*given[:-1], 0.1))
@@ -410,7 +410,7 @@ def test_without_a_worker_the_append_is_done_and_the_wait_ends(cli: Cli, monkeyp
     assert waiting.out.startswith("appended at ")
 
 
-def test_status_tells_what_stands_still(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+def test_status_reports_what_stands_still(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
     """Lag without a worker is stuck; with one it goes to zero."""
     cli("grant", "alice", "500", "--no-wait", *PATIENT)
     stuck = cli("status", "--check", "--interval", "0.1", "--json")
@@ -527,10 +527,10 @@ def test_kafka_away_ends_an_append_with_a_remedy(
     assert (away.json["totals"]["end_offset"], away.json["open_transactions"]) == (None, None)
 
 
-def test_postgres_away_is_told_before_anything_is_appended(
+def test_postgres_away_is_reported_before_anything_is_appended(
     cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No outcome could be told, so nothing is appended; --no-wait needs no PostgreSQL."""
+    """No outcome could be reported, so nothing is appended; --no-wait needs no PostgreSQL."""
     dead = SecretStr(f"postgresql://nobody@127.0.0.1:{free_port()}/none")
     use(ledger_settings.model_copy(update={"postgres_dsn": dead}), monkeypatch)
     done = cli("grant", "alice", "500")
@@ -599,7 +599,7 @@ def test_a_closed_pipe_is_quiet(cli: Cli, ledger_settings: Settings) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_output_that_cannot_be_written_is_told_with_the_command_s_id(cli: Cli, ledger_settings: Settings) -> None:
+def test_output_that_cannot_be_written_is_reported_with_the_command_s_id(cli: Cli, ledger_settings: Settings) -> None:
     """A full disk: the append is done all the same. A closed standard output is no failure."""
     with Path("/dev/full").open("w") as full:
         granting = (*COMMAND, "grant", "alice", "5", "--id", "g", "--no-wait", *PATIENT)

@@ -1,4 +1,4 @@
-"""The commands of credits on the command line: what each asks for, what is refused, and what is told."""
+"""The commands of credits on the command line: what each asks for, what is refused, and what is reported."""
 
 import io
 import sys

@@ -106,7 +106,7 @@ def fact(kind: str, *amounts: int, **other: Any) -> dict[str, Any]:
     return {"kind": kind, "at": DECIDED, "ref": "x", "moves": moves, **other}
 
 
-TOLD = [
+SHOWN = [
     (credit("alice", 1, "settled", json.dumps([fact("expired", 3), fact("expired", 4), fact("lapsed", 1)])),
      "settled   expired 7 (2 times), lapsed 1; balance 9 credits", ""),
     (credit("alice", 2, "spend", json.dumps([fact("spent", 2, 3)]), command_id="c2", amount=8, held=4, debt=1_000),
@@ -123,13 +123,13 @@ TOLD = [
 ]  # fmt: skip
 
 
-def test_outcomes_of_credits_are_told_in_words(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outcomes_of_credits_are_reported_in_words(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     """Several of one position: what time did, what was decided, and of further assets; as JSON with all fields."""
-    publish(settings, [row for row, _, _ in TOLD])
+    publish(settings, [row for row, _, _ in SHOWN])
     partition = partition_of(b"alice", 4)
-    assert _run(["follow", "alice", "--since", f"{partition}:7", "--limit", str(len(TOLD))]) == 0
+    assert _run(["follow", "alice", "--since", f"{partition}:7", "--limit", str(len(SHOWN))]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [f"{DECIDED_TEXT}  {told}  {partition}:7{end}" for _, told, end in TOLD]
+    assert lines == [f"{DECIDED_TEXT}  {reported}  {partition}:7{end}" for _, reported, end in SHOWN]
     assert _run(["follow", "alice", "--since", "start", "--limit", "2", "--json"]) == 0
     settled, spent = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert settled.keys() == {
@@ -145,7 +145,7 @@ def test_outcomes_of_credits_are_told_in_words(settings: Settings, capsys: pytes
     assert spent["facts"] == [{"kind": "spent", "at": DECIDED_TEXT, "ref": "x", "detail": "", "moves": moves, **terms}]
 
 
-def test_what_a_topic_had_no_room_for_is_told() -> None:
+def test_what_a_topic_had_no_room_for_is_reported() -> None:
     """In the line and in the document; details are an object there."""
     row = credit("alice", 5, "close", json.dumps([fact("forfeited", *[1] * 3_000)]), details='{"forfeit":true}')
     message = outcome_message(3, row, 2_000)
@@ -153,9 +153,9 @@ def test_what_a_topic_had_no_room_for_is_told() -> None:
     outcome = read_outcome(message.value, headers, 3)
     assert outcome is not None
     assert line(outcome).endswith("accepted  close: forfeited; balance 9 credits; left out 3,000 moves  3:7")
-    told = document(outcome)
-    assert told["left_out"] == {"moves": 3_000}
-    assert told["details"] == {"forfeit": True}
+    reported = document(outcome)
+    assert reported["left_out"] == {"moves": 3_000}
+    assert reported["details"] == {"forfeit": True}
 
 
 def test_what_comes_is_shown_at_once(settings: Settings) -> None:
@@ -205,7 +205,7 @@ def test_a_reader_that_lost_kafka_for_ever_goes_on(settings: Settings, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "reported"),
     [
         (["--since", "yesterday"], 2, "--since start"),
         (["--since", "3"], 2, "--since start"),
@@ -215,11 +215,11 @@ def test_a_reader_that_lost_kafka_for_ever_goes_on(settings: Settings, monkeypat
     ],
 )
 def test_the_ends_of_following(
-    settings: Settings, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, told: str
+    settings: Settings, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, reported: str
 ) -> None:
     """Wrong places are refused; a time that is over is an error only where something was waited for."""
     assert _run(["follow", "alice", *arguments]) == code
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
 
 
 def test_without_the_topic_there_is_a_remedy(

@@ -247,7 +247,7 @@ class Owner:
         plan.turns += 1
         amount = schedule.amount
         if schedule.cap:
-            # A window is half-open: a lot that ends now has nothing left, though its end is told after this turn.
+            # A window is half-open: a lot that ends now has nothing left, though its end is reported after this turn.
             mine = [lot for lot in self.lots if lot.command_id == schedule.command_id]
             left = [coin for lot in mine if ends(lot) > instant for coin in lot.lying("remaining")]
             held = [coin for lot in mine for coin in lot.lying("held")]

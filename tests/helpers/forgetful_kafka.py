@@ -1,4 +1,4 @@
-"""Stands between clients and a real Kafka, and tells them on demand that there are no brokers.
+"""Stands between clients and a real Kafka, and reports them on demand that there are no brokers.
 
 That is what a broker says of itself while it shuts down or starts; librdkafka may then never look for one again. Run as
 a program it is `creditfold`, whose clients never do.
@@ -15,7 +15,7 @@ from creditfold.common.settings import Settings
 
 _METADATA = 3
 _COORDINATOR = 10
-#: Settings of a client that forgets Kafka for certain when it is told of no broker, and not only by a race.
+#: Settings of a client that forgets Kafka for certain when it hears of no broker, and not only by a race.
 FORGETTING = {"metadata.recovery.strategy": "none", "topic.metadata.refresh.interval.ms": "500"}
 
 
@@ -43,7 +43,7 @@ class ForgetfulKafka:
         self._server.close()
 
     def forget(self, bound_s: float = 240.0) -> None:
-        """Tell on all connections that are there now that there are no brokers; wait until the first has asked."""
+        """Report on all connections that are there now that there are no brokers; wait until the first has asked."""
         self._forgotten.clear()
         self._forgetting = self._connections
         assert self._forgotten.wait(bound_s)

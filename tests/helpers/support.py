@@ -382,7 +382,7 @@ def patiently(question: Callable[[], T]) -> T:
 
 
 def lag(settings: Settings) -> int | None:
-    """Offsets still to fold, or None while that can't be told."""
+    """Offsets still to fold, or None while that can't be said."""
     rows = all_progress(settings)
     try:
         ends = end_offsets(settings, settings.commands_topic, range(settings.partitions))

@@ -118,7 +118,7 @@ def test_every_command_reaches_the_ledger_as_it_was_asked_for(type: str) -> None
         ({}, "type is missing: it must be 'grant', 'spend'"),
     ],
 )
-def test_what_is_wrong_with_a_command_of_credits_is_told(command: dict[str, Any], says: str) -> None:
+def test_what_is_wrong_with_a_command_of_credits_is_reported(command: dict[str, Any], says: str) -> None:
     """One problem each, and by the name of its field."""
     with pytest.raises(InvalidCommandError) as refused:
         parse_command(command)
@@ -146,14 +146,14 @@ def test_what_is_wrong_with_a_command_of_credits_is_told(command: dict[str, Any]
         ([step("grant", f"s-{i}") for i in range(101)], ["steps must be a list of 1 to 100"]),
     ],
 )
-def test_what_is_wrong_with_steps_is_told_of_each(steps: list[dict[str, Any]], problems: list[str]) -> None:
+def test_what_is_wrong_with_steps_is_reported_each(steps: list[dict[str, Any]], problems: list[str]) -> None:
     """By its index, and beside what is wrong with the batch itself."""
     for broken in ({}, {"source": 7}):
         with pytest.raises(InvalidCommandError) as refused:
             parse_command(least("batch", steps=steps, **broken))
         seen = [problem for problem in refused.value.problems if not problem.startswith("source")]
         if broken and "nothing else" in problems[0]:
-            continue  # Told when each field is good by itself.
+            continue  # Reported when each field is good by itself.
         assert len(seen) == len(problems)
         assert all(problem.startswith(start) for problem, start in zip(seen, problems, strict=True))
         assert len(refused.value.problems) - len(seen) == len(broken)

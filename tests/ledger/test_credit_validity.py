@@ -121,7 +121,7 @@ FIELDS: list[tuple[Any, str, list[Any], list[Any]]] = [
     ("command", "field", "good", "bad"), FIELDS, ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_fields(command: Any, field: str, good: list[Any], bad: list[Any]) -> None:
-    """A value in the field's bounds is no problem; one beyond them is, and is told by the field's name."""
+    """A value in the field's bounds is no problem; one beyond them is, and is reported by the field's name."""
     assert problem(command) is None
     for value in good:
         assert problem(command._replace(**{field: value})) is None, value

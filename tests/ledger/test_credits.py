@@ -171,7 +171,7 @@ class Ledger:
         """Fold a history; gives what its last command, and time before it, did."""
         result = self.do(*history)
         assert isinstance(result, Accepted), result
-        return told(result.settled + result.facts)
+        return reported(result.settled + result.facts)
 
     def tick(self, clock_ms: int = 0) -> list[str]:
         """Let time pass for everybody; gives what it did to ann."""
@@ -189,7 +189,7 @@ class Ledger:
         for account, facts in settled.items():
             self._count(account, facts)
         self._check()
-        return {account: told(facts) for account, facts in settled.items()}
+        return {account: reported(facts) for account, facts in settled.items()}
 
     def state(self, account: str = "ann") -> str:
         """Where each lot's credits are, and what is owed: "g: 3 remaining, 7 spent; 2 debt"."""
@@ -268,7 +268,7 @@ def parts(lot: Any) -> str:
     return found + " (pending)" if lot.is_pending and lot.remaining else found
 
 
-def told(facts: Iterable[Fact]) -> list[str]:
+def reported(facts: Iterable[Fact]) -> list[str]:
     """Facts such as "200 expired g 7": when, what, about what, and how much was moved."""
     return [
         " ".join([str(fact.at_ms), fact.kind, fact.ref, *(str(move.amount) for move in fact.moves)]).strip()
@@ -456,7 +456,7 @@ REJECTIONS = [
 
 @pytest.mark.parametrize(("history", "command", "reason"), REJECTIONS)
 def test_rejections(history: list[Item], command: Command, reason: RejectionReason) -> None:
-    """The first reason that applies is told, and nothing but time changes the account."""
+    """The first reason that applies is reported, and nothing but time changes the account."""
     ledger = Ledger(*history)
     # What time did isn't the command's doing.
     ledger.tick()
@@ -805,7 +805,7 @@ FACTS = table("""
         | 200 expired z 5, 200 expired a 4, 200 expired m 3, 300 granted g 1
     ties-of-holds-in-the-order-of-the-log | grant 5, hold 2 command_id=z, hold 3 command_id=a, 300, grant 1 g2 \
         | 150 lapsed z 2, 150 lapsed a 3, 300 granted g2 1
-    a-batch-tells-its-steps-in-order | batch grant 5 + spend 2 + refund 1 + void \
+    a-batch-reports-its-steps-in-order | batch grant 5 + spend 2 + refund 1 + void \
         | 100 granted g 5, 100 spent s 2, 100 refunded s 1, 100 voided g 4
     # Schedules, with every other thing that time does between their turns.
     missed-turns-come-in-order | daily 5 1d expires_after_ms=1d+7, 3d+10 \
@@ -832,11 +832,11 @@ def test_facts(history: str, facts: str) -> None:
     assert found == [re.sub(r"^\S+", lambda at: str(value_of(at[0])), fact) for fact in facts.split(", ")]
 
 
-def test_what_time_did_is_told_of_a_rejected_command_too() -> None:
+def test_what_time_did_is_reported_a_rejected_command_too() -> None:
     """Nothing that happened is lost with the command that brought it to light."""
     result = Ledger(grant(5, ends=200), 200).do(spend(5))
     assert isinstance(result, Rejected)
-    assert told(result.settled) == ["200 expired g 5"]
+    assert reported(result.settled) == ["200 expired g 5"]
 
 
 def test_a_tick_settles_accounts_that_nobody_touches() -> None:
@@ -959,7 +959,7 @@ def test_a_duplicate_on_a_closed_account_is_still_a_duplicate() -> None:
         (batch(grant(5, "1"), command_id="2"), batch(grant(6, "1"), command_id="2")),
     ],
 )
-def test_the_same_id_with_another_body_is_told_apart(first: Command, other: Command) -> None:
+def test_the_same_id_with_another_body_is_distinguished(first: Command, other: Command) -> None:
     """Whatever differs, and whether the first was accepted or rejected."""
     ledger = Ledger()
     ledger.do(first)
@@ -1132,7 +1132,7 @@ def test_steps_that_repay_a_debt_one_after_the_other() -> None:
 
 @pytest.mark.parametrize("forfeit", [False, True])
 def test_a_closed_account_is_closed_for_ever(forfeit: bool) -> None:
-    """It says so once, and what it forfeited is told."""
+    """It says so once, and what it forfeited is reported."""
     ledger = Ledger(grant(5), grant(4, "g2", starts=150), *([] if forfeit else [void(), void("g2", "v2")]))
     result = ledger.do(close(forfeit=forfeit))
     assert paid(result, Bucket.FORFEITED) == (["g 5", "g2 4"] if forfeit else [])

@@ -459,7 +459,7 @@ class Credits(RuleBasedStateMachine):
                 assert min(lot.values()) >= 0, (account, key)
 
     @invariant()
-    def facts_tell_the_balances(self) -> None:
+    def facts_report_the_balances(self) -> None:
         """Every move takes something from one place to another, and all of them make up what is there."""
         whole: Counter[tuple[str, Bucket]] = Counter()
         for account in ACCOUNTS:
@@ -567,7 +567,7 @@ class Credits(RuleBasedStateMachine):
                 assert lot["spent"] == 0, (account, key)
                 if not lot["expired"] and not lot["voided"]:
                     assert lot["remaining"] + lot["held"] + lot["transferred"] + lot["reissued"] == lot["amount"]
-        self.facts_tell_the_balances()
+        self.facts_report_the_balances()
 
 
 TestCredits = Credits.TestCase

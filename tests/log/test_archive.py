@@ -1,4 +1,4 @@
-"""An archive holds the log and nothing else, brings it back at the same positions, and tells when it is damaged."""
+"""An archive holds the log and nothing else, brings it back at the same positions, and reports when it is damaged."""
 
 import asyncio
 import fcntl
@@ -865,7 +865,7 @@ def test_a_broker_that_dies_in_the_middle(
         restore_topic(
             target,
             tmp_path / "quiet",
-            on_progress=lambda told: told.records < 1_000 or die_once("restore"),  # type: ignore[func-returns-value]
+            on_progress=lambda reported: reported.records < 1_000 or die_once("restore"),  # type: ignore[func-returns-value]
         )
         archiving.result(HANG_S)
     assert waited == {"archive", "restore"}
@@ -914,9 +914,9 @@ def test_a_check_that_finds_something_fails(good_archive: Path, stack: StackUnde
     assert done.code == 1
     assert done.out.splitlines()[0] == f"bad: {ZERO}/{SECOND} has another checksum than the index says"
     assert f"{folder} is damaged" in done.out
-    told = cli(stack.settings, "archive", folder, "--check", "--json")
-    assert told.code == 1
-    assert [problem["path"] for problem in told.json["problems"]] == [f"{ZERO}/{SECOND}"]
+    reported = cli(stack.settings, "archive", folder, "--check", "--json")
+    assert reported.code == 1
+    assert [problem["path"] for problem in reported.json["problems"]] == [f"{ZERO}/{SECOND}"]
 
 
 def test_a_file_is_plain_avro(good_archive: Path) -> None:

@@ -119,7 +119,7 @@ async def test_both_readers_find_the_same(ledger_settings: Settings) -> None:
 async def test_transactions_are_read_when_they_are_committed(ledger_settings: Settings) -> None:
     """What ends a transaction is no record; what was given up isn't there, and isn't looked at by the quick way."""
     write(ledger_settings, 50, 2, **{"transactional.id": f"{ledger_settings.group}-a"})
-    # The end is told without what isn't known to be committed, and a broker notes that a moment later.
+    # The end is reported without what isn't known to be committed, and a broker notes that a moment later.
     assert wait_until(lambda: end_of(ledger_settings) == 51, HANG_S)
     assert len(await read_all(ledger_settings, 0, 20, is_quick=IS_QUICK)) == 50
     write(ledger_settings, 50, 3, **{"transactional.id": f"{ledger_settings.group}-b"})
@@ -130,7 +130,7 @@ async def test_transactions_are_read_when_they_are_committed(ledger_settings: Se
     assert await read_all(ledger_settings, 0, 20, is_quick=False) == expected
 
 
-async def test_an_offset_that_is_gone_is_told(ledger_settings: Settings) -> None:
+async def test_an_offset_that_is_gone_is_reported(ledger_settings: Settings) -> None:
     """By librdkafka, as ever."""
     write(ledger_settings, 100)
     delete_before(ledger_settings, ledger_settings.commands_topic, PARTITION, 60)

@@ -128,8 +128,8 @@ def test_a_batch_that_is_cut_off_is_left() -> None:
         assert read(data[:size])[0] == 3
 
 
-def test_headers_that_are_no_text_are_told() -> None:
-    """As the other reader of the log tells them."""
+def test_headers_that_are_no_text_are_reported() -> None:
+    """As the other reader of the log reports them."""
     data = batch([(AT, None, b"v", [("ab", b"x")])], 0).replace(b"\x04ab", b"\x04\xff\xfe")
     assert read(sealed(bytearray(data))) == (1, [LogRecord(0, AT, None, b"v", UNREADABLE_HEADERS)])
 

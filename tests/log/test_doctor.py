@@ -176,14 +176,14 @@ UNTOLD = {
         (KAFKA._replace(auto_create={}), [("brokers", "auto.create.topics.enable", "unknown")]),
     ],
 )
-def test_what_kafka_tells_is_judged(facts: KafkaFacts, expected: list[Bad]) -> None:
+def test_what_kafka_reports_is_judged(facts: KafkaFacts, expected: list[Bad]) -> None:
     """Each fault is named, and nothing else."""
     checks = examine_kafka(facts, SETTINGS, FOLDED, NOW_MS)
     assert sorted(bad(checks)) == sorted(expected)
     assert all(check.why and (check.remedy or check.state == "ok") for check in checks)
 
 
-def test_what_kafka_does_not_tell_is_unknown() -> None:
+def test_what_kafka_does_not_say_is_unknown() -> None:
     """Every setting that a broker keeps to itself, and no crash."""
     checks = examine_kafka(all_of(**UNTOLD), SETTINGS, FOLDED, NOW_MS)
     assert {state for _, _, state in bad(checks)} == {"unknown"}
@@ -312,7 +312,7 @@ DATABASE = DatabaseFacts(
         ({"collations": Collations(None, ["ledger.mine"])}, [("collation", "danger")]),
     ],
 )
-def test_what_postgresql_tells_is_judged(changed: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+def test_what_postgresql_reports_is_judged(changed: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     """Each fault is named, and nothing else."""
     checks = examine_postgres(DATABASE._replace(**changed))
     assert [(check.name, check.state) for check in checks if check.state != "ok"] == expected
@@ -481,7 +481,7 @@ def test_a_log_shorter_than_what_was_folded_is_danger(doctor: Doctor, ledger_set
     assert doctor() == (1, [(ledger_settings.commands_topic, "end of the log", "danger")])
 
 
-def test_a_record_from_the_future_is_told(ledger_settings: Settings) -> None:
+def test_a_record_from_the_future_is_reported(ledger_settings: Settings) -> None:
     """The broker takes a producer's word for the time where the topic lets it."""
     topic = ledger_settings.commands_topic
     most = str(2**63 - 1)
@@ -521,7 +521,7 @@ def test_a_topic_made_anew_is_danger(doctor: Doctor, ledger_settings: Settings) 
     assert doctor() == (1, [("projection", "source topic's id", "danger")])
 
 
-def test_a_user_that_may_only_read_is_told(doctor: Doctor, ledger_settings: Settings) -> None:
+def test_a_user_that_may_only_read_is_reported(doctor: Doctor, ledger_settings: Settings) -> None:
     """It can't fold, and it doesn't see what was folded."""
     with role(ledger_settings, "IN ROLE creditfold_reader") as reader:
         assert doctor(settings=reader) == (1, [("PostgreSQL", "writing", "danger")])

@@ -1,4 +1,4 @@
-"""The topics are made as the ledger needs them, and another log is told apart."""
+"""The topics are made as the ledger needs them, and another log is distinguished."""
 
 import gc
 import weakref
@@ -139,13 +139,13 @@ def test_kafka_away(capfd: pytest.CaptureFixture[str]) -> None:
     """One error with a remedy, and no noise of the client library."""
     settings = Settings(kafka_bootstrap=f"127.0.0.1:{free_port()}")
 
-    def told() -> str:
+    def reported() -> str:
         with pytest.raises(KafkaUnavailableError, match=r"creditfold up.*CREDITFOLD_KAFKA_BOOTSTRAP") as error:
             describe_topic(settings)
         return str(error.value)
 
     # A slow machine may not let it try to connect in time.
-    assert wait_until(lambda: "refused" in told(), HANG_S)
+    assert wait_until(lambda: "refused" in reported(), HANG_S)
     assert capfd.readouterr() == ("", "")
 
 

@@ -56,7 +56,7 @@ def folded(sending: Sending) -> Command:
     return content
 
 
-class Told:
+class Reported:
     """A log that keeps its warnings."""
 
     def __init__(self) -> None:
@@ -69,9 +69,9 @@ class Told:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+def reported(monkeypatch: pytest.MonkeyPatch) -> Reported:
     """What the forwarder warns of."""
-    found = Told()
+    found = Reported()
     monkeypatch.setattr(transfers_module, "log", found)
     return found
 
@@ -80,7 +80,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
 
 @pytest.mark.parametrize("receiver", ["open", "closed"])
-def test_rows_tell_the_same_as_decisions(receiver: str) -> None:
+def test_rows_report_the_same_as_decisions(receiver: str) -> None:
     """The two commands made of a transfer's row and of its arrival's line are those made of the decisions."""
     sender, other = CreditBook(clock_ms=100), CreditBook(clock_ms=200)
     sender.apply(Grant("g", ANN, "credits", 5, lot_class="promo", scope="ads", expires_at=900))
@@ -142,7 +142,7 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("reported")
 @pytest.mark.parametrize(("decided", "before", "next_offset", "expected"), CASES)
 def test_what_is_appended(
     decided: Arrival | None, before: dict[str, int | None], next_offset: int, expected: str | None
@@ -166,24 +166,24 @@ def test_what_a_log_may_have_lost_is_appended_again() -> None:
     assert [sending.command_id for sending in round_of(one, next_offset=99)] == [IN]
 
 
-def test_a_transfer_without_hope_is_told_of_once(told: Told) -> None:
+def test_a_transfer_without_hope_is_reported_once(reported: Reported) -> None:
     """It stays in transit, and isn't appended again and again; the others go on."""
     one = TransferForwarder(PARTITIONS)
     one.appended(IN, 9)
     assert [round_of(one), round_of(one), round_of(one, next_offset=99)] == [[], [], []]
-    assert told.why == [f"the fold made nothing of the record at {AWAY}:9"]
+    assert reported.why == [f"the fold made nothing of the record at {AWAY}:9"]
     other = OPEN._replace(transfer="t2")
     assert len(round_of(one, transfer=other)) == 1
 
 
-def test_an_arrival_that_would_be_a_dead_letter_is_not_appended(told: Told) -> None:
+def test_an_arrival_that_would_be_a_dead_letter_is_not_appended(reported: Reported) -> None:
     """More parcels than a record may bring."""
     one = TransferForwarder(PARTITIONS)
     plan = one.plan([OPEN], {}, standings())
     parcels = "[" + ",".join([PARCELS[1:-1]] * 1_001) + "]"
     assert one.arrivals(plan, {OPEN.key: parcels}) == []
     assert round_of(one) == []
-    assert told.why == ["parcels are not 1 to 1000"]
+    assert reported.why == ["parcels are not 1 to 1000"]
 
 
 def test_what_is_remembered_is_bounded_and_what_is_read_at_once_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +277,7 @@ def test_a_ticker_remembers_by_partition() -> None:
 
 
 def test_an_appender_without_kafka_gives_up_and_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It tells that nothing is known, and keeps nobody waiting."""
+    """It reports that nothing is known, and keeps nobody waiting."""
     monkeypatch.setattr(appender, "DELIVERY_S", 0.3)
     monkeypatch.setattr(appender, "_CONFIG", {**appender._CONFIG, "delivery.timeout.ms": 300})
     one = Appender({"bootstrap.servers": "127.0.0.1:1"}, "topic")

@@ -433,7 +433,7 @@ def test_letters_of_every_reason(cli: Cli, ledger_settings: Settings) -> None:
     assert [row[-1] for row in redriven_rows(ledger_settings)] == [True] * len(cases)
 
 
-def test_a_letter_is_redriven_once_and_the_decision_is_told(cli: Cli, ledger_settings: Settings) -> None:
+def test_a_letter_is_redriven_once_and_the_decision_is_reported(cli: Cli, ledger_settings: Settings) -> None:
     """By whom, when, why, and where to; in words and in JSON."""
     (position,) = dead(ledger_settings, wrong_key("g1"))
     first = cli("redrive", position, "--why", "wrong client", "--by", "Zoë", "--json").json
@@ -466,7 +466,7 @@ def test_a_letter_is_redriven_once_and_the_decision_is_told(cli: Cli, ledger_set
 
 
 def test_a_redriven_command_may_be_rejected_or_a_duplicate(cli: Cli, ledger_settings: Settings) -> None:
-    """The outcome is told in the words and codes of `grant` and `spend`."""
+    """The outcome is reported in the words and codes of `grant` and `spend`."""
     spend = record("Spend", "s", "ann", 5)._replace(key=b"other", partition=0)
     positions = dead(ledger_settings, spend, wrong_key("g1"), wrong_key("g1"))
     rejected = cli("redrive", positions[0], *WHY)
@@ -576,8 +576,10 @@ def test_a_summary_of_many_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split() for line in out.splitlines()[-2:]] == [["accepted", "50"], ["refused", "25"]]
 
 
-def test_what_failed_leaves_the_rest_told(cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kafka goes away after the second of three: two are told, the third is finished later."""
+def test_what_failed_leaves_the_rest_reported(
+    cli: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka goes away after the second of three: two are reported, the third is finished later."""
     positions = dead(ledger_settings, *(wrong_key(f"g{n}") for n in range(3)))
     real, calls = CommandProducer.append_record, []
 

@@ -1,7 +1,7 @@
 """Whatever goes away while transfers are on their way, on the real stack: each of them comes to its one end.
 
 Transfers are held at two places, by workers that append nothing more of them: sent and not brought to their receivers;
-received, and their senders not told.
+received, and their senders not reported.
 """
 
 import json
@@ -144,9 +144,9 @@ def test_status_shows_what_is_on_its_way(ledger_settings: Settings, tmp_path: Pa
     with workers(ledger_settings, tmp_path):
         wait_until_folded(ledger_settings)
         shown = run(ledger_settings, "status", "--json", "--interval", "0.1", check=False).stdout
-        told = json.loads(shown)["in_transit"]
-        assert told["transfers"] == 1
-        assert 0 <= told["oldest_s"] <= time.monotonic() - began
+        reported = json.loads(shown)["in_transit"]
+        assert reported["transfers"] == 1
+        assert 0 <= reported["oldest_s"] <= time.monotonic() - began
         held.unlink()
         assert wait_until(lambda: in_transit(ledger_settings) == 0, HANG_S)
 

@@ -86,7 +86,7 @@ LEDGER: Sequence[tuple[Command, str, str | None, bool, Sequence[str]]] = [
 ]
 
 
-def told(outcome: CommandOutcome) -> tuple[str, str | None, bool, Sequence[str | None]]:
+def reported(outcome: CommandOutcome) -> tuple[str, str | None, bool, Sequence[str | None]]:
     return outcome.kind, outcome.reason, outcome.is_accepted, tuple(step.command_id for step in outcome.steps)
 
 
@@ -139,7 +139,7 @@ def test_each_kind_of_outcome(ready: Settings, tmp_path: Path) -> None:
                 (kind, reason or outcome.reason, *more)
                 for (_, kind, reason, *more), outcome in zip(LEDGER, outcomes, strict=True)
             ]
-            assert [told(outcome) for outcome in outcomes] == wanted
+            assert [reported(outcome) for outcome in outcomes] == wanted
             assert len({outcome.position for outcome in outcomes}) == len(LEDGER)
             # It was a step's id: the sender of a batch that names only its own would look in the wrong place.
             (mixed,) = [done for (sent, *_), done in zip(LEDGER, outcomes, strict=True) if sent.command_id == "b-3"]
@@ -164,7 +164,7 @@ def test_each_kind_of_outcome(ready: Settings, tmp_path: Path) -> None:
             assert [outcome.decided_at_position for outcome in repeated] == [
                 outcome.decided_at_position for outcome in outcomes
             ]
-            assert [told(one)[1:] for one in repeated] == [told(one)[1:] for one in outcomes]
+            assert [reported(one)[1:] for one in repeated] == [reported(one)[1:] for one in outcomes]
 
 
 def ran_out(producer: CommandProducer, command: Command) -> tuple[OutcomeTimeoutError, float]:

@@ -162,7 +162,7 @@ def test_csv_has_every_flat_command() -> None:
 
 
 def test_json_lines_have_every_command() -> None:
-    """A batch among them, whose steps tell what is wrong with them."""
+    """A batch among them, whose steps say what is wrong with them."""
     step = {"type": "spend", "command_id": "s-1", "asset": "x", "amount": 1}
     whole = {"type": "batch", "command_id": "b-1", "account": "ada", "steps": [step]}
     broken = {**whole, "steps": [step, {**step, "command_id": "s-2", "amount": 0}]}
@@ -203,7 +203,7 @@ def test_records_cover_every_byte_and_line_once(seed: int) -> None:
     ("name", "found"),
     [("a.jsonl", "jsonl"), ("a.NDJSON", "jsonl"), ("a.csv", "csv"), ("a.csv.gz", "csv"), ("a.b.jsonl.GZ", "jsonl")],
 )
-def test_the_name_tells_the_format(name: str, found: str) -> None:
+def test_the_name_reports_the_format(name: str, found: str) -> None:
     """Case and further dots don't matter."""
     assert format_of(Path(name)) == found
 

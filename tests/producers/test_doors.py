@@ -433,7 +433,7 @@ def test_the_command_line_takes_a_doubtful_name_with_yes(cli: Cli, sent: list[An
 
 
 def test_what_nobody_sees_is_escaped_in_print() -> None:
-    """So that two accounts that look alike can be told apart, and a terminal isn't fooled."""
+    """So that two accounts that look alike can be distinguished, and a terminal isn't fooled."""
     shown = {safe(text) for text, _ in ODD}
     assert len(shown) == len(ODD)
     assert all(text.isascii() for text in shown)

@@ -92,7 +92,7 @@ def opened(data: bytes, as_pipe: bool) -> Iterator[IO[bytes]]:
 
 
 def written(to: int, data: bytes) -> None:
-    # A few bytes first: what is told from them must not hang on how they come.
+    # A few bytes first: what is distinguished from them must not hang on how they come.
     with open(to, "wb", buffering=0) as file:
         for piece in (data[:1], data[1:3], data[3:]):
             try:
@@ -263,7 +263,7 @@ def test_a_report_is_a_file_of_its_own(work: Import, target: str) -> None:
 
 @pytest.mark.parametrize("way", ["-", "/dev/stdin"])
 def test_the_command_line_reads_its_input(log_settings: Settings, way: str, tmp_path: Path) -> None:
-    """In a pipe, whose format its name doesn't tell."""
+    """In a pipe, whose format its name doesn't say."""
     # Of its own, since other tests leave reports in the servers' folder.
     settings = log_settings.model_copy(update={"data_dir": tmp_path})
 

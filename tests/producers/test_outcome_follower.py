@@ -36,7 +36,7 @@ Answer = CommandOutcome | CreditfoldError | None
 
 
 class Script:
-    """A lookup that does as it is told: how far the fold is, and what it answers to whom."""
+    """A lookup that does as it is asked: how far the fold is, and what it answers to whom."""
 
     def __init__(self) -> None:
         self.folded: dict[int, int] = {}
@@ -183,7 +183,7 @@ def test_a_command_that_the_log_has_not_confirmed_times_out_too() -> None:
         assert waits.follower.waiting == 0
 
 
-def test_a_failed_append_is_told_as_it_is() -> None:
+def test_a_failed_append_is_reported_as_it_is() -> None:
     """Nobody waits for a fold then."""
     with Waits() as waits:
         delivery: Future[Position] = Future()

@@ -137,18 +137,18 @@ def test_many_are_delivered_once_each_with_their_positions(producer: CommandProd
 
 
 def test_many_threads_share_a_producer(producer: CommandProducer, log_settings: Settings) -> None:
-    """Each command stands once, at the position that its own thread was told."""
-    told: dict[str, Position] = {}
+    """Each command stands once, at the position that its own thread was given."""
+    reported: dict[str, Position] = {}
 
     def work(start: int) -> None:
-        told.update({f"c-{i}": producer.append(grant(i)) for i in range(start, start + 50)})
+        reported.update({f"c-{i}": producer.append(grant(i)) for i in range(start, start + 50)})
 
     threads = [threading.Thread(target=work, args=(1_000 * n,)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {fields["command_id"]: place for place, (_, _, fields) in log(log_settings).items()} == told
+    assert {fields["command_id"]: place for place, (_, _, fields) in log(log_settings).items()} == reported
 
 
 def test_a_fatal_error_ends_what_is_pending_at_once(stack: StackUnderTest) -> None:
@@ -200,16 +200,16 @@ def interrupted_append(settings: Settings) -> Iterator[None]:
         interrupt_an_append(producer, grant(61))
         yield
         assert producer.append(grant(62))
-        told = False
+        reported = False
         try:
             producer.flush()
         except DeliveryFailedError:
-            told = True
+            reported = True
         assert producer.append(grant(63))
         producer.flush()
     there = ids(settings, range(60, 70))
     assert {*named(60, 62, 63)} <= {*there}
-    assert told or named(61)[0] in there, "the interrupted command is neither in the log nor told of"
+    assert reported or named(61)[0] in there, "the interrupted command is neither in the log nor reported"
 
 
 def unconfirmed_outcome(settings: Settings) -> Iterator[None]:
@@ -227,7 +227,7 @@ def unconfirmed_outcome(settings: Settings) -> Iterator[None]:
 
 
 def kept_client(settings: Settings) -> Iterator[None]:
-    """Another one would find Kafka no sooner, and what is under way would be told to be sent again."""
+    """Another one would find Kafka no sooner, and what is under way would be said to need sending again."""
     with patient(settings) as producer:
         check = producer._queue.lost_client
         made, make = list[Producer](), check._make
@@ -255,8 +255,8 @@ def long_delivery(settings: Settings) -> Iterator[None]:
         yield
         deliveries += [producer.submit(grant(i)) for i in range(1_500, 2_000)]
         yield
-        told = {delivery.result(HANG_S) for delivery in deliveries}
-    assert told < set(log(settings))
+        reported = {delivery.result(HANG_S) for delivery in deliveries}
+    assert reported < set(log(settings))
     assert ids(settings, range(1_000, 2_000)) == named(*range(1_000, 2_000))
 
 
@@ -292,7 +292,7 @@ def test_a_full_queue_is_awaited_no_longer_than_the_timeout() -> None:
     producer.close()
 
 
-def test_no_broker_is_told_as_such() -> None:
+def test_no_broker_is_named_as_such() -> None:
     """Certain not to be in the log, since no connection was ever made; the message says what was tried."""
     with CommandProducer(no_broker(), "t", delivery_timeout_s=NO_S) as producer:
         assert wait_until(lambda: "Connection refused" in producer._queue.diagnosis.last_trouble(), HANG_S)
@@ -318,7 +318,7 @@ def until_appended(producer: CommandProducer, command: Command) -> Position:
 
 
 def test_a_client_that_lost_kafka_for_ever_is_replaced(log_settings: Settings) -> None:
-    """What it held is told to be sent again, and who waits for that hears of it; what comes then is appended.
+    """What it held is said to need sending again, and who waits for that hears of it; what comes then is appended.
 
     A flush ends when the last answer is there, and not only when its time is out, which no test lives to see.
     """
@@ -354,7 +354,7 @@ def test_a_record_over_the_bound_is_refused_before_the_queue(producer: CommandPr
         producer.append_many([big])
 
 
-def test_a_topic_with_a_lower_bound_is_told_as_such(producer: CommandProducer, log_settings: Settings) -> None:
+def test_a_topic_with_a_lower_bound_is_named_as_such(producer: CommandProducer, log_settings: Settings) -> None:
     """Kafka's own refusal is the same error, with the remedy that fits; smaller commands still pass."""
     alter(log_settings, log_settings.commands_topic, max_message_bytes="2000")
     noise = {str(i): os.urandom(400).hex() for i in range(10)}
@@ -364,7 +364,7 @@ def test_a_topic_with_a_lower_bound_is_told_as_such(producer: CommandProducer, l
     assert producer.append(grant(2)).offset == 0
 
 
-def test_an_unknown_topic_is_told_as_such(log_settings: Settings) -> None:
+def test_an_unknown_topic_is_named_as_such(log_settings: Settings) -> None:
     """Well before the delivery timeout, and again for each command."""
     with nowhere(log_settings) as producer:
         for number in range(2):
@@ -459,7 +459,7 @@ def test_failures_reach_their_own_callers(log_settings: Settings) -> None:
     assert all((error is None) if i % 2 else isinstance(error, UnknownTopicError) for i, error in enumerate(results))
 
 
-def test_a_fatal_error_is_told_and_nothing_more_is_taken(producer: CommandProducer) -> None:
+def test_a_fatal_error_is_reported_and_nothing_more_is_taken(producer: CommandProducer) -> None:
     """librdkafka can't be made to fail fatally on demand, so its error callback is called with such an error."""
     producer.append(grant(0))
     producer._queue.diagnosis.record(KafkaError(KafkaError._FENCED, "fenced by a newer one", True))
@@ -523,7 +523,7 @@ def test_settings_that_the_log_needs_cannot_be_changed(setting: str, value: str 
 
 
 @pytest.mark.parametrize(("setting", "value"), [("no.such.thing", 1), ("linger.ms", "soon"), ("linger.ms", 10**9)])
-def test_settings_that_the_client_refuses_are_told(setting: str, value: str | int) -> None:
+def test_settings_that_the_client_refuses_are_reported(setting: str, value: str | int) -> None:
     """In the client's words, which name the setting."""
     with pytest.raises(ProducerSettingError):
         CommandProducer({**no_broker(), setting: value}, "t")
@@ -626,7 +626,7 @@ async def test_the_async_block_keeps_the_callers_error(log_settings: Settings) -
 
 
 def test_what_another_client_writes_lands_beside(log_settings: Settings) -> None:
-    """docs/producing.md tells other languages this recipe: key, partitioner, framed value."""
+    """docs/producing.md reports other languages this recipe: key, partitioner, framed value."""
 
     record = encode_command(grant(1, "ada"))
     placed: list[int | None] = []

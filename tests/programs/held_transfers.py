@@ -1,6 +1,6 @@
 """Runs `creditfold worker`, which appends nothing of some transfers as long as the file HELD_TRANSFERS exists.
 
-Of those whose id begins with `out` it keeps back what brings them to their receivers, of those with `end` what tells
+Of those whose id begins with `out` it keeps back what brings them to their receivers, of those with `end` what reports
 their senders: so both stay on their way, with what is there of them written and nothing more.
 """
 

@@ -34,7 +34,7 @@ class FilledBefore(Quiet):
             self._disk.fill()
 
 
-def test_a_rebuild_on_a_full_disk_is_told_and_goes_on_when_there_is_room(
+def test_a_rebuild_on_a_full_disk_is_reported_and_goes_on_when_there_is_room(
     small_disk: SmallDisk, folded: Settings, tmp_path: Path
 ) -> None:
     """Full before there are tables, while rows are written, and while indexes are made; the live one never notices."""
@@ -54,11 +54,11 @@ def test_a_rebuild_on_a_full_disk_is_told_and_goes_on_when_there_is_room(
         assert (done.returncode, "no room left: could not extend file" in done.stderr) == (1, True), done.stderr
         ((number, state),) = (row for row in states(folded).items() if row[1] != "live")
         assert state == "building"
-        told = f"creditfold rebuild --resume {number}; or free it: creditfold drop {number}"
-        assert told in done.stderr
+        reported = f"creditfold rebuild --resume {number}; or free it: creditfold drop {number}"
+        assert reported in done.stderr
         # The same once more: nobody has made room.
         again = run(folded, "rebuild", "--resume", str(number), check=False)
-        assert (again.returncode, told in again.stderr) == (1, True), again.stderr
+        assert (again.returncode, reported in again.stderr) == (1, True), again.stderr
         assert rows_of(folded, 1) == before
 
         append(folded, history(500, 2, 3_000))

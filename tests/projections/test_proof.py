@@ -197,7 +197,7 @@ ODD_TEXTS = [
 
 
 def test_every_text_that_the_ledger_takes_gives_its_chain(ledger_settings: Settings) -> None:
-    """The line that is hashed when a row is written is the one that PostgreSQL tells of it later, to the byte."""
+    """The line that is hashed when a row is written is the one that PostgreSQL reports of it later, to the byte."""
     ids = ["a\\b", "\\N", "\\.", "x\u2028y", "é", "\N{PILE OF POO}" * 30]
     append(
         ledger_settings,
@@ -294,7 +294,7 @@ def test_what_differs_beside_other_decisions_is_not_blamed(copied: Settings, mon
     assert "the topic was changed since, or this release decides otherwise" in verdict.conclusion
 
 
-def test_a_record_that_is_gone_from_the_start_of_the_log_is_told(folded: Settings) -> None:
+def test_a_record_that_is_gone_from_the_start_of_the_log_is_reported(folded: Settings) -> None:
     """A fresh fold of what is left would be another ledger; it isn't begun."""
     from confluent_kafka import TopicPartition
 

@@ -160,7 +160,7 @@ def _known(settings: Any, server_version: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("whence", ["for the database", "for the role", "for the role in this database"])
-def test_a_time_out_is_told_with_who_set_it(ledger_database: Settings, whence: str) -> None:
+def test_a_time_out_is_reported_with_who_set_it(ledger_database: Settings, whence: str) -> None:
     """It holds for readers, and isn't taken for a server that doesn't answer."""
     with role(ledger_database) as user:
         found = conninfo_to_dict(user.dsn)
@@ -174,16 +174,16 @@ def test_a_time_out_is_told_with_who_set_it(ledger_database: Settings, whence: s
             ),
         }[whence]
         server(ledger_database, text, *names)
-        told: list[str] = []
+        reported: list[str] = []
 
-        def is_told() -> bool:
+        def is_reported() -> bool:
             # Whoever asks who set it has as little time, which a slow machine may not give.
             with pytest.raises(PostgresUnavailableError) as failed, connected(user.dsn) as connection:
                 connection.execute("SELECT pg_sleep(120)")
-            told[:] = [failed.value.message]
-            return f"statement_timeout is 50ms here, set {whence}" in told[0]
+            reported[:] = [failed.value.message]
+            return f"statement_timeout is 50ms here, set {whence}" in reported[0]
 
-        assert wait_until(is_told, HANG_S), told
+        assert wait_until(is_reported, HANG_S), reported
 
 
 def test_a_cancelled_statement_is_no_time_out(ledger_database: Settings) -> None:
@@ -321,7 +321,7 @@ def test_all_else_may_come_through_a_pooler_in_session_mode(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It refuses start-up options, and tells clients another process than the one that works for them."""
+    """It refuses start-up options, and reports clients another process than the one that works for them."""
     bring_along(copied, **ODD)
     with pooled(copied, tmp_path, "session") as through:
         use(through, monkeypatch)

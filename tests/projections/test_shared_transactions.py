@@ -204,7 +204,7 @@ async def test_a_kill_at_any_step_leaves_all_or_nothing(
         if step == "committed":
             await end(connection)
             if killed == ["committed"]:
-                killed.append("told")
+                killed.append("reported")
                 raise psycopg.OperationalError("the connection was lost before the answer to COMMIT")
         return reached
 

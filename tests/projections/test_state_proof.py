@@ -136,8 +136,8 @@ def test_a_balance_as_of_then_equals_a_rebuild_until_then(copied: Settings) -> N
     for _ in range(2):
         offsets = {partition: chance.randrange(1, end) for partition, end in _ends(copied).items()}
         done = rebuild(copied, Request(until_offsets=offsets), WATCH)
-        told = as_of(copied, lambda partition, ends=offsets: f"{partition}:{ends[partition] - 1}")
-        assert sorted(balances_of(copied, done.number)) == sorted(told)
+        reported = as_of(copied, lambda partition, ends=offsets: f"{partition}:{ends[partition] - 1}")
+        assert sorted(balances_of(copied, done.number)) == sorted(reported)
 
 
 # the table, what is done to one row of it, whether its own generation shows it, and not only a comparison

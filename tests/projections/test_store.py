@@ -87,7 +87,7 @@ async def test_a_hole_is_not_folded_over(prepared: Settings) -> None:
 
 
 async def test_an_older_claim_is_fenced(prepared: Settings) -> None:
-    """Whoever claimed last writes; the other is told, and writes nothing."""
+    """Whoever claimed last writes; the other learns of it, and writes nothing."""
     async with lanes_of(prepared) as zombie, lanes_of(prepared) as owner:
         old = (await zombie.claim([0]))[0]
         new = (await owner.claim([0]))[0]
@@ -417,7 +417,7 @@ def test_a_database_of_another_encoding_is_refused(ledger_settings: Settings) ->
         (ValueError(), False),
     ],
 )
-def test_outages_are_told_from_defects(error: Exception, passes: bool) -> None:
+def test_outages_are_distinguished_from_defects(error: Exception, passes: bool) -> None:
     """A defect that calls itself an outage would be waited for in peace, for ever."""
     assert is_outage(error) is passes
 

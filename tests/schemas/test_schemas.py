@@ -585,7 +585,7 @@ LONGS_IN_ARRAY = {"type": "array", "items": "long"}
         ({"type": "array", "items": {"type": "record", "fields": [{"name": "y", "type": "bytes"}]}}, "bytes"),
     ],
 )
-def test_a_type_without_a_reader_is_told_when_the_schema_is_loaded(kind: Any, says: str) -> None:
+def test_a_type_without_a_reader_is_reported_when_the_schema_is_loaded(kind: Any, says: str) -> None:
     """And not at the first record of it."""
     with pytest.raises(TypeError, match=says):
         compile_reader({"fields": [{"name": "x", "type": kind}]}, {"fields": []})
@@ -598,7 +598,7 @@ def test_so_is_one_without_a_writer(kind: Any) -> None:
         compile_writer({"fields": [{"name": "x", "type": kind}]})
 
 
-def test_a_field_without_a_value_is_told_when_the_schema_is_loaded() -> None:
+def test_a_field_without_a_value_is_reported_when_the_schema_is_loaded() -> None:
     """The lock refuses such a schema; a reader would have to make its value up."""
     with pytest.raises(TypeError, match="x, which has no default"):
         compile_reader({"fields": []}, {"fields": [{"name": "x", "type": "long"}]})
@@ -671,7 +671,7 @@ def test_what_is_no_boolean_is_not_encoded(no_boolean: object) -> None:
     ],
 )
 def test_fields_that_do_not_fit_are_not_encoded(fields: dict[str, Any]) -> None:
-    """A defect of the caller is told at once."""
+    """A defect of the caller is reported at once."""
     with pytest.raises(ValueError, match="Grant"):
         wire.encode("Grant", fields)
 

@@ -77,15 +77,15 @@ def test_the_port_is_open_with_a_password_and_on_loopback_only(
     use(postgres, monkeypatch)
     server = start(postgres)
     port = postgres.postgres_tcp_port
-    told, secret = bare("dsn").out.strip(), bare("dsn", "--password").out.strip()
-    assert f"@127.0.0.1:{port}/" in told
+    reported, secret = bare("dsn").out.strip(), bare("dsn", "--password").out.strip()
+    assert f"@127.0.0.1:{port}/" in reported
     passwords = Passwords(passwords_path(postgres))
     mine, owners = passwords.of(READER), passwords.of(OWNER)
     assert mine is not None
     assert owners not in (None, mine)
-    assert mine not in told
+    assert mine not in reported
     assert mine in secret
-    assert [who(told), who(secret)] == [READER, READER]
+    assert [who(reported), who(secret)] == [READER, READER]
     assert who(bare("dsn", "--owner").out.strip()) == OWNER
     assert bare("dsn", "--jdbc", "--password").out.strip() == (
         f"jdbc:postgresql://127.0.0.1:{port}/creditfold?user={READER}&password={mine}"
@@ -108,7 +108,7 @@ def test_the_port_is_open_with_a_password_and_on_loopback_only(
     assert who(forgetful.dsn) == OWNER
     assert not EmbeddedPostgres(forgetful).start()
     monkeypatch.delenv("CREDITFOLD_POSTGRES_TCP_PORT")
-    assert bare("dsn").out.strip() == told
+    assert bare("dsn").out.strip() == reported
     # psql is given the same, and its password not among its arguments.
     asking = ["psql", "-At", "-c", "SELECT current_user, inet_server_port()"]
     done = ran(["-m", "creditfold.cli.main", *asking], env=environment(postgres), timeout=HANG_S)
@@ -119,7 +119,7 @@ def test_the_port_is_open_with_a_password_and_on_loopback_only(
     start(given)
     again = Passwords(passwords_path(given))
     assert (again.of(OWNER), again.of(READER)) == (owners, "a:b\\c ü'\"")
-    assert [who(told), who(bare("dsn", "--password").out.strip())] == [READER, READER]
+    assert [who(reported), who(bare("dsn", "--password").out.strip())] == [READER, READER]
 
 
 @pytest.mark.stack
@@ -201,7 +201,7 @@ def test_connection_strings(
         assert left_out == [name for name in ("target_session_attrs",) if name in parameters]
 
 
-def test_your_own_server_is_told_as_the_setting_says(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_your_own_server_is_reported_as_the_setting_says(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its password only on demand."""
     monkeypatch.setenv("CREDITFOLD_POSTGRES_DSN", "postgresql://me:secret@db.example:6000/ledger?sslmode=require")
     assert bare("dsn").out == "postgresql://me@db.example:6000/ledger?sslmode=require\n"

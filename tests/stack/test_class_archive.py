@@ -104,7 +104,7 @@ def test_where_none_can_be_kafka_starts_without(java: Java, tmp_path: Path, maki
 
 
 def test_a_java_that_makes_none_leaves_nothing(tmp_path: Path) -> None:
-    """It is told what is done, and the folder is as before."""
+    """It says what is done, and the folder is as before."""
     folder = tmp_path / "jars"
     folder.mkdir()
     (folder / LIST).touch()

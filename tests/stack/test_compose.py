@@ -43,7 +43,7 @@ def test_ports_are_open_on_loopback_only() -> None:
 
 
 def test_kafka_is_where_the_settings_look_for_it() -> None:
-    """The published port is the default of CREDITFOLD_KAFKA_BOOTSTRAP, and the one that the broker tells clients."""
+    """The published port is the default of CREDITFOLD_KAFKA_BOOTSTRAP, and the one that the broker reports clients."""
     kafka = SERVICES["kafka"]
     host, _, port = str(DEFAULTS["kafka_bootstrap"].default).partition(":")
     published = f"{host}:${{CREDITFOLD_KAFKA_PORT:-{port}}}"

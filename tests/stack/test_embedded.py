@@ -115,7 +115,7 @@ def check_without_record(settings: Settings) -> None:
 
 
 def check_other_stack(settings: Settings, folder: Path) -> None:
-    """A busy port of another stack of ours is told by its folder, and how to stop that one."""
+    """A busy port of another stack of ours is reported by its folder, and how to stop that one."""
     other = settings.model_copy(update={"data_dir": folder})
     with pytest.raises(PortBusyError, match=rf": Kafka \(process \d+\) .* data folder {settings.data_dir}\.") as error:
         up(other)
@@ -133,7 +133,7 @@ def check_failing_up(settings: Settings) -> None:
 
 
 def check_other_port(settings: Settings) -> Settings:
-    """The folder knows where its broker is; a shell that says another place is told, and nothing is started or stopped.
+    """The folder knows where its broker is; one that a shell names is reported, and nothing is started or stopped.
 
     Returns the settings with that place, where both run at last.
     """
@@ -144,9 +144,9 @@ def check_other_port(settings: Settings) -> Settings:
     (kafka, _) = service_status(moved)
     assert kafka.state == "running"
     assert kafka.address == f"{settings.kafka_bootstrap}, and the settings say {moved.kafka_bootstrap}"
-    told = advice(moved, "Kafka")
-    assert told is not None
-    assert f"runs at {settings.kafka_bootstrap}." in told[0]
+    reported = advice(moved, "Kafka")
+    assert reported is not None
+    assert f"runs at {settings.kafka_bootstrap}." in reported[0]
     assert advice(settings, "Kafka") is None
     assert advice(settings, "PostgreSQL") is None
     down(settings)

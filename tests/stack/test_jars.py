@@ -92,7 +92,7 @@ def test_the_list_is_what_the_pom_says() -> None:
 
 
 def test_jars_are_fetched_once(repository: Repository, settings: Settings) -> None:
-    """And each step is told; the second time nothing is asked for."""
+    """And each step is reported; the second time nothing is asked for."""
     steps = list[str]()
     for _ in range(2):
         assert is_whole(fetched_jars(settings, steps.append))
@@ -100,7 +100,7 @@ def test_jars_are_fetched_once(repository: Repository, settings: Settings) -> No
     assert repository.asked == dict.fromkeys(FILES, 1)
 
 
-def test_how_much_came_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_much_came_is_reported(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """At each step of so many bytes."""
     steps = list[str]()
     monkeypatch.setattr(jars, "PROGRESS_BYTES", LISTED[0].size)
@@ -197,7 +197,7 @@ def test_a_password_in_the_address_is_not_shown(repository: Repository, settings
 
 
 def test_a_proxy_is_used(repository: Repository, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That the environment names; and one that hangs up is told."""
+    """That the environment names; and one that hangs up is reported."""
     monkeypatch.setenv("HTTP_PROXY", repository.url.removesuffix("/maven2"))
     behind = settings.model_copy(update={"maven_url": "http://maven.example/maven2"})
     repository.ways[LIB] = broken

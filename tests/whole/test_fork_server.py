@@ -46,7 +46,7 @@ def program(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_program_can_not_tell_how_it_was_started(program: str, tmp_path: Path) -> None:
+def test_a_program_can_not_see_how_it_was_started(program: str, tmp_path: Path) -> None:
     """It says the same, and ends alike: no descriptor, thread or variable of the server's is there."""
     said, forked = [], []
     for start in (Process, start_anew):

@@ -49,7 +49,7 @@ def assert_left_alone(seen: str) -> None:
 
 @pytest.mark.usefixtures("bare")
 def test_a_worker_and_a_publisher_need_no_folder(ledger_settings: Settings, tmp_path: Path) -> None:
-    """They fold and publish, and end with 0 when they are told to."""
+    """They fold and publish, and end with 0 when they are asked to."""
     settings = ledger_settings.model_copy(update={"data_dir": IN_THE_KERNEL})
     append(settings, [record("Grant", f"g-{number}", f"user-{number}", 5) for number in range(20)])
     running = [ReadOnly(settings, tmp_path, name, name) for name in ("worker", "publisher")]

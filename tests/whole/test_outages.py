@@ -114,7 +114,7 @@ def test_a_worker_started_during_an_outage_waits_too(
 def test_sigterm_during_an_outage_stops_in_seconds(
     stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path
 ) -> None:
-    """A worker that waits can be told to stop."""
+    """A worker that waits can be asked to stop."""
     with worker(ledger_settings, tmp_path) as process:
         append(ledger_settings, grants("before"))
         wait_until_folded(ledger_settings)
@@ -138,7 +138,7 @@ class Patient(WorkerProcess):
 
 
 def test_sigterm_while_the_join_waits_stops_in_seconds(ledger_settings: Settings, tmp_path: Path) -> None:
-    """Kafka lets nobody in before the frozen member's session has run out; who waits for that can be told to stop."""
+    """Kafka lets nobody in before the frozen member's session has run out; who waits for that can be asked to stop."""
     with ExitStack() as running:
         frozen = Patient(ledger_settings, tmp_path, "frozen")
         running.callback(frozen.kill)
@@ -152,7 +152,7 @@ def test_sigterm_while_the_join_waits_stops_in_seconds(ledger_settings: Settings
 
 
 def joins(settings: Settings) -> bool:
-    """Tell whether a member waits for the others to join."""
+    """Say whether a member waits for the others to join."""
     admin = AdminClient(settings.kafka_client)
     found = admin.describe_consumer_groups([settings.group])[settings.group].result(HANG_S)
     return bool(found.state == ConsumerGroupState.PREPARING_REBALANCING)
