@@ -43,6 +43,8 @@ def config_of(settings: Settings, *, is_open: bool) -> uvicorn.Config:
         timeout_graceful_shutdown=STOP_S,
         h11_max_incomplete_event_size=32_768,
         server_header=False,
+        # The audit has the address of who connected, not what a header says.
+        proxy_headers=False,
         access_log=False,
         log_config=None,
     )
