@@ -392,7 +392,10 @@ def test_an_outcomes_topic_made_anew_is_noticed_and_filled_again(ledger_settings
     fold(ledger_settings, list(mixed(300)))
     with publisher(ledger_settings, tmp_path, constants=BRIEF) as running:
         wait_until_published(ledger_settings)
+        # Or it might look in between, when there is no topic, which is another error.
+        running.send(signal.SIGSTOP)
         make_anew(ledger_settings, ledger_settings.outcomes_topic)
+        running.send(signal.SIGCONT)
         assert running.process.wait(HANG_S) == 1
         assert "was deleted and made anew" in running.text()
     with publisher(ledger_settings, tmp_path, "next"):
