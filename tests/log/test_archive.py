@@ -470,8 +470,10 @@ def target(good_settings: Settings) -> Iterator[Settings]:
     """A name for a topic to restore the good archive into; what comes to be of that name is deleted."""
     made = other_topic(good_settings, uuid.uuid4().hex)
     yield made
+    # Kept until the answer is there: it would go with the client.
+    admin = KafkaAdmin(made)
     with suppress(KafkaException):
-        KafkaAdmin(made).client.delete_topics([made.commands_topic])[made.commands_topic].result()
+        admin.client.delete_topics([made.commands_topic])[made.commands_topic].result(HANG_S)
 
 
 FIRST, SECOND, THIRD = (f"{n:020}-{n + 9:020}.avro" for n in (0, 10, 20))
