@@ -68,9 +68,11 @@ def make_log(log: Settings, tree: Path, kind: str, count: int, accounts: int) ->
     # By its path an import finds its progress again.
     file = log.data_dir / f"{log.group}.jsonl"
     write_lines(file, map(fields_of, LOGS[kind](count, accounts, 1)))
-    # Whose database it is doesn't matter: an import knows none.
-    command = [*CREDITFOLD, "import", str(file)]
-    subprocess.run(command, env=environment(log) | code_of(tree), check=True, stdout=subprocess.DEVNULL)
+    # By the revision's own `init`: before version 1 that appended which rules decide, and others did without it.
+    with another_fold(log, "make", prepared=False) as own:
+        for command in (["init"], ["import", str(file)]):
+            variables = environment(own) | code_of(tree)
+            subprocess.run([*CREDITFOLD, *command], env=variables, check=True, stdout=subprocess.DEVNULL)
 
 
 def fold(log: Settings, tree: Path, number: int) -> dict[str, float]:
