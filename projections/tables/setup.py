@@ -73,10 +73,16 @@ def prepare(dsn: str, log: Log) -> bool:
             refuse_other_layout(*found)
             refuse_other_log(source_of(connection, found[0]), log)
             mend_access(connection, found[0])
+        _prepare_access_tables(connection)
+    return found is None
+
+
+def _prepare_access_tables(connection: Connection[TupleRow]) -> None:
+    # Only where they are missing: each start of a worker comes by, of a user who may make no schema.
+    if connection.execute("SELECT to_regclass('ledger_access.keys') IS NULL").fetchone() == (True,):
         become_owner(connection)
         connection.execute(script("tables/access.sql"))
         connection.execute("RESET ROLE")
-    return found is None
 
 
 def prepare_catalog(connection: Connection[TupleRow]) -> None:
