@@ -57,7 +57,7 @@ help:
 	@echo 'make bench-rebuild  rebuild 3,000,000 commands, and what that costs the live fold'
 	@echo 'make compiled    compile the core, as most of these do first; PLAIN=1 behind any of them runs plain Python'
 	@echo 'make up, down    start Kafka, PostgreSQL, a worker and a publisher; stop them'
-	@echo 'make api         write docs/api.md from docstrings and docs/openapi.json from the HTTP routes'
+	@echo 'make api         write docs/api.md, docs/openapi.json and schemas/conformance.json from the code'
 	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'
 	@echo 'make clean       stop everything and remove its data'
 
@@ -101,7 +101,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
 	MYPYPATH=building $(BIN)/mypy building/*.py
-	$(BIN)/mypy docs/reference.py docs/routes.py
+	$(BIN)/mypy docs/conformance.py docs/reference.py docs/routes.py
 
 test-unit: $(VENV)/.installed-dev $(TEST_CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'not stack and not chaos'
@@ -172,6 +172,7 @@ down: $(VENV)/.installed
 api: $(VENV)/.installed-dev
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/routes.py
+	$(BIN)/python docs/conformance.py
 
 schema-lock: $(VENV)/.installed-dev
 	@[ -n "$(RULES)" ] || { echo 'error: say which version of the rules the new schemas come with: make schema-lock RULES=2' >&2; exit 2; }
