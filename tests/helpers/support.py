@@ -45,7 +45,7 @@ from helpers.fork_server import Process
 ROOT = Path(__file__).resolve().parents[2]
 WITH_CONSTANTS = str(ROOT / "tests" / "programs" / "with_constants.py")
 #: Longest wait for what must come, in seconds: only a hang exceeds it, however slow the machine is.
-HANG_S = 120.0
+HANG_S = 300.0
 #: The option by which a command waits for Kafka, and then for the fold, as long.
 PATIENT = ("--timeout", str(HANG_S))
 #: How long a transaction of a test may be open, in milliseconds: as long as the broker lets it.
