@@ -8,6 +8,7 @@ import uvicorn
 
 from creditfold.api.app import create_app
 from creditfold.api.connection import Connection
+from creditfold.common.errors import ResourceError
 from creditfold.common.settings import Settings
 
 #: Connections at once; the next are answered with 503.
@@ -16,8 +17,14 @@ MOST_CONNECTIONS = 4_096
 IDLE_S = 30
 #: Seconds for requests under way once the server is asked to stop.
 STOP_S = 20
+#: Connections that wait to be taken.
+BACKLOG = 2_048
 #: Files that the process needs besides connections of clients: those to Kafka and PostgreSQL, and its own.
 OTHER_FILES = 512
+
+
+class ListenError(ResourceError):
+    """The address can't be listened on."""
 
 
 class Server(uvicorn.Server):
@@ -51,13 +58,28 @@ def config_of(settings: Settings, *, is_open: bool) -> uvicorn.Config:
 
 
 def serve(settings: Settings, *, is_open: bool) -> None:
-    """Serve until SIGTERM or Ctrl-C; what is under way is answered first."""
+    """Serve until SIGTERM or Ctrl-C; what is under way is answered first. Raises ListenError."""
     config = config_of(settings, is_open=is_open)
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         # Raised again by uvicorn once all is answered; to be stopped is no failure.
         signal.signal(signal_, lambda *_: None)
     config.limit_concurrency = min(MOST_CONNECTIONS, max(1, _files() - OTHER_FILES))
-    Server(config).run()
+    # Ours, since uvicorn would only log what is the matter with it.
+    with _listening(settings.api_host, settings.api_port) as listening:
+        Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        (family, *_), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        # Python adds the address in its own way.
+        why = str(error.strerror).partition(" (while")[0]
+        raise ListenError(
+            f"The port {port} on {host} can't be listened on: {why}.",
+            "Stop what listens there, or choose another: --port and --host, or CREDITFOLD_API_PORT and _API_HOST.",
+        ) from None
 
 
 def _files() -> int:

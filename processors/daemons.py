@@ -1,7 +1,7 @@
-"""The worker and the publisher that run in the background of a data folder. Owns their processes, not their work.
+"""The worker, the publisher and the HTTP door that run in the background of a data folder. Not their work.
 
 One of each for a data folder, with the servers there. Processes started by hand aren't known here, and needn't be: any
-number of them share the partitions.
+number of them share the partitions, and a door may stand beside another one.
 """
 
 import os
@@ -9,37 +9,45 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.files import locked
 from creditfold.common.processes import Daemon, Step, last_lines
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
+from creditfold.processors import door
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.heartbeats import Role, heartbeats
 
+#: What can run in the background, each by the command that runs it.
+Background: TypeAlias = Role | Literal["serve"]
+
 READY_BOUND_S = 90.0
-STOP_BOUND_S = 20.0
+#: More than a door takes for what is under way (api/server.py).
+STOP_BOUND_S = 30.0
 
 
 class BackgroundProcessError(CreditfoldError):
     """A process that should run in the background doesn't come up."""
 
 
-def daemon(settings: Settings, role: Role) -> Daemon:
+def daemon(settings: Settings, role: Background) -> Daemon:
     """The data folder's process of a role, running or not."""
     folder = settings.data_dir.resolve() / role
     return Daemon(folder / "process.json", folder / f"{role}.log")
 
 
-def start(settings: Settings, role: Role) -> bool:
-    """Start the background process of a role unless it runs, and wait until it holds a partition.
+def start(settings: Settings, role: Background) -> bool:
+    """Start the background process of a role unless it runs, and wait until it works.
+
+    A worker or a publisher works once it holds a partition, the HTTP door once it is ready.
 
     Returns:
         Whether it was started.
 
     Raises:
-        BackgroundProcessError: it ended, or holds no partition after READY_BOUND_S seconds.
+        BackgroundProcessError: it ended, or doesn't work after READY_BOUND_S seconds.
     """
     process = daemon(settings, role)
     process.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,15 +57,15 @@ def start(settings: Settings, role: Role) -> bool:
         try:
             # The environment carries the settings; the folder is the one that relative paths in them start from.
             process.start([sys.executable, "-m", "creditfold.cli.main", role], cwd=Path.cwd(), env=os.environ)
-            _await_partition(settings, process, role)
+            _await_work(settings, process, role)
         except BaseException:
             process.stop([Step(signal.SIGTERM, STOP_BOUND_S)])
             raise
     return True
 
 
-def stop(settings: Settings, role: Role) -> bool:
-    """Let the background process of a role finish its chunk or its transactions, and end it.
+def stop(settings: Settings, role: Background) -> bool:
+    """Let the background process of a role finish its chunk, its transactions or its answers, and end it.
 
     Returns:
         Whether it ran.
@@ -65,17 +73,22 @@ def stop(settings: Settings, role: Role) -> bool:
     return daemon(settings, role).stop([Step(signal.SIGTERM, STOP_BOUND_S)])
 
 
-def _await_partition(settings: Settings, process: Daemon, role: Role) -> None:
+def _await_work(settings: Settings, process: Daemon, role: Background) -> None:
     def ended_or_at_work() -> bool:
         pid = process.pid
-        return pid is None or _holds_a_partition(settings, role, pid)
+        if pid is None:
+            return True
+        return door.is_ready(settings) if role == "serve" else _holds_a_partition(settings, role, pid)
 
     if not wait_until(ended_or_at_work, READY_BOUND_S) or process.pid is None:
         raise BackgroundProcessError(
-            f"The {role} {'ended' if process.pid is None else 'has no partition yet'}. The end of its log:\n"
+            f"`creditfold {role}` {'ended' if process.pid is None else _LACKS[role]}. The end of its log:\n"
             f"{last_lines(process.log_path)}",
             f"The whole log is {process.log_path}. Run `creditfold {role}` to see it live.",
         )
+
+
+_LACKS = {"worker": "has no partition yet", "publisher": "has no partition yet", "serve": "isn't ready yet"}
 
 
 def _holds_a_partition(settings: Settings, role: Role, pid: int) -> bool:

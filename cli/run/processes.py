@@ -1,4 +1,4 @@
-"""The commands that run or check a process: worker, publisher. Owns their options, not their work."""
+"""The commands that run or check a process: worker, publisher, serve. Owns their options, not their work."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,6 +72,7 @@ def publisher(
 
 
 def serve(
+    *,
     host: Annotated[
         str | None, typer.Option("--host", help="Address to listen on; by default the setting api_host, loopback.")
     ] = None,
@@ -81,7 +82,9 @@ def serve(
     insecure_local: Annotated[
         bool, typer.Option("--insecure-local", help="Serve requests without a key too; on loopback only.")
     ] = False,
-    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = False,
+    check: CheckOption = False,
+    live: LiveOption = False,
+    json_logs: JsonLogsOption = False,
 ) -> None:
     """Serve HTTP: append, read, preview and follow, from any language.
 
@@ -93,6 +96,8 @@ def serve(
       creditfold serve
       creditfold serve --insecure-local     for a machine of one's own, without keys
       creditfold serve --port 8080 --json-logs
+      creditfold serve --check              for a readiness probe
+      creditfold serve --check --live       for a liveness probe
     """
     from creditfold.common.extras import require
 
@@ -105,6 +110,12 @@ def serve(
     settings = load_settings()
     given = {"api_host": host, "api_port": port}
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+    _refuse_live_alone("serve", check=check, live=live)
+    if check:
+        from creditfold.processors.door import refuse_unready
+
+        say(refuse_unready(settings, live=live))
+        return
     if insecure_local and not is_loopback(settings.api_host):
         raise ArgumentError(
             f"--insecure-local on {settings.api_host} would let everybody on the network do everything.",
@@ -116,11 +127,15 @@ def serve(
 
 def _is_checked(process: "Role", *, check: bool, live: bool) -> bool:
     """Check this machine's process where that is asked for, and return whether it was."""
-    if live and not check:
-        raise ArgumentError("--live belongs to --check.", f"Write: creditfold {process} --check --live")
+    _refuse_live_alone(process, check=check, live=live)
     if check:
         from creditfold.common.settings import load_settings
         from creditfold.processors.status import check_machine
 
         say(check_machine(load_settings(), process, live=live))
     return check
+
+
+def _refuse_live_alone(command: str, *, check: bool, live: bool) -> None:
+    if live and not check:
+        raise ArgumentError("--live belongs to --check.", f"Write: creditfold {command} --check --live")

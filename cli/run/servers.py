@@ -26,7 +26,7 @@ def compiled_core(steps: Steps) -> "Core":
 
 def up(
     worker: Annotated[
-        bool, typer.Option("--worker", help="Start a worker and a publisher in the background too.")
+        bool, typer.Option("--worker", help="Start a worker, a publisher and the HTTP door in the background too.")
     ] = False,
 ) -> None:
     """Start Kafka and PostgreSQL on this machine, and make the topics and the tables.
@@ -48,7 +48,10 @@ def up(
     if worker:
         # Before anything is started.
         require("worker")
+        require("api")
     settings = load_settings()
+    if worker:
+        _refuse_busy_port(settings)
     steps = Steps()
     with steps.step("Starting Kafka and PostgreSQL"):
         started = embedded.up(settings, on_step=steps.show)
@@ -62,16 +65,41 @@ def up(
             print(f"warning: {core.warning}", file=sys.stderr)
         with steps.step("Starting a publisher"):
             started += ["a publisher"] if daemons.start(settings, "publisher") else []
+        with steps.step("Starting the HTTP door"):
+            started += ["the HTTP door"] if daemons.start(settings, "serve") else []
     say(f"Started {' and '.join(started)}." if started else "Everything runs already.")
     say(f"Kafka {settings.kafka_bootstrap}, topic {settings.commands_topic}.")
     if settings.postgres_dsn is None and settings.postgres_tcp_port is not None:
         say(f"PostgreSQL 127.0.0.1:{settings.postgres_tcp_port}; `creditfold dsn` prints how to connect.")
+    if worker:
+        _say_door(settings)
     say(f"Data and settings: {settings.data_dir.resolve()}.")
     say("Stop it with `creditfold down`; the data stays.")
 
 
+def _refuse_busy_port(settings: "Settings") -> None:
+    """Raise PortBusyError where another process has the HTTP door's port, before anything is fetched or started."""
+    from creditfold.processors.daemons import daemon
+    from creditfold.stack.ports import LOOPBACK, Need, check_ports
+
+    if daemon(settings, "serve").pid is None and settings.api_host == LOOPBACK:
+        check_ports([Need("the HTTP door", settings.api_port, "CREDITFOLD_API_PORT")])
+
+
+def _say_door(settings: "Settings") -> None:
+    """Say where the HTTP door is, and how to come by a key while there is none."""
+    from creditfold.processors.door import url_of
+    from creditfold.projections.access.keys import keys
+    from creditfold.projections.connections import connected
+
+    with connected(settings.dsn) as connection:
+        has_keys = bool(keys(connection))
+    how = "`creditfold keys create` makes one" if has_keys else "`creditfold init` makes the first one"
+    say(f"HTTP {url_of(settings)}; each request needs a key: {how}.")
+
+
 def down() -> None:
-    """Stop what `up` started, the background publisher and worker first. The data stays.
+    """Stop what `up` started, the HTTP door, the publisher and the worker first. The data stays.
 
     \b
     Example:
@@ -82,7 +110,9 @@ def down() -> None:
     from creditfold.stack import embedded
 
     settings = load_settings()
-    stopped = ["the publisher"] if daemons.stop(settings, "publisher") else []
+    # Who brings commands first, then who needs them.
+    stopped = ["the HTTP door"] if daemons.stop(settings, "serve") else []
+    stopped += ["the publisher"] if daemons.stop(settings, "publisher") else []
     stopped += ["the worker"] if daemons.stop(settings, "worker") else []
     stopped += embedded.down(settings)
     nothing = f"Nothing ran in the data folder {settings.data_dir.resolve()}."

@@ -15,7 +15,6 @@ from creditfold.cli.shared.output import counted, print_json, print_table, say
 if TYPE_CHECKING:
     from creditfold.common.settings import Settings
     from creditfold.processors.status import LedgerStatus, PartitionStatus, ProcessStatus
-    from creditfold.projections.queries.heartbeats import Role
     from creditfold.stack.embedded import ServiceStatus
 
 _OUTCOMES = ("accepted", "rejected", "duplicates", "dead_letters")
@@ -59,15 +58,20 @@ def status(
 
 
 def _services(settings: "Settings") -> "list[ServiceStatus]":
-    from creditfold.processors.daemons import daemon
+    from creditfold.processors.daemons import Background, daemon
+    from creditfold.processors.door import url_of
     from creditfold.stack.embedded import ServiceStatus, service_status
 
     services = service_status(settings)
-    roles: tuple[Role, ...] = ("worker", "publisher")
-    for role in roles:
+    roles: dict[Background, tuple[str, str]] = {
+        "worker": ("worker", "in the background"),
+        "publisher": ("publisher", "in the background"),
+        "serve": ("HTTP door", url_of(settings)),
+    }
+    for role, (name, address) in roles.items():
         process = daemon(settings, role)
         if (pid := process.pid) is not None:
-            services.append(ServiceStatus(role, "running", pid, "in the background", str(process.log_path)))
+            services.append(ServiceStatus(name, "running", pid, address, str(process.log_path)))
     return services
 
 

@@ -6,12 +6,14 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from rich.console import Console
@@ -619,12 +621,24 @@ def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -
     # Short, because a socket's path must be, and open to the user that PostgreSQL runs as.
     folder = Path(tempfile.mkdtemp(prefix="cf-"))
     folder.chmod(0o755)
-    use(embedded_settings(folder).model_copy(update={"partitions": 2}), monkeypatch)
+    use(embedded_settings(folder).model_copy(update={"partitions": 2, "api_port": free_port()}), monkeypatch)
     settings = load_settings()
     try:
+        with socket.create_server(("127.0.0.1", settings.api_port)):
+            busy = bare("up", "--worker")
+        assert (busy.code, busy.out) == (1, "")
+        assert f"Port {settings.api_port} on 127.0.0.1 is busy, and the HTTP door needs it" in busy.err
+        assert "\ntry: Set CREDITFOLD_API_PORT=" in busy.err
         done = bare("up", "--worker")
         assert done.code == 0, done.err
-        assert "Started Kafka and PostgreSQL and a worker and a publisher." in done.out
+        assert "Started Kafka and PostgreSQL and a worker and a publisher and the HTTP door." in done.out
+        url = f"http://127.0.0.1:{settings.api_port}"
+        assert f"HTTP {url}; each request needs a key: `creditfold init` makes the first one." in done.out
+        assert bare("serve", "--check").out == "The HTTP door is ready.\n"
+        taken = bare("serve")
+        assert (taken.code, taken.out) == (1, "")
+        assert f"The port {settings.api_port} on 127.0.0.1 can't be listened on: Address already in use." in taken.err
+        assert httpx.get(f"{url}/v1/progress", trust_env=False).status_code == 401
         assert bare("grant", "alice", "500", *PATIENT).code == 0
 
         def found() -> dict[str, str]:
@@ -632,17 +646,17 @@ def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -
             return {row["name"]: row["state"] for row in services}
 
         # One that runs may be too busy to answer in time.
-        run = dict.fromkeys(("Kafka", "PostgreSQL", "worker", "publisher"), "running")
+        run = dict.fromkeys(("Kafka", "PostgreSQL", "worker", "publisher", "HTTP door"), "running")
         assert wait_until(lambda: found() == run, HANG_S), found()
         assert bare("follow", "alice", "--since", "start", "--limit", "1", *PATIENT).code == 0
         assert "Everything runs already." in bare("up", "--worker").out
-        assert "Stopped the publisher and the worker and Kafka and PostgreSQL." in bare("down").out
+        assert "Stopped the HTTP door and the publisher and the worker and Kafka and PostgreSQL." in bare("down").out
+        assert "doesn't answer." in bare("serve", "--check", "--live").err
         assert bare("down").out == f"Nothing ran in the data folder {settings.data_dir.resolve()}.\n"
         assert bare("status").code == 1
         assert bare("up").code == 0
         assert bare("balance", "alice", "--json").json[0]["available"] == 500
-        assert daemon(settings, "worker").pid is None
-        assert daemon(settings, "publisher").pid is None
+        assert [daemon(settings, role).pid for role in ("worker", "publisher", "serve")] == [None] * 3
     finally:
         bare("down")
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,30 +15,32 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DEFAULTS = Settings.model_fields
+#: What works on the servers.
+PROCESSES = ("worker", "publisher", "door")
 
 
 def test_the_services() -> None:
-    """Both servers, what prepares them, what folds and what publishes."""
-    assert set(SERVICES) == {"kafka", "postgres", "init", "worker", "publisher"}
+    """Both servers, what prepares them, what folds, what publishes and what serves HTTP."""
+    assert set(SERVICES) == {"kafka", "postgres", "init", *PROCESSES}
 
 
-@pytest.mark.parametrize("name", ["kafka", "postgres", "worker", "publisher"])
+@pytest.mark.parametrize("name", ["kafka", "postgres", *PROCESSES])
 def test_what_stays_up_is_watched(name: str) -> None:
     """It is restarted, and its health is asked for."""
     assert SERVICES[name]["restart"] == "unless-stopped"
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
 
-@pytest.mark.parametrize("name", ["worker", "publisher"])
+@pytest.mark.parametrize("name", PROCESSES)
 def test_a_process_is_judged_by_its_own_check(name: str) -> None:
     """Not by the ledger as a whole: what another process lacks is no reason to call this one unhealthy."""
-    assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "creditfold", name, "--check"]
+    assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "creditfold", SERVICES[name]["command"][0], "--check"]
 
 
 def test_ports_are_open_on_loopback_only() -> None:
     """The default password is public."""
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 2
+    assert len(ports) == 3
     assert all(re.fullmatch(r"127\.0\.0\.1:\$\{[A-Z_]+:-\d+\}:\d+", port) for port in ports)
 
 
@@ -49,6 +51,18 @@ def test_kafka_is_where_the_settings_look_for_it() -> None:
     published = f"{host}:${{CREDITFOLD_KAFKA_PORT:-{port}}}"
     assert kafka["ports"] == [f"{published}:29092"]
     assert f"HOST://{published}" in kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+
+
+def test_the_door_is_where_the_settings_look_for_it() -> None:
+    """Published where `creditfold serve` would listen, and reached in its container on the port of the settings."""
+    port = DEFAULTS["api_port"].default
+    assert SERVICES["door"]["ports"] == [f"127.0.0.1:${{CREDITFOLD_API_PORT:-{port}}}:{port}"]
+    assert "CREDITFOLD_API_PORT" not in SERVICES["door"]["environment"]
+
+
+def test_no_request_is_served_without_a_key() -> None:
+    """Who reaches the container's network reaches the door."""
+    assert SERVICES["door"]["command"] == ["serve", "--host", "0.0.0.0"]  # noqa: S104 - In a container.
 
 
 def test_both_stacks_run_the_same_kafka() -> None:
@@ -73,7 +87,7 @@ def test_data_lies_in_named_volumes() -> None:
     assert set(COMPOSE["volumes"]) == {"kafka", "postgres"}
 
 
-@pytest.mark.parametrize("name", ["init", "worker", "publisher"])
+@pytest.mark.parametrize("name", ["init", *PROCESSES])
 def test_each_variable_is_a_setting(name: str) -> None:
     """A misspelt one would be ignored without a word."""
     given = {variable for variable in SERVICES[name]["environment"] if variable.startswith("CREDITFOLD_")}
@@ -90,19 +104,18 @@ def test_defaults_are_those_of_the_settings(setting: str) -> None:
 
 
 def test_the_order_of_the_start() -> None:
-    """Servers, then topics and tables, then the worker and the publisher."""
+    """Servers, then topics and tables, then all that works on them."""
     healthy = {"condition": "service_healthy"}
     assert SERVICES["init"]["depends_on"] == {"kafka": healthy, "postgres": healthy}
-    for name in ("worker", "publisher"):
+    for name in PROCESSES:
         assert SERVICES[name]["depends_on"] == {"init": {"condition": "service_completed_successfully"}}
-    assert [SERVICES[name]["command"] for name in ("init", "worker", "publisher")] == [
-        ["init", "--no-key"],
-        ["worker"],
-        ["publisher"],
-    ]
+    commands = {name: SERVICES[name]["command"][0] for name in ("init", *PROCESSES)}
+    assert commands == {"init": "init", "worker": "worker", "publisher": "publisher", "door": "serve"}
+    # What it prints is kept in a log.
+    assert SERVICES["init"]["command"] == ["init", "--no-key"]
 
 
-@pytest.mark.parametrize("name", ["init", "worker", "publisher"])
+@pytest.mark.parametrize("name", ["init", *PROCESSES])
 def test_ours_write_no_file(name: str) -> None:
     """Their root is read-only, nothing is mounted, no folder is named; tests/whole/test_no_folder.py runs them so."""
     assert SERVICES[name]["read_only"] is True
@@ -115,6 +128,7 @@ def test_the_image() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     assert "\nUSER creditfold\n" in dockerfile
     assert "\nRUN CREDITFOLD_CORE=compiled python -m build --wheel " in dockerfile
+    assert "creditfold-*.whl)[worker,api]" in dockerfile
     assert SERVICES["worker"]["build"] == {"context": ".", "dockerfile": "deploy/Dockerfile"}
     sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rooms = [path.parent.name for path in ROOT.glob("*/py.typed")]

@@ -8,8 +8,10 @@ from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import end_offsets
+from creditfold.processors.door import is_ready
 from helpers import fork_server
 from helpers.fork_server import start_anew
+from helpers.stack_under_test import free_port
 from helpers.support import HANG_S, Done, WorkerProcess, append, environment, record, wait_until_folded
 
 PROGRAM = str(Path(__file__).parents[1] / "programs" / "read_only.py")
@@ -20,7 +22,7 @@ IN_A_FILE = Path(__file__, "data")
 
 
 class ReadOnly(WorkerProcess):
-    """A worker or a publisher that can write no file."""
+    """A worker, a publisher or a door that can write no file."""
 
     program = (PROGRAM,)
     # What is imported at its start must not write either.
@@ -48,18 +50,19 @@ def assert_left_alone(seen: str) -> None:
 
 
 @pytest.mark.usefixtures("bare")
-def test_a_worker_and_a_publisher_need_no_folder(ledger_settings: Settings, tmp_path: Path) -> None:
-    """They fold and publish, and end with 0 when they are asked to."""
-    settings = ledger_settings.model_copy(update={"data_dir": IN_THE_KERNEL})
+def test_a_worker_a_publisher_and_a_door_need_no_folder(ledger_settings: Settings, tmp_path: Path) -> None:
+    """They fold, publish and serve, and end with 0 when they are asked to."""
+    settings = ledger_settings.model_copy(update={"data_dir": IN_THE_KERNEL, "api_port": free_port()})
     append(settings, [record("Grant", f"g-{number}", f"user-{number}", 5) for number in range(20)])
-    running = [ReadOnly(settings, tmp_path, name, name) for name in ("worker", "publisher")]
+    running = [ReadOnly(settings, tmp_path, name, name) for name in ("worker", "publisher", "serve")]
     try:
         wait_until_folded(settings)
         published = lambda: sum(end_offsets(settings, settings.outcomes_topic, range(4)).values()) >= 20  # noqa: E731
         assert wait_until(published, HANG_S), "\n".join(process.text() for process in running)
+        assert wait_until(lambda: is_ready(settings), HANG_S), running[-1].text()
     finally:
         codes = [process.stop() for process in running]
-    assert codes == [0, 0]
+    assert codes == [0, 0, 0]
     for process in running:
         assert_left_alone(process.text())
 
