@@ -34,7 +34,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stack of this checkout, and not one that is found in a folder above it.
 STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
 
-.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install bench-append bench-latency bench-stages bench-hot bench-check bench-scale bench-report coverage api
+.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install bench-append bench-latency bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -58,6 +58,7 @@ help:
 	@echo 'make compiled    compile the core, as most of these do first; PLAIN=1 behind any of them runs plain Python'
 	@echo 'make up, down    start Kafka, PostgreSQL, a worker and a publisher; stop them'
 	@echo 'make api         write docs/api.md, docs/openapi.json and schemas/conformance.json from the code'
+	@echo 'make vendored VERSION=V  take the files of the page /docs from that version of their npm package'
 	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'
 	@echo 'make clean       stop everything and remove its data'
 
@@ -173,6 +174,10 @@ api: $(VENV)/.installed-dev
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/routes.py
 	$(BIN)/python docs/conformance.py
+
+# The version that is there already, or VERSION. Needs npm.
+vendored:
+	$(BIN)/python building/vendored.py $(VERSION)
 
 schema-lock: $(VENV)/.installed-dev
 	@[ -n "$(RULES)" ] || { echo 'error: say which version of the rules the new schemas come with: make schema-lock RULES=2' >&2; exit 2; }

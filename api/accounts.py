@@ -5,7 +5,6 @@ Reads through `projections.queries`, each answer in one snapshot. Knows no SQL a
 
 import re
 from datetime import UTC, datetime
-from hashlib import blake2b
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Request
@@ -267,9 +266,9 @@ def refuse_as_of(as_of: str | None, present: dict[str, str | None]) -> None:
 def tagged(found: Reading, if_none_match: str) -> Response:
     """The answer of a reading with its ETag; 304 where the client has it."""
     body = answers.as_json(found.found)
-    tag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
+    tag = answers.tag_of(body)
     headers = {**answers.state_headers(found), "ETag": tag, "Cache-Control": "private, no-cache"}
-    if tag in (part.strip().removeprefix("W/") for part in if_none_match.split(",")):
+    if answers.is_known(tag, if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(body, 200, headers, "application/json")
 

@@ -6,6 +6,7 @@ Owns how a row of the projection or an outcome becomes an answer. Knows no route
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
+from hashlib import blake2b
 from typing import Any, Literal, TypeVar
 
 from fastapi.responses import Response
@@ -175,6 +176,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value
+
+
+def tag_of(content: bytes) -> str:
+    """The ETag of an answer's content."""
+    return f'"{blake2b(content, digest_size=12).hexdigest()}"'
+
+
+def is_known(tag: str, if_none_match: str) -> bool:
+    """Whether a client that sends the header If-None-Match has what an ETag is of."""
+    return tag in (part.strip().removeprefix("W/") for part in if_none_match.split(","))
 
 
 def rfc3339(moment: datetime) -> str:

@@ -21,6 +21,7 @@ from creditfold.api import (
     operation,
     outcomes,
     problems,
+    reference,
     statement,
     trace,
 )
@@ -92,6 +93,7 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         outcomes,
         keys,
         operation,
+        reference,
     ):
         app.include_router(module.router)
     problems.install(app)

@@ -75,6 +75,8 @@ TABLE: dict[str, Row] = {
     "GET /health/ready": Row(None),
     "GET /schemas/{schema_id}": Row(None),
     "GET /openapi.json": Row(None),
+    "GET /docs": Row(None),
+    "GET /docs/{name}": Row(None),
 }
 #: What stands for a name in a path, where `1` isn't something that such a route can be asked for.
 NAMES = {"account": "mine-1"}

@@ -196,7 +196,7 @@ def test_the_wheel_holds_every_file_and_works_alone(tmp_path: Path) -> None:
     """The built wheel names what the tree names, and imports with the sources out of reach."""
     wheel = built_wheel(tmp_path)
     names = set(zipfile.ZipFile(wheel).namelist())
-    suffixes = {".py", ".pyi", ".pyx", ".avsc", ".sql", ".json", ".txt", ".xml", ".typed"}
+    suffixes = {".py", ".pyi", ".pyx", ".avsc", ".sql", ".json", ".txt", ".xml", ".typed", ".html", ".js", ".css"}
     expected = {
         f"creditfold/{path.relative_to(ROOT).as_posix()}"
         for room in ROOMS
