@@ -1,0 +1,34 @@
+"""What other languages need for tests, and which versions are here: a test is skipped where they are missing."""
+
+import re
+import shutil
+
+import pytest
+
+from helpers.support import ran
+
+#: The oldest Node that the packages of our lock files run on.
+LEAST_NODE = (20, 19, 4)
+
+
+def version_of(*command: str) -> tuple[int, ...] | None:
+    """The version that a program prints, None where there is no such program."""
+    if shutil.which(command[0]) is None:
+        return None
+    found = re.search(r"\d+(\.\d+)*", ran(*command).stdout)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def shown(version: tuple[int, ...]) -> str:
+    """A version as people write it."""
+    return ".".join(map(str, version))
+
+
+def need_node() -> None:
+    """Skip the test unless Node is here, new enough, and npm with it."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} here: apt-get install nodejs npm")
+    version = version_of("node", "--version") or ()
+    if version < LEAST_NODE:
+        pytest.skip(f"Node {shown(version)} is older than {shown(LEAST_NODE)}, which the packages need")
