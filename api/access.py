@@ -222,7 +222,8 @@ async def _caller(request: Request) -> Caller:
     found: Caller = await service.authenticate(request)
     request.state.caller = found
     if found.rate is not None:
-        request.state.headers = service.limits.take(found.name, found.rate)
+        with service.metrics.rate_limited.count_exceptions(ProblemError):
+            request.state.headers = service.limits.take(found.name, found.rate)
     return found
 
 

@@ -17,6 +17,7 @@ from creditfold.api import (
     expiring,
     journal,
     keys,
+    metrics,
     openapi,
     operation,
     outcomes,
@@ -26,6 +27,7 @@ from creditfold.api import (
     trace,
 )
 from creditfold.api.body import SmallBodies
+from creditfold.api.metrics import MeasuredRequests, Metrics
 from creditfold.api.requests import PlainRequests, checked
 from creditfold.api.service import Service
 from creditfold.common.settings import Settings, load_settings
@@ -59,11 +61,12 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         '3.1.0'
     """
     chosen = load_settings() if settings is None else settings
+    measured = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Made here: a producer belongs to the event loop that uses it.
-        service = app.state.service = Service(chosen, is_open=is_open)
+        service = app.state.service = Service(chosen, measured, is_open=is_open)
         await service.open()
         try:
             yield
@@ -94,11 +97,14 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         keys,
         operation,
         reference,
+        metrics,
     ):
         app.include_router(module.router)
+    app.state.metrics = measured
     problems.install(app)
     app.add_middleware(SmallBodies)
     app.add_middleware(PlainRequests)
+    app.add_middleware(MeasuredRequests, metrics=measured)
     app.add_middleware(RequestIds)
     if chosen.cors_origins:
         app.add_middleware(

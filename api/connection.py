@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from creditfold.api.app import RequestIds
+from creditfold.api.metrics import FOR_METRICS, Metrics
 from creditfold.api.problems import MEDIA_TYPE, RETRY_S, ProblemError, answer
 
 #: Seconds in which the head of a request must be here, from its first byte on, or from when the connection was made.
@@ -39,6 +40,7 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **options)
         # uvicorn's own refusal has no problem document, and is made request by request.
         self._most, self.limit_concurrency = self.limit_concurrency, None
+        self._metrics: Metrics = self.config.app.state.metrics  # type: ignore[union-attr]
         self._head: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._lingering: int | None = None
@@ -46,10 +48,14 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection; one too many is answered with 503, and one far too many is cut."""
         super().connection_made(cast(asyncio.Transport, _Lingering(transport, self)))
+        self._metrics.connections.inc()
         self._stopping = asyncio.Event()
         self.app_state = {**self.app_state, "abort": self._abort, "stopping": self._stopping}
         if self._most is not None and len(self.connections) > self._most:
-            self.app = _TOO_MANY
+            # Who looks after the server gets in for longer.
+            if not self.app_state.get(FOR_METRICS):
+                self.app = _TOO_MANY
+                self._metrics.refused.inc()
             if len(self.connections) > self._most + self._most // 4 + 1:
                 transport.abort()
                 return
@@ -59,6 +65,7 @@ class Connection(H11Protocol):
         """Give up all that waits for the connection."""
         self._cancel_head()
         self._cancel_stall()
+        self._metrics.connections.dec()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -1,13 +1,16 @@
 """Runs the application with uvicorn until it is stopped. Owns the server's bounds: connections, headers, idle time."""
 
+import asyncio
 import resource
 import signal
 import socket
+from contextlib import ExitStack
 
 import uvicorn
 
 from creditfold.api.app import create_app
 from creditfold.api.connection import Connection
+from creditfold.api.metrics import FOR_METRICS
 from creditfold.common.errors import ResourceError
 from creditfold.common.settings import Settings
 
@@ -28,7 +31,26 @@ class ListenError(ResourceError):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which lets the application know that it is about to stop."""
+    """uvicorn's, which lets the application know that it is about to stop, and serves metrics at an address of theirs.
+
+    Args:
+        config: how it runs the application.
+        for_metrics: listens at that address; None: there is none.
+    """
+
+    def __init__(self, config: uvicorn.Config, for_metrics: socket.socket | None = None) -> None:
+        super().__init__(config)
+        self._for_metrics = for_metrics
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve at both addresses."""
+        await super().startup(sockets)
+        if self._for_metrics is not None:
+            loop = asyncio.get_running_loop()
+            self.servers.append(await loop.create_server(self._metrics_connection, sock=self._for_metrics))
+
+    def _metrics_connection(self) -> Connection:
+        return Connection(self.config, self.server_state, {**self.lifespan.state, FOR_METRICS: True})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections, and answer what is under way."""
@@ -65,11 +87,16 @@ def serve(settings: Settings, *, is_open: bool) -> None:
         signal.signal(signal_, lambda *_: None)
     config.limit_concurrency = min(MOST_CONNECTIONS, max(1, _files() - OTHER_FILES))
     # Ours, since uvicorn would only log what is the matter with it.
-    with _listening(settings.api_host, settings.api_port) as listening:
-        Server(config).run(sockets=[listening])
+    with ExitStack() as opened:
+        for_metrics = None
+        if settings.api_metrics_at is not None:
+            for_metrics = opened.enter_context(listening(*settings.api_metrics_at))
+        own = opened.enter_context(listening(settings.api_host, settings.api_port))
+        Server(config, for_metrics).run(sockets=[own])
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises ListenError."""
     try:
         (family, *_), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -78,7 +105,8 @@ def _listening(host: str, port: int) -> socket.socket:
         why = str(error.strerror).partition(" (while")[0]
         raise ListenError(
             f"The port {port} on {host} can't be listened on: {why}.",
-            "Stop what listens there, or choose another: --port and --host, or CREDITFOLD_API_PORT and _API_HOST.",
+            "Stop what listens there, or choose another: --port and --host, or CREDITFOLD_API_PORT, _API_HOST and "
+            "_API_METRICS_ADDRESS.",
         ) from None
 
 

@@ -19,6 +19,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from creditfold.api.access import Caller, KeyRing, caller_of
 from creditfold.api.feed import Feed
 from creditfold.api.limits import Rate, RateLimits
+from creditfold.api.metrics import Metrics
 from creditfold.api.problems import RETRY_S, ProblemError, unauthenticated
 from creditfold.api.requests import refuse_other_pages
 from creditfold.api.tokens import Tokens
@@ -73,11 +74,13 @@ class Service:
 
     Args:
         settings: where Kafka and PostgreSQL are.
+        metrics: of the application.
         is_open: whether requests without a key may do everything (`--insecure-local`).
     """
 
-    def __init__(self, settings: Settings, *, is_open: bool = False) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, *, is_open: bool = False) -> None:
         self.settings = settings
+        self.metrics = metrics
         self._is_open = is_open
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="creditfold-read")
         self._bulk_threads = ThreadPoolExecutor(BULKERS, thread_name_prefix="creditfold-bulk")
@@ -102,6 +105,9 @@ class Service:
         self._readiness: asyncio.Task[tuple[bool, bool]] | None = None
         self._is_stopping = False
         self._waits: set[asyncio.Timeout] = set()
+        metrics.writes_waiting.set_function(lambda: len(self._waits))
+        metrics.fold_waits.set_function(lambda: self._waiting)
+        metrics.reads_waiting.set_function(self._threads._work_queue.qsize)
 
     async def open(self) -> None:
         """Open the pools; they connect by and by, whether PostgreSQL is there or not."""
@@ -200,8 +206,12 @@ class Service:
 
     async def run(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Do blocking work beside the event loop, when a thread is free."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: work(*arguments, **options))
+
+        def measured() -> T:
+            with self.metrics.readers_busy.track_inprogress():
+                return work(*arguments, **options)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, measured)
 
     async def run_bulk(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Do the work of a bulk request in threads of its own: reads don't wait for it."""

@@ -11,6 +11,8 @@ import structlog
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from creditfold.api.metrics import Metrics, route_of
+
 log = structlog.get_logger()
 
 #: Seconds for which a reader may take nothing of what is sent.
@@ -48,6 +50,11 @@ class Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer as ASGI has it."""
+        metrics: Metrics = scope["app"].state.metrics
+        with metrics.stream(route_of(scope)):
+            await self._stream(scope, receive, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send(scope, send))
         tasks: set[asyncio.Task[Any]] = {sending}
         if self._is_endless:

@@ -16,7 +16,7 @@ __all__ = ["MissingExtraError"]
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "read": ("psycopg", "psycopg_pool", "pydantic_settings", "tenacity"),
     "cli": ("rich", "structlog", "typer"),
-    "api": ("fastapi", "h11", "joserfc", "starlette", "uvicorn"),
+    "api": ("fastapi", "h11", "joserfc", "prometheus_client", "starlette", "uvicorn"),
     "embedded": ("jgo", "requests", "truststore"),
     "worker": ("aiokafka", "cramjam", "faust"),
 }

@@ -245,6 +245,10 @@ class Settings(BaseSettings):
         "", description="Origins whose pages may call the door from a browser, by commas; none if empty."
     )
 
+    api_metrics_address: str | None = Field(
+        None, description="Address, host:port, where `GET /metrics` is served without a key; none if unset."
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -262,9 +266,14 @@ class Settings(BaseSettings):
     @classmethod
     def _bootstrap_is_host_and_port(cls, value: str) -> str:
         for server in value.split(","):
-            host, colon, port = server.strip().rpartition(":")
-            if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-                raise ValueError(f"{server!r} is not host:port")
+            _host_and_port(server.strip())
+        return value
+
+    @field_validator("api_metrics_address")
+    @classmethod
+    def _metrics_are_somewhere(cls, value: str | None) -> str | None:
+        if value is not None:
+            _host_and_port(value)
         return value
 
     @field_validator("api_jwks_url")
@@ -294,6 +303,11 @@ class Settings(BaseSettings):
     def jwt_algorithms(self) -> list[str]:
         """The algorithms that a token may be signed with."""
         return [name.strip() for name in self.api_jwt_algorithms.split(",")]
+
+    @property
+    def api_metrics_at(self) -> tuple[str, int] | None:
+        """Host and port where metrics are served without a key."""
+        return None if self.api_metrics_address is None else _host_and_port(self.api_metrics_address)
 
     @property
     def cors_origins(self) -> list[str]:
@@ -352,6 +366,14 @@ class Settings(BaseSettings):
         if self.kafka_ca_file is not None:
             conf["ssl.ca.location"] = str(self.kafka_ca_file)
         return conf
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """The two parts of an address. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError(f"{text!r} is not host:port")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 @lru_cache(maxsize=1)

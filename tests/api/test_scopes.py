@@ -74,6 +74,7 @@ TABLE: dict[str, Row] = {
     "GET /health/live": Row(None),
     "GET /health/ready": Row(None),
     "GET /schemas/{schema_id}": Row(None),
+    "GET /metrics": Row("operate:metrics"),
     "GET /openapi.json": Row(None),
     "GET /docs": Row(None),
     "GET /docs/{name}": Row(None),

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from creditfold.api.server import Server, config_of
+from creditfold.api.server import Server, config_of, listening
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.processors.startup import prepare_ledger
@@ -61,7 +61,8 @@ class Door:
 def serving(settings: Settings, *, is_open: bool = False) -> Iterator[str]:
     """Serve in a thread of this process for a block; gives the URL."""
     chosen = settings.model_copy(update={"api_port": free_port()})
-    server = Server(config_of(chosen, is_open=is_open))
+    for_metrics = None if chosen.api_metrics_at is None else listening(*chosen.api_metrics_at)
+    server = Server(config_of(chosen, is_open=is_open), for_metrics)
     thread = threading.Thread(target=server.run, name="door", daemon=True)
     thread.start()
     try:

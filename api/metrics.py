@@ -1,0 +1,182 @@
+"""What one door counts and measures, and the route that shows it to Prometheus.
+
+Owns the names, the labels and their bounds: a route is its template and never a path, and nothing is by account or by
+key. Each application has a registry of its own. Refuses to know what a route does.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from creditfold.api.access import Caller, needs
+from creditfold.api.problems import ProblemError, answer, responses
+
+router = APIRouter(tags=["operation"])
+
+#: The label of every path that no route has, and of what is refused before a route is looked for.
+NO_ROUTE = "none"
+#: A method that HTTP has none of is one label too.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+#: Seconds. The goals are 10 ms for a read, and 25 and 60 ms for a write.
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.06, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+#: In the state of a connection that came to the metrics' own address.
+FOR_METRICS = "is_for_metrics"
+_MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+# Else there is a series for each, of when it was first counted.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """The metrics of one application."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+
+        def gauge(name: str, said: str, labels: Sequence[str] = ()) -> Gauge:
+            return Gauge(f"creditfold_http_{name}", said, labels, registry=registry)
+
+        def counter(name: str, said: str, labels: Sequence[str] = ()) -> Counter:
+            return Counter(f"creditfold_http_{name}", said, labels, registry=registry)
+
+        self._requests = counter("requests", "Requests that were answered.", ("route", "method", "status"))
+        self._seconds = Histogram(
+            "creditfold_http_request_seconds",
+            "Seconds from a request's head until the head of its answer was sent.",
+            ("route", "method"),
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+        self._in_flight = gauge("requests_in_flight", "Requests whose answer isn't at its end.")
+        self._streams = gauge("streams_open", "Streams of outcomes and bulk requests that are open.", ("route",))
+        self.connections = gauge("connections_open", "Connections of clients.")
+        self.refused = counter("connections_refused", "Connections beyond the most that are served.")
+        self.rate_limited = counter("rate_limited", "Requests that a key sent beyond its rate.")
+        self.writes_waiting = gauge("writes_waiting", "Commands whose outcome is waited for, but for bulk requests.")
+        self.fold_waits = gauge("fold_waits", "Waits until the fold has passed a position.")
+        self.readers_busy = gauge("readers_busy", "Threads that ask PostgreSQL now.")
+        self.reads_waiting = gauge("reads_waiting", "Questions for PostgreSQL that no thread is free for.")
+
+    def text(self) -> bytes:
+        """All metrics as Prometheus reads them."""
+        return generate_latest(self._registry)
+
+    @contextmanager
+    def stream(self, route: str) -> Iterator[None]:
+        """Count a stream as open for as long as the block runs."""
+        gauge = self._streams.labels(route)
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+
+    @contextmanager
+    def request(self) -> Iterator["_Watch"]:
+        """Count a request as in flight for as long as the block runs."""
+        self._in_flight.inc()
+        try:
+            yield _Watch()
+        finally:
+            self._in_flight.dec()
+
+    def count(self, scope: Scope, watch: "_Watch") -> None:
+        """Count a request by what became of it; one whose client left before its answer isn't counted."""
+        if watch.status is None:
+            return
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        route = route_of(scope)
+        self._requests.labels(route, method, str(watch.status)).inc()
+        self._seconds.labels(route, method).observe(watch.seconds)
+
+
+class _Watch:
+    """One request: when it began, and the head of its answer."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self.status: int | None = None
+        self.seconds = 0.0
+
+    def see(self, message: Message) -> None:
+        """Look at a part of the answer."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.seconds = time.perf_counter() - self._began
+
+
+def route_of(scope: Scope) -> str:
+    """The template of a request's route, as the OpenAPI document has it."""
+    found: str = getattr(scope.get("route"), "path_format", NO_ROUTE)
+    return found
+
+
+class MeasuredRequests:
+    """Counts each request. What came in by the metrics' own address gets them without a key, and nothing else."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection as ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope.get("state", {}).get(FOR_METRICS):
+            await self._answer(scope)(scope, receive, send)
+            return
+        with self._metrics.request() as watch:
+
+            async def watched(message: Message) -> None:
+                watch.see(message)
+                await send(message)
+
+            try:
+                await self._app(scope, receive, watched)
+            except Exception:
+                # Answered further out.
+                watch.status = watch.status or 500
+                raise
+            finally:
+                self._metrics.count(scope, watch)
+
+    def _answer(self, scope: Scope) -> Response:
+        if scope["path"] == "/metrics" and scope["method"] == "GET":
+            return Response(self._metrics.text(), 200, media_type=_MEDIA_TYPE)
+        problem = ProblemError(404, "not_found", "This address has GET /metrics only.", "Ask the door's own address.")
+        return answer(Request(scope), problem)
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Counters, gauges and histograms in Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **responses(),
+    },
+)
+async def metrics(request: Request, caller: Annotated[Caller, needs("operate:metrics")]) -> Response:
+    """What this process has counted and measured since it started."""
+    found: Metrics = request.app.state.metrics
+    return Response(found.text(), 200, {"Cache-Control": "no-store"}, _MEDIA_TYPE)
