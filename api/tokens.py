@@ -8,7 +8,7 @@ import asyncio
 import json
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from joserfc.jwt import JWTClaimsRegistry
 from creditfold.api.access import Caller
 from creditfold.api.problems import RETRY_S, ProblemError, unauthenticated
 from creditfold.common.settings import Settings
-from creditfold.ledger.limits import MAX_OCCURRED_AT, MAX_SOURCE, is_id
+from creditfold.ledger.limits import MAX_ACCOUNT, MAX_AMOUNT, MAX_ASSET, MAX_OCCURRED_AT, MAX_SOURCE, is_id
 from creditfold.projections.access.keys import SUBJECT
 from creditfold.projections.access.scopes import SCOPES
 
@@ -37,6 +37,8 @@ FRESH_S, SELDOM_S = 600.0, 30.0
 #: Seconds between two askings of a provider that doesn't answer, for an answer, and for which keys stay good meanwhile.
 AWAY_S, ANSWER_S, KEPT_S = 1.0, 5.0, 3_600.0
 MOST_BYTES = 262_144
+#: What begins the names of claims that mean something here alone.
+OURS = "creditfold_"
 
 
 class _Published(NamedTuple):
@@ -164,8 +166,11 @@ class Tokens:
 def caller_of(claims: Mapping[str, Any]) -> Caller:
     """The caller of verified claims: its scopes are those of the claim `scope` that there are here.
 
+    Its limits are those of the claims `creditfold_account_prefix`, `creditfold_assets` and `creditfold_most_amount`;
+    of one that is left out, none.
+
     Raises:
-        ProblemError: its subject can't be the source of a command.
+        ProblemError: its subject can't be the source of a command, or a limit isn't one.
     """
     name = f"{SUBJECT}{claims['sub']}"
     if not is_id(name, MAX_SOURCE):
@@ -174,4 +179,30 @@ def caller_of(claims: Mapping[str, Any]) -> Caller:
     scopes = said.split() if isinstance(said, str) else ()
     # As a claim it may be larger than any instant, or any float.
     ends = datetime.fromtimestamp(min(claims["exp"], MAX_OCCURRED_AT / 1_000), UTC)
-    return Caller(name, frozenset(scopes) & SCOPES.keys(), expires_at=ends)
+    limits = _limits_of(claims)
+    return Caller(name, frozenset(scopes) & SCOPES.keys(), expires_at=ends, **limits)
+
+
+def _limits_of(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """The limits that claims say, by their names. Raises ProblemError.
+
+    One that is malformed or unknown was meant to be a limit, so it isn't passed over.
+    """
+    found = {name.removeprefix(OURS): value for name, value in claims.items() if name.startswith(OURS)}
+    for name, value in found.items():
+        if name not in _LIMITS or not _LIMITS[name](value):
+            raise unauthenticated(f"The token's claim {OURS}{name[:60]} is no limit of a caller.")
+    return found
+
+
+def _is_text(value: Any, longest: int) -> bool:
+    return isinstance(value, str) and is_id(value, longest)
+
+
+#: The limits that claims may say, each with what it must be.
+_LIMITS: Mapping[str, Callable[[Any], bool]] = {
+    "account_prefix": lambda value: _is_text(value, MAX_ACCOUNT),
+    # An empty list would be none.
+    "assets": lambda value: isinstance(value, list) and bool(value) and all(_is_text(one, MAX_ASSET) for one in value),
+    "most_amount": lambda value: type(value) is int and 0 < value <= MAX_AMOUNT,
+}

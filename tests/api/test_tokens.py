@@ -21,6 +21,20 @@ from helpers.support import HANG_S
 
 pytestmark = pytest.mark.stack
 
+#: What isn't a limit: passed over, each would let its token do more than was meant.
+NO_LIMITS: tuple[tuple[str, Any], ...] = (
+    ("account_prefix", ""),
+    ("account_prefix", 5),
+    ("account_prefix", "a\nb"),
+    ("assets", []),
+    ("assets", "credits"),
+    ("assets", ["credits", 5]),
+    ("most_amount", 0),
+    ("most_amount", True),
+    ("most_amount", 5.5),
+    ("most_amount", 2**53),
+    ("prefix", "eu-"),
+)
 OURS = {"iss": "https://id.example", "aud": "creditfold", "sub": "ann"}
 
 
@@ -107,6 +121,34 @@ def test_a_token_opens_what_its_scope_says(door: Door, provider: Provider) -> No
             assert asked(door.make_key("read:balance").text).status_code == 200
 
 
+def test_a_token_is_limited_by_its_claims(door: Door, provider: Provider) -> None:
+    """As a key is: to a prefix of accounts, to assets, to a largest amount."""
+    limits = {
+        "creditfold_account_prefix": "eu-",
+        "creditfold_assets": ["credits", "gold"],
+        "creditfold_most_amount": 100,
+    }
+    text = provider.token(scope="append:grant read:balance read:statement", **limits)
+    headers = {"Authorization": f"Bearer {text}", "Prefer": "wait=30"}
+    with (
+        serving(settings_of(door, provider.url)) as url,
+        httpx.Client(base_url=url, headers=headers, timeout=HANG_S, trust_env=False) as ann,
+    ):
+        for number, (account, asset, amount, code) in enumerate(
+            (
+                ("eu-1", "gold", 100, None),
+                ("us-1", "gold", 100, "account_out_of_reach"),
+                ("eu-1", "iron", 100, "asset_out_of_reach"),
+                ("eu-1", "gold", 101, "amount_over_limit"),
+            )
+        ):
+            body = {"asset": asset, "amount": amount}
+            answer = ann.post(f"/v1/accounts/{account}/grants", json=body, headers={"Idempotency-Key": str(number)})
+            assert (answer.status_code, answer.json().get("code")) == (403 if code else 201, code)
+        assert ann.get("/v1/accounts/us-1").json()["code"] == "account_out_of_reach"
+        assert ann.get("/v1/journal").json()["code"] == "account_out_of_reach"
+
+
 def test_what_a_token_lacks_or_has_wrong_is_refused(ask: Callable[[str], httpx.Response], provider: Provider) -> None:
     """Each with 401 in words, without a part of the token."""
     stranger = RSAKey.generate_key(2048, {"kid": "rsa"})
@@ -132,6 +174,7 @@ def test_what_a_token_lacks_or_has_wrong_is_refused(ask: Callable[[str], httpx.R
         "garbage": "a.b.c",
         "empty": "..",
         "long": f"{good}{'a' * tokens.LONGEST}",
+        **{f"{name}={value!r}": provider.token(**{f"creditfold_{name}": value}) for name, value in NO_LIMITS},
     }
     assert ask(good).status_code == 200
     for name, text in bad.items():
