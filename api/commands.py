@@ -17,7 +17,7 @@ from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.answers import AcceptedAnswer, OutcomeAnswer
 from creditfold.api.body import json_object
-from creditfold.api.preview import preview_of
+from creditfold.api.preview import PreviewAnswer, preview_of
 from creditfold.api.problems import RETRY_S, ProblemError, responses
 from creditfold.api.service import Service, service_of
 from creditfold.common.position import Position
@@ -241,7 +241,10 @@ def _add_route(kind: str, last: str) -> None:
         status_code=201,
         response_model=OutcomeAnswer,
         responses={
-            200: {"model": OutcomeAnswer, "description": "A repeat: the first outcome, with Idempotency-Replayed."},
+            200: {
+                "model": OutcomeAnswer | PreviewAnswer,
+                "description": "A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to.",
+            },
             202: {"model": AcceptedAnswer, "description": "In the log; not decided in time. Location has the outcome."},
             422: {"model": OutcomeAnswer, "description": "Rejected, for good: the same key is never decided again."},
             **responses(408, 409, 413, 415),

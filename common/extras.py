@@ -12,9 +12,10 @@ from creditfold.common.errors import CreditfoldError
 
 __all__ = ["MissingExtraError"]
 
-#: What each extra adds, by the name it is imported by, the smallest extra first. Larger ones include `read`.
+#: What each extra adds, by the name it is imported by, the smallest extra first. All but `client` include `read`.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "read": ("psycopg", "psycopg_pool", "pydantic_settings", "tenacity"),
+    "client": ("httpx", "tenacity"),
     "cli": ("rich", "structlog", "typer"),
     "api": ("fastapi", "h11", "joserfc", "prometheus_client", "starlette", "uvicorn"),
     "embedded": ("jgo", "requests", "truststore"),

@@ -23,6 +23,8 @@ PUBLIC = {
     "creditfold.projections.connections": "read",
     "creditfold.processors.publisher.messages": "read",
     "creditfold.processors.publisher.follower": "read",
+    "creditfold.client": "client",
+    "creditfold.client.answers": "client",
     "creditfold.api": "api",
     "creditfold.common.settings": "read",
     "creditfold.common.position": "",
@@ -48,6 +50,9 @@ are seconds. Every error for a user derives from `CreditfoldError`, and has a `m
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 Node: TypeAlias = Function | ast.ClassDef | ast.Assign | ast.AnnAssign
+
+#: Classes with the methods of another one, which are on the page there only.
+TWINS = {"AsyncClient"}
 
 #: The sections of a docstring whose entries are a list, and those whose text is a paragraph or code.
 LISTS = ("Args", "Attributes", "Fields", "Raises")
@@ -153,10 +158,10 @@ def is_record(module: str, node: ast.ClassDef) -> bool:
 
 
 def methods(module: str, node: ast.ClassDef) -> Iterator[Entry]:
-    """The public methods of a class; of a model none, since all models have the same."""
+    """The public methods of a class; of a model and of a twin none, since others have the same."""
     seen: set[str] = set()
     for one in bases(module, node):
-        if not isinstance(one.node, ast.ClassDef) or "BaseModel" in roots(module, node):
+        if not isinstance(one.node, ast.ClassDef) or node.name in TWINS or "BaseModel" in roots(module, node):
             continue
         for inner in one.node.body:
             if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)) and inner.name[0] != "_":

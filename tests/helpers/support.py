@@ -52,7 +52,19 @@ PATIENT = ("--timeout", str(HANG_S))
 TRANSACTION_MS = 900_000
 #: What tests that draw at random draw from; they print it.
 SEED = int(os.environ.get("CREDITFOLD_TEST_SEED", random.randrange(10**6)))
-ROOMS = ("common", "schemas", "ledger", "log", "producers", "processors", "projections", "stack", "api", "cli")
+ROOMS = (
+    "common",
+    "schemas",
+    "ledger",
+    "log",
+    "producers",
+    "processors",
+    "projections",
+    "stack",
+    "client",
+    "api",
+    "cli",
+)
 
 
 def built_wheel(folder: Path) -> Path:

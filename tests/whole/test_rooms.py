@@ -40,6 +40,7 @@ ARROWS = {
     " projections/generations projections/proof processors/fold",
     "processors/publisher": "common schemas ledger log projections projections/tables projections/queries processors",
     "stack": "common log",
+    "client": "common",
     "api": "common schemas ledger log producers producers/models projections projections/access projections/queries"
     " projections/proof processors/fold",
     "cli/shared": "common schemas ledger projections stack",

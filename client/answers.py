@@ -1,0 +1,642 @@
+"""What the HTTP door answers. Written from docs/openapi.json by docs/clients.py (`make api`)."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+
+from pydantic import Field
+
+from creditfold.client.shapes import Answer
+
+__all__ = [
+    "AcceptedAnswer",
+    "AccountAnswer",
+    "Allocation",
+    "AuditAnswer",
+    "AuditLineAnswer",
+    "BalanceAnswer",
+    "DecisionAnswer",
+    "ExpiringAnswer",
+    "ExpiringDayAnswer",
+    "ExpiringLotAnswer",
+    "ExpiringMonthAnswer",
+    "FaultAnswer",
+    "HoldAnswer",
+    "JournalAnswer",
+    "KeyAnswer",
+    "LotAnswer",
+    "MoveAnswer",
+    "NewKeyAnswer",
+    "OutcomeAnswer",
+    "PreviewAnswer",
+    "Problem",
+    "ProgressAnswer",
+    "ReadyAnswer",
+    "ScheduleAnswer",
+    "SidesAnswer",
+    "StatementAnswer",
+    "StatementBalanceAnswer",
+    "StatementLineAnswer",
+    "TotalAnswer",
+    "TraceAnswer",
+    "TracedLotAnswer",
+    "TransferAnswer",
+    "TrialBalanceAnswer",
+]
+
+
+class AcceptedAnswer(Answer):
+    """A command that is in the log and isn't decided yet."""
+
+    account: str
+    command_id: str
+    position: str
+    outcome: str = "pending"
+
+
+class AccountAnswer(Answer):
+    """An account; one that was never used has no balances, and is neither frozen nor closed.
+
+    Attributes:
+        frozen: spending, all, or nothing.
+        holds: with expand=holds.
+        lots: with expand=lots.
+    """
+
+    account: str
+    balances: tuple[BalanceAnswer, ...]
+    frozen: str | None
+    is_closed: bool
+    holds: tuple[HoldAnswer, ...] | None = None
+    lots: tuple[LotAnswer, ...] | None = None
+
+
+class Allocation(Answer):
+    """Credits of a lot that a command took or gave.
+
+    Attributes:
+        lot: the command that made the lot.
+        source: where they were: a place in the lot, or a system account.
+        target: where they went.
+    """
+
+    amount: int
+    lot: str
+    lot_number: int
+    source: str
+    target: str
+
+
+class AuditAnswer(Answer):
+    """A page of the audit, newest first.
+
+    Attributes:
+        next: the cursor of the next page; None after the last.
+    """
+
+    lines: tuple[AuditLineAnswer, ...]
+    next: str | None
+
+
+class AuditLineAnswer(Answer):
+    """One action of somebody's.
+
+    Attributes:
+        address: from where.
+    """
+
+    action: str
+    address: str
+    after: dict[str, Any] | None
+    at: datetime
+    before: dict[str, Any] | None
+    number: int
+    reason: str
+    request_id: str
+    target: str
+    who: str
+
+
+class BalanceAnswer(Answer):
+    """An account's credits of one asset, in its smallest unit."""
+
+    asset: str
+    available: int
+    credit_limit: int
+    debt: int
+    held: int
+    pending: int
+    version: int
+    available_for_use: int | None = None
+
+
+class DecisionAnswer(Answer):
+    """A line of the journal: what was decided, and what the account had afterwards.
+
+    Attributes:
+        available: after the decision.
+        change: of the available credits, signed.
+        position: of the record that was decided, `partition:offset`.
+        step: index of the step for which a batch was rejected, from 0.
+        version: the line's number within the account, from 1.
+    """
+
+    accepted: bool
+    account: str
+    allocations: tuple[Allocation, ...]
+    amount: int
+    asset: str
+    available: int
+    change: int
+    command_id: str | None
+    debt: int
+    decided_at: datetime
+    details: dict[str, Any] | None
+    facts: tuple[dict[str, Any], ...]
+    held: int
+    kind_: str = Field(..., alias="kind")
+    occurred_at: datetime | None
+    pending: int
+    position: str
+    reason: str | None
+    rejection: str | None
+    rules: int
+    source: str | None
+    step: int | None
+    version: int
+
+
+class ExpiringAnswer(Answer):
+    """What of an account ends after `at` and until `until`, that instant included."""
+
+    account: str
+    at: datetime
+    days: tuple[ExpiringDayAnswer, ...]
+    lots: tuple[ExpiringLotAnswer, ...]
+    until: datetime
+
+
+class ExpiringDayAnswer(Answer):
+    """What ends on a day.
+
+    Attributes:
+        day: in UTC.
+        held: what is held of them; what of it comes back after the end is lost too.
+        lots: how many lots end.
+        remaining: what they have left, and lose unless it is spent before.
+    """
+
+    asset: str
+    day: date
+    held: int
+    lots: int
+    remaining: int
+
+
+class ExpiringLotAnswer(Answer):
+    """A lot that ends."""
+
+    asset: str
+    command_id: str
+    expires_at: datetime
+    held: int
+    lot_class: str
+    number: int
+    remaining: int
+    scope: str | None
+
+
+class ExpiringMonthAnswer(Answer):
+    """What ends in a month.
+
+    Attributes:
+        held: what is held of them; what of it comes back after the end is lost too.
+        lots: how many lots end.
+        month: its first day, in UTC.
+        remaining: what they have left, and lose unless it is spent before.
+    """
+
+    asset: str
+    held: int
+    lots: int
+    month: date
+    remaining: int
+
+
+class FaultAnswer(Answer):
+    """Something that doesn't balance."""
+
+    account: str | None
+    asset: str
+    what: str
+
+
+class HoldAnswer(Answer):
+    """Credits set aside.
+
+    Attributes:
+        state: open, lapsed or closed.
+    """
+
+    asset: str
+    command_id: str
+    deadline: datetime | None
+    held: int
+    state: str
+    taken: int
+
+
+class JournalAnswer(Answer):
+    """A page of the journal: partition by partition, each in the log's order.
+
+    Attributes:
+        has_more: whether there are lines after this page already.
+        next: the cursor of what comes after; good at any time, also for what isn't written yet.
+    """
+
+    has_more: bool
+    lines: tuple[DecisionAnswer, ...]
+    next: str
+
+
+class KeyAnswer(Answer):
+    """A key, without its text.
+
+    Attributes:
+        expires_at: of its newest text.
+        used_at: up to half a minute late.
+    """
+
+    account_prefix: str
+    assets: tuple[str, ...]
+    burst: int | None
+    expires_at: datetime | None
+    id: str
+    made_at: datetime
+    most_amount: int | None
+    name: str
+    rate: float | None
+    revoked_at: datetime | None
+    scopes: tuple[str, ...]
+    used_at: datetime | None
+
+
+class LotAnswer(Answer):
+    """Credits that came in together, and where each part of them is.
+
+    Attributes:
+        state: pending, active, empty, expired or voided.
+    """
+
+    amount: int
+    asset: str
+    command_id: str
+    effective_at: datetime | None
+    expired: int
+    expires_at: datetime | None
+    forfeited: int
+    held: int
+    lot_class: str
+    number: int
+    priority: int
+    reissued: int
+    remaining: int
+    scope: str | None
+    spent: int
+    state: str
+    transferred: int
+    voided: int
+
+
+class MoveAnswer(Answer):
+    """Credits that went from one place to another.
+
+    Attributes:
+        command_id: the command that moved them; None for what time did.
+        lot_command: the command that made the lot; None for debt.
+    """
+
+    amount: int
+    asset: str
+    at: datetime
+    command_id: str | None
+    kind_: str = Field(..., alias="kind")
+    lot_command: str | None
+    lot_number: int | None
+    position: str
+    ref: str
+    source: str
+    target: str
+    version: int
+
+
+class NewKeyAnswer(Answer):
+    """A key with its text.
+
+    Attributes:
+        expires_at: of its newest text.
+        text: shown this once and stored nowhere.
+        used_at: up to half a minute late.
+    """
+
+    account_prefix: str
+    assets: tuple[str, ...]
+    burst: int | None
+    expires_at: datetime | None
+    id: str
+    made_at: datetime
+    most_amount: int | None
+    name: str
+    rate: float | None
+    revoked_at: datetime | None
+    scopes: tuple[str, ...]
+    text: str
+    used_at: datetime | None
+
+
+class OutcomeAnswer(Answer):
+    """What became of a command.
+
+    Attributes:
+        accepted: whether the command has taken effect, by this record or the first one.
+        position: of this record in the log, `partition:offset`.
+    """
+
+    accepted: bool
+    account: str
+    command_id: str
+    decision: DecisionAnswer | None
+    outcome: str
+    position: str
+    reason: str | None
+    steps: tuple[DecisionAnswer, ...]
+
+
+class PreviewAnswer(Answer):
+    """What a command would come to at the folded state.
+
+    Attributes:
+        at: where in the log it would be decided, `partition:offset`: behind all that is folded.
+        balances: by asset, afterwards.
+        outcome: accepted, rejected or duplicate.
+    """
+
+    account: str
+    allocations: tuple[Allocation, ...]
+    at: str
+    balances: dict[str, dict[str, int]]
+    command_id: str
+    facts: tuple[dict[str, Any], ...]
+    outcome: str
+    reason: str | None
+
+
+class Problem(Answer):
+    """A problem document (RFC 9457).
+
+    Attributes:
+        code: the kind, for a program to act on.
+        detail: what went wrong, in one sentence.
+        maybe_written: whether a command of this request may be in the log all the same. Sent again under the same key,
+            it counts once.
+        remedy: what to do next.
+        request_id: also in the header X-Request-Id, and in the server's log.
+        status: the HTTP status.
+        title: the kind in a few words; the same for each problem of the kind.
+        type: names the kind of the problem; docs/http.md has a section of that name.
+        position: where the command is in the log, `partition:offset`, if that is known.
+        problems: what is wrong, field by field.
+    """
+
+    code: str
+    detail: str
+    maybe_written: bool
+    remedy: str
+    request_id: str
+    status: int
+    title: str
+    type: str
+    position: str | None = None
+    problems: tuple[str, ...] | None = None
+
+
+class ProgressAnswer(Answer):
+    """How far one partition is folded."""
+
+    accepted: int
+    clock: datetime | None
+    dead_letters: int
+    duplicates: int
+    folded_at: datetime | None
+    generation: int
+    next_offset: int
+    partition: int
+    rejected: int
+    rules: int
+
+
+class ReadyAnswer(Answer):
+    """Which servers answer."""
+
+    kafka: bool
+    postgresql: bool
+    ready: bool
+
+
+class ScheduleAnswer(Answer):
+    """Credits that come again and again.
+
+    Attributes:
+        state: active, finished or ended.
+    """
+
+    amount: int
+    asset: str
+    cap: int | None
+    command_id: str
+    every: int
+    expires_after_ms: int | None
+    first_at: datetime | None
+    lot_class: str
+    next_at: datetime | None
+    next_number: int
+    period: str
+    priority: int
+    scope: str | None
+    state: str
+    until: datetime | None
+
+
+class SidesAnswer(Answer):
+    """The two sides of an asset by the journal.
+
+    Attributes:
+        credits: what the accounts have: available, pending and held.
+        difference: by how much the sides differ; 0, or something is wrong.
+        issued: credits - debt, and all that follows here.
+    """
+
+    asset: str
+    available: int
+    credits: int
+    debt: int
+    difference: int
+    expired: int
+    forfeited: int
+    held: int
+    in_transit: int
+    issued: int
+    pending: int
+    reissued: int
+    spent: int
+    voided: int
+
+
+class StatementAnswer(Answer):
+    """What an account had before a time, what changed it in that time, and what it had then.
+
+    Attributes:
+        closing: after the whole time, whichever page this is.
+        lines: of this page, oldest first.
+        next: the cursor of the next page; None after the last.
+    """
+
+    account: str
+    closing: tuple[StatementBalanceAnswer, ...]
+    from_: datetime | None = Field(..., alias="from")
+    lines: tuple[StatementLineAnswer, ...]
+    next: str | None
+    opening: tuple[StatementBalanceAnswer, ...]
+    until: datetime | None
+
+
+class StatementBalanceAnswer(Answer):
+    """What the account had of one asset, in its smallest unit."""
+
+    asset: str
+    available: int
+    debt: int
+    held: int
+    pending: int
+
+
+class StatementLineAnswer(Answer):
+    """What changed the account, and what it had of the asset afterwards.
+
+    Attributes:
+        change: of the available credits, signed.
+        command_id: none for what time did, and for a further asset of a command.
+        position: of the record that was decided, `partition:offset`.
+        reason: with the scope read:personal only.
+        source: with the scope read:personal only.
+        version: the line's number within the account.
+    """
+
+    amount: int
+    asset: str
+    available: int
+    change: int
+    command_id: str | None
+    debt: int
+    decided_at: datetime
+    held: int
+    kind_: str = Field(..., alias="kind")
+    pending: int
+    position: str
+    reason: str | None
+    source: str | None
+    version: int
+
+
+class TotalAnswer(Answer):
+    """Where all credits of an asset are, and where they came from.
+
+    Attributes:
+        credits: what the accounts have: available, pending and held.
+        issued: credits - debt, and all that follows here.
+    """
+
+    asset: str
+    credits: int
+    debt: int
+    expired: int
+    forfeited: int
+    in_transit: int
+    issued: int
+    reissued: int
+    spent: int
+    voided: int
+
+
+class TraceAnswer(Answer):
+    """Where a command's credits came from and where they went.
+
+    Attributes:
+        later: of other commands and of time, about what it began.
+        made: the lots that it made, each with all moves of its credits.
+        moves: the command's own.
+        owed: how much of that is still owed.
+        refunded: how much of that was refunded.
+        spent: what the command spent, owed credits included.
+        took: the lots that it moved credits of, with the moves that did.
+    """
+
+    decision: DecisionAnswer
+    later: tuple[MoveAnswer, ...]
+    made: tuple[TracedLotAnswer, ...]
+    moves: tuple[MoveAnswer, ...]
+    owed: int
+    refunded: int
+    spent: int
+    took: tuple[TracedLotAnswer, ...]
+
+
+class TracedLotAnswer(Answer):
+    """A lot as it is now, the kind of the command that made it, and moves of its credits."""
+
+    lot: LotAnswer
+    made_by: str | None
+    moves: tuple[MoveAnswer, ...]
+
+
+class TransferAnswer(Answer):
+    """Credits sent to another account.
+
+    Attributes:
+        state: in_transit or settled.
+    """
+
+    amount: int
+    asset: str
+    command_id: str
+    state: str
+    to_account: str
+
+
+class TrialBalanceAnswer(Answer):
+    """The sums of the journal up to a position of each partition, and everything that doesn't balance.
+
+    Attributes:
+        is_present: whether balances, lots and totals were compared too.
+        next_offsets: the first offset that doesn't count, by partition.
+    """
+
+    assets: tuple[SidesAnswer, ...]
+    balances: bool
+    faults: tuple[FaultAnswer, ...]
+    is_present: bool
+    next_offsets: dict[str, int]
+
+
+AccountAnswer.model_rebuild()
+AuditAnswer.model_rebuild()
+DecisionAnswer.model_rebuild()
+ExpiringAnswer.model_rebuild()
+JournalAnswer.model_rebuild()
+OutcomeAnswer.model_rebuild()
+PreviewAnswer.model_rebuild()
+StatementAnswer.model_rebuild()
+TraceAnswer.model_rebuild()
+TracedLotAnswer.model_rebuild()
+TrialBalanceAnswer.model_rebuild()

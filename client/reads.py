@@ -1,0 +1,633 @@
+"""What the client asks of the HTTP door.
+
+Written from docs/openapi.json by docs/clients.py (`make api`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from creditfold.client.answers import (
+    AcceptedAnswer,
+    AccountAnswer,
+    AuditAnswer,
+    BalanceAnswer,
+    ExpiringAnswer,
+    ExpiringMonthAnswer,
+    HoldAnswer,
+    JournalAnswer,
+    KeyAnswer,
+    LotAnswer,
+    NewKeyAnswer,
+    OutcomeAnswer,
+    ProgressAnswer,
+    ReadyAnswer,
+    ScheduleAnswer,
+    StatementAnswer,
+    TotalAnswer,
+    TraceAnswer,
+    TransferAnswer,
+    TrialBalanceAnswer,
+)
+from creditfold.client.calls import Call, following, json_body, path
+from creditfold.client.shapes import Instant, Rows
+
+T = TypeVar("T")
+
+
+class Reads(ABC):
+    """The methods that are the same but for their routes."""
+
+    @abstractmethod
+    def _send(self, call: Call[T], bound_s: float | None = None) -> T: ...
+
+    def live(self) -> Any:
+        """Whether the process serves requests. Needs no key."""
+        return self._send(Call("GET", "/health/live", {200: Any}))
+
+    def ready(self) -> ReadyAnswer:
+        """Whether Kafka and PostgreSQL answer, asked now. Needs no key."""
+        return self._send(Call("GET", "/health/ready", {200: ReadyAnswer, 503: ReadyAnswer}))
+
+    def schema(self, schema_id: int) -> Any:
+        """The Avro schema of an id, as the log's records carry it. Needs no key: the schemas are public."""
+        return self._send(Call("GET", path("/schemas/{schema_id}", schema_id=schema_id), {200: Any}))
+
+    def account(
+        self,
+        account: str,
+        *,
+        use: str | None = None,
+        expand: str | None = None,
+        as_of: str | None = None,
+        at_least: str | None = None,
+    ) -> AccountAnswer:
+        """An account: its balances at this moment, and on demand its lots and holds, all of one snapshot.
+
+        Args:
+            account: the account.
+            use: a use; adds how much of each balance it could take.
+            expand: lots, holds, or both by comma: of the same snapshot.
+            as_of: a time or a position, both inclusive: by what was decided until then. Not with use or expand.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}", account=account),
+                {200: AccountAnswer},
+                query={"use": use, "expand": expand, "as_of": as_of, "at_least": at_least},
+            )
+        )
+
+    def balances(
+        self, account: str, *, use: str | None = None, as_of: str | None = None, at_least: str | None = None
+    ) -> Rows[BalanceAnswer]:
+        """An account's balances at this moment: what ended is not in them, nor what hasn't begun.
+
+        Args:
+            account: the account.
+            use: a use; adds how much of each balance it could take.
+            as_of: a time or a position, both inclusive: by what was decided until then. Not with use or expand.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/balances", account=account),
+                {200: list[BalanceAnswer]},
+                query={"use": use, "as_of": as_of, "at_least": at_least},
+            )
+        )
+
+    def command(
+        self, account: str, command_id: str, *, at: str | None = None, wait: float | None = None
+    ) -> OutcomeAnswer | AcceptedAnswer:
+        """What became of a command.
+
+        With `at`, of that record of the log; else of the first one that had this id.
+
+        Args:
+            account: the account.
+            command_id: the command's id.
+            at: the record's position, as an answer 202 names it.
+            wait: seconds to wait for the outcome.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/commands/{command_id}", account=account, command_id=command_id),
+                {200: OutcomeAnswer, 202: AcceptedAnswer},
+                query={"at": at, "wait": wait},
+            )
+        )
+
+    def trace(self, account: str, command_id: str, *, at_least: str | None = None) -> TraceAnswer:
+        """Where a command's credits came from, and where they went since.
+
+        Args:
+            account: the account.
+            command_id: the command's id.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/commands/{command_id}/trace", account=account, command_id=command_id),
+                {200: TraceAnswer},
+                query={"at_least": at_least},
+            )
+        )
+
+    def expiring(self, account: str, *, within: str | None = None, at_least: str | None = None) -> ExpiringAnswer:
+        """The credits of an account that will end, by day and by lot, the first to end first.
+
+        Args:
+            account: the account.
+            within: how long from now on, as 90s, 15m, 2h or 30d.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/expiring", account=account),
+                {200: ExpiringAnswer},
+                query={"within": within, "at_least": at_least},
+            )
+        )
+
+    def holds(self, account: str, *, every: bool | None = None, at_least: str | None = None) -> Rows[HoldAnswer]:
+        """An account's holds, the next to lapse first.
+
+        Args:
+            account: the account.
+            every: lapsed and closed ones too.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/holds", account=account),
+                {200: list[HoldAnswer]},
+                query={"every": every, "at_least": at_least},
+            )
+        )
+
+    def lots(self, account: str, *, every: bool | None = None, at_least: str | None = None) -> Rows[LotAnswer]:
+        """An account's lots, in the order of spending.
+
+        Args:
+            account: the account.
+            every: empty, expired and voided ones too.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/lots", account=account),
+                {200: list[LotAnswer]},
+                query={"every": every, "at_least": at_least},
+            )
+        )
+
+    def schedules(self, account: str, *, at_least: str | None = None) -> Rows[ScheduleAnswer]:
+        """An account's schedules, the next to fall due first.
+
+        Args:
+            account: the account.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/schedules", account=account),
+                {200: list[ScheduleAnswer]},
+                query={"at_least": at_least},
+            )
+        )
+
+    def statement(
+        self,
+        account: str,
+        *,
+        from_: Instant | None = None,
+        until: Instant | None = None,
+        asset: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        at_least: str | None = None,
+    ) -> StatementAnswer:
+        """An account's statement between two instants, the second of which doesn't count any more.
+
+        As JSON by pages; as lines of JSON or CSV whole.
+
+        Args:
+            account: the account.
+            from_: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            asset: only this asset.
+            limit: rows of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/statement", account=account),
+                {200: StatementAnswer},
+                query={
+                    "from": from_,
+                    "until": until,
+                    "asset": asset,
+                    "limit": limit,
+                    "cursor": cursor,
+                    "at_least": at_least,
+                },
+            )
+        )
+
+    def statement_pages(
+        self,
+        account: str,
+        *,
+        from_: Instant | None = None,
+        until: Instant | None = None,
+        asset: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        at_least: str | None = None,
+    ) -> Iterator[StatementAnswer]:
+        """The pages of `statement`, one after the other until there are no more.
+
+        Args:
+            account: the account.
+            from_: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            asset: only this asset.
+            limit: rows of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.statement(
+                account, from_=from_, until=until, asset=asset, limit=limit, cursor=cursor, at_least=at_least
+            )
+            yield page
+            if (cursor := following(page)) is None:
+                return
+
+    def transfers(
+        self, account: str, *, every: bool | None = None, at_least: str | None = None
+    ) -> Rows[TransferAnswer]:
+        """What an account sent to others.
+
+        Args:
+            account: the account.
+            every: settled ones too.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/transfers", account=account),
+                {200: list[TransferAnswer]},
+                query={"every": every, "at_least": at_least},
+            )
+        )
+
+    def audit(self, *, limit: int | None = None, cursor: str | None = None) -> AuditAnswer:
+        """What operators did, newest first: who, when, from where, why, before and after.
+
+        Args:
+            limit: rows of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(Call("GET", "/v1/audit", {200: AuditAnswer}, query={"limit": limit, "cursor": cursor}))
+
+    def audit_pages(self, *, limit: int | None = None, cursor: str | None = None) -> Iterator[AuditAnswer]:
+        """The pages of `audit`, one after the other until there are no more.
+
+        Args:
+            limit: rows of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.audit(limit=limit, cursor=cursor)
+            yield page
+            if (cursor := following(page)) is None:
+                return
+
+    def expiring_totals(self, *, until: Instant | None = None) -> Rows[ExpiringMonthAnswer]:
+        """The credits of all accounts that will end, by month and asset, as the accounts were last settled."""
+        return self._send(Call("GET", "/v1/expiring", {200: list[ExpiringMonthAnswer]}, query={"until": until}))
+
+    def journal(
+        self, *, from_: str | None = None, cursor: str | None = None, limit: int | None = None
+    ) -> JournalAnswer:
+        """The journal of all accounts, from a position on, oldest first.
+
+        Args:
+            from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
+                read. None: all of them, from their beginnings.
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call("GET", "/v1/journal", {200: JournalAnswer}, query={"from": from_, "cursor": cursor, "limit": limit})
+        )
+
+    def journal_pages(
+        self, *, from_: str | None = None, cursor: str | None = None, limit: int | None = None
+    ) -> Iterator[JournalAnswer]:
+        """The pages of `journal`, one after the other until there are no more.
+
+        Args:
+            from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
+                read. None: all of them, from their beginnings.
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.journal(from_=from_, cursor=cursor, limit=limit)
+            yield page
+            if (cursor := following(page)) is None:
+                return
+            from_ = None
+
+    def keys(self) -> Rows[KeyAnswer]:
+        """All keys, revoked ones last; a caller that is limited to a prefix sees those within it."""
+        return self._send(Call("GET", "/v1/keys", {200: list[KeyAnswer]}))
+
+    def create_key(
+        self,
+        *,
+        name: str,
+        reason: str,
+        scopes: Sequence[str],
+        account_prefix: str | None = None,
+        assets: Sequence[str] | None = None,
+        burst: int | None = None,
+        expires_at: Instant | None = None,
+        most_amount: int | None = None,
+        rate: float | None = None,
+    ) -> NewKeyAnswer:
+        """Make a key, with no scope that the caller's own hasn't, within the caller's limits, and not for longer.
+
+        Args:
+            name: becomes the source of each of its commands.
+            reason: why, for the audit.
+            scopes: what it opens.
+            account_prefix: begins every account that it may touch.
+            assets: those that it may name; none given: any.
+            burst: requests at once; as many as in a second if not given.
+            expires_at: when it ends; never if not given.
+            most_amount: largest amount of one command.
+            rate: requests a second; as the settings say if not given.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "POST",
+                "/v1/keys",
+                {201: NewKeyAnswer},
+                **json_body(
+                    name=name,
+                    reason=reason,
+                    scopes=scopes,
+                    account_prefix=account_prefix,
+                    assets=assets,
+                    burst=burst,
+                    expires_at=expires_at,
+                    most_amount=most_amount,
+                    rate=rate,
+                ),
+                is_repeatable=False,
+            )
+        )
+
+    def revoke_key(self, key_id: str, *, reason: str) -> KeyAnswer:
+        """Have a key open nothing any more, at the latest two seconds from now. Its row stays, for the audit.
+
+        A caller that is limited to a prefix may revoke those within it.
+
+        Args:
+            key_id: the key's id.
+            reason: why, for the audit.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "DELETE",
+                path("/v1/keys/{key_id}", key_id=key_id),
+                {200: KeyAnswer},
+                query={"reason": reason},
+                is_repeatable=False,
+            )
+        )
+
+    def rotate_key(
+        self, key_id: str, *, reason: str, expires_at: Instant | None = None, overlap_s: int | None = None
+    ) -> NewKeyAnswer:
+        """Give a key a new text; the old one stays good for a while.
+
+        The new text opens what the key's scopes say, so that the caller must have them all.
+
+        Args:
+            key_id: the key's id.
+            reason: why, for the audit.
+            expires_at: when the new text ends; as the old one if not given.
+            overlap_s: seconds for which the old text stays good.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "POST",
+                path("/v1/keys/{key_id}:rotate", key_id=key_id),
+                {200: NewKeyAnswer},
+                **json_body(reason=reason, expires_at=expires_at, overlap_s=overlap_s),
+                is_repeatable=False,
+            )
+        )
+
+    def progress(self) -> Rows[ProgressAnswer]:
+        """How far each partition of the log is folded."""
+        return self._send(Call("GET", "/v1/progress", {200: list[ProgressAnswer]}))
+
+    def rejections(
+        self, *, from_: str | None = None, cursor: str | None = None, limit: int | None = None
+    ) -> JournalAnswer:
+        """What was rejected in all accounts, and why, from a position on, oldest first.
+
+        Args:
+            from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
+                read. None: all of them, from their beginnings.
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call("GET", "/v1/rejections", {200: JournalAnswer}, query={"from": from_, "cursor": cursor, "limit": limit})
+        )
+
+    def rejections_pages(
+        self, *, from_: str | None = None, cursor: str | None = None, limit: int | None = None
+    ) -> Iterator[JournalAnswer]:
+        """The pages of `rejections`, one after the other until there are no more.
+
+        Args:
+            from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
+                read. None: all of them, from their beginnings.
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.rejections(from_=from_, cursor=cursor, limit=limit)
+            yield page
+            if (cursor := following(page)) is None:
+                return
+            from_ = None
+
+    def totals(self) -> Rows[TotalAnswer]:
+        """Where all credits are and where they came from, by asset, as the fold keeps it."""
+        return self._send(Call("GET", "/v1/totals", {200: list[TotalAnswer]}))
+
+    def trial_balance(
+        self, *, at: str | None = None, until: Instant | None = None, asset: str | None = None
+    ) -> TrialBalanceAnswer:
+        """The proof from the journal that what the accounts have is what was issued and didn't go elsewhere.
+
+        Reads the whole journal, so there is one proof at a time. Where that takes too long for a request, `creditfold
+        trial-balance` proves the same.
+
+        Args:
+            at: the last records that count, `partition:offset`, by comma.
+            until: the last instant of the log's clock that counts.
+            asset: only this asset.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET", "/v1/trial-balance", {200: TrialBalanceAnswer}, query={"at": at, "until": until, "asset": asset}
+            )
+        )
