@@ -15,7 +15,7 @@ from fastapi import Depends, Request
 
 from creditfold.api.limits import Rate
 from creditfold.api.problems import ProblemError
-from creditfold.producers.models.commands import Batch, Command
+from creditfold.producers.models.commands import Batch, Command, Transfer
 from creditfold.projections.access.keys import Key
 
 #: Seconds for which a key is not asked for again. One that was revoked opens for no longer.
@@ -36,7 +36,7 @@ class Caller(NamedTuple):
         scopes: what it may do.
         account_prefix: begins every account that it may touch.
         assets: those that it may name; none given: any.
-        most_amount: the largest amount of one command, in the asset's smallest unit; None: any.
+        most_amount: the largest amount (or credit limit) of a command, in the asset's smallest unit; None: any.
         expires_at: when what it calls with ends; None: never.
         rate: how many requests it may send; None: any number.
     """
@@ -109,13 +109,16 @@ class Caller(NamedTuple):
             )
 
     def refuse_command(self, command: Command) -> None:
-        """Raise ProblemError unless the caller may append a command, and each step of a batch."""
+        """Raise ProblemError unless the caller may append a command: each step, and to each account."""
         self.refuse_account(command.account)
+        if isinstance(command, Transfer):
+            self.refuse_account(command.to)
         for one in (command, *(command.steps if isinstance(command, Batch) else ())):
             self.refuse_scope(f"append:{one.type}")
-            self._refuse_size(getattr(one, "asset", None), getattr(one, "amount", None))
+            self._refuse_asset(getattr(one, "asset", None))
+            self._refuse_amount(one)
 
-    def _refuse_size(self, asset: str | None, amount: int | None) -> None:
+    def _refuse_asset(self, asset: str | None) -> None:
         if self.assets and asset is not None and asset not in self.assets:
             raise ProblemError(
                 403,
@@ -123,13 +126,26 @@ class Caller(NamedTuple):
                 f"The key {self.name} may not use the asset {asset!r}.",
                 f"It may use {', '.join(self.assets)}.",
             )
-        if self.most_amount is not None and amount is not None and amount > self.most_amount:
-            raise ProblemError(
-                403,
-                "amount_over_limit",
-                f"The key {self.name} may append amounts up to {self.most_amount:,}.",
-                "Use a key with a larger limit.",
-            )
+
+    def _refuse_amount(self, command: Any) -> None:
+        if self.most_amount is None:
+            return
+        for amount in (getattr(command, name) for name in ("amount", "limit") if hasattr(command, name)):
+            if amount is None:
+                raise ProblemError(
+                    403,
+                    "amount_over_limit",
+                    f"The key {self.name} may append amounts up to {self.most_amount:,}, and the {command.type} names "
+                    "none, which is all that there is.",
+                    "Say the amount, or use a key without a limit.",
+                )
+            if amount > self.most_amount:
+                raise ProblemError(
+                    403,
+                    "amount_over_limit",
+                    f"The key {self.name} may append amounts up to {self.most_amount:,}.",
+                    "Use a key with a larger limit.",
+                )
 
 
 def caller_of(key: Key, rate: Rate | None) -> Caller:

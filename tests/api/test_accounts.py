@@ -86,7 +86,9 @@ def test_health_needs_no_key_and_all_else_does(door: Door, account: str) -> None
 
 def test_a_key_opens_what_its_scopes_and_limits_say(door: Door) -> None:
     """Who may spend may not grant, nor in a batch; not elsewhere, not in another asset, and not more than allowed."""
-    key = door.make_key("append:spend", "append:batch", account_prefix="shop-", assets=["credits"], most_amount=10)
+    kinds = ("spend", "batch", "transfer", "set_credit_limit", "capture", "release", "refund")
+    scopes = [f"append:{kind}" for kind in kinds]
+    key = door.make_key(*scopes, account_prefix="shop-", assets=["credits"], most_amount=10)
     door.grant("shop-1", 100)
     spend = {"asset": "credits", "amount": 10}
     step = {"type": "grant", "command_id": "x", "asset": "credits", "amount": 1}
@@ -102,4 +104,11 @@ def test_a_key_opens_what_its_scopes_and_limits_say(door: Door) -> None:
         assert status("mall-1", "spends", **spend) == 403
         assert status("shop-1", "spends", asset="gold", amount=10) == 403
         assert status("shop-1", "spends", asset="credits", amount=11) == 403
+        assert status("shop-1", "transfers", **spend, to="mall-1") == 403
+        assert status("shop-1", "transfers", **spend, to="shop-2") in (201, 202)
+        assert status("shop-1", "credit-limits", asset="credits", limit=11) == 403
+        # Without an amount it is all that there is, which may be more.
+        for route, of in (("captures", "hold"), ("releases", "hold"), ("refunds", "spend")):
+            assert status("shop-1", route, **{of: "other"}) == 403
+            assert status("shop-2", route, **{of: "other"}, amount=10) in (202, 422)
         assert shop.get("/v1/accounts/shop-1").status_code == 403
