@@ -77,6 +77,9 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         title="creditfold",
         version="1",
         summary="A ledger for closed virtual currencies: append, read, preview and follow.",
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        servers=[{"url": "/", "description": "The door that serves this document."}],
+        openapi_tags=[{"name": name, "description": what} for name, what in openapi.TAGS.items()],
         lifespan=lifespan,
         dependencies=[Depends(checked)],
         # A redirect would go to wherever the header Host says, and take the key along.

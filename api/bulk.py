@@ -248,6 +248,22 @@ def _unexplained(error: CreditfoldError, position: Position) -> ProblemError:
     return ProblemError(500, "outcome_unknown", error.message, error.remedy, maybe_written=True, position=str(position))
 
 
+#: The schema of the answer, which is text: that of one of its lines.
+_ANSWERS = {
+    "type": "string",
+    "contentMediaType": MEDIA_TYPE,
+    "contentSchema": {
+        "type": "object",
+        "properties": {
+            "line": {"type": "integer", "description": "The number of the request's line, from 1."},
+            "status": {"type": "integer", "description": "What the command alone would be answered with."},
+        },
+        "required": ["line", "status"],
+        "anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("OutcomeAnswer", "AcceptedAnswer", "Problem")],
+    },
+}
+
+
 @router.post(
     "/v1/commands",
     operation_id="append_many",
@@ -255,7 +271,7 @@ def _unexplained(error: CreditfoldError, position: Position) -> ProblemError:
     responses={
         200: {
             "description": "A line for each line of the request, in its order, as it is known.",
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/OutcomeAnswer"}}},
+            "content": {MEDIA_TYPE: {"schema": _ANSWERS}},
         },
         **responses(415),
     },

@@ -18,7 +18,7 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.answers import AcceptedAnswer, OutcomeAnswer
 from creditfold.api.body import json_object
 from creditfold.api.preview import PreviewAnswer, preview_of
-from creditfold.api.problems import RETRY_S, ProblemError, responses
+from creditfold.api.problems import CONTENT, RETRY_S, ProblemError, responses
 from creditfold.api.service import Service, service_of
 from creditfold.common.position import Position
 from creditfold.producers import OutcomeTimeoutError, parse_command
@@ -238,6 +238,7 @@ def _add_route(kind: str, last: str) -> None:
         name=f"append_{kind}",
         operation_id=f"append_{kind}",
         summary=" ".join(documentation.split()),
+        description=f"Needs the scope `append:{kind}`. Waits for the outcome, unless `Prefer` says otherwise.",
         status_code=201,
         response_model=OutcomeAnswer,
         responses={
@@ -246,7 +247,11 @@ def _add_route(kind: str, last: str) -> None:
                 "description": "A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to.",
             },
             202: {"model": AcceptedAnswer, "description": "In the log; not decided in time. Location has the outcome."},
-            422: {"model": OutcomeAnswer, "description": "Rejected, for good: the same key is never decided again."},
+            422: {
+                "model": OutcomeAnswer,
+                "description": "Rejected, for good: the same key is never decided again. Or a dead letter.",
+                "content": CONTENT,
+            },
             **responses(408, 409, 413, 415),
         },
         openapi_extra={

@@ -14,6 +14,26 @@ from creditfold.api.problems import Problem
 
 Document = dict[str, Any]
 
+#: What each group of routes is for.
+TAGS = {
+    "commands": "Append commands, one or many; what became of each, and what it would become.",
+    "accounts": "What an account has, and what it is about to lose.",
+    "statements": "What was decided, of one account and of all, and the books.",
+    "outcomes": "Follow what is decided.",
+    "access": "Keys, and who used them.",
+    "operation": "Whether the door and its servers are there, and how far the log is folded.",
+}
+_HEADERS = {
+    "X-Request-ID": {
+        "description": "The request's id, its sender's if that is a plain one.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
+}
+#: The answers that say when to try again.
+_AGAIN = ("202", "429", "503")
+
 
 def complete(app: FastAPI) -> None:
     """Have an application's document be complete."""
@@ -28,6 +48,7 @@ def complete(app: FastAPI) -> None:
             # Where an operation says nothing else.
             document["security"] = [{"key": []}]
             _drop_defaults(document)
+            _add_headers(document)
             _add_examples(document)
             app.openapi_schema = document
         return app.openapi_schema
@@ -63,6 +84,14 @@ def _add_examples(document: Document) -> None:
             contents = operation["responses"].get(status, {}).get("content", {})
             for media in contents.keys() & bodies.keys():
                 contents[media]["example"] = bodies[media]
+
+
+def _add_headers(document: Document) -> None:
+    document["components"]["headers"] = _HEADERS
+    for _, _, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            names = [name for name in _HEADERS if name != "Retry-After" or status in _AGAIN]
+            answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _drop_defaults(document: Document) -> None:

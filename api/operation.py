@@ -1,7 +1,7 @@
 """The routes of operation: health, progress, schemas. Those of health need no key."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
-from creditfold.api.problems import ProblemError, responses
+from creditfold.api.problems import CONTENT, ProblemError, responses
 from creditfold.api.service import service_of
 from creditfold.projections import queries
 
@@ -17,6 +17,12 @@ router = APIRouter(tags=["operation"])
 
 #: Of a route that needs no key.
 PUBLIC: dict[str, Any] = {"security": []}
+
+
+class LiveAnswer(Answer):
+    """That the process serves requests."""
+
+    live: Literal[True]
 
 
 class ReadyAnswer(Answer):
@@ -42,10 +48,16 @@ class ProgressAnswer(Answer):
     generation: int
 
 
-@router.get("/health/live", operation_id="live", openapi_extra=PUBLIC)
+@router.get(
+    "/health/live",
+    operation_id="live",
+    response_model=LiveAnswer,
+    openapi_extra=PUBLIC,
+    responses=responses(is_public=True),
+)
 async def live() -> Response:
     """Whether the process serves requests. Needs no key."""
-    return JSONResponse({"live": True})
+    return answers.render(LiveAnswer(live=True))
 
 
 @router.get(
@@ -53,7 +65,10 @@ async def live() -> Response:
     operation_id="ready",
     response_model=ReadyAnswer,
     openapi_extra=PUBLIC,
-    responses={503: {"model": ReadyAnswer, "description": "A server doesn't answer."}},
+    responses={
+        **responses(is_public=True),
+        503: {"model": ReadyAnswer, "description": "A server doesn't answer.", "content": CONTENT},
+    },
 )
 async def ready(request: Request) -> Response:
     """Whether Kafka and PostgreSQL answer, asked now. Needs no key."""
@@ -70,7 +85,12 @@ async def progress(request: Request, caller: Annotated[Caller, needs("read:balan
     return answers.render(found)
 
 
-@router.get("/schemas/{schema_id}", operation_id="schema", responses=responses(404), openapi_extra=PUBLIC)
+@router.get(
+    "/schemas/{schema_id}",
+    operation_id="schema",
+    responses=responses(404, is_public=True),
+    openapi_extra=PUBLIC,
+)
 async def schema(
     request: Request,
     schema_id: Annotated[int, Path(description="The id that the log's records carry.")],

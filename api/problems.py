@@ -260,12 +260,19 @@ def _allowed(request: Request) -> list[str]:
     return sorted({method.upper() for shape in paths if re.fullmatch(shapes[shape], path) for method in paths[shape]})
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The documentation of problem answers, for a route; those that every route may give are added."""
+def responses(*statuses: int, is_public: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The documentation of problem answers, for a route; those that every route may give are added.
+
+    Args:
+        statuses: that the route may answer.
+        is_public: whether it needs no key, and so refuses none.
+    """
+    always = {400, 500, 503} if is_public else {400, 401, 403, 429, 500, 503}
     return {
-        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": _REF}}}
-        for status in sorted({*statuses, 400, 401, 403, 429, 500, 503})
+        status: {"description": HTTPStatus(status).phrase, "content": dict(CONTENT)}
+        for status in sorted(always.union(statuses))
     }
 
 
-_REF = {"$ref": "#/components/schemas/Problem"}
+#: The documentation of an answer's content where it is a problem.
+CONTENT: dict[str, Any] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

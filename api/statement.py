@@ -100,7 +100,10 @@ def _seen(line: StatementLine, caller: Caller) -> StatementLine:
     responses={
         200: {
             "description": "The statement. Lines of JSON and CSV have a first column `row`: opening, line or closing.",
-            "content": {"application/x-ndjson": {}, "text/csv": {"schema": {"type": "string"}}},
+            "content": {
+                "application/x-ndjson": {"schema": {"type": "string"}},
+                "text/csv": {"schema": {"type": "string"}},
+            },
         },
         **responses(406),
     },
@@ -118,7 +121,7 @@ async def statement(
     format: Annotated[
         Literal["json", "ndjson", "csv"] | None, Query(description="In place of the header Accept.")
     ] = None,
-    accept: Annotated[str, Header()] = "",
+    accept: Annotated[str, Header(description="The form of the answer, where `format` says none.")] = "",
     at_least: AtLeast = None,
 ) -> Response:
     """An account's statement between two instants, the second of which doesn't count any more.

@@ -25,6 +25,7 @@ __all__ = [
     "HoldAnswer",
     "JournalAnswer",
     "KeyAnswer",
+    "LiveAnswer",
     "LotAnswer",
     "MoveAnswer",
     "NewKeyAnswer",
@@ -280,6 +281,12 @@ class KeyAnswer(Answer):
     revoked_at: datetime | None
     scopes: tuple[str, ...]
     used_at: datetime | None
+
+
+class LiveAnswer(Answer):
+    """That the process serves requests."""
+
+    live: bool
 
 
 class LotAnswer(Answer):

@@ -17,6 +17,7 @@ from creditfold.client.answers import (
     HoldAnswer,
     JournalAnswer,
     KeyAnswer,
+    LiveAnswer,
     LotAnswer,
     NewKeyAnswer,
     OutcomeAnswer,
@@ -41,9 +42,9 @@ class AsyncReads(ABC):
     @abstractmethod
     async def _send(self, call: Call[T], bound_s: float | None = None) -> T: ...
 
-    async def live(self) -> Any:
+    async def live(self) -> LiveAnswer:
         """Whether the process serves requests. Needs no key."""
-        return await self._send(Call("GET", "/health/live", {200: Any}))
+        return await self._send(Call("GET", "/health/live", {200: LiveAnswer}))
 
     async def ready(self) -> ReadyAnswer:
         """Whether Kafka and PostgreSQL answer, asked now. Needs no key."""

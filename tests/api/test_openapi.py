@@ -2,9 +2,12 @@
 
 import copy
 import json
+import os
+import shutil
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,8 @@ from creditfold.api.app import create_app
 from creditfold.api.openapi import as_text, examples, operations
 from creditfold.common.settings import Settings
 from helpers.contract import breaking_changes
-from helpers.support import ROOT
+from helpers.node import need_node
+from helpers.support import ROOT, ran
 
 FILE = ROOT / "docs" / "openapi.json"
 #: Operations of which no example is recorded: a stream has no end, and counts are never the same.
@@ -39,6 +43,20 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1.")
     ids = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(ids) == len(set(ids))
+
+
+def test_the_linter_finds_nothing(tmp_path: Path) -> None:
+    """By the rules of tests/npm/redocly.yaml, which Redocly's linter knows; it is installed by the lock beside them."""
+    need_node()
+    source = ROOT / "tests" / "npm"
+    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    installed = ran("npm", "ci", "--prefer-offline", cwd=tmp_path)
+    assert installed.returncode == 0, installed.stderr
+    linter = tmp_path / "node_modules" / ".bin" / "redocly"
+    # It neither reports nor asks anything.
+    env = os.environ | {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}
+    done = ran(linter, "lint", "--config", source / "redocly.yaml", "--max-problems", "50", FILE, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_operation_has_an_example(document: dict[str, Any]) -> None:

@@ -71,7 +71,8 @@ def _paths(document: Document, schema: Document, above: tuple[str, ...] = (), de
         found.add(".".join(here))
         if depth < 6:
             found |= _paths(document, one, here, depth + 1)
-    for part in [schema.get("items"), *schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())]:
+    parts = [part for name in ("anyOf", "oneOf", "allOf") for part in schema.get(name, ())]
+    for part in (schema.get("items"), schema.get("contentSchema"), *parts):
         if isinstance(part, dict) and depth < 6:
             found |= _paths(document, part, above, depth + 1)
     return found
