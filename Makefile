@@ -57,7 +57,7 @@ help:
 	@echo 'make bench-rebuild  rebuild 3,000,000 commands, and what that costs the live fold'
 	@echo 'make compiled    compile the core, as most of these do first; PLAIN=1 behind any of them runs plain Python'
 	@echo 'make up, down    start Kafka, PostgreSQL, a worker and a publisher; stop them'
-	@echo 'make api         write docs/api.md, docs/openapi.json, the clients and schemas/conformance.json from the code'
+	@echo 'make api         write docs/api.md, the clients, and what machines read (OpenAPI, AsyncAPI, conformance)'
 	@echo 'make vendored VERSION=V  take the files of the page /docs from that version of their npm package'
 	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'
 	@echo 'make clean       stop everything and remove its data'
@@ -102,7 +102,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
 	MYPYPATH=building $(BIN)/mypy building/*.py
-	$(BIN)/mypy docs/clients.py docs/conformance.py docs/reference.py docs/routes.py
+	$(BIN)/mypy docs/*.py
 
 test-unit: $(VENV)/.installed-dev $(TEST_CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'not stack and not chaos'
@@ -173,6 +173,8 @@ down: $(VENV)/.installed
 api: $(VENV)/.installed-dev
 	$(BIN)/python docs/routes.py
 	$(BIN)/python docs/conformance.py
+	$(BIN)/python docs/outcome_schemas.py
+	$(BIN)/python docs/asyncapi.py
 	$(BIN)/python docs/clients.py
 	$(BIN)/python docs/reference.py
 

@@ -70,7 +70,7 @@ def create_topics(settings: Settings, config: Mapping[str, str] = MappingProxyTy
     # An outcome goes into the partition of its command, so the other topics get as many partitions as the log has,
     # whatever the settings say.
     log = admin.ask(lambda: _describe(admin.client, commands), commands)
-    config = _derived_config(settings, log.max_message_bytes or settings.max_message_bytes)
+    config = derived_config(settings, log.max_message_bytes or settings.max_message_bytes)
     created += _ensure(admin, settings, outcomes, log.partitions, config)
     created += _ensure(admin, settings, dead_letters, log.partitions, config)
     return created
@@ -106,7 +106,7 @@ def topic_config(settings: Settings) -> dict[str, str]:
     }
 
 
-def _derived_config(settings: Settings, log_message_bytes: int) -> dict[str, str]:
+def derived_config(settings: Settings, log_message_bytes: int) -> dict[str, str]:
     """Kafka's settings of the topics that are written from the log, whose records are larger than the log's.
 
     Their batches stay compressed as the publisher sends them, whatever the broker's own `compression.type` is: the

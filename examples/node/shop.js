@@ -12,7 +12,7 @@ const topics = {
   deadLetters: env.CREDITFOLD_DEAD_LETTERS_TOPIC ?? 'creditfold.dead-letters.v1'
 }
 const RECORDS = { grant: 'creditfold.commands.Grant', spend: 'creditfold.commands.Spend' }
-const TIMEOUT_MS = 120_000
+const TIMEOUT_MS = 300_000
 
 const open = () =>
   new Producer({ clientId: 'shop', bootstrapBrokers: bootstrap, idempotent: true, acks: ProduceAcks.ALL, partitioner })

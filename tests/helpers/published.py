@@ -3,12 +3,13 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import fastavro
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from jsonschema import Draft202012Validator
 from psycopg.rows import dict_row
 
 from creditfold.common.settings import Settings
@@ -21,6 +22,28 @@ SCHEMAS = {
     row["id"]: (row["schema"]["name"], fastavro.parse_schema(row["schema"]))
     for row in json.loads((ROOT / "schemas" / "lock.json").read_text("utf-8"))["schemas"]
 }
+#: JSON Schemas of the outcomes, which nothing goes beyond.
+OUTCOME_SCHEMAS = json.loads((ROOT / "schemas" / "outcomes.schema.json").read_text("utf-8"))
+for definition in OUTCOME_SCHEMAS["$defs"].values():
+    definition["additionalProperties"] = False
+
+
+def assert_described(outcomes: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    """Outcomes are as schemas/outcomes.schema.json describes them: one of each form, since checking takes long."""
+    forms = {
+        (
+            name,
+            fields.get("kind"),
+            fields.get("rejection"),
+            *sorted({fact["kind"] for fact in fields.get("facts", ())}),
+        ): (
+            name,
+            fields,
+        )
+        for name, fields in outcomes
+    }
+    for name, fields in forms.values():
+        Draft202012Validator({**OUTCOME_SCHEMAS, "anyOf": [{"$ref": f"#/$defs/{name}"}]}).validate(fields)
 
 
 def decoded(value: bytes | None) -> tuple[str, dict[str, Any]]:
@@ -104,8 +127,9 @@ def assert_outcomes_published(settings: Settings) -> list[dict[str, Any]]:
     # A list of thousands would hide what is wrong with it.
     assert difference(expected_places, places) == ([], [])
     assert places == expected_places
-    for message, row in zip(seen, rows, strict=True):
-        name, fields = decoded(message.value)
+    outcomes = [decoded(message.value) for message in seen]
+    assert_described(outcomes)
+    for message, (name, fields), row in zip(seen, outcomes, rows, strict=True):
         if "details" in fields:
             fields["details"] = json.loads(fields["details"] or "null")
         assert (message.partition, message.key) == (row["log_partition"], row["account_id"].encode())

@@ -20,7 +20,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 public final class Shop {
     private static final Map<String, String> RECORDS =
             Map.of("grant", "creditfold.commands.Grant", "spend", "creditfold.commands.Spend");
-    private static final Duration MOST = Duration.ofSeconds(120);
+    private static final Duration MOST = Duration.ofMinutes(5);
 
     private final Ledger ledger;
     private final KafkaProducer<byte[], byte[]> producer;
