@@ -13,7 +13,11 @@ from helpers.support import ROOT, ran
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 #: Every page that somebody wrote for a reader.
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")] + DOCS
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+    *DOCS,
+    *sorted((ROOT / "examples").glob("*/README.md")),
+]
 
 COLUMNS = 120
 LINK = re.compile(r"\]\(([^)\s]+)\)")
