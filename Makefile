@@ -175,7 +175,7 @@ api: $(VENV)/.installed-dev
 	$(BIN)/python docs/conformance.py
 	$(BIN)/python docs/outcome_schemas.py
 	$(BIN)/python docs/asyncapi.py
-	$(BIN)/python docs/clients.py
+	$(BIN)/python docs/client_code.py
 	$(BIN)/python docs/reference.py
 
 # The version that is there already, or VERSION. Needs npm.

@@ -1,4 +1,4 @@
-"""What the HTTP door answers. Written from docs/openapi.json by docs/clients.py (`make api`)."""
+"""What the HTTP door answers. Written from docs/openapi.json by docs/client_code.py (`make api`)."""
 
 from __future__ import annotations
 

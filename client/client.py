@@ -1,4 +1,4 @@
-"""The client made from `async_client.py` by docs/clients.py, without `async` and `await`.
+"""The client made from `async_client.py` by docs/client_code.py, without `async` and `await`.
 
 Owns the connection. What is sent and what an answer means is said by `calls`, when it is sent again by `retries`.
 """

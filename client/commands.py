@@ -1,4 +1,4 @@
-"""What the HTTP door appends. Written from docs/openapi.json by docs/clients.py (`make api`)."""
+"""What the HTTP door appends. Written from docs/openapi.json by docs/client_code.py (`make api`)."""
 
 from typing import ClassVar, Literal, TypeAlias
 

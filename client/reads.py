@@ -1,6 +1,6 @@
 """What the client asks of the HTTP door.
 
-Written from docs/openapi.json by docs/clients.py (`make api`).
+Written from docs/openapi.json by docs/client_code.py (`make api`).
 """
 
 from abc import ABC, abstractmethod

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import clients
+import client_code
 import httpx
 import pytest
 from pydantic import ValidationError
@@ -244,7 +244,7 @@ def test_events_are_read_however_they_are_cut() -> None:
 
 def test_the_modules_that_are_made_are_those_that_are_committed() -> None:
     """`make api` writes them, from docs/openapi.json and from the client for asyncio."""
-    made = clients.python_files()
+    made = client_code.python_files()
     assert {path.name for path, text in made.items() if path.read_text("utf-8") != text} == set(), "run `make api`"
     public = {name for name in dir(Client) if name[0] != "_"}
     assert {name.replace("aclose", "close") for name in dir(AsyncClient) if name[0] != "_"} == public

@@ -1,11 +1,16 @@
 """The clients on a real door: every kind of command, bulk, reads, pages and events, and connections that break."""
 
+import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import client_code
 import pytest
 
 from creditfold.client import (
@@ -36,8 +41,10 @@ from creditfold.client.answers import AcceptedAnswer, OutcomeAnswer, ReadyAnswer
 from creditfold.projections.access.scopes import SCOPES
 from helpers.cutting_proxy import CuttingProxy
 from helpers.doors import Door
+from helpers.node import need_node
+from helpers.pages import blocks
 from helpers.published import decoded
-from helpers.support import HANG_S, read_log
+from helpers.support import HANG_S, ROOT, ran, read_log
 
 pytestmark = pytest.mark.stack
 
@@ -58,24 +65,24 @@ def ledger(door: Door, text: str) -> Iterator[Client]:
         yield client
 
 
-#: One of each kind, in this order, and the balance of ada's credits afterwards.
+#: One of each kind, in this order, and the balance of amy's credits afterwards.
 EVERY: tuple[tuple[Command, int], ...] = (
-    (Grant(command_id="g-1", account="ada", **CREDITS, amount=100, expires_at=LATER, reason="welcome"), 100),
-    (Grant(command_id="g-2", account="ada", **CREDITS, amount=7), 107),
-    (Spend(command_id="s-1", account="ada", **CREDITS, amount=20, metadata={"order": "1"}), 87),
-    (Hold(command_id="h-1", account="ada", **CREDITS, amount=30, deadline=LATER), 57),
-    (Capture(command_id="c-1", account="ada", hold="h-1", amount=10), 57),
-    (Release(command_id="r-1", account="ada", hold="h-1"), 77),
-    (Refund(command_id="b-1", account="ada", spend="s-1", amount=5), 82),
-    (VoidGrant(command_id="v-1", account="ada", grant="g-2"), 75),
-    (Transfer(command_id="t-1", account="ada", **CREDITS, amount=5, to="bob"), 70),
-    (SetCreditLimit(command_id="l-1", account="ada", **CREDITS, limit=10), 70),
-    (CreateSchedule(command_id="m-1", account="ada", **CREDITS, amount=5, period="months", first_at=LATER), 70),
-    (CancelSchedule(command_id="m-2", account="ada", schedule="m-1"), 70),
-    (Batch(command_id="x-1", account="ada", steps=(SpendStep(command_id="x-2", **CREDITS, amount=4),)), 66),
-    (Freeze(command_id="f-1", account="ada", scope="all"), 66),
-    (Unfreeze(command_id="f-2", account="ada"), 66),
-    (Close(command_id="z-1", account="ada", forfeit=True), 0),
+    (Grant(command_id="g-1", account="amy", **CREDITS, amount=100, expires_at=LATER, reason="welcome"), 100),
+    (Grant(command_id="g-2", account="amy", **CREDITS, amount=7), 107),
+    (Spend(command_id="s-1", account="amy", **CREDITS, amount=20, metadata={"order": "1"}), 87),
+    (Hold(command_id="h-1", account="amy", **CREDITS, amount=30, deadline=LATER), 57),
+    (Capture(command_id="c-1", account="amy", hold="h-1", amount=10), 57),
+    (Release(command_id="r-1", account="amy", hold="h-1"), 77),
+    (Refund(command_id="b-1", account="amy", spend="s-1", amount=5), 82),
+    (VoidGrant(command_id="v-1", account="amy", grant="g-2"), 75),
+    (Transfer(command_id="t-1", account="amy", **CREDITS, amount=5, to="bob"), 70),
+    (SetCreditLimit(command_id="l-1", account="amy", **CREDITS, limit=10), 70),
+    (CreateSchedule(command_id="m-1", account="amy", **CREDITS, amount=5, period="months", first_at=LATER), 70),
+    (CancelSchedule(command_id="m-2", account="amy", schedule="m-1"), 70),
+    (Batch(command_id="x-1", account="amy", steps=(SpendStep(command_id="x-2", **CREDITS, amount=4),)), 66),
+    (Freeze(command_id="f-1", account="amy", scope="all"), 66),
+    (Unfreeze(command_id="f-2", account="amy"), 66),
+    (Close(command_id="z-1", account="amy", forfeit=True), 0),
 )  # fmt: skip
 
 
@@ -89,26 +96,26 @@ def test_every_command_is_previewed_appended_and_read(ledger: Client) -> None:
         moves = [one for line in outcome.steps or (outcome.decision,) for one in line.allocations]
         # What a close forfeits is in lines of its own, by asset.
         assert list(previewed.allocations) == moves or isinstance(command, Close)
-        (balance,) = ledger.balances("ada", at_least=outcome.position)
+        (balance,) = ledger.balances("amy", at_least=outcome.position)
         assert (balance.available, previewed.balances["credits"]["available"]) == (available, available), command
     assert outcome.stamp.position == outcome.position
-    account = ledger.account("ada", expand="lots,holds", at_least=outcome.position)
+    account = ledger.account("amy", expand="lots,holds", at_least=outcome.position)
     assert (account.is_closed, account.stamp.generation) == (True, 1)
     assert account.lots is not None
-    lots = ledger.lots("ada", every=True)
+    lots = ledger.lots("amy", every=True)
     assert [(lot.command_id, lot.expires_at) for lot in lots if lot.command_id == "g-1"] == [("g-1", LATER)]
     assert lots.stamp.position is not None
-    found: Any = ledger.command("ada", "s-1")
+    found: Any = ledger.command("amy", "s-1")
     assert (found.outcome, found.decision.change) == ("accepted", -20)
-    assert ledger.trace("ada", "s-1").refunded == 5
-    pages = list(ledger.statement_pages("ada", limit=3))
-    assert [line for page in pages for line in page.lines] == list(ledger.statement("ada").lines)
+    assert ledger.trace("amy", "s-1").refunded == 5
+    pages = list(ledger.statement_pages("amy", limit=3))
+    assert [line for page in pages for line in page.lines] == list(ledger.statement("amy").lines)
     assert len(pages) > 3
-    rows = [line for page in ledger.journal_pages(limit=4) for line in page.lines if line.account == "ada"]
+    rows = [line for page in ledger.journal_pages(limit=4) for line in page.lines if line.account == "amy"]
     assert {row.command_id for row in rows} >= {command.command_id for command, _ in EVERY}
     rejected = [row for page in ledger.rejections_pages(from_="0:0,1:0", limit=1) for row in page.lines]
-    assert "ada" not in {row.account for row in rejected}
-    assert ledger.expiring("ada", within="30d").lots == ()
+    assert "amy" not in {row.account for row in rejected}
+    assert ledger.expiring("amy", within="30d").lots == ()
     assert ledger.ready() == ReadyAnswer(ready=True, kafka=True, postgresql=True)
     assert ledger.trial_balance().balances
     assert "append:grant" in ledger.keys()[0].scopes
@@ -204,3 +211,44 @@ async def test_many_are_appended_in_pieces_and_followed_over_cuts(proxy: Cutting
         again = client_.append_many(line.command for line in islice(lines, 3))
         answers = [line.answer for line in again]
     assert all(isinstance(one, OutcomeAnswer) and one.outcome == "duplicate" for one in answers)
+
+
+#: Compiles only where the line after the comment doesn't.
+WRONG = """\
+import type { paths } from "./creditfold.js";
+type Body = paths["/v1/accounts/{account}/grants"]["post"]["requestBody"]["content"]["application/json"];
+export const right: Body = { asset: "credits", amount: 5 };
+// @ts-expect-error
+export const wrong: Body = { asset: "credits", amount: "5" };
+"""
+
+
+@pytest.fixture
+def typescript(tmp_path: Path) -> Path:
+    """A copy of TypeScript's package in a tree of its own, with the document that its types are made from."""
+    need_node()
+    copy = tmp_path / "clients" / "typescript"
+    shutil.copytree(client_code.TYPESCRIPT, copy, ignore=shutil.ignore_patterns("node_modules", "*.js"))
+    (tmp_path / "docs").mkdir()
+    shutil.copy(client_code.DOCUMENT, tmp_path / "docs")
+    (copy / "wrong.ts").write_text(WRONG, "utf-8")
+    settings = copy / "tsconfig.json"
+    settings.write_text(settings.read_text("utf-8").replace('"shop.ts"', '"shop.ts", "wrong.ts"'), "utf-8")
+    return copy
+
+
+def test_typescript_has_the_types_and_charges_once(proxy: CuttingProxy, text: str, typescript: Path) -> None:
+    """As the quick start says it; its types are those of the document, and a wrong field doesn't compile."""
+    (shown,) = (block.text for block in blocks(ROOT / "docs" / "quickstart.md") if block.language == "sh")
+    variables = {**os.environ, "LEDGER_URL": proxy.url, "LEDGER_KEY": text}
+    sh = partial(ran, "sh", "-ec", env=variables)
+    proxy.cut_answers = 1
+    done = sh(shown, cwd=typescript.parents[1])
+    assert (done.returncode, done.stdout.splitlines()[-2:]) == (0, ["deliver", "380 credits"]), (
+        done.stdout + done.stderr
+    )
+    assert proxy.cut_answers == 0
+    assert sh("node shop.js", cwd=typescript).stdout == "deliver\n380 credits\n"
+    committed = (typescript / "creditfold.ts").read_text("utf-8")
+    client_code.write_types(typescript)
+    assert (typescript / "creditfold.ts").read_text("utf-8") == committed, "run `make api`"

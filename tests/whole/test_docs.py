@@ -7,16 +7,19 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from string import Template
 from typing import NamedTuple
 
 import fastavro
 import pytest
 from psycopg.sql import SQL
 
+from creditfold.api.commands import MOST_WAIT_S
 from creditfold.cli.main import COMMANDS
 from creditfold.common.settings import Settings, load_settings
 from creditfold.common.waiting import wait_until
@@ -29,6 +32,7 @@ from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.registry import avsc_name, load_current
 from creditfold.schemas.wire import decode
 from helpers.command_line import use
+from helpers.doors import serving
 from helpers.fork_server import run
 from helpers.pages import DOCS, Block, blocks
 from helpers.support import HANG_S, ROOT, all_progress, environment, publisher, ran, worker
@@ -46,6 +50,10 @@ INSTALLING = (
     ".venv/bin/creditfold demo",
     ".venv/bin/pytest -n 6 -m 'not chaos'",
 )
+
+
+#: Where the documents have the door.
+PORT = "http://127.0.0.1:29080"
 
 
 class Step(NamedTuple):
@@ -92,10 +100,12 @@ def patient(words: list[str]) -> list[str]:
 class Runner:
     """Runs a document's blocks in order, as its reader would."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    def __init__(self, settings: Settings, folder: Path, url: str | None = None) -> None:
         self._settings = settings
         self._environment = environment(settings)
         self._folder = folder
+        #: Of the door, in place of the one that the documents name.
+        self._url = url
         self._names: dict[str, object] = {}
         self._code = 0
 
@@ -137,6 +147,13 @@ class Runner:
         words = patient(shlex.split(step.command, comments=True))
         if step.command in INSTALLING:
             return
+        if step.command.partition("    #")[0] == "export LEDGER_KEY=$(creditfold init | tail -1)":
+            done = self._process(["-m", "creditfold.cli.main", "init"])
+            os.environ["LEDGER_KEY"] = self._environment["LEDGER_KEY"] = done.stdout.splitlines()[-1]
+            return
+        if words[0] == "curl":
+            self._run_curl(words, step.output, where)
+            return
         if words[0] != "creditfold" or words[1] in RUN_ELSEWHERE:
             assert words[0] in ("creditfold", "make", "docker", "pip"), f"{where}: {step.command}"
             return
@@ -148,9 +165,17 @@ class Runner:
                 f"{where}: {step.command}\nshown:\n{step.output}\nseen:\n{done.stdout}"
             )
 
+    def _run_curl(self, words: list[str], shown: str | None, where: str) -> None:
+        """Send a request to the door of the test, with time for its outcome."""
+        words = [Template(word).substitute(self._environment).replace(PORT, self._url or PORT) for word in words]
+        done = ran(*words, "-H", f"Prefer: wait={MOST_WAIT_S:g}", cwd=self._folder)
+        assert done.returncode == 0, f"{where}: {done.stderr}"
+        if shown is not None:
+            assert matches(shown, done.stdout), f"{where}\nshown:\n{shown}\nseen:\n{done.stdout}"
+
     def _run_python(self, text: str, where: str) -> None:
         # As in a notebook: names stay from block to block, and a block may await.
-        text = re.sub(r"\b(timeout(?:_s)?)=\d+\b", rf"\1={HANG_S}", text)
+        text = re.sub(r"\b(timeout(?:_s)?)=\d+\b", rf"\1={HANG_S}", text).replace(PORT, self._url or PORT)
         code = compile(text, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         running = eval(code, self._names)  # noqa: S307 - The text is the document's own.
         if inspect.iscoroutine(running):
@@ -180,6 +205,8 @@ def test_what_the_docs_show_is_what_happens(
     """
     use(ledger_settings, monkeypatch)
     monkeypatch.chdir(tmp_path)
+    # What a document sets is gone after it.
+    monkeypatch.setenv("LEDGER_KEY", "")
     drop = "DROP ROLE IF EXISTS shop"
     with connected(ledger_settings.dsn) as connection:
         connection.execute(drop)
@@ -189,7 +216,12 @@ def test_what_the_docs_show_is_what_happens(
         with_publisher = "creditfold follow " in path.read_text("utf-8")
         if with_publisher:
             running.enter_context(publisher(ledger_settings, tmp_path))
-        runner = Runner(ledger_settings, tmp_path)
+        url = None
+        if f"{PORT}/" in path.read_text("utf-8"):
+            if shutil.which("curl") is None:
+                pytest.skip("no curl here: apt-get install curl")
+            url = running.enter_context(serving(ledger_settings))
+        runner = Runner(ledger_settings, tmp_path, url)
         try:
             runner.await_processes("worker", *(["publisher"] if with_publisher else []))
             runner.run(path)

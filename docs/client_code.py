@@ -1,12 +1,13 @@
 """Writes the parts of the clients that docs/openapi.json determines, for `make api`.
 
-For Python: commands, answers, the methods that read, and from what is there for asyncio the same without `async`. Tests
-compare the files with what this makes.
+For Python: commands, answers, the methods that read, and from what is there for asyncio the same without `async`. For
+TypeScript: the types, where npm is. Tests compare the files with what this makes.
 """
 
 import json
 import keyword
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 ROOM = ROOT / "client"
 DOCUMENT = ROOT / "docs" / "openapi.json"
+TYPESCRIPT = ROOT / "clients" / "typescript"
 COLUMNS = 120
 
 Schema = dict[str, Any]
@@ -48,7 +50,7 @@ SYNC = (
     (r"It has the methods of Client.*\s+Every call", "Every call"),
     (
         r"for asyncio\. `client\.py` is made from this file: the same,",
-        "made from `async_client.py` by docs/clients.py,",
+        "made from `async_client.py` by docs/client_code.py,",
     ),
 )
 
@@ -165,7 +167,7 @@ def answers(document: Schema) -> str:
     body = "\n\n\n".join(model(name, "Answer", schemas[name]) for name in names)
     # A model may name one that comes after it.
     models = "\n".join(f"{name}.model_rebuild()" for name in names if "$ref" in json.dumps(schemas[name]))
-    head = '"""What the HTTP door answers. Written from docs/openapi.json by docs/clients.py (`make api`)."""'
+    head = '"""What the HTTP door answers. Written from docs/openapi.json by docs/client_code.py (`make api`)."""'
     imports = "from __future__ import annotations\n\nfrom datetime import date, datetime\nfrom typing import Any\n\n"
     imports += "from pydantic import Field\n\nfrom creditfold.client.shapes import Answer\n"
     return f"{head}\n\n{imports}\n__all__ = {names!r}\n\n\n{body}\n\n\n{models}\n"
@@ -197,7 +199,7 @@ def commands(document: Schema) -> str:
         for name, one in steps.items()
     ]
     inner.append(f"AnyStep: TypeAlias = {' | '.join(steps)}")
-    head = '"""What the HTTP door appends. Written from docs/openapi.json by docs/clients.py (`make api`)."""'
+    head = '"""What the HTTP door appends. Written from docs/openapi.json by docs/client_code.py (`make api`)."""'
     imports = "from typing import ClassVar, Literal, TypeAlias\n\n"
     imports += "from creditfold.client.shapes import Command, Instant, Step\n"
     body = "\n\n\n".join([*inner, *parts])
@@ -322,10 +324,8 @@ def reads(document: Schema) -> str:
                 continue
             methods += method(path, verb, operation)
             kinds |= set(re.findall(r"\b[A-Z]\w+Answer\b", " ".join(answered(operation).values())))
-    head = (
-        '"""What the client asks of the HTTP door, for asyncio.\n\nWritten from docs/openapi.json by docs/clients.py '
-    )
-    head += '(`make api`).\n"""'
+    head = '"""What the client asks of the HTTP door, for asyncio.\n\n'
+    head += 'Written from docs/openapi.json by docs/client_code.py (`make api`).\n"""'
     body = "\n\n".join(methods)
     imports = [
         "from abc import ABC, abstractmethod",
@@ -379,6 +379,17 @@ def python_files() -> dict[Path, str]:
     return {ROOM / name: formatted(text) for name, text in made.items()}
 
 
+def write_types(folder: Path) -> None:
+    """Write the types of TypeScript into the folder of their package, of docs/openapi.json two folders above."""
+    if not (folder / "node_modules").is_dir():
+        subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund", "--prefer-offline"], check=True, cwd=folder)
+    subprocess.run(["npm", "run", "--silent", "types"], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+
 if __name__ == "__main__":
     for file, content in python_files().items():
         file.write_text(content, "utf-8")
+    if shutil.which("npm"):
+        write_types(TYPESCRIPT)
+    else:
+        print("no npm: the types of TypeScript stay as they are (apt-get install nodejs npm)", file=sys.stderr)
