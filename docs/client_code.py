@@ -220,7 +220,7 @@ def answered(operation: Schema) -> dict[str, str]:
 def parameters_of(path: str, operation: Schema) -> list[Parameter]:
     """What a method takes, what must be given first."""
     found = [
-        _parameter(one["name"], one["in"], one["schema"], one["required"], one.get("description", ""))
+        _parameter(one["name"], one["in"], one["schema"], one.get("required", False), one.get("description", ""))
         for one in operation.get("parameters", ())
         if one["in"] != "header" and one["name"] not in FORMS
     ]
@@ -382,7 +382,7 @@ def python_files() -> dict[Path, str]:
 def write_types(folder: Path) -> None:
     """Write the types of TypeScript into the folder of their package, of docs/openapi.json two folders above."""
     if not (folder / "node_modules").is_dir():
-        subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund", "--prefer-offline"], check=True, cwd=folder)
+        subprocess.run(["npm", "ci", "--silent", "--prefer-offline"], check=True, cwd=folder)
     subprocess.run(["npm", "run", "--silent", "types"], check=True, cwd=folder, stdout=subprocess.DEVNULL)
 
 

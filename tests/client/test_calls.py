@@ -84,6 +84,7 @@ CASES: dict[str, tuple[tuple[Reply | httpx.Response, ...], int, type[ClientError
     "unreached, busy, away": ((unreached, problem(429, **NOW), problem(503, **NOW), outcome()), 4, None, False),
     "a proxy's error": ((httpx.Response(502, html="<p>"), outcome()), 2, None, False),
     "refused": ((problem(400),), 1, ProblemError, False),
+    "a dead letter": ((problem(422, "dead_letter"),), 1, ProblemError, False),
     "not allowed": ((problem(403),), 1, NotAllowedError, False),
     "another body": ((problem(409, "idempotency_key_reused"),), 1, IdReusedError, False),
     "a defect": ((problem(500, maybe_written=True),), 1, ProblemError, True),

@@ -219,6 +219,11 @@ def test_a_public_module_needs_the_extra_that_the_reference_names(imports: Impor
     assert not extra or any(not provided(name, None) for name in libraries)
 
 
+def test_the_client_imports_nothing_of_kafka_or_postgresql(imports: Imports) -> None:
+    """Though the base install brings the former: what is broken there doesn't concern it."""
+    assert imports.libraries(Node("creditfold.client")) == {"httpx", "pydantic", "tenacity"}
+
+
 def promised() -> dict[str, str]:
     """The extra that docs/installing.md names for each command: [cli] for those that it doesn't name."""
     rows = re.findall(r"^\| `creditfold\[(\w+)\]` \| (.*?) \|", _installing(), re.MULTILINE)
