@@ -32,7 +32,7 @@ class AsyncClient(AsyncReads):
     It has the methods of Client, to be awaited or iterated with `async for`; `aclose` closes it.
 
     Every call is tried again while the server can't be reached, is busy, or has Kafka or PostgreSQL away, for `retry_s`
-    seconds at most. A command is sent again under its own id, so it counts once.
+    seconds at most. A command is sent again under its own id, so it counts once. Tasks may share a client.
 
     Args:
         url: where the door is, as `https://ledger.example`.

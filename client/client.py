@@ -30,7 +30,7 @@ class Client(Reads):
     """A client of the HTTP door.
 
     Every call is tried again while the server can't be reached, is busy, or has Kafka or PostgreSQL away, for `retry_s`
-    seconds at most. A command is sent again under its own id, so it counts once.
+    seconds at most. A command is sent again under its own id, so it counts once. Threads may share a client.
 
     Args:
         url: where the door is, as `https://ledger.example`.

@@ -46,6 +46,7 @@ SYNC = (
     (r"\beach_async\b", "each"),
     (r"\basync_reads\b", "reads"),
     (r"from asyncio import sleep", "from time import sleep"),
+    (r"Tasks may share", "Threads may share"),
     (r", for asyncio\.", "."),
     (r"It has the methods of Client.*\s+Every call", "Every call"),
     (
