@@ -123,7 +123,8 @@ async def reading(
     return await service.read(account, question, account, *arguments, **options)
 
 
-def _balances(connection: Connection[Any], account: str, use: str | None) -> list[BalanceAnswer]:
+def balances_of(connection: Connection[Any], account: str, use: str | None) -> list[BalanceAnswer]:
+    """An account's balances at this moment."""
     rows = queries.balances_now(connection, account) if use is None else queries.usable_now(connection, account, use)
     return [
         BalanceAnswer.model_construct(
@@ -147,9 +148,15 @@ class Then(NamedTuple):
     until: int | None = None
 
 
-def _then(connection: Connection[Any], account: str, as_of: str) -> tuple[int, Then]:
-    """An account's partition, and what `as_of` names. Raises ProblemError, InvalidPositionError, InstantError."""
-    partition = partition_of(account.encode(), len(queries.progress(connection)))
+def then_of(connection: Connection[Any], account: str, as_of: str) -> tuple[int, Then]:
+    """An account's partition, and what `as_of` names.
+
+    Raises:
+        ProblemError, InvalidPositionError: it is no past of the account's.
+        NotYetFoldedError: the fold hasn't passed it.
+    """
+    rows = queries.progress(connection)
+    partition = partition_of(account.encode(), len(rows))
     if re.fullmatch(r"[0-9]+:[0-9]+", as_of, re.ASCII) is None:
         try:
             moment = moment_of(as_of)
@@ -168,36 +175,51 @@ def _then(connection: Connection[Any], account: str, as_of: str) -> tuple[int, T
             f"{account} lives in partition {partition}; {position} says nothing about it.",
             f"Name a position of partition {partition}, or a time.",
         )
+    if position.offset >= rows[partition].next_offset:
+        raise queries.NotYetFoldedError(
+            f"The fold has not reached {position} yet.", "See GET /v1/progress, and ask again."
+        )
     return partition, Then(until=position.offset)
 
 
-def _balances_then(connection: Connection[Any], account: str, as_of: str) -> list[BalanceAnswer]:
-    partition, then = _then(connection, account, as_of)
+def balances_then(connection: Connection[Any], account: str, as_of: str) -> list[BalanceAnswer]:
+    """An account's balances by what was decided up to a time or a position. Raises as `then_of` does."""
+    partition, then = then_of(connection, account, as_of)
     rows = queries.balances_as_of(connection, account, partition, **then._asdict())
     return [BalanceAnswer.model_validate(row) for row in rows]
 
 
+class State(NamedTuple):
+    """Whether an account is closed, and what its freeze forbids."""
+
+    is_closed: bool
+    frozen: str | None
+
+
+def state_of(connection: Connection[Any], account: str, as_of: str | None = None) -> State:
+    """An account's state, at this moment or in the past. Raises as `then_of` does."""
+    if as_of is None:
+        found = queries.account_state(connection, account)
+    else:
+        found = queries.account_state_as_of(connection, account, **then_of(connection, account, as_of)[1]._asdict())
+    return State(False, None) if found is None else State(found.is_closed, found.frozen)
+
+
 def _account_then(connection: Connection[Any], account: str, as_of: str) -> AccountAnswer:
-    balances = _balances_then(connection, account, as_of)
-    _, then = _then(connection, account, as_of)
-    state = queries.account_state_as_of(connection, account, **then._asdict())
     return AccountAnswer.model_construct(
         account=account,
-        is_closed=bool(state and state.is_closed),
-        frozen=state.frozen if state else None,
-        balances=balances,
+        **state_of(connection, account, as_of)._asdict(),
+        balances=balances_then(connection, account, as_of),
         lots=None,
         holds=None,
     )
 
 
 def _account(connection: Connection[Any], account: str, use: str | None, expand: set[str]) -> AccountAnswer:
-    state = queries.account_state(connection, account)
     return AccountAnswer.model_construct(
         account=account,
-        is_closed=bool(state and state.is_closed),
-        frozen=state.frozen if state else None,
-        balances=_balances(connection, account, use),
+        **state_of(connection, account)._asdict(),
+        balances=balances_of(connection, account, use),
         lots=[LotAnswer.model_validate(lot) for lot in queries.lots(connection, account)] if "lots" in expand else None,
         holds=[HoldAnswer.model_validate(hold) for hold in queries.holds(connection, account)]
         if "holds" in expand
@@ -248,9 +270,9 @@ async def balances(
     refuse_as_of(as_of, {"use": use})
     service = service_of(request)
     if as_of is not None:
-        found = await reading(service, caller, account, at_least, _balances_then, as_of)
+        found = await reading(service, caller, account, at_least, balances_then, as_of)
     else:
-        found = await reading(service, caller, account, at_least, _balances, use)
+        found = await reading(service, caller, account, at_least, balances_of, use)
     return tagged(found, if_none_match)
 
 

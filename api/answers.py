@@ -164,7 +164,8 @@ def as_json(content: Any) -> bytes:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name, None)) for name in type(value).model_fields}
+        fields = type(value).model_fields.items()
+        return {field.serialization_alias or name: _plain(getattr(value, name, None)) for name, field in fields}
     if isinstance(value, datetime):
         return rfc3339(value)
     if isinstance(value, date):

@@ -69,23 +69,23 @@ def _is_small(headers: Mapping[bytes, bytes]) -> bool:
     return length.isdigit() and len(length) < 9 and 0 < int(length) <= SMALL_BYTES and b"expect" not in headers
 
 
-async def json_object(request: Request) -> dict[str, Any]:
+async def json_object(request: Request, *, with_null: bool = False) -> dict[str, Any]:
     """The object that a request's body holds.
 
     Raises:
         ProblemError: it isn't one, is too large, too deep, or too slow.
     """
-    return parse_object(await _all_of(request), "The body is")
+    return parse_object(await _all_of(request), "The body is", with_null=with_null)
 
 
-async def model_of(request: Request, kind: type[M]) -> M:
-    """The body of a request as a model has it.
+async def model_of(request: Request, kind: type[M], *, with_null: bool = False) -> M:
+    """The body of a request as a model has it; a field may be null where that is said.
 
     Raises:
         ProblemError: it is no object, as `json_object` says.
         RequestValidationError: it isn't what the model has.
     """
-    found = await json_object(request)
+    found = await json_object(request, with_null=with_null)
     try:
         return kind.model_validate(found)
     except ValidationError as error:
@@ -93,7 +93,7 @@ async def model_of(request: Request, kind: type[M]) -> M:
         raise RequestValidationError(wrong) from None
 
 
-def parse_object(raw: bytes, what: str) -> dict[str, Any]:
+def parse_object(raw: bytes, what: str, *, with_null: bool = False) -> dict[str, Any]:
     """Read a JSON object from UTF-8; `what` begins the error's sentence. Raises ProblemError."""
     try:
         text = raw.decode()
@@ -104,7 +104,7 @@ def parse_object(raw: bytes, what: str) -> dict[str, Any]:
     if depth_of(text) > MOST_DEPTH:
         raise ProblemError(400, "invalid_body", f"{what} nested deeper than {MOST_DEPTH}.", "Send a flat object.")
     try:
-        found = parse_json(text, what)
+        found = parse_json(text, what, with_null=with_null)
     except BadRecordError as error:
         said = str(error)
         raise ProblemError(

@@ -1,5 +1,6 @@
 """The routes of the books: where all credits are, and the proof from the journal that none is missing."""
 
+from datetime import datetime
 from threading import Lock
 from typing import Annotated, Any
 
@@ -70,7 +71,8 @@ class TrialBalanceAnswer(Answer):
 _PROOF = Lock()
 
 
-def _proof(connection: Connection[Any], /, **options: Any) -> TrialBalance:
+def proof(connection: Connection[Any], /, **options: Any) -> TrialBalance:
+    """A trial balance, one at a time. Raises ProblemError where another is under way."""
     if not _PROOF.acquire(blocking=False):
         raise ProblemError(
             503,
@@ -83,6 +85,15 @@ def _proof(connection: Connection[Any], /, **options: Any) -> TrialBalance:
         return trial_balance(connection, **options)
     finally:
         _PROOF.release()
+
+
+def bounds_of(at: str | None, until: datetime | None) -> dict[str, Any]:
+    """Up to where the journal counts. Raises ProblemError, InvalidPositionError."""
+    if at is not None and until is not None:
+        raise ProblemError(
+            400, "invalid_request", "A trial balance is up to positions or up to a time.", "Leave out at, or until."
+        )
+    return {"at": positions_of(at), "until": until}
 
 
 @router.get("/v1/totals", operation_id="totals", response_model=list[TotalAnswer], responses=responses())
@@ -112,14 +123,13 @@ async def books(
     trial-balance` proves the same.
     """
     caller.refuse_prefix()
-    if at is not None and until is not None:
-        raise ProblemError(
-            400, "invalid_request", "A trial balance is up to positions or up to a time.", "Leave out at, or until."
-        )
-    positions = positions_of(at)
-    read = await service_of(request).read(None, _proof, at=positions, until=until, asset=asset)
-    found: TrialBalance = read.found
-    answer = TrialBalanceAnswer.model_construct(
+    read = await service_of(request).read(None, proof, **bounds_of(at, until), asset=asset)
+    return answers.render(books_of(read.found), 200, answers.state_headers(read))
+
+
+def books_of(found: TrialBalance) -> TrialBalanceAnswer:
+    """The answer of a proof."""
+    return TrialBalanceAnswer.model_construct(
         balances=not found.faults,
         is_present=found.is_present,
         next_offsets={str(partition): offset for partition, offset in found.ends.items()},
@@ -128,4 +138,3 @@ async def books(
             FaultAnswer.model_construct(asset=row.asset, what=row.what, account=row.account_id) for row in found.faults
         ],
     )
-    return answers.render(answer, 200, answers.state_headers(read))

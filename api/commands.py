@@ -26,7 +26,7 @@ from creditfold.producers.models.commands import MODELS, Command
 from creditfold.projections import queries
 from creditfold.projections.queries.outcomes import UnexplainedOutcomeError
 from creditfold.schemas.dead_letters import DeadLetterReason
-from creditfold.schemas.outcome import CommandOutcome, OutcomeKind
+from creditfold.schemas.outcome import CommandOutcome, Decision, OutcomeKind
 
 router = APIRouter(tags=["commands"])
 
@@ -300,7 +300,11 @@ async def command(
             raise dead_letter_problem(outcome)
         return answers.render(answers.outcome_of(outcome, account, command_id))
     reading = await service.read(account, queries.first_decision, account, command_id)
-    line = reading.found
+    return answers.render(first_outcome(reading.found, account, command_id), 200, answers.state_headers(reading))
+
+
+def first_outcome(line: Decision | None, account: str, command_id: str) -> OutcomeAnswer:
+    """The answer of the decision about the first command of an id. Raises ProblemError where there is none."""
     if line is None:
         raise ProblemError(
             404,
@@ -310,4 +314,4 @@ async def command(
         )
     kind = OutcomeKind.ACCEPTED if line.accepted else OutcomeKind.REJECTED
     found = CommandOutcome(kind, line.position, line, (), line.rejection)
-    return answers.render(answers.outcome_of(found, account, command_id), 200, answers.state_headers(reading))
+    return answers.outcome_of(found, account, command_id)

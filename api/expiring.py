@@ -21,6 +21,11 @@ from creditfold.projections import queries
 router = APIRouter(tags=["statements"])
 
 
+Within = Annotated[
+    str, Query(description="How long from now on, as 90s, 15m, 2h or 30d.", pattern="^[0-9]{1,9}[smhd]$")
+]
+
+
 class ExpiringSumAnswer(Answer):
     """What ends together, of one asset, in its smallest unit."""
 
@@ -73,22 +78,23 @@ async def expiring(
     account: Account,
     *,
     caller: Reader,
-    within: Annotated[
-        str, Query(description="How long from now on, as 90s, 15m, 2h or 30d.", pattern="^[0-9]{1,9}[smhd]$")
-    ] = "30d",
+    within: Within = "30d",
     at_least: AtLeast = None,
 ) -> Response:
     """The credits of an account that will end, by day and by lot, the first to end first."""
     read = await reading(service_of(request), caller, account, at_least, queries.expiring, duration_of(within))
-    found: queries.Expiring = read.found
-    answer = ExpiringAnswer.model_construct(
-        account=account,
+    return answers.render(expiring_of(read.found), 200, answers.state_headers(read))
+
+
+def expiring_of(found: queries.Expiring) -> ExpiringAnswer:
+    """The answer of what will end."""
+    return ExpiringAnswer.model_construct(
+        account=found.account_id,
         at=found.at,
         until=found.until,
         days=[ExpiringDayAnswer.model_validate(row) for row in found.days],
         lots=[ExpiringLotAnswer.model_validate(lot) for lot in found.lots],
     )
-    return answers.render(answer, 200, answers.state_headers(read))
 
 
 @router.get(

@@ -56,23 +56,32 @@ async def rejections(
 async def _page(request: Request, caller: Caller, asked: tuple[str, str | None, str | None], limit: int) -> Response:
     caller.refuse_prefix()
     route, cursor, begin = asked
+    places = places_of(route, cursor, begin)
+    is_rejected = route == "rejections"
+    read = await service_of(request).read(None, queries.journal, places, limit, only_rejected=is_rejected)
+    answer = page_of(route, read.found, is_personal="read:personal" in caller.scopes)
+    return answers.render(answer, 200, answers.state_headers(read))
+
+
+def places_of(route: str, cursor: str | None, begin: str | None) -> list[JournalPlace]:
+    """Where a page begins. Raises ProblemError, InvalidPositionError."""
     if cursor is not None and begin is not None:
         raise ProblemError(400, "invalid_request", "Both cursor and from say where to begin.", "Leave out from.")
     places = (
-        [JournalPlace(*position) for position in positions_of(begin)] if cursor is None else _places_of(route, cursor)
+        [JournalPlace(*position) for position in positions_of(begin)] if cursor is None else _places_at(route, cursor)
     )
     if len({place.partition for place in places}) < len(places):
         raise ProblemError(400, "invalid_request", "A partition is named twice.", "Name each partition once.")
-    is_rejected = route == "rejections"
-    read = await service_of(request).read(None, queries.journal, places, limit, only_rejected=is_rejected)
-    page: queries.JournalPage = read.found
-    is_personal = "read:personal" in caller.scopes
-    answer = JournalAnswer.model_construct(
+    return places
+
+
+def page_of(route: str, page: queries.JournalPage, *, is_personal: bool) -> JournalAnswer:
+    """The answer of a page, with the cursor of the next one."""
+    return JournalAnswer.model_construct(
         lines=[answers.decision_of(line, is_personal=is_personal) for line in page.lines],
         next=_cursor_of(route, page.places),
         has_more=page.has_more,
     )
-    return answers.render(answer, 200, answers.state_headers(read))
 
 
 def _cursor_of(route: str, places: Any) -> str:
@@ -82,7 +91,7 @@ def _cursor_of(route: str, places: Any) -> str:
     return cursor_of(route, (offsets, middle.partition, middle.account, middle.version))
 
 
-def _places_of(route: str, cursor: str) -> list[JournalPlace]:
+def _places_at(route: str, cursor: str) -> list[JournalPlace]:
     offsets, partition, account, version = place_of(route, cursor, ([[0, 0]], 0, "", 0))
     return [
         JournalPlace(number, offset, account, version) if number == partition else JournalPlace(number, offset)

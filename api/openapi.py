@@ -20,6 +20,7 @@ TAGS = {
     "accounts": "What an account has, and what it is about to lose.",
     "statements": "What was decided, of one account and of all, and the books.",
     "outcomes": "Follow what is decided.",
+    "graphql": "Read several things at once.",
     "access": "Keys, and who used them.",
     "operation": "Whether the door and its servers are there, and how far the log is folded.",
 }

@@ -1,5 +1,6 @@
 """The routes of operation: health, progress, schemas. Those of health need no key."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -81,8 +82,12 @@ async def ready(request: Request) -> Response:
 async def progress(request: Request, caller: Annotated[Caller, needs("read:balance")]) -> Response:
     """How far each partition of the log is folded."""
     rows = await service_of(request).query(queries.progress)
-    found = [ProgressAnswer.model_validate({**row._asdict(), "partition": row.log_partition}) for row in rows]
-    return answers.render(found)
+    return answers.render(progress_of(rows))
+
+
+def progress_of(rows: Sequence[queries.PartitionProgress]) -> list[ProgressAnswer]:
+    """The answer of how far partitions are folded."""
+    return [ProgressAnswer.model_validate({**row._asdict(), "partition": row.log_partition}) for row in rows]
 
 
 @router.get(

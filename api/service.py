@@ -5,7 +5,7 @@ Owns their opening and closing, and how blocking queries run beside the event lo
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -45,6 +45,8 @@ log = structlog.get_logger()
 
 #: Connections for queries, and so how many run at once.
 READERS = 8
+#: Queries of GraphQL at once.
+GRAPHS = 2
 #: Connections for previews.
 PREVIEWERS = 2
 #: Threads that read and write lines of bulk requests. More would only share the interpreter.
@@ -98,6 +100,8 @@ class Service:
         self.limits = RateLimits(Rate.of(settings.api_rate, settings.api_burst) if settings.api_rate else None)
         #: Outcomes as they are folded, for those who follow.
         self.feed = Feed(self.query)
+        #: For queries of GraphQL, which take longer than other reads and leave most readers to them.
+        self.graphs = asyncio.Semaphore(GRAPHS)
         self._progress: dict[int, PartitionProgress] = {}
         self._news = asyncio.Condition()
         self._waiting = 0
@@ -308,6 +312,12 @@ class Service:
             ) from None
         finally:
             self._waiting -= 1
+
+    async def wait_for_all(self, positions: Iterable[Position], timeout_s: float) -> None:
+        """Wait until the fold has passed some positions, within one time for all. Raises as `wait_for` does."""
+        deadline = time.monotonic() + timeout_s
+        for position in positions:
+            await self.wait_for(position, max(0.0, deadline - time.monotonic()))
 
     async def outcomes(
         self, appended: Sequence[Appended], timeout_s: float

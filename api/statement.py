@@ -130,7 +130,7 @@ async def statement(
     """
     refuse_empty_time(since, until)
     form = form_of(accept, format)
-    place = None if cursor is None else StatementPlace._make(place_of("statement", cursor, (0, 0, 0)))
+    place = place_at(cursor)
     if form != "json" and place is not None:
         raise ProblemError(
             400, "invalid_request", "A cursor is for JSON; the other forms are sent whole.", "Leave out one of the two."
@@ -140,7 +140,7 @@ async def statement(
     service = service_of(request)
     found = await reading(service, caller, account, at_least, queries.statement, **asked, place=place)
     if form == "json":
-        return _page(found, caller, since, until)
+        return answers.render(statement_of(found.found, caller, since, until), 200, answers.state_headers(found))
     rows = _csv(found, service, asked, caller) if form == "csv" else _lines(found, service, asked, caller)
     headers = answers.state_headers(found)
     if form == "csv":
@@ -149,19 +149,23 @@ async def statement(
     return StreamingResponse(rows, 200, headers, media_type)
 
 
-def _page(found: Reading, caller: Caller, since: datetime | None, until: datetime | None) -> Response:
-    made: Statement = found.found
+def place_at(cursor: str | None) -> StatementPlace | None:
+    """Where a page begins. Raises ProblemError."""
+    return None if cursor is None else StatementPlace._make(place_of("statement", cursor, (0, 0, 0)))
+
+
+def statement_of(made: Statement, caller: Caller, since: datetime | None, until: datetime | None) -> StatementAnswer:
+    """The answer of a statement's page, with the cursor of the next one."""
     place = made.following
-    answer = {
-        "account": made.account_id,
-        "from": since,
-        "until": until,
-        "opening": [row._asdict() for row in made.opening],
-        "lines": [line_of(line, caller) for line in made.lines],
-        "closing": [row._asdict() for row in made.closing],
-        "next": None if place is None else cursor_of("statement", place),
-    }
-    return Response(answers.as_json(answer), 200, answers.state_headers(found), "application/json")
+    return StatementAnswer.model_construct(
+        account=made.account_id,
+        since=since,
+        until=until,
+        opening=[StatementBalanceAnswer.model_validate(row) for row in made.opening],
+        lines=[line_of(line, caller) for line in made.lines],
+        closing=[StatementBalanceAnswer.model_validate(row) for row in made.closing],
+        next=None if place is None else cursor_of("statement", place),
+    )
 
 
 async def _pages(found: Reading, service: Service, asked: dict[str, Any]) -> AsyncIterator[Statement]:

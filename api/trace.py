@@ -90,7 +90,12 @@ async def trace(
 ) -> Response:
     """Where a command's credits came from, and where they went since."""
     read = await reading(service_of(request), caller, account, at_least, queries.trace, command_id)
-    found: queries.Trace | None = read.found
+    answer = trace_of(read.found, account, command_id, is_personal="read:personal" in caller.scopes)
+    return answers.render(answer, 200, answers.state_headers(read))
+
+
+def trace_of(found: queries.Trace | None, account: str, command_id: str, *, is_personal: bool) -> TraceAnswer:
+    """The answer of a trace. Raises ProblemError where there is none."""
     if found is None:
         raise ProblemError(
             404,
@@ -98,8 +103,8 @@ async def trace(
             f"The account {account} has no command {command_id} as far as it is folded.",
             "If it was sent just now, ask again with at_least=<its position>.",
         )
-    answer = TraceAnswer.model_construct(
-        decision=answers.decision_of(found.decision, is_personal="read:personal" in caller.scopes),
+    return TraceAnswer.model_construct(
+        decision=answers.decision_of(found.decision, is_personal=is_personal),
         moves=_moves(found.moves),
         took=_lots(found.took),
         later=_moves(found.later),
@@ -108,4 +113,3 @@ async def trace(
         refunded=found.refunded,
         owed=found.owed,
     )
-    return answers.render(answer, 200, answers.state_headers(read))

@@ -22,6 +22,7 @@ __all__ = [
     "ExpiringLotAnswer",
     "ExpiringMonthAnswer",
     "FaultAnswer",
+    "GraphqlAnswer",
     "HoldAnswer",
     "JournalAnswer",
     "KeyAnswer",
@@ -231,6 +232,20 @@ class FaultAnswer(Answer):
     account: str | None
     asset: str
     what: str
+
+
+class GraphqlAnswer(Answer):
+    """An answer of GraphQL.
+
+    Attributes:
+        data: what was asked for; null where nothing was read.
+        errors: what failed. `extensions` has code, status, remedy and request_id, as a problem has them.
+        extensions: `cost` of the query, and `most_cost`.
+    """
+
+    data: dict[str, Any] | None = None
+    errors: tuple[dict[str, Any], ...] | None = None
+    extensions: dict[str, Any] | None = None
 
 
 class HoldAnswer(Answer):

@@ -14,6 +14,7 @@ from creditfold.client.answers import (
     BalanceAnswer,
     ExpiringAnswer,
     ExpiringMonthAnswer,
+    GraphqlAnswer,
     HoldAnswer,
     JournalAnswer,
     KeyAnswer,
@@ -41,6 +42,41 @@ class AsyncReads(ABC):
 
     @abstractmethod
     async def _send(self, call: Call[T], bound_s: float | None = None) -> T: ...
+
+    async def graphql(
+        self,
+        *,
+        query: str,
+        at_least: str | None = None,
+        extensions: dict[str, Any] | None = None,
+        operation_name: str | None = None,
+        variables: dict[str, Any] | None = None,
+    ) -> GraphqlAnswer:
+        """Read by GraphQL what the GET routes read, all of one snapshot, each field with the scope of its route.
+
+        Args:
+            query: the document. At most 16,384 characters and 1,000 tokens.
+            at_least: positions, `partition:offset`, by comma, that the answer must reflect; waits for them.
+            extensions: not looked at.
+            operation_name: the operation, where the document has several.
+            variables: values of the operation's variables.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "POST",
+                "/graphql",
+                {200: GraphqlAnswer, 400: GraphqlAnswer},
+                query={"at_least": at_least},
+                **json_body(query=query, extensions=extensions, operationName=operation_name, variables=variables),
+                is_repeatable=False,
+            )
+        )
 
     async def live(self) -> LiveAnswer:
         """Whether the process serves requests. Needs no key."""

@@ -17,7 +17,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "read": ("psycopg", "psycopg_pool", "pydantic_settings", "tenacity"),
     "client": ("httpx", "tenacity"),
     "cli": ("rich", "structlog", "typer"),
-    "api": ("fastapi", "h11", "joserfc", "prometheus_client", "starlette", "uvicorn"),
+    "api": ("fastapi", "graphql", "h11", "joserfc", "prometheus_client", "starlette", "strawberry", "uvicorn"),
     "embedded": ("jgo", "requests", "truststore"),
     "worker": ("aiokafka", "cramjam", "faust"),
 }

@@ -69,7 +69,9 @@ class Parameter(NamedTuple):
 
 def name_of(name: str) -> str:
     """A name that Python can have."""
-    return f"{name}_" if keyword.iskeyword(name) or name in TAKEN else name.replace("-", "_")
+    if keyword.iskeyword(name) or name in TAKEN:
+        return f"{name}_"
+    return re.sub(r"(?<=[a-z])([A-Z])", lambda found: f"_{found[1].lower()}", name).replace("-", "_")
 
 
 def kind_of(schema: Schema, *, sent: bool) -> str:

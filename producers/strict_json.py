@@ -36,12 +36,13 @@ def _no_constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
-def parse_json(text: str, what: str = "the line is") -> Any:
+def parse_json(text: str, what: str = "the line is", *, with_null: bool = False) -> Any:
     """Read JSON strictly: no key twice, no NaN, no null in a field.
 
     Args:
         text: the JSON.
         what: begins the sentence of the error, as `the line is`.
+        with_null: whether a field may be null all the same, where it is no command's.
 
     Returns:
         The value that the text holds.
@@ -52,7 +53,7 @@ def parse_json(text: str, what: str = "the line is") -> Any:
     try:
         found = _DECODER.decode(text)
         # Looked for only where the word stands anywhere, as it hardly ever does.
-        if "null" in text:
+        if not with_null and "null" in text:
             _refuse_null(found)
         return found
     except BadRecordError:

@@ -4,6 +4,26 @@
  */
 
 export interface paths {
+    "/graphql": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Graphql
+         * @description Read by GraphQL what the GET routes read, all of one snapshot, each field with the scope of its route.
+         */
+        post: operations["graphql"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/health/live": {
         parameters: {
             query?: never;
@@ -1131,6 +1151,33 @@ export interface components {
             what: string;
         };
         /**
+         * GraphqlAnswer
+         * @description An answer of GraphQL.
+         */
+        GraphqlAnswer: {
+            /**
+             * Data
+             * @description What was asked for; null where nothing was read.
+             */
+            data?: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Errors
+             * @description What failed. `extensions` has code, status, remedy and request_id, as a problem has them.
+             */
+            errors?: {
+                [key: string]: unknown;
+            }[] | null;
+            /**
+             * Extensions
+             * @description `cost` of the query, and `most_cost`.
+             */
+            extensions?: {
+                [key: string]: unknown;
+            } | null;
+        };
+        /**
          * HoldAnswer
          * @description Credits set aside.
          */
@@ -1844,6 +1891,7 @@ export type ExpiringDayAnswer = components['schemas']['ExpiringDayAnswer'];
 export type ExpiringLotAnswer = components['schemas']['ExpiringLotAnswer'];
 export type ExpiringMonthAnswer = components['schemas']['ExpiringMonthAnswer'];
 export type FaultAnswer = components['schemas']['FaultAnswer'];
+export type GraphqlAnswer = components['schemas']['GraphqlAnswer'];
 export type HoldAnswer = components['schemas']['HoldAnswer'];
 export type JournalAnswer = components['schemas']['JournalAnswer'];
 export type KeyAnswer = components['schemas']['KeyAnswer'];
@@ -1870,6 +1918,208 @@ export type HeaderRetryAfter = components['headers']['Retry-After'];
 export type HeaderXRequestId = components['headers']['X-Request-ID'];
 export type $defs = Record<string, never>;
 export interface operations {
+    graphql: {
+        parameters: {
+            query?: {
+                /** @description Positions, `partition:offset`, by comma, that the answer must reflect; waits for them. */
+                at_least?: string | null;
+            };
+            header?: {
+                /** @description `application/graphql-response+json`, or JSON as such. */
+                accept?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "query": "query($a: String!) {account(account: $a) {balances {asset available} lots {command_id remaining}}}",
+                 *       "variables": {
+                 *         "a": "joe"
+                 *       }
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Extensions
+                     * @description Not looked at.
+                     */
+                    extensions?: {
+                        [key: string]: unknown;
+                    } | null;
+                    /**
+                     * Operationname
+                     * @description The operation, where the document has several.
+                     */
+                    operationName?: string | null;
+                    /**
+                     * Query
+                     * @description The document. At most 16,384 characters and 1,000 tokens.
+                     */
+                    query: string;
+                    /**
+                     * Variables
+                     * @description Values of the operation's variables.
+                     */
+                    variables?: {
+                        [key: string]: unknown;
+                    } | null;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "data": {
+                     *         "account": {
+                     *           "balances": [
+                     *             {
+                     *               "asset": "credits",
+                     *               "available": 5
+                     *             }
+                     *           ],
+                     *           "lots": [
+                     *             {
+                     *               "command_id": "g-1",
+                     *               "remaining": 5
+                     *             }
+                     *           ]
+                     *         }
+                     *       },
+                     *       "extensions": {
+                     *         "cost": 769,
+                     *         "most_cost": 50000
+                     *       }
+                     *     }
+                     */
+                    "application/json": components["schemas"]["GraphqlAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "errors": [
+                     *         {
+                     *           "extensions": {
+                     *             "code": "invalid_query",
+                     *             "remedy": "docs/schema.graphql has the schema; a client can check its queries by it.",
+                     *             "request_id": "5f0c2a7e9b1d4c3f8a6e",
+                     *             "status": 400
+                     *           },
+                     *           "locations": [
+                     *             {
+                     *               "column": 2,
+                     *               "line": 1
+                     *             }
+                     *           ],
+                     *           "message": "Cannot query field 'accounts' on type 'Query'. Did you mean 'account'?"
+                     *         }
+                     *       ]
+                     *     }
+                     */
+                    "application/json": components["schemas"]["GraphqlAnswer"];
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     live: {
         parameters: {
             query?: never;

@@ -80,6 +80,11 @@ CALLS = (
     Call("statement", "GET", "/v1/accounts/joe/statement", query={"from": SINCE}),
     Call("statement", "GET", "/v1/accounts/joe/statement", query={"from": SINCE}, accept="application/x-ndjson"),
     Call("statement", "GET", "/v1/accounts/joe/statement", query={"from": SINCE}, accept="text/csv"),
+    Call("graphql", "POST", "/graphql", body={
+        "query": "query($a: String!) {account(account: $a) {balances {asset available} lots {command_id remaining}}}",
+        "variables": {"a": "joe"},
+    }),
+    Call("graphql", "POST", "/graphql", body={"query": "{accounts}"}),
     Call("create_key", "POST", "/v1/keys",
          body={"name": "shop", "scopes": ["append:spend", "read:balance"], "reason": "the shop spends"}),
     Call("rotate_key", "POST", "/v1/keys/{key}:rotate", body={"reason": "as each month"}),

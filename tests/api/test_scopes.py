@@ -75,6 +75,7 @@ TABLE: dict[str, Row] = {
     "GET /health/ready": Row(None),
     "GET /schemas/{schema_id}": Row(None),
     "GET /metrics": Row("operate:metrics"),
+    "POST /graphql": Row("read:*", "own"),
     "GET /openapi.json": Row(None),
     "GET /docs": Row(None),
     "GET /docs/{name}": Row(None),
