@@ -74,7 +74,6 @@ class Reads(ABC):
                 {200: GraphqlAnswer, 400: GraphqlAnswer},
                 query={"at_least": at_least},
                 **json_body(query=query, extensions=extensions, operationName=operation_name, variables=variables),
-                is_repeatable=False,
             )
         )
 

@@ -27,6 +27,8 @@ Schema = dict[str, Any]
 SHARED = {"command_id", "occurred_at", "reason", "metadata", "confirmed", "type"}
 #: Operations that `async_client.py` calls in its own ways.
 OWN = {"append_many", "outcomes"}
+#: Operations that read, by another method than GET.
+READING = {"graphql"}
 #: A parameter that asks for another form of the answer than JSON.
 FORMS = {"format"}
 SCALARS = {"integer": "int", "number": "float", "boolean": "bool", "null": "None"}
@@ -267,7 +269,7 @@ def _call(path: str, verb: str, operation: Schema, found: list[Parameter]) -> st
     body = ", ".join(f"{one.sent_as}={one.name}" for one in found if one.place == "body")
     if body or "requestBody" in operation:
         parts.append(f"**json_body({body})")
-    if verb not in ("get", "head"):
+    if verb not in ("get", "head") and operation["operationId"] not in READING:
         parts.append("is_repeatable=False")
     return f"Call({', '.join(parts)})"
 
