@@ -63,6 +63,14 @@ async def preview(
         await found.accounts.load([found.next.partition], accounts, [account], [command])
         known = await found.load_known(list(keys([command])))
         book = CreditBook(accounts, known, found.clock_ms, found.minute, found.rules)
-        book.advance(now_ms)
-        outcome = book.apply(command, found.next.offset)
+        outcome = decide_next(book, command, found.next.offset, now_ms)
         return Preview(found.next, found.generation, book.clock_ms, outcome, book.account(account))
+
+
+def decide_next(book: CreditBook, command: Command, offset: int, at_ms: int) -> CreditOutcome | Verdict:
+    """Decide a command as the fold does where it is the next record: appended at an instant, in milliseconds UTC.
+
+    The book needs no more than the command's account, and those of its ids that are known.
+    """
+    book.advance(at_ms)
+    return book.apply(command, offset)
