@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+import uuid
 from typing import Any
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
-from creditfold.api import access
+from creditfold.api import access, service
 from creditfold.common.waiting import wait_until
 from creditfold.projections import connections
 from creditfold.projections.access.keys import Key, NewKey
@@ -169,6 +170,24 @@ def test_what_can_be_no_key_is_refused_in_words(door: Door, name: str) -> None:
     assert answer.status_code == 400, answer.text
     assert said in answer.text
     assert door.http.get("/v1/audit").json()["lines"][0]["number"] == before
+
+
+def test_a_change_that_nobody_answers_may_be_made(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its audit is held until the caller has 503, which says so; the key is there afterwards."""
+    name = f"late-{uuid.uuid4().hex[:8]}"
+
+    def names() -> list[str]:
+        return [key["name"] for key in door.http.get("/v1/keys").json()]
+
+    assert name not in names()
+    with connections.connected(door.settings.dsn) as holding, holding.transaction():
+        holding.execute("LOCK TABLE ledger_access.audit IN SHARE MODE")
+        with monkeypatch.context() as patched:
+            patched.setattr(service, "QUERY_S", 1.0)
+            answer = door.http.post("/v1/keys", json={"name": name, "scopes": ["audit"], "reason": WHY})
+        assert (answer.status_code, answer.json()["maybe_written"]) == (503, True), answer.text
+        assert "GET /v1/keys" in answer.json()["remedy"]
+    assert wait_until(lambda: name in names(), HANG_S)
 
 
 def test_texts_that_open_nothing_have_no_key_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
