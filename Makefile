@@ -34,7 +34,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stack of this checkout, and not one that is found in a folder above it.
 STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
 
-.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install bench-append bench-latency bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored
+.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install bench-append bench-latency bench-http bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -48,6 +48,7 @@ help:
 	@echo 'make bench       fold 1,000,000 commands of each kind, beside what a team would otherwise pick'
 	@echo 'make bench-append  how fast commands are appended and imported, beside how fast they are folded'
 	@echo 'make bench-latency  how long a command takes until a reader sees it, at 1,000 and 10,000 a second'
+	@echo 'make bench-http  latency of requests to the HTTP door, what they cost the fold, and lines of one request a second'
 	@echo 'make bench-stages  where CPU time goes for each command, stage by stage'
 	@echo 'make bench-hot   all commands of one account against those of many'
 	@echo 'make bench-scale  workers, partitions, accounts and the length of the log'
@@ -140,6 +141,9 @@ bench-append: $(VENV)/.installed-dev $(CORE)
 
 bench-latency: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/latency.py
+
+bench-http: $(VENV)/.installed-dev $(CORE)
+	$(BIN)/python benchmarks/door.py --markdown
 
 bench-stages: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/stages.py

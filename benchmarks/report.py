@@ -32,7 +32,7 @@ DOCS = ("benchmarks.md", "scale.md")
 PLOT = ROOT / "docs" / "benchmarks.svg"
 
 #: The benchmarks, by the names of their scripts.
-NAMES = ("fold", "append", "latency", "hot", "rebuild", "scale", "stages", "lots")
+NAMES = ("fold", "append", "latency", "hot", "rebuild", "scale", "stages", "lots", "door")
 
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -94,6 +94,21 @@ GOALS = (
     Goal("Kafka's bytes against what the data needs", ("fold", "logs", PLAIN, "kafka_to_needed"), 1.5, "", True),
     Goal("PostgreSQL's bytes against that", ("fold", "logs", PLAIN, "postgres_to_needed"), 1.5, "", True),
     Goal("cold start to the first fold", ("derived", "cold_start_s"), 3, " s", True),
+)
+
+
+#: Those of the HTTP door, whose figures are written by themselves too (door.py --markdown).
+SPENDS, READS = "spends that wait", "reads of a balance"
+DOOR_GOALS = (
+    Goal("a spend that waits for its outcome, at 500/s, half", ("door", "requests", SPENDS, "p50_ms"), 25, " ms", True),
+    Goal("the same, 99%", ("door", "requests", SPENDS, "p99_ms"), 60, " ms", True),
+    Goal("a read of a balance, at 1,000/s, 99%", ("door", "requests", READS, "p99_ms"), 10, " ms", True),
+    *(
+        Goal(f"the fold's latency alone to that beside {kind}", ("door", "fold", f"beside {kind}", "ratio"), 0.9)
+        for kind in (SPENDS, READS)
+    ),
+    Goal("lines of one request a second", ("door", "bulk", "per_s"), 20_000),
+    Goal("memory in its last quarter to the second", ("door", "bulk", "growth"), FLAT, "", True),
 )
 
 
@@ -254,6 +269,30 @@ def rebuild(results: Figures) -> str:
     return by_run("", runs, rows) + said + "\n" + live
 
 
+def door(results: Figures) -> str:
+    """Requests to the HTTP door at fixed rates, what they cost the fold, and many lines of one request."""
+    text = table(("what", "goal", "measured", ""), (goal.row(results) for goal in DOOR_GOALS))
+    rows: list[tuple[Any, ...]] = []
+    cpu: dict[str, Mapping[str, Any]] = {}
+    for kind, one in (at(results, "door", "requests") or {}).items():
+        rows.append((kind, *(one.get(part) for part in PARTS), one.get("done_per_s")))
+        cpu[kind] = one["cpu_us_per_request"]
+    for name, one in (at(results, "door", "fold") or {}).items():
+        ratios = (one.get("ratio_of_each"), one.get("ratio_of_99"))
+        rows.append((f"the fold, {name}", *(one.get(part) for part in PARTS), one.get("appended_per_s"), *ratios))
+    head = ("", "half within, ms", "90%", "99%", "all", "done a second", "alone to this, in each round", "of the 99%")
+    text += "\n" + table(head, ((*row, *(None,) * (len(head) - len(row))) for row in rows))
+    bulk = at(results, "door", "bulk") or {}
+    if bulk:
+        cpu["a line of many"] = bulk["cpu_us_per_line"]
+    names = dict.fromkeys(name for one in cpu.values() for name in one)
+    text += "\n" + table(("CPU time, µs", *cpu), ((name, *(one.get(name) for one in cpu.values())) for name in names))
+    if bulk:
+        text += f"\n{_cell(bulk['lines'])} lines in one request; memory of `creditfold serve` by quarter: "
+        text += f"{_cell(bulk['memory_mb_by_quarter'])} MB.\n"
+    return text
+
+
 def scale(results: Figures) -> str:
     """Workers, partitions, accounts and the length of the log."""
     grid = at(results, "scale", "workers") or []
@@ -359,7 +398,10 @@ def arithmetic(results: Figures) -> str:
 
 BLOCKS: Mapping[str, Callable[[Figures], str]] = {
     one.__name__: one
-    for one in (goals, machine, fold, append, disk, latency, hot, rebuild, scale, journal, lots, stages, arithmetic)
+    for one in (
+        *(goals, machine, fold, append, disk, latency, hot, rebuild),
+        *(scale, journal, lots, stages, arithmetic, door),
+    )
 }
 
 

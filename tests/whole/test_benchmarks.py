@@ -23,6 +23,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import append
 import baseline
 import check
+import door
+import door_load
 import fold
 import latency
 import load
@@ -317,6 +319,49 @@ def test_latency_is_measured_for_every_command(servers: Settings, monkeypatch: p
     assert 0 < short["commands"] < 200 * 60
     assert short["not_seen"] == 0
     assert sorted(first) == sorted((f"user-{number}", 1) for number in range(100))
+
+
+@pytest.mark.stack
+def test_requests_are_measured_from_when_they_are_due(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its answer and its cost, and each line of many; what is reported says which goals are met."""
+    monkeypatch.setattr(door, "WARM_UP_S", 0.5)
+    monkeypatch.setattr(door, "RATES", {door.SPENDS: 20, door.READS: 40})
+    with ledger(servers, "door") as own:
+        latency.grant_all(own, 10)
+        with workers(own, 1) as running, door.serving(own, running.cpu_s) as to:
+            requests = {kind: door.timed(to, kind, 10, 1.0) for kind in door.RATES}
+            bulk = door.bulk(to, 2_000, 10)
+    assert [one["requests"] for one in requests.values()] == [20, 40]
+    assert requests[door.SPENDS]["statuses"] == {"201": 30}
+    assert requests[door.READS]["statuses"] == {"200": 60}
+    assert all(0 < one["p50_ms"] <= one["p99_ms"] <= one["max_ms"] for one in requests.values())
+    assert all(one["cpu_us_per_request"]["creditfold serve"] > 0 for one in requests.values())
+    assert bulk["per_s"] > 0
+    said = report.door({"door": {"requests": requests, "bulk": bulk}})
+    assert said.count("not measured") == 2
+    assert "2,000 lines in one request" in said
+
+
+def test_a_request_that_waits_for_a_connection_is_late(tmp_path: Path) -> None:
+    """Each is timed from when it was due: of two at once by one connection, the second has waited for the first."""
+    code = """
+import socket, threading
+listening = socket.create_server(("127.0.0.1", 0))
+print(listening.getsockname()[1], flush=True)
+taken, _ = listening.accept()
+for _ in range(2):
+    taken.recv(4096)
+    threading.Event().wait(0.2)
+    taken.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        sent = door_load.send(url, [door_load.request("GET", "/", {})] * 2, 1_000_000.0, 1)
+    assert sent.statuses == {200: 2}
+    (_, first), (_, second) = sent.taken_s
+    assert first >= 0.2
+    assert second >= 0.4
 
 
 @pytest.mark.stack
