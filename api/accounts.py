@@ -17,13 +17,14 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer, BalanceAnswer
 from creditfold.api.commands import Account
 from creditfold.api.problems import ProblemError, responses
+from creditfold.api.routes import Route
 from creditfold.api.service import Reading, Service, service_of
 from creditfold.common.instants import InstantError, milliseconds_of, moment_of
 from creditfold.common.position import Position
 from creditfold.log.partitioner import partition_of
 from creditfold.projections import queries
 
-router = APIRouter(tags=["accounts"])
+router = APIRouter(tags=["accounts"], route_class=Route)
 
 #: Seconds that a read waits for `at_least` by default.
 AT_LEAST_S = 5.0
@@ -155,8 +156,8 @@ def then_of(connection: Connection[Any], account: str, as_of: str) -> tuple[int,
         ProblemError, InvalidPositionError: it is no past of the account's.
         NotYetFoldedError: the fold hasn't passed it.
     """
-    rows = queries.progress(connection)
-    partition = partition_of(account.encode(), len(rows))
+    offsets = queries.standing(connection).next_offsets
+    partition = partition_of(account.encode(), len(offsets))
     if re.fullmatch(r"[0-9]+:[0-9]+", as_of, re.ASCII) is None:
         try:
             moment = moment_of(as_of)
@@ -175,7 +176,7 @@ def then_of(connection: Connection[Any], account: str, as_of: str) -> tuple[int,
             f"{account} lives in partition {partition}; {position} says nothing about it.",
             f"Name a position of partition {partition}, or a time.",
         )
-    if position.offset >= rows[partition].next_offset:
+    if position.offset >= offsets[partition]:
         raise queries.NotYetFoldedError(
             f"The fold has not reached {position} yet.", "See GET /v1/progress, and ask again."
         )

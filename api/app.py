@@ -30,6 +30,7 @@ from creditfold.api import (
 from creditfold.api.body import SmallBodies
 from creditfold.api.metrics import MeasuredRequests, Metrics
 from creditfold.api.requests import PlainRequests, checked
+from creditfold.api.routes import Direct
 from creditfold.api.service import Service
 from creditfold.common.settings import Settings, load_settings
 
@@ -40,6 +41,13 @@ _SENT = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "L
 _SHOWN = (
     *("Creditfold-Generation", "Creditfold-Position", "ETag", "Idempotency-Replayed", "Location"),
     *("Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"),
+)
+
+
+#: Those that have routes.
+_MODULES = (
+    *(commands, bulk, accounts, trace, statement, expiring, journal, books, outcomes, graphql, keys, operation),
+    *(reference, metrics),
 )
 
 
@@ -87,24 +95,12 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
+        # It would look for a collector at each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    for module in (
-        commands,
-        bulk,
-        accounts,
-        trace,
-        statement,
-        expiring,
-        journal,
-        books,
-        outcomes,
-        graphql,
-        keys,
-        operation,
-        reference,
-        metrics,
-    ):
+    for module in _MODULES:
         app.include_router(module.router)
+    app.router.routes.insert(0, Direct(route for module in _MODULES for route in module.router.routes))
     app.state.metrics = measured
     problems.install(app)
     app.add_middleware(SmallBodies)

@@ -4,6 +4,7 @@ Owns how a request becomes a command, and which status its outcome has. What is 
 accepted the fold's.
 """
 
+import asyncio
 import re
 from http import HTTPStatus
 from typing import Annotated, Any, NamedTuple, cast
@@ -19,19 +20,23 @@ from creditfold.api.answers import AcceptedAnswer, OutcomeAnswer
 from creditfold.api.body import json_object
 from creditfold.api.preview import PreviewAnswer, preview_of
 from creditfold.api.problems import CONTENT, RETRY_S, ProblemError, responses
+from creditfold.api.routes import Route
 from creditfold.api.service import Service, service_of
 from creditfold.common.position import Position
 from creditfold.producers import OutcomeTimeoutError, parse_command
 from creditfold.producers.models.commands import MODELS, Command
+from creditfold.producers.models.errors import RESEND
 from creditfold.projections import queries
 from creditfold.projections.queries.outcomes import UnexplainedOutcomeError
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.outcome import CommandOutcome, Decision, OutcomeKind
 
-router = APIRouter(tags=["commands"])
+router = APIRouter(tags=["commands"], route_class=Route)
 
 #: Seconds that a write waits for its outcome unless it says otherwise, and the most that it may ask for.
 WAIT_S, MOST_WAIT_S = 2.0, 30.0
+#: Seconds that the log has to confirm a command whose outcome isn't waited for.
+CONFIRM_S = 5.0
 
 #: The last part of a route by the kind of its command.
 ROUTES = {
@@ -130,7 +135,7 @@ async def append(service: Service, command: Command, preference: Preference) -> 
     """Append a command and answer with its outcome, or with where to find it."""
     headers = {} if preference.applied is None else {"Preference-Applied": preference.applied}
     if not preference.wait_s:
-        return _pending(command, await service.producer.append(command), headers)
+        return _pending(command, await _appended(service, command), headers)
     try:
         async with service.until_stopped():
             outcome = await service.producer.append_and_wait(command, preference.wait_s)
@@ -139,6 +144,20 @@ async def append(service: Service, command: Command, preference: Preference) -> 
             raise
         return _pending(command, error.position, headers)
     return answer_of(outcome, command, headers)
+
+
+async def _appended(service: Service, command: Command) -> Position:
+    """Where the log has a command. Raises OutcomeTimeoutError where it doesn't confirm that in time."""
+    bound = asyncio.timeout(CONFIRM_S)
+    try:
+        async with bound:
+            return await service.producer.append(command)
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        raise OutcomeTimeoutError(
+            f"The log didn't confirm the command within {CONFIRM_S:g} s.", f"Look at Kafka. {RESEND}", None
+        ) from None
 
 
 def _pending(command: Command, position: Position, headers: dict[str, str]) -> Response:

@@ -74,7 +74,8 @@ class Feed:
 
     async def places(self) -> dict[int, Place]:
         """By partition, the place behind all that is folded now."""
-        return {row.log_partition: Place(row.next_offset) for row in await self._ask(queries.progress)}
+        found = await self._ask(queries.standing)
+        return {partition: Place(offset) for partition, offset in found.next_offsets.items()}
 
     async def page(self, places: Mapping[int, Place], account_prefix: str = "") -> DecisionPage:
         """The next page of the journal behind some places."""

@@ -5,7 +5,7 @@ Owns their opening and closing, and how blocking queries run beside the event lo
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -35,7 +35,6 @@ from creditfold.projections.access.keys import find_key, is_well_formed, record_
 from creditfold.projections.access.scopes import SCOPES
 from creditfold.projections.connections import reader_pool, reader_pool_async, snapshot
 from creditfold.projections.queries import ProjectedOutcomes
-from creditfold.projections.queries.progress import PartitionProgress
 from creditfold.schemas.outcome import Appended, CommandOutcome
 
 P = ParamSpec("P")
@@ -102,7 +101,8 @@ class Service:
         self.feed = Feed(self.query)
         #: For queries of GraphQL, which take longer than other reads and leave most readers to them.
         self.graphs = asyncio.Semaphore(GRAPHS)
-        self._progress: dict[int, PartitionProgress] = {}
+        # The next offset of each partition, as it was seen last.
+        self._progress: Mapping[int, int] = {}
         self._news = asyncio.Condition()
         self._waiting = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -195,7 +195,7 @@ class Service:
             return await asyncio.to_thread(kafka_answers, self.settings)
 
         async def postgresql() -> bool:
-            await self.query(queries.progress)
+            await self.query(queries.standing)
             return True
 
         async def answers(look: Callable[[], Any]) -> bool:
@@ -245,11 +245,11 @@ class Service:
 
         def ask() -> Reading:
             with self.readers.connection() as connection, snapshot(connection):
-                rows = queries.progress(connection)
+                generation, offsets = queries.standing(connection)
                 found = question(connection, *arguments, **options)
-            partition = None if account is None or not rows else partition_of(account.encode(), len(rows))
-            at = None if partition is None else Position(partition, rows[partition].next_offset - 1)
-            return Reading(found, at, rows[0].generation if rows else 0)
+            partition = None if account is None or not offsets else partition_of(account.encode(), len(offsets))
+            at = None if partition is None else Position(partition, offsets[partition] - 1)
+            return Reading(found, at, generation)
 
         async with self.in_time():
             return await self.run(ask)
@@ -351,12 +351,10 @@ class Service:
         return found
 
     def _is_folded(self, position: Position) -> bool:
-        row = self._progress.get(position.partition)
-        return row is not None and row.next_offset > position.offset
+        return self._progress.get(position.partition, 0) > position.offset
 
     def _has_passed(self, position: Position) -> bool:
-        row = self._progress.get(position.partition)
-        if row is None and self._progress:
+        if self._progress and position.partition not in self._progress:
             raise ProblemError(
                 400, "no_such_partition", f"There is no partition {position.partition}.", "See /v1/progress."
             )
@@ -368,12 +366,12 @@ class Service:
                 while not self._waiting:
                     await self._news.wait()
             try:
-                rows = await self.query(queries.progress)
+                found = await self.query(queries.standing)
             except Exception:  # Whoever waits learns from its own next query what is the matter.
                 await asyncio.sleep(1.0)
                 continue
             async with self._news:
-                self._progress = {row.log_partition: row for row in rows}
+                self._progress = found.next_offsets
                 self._news.notify_all()
             await asyncio.sleep(LOOK_S)
 

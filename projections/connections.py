@@ -1,7 +1,8 @@
 """The one place that opens PostgreSQL connections. Knows no SQL of the projection; failures.py has what failures mean.
 
 There are two kinds of sessions. Readers' (`connected`) depend on nothing that a session has: each statement may run in
-another one, as PgBouncer does it in transaction mode. All others (`pinned` and the pools) set what they rely on
+another one, as PgBouncer does it in transaction mode; where none stands between, those that are kept prepare what is
+asked over and over. All others (`pinned` and the pools) set what they rely on
 (sessions.py) when they are opened, and need a session of their own for as long as they are open.
 """
 
@@ -12,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString, TypeAlias, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor, sql
+from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor, IsolationLevel, sql
 from psycopg.abc import Buffer, Params
 from psycopg.adapt import Loader
 from psycopg.pq import Format
@@ -34,8 +35,21 @@ RECONNECT_S = 2.0
 #: A dead peer is noticed after about this long, and not after the kernel's two hours.
 KEEPALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 
+#: Of a kept reader without a pooler: it prepares those statements alone that ask for it.
+PREPARE_NAMED = 2**31
+
+#: Milliseconds after which a connection ends whose peer confirms nothing of what was sent: keepalives are for silence.
+UNCONFIRMED_MS = 12_000
+#: Milliseconds for a statement of readers of a pool; whoever asked has given it up by then (api/service.py).
+READ_MS = 60_000
+
 #: What every session of ours says of itself.
-SESSION: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8", **KEEPALIVE}
+SESSION: dict[str, Any] = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "client_encoding": "utf8",
+    "tcp_user_timeout": UNCONFIRMED_MS,
+    **KEEPALIVE,
+}
 
 
 class _RememberingPool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
@@ -146,6 +160,9 @@ def reader_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connect
 
     def begin(connection: Connection[TupleRow]) -> None:
         connection.adapters.register_loader("timestamptz", _Instant)
+        if server_pid(connection) == connection.info.backend_pid:
+            connection.prepare_threshold = PREPARE_NAMED
+            connection.execute(pin({"statement_timeout": f"{READ_MS}ms"}, connection.info.server_version))
 
     def check(connection: Connection[TupleRow]) -> None:
         # As of _check_open.
@@ -272,7 +289,7 @@ def connected(dsn: str, application: str = "creditfold") -> Iterator[Connection[
 
 @asynccontextmanager
 async def connected_async(dsn: str, application: str) -> AsyncIterator[AsyncConnection[TupleRow]]:
-    """As `connected`, for an event loop.
+    """As `connected`, for an event loop, and to be kept.
 
     Args:
         dsn: PostgreSQL's connection string, as `load_settings().dsn` is.
@@ -301,6 +318,9 @@ async def connected_async(dsn: str, application: str) -> AsyncIterator[AsyncConn
             raise _bad_string() from None
         opened.adapters.register_loader("timestamptz", _Instant)
         try:
+            found = await (await opened.execute(_SERVER_PID)).fetchone()
+            if found == (opened.info.backend_pid,):
+                opened.prepare_threshold = PREPARE_NAMED
             yield opened
         finally:
             await opened.close()
@@ -388,8 +408,11 @@ def _refuse_shared_session(dsn: str, connection: Connection[TupleRow]) -> None:
 
 def server_pid(connection: Connection[TupleRow]) -> int:
     """The server process of a session; through a pooler it isn't the one that the session was opened with."""
-    row = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+    row = connection.execute(_SERVER_PID).fetchone()
     return int(row[0]) if row else 0
+
+
+_SERVER_PID: LiteralString = "SELECT pg_catalog.pg_backend_pid()"
 
 
 @contextmanager
@@ -403,9 +426,14 @@ def snapshot(connection: Connection[TupleRow]) -> Iterator[None]:
         >>> with snapshot(connection):
         ...     now = connection.execute("SELECT now()").fetchone()
     """
-    with connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        yield
+    # So that it begins in one statement.
+    connection.isolation_level, connection.read_only = IsolationLevel.REPEATABLE_READ, True
+    try:
+        with connection.transaction():
+            yield
+    finally:
+        if not connection.closed:
+            connection.isolation_level = connection.read_only = None
 
 
 def rows_of(connection: Connection[Any], kind: type[Row], query: Statement, values: Params | None = None) -> list[Row]:

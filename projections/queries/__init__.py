@@ -77,6 +77,7 @@ from creditfold.projections.queries.progress import (
     activations,
     bookmarks,
     progress,
+    standing,
     wait_for,
 )
 from creditfold.projections.queries.statement import (
@@ -149,6 +150,7 @@ __all__ = [
     "rejection_totals",
     "rejections",
     "schedules",
+    "standing",
     "statement",
     "totals",
     "trace",

@@ -122,7 +122,32 @@ def balances_now(connection: Connection[Any], account: str, at_ms: int | None = 
         ...     [(row.available, row.stored_available) for row in balances_now(connection, "ada")]
         [(280, 280)]
     """
-    return _rows(settled_account(connection, account, at_ms))
+    return _if_nothing_fell_due(connection, account, at_ms) or _rows(settled_account(connection, account, at_ms))
+
+
+# The account's stored balances, and whether something has fallen due since they were: then they aren't those of now.
+_STORED: LiteralString = """
+    SELECT b.account_id, b.asset, b.available, b.available, b.version, b.log_partition, b.log_offset, b.pending, b.held,
+           b.debt, b.credit_limit, p.at,
+           EXISTS (SELECT FROM ledger.lots l WHERE l.account_id = b.account_id AND l.is_live AND
+                   (l.state = 'pending' AND l.effective_at <= p.at OR l.state = 'active' AND l.expires_at <= p.at))
+           OR EXISTS (SELECT FROM ledger.holds h
+                      WHERE h.account_id = b.account_id AND h.state = 'open' AND h.deadline <= p.at)
+           OR EXISTS (SELECT FROM ledger.schedules s
+                      WHERE s.account_id = b.account_id AND s.state = 'active' AND s.next_at <= p.at)
+    FROM ledger.balances b
+    JOIN (SELECT log_partition, coalesce(%s, greatest(now(), clock)) AS at FROM ledger.progress) p USING (log_partition)
+    WHERE b.account_id = %s ORDER BY b.asset"""
+
+
+def _if_nothing_fell_due(connection: Connection[Any], account: str, at_ms: int | None) -> list[BalanceNow]:
+    """The balances of an account in which nothing has fallen due since it was settled, as of most: they are as stored.
+
+    Empty where something has, or where the account has no balance.
+    """
+    at = None if at_ms is None else _moment(at_ms)
+    rows = connection.execute(_STORED, (at, account), prepare=True).fetchall()
+    return [] if any(row[-1] for row in rows) else [BalanceNow._make(row[:-1]) for row in rows]
 
 
 def usable_now(
@@ -205,7 +230,7 @@ def settled_account(connection: Connection[Any], name: str, at_ms: int | None) -
     partition = next((row.log_partition for row in stored), None)
     if partition is None:
         partition = next((number for number, _ in schedules), None)
-    at = clock(connection, partition) if at_ms is None else EPOCH + timedelta(milliseconds=at_ms)
+    at = clock(connection, partition) if at_ms is None else _moment(at_ms)
     rows = Rows(
         AccountRow(),
         [BalanceRow(row.asset, row.available, row.pending, row.held, row.debt, row.credit_limit) for row in stored],
@@ -281,6 +306,10 @@ def _schedules(connection: Connection[Any], account: str) -> list[tuple[int, Sch
         row = (*head, _ms(first_at), every, _ms(until), *terms, made, number, True, None)
         found.append((partition, ScheduleRow._make(row)))
     return found
+
+
+def _moment(ms: int) -> datetime:
+    return EPOCH + timedelta(milliseconds=ms)
 
 
 def _ms(moment: datetime | None) -> int:

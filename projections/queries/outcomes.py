@@ -192,7 +192,7 @@ class ProjectedSession:
 
     async def next_offsets(self) -> Mapping[int, int]:
         """How far each partition is folded. Raises OtherTopicError, NotPreparedError where there is no projection."""
-        rows = await (await self._connection.execute(_PROGRESS)).fetchall()
+        rows = await (await self._connection.execute(_PROGRESS, prepare=True)).fetchall()
         others = {topic for topic, _, _ in rows} - {self._topic}
         if others:
             raise OtherTopicError(
@@ -206,7 +206,7 @@ class ProjectedSession:
 
         None stands for a command that isn't folded yet, an error for one of which nothing is shown.
         """
-        cursor = await self._connection.execute(_OUTCOMES, _asked(appended))
+        cursor = await self._connection.execute(_OUTCOMES, _asked(appended), prepare=True)
         return list(_outcomes(appended, await cursor.fetchall()))
 
 

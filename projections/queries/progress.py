@@ -4,7 +4,7 @@ Reads the views in schema `ledger` only. Instants are aware datetimes in UTC.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -99,6 +99,32 @@ def progress(connection: Connection[Any]) -> Sequence[PartitionProgress]:
         1
     """
     return rows_of(connection, PartitionProgress, "SELECT * FROM ledger.progress ORDER BY log_partition", ())
+
+
+class Standing(NamedTuple):
+    """How far a generation is folded: the next offset of each partition."""
+
+    generation: int
+    next_offsets: Mapping[int, int]
+
+
+def standing(connection: Connection[Any]) -> Standing:
+    """How far the log is folded, and by which generation; for whoever asks over and over.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+
+    Returns:
+        The next offset by partition, and the generation; generation 0 where nothing was prepared.
+
+    Example:
+        >>> found = standing(connection)
+        >>> found.generation, sorted(found.next_offsets)
+        (1, [0, 1, 2, 3])
+    """
+    query = "SELECT log_partition, next_offset, generation FROM ledger.progress"
+    rows = connection.execute(query, prepare=True).fetchall()
+    return Standing(rows[0][2] if rows else 0, {partition: offset for partition, offset, _ in rows})
 
 
 def activations(connection: Connection[Any]) -> Sequence[RulesActivated]:

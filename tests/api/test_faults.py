@@ -5,8 +5,9 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import end_offsets
 from creditfold.processors.startup import prepare_ledger
-from helpers.doors import Door
+from helpers.doors import BulkCall, Door
+from helpers.event_stream import following
 from helpers.holds import freeze
 from helpers.published import decoded
 from helpers.stack_under_test import StackUnderTest, free_port
@@ -26,7 +28,7 @@ from helpers.support import HANG_S, WorkerProcess, query, read_log, wait_until_f
 pytestmark = pytest.mark.stack
 
 #: A frozen server is given up after seconds; the test waits for each of them.
-BRIEF = ("api.service.QUERY_S=3.0", "api.service.READY_S=3.0")
+BRIEF = ("api.service.QUERY_S=3.0", "api.service.READY_S=3.0", "api.commands.CONFIRM_S=1.0")
 
 
 @contextmanager
@@ -115,24 +117,105 @@ class Client(threading.Thread):
         assert not self.is_alive()
 
 
+class BulkClient(Client):
+    """Sends lines, some at a time, and those that weren't acknowledged again with the next ones."""
+
+    def run(self) -> None:
+        keys: list[str] = []
+        try:
+            while keys or not self._is_over.is_set():
+                keys += [uuid.uuid4().hex for _ in range(20 - len(keys))] if not self._is_over.is_set() else []
+                keys = self._send_lines(keys)
+        except Exception as error:
+            self.failure = error
+
+    def _send_lines(self, keys: list[str]) -> list[str]:
+        """Send a line for each key; returns those that weren't acknowledged."""
+        fields = {"type": "grant", "account": self._account, "asset": "credits", "amount": 1}
+        answers: dict[int, dict[str, Any]] = {}
+        with suppress(OSError, HTTPException):
+            key = self._door.http.headers["Authorization"]
+            call = BulkCall(self._door.url, Authorization=key, Prefer=self._prefer)
+            call.send(*({**fields, "command_id": key} for key in keys))
+            call.end()
+            answers = {answer["line"]: answer for answer in iter(call.answer, None)}
+        found = []
+        for number, key in enumerate(keys, 1):
+            answer = answers.get(number)
+            is_acknowledged = answer is not None and answer["status"] in (200, 201, 202)
+            maybe_written = not is_acknowledged and (answer is None or answer["maybe_written"])
+            found.append(Attempt(key, is_acknowledged, maybe_written))
+        self.attempts += found
+        return [one.key for one in found if not one.is_acknowledged]
+
+
+class Follower(threading.Thread):
+    """Follows all outcomes from the start, and goes on where it was whenever its stream ends."""
+
+    def __init__(self, door: Door) -> None:
+        super().__init__(daemon=True)
+        self.seen: list[tuple[str, int]] = []
+        self._door = door
+        self._last = "start"
+        self._is_over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._is_over.is_set():
+            with (
+                suppress(httpx.TransportError, AssertionError),
+                self._door.with_key(self._door.http.headers["Authorization"].split()[1]) as http,
+                following(http, self._last) as found,
+            ):
+                for event in found:
+                    self._last = event.id
+                    if event.data is not None:
+                        self.seen.append((event.data["account"], event.data["version"]))
+                    if self._is_over.is_set():
+                        return
+            self._is_over.wait(0.05)
+
+    def end(self) -> None:
+        """See that it got each line of the journal once, those of an account in their order."""
+        lines = query(self._door.settings, "SELECT account_id, version FROM ledger.journal")
+        assert wait_until(lambda: len(self.seen) >= len(lines), HANG_S), (len(self.seen), len(lines))
+        self._is_over.set()
+        self.join(HANG_S)
+        assert sorted(self.seen) == sorted(lines)
+        for account in {name for name, _ in lines}:
+            versions = [version for name, version in self.seen if name == account]
+            assert versions == sorted(versions)
+
+
 @contextmanager
 def under_load(door: Door) -> Iterator[tuple[Client, Client]]:
-    """Two clients, one of which waits for outcomes; compares their answers with the log and the balances at the end."""
+    """Clients that wait for outcomes, that don't, and that send many lines; and one that follows.
+
+    Compares at the end what they were answered with the log, the balances and the journal.
+    """
+    follower = Follower(door)
     clients = Client(door, "quick", "respond-async"), Client(door, "patient", "wait=1")
+    bulk = BulkClient(door, "bulk", "respond-async")
     try:
-        assert all(client.goes_on() for client in clients)
+        assert all(client.goes_on() for client in (*clients, bulk))
         yield clients
-        assert all(client.goes_on() for client in clients)
+        assert all(client.goes_on() for client in (*clients, bulk))
     finally:
-        for client in clients:
+        for client in (*clients, bulk):
             client.end()
     wait_until_folded(door.settings)
+    follower.end()
     appended = Counter(decoded(seen.value)[1]["command_id"] for seen in read_log(door.settings))
-    for client, account in zip(clients, ("quick", "patient"), strict=True):
+    for client, account in zip((*clients, bulk), ("quick", "patient", "bulk"), strict=True):
         sure = Counter(one.key for one in client.attempts if one.is_acknowledged)
         maybe = Counter(one.key for one in client.attempts if one.maybe_written)
-        # Each answer that acknowledges stands for a record of its own; one that says no stands for none.
-        wrong = {key: n for key, n in appended.items() if key in sure and not sure[key] <= n <= sure[key] + maybe[key]}
+        # Each answer that acknowledges stands for a record of its own; one that says no stands for none. One that isn't
+        # sure may stand for two: what was given up while it was on its way is sent again in another batch.
+        wrong = {
+            key: (account, n, sure[key], maybe[key])
+            for key, n in appended.items()
+            if key in sure and not sure[key] <= n <= sure[key] + 2 * maybe[key]
+        }
         assert not wrong, wrong
         assert sure.keys() <= appended.keys()
         text = "SELECT available FROM ledger.balances WHERE asset = 'credits' AND account_id = '{}'"
@@ -189,6 +272,11 @@ def look_without_kafka(door: Door) -> None:
     refused = door.append("other", "grants", wait_s=1, asset="credits", amount=1)
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1"), refused.text
     assert refused.json()["maybe_written"]
+    url, headers = "/v1/accounts/other/grants", {"Idempotency-Key": "async", "Prefer": "respond-async"}
+    unconfirmed = door.http.post(url, json={"asset": "credits", "amount": 1}, headers=headers)
+    # Not after the half minute in which the producer gives up.
+    assert (unconfirmed.status_code, unconfirmed.json()["code"]) == (503, "outcome_timeout"), unconfirmed.text
+    assert (unconfirmed.headers["Retry-After"], unconfirmed.json()["maybe_written"]) == ("1", True)
 
 
 def test_reads_go_on_while_kafka_is_away(

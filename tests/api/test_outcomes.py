@@ -1,12 +1,10 @@
 """Following outcomes over HTTP: resume, filters, readers side by side, and those that are slow, or may read no more."""
 
-import json
 import select
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from contextlib import ExitStack
+from typing import Any
 
 import httpx
 import pytest
@@ -14,54 +12,13 @@ import pytest
 from creditfold.api import feed, outcomes, streams
 from creditfold.api.service import READERS
 from creditfold.common.waiting import wait_until
+from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from helpers.doors import Door, sent_lines, serving
+from helpers.event_stream import Event, following, next_of
+from helpers.generations import WATCH
 from helpers.support import HANG_S
 
 pytestmark = pytest.mark.stack
-
-
-class Event(NamedTuple):
-    """An event; without data it only moves the id on."""
-
-    id: str
-    data: dict[str, Any] | None
-
-    @property
-    def name(self) -> str:
-        """Whose it is, and of which command."""
-        assert self.data is not None
-        return f"{self.data['account']}/{self.data['command_id']}"
-
-
-def events(answer: httpx.Response) -> Iterator[Event]:
-    """The events of an answer as they come, as a browser reads them."""
-    found: dict[str, str] = {}
-    for line in answer.iter_lines():
-        name, _, value = line.partition(": ")
-        if line:
-            found[name] = value
-        else:
-            yield Event(found["id"], json.loads(found["data"]) if "data" in found else None)
-            found = {}
-
-
-@contextmanager
-def following(client: httpx.Client, last: str | None = None, **parameters: str) -> Iterator[Iterator[Event]]:
-    """Follow for a block, behind an event's id if one is given."""
-    headers = {} if last is None else {"Last-Event-ID": last}
-    with client.stream("GET", "/v1/outcomes", params=parameters, headers=headers) as answer:
-        assert answer.status_code == 200, answer.read()
-        assert answer.headers["Content-Type"].startswith("text/event-stream")
-        yield events(answer)
-
-
-def next_of(found: Iterator[Event], count: int) -> list[Event]:
-    """The next events that have data."""
-    taken: list[Event] = []
-    while len(taken) < count:
-        event = next(found)
-        taken += [event] if event.data is not None else []
-    return taken
 
 
 def grants(door: Door, prefix: str, count: int, first: int = 0, **more: Any) -> set[str]:
@@ -236,3 +193,24 @@ def test_a_stream_ends_with_the_server(door: Door) -> None:
             found = stack.enter_context(following(client))
             next(found)
         assert all(event.data is None for event in found)
+
+
+def test_a_switch_of_generations_loses_nothing_and_repeats_nothing(door: Door, account: str) -> None:
+    """On a stream that is open, behind an id from before the switch, and for reads that wait for a position."""
+    expected = grants(door, account, 10)
+    rebuilt = rebuild(door.settings, Request(processes=1), WATCH)
+    with following(door.http, "start", account_prefix=account) as found:
+        seen = next_of(found, 10)
+        activate(door.settings, rebuilt.number, ActivationOptions(), WATCH)
+        expected |= grants(door, account, 10, 10)
+        seen += next_of(found, 10)
+    assert len(seen) == len(expected)
+    assert {event.name for event in seen} == expected
+    with following(door.http, seen[4].id, account_prefix=account) as found:
+        again = next_of(found, 15)
+    # In the order of each partition; which one is read first is another matter.
+    assert sorted(event.name for event in again) == sorted(event.name for event in seen[5:])
+    for event in (seen[0], seen[-1]):
+        assert event.data is not None
+        read = door.http.get(f"/v1/accounts/{event.data['account']}", params={"at_least": event.data["position"]})
+        assert (read.status_code, read.headers["Creditfold-Generation"]) == (200, str(rebuilt.number))

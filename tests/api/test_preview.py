@@ -58,9 +58,11 @@ def test_previews_are_what_is_decided_then(door: Door, account: str, monkeypatch
     assert {"accepted", "rejected"} <= seen
 
 
-def timeless(fact: dict[str, Any]) -> dict[str, Any]:
-    """A fact without its instant, which is later than that of its preview."""
-    return {name: value for name, value in fact.items() if name != "at"}
+def timeless(fact: dict[str, Any], asset: str = "") -> dict[str, Any]:
+    """A fact without its own instant, which is later than its preview's; of the asset of its line if it names none."""
+    terms = fact.get("terms")
+    begins = {"terms": {**terms, "effective_at": "then"}} if terms and terms["effective_at"] == fact.get("at") else {}
+    return {"asset": asset} | {name: value for name, value in fact.items() if name != "at"} | begins
 
 
 def compared(previewed: dict[str, Any], decided: dict[str, Any], status: int) -> str:
@@ -75,7 +77,7 @@ def compared(previewed: dict[str, Any], decided: dict[str, Any], status: int) ->
     lines = [decided["decision"], *decided["steps"]]
     if decided["accepted"]:
         for name in ("facts", "allocations"):
-            shown = [timeless(one) for line in lines for one in line[name]]
+            shown = [timeless(one, line["asset"] if name == "facts" else "") for line in lines for one in line[name]]
             expected = [timeless(one) for one in previewed[name]]
             # A closing's lines of further assets aren't in the answer.
             assert all(one in expected for one in shown), (shown, expected)

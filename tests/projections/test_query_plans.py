@@ -74,7 +74,16 @@ QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
 }
 #: What is asked without an account: by a partition or a position, or of all there is, which takes as long as there is.
 WITHOUT_ACCOUNT = {
-    *("rejection_totals", "dead_letters", "dead_letter", "progress", "activations", "wait_for", "dead_letters_with"),
+    *(
+        "rejection_totals",
+        "dead_letters",
+        "dead_letter",
+        "progress",
+        "standing",
+        "activations",
+        "wait_for",
+        "dead_letters_with",
+    ),
     *("clock", "bookmarks", "await_outcome", "expiring_totals", "outcomes_at", "journal", "totals"),
 }
 #: What people ask of a view with an account's name in hand, though no document says it so.
