@@ -295,7 +295,7 @@ def measured(to: Door, options: Any) -> dict[str, Any]:
 def main() -> None:
     """Run the benchmark and print it as a table, as JSON, or as the part of docs/benchmarks.md that it is."""
     parser = argument_parser(__doc__, accounts=10_000, rounds=3, lines=1_000_000)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--warm-up", type=float, default=10.0, help="seconds of each kind before anything counts")
     parser.add_argument("--markdown", action="store_true", help="print what docs/benchmarks.md shows of it")
     options = parser.parse_args()

@@ -97,7 +97,9 @@ def send(
     cpu, schedule = time.process_time(), Schedule(now() + 0.05, per_s)
     while following < last or due or busy:
         if following < last and is_over():
+            # What is late isn't sent either.
             last = following
+            due.clear()
         while following < last and schedule.due(following) <= now():
             due.append(following)
             following += 1

@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.projections import connections, queries
-from creditfold.projections.connections import connected, fold_pool, outbox_pool, pinned
+from creditfold.projections.connections import connected, fold_pool, outbox_pool, pinned, reader_pool, snapshot
 from creditfold.projections.failures import PoolerError, PostgresUnavailableError, explained
 from creditfold.projections.sessions import FOLD, OUTBOX, PINNED, REBUILD
 from helpers.command_line import ARGUMENTS, run, use
@@ -282,6 +283,27 @@ def _answers(settings: Settings) -> bool:
         return False
 
 
+def assert_kept_readers_prepare(settings: Settings, *, is_direct: bool) -> None:
+    """Readers of a pool get the same answers over and over; they prepare statements where no pooler stands between."""
+    with reader_pool(settings.dsn, "kept", 4) as pool:
+        seen: set[str] = set()
+
+        def read() -> None:
+            for _ in range(10):
+                with pool.connection() as connection, snapshot(connection):
+                    rows = [(row.asset, row.available) for row in queries.balances_now(connection, "ann")]
+                    seen.add(str((queries.standing(connection), rows)))
+
+        with ThreadPoolExecutor(8) as readers:
+            for done in [readers.submit(read) for _ in range(8)]:
+                done.result()
+        assert len(seen) == 1, seen
+        assert "credits" in seen.pop()
+        with pool.connection() as connection:
+            ((held,),) = connection.execute("SELECT count(*) > 0 FROM pg_prepared_statements").fetchall()
+            assert (held, connection.prepare_threshold is not None) == (is_direct, is_direct)
+
+
 def test_readers_may_come_through_a_pooler(
     cli: Cli,
     copied: Settings,
@@ -304,6 +326,11 @@ def test_readers_may_come_through_a_pooler(
             for done in [readers.submit(read) for _ in range(16)]:
                 done.result()
         assert list(found.values()) == [320]
+        assert_kept_readers_prepare(through, is_direct=False)
+        assert_kept_readers_prepare(copied, is_direct=True)
+        with connected(through.dsn) as connection, socket.socket(fileno=os.dup(connection.fileno())) as own:
+            # Where the kernel gives up a peer that confirms nothing.
+            assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == connections.UNCONFIRMED_MS
         use(through, monkeypatch)
         assert answers(cli) == before
         with pytest.raises(PoolerError), pinned(through.dsn):
