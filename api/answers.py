@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from creditfold.api.service import Reading
 from creditfold.common.position import Position
+from creditfold.common.spreadsheet import BYTE_ORDER_MARK, csv_line
 from creditfold.schemas.outcome import CommandOutcome, Decision
 
 M = TypeVar("M", bound="Answer")
@@ -160,6 +161,19 @@ def render(content: Answer | Sequence[Answer], status: int = 200, headers: dict[
 def as_json(content: Any) -> bytes:
     """An answer as JSON in UTF-8."""
     return json.dumps(_plain(content), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+#: The media type of a table for a spreadsheet.
+CSV = "text/csv; charset=utf-8"
+#: What the documentation of a route says of it.
+OR_CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
+
+
+def csv(name: str, columns: Sequence[str], rows: Iterable[Sequence[object]], headers: dict[str, str]) -> Response:
+    """The response with rows for a spreadsheet, which saves them under a name."""
+    text = BYTE_ORDER_MARK + csv_line(columns) + "".join([csv_line(row) for row in rows])
+    headers = {**headers, "Content-Disposition": f'attachment; filename="{name}.csv"'}
+    return Response(text.encode(), 200, headers, CSV)
 
 
 def _plain(value: Any) -> Any:

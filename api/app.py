@@ -14,8 +14,10 @@ from creditfold.api import (
     books,
     bulk,
     commands,
+    ended,
     expiring,
     graphql,
+    hours,
     journal,
     keys,
     metrics,
@@ -46,7 +48,22 @@ _SHOWN = (
 
 #: Those that have routes.
 _MODULES = (
-    *(commands, bulk, accounts, trace, statement, expiring, journal, books, outcomes, graphql, keys, operation),
+    *(
+        commands,
+        bulk,
+        accounts,
+        trace,
+        statement,
+        expiring,
+        ended,
+        hours,
+        journal,
+        books,
+        outcomes,
+        graphql,
+        keys,
+        operation,
+    ),
     *(reference, metrics),
 )
 

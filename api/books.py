@@ -12,7 +12,7 @@ from pydantic import Field
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
-from creditfold.api.parameters import MOST_CURSOR, Instant, positions_of
+from creditfold.api.parameters import MOST_CURSOR, Asset, Instant, positions_of
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.service import service_of
 from creditfold.projections import queries
@@ -115,7 +115,7 @@ async def books(
         Query(description="The last records that count, `partition:offset`, by comma.", max_length=MOST_CURSOR),
     ] = None,
     until: Annotated[Instant | None, Query(description="The last instant of the log's clock that counts.")] = None,
-    asset: Annotated[str | None, Query(description="Only this asset.", min_length=1, max_length=128)] = None,
+    asset: Asset = None,
 ) -> Response:
     """The proof from the journal that what the accounts have is what was issued and didn't go elsewhere.
 

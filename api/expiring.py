@@ -12,7 +12,7 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.accounts import AtLeast, Reader, reading
 from creditfold.api.answers import Answer
 from creditfold.api.commands import Account
-from creditfold.api.parameters import Until
+from creditfold.api.parameters import Accept, TableForm, Until, table_form_of
 from creditfold.api.problems import responses
 from creditfold.api.service import service_of
 from creditfold.common.instants import duration_of
@@ -98,13 +98,25 @@ def expiring_of(found: queries.Expiring) -> ExpiringAnswer:
 
 
 @router.get(
-    "/v1/expiring", operation_id="expiring_totals", response_model=list[ExpiringMonthAnswer], responses=responses()
+    "/v1/expiring",
+    operation_id="expiring_totals",
+    response_model=list[ExpiringMonthAnswer],
+    responses={**answers.OR_CSV, **responses(406)},
 )
 async def expiring_totals(
-    request: Request, caller: Annotated[Caller, needs("read:statement")], until: Until = None
+    request: Request,
+    caller: Annotated[Caller, needs("read:statement")],
+    *,
+    until: Until = None,
+    format: TableForm = None,
+    accept: Accept = "",
 ) -> Response:
     """The credits of all accounts that will end, by month and asset, as the accounts were last settled."""
     caller.refuse_prefix()
+    form = table_form_of(accept, format)
     read = await service_of(request).read(None, queries.expiring_totals, until)
+    if form == "csv":
+        columns = ("month", "asset", "lots", "remaining", "held")
+        return answers.csv("expiring", columns, read.found, answers.state_headers(read))
     rows = [ExpiringMonthAnswer.model_validate(row) for row in read.found]
     return answers.render(rows, 200, answers.state_headers(read))

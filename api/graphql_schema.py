@@ -34,7 +34,7 @@ from creditfold.api.commands import Account as AccountName
 from creditfold.api.commands import first_outcome
 from creditfold.api.expiring import ExpiringAnswer, ExpiringMonthAnswer, Within, expiring_of
 from creditfold.api.graphql_types import SCALARS, list_of, type_of
-from creditfold.api.journal import Begin, JournalAnswer, page_of, places_of
+from creditfold.api.journal import Begin, JournalAnswer, Span, page_of, span_of
 from creditfold.api.operation import ProgressAnswer, progress_of
 from creditfold.api.parameters import PAGE, Cursor, Limit, refuse_empty_time
 from creditfold.api.problems import ProblemError, of_error
@@ -308,7 +308,7 @@ class Query:
         limit: int = PAGE,
     ) -> Any:
         """The journal of all accounts, from positions on (`partition:offset`, by comma), oldest first."""
-        return _page("journal", info.context, places_of("journal", cursor, begin), limit)
+        return _page("journal", info.context, span_of("journal", cursor, begin), limit)
 
     @_field("read:statement", type_of(JournalAnswer), is_about_all=True)
     def rejections(
@@ -319,7 +319,7 @@ class Query:
         limit: int = PAGE,
     ) -> Any:
         """What was rejected in all accounts, and why, from positions on, oldest first."""
-        return _page("rejections", info.context, places_of("rejections", cursor, begin), limit)
+        return _page("rejections", info.context, span_of("rejections", cursor, begin), limit)
 
     @_field("read:statement", list_of(TotalAnswer), is_about_all=True)
     def totals(self, info: Info) -> Any:
@@ -340,9 +340,9 @@ class Query:
         return progress_of(info.context.progress)
 
 
-def _page(route: str, reads: Reads, places: Sequence[queries.JournalPlace], limit: int) -> Any:
-    page = queries.journal(reads.connection, places, limit, only_rejected=route == "rejections")
-    return page_of(route, page, is_personal=reads.is_personal)
+def _page(route: str, reads: Reads, span: Span, limit: int) -> Any:
+    page = queries.journal(reads.connection, span.places, limit, only_rejected=route == "rejections", until=span.until)
+    return page_of(route, page, span, is_personal=reads.is_personal)
 
 
 SCHEMA = strawberry.Schema(

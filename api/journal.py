@@ -1,6 +1,7 @@
-"""The routes of the journal across accounts: every decision, or the rejections alone, from a position on."""
+"""The routes of the journal: of an account, the latest first; of all accounts, or their rejections, from a place on."""
 
-from typing import Annotated, Any
+from datetime import datetime, timedelta
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -8,12 +9,27 @@ from pydantic import Field
 
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
+from creditfold.api.accounts import AtLeast, reading
 from creditfold.api.answers import Answer, DecisionAnswer
-from creditfold.api.parameters import MOST_CURSOR, PAGE, Cursor, Limit, cursor_of, place_of, positions_of
+from creditfold.api.commands import Account
+from creditfold.api.parameters import (
+    MOST_CURSOR,
+    PAGE,
+    Cursor,
+    Limit,
+    Since,
+    Until,
+    cursor_of,
+    place_of,
+    positions_of,
+    refuse_empty_time,
+)
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.service import service_of
+from creditfold.common.instants import EPOCH, MAX_INSTANT
 from creditfold.projections import queries
 from creditfold.projections.queries import JournalPlace
+from creditfold.schemas.outcome import Decision
 
 router = APIRouter(tags=["statements"])
 
@@ -37,63 +53,149 @@ class JournalAnswer(Answer):
     has_more: bool = Field(description="Whether there are lines after this page already.")
 
 
+class HistoryAnswer(Answer):
+    """A page of an account's journal, the latest decision first."""
+
+    lines: list[DecisionAnswer]
+    next: str | None = Field(description="The cursor of the next page; None after the last.")
+
+
+@router.get(
+    "/v1/accounts/{account}/history", operation_id="history", response_model=HistoryAnswer, responses=responses()
+)
+async def history(
+    request: Request,
+    account: Account,
+    *,
+    caller: Reader,
+    since: Since = None,
+    until: Until = None,
+    cursor: Cursor = None,
+    limit: Limit = PAGE,
+    at_least: AtLeast = None,
+) -> Response:
+    """What was decided about an account, what time did and rejections included, the latest first."""
+    refuse_empty_time(since, until)
+    before = None if cursor is None else place_of("history", cursor, (0,))[0]
+    # One more than is wanted shows whether there are more.
+    asked: dict[str, Any] = {"since": since, "until": until}
+    service = service_of(request)
+    read = await reading(service, caller, account, at_least, queries.history, limit + 1, before, **asked)
+    found: list[Decision] = read.found
+    is_personal = "read:personal" in caller.scopes
+    answer = HistoryAnswer.model_construct(
+        lines=[answers.decision_of(line, is_personal=is_personal) for line in found[:limit]],
+        next=cursor_of("history", (found[limit - 1].version,)) if len(found) > limit else None,
+    )
+    return answers.render(answer, 200, answers.state_headers(read))
+
+
+class _Asked(NamedTuple):
+    """Where a page begins, by a cursor or by the others; a cursor has the time's end in it."""
+
+    cursor: str | None
+    begin: str | None
+    since: datetime | None
+    until: datetime | None
+
+
 @router.get("/v1/journal", operation_id="journal", response_model=JournalAnswer, responses=responses())
 async def journal(
-    request: Request, caller: Reader, begin: Begin = None, cursor: Cursor = None, limit: Limit = PAGE
+    request: Request,
+    caller: Reader,
+    *,
+    begin: Begin = None,
+    since: Since = None,
+    until: Until = None,
+    cursor: Cursor = None,
+    limit: Limit = PAGE,
 ) -> Response:
-    """The journal of all accounts, from a position on, oldest first."""
-    return await _page(request, caller, ("journal", cursor, begin), limit)
+    """The journal of all accounts, from a position or a time on, oldest first."""
+    return await _page(request, caller, "journal", _Asked(cursor, begin, since, until), limit)
 
 
 @router.get("/v1/rejections", operation_id="rejections", response_model=JournalAnswer, responses=responses())
 async def rejections(
-    request: Request, caller: Reader, begin: Begin = None, cursor: Cursor = None, limit: Limit = PAGE
+    request: Request,
+    caller: Reader,
+    *,
+    begin: Begin = None,
+    since: Since = None,
+    until: Until = None,
+    cursor: Cursor = None,
+    limit: Limit = PAGE,
 ) -> Response:
-    """What was rejected in all accounts, and why, from a position on, oldest first."""
-    return await _page(request, caller, ("rejections", cursor, begin), limit)
+    """What was rejected in all accounts, and why, from a position or a time on, oldest first."""
+    return await _page(request, caller, "rejections", _Asked(cursor, begin, since, until), limit)
 
 
-async def _page(request: Request, caller: Caller, asked: tuple[str, str | None, str | None], limit: int) -> Response:
+async def _page(request: Request, caller: Caller, route: str, asked: _Asked, limit: int) -> Response:
     caller.refuse_prefix()
-    route, cursor, begin = asked
-    places = places_of(route, cursor, begin)
-    is_rejected = route == "rejections"
-    read = await service_of(request).read(None, queries.journal, places, limit, only_rejected=is_rejected)
-    answer = page_of(route, read.found, is_personal="read:personal" in caller.scopes)
+    span = span_of(route, *asked)
+    only = {"only_rejected": route == "rejections"}
+    read = await service_of(request).read(
+        None, queries.journal, span.places, limit, **only, since=span.since, until=span.until
+    )
+    answer = page_of(route, read.found, span, is_personal="read:personal" in caller.scopes)
     return answers.render(answer, 200, answers.state_headers(read))
 
 
-def places_of(route: str, cursor: str | None, begin: str | None) -> list[JournalPlace]:
-    """Where a page begins. Raises ProblemError, InvalidPositionError."""
-    if cursor is not None and begin is not None:
-        raise ProblemError(400, "invalid_request", "Both cursor and from say where to begin.", "Leave out from.")
-    places = (
-        [JournalPlace(*position) for position in positions_of(begin)] if cursor is None else _places_at(route, cursor)
-    )
-    if len({place.partition for place in places}) < len(places):
+class Span(NamedTuple):
+    """Where a page begins, and the time that it is of."""
+
+    places: list[JournalPlace]
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+def span_of(
+    route: str,
+    cursor: str | None,
+    begin: str | None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Span:
+    """Where a page begins and what it is of. Raises ProblemError, InvalidPositionError."""
+    if cursor is not None and (begin, since, until) != (None, None, None):
+        raise ProblemError(
+            400, "invalid_request", "A cursor says where to begin and to end.", "Leave out from, since and until."
+        )
+    refuse_empty_time(since, until)
+    span = Span(_places_of(begin), since, until) if cursor is None else _span_at(route, cursor)
+    if len({place.partition for place in span.places}) < len(span.places):
         raise ProblemError(400, "invalid_request", "A partition is named twice.", "Name each partition once.")
-    return places
+    return span
 
 
-def page_of(route: str, page: queries.JournalPage, *, is_personal: bool) -> JournalAnswer:
+def page_of(route: str, page: queries.JournalPage, span: Span, *, is_personal: bool) -> JournalAnswer:
     """The answer of a page, with the cursor of the next one."""
     return JournalAnswer.model_construct(
         lines=[answers.decision_of(line, is_personal=is_personal) for line in page.lines],
-        next=_cursor_of(route, page.places),
+        next=_cursor_of(route, page.places, span.until),
         has_more=page.has_more,
     )
 
 
-def _cursor_of(route: str, places: Any) -> str:
+def _places_of(begin: str | None) -> list[JournalPlace]:
+    return [JournalPlace(*position) for position in positions_of(begin)]
+
+
+def _cursor_of(route: str, places: Any, until: datetime | None) -> str:
     # At most one of them, the first, is between two lines of an offset.
     middle = next((place for place in places if place.account), JournalPlace(0, 0))
     offsets = [[place.partition, place.offset] for place in places]
-    return cursor_of(route, (offsets, middle.partition, middle.account, middle.version))
+    # Up to the next whole millisecond, which is what the log's clock goes by; 0 for no end.
+    until_ms = 0 if until is None else max(1, -((EPOCH - until) // _MILLISECOND))
+    return cursor_of(route, (offsets, middle.partition, middle.account, middle.version, until_ms))
 
 
-def _places_at(route: str, cursor: str) -> list[JournalPlace]:
-    offsets, partition, account, version = place_of(route, cursor, ([[0, 0]], 0, "", 0))
-    return [
+def _span_at(route: str, cursor: str) -> Span:
+    offsets, partition, account, version, until_ms = place_of(route, cursor, ([[0, 0]], 0, "", 0, 0))
+    places = [
         JournalPlace(number, offset, account, version) if number == partition else JournalPlace(number, offset)
         for number, offset in offsets
     ]
+    return Span(places, until=EPOCH + min(until_ms, MAX_INSTANT) * _MILLISECOND if until_ms else None)
+
+
+_MILLISECOND = timedelta(milliseconds=1)

@@ -7,9 +7,9 @@ import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import Query
+from fastapi import Header, Query
 from pydantic import BeforeValidator
 
 from creditfold.api.problems import ProblemError
@@ -24,12 +24,14 @@ MOST_CURSOR = 32_768
 #: An instant as people and services write it.
 Instant = Annotated[datetime, BeforeValidator(moment_of)]
 From = Annotated[Instant | None, Query(alias="from", description="The first instant that counts (RFC 3339).")]
+Since = Annotated[Instant | None, Query(description="The first instant that counts (RFC 3339).")]
 Until = Annotated[Instant | None, Query(description="The first instant that doesn't count any more (RFC 3339).")]
 Limit = Annotated[int, Query(description="Rows of a page.", ge=1, le=MOST_PAGE)]
 Cursor = Annotated[
     str | None,
     Query(description="`next` of the page before: this page begins where that one ended.", max_length=MOST_CURSOR),
 ]
+Asset = Annotated[str | None, Query(description="Only this asset.", min_length=1, max_length=128)]
 
 #: What a cursor may name: versions and offsets, and accounts.
 _LARGEST = 2**63 - 1
@@ -81,11 +83,14 @@ def positions_of(text: str | None) -> list[Position]:
     return [] if text is None else [Position.parse(part.strip()) for part in text.split(",")]
 
 
-def refuse_empty_time(since: datetime | None, until: datetime | None) -> None:
-    """Raise ProblemError where a time ends before it begins."""
+def refuse_empty_time(since: datetime | None, until: datetime | None, begin: str = "since") -> None:
+    """Raise ProblemError where a time ends before it begins, in the parameter of that name."""
     if since is not None and until is not None and until < since:
-        raise ProblemError(400, "invalid_request", "until is before from.", "Name the earlier instant in from.")
+        raise ProblemError(400, "invalid_request", f"until is before {begin}.", f"Name the earlier instant in {begin}.")
 
+
+Accept = Annotated[str, Header(description="The form of the answer, where `format` says none.")]
+TableForm = Annotated[Literal["json", "csv"] | None, Query(description="In place of the header Accept.")]
 
 #: Media types by the name of a form.
 MEDIA_TYPES = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv"}
@@ -119,6 +124,16 @@ def form_of(accept: str, asked: str | None) -> str:
             406, "not_acceptable", "The answer can't be had in that form.", f"Accept {', '.join(MEDIA_TYPES.values())}."
         )
     return best
+
+
+def table_form_of(accept: str, asked: str | None) -> str:
+    """As `form_of`, of an answer that is had as `json` or as `csv`."""
+    form = form_of(accept, asked)
+    if form == "ndjson":
+        raise ProblemError(
+            406, "not_acceptable", "The answer can't be had in that form.", "Accept application/json or text/csv."
+        )
+    return form
 
 
 def _weight(text: str) -> float:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
 
@@ -21,6 +21,8 @@ from creditfold.api.commands import Account
 from creditfold.api.parameters import (
     MEDIA_TYPES,
     MOST_PAGE,
+    Accept,
+    Asset,
     Cursor,
     From,
     Limit,
@@ -115,20 +117,20 @@ async def statement(
     caller: Annotated[Caller, needs("read:statement")],
     since: From = None,
     until: Until = None,
-    asset: Annotated[str | None, Query(description="Only this asset.", min_length=1, max_length=128)] = None,
+    asset: Asset = None,
     limit: Limit = MOST_PAGE,
     cursor: Cursor = None,
     format: Annotated[
         Literal["json", "ndjson", "csv"] | None, Query(description="In place of the header Accept.")
     ] = None,
-    accept: Annotated[str, Header(description="The form of the answer, where `format` says none.")] = "",
+    accept: Accept = "",
     at_least: AtLeast = None,
 ) -> Response:
     """An account's statement between two instants, the second of which doesn't count any more.
 
     As JSON by pages; as lines of JSON or CSV whole.
     """
-    refuse_empty_time(since, until)
+    refuse_empty_time(since, until, "from")
     form = form_of(accept, format)
     place = place_at(cursor)
     if form != "json" and place is not None:

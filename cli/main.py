@@ -20,7 +20,7 @@ import typer
 
 from creditfold.cli.append import commands, import_file, redrive, tick
 from creditfold.cli.demo import command
-from creditfold.cli.read import balance, dead_letters, expiring, follow, history, lots, statement, trace
+from creditfold.cli.read import balance, dead_letters, expiring, follow, history, lots, spent, statement, trace
 from creditfold.cli.rebuild import generations, rules, trial_balance, verify
 from creditfold.cli.run import access, archive, doctor, keys, processes, servers, status
 from creditfold.cli.shared.output import OutputError, output_error, print_json, safe, written
@@ -85,6 +85,8 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("history", _READ, history.history),
     ("statement", _READ, statement.statement),
     ("expiring", _READ, expiring.expiring),
+    ("ended", _READ, spent.ended),
+    ("spent", _READ, spent.spent),
     ("lots", _READ, lots.lots),
     ("holds", _READ, lots.holds),
     ("transfers", _READ, lots.transfers),

@@ -17,12 +17,17 @@ __all__ = [
     "AuditLineAnswer",
     "BalanceAnswer",
     "DecisionAnswer",
+    "EndedAnswer",
+    "EndedLineAnswer",
+    "EndedSumAnswer",
+    "EndedTotalsAnswer",
     "ExpiringAnswer",
     "ExpiringDayAnswer",
     "ExpiringLotAnswer",
     "ExpiringMonthAnswer",
     "FaultAnswer",
     "GraphqlAnswer",
+    "HistoryAnswer",
     "HoldAnswer",
     "JournalAnswer",
     "KeyAnswer",
@@ -37,6 +42,8 @@ __all__ = [
     "ReadyAnswer",
     "ScheduleAnswer",
     "SidesAnswer",
+    "SpentAnswer",
+    "SpentSumAnswer",
     "StatementAnswer",
     "StatementBalanceAnswer",
     "StatementLineAnswer",
@@ -169,6 +176,82 @@ class DecisionAnswer(Answer):
     version: int
 
 
+class EndedAnswer(Answer):
+    """A page of what ended, the latest first.
+
+    Attributes:
+        next: the cursor of the next page; None after the last.
+    """
+
+    lines: tuple[EndedLineAnswer, ...]
+    next: str | None
+
+
+class EndedLineAnswer(Answer):
+    """Credits of a lot that ended, or that a lapsed hold gave back to it.
+
+    Attributes:
+        at: when it ended.
+        command_id: none where time did it.
+        decided_at: when the fold settled it.
+        hold: the hold that lapsed.
+        kind_: of the command that ended it; settled: time did.
+        lot: the command that made the lot.
+        position: of the record with which it was settled, `partition:offset`.
+        reason: of that command. With the scope read:personal only.
+        source: of that command. With the scope read:personal only.
+        version: the line's number within the account.
+        what: expired, voided, forfeited, or lapsed.
+    """
+
+    account: str
+    amount: int
+    asset: str
+    at: datetime
+    command_id: str | None
+    decided_at: datetime
+    hold: str | None
+    kind_: str = Field(..., alias="kind")
+    lot: str
+    lot_number: int
+    position: str
+    reason: str | None
+    source: str | None
+    version: int
+    what: str
+
+
+class EndedSumAnswer(Answer):
+    """What ended.
+
+    Attributes:
+        lot_class: paid, promo, or debt: what was spent without having it.
+        reason: of the commands, the first 100 characters. With read:personal only.
+        source: of the commands; empty where time did it. With read:personal only.
+        what: expired, voided, forfeited; or lapsed: what lapsed holds gave back.
+    """
+
+    amount: int
+    asset: str
+    lot_class: str | None
+    reason: str | None
+    source: str | None
+    what: str
+
+
+class EndedTotalsAnswer(Answer):
+    """What ended in a time.
+
+    Attributes:
+        has_more: whether there are more rows than were asked for.
+    """
+
+    has_more: bool
+    rows: tuple[EndedSumAnswer, ...]
+    since: datetime | None
+    until: datetime | None
+
+
 class ExpiringAnswer(Answer):
     """What of an account ends after `at` and until `until`, that instant included."""
 
@@ -246,6 +329,17 @@ class GraphqlAnswer(Answer):
     data: dict[str, Any] | None = None
     errors: tuple[dict[str, Any], ...] | None = None
     extensions: dict[str, Any] | None = None
+
+
+class HistoryAnswer(Answer):
+    """A page of an account's journal, the latest decision first.
+
+    Attributes:
+        next: the cursor of the next page; None after the last.
+    """
+
+    lines: tuple[DecisionAnswer, ...]
+    next: str | None
 
 
 class HoldAnswer(Answer):
@@ -515,6 +609,38 @@ class SidesAnswer(Answer):
     voided: int
 
 
+class SpentAnswer(Answer):
+    """What was spent in a time.
+
+    Attributes:
+        has_more: whether there are more rows than were asked for.
+    """
+
+    has_more: bool
+    rows: tuple[SpentSumAnswer, ...]
+    since: datetime | None
+    until: datetime | None
+
+
+class SpentSumAnswer(Answer):
+    """What was spent, and what came back.
+
+    Attributes:
+        lot_class: paid, promo, or debt: what was spent without having it.
+        reason: of the commands, the first 100 characters. With read:personal only.
+        repaid: what paid a debt that was spent before, by the class of what paid it.
+        source: of the commands; empty where time did it. With read:personal only.
+    """
+
+    asset: str
+    lot_class: str | None
+    reason: str | None
+    refunded: int
+    repaid: int
+    source: str | None
+    spent: int
+
+
 class StatementAnswer(Answer):
     """What an account had before a time, what changed it in that time, and what it had then.
 
@@ -654,10 +780,14 @@ class TrialBalanceAnswer(Answer):
 AccountAnswer.model_rebuild()
 AuditAnswer.model_rebuild()
 DecisionAnswer.model_rebuild()
+EndedAnswer.model_rebuild()
+EndedTotalsAnswer.model_rebuild()
 ExpiringAnswer.model_rebuild()
+HistoryAnswer.model_rebuild()
 JournalAnswer.model_rebuild()
 OutcomeAnswer.model_rebuild()
 PreviewAnswer.model_rebuild()
+SpentAnswer.model_rebuild()
 StatementAnswer.model_rebuild()
 TraceAnswer.model_rebuild()
 TracedLotAnswer.model_rebuild()

@@ -12,9 +12,12 @@ from creditfold.client.answers import (
     AccountAnswer,
     AuditAnswer,
     BalanceAnswer,
+    EndedAnswer,
+    EndedTotalsAnswer,
     ExpiringAnswer,
     ExpiringMonthAnswer,
     GraphqlAnswer,
+    HistoryAnswer,
     HoldAnswer,
     JournalAnswer,
     KeyAnswer,
@@ -25,6 +28,7 @@ from creditfold.client.answers import (
     ProgressAnswer,
     ReadyAnswer,
     ScheduleAnswer,
+    SpentAnswer,
     StatementAnswer,
     TotalAnswer,
     TraceAnswer,
@@ -199,6 +203,75 @@ class AsyncReads(ABC):
             )
         )
 
+    async def account_ended(
+        self,
+        account: str,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> EndedAnswer:
+        """What of an account expired, was voided or forfeited, and the holds that lapsed, the latest first, and why.
+
+        Args:
+            account: the account.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/ended", account=account),
+                {200: EndedAnswer},
+                query={"since": since, "until": until, "cursor": cursor, "limit": limit, "at_least": at_least},
+            )
+        )
+
+    async def account_ended_pages(
+        self,
+        account: str,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> AsyncIterator[EndedAnswer]:
+        """The pages of `account_ended`, one after the other until there are no more.
+
+        Args:
+            account: the account.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = await self.account_ended(
+                account, since=since, until=until, cursor=cursor, limit=limit, at_least=at_least
+            )
+            yield page
+            if (cursor := following(page)) is None:
+                return
+
     async def expiring(self, account: str, *, within: str | None = None, at_least: str | None = None) -> ExpiringAnswer:
         """The credits of an account that will end, by day and by lot, the first to end first.
 
@@ -221,6 +294,73 @@ class AsyncReads(ABC):
                 query={"within": within, "at_least": at_least},
             )
         )
+
+    async def history(
+        self,
+        account: str,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> HistoryAnswer:
+        """What was decided about an account, what time did and rejections included, the latest first.
+
+        Args:
+            account: the account.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/history", account=account),
+                {200: HistoryAnswer},
+                query={"since": since, "until": until, "cursor": cursor, "limit": limit, "at_least": at_least},
+            )
+        )
+
+    async def history_pages(
+        self,
+        account: str,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> AsyncIterator[HistoryAnswer]:
+        """The pages of `history`, one after the other until there are no more.
+
+        Args:
+            account: the account.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = await self.history(account, since=since, until=until, cursor=cursor, limit=limit, at_least=at_least)
+            yield page
+            if (cursor := following(page)) is None:
+                return
 
     async def holds(self, account: str, *, every: bool | None = None, at_least: str | None = None) -> Rows[HoldAnswer]:
         """An account's holds, the next to lapse first.
@@ -431,18 +571,19 @@ class AsyncReads(ABC):
             if (cursor := following(page)) is None:
                 return
 
-    async def expiring_totals(self, *, until: Instant | None = None) -> Rows[ExpiringMonthAnswer]:
-        """The credits of all accounts that will end, by month and asset, as the accounts were last settled."""
-        return await self._send(Call("GET", "/v1/expiring", {200: list[ExpiringMonthAnswer]}, query={"until": until}))
-
-    async def journal(
-        self, *, from_: str | None = None, cursor: str | None = None, limit: int | None = None
-    ) -> JournalAnswer:
-        """The journal of all accounts, from a position on, oldest first.
+    async def ended(
+        self,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> EndedAnswer:
+        """What of all accounts expired, was voided or forfeited, and the holds that lapsed, the latest first, and why.
 
         Args:
-            from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
-                read. None: all of them, from their beginnings.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
 
@@ -453,17 +594,27 @@ class AsyncReads(ABC):
             ClientError: it was refused, or couldn't be asked in time.
         """
         return await self._send(
-            Call("GET", "/v1/journal", {200: JournalAnswer}, query={"from": from_, "cursor": cursor, "limit": limit})
+            Call(
+                "GET",
+                "/v1/ended",
+                {200: EndedAnswer},
+                query={"since": since, "until": until, "cursor": cursor, "limit": limit},
+            )
         )
 
-    async def journal_pages(
-        self, *, from_: str | None = None, cursor: str | None = None, limit: int | None = None
-    ) -> AsyncIterator[JournalAnswer]:
-        """The pages of `journal`, one after the other until there are no more.
+    async def ended_pages(
+        self,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[EndedAnswer]:
+        """The pages of `ended`, one after the other until there are no more.
 
         Args:
-            from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
-                read. None: all of them, from their beginnings.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
 
@@ -474,7 +625,109 @@ class AsyncReads(ABC):
             ClientError: it was refused, or couldn't be asked in time.
         """
         while True:
-            page = await self.journal(from_=from_, cursor=cursor, limit=limit)
+            page = await self.ended(since=since, until=until, cursor=cursor, limit=limit)
+            yield page
+            if (cursor := following(page)) is None:
+                return
+
+    async def ended_totals(
+        self,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        asset: str | None = None,
+        by: str | None = None,
+        limit: int | None = None,
+    ) -> EndedTotalsAnswer:
+        """What of all accounts ended in a time that begins and ends with an hour in UTC, by class, source and reason.
+
+        Args:
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            asset: only this asset.
+            by: what tells sums apart, by comma: class, source, reason. None: all of them that the key may read.
+            limit: rows at most, the largest sums of each asset first.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "GET",
+                "/v1/ended/totals",
+                {200: EndedTotalsAnswer},
+                query={"since": since, "until": until, "asset": asset, "by": by, "limit": limit},
+            )
+        )
+
+    async def expiring_totals(self, *, until: Instant | None = None) -> Rows[ExpiringMonthAnswer]:
+        """The credits of all accounts that will end, by month and asset, as the accounts were last settled."""
+        return await self._send(Call("GET", "/v1/expiring", {200: list[ExpiringMonthAnswer]}, query={"until": until}))
+
+    async def journal(
+        self,
+        *,
+        from_: str | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> JournalAnswer:
+        """The journal of all accounts, from a position or a time on, oldest first.
+
+        Args:
+            from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
+                read. None: all of them, from their beginnings.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "GET",
+                "/v1/journal",
+                {200: JournalAnswer},
+                query={"from": from_, "since": since, "until": until, "cursor": cursor, "limit": limit},
+            )
+        )
+
+    async def journal_pages(
+        self,
+        *,
+        from_: str | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[JournalAnswer]:
+        """The pages of `journal`, one after the other until there are no more.
+
+        Args:
+            from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
+                read. None: all of them, from their beginnings.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = await self.journal(from_=from_, since=since, until=until, cursor=cursor, limit=limit)
             yield page
             if (cursor := following(page)) is None:
                 return
@@ -595,13 +848,21 @@ class AsyncReads(ABC):
         return await self._send(Call("GET", "/v1/progress", {200: list[ProgressAnswer]}))
 
     async def rejections(
-        self, *, from_: str | None = None, cursor: str | None = None, limit: int | None = None
+        self,
+        *,
+        from_: str | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
     ) -> JournalAnswer:
-        """What was rejected in all accounts, and why, from a position on, oldest first.
+        """What was rejected in all accounts, and why, from a position or a time on, oldest first.
 
         Args:
             from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
                 read. None: all of them, from their beginnings.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
 
@@ -612,17 +873,30 @@ class AsyncReads(ABC):
             ClientError: it was refused, or couldn't be asked in time.
         """
         return await self._send(
-            Call("GET", "/v1/rejections", {200: JournalAnswer}, query={"from": from_, "cursor": cursor, "limit": limit})
+            Call(
+                "GET",
+                "/v1/rejections",
+                {200: JournalAnswer},
+                query={"from": from_, "since": since, "until": until, "cursor": cursor, "limit": limit},
+            )
         )
 
     async def rejections_pages(
-        self, *, from_: str | None = None, cursor: str | None = None, limit: int | None = None
+        self,
+        *,
+        from_: str | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
     ) -> AsyncIterator[JournalAnswer]:
         """The pages of `rejections`, one after the other until there are no more.
 
         Args:
             from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
                 read. None: all of them, from their beginnings.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
 
@@ -633,11 +907,44 @@ class AsyncReads(ABC):
             ClientError: it was refused, or couldn't be asked in time.
         """
         while True:
-            page = await self.rejections(from_=from_, cursor=cursor, limit=limit)
+            page = await self.rejections(from_=from_, since=since, until=until, cursor=cursor, limit=limit)
             yield page
             if (cursor := following(page)) is None:
                 return
             from_ = None
+
+    async def spent(
+        self,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        asset: str | None = None,
+        by: str | None = None,
+        limit: int | None = None,
+    ) -> SpentAnswer:
+        """What all accounts spent in a time that begins and ends with an hour in UTC, by class, source and reason.
+
+        Args:
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            asset: only this asset.
+            by: what tells sums apart, by comma: class, source, reason. None: all of them that the key may read.
+            limit: rows at most, the largest sums of each asset first.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "GET",
+                "/v1/spent",
+                {200: SpentAnswer},
+                query={"since": since, "until": until, "asset": asset, "by": by, "limit": limit},
+            )
+        )
 
     async def totals(self) -> Rows[TotalAnswer]:
         """Where all credits are and where they came from, by asset, as the fold keeps it."""

@@ -12,9 +12,12 @@ from creditfold.client.answers import (
     AccountAnswer,
     AuditAnswer,
     BalanceAnswer,
+    EndedAnswer,
+    EndedTotalsAnswer,
     ExpiringAnswer,
     ExpiringMonthAnswer,
     GraphqlAnswer,
+    HistoryAnswer,
     HoldAnswer,
     JournalAnswer,
     KeyAnswer,
@@ -25,6 +28,7 @@ from creditfold.client.answers import (
     ProgressAnswer,
     ReadyAnswer,
     ScheduleAnswer,
+    SpentAnswer,
     StatementAnswer,
     TotalAnswer,
     TraceAnswer,
@@ -199,6 +203,73 @@ class Reads(ABC):
             )
         )
 
+    def account_ended(
+        self,
+        account: str,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> EndedAnswer:
+        """What of an account expired, was voided or forfeited, and the holds that lapsed, the latest first, and why.
+
+        Args:
+            account: the account.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/ended", account=account),
+                {200: EndedAnswer},
+                query={"since": since, "until": until, "cursor": cursor, "limit": limit, "at_least": at_least},
+            )
+        )
+
+    def account_ended_pages(
+        self,
+        account: str,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> Iterator[EndedAnswer]:
+        """The pages of `account_ended`, one after the other until there are no more.
+
+        Args:
+            account: the account.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.account_ended(account, since=since, until=until, cursor=cursor, limit=limit, at_least=at_least)
+            yield page
+            if (cursor := following(page)) is None:
+                return
+
     def expiring(self, account: str, *, within: str | None = None, at_least: str | None = None) -> ExpiringAnswer:
         """The credits of an account that will end, by day and by lot, the first to end first.
 
@@ -221,6 +292,73 @@ class Reads(ABC):
                 query={"within": within, "at_least": at_least},
             )
         )
+
+    def history(
+        self,
+        account: str,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> HistoryAnswer:
+        """What was decided about an account, what time did and rejections included, the latest first.
+
+        Args:
+            account: the account.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                path("/v1/accounts/{account}/history", account=account),
+                {200: HistoryAnswer},
+                query={"since": since, "until": until, "cursor": cursor, "limit": limit, "at_least": at_least},
+            )
+        )
+
+    def history_pages(
+        self,
+        account: str,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> Iterator[HistoryAnswer]:
+        """The pages of `history`, one after the other until there are no more.
+
+        Args:
+            account: the account.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.history(account, since=since, until=until, cursor=cursor, limit=limit, at_least=at_least)
+            yield page
+            if (cursor := following(page)) is None:
+                return
 
     def holds(self, account: str, *, every: bool | None = None, at_least: str | None = None) -> Rows[HoldAnswer]:
         """An account's holds, the next to lapse first.
@@ -431,18 +569,19 @@ class Reads(ABC):
             if (cursor := following(page)) is None:
                 return
 
-    def expiring_totals(self, *, until: Instant | None = None) -> Rows[ExpiringMonthAnswer]:
-        """The credits of all accounts that will end, by month and asset, as the accounts were last settled."""
-        return self._send(Call("GET", "/v1/expiring", {200: list[ExpiringMonthAnswer]}, query={"until": until}))
-
-    def journal(
-        self, *, from_: str | None = None, cursor: str | None = None, limit: int | None = None
-    ) -> JournalAnswer:
-        """The journal of all accounts, from a position on, oldest first.
+    def ended(
+        self,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> EndedAnswer:
+        """What of all accounts expired, was voided or forfeited, and the holds that lapsed, the latest first, and why.
 
         Args:
-            from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
-                read. None: all of them, from their beginnings.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
 
@@ -453,17 +592,27 @@ class Reads(ABC):
             ClientError: it was refused, or couldn't be asked in time.
         """
         return self._send(
-            Call("GET", "/v1/journal", {200: JournalAnswer}, query={"from": from_, "cursor": cursor, "limit": limit})
+            Call(
+                "GET",
+                "/v1/ended",
+                {200: EndedAnswer},
+                query={"since": since, "until": until, "cursor": cursor, "limit": limit},
+            )
         )
 
-    def journal_pages(
-        self, *, from_: str | None = None, cursor: str | None = None, limit: int | None = None
-    ) -> Iterator[JournalAnswer]:
-        """The pages of `journal`, one after the other until there are no more.
+    def ended_pages(
+        self,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[EndedAnswer]:
+        """The pages of `ended`, one after the other until there are no more.
 
         Args:
-            from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
-                read. None: all of them, from their beginnings.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
 
@@ -474,7 +623,109 @@ class Reads(ABC):
             ClientError: it was refused, or couldn't be asked in time.
         """
         while True:
-            page = self.journal(from_=from_, cursor=cursor, limit=limit)
+            page = self.ended(since=since, until=until, cursor=cursor, limit=limit)
+            yield page
+            if (cursor := following(page)) is None:
+                return
+
+    def ended_totals(
+        self,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        asset: str | None = None,
+        by: str | None = None,
+        limit: int | None = None,
+    ) -> EndedTotalsAnswer:
+        """What of all accounts ended in a time that begins and ends with an hour in UTC, by class, source and reason.
+
+        Args:
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            asset: only this asset.
+            by: what tells sums apart, by comma: class, source, reason. None: all of them that the key may read.
+            limit: rows at most, the largest sums of each asset first.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                "/v1/ended/totals",
+                {200: EndedTotalsAnswer},
+                query={"since": since, "until": until, "asset": asset, "by": by, "limit": limit},
+            )
+        )
+
+    def expiring_totals(self, *, until: Instant | None = None) -> Rows[ExpiringMonthAnswer]:
+        """The credits of all accounts that will end, by month and asset, as the accounts were last settled."""
+        return self._send(Call("GET", "/v1/expiring", {200: list[ExpiringMonthAnswer]}, query={"until": until}))
+
+    def journal(
+        self,
+        *,
+        from_: str | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> JournalAnswer:
+        """The journal of all accounts, from a position or a time on, oldest first.
+
+        Args:
+            from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
+                read. None: all of them, from their beginnings.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                "/v1/journal",
+                {200: JournalAnswer},
+                query={"from": from_, "since": since, "until": until, "cursor": cursor, "limit": limit},
+            )
+        )
+
+    def journal_pages(
+        self,
+        *,
+        from_: str | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[JournalAnswer]:
+        """The pages of `journal`, one after the other until there are no more.
+
+        Args:
+            from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
+                read. None: all of them, from their beginnings.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.journal(from_=from_, since=since, until=until, cursor=cursor, limit=limit)
             yield page
             if (cursor := following(page)) is None:
                 return
@@ -595,13 +846,21 @@ class Reads(ABC):
         return self._send(Call("GET", "/v1/progress", {200: list[ProgressAnswer]}))
 
     def rejections(
-        self, *, from_: str | None = None, cursor: str | None = None, limit: int | None = None
+        self,
+        *,
+        from_: str | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
     ) -> JournalAnswer:
-        """What was rejected in all accounts, and why, from a position on, oldest first.
+        """What was rejected in all accounts, and why, from a position or a time on, oldest first.
 
         Args:
             from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
                 read. None: all of them, from their beginnings.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
 
@@ -612,17 +871,30 @@ class Reads(ABC):
             ClientError: it was refused, or couldn't be asked in time.
         """
         return self._send(
-            Call("GET", "/v1/rejections", {200: JournalAnswer}, query={"from": from_, "cursor": cursor, "limit": limit})
+            Call(
+                "GET",
+                "/v1/rejections",
+                {200: JournalAnswer},
+                query={"from": from_, "since": since, "until": until, "cursor": cursor, "limit": limit},
+            )
         )
 
     def rejections_pages(
-        self, *, from_: str | None = None, cursor: str | None = None, limit: int | None = None
+        self,
+        *,
+        from_: str | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
     ) -> Iterator[JournalAnswer]:
         """The pages of `rejections`, one after the other until there are no more.
 
         Args:
             from_: positions of the first records, `partition:offset`, by comma. Only the partitions that are named are
                 read. None: all of them, from their beginnings.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
 
@@ -633,11 +905,44 @@ class Reads(ABC):
             ClientError: it was refused, or couldn't be asked in time.
         """
         while True:
-            page = self.rejections(from_=from_, cursor=cursor, limit=limit)
+            page = self.rejections(from_=from_, since=since, until=until, cursor=cursor, limit=limit)
             yield page
             if (cursor := following(page)) is None:
                 return
             from_ = None
+
+    def spent(
+        self,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        asset: str | None = None,
+        by: str | None = None,
+        limit: int | None = None,
+    ) -> SpentAnswer:
+        """What all accounts spent in a time that begins and ends with an hour in UTC, by class, source and reason.
+
+        Args:
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            asset: only this asset.
+            by: what tells sums apart, by comma: class, source, reason. None: all of them that the key may read.
+            limit: rows at most, the largest sums of each asset first.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                "/v1/spent",
+                {200: SpentAnswer},
+                query={"since": since, "until": until, "asset": asset, "by": by, "limit": limit},
+            )
+        )
 
     def totals(self) -> Rows[TotalAnswer]:
         """Where all credits are and where they came from, by asset, as the fold keeps it."""

@@ -4,8 +4,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditfold.cli.shared.arguments import ArgumentError, JsonOption, checked_account, duration_of
-from creditfold.cli.shared.output import NONE, print_json, print_rows, print_table, say
+from creditfold.cli.shared.arguments import (
+    ArgumentError,
+    CsvOption,
+    JsonOption,
+    checked_account,
+    duration_of,
+    refuse_both,
+)
+from creditfold.cli.shared.output import NONE, print_csv, print_json, print_rows, print_table, say
 from creditfold.cli.shared.projection import projection
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ def expiring(
     ] = "30d",
     every: Annotated[bool, typer.Option("--all", help="Those of all accounts, by month.")] = False,
     json: JsonOption = False,
+    csv: CsvOption = False,
 ) -> None:
     """Show the credits that will end, unless they are spent before: by day and by lot, or of all accounts by month.
 
@@ -31,16 +39,23 @@ def expiring(
       creditfold expiring alice
       creditfold expiring alice --within 90d --json
       creditfold expiring --all
+      creditfold expiring --all --csv > months.csv
     """
     from creditfold.projections import queries
     from creditfold.projections.connections import snapshot
 
+    refuse_both(json=json, csv=csv)
+    if csv and not every:
+        raise ArgumentError("--csv is for --all.", "Leave it out, or give --all without an account.")
     if (account is None) != every:
         raise ArgumentError("Either one account is looked at, or all.", "Name the account, or give --all.")
     if account is None:
         with projection() as connection:
             rows = queries.expiring_totals(connection)
         columns = ("month", "asset", "lots", "remaining", "held")
+        if csv:
+            print_csv(columns, rows)
+            return
         print_rows(rows, json, "No credits will end.", columns, lambda row: (f"{row.month:%Y-%m}", *row[1:]))
         return
     checked_account(account)

@@ -1,24 +1,22 @@
 """The `statement` command. Owns its words, no query."""
 
-import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from creditfold.cli.shared.arguments import (
     AccountArgument,
-    ArgumentError,
     AssetFilterOption,
+    CsvOption,
     JsonOption,
     SinceOption,
     UntilOption,
     checked_account,
     period_of,
+    refuse_both,
 )
-from creditfold.cli.shared.output import NONE, print_json, print_table, say, written
+from creditfold.cli.shared.output import NONE, print_csv, print_json, print_table, say
 from creditfold.cli.shared.projection import projection
-from creditfold.common.spreadsheet import BYTE_ORDER_MARK, csv_line
 
 if TYPE_CHECKING:
     from creditfold.projections.queries.statement import Statement
@@ -31,7 +29,7 @@ def statement(
     until: UntilOption = None,
     asset: AssetFilterOption = None,
     json: JsonOption = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV for a spreadsheet.")] = False,
+    csv: CsvOption = False,
 ) -> None:
     """Show what an account had before a time, each accepted line in it, and what it had after it.
 
@@ -44,8 +42,7 @@ def statement(
       creditfold statement alice --since 2026-06-01 --until 2026-07-01
       creditfold statement alice --csv > alice.csv
     """
-    if json and csv:
-        raise ArgumentError("A statement is either JSON or CSV.", "Leave out --json, or --csv.")
+    refuse_both(json=json, csv=csv)
     checked_account(account)
     asked = {"since": since, "until": until}
     begin, end = period_of(since, until)
@@ -80,20 +77,15 @@ def _pages(account: str, **asked: Any) -> "Iterator[Statement]":
 def _print_csv(pages: "Iterator[Statement]") -> None:
     from creditfold.projections.queries.statement import COLUMNS
 
-    # The lines end as RFC 4180 has it, wherever this runs.
-    page = next(pages)
-    with written():
-        write = sys.stdout.write
-        write(BYTE_ORDER_MARK + csv_line(COLUMNS))
-        for row in page.opening:
-            write(csv_line(row.cells("opening")))
-        for line in page.lines:
-            write(csv_line(line.cells()))
-        for page in pages:
-            for line in page.lines:
-                write(csv_line(line.cells()))
-        for row in page.closing:
-            write(csv_line(row.cells("closing")))
+    print_csv(COLUMNS, _cells(pages))
+
+
+def _cells(pages: "Iterator[Statement]") -> Iterator[Sequence[object]]:
+    first = next(pages)
+    yield from (row.cells("opening") for row in first.opening)
+    for page in chain([first], pages):
+        yield from (line.cells() for line in page.lines)
+    yield from (row.cells("closing") for row in first.closing)
 
 
 def _print_statement(found: "Statement") -> None:

@@ -26,6 +26,7 @@ _WRITE_TIMES = "Write it as 2026-06-30T23:59:59.999Z, as 2026-06-30, or in milli
 
 AccountArgument = Annotated[str, typer.Argument(help="Account id. Write -- before one that begins with a dash.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV for a spreadsheet.")]
 FoldTimeoutOption = Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for Kafka, then the fold.")]
 AssetFilterOption = Annotated[str | None, typer.Option("--asset", help="Only of this asset.")]
 ByOption = Annotated[str | None, typer.Option(metavar="NAME", help="Who decides. Default: your user name here.")]
@@ -71,6 +72,12 @@ def period_of(since: str | None, until: str | None) -> tuple[datetime | None, da
     if begin is not None and end is not None and end < begin:
         raise ArgumentError("--until is before --since.", "Name the earlier time in --since.")
     return begin, end
+
+
+def refuse_both(*, json: bool, csv: bool) -> None:
+    """Raise ArgumentError where an output of two forms is wanted."""
+    if json and csv:
+        raise ArgumentError("The output is either JSON or CSV.", "Leave out --json, or --csv.")
 
 
 def instant_of(text: str) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.lookalikes import escaped, is_unseen
 from creditfold.common.position import Position
+from creditfold.common.spreadsheet import BYTE_ORDER_MARK, csv_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,6 +152,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: s
             _print_ruled(Console(highlight=False), columns, texts, numeric, title)
         else:
             _print_plain(columns, texts, numeric, title)
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Print CSV for a spreadsheet, row by row. Nothing of it runs as a formula."""
+    # The lines end as RFC 4180 has it, wherever this runs.
+    with written():
+        sys.stdout.write(BYTE_ORDER_MARK + csv_line(columns))
+        for row in rows:
+            sys.stdout.write(csv_line(row))
 
 
 def print_rows(

@@ -266,6 +266,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/accounts/{account}/ended": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Account Ended
+         * @description What of an account expired, was voided or forfeited, and the holds that lapsed, the latest first, and why.
+         */
+        get: operations["account_ended"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/accounts/{account}/expiring": {
         parameters: {
             query?: never;
@@ -320,6 +340,26 @@ export interface paths {
          * @description Needs the scope `append:grant`. Waits for the outcome, unless `Prefer` says otherwise.
          */
         post: operations["append_grant"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/accounts/{account}/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * History
+         * @description What was decided about an account, what time did and rejections included, the latest first.
+         */
+        get: operations["history"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -603,6 +643,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/ended": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Ended
+         * @description What of all accounts expired, was voided or forfeited, and the holds that lapsed, the latest first, and why.
+         */
+        get: operations["ended"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/ended/totals": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Ended Totals
+         * @description What of all accounts ended in a time that begins and ends with an hour in UTC, by class, source and reason.
+         */
+        get: operations["ended_totals"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/expiring": {
         parameters: {
             query?: never;
@@ -632,7 +712,7 @@ export interface paths {
         };
         /**
          * Journal
-         * @description The journal of all accounts, from a position on, oldest first.
+         * @description The journal of all accounts, from a position or a time on, oldest first.
          */
         get: operations["journal"];
         put?: never;
@@ -760,9 +840,29 @@ export interface paths {
         };
         /**
          * Rejections
-         * @description What was rejected in all accounts, and why, from a position on, oldest first.
+         * @description What was rejected in all accounts, and why, from a position or a time on, oldest first.
          */
         get: operations["rejections"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/spent": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Spent
+         * @description What all accounts spent in a time that begins and ends with an hour in UTC, by class, source and reason.
+         */
+        get: operations["spent"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1034,6 +1134,137 @@ export interface components {
             version: number;
         };
         /**
+         * EndedAnswer
+         * @description A page of what ended, the latest first.
+         */
+        EndedAnswer: {
+            /** Lines */
+            lines: components["schemas"]["EndedLineAnswer"][];
+            /**
+             * Next
+             * @description The cursor of the next page; None after the last.
+             */
+            next: string | null;
+        };
+        /**
+         * EndedLineAnswer
+         * @description Credits of a lot that ended, or that a lapsed hold gave back to it.
+         */
+        EndedLineAnswer: {
+            /** Account */
+            account: string;
+            /** Amount */
+            amount: number;
+            /** Asset */
+            asset: string;
+            /**
+             * At
+             * Format: date-time
+             * @description When it ended.
+             */
+            at: string;
+            /**
+             * Command Id
+             * @description None where time did it.
+             */
+            command_id: string | null;
+            /**
+             * Decided At
+             * Format: date-time
+             * @description When the fold settled it.
+             */
+            decided_at: string;
+            /**
+             * Hold
+             * @description The hold that lapsed.
+             */
+            hold: string | null;
+            /**
+             * Kind
+             * @description Of the command that ended it; settled: time did.
+             */
+            kind: string;
+            /**
+             * Lot
+             * @description The command that made the lot.
+             */
+            lot: string;
+            /** Lot Number */
+            lot_number: number;
+            /**
+             * Position
+             * @description Of the record with which it was settled, `partition:offset`.
+             */
+            position: string;
+            /**
+             * Reason
+             * @description Of that command. With the scope read:personal only.
+             */
+            reason: string | null;
+            /**
+             * Source
+             * @description Of that command. With the scope read:personal only.
+             */
+            source: string | null;
+            /**
+             * Version
+             * @description The line's number within the account.
+             */
+            version: number;
+            /**
+             * What
+             * @description expired, voided, forfeited, or lapsed.
+             */
+            what: string;
+        };
+        /**
+         * EndedSumAnswer
+         * @description What ended.
+         */
+        EndedSumAnswer: {
+            /** Amount */
+            amount: number;
+            /** Asset */
+            asset: string;
+            /**
+             * Lot Class
+             * @description paid, promo, or debt: what was spent without having it.
+             */
+            lot_class: string | null;
+            /**
+             * Reason
+             * @description Of the commands, the first 100 characters. With read:personal only.
+             */
+            reason: string | null;
+            /**
+             * Source
+             * @description Of the commands; empty where time did it. With read:personal only.
+             */
+            source: string | null;
+            /**
+             * What
+             * @description expired, voided, forfeited; or lapsed: what lapsed holds gave back.
+             */
+            what: string;
+        };
+        /**
+         * EndedTotalsAnswer
+         * @description What ended in a time.
+         */
+        EndedTotalsAnswer: {
+            /**
+             * Has More
+             * @description Whether there are more rows than were asked for.
+             */
+            has_more: boolean;
+            /** Rows */
+            rows: components["schemas"]["EndedSumAnswer"][];
+            /** Since */
+            since: string | null;
+            /** Until */
+            until: string | null;
+        };
+        /**
          * ExpiringAnswer
          * @description What of an account ends after `at` and until `until`, that instant included.
          */
@@ -1176,6 +1407,19 @@ export interface components {
             extensions?: {
                 [key: string]: unknown;
             } | null;
+        };
+        /**
+         * HistoryAnswer
+         * @description A page of an account's journal, the latest decision first.
+         */
+        HistoryAnswer: {
+            /** Lines */
+            lines: components["schemas"]["DecisionAnswer"][];
+            /**
+             * Next
+             * @description The cursor of the next page; None after the last.
+             */
+            next: string | null;
         };
         /**
          * HoldAnswer
@@ -1640,6 +1884,55 @@ export interface components {
             voided: number;
         };
         /**
+         * SpentAnswer
+         * @description What was spent in a time.
+         */
+        SpentAnswer: {
+            /**
+             * Has More
+             * @description Whether there are more rows than were asked for.
+             */
+            has_more: boolean;
+            /** Rows */
+            rows: components["schemas"]["SpentSumAnswer"][];
+            /** Since */
+            since: string | null;
+            /** Until */
+            until: string | null;
+        };
+        /**
+         * SpentSumAnswer
+         * @description What was spent, and what came back.
+         */
+        SpentSumAnswer: {
+            /** Asset */
+            asset: string;
+            /**
+             * Lot Class
+             * @description paid, promo, or debt: what was spent without having it.
+             */
+            lot_class: string | null;
+            /**
+             * Reason
+             * @description Of the commands, the first 100 characters. With read:personal only.
+             */
+            reason: string | null;
+            /** Refunded */
+            refunded: number;
+            /**
+             * Repaid
+             * @description What paid a debt that was spent before, by the class of what paid it.
+             */
+            repaid: number;
+            /**
+             * Source
+             * @description Of the commands; empty where time did it. With read:personal only.
+             */
+            source: string | null;
+            /** Spent */
+            spent: number;
+        };
+        /**
          * StatementAnswer
          * @description What an account had before a time, what changed it in that time, and what it had then.
          */
@@ -1886,12 +2179,17 @@ export type AuditAnswer = components['schemas']['AuditAnswer'];
 export type AuditLineAnswer = components['schemas']['AuditLineAnswer'];
 export type BalanceAnswer = components['schemas']['BalanceAnswer'];
 export type DecisionAnswer = components['schemas']['DecisionAnswer'];
+export type EndedAnswer = components['schemas']['EndedAnswer'];
+export type EndedLineAnswer = components['schemas']['EndedLineAnswer'];
+export type EndedSumAnswer = components['schemas']['EndedSumAnswer'];
+export type EndedTotalsAnswer = components['schemas']['EndedTotalsAnswer'];
 export type ExpiringAnswer = components['schemas']['ExpiringAnswer'];
 export type ExpiringDayAnswer = components['schemas']['ExpiringDayAnswer'];
 export type ExpiringLotAnswer = components['schemas']['ExpiringLotAnswer'];
 export type ExpiringMonthAnswer = components['schemas']['ExpiringMonthAnswer'];
 export type FaultAnswer = components['schemas']['FaultAnswer'];
 export type GraphqlAnswer = components['schemas']['GraphqlAnswer'];
+export type HistoryAnswer = components['schemas']['HistoryAnswer'];
 export type HoldAnswer = components['schemas']['HoldAnswer'];
 export type JournalAnswer = components['schemas']['JournalAnswer'];
 export type KeyAnswer = components['schemas']['KeyAnswer'];
@@ -1906,6 +2204,8 @@ export type ProgressAnswer = components['schemas']['ProgressAnswer'];
 export type ReadyAnswer = components['schemas']['ReadyAnswer'];
 export type ScheduleAnswer = components['schemas']['ScheduleAnswer'];
 export type SidesAnswer = components['schemas']['SidesAnswer'];
+export type SpentAnswer = components['schemas']['SpentAnswer'];
+export type SpentSumAnswer = components['schemas']['SpentSumAnswer'];
 export type StatementAnswer = components['schemas']['StatementAnswer'];
 export type StatementBalanceAnswer = components['schemas']['StatementBalanceAnswer'];
 export type StatementLineAnswer = components['schemas']['StatementLineAnswer'];
@@ -4550,6 +4850,127 @@ export interface operations {
             };
         };
     };
+    account_ended: {
+        parameters: {
+            query?: {
+                /** @description The first instant that counts (RFC 3339). */
+                since?: string | null;
+                /** @description The first instant that doesn't count any more (RFC 3339). */
+                until?: string | null;
+                /** @description `next` of the page before: this page begins where that one ended. */
+                cursor?: string | null;
+                /** @description Rows of a page. */
+                limit?: number;
+                /** @description Position, `partition:offset`, that the answer must reflect; waits for it. */
+                at_least?: string | null;
+            };
+            header?: never;
+            path: {
+                /** @description The account. */
+                account: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "lines": [
+                     *         {
+                     *           "account": "eve",
+                     *           "amount": 3,
+                     *           "asset": "credits",
+                     *           "at": "2026-06-01T12:00:00.000Z",
+                     *           "command_id": "bye",
+                     *           "decided_at": "2026-06-01T12:00:00.000Z",
+                     *           "hold": null,
+                     *           "kind": "close",
+                     *           "lot": "last",
+                     *           "lot_number": 1,
+                     *           "position": "3:1042",
+                     *           "reason": "",
+                     *           "source": "shop",
+                     *           "version": 3,
+                     *           "what": "forfeited"
+                     *         }
+                     *       ],
+                     *       "next": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["EndedAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     expiring: {
         parameters: {
             query?: {
@@ -5275,6 +5696,135 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["OutcomeAnswer"];
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    history: {
+        parameters: {
+            query?: {
+                /** @description The first instant that counts (RFC 3339). */
+                since?: string | null;
+                /** @description The first instant that doesn't count any more (RFC 3339). */
+                until?: string | null;
+                /** @description `next` of the page before: this page begins where that one ended. */
+                cursor?: string | null;
+                /** @description Rows of a page. */
+                limit?: number;
+                /** @description Position, `partition:offset`, that the answer must reflect; waits for it. */
+                at_least?: string | null;
+            };
+            header?: never;
+            path: {
+                /** @description The account. */
+                account: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "lines": [
+                     *         {
+                     *           "accepted": false,
+                     *           "account": "joe",
+                     *           "allocations": [],
+                     *           "amount": 7,
+                     *           "asset": "credits",
+                     *           "available": 5,
+                     *           "change": 0,
+                     *           "command_id": "s-1",
+                     *           "debt": 0,
+                     *           "decided_at": "2026-06-01T12:00:00.000Z",
+                     *           "details": null,
+                     *           "facts": [],
+                     *           "held": 0,
+                     *           "kind": "spend",
+                     *           "occurred_at": null,
+                     *           "pending": 0,
+                     *           "position": "3:1042",
+                     *           "reason": "",
+                     *           "rejection": "insufficient_credits",
+                     *           "rules": 1,
+                     *           "source": "shop",
+                     *           "step": null,
+                     *           "version": 2
+                     *         }
+                     *       ],
+                     *       "next": "..."
+                     *     }
+                     */
+                    "application/json": components["schemas"]["HistoryAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
@@ -8696,11 +9246,17 @@ export interface operations {
             };
         };
     };
-    expiring_totals: {
+    ended: {
         parameters: {
             query?: {
+                /** @description The first instant that counts (RFC 3339). */
+                since?: string | null;
                 /** @description The first instant that doesn't count any more (RFC 3339). */
                 until?: string | null;
+                /** @description `next` of the page before: this page begins where that one ended. */
+                cursor?: string | null;
+                /** @description Rows of a page. */
+                limit?: number;
             };
             header?: never;
             path?: never;
@@ -8716,17 +9272,30 @@ export interface operations {
                 };
                 content: {
                     /**
-                     * @example [
-                     *       {
-                     *         "asset": "credits",
-                     *         "held": 0,
-                     *         "lots": 2,
-                     *         "month": "2098-01-01",
-                     *         "remaining": 367
-                     *       }
-                     *     ]
+                     * @example {
+                     *       "lines": [
+                     *         {
+                     *           "account": "eve",
+                     *           "amount": 3,
+                     *           "asset": "credits",
+                     *           "at": "2026-06-01T12:00:00.000Z",
+                     *           "command_id": "bye",
+                     *           "decided_at": "2026-06-01T12:00:00.000Z",
+                     *           "hold": null,
+                     *           "kind": "close",
+                     *           "lot": "last",
+                     *           "lot_number": 1,
+                     *           "position": "3:1042",
+                     *           "reason": "",
+                     *           "source": "shop",
+                     *           "version": 3,
+                     *           "what": "forfeited"
+                     *         }
+                     *       ],
+                     *       "next": "..."
+                     *     }
                      */
-                    "application/json": components["schemas"]["ExpiringMonthAnswer"][];
+                    "application/json": components["schemas"]["EndedAnswer"];
                 };
             };
             /** @description Bad Request */
@@ -8793,11 +9362,263 @@ export interface operations {
             };
         };
     };
+    ended_totals: {
+        parameters: {
+            query?: {
+                /** @description The first instant that counts (RFC 3339). */
+                since?: string | null;
+                /** @description The first instant that doesn't count any more (RFC 3339). */
+                until?: string | null;
+                /** @description Only this asset. */
+                asset?: string | null;
+                /** @description What tells sums apart, by comma: class, source, reason. None: all of them that the key may read. */
+                by?: string | null;
+                /** @description Rows at most, the largest sums of each asset first. */
+                limit?: number;
+                /** @description In place of the header Accept. */
+                format?: ("json" | "csv") | null;
+            };
+            header?: {
+                /** @description The form of the answer, where `format` says none. */
+                accept?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "has_more": false,
+                     *       "rows": [
+                     *         {
+                     *           "amount": 3,
+                     *           "asset": "credits",
+                     *           "lot_class": "paid",
+                     *           "reason": "",
+                     *           "source": null,
+                     *           "what": "forfeited"
+                     *         },
+                     *         {
+                     *           "amount": 5,
+                     *           "asset": "credits",
+                     *           "lot_class": "paid",
+                     *           "reason": "",
+                     *           "source": null,
+                     *           "what": "voided"
+                     *         }
+                     *       ],
+                     *       "since": null,
+                     *       "until": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["EndedTotalsAnswer"];
+                    "text/csv": string;
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Acceptable */
+            406: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    expiring_totals: {
+        parameters: {
+            query?: {
+                /** @description The first instant that doesn't count any more (RFC 3339). */
+                until?: string | null;
+                /** @description In place of the header Accept. */
+                format?: ("json" | "csv") | null;
+            };
+            header?: {
+                /** @description The form of the answer, where `format` says none. */
+                accept?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example [
+                     *       {
+                     *         "asset": "credits",
+                     *         "held": 0,
+                     *         "lots": 2,
+                     *         "month": "2098-01-01",
+                     *         "remaining": 367
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["ExpiringMonthAnswer"][];
+                    "text/csv": string;
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Acceptable */
+            406: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     journal: {
         parameters: {
             query?: {
                 /** @description Positions of the first records, `partition:offset`, by comma. Only the partitions that are named are read. None: all of them, from their beginnings. */
                 from?: string | null;
+                /** @description The first instant that counts (RFC 3339). */
+                since?: string | null;
+                /** @description The first instant that doesn't count any more (RFC 3339). */
+                until?: string | null;
                 /** @description `next` of the page before: this page begins where that one ended. */
                 cursor?: string | null;
                 /** @description Rows of a page. */
@@ -9767,6 +10588,10 @@ export interface operations {
             query?: {
                 /** @description Positions of the first records, `partition:offset`, by comma. Only the partitions that are named are read. None: all of them, from their beginnings. */
                 from?: string | null;
+                /** @description The first instant that counts (RFC 3339). */
+                since?: string | null;
+                /** @description The first instant that doesn't count any more (RFC 3339). */
+                until?: string | null;
                 /** @description `next` of the page before: this page begins where that one ended. */
                 cursor?: string | null;
                 /** @description Rows of a page. */
@@ -9843,6 +10668,138 @@ export interface operations {
             };
             /** @description Forbidden */
             403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    spent: {
+        parameters: {
+            query?: {
+                /** @description The first instant that counts (RFC 3339). */
+                since?: string | null;
+                /** @description The first instant that doesn't count any more (RFC 3339). */
+                until?: string | null;
+                /** @description Only this asset. */
+                asset?: string | null;
+                /** @description What tells sums apart, by comma: class, source, reason. None: all of them that the key may read. */
+                by?: string | null;
+                /** @description Rows at most, the largest sums of each asset first. */
+                limit?: number;
+                /** @description In place of the header Accept. */
+                format?: ("json" | "csv") | null;
+            };
+            header?: {
+                /** @description The form of the answer, where `format` says none. */
+                accept?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "has_more": false,
+                     *       "rows": [
+                     *         {
+                     *           "asset": "credits",
+                     *           "lot_class": "paid",
+                     *           "reason": "",
+                     *           "refunded": 10,
+                     *           "repaid": 0,
+                     *           "source": "shop",
+                     *           "spent": 143
+                     *         }
+                     *       ],
+                     *       "since": null,
+                     *       "until": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["SpentAnswer"];
+                    /**
+                     * @example asset,class,source,reason,spent,refunded,repaid
+                     *     credits,paid,,,143,3,1042
+                     */
+                    "text/csv": string;
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Acceptable */
+            406: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;

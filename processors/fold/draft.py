@@ -17,7 +17,7 @@ from creditfold.projections.store.chain import (
     journal_line,
 )
 from creditfold.projections.store.results import ChunkResult
-from creditfold.projections.store.rows import totals
+from creditfold.projections.store.rows import hours, totals
 from creditfold.projections.store.send import Draft
 from creditfold.projections.store.transaction import Progress
 
@@ -56,7 +56,11 @@ def make_draft(
     in_order = [lines[at][1] for at in order]
     own = [b"\n".join(in_order) + b"\n"] if in_order else []
     sums = totals(result.journal, fast_totals or {})
-    return Draft(partition, result, chain, checkpoints, [*pieces, *own], sums)
+    by_hour = hours(result.journal, result.accounts)
+    if fast_lines is not None:
+        for hour, amount in fast_lines.hours().items():
+            by_hour[hour] = by_hour.get(hour, 0) + amount
+    return Draft(partition, result, chain, checkpoints, [*pieces, *own], sums, by_hour)
 
 
 def by_account(result: ChunkResult) -> list[int]:

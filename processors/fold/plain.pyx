@@ -39,6 +39,8 @@ cdef int MAX_ASSET = 64
 cdef int MAX_SOURCE = 128
 cdef int MAX_REASON = 1024
 cdef int64_t DEFAULT_PRIORITY = 50
+cdef int64_t HOUR_MS = 3_600_000
+cdef int HOUR_REASON = 100
 
 LIMITS = {
     "MAX_AMOUNT": MAX_AMOUNT,
@@ -53,6 +55,8 @@ LIMITS = {
     "CHECKPOINT_OFFSETS": CHECKPOINT_OFFSETS,
     "RULES": RULES,
     "PRIORITY": DEFAULT_PRIORITY,
+    "HOUR_MS": HOUR_MS,
+    "HOUR_REASON": HOUR_REASON,
 }
 
 # An account with more lots than these goes Python's way, which finds a lot's place in more than one look.
@@ -988,6 +992,35 @@ cdef struct Place:
 
 
 @cython.final
+@cython.no_gc
+cdef class Hour:
+    """What was spent in an hour, as projections/store/rows.py's `hours` sums it up."""
+
+    cdef bytes asset
+    cdef bytes source
+    cdef bytes reason
+    cdef int64_t number
+    cdef int64_t amount
+    # What no longer fitted in there.
+    cdef object more
+    cdef bint is_promo
+
+    def __cinit__(self):
+        self.more = 0
+
+    cdef inline bint is_of(self, Plain plain, int64_t number, int reason_size) noexcept:
+        return (
+            self.number == number
+            and PyBytes_GET_SIZE(self.source) == plain.source_size
+            and PyBytes_GET_SIZE(self.reason) == reason_size
+            and PyBytes_GET_SIZE(self.asset) == plain.asset_size
+            and memcmp(PyBytes_AS_STRING(self.source), plain.source, plain.source_size) == 0
+            and memcmp(PyBytes_AS_STRING(self.reason), plain.reason, reason_size) == 0
+            and memcmp(PyBytes_AS_STRING(self.asset), plain.asset, plain.asset_size) == 0
+        )
+
+
+@cython.final
 cdef class Lines:
     """Lines of the journal, in the order of the log, each as projections/store/chain.py's `credit_line` makes it."""
 
@@ -997,6 +1030,10 @@ cdef class Lines:
     cdef list _lights
     # Where the last one ends.
     cdef Py_ssize_t _ended
+    # What was spent in each hour, and the last one of each class.
+    cdef dict _hours
+    cdef Hour _last_paid
+    cdef Hour _last_promo
     cdef readonly int64_t accepted
     cdef readonly int64_t rejected
 
@@ -1004,9 +1041,56 @@ cdef class Lines:
         self._text = Bytes()
         self._places = Bytes()
         self._lights = []
+        self._hours = {}
 
     def __len__(self):
         return len(self._lights)
+
+    cdef int spent(self, Plain plain, int64_t clock_ms, bint is_promo, int64_t amount) except -1:
+        """Count what a spend took of lots of a class."""
+        cdef int64_t number = clock_ms // HOUR_MS
+        cdef int reason_size = plain.reason_size if plain.reason_size < HOUR_REASON else HOUR_REASON
+        cdef Hour hour = self._last_promo if is_promo else self._last_paid
+        if hour is None or not hour.is_of(plain, number, reason_size):
+            hour = self._hour(plain, number, is_promo, reason_size)
+        hour.amount += amount
+        if hour.amount > MAX_BALANCE:
+            hour.more += hour.amount
+            hour.amount = 0
+        return 0
+
+    cdef Hour _hour(self, Plain plain, int64_t number, bint is_promo, int reason_size):
+        cdef Hour hour
+        cdef bytes asset = PyBytes_FromStringAndSize(<const char*> plain.asset, plain.asset_size)
+        cdef bytes source = PyBytes_FromStringAndSize(<const char*> plain.source, plain.source_size)
+        cdef bytes reason = PyBytes_FromStringAndSize(<const char*> plain.reason, reason_size)
+        key = (number, is_promo, asset, source, reason)
+        found = self._hours.get(key)
+        if found is None:
+            hour = Hour.__new__(Hour)
+            hour.number = number
+            hour.is_promo = is_promo
+            hour.asset = asset
+            hour.source = source
+            hour.reason = reason
+            self._hours[key] = hour
+        else:
+            hour = <Hour> found
+        if is_promo:
+            self._last_promo = hour
+        else:
+            self._last_paid = hour
+        return hour
+
+    def hours(self):
+        """What was spent, as `hours` of projections/store/rows.py gives it."""
+        cdef Hour hour
+        cdef dict found = {}
+        for hour in self._hours.values():
+            lot_class = "promo" if hour.is_promo else "paid"
+            texts = (hour.asset.decode(), "spent", lot_class, hour.source.decode(), hour.reason.decode())
+            found[(hour.number, *texts)] = hour.more + hour.amount
+        return found
 
     def lines(self):
         """Each line with its offset, for whom it is few."""
@@ -1461,7 +1545,7 @@ cdef class Plan:
 
     cdef int _decide(self, Plain plain, Light light, Lines lines, int partition, int64_t clock_ms) except -1:
         """Decide one command, and write its line."""
-        cdef int64_t amount = plain.amount, before = light.available, left, taken
+        cdef int64_t amount = plain.amount, before = light.available, left, taken, promo = 0
         cdef const char* rejection = NULL
         cdef Lot lot = None, last = None
         cdef char* start
@@ -1570,6 +1654,8 @@ cdef class Plan:
                     raise RuntimeError(f"account {light.name!r} has {before} in its balance, and less in its lots")
                 taken = left if left < lot.remaining else lot.remaining
                 left -= taken
+                if lot.is_promo:
+                    promo += taken
                 lot.remaining -= taken
                 lot.spent += taken
                 lot.is_dirty = True
@@ -1590,6 +1676,10 @@ cdef class Plan:
                     light.drop_first()
             at = _put(at, b"]}]\n", 4)
             lines.accepted += 1
+            if promo:
+                lines.spent(plain, clock_ms, True, promo)
+            if promo < amount:
+                lines.spent(plain, clock_ms, False, amount - promo)
         lines._text.size += at - start
         place = <Place*> lines._places.more(sizeof(Place))
         lines._places.size += sizeof(Place)

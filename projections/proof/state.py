@@ -11,6 +11,7 @@ from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from creditfold.projections.connections import rows_of
+from creditfold.projections.store.rows import HOUR_REASON
 from creditfold.projections.tables.account_tables import ALL_LOTS, LOTS, TABLES, Table
 from creditfold.projections.tables.scripts import schema_of, script
 
@@ -46,11 +47,17 @@ def wrong_state(connection: Connection[TupleRow], number: int, limit: int) -> Se
     found: list[WrongRow] = []
     for name in _WRONG:
         if len(found) < limit:
-            found += rows_of(connection, WrongRow, script(name, schema=schema, most=limit - len(found)))
+            query = script(name, schema=schema, most=limit - len(found), reason=HOUR_REASON)
+            found += rows_of(connection, WrongRow, query)
     return found
 
 
-_WRONG: Sequence[LiteralString] = ("proof/wrong_accounts.sql", "proof/wrong_lots.sql", "proof/wrong_totals.sql")
+_WRONG: Sequence[LiteralString] = (
+    "proof/wrong_accounts.sql",
+    "proof/wrong_lots.sql",
+    "proof/wrong_totals.sql",
+    "proof/wrong_hours.sql",
+)
 
 
 def state_differences(

@@ -24,6 +24,7 @@ from creditfold.projections.queries.balances_now import (
     usable_now,
 )
 from creditfold.projections.queries.dead_letters import DeadLetterState, dead_letter, dead_letters, dead_letters_with
+from creditfold.projections.queries.ended import Ended, EndedPlace, ended
 from creditfold.projections.queries.expiring import (
     Expiring,
     ExpiringDay,
@@ -32,6 +33,7 @@ from creditfold.projections.queries.expiring import (
     expiring,
     expiring_totals,
 )
+from creditfold.projections.queries.hours import EndedSum, PartialHourError, SpentSum, ended_totals, spent
 from creditfold.projections.queries.journal import (
     FailedBatch,
     Rejection,
@@ -94,6 +96,9 @@ __all__ = [
     "Balance",
     "BalanceNow",
     "DeadLetterState",
+    "Ended",
+    "EndedPlace",
+    "EndedSum",
     "Expiring",
     "ExpiringDay",
     "ExpiringLot",
@@ -107,11 +112,13 @@ __all__ = [
     "Move",
     "NotYetFoldedError",
     "OtherTopicError",
+    "PartialHourError",
     "PartitionProgress",
     "ProjectedOutcomes",
     "Rejection",
     "RulesActivated",
     "Schedule",
+    "SpentSum",
     "Statement",
     "StatementBalance",
     "StatementLine",
@@ -136,6 +143,8 @@ __all__ = [
     "dead_letter",
     "dead_letters",
     "dead_letters_with",
+    "ended",
+    "ended_totals",
     "expiring",
     "expiring_totals",
     "failed_batches",
@@ -150,6 +159,7 @@ __all__ = [
     "rejection_totals",
     "rejections",
     "schedules",
+    "spent",
     "standing",
     "statement",
     "totals",

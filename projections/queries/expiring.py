@@ -131,9 +131,8 @@ def expiring_totals(connection: Connection[Any], until: datetime | None = None) 
         ExpiringMonth,
         """SELECT date_trunc('month', expires_at AT TIME ZONE 'UTC')::date AS month, asset, count(*) AS lots,
                   sum(remaining) AS remaining, sum(held) AS held
-           FROM ledger.lots
-           WHERE is_live AND state IN ('pending', 'active')
-             AND expires_at > (SELECT greatest(now(), max(clock)) FROM ledger.progress)
+           FROM ledger.expiring
+           WHERE expires_at > (SELECT greatest(now(), max(clock)) FROM ledger.progress)
              AND (%(until)s::timestamptz IS NULL OR expires_at < %(until)s)
            GROUP BY 1, 2 ORDER BY 1, 2""",
         {"until": until},

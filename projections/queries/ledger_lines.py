@@ -5,7 +5,8 @@ who goes on where a page ended misses nothing and reads nothing twice, whatever 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from datetime import datetime
+from typing import Any, LiteralString, NamedTuple
 
 from psycopg import Connection
 
@@ -57,17 +58,25 @@ class Total(NamedTuple):
 
 
 def journal(
-    connection: Connection[Any], places: Sequence[JournalPlace] = (), limit: int = 100, *, only_rejected: bool = False
+    connection: Connection[Any],
+    places: Sequence[JournalPlace] = (),
+    limit: int = 100,
+    *,
+    only_rejected: bool = False,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> JournalPage:
     """Lines of the journal of all accounts, oldest first, partition by partition.
 
-    Must run in a snapshot (`creditfold.projections.connections.snapshot`).
+    Must run in a snapshot (`creditfold.projections.connections.snapshot`). A time is half-open, by the log's clock.
 
     Args:
         connection: a reader's connection to the projection (`connected`).
         places: where to begin, a place for each partition that is read; none for all partitions from their beginnings.
         limit: how many lines at most.
         only_rejected: whether to leave out what was accepted.
+        since: the first instant that counts; None for any.
+        until: the first instant that doesn't count any more; None for any. The next page must be asked for with it.
 
     Returns:
         The page. At one offset, lines are in the order of their accounts' bytes, and of the versions within an account.
@@ -87,17 +96,18 @@ def journal(
     lines: list[Decision] = []
     unfinished: list[JournalPlace] = []
     finished: list[JournalPlace] = []
-    for place in places or [JournalPlace(partition, 0) for partition in ends]:
-        if place.partition not in ends:
+    for begin in places or [JournalPlace(partition, 0) for partition in ends]:
+        if begin.partition not in ends:
             raise UnknownPartitionError(
-                f"The projection has no partition {place.partition}.", f"It has 0 to {len(ends) - 1}."
+                f"The projection has no partition {begin.partition}.", f"It has 0 to {len(ends) - 1}."
             )
+        place, end = _of_time(connection, begin, ends[begin.partition], since, until)
         # One more than there is room for shows whether there are more.
         room = limit - len(lines)
-        found = _lines(connection, place, ends[place.partition], room + 1, only_rejected=only_rejected)
+        found = _lines(connection, place, end, room + 1, only_rejected=only_rejected)
         lines += found[:room]
         if len(found) <= room:
-            finished.append(JournalPlace(place.partition, max(place.offset, ends[place.partition])))
+            finished.append(JournalPlace(place.partition, max(place.offset, end)))
         elif room:
             last = found[room - 1]
             unfinished.append(JournalPlace(place.partition, last.log_offset, last.account_id, last.version))
@@ -105,6 +115,40 @@ def journal(
             unfinished.append(place)
     # Those first, so that no partition waits for another one that is written all the time.
     return JournalPage(lines, [*unfinished, *finished], bool(unfinished))
+
+
+# The log's clock never goes back within a partition: the first line at an instant is found by halving what is left.
+_FIRST_OFFSET: LiteralString = """
+    WITH RECURSIVE halves (low, high) AS (
+        SELECT 0::bigint, %(end)s::bigint
+        UNION ALL
+        SELECT CASE WHEN n.decided_at < %(at)s THEN n.log_offset + 1 ELSE h.low END,
+               CASE WHEN n.decided_at < %(at)s THEN h.high ELSE (h.low + h.high) / 2 END
+        FROM halves h
+        LEFT JOIN LATERAL (
+            SELECT log_offset, decided_at FROM ledger.journal
+            WHERE log_partition = %(partition)s AND log_offset >= (h.low + h.high) / 2 AND log_offset < h.high
+            ORDER BY log_offset LIMIT 1
+        ) n ON true
+        WHERE h.low < h.high
+    )
+    SELECT high FROM halves WHERE low = high
+"""
+
+
+def _of_time(
+    connection: Connection[Any], place: JournalPlace, end: int, since: datetime | None, until: datetime | None
+) -> tuple[JournalPlace, int]:
+    """Where the lines of a time begin, not before a place, and the offset behind them, `end` at most."""
+    if since is not None and (first := _first_offset(connection, place.partition, end, since)) > place.offset:
+        place = JournalPlace(place.partition, first)
+    return place, end if until is None else _first_offset(connection, place.partition, end, until)
+
+
+def _first_offset(connection: Connection[Any], partition: int, end: int, at: datetime) -> int:
+    """Before which offset of a partition everything was decided before an instant; `end` at most."""
+    row = connection.execute(_FIRST_OFFSET, {"partition": partition, "end": end, "at": at}).fetchone()
+    return end if row is None else int(row[0])
 
 
 def _lines(

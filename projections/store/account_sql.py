@@ -196,6 +196,29 @@ def due(generation: int) -> bytes:
 
 
 @lru_cache(maxsize=64)
+def add_hours(generation: int) -> bytes:
+    """Add to what happened in partitions' hours; sent as `joined` makes it, texts that may be empty behind a `=`."""
+    return (
+        sql.SQL(
+            """INSERT INTO {} AS t
+               SELECT to_timestamp(hour::bigint * 3600), log_partition::integer, asset, what, substr(lot_class, 2),
+                      substr(source, 2), substr(reason, 2), amount::numeric
+               FROM (SELECT unnest(string_to_array(%s, chr(31))) AS hour,
+                            unnest(string_to_array(%s, chr(31))) AS log_partition,
+                            unnest(string_to_array(%s, chr(31))) AS asset, unnest(string_to_array(%s, chr(31))) AS what,
+                            unnest(string_to_array(%s, chr(31))) AS lot_class,
+                            unnest(string_to_array(%s, chr(31))) AS source,
+                            unnest(string_to_array(%s, chr(31))) AS reason,
+                            unnest(string_to_array(%s, chr(31))) AS amount) AS u
+               ON CONFLICT (hour, log_partition, asset, what, lot_class, source, reason)
+               DO UPDATE SET amount = t.amount + excluded.amount"""
+        )
+        .format(sql.Identifier(schema_of(generation), "hourly_totals"))
+        .as_bytes(None)
+    )
+
+
+@lru_cache(maxsize=64)
 def add_totals(generation: int) -> bytes:
     """Add to what partitions have of assets, and to where it came from and went; sent as `joined` makes it."""
     return (

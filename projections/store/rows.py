@@ -1,12 +1,17 @@
-"""What is written of accounts, as rows: their balances, their state, and totals. Knows no connection."""
+"""What is written of accounts, as rows: their balances, their state, and totals, those of hours too.
+
+Knows no connection.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from creditfold.ledger.account import Account
-from creditfold.ledger.facts import Balance, Bucket, Move
+from creditfold.ledger.book import SETTLED
+from creditfold.ledger.facts import Balance, Bucket, FactKind, Move
 from creditfold.ledger.rows import Changes, take_changes
 from creditfold.projections.store.account_sql import cells
+from creditfold.projections.store.columns import SEPARATOR
 from creditfold.projections.store.results import Cells, JournalLine
 from creditfold.projections.tables.account_tables import (
     ACCOUNTS,
@@ -158,6 +163,54 @@ class _Sums:
             moved.get(Bucket.SPENT, 0),
             *(moved.get(bucket, 0) for bucket in _GONE),
         )
+
+
+#: What happened in an hour: hours since 1970, asset, what, the lots' class, the command's source and its reason.
+Hour: TypeAlias = tuple[int, str, str, str, str, str]
+
+HOUR_MS = 3_600_000
+
+#: Characters of a reason that are kept of an hour: its key is in an index, which takes no longer ones.
+HOUR_REASON = 100
+
+
+def hours(lines: Iterable[JournalLine], accounts: Mapping[str, Account]) -> dict[Hour, int]:
+    """Sum up by hour what lines spent and brought back, what ended in them, and which holds lapsed.
+
+    Args:
+        lines: of the journal.
+        accounts: those that the lines are about, with all lots that the lines moved.
+    """
+    found: dict[Hour, int] = {}
+    origin = ("", "")
+    for _, entry in lines:
+        # Lines of further assets of a command come behind its own, and don't have its source and reason themselves.
+        if entry.command_id is not None or entry.kind == SETTLED:
+            origin = (entry.source, entry.reason)
+        for fact in entry.facts:
+            kind, moves = fact.kind, fact.moves
+            for lot, source, target, amount in moves:
+                what = _INTO.get(target)
+                if what is None:
+                    what = _OUT_OF_SPENT if source == Bucket.SPENT else _BY_FACT.get(kind)
+                    if what is None:
+                        continue
+                lot_class = "" if lot is None else str(accounts[entry.account].lot(lot).terms.lot_class)
+                source_text, reason = category(origin[0]), category(origin[1])[:HOUR_REASON]
+                hour = (entry.clock_ms // HOUR_MS, fact.asset, what, lot_class, source_text, reason)
+                found[hour] = found.get(hour, 0) + amount
+    return found
+
+
+def category(text: str) -> str:
+    """A text by which sums are kept, as it can be sent."""
+    return text.replace(SEPARATOR, " ") if SEPARATOR in text else text
+
+
+#: What happens where credits go into one of these, out of what was spent, or by a fact of one of these kinds.
+_INTO = {bucket: str(bucket) for bucket in (Bucket.SPENT, Bucket.EXPIRED, Bucket.VOIDED, Bucket.FORFEITED)}
+_OUT_OF_SPENT = "refunded"
+_BY_FACT = {FactKind.LAPSED: "lapsed", FactKind.REPAID: "repaid"}
 
 
 def _of(found: dict[str, _Sums], asset: str) -> _Sums:

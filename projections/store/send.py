@@ -10,11 +10,11 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from creditfold.log.bookmark import NO_RECORD
-from creditfold.projections.store.account_sql import add_totals, save, together
+from creditfold.projections.store.account_sql import add_hours, add_totals, save, together
 from creditfold.projections.store.chain import BYTES, COLUMNS, NULL, Checkpoint
 from creditfold.projections.store.columns import SEPARATOR, Longs, Utf8, joined, longs
 from creditfold.projections.store.results import ChunkResult
-from creditfold.projections.store.rows import Rows, Total
+from creditfold.projections.store.rows import Hour, Rows, Total
 from creditfold.projections.store.statements import Statements, statements
 from creditfold.projections.tables.account_tables import WRITTEN
 
@@ -50,6 +50,7 @@ class Draft(NamedTuple):
     checkpoints: Sequence[Checkpoint]
     lines: Pieces
     totals: Mapping[str, Total]
+    hours: Mapping[Hour, int]
 
 
 async def send(connection: AsyncConnection[TupleRow], generation: int, draft: Draft) -> None:
@@ -121,8 +122,20 @@ async def _send_rows(cursor: AsyncCursor[TupleRow], generation: int, drafts: Seq
     totals = [(draft.partition, name, *sums) for draft in drafts for name, sums in draft.totals.items()]
     if totals:
         await cursor.execute(add_totals(generation), joined(totals))
+    await _send_hours(cursor, generation, drafts)
     for draft in drafts:
         await _send_others(cursor, statements(generation), draft)
+
+
+async def _send_hours(cursor: AsyncCursor[TupleRow], generation: int, drafts: Sequence[Draft]) -> None:
+    # In an order that is the same for every transaction, and neighbours one after the other.
+    rows = sorted(
+        (hour, draft.partition, asset, what, f"={lot_class}", f"={source}", f"={reason}", amount)
+        for draft in drafts
+        for (hour, asset, what, lot_class, source, reason), amount in draft.hours.items()
+    )
+    if rows:
+        await cursor.execute(add_hours(generation), joined(rows))
 
 
 async def send_state(cursor: AsyncCursor[TupleRow], generation: int, states: Sequence[Rows]) -> None:

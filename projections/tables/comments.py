@@ -152,6 +152,18 @@ RELATIONS: Mapping[str, Relation] = {
             **_PLACE,
         },
     ),
+    "expiring": Relation(
+        "What of each live lot will end unless it is spent before, as of its account's last settling. For sums over "
+        "all accounts.",
+        {
+            **_ACCOUNT,
+            **_ASSET,
+            "class": "`paid` or `promo`",
+            "remaining": "what of it can be spent, once the window is open",
+            "held": "what of it is set aside by holds; lost where it comes back after the end",
+            "expires_at": "when its window closes, UTC, that instant excluded; it may have passed since then",
+        },
+    ),
     "holds": Relation(
         "One row for each hold that there ever was, as of the account's last settling.",
         {
@@ -254,6 +266,44 @@ RELATIONS: Mapping[str, Relation] = {
             "reissued": "the sum of what went into other lots; 0 once each is there",
             "in_transit": "what is on its way to other accounts; below 0 where more arrived from other "
             "partitions than left",
+        },
+    ),
+    "hourly_totals": Relation(
+        "What happened in each hour of the log's clock, by partition, asset, class, source and reason; kept with every "
+        "transaction. Numbers of any size.",
+        {
+            "hour": "where the hour begins, UTC",
+            "log_partition": "the partition",
+            **_ASSET,
+            "what": "`spent`, `refunded`, `repaid` (what paid a debt that was spent before), `expired`, `voided`, "
+            "`forfeited`, or `lapsed` (what lapsed holds gave back)",
+            "class": "`paid` or `promo`; NULL for what was spent without having it",
+            "source": "who sent the command; empty where time did it, or if unsaid",
+            "reason": "the first 100 characters of the command's `reason`; empty where time did it, or if unsaid",
+            "amount": "the sum",
+        },
+    ),
+    "ended": Relation(
+        "What expired, was voided or forfeited, and what lapsed holds gave back to their lots: one row for each lot "
+        "and time. Found by decided_at or by account.",
+        {
+            **_CAUSE,
+            **_ACCOUNT,
+            "version": "the journal line's number within the account",
+            "fact": "the number of the fact in the line, from 1",
+            "move": "the number of the move in the fact, from 1",
+            "decided_at": "the log's clock when it was settled, UTC",
+            **_ASSET,
+            "what": "`expired`, `voided`, `forfeited` or `lapsed`",
+            "amount": "how much of the lot",
+            "at": "when it ended, UTC",
+            "lot_command": "the command that made the lot",
+            "lot_number": "which of that command's lots",
+            "hold": "the hold that lapsed; NULL otherwise",
+            "kind": "of the command that ended it; `settled` where time did",
+            "command_id": "that command's id; NULL where time did it",
+            "source": "who sent that command; empty if unsaid",
+            "note": "that command's `reason`; empty if unsaid",
         },
     ),
     "dead_letters": Relation(

@@ -103,6 +103,11 @@ ALTER TABLE {schema}.journal ALTER facts SET STATISTICS 0, ALTER details SET STA
 -- The expression is the one that the view shows as decided_at, so that the newest are found by sorting only those of the
 -- same instant. Those share an entry, which an index on the position too would not.
 CREATE INDEX journal_rejections ON {schema}.journal (to_timestamp(clock_ms / 1000.0)) WHERE rejection IS NOT NULL;
+-- The lines in which something ended, as the view `ended` has them: a spend ends nothing, and isn't looked into. What a
+-- user wrote has its quotes escaped. All accounts may have lines of one instant, so they are there in their order.
+CREATE INDEX journal_ended ON {schema}.journal
+    (to_timestamp(clock_ms / 1000.0), log_partition, log_offset, account_id, version)
+    WHERE kind <> 'spend' AND facts ~ '"(expired|voided|forfeited|lapsed)"';
 
 -- Records that can't be folded, as they are in the log.
 CREATE TABLE {schema}.dead_letters (
@@ -323,4 +328,19 @@ CREATE TABLE {schema}.totals (
     PRIMARY KEY (log_partition, asset),
     CONSTRAINT totals_balance
         CHECK (credits - debt + spent + expired + voided + forfeited + reissued + in_transit = issued)
+) WITH (fillfactor = 50);
+
+-- What happened in each hour of the log's clock, which `hour` begins, as sums of moves: what was spent and brought back, repaid
+-- debt, what ended and why, and what lapsed holds gave back. By the class of the lots, empty for debt, and by the
+-- source and the reason of the command, empty where time did it. The rows of an hour are as many as its sources and reasons.
+CREATE TABLE {schema}.hourly_totals (
+    hour timestamptz NOT NULL,
+    log_partition integer NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    what text COLLATE "C" NOT NULL,
+    lot_class text COLLATE "C" NOT NULL,
+    source text COLLATE "C" NOT NULL,
+    reason text COLLATE "C" NOT NULL,
+    amount numeric NOT NULL,
+    PRIMARY KEY (hour, log_partition, asset, what, lot_class, source, reason)
 ) WITH (fillfactor = 50);

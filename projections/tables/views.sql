@@ -72,6 +72,25 @@ CREATE OR REPLACE VIEW ledger.lots AS
            source, made, log_partition, log_offset
     FROM {schema}.all_lots;
 
+-- What of the live lots will end, for sums over all accounts: of the lots that stand in balances (inline_lots.py lays out
+-- their lines) no more is read than that takes, and nothing of balances without an end. What isn't a lot is left out.
+CREATE OR REPLACE VIEW ledger.expiring AS
+    SELECT account_id, asset, lot_class AS class, remaining, held, to_timestamp(expires_at_ms / 1000.0) AS expires_at
+    FROM {schema}.lots
+    WHERE is_live AND NOT is_void AND NOT is_lapsed AND expires_at_ms BETWEEN 1 AND 253402300799999
+    UNION ALL
+    SELECT account_id, asset, words[8], words[5]::bigint, 0, to_timestamp(expires_at_ms / 1000.0)
+    FROM (
+        SELECT account_id, asset, words,
+               CASE WHEN translate(words[5] || words[10], '0123456789', '') = '' AND length(words[5]) BETWEEN 1 AND 18
+                         AND length(words[10]) BETWEEN 1 AND 15 THEN words[10]::bigint END AS expires_at_ms
+        FROM (
+            SELECT account_id, asset, string_to_array(string_to_table(lots, E'\n'), ' ') AS words
+            FROM {schema}.balances WHERE next_at_ms IS NOT NULL
+        ) AS l
+    ) AS ends
+    WHERE expires_at_ms BETWEEN 1 AND 253402300799999;
+
 CREATE OR REPLACE VIEW ledger.holds AS
     SELECT account_id, command_id, asset, taken,
            (SELECT coalesce(sum((s ->> 2)::bigint), 0)::bigint FROM json_array_elements(slices::json) s) AS held,
@@ -101,6 +120,10 @@ CREATE OR REPLACE VIEW ledger.schedules AS
 CREATE OR REPLACE VIEW ledger.totals AS
     SELECT log_partition, asset, credits, debt, issued, spent, expired, voided, forfeited, reissued, in_transit
     FROM {schema}.totals;
+
+CREATE OR REPLACE VIEW ledger.hourly_totals AS
+    SELECT hour, log_partition, asset, what, nullif(lot_class, '') AS class, source, reason, amount
+    FROM {schema}.hourly_totals;
 
 -- The balances at the time of the query: as the fold would find them if it settled the account now, except for schedules'
 -- turns (projections/queries/balances_now.py counts these too). Credits come back in pieces: a lot whose window
@@ -172,3 +195,27 @@ CREATE OR REPLACE VIEW ledger.moves AS
     CROSS JOIN LATERAL json_array_elements(j.facts::json) WITH ORDINALITY AS f (fact, at)
     CROSS JOIN LATERAL json_array_elements(f.fact -> 'moves') WITH ORDINALITY AS m (move, at)
     WHERE f.at BETWEEN 1 AND 2147483647 AND m.at BETWEEN 1 AND 2147483647;
+
+-- What ended, move by move. The lines are those of the index journal_ended; how many elements there are is said as in moves.
+-- The line of a further asset of a command is behind the command's own.
+CREATE OR REPLACE VIEW ledger.ended AS
+    SELECT j.log_partition, j.log_offset, j.account_id, j.version, f.at::integer AS fact, m.at::integer AS move,
+           to_timestamp(j.clock_ms / 1000.0) AS decided_at, coalesce(f.fact ->> 'asset', j.asset) AS asset,
+           CASE WHEN m.move ->> 3 IN ('expired', 'voided', 'forfeited') THEN m.move ->> 3 ELSE 'lapsed' END AS what,
+           (m.move ->> 4)::bigint AS amount, to_timestamp((f.fact ->> 'at')::bigint / 1000.0) AS at,
+           m.move ->> 0 AS lot_command, (m.move ->> 1)::integer AS lot_number,
+           CASE WHEN f.fact ->> 'kind' = 'lapsed' THEN f.fact ->> 'ref' END AS hold, j.kind,
+           coalesce(c.command_id, j.command_id) AS command_id, coalesce(c.source, j.source) AS source,
+           coalesce(c.note, j.note) AS note
+    FROM {schema}.journal j
+    CROSS JOIN LATERAL json_array_elements(j.facts::json) WITH ORDINALITY AS f (fact, at)
+    CROSS JOIN LATERAL json_array_elements(f.fact -> 'moves') WITH ORDINALITY AS m (move, at)
+    LEFT JOIN LATERAL (
+        SELECT o.command_id, o.source, o.note FROM {schema}.journal o
+        WHERE j.command_id IS NULL AND j.kind <> 'settled' AND o.account_id = j.account_id AND o.version < j.version
+              AND o.log_offset = j.log_offset AND o.command_id IS NOT NULL
+        ORDER BY o.version DESC LIMIT 1
+    ) AS c ON true
+    WHERE j.kind <> 'spend' AND j.facts ~ '"(expired|voided|forfeited|lapsed)"'
+          AND (m.move ->> 3 IN ('expired', 'voided', 'forfeited') OR f.fact ->> 'kind' = 'lapsed')
+          AND f.at BETWEEN 1 AND 2147483647 AND m.at BETWEEN 1 AND 2147483647;

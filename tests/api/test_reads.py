@@ -227,6 +227,27 @@ def test_the_journal_of_all_accounts_is_read_from_a_position_on(door: Door, acco
     assert (whole["has_more"], page["lines"][0] in whole["lines"]) == (False, True)
 
 
+def test_the_history_of_an_account_is_read_backwards(door: Door, account: str) -> None:
+    """Every decision, by pages and of a time; a cursor of another route isn't one of this."""
+    fill(door, account)
+    url = f"/v1/accounts/{account}/history"
+    lines = door.http.get(url).json()["lines"]
+    assert [(line["kind"], line["accepted"]) for line in lines] == [
+        ("grant", True), ("hold", True), ("spend", False), ("spend", True), ("grant", True),
+    ]  # fmt: skip
+    found, asked = [], {"limit": 2}
+    while asked is not None:
+        page = door.http.get(url, params=asked).json()
+        found += page["lines"]
+        asked = page["next"] and {"limit": 2, "cursor": page["next"]}
+    assert found == lines
+    middle = lines[2]["decided_at"]
+    assert door.http.get(url, params={"since": middle}).json()["lines"] == lines[:3]
+    assert door.http.get(url, params={"until": middle}).json()["lines"] == lines[3:]
+    for bad in ({"cursor": "x"}, {"since": "soon"}, {"since": "2026-01-02", "until": "2026-01-01"}):
+        assert door.http.get(url, params=bad).status_code == 400, bad
+
+
 def test_rejections_of_all_accounts_are_read_from_a_position_on(door: Door, account: str) -> None:
     """With their reasons; a cursor of another route isn't one of this."""
     fill(door, account)
@@ -239,7 +260,10 @@ def test_rejections_of_all_accounts_are_read_from_a_position_on(door: Door, acco
         ({"cursor": door.http.get("/v1/journal").json()["next"]}, "invalid_cursor"),
         ({"from": f"{first},{first}"}, "invalid_request"),
         ({"from": first, "cursor": page["next"]}, "invalid_request"),
-        ({"cursor": cursor_of("rejections", ([[0, 0], [0, 0]], 0, "", 0))}, "invalid_request"),
+        ({"since": "2026-01-01", "cursor": page["next"]}, "invalid_request"),
+        ({"since": "2026-01-02", "until": "2026-01-01"}, "invalid_request"),
+        ({"until": "10000-01-01"}, "invalid_request"),
+        ({"cursor": cursor_of("rejections", ([[0, 0], [0, 0]], 0, "", 0, 0))}, "invalid_request"),
         ({"from": "here"}, "invalid_position"),
         ({"from": "99:0"}, "unknown_partition"),
         ({"limit": 1_001}, "invalid_request"),
@@ -249,6 +273,117 @@ def test_rejections_of_all_accounts_are_read_from_a_position_on(door: Door, acco
     with door.with_key(door.make_key("read:statement").text) as reader:
         seen = reader.get("/v1/journal", params={"from": first}).json()["lines"][0]
         assert (seen["source"], seen["reason"], seen["details"]) == (None, None, None)
+
+
+def test_rejections_of_a_time_are_read_by_pages(door: Door, account: str) -> None:
+    """From the first instant on and before the second, which the cursor keeps; empty where the time is elsewhere."""
+    for _ in range(4):
+        door.append(account, "spends", asset="credits", amount=900)
+    mine = door.http.get("/v1/rejections", params={"limit": 1_000}).json()["lines"]
+    at = [line["decided_at"] for line in mine if line["account"] == account]
+    assert at == sorted(set(at))
+
+    def read(**asked: str) -> list[str]:
+        found, more, ask = [], True, {**asked, "limit": "1"}
+        while more:
+            page = door.http.get("/v1/rejections", params=ask).json()
+            found += [line["decided_at"] for line in page["lines"] if line["account"] == account]
+            more, ask = page["has_more"], {"cursor": page["next"], "limit": "1"}
+        # The end stays the end, also of what is written later.
+        assert door.http.get("/v1/rejections", params={**ask, "limit": "1000"}).json()["lines"] == []
+        return found
+
+    assert read(since=at[0]) == at
+    assert read(since=at[1], until=at[3]) == at[1:3]
+    assert read(until=at[1]) == at[:1]
+    # Between two milliseconds of the log's clock.
+    assert read(since=at[0].replace("Z", "001Z"), until=at[2].replace("Z", "001Z")) == at[1:3]
+    assert read(since=at[1], until=at[1]) == read(until="0001-01-01") == read(since="9999-12-31T23:59:59.999Z") == []
+    assert read(since="0001-01-01", until="9999-12-31T23:59:59.999999+00:00") == at
+    lines = door.http.get("/v1/journal", params={"since": at[3], "limit": 1_000}).json()["lines"]
+    assert at[3] in [line["decided_at"] for line in lines if line["account"] == account]
+    assert {line["decided_at"] for line in lines if line["decided_at"] < at[3]} == set()
+    far = cursor_of("rejections", ([[0, 0]], 0, "", 0, 2**63 - 1))
+    assert door.http.get("/v1/rejections", params={"cursor": far}).status_code == 200
+
+
+def test_what_was_spent_and_what_ended_is_summed_up(door: Door, account: str) -> None:
+    """By class, source and reason, in hours; lot by lot with pages; words for some only."""
+    fill(door, account)
+    asset = f"of-{account}"
+    door.append(account, "grants", key="g", asset=asset, amount=100)
+    door.append(account, "grants", asset=asset, amount=20, lot_class="promo", priority=10)
+    door.append(account, "spends", asset=asset, amount=50, reason="=cmd")
+    for number in range(3):
+        old = {"effective_at": "2025-01-01T00:00:00Z", "expires_at": "2026-01-01T00:00:00Z"}
+        door.append(account, "grants", key=f"old-{number}", asset=asset, amount=number + 1, **old)
+    door.append(account, "voids", key="v", grant="g", reason="fraud")
+    ask = {"asset": asset}
+    spent = door.http.get("/v1/spent", params=ask).json()
+    (paid, promo) = sorted(spent["rows"], key=lambda row: row["lot_class"])
+    assert (paid["spent"], promo["spent"], paid["reason"], paid["repaid"]) == (30, 20, "=cmd", 0)
+    assert (spent["since"], spent["has_more"], promo["asset"]) == (None, False, asset)
+    first = door.http.get("/v1/spent", params={**ask, "limit": 1}).json()
+    assert (first["rows"], first["has_more"]) == ([paid], True)
+    table = door.http.get("/v1/spent", params={**ask, "by": "reason"}, headers={"Accept": "text/csv"})
+    assert table.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert list(csv.reader(io.StringIO(table.content.decode("utf-8-sig"), newline=""))) == [
+        ["asset", "class", "source", "reason", "spent", "refunded", "repaid"],
+        [asset, "", "", "'=cmd", "50", "0", "0"],
+    ]
+    ended = door.http.get("/v1/ended/totals", params={**ask, "by": "class,reason"}).json()["rows"]
+    assert [(row["what"], row["reason"], row["amount"]) for row in ended] == [
+        ("expired", "", 6),
+        ("voided", "fraud", 70),
+    ]
+    url = f"/v1/accounts/{account}/ended"
+    lines = door.http.get(url).json()["lines"]
+    assert [(line["what"], line["lot"], line["command_id"], line["reason"]) for line in lines] == [
+        ("voided", "g", "v", "fraud"),
+        *(("expired", f"old-{number}", f"old-{number}", "") for number in (2, 1, 0)),
+    ]
+    everything = door.http.get("/v1/ended", params={"limit": 1_000}).json()["lines"]
+    assert [line for line in everything if line["account"] == account] == lines
+    for route, whole in ((url, lines), ("/v1/ended", everything)):
+        found, cursor = [], {}
+        while cursor is not None:
+            page = door.http.get(route, params={"limit": 1, **cursor}).json()
+            found += page["lines"]
+            cursor = page["next"] and {"cursor": page["next"]}
+        assert found == whole
+        at = lines[1]["decided_at"]
+        times = [line["decided_at"] for line in door.http.get(route, params={"since": at}).json()["lines"]]
+        assert times == [line["decided_at"] for line in whole if line["decided_at"] >= at]
+        assert door.http.get(route, params={"until": "0001-01-01"}).json()["lines"] == []
+    _words_and_bad_requests(door, asset, url)
+
+
+def _words_and_bad_requests(door: Door, asset: str, url: str) -> None:
+    with door.with_key(door.make_key("read:statement").text) as reader:
+        (paid, promo) = reader.get("/v1/spent", params={"asset": asset}).json()["rows"]
+        assert (paid["spent"], paid["source"], paid["reason"], promo["lot_class"]) == (30, None, None, "promo")
+        assert reader.get("/v1/spent", params={"by": "class,reason"}).json()["code"] == "scope_missing"
+        line = reader.get(url).json()["lines"][0]
+        assert (line["source"], line["reason"], line["command_id"]) == (None, None, "v")
+    cursor = door.http.get("/v1/ended", params={"limit": 1}).json()["next"]
+    bad = [
+        *(("/v1/spent", {name: "2026-01-01T00:30:00Z"}, "partial_hour") for name in ("since", "until")),
+        ("/v1/spent", {"since": "2026-01-02", "until": "2026-01-01"}, "invalid_request"),
+        ("/v1/ended/totals", {"since": "10000-01-01"}, "invalid_request"),
+        ("/v1/ended/totals", {"by": "account"}, "invalid_request"),
+        ("/v1/spent", {"format": "ndjson"}, "invalid_request"),
+        ("/v1/ended", {"until": "soon"}, "invalid_request"),
+        ("/v1/ended", {"since": "2026-01-02", "until": "2026-01-01"}, "invalid_request"),
+        (url, {"cursor": cursor}, "invalid_cursor"),
+        (url, {"cursor": cursor_of("account_ended", (0, 0, 0, "another", 0, 0, 0))}, "invalid_cursor"),
+    ]
+    for route, asked, code in bad:
+        answer = door.http.get(route, params=asked)
+        assert (answer.status_code, answer.json()["code"]) == (400, code), (route, asked)
+    far = cursor_of("ended", (*(2**63 - 1,) * 3, "a", *(2**63 - 1,) * 3))
+    assert door.http.get("/v1/ended", params={"cursor": far}).status_code == 200
+    assert door.http.get("/v1/spent", params={"since": "0001-01-01", "until": "9999-12-31T23:00Z"}).status_code == 200
+    assert door.http.get("/v1/spent", headers={"Accept": "application/x-ndjson"}).status_code == 406
 
 
 def test_the_books_balance(door: Door, account: str) -> None:

@@ -83,6 +83,59 @@ def test_credits_that_will_end(cli: Cli, ledger_settings: Settings, tmp_path: Pa
     assert f"{soon:%Y-%m}" in cli("expiring", "--all").out
 
 
+@pytest.mark.usefixtures("one_producer")
+def test_what_was_spent_and_what_ended(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
+    """By class, source and reason over all accounts, in hours; and lot by lot, with what ended each."""
+    past = "2026-01-01T00:00:00Z"
+    with worker(ledger_settings, tmp_path):
+        for name in ("ada", "bob"):
+            cli("grant", name, "100", "--id", "paid", *PATIENT)
+            cli("grant", name, "20", "--id", "promo", "--class", "promo", "--priority", "10", *PATIENT)
+            cli("spend", name, "50", "--id", "s", "--source", "shop", "--reason", "=cmd", *PATIENT)
+        cli("spend", "ada", "7", "--id", "t", "--source", "ads", *PATIENT)
+        cli("refund", "ada", "t", "2", "--source", "desk", "--reason", "sorry", *PATIENT)
+        cli("grant", "ada", "9", "--id", "old", "--effective-at", "2025-01-01", "--expires-at", past, *PATIENT)
+        cli("void", "ada", "paid", "--id", "v", "--reason", "fraud", *PATIENT)
+        cli("close", "bob", "--forfeit", "--id", "c", "--reason", "bye", *PATIENT)
+    rows = cli("spent", "--json").json
+    assert [tuple(row.values()) for row in rows] == [
+        ("credits", "paid", "shop", "=cmd", 60, 0, 0),
+        ("credits", "promo", "shop", "=cmd", 40, 0, 0),
+        ("credits", "paid", "ads", "", 7, 0, 0),
+        ("credits", "paid", "desk", "sorry", 0, 2, 0),
+    ]
+    by_class = cli("spent", "--by", "class", "--json").json
+    assert [(row["lot_class"], row["source"], row["spent"], row["refunded"]) for row in by_class] == [
+        ("paid", None, 67, 2),
+        ("promo", None, 40, 0),
+    ]
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    # The log's clock may have begun another hour meanwhile.
+    since, until = (f"{now + timedelta(hours=hours):%Y-%m-%dT%H:%MZ}" for hours in (-1, 1))
+    assert cli("spent", "--since", since, "--until", until, "--json").json == rows
+    assert cli("spent", "--until", since, "--json").json == cli("spent", "--asset", "gold", "--json").json == []
+    assert "'=cmd" in cli("spent", "--csv").out
+    assert "desk" in cli("spent").out
+
+    totals = cli("ended", "--totals", "--json").json
+    assert [(row["what"], row["lot_class"], row["reason"], row["amount"]) for row in totals] == [
+        ("expired", "paid", "", 9),
+        ("forfeited", "paid", "bye", 70),
+        ("voided", "paid", "fraud", 65),
+    ]
+    lines = cli("ended", "--json").json
+    assert [(line["account_id"], line["what"], line["lot_command"], line["command_id"]) for line in lines] == [
+        ("bob", "forfeited", "paid", "c"),
+        ("ada", "voided", "paid", "v"),
+        ("ada", "expired", "old", "old"),
+    ]
+    assert cli("ended", "ada", "--json").json == lines[1:]
+    assert cli("ended", "--until", lines[1]["decided_at"], "--json").json == lines[2:]
+    assert cli("ended", "ada", "--since", lines[1]["decided_at"], "--json").json == lines[1:2]
+    assert "void_grant v" in cli("ended", "--csv").out
+    assert cli("ended", "nobody").out == "Nothing ended in that time.\n"
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -94,6 +147,12 @@ def test_credits_that_will_end(cli: Cli, ledger_settings: Settings, tmp_path: Pa
         ("expiring ada --all", "Either one account"),
         ("expiring ada --within soon", "'soon' is no length of time"),
         ("dead-letters list --since soon", "'soon' is no time"),
+        ("spent --json --csv", "either JSON or CSV"),
+        ("spent --by colour", "told apart by 'colour'"),
+        ("ended ada --totals", "--totals are of all accounts"),
+        ("ended --by class", "--asset and --by are for --totals"),
+        ("ended --since 2026-06-02 --until 2026-06-01", "--until is before --since"),
+        ("expiring ada --csv", "--csv is for --all"),
     ],
 )
 def test_a_wrong_time_is_refused(bare: Cli, line: str, says: str) -> None:

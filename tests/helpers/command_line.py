@@ -97,6 +97,8 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "history": ("ann",),
     "statement": ("ann",),
     "expiring": ("--all",),
+    "ended": (),
+    "spent": (),
     "lots": ("ann",),
     "holds": ("ann",),
     "transfers": ("ann",),

@@ -7,6 +7,7 @@ which fold mixed histories.
 import gc
 import importlib.util
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -29,6 +30,7 @@ from creditfold.projections.store.account_loader import account_with
 from creditfold.projections.store.account_sql import cells
 from creditfold.projections.store.chain import CHECKPOINT_OFFSETS, START, Line, dead_letter_line, extend, journal_line
 from creditfold.projections.store.claim import Claim
+from creditfold.projections.store.rows import HOUR_MS, HOUR_REASON, Hour
 from creditfold.projections.store.transaction import ChunkTransaction, Progress
 from creditfold.projections.tables.account_tables import BALANCES, CHANGED_LOTS, EMPTIED_BALANCES, FAST_BALANCES, LOTS
 from creditfold.projections.tables.inline_lots import inline_lot
@@ -59,6 +61,8 @@ def test_its_bounds_are_those_of_the_rules() -> None:
         "CHECKPOINT_OFFSETS": CHECKPOINT_OFFSETS,
         "RULES": RULES,
         "PRIORITY": Terms().priority,
+        "HOUR_MS": HOUR_MS,
+        "HOUR_REASON": HOUR_REASON,
     }
     assert bounds | ours == plain.LIMITS
     assert Grant("g", "a", "c", 1).terms == ("paid", 50, 0, 0, "")
@@ -178,6 +182,7 @@ class Folded:
         # Lots that stand in balances, by account.
         self._inline: dict[str, dict[Any, Any]] = {}
         self.totals: dict[str, list[int]] = {}
+        self.hours: Counter[Hour] = Counter()
         self.fast_lines = 0
         self._known = known
 
@@ -199,6 +204,7 @@ class Folded:
         for asset, total in draft.totals.items():
             sums = self.totals.setdefault(asset, [0] * len(total))
             self.totals[asset] = [one + other for one, other in zip(sums, total, strict=True)]
+        self.hours.update(draft.hours)
         self._note(self.cache.take_state(0))
         transaction.advance(draft)
         self.progress = transaction.progress
@@ -285,6 +291,7 @@ def compared(seed: int, share: float) -> int:
     assert ours.progress == python.progress
     assert ours.progress.chain == extend(START, 0, len(records), lines_of(whole))[0]
     assert ours.totals == python.totals
+    assert ours.hours == python.hours
     assert ours.tables == python.tables
     return ours.fast_lines
 

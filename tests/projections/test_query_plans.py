@@ -60,6 +60,10 @@ QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
     "rejections, of a time": lambda connection, account: queries.rejections(
         connection, 20, account, since=moment(1), until=moment(30_000)
     ),
+    "ended": lambda connection, account: queries.ended(connection, 20, account),
+    "ended, of a time": lambda connection, account: queries.ended(
+        connection, 20, account, since=moment(1), until=moment(30_000)
+    ),
     "account_state": queries.account_state,
     "account_state_as_of": lambda connection, account: queries.account_state_as_of(connection, account, until=9),
     "expiring": lambda connection, account: queries.expiring(connection, account, 86_400_000),
@@ -85,6 +89,7 @@ WITHOUT_ACCOUNT = {
         "dead_letters_with",
     ),
     *("clock", "bookmarks", "await_outcome", "expiring_totals", "outcomes_at", "journal", "totals"),
+    *("spent", "ended_totals"),
 }
 #: What people ask of a view with an account's name in hand, though no document says it so.
 ASKED = [
@@ -94,6 +99,7 @@ ASKED = [
     "SELECT * FROM ledger.moves WHERE account_id = 'bob' ORDER BY at LIMIT 50",
     "SELECT * FROM ledger.balances_now WHERE account_id = 'bob'",
     "SELECT * FROM ledger.rejections WHERE account_id = 'bob'",
+    "SELECT * FROM ledger.ended WHERE account_id = 'bob'",
 ]
 #: The lines that a ledger is to have in the planner's eyes, and those that there are.
 LINES, ROWS = 10_000_000, 40_000

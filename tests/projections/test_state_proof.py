@@ -41,6 +41,8 @@ def test_every_rebuild_comes_to_the_same(copied: Settings, monkeypatch: pytest.M
     """Row by row: in bulk, by processes, as a large one; and in small pieces."""
     before = rows_of(copied, 1)
     assert all(before[table] for table in ("lots", "holds", "spends", "transfers", "schedules", "accounts", "totals"))
+    kinds = {row[3] for row in before["hourly_totals"]}
+    assert kinds >= {"spent", "refunded", "repaid", "expired", "voided", "lapsed"}
     with monkeypatch.context() as patched:
         patched.setattr("creditfold.processors.rebuild.steps.FEW_RECORDS", 0)
         rebuild(copied, Request(processes=2), WATCH)
@@ -162,6 +164,8 @@ TAMPERED = [
     ("transfers", "is_open = NOT is_open", False),
     ("schedules", "next_number = next_number + 1", False),
     ("totals", "issued = issued + 1, spent = spent + 1", True),
+    ("hourly_totals", "amount = amount + 1", True),
+    ("hourly_totals", "reason = 'another'", True),
 ]
 
 
@@ -176,7 +180,7 @@ def test_a_tampered_row_of_state_is_found_and_named(copied: Settings) -> None:
         assert "changed after" in verdict.conclusion, (table, change)
         wrong = [*verdict.left_wrong_balances, *verdict.left_wrong_state]
         assert bool(wrong) == is_wrong, (table, change, wrong)
-        assert table == "totals" or [row.what for row in verdict.state_differences] == [table]
+        assert table in ("totals", "hourly_totals") or [row.what for row in verdict.state_differences] == [table]
         assert (verdict.right_wrong_state, verdict.right_wrong_balances) == ([], [])
         _mend(copied, table)
     _lines_are_named(copied)
@@ -219,17 +223,17 @@ def _mend(settings: Settings, table: str) -> None:
 
 def _deleted_and_made_up(settings: Settings) -> None:
     """Rows that are missing on either side, in every table at once, and what the command line says of it."""
-    tables = ("accounts", "lots", "holds", "spends", "transfers", "schedules", "totals")
+    tables = ("accounts", "lots", "holds", "spends", "transfers", "schedules", "totals", "hourly_totals")
     for table in tables:
         execute(settings, f"DELETE FROM ledger_0001.{table} WHERE ctid = (SELECT min(ctid) FROM ledger_0001.{table})")
     for one, other in ((1, 2), (2, 1)):
         verdict = verify(settings, one, other, 20, WATCH)
-        assert {row.what for row in verdict.state_differences} == {*tables} - {"totals"}
-        assert {row.what for row in _wrong_state(verdict, 1)} >= {"accounts", "lots", "totals"}
+        assert {row.what for row in verdict.state_differences} == {*tables} - {"totals", "hourly_totals"}
+        assert {row.what for row in _wrong_state(verdict, 1)} >= {"accounts", "lots", "totals", "hourly_totals"}
     done = run(settings, "verify", "--json", check=False)
     assert done.returncode == 5
     found: Any = json.loads(done.stdout)
-    assert {row["what"] for row in found["left_wrong_state"]} == {"accounts", "lots", "totals"}
+    assert {row["what"] for row in found["left_wrong_state"]} == {"accounts", "lots", "totals", "hourly_totals"}
     shown = run(settings, "verify", "1", "2", check=False).stdout
     assert "isn't there" in shown
     assert "doesn't follow from its journal" in shown
