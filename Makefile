@@ -34,7 +34,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stack of this checkout, and not one that is found in a folder above it.
 STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
 
-.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-rebuild up down clean schema-lock install bench-append bench-latency bench-http bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored
+.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-questions bench-rebuild up down clean schema-lock install bench-append bench-latency bench-http bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -55,6 +55,7 @@ help:
 	@echo 'make bench-check BASE=REVISION  fail where the fold is slower than at that revision'
 	@echo 'make bench-report  run all of these and write their figures into docs/benchmarks.md and docs/scale.md'
 	@echo 'make bench-lots  what a spend costs in an account with many lots'
+	@echo 'make bench-questions  how long the questions of support and finance take over 1,000,000 lines'
 	@echo 'make bench-rebuild  rebuild 3,000,000 commands, and what that costs the live fold'
 	@echo 'make compiled    compile the core, as most of these do first; PLAIN=1 behind any of them runs plain Python'
 	@echo 'make up, down    start Kafka, PostgreSQL, a worker and a publisher; stop them'
@@ -163,6 +164,9 @@ bench-report: $(VENV)/.installed-bench $(CORE)
 
 bench-lots: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/lots.py
+
+bench-questions: $(VENV)/.installed-dev $(CORE)
+	$(BIN)/python benchmarks/questions.py
 
 bench-rebuild: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/rebuild.py
