@@ -49,6 +49,11 @@ class Caller(NamedTuple):
     expires_at: datetime | None = None
     rate: Rate | None = None
 
+    @property
+    def rights(self) -> "Caller":
+        """What it may do, without until when: a key that is rotated ends sooner, and goes on until then."""
+        return self._replace(expires_at=None)
+
     def refuse_scope(self, scope: str) -> None:
         """Raise ProblemError unless the caller has a scope; of one that ends in `*`, any that begins so."""
         begins = scope.removesuffix("*")

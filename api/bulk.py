@@ -177,7 +177,7 @@ class Bulk:
         """Raise ProblemError where the key, which opened the stream, opens it no more."""
         if time.monotonic() - self._checked_at >= CHECK_S:
             caller = await self._service.authenticate(self._request)
-            if caller != self._caller:
+            if caller.rights != self._caller.rights:
                 raise ProblemError(403, "key_changed", "The key may do something else now.", "Send the rest again.")
             self._checked_at = time.monotonic()
 

@@ -153,7 +153,7 @@ def test_each_line_is_held_to_the_limits_of_the_key(door: Door) -> None:
 
 
 def test_a_revoked_key_appends_nothing_more(door: Door, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not by a stream that it opened before, either."""
+    """Not by a stream that it opened before, either; one that is rotated goes on with its old text."""
     monkeypatch.setattr(bulk, "CHECK_S", 0.0)
     monkeypatch.setattr(access, "FRESH_S", 0.0)
     key = door.make_key("append:grant")
@@ -162,11 +162,16 @@ def test_a_revoked_key_appends_nothing_more(door: Door, account: str, monkeypatc
     answer = call.answer()
     assert answer is not None
     assert answer["status"] == 202
-    door.http.delete(f"/v1/keys/{key.key.id}", params={"reason": "a test"}).raise_for_status()
+    door.http.post(f"/v1/keys/{key.key.id}:rotate", json={"reason": "a test"}).raise_for_status()
     call.send(grant(account, "g-2"))
-    assert [(one["line"], one["status"]) for one in call.answers()] == [(2, 401)]
+    answer = call.answer()
+    assert answer is not None
+    assert answer["status"] == 202, answer
+    door.http.delete(f"/v1/keys/{key.key.id}", params={"reason": "a test"}).raise_for_status()
+    call.send(grant(account, "g-3"))
+    assert [(one["line"], one["status"]) for one in call.answers()] == [(3, 401)]
     door.grant(account, 1)
-    assert available(door, account) == 2
+    assert available(door, account) == 3
 
 
 def test_what_was_cut_and_is_sent_again_ends_the_same(door: Door, account: str) -> None:
