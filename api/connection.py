@@ -51,7 +51,8 @@ class Connection(H11Protocol):
         self._metrics.connections.inc()
         self._stopping = asyncio.Event()
         self.app_state = {**self.app_state, "abort": self._abort, "stopping": self._stopping}
-        if self._most is not None and len(self.connections) > self._most:
+        # A write goes on without its client, so that those who leave count until it has ended.
+        if self._most is not None and max(len(self.connections), len(self.tasks) + 1) > self._most:
             # Who looks after the server gets in for longer.
             if not self.app_state.get(FOR_METRICS):
                 self.app = _TOO_MANY

@@ -10,9 +10,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from creditfold.api import accounts, server
 from creditfold.api import body as bodies
 from creditfold.api import connection as connections
-from creditfold.api import server
+from creditfold.common.position import Position
 from creditfold.common.waiting import wait_until
 from creditfold.projections.connections import connected
 from creditfold.projections.queries import first_decision
@@ -161,6 +162,36 @@ def test_more_connections_than_the_door_takes_get_503(door: Door, monkeypatch: p
             for _ in range(45):
                 idle.enter_context(dialled(url))
             assert wait_until(lambda: live().status_code == 200, HANG_S)
+
+
+def test_who_leaves_makes_no_room_for_more(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a client asked for goes on without it, and counts as its connection did, until it has ended."""
+    lost: list[object] = []
+
+    class Watched(connections.Connection):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            lost.append(self)
+
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 10)
+    monkeypatch.setattr(server, "Connection", Watched)
+    monkeypatch.setattr(accounts, "AT_LEAST_S", HANG_S)
+    position = Position.parse(door.grant("waited-for", 1).headers["Creditfold-Position"])
+    ahead = position._replace(offset=position.offset + 5)
+    asked = f"GET /v1/accounts/waited-for?at_least={ahead} HTTP/1.1\r\nHost: door\r\nAuthorization: "
+    with serving(door.settings) as url:
+        for _ in range(12):
+            with dialled(url) as own:
+                own.sendall(f"{asked}{door.http.headers['Authorization']}\r\n\r\n".encode())
+        assert wait_until(lambda: len(lost) == 12, HANG_S)
+
+        def status() -> int:
+            return httpx.get(f"{url}/health/live", timeout=HANG_S, trust_env=False).status_code
+
+        assert status() == 503
+        for _ in range(6):
+            door.grant("waited-for", 1)
+        assert wait_until(lambda: status() == 200, HANG_S)
 
 
 def take_nothing(at: httpx.URL, lost: list[tuple[str, int] | None]) -> None:
