@@ -4,6 +4,7 @@ Reads through `projections.queries`, each answer in one snapshot. Knows no SQL a
 """
 
 import re
+import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
@@ -119,9 +120,16 @@ async def reading(
 ) -> Reading:
     """Ask about an account in one snapshot, not before the fold has passed a position."""
     caller.refuse_account(account)
-    if at_least is not None:
-        await service.wait_for(Position.parse(at_least), AT_LEAST_S)
-    return await service.read(account, question, account, *arguments, **options)
+    if at_least is None:
+        return await service.read(account, question, account, *arguments, **options)
+    position, deadline = Position.parse(at_least), time.monotonic() + AT_LEAST_S
+    while True:
+        await service.fold.wait_for(position, max(0.0, deadline - time.monotonic()))
+        found = await service.read(account, question, account, *arguments, **options)
+        if found.reflects(position):
+            return found
+        # The views came to show a generation that isn't folded so far.
+        service.fold.forget()
 
 
 def balances_of(connection: Connection[Any], account: str, use: str | None) -> list[BalanceAnswer]:
@@ -241,7 +249,9 @@ async def account(
     if_none_match: Annotated[str, Header(description="An ETag; answered with 304 while it still is that.")] = "",
 ) -> Response:
     """An account: its balances at this moment, and on demand its lots and holds, all of one snapshot."""
-    wanted = {part.strip() for part in expand.split(",")} & {"lots", "holds"}
+    wanted = {part.strip() for part in expand.split(",")} - {""}
+    if wanted - {"lots", "holds"}:
+        raise ProblemError(400, "invalid_request", f"expand has no {expand[:60]!r}.", "It takes lots, holds, or both.")
     refuse_as_of(as_of, {"use": use, "expand": expand})
     service = service_of(request)
     if as_of is not None:

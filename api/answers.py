@@ -139,8 +139,9 @@ def allocations_of(facts: Iterable[dict[str, Any]]) -> list[Allocation]:
     ]
 
 
-def outcome_of(outcome: CommandOutcome, account: str, command_id: str) -> OutcomeAnswer:
-    """The answer of a command's outcome."""
+def outcome_of(outcome: CommandOutcome, account: str, command_id: str, *, is_personal: bool = True) -> OutcomeAnswer:
+    """The answer of a command's outcome; without what commands say in words where that isn't to be read."""
+    decision = None if outcome.decision is None else decision_of(outcome.decision, is_personal=is_personal)
     return OutcomeAnswer.model_construct(
         outcome=outcome.kind.value,
         command_id=command_id,
@@ -148,8 +149,8 @@ def outcome_of(outcome: CommandOutcome, account: str, command_id: str) -> Outcom
         position=str(outcome.position),
         accepted=outcome.is_accepted,
         reason=outcome.reason,
-        decision=None if outcome.decision is None else decision_of(outcome.decision),
-        steps=[decision_of(step) for step in outcome.steps],
+        decision=decision,
+        steps=[decision_of(step, is_personal=is_personal) for step in outcome.steps],
     )
 
 

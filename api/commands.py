@@ -6,12 +6,15 @@ accepted the fold's.
 
 import asyncio
 import re
+import time
 from http import HTTPStatus
 from typing import Annotated, Any, NamedTuple, cast
 from urllib.parse import quote
 
+import structlog
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
+from psycopg import Connection
 from pydantic import BeforeValidator
 
 from creditfold.api import answers
@@ -21,7 +24,7 @@ from creditfold.api.body import json_object
 from creditfold.api.preview import PreviewAnswer, preview_of
 from creditfold.api.problems import CONTENT, RETRY_S, ProblemError, responses
 from creditfold.api.routes import Route
-from creditfold.api.service import Service, service_of
+from creditfold.api.service import Reading, Service, service_of
 from creditfold.common.position import Position
 from creditfold.producers import OutcomeTimeoutError, parse_command
 from creditfold.producers.models.commands import MODELS, Command
@@ -32,11 +35,14 @@ from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.outcome import CommandOutcome, Decision, OutcomeKind
 
 router = APIRouter(tags=["commands"], route_class=Route)
+log = structlog.get_logger()
 
 #: Seconds that a write waits for its outcome unless it says otherwise, and the most that it may ask for.
 WAIT_S, MOST_WAIT_S = 2.0, 30.0
 #: Seconds that the log has to confirm a command whose outcome isn't waited for.
 CONFIRM_S = 5.0
+#: Seconds between two look-ups of a command that is waited for by its id.
+AGAIN_S = 0.1
 
 #: The last part of a route by the kind of its command.
 ROUTES = {
@@ -143,6 +149,8 @@ async def append(service: Service, command: Command, preference: Preference) -> 
         if error.position is None:
             raise
         return _pending(command, error.position, headers)
+    if outcome.kind is OutcomeKind.DEAD_LETTER:
+        raise await _dead_letter(service, outcome, command.account, command.command_id)
     return answer_of(outcome, command, headers)
 
 
@@ -167,14 +175,36 @@ def _pending(command: Command, position: Position, headers: dict[str, str]) -> R
 
 
 def answer_of(outcome: CommandOutcome, command: Command, headers: dict[str, str]) -> Response:
-    """The answer of a decided command. Raises ProblemError for a dead letter."""
-    if outcome.kind is OutcomeKind.DEAD_LETTER:
-        raise dead_letter_problem(outcome)
+    """The answer of a decided command, which is no dead letter."""
     status = STATUS[outcome.kind]
     if outcome.kind is OutcomeKind.DUPLICATE:
         headers = {**headers, "Idempotency-Replayed": "true"}
     headers = {**headers, "Creditfold-Position": str(outcome.position)}
     return answers.render(answers.outcome_of(outcome, command.account, command.command_id), status, headers)
+
+
+async def _dead_letter(service: Service, outcome: CommandOutcome, account: str, command_id: str) -> ProblemError:
+    """The problem that a dead letter is, with what its key was used for first."""
+    problem = dead_letter_problem(outcome)
+    if outcome.reason == DeadLetterReason.COMMAND_ID_REUSED:
+        try:
+            first = await service.query(queries.first_decision, account, command_id)
+        except Exception as error:  # It is said along; what is refused is known without it.
+            log.warning("the first command of a key can't be looked up", why=str(error))
+        else:
+            problem.members["first"] = None if first is None else _first_use(first)
+    return problem
+
+
+def _first_use(line: Decision) -> dict[str, Any]:
+    return {
+        "position": str(line.position),
+        "decided_at": answers.rfc3339(line.decided_at),
+        "kind": line.kind,
+        "asset": line.asset,
+        "amount": line.amount,
+        "accepted": line.accepted,
+    }
 
 
 def dead_letter_problem(outcome: CommandOutcome) -> ProblemError:
@@ -246,7 +276,7 @@ def _add_route(kind: str, last: str) -> None:
         command = command_of(kind, account, idempotency_key, caller, await json_object(request))
         caller.refuse_command(command)
         if preview:
-            return await preview_of(service_of(request), command)
+            return await preview_of(service_of(request), command, caller)
         return await append(service_of(request), command, preference_of(prefer))
 
     documentation = (MODELS[kind].__doc__ or "").strip().partition("\n\n")[0]
@@ -304,10 +334,12 @@ async def command(
     """
     caller.refuse_account(account)
     service = service_of(request)
+    is_personal = "read:personal" in caller.scopes
     if at is not None:
         position = Position.parse(at)
         if wait:
-            await service.wait_for(position, wait)
+            # Where it isn't folded by then, the answer says so.
+            await service.fold.passes(position, wait)
         try:
             outcome = await service.query(queries.outcome_at, position, account, command_id)
         except queries.NotYetFoldedError:
@@ -316,21 +348,40 @@ async def command(
         except UnexplainedOutcomeError as error:
             raise ProblemError(404, "command_unknown", error.message, "Is the position the command's?") from None
         if outcome.kind is OutcomeKind.DEAD_LETTER:
-            raise dead_letter_problem(outcome)
-        return answers.render(answers.outcome_of(outcome, account, command_id))
-    reading = await service.read(account, queries.first_decision, account, command_id)
-    return answers.render(first_outcome(reading.found, account, command_id), 200, answers.state_headers(reading))
+            raise await _dead_letter(service, outcome, account, command_id)
+        return answers.render(answers.outcome_of(outcome, account, command_id, is_personal=is_personal))
+    reading = await _first(service, account, command_id, wait)
+    found = first_answer(reading.found, account, command_id, is_personal=is_personal)
+    return answers.render(found, 200, answers.state_headers(reading))
 
 
-def first_outcome(line: Decision | None, account: str, command_id: str) -> OutcomeAnswer:
-    """The answer of the decision about the first command of an id. Raises ProblemError where there is none."""
-    if line is None:
+async def _first(service: Service, account: str, command_id: str, wait_s: float) -> Reading:
+    """The outcome of the first command of an id, waited for where there is none yet."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        reading = await service.read(account, first_outcome, account, command_id)
+        left = deadline - time.monotonic()
+        if reading.found is not None or reading.position is None or left <= 0:
+            return reading
+        # Where its record is isn't known, so each one of its partition may be it.
+        await asyncio.sleep(min(AGAIN_S, left))
+        last = reading.position
+        await service.fold.passes(last._replace(offset=last.offset + 1), max(0.0, deadline - time.monotonic()))
+
+
+def first_outcome(connection: Connection[Any], account: str, command_id: str) -> CommandOutcome | None:
+    """The outcome of the first command of an id; None where none is folded. Must run in a snapshot."""
+    line = queries.first_decision(connection, account, command_id)
+    return None if line is None else queries.outcome_at(connection, line.position, account, command_id)
+
+
+def first_answer(outcome: CommandOutcome | None, account: str, command_id: str, *, is_personal: bool) -> OutcomeAnswer:
+    """The answer of the outcome of the first command of an id. Raises ProblemError where there is none."""
+    if outcome is None:
         raise ProblemError(
             404,
             "command_unknown",
             f"The account {account} has no command {command_id} as far as it is folded.",
             "If it was sent just now, ask again with at=<its position> and wait.",
         )
-    kind = OutcomeKind.ACCEPTED if line.accepted else OutcomeKind.REJECTED
-    found = CommandOutcome(kind, line.position, line, (), line.rejection)
-    return answers.outcome_of(found, account, command_id)
+    return answers.outcome_of(outcome, account, command_id, is_personal=is_personal)

@@ -187,7 +187,7 @@ async def graphql(
     except InvalidQueryError as invalid:
         found = {"errors": [_error_of(error, request) for error in invalid.errors]}
         return Response(answers.as_json(found), 400, media_type=media_type)
-    await service.wait_for_all(positions, AT_LEAST_S)
+    await service.fold.wait_for_all(positions, AT_LEAST_S)
     deadline = time.monotonic() + QUERY_S
     async with service.in_time(), service.graphs:
         answered = await service.query(_execute, body, prepared.document, caller, deadline)

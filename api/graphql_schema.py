@@ -31,7 +31,7 @@ from creditfold.api.accounts import (
 from creditfold.api.answers import Answer, BalanceAnswer, OutcomeAnswer
 from creditfold.api.books import TotalAnswer, TrialBalanceAnswer, books_of, bounds_of, proof
 from creditfold.api.commands import Account as AccountName
-from creditfold.api.commands import first_outcome
+from creditfold.api.commands import first_answer, first_outcome
 from creditfold.api.expiring import ExpiringAnswer, ExpiringMonthAnswer, Within, expiring_of
 from creditfold.api.graphql_types import SCALARS, list_of, type_of
 from creditfold.api.journal import Begin, JournalAnswer, Span, page_of, span_of
@@ -263,8 +263,8 @@ class Account:
     @_field("read:statement", type_of(OutcomeAnswer))
     def command(self, info: Info, command_id: str) -> Any:
         """What became of the first command of an id."""
-        line = queries.first_decision(self._present(info, "command"), self.account, command_id)
-        return first_outcome(line, self.account, command_id)
+        found = first_outcome(self._present(info, "command"), self.account, command_id)
+        return first_answer(found, self.account, command_id, is_personal=info.context.is_personal)
 
     @_field("read:statement", type_of(TraceAnswer))
     def trace(self, info: Info, command_id: str) -> Any:

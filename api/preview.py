@@ -7,6 +7,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from creditfold.api import answers
+from creditfold.api.access import Caller
 from creditfold.api.answers import Allocation, Answer
 from creditfold.api.problems import ProblemError
 from creditfold.api.service import Reading, Service
@@ -26,13 +27,18 @@ class PreviewAnswer(Answer):
     account: str
     command_id: str
     at: str = Field(description="Where in the log it would be decided, `partition:offset`: behind all that is folded.")
-    balances: dict[str, dict[str, int]] = Field(description="By asset, afterwards.")
+    balances: dict[str, dict[str, int]] = Field(
+        description="By asset, afterwards: all with the scope read:balance, else those that the command is about."
+    )
     facts: list[dict[str, Any]]
     allocations: list[Allocation]
 
 
-async def preview_of(service: Service, command: Command) -> Response:
-    """The answer of a preview. Raises ProblemError for what would be a dead letter."""
+async def preview_of(service: Service, command: Command, caller: Caller) -> Response:
+    """The answer of a preview. Raises ProblemError for what would be a dead letter.
+
+    Who may not read balances sees those that the command is about, as the answer of the command itself has them.
+    """
     record = encode_command(command)
     async with service.in_time(), service.previewers.connection() as connection:
         found = await preview(connection, command.account, record.value)
@@ -47,7 +53,10 @@ async def preview_of(service: Service, command: Command) -> Response:
     else:
         said = outcome.value if isinstance(outcome, Verdict) else getattr(outcome, "detail", "")
         raise ProblemError(409, "would_be_dead_letter", f"The command would be a dead letter: {said}.", "Correct it.")
-    balances = {asset: found.account.balance(asset)._asdict() for asset in sorted(found.account.holdings)}
+    # A line without an id is what time did before.
+    own = {entry.asset for entry in getattr(outcome, "entries", ()) if entry.command_id is not None}
+    seen = found.account.holdings if "read:balance" in caller.scopes else own & found.account.holdings.keys()
+    balances = {asset: found.account.balance(asset)._asdict() for asset in sorted(seen)}
     answer = PreviewAnswer.model_construct(
         outcome=kind,
         reason=reason,

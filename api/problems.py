@@ -56,6 +56,11 @@ class Problem(BaseModel):
     position: str | None = Field(
         None, description="Where the command is in the log, `partition:offset`, if that is known."
     )
+    first: dict[str, Any] | None = Field(
+        None,
+        description="With idempotency_key_reused: position, decided_at, kind, asset, amount and accepted of the "
+        "command that stands.",
+    )
     problems: list[str] | None = Field(None, description="What is wrong, field by field.")
 
 

@@ -5,7 +5,7 @@ Owns their opening and closing, and how blocking queries run beside the event lo
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from creditfold.api.access import Caller, KeyRing, caller_of
 from creditfold.api.feed import Feed
+from creditfold.api.fold import Fold
 from creditfold.api.limits import Rate, RateLimits
 from creditfold.api.metrics import Metrics
 from creditfold.api.problems import RETRY_S, ProblemError, unauthenticated
@@ -50,8 +51,6 @@ GRAPHS = 2
 PREVIEWERS = 2
 #: Threads that read and write lines of bulk requests. More would only share the interpreter.
 BULKERS = 2
-#: Seconds between two looks at how far the fold is, while somebody waits for it.
-LOOK_S = 0.01
 #: Seconds that a query may take; a server that is frozen answers none, and says nothing either.
 QUERY_S = 30.0
 #: Seconds that each server has to show that it is there.
@@ -68,6 +67,11 @@ class Reading(NamedTuple):
     found: Any
     position: Position | None
     generation: int
+
+    def reflects(self, position: Position) -> bool:
+        """Whether it is of a state that a position is folded in; of another partition than its own it can't say."""
+        own = self.position
+        return own is None or own.partition != position.partition or own >= position
 
 
 class Service:
@@ -101,23 +105,21 @@ class Service:
         self.feed = Feed(self.query)
         #: For queries of GraphQL, which take longer than other reads and leave most readers to them.
         self.graphs = asyncio.Semaphore(GRAPHS)
-        # The next offset of each partition, as it was seen last.
-        self._progress: Mapping[int, int] = {}
-        self._news = asyncio.Condition()
-        self._waiting = 0
+        #: How far the fold is, for those who wait for it.
+        self.fold = Fold(self.query)
         self._tasks: list[asyncio.Task[None]] = []
         self._readiness: asyncio.Task[tuple[bool, bool]] | None = None
         self._is_stopping = False
         self._waits: set[asyncio.Timeout] = set()
         metrics.writes_waiting.set_function(lambda: len(self._waits))
-        metrics.fold_waits.set_function(lambda: self._waiting)
+        metrics.fold_waits.set_function(lambda: self.fold.waiting)
         metrics.reads_waiting.set_function(self._threads._work_queue.qsize)
 
     async def open(self) -> None:
         """Open the pools; they connect by and by, whether PostgreSQL is there or not."""
         self.readers.open(wait=False)
         await self.previewers.open(wait=False)
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._record_use())]
+        self._tasks = [asyncio.create_task(self.fold.follow()), asyncio.create_task(self._record_use())]
 
     async def close(self) -> None:
         """End what was opened; commands under way are delivered first."""
@@ -290,35 +292,6 @@ class Service:
 
     # Who waits for the fold
 
-    async def wait_for(self, position: Position, timeout_s: float) -> None:
-        """Wait until the fold has passed a position; costs neither a thread nor a connection for each who waits.
-
-        Raises:
-            ProblemError: the time is over, or there is no such partition.
-        """
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(timeout_s), self._news:
-                self._news.notify_all()
-                while not self._has_passed(position):
-                    await self._news.wait()
-        except TimeoutError:
-            raise ProblemError(
-                503,
-                "not_yet_folded",
-                f"The fold has not reached {position} within {timeout_s:g} s.",
-                "Ask again, or without at_least. GET /v1/progress shows how far the fold is.",
-                headers={"Retry-After": "1"},
-            ) from None
-        finally:
-            self._waiting -= 1
-
-    async def wait_for_all(self, positions: Iterable[Position], timeout_s: float) -> None:
-        """Wait until the fold has passed some positions, within one time for all. Raises as `wait_for` does."""
-        deadline = time.monotonic() + timeout_s
-        for position in positions:
-            await self.wait_for(position, max(0.0, deadline - time.monotonic()))
-
     async def outcomes(
         self, appended: Sequence[Appended], timeout_s: float
     ) -> Sequence[CommandOutcome | CreditfoldError | None]:
@@ -338,8 +311,8 @@ class Service:
             last[one.position.partition] = max(one.position, last.get(one.position.partition, one.position))
         for position in last.values():
             with suppress(ProblemError):
-                await self.wait_for(position, max(0.0, deadline - time.monotonic()))
-        numbers = [number for number, one in enumerate(appended) if self._is_folded(one.position)]
+                await self.fold.passes(position, max(0.0, deadline - time.monotonic()))
+        numbers = [number for number, one in enumerate(appended) if self.fold.has_passed(one.position)]
         found: list[CommandOutcome | CreditfoldError | None] = [None] * len(appended)
         try:
             looked_up = await self.query(queries.outcomes_at, [appended[n] for n in numbers]) if numbers else []
@@ -349,31 +322,6 @@ class Service:
         for number, outcome in zip(numbers, looked_up, strict=True):
             found[number] = outcome
         return found
-
-    def _is_folded(self, position: Position) -> bool:
-        return self._progress.get(position.partition, 0) > position.offset
-
-    def _has_passed(self, position: Position) -> bool:
-        if self._progress and position.partition not in self._progress:
-            raise ProblemError(
-                400, "no_such_partition", f"There is no partition {position.partition}.", "See /v1/progress."
-            )
-        return self._is_folded(position)
-
-    async def _follow(self) -> None:
-        while True:
-            async with self._news:
-                while not self._waiting:
-                    await self._news.wait()
-            try:
-                found = await self.query(queries.standing)
-            except Exception:  # Whoever waits learns from its own next query what is the matter.
-                await asyncio.sleep(1.0)
-                continue
-            async with self._news:
-                self._progress = found.next_offsets
-                self._news.notify_all()
-            await asyncio.sleep(LOOK_S)
 
 
 def service_of(request: Request) -> Service:

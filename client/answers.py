@@ -494,7 +494,7 @@ class PreviewAnswer(Answer):
 
     Attributes:
         at: where in the log it would be decided, `partition:offset`: behind all that is folded.
-        balances: by asset, afterwards.
+        balances: by asset, afterwards: all with the scope read:balance, else those that the command is about.
         outcome: accepted, rejected or duplicate.
     """
 
@@ -521,6 +521,8 @@ class Problem(Answer):
         status: the HTTP status.
         title: the kind in a few words; the same for each problem of the kind.
         type: names the kind of the problem; docs/http.md has a section of that name.
+        first: with idempotency_key_reused: position, decided_at, kind, asset, amount and accepted of the command that
+            stands.
         position: where the command is in the log, `partition:offset`, if that is known.
         problems: what is wrong, field by field.
     """
@@ -533,6 +535,7 @@ class Problem(Answer):
     status: int
     title: str
     type: str
+    first: dict[str, Any] | None = None
     position: str | None = None
     problems: tuple[str, ...] | None = None
 

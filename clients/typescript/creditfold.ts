@@ -1684,7 +1684,7 @@ export interface components {
             at: string;
             /**
              * Balances
-             * @description By asset, afterwards.
+             * @description By asset, afterwards: all with the scope read:balance, else those that the command is about.
              */
             balances: {
                 [key: string]: {
@@ -1720,6 +1720,14 @@ export interface components {
              * @description What went wrong, in one sentence.
              */
             detail: string;
+            /**
+             * First
+             * @description With idempotency_key_reused: position, decided_at, kind, asset, amount and accepted of the command that stands.
+             * @default null
+             */
+            first: {
+                [key: string]: unknown;
+            } | null;
             /**
              * Maybe Written
              * @description Whether a command of this request may be in the log all the same. Sent again under the same key, it counts once.
@@ -5656,6 +5664,14 @@ export interface operations {
                      * @example {
                      *       "code": "idempotency_key_reused",
                      *       "detail": "The key was used before with another body: command id 'welcome' of this account was decided before with another body.",
+                     *       "first": {
+                     *         "accepted": true,
+                     *         "amount": 500,
+                     *         "asset": "credits",
+                     *         "decided_at": "2026-06-01T12:00:00.000Z",
+                     *         "kind": "grant",
+                     *         "position": "3:1042"
+                     *       },
                      *       "maybe_written": false,
                      *       "position": "3:1042",
                      *       "remedy": "Send the new command under a key of its own; the first one stands.",

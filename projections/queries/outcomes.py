@@ -5,8 +5,9 @@ the views in schema `ledger` only.
 
 A position has a line of the journal, or a dead letter, or nothing at all: a duplicate is counted and leaves no row. So
 what has no dead letter and is folded was decided where its account and id were decided first, at this position or
-before. An id alone would answer for a dead letter with the outcome of another command. All of it is one statement, and
-so of one snapshot, whatever is folded or switched meanwhile.
+before. An id alone would answer for a dead letter with the outcome of another command. A dead letter of another account
+is none of who asks: whoever may read one account learns nothing of another by its record's position. All of it is one
+statement, and so of one snapshot, whatever is folded or switched meanwhile.
 """
 
 import time
@@ -38,7 +39,8 @@ _OUTCOMES: LiteralString = """
     LEFT JOIN ledger.progress folded ON folded.log_partition = asked.log_partition
     LEFT JOIN LATERAL (
         SELECT reason, detail FROM ledger.dead_letters
-        WHERE log_partition = asked.log_partition AND log_offset = asked.log_offset LIMIT 1
+        WHERE log_partition = asked.log_partition AND log_offset = asked.log_offset
+            AND key = convert_to(asked.account_id, 'UTF8') LIMIT 1
     ) dead ON true
     LEFT JOIN LATERAL (
         SELECT account_id, version,

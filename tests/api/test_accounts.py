@@ -1,7 +1,13 @@
 """Reading an account over HTTP."""
 
-import pytest
+from typing import Any
 
+import pytest
+from psycopg import Connection
+
+from creditfold.api import accounts
+from creditfold.projections import queries
+from creditfold.projections.queries.progress import Standing
 from helpers.doors import Door
 
 pytestmark = pytest.mark.stack
@@ -19,6 +25,7 @@ def test_an_account_that_was_never_used_reads_as_nothing(door: Door, account: st
         "lots": [],
         "holds": [],
     }
+    assert door.http.get(f"/v1/accounts/{account}", params={"expand": "lots,hold"}).status_code == 400
     for part in ("balances", "lots", "holds", "transfers", "schedules"):
         assert door.http.get(f"/v1/accounts/{account}/{part}").json() == []
 
@@ -33,6 +40,27 @@ def test_an_answer_says_which_state_it_reflects(door: Door, account: str) -> Non
     assert answer.json()["balances"][0]["available"] == 10
     for bad, status in (("soon", 400), ("99:0", 400)):
         assert door.http.get(f"/v1/accounts/{account}", params={"at_least": bad}).status_code == status
+
+
+def test_no_answer_is_of_a_state_before_the_one_that_was_asked_for(
+    door: Door, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another generation is shown between the look at the fold and the read, and isn't folded so far."""
+    partition, offset = map(int, door.grant(account, 10).headers["Creditfold-Position"].split(":"))
+    seen: list[int] = []
+    standing = queries.standing
+
+    def ahead_once(connection: Connection[Any]) -> Standing:
+        found = standing(connection)
+        seen.append(1)
+        ahead = {one: offset + 10**6 for one, offset in found.next_offsets.items()}
+        return found._replace(next_offsets=ahead) if len(seen) == 1 else found
+
+    monkeypatch.setattr(accounts, "AT_LEAST_S", 0.5)
+    monkeypatch.setattr(queries, "standing", ahead_once)
+    answer = door.http.get(f"/v1/accounts/{account}", params={"at_least": f"{partition}:{offset + 10**5}"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_yet_folded")
+    assert len(seen) > 2
 
 
 def test_an_answer_that_is_known_is_not_sent_again(door: Door, account: str) -> None:

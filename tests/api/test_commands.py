@@ -1,12 +1,15 @@
 """Appending one command over HTTP: every kind, its outcome, repeats, rejections, previews, and bad requests."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from creditfold.api import commands
 from creditfold.api.body import MOST_BYTES, MOST_DEPTH
+from creditfold.common.position import Position
+from creditfold.log.partitioner import partition_of
 from creditfold.producers.models.commands import MODELS
 from helpers.doors import Door
 
@@ -59,6 +62,8 @@ def test_the_same_key_counts_once_whenever_it_comes_again(door: Door, account: s
     assert again.json()["decision"] == first.json()["decision"]
     other = door.append(account, "spends", key="order-1", asset="credits", amount=31)
     assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
+    stands = other.json()["first"]
+    assert (stands["position"], stands["kind"], stands["amount"]) == (first.json()["position"], "spend", 30)
     assert other.headers["Content-Type"] == "application/problem+json"
     assert door.http.get(f"/v1/accounts/{account}/balances").json()[0]["available"] == 70
 
@@ -86,6 +91,54 @@ def test_whoever_does_not_wait_finds_the_outcome_by_the_location(door: Door, acc
     assert found.json()["position"] == answer.json()["position"]
     assert door.http.get(f"/v1/accounts/{account}/commands/g").json()["decision"]["amount"] == 7
     assert door.http.get(f"/v1/accounts/{account}/commands/h").status_code == 404
+
+
+def test_a_command_is_looked_up_by_its_id(door: Door, account: str) -> None:
+    """With the steps of a batch; waited for, whether its position is known or not."""
+    door.grant(account, 10)
+    steps = [{"type": "spend", "command_id": f"step-{number}", "asset": "credits", "amount": 1} for number in (1, 2)]
+    batch = door.append(account, "batches", key="batch", steps=steps).json()
+    url = f"/v1/accounts/{account}/commands"
+    for found in (door.http.get(f"{url}/batch"), door.http.get(f"{url}/batch", params={"at": batch["position"]})):
+        assert (found.status_code, found.json()) == (200, batch)
+    partition, offset = map(int, batch["position"].split(":"))
+    ahead = {"at": f"{partition}:{offset + 10**6}", "wait": 0.1}
+    assert [door.http.get(f"{url}/late", params=asked).status_code for asked in (ahead, {"wait": 0.1})] == [202, 404]
+    with ThreadPoolExecutor(1) as beside:
+        waiting = beside.submit(door.http.get, f"{url}/late", params={"wait": 30})
+        door.append(account, "grants", key="late", asset="credits", amount=1)
+        assert (waiting.result().status_code, waiting.result().json()["accepted"]) == (200, True)
+
+
+def test_a_key_learns_no_more_than_it_may_read(door: Door, account: str) -> None:
+    """Neither what commands say in words, nor of other accounts by their records' positions, nor other balances."""
+    words = {"reason": "a complaint", "lot_class": "promo"}
+    answer = door.append(account, "grants", key="g", asset="credits", amount=9, **words)
+    position = answer.json()["position"]
+    door.append(account, "grants", asset="gold", amount=5)
+    key = door.make_key("read:statement", "append:spend", account_prefix=account, assets=["credits"])
+    with door.with_key(key.text) as client:
+        for asked in ({}, {"at": position}):
+            decision = client.get(f"/v1/accounts/{account}/commands/g", params=asked).json()["decision"]
+            assert (decision["amount"], decision["source"], decision["reason"], decision["details"]) == (9, *[None] * 3)
+            assert door.http.get(f"/v1/accounts/{account}/commands/g", params=asked).json()["decision"]["details"]
+        headers, body = {"Idempotency-Key": "s"}, {"asset": "credits", "amount": 1}
+        spends = f"/v1/accounts/{account}/spends"
+        for amount, outcome in ((1, "accepted"), (99, "rejected")):
+            preview = client.post(spends, json={**body, "amount": amount}, headers=headers, params={"preview": "true"})
+            assert (preview.json()["outcome"], list(preview.json()["balances"])) == (outcome, ["credits"])
+        other = next(name for name in map("other-{}".format, range(1_000)) if are_together(door, name, position))
+        for amount, status in ((1, 201), (2, 409)):
+            dead = door.append(other, "grants", key="secret-order", asset="credits", amount=amount)
+            assert dead.status_code == status
+        found = client.get(f"/v1/accounts/{account}/commands/x", params={"at": dead.json()["position"]})
+        assert (found.status_code, "secret-order" in found.text) == (404, False), found.text
+
+
+def are_together(door: Door, account: str, position: str) -> bool:
+    """Whether an account lives in the partition of a position."""
+    partitions = len(door.http.get("/v1/progress").json())
+    return partition_of(account.encode(), partitions) == Position.parse(position).partition
 
 
 def test_a_preview_is_what_is_decided_then_and_writes_nothing(door: Door, account: str) -> None:
