@@ -251,14 +251,17 @@ async def _caller(request: Request) -> Caller:
 AnyCaller = Annotated[Caller, Depends(_caller)]
 
 
-def needs(scope: str) -> Any:
+def needs(scope: str, *, everywhere: bool = False) -> Any:
     """The dependency of a route that a scope opens; the route's table of scopes is read from it.
 
-    A scope that ends in `*` is any that begins so, where the route looks at each command by itself.
+    A scope that ends in `*` is any that begins so, where the route looks at each command by itself. `everywhere`: the
+    route is about all accounts, and a caller that is limited to some is refused.
     """
 
     async def check(caller: AnyCaller) -> Caller:
         caller.refuse_scope(scope)
+        if everywhere:
+            caller.refuse_prefix()
         return caller
 
     check.scope = scope  # type: ignore[attr-defined]

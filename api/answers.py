@@ -154,6 +154,17 @@ def outcome_of(outcome: CommandOutcome, account: str, command_id: str, *, is_per
     )
 
 
+#: What commands say in words, by the names of their fields.
+_WORDS = frozenset({"source", "reason", "metadata", "note"})
+
+
+def without_words(fields: Any) -> Any:
+    """The fields of a record without what it says in words, which are None then; those of records within too."""
+    if isinstance(fields, dict):
+        return {name: None if name in _WORDS else without_words(value) for name, value in fields.items()}
+    return [without_words(one) for one in fields] if isinstance(fields, list) else fields
+
+
 def render(content: Answer | Sequence[Answer], status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """The response with an answer's JSON."""
     return Response(as_json(content), status, headers, "application/json")

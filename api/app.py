@@ -14,18 +14,23 @@ from creditfold.api import (
     books,
     bulk,
     commands,
+    dead_letters,
     ended,
     expiring,
+    generations,
     graphql,
     hours,
     journal,
     keys,
+    log_record,
     metrics,
     openapi,
     operation,
+    operations,
     outcomes,
     problems,
     reference,
+    rules,
     statement,
     trace,
 )
@@ -48,23 +53,8 @@ _SHOWN = (
 
 #: Those that have routes.
 _MODULES = (
-    *(
-        commands,
-        bulk,
-        accounts,
-        trace,
-        statement,
-        expiring,
-        ended,
-        hours,
-        journal,
-        books,
-        outcomes,
-        graphql,
-        keys,
-        operation,
-    ),
-    *(reference, metrics),
+    *(commands, bulk, accounts, trace, statement, expiring, ended, hours, journal, books, outcomes, graphql, keys),
+    *(dead_letters, log_record, generations, rules, operations, operation, reference, metrics),
 )
 
 

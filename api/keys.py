@@ -14,16 +14,15 @@ from fastapi.responses import Response
 from psycopg import Connection
 from psycopg import Error as PostgresError
 from psycopg_pool import PoolTimeout
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
 from creditfold.api.body import model_of
-from creditfold.api.parameters import PAGE, Cursor, Limit, cursor_of, place_of
+from creditfold.api.parameters import PAGE, BodyInstant, Cursor, Limit, cursor_of, place_of
 from creditfold.api.problems import ProblemError, of_error, responses
 from creditfold.api.service import service_of
-from creditfold.common.instants import moment_of
 from creditfold.ledger.limits import MAX_ACCOUNT, MAX_AMOUNT, MAX_ASSET, MAX_REASON, MAX_SOURCE
 from creditfold.projections.access.audit import Actor, audit_lines
 from creditfold.projections.access.keys import (
@@ -50,17 +49,7 @@ _ONCE = {"Cache-Control": "no-store"}
 MOST_OVERLAP_S = 30 * 86_400
 
 
-def _moment(value: object) -> object:
-    """An instant of a body: a text, which JSON has no other form for. Raises ValueError."""
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ValueError("must be a time of RFC 3339, as text")
-    return moment_of(value)
-
-
 Reason = Annotated[str, Field(description="Why, for the audit.", min_length=1, max_length=MAX_REASON)]
-End = Annotated[datetime | None, BeforeValidator(_moment)]
 KeyId = Annotated[str, Path(description="The key's id.", pattern="^[0-9A-Za-z]{1,64}$")]
 KeyManager = Annotated[Caller, needs("keys")]
 
@@ -86,7 +75,7 @@ class NewKeyBody(_Body):
     burst: int | None = Field(
         None, description="Requests at once; as many as in a second if not given.", ge=1, le=MOST_REQUESTS
     )
-    expires_at: End = Field(None, description="When it ends; never if not given.")
+    expires_at: BodyInstant = Field(None, description="When it ends; never if not given.")
 
 
 class RotationBody(_Body):
@@ -96,7 +85,7 @@ class RotationBody(_Body):
     overlap_s: int = Field(
         int(OVERLAP.total_seconds()), description="Seconds for which the old text stays good.", ge=0, le=MOST_OVERLAP_S
     )
-    expires_at: End = Field(None, description="When the new text ends; as the old one if not given.")
+    expires_at: BodyInstant = Field(None, description="When the new text ends; as the old one if not given.")
 
 
 class KeyAnswer(Answer):

@@ -21,8 +21,19 @@ PAGE, MOST_PAGE = 100, 1_000
 #: Characters of a cursor at most: one of the journal has an offset of each partition.
 MOST_CURSOR = 32_768
 
-#: An instant as people and services write it.
+
+def _moment_of_body(value: object) -> object:
+    """An instant of a body: a text, which JSON has no other form for. Raises ValueError."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError("must be a time of RFC 3339, as text")
+    return moment_of(value)
+
+
+#: An instant as people and services write it: in a query, and in a body.
 Instant = Annotated[datetime, BeforeValidator(moment_of)]
+BodyInstant = Annotated[datetime | None, BeforeValidator(_moment_of_body)]
 From = Annotated[Instant | None, Query(alias="from", description="The first instant that counts (RFC 3339).")]
 Since = Annotated[Instant | None, Query(description="The first instant that counts (RFC 3339).")]
 Until = Annotated[Instant | None, Query(description="The first instant that doesn't count any more (RFC 3339).")]

@@ -150,7 +150,7 @@ def of_error(error: Exception) -> ProblemError | None:
         if error.away:
             return _away(error.away, error.message)
         status = HTTPStatus.BAD_REQUEST if error.exit_code == 2 else HTTPStatus.SERVICE_UNAVAILABLE
-        return ProblemError(status, _code_of(error), error.message, error.remedy)
+        return ProblemError(status, error.error_code, error.message, error.remedy)
     return None
 
 
@@ -159,7 +159,7 @@ def _of_append(error: AppendError) -> ProblemError:
     members = {"position": None if position is None else str(position)}
     if isinstance(error, InvalidCommandError):
         return ProblemError(
-            HTTPStatus.BAD_REQUEST, _code_of(error), error.message, error.remedy, problems=list(error.problems)
+            HTTPStatus.BAD_REQUEST, error.error_code, error.message, error.remedy, problems=list(error.problems)
         )
     if isinstance(error, RecordTooLargeError):
         return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "record_too_large", error.message, error.remedy)
@@ -168,7 +168,7 @@ def _of_append(error: AppendError) -> ProblemError:
         status = HTTPStatus.INTERNAL_SERVER_ERROR if position is not None else status
     return ProblemError(
         status,
-        _code_of(error),
+        error.error_code,
         error.message,
         error.remedy,
         maybe_written=error.maybe_written,
@@ -185,11 +185,6 @@ def _away(server: str, message: str) -> ProblemError:
         f"Try again; if it stays so, look at {server} and at GET /health/ready.",
         headers={"Retry-After": str(RETRY_S)},
     )
-
-
-def _code_of(error: Exception) -> str:
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__.removesuffix("Error"))
-    return words.lower()
 
 
 def install(app: FastAPI) -> None:

@@ -51,6 +51,8 @@ GRAPHS = 2
 PREVIEWERS = 2
 #: Threads that read and write lines of bulk requests. More would only share the interpreter.
 BULKERS = 2
+#: Threads for what operators do, which may take long: reads don't wait for it.
+OPERATORS = 2
 #: Seconds that a query may take; a server that is frozen answers none, and says nothing either.
 QUERY_S = 30.0
 #: Seconds that each server has to show that it is there.
@@ -89,6 +91,7 @@ class Service:
         self._is_open = is_open
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="creditfold-read")
         self._bulk_threads = ThreadPoolExecutor(BULKERS, thread_name_prefix="creditfold-bulk")
+        self._operator_threads = ThreadPoolExecutor(OPERATORS, thread_name_prefix="creditfold-operate")
         self.readers: ConnectionPool[Connection[TupleRow]] = reader_pool(settings.dsn, "creditfold-api", READERS)
         self.previewers: AsyncConnectionPool[AsyncConnection[TupleRow]] = reader_pool_async(
             settings.dsn, "creditfold-preview", PREVIEWERS
@@ -133,6 +136,12 @@ class Service:
             self.readers.close()
             self._threads.shutdown(wait=False)
             self._bulk_threads.shutdown(wait=False)
+            self._operator_threads.shutdown(wait=False)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the server is asked to stop: what can be gone on with later ends."""
+        return self._is_stopping
 
     def stop(self) -> None:
         """Have everything under way come to its end: the server is asked to stop."""
@@ -223,6 +232,10 @@ class Service:
         """Do the work of a bulk request in threads of its own: reads don't wait for it."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._bulk_threads, lambda: work(*arguments, **options))
+
+    async def operate(self, work: Callable[[], T]) -> T:
+        """Do what an operator asks for in threads of its own; it goes on to its end when the client leaves."""
+        return await asyncio.get_running_loop().run_in_executor(self._operator_threads, work)
 
     async def query(
         self, question: Callable[Concatenate[Connection[Any], P], T], *arguments: P.args, **options: P.kwargs

@@ -12,21 +12,29 @@ from creditfold.client.answers import (
     AccountAnswer,
     AuditAnswer,
     BalanceAnswer,
+    DeadLettersAnswer,
     EndedAnswer,
     EndedTotalsAnswer,
     ExpiringAnswer,
     ExpiringMonthAnswer,
+    GenerationAnswer,
     GraphqlAnswer,
     HistoryAnswer,
     HoldAnswer,
     JournalAnswer,
     KeyAnswer,
+    LetterResultsAnswer,
     LiveAnswer,
+    LogRecordAnswer,
     LotAnswer,
     NewKeyAnswer,
+    OneDeadLetterAnswer,
+    OperationAnswer,
+    OperationsAnswer,
     OutcomeAnswer,
     ProgressAnswer,
     ReadyAnswer,
+    RulesAnswer,
     ScheduleAnswer,
     SpentAnswer,
     StatementAnswer,
@@ -569,6 +577,233 @@ class Reads(ABC):
             if (cursor := following(page)) is None:
                 return
 
+    def dead_letters(
+        self,
+        *,
+        reason: str | None = None,
+        open: bool | None = None,
+        account: str | None = None,
+        partition: int | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> DeadLettersAnswer:
+        """The records of the log that can't be folded, newest first: why, what they hold, what was decided about them.
+
+        Args:
+            reason: only those of this reason.
+            open: only those about which nothing was decided yet.
+            account: only those with this key.
+            partition: only those of this one.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            limit: rows of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                "/v1/dead-letters",
+                {200: DeadLettersAnswer},
+                query={
+                    "reason": reason,
+                    "open": open,
+                    "account": account,
+                    "partition": partition,
+                    "since": since,
+                    "until": until,
+                    "limit": limit,
+                    "cursor": cursor,
+                },
+            )
+        )
+
+    def dead_letters_pages(
+        self,
+        *,
+        reason: str | None = None,
+        open: bool | None = None,
+        account: str | None = None,
+        partition: int | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Iterator[DeadLettersAnswer]:
+        """The pages of `dead_letters`, one after the other until there are no more.
+
+        Args:
+            reason: only those of this reason.
+            open: only those about which nothing was decided yet.
+            account: only those with this key.
+            partition: only those of this one.
+            since: the first instant that counts (RFC 3339).
+            until: the first instant that doesn't count any more (RFC 3339).
+            limit: rows of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.dead_letters(
+                reason=reason,
+                open=open,
+                account=account,
+                partition=partition,
+                since=since,
+                until=until,
+                limit=limit,
+                cursor=cursor,
+            )
+            yield page
+            if (cursor := following(page)) is None:
+                return
+
+    def dead_letter(self, position: str) -> OneDeadLetterAnswer:
+        """One dead letter, also with what was decided about the command that had its id first."""
+        return self._send(
+            Call("GET", path("/v1/dead-letters/{position}", position=position), {200: OneDeadLetterAnswer})
+        )
+
+    def discard(
+        self,
+        *,
+        preview: bool | None = None,
+        account: str | None = None,
+        every: bool | None = None,
+        limit: int | None = None,
+        partition: int | None = None,
+        positions: Sequence[str] | None = None,
+        reason: str | None = None,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        why: str | None = None,
+    ) -> LetterResultsAnswer:
+        """Decide that nothing is done about dead letters. They stay, and can't be redriven any more.
+
+        Args:
+            preview: show what would be done, and do nothing.
+            account: the open ones with this key.
+            every: all open ones.
+            limit: of those that a filter finds, the oldest ones.
+            partition: the open ones of this partition.
+            positions: of their records, `partition:offset`.
+            reason: the open ones of this reason.
+            since: the open ones appended at this instant or later (RFC 3339).
+            until: the open ones appended before this instant (RFC 3339).
+            why: for the audit, and kept with the decision; needed but for a preview.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "POST",
+                "/v1/dead-letters:discard",
+                {200: LetterResultsAnswer},
+                query={"preview": preview},
+                **json_body(
+                    account=account,
+                    every=every,
+                    limit=limit,
+                    partition=partition,
+                    positions=positions,
+                    reason=reason,
+                    since=since,
+                    until=until,
+                    why=why,
+                ),
+                is_repeatable=False,
+            )
+        )
+
+    def redrive(
+        self,
+        *,
+        preview: bool | None = None,
+        account: str | None = None,
+        command: dict[str, Any] | None = None,
+        confirmed: bool | None = None,
+        every: bool | None = None,
+        fields: dict[str, Any] | None = None,
+        limit: int | None = None,
+        metadata: dict[str, str] | None = None,
+        partition: int | None = None,
+        positions: Sequence[str] | None = None,
+        reason: str | None = None,
+        since: Instant | None = None,
+        type: str | None = None,
+        until: Instant | None = None,
+        why: str | None = None,
+    ) -> LetterResultsAnswer:
+        """Append the commands of dead letters again, corrected if needed, each once, ever, and wait for their outcomes.
+
+        One that was interrupted is finished by the same request again. A correction needs the scope, the limits and the
+        amounts of the command that it makes.
+
+        Args:
+            preview: show what would be done, and do nothing.
+            account: the open ones with this key.
+            command: the whole command instead, with its type.
+            confirmed: whether what looks like a mistake is meant.
+            every: all open ones.
+            fields: fields of the command that differ.
+            limit: of those that a filter finds, the oldest ones.
+            metadata: metadata that differ.
+            partition: the open ones of this partition.
+            positions: of their records, `partition:offset`.
+            reason: the open ones of this reason.
+            since: the open ones appended at this instant or later (RFC 3339).
+            type: the command's type, if that differs.
+            until: the open ones appended before this instant (RFC 3339).
+            why: for the audit, and kept with the decision; needed but for a preview.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "POST",
+                "/v1/dead-letters:redrive",
+                {200: LetterResultsAnswer},
+                query={"preview": preview},
+                **json_body(
+                    account=account,
+                    command=command,
+                    confirmed=confirmed,
+                    every=every,
+                    fields=fields,
+                    limit=limit,
+                    metadata=metadata,
+                    partition=partition,
+                    positions=positions,
+                    reason=reason,
+                    since=since,
+                    type=type,
+                    until=until,
+                    why=why,
+                ),
+                is_repeatable=False,
+            )
+        )
+
     def ended(
         self,
         *,
@@ -664,6 +899,138 @@ class Reads(ABC):
     def expiring_totals(self, *, until: Instant | None = None) -> Rows[ExpiringMonthAnswer]:
         """The credits of all accounts that will end, by month and asset, as the accounts were last settled."""
         return self._send(Call("GET", "/v1/expiring", {200: list[ExpiringMonthAnswer]}, query={"until": until}))
+
+    def generations(self) -> Rows[GenerationAnswer]:
+        """All generations, oldest first: what they are, how far they are folded, how large they are."""
+        return self._send(Call("GET", "/v1/generations", {200: list[GenerationAnswer]}))
+
+    def drop(self, number: int, *, why: str) -> GenerationAnswer:
+        """Remove a generation and its tables for good, and answer with what it was. The live one is refused.
+
+        Args:
+            number: the generation's number.
+            why: why, for the audit.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "DELETE",
+                path("/v1/generations/{number}", number=number),
+                {200: GenerationAnswer},
+                query={"why": why},
+                is_repeatable=False,
+            )
+        )
+
+    def activate(
+        self, number: int, *, why: str, accept_differences: bool | None = None, log_replaced: bool | None = None
+    ) -> OperationAnswer:
+        """Make a generation the live one, which readers see and workers fold, brought up to it and proven to be equal.
+
+        Going back is activating the old one.
+
+        Args:
+            number: the generation's number.
+            why: why, for the audit.
+            accept_differences: switch although decisions differ.
+            log_replaced: the log was restored into a new topic, of which this was folded.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "POST",
+                path("/v1/generations/{number}:activate", number=number),
+                {202: OperationAnswer},
+                **json_body(why=why, accept_differences=accept_differences, log_replaced=log_replaced),
+                is_repeatable=False,
+            )
+        )
+
+    def verify(self, number: int, *, why: str, against: int | None = None, limit: int | None = None) -> OperationAnswer:
+        """Prove that a generation is what the log says: compare it with the live one, the live one with a fresh fold.
+
+        Args:
+            number: the generation's number.
+            why: why, for the audit.
+            against: another generation; the live one if not given, or of that a fresh fold.
+            limit: differences that are named.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "POST",
+                path("/v1/generations/{number}:verify", number=number),
+                {202: OperationAnswer},
+                **json_body(why=why, against=against, limit=limit),
+                is_repeatable=False,
+            )
+        )
+
+    def rebuild(
+        self,
+        *,
+        why: str,
+        note: str | None = None,
+        processes: int | None = None,
+        rate: int | None = None,
+        resume: int | None = None,
+        tablespace: str | None = None,
+        until: Instant | None = None,
+        until_positions: Sequence[str] | None = None,
+    ) -> OperationAnswer:
+        """Fold the log into a new generation besides the live one, or go on with one that was interrupted.
+
+        Readers notice nothing. With `until` or `until_positions` it ends there, and is for looking at only.
+
+        Args:
+            why: why, for the audit.
+            note: what it is for, for people.
+            processes: that fold at a time; one for each core if not given.
+            rate: records a second at most; the live fold keeps its latency.
+            resume: go on with this generation.
+            tablespace: postgreSQL's, of the new tables.
+            until: the last instant of the log's clock that counts (RFC 3339).
+            until_positions: the last record of its partition that counts, `partition:offset`.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "POST",
+                "/v1/generations:rebuild",
+                {202: OperationAnswer},
+                **json_body(
+                    why=why,
+                    note=note,
+                    processes=processes,
+                    rate=rate,
+                    resume=resume,
+                    tablespace=tablespace,
+                    until=until,
+                    until_positions=until_positions,
+                ),
+                is_repeatable=False,
+            )
+        )
 
     def journal(
         self,
@@ -841,6 +1208,65 @@ class Reads(ABC):
             )
         )
 
+    def log_record(self, partition: int, offset: int) -> LogRecordAnswer:
+        """One record of the log, decoded, with its key and its headers. It needn't be folded yet, nor be a command.
+
+        Args:
+            partition: of the log.
+            offset: in the partition.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET", path("/v1/log/{partition}/{offset}", partition=partition, offset=offset), {200: LogRecordAnswer}
+            )
+        )
+
+    def operations(self, *, limit: int | None = None, cursor: str | None = None) -> OperationsAnswer:
+        """Long operations, newest first: those of the kinds that the caller's scopes open.
+
+        Args:
+            limit: rows of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call("GET", "/v1/operations", {200: OperationsAnswer}, query={"limit": limit, "cursor": cursor})
+        )
+
+    def operations_pages(self, *, limit: int | None = None, cursor: str | None = None) -> Iterator[OperationsAnswer]:
+        """The pages of `operations`, one after the other until there are no more.
+
+        Args:
+            limit: rows of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.operations(limit=limit, cursor=cursor)
+            yield page
+            if (cursor := following(page)) is None:
+                return
+
+    def operation(self, number: int) -> OperationAnswer:
+        """A long operation: how far it is, and what came of it."""
+        return self._send(Call("GET", path("/v1/operations/{number}", number=number), {200: OperationAnswer}))
+
     def progress(self) -> Rows[ProgressAnswer]:
         """How far each partition of the log is folded."""
         return self._send(Call("GET", "/v1/progress", {200: list[ProgressAnswer]}))
@@ -910,6 +1336,34 @@ class Reads(ABC):
             if (cursor := following(page)) is None:
                 return
             from_ = None
+
+    def rules(self) -> RulesAnswer:
+        """Which versions of the rules this release has, and which is in force in each partition since when."""
+        return self._send(Call("GET", "/v1/rules", {200: RulesAnswer}))
+
+    def diff(self, *, why: str, limit: int | None = None, rules: int | None = None) -> OperationAnswer:
+        """Decide history again by other rules, or by this release's code, and show what would be decided otherwise.
+
+        Args:
+            why: why, for the audit.
+            limit: differences that are named.
+            rules: their version; if not given those that the log has in force, by this release's code.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "POST",
+                "/v1/rules:diff",
+                {202: OperationAnswer},
+                **json_body(why=why, limit=limit, rules=rules),
+                is_repeatable=False,
+            )
+        )
 
     def spent(
         self,

@@ -4,7 +4,11 @@ It stands in the lowest room so that each room above can derive from it. `ledger
 invariant there is a defect of ours and must never be caught as if it were the user's.
 """
 
+import re
+
 __all__ = ["CreditfoldError"]
+
+_BETWEEN_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class CreditfoldError(Exception):
@@ -25,6 +29,11 @@ class CreditfoldError(Exception):
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+
+    @property
+    def error_code(self) -> str:
+        """The kind of the error for a program, by its class: `invalid_position` of an InvalidPositionError."""
+        return _BETWEEN_WORDS.sub("_", type(self).__name__.removesuffix("Error")).lower()
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}".strip()

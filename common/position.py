@@ -1,5 +1,6 @@
 """Which log it is, and where a record stands in it. Knows nothing of the client that wrote or reads it."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from creditfold.common.errors import CreditfoldError
@@ -52,3 +53,16 @@ class Position(NamedTuple):
         raise InvalidPositionError(
             f"{text[:60]!r} is not a position.", "Write it as partition:offset, for example 3:1042."
         )
+
+
+def next_offsets_of(texts: Sequence[str]) -> dict[int, int]:
+    """Read the positions of some partitions' last records as the offsets that come next.
+
+    Raises:
+        InvalidPositionError: a text is no position, or two are of the same partition.
+    """
+    positions = [Position.parse(text) for text in texts]
+    found = {position.partition: position.offset + 1 for position in positions}
+    if len(found) < len(positions):
+        raise InvalidPositionError("Two positions are of the same partition.", "Name each partition once.")
+    return found

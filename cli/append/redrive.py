@@ -1,14 +1,14 @@
 """The commands that decide about dead letters: redrive, discard. Owns their options, their words and their exit codes.
 
-The workflow is in processors/redrive.py; what is appended is judged in producers/redrive.py.
+The workflow is in processors/redrive.py, that of several in processors/letters.py; what is appended is judged in
+producers/redrive.py.
 """
 
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -28,14 +28,13 @@ from creditfold.cli.shared.progress import progress_bar
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.schemas.dead_letters import DeadLetterReason
-from creditfold.schemas.outcome import OutcomeKind
 
 if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-    from creditfold.processors.redrive import Redriven, Redriver
-    from creditfold.producers.models.commands import Command
+    from creditfold.processors.letters import LetterResult, Selection
+    from creditfold.processors.redrive import Redriver
     from creditfold.producers.redrive import Corrections
     from creditfold.projections.queries.dead_letters import DeadLetterState, LetterKey
 
@@ -94,31 +93,6 @@ class NotConfirmedError(CreditfoldError):
     """The answer to the question was no."""
 
 
-class Result(NamedTuple):
-    """One letter's result: an outcome's name, `refused`, or what would be done; `to` is the new record's position."""
-
-    position: Position
-    reason: str
-    result: str
-    to: Position | None = None
-    detail: str = ""
-    command: Mapping[str, Any] | None = None
-
-
-class Selection(NamedTuple):
-    """The letters to act on: those at positions, or the undecided ones of a filter."""
-
-    positions: Sequence[Position]
-    reason: str | None
-    account: str | None
-    since: datetime | None
-
-    @property
-    def one(self) -> Position | None:
-        """The letter's position, if exactly one is named."""
-        return self.positions[0] if len(self.positions) == 1 else None
-
-
 def redrive(
     positions: PositionsArgument = None,
     *,
@@ -152,7 +126,7 @@ def redrive(
     """
     selection = _selection(positions, reason, account, since, all)
     corrections = _corrections(set or [], type, command)._replace(confirmed=yes)
-    _refuse_one_id_for_many(selection, corrections)
+    selection.refuse_one_id(corrections)
     with _redriver(author_of(by), reason_of(why, "--why"), corrections, timeout) as redriver:
         # A redrive whose decision was lost with a database shows in the log alone.
         redriver.await_fold()
@@ -185,21 +159,19 @@ def discard(
       creditfold dead-letters discard --reason not_framed --why "noise from a test" --dry-run
     """
     from creditfold.common.settings import load_settings
-    from creditfold.processors import redrive as workflow
+    from creditfold.processors import letters as workflow
     from creditfold.projections.queries import decisions
-    from creditfold.projections.queries.dead_letters import OPEN
 
     selection = _selection(positions, reason, account, since, all)
     author, note = author_of(by), reason_of(why, "--why")
     with decisions.decision_connection(load_settings().dsn) as connection:
         topic_id = decisions.live_log(connection).topic_id
-        wish = decisions.NewDecision("discard", author, note)
+        wish = None if dry_run else decisions.NewDecision("discard", author, note)
 
-        def discarded(letter: "DeadLetterState") -> Result:
-            workflow.discard(connection, topic_id, letter, None if dry_run else wish)
-            return Result(letter.position, letter.reason, "would_be_discarded" if dry_run else "discarded")
+        def discarded(letter: "DeadLetterState") -> "LetterResult":
+            return workflow.discarded(connection, topic_id, letter, wish)
 
-        chosen = _chosen(connection, selection, (OPEN,))
+        chosen = workflow.chosen(connection, selection, workflow.TO_DISCARD)
         if not (dry_run or selection.positions):
             _confirm("Discard", chosen, yes, json)
         results = _each(connection, selection, chosen, discarded, verb="discarding", json=json)
@@ -214,18 +186,17 @@ def discard(
 
 def _selection(
     positions: list[str] | None, reason: DeadLetterReason | None, account: str | None, since: str | None, all: bool
-) -> Selection:
+) -> "Selection":
+    from creditfold.processors.letters import Selection
+    from creditfold.projections.queries.dead_letters import LetterFilter
+
     ways = bool(positions) + bool(reason is not None or account is not None or since is not None) + all
     if ways != 1:
         fault = "Which dead letters?" if not ways else "Positions, a filter and --all exclude each other."
         raise ArgumentError(fault, "Name positions, or a filter (--reason, --account, --since), or --all.")
     places = tuple(dict.fromkeys(Position.parse(text) for text in positions or ()))
-    return Selection(
-        places,
-        reason,
-        checked_account(account) if account is not None else None,
-        moment_of(since) if since is not None else None,
-    )
+    key = None if account is None else checked_account(account).encode()
+    return Selection(places, LetterFilter(reason, key, moment_of(since) if since is not None else None))
 
 
 def _corrections(pairs: list[str], type: str | None, command: str | None) -> "Corrections":
@@ -267,14 +238,6 @@ def _command(text: str) -> Mapping[str, Any]:
     return found
 
 
-def _refuse_one_id_for_many(selection: Selection, corrections: "Corrections") -> None:
-    # Two letters of one account with the same body would become one command and its duplicate.
-    if selection.one is None and ("command_id" in corrections.fields or corrections.command is not None):
-        raise ArgumentError(
-            "Several letters can't have one command id.", "Correct them one by one, by their positions."
-        )
-
-
 # Which letters.
 
 
@@ -287,27 +250,6 @@ def _redriver(by: str, why: str, corrections: "Corrections", timeout: float) -> 
     settings = load_settings()
     with decision_connection(settings.dsn) as connection, ExitStack() as closing:
         yield Redriver(connection, settings, by, why, corrections, timeout, closing)
-
-
-def _letter(connection: "Connection[TupleRow]", position: Position) -> "DeadLetterState":
-    from creditfold.projections.queries.dead_letters import dead_letter
-
-    found = dead_letter(connection, position)
-    if found is None:
-        raise ArgumentError(
-            f"There is no dead letter at {position}.", "See `creditfold dead-letters list` for those there are."
-        )
-    return found
-
-
-def _chosen(connection: "Connection[TupleRow]", selection: Selection, states: Sequence[str]) -> "Sequence[LetterKey]":
-    from creditfold.projections.queries.dead_letters import LetterFilter, LetterKey, selected
-
-    if selection.positions:
-        # All of them are looked up before anything is decided about the first.
-        return [LetterKey(*position, _letter(connection, position).reason) for position in selection.positions]
-    key = selection.account.encode() if selection.account is not None else None
-    return selected(connection, LetterFilter(selection.reason, key, selection.since), states)
 
 
 def _confirm(verb: str, chosen: "Sequence[LetterKey]", yes: bool, json: bool) -> None:
@@ -329,7 +271,9 @@ def _confirm(verb: str, chosen: "Sequence[LetterKey]", yes: bool, json: bool) ->
 
 
 def _redrive_one(redriver: "Redriver", position: Position, wait: bool, json: bool) -> None:
-    done = redriver.redrive(_letter(redriver.connection, position))
+    from creditfold.processors.letters import letter_at
+
+    done = redriver.redrive(letter_at(redriver.connection, position))
     more = {"redrive_of": position}
     if not json:
         say(f"redriven: {position} as {done.to}")
@@ -341,92 +285,50 @@ def _redrive_one(redriver: "Redriver", position: Position, wait: bool, json: boo
 
 
 def _redrive_many(
-    redriver: "Redriver", selection: Selection, *, dry_run: bool, yes: bool, wait: bool, json: bool
+    redriver: "Redriver", selection: "Selection", *, dry_run: bool, yes: bool, wait: bool, json: bool
 ) -> None:
-    from creditfold.projections.queries.dead_letters import OPEN, REDRIVING
+    from creditfold.processors import letters as workflow
 
-    commands: dict[Position, Redriven] = {}
+    def redriven(letter: "DeadLetterState") -> "LetterResult":
+        return (workflow.would_be_redriven if dry_run else workflow.redriven)(redriver, letter)
 
-    def redriven(letter: "DeadLetterState") -> Result:
-        if dry_run:
-            command = _plain(redriver.judge(letter).command)
-            return Result(letter.position, letter.reason, "would_be_redriven", detail=_named(command), command=command)
-        done = commands[letter.position] = redriver.redrive(letter)
-        return Result(letter.position, letter.reason, "appended", done.to)
-
-    chosen = _chosen(redriver.connection, selection, (OPEN, REDRIVING))
+    chosen = workflow.chosen(redriver.connection, selection, workflow.TO_REDRIVE)
     if not (dry_run or selection.positions):
         _confirm("Redrive", chosen, yes, json)
     results = _each(redriver.connection, selection, chosen, redriven, verb="redriving", json=json)
     if wait:
-        results = [_with_outcome(redriver, row, commands.get(row.position)) for row in results]
+        results = [workflow.with_outcome(redriver, row) for row in results]
     _report_results(results, json)
-
-
-def _plain(command: "Command") -> dict[str, Any]:
-    return {"type": command.type, **command.fields}
-
-
-def _named(command: Mapping[str, Any]) -> str:
-    # Not every command has an amount of an asset.
-    what = " ".join(str(command[name]) for name in ("amount", "asset") if command.get(name))
-    of = f" of {what}" if what else ""
-    return f"{command['type']}{of}, account {command['account']}, command {command['command_id']}"
-
-
-def _with_outcome(redriver: "Redriver", row: Result, done: "Redriven | None") -> Result:
-    """Add a record's outcome to its result; `not_folded_yet` where the fold hasn't passed it in time."""
-    from creditfold.projections.queries.progress import NotYetFoldedError
-
-    if done is None:
-        return row
-    try:
-        outcome = awaited_outcome(redriver.connection, done.command, done.to, redriver.timeout_s)
-    except NotYetFoldedError:
-        redriver.timeout_s = 0
-        return row._replace(result=NOT_FOLDED)
-    detail = outcome.reason or ""
-    if outcome.kind == OutcomeKind.DEAD_LETTER:
-        detail = f"{outcome.reason}: {outcome.detail}"
-    elif outcome.kind == OutcomeKind.DUPLICATE:
-        detail = "its command was decided before; that outcome stands"
-    return row._replace(result=outcome.kind, detail=detail)
 
 
 def _each(
     connection: "Connection[TupleRow]",
-    selection: Selection,
+    selection: "Selection",
     chosen: "Sequence[LetterKey]",
-    act: "Callable[[DeadLetterState], Result]",
+    act: "Callable[[DeadLetterState], LetterResult]",
     *,
     verb: str,
     json: bool,
-) -> list[Result]:
-    """Do the same with each letter. A refusal is a result; any other failure ends it, after the results are printed.
+) -> "list[LetterResult]":
+    """Do the same with each letter; where that ends early, the results are printed.
 
     Where one letter is named, a refusal is raised as it is.
     """
-    from creditfold.producers.redrive import RedriveRefusedError
-    from creditfold.projections.queries.decisions import RedriveUnderWayError
+    from creditfold.processors.letters import each, letter_at
 
     if selection.one is not None:
-        return [act(_letter(connection, selection.one))]
-    results: list[Result] = []
+        return [act(letter_at(connection, selection.one))]
+    results: list[LetterResult] = []
     try:
         with progress_bar(verb, "dead letters", quiet=json) as bar:
-            for count, row in enumerate(chosen, start=1):
-                try:
-                    results.append(act(_letter(connection, row.position)))
-                except (RedriveRefusedError, RedriveUnderWayError) as error:
-                    results.append(Result(row.position, row.reason, "refused", detail=str(error)))
-                bar(count, len(chosen), count)
+            each(connection, chosen, act, results, lambda count: bar(count, len(chosen), count))
     except BaseException:
         _print_results(results, json)
         raise
     return results
 
 
-def _report_results(results: list[Result], json: bool) -> None:
+def _report_results(results: "list[LetterResult]", json: bool) -> None:
     _print_results(results, json)
     if any(row.result not in FINE and row.result != NOT_FOLDED for row in results):
         raise typer.Exit(REJECTED)
@@ -438,7 +340,7 @@ def _report_results(results: list[Result], json: bool) -> None:
         )
 
 
-def _print_results(results: list[Result], json: bool) -> None:
+def _print_results(results: "list[LetterResult]", json: bool) -> None:
     if json:
         print_json(results)
         return
@@ -448,7 +350,7 @@ def _print_results(results: list[Result], json: bool) -> None:
     shown = [row for row in results if row.detail] if len(results) > SHOWN else results
     print_table(
         ("position", "reason", "result", "to", "detail"),
-        [(row.position, row.reason, row.result, row.to, row.detail) for row in shown[:SHOWN]],
+        [(row.position, row.reason, row.result, row.to, f"{row.detail} {row.remedy}".strip()) for row in shown[:SHOWN]],
     )
     if len(shown) > SHOWN:
         say(f"and {len(shown) - SHOWN:,} more; --json shows all")

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from creditfold.cli.shared.arguments import ArgumentError, JsonOption, LimitOption, period_of
-from creditfold.cli.shared.output import instant, print_json, print_table, say
+from creditfold.cli.shared.output import print_json, print_table, say
 from creditfold.cli.shared.projection import projection
+from creditfold.common.documents import instant
 from creditfold.common.position import Position
 from creditfold.schemas.dead_letters import DeadLetterReason
 

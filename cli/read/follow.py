@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from creditfold.cli.shared.arguments import AccountArgument, ArgumentError, checked_account
-from creditfold.cli.shared.output import instant, print_json_line, safe, say
+from creditfold.cli.shared.output import print_json_line, safe, say
+from creditfold.common.documents import instant
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.instants import EPOCH
 from creditfold.common.position import InvalidPositionError, Position

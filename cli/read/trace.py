@@ -7,9 +7,10 @@ import typer
 
 from creditfold.cli.read.lots import print_lots
 from creditfold.cli.shared.arguments import AccountArgument, ArgumentError, JsonOption, checked_account
-from creditfold.cli.shared.output import NONE, instant, print_json, print_table, say
+from creditfold.cli.shared.output import NONE, print_json, print_table, say
 from creditfold.cli.shared.projection import projection
 from creditfold.cli.shared.reasons import DEAD, REJECTED
+from creditfold.common.documents import instant
 from creditfold.common.position import Position
 from creditfold.schemas.outcome import OutcomeKind
 

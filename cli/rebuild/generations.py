@@ -4,9 +4,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from creditfold.cli.shared.output import counted, print_json, print_table, say
 from creditfold.cli.shared.progress import fold_bar
 from creditfold.cli.shared.projection import projection
 from creditfold.common.errors import CreditfoldError
-from creditfold.common.position import Position
+from creditfold.common.position import next_offsets_of
 
 if TYPE_CHECKING:
     from creditfold.projections.generations.catalog import Generation
@@ -81,6 +81,7 @@ def rebuild(
     """
     from creditfold.common.settings import load_settings
     from creditfold.processors.rebuild import steps
+    from creditfold.processors.rebuild.documents import of_generation
     from creditfold.processors.rebuild.processes import fold_processes_at_once
 
     if resume is not None and (until or until_position or tablespace or note):
@@ -88,7 +89,7 @@ def rebuild(
     request = steps.Request(
         resume,
         until_ms=None if until is None else milliseconds(until),
-        until_offsets=offsets_of(until_position) if until_position else None,
+        until_offsets=next_offsets_of(until_position) if until_position else None,
         tablespace=tablespace,
         processes=processes,
         note=note,
@@ -101,7 +102,7 @@ def rebuild(
     seconds = time.monotonic() - began
     _report_unfinished()
     if json:
-        print_json({**_document(done), "seconds": round(seconds, 3)})
+        print_json({**of_generation(done), "seconds": round(seconds, 3)})
         return
     records = counted(done.records, "record")
     say(f"Generation {done.number} is ready: {records} in {seconds:,.1f} s, digest {done.digest}.")
@@ -159,12 +160,13 @@ def generations(json: JsonOption = False) -> None:
       creditfold generations
       creditfold generations --json
     """
+    from creditfold.processors.rebuild.documents import of_generation
     from creditfold.projections.generations import catalog, removal
 
     with projection() as connection:
         rows, left = catalog.generations(connection), removal.leftovers(connection)
     if json:
-        print_json([{**_document(row), "is_leftover": row.number in left} for row in rows])
+        print_json([{**of_generation(row), "is_leftover": row.number in left} for row in rows])
         return
     columns = ("number", "state", "purpose", "records", "position", "size MB", "digest", "made at", "activated at")
     print_table((*columns, "note"), [_row(row) for row in rows])
@@ -196,6 +198,7 @@ def activate(
     """
     from creditfold.common.settings import load_settings
     from creditfold.processors.rebuild import steps
+    from creditfold.processors.rebuild.documents import of_switch
 
     if accept_differences and not note:
         raise ArgumentError("--accept-differences needs a reason.", "Add --note WHY; it is kept in the catalog.")
@@ -204,7 +207,7 @@ def activate(
             load_settings(), number, steps.ActivationOptions(accept_differences, log_replaced, note), bar
         )
     if json:
-        print_json(done)
+        print_json(of_switch(done))
         return
     say(f"Generation {done.new} is live; it was {done.old}. The fold stood still for {done.halted_s:.2f} s.")
     if done.differing_partitions:
@@ -227,22 +230,9 @@ def drop(number: NumberArgument) -> None:
     say(f"Generation {number} is gone.")
 
 
-def offsets_of(texts: Sequence[str]) -> Mapping[int, int]:
-    """Read positions as the next offset by partition. Raises ArgumentError for two of one partition."""
-    positions = [Position.parse(text) for text in texts]
-    found = {position.partition: position.offset + 1 for position in positions}
-    if len(found) < len(positions):
-        raise ArgumentError("Two positions are of the same partition.", "Name each partition once.")
-    return found
-
-
 def _row(row: "Generation") -> tuple[object, ...]:
     positions = " ".join(f"{partition}:{offset}" for partition, offset in row.next_offsets.items())
     size = round(row.size_bytes / 2**20, 1)
     state = f"{row.state}, partial" if row.is_partial else row.state
     moments = (row.made_at, row.activated_at, row.note)
     return (str(row.number), state, row.purpose, row.records, positions, size, row.digest, *moments)
-
-
-def _document(row: "Generation") -> dict[str, Any]:
-    return {**row._asdict(), "log": row.log._asdict(), "is_partial": row.is_partial}

@@ -48,6 +48,7 @@ def verify(
       creditfold verify 1 2 --json
     """
     from creditfold.common.settings import load_settings
+    from creditfold.processors.rebuild.documents import of_comparison
     from creditfold.processors.rebuild.verify import verify as run
 
     numbers = generations or []
@@ -60,7 +61,7 @@ def verify(
     with fold_bar() as bar:
         verdict = run(load_settings(), left, right, limit, bar, keep=keep)
     if json:
-        print_json(_verdict_document(verdict))
+        print_json(of_comparison(verdict))
     else:
         _print_verdict(verdict)
     if not verdict.equal:
@@ -75,18 +76,6 @@ def _drop_leftovers() -> None:
         dropped = drop_leftovers(connection)
     for number in dropped:
         print(f"Dropped generation {number}, which a run that was killed had left.", file=sys.stderr)
-
-
-def _verdict_document(verdict: "Comparison") -> dict[str, Any]:
-    accounts = [
-        {"account": row.account, "records": row.records, "first": _difference_document(row.first)}
-        for row in verdict.accounts
-    ]
-    return {**verdict._asdict(), "accounts": accounts}
-
-
-def _difference_document(difference: "Difference") -> dict[str, Any]:
-    return {"position": _place(difference), "left": difference.left, "right": difference.right}
 
 
 class _Section(NamedTuple):
@@ -242,6 +231,7 @@ def diff(
     """
     from creditfold.common.settings import load_settings
     from creditfold.ledger import known_rules
+    from creditfold.processors.rebuild.documents import of_diff
     from creditfold.processors.rebuild.verify import diff as run
 
     if rules is not None and rules not in known_rules():
@@ -253,7 +243,7 @@ def diff(
     with fold_bar() as bar:
         changes = run(load_settings(), rules, limit, bar)
     if json:
-        print_json({**changes._asdict(), "changes": [_difference_document(change) for change in changes.changes]})
+        print_json(of_diff(changes))
     else:
         _print_changes(changes)
     if changes.changed or changes.balances_only:

@@ -4,19 +4,16 @@ Everything that comes from the log was written by strangers, so nothing of it re
 sequence, and nothing of it is read as markup.
 """
 
-import base64
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
-from enum import Enum
-from pathlib import Path
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
+from creditfold.common.documents import as_json, instant
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.lookalikes import escaped, is_unseen
-from creditfold.common.position import Position
 from creditfold.common.spreadsheet import BYTE_ORDER_MARK, csv_line
 
 if TYPE_CHECKING:
@@ -58,35 +55,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def as_json(value: Any) -> Any:
-    """Make plain JSON of rows: instants in ISO 8601 UTC, bytes in base64, a position as `partition:offset`."""
-    if isinstance(value, Position):
-        return str(value)
-    if isinstance(value, datetime):
-        return instant(value)
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, bytes | memoryview):
-        return base64.b64encode(bytes(value)).decode()
-    if isinstance(value, Enum | Path):
-        return str(value.value) if isinstance(value, Enum) else str(value)
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return as_json(_with_position(value._asdict()))
-    if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    return value
-
-
-def _with_position(row: dict[str, Any]) -> dict[str, Any]:
-    """Put one `position` where a row has partition and offset in two fields."""
-    if not {"log_partition", "log_offset"} <= row.keys():
-        return row
-    position = Position(row.pop("log_partition"), row.pop("log_offset"))
-    return {"position": position, **row}
-
-
 def print_json(value: Any, file: TextIO | None = None) -> None:
     """Print one JSON document."""
     with written(file):
@@ -112,13 +80,6 @@ def _shown(char: str) -> str:
     if char == "\n" or (char.isprintable() and not is_unseen(char)):
         return char
     return "\\u007f" if char == "\x7f" else json.dumps(char)[1:-1]
-
-
-def instant(moment: datetime | None) -> str:
-    """An instant in ISO 8601 UTC to the millisecond; empty for none."""
-    if moment is None:
-        return ""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def safe(value: Cell) -> str:

@@ -25,7 +25,15 @@ from creditfold.log.topics import describe_log, describe_topic
 from creditfold.processors.rebuild.partition import RebuildJob
 from creditfold.processors.rebuild.processes import FoldProcesses, fold_here
 from creditfold.projections.connections import pinned
-from creditfold.projections.generations.catalog import Generation, GenerationError, bookmarks, generation, live_number
+from creditfold.projections.generations.catalog import (
+    Generation,
+    GenerationError,
+    bookmarks,
+    generation,
+    live_number,
+    refuse_live,
+    refuse_unready,
+)
 from creditfold.projections.generations.indexes import finish, is_indexed
 from creditfold.projections.generations.locks import held
 from creditfold.projections.generations.switch import Halt, halted, switch
@@ -205,11 +213,7 @@ def _possible(until: Mapping[int, int], ends: Mapping[int, int]) -> Mapping[int,
 
 
 def _refuse_unfit(found: Generation, log: Log) -> None:
-    if found.state == "live":
-        raise GenerationError(
-            f"Generation {found.number} is live: readers see it, and workers fold it.",
-            "There is nothing to activate. To fold the log anew: creditfold rebuild",
-        )
+    refuse_live(found)
     refuse_other_layout(found.number, found.layout)
     refuse_other_log(found.log, log)
 
@@ -357,7 +361,7 @@ def activate(settings: Settings, number: int, options: ActivationOptions, observ
     with pinned(settings.dsn, SWITCHING) as connection:
         found = generation(connection, number)
         _refuse_unfit(found, log)
-        _refuse_unready(found)
+        refuse_unready(found)
         live = generation(connection, live_number(connection))
         # Readers see both for the time of the switch, through the same views.
         refuse_other_layout(live.number, live.layout)
@@ -368,7 +372,7 @@ def activate(settings: Settings, number: int, options: ActivationOptions, observ
             )
         with held(connection, number):
             # Read again, since until now others could work on it.
-            _refuse_unready(found := generation(connection, number))
+            refuse_unready(found := generation(connection, number))
             context = RebuildContext(settings, connection, observer)
             # Workers couldn't go on with it either.
             _refuse_other_history(context, found, found.next_offsets)
@@ -393,18 +397,6 @@ def _switch_over(
         differing = _take_over(settings, connection, number, halt, options)
         switch(connection, halt.number, number, options.note)
     return Switch(halt.number, number, time.monotonic() - began, differing)
-
-
-def _refuse_unready(found: Generation) -> None:
-    if found.state == "building":
-        raise GenerationError(
-            f"Generation {found.number} isn't finished.", f"Finish it: creditfold rebuild --resume {found.number}"
-        )
-    if found.is_partial:
-        raise GenerationError(
-            f"Generation {found.number} is for looking at: it ends early, or was decided by rules of choice.",
-            "Rebuild a whole one: creditfold rebuild",
-        )
 
 
 def _approach(context: RebuildContext, number: int) -> None:

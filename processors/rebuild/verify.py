@@ -18,7 +18,14 @@ from creditfold.log.continuity import LogReplacedError, replacements
 from creditfold.log.topics import describe_log
 from creditfold.processors.rebuild.steps import ProgressObserver, Request, rebuild
 from creditfold.projections.connections import pinned, snapshot
-from creditfold.projections.generations.catalog import Generation, GenerationError, bookmarks, generation, live_number
+from creditfold.projections.generations.catalog import (
+    Generation,
+    GenerationError,
+    SameGenerationError,
+    bookmarks,
+    generation,
+    live_number,
+)
 from creditfold.projections.generations.removal import KEPT, drop, hold_scratch
 from creditfold.projections.proof.chain import SelfCheck, chain_at, check_self, parting
 from creditfold.projections.proof.differences import Difference, LineOutcome, differences
@@ -35,12 +42,6 @@ from creditfold.projections.tables.scripts import refuse_other_layout
 
 #: Most accounts with differences that are counted one by one.
 MOST_ACCOUNTS = 1_000_000
-
-
-class SameGenerationError(GenerationError):
-    """A generation was to be compared with itself."""
-
-    exit_code = 2
 
 
 class PartitionComparison(NamedTuple):

@@ -1,10 +1,11 @@
 """The audit of what operators did through the HTTP door: who, when, from where, why, and what changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from psycopg import Connection
+from psycopg import Connection, Error
 from psycopg.types.json import Jsonb
 
 from creditfold.common.errors import CreditfoldError
@@ -62,6 +63,39 @@ def record_action(
            VALUES (%s, %s, %s, %s, %s, %s, %s, %s)""",
         (who, address, action, target, reason, request_id, _json(before), _json(after)),
     )
+
+
+@contextmanager
+def audited(
+    connection: Connection[Any], by: Actor, action: str, target: str, before: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Record an action that takes more than one transaction by two lines of one request: when it begins, and its end.
+
+    Nothing is done that the audit doesn't have: what is killed in the middle has the first line.
+
+    Args:
+        connection: in autocommit.
+        by: who acts, and why.
+        action: its name.
+        target: what it is done to.
+        before: what it is going to change.
+
+    Yields:
+        What it came to, to be filled in. Where the block fails, that is the error.
+
+    Raises:
+        ReasonMissingError: nobody says why. Nothing was done.
+    """
+    record_action(connection, **by._asdict(), action=action, target=target, before=before)
+    after: dict[str, Any] = {}
+    try:
+        yield after
+    except BaseException as error:
+        after["error"] = str(error)[:1_000] or type(error).__name__
+        with suppress(Error):
+            record_action(connection, **by._asdict(), action=action, target=target, after=after)
+        raise
+    record_action(connection, **by._asdict(), action=action, target=target, after=after)
 
 
 def audit_lines(connection: Connection[Any], *, before: int | None = None, limit: int = 100) -> Sequence[AuditLine]:

@@ -30,6 +30,12 @@ class NoGenerationError(GenerationError):
     exit_code = 2
 
 
+class SameGenerationError(GenerationError):
+    """A generation was to be compared with itself."""
+
+    exit_code = 2
+
+
 class SwitchBlockedError(GenerationError):
     """Somebody holds what the switch needs; nothing was switched."""
 
@@ -79,6 +85,28 @@ def generation(connection: Connection[TupleRow], number: int) -> Generation:
     if not found:
         raise NoGenerationError(f"There is no generation {number}.", "See `creditfold generations`.")
     return found[0]
+
+
+def refuse_live(found: Generation) -> None:
+    """Raise GenerationError for the live generation, of which there is nothing to be rebuilt or activated."""
+    if found.state == "live":
+        raise GenerationError(
+            f"Generation {found.number} is live: readers see it, and workers fold it.",
+            "There is nothing to activate. To fold the log anew: creditfold rebuild",
+        )
+
+
+def refuse_unready(found: Generation) -> None:
+    """Raise GenerationError for a generation that isn't finished, or is for looking at."""
+    if found.state == "building":
+        raise GenerationError(
+            f"Generation {found.number} isn't finished.", f"Finish it: creditfold rebuild --resume {found.number}"
+        )
+    if found.is_partial:
+        raise GenerationError(
+            f"Generation {found.number} is for looking at: it ends early, or was decided by rules of choice.",
+            "Rebuild a whole one: creditfold rebuild",
+        )
 
 
 def bookmarks(connection: Connection[TupleRow], number: int) -> dict[int, Bookmark]:

@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from psycopg import Connection, Error, sql
+from psycopg.errors import LockNotAvailable
 from psycopg.rows import TupleRow
 
 from creditfold.projections.generations.catalog import GenerationError, NoGenerationError, SwitchBlockedError
 from creditfold.projections.generations.locks import LOCKS, held
-from creditfold.projections.generations.views import END_READERS, hold_views, settle_views
+from creditfold.projections.generations.views import END_READERS, bound_lock_wait, hold_views, settle_views
 from creditfold.projections.tables.scripts import schema_of
 
 # Shared by all who compare with a generation made for that alone, as long as they do.
 _SCRATCH_KEY = -1
+
+#: Longest wait for whoever reads a table that is dropped, in milliseconds: readers of the views wait behind it.
+DROP_LOCK_MS = 10_000
 
 #: Purposes of generations that are dropped by the process that made them. `KEPT` is one of these that it was to leave.
 SCRATCH = ("verify", "diff")
@@ -86,5 +90,11 @@ def _drop(connection: Connection[TupleRow], number: int) -> None:
                 f"Generation {number} is live: readers see it.",
                 "Activate another one first: creditfold activate NUMBER",
             )
-        connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema_of(number))))
+        bound_lock_wait(connection, DROP_LOCK_MS)
+        try:
+            connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema_of(number))))
+        except LockNotAvailable as error:
+            raise SwitchBlockedError(
+                f"Readers hold on to generation {number}; it is there still.", END_READERS
+            ) from error
         connection.execute("DELETE FROM ledger.generations WHERE number = %s", (number,))

@@ -57,11 +57,16 @@ def position_of(partition: int | None, offset: int | None) -> Position | None:
 
 
 class LetterFilter(NamedTuple):
-    """Which dead letters: of a reason, of a record's key, appended at or after an instant. None is any."""
+    """Which dead letters. None is any.
+
+    Of a reason, of a record's key, appended from an instant on and before another one, of a partition of the log.
+    """
 
     reason: str | None = None
     key: bytes | None = None
     since: datetime | None = None
+    until: datetime | None = None
+    partition: int | None = None
 
 
 class LetterKey(NamedTuple):
@@ -83,6 +88,18 @@ _LETTERS: LiteralString = """
     FROM ledger.dead_letters JOIN ledger.dead_letter_states USING (log_partition, log_offset)
 """
 
+_KEYS: LiteralString = """
+    SELECT log_partition, log_offset, reason
+    FROM ledger.dead_letters JOIN ledger.dead_letter_states USING (log_partition, log_offset)
+"""
+
+_OF_FILTER: LiteralString = """
+    WHERE (%(reason)s::text IS NULL OR reason = %(reason)s) AND (%(key)s::bytea IS NULL OR key = %(key)s)
+        AND (%(since)s::timestamptz IS NULL OR appended_at >= %(since)s)
+        AND (%(until)s::timestamptz IS NULL OR appended_at < %(until)s)
+        AND (%(partition)s::integer IS NULL OR log_partition = %(partition)s)
+"""
+
 
 def dead_letters(
     connection: Connection[TupleRow],
@@ -92,6 +109,9 @@ def dead_letters(
     only_open: bool = False,
     since: datetime | None = None,
     until: datetime | None = None,
+    account: str | None = None,
+    partition: int | None = None,
+    before: tuple[datetime | None, Position] | None = None,
 ) -> Sequence[DeadLetterState]:
     """The latest dead letters, newest first.
 
@@ -102,6 +122,9 @@ def dead_letters(
         only_open: whether to leave out those that were decided about.
         since: only those appended at this instant or later; None for any.
         until: only those appended before this instant; None for any.
+        account: only those whose record's key is this account; None for any.
+        partition: only those of this partition of the log; None for any.
+        before: only those that come after this one here: when it was appended, and where it is.
 
     Returns:
         Dead letters with their state and bytes.
@@ -112,12 +135,16 @@ def dead_letters(
     """
     query = (
         _LETTERS
-        + """WHERE (%(reason)s::text IS NULL OR reason = %(reason)s) AND (NOT %(only_open)s OR state = 'open')
-               AND (%(since)s::timestamptz IS NULL OR appended_at >= %(since)s)
-               AND (%(until)s::timestamptz IS NULL OR appended_at < %(until)s)
-             ORDER BY appended_at DESC NULLS LAST, log_partition DESC, log_offset DESC LIMIT %(limit)s"""
+        + _OF_FILTER
+        + """AND (NOT %(only_open)s OR state = 'open')
+             AND (%(at)s::timestamptz IS NULL
+                  OR (coalesce(appended_at, '-infinity'), log_partition, log_offset) < (%(at)s, %(part)s, %(offset)s))
+             ORDER BY coalesce(appended_at, '-infinity') DESC, log_partition DESC, log_offset DESC LIMIT %(limit)s"""
     )
-    values = {"reason": reason, "only_open": only_open, "since": since, "until": until, "limit": limit}
+    at, (part, offset) = before or (None, (None, None))
+    place = {"at": at if before is None or at is not None else "-infinity", "part": part, "offset": offset}
+    wanted = LetterFilter(reason, None if account is None else account.encode(), since, until, partition)
+    values = {**wanted._asdict(), **place, "only_open": only_open, "limit": limit}
     return rows_of(connection, DeadLetterState, query, values)
 
 
@@ -160,16 +187,13 @@ def dead_letters_with(connection: Connection[TupleRow], text: str) -> Sequence[D
     return rows_of(connection, DeadLetterState, query, (text.encode(),))
 
 
-def selected(connection: Connection[TupleRow], wanted: LetterFilter, states: Sequence[str]) -> Sequence[LetterKey]:
+def selected(
+    connection: Connection[TupleRow], wanted: LetterFilter, states: Sequence[str], limit: int | None = None
+) -> Sequence[LetterKey]:
     """The letters of a filter in some states, oldest first, which is the order in which they were meant."""
-    return rows_of(
-        connection,
-        LetterKey,
-        """SELECT log_partition, log_offset, reason
-           FROM ledger.dead_letters JOIN ledger.dead_letter_states USING (log_partition, log_offset)
-           WHERE state = ANY(%(states)s) AND (%(reason)s::text IS NULL OR reason = %(reason)s)
-             AND (%(key)s::bytea IS NULL OR key = %(key)s)
-             AND (%(since)s::timestamptz IS NULL OR appended_at >= %(since)s)
-           ORDER BY appended_at NULLS FIRST, log_partition, log_offset""",
-        {"states": list(states), **wanted._asdict()},
+    query = (
+        _KEYS
+        + _OF_FILTER
+        + "AND state = ANY(%(states)s) ORDER BY appended_at NULLS FIRST, log_partition, log_offset LIMIT %(limit)s"
     )
+    return rows_of(connection, LetterKey, query, {"states": list(states), "limit": limit, **wanted._asdict()})

@@ -42,3 +42,28 @@ CREATE TABLE IF NOT EXISTS ledger_access.audit (
     after jsonb
 );
 CREATE INDEX IF NOT EXISTS audit_at ON ledger_access.audit (at);
+
+-- Long work of operators: rebuilds and the like, each done by a process of its own. Whether that still runs is shown by
+-- the session lock that it holds, and not here: see projections/access/operations.py.
+CREATE TABLE IF NOT EXISTS ledger_access.operations (
+    number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind text COLLATE "C" NOT NULL,
+    state text COLLATE "C" NOT NULL DEFAULT 'starting' CHECK (state IN ('starting', 'running', 'done', 'failed')),
+    parameters jsonb NOT NULL,
+    who text NOT NULL,
+    address text NOT NULL,
+    why text NOT NULL,
+    request_id text NOT NULL,
+    -- The generation that it is about, or that it makes.
+    generation integer,
+    begun_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    reported_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at timestamptz,
+    -- What it does now, and how far that is, in records; 0 of 0 where there is nothing to count.
+    step text NOT NULL DEFAULT '',
+    done bigint NOT NULL DEFAULT 0,
+    total bigint NOT NULL DEFAULT 0,
+    result jsonb,
+    -- With code, message and remedy.
+    error jsonb
+);

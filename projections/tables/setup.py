@@ -78,8 +78,8 @@ def prepare(dsn: str, log: Log) -> bool:
 
 
 def _prepare_access_tables(connection: Connection[TupleRow]) -> None:
-    # Only where they are missing: each start of a worker comes by, of a user who may make no schema.
-    if connection.execute("SELECT to_regclass('ledger_access.keys') IS NULL").fetchone() == (True,):
+    # Only where the newest is missing: each start of a worker comes by, of a user who may make no schema.
+    if connection.execute("SELECT to_regclass('ledger_access.operations') IS NULL").fetchone() == (True,):
         become_owner(connection)
         connection.execute(script("tables/access.sql"))
         connection.execute("RESET ROLE")

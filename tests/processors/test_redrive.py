@@ -20,6 +20,7 @@ from creditfold.common.settings import Settings, load_settings
 from creditfold.ledger import CreditBook, Spend
 from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import MAX_DEAD_BYTES, fold, read_records
+from creditfold.processors.letters import LetterResult
 from creditfold.processors.redrive import Redriven, Redriver
 from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import redrive
@@ -567,8 +568,8 @@ def _place(text: str) -> Position:
 
 def test_a_summary_of_many_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     """What went well is counted; what didn't is named, the first twenty."""
-    fine = [command.Result(Position(0, n), "key_mismatch", "accepted", Position(1, n)) for n in range(50)]
-    bad = [command.Result(Position(0, n), "not_framed", "refused", detail=f"{n} is noise") for n in range(50, 75)]
+    fine = [LetterResult(Position(0, n), "key_mismatch", "accepted", Position(1, n)) for n in range(50)]
+    bad = [LetterResult(Position(0, n), "not_framed", "refused", detail=f"{n} is noise") for n in range(50, 75)]
     command._print_results(fine + bad, json=False)
     out = capsys.readouterr().out
     assert (out.count("is noise"), out.count("key_mismatch")) == (20, 0)

@@ -32,17 +32,17 @@ ARROWS = {
     "producers": "common schemas ledger producers/models",
     "producers/models": "common schemas ledger",
     "processors": "common schemas ledger log log/doctor producers producers/models projections projections/tables"
-    " projections/queries projections/doctor",
+    " projections/access projections/queries projections/doctor",
     "processors/fold": "common schemas ledger log projections/store",
     "processors/worker": "common schemas ledger log projections projections/tables projections/store"
     " projections/queries processors processors/fold",
     "processors/rebuild": "common ledger log projections projections/tables projections/store"
-    " projections/generations projections/proof processors/fold",
+    " projections/access projections/generations projections/proof processors processors/fold",
     "processors/publisher": "common schemas ledger log projections projections/tables projections/queries processors",
     "stack": "common log",
     "client": "common",
     "api": "common schemas ledger log producers producers/models projections projections/access projections/queries"
-    " projections/proof processors/fold",
+    " projections/generations projections/proof processors processors/fold",
     "cli/shared": "common schemas ledger projections stack",
     "cli/append": "common schemas producers producers/models projections/queries processors cli/shared",
     "cli/read": "common schemas ledger log producers projections projections/queries processors/publisher cli/shared",
