@@ -93,7 +93,7 @@ class Caller(NamedTuple):
             expires_at: when its text ends.
             rate: how many requests it may send, by itself or by the settings.
         """
-        lacking = [scope for scope in key.scopes if scope not in self.scopes]
+        lacking = [scope for scope in key.scopes if not self.may_give(scope)]
         beyond = [
             ("scopes", bool(lacking)),
             ("account_prefix", not key.account_prefix.startswith(self.account_prefix)),
@@ -113,15 +113,35 @@ class Caller(NamedTuple):
                 "Give the same or less, or use a key that has it: creditfold keys create makes one.",
             )
 
-    def refuse_command(self, command: Command) -> None:
-        """Raise ProblemError unless the caller may append a command: each step, and to each account."""
+    def may_give(self, scope: str) -> bool:
+        """Whether a scope opens nothing that the caller's own don't: what is done by hand, services may do too."""
+        return scope in self.scopes or scope.replace("manual:", "append:", 1) in self.scopes
+
+    def refuse_command(self, command: Command, *, by_hand: bool = False) -> None:
+        """Raise ProblemError unless the caller may append a command: each step, and to each account.
+
+        Args:
+            command: as it is to be appended.
+            by_hand: whether somebody says why it is; then a scope `manual:<kind>` opens it too.
+        """
         self.refuse_account(command.account)
         if isinstance(command, Transfer):
             self.refuse_account(command.to)
         for one in (command, *(command.steps if isinstance(command, Batch) else ())):
-            self.refuse_scope(f"append:{one.type}")
+            self._refuse_kind(one.type, by_hand=by_hand)
             self._refuse_asset(getattr(one, "asset", None))
             self._refuse_amount(one)
+
+    def _refuse_kind(self, kind: str, *, by_hand: bool) -> None:
+        if f"manual:{kind}" not in self.scopes or f"append:{kind}" in self.scopes:
+            self.refuse_scope(f"append:{kind}")
+        elif not by_hand:
+            raise ProblemError(
+                400,
+                "reason_missing",
+                f"The key {self.name} appends commands of the kind {kind} by hand only, each with a reason.",
+                "Say why in the header Creditfold-Why, for the audit.",
+            )
 
     def _refuse_asset(self, asset: str | None) -> None:
         if self.assets and asset is not None and asset not in self.assets:
@@ -251,15 +271,17 @@ async def _caller(request: Request) -> Caller:
 AnyCaller = Annotated[Caller, Depends(_caller)]
 
 
-def needs(scope: str, *, everywhere: bool = False) -> Any:
+def needs(scope: str, *others: str, everywhere: bool = False) -> Any:
     """The dependency of a route that a scope opens; the route's table of scopes is read from it.
 
-    A scope that ends in `*` is any that begins so, where the route looks at each command by itself. `everywhere`: the
-    route is about all accounts, and a caller that is limited to some is refused.
+    A scope that ends in `*` is any that begins so, where the route looks at each command by itself; so it does where
+    there are others that open it. `everywhere`: the route is about all accounts, and a caller that is limited to some
+    is refused.
     """
 
     async def check(caller: AnyCaller) -> Caller:
-        caller.refuse_scope(scope)
+        if caller.scopes.isdisjoint(others):
+            caller.refuse_scope(scope)
         if everywhere:
             caller.refuse_prefix()
         return caller

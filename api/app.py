@@ -44,7 +44,10 @@ from creditfold.common.settings import Settings, load_settings
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII).fullmatch
 
 #: The headers that a page of another origin may send, where it may ask at all, and those that it may look at.
-_SENT = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer", "X-Request-ID")
+_SENT = (
+    *("Authorization", "Content-Type", "Creditfold-Why", "Idempotency-Key", "If-None-Match", "Last-Event-ID"),
+    *("Prefer", "X-Request-ID"),
+)
 _SHOWN = (
     *("Creditfold-Generation", "Creditfold-Position", "ETag", "Idempotency-Replayed", "Location"),
     *("Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"),

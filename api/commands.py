@@ -21,6 +21,8 @@ from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.answers import AcceptedAnswer, OutcomeAnswer
 from creditfold.api.body import json_object
+from creditfold.api.manual import Why, append_by_hand
+from creditfold.api.parameters import as_utf8
 from creditfold.api.preview import PreviewAnswer, preview_of
 from creditfold.api.problems import CONTENT, RETRY_S, ProblemError, responses
 from creditfold.api.routes import Route
@@ -30,6 +32,7 @@ from creditfold.producers import OutcomeTimeoutError, parse_command
 from creditfold.producers.models.commands import MODELS, Command
 from creditfold.producers.models.errors import RESEND
 from creditfold.projections import queries
+from creditfold.projections.access.scopes import MANUAL
 from creditfold.projections.queries.outcomes import UnexplainedOutcomeError
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.outcome import CommandOutcome, Decision, OutcomeKind
@@ -69,17 +72,9 @@ _OUTSIDE = ("type", "command_id", "account", "source")
 Account = Annotated[str, Path(description="The account.", min_length=1, max_length=128)]
 
 
-def _as_utf8(text: str) -> str:
-    # Headers are bytes; the server reads them as Latin-1, in which each byte is a character.
-    try:
-        return text.encode("latin-1").decode()
-    except UnicodeDecodeError:
-        raise ValueError("must be UTF-8") from None
-
-
 IdempotencyKey = Annotated[
     str,
-    BeforeValidator(_as_utf8),
+    BeforeValidator(as_utf8),
     Header(
         description="The command's id, in UTF-8. It never ends: the same key with the same body counts once.",
         min_length=1,
@@ -262,22 +257,31 @@ def _inlined(value: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _add_route(kind: str, last: str) -> None:
+    manual = (f"manual:{kind}",) if kind in MANUAL else ()
+    scopes = "` or `".join((f"append:{kind}", *manual))
+
     async def append_command(
         request: Request,
         account: Account,
         *,
         idempotency_key: IdempotencyKey,
-        caller: Annotated[Caller, needs(f"append:{kind}")],
+        caller: Annotated[Caller, needs(f"append:{kind}", *manual)],
         prefer: Prefer = "",
+        why: Why = "",
         preview: Annotated[bool, Query(description="Decide at the folded state and write nothing.")] = False,
     ) -> Response:
         # Before the body is read.
         caller.refuse_account(account)
         command = command_of(kind, account, idempotency_key, caller, await json_object(request))
-        caller.refuse_command(command)
+        caller.refuse_command(command, by_hand=preview or bool(why))
+        service = service_of(request)
         if preview:
-            return await preview_of(service_of(request), command, caller)
-        return await append(service_of(request), command, preference_of(prefer))
+            return await preview_of(service, command, caller)
+        if not why:
+            return await append(service, command, preference_of(prefer))
+        return await append_by_hand(
+            request, caller, command, why, lambda: append(service, command, preference_of(prefer))
+        )
 
     documentation = (MODELS[kind].__doc__ or "").strip().partition("\n\n")[0]
     router.add_api_route(
@@ -287,7 +291,7 @@ def _add_route(kind: str, last: str) -> None:
         name=f"append_{kind}",
         operation_id=f"append_{kind}",
         summary=" ".join(documentation.split()),
-        description=f"Needs the scope `append:{kind}`. Waits for the outcome, unless `Prefer` says otherwise.",
+        description=f"Needs the scope `{scopes}`. Waits for the outcome, unless `Prefer` says otherwise.",
         status_code=201,
         response_model=OutcomeAnswer,
         responses={

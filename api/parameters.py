@@ -89,6 +89,15 @@ def _is_row(value: Any, like: Sequence[Any]) -> bool:
     return isinstance(value, list) and len(value) == len(like) and all(map(_is_like, value, like))
 
 
+def as_utf8(text: str) -> str:
+    """The text of a header that is sent in UTF-8. Raises ValueError."""
+    # Headers are bytes; the server reads them as Latin-1, in which each byte is a character.
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        raise ValueError("must be UTF-8") from None
+
+
 def positions_of(text: str | None) -> list[Position]:
     """Read positions by comma. Raises InvalidPositionError."""
     return [] if text is None else [Position.parse(part.strip()) for part in text.split(",")]

@@ -16,7 +16,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from creditfold.api.problems import ProblemError, answer
 
 #: Headers of which a request may have one at most.
-_SINGLE = frozenset({b"authorization", b"content-type", b"idempotency-key", b"if-none-match", b"last-event-id"})
+_SINGLE = frozenset(
+    {b"authorization", b"content-type", b"creditfold-why", b"idempotency-key", b"if-none-match", b"last-event-id"}
+)
 # Stands for a slash that is part of a name, while routes look at the path. No path may have it else.
 _SLASH = "\0"
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})").search

@@ -337,7 +337,7 @@ export interface paths {
         put?: never;
         /**
          * Give an account credits of an asset: makes a lot.
-         * @description Needs the scope `append:grant`. Waits for the outcome, unless `Prefer` says otherwise.
+         * @description Needs the scope `append:grant` or `manual:grant`. Waits for the outcome, unless `Prefer` says otherwise.
          */
         post: operations["append_grant"];
         delete?: never;
@@ -421,7 +421,7 @@ export interface paths {
         put?: never;
         /**
          * Give back what a spend or a capture took.
-         * @description Needs the scope `append:refund`. Waits for the outcome, unless `Prefer` says otherwise.
+         * @description Needs the scope `append:refund` or `manual:refund`. Waits for the outcome, unless `Prefer` says otherwise.
          */
         post: operations["append_refund"];
         delete?: never;
@@ -591,7 +591,7 @@ export interface paths {
         put?: never;
         /**
          * Take back what is left of the lots that a command made.
-         * @description Needs the scope `append:void_grant`. Waits for the outcome, unless `Prefer` says otherwise.
+         * @description Needs the scope `append:void_grant` or `manual:void_grant`. Waits for the outcome, unless `Prefer` says otherwise.
          */
         post: operations["append_void_grant"];
         delete?: never;
@@ -3775,6 +3775,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -4373,6 +4375,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -4652,6 +4656,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -5327,6 +5333,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -5823,6 +5831,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -6073,6 +6083,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -6706,6 +6718,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -7106,6 +7120,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -7390,6 +7406,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -7661,6 +7679,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -8020,6 +8040,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -8336,6 +8358,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -8936,6 +8960,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -9229,6 +9255,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -9467,6 +9495,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */

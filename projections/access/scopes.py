@@ -5,9 +5,13 @@ from collections.abc import Iterable
 from creditfold.common.errors import CreditfoldError
 from creditfold.producers.models.commands import MODELS
 
-#: What a scope opens. One that begins with `append:` is for a kind of command each.
+#: The kinds of commands that people append by hand, to help somebody.
+MANUAL = ("grant", "refund", "void_grant")
+
+#: What a scope opens. One that begins with `append:` or `manual:` is for a kind of command each.
 SCOPES: dict[str, str] = {
     **{f"append:{kind}": f"append commands of the kind {kind}" for kind in MODELS},
+    **{f"manual:{kind}": f"append commands of the kind {kind} by hand: with a reason, audited" for kind in MANUAL},
     "read:balance": "read balances, lots, holds, transfers, schedules and progress",
     "read:statement": "read decisions, statements, the journal, traces and outcomes",
     "read:personal": "read and search by what commands say in words: source, reason, metadata",
