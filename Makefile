@@ -4,6 +4,8 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 CHAOS_COMMANDS ?= 200000
+# Requests of `make fuzz` to each route.
+EXAMPLES ?= 200
 # How often `make test-under-load` runs the tests with busy processes beside them.
 TIMES ?= 1
 # How many processes run the tests, which wait more than they work; each has servers of its own, of about 1 GB.
@@ -34,7 +36,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stack of this checkout, and not one that is found in a folder above it.
 STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
 
-.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-questions bench-rebuild up down clean schema-lock install bench-append bench-latency bench-http bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored
+.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-questions bench-rebuild up down clean schema-lock install bench-append bench-latency bench-http bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored fuzz
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -45,6 +47,7 @@ help:
 	@echo 'make test-under-load  every test with two busy processes beside it, TIMES=5 for five times; then pinned to one core'
 	@echo 'make coverage    what the unit tests reach, as information'
 	@echo 'make chaos       kill, freeze and set back all that there is while $(CHAOS_COMMANDS) commands are folded'
+	@echo 'make fuzz        send $(EXAMPLES) requests at random to each route of the HTTP door, and all bounds of its parameters'
 	@echo 'make bench       fold 1,000,000 commands of each kind, beside what a team would otherwise pick'
 	@echo 'make bench-append  how fast commands are appended and imported, beside how fast they are folded'
 	@echo 'make bench-latency  how long a command takes until a reader sees it, at 1,000 and 10,000 a second'
@@ -130,6 +133,10 @@ endif
 
 test-servers: $(VENV)/.installed-dev $(TEST_CORE)
 	$(BIN)/pytest -n $(SIDE_BY_SIDE) --maxschedchunk 1 -m '(stack or chaos) $(THESE)'
+
+# The bounds of every parameter, and as many requests at random of each route.
+fuzz: $(VENV)/.installed-dev
+	CREDITFOLD_EXAMPLES=$(EXAMPLES) $(BIN)/pytest --timeout 0 tests/api/test_fuzzing.py
 
 chaos: $(VENV)/.installed-dev $(CORE)
 	CREDITFOLD_CORE=$(if $(CORE),compiled,plain) CREDITFOLD_CHAOS_COMMANDS=$(CHAOS_COMMANDS) $(BIN)/pytest -m chaos -s

@@ -277,7 +277,8 @@ _ANSWERS = {
     },
     openapi_extra={
         "requestBody": {
-            "required": True,
+            # Of no line there is no answer.
+            "required": False,
             "description": "One command a line: `type`, `account`, `command_id` and the fields of its kind.",
             "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
         }

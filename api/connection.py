@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from creditfold.api.app import RequestIds
 from creditfold.api.metrics import FOR_METRICS, Metrics
-from creditfold.api.problems import MEDIA_TYPE, RETRY_S, ProblemError, answer
+from creditfold.api.problems import MEDIA_TYPE, RETRY_S, ProblemError, answer, headers_too_large
 
 #: Seconds in which the head of a request must be here, from its first byte on, or from when the connection was made.
 HEAD_S = 10.0
@@ -197,9 +197,7 @@ class _Lingering:
 
 def _no_http(status: int, said: str) -> ProblemError:
     if status == 431:
-        return ProblemError(
-            431, "headers_too_large", "The request's line and headers are too large.", "Send shorter ones."
-        )
+        return headers_too_large()
     return ProblemError(status, "invalid_http", f"The request is no HTTP/1.1: {said[:200]}.", "Correct the client.")
 
 

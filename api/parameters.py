@@ -18,8 +18,8 @@ from creditfold.common.position import Position
 
 #: Rows of a page, unless asked otherwise, and at most.
 PAGE, MOST_PAGE = 100, 1_000
-#: Characters of a cursor at most: one of the journal has an offset of each partition.
-MOST_CURSOR = 32_768
+#: Characters of a cursor at most: one of the journal has an offset of each partition. Two fit into a request.
+MOST_CURSOR = 12_288
 
 
 def _moment_of_body(value: object) -> object:

@@ -13,6 +13,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi.routing import iter_route_contexts
 from psycopg import Error as PostgresError
 from psycopg_pool import PoolTimeout
 from pydantic import BaseModel, Field
@@ -45,10 +46,10 @@ class Problem(BaseModel):
     type: str = Field(description="Names the kind of the problem; docs/http.md has a section of that name.")
     title: str = Field(description="The kind in a few words; the same for each problem of the kind.")
     status: int = Field(description="The HTTP status.")
-    code: str = Field(description="The kind, for a program to act on.")
-    detail: str = Field(description="What went wrong, in one sentence.")
-    remedy: str = Field(description="What to do next.")
-    request_id: str = Field(description="Also in the header X-Request-Id, and in the server's log.")
+    code: str = Field(description="The kind, for a program to act on.", min_length=1)
+    detail: str = Field(description="What went wrong, in one sentence.", min_length=1)
+    remedy: str = Field(description="What to do next.", min_length=1)
+    request_id: str = Field(min_length=1, description="Also in the header X-Request-Id, and in the server's log.")
     maybe_written: bool = Field(
         description="Whether a command of this request may be in the log all the same. Sent again under the same key, "
         "it counts once."
@@ -106,6 +107,17 @@ def unauthenticated(detail: str) -> ProblemError:
         detail,
         "Send Authorization: Bearer cfk_...; `creditfold keys create` makes a key.",
         headers={"WWW-Authenticate": 'Bearer realm="creditfold"'},
+    )
+
+
+def headers_too_large() -> ProblemError:
+    """The problem of a request whose head is beyond the bound."""
+    return ProblemError(
+        431,
+        "headers_too_large",
+        "The request's line and headers are too large.",
+        "Send shorter ones.",
+        headers={"Connection": "close"},
     )
 
 
@@ -214,7 +226,7 @@ def install(app: FastAPI) -> None:
     async def http(request: Request, error: Exception) -> Response:
         found = cast(HTTPException, error)
         status = HTTPStatus(found.status_code)
-        remedy = "GET /openapi.json lists every route." if status in (404, 405) else ""
+        remedy = "GET /openapi.json lists every route, and what it takes."
         problem = ProblemError(
             status, status.phrase.lower().replace(" ", "_").replace("-", "_"), f"{found.detail}.", remedy
         )
@@ -225,7 +237,9 @@ def install(app: FastAPI) -> None:
 
     async def gone(request: Request, _: Exception) -> Response:
         # Nobody reads it. What a body without its end asked for wasn't done.
-        return answer(request, ProblemError(400, "body_incomplete", "The client left before the body's end."))
+        return answer(
+            request, ProblemError(400, "body_incomplete", "The client left before the body's end.", "Send it whole.")
+        )
 
     async def invalid(request: Request, error: Exception) -> Response:
         errors = cast(RequestValidationError, error).errors()
@@ -254,10 +268,13 @@ def _id_of(request: Request) -> str:
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods that a path has, by the document."""
-    path, paths = request.url.path, cast(dict[str, Any], request.app.openapi()["paths"])
-    shapes = {shape: re.sub(r"\\\{.*?\\\}", "[^/]+", re.escape(shape)) for shape in paths}
-    return sorted({method.upper() for shape in paths if re.fullmatch(shapes[shape], path) for method in paths[shape]})
+    """The methods that a path has; of one with an action, such as `:rotate`, not those of the path without."""
+    found: dict[int, set[str]] = {}
+    for route in iter_route_contexts(request.app.routes):
+        shape, path = route.path or "", request.scope["path"]
+        if re.fullmatch(re.sub(r"\\\{.*?\\\}", "[^/]+", re.escape(shape)), path):
+            found.setdefault(len(re.sub(r"\{.*?\}", "", shape)), set()).update(route.methods or ())
+    return sorted(found[max(found)]) if found else []
 
 
 def responses(*statuses: int, is_public: bool = False) -> dict[int | str, dict[str, Any]]:
@@ -267,7 +284,7 @@ def responses(*statuses: int, is_public: bool = False) -> dict[int | str, dict[s
         statuses: that the route may answer.
         is_public: whether it needs no key, and so refuses none.
     """
-    always = {400, 500, 503} if is_public else {400, 401, 403, 429, 500, 503}
+    always = {400, 431, 500, 503} if is_public else {400, 401, 403, 429, 431, 500, 503}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": dict(CONTENT)}
         for status in sorted(always.union(statuses))

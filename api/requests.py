@@ -13,12 +13,14 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from creditfold.api.problems import ProblemError, answer
+from creditfold.api.problems import ProblemError, answer, headers_too_large
 
 #: Headers of which a request may have one at most.
 _SINGLE = frozenset(
     {b"authorization", b"content-type", b"creditfold-why", b"idempotency-key", b"if-none-match", b"last-event-id"}
 )
+#: Bytes of a request's line and headers.
+MOST_HEAD_BYTES = 32_768
 # Stands for a slash that is part of a name, while routes look at the path. No path may have it else.
 _SLASH = "\0"
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
@@ -34,6 +36,7 @@ class PlainRequests:
         """Serve one connection as ASGI has it."""
         if scope["type"] == "http":
             try:
+                _refuse_head(scope)
                 _refuse_framing(scope["headers"])
                 scope["path"] = _path_of(scope.get("raw_path") or scope["path"].encode())
                 _text_of(scope["query_string"].replace(b"+", b" "), "query")
@@ -41,6 +44,21 @@ class PlainRequests:
                 await answer(Request(scope), problem)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _refuse_head(scope: Scope) -> None:
+    # What reads it has a bound for what isn't whole, and none for what comes at once.
+    size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+    if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MOST_HEAD_BYTES:
+        raise headers_too_large()
+    if scope["http_version"] not in ("1.0", "1.1"):
+        raise ProblemError(
+            505,
+            "http_version_not_supported",
+            f"The request is of HTTP/{scope['http_version']}.",
+            "Send HTTP/1.1.",
+            headers={"Connection": "close"},
+        )
 
 
 def _refuse_framing(headers: list[tuple[bytes, bytes]]) -> None:

@@ -11,6 +11,7 @@ import uvicorn
 from creditfold.api.app import create_app
 from creditfold.api.connection import Connection
 from creditfold.api.metrics import FOR_METRICS
+from creditfold.api.requests import MOST_HEAD_BYTES
 from creditfold.common.errors import ResourceError
 from creditfold.common.settings import Settings
 
@@ -70,7 +71,7 @@ def config_of(settings: Settings, *, is_open: bool) -> uvicorn.Config:
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=STOP_S,
-        h11_max_incomplete_event_size=32_768,
+        h11_max_incomplete_event_size=MOST_HEAD_BYTES,
         server_header=False,
         # The audit has the address of who connected, not what a header says.
         proxy_headers=False,

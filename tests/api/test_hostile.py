@@ -1,6 +1,7 @@
 """Hostile and broken clients: each is refused in words or cut off, keeps nobody else waiting, and writes nothing."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,9 +11,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from creditfold.api import accounts, server
+from creditfold.api import accounts, create_app, server
 from creditfold.api import body as bodies
 from creditfold.api import connection as connections
+from creditfold.api.openapi import operations
 from creditfold.common.position import Position
 from creditfold.common.waiting import wait_until
 from creditfold.projections.connections import connected
@@ -105,6 +107,40 @@ def test_a_request_of_bad_form_is_refused_in_words(door: Door, name: str) -> Non
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.headers["X-Request-Id"] == answer.json["request_id"]
     assert not was_written(door, "framed")
+
+
+#: What is sent in place of a request, and the answer's status and code.
+HEADS: dict[str, tuple[bytes, int, str]] = {
+    "no request line": (b"GET\r\n\r\n", 400, "invalid_http"),
+    "no protocol": (b"GET /health/live\r\n\r\n", 400, "invalid_http"),
+    "an empty line, and no host": (b"\r\nGET /health/live HTTP/1.1\r\n\r\n", 400, "invalid_http"),
+    "two hosts": (b"GET /health/live HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "invalid_http"),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "http_version_not_supported"),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "invalid_http"),
+    "a NUL": (b"GET /health/live HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n", 400, "invalid_http"),
+    "a space in the path": (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "invalid_http"),
+    "a path of 40 KB": (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431, "headers_too_large"),
+    "9,000 headers": (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: b\r\n" * 9_000 + b"\r\n", 431, "headers_too_large"),
+    "the server itself": (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 404, "not_found"),
+    "a tunnel": (b"CONNECT example.org:443 HTTP/1.1\r\nHost: a\r\n\r\n", 404, "not_found"),
+    "another server": (b"GET http://example.org/v1/keys HTTP/1.1\r\nHost: a\r\n\r\n", 404, "not_found"),
+    "no route": (b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n", 404, "not_found"),
+    "no such method": (b"PUT /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n", 405, "method_not_allowed"),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_what_is_no_request_for_a_route_is_answered_in_words(door: Door, name: str) -> None:
+    """By whichever part of the server: each answer is a problem document that says what to do."""
+    sent, status, code = HEADS[name]
+    with dialled(door.url) as own:
+        own.sendall(sent)
+        answer = Answer(own)
+    assert (answer.status, answer.json["code"], answer.json["maybe_written"]) == (status, code, False), answer.json
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["X-Request-Id"] == answer.json["request_id"]
+    assert answer.json["remedy"]
+    assert status != 405 or answer.headers["Allow"] == "GET, HEAD"
 
 
 def test_what_follows_a_body_is_another_request(door: Door) -> None:
@@ -295,6 +331,52 @@ BAD_NUMBERS = {
     "a NUL in metadata": '{"asset": "a", "amount": 1, "metadata": {"a": "\\u0000"}}',
     "a mark in front": '\ufeff{"asset": "a", "amount": 1}',
 }
+
+
+#: Bodies that no route takes, and the status that each is refused with.
+BAD_BODIES: dict[str, tuple[bytes, int]] = {
+    "nothing": (b"", 400),
+    "no JSON": (b"asset=a", 400),
+    "a list": (b"[]", 400),
+    "null": (b"null", 400),
+    "a text": (b'"a"', 400),
+    "a name twice": (b'{"reason": "a", "reason": "b"}', 400),
+    "a name twice within": (b'{"steps": [{"a": {"b": 1, "b": 2}}]}', 400),
+    "not a number": (b'{"amount": NaN}', 400),
+    "infinite": (b'{"amount": Infinity}', 400),
+    "a fraction": (b'{"amount": 1.5}', 400),
+    "2^63": (b'{"amount": 9223372036854775808}', 400),
+    "deep": (b'{"a":' * 200_000, 400),
+    "deep lists": (b"[" * 1_000_000, 400),
+    "no UTF-8": (b'{"reason": "\xff"}', 400),
+    "UTF-16": ('{"reason": "a"}'.encode("utf-16"), 400),
+    "an overlong slash": (b'{"reason": "\xc0\xaf"}', 400),
+    "1 MiB and a byte": (b" " * 1_048_577, 413),
+}
+
+
+def test_no_writing_route_takes_a_body_of_no_meaning(door: Door) -> None:
+    """None that the document has, with a key that may do everything; each says what is wrong, and nothing is written.
+
+    Nor does one take a body of another type.
+    """
+    taking = [
+        (method, re.sub(r"{\w+}", "1", path))
+        for path, method, operation in operations(create_app(door.settings).openapi())
+        if "application/json" in operation.get("requestBody", {}).get("content", {})
+    ]
+    assert len(taking) > 16
+    wrong = []
+    for method, path in taking:
+        for name, (body, status) in {**BAD_BODIES, "a form": (BODY, 415)}.items():
+            kind = "application/x-www-form-urlencoded" if name == "a form" else "application/json"
+            headers = {"Idempotency-Key": "k", "Content-Type": kind}
+            answer = door.http.request(method, path, content=body, headers=headers)
+            found = answer.json() if answer.headers["Content-Type"] == "application/problem+json" else {}
+            if (answer.status_code, found.get("maybe_written"), bool(found.get("remedy"))) != (status, False, True):
+                wrong.append((method, path, name, answer.status_code, answer.text[:200]))
+    assert wrong == []
+    assert not was_written(door, "1")
 
 
 @pytest.mark.parametrize("name", BAD_NUMBERS)
