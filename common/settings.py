@@ -62,6 +62,9 @@ JWT_ALGORITHMS = frozenset(
     {*(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)), "EdDSA", "Ed25519"}
 )
 
+#: Keys of metadata that can be declared as searchable.
+MOST_SEARCHABLE = 8
+
 _log = logging.getLogger(__name__)
 
 
@@ -219,6 +222,16 @@ class Settings(BaseSettings):
         60.0, description="Seconds between two ticks of a partition where something is due, at least; 0 for no ticks."
     )
 
+    searchable_metadata: str = Field(
+        "",
+        description="Keys of metadata by which accounts are searched, by commas, at most 8; a generation keeps those "
+        "that it was made with.",
+    )
+
+    searchable_balances: bool = Field(
+        False, description="Whether new generations index balances and what ends, for searches; the fold is slower."
+    )
+
     api_host: str = Field(
         "127.0.0.1",
         min_length=1,
@@ -298,6 +311,22 @@ class Settings(BaseSettings):
         if not value and info.data.get("api_jwks_url"):
             raise ValueError("it is needed beside api_jwks_url: a provider signs for others too")
         return value
+
+    @field_validator("searchable_metadata")
+    @classmethod
+    def _keys_can_be_searched_by(cls, value: str) -> str:
+        keys = [key.strip() for key in value.split(",") if key.strip()]
+        bad = next((key for key in keys if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", key)), None)
+        if bad is not None:
+            raise ValueError(f"{bad[:70]!r} isn't 1 to 64 letters of ASCII, digits, underscores, dots and hyphens")
+        if len(set(keys)) > MOST_SEARCHABLE:
+            raise ValueError(f"{len(set(keys))} keys are declared; each costs rows and an index, so at most 8 can be")
+        return value
+
+    @property
+    def searchable_keys(self) -> list[str]:
+        """The keys of metadata by which accounts are searched, in their order."""
+        return sorted({key.strip() for key in self.searchable_metadata.split(",") if key.strip()})
 
     @property
     def jwt_algorithms(self) -> list[str]:

@@ -15,6 +15,8 @@ MAX_REASON = 1_024
 MAX_METADATA_ENTRIES = 32
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 1_024
+# Of a value that accounts are searched by: an entry of an index has room for it, a key and an account.
+MAX_SEARCHABLE_VALUE = 256
 # 9999-12-31T23:59:59.999Z, the last instant that every reader of the projection can print.
 MAX_OCCURRED_AT = 253_402_300_799_999
 MAX_MINUTE = MAX_OCCURRED_AT // 60_000

@@ -18,7 +18,13 @@ from creditfold.log.doctor.kafka_checks import examine_kafka
 from creditfold.log.topics import TopicInfo
 from creditfold.processors.health import judge_dead_letters
 from creditfold.projections.connections import connected
-from creditfold.projections.doctor.postgres import SUBJECT, DatabaseFacts, database_facts, examine_postgres
+from creditfold.projections.doctor.postgres import (
+    SUBJECT,
+    DatabaseFacts,
+    database_facts,
+    examine_postgres,
+    judge_searchable,
+)
 
 #: Makes the message and the remedy of an error, for a server that is away.
 Wording: TypeAlias = Callable[[CreditfoldError], tuple[str, str]]
@@ -58,7 +64,8 @@ def _examine_postgres(settings: Settings, wording: Wording) -> tuple[DatabaseFac
             facts = database_facts(connection)
     except CreditfoldError as error:
         return None, [_away(SUBJECT, error, wording)]
-    return facts, [*examine_postgres(facts), judge_dead_letters(facts.dead_letters, "projection")]
+    kept = [judge_searchable(facts.searchable, settings.searchable_keys)] if facts.prepared else []
+    return facts, [*examine_postgres(facts), *kept, judge_dead_letters(facts.dead_letters, "projection")]
 
 
 def _examine_kafka(settings: Settings, database: DatabaseFacts | None, wording: Wording) -> list[Check]:

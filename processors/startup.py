@@ -59,7 +59,11 @@ def prepare_ledger(settings: Settings) -> bool:
 
     Raises what wait_until_ready raises, and KafkaUnavailableError or PostgresUnavailableError.
     """
-    return prepare(settings.dsn, _described(settings).log)
+    return _prepared(settings, _described(settings).log)
+
+
+def _prepared(settings: Settings, log: Log) -> bool:
+    return prepare(settings.dsn, log, settings.searchable_keys, by_balance=settings.searchable_balances)
 
 
 def _described(settings: Settings) -> TopicInfo:
@@ -75,7 +79,7 @@ def _bind(settings: Settings) -> Log:
     topic = _described(settings)
     for problem in topic_problems(topic, settings.model_copy(update={"partitions": topic.partitions})):
         log.warning("the topic is unsafe", topic=topic.name, problem=problem)
-    prepare(settings.dsn, topic.log)
+    _prepared(settings, topic.log)
     return topic.log
 
 

@@ -1,7 +1,7 @@
 """From a partition's raw records to what is written for them. Pure: no Kafka client, no PostgreSQL, no clock."""
 
 import base64
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from math import inf
@@ -24,10 +24,25 @@ from creditfold.ledger import (
 )
 from creditfold.ledger.commands import ReceiveTransfer, Transfer
 from creditfold.ledger.facts import Accepted, CreditOutcome
-from creditfold.ledger.limits import MAX_REASON, MAX_RECORD_BYTES, MAX_RULES, MAX_SOURCE, MAX_TRANSFER_BYTES
+from creditfold.ledger.limits import (
+    MAX_REASON,
+    MAX_RECORD_BYTES,
+    MAX_RULES,
+    MAX_SEARCHABLE_VALUE,
+    MAX_SOURCE,
+    MAX_TRANSFER_BYTES,
+    is_id,
+)
 from creditfold.ledger.validity import check
 from creditfold.log.partitioner import partition_of
-from creditfold.projections.store.results import Activation, ChunkResult, DeadLetter, JournalLine, Redrive
+from creditfold.projections.store.results import (
+    Activation,
+    ChunkResult,
+    DeadLetter,
+    JournalLine,
+    MetadataRow,
+    Redrive,
+)
 from creditfold.schemas.dead_letters import REDRIVE_BY, REDRIVE_OF, REDRIVE_WHY, DeadLetterReason
 from creditfold.schemas.registry import load_lock
 from creditfold.schemas.wire import DecodeError, decode
@@ -151,10 +166,12 @@ def held(read: Read) -> Any:
 
 
 class _Fold:
-    """What becomes of reads, one after the other."""
+    """What becomes of reads, one after the other; `searchable` are the keys of metadata that are kept of them."""
 
-    def __init__(self, book: CreditBook) -> None:
+    def __init__(self, book: CreditBook, searchable: Collection[str] = ()) -> None:
         self.book = book
+        self.searchable = searchable
+        self.metadata: list[MetadataRow] = []
         self.journal: list[JournalLine] = []
         self.dead_letters: list[DeadLetter] = []
         self.activations: list[Activation] = []
@@ -192,9 +209,13 @@ class _Fold:
         if isinstance(outcome, Verdict):
             self._refuse(record, content, outcome)
         else:
-            self._take(record, outcome)
+            self._take(record, content, outcome)
 
-    def _take(self, record: Record, outcome: CreditOutcome) -> None:
+    def _take(self, record: Record, command: Command, outcome: CreditOutcome) -> None:
+        if self.searchable:
+            # Those that the ledger itself appends have none.
+            said: Mapping[str, str] = getattr(command, "metadata", {})
+            self.metadata += metadata_rows(record.offset, command.account, said, self.searchable)
         self.journal += [(record.offset, entry) for entry in outcome.entries]
         self.made += weight(outcome.entries)
         if isinstance(outcome, Accepted):
@@ -254,7 +275,19 @@ class _Fold:
             book.minute,
             book.accounts,
             self.made,
+            metadata=self.metadata,
         )
+
+
+def metadata_rows(
+    offset: int, account: str, metadata: Mapping[str, str], searchable: Collection[str]
+) -> list[MetadataRow]:
+    """What of a command's metadata is searched by: values that could be ids, which are short and on one line."""
+    return [
+        (key, value, account, offset)
+        for key, value in metadata.items()
+        if key in searchable and is_id(value, MAX_SEARCHABLE_VALUE)
+    ]
 
 
 def weight(entries: Iterable[CreditEntry]) -> int:
@@ -262,7 +295,13 @@ def weight(entries: Iterable[CreditEntry]) -> int:
     return sum([1 + len(fact.moves) for entry in entries for fact in entry.facts])
 
 
-def fold(reads: Iterable[Read], book: CreditBook, next_offset: int, most: float = inf) -> ChunkResult:
+def fold(
+    reads: Iterable[Read],
+    book: CreditBook,
+    next_offset: int,
+    most: float = inf,
+    searchable: Collection[str] = (),
+) -> ChunkResult:
     """Fold reads into a book that holds every account and known id they can touch. Raises UnknownRulesError.
 
     Args:
@@ -270,8 +309,9 @@ def fold(reads: Iterable[Read], book: CreditBook, next_offset: int, most: float 
         book: to fold into.
         next_offset: the offset behind them.
         most: stop behind the record with which what was made weighs more. The result says at which offset.
+        searchable: keys of metadata that are kept.
     """
-    folding = _Fold(book)
+    folding = _Fold(book, searchable)
     add = folding.add
     for record, content in reads:
         if folding.made > most:
@@ -280,9 +320,9 @@ def fold(reads: Iterable[Read], book: CreditBook, next_offset: int, most: float 
     return folding.result(next_offset)
 
 
-def folding(book: CreditBook) -> _Fold:
-    """What folds reads one by one, by its `add`; its `result` is what they come to."""
-    return _Fold(book)
+def folding(book: CreditBook, searchable: Collection[str] = ()) -> _Fold:
+    """What folds reads one by one, by its `add`; its `result` is what they come to. Arguments as of `fold`."""
+    return _Fold(book, searchable)
 
 
 def _redrive(record: Record) -> Redrive | None:

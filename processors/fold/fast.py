@@ -5,7 +5,7 @@ there is no store, no plan, and records are read by `chunk.py`.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from creditfold.ledger import RULES as FIRST_RULES
@@ -17,10 +17,10 @@ from creditfold.ledger.lots import Lot
 from creditfold.ledger.rows import AccountRow, BalanceRow, LotRow, Rows, light_lot, open_account
 from creditfold.ledger.validity import metadata_problem
 from creditfold.log.partitioner import partition_of
-from creditfold.processors.fold.chunk import Read, Record, read_one, read_records
+from creditfold.processors.fold.chunk import Read, Record, metadata_rows, read_one, read_records
 from creditfold.processors.fold.chunk import folding as new_folding
 from creditfold.processors.fold.id_filter import IdFilter
-from creditfold.projections.store.results import ChunkResult
+from creditfold.projections.store.results import ChunkResult, MetadataRow
 from creditfold.schemas.reader import MalformedError, read_texts
 from creditfold.schemas.registry import load_lock
 
@@ -80,14 +80,14 @@ def _ids(kind: type[Grant | Spend]) -> list[int]:
     return [row.id for row in rows if tuple(field["name"] for field in row.schema["fields"]) == kind._fields]
 
 
-def _extra_of(value: bytes, at: int) -> bytes | None:
+def _extra_of(value: bytes, at: int) -> tuple[bytes, Mapping[str, str]] | None:
     try:
         metadata, end = read_texts(value, at)
     except (MalformedError, IndexError, UnicodeDecodeError):
         return None
     if end != len(value) or metadata_problem(metadata):
         return None
-    return digest(metadata).hex().encode() if metadata else b""
+    return digest(metadata).hex().encode() if metadata else b"", metadata
 
 
 _READER = _reader()
@@ -193,23 +193,39 @@ def _lot_parts(lot: Lot, position: int) -> tuple[Any, ...] | None:
     return (command_id, number, *terms, lot.made, str(lot.source), *amounts, position, lot.is_stored)
 
 
-def fold(
-    plan: "plain.Plan", reads: list[Read], book: CreditBook, *, partition: int, end: int, most: float
-) -> tuple[ChunkResult, "plain.Lines"]:
+class FastPart(NamedTuple):
+    """Reads as `decoded_by` returned them, their partition, the offset behind them, and the searchable keys."""
+
+    reads: list[Read]
+    partition: int
+    end: int
+    searchable: Collection[str] = ()
+
+
+def fold(plan: "plain.Plan", part: FastPart, book: CreditBook, most: float) -> tuple[ChunkResult, "plain.Lines"]:
     """Fold a plan's reads, of which some take the fast path.
 
     Args:
         plan: of the reads.
-        reads: as `decoded_by` returned them.
+        part: the reads.
         book: to fold the others into.
-        partition: of the command topic.
-        end: the offset behind the reads.
         most: stop behind the record with which what was made weighs more, as `chunk.fold` does.
 
     Returns what it came to, and the journal's lines of what took the fast path.
     """
-    folding = new_folding(book)
-    lines, count = plan.fold(reads, folding, partition, book.clock_ms, most, MOST_BYTES)
-    result = folding.result(end if count == len(reads) else reads[count][0].offset)
+    reads = part.reads
+    folding = new_folding(book, part.searchable)
+    lines, count = plan.fold(reads, folding, part.partition, book.clock_ms, most, MOST_BYTES)
+    result = folding.result(part.end if count == len(reads) else reads[count][0].offset)
     accepted, rejected = result.accepted + lines.accepted, result.rejected + lines.rejected
-    return result._replace(accepted=accepted, rejected=rejected), lines
+    metadata = [*result.metadata, *_metadata(reads[:count], part.searchable)] if part.searchable else ()
+    return result._replace(accepted=accepted, rejected=rejected, metadata=metadata), lines
+
+
+def _metadata(reads: Sequence[Read], searchable: Collection[str]) -> Iterator[MetadataRow]:
+    """What is searched by of the reads that took the fast path: all of them were decided."""
+    kind = _plain.Plain
+    content: Any
+    for record, content in reads:
+        if content.__class__ is kind and content.metadata:
+            yield from metadata_rows(record.offset, (record.key or b"").decode(), content.metadata, searchable)

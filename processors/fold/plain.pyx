@@ -382,6 +382,8 @@ cdef class Plain:
     cdef Light account
     # What the journal keeps of its metadata, in hexadecimal digits; None where there is none.
     cdef bytes extra
+    # The metadata themselves, None where there are none.
+    cdef readonly object metadata
     cdef const unsigned char* id
     cdef const unsigned char* asset
     cdef const unsigned char* source
@@ -1167,8 +1169,8 @@ cdef class Lines:
 cdef class Reader:
     """Which schema ids are those of grants and spends.
 
-    `extra_of` gives what the journal keeps of the metadata that stand in a value from an offset up to its end, and None
-    where they aren't sound.
+    `extra_of` gives what the journal keeps of the metadata that stand in a value from an offset up to its end, with
+    themselves, and None where they aren't sound.
     """
 
     cdef dict _kinds
@@ -1269,9 +1271,10 @@ cdef class Reader:
         if at == end:
             return None
         if at[0] != 0:
-            plain.extra = self._extra_of(value, at - <const unsigned char*> PyBytes_AS_STRING(value))
-            if plain.extra is None:
+            said = self._extra_of(value, at - <const unsigned char*> PyBytes_AS_STRING(value))
+            if said is None:
                 return None
+            plain.extra, plain.metadata = <tuple> said
         elif at + 1 != end:
             return None
         if headers:

@@ -157,10 +157,11 @@ def fold_part(part: Part, request: LoadRequest, known: Known, most: float, force
     transaction, cache, plan, lines = request.transaction, request.cache, request.plan, None
     partition, book = transaction.partition, _book(cache.accounts, known, transaction.progress, forced)
     if plan is None:
-        result = fold(part.reads, book, part.end, most)
+        result = fold(part.reads, book, part.end, most, transaction.searchable)
     else:
         reads = fast.decoded_by(plan, part.reads)
-        result, lines = fast.fold(plan, reads, book, partition=partition, end=part.end, most=most)
+        fast_part = fast.FastPart(reads, partition, part.end, transaction.searchable)
+        result, lines = fast.fold(plan, fast_part, book, most)
         plan.end()
     order = by_account(result)
     cache.take(result, order)

@@ -6,7 +6,7 @@ readers' views and the workers' claims, in one transaction.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
@@ -81,7 +81,8 @@ class Request(NamedTuple):
 
     `resume` is the number of a generation to go on with, None for a new one. `until_ms` ends the fold behind an instant
     of the log's clock, `until_offsets` at a next offset by partition; a partition not named there is folded whole. With
-    `most_per_s`, no more records a second are folded, so that the live fold keeps its latency.
+    `most_per_s`, no more records a second are folded, so that the live fold keeps its latency. `searchable` are the
+    keys of metadata that a new one indexes, and `by_balance` says whether it indexes balances: as the settings if None.
     """
 
     resume: int | None = None
@@ -93,6 +94,8 @@ class Request(NamedTuple):
     processes: int = os.cpu_count() or 1
     note: str = ""
     most_per_s: int | None = None
+    searchable: Collection[str] | None = None
+    by_balance: bool | None = None
 
 
 class RebuildContext(NamedTuple):
@@ -145,6 +148,10 @@ def rebuild(
             # It starts while the tables are made.
             started = stack.enter_context(FoldProcesses(min(request.processes, len(wanted))))
         connection = stack.enter_context(pinned(settings.dsn, "creditfold rebuild"))
+        if request.searchable is None:
+            request = request._replace(searchable=settings.searchable_keys)
+        if request.by_balance is None:
+            request = request._replace(by_balance=settings.searchable_balances)
         number = _made(connection, log, request, wanted) if resumed is None else resumed
         context = RebuildContext(settings, connection, observer, request.processes, request.most_per_s)
         with held(connection, number):
@@ -191,6 +198,8 @@ def _made(connection: Connection[TupleRow], log: Log, request: Request, wanted: 
         indexed=request.most_per_s is not None,
         tablespace=request.tablespace,
         note=request.note,
+        searchable=request.searchable or (),
+        by_balance=bool(request.by_balance),
     )
     with connection.transaction():
         prepare_catalog(connection)

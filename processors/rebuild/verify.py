@@ -167,6 +167,8 @@ def _other(
         until_offsets=ours.next_offsets,
         forced_rules=ours.forced_rules,
         note=f"to compare with generation {ours.number}",
+        searchable=ours.searchable,
+        by_balance=False,
     )
     with _scratch(settings, request, observer, keep=keep) as theirs:
         yield theirs
@@ -339,7 +341,12 @@ def diff(
         # What differs would be put down to the rules, and be the log's.
         raise error
     request = Request(
-        purpose="diff", until_offsets=live.next_offsets, forced_rules=rules, note=f"to compare with {live.number}"
+        purpose="diff",
+        until_offsets=live.next_offsets,
+        forced_rules=rules,
+        note=f"to compare with {live.number}",
+        searchable=(),
+        by_balance=False,
     )
     changed = balances_only = 0
     totals: Counter[str] = Counter()

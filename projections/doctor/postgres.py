@@ -18,6 +18,7 @@ from creditfold.log.bookmark import Bookmark
 from creditfold.projections.generations.removal import leftovers
 from creditfold.projections.queries.health import data_folder, recent_dead_letters
 from creditfold.projections.queries.progress import bookmarks
+from creditfold.projections.queries.search import searchable_metadata
 from creditfold.projections.sessions import ServerSetting, unusual
 from creditfold.projections.tables.access import access_problems
 from creditfold.projections.tables.roles import READER_ROLE
@@ -53,7 +54,8 @@ class DatabaseFacts(NamedTuple):
 
     `owner` is the role that the ledger belongs to, `lacking` what readers lack, `session_settings` those that
     differ from a fresh server's.
-    `data_folder` is where it keeps its data, if on this machine; `dead_letters` counts the recent ones by reason.
+    `data_folder` is where it keeps its data, if on this machine; `dead_letters` counts the recent ones by reason,
+    `searchable` are the keys of metadata that accounts can be searched by.
     """
 
     settings: Mapping[str, str]
@@ -71,6 +73,7 @@ class DatabaseFacts(NamedTuple):
     collations: Collations = Collations(None, ())
     data_folder: str | None = None
     dead_letters: Mapping[str, int] = MappingProxyType({})
+    searchable: Sequence[str] = ()
 
     @property
     def next_offsets(self) -> Mapping[int, int]:
@@ -99,6 +102,7 @@ def database_facts(connection: Connection[TupleRow]) -> DatabaseFacts:
         Collations(*connection.execute(_DRIFTED).fetchall()[0]),
         data_folder(connection),
         _recent_dead_letters(connection, schema),
+        _searchable(connection, schema),
     )
 
 
@@ -132,6 +136,13 @@ def _recent_dead_letters(connection: Connection[TupleRow], schema: str | None) -
     except (InsufficientPrivilege, UndefinedTable):
         # Views that readers lack are reported by a check of their own.
         return {}
+
+
+def _searchable(connection: Connection[TupleRow], schema: str | None) -> Sequence[str]:
+    try:
+        return searchable_metadata(connection) if schema is not None else ()
+    except (InsufficientPrivilege, UndefinedTable):
+        return ()
 
 
 def _one(connection: Connection[TupleRow], query: LiteralString, values: tuple[str, ...] = ()) -> object:
@@ -320,6 +331,19 @@ def judge_ledger(facts: DatabaseFacts) -> Check:
         else "the database holds none",
         "The log is compared with what was folded from it.",
         "Name the user that made the tables in CREDITFOLD_POSTGRES_DSN." if facts.prepared else "creditfold init",
+    )
+
+
+def judge_searchable(kept: Sequence[str], declared: Sequence[str]) -> Check:
+    """The live generation keeps the metadata that accounts are to be searched by."""
+    missing = [key for key in declared if key not in kept]
+    return Check(
+        SUBJECT,
+        "searchable metadata",
+        "warning" if missing else "ok",
+        f"{', '.join(missing)} isn't kept" if missing else ", ".join(kept) or "none",
+        "A generation keeps the keys that were declared when it was made; a search by another is refused.",
+        "creditfold rebuild, and then creditfold activate; or take it out of CREDITFOLD_SEARCHABLE_METADATA.",
     )
 
 

@@ -1,7 +1,7 @@
 """The catalog of generations: which there are, how far each is folded, which is live. Reads only."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log
 from creditfold.log.bookmark import Bookmark, LastRecord
 from creditfold.projections.tables.scripts import schema_of
-from creditfold.projections.tables.source import live, source_of
+from creditfold.projections.tables.source import live, searchable_of, source_of
 
 
 class GenerationError(CreditfoldError):
@@ -44,7 +44,8 @@ class Generation(NamedTuple):
     """One generation. `next_offsets` and `chains` are by partition; `digest` is one text for all of them.
 
     `until_ms` and `until_offsets` say where its fold ends, if not at the log's end; `forced_rules` which version of the
-    rules decided everything in it, if the log didn't say. Sizes are in bytes, on disk, indexes included.
+    rules decided everything in it, if the log didn't say. Sizes are in bytes, on disk, indexes included. `searchable`
+    are the keys of metadata that it indexes.
     """
 
     number: int
@@ -64,6 +65,7 @@ class Generation(NamedTuple):
     next_offsets: Mapping[int, int]
     digest: str
     size_bytes: int
+    searchable: Sequence[str]
 
     @property
     def is_partial(self) -> bool:
@@ -161,6 +163,7 @@ def _with_tables(connection: Connection[TupleRow], row: dict[str, Any]) -> Gener
         next_offsets={line[0]: line[1] for line in progress},
         digest=_digest([(line[0], line[1], bytes(line[2]).hex()) for line in progress]),
         size_bytes=int(size[0]) if size else 0,
+        searchable=searchable_of(connection, row["number"]),
     )
 
 

@@ -7,6 +7,7 @@ FROM (
     UNION ALL SELECT 'redrives', log_partition, log_offset, '' FROM {schema}.redrives
     UNION ALL SELECT 'checkpoints', log_partition, next_offset - 1, '' FROM {schema}.checkpoints
     UNION ALL SELECT 'accounts', log_partition, log_offset, account_id FROM {schema}.accounts
+    UNION ALL SELECT 'metadata', log_partition, log_offset, account_id FROM {schema}.metadata
     UNION ALL SELECT 'lots', log_partition, log_offset, account_id FROM {schema}.all_lots
     UNION ALL SELECT 'holds', log_partition, log_offset, account_id FROM {schema}.holds
     UNION ALL SELECT 'spends', log_partition, log_offset, account_id FROM {schema}.spends

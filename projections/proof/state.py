@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow
 
 from creditfold.projections.connections import rows_of
 from creditfold.projections.store.rows import HOUR_REASON
-from creditfold.projections.tables.account_tables import ALL_LOTS, LOTS, TABLES, Table
+from creditfold.projections.tables.account_tables import ALL_LOTS, LOTS, NAME, TABLES, Table
 from creditfold.projections.tables.scripts import schema_of, script
 
 
@@ -42,7 +42,10 @@ class StateDifference(NamedTuple):
 
 
 def wrong_state(connection: Connection[TupleRow], number: int, limit: int) -> Sequence[WrongRow]:
-    """Accounts, limits, lots and totals that don't follow from the journal, at most `limit`. Must run in a snapshot."""
+    """Accounts, limits, lots, totals and metadata that don't follow from the journal, at most `limit`.
+
+    Must run in a snapshot.
+    """
     schema = schema_of(number)
     found: list[WrongRow] = []
     for name in _WRONG:
@@ -57,6 +60,7 @@ _WRONG: Sequence[LiteralString] = (
     "proof/wrong_lots.sql",
     "proof/wrong_totals.sql",
     "proof/wrong_hours.sql",
+    "proof/wrong_metadata.sql",
 )
 
 
@@ -68,20 +72,40 @@ def state_differences(
     A row that either generation changed at its partition's end or later is left out: the other isn't folded so far.
     """
     found: list[StateDifference] = []
-    for table in TABLES:
+    for table in (*TABLES, METADATA):
         if len(found) < limit:
             query = _differing(table, left, right, limit - len(found))
             found += rows_of(connection, StateDifference, query, (list(ends), list(ends.values())))
     return found
 
 
+#: No table of state, but compared as they are: by all of its columns, since a command may stand there several times.
+METADATA = Table(
+    "metadata",
+    5,
+    (
+        ("account_id", NAME),
+        ("key", NAME),
+        ("value", NAME),
+        ("log_partition", "integer"),
+        ("log_offset", "bigint"),
+    ),
+)
+
+
 def _differing(table: Table, left: int, right: int, most: int) -> sql.Composed:
     names = [sql.Identifier(name) for name, _ in table.columns]
-    rest = [sql.SQL("{}::text").format(name) for name in names[1 : table.key]]
+    # Where the record is stands beside the name.
+    own = [name for name, _ in table.columns[1 : table.key] if name not in ("log_partition", "log_offset")]
+    rest = [sql.SQL("{}::text").format(sql.Identifier(name)) for name in own]
     read = ALL_LOTS if table is LOTS else table.name
     mine, theirs = (
-        sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(names), sql.Identifier(schema_of(number), read))
-        for number in (left, right)
+        sql.SQL("SELECT {} FROM {} WHERE {}").format(
+            sql.SQL(", ").join(names),
+            sql.Identifier(schema_of(number), read),
+            _ASKED_OF_BOTH.format(sql.Identifier(schema_of(other), "source")) if table is METADATA else sql.SQL("true"),
+        )
+        for number, other in ((left, right), (right, left))
     )
     return _DIFFERING.format(
         what=sql.Literal(table.name),
@@ -92,6 +116,9 @@ def _differing(table: Table, left: int, right: int, most: int) -> sql.Composed:
         most=sql.Literal(most),
     )
 
+
+# What the other generation doesn't index isn't there.
+_ASKED_OF_BOTH = sql.SQL("key = ANY(ARRAY(SELECT unnest(searchable) FROM {}))")
 
 _DIFFERING = sql.SQL("""
     SELECT {what} AS what, account_id, {name} AS name, coalesce(m.log_partition, t.log_partition) AS log_partition,

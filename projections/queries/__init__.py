@@ -82,6 +82,18 @@ from creditfold.projections.queries.progress import (
     standing,
     wait_for,
 )
+from creditfold.projections.queries.search import (
+    AccountCount,
+    AccountFilter,
+    FoundAccount,
+    FoundAccounts,
+    FoundBalance,
+    FoundCommand,
+    NotSearchableError,
+    count_accounts,
+    search_accounts,
+    searchable_metadata,
+)
 from creditfold.projections.queries.statement import (
     Statement,
     StatementBalance,
@@ -92,6 +104,8 @@ from creditfold.projections.queries.statement import (
 from creditfold.projections.queries.trace import Move, Trace, TracedLot, trace
 
 __all__ = [
+    "AccountCount",
+    "AccountFilter",
     "AccountState",
     "Balance",
     "BalanceNow",
@@ -104,12 +118,17 @@ __all__ = [
     "ExpiringLot",
     "ExpiringMonth",
     "FailedBatch",
+    "FoundAccount",
+    "FoundAccounts",
+    "FoundBalance",
+    "FoundCommand",
     "Hold",
     "InconsistentAccountError",
     "JournalPage",
     "JournalPlace",
     "Lot",
     "Move",
+    "NotSearchableError",
     "NotYetFoldedError",
     "OtherTopicError",
     "PartialHourError",
@@ -140,6 +159,7 @@ __all__ = [
     "balances_now",
     "bookmarks",
     "clock",
+    "count_accounts",
     "dead_letter",
     "dead_letters",
     "dead_letters_with",
@@ -159,6 +179,8 @@ __all__ = [
     "rejection_totals",
     "rejections",
     "schedules",
+    "search_accounts",
+    "searchable_metadata",
     "spent",
     "standing",
     "statement",

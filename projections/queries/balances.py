@@ -48,7 +48,9 @@ def balances(connection: Connection[Any], account: str) -> Sequence[Balance]:
         >>> [(row.asset, row.available, row.held) for row in balances(connection, "ada")]
         [('credits', 280, 40)]
     """
-    query = "SELECT * FROM ledger.balances WHERE account_id = %s ORDER BY asset"
+    query = """SELECT account_id, asset, available, version, log_partition, log_offset, pending, held, debt,
+                      credit_limit
+               FROM ledger.balances WHERE account_id = %s ORDER BY asset"""
     return rows_of(connection, Balance, query, (account,))
 
 

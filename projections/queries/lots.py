@@ -239,7 +239,8 @@ def holds(connection: Connection[Any], account: str, *, every: bool = False) -> 
     return rows_of(
         connection,
         Hold,
-        """SELECT * FROM ledger.holds WHERE account_id = %s AND (%s OR state = 'open')
+        """SELECT account_id, command_id, asset, taken, held, state, deadline, slices, made, log_partition, log_offset
+           FROM ledger.holds WHERE account_id = %s AND (%s OR state = 'open')
            ORDER BY state <> 'open', deadline, made""",
         (account, every),
     )

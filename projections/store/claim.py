@@ -27,7 +27,7 @@ class Claim(NamedTuple):
     """A claimed partition: where its fold stands, under which epoch, in which generation.
 
     `finds_ids` says that commands can be looked up in the journal by their ids. `last` is the last record that was
-    folded, `clock_ms` the log's clock.
+    folded, `clock_ms` the log's clock, `searchable` are the keys of metadata that the generation indexes.
     """
 
     next_offset: int
@@ -36,6 +36,7 @@ class Claim(NamedTuple):
     finds_ids: bool = True
     last: LastRecord = NO_RECORD
     clock_ms: int = 0
+    searchable: frozenset[str] = frozenset()
 
     @property
     def bookmark(self) -> Bookmark:
@@ -84,8 +85,9 @@ async def _claim(connection: AsyncConnection[TupleRow], partition: int, owner: s
         raise CreditfoldError(
             f"The projection has no partition {partition}.", "The topic has grown; that is not supported."
         )
-    next_offset, epoch, clock_ms, *last = row
-    return Claim(next_offset, epoch, generation, last=LastRecord(*last), clock_ms=clock_ms)
+    next_offset, epoch, clock_ms, *last, searchable = row
+    found = Claim(next_offset, epoch, generation, last=LastRecord(*last), clock_ms=clock_ms)
+    return found._replace(searchable=frozenset(searchable))
 
 
 async def live_bookmarks(

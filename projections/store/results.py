@@ -42,6 +42,10 @@ class Redrive(NamedTuple):
     note: str
 
 
+#: What a decided command says under a searchable key: the key, the value, the account, and the record's offset.
+MetadataRow: TypeAlias = tuple[str, str, str, int]
+
+
 #: The offset of a record and the journal entry that it caused.
 JournalLine: TypeAlias = tuple[int, CreditEntry]
 
@@ -56,6 +60,7 @@ class ChunkResult(NamedTuple):
     `accepted` and `rejected` count records, which may have several lines in the journal; `minute` is that of the last
     tick. `accounts` holds those that have lines, in the state after the last of them. `made` is the weight of
     the lines, in facts and moves of lots. `last` is the last record that was folded, None where there was none.
+    `metadata` is what is searched by of what was decided.
     """
 
     next_offset: int
@@ -73,3 +78,4 @@ class ChunkResult(NamedTuple):
     accounts: Mapping[str, Account] = {}
     made: int = 0
     last: LastRecord | None = None
+    metadata: Sequence[MetadataRow] = ()

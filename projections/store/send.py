@@ -13,7 +13,7 @@ from creditfold.log.bookmark import NO_RECORD
 from creditfold.projections.store.account_sql import add_hours, add_totals, save, together
 from creditfold.projections.store.chain import BYTES, COLUMNS, NULL, Checkpoint
 from creditfold.projections.store.columns import SEPARATOR, Longs, Utf8, joined, longs
-from creditfold.projections.store.results import ChunkResult
+from creditfold.projections.store.results import ChunkResult, MetadataRow
 from creditfold.projections.store.rows import Hour, Rows, Total
 from creditfold.projections.store.statements import Statements, statements
 from creditfold.projections.tables.account_tables import WRITTEN
@@ -124,7 +124,17 @@ async def _send_rows(cursor: AsyncCursor[TupleRow], generation: int, drafts: Seq
         await cursor.execute(add_totals(generation), joined(totals))
     await _send_hours(cursor, generation, drafts)
     for draft in drafts:
+        if draft.result.metadata:
+            values = draft.partition, *_as_columns(draft.result.metadata)
+            await cursor.execute(statements(generation).save_metadata, values)
+    for draft in drafts:
         await _send_others(cursor, statements(generation), draft)
+
+
+def _as_columns(metadata: Iterable[MetadataRow]) -> tuple[Longs | str, ...]:
+    # Neighbours of the index one after the other: PostgreSQL finds their places faster.
+    keys, values, accounts, offsets = zip(*sorted(metadata), strict=True)
+    return longs(offsets), SEPARATOR.join(accounts), SEPARATOR.join(keys), SEPARATOR.join(values)
 
 
 async def _send_hours(cursor: AsyncCursor[TupleRow], generation: int, drafts: Sequence[Draft]) -> None:

@@ -20,6 +20,7 @@ class Statements(NamedTuple):
     known_ids: bytes
     save_journal: bytes
     save_lines: bytes
+    save_metadata: bytes
     save_dead_letter: bytes
     save_activation: bytes
     save_redrive: bytes
@@ -60,7 +61,7 @@ _PARTS = {
 _TEXTS: tuple[LiteralString, ...] = (
     # claim
     """UPDATE {schema}.progress SET epoch = {epoch}, owner = %s WHERE log_partition = %s
-       RETURNING next_offset, epoch, clock_ms, last_offset, last_digest""",
+       RETURNING next_offset, epoch, clock_ms, last_offset, last_digest, (SELECT searchable FROM {schema}.source)""",
     # release
     """UPDATE {schema}.progress SET epoch = {epoch}, owner = '' WHERE log_partition = %s AND owner <> ''""",
     # bookmarks
@@ -92,6 +93,11 @@ _TEXTS: tuple[LiteralString, ...] = (
        FROM (SELECT string_to_array(line, chr(9), '\N') AS c FROM string_to_table(%b, chr(10)) AS line
              UNION ALL SELECT {schema}.cells_of_copy(line) FROM string_to_table(%b, chr(10)) AS line
              OFFSET 0) AS s""",
+    # save_metadata
+    """INSERT INTO {schema}.metadata (log_partition, log_offset, account_id, key, value)
+       SELECT %s, m.log_offset, m.account_id, m.key, m.value
+       FROM unnest(%b, string_to_array(%s, chr(31)), string_to_array(%s, chr(31)), string_to_array(%s, chr(31)))
+           AS m (log_offset, account_id, key, value)""",
     # save_dead_letter
     """INSERT INTO {schema}.dead_letters
            (log_partition, log_offset, reason, detail, appended_at_ms, key, value, headers)

@@ -78,6 +78,8 @@ class ChunkTransaction:
         self.connection = connection
         self.partition = partition
         self.generation = claim.generation
+        #: The keys of metadata that the generation indexes.
+        self.searchable = claim.searchable
         self._epoch = claim.epoch
         self._sql = statements(claim.generation)
         self._progress = progress

@@ -150,6 +150,7 @@ RELATIONS: Mapping[str, Relation] = {
             "source": "where its credits came from: `issued`, `in_transit` or `reissued`",
             **_MADE,
             **_PLACE,
+            "is_pending": "whether its state is `pending`: an index finds accounts by it",
         },
     ),
     "expiring": Relation(
@@ -177,6 +178,38 @@ RELATIONS: Mapping[str, Relation] = {
             "slices": "JSON of what it still has, in the order of its capture: lot's command, lot's number, amount",
             **_MADE,
             **_PLACE,
+            "is_open": "whether its state is `open`: an index finds accounts by it",
+        },
+    ),
+    "debts": Relation(
+        "One row for each spend that is owed, wholly or in part.",
+        {
+            **_ACCOUNT,
+            "command_id": "the spend",
+            **_ASSET,
+            "debt": "what of it is owed",
+            **_PLACE,
+        },
+    ),
+    "balance_endings": Relation(
+        "One row for each balance whose lots, or some of them, stand in its row and end if they aren't spent before.",
+        {
+            **_ACCOUNT,
+            **_ASSET,
+            "next_at_ms": "when the first of them ends, in milliseconds since 1970 UTC: an index finds accounts by it",
+            "ends_at_ms": "NULL, as in ledger.lot_endings of a lot whose window is open",
+            "log_partition": "the account's partition",
+        },
+    ),
+    "lot_endings": Relation(
+        "One row for each other lot that ends if it isn't spent before.",
+        {
+            **_ACCOUNT,
+            **_ASSET,
+            "next_at_ms": "when it ends, or when its window opens, in milliseconds since 1970 UTC: an index finds "
+            "accounts by it",
+            "ends_at_ms": "when it ends if its window isn't open yet, in milliseconds since 1970 UTC; NULL if it is",
+            "log_partition": "the account's partition",
         },
     ),
     "transfers": Relation(
@@ -249,6 +282,19 @@ RELATIONS: Mapping[str, Relation] = {
             "amount": "how much moved",
             "decided_at": "the log's clock when it was decided, UTC",
         },
+    ),
+    "metadata": Relation(
+        "What decided commands say under the searchable keys of metadata. Of all others the ledger has a digest only.",
+        {
+            "key": "the name of the entry, one of ledger.searchable_metadata",
+            "value": "its value, if that has 1 to 256 characters, none of which is a control character",
+            "account_id": "the account of the command",
+            **_CAUSE,
+        },
+    ),
+    "searchable_metadata": Relation(
+        "The keys of metadata that the live generation keeps values of, from the log's first record on.",
+        {"key": "the name of the entry"},
     ),
     "totals": Relation(
         "Double entry by partition and asset, kept with every transaction: credits - debt + spent + expired + voided + "

@@ -4,11 +4,13 @@
 
 CREATE SCHEMA {schema};
 
--- Which log this generation is folded from. A topic that was deleted and made anew has another topic_id.
+-- Which log this generation is folded from. A topic that was deleted and made anew has another topic_id. searchable are
+-- the keys of metadata that it indexes, from the log's first record on: they never change, so that no search is of a part.
 CREATE TABLE {schema}.source (
     topic text COLLATE "C" PRIMARY KEY,
     topic_id text NOT NULL,
-    partitions integer NOT NULL CHECK (partitions > 0)
+    partitions integer NOT NULL CHECK (partitions > 0),
+    searchable text[] NOT NULL
 );
 
 -- Where the fold stands in each partition. The transaction that writes balances moves next_offset with them, and
@@ -109,6 +111,16 @@ CREATE INDEX journal_ended ON {schema}.journal
     (to_timestamp(clock_ms / 1000.0), log_partition, log_offset, account_id, version)
     WHERE kind <> 'spend' AND facts ~ '"(expired|voided|forfeited|lapsed)"';
 
+-- What decided commands say under the searchable keys, of whose metadata the journal has a digest only: a row for each key
+-- of a command. Its index is in indexes.sql.
+CREATE TABLE {schema}.metadata (
+    log_offset bigint NOT NULL,
+    log_partition integer NOT NULL,
+    account_id text COLLATE "C" NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    value text COLLATE "C" NOT NULL
+);
+
 -- Records that can't be folded, as they are in the log.
 CREATE TABLE {schema}.dead_letters (
     log_partition integer NOT NULL,
@@ -157,6 +169,8 @@ CREATE TABLE {schema}.accounts (
     log_partition integer NOT NULL,
     log_offset bigint NOT NULL
 );
+CREATE INDEX accounts_frozen ON {schema}.accounts (account_id) WHERE nullif(frozen, '') IS NOT NULL;
+CREATE INDEX accounts_closed ON {schema}.accounts (account_id) WHERE is_closed;
 
 -- Ends the transaction that writes a partition which another worker has claimed or folded meanwhile.
 CREATE FUNCTION {schema}.refuse_displaced() RETURNS boolean LANGUAGE plpgsql AS $$
@@ -214,6 +228,7 @@ CREATE TABLE {schema}.lots (
         CHECK (amount = remaining + held + spent + expired + voided + forfeited + reissued + transferred)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.1);
 CREATE INDEX lots_live ON {schema}.lots (account_id) WHERE is_live;
+CREATE INDEX lots_pending ON {schema}.lots (account_id) WHERE is_pending;
 CREATE INDEX lots_due ON {schema}.lots (log_partition, next_at_ms) WHERE next_at_ms IS NOT NULL;
 
 -- The lots that stand in balances. A line that isn't one of a lot is left out: `creditfold verify` then names the account.

@@ -1,6 +1,6 @@
 """Makes the catalog, a generation's tables, the readers' views and their role. Safe to do again, and by many."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from psycopg import Connection, sql
@@ -43,7 +43,8 @@ class TablespaceError(CreditfoldError):
 class Plan(NamedTuple):
     """What a new generation is for: its purpose in a word, the rules that decide everything if any, its indexes.
 
-    `until_ms` and `until_offsets` (next offset by partition) say where its fold is to end, if not at the log's end.
+    `until_ms` and `until_offsets` (next offset by partition) say where its fold is to end, if not at the log's end;
+    `searchable` are the keys of metadata that it indexes, and `by_balance` whether it indexes balances.
     """
 
     purpose: str
@@ -54,10 +55,18 @@ class Plan(NamedTuple):
     indexed: bool = False
     tablespace: str | None = None
     note: str = ""
+    searchable: Collection[str] = ()
+    by_balance: bool = False
 
 
-def prepare(dsn: str, log: Log) -> bool:
+def prepare(dsn: str, log: Log, searchable: Collection[str] = (), *, by_balance: bool = False) -> bool:
     """Make what is missing and bind the projection to its log; returns whether anything was made.
+
+    Args:
+        dsn: of the database.
+        log: to be folded.
+        searchable: the keys of metadata that the first generation indexes, if it is made now.
+        by_balance: whether it indexes balances.
 
     Raises LogChangedError when the live generation was folded from another topic than `log`, LayoutError when another
     release made it.
@@ -66,7 +75,8 @@ def prepare(dsn: str, log: Log) -> bool:
         prepare_catalog(connection)
         found = live(connection)
         if found is None:
-            number = make_generation(connection, log, Plan("first", state="live", indexed=True))
+            plan = Plan("first", state="live", indexed=True, searchable=searchable, by_balance=by_balance)
+            number = make_generation(connection, log, plan)
             connection.execute("UPDATE ledger.generations SET activated_at = made_at WHERE number = %s", (number,))
             make_views(connection, number)
         else:
@@ -123,10 +133,13 @@ def make_generation(connection: Connection[TupleRow], log: Log, plan: Plan) -> i
     schema = schema_of(number)
     lot = {"line_columns": line_columns(), "line_pattern": line_pattern()}
     connection.execute(script("tables/generation.sql", schema=schema, rules=plan.forced_rules or RULES, **lot))
+    if plan.by_balance:
+        connection.execute(script("tables/searching.sql", schema=schema))
     if plan.indexed:
         for statement in (*index_statements(schema), key_statement(schema)):
             connection.execute(statement)
-    connection.execute(sql.SQL("INSERT INTO {} VALUES (%s, %s, %s)").format(sql.Identifier(schema, "source")), log)
+    source = sql.SQL("INSERT INTO {} VALUES (%s, %s, %s, %s)").format(sql.Identifier(schema, "source"))
+    connection.execute(source, (*log, list(plan.searchable)))
     connection.execute(
         sql.SQL("INSERT INTO {} (log_partition) SELECT generate_series(0, %s - 1)").format(
             sql.Identifier(schema, "progress")

@@ -1,6 +1,6 @@
 """The log that a generation is folded from, and which generation is live."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from psycopg import AsyncConnection, Connection, sql
@@ -30,6 +30,13 @@ def source_of(connection: Connection[TupleRow], number: int) -> Log:
     if row is None:
         raise CreditfoldError(f"Generation {number} names no log.", f"Drop it: creditfold drop {number}")
     return Log(*row)
+
+
+def searchable_of(connection: Connection[TupleRow], number: int) -> Sequence[str]:
+    """The keys of metadata that a generation indexes; none of one whose layout knows no such."""
+    source = sql.Identifier(schema_of(number), "source")
+    row = connection.execute(sql.SQL("SELECT to_jsonb(s) -> 'searchable' FROM {} s").format(source)).fetchone()
+    return [] if row is None or row[0] is None else list(row[0])
 
 
 async def sources_of(pool: AsyncConnectionPool[AsyncConnection[TupleRow]], numbers: Iterable[int]) -> list[Log]:

@@ -69,7 +69,7 @@ CREATE OR REPLACE VIEW ledger.lots AS
            is_live, lot_class AS class, priority, nullif(scope, '') AS scope,
            CASE WHEN effective_at_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(effective_at_ms / 1000.0) END AS effective_at,
            CASE WHEN expires_at_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(expires_at_ms / 1000.0) END AS expires_at,
-           source, made, log_partition, log_offset
+           source, made, log_partition, log_offset, is_pending
     FROM {schema}.all_lots;
 
 -- What of the live lots will end, for sums over all accounts: of the lots that stand in balances (inline_lots.py lays out
@@ -96,7 +96,7 @@ CREATE OR REPLACE VIEW ledger.holds AS
            (SELECT coalesce(sum((s ->> 2)::bigint), 0)::bigint FROM json_array_elements(slices::json) s) AS held,
            CASE WHEN is_open THEN 'open' WHEN is_lapsed THEN 'lapsed' ELSE 'closed' END AS state,
            CASE WHEN deadline_ms BETWEEN 1 AND 253402300799999 THEN to_timestamp(deadline_ms / 1000.0) END AS deadline,
-           slices::json AS slices, made, log_partition, log_offset
+           slices::json AS slices, made, log_partition, log_offset, is_open
     FROM {schema}.holds;
 
 CREATE OR REPLACE VIEW ledger.transfers AS
@@ -116,6 +116,25 @@ CREATE OR REPLACE VIEW ledger.schedules AS
            nullif(expires_after_ms, 0) AS expires_after_ms,
            made, log_partition, log_offset
     FROM {schema}.schedules;
+
+CREATE OR REPLACE VIEW ledger.debts AS
+    SELECT account_id, command_id, asset, debt, log_partition, log_offset FROM {schema}.spends WHERE debt > 0;
+
+-- In milliseconds, as the indexes have them, and of one table each, so that an index can give their order. As a range, for
+-- the planner takes two conditions for rarer than one.
+CREATE OR REPLACE VIEW ledger.balance_endings AS
+    SELECT account_id, asset, next_at_ms, NULL::bigint AS ends_at_ms, log_partition
+    FROM {schema}.balances WHERE next_at_ms > 0;
+
+CREATE OR REPLACE VIEW ledger.lot_endings AS
+    SELECT account_id, asset, next_at_ms, CASE WHEN is_pending THEN expires_at_ms END AS ends_at_ms, log_partition
+    FROM {schema}.lots WHERE next_at_ms > 0 AND expires_at_ms > 0;
+
+CREATE OR REPLACE VIEW ledger.metadata AS
+    SELECT key, value, account_id, log_partition, log_offset FROM {schema}.metadata;
+
+CREATE OR REPLACE VIEW ledger.searchable_metadata AS
+    SELECT unnest(searchable) AS key FROM {schema}.source;
 
 CREATE OR REPLACE VIEW ledger.totals AS
     SELECT log_partition, asset, credits, debt, issued, spent, expired, voided, forfeited, reissued, in_transit

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import Producer
 
 from creditfold.common.settings import Settings
-from creditfold.ledger import CreditBook
+from creditfold.ledger import Command, CreditBook
 from creditfold.ledger.commands import ReceiveTransfer, SettleTransfer
 from creditfold.ledger.facts import CreditOutcome
 from creditfold.log.archive.target import RestoreTopic
@@ -39,8 +39,8 @@ class _Along(_Fold):
 
     last: CreditOutcome | None = None
 
-    def _take(self, record: Record, outcome: CreditOutcome) -> None:
-        super()._take(record, outcome)
+    def _take(self, record: Record, command: Command, outcome: CreditOutcome) -> None:
+        super()._take(record, command, outcome)
         self.last = outcome
 
     def follow(self, record: Record, content: Content | Later) -> ReceiveTransfer | SettleTransfer | None:

@@ -41,7 +41,7 @@ def states(settings: Settings) -> dict[int, str]:
 
 TABLES = (
     *("balances", "journal", "dead_letters", "activations", "redrives", "checkpoints", "accounts", "lots", "holds"),
-    *("spends", "transfers", "schedules", "totals", "hourly_totals"),
+    *("spends", "transfers", "schedules", "totals", "hourly_totals", "metadata"),
 )
 BALANCE = ("account_id", "asset", "available", "pending", "held", "debt", "credit_limit", "version", "log_offset")
 

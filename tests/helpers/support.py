@@ -414,7 +414,7 @@ def fold_log(settings: Settings) -> None:
     A rebuild's fold is the workers' fold, and needs no process to come up.
     """
     log = describe_log(settings)
-    prepare(settings.dsn, log)
+    prepare(settings.dsn, log, settings.searchable_keys, by_balance=settings.searchable_balances)
     ends = end_offsets(settings, log.topic, range(log.partitions))
     fold_here(RebuildJob(settings.kafka_client, log.topic, log.partitions, 1, ends), settings.dsn)
 

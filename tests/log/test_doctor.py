@@ -25,7 +25,13 @@ from creditfold.log.doctor.kafka_checks import examine_kafka
 from creditfold.log.open_transactions import OpenTransaction
 from creditfold.log.topics import PartitionState, TopicInfo, describe_topic
 from creditfold.processors.doctor import UnsafeError, examine, refuse_unsafe
-from creditfold.projections.doctor.postgres import Collations, DatabaseFacts, examine_postgres, outside
+from creditfold.projections.doctor.postgres import (
+    Collations,
+    DatabaseFacts,
+    examine_postgres,
+    judge_searchable,
+    outside,
+)
 from creditfold.projections.sessions import ServerSetting
 from helpers.command_line import use
 from helpers.databases import role, with_dsn
@@ -317,6 +323,17 @@ def test_what_postgresql_reports_is_judged(changed: dict[str, Any], expected: li
     checks = examine_postgres(DATABASE._replace(**changed))
     assert [(check.name, check.state) for check in checks if check.state != "ok"] == expected
     assert all(check.why and check.remedy for check in checks)
+
+
+def test_a_key_that_is_declared_and_not_kept_is_named() -> None:
+    """Searches by it are refused until a generation keeps it. One that is kept and no longer declared does no harm."""
+    found = {kept: judge_searchable(kept, ["a", "b"]) for kept in ((), ("a",), ("a", "b", "c"))}
+    assert [(check.state, check.seen) for check in found.values()] == [
+        ("warning", "a, b isn't kept"),
+        ("warning", "b isn't kept"),
+        ("ok", "a, b, c"),
+    ]
+    assert judge_searchable((), ()).state == "ok"
 
 
 @pytest.mark.parametrize(("instant", "ahead"), [(9.5, -0.5), (10.0, 0.0), (17.0, 0.0), (20.0, 0.0), (23.0, 3.0)])

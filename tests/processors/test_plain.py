@@ -30,6 +30,7 @@ from creditfold.projections.store.account_loader import account_with
 from creditfold.projections.store.account_sql import cells
 from creditfold.projections.store.chain import CHECKPOINT_OFFSETS, START, Line, dead_letter_line, extend, journal_line
 from creditfold.projections.store.claim import Claim
+from creditfold.projections.store.results import MetadataRow
 from creditfold.projections.store.rows import HOUR_MS, HOUR_REASON, Hour
 from creditfold.projections.store.transaction import ChunkTransaction, Progress
 from creditfold.projections.tables.account_tables import BALANCES, CHANGED_LOTS, EMPTIED_BALANCES, FAST_BALANCES, LOTS
@@ -137,13 +138,16 @@ def test_what_it_reads_is_what_python_reads(pair: tuple[bytes, bytes], partition
 @needs_fast
 def test_metadata_do_not_slow_a_plain_command_down() -> None:
     """A purchase says which order it is of; the line keeps a digest of that, as Python's does."""
-    metadata = {"order": "7", "é": "\t"}
+    metadata = {"order": "7", "é": "\t", "b": "x" * 257, "a": "é" * 256}
     records = [grant(0, 0, "g", "ann", 1, metadata=metadata), spend(1, 1, "s", "ann", 1, metadata=metadata)]
     ours, python = Folded({}, is_fast=True), Folded({}, is_fast=False)
     ours.fold(records)
     python.fold(records)
     assert ours.fast_lines == 2
     assert ours.progress == python.progress
+    kept = {("order", "7"), ("a", "é" * 256)}
+    assert ours.metadata == {(*entry, "ann", offset) for offset in (0, 1) for entry in kept}
+    assert python.metadata == ours.metadata
 
 
 @needs_fast
@@ -170,6 +174,10 @@ def without_tables(seed: int, count: int, share: float) -> list[FakeRecord]:
     return [record._replace(offset=offset) for offset, record in enumerate(found)]
 
 
+#: Of metadata of these histories; of some values are too short, or hold what no id may.
+SEARCHABLE = frozenset({"order", "a", "b"})
+
+
 class Folded:
     """A fold without PostgreSQL: its chain, and the last row of each key of what it would write."""
 
@@ -184,12 +192,14 @@ class Folded:
         self.totals: dict[str, list[int]] = {}
         self.hours: Counter[Hour] = Counter()
         self.fast_lines = 0
+        self.metadata: set[MetadataRow] = set()
         self._known = known
 
     def fold(self, records: Sequence[FakeRecord]) -> None:
         """Fold records in a transaction of their own."""
         end = records[-1].offset + 1
-        transaction = ChunkTransaction(None, 0, Claim(0, 1, 1), self.progress)  # type: ignore[arg-type]
+        claimed = Claim(0, 1, 1, searchable=SEARCHABLE)
+        transaction = ChunkTransaction(None, 0, claimed, self.progress)  # type: ignore[arg-type]
         reads = fast.read(records, 0, 1, self.cache.store)
         assert not controls(reads)
         coming = list(commands(reads))
@@ -200,6 +210,7 @@ class Folded:
         if plan is not None:
             self.cache.settle(plan, {}, found, {})
         draft = fold_part(Part(reads, end), LoadRequest(transaction, coming, self.cache, plan), found, 10**9)
+        self.metadata |= {*draft.result.metadata}
         self.fast_lines += b"".join(draft.lines).count(b"\n") - len(draft.result.journal)
         for asset, total in draft.totals.items():
             sums = self.totals.setdefault(asset, [0] * len(total))
@@ -278,7 +289,7 @@ def test_what_is_compared_takes_the_fast_path() -> None:
 def compared(seed: int, share: float) -> int:
     """Fold a history the fast path and Python's, and hold the two together; gives how many lines the fast path made."""
     records = without_tables(seed, 150, share)
-    whole = fold(read_records(records, 0, 1), CreditBook(), len(records))
+    whole = fold(read_records(records, 0, 1), CreditBook(), len(records), searchable=SEARCHABLE)
     known: dict[tuple[str, str], tuple[int, Command]] = {}
     command: Any
     for record, command in read_records(records, 0, 1):
@@ -293,6 +304,7 @@ def compared(seed: int, share: float) -> int:
     assert ours.totals == python.totals
     assert ours.hours == python.hours
     assert ours.tables == python.tables
+    assert ours.metadata == python.metadata == {*whole.metadata}
     return ours.fast_lines
 
 

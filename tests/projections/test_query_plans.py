@@ -18,12 +18,13 @@ from psycopg.rows import tuple_row
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.projections import queries
+from creditfold.projections.tables.scripts import script
 from helpers.credit_folds import fold_in_pieces
 from helpers.credit_histories import history
 from helpers.pages import DOCS, blocks
 
 #: Tables that grow with the ledger.
-LARGE = {"journal", "balances", "accounts", "lots", "holds", "spends", "transfers", "schedules"}
+LARGE = {"journal", "balances", "accounts", "lots", "holds", "spends", "transfers", "schedules", "metadata"}
 
 
 def moment(at_ms: int) -> datetime:
@@ -90,7 +91,22 @@ WITHOUT_ACCOUNT = {
     ),
     *("clock", "bookmarks", "await_outcome", "expiring_totals", "outcomes_at", "journal", "totals"),
     *("spent", "ended_totals"),
+    *("search_accounts", "count_accounts", "searchable_metadata"),
 }
+#: What accounts are searched by: each is found by an index, and what is combined too.
+SEARCHES = (
+    queries.AccountFilter(prefix="user-7"),
+    queries.AccountFilter(command_id="c7"),
+    queries.AccountFilter(metadata={"order": "o7"}),
+    queries.AccountFilter(state="frozen"),
+    queries.AccountFilter(state="closed", prefix="user"),
+    queries.AccountFilter(state="open", asset="credits"),
+    queries.AccountFilter(asset="credits", least=100),
+    queries.AccountFilter(asset="credits", most=5, metadata={"order": "o7"}),
+    *(queries.AccountFilter(asset="credits", balance_of=name, least=1) for name in ("pending", "held", "debt")),
+    queries.AccountFilter(ends_before=moment(5)),
+    queries.AccountFilter(asset="credits", least=1, ends_before=moment(10**12)),
+)
 #: What people ask of a view with an account's name in hand, though no document says it so.
 ASKED = [
     "SELECT * FROM ledger.moves WHERE account_id = 'bob' LIMIT 50",
@@ -173,6 +189,7 @@ def documented() -> list[str]:
 def test_plans_hold_at_ten_million_lines(prepared: Settings) -> None:
     """Of each query of an account, and of all SQL in the docs, for an account like most and for a busy one."""
     with psycopg.connect(prepared.dsn, autocommit=True) as connection:
+        connection.execute(script("tables/searching.sql", schema="ledger_0001"))
         connection.execute(FILL.encode(), binary=False)
         connection.execute(SCALE, (LINES // ROWS,))
     texts = [*documented(), *ASKED]
@@ -190,6 +207,12 @@ def test_plans_hold_at_ten_million_lines(prepared: Settings) -> None:
                 assert_by_account(text)
             else:
                 assert [scan for plan in Explaining.plans for scan in scans(plan)] == [], text
+    for wanted in SEARCHES:
+        with explaining(prepared) as connection:
+            queries.search_accounts(connection, wanted)
+        found = [kind for plan in Explaining.plans for kind, _ in scans(plan)]
+        assert found, wanted
+        assert [kind for kind in found if kind.endswith("Seq Scan")] == [], wanted
 
 
 # Accounts with ten lines each, and one with a four-hundredth of all; of the other tables something for each of them.
@@ -216,6 +239,8 @@ INSERT INTO ledger_0001.transfers SELECT account, 't' || n, 'credits', 'x', '[]'
 INSERT INTO ledger_0001.schedules
     SELECT account, 'r' || n, 'credits', 5, 'days', 1, 1, 0, 0, 'paid', 50, 0, '', n, 2, false, NULL, 0, n FROM names;
 INSERT INTO ledger_0001.accounts SELECT account, 1, false, 'spending', 0, 1 FROM names GROUP BY account;
+INSERT INTO ledger_0001.metadata SELECT n, 0, account, 'order', 'o' || n FROM names;
+UPDATE ledger_0001.source SET searchable = '{{order}}';
 UPDATE ledger_0001.progress SET next_offset = {ROWS + 1};
 DO $$ DECLARE name text; BEGIN
     FOR name IN SELECT relname FROM pg_class WHERE relnamespace = 'ledger_0001'::regnamespace AND relkind = 'r'
