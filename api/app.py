@@ -31,6 +31,7 @@ from creditfold.api import (
     problems,
     reference,
     rules,
+    search,
     statement,
     trace,
 )
@@ -49,15 +50,15 @@ _SENT = (
     *("Prefer", "X-Request-ID"),
 )
 _SHOWN = (
-    *("Creditfold-Generation", "Creditfold-Position", "ETag", "Idempotency-Replayed", "Location"),
+    *("Creditfold-Count", "Creditfold-Generation", "Creditfold-Position", "ETag", "Idempotency-Replayed", "Location"),
     *("Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"),
 )
 
 
 #: Those that have routes.
 _MODULES = (
-    *(commands, bulk, accounts, trace, statement, expiring, ended, hours, journal, books, outcomes, graphql, keys),
-    *(dead_letters, log_record, generations, rules, operations, operation, reference, metrics),
+    *(commands, bulk, search, accounts, trace, statement, expiring, ended, hours, journal, books, outcomes, graphql),
+    *(keys, dead_letters, log_record, generations, rules, operations, operation, reference, metrics),
 )
 
 

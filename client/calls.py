@@ -81,7 +81,13 @@ class Call(Generic[T]):
     @property
     def parameters(self) -> dict[str, str]:
         """The query as text."""
-        return {name: _text(value) for name, value in self.query.items() if value is not None}
+        found: dict[str, str] = {}
+        for name, value in self.query.items():
+            if isinstance(value, Mapping):
+                found |= {f"{name}[{key}]": _text(one) for key, one in value.items()}
+            elif value is not None:
+                found[name] = _text(value)
+        return found
 
     @property
     def encoded_headers(self) -> dict[bytes, bytes]:

@@ -5,11 +5,12 @@ Written from docs/openapi.json by docs/client_code.py (`make api`).
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from creditfold.client.answers import (
     AcceptedAnswer,
     AccountAnswer,
+    AccountsAnswer,
     AuditAnswer,
     BalanceAnswer,
     DeadLettersAnswer,
@@ -100,6 +101,125 @@ class Reads(ABC):
     def schema(self, schema_id: int) -> Any:
         """The Avro schema of an id, as the log's records carry it. Needs no key: the schemas are public."""
         return self._send(Call("GET", path("/schemas/{schema_id}", schema_id=schema_id), {200: Any}))
+
+    def accounts(
+        self,
+        *,
+        cursor: str | None = None,
+        limit: int | None = None,
+        account_prefix: str | None = None,
+        command_id: str | None = None,
+        state: Literal["open", "frozen", "closed"] | None = None,
+        asset: str | None = None,
+        balance: Literal["available", "pending", "held", "debt"] | None = None,
+        least: int | None = None,
+        most: int | None = None,
+        ends_before: Instant | None = None,
+        at_least: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> AccountsAnswer:
+        """Accounts by a command, metadata, state, balance, or by what ends; all that is asked must be so.
+
+        Args:
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            account_prefix: begins the accounts.
+            command_id: of a command of theirs that was decided.
+            state: one that is frozen isn't open.
+            asset: they have or had credits of it.
+            balance: what `least` and `most` are about.
+            least: the least balance of the asset.
+            most: the most balance of the asset.
+            ends_before: something of the asset, or of any, ends before this (RFC 3339).
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+            metadata: `metadata[key]=value`: a command of theirs says so. The key is one of
+                CREDITFOLD_SEARCHABLE_METADATA. Needs the scope read:personal.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return self._send(
+            Call(
+                "GET",
+                "/v1/accounts",
+                {200: AccountsAnswer},
+                query={
+                    "cursor": cursor,
+                    "limit": limit,
+                    "account_prefix": account_prefix,
+                    "command_id": command_id,
+                    "state": state,
+                    "asset": asset,
+                    "balance": balance,
+                    "least": least,
+                    "most": most,
+                    "ends_before": ends_before,
+                    "at_least": at_least,
+                    "metadata": metadata,
+                },
+            )
+        )
+
+    def accounts_pages(
+        self,
+        *,
+        cursor: str | None = None,
+        limit: int | None = None,
+        account_prefix: str | None = None,
+        command_id: str | None = None,
+        state: Literal["open", "frozen", "closed"] | None = None,
+        asset: str | None = None,
+        balance: Literal["available", "pending", "held", "debt"] | None = None,
+        least: int | None = None,
+        most: int | None = None,
+        ends_before: Instant | None = None,
+        at_least: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> Iterator[AccountsAnswer]:
+        """The pages of `accounts`, one after the other until there are no more.
+
+        Args:
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            account_prefix: begins the accounts.
+            command_id: of a command of theirs that was decided.
+            state: one that is frozen isn't open.
+            asset: they have or had credits of it.
+            balance: what `least` and `most` are about.
+            least: the least balance of the asset.
+            most: the most balance of the asset.
+            ends_before: something of the asset, or of any, ends before this (RFC 3339).
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+            metadata: `metadata[key]=value`: a command of theirs says so. The key is one of
+                CREDITFOLD_SEARCHABLE_METADATA. Needs the scope read:personal.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.accounts(
+                cursor=cursor,
+                limit=limit,
+                account_prefix=account_prefix,
+                command_id=command_id,
+                state=state,
+                asset=asset,
+                balance=balance,
+                least=least,
+                most=most,
+                ends_before=ends_before,
+                at_least=at_least,
+                metadata=metadata,
+            )
+            yield page
+            if (cursor := following(page)) is None:
+                return
 
     def account(
         self,

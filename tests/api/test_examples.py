@@ -70,6 +70,7 @@ CALLS = (
     ]),
     Call("command", "GET", "/v1/accounts/ada/commands/order-1"),
     Call("command", "GET", "/v1/accounts/ada/commands/order-3"),
+    Call("accounts", "GET", "/v1/accounts", query={"command_id": "order-1"}),
     Call("account", "GET", "/v1/accounts/ada", query={"expand": "lots,holds"}),
     Call("balances", "GET", "/v1/accounts/ada/balances"),
     Call("lots", "GET", "/v1/accounts/ada/lots"),

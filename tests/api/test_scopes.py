@@ -53,6 +53,8 @@ TABLE: dict[str, Row] = {
     "POST /v1/accounts/{account}/batches": Row("append:batch", "account"),
     "POST /v1/commands": Row("append:*", "own"),
     "GET /v1/accounts/{account}/commands/{command_id}": Row("read:statement", "account"),
+    "GET /v1/accounts": Row("read:balance", "own"),
+    "HEAD /v1/accounts": Row("read:balance", "own"),
     "GET /v1/accounts/{account}": Row("read:balance", "account"),
     "GET /v1/accounts/{account}/balances": Row("read:balance", "account"),
     "GET /v1/accounts/{account}/lots": Row("read:balance", "account"),

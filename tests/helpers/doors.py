@@ -80,8 +80,9 @@ def open_door(stack: StackUnderTest, folder: Path) -> Iterator[Door]:
     with (
         patience(),
         new_database(stack.settings) as database,
-        topics_made(with_topics_of_its_own(database)) as settings,
+        topics_made(with_topics_of_its_own(database)) as own,
     ):
+        settings = own.model_copy(update={"searchable_metadata": "order"})
         prepare_ledger(settings)
         with worker(settings, folder), serving(settings) as url:
             door = Door(settings, url)
