@@ -20,7 +20,18 @@ import typer
 
 from creditfold.cli.append import commands, import_file, redrive, tick
 from creditfold.cli.demo import command
-from creditfold.cli.read import balance, dead_letters, expiring, follow, history, lots, spent, statement, trace
+from creditfold.cli.read import (
+    accounts,
+    balance,
+    dead_letters,
+    expiring,
+    follow,
+    history,
+    lots,
+    spent,
+    statement,
+    trace,
+)
 from creditfold.cli.rebuild import generations, rules, trial_balance, verify
 from creditfold.cli.run import access, archive, doctor, keys, processes, servers, status
 from creditfold.cli.shared.output import OutputError, output_error, print_json, safe, written
@@ -82,6 +93,7 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("batch", _APPEND, commands.batch),
     ("import", _APPEND, import_file.import_),
     ("balance", _READ, balance.balance),
+    ("accounts", _READ, accounts.accounts),
     ("history", _READ, history.history),
     ("statement", _READ, statement.statement),
     ("expiring", _READ, expiring.expiring),

@@ -81,6 +81,28 @@ def test_credits_that_will_end(cli: Cli, ledger_settings: Settings, tmp_path: Pa
         (f"{later:%Y-%m}", 2, 10),
     ]
     assert f"{soon:%Y-%m}" in cli("expiring", "--all").out
+    _accounts_are_found(cli, later)
+
+
+def _accounts_are_found(cli: Cli, later: datetime) -> None:
+    """By the same questions as over HTTP, as a table, as JSON, and counted."""
+    found = cli("accounts", "--command", "soon", "--json").json
+    assert [row["account_id"] for row in found["accounts"]] == ["ada", "bob"]
+    assert [command["command_id"] for row in found["accounts"] for command in row["commands"]] == ["soon", "soon"]
+    first = cli("accounts", "-n", "1").out
+    assert [line.split()[:4] for line in first.splitlines()[1:]] == [
+        ["ada", "open", "credits", "82"],
+        ["More:", "--after", "ada"],
+    ]
+    assert "bob" in cli("accounts", "-n", "1", "--after", "ada", "--state", "open").out
+    rich = ("accounts", "--asset", "credits", "--least", "100", "--prefix", "b")
+    assert [cli(*rich, "--count").out, cli(*rich, "--count", "--json").json["number"]] == ["1\n", 1]
+    assert cli(*rich, "--ends-before", later.isoformat(), "--count").out == "1\n"
+    assert (
+        cli("accounts", "--asset", "credits", "--balance", "held", "--least", "1").out == "There is no such account.\n"
+    )
+    refused = cli("accounts", "--metadata", "order_id=1")
+    assert (refused.code, "keeps no metadata" in refused.err) == (2, True)
 
 
 @pytest.mark.usefixtures("one_producer")
@@ -153,6 +175,8 @@ def test_what_was_spent_and_what_ended(cli: Cli, ledger_settings: Settings, tmp_
         ("ended --by class", "--asset and --by are for --totals"),
         ("ended --since 2026-06-02 --until 2026-06-01", "--until is before --since"),
         ("expiring ada --csv", "--csv is for --all"),
+        ("accounts --ends-before soon", "'soon' is no time"),
+        ("accounts --metadata order", "has no value"),
     ],
 )
 def test_a_wrong_time_is_refused(bare: Cli, line: str, says: str) -> None:
