@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 from argparse import Namespace
@@ -11,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 
 from helpers.imports import read
@@ -32,6 +34,7 @@ import lots
 import rebuild
 import report
 import scale
+import search
 from latency import Look, Schedule, pace, visible_at
 from rig import database, ledger, middle, percentiles, servers_cpu_s, workers
 from sampling import Place, stage_of
@@ -40,6 +43,8 @@ from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.producers import Command
 from creditfold.producers.import_head import FileFormat
+from creditfold.projections import queries
+from creditfold.projections.connections import connected, snapshot
 
 
 @pytest.fixture(scope="session")
@@ -411,6 +416,24 @@ def test_spends_among_lots_are_measured(servers: Settings) -> None:
     """In memory and into PostgreSQL, with and without what a worker remembers."""
     assert lots.in_memory(3, 2, 10) > 0
     assert all(one > 0 for one in asyncio.run(lots.into_postgres(servers, 3, 2, 10)))
+
+
+@pytest.mark.stack
+def test_searches_and_what_they_cost_the_fold_are_measured(servers: Settings) -> None:
+    """Each kind of search in a projection that has something for each, and a fold of commands that say an order."""
+    with database(servers, "bench_test") as dsn:
+        found = search.searched(dsn, 1_000, 4)
+        assert found.keys() == search.kinds(1_000).keys()
+        assert all(0 < row["half_ms"] <= row["p95_ms"] for row in found.values())
+        with connected(dsn) as connection, snapshot(connection):
+            asked = {name: make(random.Random(5)) for name, make in search.kinds(1_000).items()}
+            empty = [name for name, one in asked.items() if not queries.search_accounts(connection, one).accounts]
+        assert empty == []
+    with database(servers, "bench_test") as dsn:
+        log = list(search.records(100, 10, says=True))
+        assert all(one > 0 for one in asyncio.run(search.folded(dsn, log, ["order_id"])).values())
+        with psycopg.connect(dsn) as connection:
+            assert connection.execute("SELECT count(*) FROM ledger.metadata").fetchall() == [(100,)]
 
 
 @pytest.mark.stack
