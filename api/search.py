@@ -195,7 +195,7 @@ async def count(request: Request, asked: Asked) -> Response:
 async def _read(request: Request, asked: _Asked, question: Any, *arguments: Any) -> Reading:
     service = service_of(request)
     if asked.at_least is not None:
-        await service.wait_for(Position.parse(asked.at_least), AT_LEAST_S)
+        await service.fold.wait_for(Position.parse(asked.at_least), AT_LEAST_S)
     return await service.read(None, question, asked.wanted, *arguments)
 
 

@@ -13,10 +13,14 @@ __all__ = [
     "AcceptedAnswer",
     "AccountAnswer",
     "AccountsAnswer",
+    "ActivationAnswer",
     "Allocation",
     "AuditAnswer",
     "AuditLineAnswer",
     "BalanceAnswer",
+    "BytesAnswer",
+    "DeadLetterAnswer",
+    "DeadLettersAnswer",
     "DecisionAnswer",
     "EndedAnswer",
     "EndedLineAnswer",
@@ -30,20 +34,29 @@ __all__ = [
     "FoundAccountAnswer",
     "FoundBalanceAnswer",
     "FoundCommandAnswer",
+    "GenerationAnswer",
     "GraphqlAnswer",
+    "HeaderAnswer",
     "HistoryAnswer",
     "HoldAnswer",
     "JournalAnswer",
     "KeyAnswer",
+    "LetterResultAnswer",
+    "LetterResultsAnswer",
     "LiveAnswer",
+    "LogRecordAnswer",
     "LotAnswer",
     "MoveAnswer",
     "NewKeyAnswer",
+    "OneDeadLetterAnswer",
+    "OperationAnswer",
+    "OperationsAnswer",
     "OutcomeAnswer",
     "PreviewAnswer",
     "Problem",
     "ProgressAnswer",
     "ReadyAnswer",
+    "RulesAnswer",
     "ScheduleAnswer",
     "SidesAnswer",
     "SpentAnswer",
@@ -94,6 +107,20 @@ class AccountsAnswer(Answer):
 
     accounts: tuple[FoundAccountAnswer, ...]
     next: str | None
+
+
+class ActivationAnswer(Answer):
+    """A record of the log that brought a version of the rules into force in its partition.
+
+    Attributes:
+        source: who did it; with the scope read:personal only, as the reason.
+    """
+
+    activated_at: datetime
+    position: str
+    reason: str | None
+    rules: int
+    source: str | None
 
 
 class Allocation(Answer):
@@ -153,6 +180,56 @@ class BalanceAnswer(Answer):
     pending: int
     version: int
     available_for_use: int | None = None
+
+
+class BytesAnswer(Answer):
+    """Bytes that anybody may have written.
+
+    Attributes:
+        text: where they are UTF-8 of which every character can be seen.
+    """
+
+    base64: str
+    size: int
+    text: str | None
+
+
+class DeadLetterAnswer(Answer):
+    """A record of the log that can't be folded, and what was decided about it.
+
+    Attributes:
+        command: that it holds, valid or not. What it says in words is None without the scope read:personal.
+        state: open, redriving, redriven or discarded.
+        to: position of the record that was appended in its place.
+        value: none too without the scope read:personal.
+        why: it was decided so.
+    """
+
+    appended_at: datetime | None
+    command: dict[str, Any] | None
+    corrected: bool | None
+    decided_at: datetime | None
+    decided_by: str | None
+    detail: str
+    headers: tuple[HeaderAnswer, ...]
+    key: BytesAnswer | None
+    position: str
+    reason: str
+    state: str
+    to: str | None
+    value: BytesAnswer | None
+    why: str | None
+
+
+class DeadLettersAnswer(Answer):
+    """A page of dead letters, newest first.
+
+    Attributes:
+        next: the cursor of the next page; None after the last.
+    """
+
+    dead_letters: tuple[DeadLetterAnswer, ...]
+    next: str | None
 
 
 class DecisionAnswer(Answer):
@@ -365,6 +442,37 @@ class FoundCommandAnswer(Answer):
     position: str
 
 
+class GenerationAnswer(Answer):
+    """A generation: a fold of the log, with tables of its own.
+
+    Attributes:
+        digest: the same where offsets and decisions are the same.
+        is_leftover: left by a comparison that was killed; nobody uses it.
+        is_partial: for looking at only: it ends early, or other rules decided everything.
+        state: building, ready, live or retired.
+    """
+
+    activated_at: datetime | None
+    digest: str
+    forced_rules: int | None
+    is_leftover: bool
+    is_partial: bool
+    layout: int
+    made_at: datetime
+    next_offsets: dict[str, int]
+    note: str
+    number: int
+    purpose: str
+    ready_at: datetime | None
+    records: int
+    retired_at: datetime | None
+    size_bytes: int
+    state: str
+    topic: str
+    until: datetime | None
+    until_offsets: dict[str, int] | None
+
+
 class GraphqlAnswer(Answer):
     """An answer of GraphQL.
 
@@ -377,6 +485,18 @@ class GraphqlAnswer(Answer):
     data: dict[str, Any] | None = None
     errors: tuple[dict[str, Any], ...] | None = None
     extensions: dict[str, Any] | None = None
+
+
+class HeaderAnswer(Answer):
+    """A header of a record.
+
+    Attributes:
+        name: what can't be seen is escaped.
+        value: none too without the scope read:personal.
+    """
+
+    name: str
+    value: BytesAnswer | None
 
 
 class HistoryAnswer(Answer):
@@ -440,10 +560,63 @@ class KeyAnswer(Answer):
     used_at: datetime | None
 
 
+class LetterResultAnswer(Answer):
+    """What became of a letter.
+
+    Attributes:
+        result: the outcome of what was appended: accepted, rejected, duplicate or dead_letter; not_folded_yet where it
+            is in the log only; or discarded, refused, would_be_redriven, would_be_discarded.
+        to: position of the record that was appended.
+    """
+
+    command: dict[str, Any] | None
+    detail: str
+    position: str
+    reason: str
+    remedy: str
+    result: str
+    to: str | None
+
+
+class LetterResultsAnswer(Answer):
+    """What became of the letters of a request, in the order in which they came.
+
+    Attributes:
+        has_more: whether the filter finds more; the same request goes on with them.
+    """
+
+    has_more: bool
+    results: tuple[LetterResultAnswer, ...]
+
+
 class LiveAnswer(Answer):
     """That the process serves requests."""
 
     live: bool
+
+
+class LogRecordAnswer(Answer):
+    """A record of the log, as anybody may have written it.
+
+    Attributes:
+        appended_at: by the log's clock.
+        fault: why it can't be read.
+        fields_: what it says. source, reason, metadata and note are None without the scope read:personal.
+        key: the account, of a command.
+        record: the name of what it is, such as Grant; None where it can't be read.
+        schema_id: of the Avro schema that it says it has; GET /schemas/{id} shows that.
+        value: none too without the scope read:personal.
+    """
+
+    appended_at: datetime | None
+    fault: str | None
+    fields_: dict[str, Any] | None = Field(..., alias="fields")
+    headers: tuple[HeaderAnswer, ...]
+    key: BytesAnswer | None
+    position: str
+    record: str | None
+    schema_id: int | None
+    value: BytesAnswer | None
 
 
 class LotAnswer(Answer):
@@ -517,6 +690,81 @@ class NewKeyAnswer(Answer):
     scopes: tuple[str, ...]
     text: str
     used_at: datetime | None
+
+
+class OneDeadLetterAnswer(Answer):
+    """A dead letter with what it is about.
+
+    Attributes:
+        command: that it holds, valid or not. What it says in words is None without the scope read:personal.
+        first: of a command_id_reused: what was decided under the id first.
+        mends: position of the dead letter that it was to mend.
+        state: open, redriving, redriven or discarded.
+        to: position of the record that was appended in its place.
+        value: none too without the scope read:personal.
+        why: it was decided so.
+    """
+
+    appended_at: datetime | None
+    command: dict[str, Any] | None
+    corrected: bool | None
+    decided_at: datetime | None
+    decided_by: str | None
+    detail: str
+    first: DecisionAnswer | None
+    headers: tuple[HeaderAnswer, ...]
+    key: BytesAnswer | None
+    mends: str | None
+    position: str
+    reason: str
+    state: str
+    to: str | None
+    value: BytesAnswer | None
+    why: str | None
+
+
+class OperationAnswer(Answer):
+    """A long operation: who wants it, how far it is, and what came of it.
+
+    Attributes:
+        done: records behind the step.
+        error: code, message and remedy of one that failed.
+        generation: that it is about, or that it makes.
+        operation: its number.
+        remedy: how to go on after one that failed or was interrupted.
+        reported_at: when it said last how far it is.
+        state: starting, running, done, failed, or interrupted: its process ended before the operation did.
+        step: what it does now.
+        total: records of the step; 0 where there is nothing to count.
+    """
+
+    begun_at: datetime
+    done: int
+    ended_at: datetime | None
+    error: dict[str, str] | None
+    generation: int | None
+    kind_: str = Field(..., alias="kind")
+    operation: int
+    parameters: dict[str, Any]
+    remedy: str | None
+    reported_at: datetime
+    result: dict[str, Any] | None
+    state: str
+    step: str
+    total: int
+    who: str
+    why: str
+
+
+class OperationsAnswer(Answer):
+    """A page of operations, newest first.
+
+    Attributes:
+        next: the cursor of the next page; None after the last.
+    """
+
+    next: str | None
+    operations: tuple[OperationAnswer, ...]
 
 
 class OutcomeAnswer(Answer):
@@ -609,6 +857,18 @@ class ReadyAnswer(Answer):
     kafka: bool
     postgresql: bool
     ready: bool
+
+
+class RulesAnswer(Answer):
+    """The versions of the rules that this release has, and which are in force.
+
+    Attributes:
+        in_force: by partition.
+    """
+
+    activations: tuple[ActivationAnswer, ...]
+    in_force: dict[str, int]
+    known: tuple[int, ...]
 
 
 class ScheduleAnswer(Answer):
@@ -831,15 +1091,23 @@ class TrialBalanceAnswer(Answer):
 AccountAnswer.model_rebuild()
 AccountsAnswer.model_rebuild()
 AuditAnswer.model_rebuild()
+DeadLetterAnswer.model_rebuild()
+DeadLettersAnswer.model_rebuild()
 DecisionAnswer.model_rebuild()
 EndedAnswer.model_rebuild()
 EndedTotalsAnswer.model_rebuild()
 ExpiringAnswer.model_rebuild()
 FoundAccountAnswer.model_rebuild()
+HeaderAnswer.model_rebuild()
 HistoryAnswer.model_rebuild()
 JournalAnswer.model_rebuild()
+LetterResultsAnswer.model_rebuild()
+LogRecordAnswer.model_rebuild()
+OneDeadLetterAnswer.model_rebuild()
+OperationsAnswer.model_rebuild()
 OutcomeAnswer.model_rebuild()
 PreviewAnswer.model_rebuild()
+RulesAnswer.model_rebuild()
 SpentAnswer.model_rebuild()
 StatementAnswer.model_rebuild()
 TraceAnswer.model_rebuild()

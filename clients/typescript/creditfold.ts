@@ -361,7 +361,7 @@ export interface paths {
         put?: never;
         /**
          * Give an account credits of an asset: makes a lot.
-         * @description Needs the scope `append:grant`. Waits for the outcome, unless `Prefer` says otherwise.
+         * @description Needs the scope `append:grant` or `manual:grant`. Waits for the outcome, unless `Prefer` says otherwise.
          */
         post: operations["append_grant"];
         delete?: never;
@@ -445,7 +445,7 @@ export interface paths {
         put?: never;
         /**
          * Give back what a spend or a capture took.
-         * @description Needs the scope `append:refund`. Waits for the outcome, unless `Prefer` says otherwise.
+         * @description Needs the scope `append:refund` or `manual:refund`. Waits for the outcome, unless `Prefer` says otherwise.
          */
         post: operations["append_refund"];
         delete?: never;
@@ -615,7 +615,7 @@ export interface paths {
         put?: never;
         /**
          * Take back what is left of the lots that a command made.
-         * @description Needs the scope `append:void_grant`. Waits for the outcome, unless `Prefer` says otherwise.
+         * @description Needs the scope `append:void_grant` or `manual:void_grant`. Waits for the outcome, unless `Prefer` says otherwise.
          */
         post: operations["append_void_grant"];
         delete?: never;
@@ -661,6 +661,89 @@ export interface paths {
          *     is wrong has a problem as its answer and ends nothing.
          */
         post: operations["append_many"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/dead-letters": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Dead Letters
+         * @description The records of the log that can't be folded, newest first: why, what they hold, what was decided about them.
+         */
+        get: operations["dead_letters"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/dead-letters/{position}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show Dead Letter
+         * @description One dead letter, also with what was decided about the command that had its id first.
+         */
+        get: operations["dead_letter"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/dead-letters:discard": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Discard
+         * @description Decide that nothing is done about dead letters. They stay, and can't be redriven any more.
+         */
+        post: operations["discard"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/dead-letters:redrive": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Redrive
+         * @description Append the commands of dead letters again, corrected if needed, each once, ever, and wait for their outcomes.
+         *
+         *     One that was interrupted is finished by the same request again. A correction needs the scope, the limits and the
+         *     amounts of the command that it makes.
+         */
+        post: operations["redrive"];
         delete?: never;
         options?: never;
         head?: never;
@@ -721,6 +804,110 @@ export interface paths {
         get: operations["expiring_totals"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/generations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Generations
+         * @description All generations, oldest first: what they are, how far they are folded, how large they are.
+         */
+        get: operations["generations"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/generations/{number}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Drop Generation
+         * @description Remove a generation and its tables for good, and answer with what it was. The live one is refused.
+         */
+        delete: operations["drop"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/generations/{number}:activate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Activate
+         * @description Make a generation the live one, which readers see and workers fold, brought up to it and proven to be equal.
+         *
+         *     Going back is activating the old one.
+         */
+        post: operations["activate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/generations/{number}:verify": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Verify
+         * @description Prove that a generation is what the log says: compare it with the live one, the live one with a fresh fold.
+         */
+        post: operations["verify"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/generations:rebuild": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Rebuild
+         * @description Fold the log into a new generation besides the live one, or go on with one that was interrupted.
+         *
+         *     Readers notice nothing. With `until` or `until_positions` it ends there, and is for looking at only.
+         */
+        post: operations["rebuild"];
         delete?: never;
         options?: never;
         head?: never;
@@ -815,6 +1002,66 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/log/{partition}/{offset}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Log Record
+         * @description One record of the log, decoded, with its key and its headers. It needn't be folded yet, nor be a command.
+         */
+        get: operations["log_record"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/operations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Operations
+         * @description Long operations, newest first: those of the kinds that the caller's scopes open.
+         */
+        get: operations["operations"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/operations/{number}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show Operation
+         * @description A long operation: how far it is, and what came of it.
+         */
+        get: operations["operation"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/outcomes": {
         parameters: {
             query?: never;
@@ -869,6 +1116,46 @@ export interface paths {
         get: operations["rejections"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/rules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Rules
+         * @description Which versions of the rules this release has, and which is in force in each partition since when.
+         */
+        get: operations["rules"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/rules:diff": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Diff
+         * @description Decide history again by other rules, or by this release's code, and show what would be decided otherwise.
+         */
+        post: operations["diff"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1001,6 +1288,28 @@ export interface components {
             next: string | null;
         };
         /**
+         * ActivationAnswer
+         * @description A record of the log that brought a version of the rules into force in its partition.
+         */
+        ActivationAnswer: {
+            /**
+             * Activated At
+             * Format: date-time
+             */
+            activated_at: string;
+            /** Position */
+            position: string;
+            /** Reason */
+            reason: string | null;
+            /** Rules */
+            rules: number;
+            /**
+             * Source
+             * @description Who did it; with the scope read:personal only, as the reason.
+             */
+            source: string | null;
+        };
+        /**
          * Allocation
          * @description Credits of a lot that a command took or gave.
          */
@@ -1095,6 +1404,81 @@ export interface components {
             pending: number;
             /** Version */
             version: number;
+        };
+        /**
+         * BytesAnswer
+         * @description Bytes that anybody may have written.
+         */
+        BytesAnswer: {
+            /** Base64 */
+            base64: string;
+            /** Size */
+            size: number;
+            /**
+             * Text
+             * @description Where they are UTF-8 of which every character can be seen.
+             */
+            text: string | null;
+        };
+        /**
+         * DeadLetterAnswer
+         * @description A record of the log that can't be folded, and what was decided about it.
+         */
+        DeadLetterAnswer: {
+            /** Appended At */
+            appended_at: string | null;
+            /**
+             * Command
+             * @description That it holds, valid or not. What it says in words is None without the scope read:personal.
+             */
+            command: {
+                [key: string]: unknown;
+            } | null;
+            /** Corrected */
+            corrected: boolean | null;
+            /** Decided At */
+            decided_at: string | null;
+            /** Decided By */
+            decided_by: string | null;
+            /** Detail */
+            detail: string;
+            /** Headers */
+            headers: components["schemas"]["HeaderAnswer"][];
+            key: components["schemas"]["BytesAnswer"] | null;
+            /** Position */
+            position: string;
+            /** Reason */
+            reason: string;
+            /**
+             * State
+             * @description open, redriving, redriven or discarded.
+             */
+            state: string;
+            /**
+             * To
+             * @description Position of the record that was appended in its place.
+             */
+            to: string | null;
+            /** @description None too without the scope read:personal. */
+            value: components["schemas"]["BytesAnswer"] | null;
+            /**
+             * Why
+             * @description It was decided so.
+             */
+            why: string | null;
+        };
+        /**
+         * DeadLettersAnswer
+         * @description A page of dead letters, newest first.
+         */
+        DeadLettersAnswer: {
+            /** Dead Letters */
+            dead_letters: components["schemas"]["DeadLetterAnswer"][];
+            /**
+             * Next
+             * @description The cursor of the next page; None after the last.
+             */
+            next: string | null;
         };
         /**
          * DecisionAnswer
@@ -1470,6 +1854,69 @@ export interface components {
             position: string;
         };
         /**
+         * GenerationAnswer
+         * @description A generation: a fold of the log, with tables of its own.
+         */
+        GenerationAnswer: {
+            /** Activated At */
+            activated_at: string | null;
+            /**
+             * Digest
+             * @description The same where offsets and decisions are the same.
+             */
+            digest: string;
+            /** Forced Rules */
+            forced_rules: number | null;
+            /**
+             * Is Leftover
+             * @description Left by a comparison that was killed; nobody uses it.
+             */
+            is_leftover: boolean;
+            /**
+             * Is Partial
+             * @description For looking at only: it ends early, or other rules decided everything.
+             */
+            is_partial: boolean;
+            /** Layout */
+            layout: number;
+            /**
+             * Made At
+             * Format: date-time
+             */
+            made_at: string;
+            /** Next Offsets */
+            next_offsets: {
+                [key: string]: number;
+            };
+            /** Note */
+            note: string;
+            /** Number */
+            number: number;
+            /** Purpose */
+            purpose: string;
+            /** Ready At */
+            ready_at: string | null;
+            /** Records */
+            records: number;
+            /** Retired At */
+            retired_at: string | null;
+            /** Size Bytes */
+            size_bytes: number;
+            /**
+             * State
+             * @description building, ready, live or retired.
+             */
+            state: string;
+            /** Topic */
+            topic: string;
+            /** Until */
+            until: string | null;
+            /** Until Offsets */
+            until_offsets: {
+                [key: string]: number;
+            } | null;
+        };
+        /**
          * GraphqlAnswer
          * @description An answer of GraphQL.
          */
@@ -1495,6 +1942,19 @@ export interface components {
             extensions?: {
                 [key: string]: unknown;
             } | null;
+        };
+        /**
+         * HeaderAnswer
+         * @description A header of a record.
+         */
+        HeaderAnswer: {
+            /**
+             * Name
+             * @description What can't be seen is escaped.
+             */
+            name: string;
+            /** @description None too without the scope read:personal. */
+            value: components["schemas"]["BytesAnswer"] | null;
         };
         /**
          * HistoryAnswer
@@ -1588,6 +2048,47 @@ export interface components {
             used_at: string | null;
         };
         /**
+         * LetterResultAnswer
+         * @description What became of a letter.
+         */
+        LetterResultAnswer: {
+            /** Command */
+            command: {
+                [key: string]: unknown;
+            } | null;
+            /** Detail */
+            detail: string;
+            /** Position */
+            position: string;
+            /** Reason */
+            reason: string;
+            /** Remedy */
+            remedy: string;
+            /**
+             * Result
+             * @description The outcome of what was appended: accepted, rejected, duplicate or dead_letter; not_folded_yet where it is in the log only; or discarded, refused, would_be_redriven, would_be_discarded.
+             */
+            result: string;
+            /**
+             * To
+             * @description Position of the record that was appended.
+             */
+            to: string | null;
+        };
+        /**
+         * LetterResultsAnswer
+         * @description What became of the letters of a request, in the order in which they came.
+         */
+        LetterResultsAnswer: {
+            /**
+             * Has More
+             * @description Whether the filter finds more; the same request goes on with them.
+             */
+            has_more: boolean;
+            /** Results */
+            results: components["schemas"]["LetterResultAnswer"][];
+        };
+        /**
          * LiveAnswer
          * @description That the process serves requests.
          */
@@ -1597,6 +2098,47 @@ export interface components {
              * @constant
              */
             live: true;
+        };
+        /**
+         * LogRecordAnswer
+         * @description A record of the log, as anybody may have written it.
+         */
+        LogRecordAnswer: {
+            /**
+             * Appended At
+             * @description By the log's clock.
+             */
+            appended_at: string | null;
+            /**
+             * Fault
+             * @description Why it can't be read.
+             */
+            fault: string | null;
+            /**
+             * Fields
+             * @description What it says. source, reason, metadata and note are None without the scope read:personal.
+             */
+            fields: {
+                [key: string]: unknown;
+            } | null;
+            /** Headers */
+            headers: components["schemas"]["HeaderAnswer"][];
+            /** @description The account, of a command. */
+            key: components["schemas"]["BytesAnswer"] | null;
+            /** Position */
+            position: string;
+            /**
+             * Record
+             * @description The name of what it is, such as Grant; None where it can't be read.
+             */
+            record: string | null;
+            /**
+             * Schema Id
+             * @description Of the Avro schema that it says it has; GET /schemas/{id} shows that.
+             */
+            schema_id: number | null;
+            /** @description None too without the scope read:personal. */
+            value: components["schemas"]["BytesAnswer"] | null;
         };
         /**
          * LotAnswer
@@ -1725,6 +2267,148 @@ export interface components {
              * @description Up to half a minute late.
              */
             used_at: string | null;
+        };
+        /**
+         * OneDeadLetterAnswer
+         * @description A dead letter with what it is about.
+         */
+        OneDeadLetterAnswer: {
+            /** Appended At */
+            appended_at: string | null;
+            /**
+             * Command
+             * @description That it holds, valid or not. What it says in words is None without the scope read:personal.
+             */
+            command: {
+                [key: string]: unknown;
+            } | null;
+            /** Corrected */
+            corrected: boolean | null;
+            /** Decided At */
+            decided_at: string | null;
+            /** Decided By */
+            decided_by: string | null;
+            /** Detail */
+            detail: string;
+            /** @description Of a command_id_reused: what was decided under the id first. */
+            first: components["schemas"]["DecisionAnswer"] | null;
+            /** Headers */
+            headers: components["schemas"]["HeaderAnswer"][];
+            key: components["schemas"]["BytesAnswer"] | null;
+            /**
+             * Mends
+             * @description Position of the dead letter that it was to mend.
+             */
+            mends: string | null;
+            /** Position */
+            position: string;
+            /** Reason */
+            reason: string;
+            /**
+             * State
+             * @description open, redriving, redriven or discarded.
+             */
+            state: string;
+            /**
+             * To
+             * @description Position of the record that was appended in its place.
+             */
+            to: string | null;
+            /** @description None too without the scope read:personal. */
+            value: components["schemas"]["BytesAnswer"] | null;
+            /**
+             * Why
+             * @description It was decided so.
+             */
+            why: string | null;
+        };
+        /**
+         * OperationAnswer
+         * @description A long operation: who wants it, how far it is, and what came of it.
+         */
+        OperationAnswer: {
+            /**
+             * Begun At
+             * Format: date-time
+             */
+            begun_at: string;
+            /**
+             * Done
+             * @description Records behind the step.
+             */
+            done: number;
+            /** Ended At */
+            ended_at: string | null;
+            /**
+             * Error
+             * @description code, message and remedy of one that failed.
+             */
+            error: {
+                [key: string]: string;
+            } | null;
+            /**
+             * Generation
+             * @description That it is about, or that it makes.
+             */
+            generation: number | null;
+            /** Kind */
+            kind: string;
+            /**
+             * Operation
+             * @description Its number.
+             */
+            operation: number;
+            /** Parameters */
+            parameters: {
+                [key: string]: unknown;
+            };
+            /**
+             * Remedy
+             * @description How to go on after one that failed or was interrupted.
+             */
+            remedy: string | null;
+            /**
+             * Reported At
+             * Format: date-time
+             * @description When it said last how far it is.
+             */
+            reported_at: string;
+            /** Result */
+            result: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * State
+             * @description starting, running, done, failed, or interrupted: its process ended before the operation did.
+             */
+            state: string;
+            /**
+             * Step
+             * @description What it does now.
+             */
+            step: string;
+            /**
+             * Total
+             * @description Records of the step; 0 where there is nothing to count.
+             */
+            total: number;
+            /** Who */
+            who: string;
+            /** Why */
+            why: string;
+        };
+        /**
+         * OperationsAnswer
+         * @description A page of operations, newest first.
+         */
+        OperationsAnswer: {
+            /**
+             * Next
+             * @description The cursor of the next page; None after the last.
+             */
+            next: string | null;
+            /** Operations */
+            operations: components["schemas"]["OperationAnswer"][];
         };
         /**
          * OutcomeAnswer
@@ -1896,6 +2580,23 @@ export interface components {
             postgresql: boolean;
             /** Ready */
             ready: boolean;
+        };
+        /**
+         * RulesAnswer
+         * @description The versions of the rules that this release has, and which are in force.
+         */
+        RulesAnswer: {
+            /** Activations */
+            activations: components["schemas"]["ActivationAnswer"][];
+            /**
+             * In Force
+             * @description By partition.
+             */
+            in_force: {
+                [key: string]: number;
+            };
+            /** Known */
+            known: number[];
         };
         /**
          * ScheduleAnswer
@@ -2271,10 +2972,14 @@ export interface components {
 export type AcceptedAnswer = components['schemas']['AcceptedAnswer'];
 export type AccountAnswer = components['schemas']['AccountAnswer'];
 export type AccountsAnswer = components['schemas']['AccountsAnswer'];
+export type ActivationAnswer = components['schemas']['ActivationAnswer'];
 export type Allocation = components['schemas']['Allocation'];
 export type AuditAnswer = components['schemas']['AuditAnswer'];
 export type AuditLineAnswer = components['schemas']['AuditLineAnswer'];
 export type BalanceAnswer = components['schemas']['BalanceAnswer'];
+export type BytesAnswer = components['schemas']['BytesAnswer'];
+export type DeadLetterAnswer = components['schemas']['DeadLetterAnswer'];
+export type DeadLettersAnswer = components['schemas']['DeadLettersAnswer'];
 export type DecisionAnswer = components['schemas']['DecisionAnswer'];
 export type EndedAnswer = components['schemas']['EndedAnswer'];
 export type EndedLineAnswer = components['schemas']['EndedLineAnswer'];
@@ -2288,20 +2993,29 @@ export type FaultAnswer = components['schemas']['FaultAnswer'];
 export type FoundAccountAnswer = components['schemas']['FoundAccountAnswer'];
 export type FoundBalanceAnswer = components['schemas']['FoundBalanceAnswer'];
 export type FoundCommandAnswer = components['schemas']['FoundCommandAnswer'];
+export type GenerationAnswer = components['schemas']['GenerationAnswer'];
 export type GraphqlAnswer = components['schemas']['GraphqlAnswer'];
+export type HeaderAnswer = components['schemas']['HeaderAnswer'];
 export type HistoryAnswer = components['schemas']['HistoryAnswer'];
 export type HoldAnswer = components['schemas']['HoldAnswer'];
 export type JournalAnswer = components['schemas']['JournalAnswer'];
 export type KeyAnswer = components['schemas']['KeyAnswer'];
+export type LetterResultAnswer = components['schemas']['LetterResultAnswer'];
+export type LetterResultsAnswer = components['schemas']['LetterResultsAnswer'];
 export type LiveAnswer = components['schemas']['LiveAnswer'];
+export type LogRecordAnswer = components['schemas']['LogRecordAnswer'];
 export type LotAnswer = components['schemas']['LotAnswer'];
 export type MoveAnswer = components['schemas']['MoveAnswer'];
 export type NewKeyAnswer = components['schemas']['NewKeyAnswer'];
+export type OneDeadLetterAnswer = components['schemas']['OneDeadLetterAnswer'];
+export type OperationAnswer = components['schemas']['OperationAnswer'];
+export type OperationsAnswer = components['schemas']['OperationsAnswer'];
 export type OutcomeAnswer = components['schemas']['OutcomeAnswer'];
 export type PreviewAnswer = components['schemas']['PreviewAnswer'];
 export type Problem = components['schemas']['Problem'];
 export type ProgressAnswer = components['schemas']['ProgressAnswer'];
 export type ReadyAnswer = components['schemas']['ReadyAnswer'];
+export type RulesAnswer = components['schemas']['RulesAnswer'];
 export type ScheduleAnswer = components['schemas']['ScheduleAnswer'];
 export type SidesAnswer = components['schemas']['SidesAnswer'];
 export type SpentAnswer = components['schemas']['SpentAnswer'];
@@ -2497,6 +3211,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -2546,6 +3270,16 @@ export interface operations {
             };
             /** @description Bad Request */
             400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -2605,6 +3339,16 @@ export interface operations {
             };
             /** @description Bad Request */
             400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -2690,6 +3434,16 @@ export interface operations {
             429: {
                 headers: {
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -2849,6 +3603,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -2986,6 +3750,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -3083,6 +3857,16 @@ export interface operations {
             429: {
                 headers: {
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -3240,6 +4024,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -3360,6 +4154,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -3394,6 +4198,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -3958,6 +4764,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -3992,6 +4808,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -4237,6 +5055,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -4271,6 +5099,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -4487,6 +5317,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -4675,6 +5515,16 @@ export interface operations {
             429: {
                 headers: {
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -4912,6 +5762,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -4946,6 +5806,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -5168,6 +6030,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -5282,6 +6154,16 @@ export interface operations {
             429: {
                 headers: {
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5408,6 +6290,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -5442,6 +6334,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -5658,6 +6552,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -5692,6 +6596,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -6059,6 +6965,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -6188,6 +7104,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -6291,6 +7217,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -6325,6 +7261,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -6576,6 +7514,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -6691,6 +7639,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -6725,6 +7683,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -6975,6 +7935,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -7009,6 +7979,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -7246,6 +8218,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -7280,6 +8262,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -7495,6 +8479,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -7605,6 +8599,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -7639,6 +8643,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -7921,6 +8927,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -7955,6 +8971,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -8248,6 +9266,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -8419,6 +9447,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -8521,6 +9559,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -8555,6 +9603,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -8814,6 +9864,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -8848,6 +9908,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -9052,6 +10114,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -9086,6 +10158,8 @@ export interface operations {
                 "idempotency-key": string;
                 /** @description `wait=N`: seconds to wait for the outcome; `respond-async`: don't wait (RFC 7240). */
                 prefer?: string;
+                /** @description Why a person appends this by hand, in UTF-8: it is in the audit then, with what came of it. */
+                "Creditfold-Why"?: string;
             };
             path: {
                 /** @description The account. */
@@ -9323,6 +10397,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -9460,6 +10544,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -9494,7 +10588,7 @@ export interface operations {
             cookie?: never;
         };
         /** @description One command a line: `type`, `account`, `command_id` and the fields of its kind. */
-        requestBody: {
+        requestBody?: {
             content: {
                 /**
                  * @example {"type": "grant", "account": "joe", "command_id": "g-1", "asset": "credits", "amount": 5}
@@ -9565,6 +10659,856 @@ export interface operations {
             429: {
                 headers: {
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    dead_letters: {
+        parameters: {
+            query?: {
+                /** @description Only those of this reason. */
+                reason?: "empty_value" | "oversize" | "not_framed" | "unknown_schema_id" | "not_avro" | "invalid_command" | "key_mismatch" | "wrong_partition" | "command_id_reused" | "rules_not_newer";
+                /** @description Only those about which nothing was decided yet. */
+                open?: boolean;
+                /** @description Only those with this key. */
+                account?: string | null;
+                /** @description Only those of this one. */
+                partition?: number | null;
+                /** @description The first instant that counts (RFC 3339). */
+                since?: string | null;
+                /** @description The first instant that doesn't count any more (RFC 3339). */
+                until?: string | null;
+                /** @description Rows of a page. */
+                limit?: number;
+                /** @description `next` of the page before: this page begins where that one ended. */
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "dead_letters": [
+                     *         {
+                     *           "appended_at": "2026-06-01T12:00:00.000Z",
+                     *           "command": {
+                     *             "account": "ada",
+                     *             "amount": 501,
+                     *             "asset": "credits",
+                     *             "command_id": "welcome",
+                     *             "effective_at": 0,
+                     *             "expires_at": 0,
+                     *             "lot_class": "paid",
+                     *             "metadata": {},
+                     *             "occurred_at": 0,
+                     *             "priority": 50,
+                     *             "reason": "",
+                     *             "scope": "",
+                     *             "source": "shop",
+                     *             "type": "grant"
+                     *           },
+                     *           "corrected": null,
+                     *           "decided_at": null,
+                     *           "decided_by": null,
+                     *           "detail": "command id 'welcome' of this account was decided before with another body",
+                     *           "headers": [],
+                     *           "key": {
+                     *             "base64": "AAAnEwh3ZWxjb21lBmFkYQ==",
+                     *             "size": 3,
+                     *             "text": "ada"
+                     *           },
+                     *           "position": "3:1042",
+                     *           "reason": "command_id_reused",
+                     *           "state": "open",
+                     *           "to": null,
+                     *           "value": {
+                     *             "base64": "AAAnEwh3ZWxjb21lBmFkYQ==",
+                     *             "size": 52,
+                     *             "text": null
+                     *           },
+                     *           "why": null
+                     *         }
+                     *       ],
+                     *       "next": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["DeadLettersAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    dead_letter: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Of the record, `partition:offset`. */
+                position: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "appended_at": "2026-06-01T12:00:00.000Z",
+                     *       "command": {
+                     *         "account": "ada",
+                     *         "amount": 501,
+                     *         "asset": "credits",
+                     *         "command_id": "welcome",
+                     *         "effective_at": 0,
+                     *         "expires_at": 0,
+                     *         "lot_class": "paid",
+                     *         "metadata": {},
+                     *         "occurred_at": 0,
+                     *         "priority": 50,
+                     *         "reason": "",
+                     *         "scope": "",
+                     *         "source": "shop",
+                     *         "type": "grant"
+                     *       },
+                     *       "corrected": null,
+                     *       "decided_at": null,
+                     *       "decided_by": null,
+                     *       "detail": "command id 'welcome' of this account was decided before with another body",
+                     *       "first": {
+                     *         "accepted": true,
+                     *         "account": "ada",
+                     *         "allocations": [
+                     *           {
+                     *             "amount": 500,
+                     *             "lot": "welcome",
+                     *             "lot_number": 1,
+                     *             "source": "issued",
+                     *             "target": "k1"
+                     *           }
+                     *         ],
+                     *         "amount": 500,
+                     *         "asset": "credits",
+                     *         "available": 500,
+                     *         "change": 500,
+                     *         "command_id": "welcome",
+                     *         "debt": 0,
+                     *         "decided_at": "2026-06-01T12:00:00.000Z",
+                     *         "details": {
+                     *           "expires_at": 4039372800000
+                     *         },
+                     *         "facts": [
+                     *           {
+                     *             "at": 1780315200000,
+                     *             "kind": "granted",
+                     *             "moves": [
+                     *               [
+                     *                 "welcome",
+                     *                 1,
+                     *                 "issued",
+                     *                 "remaining",
+                     *                 500
+                     *               ]
+                     *             ],
+                     *             "ref": "welcome",
+                     *             "terms": {
+                     *               "effective_at": 1780315200000,
+                     *               "expires_at": 4039372800000,
+                     *               "lot_class": "paid",
+                     *               "priority": 50,
+                     *               "scope": ""
+                     *             }
+                     *           }
+                     *         ],
+                     *         "held": 0,
+                     *         "kind": "grant",
+                     *         "occurred_at": null,
+                     *         "pending": 0,
+                     *         "position": "3:1042",
+                     *         "reason": "welcome",
+                     *         "rejection": null,
+                     *         "rules": 1,
+                     *         "source": "shop",
+                     *         "step": null,
+                     *         "version": 1
+                     *       },
+                     *       "headers": [],
+                     *       "key": {
+                     *         "base64": "AAAnEwh3ZWxjb21lBmFkYQ==",
+                     *         "size": 3,
+                     *         "text": "ada"
+                     *       },
+                     *       "mends": null,
+                     *       "position": "3:1042",
+                     *       "reason": "command_id_reused",
+                     *       "state": "open",
+                     *       "to": null,
+                     *       "value": {
+                     *         "base64": "AAAnEwh3ZWxjb21lBmFkYQ==",
+                     *         "size": 52,
+                     *         "text": null
+                     *       },
+                     *       "why": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["OneDeadLetterAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    discard: {
+        parameters: {
+            query?: {
+                /** @description Show what would be done, and do nothing. */
+                preview?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "reason": "not_framed",
+                 *       "why": "noise of a test"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Account
+                     * @description The open ones with this key.
+                     */
+                    account?: string | null;
+                    /**
+                     * Every
+                     * @description All open ones.
+                     * @default false
+                     */
+                    every?: boolean;
+                    /**
+                     * Limit
+                     * @description Of those that a filter finds, the oldest ones.
+                     * @default 100
+                     */
+                    limit?: number;
+                    /**
+                     * Partition
+                     * @description The open ones of this partition.
+                     */
+                    partition?: number | null;
+                    /**
+                     * Positions
+                     * @description Of their records, `partition:offset`.
+                     * @default []
+                     */
+                    positions?: string[];
+                    /**
+                     * Reason
+                     * @description The open ones of this reason.
+                     * @enum {unknown}
+                     */
+                    reason?: "empty_value" | "oversize" | "not_framed" | "unknown_schema_id" | "not_avro" | "invalid_command" | "key_mismatch" | "wrong_partition" | "command_id_reused" | "rules_not_newer";
+                    /**
+                     * Since
+                     * @description The open ones appended at this instant or later (RFC 3339).
+                     */
+                    since?: string | null;
+                    /**
+                     * Until
+                     * @description The open ones appended before this instant (RFC 3339).
+                     */
+                    until?: string | null;
+                    /**
+                     * Why
+                     * @description For the audit, and kept with the decision; needed but for a preview.
+                     * @default
+                     */
+                    why?: string;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "has_more": false,
+                     *       "results": []
+                     *     }
+                     */
+                    "application/json": components["schemas"]["LetterResultsAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    redrive: {
+        parameters: {
+            query?: {
+                /** @description Show what would be done, and do nothing. */
+                preview?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "positions": [
+                 *         "3:1042"
+                 *       ],
+                 *       "why": "the shop used an id twice"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Account
+                     * @description The open ones with this key.
+                     */
+                    account?: string | null;
+                    /**
+                     * Command
+                     * @description The whole command instead, with its type.
+                     */
+                    command?: {
+                        [key: string]: unknown;
+                    } | null;
+                    /**
+                     * Confirmed
+                     * @description Whether what looks like a mistake is meant.
+                     * @default false
+                     */
+                    confirmed?: boolean;
+                    /**
+                     * Every
+                     * @description All open ones.
+                     * @default false
+                     */
+                    every?: boolean;
+                    /**
+                     * Fields
+                     * @description Fields of the command that differ.
+                     * @default {}
+                     */
+                    fields?: {
+                        [key: string]: unknown;
+                    };
+                    /**
+                     * Limit
+                     * @description Of those that a filter finds, the oldest ones.
+                     * @default 100
+                     */
+                    limit?: number;
+                    /**
+                     * Metadata
+                     * @description Metadata that differ.
+                     * @default {}
+                     */
+                    metadata?: {
+                        [key: string]: string;
+                    };
+                    /**
+                     * Partition
+                     * @description The open ones of this partition.
+                     */
+                    partition?: number | null;
+                    /**
+                     * Positions
+                     * @description Of their records, `partition:offset`.
+                     * @default []
+                     */
+                    positions?: string[];
+                    /**
+                     * Reason
+                     * @description The open ones of this reason.
+                     * @enum {unknown}
+                     */
+                    reason?: "empty_value" | "oversize" | "not_framed" | "unknown_schema_id" | "not_avro" | "invalid_command" | "key_mismatch" | "wrong_partition" | "command_id_reused" | "rules_not_newer";
+                    /**
+                     * Since
+                     * @description The open ones appended at this instant or later (RFC 3339).
+                     */
+                    since?: string | null;
+                    /**
+                     * Type
+                     * @description The command's type, if that differs.
+                     */
+                    type?: string | null;
+                    /**
+                     * Until
+                     * @description The open ones appended before this instant (RFC 3339).
+                     */
+                    until?: string | null;
+                    /**
+                     * Why
+                     * @description For the audit, and kept with the decision; needed but for a preview.
+                     * @default
+                     */
+                    why?: string;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "has_more": false,
+                     *       "results": [
+                     *         {
+                     *           "command": {
+                     *             "account": "ada",
+                     *             "amount": 501,
+                     *             "asset": "credits",
+                     *             "command_id": "welcome-2",
+                     *             "effective_at": 0,
+                     *             "expires_at": 0,
+                     *             "lot_class": "paid",
+                     *             "metadata": {},
+                     *             "occurred_at": 0,
+                     *             "priority": 50,
+                     *             "reason": "",
+                     *             "scope": "",
+                     *             "source": "shop",
+                     *             "type": "grant"
+                     *           },
+                     *           "detail": "",
+                     *           "position": "3:1042",
+                     *           "reason": "command_id_reused",
+                     *           "remedy": "",
+                     *           "result": "accepted",
+                     *           "to": "3:1042"
+                     *         }
+                     *       ]
+                     *     }
+                     */
+                    "application/json": components["schemas"]["LetterResultsAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "redrive_refused",
+                     *       "detail": "3:1042 has the id of another command, that was decided before: 'welcome' of 'ada'.",
+                     *       "maybe_written": false,
+                     *       "remedy": "If it was meant as a command of its own, give it an id of its own: \"fields\": {\"command_id\": ...}",
+                     *       "request_id": "5f0c2a7e9b1d4c3f8a6e",
+                     *       "status": 409,
+                     *       "title": "Redrive refused",
+                     *       "type": "urn:creditfold:problem:redrive-refused"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9681,6 +11625,16 @@ export interface operations {
             429: {
                 headers: {
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9823,6 +11777,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -9929,6 +11893,883 @@ export interface operations {
             429: {
                 headers: {
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    generations: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example [
+                     *       {
+                     *         "activated_at": "2026-06-01T12:00:00.000Z",
+                     *         "digest": "2f1d0c9be8a7f605",
+                     *         "forced_rules": null,
+                     *         "is_leftover": false,
+                     *         "is_partial": false,
+                     *         "layout": 9,
+                     *         "made_at": "2026-06-01T12:00:00.000Z",
+                     *         "next_offsets": {
+                     *           "3": 1043
+                     *         },
+                     *         "note": "it is proven",
+                     *         "number": 20,
+                     *         "purpose": "rebuild",
+                     *         "ready_at": "2026-06-01T12:00:00.000Z",
+                     *         "records": 20,
+                     *         "retired_at": null,
+                     *         "size_bytes": 20,
+                     *         "state": "live",
+                     *         "topic": "creditfold.commands.v1",
+                     *         "until": null,
+                     *         "until_offsets": null
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["GenerationAnswer"][];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    drop: {
+        parameters: {
+            query: {
+                /** @description Why, for the audit. */
+                why: string;
+            };
+            header?: never;
+            path: {
+                /** @description The generation's number. */
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "activated_at": "2026-06-01T12:00:00.000Z",
+                     *       "digest": "2f1d0c9be8a7f605",
+                     *       "forced_rules": null,
+                     *       "is_leftover": false,
+                     *       "is_partial": false,
+                     *       "layout": 9,
+                     *       "made_at": "2026-06-01T12:00:00.000Z",
+                     *       "next_offsets": {
+                     *         "3": 1043
+                     *       },
+                     *       "note": "",
+                     *       "number": 20,
+                     *       "purpose": "first",
+                     *       "ready_at": null,
+                     *       "records": 20,
+                     *       "retired_at": "2026-06-01T12:00:00.000Z",
+                     *       "size_bytes": 20,
+                     *       "state": "retired",
+                     *       "topic": "creditfold.commands.v1",
+                     *       "until": null,
+                     *       "until_offsets": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["GenerationAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "generation_refused",
+                     *       "detail": "Generation 2 is live: readers see it.",
+                     *       "maybe_written": false,
+                     *       "remedy": "Activate another one first: creditfold activate NUMBER",
+                     *       "request_id": "5f0c2a7e9b1d4c3f8a6e",
+                     *       "status": 409,
+                     *       "title": "Generation refused",
+                     *       "type": "urn:creditfold:problem:generation-refused"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    activate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The generation's number. */
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "why": "it is proven"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Accept Differences
+                     * @description Switch although decisions differ.
+                     * @default false
+                     */
+                    accept_differences?: boolean;
+                    /**
+                     * Log Replaced
+                     * @description The log was restored into a new topic, of which this was folded.
+                     * @default false
+                     */
+                    log_replaced?: boolean;
+                    /**
+                     * Why
+                     * @description Why, for the audit.
+                     */
+                    why: string;
+                };
+            };
+        };
+        responses: {
+            /** @description Begun. Location shows how far it is, and what came of it. */
+            202: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "begun_at": "2026-06-01T12:00:00.000Z",
+                     *       "done": 20,
+                     *       "ended_at": null,
+                     *       "error": null,
+                     *       "generation": 2,
+                     *       "kind": "generations.activate",
+                     *       "operation": 3,
+                     *       "parameters": {
+                     *         "accept_differences": false,
+                     *         "generation": 2,
+                     *         "log_replaced": false
+                     *       },
+                     *       "remedy": null,
+                     *       "reported_at": "2026-06-01T12:00:00.000Z",
+                     *       "result": null,
+                     *       "state": "starting",
+                     *       "step": "",
+                     *       "total": 20,
+                     *       "who": "shop",
+                     *       "why": "it is proven"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["OperationAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    verify: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The generation's number. */
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "why": "before it is activated"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Against
+                     * @description Another generation; the live one if not given, or of that a fresh fold.
+                     */
+                    against?: number | null;
+                    /**
+                     * Limit
+                     * @description Differences that are named.
+                     * @default 20
+                     */
+                    limit?: number;
+                    /**
+                     * Why
+                     * @description Why, for the audit.
+                     */
+                    why: string;
+                };
+            };
+        };
+        responses: {
+            /** @description Begun. Location shows how far it is, and what came of it. */
+            202: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "begun_at": "2026-06-01T12:00:00.000Z",
+                     *       "done": 20,
+                     *       "ended_at": null,
+                     *       "error": null,
+                     *       "generation": 2,
+                     *       "kind": "generations.verify",
+                     *       "operation": 2,
+                     *       "parameters": {
+                     *         "left": 1,
+                     *         "limit": 20,
+                     *         "right": 2
+                     *       },
+                     *       "remedy": null,
+                     *       "reported_at": "2026-06-01T12:00:00.000Z",
+                     *       "result": null,
+                     *       "state": "starting",
+                     *       "step": "",
+                     *       "total": 20,
+                     *       "who": "shop",
+                     *       "why": "before it is activated"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["OperationAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    rebuild: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "processes": 2,
+                 *       "rate": 30000,
+                 *       "why": "each quarter, to prove it"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Note
+                     * @description What it is for, for people.
+                     * @default
+                     */
+                    note?: string;
+                    /**
+                     * Processes
+                     * @description That fold at a time; one for each core if not given.
+                     */
+                    processes?: number | null;
+                    /**
+                     * Rate
+                     * @description Records a second at most; the live fold keeps its latency.
+                     */
+                    rate?: number | null;
+                    /**
+                     * Resume
+                     * @description Go on with this generation.
+                     */
+                    resume?: number | null;
+                    /**
+                     * Tablespace
+                     * @description PostgreSQL's, of the new tables.
+                     */
+                    tablespace?: string | null;
+                    /**
+                     * Until
+                     * @description The last instant of the log's clock that counts (RFC 3339).
+                     */
+                    until?: string | null;
+                    /**
+                     * Until Positions
+                     * @description The last record of its partition that counts, `partition:offset`.
+                     * @default []
+                     */
+                    until_positions?: string[];
+                    /**
+                     * Why
+                     * @description Why, for the audit.
+                     */
+                    why: string;
+                };
+            };
+        };
+        responses: {
+            /** @description Begun. Location shows how far it is, and what came of it. */
+            202: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "begun_at": "2026-06-01T12:00:00.000Z",
+                     *       "done": 20,
+                     *       "ended_at": null,
+                     *       "error": null,
+                     *       "generation": null,
+                     *       "kind": "generations.rebuild",
+                     *       "operation": 1,
+                     *       "parameters": {
+                     *         "note": "",
+                     *         "processes": 2,
+                     *         "rate": 30000,
+                     *         "resume": null,
+                     *         "tablespace": null,
+                     *         "until_ms": null,
+                     *         "until_offsets": null
+                     *       },
+                     *       "remedy": null,
+                     *       "reported_at": "2026-06-01T12:00:00.000Z",
+                     *       "result": null,
+                     *       "state": "starting",
+                     *       "step": "",
+                     *       "total": 20,
+                     *       "who": "shop",
+                     *       "why": "each quarter, to prove it"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["OperationAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -10093,6 +12934,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -10190,6 +13041,16 @@ export interface operations {
             429: {
                 headers: {
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -10392,6 +13253,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -10503,6 +13374,16 @@ export interface operations {
             429: {
                 headers: {
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -10682,6 +13563,456 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    log_record: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Of the log. */
+                partition: number;
+                /** @description In the partition. */
+                offset: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "appended_at": "2026-06-01T12:00:00.000Z",
+                     *       "fault": null,
+                     *       "fields": {
+                     *         "account": "ada",
+                     *         "amount": 501,
+                     *         "asset": "credits",
+                     *         "command_id": "welcome",
+                     *         "effective_at": 0,
+                     *         "expires_at": 0,
+                     *         "lot_class": "paid",
+                     *         "metadata": {},
+                     *         "occurred_at": 0,
+                     *         "priority": 50,
+                     *         "reason": "",
+                     *         "scope": "",
+                     *         "source": "shop"
+                     *       },
+                     *       "headers": [],
+                     *       "key": {
+                     *         "base64": "AAAnEwh3ZWxjb21lBmFkYQ==",
+                     *         "size": 3,
+                     *         "text": "ada"
+                     *       },
+                     *       "position": "3:1042",
+                     *       "record": "Grant",
+                     *       "schema_id": 10101,
+                     *       "value": {
+                     *         "base64": "AAAnEwh3ZWxjb21lBmFkYQ==",
+                     *         "size": 52,
+                     *         "text": null
+                     *       }
+                     *     }
+                     */
+                    "application/json": components["schemas"]["LogRecordAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    operations: {
+        parameters: {
+            query?: {
+                /** @description Rows of a page. */
+                limit?: number;
+                /** @description `next` of the page before: this page begins where that one ended. */
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "next": "...",
+                     *       "operations": [
+                     *         {
+                     *           "begun_at": "2026-06-01T12:00:00.000Z",
+                     *           "done": 20,
+                     *           "ended_at": "2026-06-01T12:00:00.000Z",
+                     *           "error": null,
+                     *           "generation": 2,
+                     *           "kind": "rules.diff",
+                     *           "operation": 4,
+                     *           "parameters": {
+                     *             "limit": 20,
+                     *             "rules": 1
+                     *           },
+                     *           "remedy": null,
+                     *           "reported_at": "2026-06-01T12:00:00.000Z",
+                     *           "result": {
+                     *             "accounts": 0,
+                     *             "balances_only": 0,
+                     *             "changed": 0,
+                     *             "changes": [],
+                     *             "commands": 25,
+                     *             "live": 2,
+                     *             "rules": 1,
+                     *             "totals": {}
+                     *           },
+                     *           "state": "done",
+                     *           "step": "Comparing",
+                     *           "total": 20,
+                     *           "who": "shop",
+                     *           "why": "before an upgrade"
+                     *         }
+                     *       ]
+                     *     }
+                     */
+                    "application/json": components["schemas"]["OperationsAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    operation: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The operation's number. */
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "begun_at": "2026-06-01T12:00:00.000Z",
+                     *       "done": 20,
+                     *       "ended_at": "2026-06-01T12:00:00.000Z",
+                     *       "error": null,
+                     *       "generation": 2,
+                     *       "kind": "generations.rebuild",
+                     *       "operation": 1,
+                     *       "parameters": {
+                     *         "note": "",
+                     *         "processes": 2,
+                     *         "rate": 30000,
+                     *         "resume": null,
+                     *         "tablespace": null,
+                     *         "until_ms": null,
+                     *         "until_offsets": null
+                     *       },
+                     *       "remedy": null,
+                     *       "reported_at": "2026-06-01T12:00:00.000Z",
+                     *       "result": {
+                     *         "activated_at": null,
+                     *         "digest": "2f1d0c9be8a7f605",
+                     *         "forced_rules": null,
+                     *         "is_partial": false,
+                     *         "layout": 9,
+                     *         "log": {
+                     *           "partitions": 4,
+                     *           "topic": "creditfold.commands.v1",
+                     *           "topic_id": "5q9KbW7rQ5mGvK2Jp0xR3A"
+                     *         },
+                     *         "made_at": "2026-06-01T12:00:00.000Z",
+                     *         "next_offsets": {
+                     *           "3": 1043
+                     *         },
+                     *         "note": "",
+                     *         "number": 20,
+                     *         "purpose": "rebuild",
+                     *         "ready_at": "2026-06-01T12:00:00.000Z",
+                     *         "records": 20,
+                     *         "retired_at": null,
+                     *         "searchable": [
+                     *           "order"
+                     *         ],
+                     *         "size_bytes": 20,
+                     *         "state": "ready",
+                     *         "until_ms": null,
+                     *         "until_offsets": null
+                     *       },
+                     *       "state": "done",
+                     *       "step": "Folding",
+                     *       "total": 20,
+                     *       "who": "shop",
+                     *       "why": "each quarter, to prove it"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["OperationAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -10774,6 +14105,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -10821,7 +14162,7 @@ export interface operations {
                      *         "dead_letters": 20,
                      *         "duplicates": 20,
                      *         "folded_at": "2026-06-01T12:00:00.000Z",
-                     *         "generation": 1,
+                     *         "generation": 2,
                      *         "next_offset": 20,
                      *         "partition": 0,
                      *         "rejected": 20,
@@ -10833,7 +14174,7 @@ export interface operations {
                      *         "dead_letters": 20,
                      *         "duplicates": 20,
                      *         "folded_at": "2026-06-01T12:00:00.000Z",
-                     *         "generation": 1,
+                     *         "generation": 2,
                      *         "next_offset": 20,
                      *         "partition": 1,
                      *         "rejected": 20,
@@ -10845,7 +14186,7 @@ export interface operations {
                      *         "dead_letters": 20,
                      *         "duplicates": 20,
                      *         "folded_at": "2026-06-01T12:00:00.000Z",
-                     *         "generation": 1,
+                     *         "generation": 2,
                      *         "next_offset": 20,
                      *         "partition": 2,
                      *         "rejected": 20,
@@ -10857,7 +14198,7 @@ export interface operations {
                      *         "dead_letters": 20,
                      *         "duplicates": 20,
                      *         "folded_at": null,
-                     *         "generation": 1,
+                     *         "generation": 2,
                      *         "next_offset": 20,
                      *         "partition": 3,
                      *         "rejected": 20,
@@ -10902,6 +14243,16 @@ export interface operations {
             429: {
                 headers: {
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -11029,6 +14380,307 @@ export interface operations {
             429: {
                 headers: {
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    rules: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "activations": [],
+                     *       "in_force": {
+                     *         "0": 1,
+                     *         "1": 1,
+                     *         "2": 1,
+                     *         "3": 1
+                     *       },
+                     *       "known": [
+                     *         1
+                     *       ]
+                     *     }
+                     */
+                    "application/json": components["schemas"]["RulesAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    diff: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "rules": 1,
+                 *       "why": "before an upgrade"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Limit
+                     * @description Differences that are named.
+                     * @default 20
+                     */
+                    limit?: number;
+                    /**
+                     * Rules
+                     * @description Their version; if not given those that the log has in force, by this release's code.
+                     */
+                    rules?: number | null;
+                    /**
+                     * Why
+                     * @description Why, for the audit.
+                     */
+                    why: string;
+                };
+            };
+        };
+        responses: {
+            /** @description Begun. Location shows how far it is, and what came of it. */
+            202: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "begun_at": "2026-06-01T12:00:00.000Z",
+                     *       "done": 20,
+                     *       "ended_at": null,
+                     *       "error": null,
+                     *       "generation": 2,
+                     *       "kind": "rules.diff",
+                     *       "operation": 4,
+                     *       "parameters": {
+                     *         "limit": 20,
+                     *         "rules": 1
+                     *       },
+                     *       "remedy": null,
+                     *       "reported_at": "2026-06-01T12:00:00.000Z",
+                     *       "result": null,
+                     *       "state": "starting",
+                     *       "step": "",
+                     *       "total": 20,
+                     *       "who": "shop",
+                     *       "why": "before an upgrade"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["OperationAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -11168,6 +14820,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -11267,6 +14929,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Internal Server Error */
             500: {
                 headers: {
@@ -11337,10 +15009,7 @@ export interface operations {
                      *       "faults": [],
                      *       "is_present": true,
                      *       "next_offsets": {
-                     *         "0": 4,
-                     *         "1": 19,
-                     *         "2": 1,
-                     *         "3": 0
+                     *         "3": 1043
                      *       }
                      *     }
                      */
@@ -11381,6 +15050,16 @@ export interface operations {
             429: {
                 headers: {
                     "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
