@@ -76,6 +76,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "verify": (),
     "diff": (),
     "trial-balance": (),
+    "accounts": (),
     "doctor": (),
     "grant": ("ann", "5", *QUICK),
     "spend": ("ann", "1", *QUICK),
