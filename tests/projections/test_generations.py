@@ -126,7 +126,7 @@ def test_a_rebuild_makes_its_index_of_ids_when_one_comes_again(
             f"SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'ledger_{number:04}.journal'::regclass",
         )
         names = {name.partition(".")[2] for (name,) in found}
-        assert names == {"journal_pkey", "journal_command", "journal_position", "journal_rejections"}
+        assert names == {"journal_pkey", "journal_command", "journal_ended", "journal_position", "journal_rejections"}
 
 
 @pytest.mark.parametrize("few", [0, 10_000])
