@@ -242,7 +242,7 @@ def bulk(to: Door, lines: int, accounts: int) -> dict[str, Any]:
     sender.start()
     theirs.close()
     pipe.recv()
-    before, memory = to.cpu_s(), []
+    before, memory = to.cpu_s(), [to.process.memory_info().rss]
     while not pipe.poll(MEMORY_S):
         memory.append(to.process.memory_info().rss)
     answered, seconds, cpu_s = pipe.recv()

@@ -81,7 +81,8 @@ def _is_moving(error: BaseException) -> bool:
     return isinstance(error, KafkaException) and error.args[0].code() in _MOVING
 
 
-_WHILE_MOVING = Retrying(
+#: Calls again what a partition answers that was just made or has just moved.
+WHILE_MOVING = Retrying(
     stop=stop_after_delay(PROPAGATION_S), wait=wait_fixed(0.1), retry=retry_if_exception(_is_moving), reraise=True
 )
 
@@ -145,7 +146,7 @@ class KafkaAdmin:
             return question()
 
         try:
-            return _WHILE_MOVING(asked)
+            return WHILE_MOVING(asked)
         except KafkaException as error:
             # The errors while it tried to connect say more than the timeout.
             self.client.poll(0)

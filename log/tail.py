@@ -7,6 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 from confluent_kafka import Consumer, TopicPartition
 
 from creditfold.common.errors import CreditfoldError
+from creditfold.log.admin import WHILE_MOVING
 from creditfold.log.reader import LogReader
 from creditfold.log.record import LogRecord
 
@@ -56,7 +57,9 @@ def _watermarks(kafka: Mapping[str, str], topic: str, partition: int) -> tuple[i
     conf = {"group.id": "creditfold-reader", "isolation.level": "read_uncommitted", "log_level": 2}
     consumer = Consumer({**kafka, **conf})
     try:
-        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=REQUEST_S)
+        # The client keeps the leaders that it knows, so that they are looked up before each further try.
+        tries = WHILE_MOVING.copy(before_sleep=lambda _: consumer.list_topics(topic, timeout=REQUEST_S))
+        low, high = tries(consumer.get_watermark_offsets, TopicPartition(topic, partition), timeout=REQUEST_S)
         return low, high
     finally:
         consumer.close()

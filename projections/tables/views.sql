@@ -232,7 +232,7 @@ CREATE OR REPLACE VIEW ledger.ended AS
     LEFT JOIN LATERAL (
         SELECT o.command_id, o.source, o.note FROM {schema}.journal o
         WHERE j.command_id IS NULL AND j.kind <> 'settled' AND o.account_id = j.account_id AND o.version < j.version
-              AND o.log_offset = j.log_offset AND o.command_id IS NOT NULL
+              AND o.log_partition = j.log_partition AND o.log_offset = j.log_offset AND o.command_id IS NOT NULL
         ORDER BY o.version DESC LIMIT 1
     ) AS c ON true
     WHERE j.kind <> 'spend' AND j.facts ~ '"(expired|voided|forfeited|lapsed)"'

@@ -225,7 +225,7 @@ def test_a_partition_that_is_moving_is_asked_again(ledger_settings: Settings, mo
     # The last is the client's own, of an answer that named no leader at all.
     answers[:] = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.FENCED_LEADER_EPOCH, KafkaError._NOENT]
     assert client.ask(question) == "answer"
-    monkeypatch.setattr(admin._WHILE_MOVING, "stop", stop_after_attempt(2))
+    monkeypatch.setattr(admin.WHILE_MOVING, "stop", stop_after_attempt(2))
     answers[:] = [KafkaError.LEADER_NOT_AVAILABLE] * 2
     with pytest.raises(LeaderMissingError, match=r"Leader not available.*creditfold doctor"):
         client.ask(question)

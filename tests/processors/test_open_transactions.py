@@ -141,6 +141,8 @@ async def test_what_was_met_long_ago_is_no_alert(ledger_settings: Settings, monk
     monkeypatch.setattr(app_module, "time", SimpleNamespace(monotonic=itertools.count(0, LONG_OPEN_S).__next__))
     with open_transaction(ledger_settings, topic, partition) as producer:
         commit(producer)
+    # A broker shows a transaction as open for a moment after it has confirmed its end.
+    assert wait_until(lambda: not open_transactions(ledger_settings, topic, [partition]), HANG_S)
     with capture_logs() as logs:
         await app.report_held_back()
         await app.report_held_back()
