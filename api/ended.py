@@ -1,7 +1,7 @@
 """The routes of what ended and why: of one account, and of all accounts."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -17,7 +17,7 @@ from creditfold.api.commands import Account
 from creditfold.api.parameters import PAGE, Cursor, Limit, Since, Until, cursor_of, place_of, refuse_empty_time
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.service import Reading, service_of
-from creditfold.common.instants import EPOCH, MAX_INSTANT
+from creditfold.common.instants import EPOCH, MAX_INSTANT, MILLISECOND, milliseconds_of
 from creditfold.projections import queries
 from creditfold.projections.queries import Ended, EndedPlace
 
@@ -120,14 +120,11 @@ def _line_of(line: Ended, *, is_personal: bool) -> EndedLineAnswer:
 
 
 def _cursor_of(route: str, place: EndedPlace) -> str:
-    return cursor_of(route, ((place.decided_at - EPOCH) // _MILLISECOND, *place[1:]))
+    return cursor_of(route, (milliseconds_of(place.decided_at), *place[1:]))
 
 
 def _place_of(route: str, cursor: str | None) -> EndedPlace | None:
     if cursor is None:
         return None
     at_ms, *rest = place_of(route, cursor, (0, 0, 0, "", 0, 0, 0))
-    return EndedPlace(EPOCH + min(at_ms, MAX_INSTANT - 1) * _MILLISECOND, *rest)
-
-
-_MILLISECOND = timedelta(milliseconds=1)
+    return EndedPlace(EPOCH + min(at_ms, MAX_INSTANT - 1) * MILLISECOND, *rest)

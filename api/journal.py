@@ -1,6 +1,6 @@
 """The routes of the journal: of an account, the latest first; of all accounts, or their rejections, from a place on."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Query, Request
@@ -26,7 +26,7 @@ from creditfold.api.parameters import (
 )
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.service import service_of
-from creditfold.common.instants import EPOCH, MAX_INSTANT
+from creditfold.common.instants import EPOCH, MAX_INSTANT, MILLISECOND
 from creditfold.projections import queries
 from creditfold.projections.queries import JournalPlace
 from creditfold.schemas.outcome import Decision
@@ -185,7 +185,7 @@ def _cursor_of(route: str, places: Any, until: datetime | None) -> str:
     middle = next((place for place in places if place.account), JournalPlace(0, 0))
     offsets = [[place.partition, place.offset] for place in places]
     # Up to the next whole millisecond, which is what the log's clock goes by; 0 for no end.
-    until_ms = 0 if until is None else max(1, -((EPOCH - until) // _MILLISECOND))
+    until_ms = 0 if until is None else max(1, -((EPOCH - until) // MILLISECOND))
     return cursor_of(route, (offsets, middle.partition, middle.account, middle.version, until_ms))
 
 
@@ -195,7 +195,4 @@ def _span_at(route: str, cursor: str) -> Span:
         JournalPlace(number, offset, account, version) if number == partition else JournalPlace(number, offset)
         for number, offset in offsets
     ]
-    return Span(places, until=EPOCH + min(until_ms, MAX_INSTANT) * _MILLISECOND if until_ms else None)
-
-
-_MILLISECOND = timedelta(milliseconds=1)
+    return Span(places, until=EPOCH + min(until_ms, MAX_INSTANT) * MILLISECOND if until_ms else None)

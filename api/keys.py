@@ -6,14 +6,11 @@ projections/access's to say. A key's text is in the answer that made it, and now
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
-from psycopg import Error as PostgresError
-from psycopg_pool import PoolTimeout
 from pydantic import BaseModel, ConfigDict, Field
 
 from creditfold.api import answers
@@ -21,7 +18,7 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
 from creditfold.api.body import model_of
 from creditfold.api.parameters import PAGE, BodyInstant, Cursor, Limit, cursor_of, place_of
-from creditfold.api.problems import ProblemError, of_error, responses
+from creditfold.api.problems import ProblemError, maybe_made, responses
 from creditfold.api.service import service_of
 from creditfold.ledger.limits import MAX_ACCOUNT, MAX_AMOUNT, MAX_ASSET, MAX_REASON, MAX_SOURCE
 from creditfold.projections.access.audit import Actor, audit_lines
@@ -243,19 +240,11 @@ def _shown(new: NewKey, status: int) -> Response:
 async def _changed(request: Request, change: Callable[[Connection[Any]], Any]) -> Any:
     """What a change gives. Raises ProblemError; where PostgreSQL left in its middle, one that says it may be made."""
     try:
-        return await service_of(request).query(change)
+        with maybe_made("GET /v1/keys shows whether it was made. A text that nobody saw is lost: revoke its key."):
+            return await service_of(request).query(change)
     except UnknownKeyError as error:
         raise ProblemError(404, "key_unknown", error.message, error.remedy) from None
     except KeyNameTakenError as error:
         raise ProblemError(409, "key_name_taken", error.message, error.remedy) from None
     except KeyRotatedError as error:
         raise ProblemError(409, "key_rotated", error.message, error.remedy) from None
-    except PoolTimeout:  # It hasn't begun.
-        raise
-    except (ProblemError, PostgresError) as error:
-        problem = of_error(error)
-        if problem is None or problem.status != HTTPStatus.SERVICE_UNAVAILABLE:
-            raise
-        problem.maybe_written = True
-        problem.remedy = "GET /v1/keys shows whether it was made. A text that nobody saw is lost: revoke its key."
-        raise problem from error

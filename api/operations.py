@@ -6,14 +6,11 @@ processors/rebuild's, where it is kept projections/access's.
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
-from psycopg import Error as PostgresError
-from psycopg_pool import PoolTimeout
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from creditfold.api import answers
@@ -21,7 +18,7 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
 from creditfold.api.keys import actor_of
 from creditfold.api.parameters import PAGE, Cursor, Limit, cursor_of, place_of
-from creditfold.api.problems import RETRY_S, ProblemError, of_error, responses
+from creditfold.api.problems import RETRY_S, ProblemError, maybe_made, responses
 from creditfold.api.service import service_of
 from creditfold.ledger.limits import MAX_REASON, is_note
 from creditfold.processors.operations import ACTIVATE, DIFF, REBUILD, VERIFY, start_process
@@ -171,7 +168,10 @@ async def begin(
         start_process(service.settings, operation)
 
     try:
-        operation = await service.query(begun)
+        with maybe_made(
+            "GET /v1/operations shows whether it began; one that only seems to is interrupted in a minute."
+        ):
+            operation = await service.query(begun)
     except OperationUnderWayError as error:
         where = {"Location": f"/v1/operations/{error.number}"}
         raise ProblemError(
@@ -179,15 +179,6 @@ async def begin(
         ) from None
     except GenerationError as error:
         raise refused(error) from None
-    except PoolTimeout:  # It hasn't begun.
-        raise
-    except (ProblemError, PostgresError) as error:
-        problem = of_error(error)
-        if problem is None or problem.status != HTTPStatus.SERVICE_UNAVAILABLE:
-            raise
-        problem.maybe_written = True
-        problem.remedy = "GET /v1/operations shows whether it began; one that only seems to is interrupted in a minute."
-        raise problem from error
     try:
         await service.operate(started)
     except OSError as error:

@@ -5,7 +5,8 @@ Owns the codes, their HTTP statuses, and the handlers that turn an exception int
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -164,6 +165,26 @@ def of_error(error: Exception) -> ProblemError | None:
         status = HTTPStatus.BAD_REQUEST if error.exit_code == 2 else HTTPStatus.SERVICE_UNAVAILABLE
         return ProblemError(status, error.error_code, error.message, error.remedy)
     return None
+
+
+@contextmanager
+def maybe_made(remedy: str) -> Iterator[None]:
+    """Say of a change in PostgreSQL whose answer was lost that it may be made, and how to see whether it was.
+
+    Raises:
+        ProblemError: PostgreSQL left in the middle of the change.
+    """
+    try:
+        yield
+    except PoolTimeout:  # It hasn't begun.
+        raise
+    except (ProblemError, PostgresError) as error:
+        problem = of_error(error)
+        if problem is None or problem.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            raise
+        problem.maybe_written = True
+        problem.remedy = remedy
+        raise problem from error
 
 
 def _of_append(error: AppendError) -> ProblemError:

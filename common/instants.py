@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND: Final = timedelta(milliseconds=1)
 #: 1973-03-03T09:46:40Z. A smaller number is nearly always seconds, days or a date; no credits are of that time.
 MIN_INSTANT: Final = 100_000_000_000
 #: 9999-12-31T23:59:59.999Z.
@@ -62,7 +63,7 @@ def instant_of(value: object) -> int:
 
 def milliseconds_of(moment: datetime) -> int:
     """A moment in milliseconds since 1970 UTC."""
-    return (moment - EPOCH) // timedelta(milliseconds=1)
+    return (moment - EPOCH) // MILLISECOND
 
 
 def moment_of(text: str) -> datetime:

@@ -5,11 +5,12 @@ instants are aware datetimes in UTC.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
 
 from psycopg import Connection
 
+from creditfold.common.instants import EPOCH, MILLISECOND
 from creditfold.common.position import Position
 from creditfold.projections.connections import rows_of
 from creditfold.projections.queries.journal import last_version
@@ -93,7 +94,7 @@ def ended(
     """
     if account is None:
         first = place or EndedPlace(until or _NEVER, *_BEHIND)
-        bounds = {"since": since or _EPOCH, "until": min(until or _NEVER, first.decided_at + _MILLISECOND)}
+        bounds = {"since": since or EPOCH, "until": min(until or _NEVER, first.decided_at + MILLISECOND)}
         return rows_of(connection, Ended, _OF_ALL, {"limit": limit, **bounds, **first._asdict()})
     # By the account's own lines: by the instant, those of all accounts would be gone through.
     after = 0 if since is None else last_version(connection, account, since)
@@ -103,10 +104,8 @@ def ended(
     return rows_of(connection, Ended, _OF_ACCOUNT, values)
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # One millisecond can still be added to it.
-_MILLISECOND = timedelta(milliseconds=1)
-_NEVER = datetime.max.replace(tzinfo=UTC) - _MILLISECOND
+_NEVER = datetime.max.replace(tzinfo=UTC) - MILLISECOND
 #: Behind every line of an instant.
 _BEHIND = (2**31 - 1, 2**63 - 1, "", 0, 0, 0)
 

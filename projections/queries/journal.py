@@ -9,6 +9,7 @@ from typing import Any, LiteralString, NamedTuple
 
 from psycopg import Connection
 
+from creditfold.common.instants import EPOCH
 from creditfold.projections.connections import rows_of
 from creditfold.schemas.outcome import Decision
 
@@ -186,10 +187,10 @@ def rejections(
 
 def _time(since: datetime | None, until: datetime | None) -> dict[str, datetime]:
     # Both ends are always there, so that the planner sees a range of the index. No clock is outside of these.
-    return {"since": since or _EPOCH, "until": until or _NEVER}
+    return {"since": since or EPOCH, "until": until or _NEVER}
 
 
-_EPOCH, _NEVER = datetime(1970, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 def rejection_totals(
