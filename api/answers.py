@@ -220,6 +220,14 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def outcome_headers(outcome: CommandOutcome) -> dict[str, str]:
+    """The headers that say where a command is, and by which generation's fold its outcome is known."""
+    found = {"Creditfold-Position": str(outcome.position)}
+    if outcome.generation is not None:
+        found["Creditfold-Generation"] = str(outcome.generation)
+    return found
+
+
 def state_headers(reading: Reading) -> dict[str, str]:
     """The headers that say which state an answer reflects."""
     found = {"Creditfold-Generation": str(reading.generation)}

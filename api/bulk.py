@@ -220,8 +220,12 @@ class Bulk:
             return b'{"line":%d,"status":202,"outcome":"pending","position":"%d:%d"}\n' % (line.number, *found)
         if isinstance(found, CommandOutcome) and found.kind is not OutcomeKind.DEAD_LETTER:
             outcome = answers.as_json(answers.outcome_of(found, line.account, line.command_id))
-            return b'{"line":%d,"status":%d,%b\n' % (line.number, STATUS[found.kind], outcome[1:])
-        problem = line.problem or (dead_letter_problem(found) if isinstance(found, CommandOutcome) else None)
+            of = b"" if found.generation is None else b'"generation":%d,' % found.generation
+            return b'{"line":%d,"status":%d,%b%b\n' % (line.number, STATUS[found.kind], of, outcome[1:])
+        problem = line.problem
+        if isinstance(found, CommandOutcome):
+            problem = dead_letter_problem(found)
+            problem.members["generation"] = found.generation
         said = {"line": line.number, **document(self._request, problem or _problem_of(found))}
         return as_json(said) + b"\n"
 
@@ -257,6 +261,10 @@ _ANSWERS = {
         "properties": {
             "line": {"type": "integer", "description": "The number of the request's line, from 1."},
             "status": {"type": "integer", "description": "What the command alone would be answered with."},
+            "generation": {
+                "type": "integer",
+                "description": "Whose fold has decided so; not there where no outcome was read.",
+            },
         },
         "required": ["line", "status"],
         "anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("OutcomeAnswer", "AcceptedAnswer", "Problem")],

@@ -27,15 +27,15 @@ from creditfold.api.preview import PreviewAnswer, preview_of
 from creditfold.api.problems import CONTENT, RETRY_S, ProblemError, responses
 from creditfold.api.routes import Route
 from creditfold.api.service import Reading, Service, service_of
+from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.producers import OutcomeTimeoutError, parse_command
 from creditfold.producers.models.commands import MODELS, Command
 from creditfold.producers.models.errors import RESEND
 from creditfold.projections import queries
 from creditfold.projections.access.scopes import MANUAL
-from creditfold.projections.queries.outcomes import UnexplainedOutcomeError
 from creditfold.schemas.dead_letters import DeadLetterReason
-from creditfold.schemas.outcome import CommandOutcome, Decision, OutcomeKind
+from creditfold.schemas.outcome import Appended, CommandOutcome, Decision, OutcomeKind
 
 router = APIRouter(tags=["commands"], route_class=Route)
 log = structlog.get_logger()
@@ -166,7 +166,9 @@ async def _appended(service: Service, command: Command) -> Position:
 def _pending(command: Command, position: Position, headers: dict[str, str]) -> Response:
     answer = AcceptedAnswer(command_id=command.command_id, account=command.account, position=str(position))
     location = f"/v1/accounts/{_quoted(command.account)}/commands/{_quoted(command.command_id)}?at={position}"
-    return answers.render(answer, 202, {**headers, "Location": location, "Retry-After": str(RETRY_S)})
+    # Of no generation: nothing of one was read.
+    known = {"Creditfold-Position": str(position), "Location": location, "Retry-After": str(RETRY_S)}
+    return answers.render(answer, 202, {**headers, **known})
 
 
 def answer_of(outcome: CommandOutcome, command: Command, headers: dict[str, str]) -> Response:
@@ -174,13 +176,14 @@ def answer_of(outcome: CommandOutcome, command: Command, headers: dict[str, str]
     status = STATUS[outcome.kind]
     if outcome.kind is OutcomeKind.DUPLICATE:
         headers = {**headers, "Idempotency-Replayed": "true"}
-    headers = {**headers, "Creditfold-Position": str(outcome.position)}
+    headers = {**headers, **answers.outcome_headers(outcome)}
     return answers.render(answers.outcome_of(outcome, command.account, command.command_id), status, headers)
 
 
 async def _dead_letter(service: Service, outcome: CommandOutcome, account: str, command_id: str) -> ProblemError:
     """The problem that a dead letter is, with what its key was used for first."""
     problem = dead_letter_problem(outcome)
+    problem.headers.update(answers.outcome_headers(outcome))
     if outcome.reason == DeadLetterReason.COMMAND_ID_REUSED:
         try:
             first = await service.query(queries.first_decision, account, command_id)
@@ -344,19 +347,26 @@ async def command(
         if wait:
             # Where it isn't folded by then, the answer says so.
             await service.fold.passes(position, wait)
-        try:
-            outcome = await service.query(queries.outcome_at, position, account, command_id)
-        except queries.NotYetFoldedError:
+        reading = await service.read(account, queries.outcomes_at, [Appended(position, account, command_id)])
+        (outcome,) = reading.found
+        headers = answers.state_headers(reading)
+        if outcome is None:
             answer = AcceptedAnswer(command_id=command_id, account=account, position=at)
-            return answers.render(answer, 202, {"Retry-After": str(RETRY_S)})
-        except UnexplainedOutcomeError as error:
-            raise ProblemError(404, "command_unknown", error.message, "Is the position the command's?") from None
+            return answers.render(answer, 202, {**headers, "Retry-After": str(RETRY_S)})
+        if isinstance(outcome, CreditfoldError):
+            remedy = "Is the position the command's?"
+            raise ProblemError(404, "command_unknown", outcome.message, remedy, headers=headers)
         if outcome.kind is OutcomeKind.DEAD_LETTER:
             raise await _dead_letter(service, outcome, account, command_id)
-        return answers.render(answers.outcome_of(outcome, account, command_id, is_personal=is_personal))
+        return answers.render(answers.outcome_of(outcome, account, command_id, is_personal=is_personal), 200, headers)
     reading = await _first(service, account, command_id, wait)
-    found = first_answer(reading.found, account, command_id, is_personal=is_personal)
-    return answers.render(found, 200, answers.state_headers(reading))
+    headers = answers.state_headers(reading)
+    try:
+        found = first_answer(reading.found, account, command_id, is_personal=is_personal)
+    except ProblemError as problem:
+        problem.headers.update(headers)
+        raise
+    return answers.render(found, 200, headers)
 
 
 async def _first(service: Service, account: str, command_id: str, wait_s: float) -> Reading:

@@ -31,9 +31,24 @@ _HEADERS = {
         "schema": {"type": "string"},
     },
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
+    "Creditfold-Position": {
+        "description": "Of a read, the last record of the account's partition that the answer reflects; of a write, "
+        "the command's own record. `partition:offset`, as `at_least` takes it.",
+        "schema": {"type": "string"},
+    },
+    "Creditfold-Generation": {
+        "description": "The generation that the answer was read from; not there where none was.",
+        "schema": {"type": "integer"},
+    },
 }
 #: The answers that say when to try again.
 _AGAIN = ("202", "429", "503")
+#: The answers that say which state they reflect: of these groups of routes, and of some others.
+_STATE = ("Creditfold-Generation", "Creditfold-Position")
+_OF_STATE = frozenset({"commands", "accounts", "statements", "graphql"})
+_OF_STATE_TOO = frozenset({"dead_letters", "dead_letter"})
+#: Those of one command that are read from a state without being of a success.
+_REFUSED = ("404", "409", "422")
 
 
 def complete(app: FastAPI) -> None:
@@ -91,8 +106,19 @@ def _add_headers(document: Document) -> None:
     document["components"]["headers"] = _HEADERS
     for _, _, operation in operations(document):
         for status, answer in operation["responses"].items():
-            names = [name for name in _HEADERS if name != "Retry-After" or status in _AGAIN]
+            names = ["X-Request-ID", *(["Retry-After"] if status in _AGAIN else ())]
+            if _reflects_state(operation, status):
+                names += _STATE
             answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _reflects_state(operation: Document, status: str) -> bool:
+    name = operation["operationId"]
+    # Of many commands each line says it for itself.
+    if name == "append_many" or not (_OF_STATE.intersection(operation["tags"]) or name in _OF_STATE_TOO):
+        return False
+    is_of_one = name == "command" or name.startswith("append_")
+    return status.startswith("2") or status == "304" or (is_of_one and status in _REFUSED)
 
 
 def _drop_defaults(document: Document) -> None:

@@ -43,6 +43,8 @@ async def preview_of(service: Service, command: Command, caller: Caller) -> Resp
     async with service.in_time(), service.previewers.connection() as connection:
         found = await preview(connection, command.account, record.value)
     outcome, reason = found.outcome, None
+    last = found.at._replace(offset=found.at.offset - 1)
+    headers = answers.state_headers(Reading(None, last, found.generation))
     facts: list[dict[str, Any]] = []
     if isinstance(outcome, Accepted):
         kind, facts = "accepted", json.loads(facts_as_json(outcome.facts))
@@ -52,7 +54,13 @@ async def preview_of(service: Service, command: Command, caller: Caller) -> Resp
         kind = "duplicate"
     else:
         said = outcome.value if isinstance(outcome, Verdict) else getattr(outcome, "detail", "")
-        raise ProblemError(409, "would_be_dead_letter", f"The command would be a dead letter: {said}.", "Correct it.")
+        raise ProblemError(
+            409,
+            "would_be_dead_letter",
+            f"The command would be a dead letter: {said}.",
+            "Correct it.",
+            headers=headers,
+        )
     # A line without an id is what time did before.
     own = {entry.asset for entry in getattr(outcome, "entries", ()) if entry.command_id is not None}
     seen = found.account.holdings if "read:balance" in caller.scopes else own & found.account.holdings.keys()
@@ -67,5 +75,4 @@ async def preview_of(service: Service, command: Command, caller: Caller) -> Resp
         facts=facts,
         allocations=answers.allocations_of(facts),
     )
-    last = found.at._replace(offset=found.at.offset - 1)
-    return answers.render(answer, 200, answers.state_headers(Reading(None, last, found.generation)))
+    return answers.render(answer, 200, headers)

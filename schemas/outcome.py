@@ -77,6 +77,7 @@ class CommandOutcome(NamedTuple):
         steps: the lines of the steps of a batch that was accepted, in their order.
         reason: why it was rejected, or can't be folded; None for what was accepted.
         detail: more about a dead letter.
+        generation: number of the generation whose fold decided so; None where that isn't known.
     """
 
     kind: OutcomeKind
@@ -85,6 +86,7 @@ class CommandOutcome(NamedTuple):
     steps: Sequence[Decision] = ()
     reason: str | None = None
     detail: str = ""
+    generation: int | None = None
 
     @property
     def is_accepted(self) -> bool:

@@ -2962,6 +2962,10 @@ export interface components {
     parameters: never;
     requestBodies: never;
     headers: {
+        /** @description The generation that the answer was read from; not there where none was. */
+        "Creditfold-Generation": number;
+        /** @description Of a read, the last record of the account's partition that the answer reflects; of a write, the command's own record. `partition:offset`, as `at_least` takes it. */
+        "Creditfold-Position": string;
         /** @description Seconds after which to try again. */
         "Retry-After": number;
         /** @description The request's id, its sender's if that is a plain one. */
@@ -3028,6 +3032,8 @@ export type TraceAnswer = components['schemas']['TraceAnswer'];
 export type TracedLotAnswer = components['schemas']['TracedLotAnswer'];
 export type TransferAnswer = components['schemas']['TransferAnswer'];
 export type TrialBalanceAnswer = components['schemas']['TrialBalanceAnswer'];
+export type HeaderCreditfoldGeneration = components['headers']['Creditfold-Generation'];
+export type HeaderCreditfoldPosition = components['headers']['Creditfold-Position'];
 export type HeaderRetryAfter = components['headers']['Retry-After'];
 export type HeaderXRequestId = components['headers']['X-Request-ID'];
 export type $defs = Record<string, never>;
@@ -3087,6 +3093,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -3675,6 +3683,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -3818,6 +3828,8 @@ export interface operations {
             /** @description How many there are. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -3924,6 +3936,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -3976,6 +3990,8 @@ export interface operations {
             /** @description Not Modified */
             304: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -4082,6 +4098,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -4106,6 +4124,8 @@ export interface operations {
             /** @description Not Modified */
             304: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -4496,6 +4516,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -4506,6 +4528,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -4664,6 +4688,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -4715,6 +4741,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -4745,6 +4773,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -4873,6 +4903,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -4883,6 +4915,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -4955,6 +4989,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -5006,6 +5042,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5036,6 +5074,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5153,6 +5193,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5163,6 +5205,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5217,6 +5261,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -5268,6 +5314,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5298,6 +5346,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5372,6 +5422,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5441,6 +5493,8 @@ export interface operations {
             /** @description In the log; not decided yet. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -5482,6 +5536,8 @@ export interface operations {
             /** @description Not Found */
             404: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5504,6 +5560,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5575,6 +5633,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5865,6 +5925,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5875,6 +5937,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -5930,6 +5994,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -5981,6 +6047,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -6011,6 +6079,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -6089,6 +6159,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -6214,6 +6286,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -6389,6 +6463,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -6399,6 +6475,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -6452,6 +6530,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -6503,6 +6583,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -6533,6 +6615,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -6688,6 +6772,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -6766,6 +6852,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -6844,6 +6932,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -6895,6 +6985,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -6946,6 +7038,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -7024,6 +7118,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -7157,6 +7253,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -7332,6 +7430,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -7342,6 +7442,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -7414,6 +7516,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -7465,6 +7569,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -7495,6 +7601,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -7567,6 +7675,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -7754,6 +7864,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -7764,6 +7876,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -7835,6 +7949,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -7886,6 +8002,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -7916,6 +8034,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8037,6 +8157,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8047,6 +8169,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8118,6 +8242,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -8169,6 +8295,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8199,6 +8327,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8315,6 +8445,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8325,6 +8457,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8379,6 +8513,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -8430,6 +8566,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8460,6 +8598,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8530,6 +8670,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8756,6 +8898,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8766,6 +8910,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8827,6 +8973,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -8878,6 +9026,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -8908,6 +9058,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9051,6 +9203,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9061,6 +9215,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9130,6 +9286,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -9181,6 +9339,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9211,6 +9371,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9332,6 +9494,8 @@ export interface operations {
             /** @description The statement. Lines of JSON and CSV have a first column `row`: opening, line or closing. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9500,6 +9664,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9674,6 +9840,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9684,6 +9852,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9764,6 +9934,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -9815,6 +9987,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9845,6 +10019,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9952,6 +10128,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -9962,6 +10140,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -10014,6 +10194,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -10065,6 +10247,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -10095,6 +10279,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -10216,6 +10402,8 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -10226,6 +10414,8 @@ export interface operations {
             /** @description Successful Response */
             201: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -10297,6 +10487,8 @@ export interface operations {
             /** @description In the log; not decided in time. Location has the outcome. */
             202: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
@@ -10348,6 +10540,8 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -10378,6 +10572,8 @@ export interface operations {
             /** @description Rejected, for good: the same key is never decided again. Or a dead letter. */
             422: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -10608,8 +10804,8 @@ export interface operations {
                 content: {
                     "application/json": unknown;
                     /**
-                     * @example {"line":1,"status":201,"outcome":"accepted","command_id":"g-1","account":"joe","position":"3:1042","accepted":true,"reason":null,"decision":{"position":"3:1042","account":"joe","version":1,"command_id":"g-1","kind":"grant","asset":"credits","amount":5,"change":5,"available":5,"pending":0,"held":0,"debt":0,"accepted":true,"rejection":null,"step":null,"rules":1,"decided_at":"2026-06-01T12:00:00.000Z","occurred_at":null,"source":"shop","reason":"","details":null,"facts":[{"kind":"granted","at":1780315200000,"ref":"g-1","moves":[["g-1",1,"issued","remaining",5]],"terms":{"lot_class":"paid","priority":50,"effective_at":1780315200000,"expires_at":0,"scope":""}}],"allocations":[{"lot":"g-1","lot_number":1,"source":"issued","target":"k1","amount":5}]},"steps":[]}
-                     *     {"line":2,"status":422,"outcome":"rejected","command_id":"s-1","account":"joe","position":"3:1042","accepted":false,"reason":"insufficient_credits","decision":{"position":"3:1042","account":"joe","version":2,"command_id":"s-1","kind":"spend","asset":"credits","amount":7,"change":0,"available":5,"pending":0,"held":0,"debt":0,"accepted":false,"rejection":"insufficient_credits","step":null,"rules":1,"decided_at":"2026-06-01T12:00:00.000Z","occurred_at":null,"source":"shop","reason":"","details":null,"facts":[],"allocations":[]},"steps":[]}
+                     * @example {"line":1,"status":201,"generation":1,"outcome":"accepted","command_id":"g-1","account":"joe","position":"3:1042","accepted":true,"reason":null,"decision":{"position":"3:1042","account":"joe","version":1,"command_id":"g-1","kind":"grant","asset":"credits","amount":5,"change":5,"available":5,"pending":0,"held":0,"debt":0,"accepted":true,"rejection":null,"step":null,"rules":1,"decided_at":"2026-06-01T12:00:00.000Z","occurred_at":null,"source":"shop","reason":"","details":null,"facts":[{"kind":"granted","at":1780315200000,"ref":"g-1","moves":[["g-1",1,"issued","remaining",5]],"terms":{"lot_class":"paid","priority":50,"effective_at":1780315200000,"expires_at":0,"scope":""}}],"allocations":[{"lot":"g-1","lot_number":1,"source":"issued","target":"k1","amount":5}]},"steps":[]}
+                     *     {"line":2,"status":422,"generation":1,"outcome":"rejected","command_id":"s-1","account":"joe","position":"3:1042","accepted":false,"reason":"insufficient_credits","decision":{"position":"3:1042","account":"joe","version":2,"command_id":"s-1","kind":"spend","asset":"credits","amount":7,"change":0,"available":5,"pending":0,"held":0,"debt":0,"accepted":false,"rejection":"insufficient_credits","step":null,"rules":1,"decided_at":"2026-06-01T12:00:00.000Z","occurred_at":null,"source":"shop","reason":"","details":null,"facts":[],"allocations":[]},"steps":[]}
                      *     {"line":3,"type":"urn:creditfold:problem:invalid-command","title":"Invalid command","status":400,"code":"invalid_command","detail":"Invalid command: command_id is missing: it must be a text of 1 to 64 characters without control characters and without spaces at its ends, and without ~ at its start; asset is missing: it must be a text of 1 to 64 characters without control characters and without spaces at its ends; amount is missing: it must be a whole number from 1 to 9007199254740991.","remedy":"Correct the command and send it again.","request_id":"5f0c2a7e9b1d4c3f8a6e","maybe_written":false,"problems":["command_id is missing: it must be a text of 1 to 64 characters without control characters and without spaces at its ends, and without ~ at its start","asset is missing: it must be a text of 1 to 64 characters without control characters and without spaces at its ends","amount is missing: it must be a whole number from 1 to 9007199254740991"]}
                      */
                     "application/x-ndjson": string;
@@ -10728,6 +10924,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -10870,6 +11068,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -11560,6 +11760,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -11693,6 +11895,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -11830,6 +12034,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -12823,6 +13029,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -14306,6 +14514,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -14739,6 +14949,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -14865,6 +15077,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -14981,6 +15195,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };

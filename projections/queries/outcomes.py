@@ -29,7 +29,7 @@ from creditfold.schemas.outcome import Appended, CommandOutcome, Decision, Outco
 # The lines of a batch's steps follow its own. What is asked of the journal has a limit, so that it is asked command by
 # command, by the index of the account, whatever the planner believes of the tables.
 _OUTCOMES: LiteralString = """
-    SELECT asked.number, folded.next_offset, dead.reason, dead.detail,
+    SELECT asked.number, folded.next_offset, folded.generation, dead.reason, dead.detail,
            line.log_partition, line.log_offset, line.account_id, line.version, line.command_id, line.kind, line.asset,
            line.amount, line.change, line.balance, line.accepted, line.rejection, line.rules, line.decided_at,
            line.occurred_at, line.source, line.note, line.pending, line.held, line.debt, line.step, line.details,
@@ -54,8 +54,8 @@ _OUTCOMES: LiteralString = """
     ) line ON true
     ORDER BY asked.number, line.version"""
 _PROGRESS: LiteralString = "SELECT topic, log_partition, next_offset FROM ledger.progress"
-# Number, next offset, reason and detail of a dead letter.
-_AHEAD = 4
+# Number, next offset, generation, reason and detail of a dead letter.
+_AHEAD = 5
 
 
 class UnexplainedOutcomeError(CreditfoldError):
@@ -231,7 +231,7 @@ def _outcomes(
 
 def _outcome(appended: Appended, rows: Sequence[tuple[Any, ...]]) -> CommandOutcome | CreditfoldError | None:
     position = appended.position
-    _, next_offset, reason, detail = rows[0][:_AHEAD]
+    _, next_offset, generation, reason, detail = rows[0][:_AHEAD]
     if next_offset is None:
         return UnexplainedOutcomeError(
             f"The projection has no partition {position.partition}.", "See `creditfold status` for the topic it folds."
@@ -239,7 +239,7 @@ def _outcome(appended: Appended, rows: Sequence[tuple[Any, ...]]) -> CommandOutc
     if next_offset <= position.offset:
         return None
     if reason is not None:
-        return CommandOutcome(OutcomeKind.DEAD_LETTER, position, reason=reason, detail=detail)
+        return CommandOutcome(OutcomeKind.DEAD_LETTER, position, reason=reason, detail=detail, generation=generation)
     decision, *steps = (Decision._make(row[_AHEAD:]) for row in rows)
     if decision.account_id is None or decision.position.partition != position.partition or decision.position > position:
         return UnexplainedOutcomeError(
@@ -250,4 +250,4 @@ def _outcome(appended: Appended, rows: Sequence[tuple[Any, ...]]) -> CommandOutc
         kind = OutcomeKind.DUPLICATE
     else:
         kind = OutcomeKind.ACCEPTED if decision.accepted else OutcomeKind.REJECTED
-    return CommandOutcome(kind, position, decision, steps, decision.rejection)
+    return CommandOutcome(kind, position, decision, steps, decision.rejection, generation=generation)

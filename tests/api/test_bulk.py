@@ -72,6 +72,7 @@ def test_each_line_has_its_own_answer_in_order(door: Door, account: str) -> None
     assert found[2]["decision"] == found[1]["decision"]
     assert found[4]["reason"] == "insufficient_credits"
     assert {one["decision"]["source"] for one in found if one.get("decision")} == {found[0]["decision"]["source"]}
+    assert {one["generation"] for one in found} == {1}
     assert available(door, account) == 72
 
 

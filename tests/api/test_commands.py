@@ -4,6 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from creditfold.api import commands
@@ -40,6 +41,11 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
+def state_of(answer: httpx.Response) -> tuple[str | None, str | None]:
+    """The position and the generation that an answer says it reflects."""
+    return answer.headers.get("Creditfold-Position"), answer.headers.get("Creditfold-Generation")
+
+
 def test_each_kind_of_command_is_appended_and_decided(door: Door, account: str) -> None:
     """Each by its own route; the answer has the position, the decision and what moved."""
     assert {*BODIES, "grants"} == set(commands.ROUTES.values())
@@ -48,7 +54,7 @@ def test_each_kind_of_command_is_appended_and_decided(door: Door, account: str) 
         answer = door.append(account, route, key=route, **body)
         assert answer.status_code == 201, (route, answer.text)
         assert answer.json()["command_id"] == route
-        assert answer.headers["Creditfold-Position"] == answer.json()["position"]
+        assert state_of(answer) == (answer.json()["position"], "1")
     assert door.http.get(f"/v1/accounts/{account}").json()["is_closed"]
 
 
@@ -59,9 +65,11 @@ def test_the_same_key_counts_once_whenever_it_comes_again(door: Door, account: s
     again = door.append(account, "spends", key="order-1", asset="credits", amount=30)
     assert (first.status_code, again.status_code) == (201, 200)
     assert again.headers["Idempotency-Replayed"] == "true"
+    assert state_of(again) == (again.json()["position"], "1")
     assert again.json()["decision"] == first.json()["decision"]
     other = door.append(account, "spends", key="order-1", asset="credits", amount=31)
     assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
+    assert state_of(other) == (other.json()["position"], "1")
     stands = other.json()["first"]
     assert (stands["position"], stands["kind"], stands["amount"]) == (first.json()["position"], "spend", 30)
     assert other.headers["Content-Type"] == "application/problem+json"
@@ -72,6 +80,7 @@ def test_a_rejected_command_stays_rejected(door: Door, account: str) -> None:
     """It says why; the same key is never decided again, whatever the account has by then."""
     refused = door.append(account, "spends", key="too-much", asset="credits", amount=5)
     assert (refused.status_code, refused.json()["reason"]) == (422, "insufficient_credits")
+    assert state_of(refused) == (refused.json()["position"], "1")
     door.grant(account, 100)
     again = door.append(account, "spends", key="too-much", asset="credits", amount=5)
     assert (again.status_code, again.json()["accepted"]) == (200, False)
@@ -86,9 +95,12 @@ def test_whoever_does_not_wait_finds_the_outcome_by_the_location(door: Door, acc
     )
     assert (answer.status_code, answer.headers["Preference-Applied"]) == (202, "respond-async")
     assert answer.headers["Retry-After"] == "1"
+    # Nothing of a generation was read.
+    assert state_of(answer) == (answer.json()["position"], None)
     found = door.http.get(answer.headers["Location"] + "&wait=30")
     assert (found.status_code, found.json().get("outcome")) == (200, "accepted"), found.text
     assert found.json()["position"] == answer.json()["position"]
+    assert found.headers["Creditfold-Generation"] == "1"
     assert door.http.get(f"/v1/accounts/{account}/commands/g").json()["decision"]["amount"] == 7
     assert door.http.get(f"/v1/accounts/{account}/commands/h").status_code == 404
 
@@ -103,7 +115,11 @@ def test_a_command_is_looked_up_by_its_id(door: Door, account: str) -> None:
         assert (found.status_code, found.json()) == (200, batch)
     partition, offset = map(int, batch["position"].split(":"))
     ahead = {"at": f"{partition}:{offset + 10**6}", "wait": 0.1}
-    assert [door.http.get(f"{url}/late", params=asked).status_code for asked in (ahead, {"wait": 0.1})] == [202, 404]
+    unknown = [door.http.get(f"{url}/late", params=asked) for asked in (ahead, {"wait": 0.1})]
+    assert [answer.status_code for answer in unknown] == [202, 404]
+    # As far as it is folded, which says how far that is.
+    assert {answer.headers["Creditfold-Generation"] for answer in unknown} == {"1"}
+    assert {Position.parse(answer.headers["Creditfold-Position"]).partition for answer in unknown} == {partition}
     with ThreadPoolExecutor(1) as beside:
         waiting = beside.submit(door.http.get, f"{url}/late", params={"wait": 30})
         door.append(account, "grants", key="late", asset="credits", amount=1)
@@ -151,6 +167,7 @@ def test_a_preview_is_what_is_decided_then_and_writes_nothing(door: Door, accoun
     assert (preview.status_code, preview.json()["outcome"]) == (200, "accepted")
     assert [(one["lot"], one["amount"]) for one in preview.json()["allocations"]] == [("first", 40), ("second", 10)]
     assert preview.json()["balances"]["credits"]["available"] == 50
+    assert state_of(preview)[1] == "1"
     assert door.http.get(f"/v1/accounts/{account}/commands/s").status_code == 404
     decided = door.append(account, "spends", key="s", **spend).json()
     assert decided["decision"]["allocations"] == preview.json()["allocations"]
@@ -158,6 +175,10 @@ def test_a_preview_is_what_is_decided_then_and_writes_nothing(door: Door, accoun
         url, json={"asset": "credits", "amount": 51}, headers={"Idempotency-Key": "t"}, params={"preview": "true"}
     )
     assert refused.json()["reason"] == "insufficient_credits"
+    dead = door.http.post(
+        url, json={"asset": "credits", "amount": 51}, headers={"Idempotency-Key": "first"}, params={"preview": "true"}
+    )
+    assert (dead.status_code, dead.json()["code"], state_of(dead)[1]) == (409, "would_be_dead_letter", "1")
 
 
 #: A body, and what the problem says of it.

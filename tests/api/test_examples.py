@@ -5,9 +5,12 @@ import os
 import re
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 
-from creditfold.api.openapi import examples
+from creditfold.api import create_app
+from creditfold.api.openapi import examples, operations
+from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.schemas.registry import load_lock
 from helpers.doors import Door
@@ -185,6 +188,7 @@ class Recorder:
         path = call.path.format(key=self._key, letter=self._letter, place=self._letter.replace(":", "/"))
         answer = self._door.http.request(call.method, path, headers=headers, params=call.query, **sent)
         assert answer.status_code < 500, (call, answer.text)
+        see_state(call.operation, answer)
         media = answer.headers["Content-Type"].partition(";")[0]
         text = alike(answer.text)
         body = json.loads(text) if media.endswith("json") and "ndjson" not in media else text
@@ -204,6 +208,25 @@ class Recorder:
         if call.body is not None and "body" not in own:
             own["body"] = json.loads(alike(json.dumps(sent["json"]))) if "json" in sent else sent["content"].decode()
         own["answers"].setdefault(str(answer.status_code), {}).setdefault(media, body)
+
+
+STATE = {"creditfold-generation", "creditfold-position"}
+DOCUMENTED = {
+    (operation["operationId"], status): {name.lower() for name in answer.get("headers", ())}
+    for _, _, operation in operations(create_app(Settings()).openapi())
+    for status, answer in operation["responses"].items()
+}
+
+
+def see_state(operation: str, answer: httpx.Response) -> None:
+    """See that an answer says which state it reflects where the document says so, and nowhere else."""
+    documented = DOCUMENTED[operation, str(answer.status_code)] & STATE
+    sent = answer.headers.keys() & STATE
+    assert sent <= documented, (operation, answer.status_code, sent)
+    # Of all accounts there is no one position.
+    assert not documented or "creditfold-generation" in sent, (operation, answer.status_code)
+    if operation.startswith("append_"):
+        assert sent == documented, (operation, answer.status_code)
 
 
 def test_the_examples_are_what_the_door_answers(door: Door) -> None:
