@@ -233,4 +233,6 @@ def state_headers(reading: Reading) -> dict[str, str]:
     found = {"Creditfold-Generation": str(reading.generation)}
     if reading.position is not None:
         found["Creditfold-Position"] = str(reading.position)
+    if reading.complete_to is not None:
+        found["Creditfold-Complete-To"] = rfc3339(reading.complete_to)
     return found

@@ -50,8 +50,16 @@ _SENT = (
     *("Prefer", "X-Request-ID"),
 )
 _SHOWN = (
-    *("Creditfold-Count", "Creditfold-Generation", "Creditfold-Position", "ETag", "Idempotency-Replayed", "Location"),
-    *("Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"),
+    *("Creditfold-Complete-To", "Creditfold-Count", "Creditfold-Generation", "Creditfold-Position", "ETag"),
+    *(
+        "Idempotency-Replayed",
+        "Location",
+        "Preference-Applied",
+        "RateLimit",
+        "RateLimit-Policy",
+        "Retry-After",
+        "X-Request-ID",
+    ),
 )
 
 

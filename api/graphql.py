@@ -34,10 +34,11 @@ from creditfold.api.graphql_bounds import MOST_COST, measured, parsed
 from creditfold.api.graphql_schema import SCHEMA, Reads
 from creditfold.api.parameters import MOST_CURSOR, positions_of
 from creditfold.api.problems import ProblemError, of_error, responses
-from creditfold.api.service import QUERY_S, service_of
+from creditfold.api.service import QUERY_S, Reading, service_of
 from creditfold.common.position import Position
 from creditfold.projections import queries
 from creditfold.projections.connections import snapshot
+from creditfold.projections.queries.progress import Standing, standing_of
 
 router = APIRouter(tags=["graphql"])
 
@@ -84,7 +85,7 @@ class _Answered(NamedTuple):
     """What became of a query, and the state that it was read in."""
 
     result: ExecutionResult
-    generation: int
+    standing: Standing
     positions: Sequence[Position]
 
 
@@ -140,7 +141,7 @@ def _execute(
         if failure is not None:
             raise failure
     positions = [reads.positions[partition] for partition in sorted(reads.positions)]
-    return _Answered(result, rows[0].generation if rows else 0, positions)
+    return _Answered(result, standing_of(rows), positions)
 
 
 _RESPONSES = responses(408, 413, 415)
@@ -185,13 +186,17 @@ async def graphql(
         async with service.in_time(), service.graphs:
             prepared = await service.run(prepare, body)
     except InvalidQueryError as invalid:
-        found = {"errors": [_error_of(error, request) for error in invalid.errors]}
-        return Response(answers.as_json(found), 400, media_type=media_type)
+        wrong = {"errors": [_error_of(error, request) for error in invalid.errors]}
+        return Response(answers.as_json(wrong), 400, media_type=media_type)
     await service.fold.wait_for_all(positions, AT_LEAST_S)
     deadline = time.monotonic() + QUERY_S
     async with service.in_time(), service.graphs:
         answered = await service.query(_execute, body, prepared.document, caller, deadline)
-    headers = {"Creditfold-Generation": str(answered.generation), "Cache-Control": "private, no-cache"}
+    # What isn't of an account is of all partitions.
+    read = [position.partition for position in answered.positions] or None
+    complete_to = service.ends.complete_to(answered.standing, read)
+    found = Reading(None, None, answered.standing.generation, complete_to)
+    headers = {**answers.state_headers(found), "Cache-Control": "private, no-cache"}
     if answered.positions:
         headers["Creditfold-Position"] = ",".join(map(str, answered.positions))
     content = _content(answered.result, request, prepared.cost)

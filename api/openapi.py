@@ -40,13 +40,18 @@ _HEADERS = {
         "description": "The generation that the answer was read from; not there where none was.",
         "schema": {"type": "integer"},
     },
+    "Creditfold-Complete-To": {
+        "description": "Of a read: all that was appended before this instant is in the answer (RFC 3339). It stands "
+        "still while Kafka is away or the fold lags; not there where it isn't known.",
+        "schema": {"type": "string", "format": "date-time"},
+    },
 }
 #: The answers that say when to try again.
 _AGAIN = ("202", "429", "503")
 #: The answers that say which state they reflect: of these groups of routes, and of some others.
 _STATE = ("Creditfold-Generation", "Creditfold-Position")
 _OF_STATE = frozenset({"commands", "accounts", "statements", "graphql"})
-_OF_STATE_TOO = frozenset({"dead_letters", "dead_letter"})
+_OF_STATE_TOO = frozenset({"dead_letters", "dead_letter", "progress"})
 #: Those of one command that are read from a state without being of a success.
 _REFUSED = ("404", "409", "422")
 
@@ -104,12 +109,18 @@ def _add_examples(document: Document) -> None:
 
 def _add_headers(document: Document) -> None:
     document["components"]["headers"] = _HEADERS
-    for _, _, operation in operations(document):
+    for _, method, operation in operations(document):
         for status, answer in operation["responses"].items():
             names = ["X-Request-ID", *(["Retry-After"] if status in _AGAIN else ())]
             if _reflects_state(operation, status):
                 names += _STATE
-            answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+                names += ["Creditfold-Complete-To"] if _is_read(operation, method) else []
+            own = answer.get("headers", {})
+            answer["headers"] = {**own, **{name: {"$ref": f"#/components/headers/{name}"} for name in names}}
+
+
+def _is_read(operation: Document, method: str) -> bool:
+    return method in ("get", "head") or operation["operationId"] == "graphql"
 
 
 def _reflects_state(operation: Document, status: str) -> bool:

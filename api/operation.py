@@ -81,8 +81,8 @@ async def ready(request: Request) -> Response:
 @router.get("/v1/progress", operation_id="progress", response_model=list[ProgressAnswer], responses=responses())
 async def progress(request: Request, caller: Annotated[Caller, needs("read:balance")]) -> Response:
     """How far each partition of the log is folded."""
-    rows = await service_of(request).query(queries.progress)
-    return answers.render(progress_of(rows))
+    read = await service_of(request).read(None, queries.progress)
+    return answers.render(progress_of(read.found), 200, answers.state_headers(read))
 
 
 def progress_of(rows: Sequence[queries.PartitionProgress]) -> list[ProgressAnswer]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import structlog
@@ -17,6 +18,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from creditfold.api.access import Caller, KeyRing, caller_of
+from creditfold.api.ends import LogEnds
 from creditfold.api.feed import Feed
 from creditfold.api.fold import Fold
 from creditfold.api.limits import Rate, RateLimits
@@ -36,6 +38,7 @@ from creditfold.projections.access.keys import find_key, is_well_formed, record_
 from creditfold.projections.access.scopes import SCOPES
 from creditfold.projections.connections import reader_pool, reader_pool_async, snapshot
 from creditfold.projections.queries import ProjectedOutcomes
+from creditfold.projections.queries.progress import Standing
 from creditfold.schemas.outcome import Appended, CommandOutcome
 
 P = ParamSpec("P")
@@ -64,11 +67,12 @@ USED_EVERY_S = 30.0
 
 
 class Reading(NamedTuple):
-    """What a query found, and the state that it was found in: the next position to fold, and the generation."""
+    """What a query found, and the state that it was found in; `complete_to` is up to when that has all of the log."""
 
     found: Any
     position: Position | None
     generation: int
+    complete_to: datetime | None = None
 
     def reflects(self, position: Position) -> bool:
         """Whether it is of a state that a position is folded in; of another partition than its own it can't say."""
@@ -110,6 +114,7 @@ class Service:
         self.graphs = asyncio.Semaphore(GRAPHS)
         #: How far the fold is, for those who wait for it.
         self.fold = Fold(self.query)
+        self.ends = LogEnds(settings)
         self._tasks: list[asyncio.Task[None]] = []
         self._readiness: asyncio.Task[tuple[bool, bool]] | None = None
         self._is_stopping = False
@@ -122,7 +127,7 @@ class Service:
         """Open the pools; they connect by and by, whether PostgreSQL is there or not."""
         self.readers.open(wait=False)
         await self.previewers.open(wait=False)
-        self._tasks = [asyncio.create_task(self.fold.follow()), asyncio.create_task(self._record_use())]
+        self._tasks = [asyncio.create_task(one) for one in (self.fold.follow(), self.ends.follow(), self._record_use())]
 
     async def close(self) -> None:
         """End what was opened; commands under way are delivered first."""
@@ -258,16 +263,18 @@ class Service:
     ) -> Reading:
         """Ask as `query` does, in one snapshot, and say how far an account's partition was folded in it."""
 
-        def ask() -> Reading:
+        def ask() -> tuple[Standing, T]:
             with self.readers.connection() as connection, snapshot(connection):
-                generation, offsets = queries.standing(connection)
-                found = question(connection, *arguments, **options)
-            partition = None if account is None or not offsets else partition_of(account.encode(), len(offsets))
-            at = None if partition is None else Position(partition, offsets[partition] - 1)
-            return Reading(found, at, generation)
+                return queries.standing(connection), question(connection, *arguments, **options)
 
         async with self.in_time():
-            return await self.run(ask)
+            standing, found = await self.run(ask)
+        offsets = standing.next_offsets
+        if account is None or not offsets:
+            return Reading(found, None, standing.generation, self.ends.complete_to(standing))
+        partition = partition_of(account.encode(), len(offsets))
+        at = Position(partition, offsets[partition] - 1)
+        return Reading(found, at, standing.generation, self.ends.complete_to(standing, (partition,)))
 
     # Who calls
 

@@ -47,7 +47,11 @@ class Received(NamedTuple):
         """Which state it reflects."""
         generation = self.headers.get("creditfold-generation", "")
         number = int(generation) if generation.isascii() and generation.isdigit() else None
-        return Stamp(self.headers.get("creditfold-position"), number, self.headers.get("x-request-id"))
+        try:
+            complete_to = datetime.fromisoformat(self.headers.get("creditfold-complete-to", ""))
+        except ValueError:
+            complete_to = None
+        return Stamp(self.headers.get("creditfold-position"), number, self.headers.get("x-request-id"), complete_to)
 
 
 @dataclass(frozen=True)

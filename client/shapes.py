@@ -5,6 +5,7 @@
 
 import json
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, PrivateAttr
@@ -23,11 +24,13 @@ class Stamp(NamedTuple):
             outcome, that of its own record. None where the answer is about no single partition.
         generation: of the projection.
         request_id: of the request.
+        complete_to: everything that was appended before this instant is in the answer; None where that isn't known.
     """
 
     position: str | None
     generation: int | None
     request_id: str | None
+    complete_to: datetime | None = None
 
 
 _NO_STAMP = Stamp(None, None, None)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from creditfold.common.settings import Settings
-from creditfold.log.admin import REQUEST_S, KafkaAdmin
+from creditfold.log.admin import REQUEST_S, KafkaAdmin, topic_id_text
 
 
 class End(NamedTuple):
@@ -48,6 +48,20 @@ def log_ends(
     (stable,) = _list_offsets(admin, topic, numbers, latest)
     ends = _offsets(high)
     return {partition: End(end, max(end, ends[partition])) for partition, end in _offsets(stable).items()}
+
+
+def last_ends(admin: KafkaAdmin, topic: str, bound_s: float) -> tuple[str, dict[int, int]]:
+    """Return a topic's id, and for each partition the offset behind its very last record.
+
+    Asked once, with `bound_s` seconds for each of two answers, for whoever asks over and over. Raises KafkaException.
+    """
+    described = admin.client.describe_topics(TopicCollection([topic]), request_timeout=bound_s)[topic].result()
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    places = {TopicPartition(topic, partition.id): latest for partition in described.partitions}
+    isolation = IsolationLevel.READ_UNCOMMITTED
+    answers = admin.client.list_offsets(places, isolation_level=isolation, request_timeout=bound_s)
+    ends = {place.partition: int(answer.result().offset) for place, answer in answers.items()}
+    return topic_id_text(described.topic_id), ends
 
 
 def bounds(admin: KafkaAdmin, topic: str, partitions: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:

@@ -2962,6 +2962,8 @@ export interface components {
     parameters: never;
     requestBodies: never;
     headers: {
+        /** @description Of a read: all that was appended before this instant is in the answer (RFC 3339). It stands still while Kafka is away or the fold lags; not there where it isn't known. */
+        "Creditfold-Complete-To": string;
         /** @description The generation that the answer was read from; not there where none was. */
         "Creditfold-Generation": number;
         /** @description Of a read, the last record of the account's partition that the answer reflects; of a write, the command's own record. `partition:offset`, as `at_least` takes it. */
@@ -3032,6 +3034,7 @@ export type TraceAnswer = components['schemas']['TraceAnswer'];
 export type TracedLotAnswer = components['schemas']['TracedLotAnswer'];
 export type TransferAnswer = components['schemas']['TransferAnswer'];
 export type TrialBalanceAnswer = components['schemas']['TrialBalanceAnswer'];
+export type HeaderCreditfoldCompleteTo = components['headers']['Creditfold-Complete-To'];
 export type HeaderCreditfoldGeneration = components['headers']['Creditfold-Generation'];
 export type HeaderCreditfoldPosition = components['headers']['Creditfold-Position'];
 export type HeaderRetryAfter = components['headers']['Retry-After'];
@@ -3093,6 +3096,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3683,6 +3687,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3828,6 +3833,9 @@ export interface operations {
             /** @description How many there are. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
+                    /** @description Up to 10,000; `10000+` where there are more. */
+                    "Creditfold-Count"?: string;
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3936,6 +3944,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -3990,6 +3999,7 @@ export interface operations {
             /** @description Not Modified */
             304: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -4098,6 +4108,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -4124,6 +4135,7 @@ export interface operations {
             /** @description Not Modified */
             304: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -5422,6 +5434,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -5493,6 +5506,7 @@ export interface operations {
             /** @description In the log; not decided yet. */
             202: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "Retry-After": components["headers"]["Retry-After"];
@@ -5536,6 +5550,7 @@ export interface operations {
             /** @description Not Found */
             404: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -5560,6 +5575,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -5633,6 +5649,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -6159,6 +6176,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -6286,6 +6304,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7118,6 +7137,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7253,6 +7273,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7675,6 +7696,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -8670,6 +8692,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -9494,6 +9517,7 @@ export interface operations {
             /** @description The statement. Lines of JSON and CSV have a first column `row`: opening, line or closing. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -9664,6 +9688,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -10924,6 +10949,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -11068,6 +11094,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -11760,6 +11787,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -11895,6 +11923,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -12034,6 +12063,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -13029,6 +13059,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -14358,6 +14389,9 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -14514,6 +14548,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -14949,6 +14984,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -15077,6 +15113,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -15195,6 +15232,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];

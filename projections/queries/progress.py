@@ -4,7 +4,7 @@ Reads the views in schema `ledger` only. Instants are aware datetimes in UTC.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -102,10 +102,15 @@ def progress(connection: Connection[Any]) -> Sequence[PartitionProgress]:
 
 
 class Standing(NamedTuple):
-    """How far a generation is folded: the next offset of each partition."""
+    """How far a generation is folded: the next offset of each partition, and the log's clock where it has one.
+
+    `topic_id` is of the log that it is folded from.
+    """
 
     generation: int
     next_offsets: Mapping[int, int]
+    clocks: Mapping[int, datetime]
+    topic_id: str
 
 
 def standing(connection: Connection[Any]) -> Standing:
@@ -115,16 +120,29 @@ def standing(connection: Connection[Any]) -> Standing:
         connection: a reader's connection to the projection (`connected`).
 
     Returns:
-        The next offset by partition, and the generation; generation 0 where nothing was prepared.
+        The next offset and the log's clock by partition, and the generation, which is 0 where nothing was prepared.
 
     Example:
         >>> found = standing(connection)
         >>> found.generation, sorted(found.next_offsets)
         (1, [0, 1, 2, 3])
     """
-    query = "SELECT log_partition, next_offset, generation FROM ledger.progress"
-    rows = connection.execute(query, prepare=True).fetchall()
-    return Standing(rows[0][2] if rows else 0, {partition: offset for partition, offset, _ in rows})
+    query = "SELECT generation, topic_id, log_partition, next_offset, clock FROM ledger.progress"
+    return _standing_of(connection.execute(query, prepare=True).fetchall())
+
+
+def standing_of(rows: Iterable[PartitionProgress]) -> Standing:
+    """What `standing` returns, of the rows of `progress`."""
+    return _standing_of([(row.generation, row.topic_id, row.log_partition, row.next_offset, row.clock) for row in rows])
+
+
+def _standing_of(rows: Sequence[Any]) -> Standing:
+    return Standing(
+        generation=rows[0][0] if rows else 0,
+        next_offsets={partition: offset for *_, partition, offset, _ in rows},
+        clocks={partition: clock for *_, partition, _, clock in rows if clock is not None},
+        topic_id=rows[0][1] if rows else "",
+    )
 
 
 def activations(connection: Connection[Any]) -> Sequence[RulesActivated]:

@@ -1,11 +1,12 @@
 """Reading an account over HTTP."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from psycopg import Connection
 
-from creditfold.api import accounts
+from creditfold.api import accounts, answers
 from creditfold.projections import queries
 from creditfold.projections.queries.progress import Standing
 from helpers.doors import Door
@@ -38,6 +39,9 @@ def test_an_answer_says_which_state_it_reflects(door: Door, account: str) -> Non
     partition, offset = answer.headers["Creditfold-Position"].split(":")
     assert [partition, int(offset) >= int(position.split(":")[1])] == [position.split(":")[0], True]
     assert answer.json()["balances"][0]["available"] == 10
+    # The append time of that record at least, though it may be later than the last look at the log.
+    decided = door.http.get(f"/v1/accounts/{account}/history").json()["lines"][0]["decided_at"]
+    assert decided <= answer.headers["Creditfold-Complete-To"] <= answers.rfc3339(datetime.now(UTC))
     for bad, status in (("soon", 400), ("99:0", 400)):
         assert door.http.get(f"/v1/accounts/{account}", params={"at_least": bad}).status_code == status
 

@@ -6,8 +6,10 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from http.client import HTTPException
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ import pytest
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import end_offsets
+from creditfold.log.partitioner import partition_of
 from creditfold.processors.startup import prepare_ledger
 from helpers.doors import BulkCall, Door
 from helpers.event_stream import following
@@ -265,11 +268,19 @@ def test_appends_go_on_while_postgresql_is_away(
         assert "Traceback" not in process.text()
 
 
+def complete_to(door: Door, path: str) -> datetime:
+    """Up to when a read has all of the log."""
+    answer = door.http.get(path)
+    assert answer.status_code == 200, answer.text
+    return datetime.fromisoformat(answer.headers["Creditfold-Complete-To"])
+
+
 def look_without_kafka(door: Door) -> None:
-    """Reads go on, appends are refused and may be written, and the health says why."""
+    """Reads go on and say how old they are, appends are refused and may be written, and the health says why."""
+    stopped = datetime.now(UTC)
     assert wait_until(partial(is_ready, door, kafka=False), HANG_S), ready(door)
-    for path in ("/v1/accounts/quick", "/v1/accounts/quick/lots", "/v1/progress"):
-        assert door.http.get(path).status_code == 200
+    for path in ("/v1/accounts/quick", "/v1/accounts/quick/lots", "/v1/totals", "/v1/progress"):
+        assert complete_to(door, path) <= stopped
     refused = door.append("other", "grants", wait_s=1, asset="credits", amount=1)
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1"), refused.text
     assert refused.json()["maybe_written"]
@@ -290,7 +301,9 @@ def test_reads_go_on_while_kafka_is_away(
             look_without_kafka(door)
         finally:
             stack.thaw("kafka")
+        thawed = datetime.now(UTC)
         assert wait_until(partial(is_ready, door), HANG_S), ready(door)
+        assert wait_until(lambda: complete_to(door, "/v1/totals") > thawed, HANG_S)
         stack.stop_kafka(kill=True)
         try:
             look_without_kafka(door)
@@ -298,6 +311,17 @@ def test_reads_go_on_while_kafka_is_away(
             stack.start_kafka()
         assert wait_until(partial(is_ready, door), HANG_S), ready(door)
         assert "Traceback" not in process.text()
+
+
+def assert_age_by_the_fold(door: Door, account: str) -> None:
+    """What isn't folded is missing in what reads say, for its own partition and for all; the others are of now."""
+    written = datetime.now(UTC)
+    own = partition_of(account.encode(), door.settings.partitions)
+    names = (f"other-{number}" for number in count())
+    other = next(name for name in names if partition_of(name.encode(), door.settings.partitions) != own)
+    # No record came there for long: the answer is of now all the same.
+    assert wait_until(lambda: complete_to(door, f"/v1/accounts/{other}") > written, HANG_S)
+    assert max(complete_to(door, path) for path in (f"/v1/accounts/{account}", "/v1/totals")) <= written
 
 
 @pytest.mark.parametrize("is_decided", [True, False])
@@ -321,6 +345,7 @@ def test_a_write_that_waits_is_answered_before_the_end(
             return sum(ends.values()) > before
 
         assert wait_until(is_in_the_log, HANG_S)
+        assert_age_by_the_fold(door, "ada")
         process.send(signal.SIGTERM)
         if is_decided:
             assert wait_until(lambda: ready(door) is None, HANG_S)  # It takes no more, and still has this one.
