@@ -28,6 +28,11 @@ COMPILE = $(BIN)/python building/creditfold_compilation.py
 # put something of their own in place of a part of the core.
 ON_COMPILED := (both_cores or compiled_core)
 ON_PLAIN := $(if $(filter 1,$(PLAIN)),,and (both_cores or not compiled_core))
+# The modules that have a marker: each process that runs tests imports what it is to choose from.
+modules = $(shell grep -rlE '$(1)' tests --include='test_*.py')
+
+# Python compiles what it imports once, and not in each of the many processes here.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first of these that is Python 3.11 or later; `make PYTHON=...` names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -124,16 +129,16 @@ ifneq ($(PLAIN),1)
 endif
 
 test-core: $(VENV)/.installed-dev $(TEST_CORE)
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'both_cores and not stack and not chaos'
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'both_cores and not stack and not chaos' $(call modules,both_cores)
 
 test-stack:
 ifneq ($(PLAIN),1)
-	@$(MAKE) --no-print-directory test-servers THESE='and $(ON_COMPILED)' COMPILED=1
+	@$(MAKE) --no-print-directory test-servers THESE='and $(ON_COMPILED)' MODULES='both_cores|compiled_core' COMPILED=1
 endif
 	@$(MAKE) --no-print-directory test-servers THESE='$(ON_PLAIN)'
 
 test-servers: $(VENV)/.installed-dev $(TEST_CORE)
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) --maxschedchunk 1 -m '(stack or chaos) $(THESE)'
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) --maxschedchunk 1 -m '(stack or chaos) $(THESE)' $(if $(MODULES),$(call modules,$(MODULES)))
 
 # The bounds of every parameter, and as many requests at random of each route.
 fuzz: $(VENV)/.installed-dev

@@ -98,7 +98,7 @@ def test_each_test_on_the_servers_runs_on_the_cores_that_its_marker_names(marker
     """And all of them run in plain Python where there is no compiled core."""
     for option, expected in (("PLAIN=", runs), ("PLAIN=1", ["plain"])):
         done = make("-n", "test-stack", option, f"PYTHON={sys.executable}")
-        selections = [Expression.compile(each) for each in re.findall(r"/pytest .* -m '(.*)'", done.stdout)]
+        selections = [Expression.compile(each) for each in re.findall(r"/pytest .* -m '(.*?)'", done.stdout)]
         cores = ["plain"] if option == "PLAIN=1" else ["compiled", "plain"]
         chosen = [each.evaluate(lambda name, **_: name in ("stack", marker)) for each in selections]
         assert [core for core, does in zip(cores, chosen, strict=True) if does] == expected
