@@ -34,7 +34,7 @@ from creditfold.api.streams import Stream
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.producers import AppendError, Outcome, QueueFullError, encode_command
-from creditfold.producers.import_commands import FastPath, JsonLines
+from creditfold.producers.import_commands import FastPath, JsonLines, ids_of
 from creditfold.producers.models.commands import Encoded
 from creditfold.schemas.outcome import Appended, CommandOutcome, OutcomeKind
 
@@ -74,12 +74,12 @@ class _Line(NamedTuple):
 class _Reader:
     """Makes records of lines, for one caller."""
 
-    def __init__(self, caller: Caller, *, needs_ids: bool) -> None:
+    def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self._prefix = caller.account_prefix.encode()
         self._stamp = b',"source":' + json.dumps(caller.name, ensure_ascii=False).encode() + b"}"
-        # It makes the record and nothing else: neither an id to look up nor an amount to look at.
-        is_plain = not needs_ids and not caller.assets and caller.most_amount is None
+        # It makes the record and nothing else: no amount to look at.
+        is_plain = not caller.assets and caller.most_amount is None
         self._fast = _fast_path() if is_plain and caller.scopes >= _PLAIN_SCOPES else None
 
     def read(self, lines: Sequence[bytes], first: int) -> list[_Line]:
@@ -91,7 +91,7 @@ class _Reader:
             # A line that says its source itself has it twice then, which the fast path leaves to the other.
             record = self._fast(line[: line.rindex(b"}")] + self._stamp)
             if record is not None and record.key is not None and record.key.startswith(self._prefix):
-                return _Line(number, record)
+                return _Line(number, record, *ids_of(record))
         try:
             fields = parse_object(line, "The line is")
             if "source" in fields:
@@ -123,7 +123,7 @@ class Bulk:
         self._wait_s = preference.wait_s
         self._caller = caller
         self._checked_at = time.monotonic()
-        self._reader = _Reader(caller, needs_ids=preference.wait_s > 0)
+        self._reader = _Reader(caller)
         self._room = asyncio.Semaphore(WINDOW)
         self._batches: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
 
@@ -217,7 +217,8 @@ class Bulk:
 
     def _answer(self, line: _Line, found: Any) -> bytes:
         if isinstance(found, Position):
-            return b'{"line":%d,"status":202,"outcome":"pending","position":"%d:%d"}\n' % (line.number, *found)
+            ids = b'"command_id":%b,"account":%b' % (_quoted(line.command_id), _quoted(line.account))
+            return b'{"line":%d,"status":202,"outcome":"pending",%b,"position":"%d:%d"}\n' % (line.number, ids, *found)
         if isinstance(found, CommandOutcome) and found.kind is not OutcomeKind.DEAD_LETTER:
             outcome = answers.as_json(answers.outcome_of(found, line.account, line.command_id))
             of = b"" if found.generation is None else b'"generation":%d,' % found.generation
@@ -228,6 +229,10 @@ class Bulk:
             problem.members["generation"] = found.generation
         said = {"line": line.number, **document(self._request, problem or _problem_of(found))}
         return as_json(said) + b"\n"
+
+
+def _quoted(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False).encode()
 
 
 def _problem_of(error: Exception) -> ProblemError:

@@ -16,6 +16,7 @@ from creditfold.producers.models.commands import MODELS, Batch, Command, Encoded
 from creditfold.producers.models.errors import DoubtfulCommandError, ImportFileError, InvalidCommandError
 from creditfold.producers.models.fields import Instant
 from creditfold.producers.strict_json import BadRecordError, parse_json
+from creditfold.schemas.reader import read_long
 from creditfold.schemas.registry import load_lock, versions
 from creditfold.schemas.wire import HEADER, MAGIC
 
@@ -62,6 +63,12 @@ def _fast_path(columns: Sequence[str] | None = None) -> FastPath:
     headers = [HEADER.pack(MAGIC, oldest[record].id) for record in ("Grant", "Spend")]
     fast_path: FastPath = _plain_lines.PlainLines(*headers, columns).encoded
     return fast_path
+
+
+def ids_of(record: Encoded) -> tuple[str, str]:
+    """The account and the command id of a command's record, of which the id is the first field."""
+    size, at = read_long(record.value, HEADER.size)
+    return (record.key or b"").decode(), record.value[at : at + size].decode()
 
 
 class JsonLines:

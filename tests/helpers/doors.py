@@ -21,6 +21,7 @@ from creditfold.projections.access.audit import Actor
 from creditfold.projections.access.keys import NewKey, create_key
 from creditfold.projections.access.scopes import SCOPES
 from creditfold.projections.connections import connected
+from helpers.bulk_lines import see_documented
 from helpers.ledgers import new_database, patience, topics_made, with_topics_of_its_own
 from helpers.stack_under_test import StackUnderTest, free_port
 from helpers.support import HANG_S, worker
@@ -93,6 +94,8 @@ def open_door(stack: StackUnderTest, folder: Path) -> Iterator[Door]:
 class BulkCall:
     """A request to append many commands that is still being sent, and whose answers are read meanwhile.
 
+    Each line of the answer is compared with the OpenAPI document.
+
     Args:
         url: of the door.
         headers: beyond those of the stream.
@@ -106,6 +109,7 @@ class BulkCall:
             self.connection.putheader(name.replace("_", "-"), value)
         self.connection.endheaders()
         self._response: HTTPResponse | None = None
+        self._seen: set[tuple[Any, ...]] = set()
 
     def send(self, *lines: dict[str, Any] | bytes) -> None:
         """Send lines; bytes are sent as they are, an object with the end of a line."""
@@ -122,7 +126,15 @@ class BulkCall:
             self._response = self.connection.getresponse()
             assert self._response.status == 200, self._response.read()
         line = self._response.readline()
-        return json.loads(line) if line else None
+        if not line:
+            return None
+        found: dict[str, Any] = json.loads(line)
+        # Each kind once: it takes longer than the answer does.
+        kind = (found["status"], found.get("code"), *found)
+        if kind not in self._seen:
+            see_documented(found)
+            self._seen.add(kind)
+        return found
 
     def answers(self) -> list[dict[str, Any]]:
         """The rest of the answer."""

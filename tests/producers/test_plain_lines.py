@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from creditfold.common.instants import PLAIN
 from creditfold.ledger import limits
 from creditfold.producers import InvalidCommandError
-from creditfold.producers.import_commands import CsvRecords, JsonLines
+from creditfold.producers.import_commands import CsvRecords, JsonLines, ids_of
 from creditfold.producers.models.commands import Encoded, encode_command
 from creditfold.producers.strict_json import BadRecordError
 from helpers.support import IS_COMPILED
@@ -115,6 +115,17 @@ LEFT: list[dict[str, Any]] = [
     {"reason": "two\u2028lines"},
     {"expires_at": 1_893_456_000_000},
 ]
+
+
+@pytest.mark.parametrize("kind", ["grant", "spend"])
+@pytest.mark.parametrize(
+    ("account", "command_id"),
+    [("ada", "g-1"), ("\u00e4da/\U0001f600", "\u00e9" * 64), ("a" * limits.MAX_ACCOUNT, "x" * limits.MAX_COMMAND_ID)],
+)
+def test_a_record_has_the_ids_of_its_command(kind: str, account: str, command_id: str) -> None:
+    """However long they are, in bytes too."""
+    line = json_line(type=kind, account=account, command_id=command_id)
+    assert ids_of(encode_command(JsonLines().parse(line))) == (account, command_id)
 
 
 @needs_quick
