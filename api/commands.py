@@ -190,19 +190,23 @@ async def _dead_letter(service: Service, outcome: CommandOutcome, account: str, 
         except Exception as error:  # It is said along; what is refused is known without it.
             log.warning("the first command of a key can't be looked up", why=str(error))
         else:
-            problem.members["first"] = None if first is None else _first_use(first)
+            problem.members["first"] = _first_use(first)
     return problem
 
 
-def _first_use(line: Decision) -> dict[str, Any]:
-    return {
-        "position": str(line.position),
-        "decided_at": answers.rfc3339(line.decided_at),
-        "kind": line.kind,
-        "asset": line.asset,
-        "amount": line.amount,
-        "accepted": line.accepted,
-    }
+def _first_use(line: Decision | None) -> dict[str, Any] | None:
+    return (
+        None
+        if line is None
+        else {
+            "position": str(line.position),
+            "decided_at": answers.rfc3339(line.decided_at),
+            "kind": line.kind,
+            "asset": line.asset,
+            "amount": line.amount,
+            "accepted": line.accepted,
+        }
+    )
 
 
 def dead_letter_problem(outcome: CommandOutcome) -> ProblemError:
@@ -347,18 +351,16 @@ async def command(
         if wait:
             # Where it isn't folded by then, the answer says so.
             await service.fold.passes(position, wait)
-        reading = await service.read(account, queries.outcomes_at, [Appended(position, account, command_id)])
-        (outcome,) = reading.found
+        reading = await service.read(account, look_at, position, account, command_id)
         headers = answers.state_headers(reading)
-        if outcome is None:
-            answer = AcceptedAnswer(command_id=command_id, account=account, position=at)
+        try:
+            answer = answer_at(reading.found, position, account, command_id, is_personal=is_personal)
+        except ProblemError as problem:
+            problem.headers = {**headers, **problem.headers}
+            raise
+        if isinstance(answer, AcceptedAnswer):
             return answers.render(answer, 202, {**headers, "Retry-After": str(RETRY_S)})
-        if isinstance(outcome, CreditfoldError):
-            remedy = "Is the position the command's?"
-            raise ProblemError(404, "command_unknown", outcome.message, remedy, headers=headers)
-        if outcome.kind is OutcomeKind.DEAD_LETTER:
-            raise await _dead_letter(service, outcome, account, command_id)
-        return answers.render(answers.outcome_of(outcome, account, command_id, is_personal=is_personal), 200, headers)
+        return answers.render(answer, 200, headers)
     reading = await _first(service, account, command_id, wait)
     headers = answers.state_headers(reading)
     try:
@@ -367,6 +369,37 @@ async def command(
         problem.headers.update(headers)
         raise
     return answers.render(found, 200, headers)
+
+
+class Looked(NamedTuple):
+    """What became of the command at a position, None where it isn't folded, and what its id was used for first."""
+
+    outcome: CommandOutcome | CreditfoldError | None
+    first: Decision | None
+
+
+def look_at(connection: Connection[Any], position: Position, account: str, command_id: str) -> Looked:
+    """Look up what became of the command at a position. Must run in a snapshot."""
+    (outcome,) = queries.outcomes_at(connection, [Appended(position, account, command_id)])
+    is_reused = isinstance(outcome, CommandOutcome) and outcome.reason == DeadLetterReason.COMMAND_ID_REUSED
+    return Looked(outcome, queries.first_decision(connection, account, command_id) if is_reused else None)
+
+
+def answer_at(
+    found: Looked, position: Position, account: str, command_id: str, *, is_personal: bool
+) -> OutcomeAnswer | AcceptedAnswer:
+    """The answer of what became of the command at a position. Raises ProblemError for a dead letter, or for none."""
+    outcome = found.outcome
+    if outcome is None:
+        return AcceptedAnswer(command_id=command_id, account=account, position=str(position))
+    if isinstance(outcome, CreditfoldError):
+        raise ProblemError(404, "command_unknown", outcome.message, "Is the position the command's?")
+    if outcome.kind is OutcomeKind.DEAD_LETTER:
+        problem = dead_letter_problem(outcome)
+        problem.headers.update(answers.outcome_headers(outcome))
+        problem.members["first"] = _first_use(found.first)
+        raise problem
+    return answers.outcome_of(outcome, account, command_id, is_personal=is_personal)
 
 
 async def _first(service: Service, account: str, command_id: str, wait_s: float) -> Reading:

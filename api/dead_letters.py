@@ -6,7 +6,6 @@ letter is processors/letters.py's and redrive.py's.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,29 +16,28 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
-from creditfold.api.answers import DecisionAnswer
 from creditfold.api.body import model_of
 from creditfold.api.keys import actor_of
 from creditfold.api.letters import (
-    DeadLetterAnswer,
     DeadLettersAnswer,
     LetterResultsAnswer,
     OneDeadLetterAnswer,
-    is_personal_to,
-    letter_fields,
+    letter_behind,
+    one_letter,
     over_http,
+    page_of,
     result_answer,
+    unknown_letter,
 )
-from creditfold.api.parameters import PAGE, BodyInstant, Cursor, Instant, Limit, cursor_of, place_of
+from creditfold.api.parameters import PAGE, BodyInstant, Cursor, Limit, Since, Until
 from creditfold.api.problems import RETRY_S, ProblemError, responses
 from creditfold.api.service import Service, service_of
-from creditfold.common.instants import EPOCH, MAX_INSTANT, milliseconds_of
 from creditfold.common.position import MAX_PARTITION, Position
 from creditfold.ledger.limits import MAX_ACCOUNT
 from creditfold.processors import letters
 from creditfold.processors.letters import LetterResult, Selection, UnknownLetterError
 from creditfold.processors.redrive import Redriver
-from creditfold.producers.redrive import Corrections, RedriveRefusedError, command_of
+from creditfold.producers.redrive import Corrections, RedriveRefusedError
 from creditfold.projections import queries
 from creditfold.projections.access.audit import audited
 from creditfold.projections.queries import DeadLetterState, decisions
@@ -65,6 +63,14 @@ def _reason(value: str | None) -> str | None:
 
 
 Reason = Annotated[str | None, AfterValidator(_reason)]
+LetterReason = Annotated[
+    Reason, Query(description="Only those of this reason.", json_schema_extra={"enum": [*_REASONS]})
+]
+LetterAccount = Annotated[
+    str | None, Query(description="Only those with this key.", min_length=1, max_length=MAX_ACCOUNT)
+]
+LetterPartition = Annotated[int | None, Query(description="Only those of this one.", ge=0, le=MAX_PARTITION)]
+LetterPosition = Annotated[str, Path(description="Of the record, `partition:offset`.", max_length=60)]
 
 
 class LettersBody(BaseModel):
@@ -119,40 +125,28 @@ async def list_dead_letters(
     request: Request,
     caller: Operator,
     *,
-    reason: Annotated[
-        Reason, Query(description="Only those of this reason.", json_schema_extra={"enum": [*_REASONS]})
-    ] = None,
+    reason: LetterReason = None,
     open: Annotated[bool, Query(description="Only those about which nothing was decided yet.")] = False,
-    account: Annotated[
-        str | None, Query(description="Only those with this key.", min_length=1, max_length=MAX_ACCOUNT)
-    ] = None,
-    partition: Annotated[int | None, Query(description="Only those of this one.", ge=0, le=MAX_PARTITION)] = None,
-    since: Annotated[Instant | None, Query(description="The first instant that counts (RFC 3339).")] = None,
-    until: Annotated[
-        Instant | None, Query(description="The first instant that doesn't count any more (RFC 3339).")
-    ] = None,
+    account: LetterAccount = None,
+    partition: LetterPartition = None,
+    since: Since = None,
+    until: Until = None,
     limit: Limit = PAGE,
     cursor: Cursor = None,
 ) -> Response:
     """The records of the log that can't be folded, newest first: why, what they hold, what was decided about them."""
-    wanted = partial(
-        queries.dead_letters,
-        limit=limit + 1,
-        reason=reason,
-        only_open=open,
-        account=account,
-        partition=partition,
-        since=since,
-        until=until,
-        before=None if cursor is None else _place_of(cursor),
-    )
-    read = await service_of(request).read(None, wanted)
-    page = read.found[:limit]
-    answer = DeadLettersAnswer.model_construct(
-        dead_letters=[DeadLetterAnswer.model_construct(**letter_fields(row, caller)) for row in page],
-        next=_cursor_of(page[-1]) if len(read.found) > limit else None,
-    )
-    return answers.render(answer, 200, answers.state_headers(read))
+    wanted: dict[str, Any] = {
+        "reason": reason,
+        "only_open": open,
+        "account": account,
+        "partition": partition,
+        "since": since,
+        "until": until,
+        "before": letter_behind(cursor),
+    }
+    # One more than is wanted shows whether there are more.
+    read = await service_of(request).read(None, partial(queries.dead_letters, limit=limit + 1, **wanted))
+    return answers.render(page_of(read.found, limit, caller), 200, answers.state_headers(read))
 
 
 @router.get(
@@ -164,23 +158,10 @@ async def list_dead_letters(
 async def show_dead_letter(
     request: Request,
     caller: Operator,
-    position: Annotated[str, Path(description="Of the record, `partition:offset`.", max_length=60)],
+    position: LetterPosition,
 ) -> Response:
     """One dead letter, also with what was decided about the command that had its id first."""
-    place = Position.parse(position)
-
-    def ask(connection: Connection[Any]) -> OneDeadLetterAnswer:
-        row = letters.letter_at(connection, place)
-        answer = OneDeadLetterAnswer.model_construct(**letter_fields(row, caller))
-        mends = decisions.letter_mended_by(connection, place)
-        answer.mends = None if mends is None else str(mends.of)
-        answer.first = _first_of(connection, row, caller)
-        return answer
-
-    try:
-        read = await service_of(request).read(None, ask)
-    except UnknownLetterError as error:
-        raise _unknown(error) from None
+    read = await service_of(request).read(None, one_letter, Position.parse(position), caller)
     return answers.render(read.found, 200, answers.state_headers(read))
 
 
@@ -267,7 +248,7 @@ async def _answered(service: Service, caller: Caller, do: Callable[[Connection[A
     try:
         results, has_more = await service.operate(decided)
     except UnknownLetterError as error:
-        raise _unknown(error) from None
+        raise unknown_letter(error) from None
     except RedriveUnderWayError as error:
         retry = {"Retry-After": str(RETRY_S)}
         raise ProblemError(409, error.error_code, error.message, over_http(error.remedy), headers=retry) from None
@@ -334,28 +315,3 @@ def _act_on(
         results.append(act(letters.letter_at(connection, selection.one)))
     else:
         letters.each(connection, found, act, results, on_done)
-
-
-def _unknown(error: UnknownLetterError) -> ProblemError:
-    return ProblemError(404, "dead_letter_unknown", error.message, "GET /v1/dead-letters lists those there are.")
-
-
-def _first_of(connection: Connection[Any], row: DeadLetterState, caller: Caller) -> DecisionAnswer | None:
-    command = command_of(row.value)
-    if row.reason != DeadLetterReason.COMMAND_ID_REUSED or command is None:
-        return None
-    line = queries.first_decision(connection, command["account"], command["command_id"])
-    return None if line is None else answers.decision_of(line, is_personal=is_personal_to(caller))
-
-
-def _cursor_of(row: DeadLetterState) -> str:
-    # 0 stands for an instant that isn't known.
-    at = 0 if row.appended_at is None else milliseconds_of(row.appended_at) + 1
-    return cursor_of("dead-letters", (at, *row.position))
-
-
-def _place_of(cursor: str) -> tuple[datetime | None, Position]:
-    at, partition, offset = place_of("dead-letters", cursor, (0, 0, 0))
-    if at > MAX_INSTANT + 1 or partition > MAX_PARTITION:
-        raise ProblemError(400, "invalid_cursor", "The cursor isn't one of this route.", "Take it from `next`.")
-    return EPOCH + timedelta(milliseconds=at - 1) if at else None, Position(partition, offset)

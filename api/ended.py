@@ -16,7 +16,7 @@ from creditfold.api.answers import Answer
 from creditfold.api.commands import Account
 from creditfold.api.parameters import PAGE, Cursor, Limit, Since, Until, cursor_of, place_of, refuse_empty_time
 from creditfold.api.problems import ProblemError, responses
-from creditfold.api.service import Reading, service_of
+from creditfold.api.service import service_of
 from creditfold.common.instants import EPOCH, MAX_INSTANT, MILLISECOND, milliseconds_of
 from creditfold.projections import queries
 from creditfold.projections.queries import Ended, EndedPlace
@@ -65,10 +65,10 @@ async def ended(
 ) -> Response:
     """What of all accounts expired, was voided or forfeited, and the holds that lapsed, the latest first, and why."""
     caller.refuse_prefix()
-    place = _place_of("ended", cursor)
+    place = place_at("ended", cursor)
     refuse_empty_time(since, until)
     read = await service_of(request).read(None, queries.ended, limit + 1, since=since, until=until, place=place)
-    return _page("ended", read, caller, limit)
+    return answers.render(page_of("ended", read.found, caller, limit), 200, answers.state_headers(read))
 
 
 @router.get(
@@ -86,27 +86,25 @@ async def account_ended(
     at_least: AtLeast = None,
 ) -> Response:
     """What of an account expired, was voided or forfeited, and the holds that lapsed, the latest first, and why."""
-    place = _place_of("account_ended", cursor)
+    place = place_at("account_ended", cursor, account)
     refuse_empty_time(since, until)
-    if place is not None and place.account != account:
-        raise ProblemError(400, "invalid_cursor", "The cursor is another account's.", "Take it from `next` of its own.")
     asked: dict[str, Any] = {"since": since, "until": until, "place": place}
-    read = await reading(service_of(request), caller, account, at_least, _of_account, limit + 1, **asked)
-    return _page("account_ended", read, caller, limit)
+    read = await reading(service_of(request), caller, account, at_least, ended_of, limit + 1, **asked)
+    return answers.render(page_of("account_ended", read.found, caller, limit), 200, answers.state_headers(read))
 
 
-def _of_account(connection: Connection[Any], account: str, limit: int, **asked: Any) -> Sequence[Ended]:
+def ended_of(connection: Connection[Any], account: str, limit: int, **asked: Any) -> Sequence[Ended]:
+    """What ended of an account, as `queries.ended` has it of all."""
     return queries.ended(connection, limit, account, **asked)
 
 
-def _page(route: str, read: Reading, caller: Caller, limit: int) -> Response:
-    found: list[Ended] = read.found
+def page_of(route: str, found: Sequence[Ended], caller: Caller, limit: int) -> EndedAnswer:
+    """The answer of a page of which one line more was read, with the cursor of the next one."""
     lines = found[:limit]
-    answer = EndedAnswer.model_construct(
+    return EndedAnswer.model_construct(
         lines=[_line_of(line, is_personal="read:personal" in caller.scopes) for line in lines],
         next=_cursor_of(route, lines[-1].place) if len(found) > limit else None,
     )
-    return answers.render(answer, 200, answers.state_headers(read))
 
 
 def _line_of(line: Ended, *, is_personal: bool) -> EndedLineAnswer:
@@ -123,8 +121,12 @@ def _cursor_of(route: str, place: EndedPlace) -> str:
     return cursor_of(route, (milliseconds_of(place.decided_at), *place[1:]))
 
 
-def _place_of(route: str, cursor: str | None) -> EndedPlace | None:
+def place_at(route: str, cursor: str | None, account: str | None = None) -> EndedPlace | None:
+    """Where a page begins. Raises ProblemError, for another account's cursor too where it is one account's page."""
     if cursor is None:
         return None
     at_ms, *rest = place_of(route, cursor, (0, 0, 0, "", 0, 0, 0))
-    return EndedPlace(EPOCH + min(at_ms, MAX_INSTANT - 1) * MILLISECOND, *rest)
+    place = EndedPlace(EPOCH + min(at_ms, MAX_INSTANT - 1) * MILLISECOND, *rest)
+    if account is not None and place.account != account:
+        raise ProblemError(400, "invalid_cursor", "The cursor is another account's.", "Take it from `next` of its own.")
+    return place

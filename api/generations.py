@@ -115,12 +115,13 @@ class GenerationAnswer(Answer):
 @router.get("/v1/generations", operation_id="generations", response_model=list[GenerationAnswer], responses=responses())
 async def list_generations(request: Request, caller: Operator) -> Response:
     """All generations, oldest first: what they are, how far they are folded, how large they are."""
+    return answers.render(await service_of(request).query(all_generations))
 
-    def ask(connection: Connection[Any]) -> list[GenerationAnswer]:
-        left = leftovers(connection)
-        return [_answer_of(row, is_leftover=row.number in left) for row in generations(connection)]
 
-    return answers.render(await service_of(request).query(ask))
+def all_generations(connection: Connection[Any]) -> list[GenerationAnswer]:
+    """The answer of all generations, oldest first."""
+    left = leftovers(connection)
+    return [_answer_of(row, is_leftover=row.number in left) for row in generations(connection)]
 
 
 @router.post(

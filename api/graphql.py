@@ -31,12 +31,15 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.accounts import AT_LEAST_S
 from creditfold.api.body import model_of
 from creditfold.api.graphql_bounds import MOST_COST, measured, parsed
-from creditfold.api.graphql_schema import SCHEMA, Reads
+from creditfold.api.graphql_reads import Reads
+from creditfold.api.graphql_schema import SCHEMA
 from creditfold.api.parameters import MOST_CURSOR, positions_of
 from creditfold.api.problems import ProblemError, of_error, responses
 from creditfold.api.service import QUERY_S, Reading, service_of
 from creditfold.common.position import Position
+from creditfold.common.settings import Settings
 from creditfold.projections import queries
+from creditfold.projections.access.scopes import SCOPES
 from creditfold.projections.connections import snapshot
 from creditfold.projections.queries.progress import Standing, standing_of
 
@@ -49,6 +52,8 @@ _MOST_ERRORS = 20
 #: Under strawberry's schema, the one that documents are checked and answered by.
 _CORE: GraphQLSchema = SCHEMA._schema
 _RULES = [*specified_rules, MaxIntrospectionDepthRule]
+#: The scopes that open fields beside those that begin with `read:`.
+_READING = tuple(scope for scope in SCOPES if scope.startswith("operate:") or scope in ("keys", "audit"))
 
 
 class GraphqlBody(BaseModel):
@@ -69,7 +74,7 @@ class GraphqlAnswer(BaseModel):
 
     data: dict[str, Any] | None = Field(None, description="What was asked for; null where nothing was read.")
     errors: list[dict[str, Any]] | None = Field(
-        None, description="What failed. `extensions` has code, status, remedy and request_id, as a problem has them."
+        None, description="What failed. `extensions` has what a problem has: code, status, remedy, request_id."
     )
     extensions: dict[str, Any] | None = Field(None, description="`cost` of the query, and `most_cost`.")
 
@@ -82,11 +87,12 @@ class _Prepared(NamedTuple):
 
 
 class _Answered(NamedTuple):
-    """What became of a query, and the state that it was read in."""
+    """What became of a query, and the state that it was read in; `is_of_all`: not of positions' partitions alone."""
 
     result: ExecutionResult
     standing: Standing
     positions: Sequence[Position]
+    is_of_all: bool
 
 
 class InvalidQueryError(Exception):
@@ -124,12 +130,18 @@ def prepare(body: GraphqlBody) -> _Prepared:
 
 
 def _execute(
-    connection: Connection[Any], body: GraphqlBody, document: DocumentNode, caller: Caller, deadline: float
+    connection: Connection[Any],
+    settings: Settings,
+    body: GraphqlBody,
+    document: DocumentNode,
+    *,
+    caller: Caller,
+    deadline: float,
 ) -> _Answered:
     """Answer a query in one snapshot. Raises what ended its reads."""
     with snapshot(connection):
         rows = queries.progress(connection)
-        reads = Reads(connection, rows, caller, deadline)
+        reads = Reads(connection, rows, settings, caller, deadline)
         result = execute_sync(
             _CORE,
             document,
@@ -141,7 +153,7 @@ def _execute(
         if failure is not None:
             raise failure
     positions = [reads.positions[partition] for partition in sorted(reads.positions)]
-    return _Answered(result, standing_of(rows), positions)
+    return _Answered(result, standing_of(rows), positions, reads.is_of_all or not positions)
 
 
 _RESPONSES = responses(408, 413, 415)
@@ -166,7 +178,7 @@ def _defect(error: GraphQLError) -> Exception | None:
 )
 async def graphql(
     request: Request,
-    caller: Annotated[Caller, needs("read:*")],
+    caller: Annotated[Caller, needs("read:*", *_READING)],
     at_least: Annotated[
         str | None,
         Query(
@@ -191,9 +203,10 @@ async def graphql(
     await service.fold.wait_for_all(positions, AT_LEAST_S)
     deadline = time.monotonic() + QUERY_S
     async with service.in_time(), service.graphs:
-        answered = await service.query(_execute, body, prepared.document, caller, deadline)
-    # What isn't of an account is of all partitions.
-    read = [position.partition for position in answered.positions] or None
+        answered = await service.query(
+            _execute, service.settings, body, prepared.document, caller=caller, deadline=deadline
+        )
+    read = None if answered.is_of_all else [position.partition for position in answered.positions]
     complete_to = service.ends.complete_to(answered.standing, read)
     found = Reading(None, None, answered.standing.generation, complete_to)
     headers = {**answers.state_headers(found), "Cache-Control": "private, no-cache"}
@@ -224,5 +237,6 @@ def _error_of(error: GraphQLError, request: Request) -> Mapping[str, Any]:
             "status": int(said.status),
             "remedy": said.remedy,
             "request_id": request.state.request_id,
+            **{name: value for name, value in said.members.items() if value is not None},
         },
     }

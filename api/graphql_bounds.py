@@ -40,12 +40,16 @@ MOST_CHARACTERS, MOST_TOKENS, MOST_DEPTH, MOST_ALIASES = 16_384, 1_000, 15, 30
 MOST_FRAGMENTS, MOST_REPEATS = 20, 5
 #: The cost of all its fields.
 MOST_COST = 50_000
-#: What a field costs that reads, and one that reads the whole journal, of which a request has room for one.
-READ_COST, PROOF_COST = 250, 30_000
+#: What a field costs that reads.
+READ_COST = 250
+#: What one costs that reads the whole journal, of which a request has room for one, and one that reads Kafka, of four.
+_COSTS = {"trial_balance": 30_000, "log_record": 10_000}
 #: What a list is taken to have that has no limit of its own. What is read is bounded too, by the rows that it has.
 ASSUMED = 4
 #: The same of lists of the schema's description.
 _ASSUMED_OF = {"types": 40, "fields": 8, "args": 1}
+#: The lists that a page has, which `limit` bounds.
+_PAGED = frozenset({"lines", "accounts", "dead_letters", "operations", "rows"})
 #: The types whose fields read.
 _READING = ("Query", "Account")
 
@@ -133,7 +137,7 @@ class _Counter:
             kind: the type.
             times: how often it is in the answer.
             depth: of these fields.
-            lines: how long the lists are that it has; None: as is assumed.
+            lines: how long the list of a page is that it has; None: as is assumed.
         """
         if depth > MOST_DEPTH:
             raise _too("deep", f"more than {MOST_DEPTH} fields in each other")
@@ -158,12 +162,12 @@ class _Counter:
         if field is None or name == "__typename":
             return
         if kind.name in _READING and not name.startswith("__"):
-            self._add(PROOF_COST if name == "trial_balance" else READ_COST)
+            self._add(_COSTS.get(name, READ_COST))
         inner = get_named_type(field.type)
         if node.selection_set is not None and isinstance(inner, GraphQLObjectType):
             limit = self._limit(field, node)
             if _is_list(field.type):
-                times *= lines if lines is not None and name == "lines" else _ASSUMED_OF.get(name, ASSUMED)
+                times *= lines if lines is not None and name in _PAGED else _ASSUMED_OF.get(name, ASSUMED)
             self.count(node.selection_set, inner, times=times, depth=depth + 1, lines=limit)
 
     def _limit(self, field: GraphQLField, node: FieldNode) -> int | None:

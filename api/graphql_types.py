@@ -19,13 +19,21 @@ from creditfold.common.instants import moment_of
 #: A whole number of an answer. GraphQL's own Int ends at 2^31 - 1.
 Long = NewType("Long", int)
 
+
+def _whole(value: object) -> int:
+    """The whole number that a client sent. Raises ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("must be a whole number")
+    return value
+
+
 SCALARS: Mapping[object, ScalarDefinition] = {
     Long: strawberry.scalar(
         name="Long",
         description="A whole number, as JSON has it. One of an account, such as an amount, is at most 2^53 - 1, which "
         "every JSON reader has exactly; sums over all accounts may be larger.",
         serialize=int,
-        parse_value=int,
+        parse_value=_whole,
     ),
     datetime: strawberry.scalar(
         name="DateTime",

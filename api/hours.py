@@ -1,10 +1,12 @@
 """The routes of sums over all accounts in a time: what was spent, and what ended."""
 
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
+from psycopg import Connection
 from pydantic import Field
 
 from creditfold.api import answers
@@ -119,30 +121,50 @@ async def ended_totals(
     return await _sums(request, caller, "ended", asked, table_form_of(accept, format))
 
 
-_KINDS: dict[str, Any] = {
-    "spent": (queries.spent, SpentSumAnswer, ("asset", "class", "source", "reason", "spent", "refunded", "repaid")),
-    "ended": (queries.ended_totals, EndedSumAnswer, ("asset", "what", "class", "source", "reason", "amount")),
+class _Kind(NamedTuple):
+    query: Callable[..., Sequence[Any]]
+    answer: type[SpentAnswer | EndedTotalsAnswer]
+    row: type[HoursSumAnswer]
+    columns: Sequence[str]
+
+
+_SPENT = ("asset", "class", "source", "reason", "spent", "refunded", "repaid")
+_ENDED = ("asset", "what", "class", "source", "reason", "amount")
+_KINDS = {
+    "spent": _Kind(queries.spent, SpentAnswer, SpentSumAnswer, _SPENT),
+    "ended": _Kind(queries.ended_totals, EndedTotalsAnswer, EndedSumAnswer, _ENDED),
 }
 
 
 async def _sums(request: Request, caller: Caller, kind: str, asked: dict[str, Any], form: str) -> Response:
     caller.refuse_prefix()
-    refuse_empty_time(asked["since"], asked["until"])
-    query, row_answer, columns = _KINDS[kind]
-    limit = asked["limit"]
-    # One more than is wanted shows whether there are more.
-    wanted = {**asked, "by": _groups(caller, asked["by"]), "limit": limit + 1}
-    read = await service_of(request).read(None, query, **wanted)
-    rows, headers = read.found[:limit], answers.state_headers(read)
+    wanted = _wanted(caller, asked)
+    kept = _KINDS[kind]
+    read = await service_of(request).read(None, kept.query, **wanted)
+    headers = answers.state_headers(read)
     if form == "csv":
-        return answers.csv(kind, columns, rows, headers)
-    answer = {
-        "since": asked["since"],
-        "until": asked["until"],
-        "rows": [row_answer.model_validate(row) for row in rows],
-        "has_more": len(read.found) > limit,
-    }
-    return Response(answers.as_json(answer), 200, headers, "application/json")
+        return answers.csv(kind, kept.columns, read.found[: asked["limit"]], headers)
+    return answers.render(_answer_of(kind, asked, read.found), 200, headers)
+
+
+def sums(connection: Connection[Any], caller: Caller, kind: str, **asked: Any) -> SpentAnswer | EndedTotalsAnswer:
+    """The sums of a kind, `spent` or `ended`. Raises ProblemError for what the caller may not read."""
+    return _answer_of(kind, asked, _KINDS[kind].query(connection, **_wanted(caller, asked)))
+
+
+def _wanted(caller: Caller, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a query is asked for. Raises ProblemError."""
+    refuse_empty_time(asked["since"], asked["until"])
+    # One more than is wanted shows whether there are more.
+    return {**asked, "by": _groups(caller, asked["by"]), "limit": asked["limit"] + 1}
+
+
+def _answer_of(kind: str, asked: Mapping[str, Any], found: Sequence[Any]) -> SpentAnswer | EndedTotalsAnswer:
+    """The answer of sums of which one row more was read."""
+    _, answer, row_answer, _ = _KINDS[kind]
+    rows: list[Any] = [row_answer.model_validate(row) for row in found[: asked["limit"]]]
+    has_more = len(found) > asked["limit"]
+    return answer.model_construct(since=asked["since"], until=asked["until"], rows=rows, has_more=has_more)
 
 
 def _groups(caller: Caller, by: str | None) -> list[str]:

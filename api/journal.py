@@ -1,5 +1,6 @@
 """The routes of the journal: of an account, the latest first; of all accounts, or their rejections, from a place on."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, NamedTuple
 
@@ -76,18 +77,25 @@ async def history(
 ) -> Response:
     """What was decided about an account, what time did and rejections included, the latest first."""
     refuse_empty_time(since, until)
-    before = None if cursor is None else place_of("history", cursor, (0,))[0]
     # One more than is wanted shows whether there are more.
-    asked: dict[str, Any] = {"since": since, "until": until}
-    service = service_of(request)
-    read = await reading(service, caller, account, at_least, queries.history, limit + 1, before, **asked)
-    found: list[Decision] = read.found
-    is_personal = "read:personal" in caller.scopes
-    answer = HistoryAnswer.model_construct(
+    asked = (limit + 1, version_before(cursor))
+    times: dict[str, Any] = {"since": since, "until": until}
+    read = await reading(service_of(request), caller, account, at_least, queries.history, *asked, **times)
+    answer = history_of(read.found, limit, is_personal="read:personal" in caller.scopes)
+    return answers.render(answer, 200, answers.state_headers(read))
+
+
+def version_before(cursor: str | None) -> int | None:
+    """The line before which a page of a history begins. Raises ProblemError."""
+    return None if cursor is None else int(place_of("history", cursor, (0,))[0])
+
+
+def history_of(found: Sequence[Decision], limit: int, *, is_personal: bool) -> HistoryAnswer:
+    """The answer of a page of which one line more was read, with the cursor of the next one."""
+    return HistoryAnswer.model_construct(
         lines=[answers.decision_of(line, is_personal=is_personal) for line in found[:limit]],
         next=cursor_of("history", (found[limit - 1].version,)) if len(found) > limit else None,
     )
-    return answers.render(answer, 200, answers.state_headers(read))
 
 
 class _Asked(NamedTuple):

@@ -139,9 +139,13 @@ def actor_of(request: Request, caller: Caller, reason: str) -> Actor:
 @router.get("/v1/keys", operation_id="keys", response_model=list[KeyAnswer], responses=responses())
 async def list_keys(request: Request, caller: KeyManager) -> Response:
     """All keys, revoked ones last; a caller that is limited to a prefix sees those within it."""
-    found = await service_of(request).query(keys)
-    seen = [key for key in found if key.account_prefix.startswith(caller.account_prefix)]
-    return answers.render([KeyAnswer.model_validate(key) for key in seen], 200, _ONCE)
+    return answers.render(await service_of(request).query(keys_seen_by, caller), 200, _ONCE)
+
+
+def keys_seen_by(connection: Connection[Any], caller: Caller) -> list[KeyAnswer]:
+    """The answer of all keys that a caller may see."""
+    found = keys(connection)
+    return [KeyAnswer.model_validate(key) for key in found if key.account_prefix.startswith(caller.account_prefix)]
 
 
 @router.post(
@@ -223,14 +227,22 @@ async def audit(
 ) -> Response:
     """What operators did, newest first: who, when, from where, why, before and after."""
     caller.refuse_prefix()
-    before = None if cursor is None else place_of("audit", cursor, (0,))[0]
-    lines = await service_of(request).query(audit_lines, before=before, limit=limit + 1)
+    return answers.render(await service_of(request).query(audit_page, line_behind(cursor), limit))
+
+
+def line_behind(cursor: str | None) -> int | None:
+    """The line behind which a page of the audit begins. Raises ProblemError."""
+    return None if cursor is None else int(place_of("audit", cursor, (0,))[0])
+
+
+def audit_page(connection: Connection[Any], before: int | None, limit: int) -> AuditAnswer:
+    """The answer of a page of the audit, with the cursor of the next one."""
+    lines = audit_lines(connection, before=before, limit=limit + 1)
     page = lines[:limit]
-    answer = AuditAnswer(
+    return AuditAnswer(
         lines=[AuditLineAnswer.model_validate(line) for line in page],
         next=cursor_of("audit", (page[-1].number,)) if len(lines) > limit else None,
     )
-    return answers.render(answer)
 
 
 def _shown(new: NewKey, status: int) -> Response:

@@ -6,19 +6,26 @@ says in words is there only for who may read that. Knows no route.
 
 import base64
 import re
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
+from psycopg import Connection
 from pydantic import Field
 
 from creditfold.api.access import Caller
-from creditfold.api.answers import Answer, DecisionAnswer, without_words
+from creditfold.api.answers import Answer, DecisionAnswer, decision_of, without_words
+from creditfold.api.parameters import cursor_of, place_of
+from creditfold.api.problems import ProblemError
 from creditfold.common.documents import as_json
+from creditfold.common.instants import EPOCH, MAX_INSTANT, milliseconds_of
 from creditfold.common.lookalikes import is_unseen
-from creditfold.processors.letters import LetterResult
+from creditfold.common.position import MAX_PARTITION, Position
+from creditfold.processors.letters import LetterResult, UnknownLetterError, letter_at
 from creditfold.producers.redrive import command_of
-from creditfold.projections.queries import DeadLetterState
+from creditfold.projections.queries import DeadLetterState, first_decision
+from creditfold.projections.queries.decisions import letter_mended_by
+from creditfold.schemas.dead_letters import DeadLetterReason
 
 
 class BytesAnswer(Answer):
@@ -164,6 +171,57 @@ def letter_fields(row: DeadLetterState, caller: Caller) -> dict[str, Any]:
         "corrected": row.corrected,
         "to": None if row.to is None else str(row.to),
     }
+
+
+def page_of(found: Sequence[DeadLetterState], limit: int, caller: Caller) -> DeadLettersAnswer:
+    """The answer of a page of which one letter more was read, with the cursor of the next one."""
+    page = found[:limit]
+    return DeadLettersAnswer.model_construct(
+        dead_letters=[DeadLetterAnswer.model_construct(**letter_fields(row, caller)) for row in page],
+        next=_cursor_of(page[-1]) if len(found) > limit else None,
+    )
+
+
+def one_letter(connection: Connection[Any], position: Position, caller: Caller) -> OneDeadLetterAnswer:
+    """The dead letter at a position. Raises ProblemError where there is none."""
+    try:
+        row = letter_at(connection, position)
+    except UnknownLetterError as error:
+        raise unknown_letter(error) from None
+    answer = OneDeadLetterAnswer.model_construct(**letter_fields(row, caller))
+    mends = letter_mended_by(connection, position)
+    answer.mends = None if mends is None else str(mends.of)
+    answer.first = _first_of(connection, row, caller)
+    return answer
+
+
+def unknown_letter(error: UnknownLetterError) -> ProblemError:
+    """The problem of a position at which no dead letter is."""
+    return ProblemError(404, "dead_letter_unknown", error.message, "GET /v1/dead-letters lists those there are.")
+
+
+def _first_of(connection: Connection[Any], row: DeadLetterState, caller: Caller) -> DecisionAnswer | None:
+    command = command_of(row.value)
+    if row.reason != DeadLetterReason.COMMAND_ID_REUSED or command is None:
+        return None
+    line = first_decision(connection, command["account"], command["command_id"])
+    return None if line is None else decision_of(line, is_personal=is_personal_to(caller))
+
+
+def _cursor_of(row: DeadLetterState) -> str:
+    # 0 stands for an instant that isn't known.
+    at = 0 if row.appended_at is None else milliseconds_of(row.appended_at) + 1
+    return cursor_of("dead-letters", (at, *row.position))
+
+
+def letter_behind(cursor: str | None) -> tuple[datetime | None, Position] | None:
+    """The dead letter behind which a page begins: when it was appended, and where it is. Raises ProblemError."""
+    if cursor is None:
+        return None
+    at, partition, offset = place_of("dead-letters", cursor, (0, 0, 0))
+    if at > MAX_INSTANT + 1 or partition > MAX_PARTITION:
+        raise ProblemError(400, "invalid_cursor", "The cursor isn't one of this route.", "Take it from `next`.")
+    return EPOCH + timedelta(milliseconds=at - 1) if at else None, Position(partition, offset)
 
 
 def is_personal_to(caller: Caller) -> bool:

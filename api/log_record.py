@@ -15,11 +15,15 @@ from creditfold.api.problems import ProblemError, responses
 from creditfold.api.service import service_of
 from creditfold.common.instants import EPOCH, MAX_INSTANT
 from creditfold.common.position import MAX_OFFSET, Position
+from creditfold.common.settings import Settings
 from creditfold.log.lookup import NoSuchRecordError, record_at
 from creditfold.log.record import LogRecord
 from creditfold.schemas.wire import HEADER, MAGIC, DecodeError, decode
 
 router = APIRouter(tags=["operation"])
+
+Partition = Annotated[int, Path(description="Of the log.", ge=0, le=2**31 - 1)]
+Offset = Annotated[int, Path(description="In the partition.", ge=0, le=MAX_OFFSET)]
 
 
 class LogRecordAnswer(Answer):
@@ -44,16 +48,21 @@ class LogRecordAnswer(Answer):
 async def log_record(
     request: Request,
     caller: Annotated[Caller, needs("operate:dead-letters", everywhere=True)],
-    partition: Annotated[int, Path(description="Of the log.", ge=0, le=2**31 - 1)],
-    offset: Annotated[int, Path(description="In the partition.", ge=0, le=MAX_OFFSET)],
+    partition: Partition,
+    offset: Offset,
 ) -> Response:
     """One record of the log, decoded, with its key and its headers. It needn't be folded yet, nor be a command."""
     service, position = service_of(request), Position(partition, offset)
+    return answers.render(await service.operate(lambda: record_of(service.settings, position, caller)))
+
+
+def record_of(settings: Settings, position: Position, caller: Caller) -> LogRecordAnswer:
+    """The record at a position, read from Kafka. Raises ProblemError where there is none, KafkaUnavailableError."""
     try:
-        found = await service.operate(lambda: record_at(service.settings, position))
+        found = record_at(settings, position)
     except NoSuchRecordError as error:
         raise ProblemError(404, "record_unknown", error.message, error.remedy) from None
-    return answers.render(_answer_of(position, found, is_personal=is_personal_to(caller)))
+    return _answer_of(position, found, is_personal=is_personal_to(caller))
 
 
 def _answer_of(position: Position, found: LogRecord, *, is_personal: bool) -> LogRecordAnswer:

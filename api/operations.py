@@ -42,6 +42,7 @@ SCOPES = {REBUILD: "operate:generations", VERIFY: "operate:generations", ACTIVAT
 SCOPES[DIFF] = "operate:rules"
 
 Operator = Annotated[Caller, needs("operate:*", everywhere=True)]
+Number = Annotated[int, Path(description="The operation's number.", ge=1, le=2**31 - 1)]
 
 
 def _kept(text: str) -> str:
@@ -99,15 +100,25 @@ class OperationsAnswer(Answer):
 @router.get("/v1/operations", operation_id="operations", response_model=OperationsAnswer, responses=responses())
 async def list_operations(request: Request, caller: Operator, limit: Limit = PAGE, cursor: Cursor = None) -> Response:
     """Long operations, newest first: those of the kinds that the caller's scopes open."""
+    return answers.render(
+        await service_of(request).query(operations_page, caller, operation_behind(cursor), limit), 200, _FRESH
+    )
+
+
+def operation_behind(cursor: str | None) -> int | None:
+    """The operation behind which a page begins. Raises ProblemError."""
+    return None if cursor is None else int(place_of("operations", cursor, (0,))[0])
+
+
+def operations_page(connection: Connection[Any], caller: Caller, before: int | None, limit: int) -> OperationsAnswer:
+    """The answer of a page of operations of the kinds that the caller's scopes open."""
     kinds = [kind for kind, scope in SCOPES.items() if scope in caller.scopes]
-    before = None if cursor is None else place_of("operations", cursor, (0,))[0]
-    found = await service_of(request).query(operations, kinds, before=before, limit=limit + 1)
+    found = operations(connection, kinds, before=before, limit=limit + 1)
     page = found[:limit]
-    answer = OperationsAnswer.model_construct(
+    return OperationsAnswer.model_construct(
         operations=[answer_of(one) for one in page],
         next=cursor_of("operations", (page[-1].number,)) if len(found) > limit else None,
     )
-    return answers.render(answer, 200, _FRESH)
 
 
 @router.get(
@@ -116,16 +127,22 @@ async def list_operations(request: Request, caller: Operator, limit: Limit = PAG
 async def show_operation(
     request: Request,
     caller: Operator,
-    number: Annotated[int, Path(description="The operation's number.", ge=1, le=2**31 - 1)],
+    number: Number,
 ) -> Response:
     """A long operation: how far it is, and what came of it."""
+    found = await service_of(request).query(operation_for, caller, number)
+    waits = {} if found.has_ended else {"Retry-After": str(RETRY_S)}
+    return answers.render(answer_of(found), 200, {**_FRESH, **waits})
+
+
+def operation_for(connection: Connection[Any], caller: Caller, number: int) -> Operation:
+    """The operation of a number. Raises ProblemError where there is none, or the caller may not see it."""
     try:
-        found = await service_of(request).query(operation_of, number)
+        found = operation_of(connection, number)
     except UnknownOperationError as error:
         raise ProblemError(404, "operation_unknown", error.message, error.remedy) from None
     caller.refuse_scope(SCOPES[found.kind])
-    waits = {} if found.has_ended else {"Retry-After": str(RETRY_S)}
-    return answers.render(answer_of(found), 200, {**_FRESH, **waits})
+    return found
 
 
 _FRESH = {"Cache-Control": "no-store"}

@@ -58,25 +58,26 @@ class DiffBody(ActionBody):
 @router.get("/v1/rules", operation_id="rules", response_model=RulesAnswer, responses=responses())
 async def rules(request: Request, caller: Operator) -> Response:
     """Which versions of the rules this release has, and which is in force in each partition since when."""
+    return answers.render(await service_of(request).query(rules_in_force, caller))
+
+
+def rules_in_force(connection: Connection[Any], caller: Caller) -> RulesAnswer:
+    """The answer of which versions there are, and which is in force where."""
     is_personal = "read:personal" in caller.scopes
-
-    def ask(connection: Connection[Any]) -> RulesAnswer:
-        return RulesAnswer.model_construct(
-            known=list(known_rules()),
-            in_force={str(row.log_partition): row.rules for row in queries.progress(connection)},
-            activations=[
-                ActivationAnswer.model_construct(
-                    position=str(Position(row.log_partition, row.log_offset)),
-                    rules=row.rules,
-                    activated_at=row.activated_at,
-                    source=row.source if is_personal else None,
-                    reason=row.note if is_personal else None,
-                )
-                for row in queries.activations(connection)
-            ],
-        )
-
-    return answers.render(await service_of(request).query(ask))
+    return RulesAnswer.model_construct(
+        known=list(known_rules()),
+        in_force={str(row.log_partition): row.rules for row in queries.progress(connection)},
+        activations=[
+            ActivationAnswer.model_construct(
+                position=str(Position(row.log_partition, row.log_offset)),
+                rules=row.rules,
+                activated_at=row.activated_at,
+                source=row.source if is_personal else None,
+                reason=row.note if is_personal else None,
+            )
+            for row in queries.activations(connection)
+        ],
+    )
 
 
 @router.post(

@@ -32,6 +32,15 @@ router = APIRouter(tags=["accounts"])
 COUNT = "Creditfold-Count"
 
 Amount = Annotated[int, Query(ge=0, le=2**62)]
+Prefix = Annotated[str | None, Query(description="Begins the accounts.", max_length=128)]
+CommandId = Annotated[
+    str | None, Query(description="Of a command of theirs that was decided.", min_length=1, max_length=64)
+]
+State = Annotated[Literal["open", "frozen", "closed"] | None, Query(description="One that is frozen isn't open.")]
+SearchedAsset = Annotated[str | None, Query(description="They have or had credits of it.", min_length=1, max_length=64)]
+Balance = Annotated[
+    Literal["available", "pending", "held", "debt"], Query(description="What `least` and `most` are about.")
+]
 
 
 class FoundBalanceAnswer(Answer):
@@ -84,19 +93,11 @@ async def _asked(
     request: Request,
     *,
     caller: Reader,
-    account_prefix: Annotated[str | None, Query(description="Begins the accounts.", max_length=128)] = None,
-    command_id: Annotated[
-        str | None, Query(description="Of a command of theirs that was decided.", min_length=1, max_length=64)
-    ] = None,
-    state: Annotated[
-        Literal["open", "frozen", "closed"] | None, Query(description="One that is frozen isn't open.")
-    ] = None,
-    asset: Annotated[
-        str | None, Query(description="They have or had credits of it.", min_length=1, max_length=64)
-    ] = None,
-    balance: Annotated[
-        Literal["available", "pending", "held", "debt"], Query(description="What `least` and `most` are about.")
-    ] = "available",
+    account_prefix: Prefix = None,
+    command_id: CommandId = None,
+    state: State = None,
+    asset: SearchedAsset = None,
+    balance: Balance = "available",
     least: Annotated[Amount | None, Query(description="The least balance of the asset.")] = None,
     most: Annotated[Amount | None, Query(description="The most balance of the asset.")] = None,
     ends_before: Annotated[
@@ -104,16 +105,29 @@ async def _asked(
     ] = None,
     at_least: AtLeast = None,
 ) -> _Asked:
-    prefix = caller.account_prefix if account_prefix is None else account_prefix
-    caller.refuse_account(prefix)
-    metadata = _metadata(request)
-    if metadata:
-        caller.refuse_scope("read:personal")
-    wanted = AccountFilter(prefix, command_id, metadata, state, asset, balance, least, most, ends_before)
-    return _Asked(caller, wanted, at_least)
+    asked = (command_id, _metadata(request), state, asset, balance, least, most, ends_before)
+    return _Asked(caller, wanted_of(caller, account_prefix, *asked), at_least)
 
 
 Asked = Annotated[_Asked, Depends(_asked)]
+
+
+def wanted_of(
+    caller: Caller, account_prefix: str | None, command_id: str | None, metadata: Mapping[str, str], *others: Any
+) -> AccountFilter:
+    """What a caller searches by; without a prefix within its own. Raises ProblemError for what it may not."""
+    prefix = caller.account_prefix if account_prefix is None else account_prefix
+    caller.refuse_account(prefix)
+    if metadata:
+        caller.refuse_scope("read:personal")
+    if len(metadata) > MOST_SEARCHABLE:
+        raise ProblemError(
+            400,
+            "invalid_request",
+            f"Metadata of {len(metadata)} keys are asked for.",
+            f"Name {MOST_SEARCHABLE} at most.",
+        )
+    return AccountFilter(prefix, command_id, metadata, *others)
 
 
 def _metadata(request: Request) -> Mapping[str, str]:
@@ -127,10 +141,6 @@ def _metadata(request: Request) -> Mapping[str, str]:
                     400, "invalid_request", f"{name[:60]!r} names no key of metadata.", "Write metadata[order_id]=17."
                 )
             found[key[:-1]] = value
-    if len(found) > MOST_SEARCHABLE:
-        raise ProblemError(
-            400, "invalid_request", f"Metadata of {len(found)} keys are asked for.", f"Name {MOST_SEARCHABLE} at most."
-        )
     return found
 
 
@@ -159,14 +169,9 @@ _METADATA: dict[str, Any] = {
 )
 async def accounts(request: Request, asked: Asked, cursor: Cursor = None, limit: Limit = PAGE) -> Response:
     """Accounts by a command, metadata, state, balance, or by what ends; all that is asked must be so."""
-    after = None if cursor is None else _account_of(cursor, asked.wanted)
+    after = account_behind(cursor, asked.wanted)
     read = await _read(request, asked, queries.search_accounts, limit, after)
-    page: FoundAccounts = read.found
-    found = [_answer(account) for account in page.accounts]
-    following = _cursor_of(page.accounts[-1].account_id, asked.wanted) if page.has_more else None
-    return answers.render(
-        AccountsAnswer.model_construct(accounts=found, next=following), 200, answers.state_headers(read)
-    )
+    return answers.render(page_of(read.found, asked.wanted), 200, answers.state_headers(read))
 
 
 @router.head(
@@ -199,6 +204,12 @@ async def _read(request: Request, asked: _Asked, question: Any, *arguments: Any)
     return await service.read(None, question, asked.wanted, *arguments)
 
 
+def page_of(page: FoundAccounts, wanted: AccountFilter) -> AccountsAnswer:
+    """The answer of a page, with the cursor of the next one."""
+    following = _cursor_of(page.accounts[-1].account_id, wanted) if page.has_more else None
+    return AccountsAnswer.model_construct(accounts=[_answer(account) for account in page.accounts], next=following)
+
+
 def _answer(account: FoundAccount) -> FoundAccountAnswer:
     return FoundAccountAnswer.model_construct(
         account=account.account_id,
@@ -219,8 +230,10 @@ def _cursor_of(account: str, wanted: AccountFilter) -> str:
     return cursor_of("accounts", (_digest(wanted), account.encode().hex()))
 
 
-def _account_of(cursor: str, wanted: AccountFilter) -> str:
+def account_behind(cursor: str | None, wanted: AccountFilter) -> str | None:
     """The account behind which a page begins. Raises ProblemError for a cursor of another search."""
+    if cursor is None:
+        return None
     digest, name = place_of("accounts", cursor, ("", ""))
     try:
         account = bytes.fromhex(name).decode()

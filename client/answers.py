@@ -478,7 +478,7 @@ class GraphqlAnswer(Answer):
 
     Attributes:
         data: what was asked for; null where nothing was read.
-        errors: what failed. `extensions` has code, status, remedy and request_id, as a problem has them.
+        errors: what failed. `extensions` has what a problem has: code, status, remedy, request_id.
         extensions: `cost` of the query, and `most_cost`.
     """
 

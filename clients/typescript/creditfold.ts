@@ -1930,7 +1930,7 @@ export interface components {
             } | null;
             /**
              * Errors
-             * @description What failed. `extensions` has code, status, remedy and request_id, as a problem has them.
+             * @description What failed. `extensions` has what a problem has: code, status, remedy, request_id.
              */
             errors?: {
                 [key: string]: unknown;
@@ -3153,7 +3153,7 @@ export interface operations {
                      *               "line": 1
                      *             }
                      *           ],
-                     *           "message": "Cannot query field 'accounts' on type 'Query'. Did you mean 'account'?"
+                     *           "message": "Cannot query field 'weather' on type 'Query'."
                      *         }
                      *       ]
                      *     }

@@ -94,7 +94,7 @@ CALLS = (
         "query": "query($a: String!) {account(account: $a) {balances {asset available} lots {command_id remaining}}}",
         "variables": {"a": "joe"},
     }),
-    Call("graphql", "POST", "/graphql", body={"query": "{accounts}"}),
+    Call("graphql", "POST", "/graphql", body={"query": "{weather}"}),
     Call("create_key", "POST", "/v1/keys",
          body={"name": "shop", "scopes": ["append:spend", "read:balance"], "reason": "the shop spends"}),
     Call("rotate_key", "POST", "/v1/keys/{key}:rotate", body={"reason": "as each month"}),

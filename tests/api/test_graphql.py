@@ -1,6 +1,7 @@
 """GraphQL: the reads of the GET routes with their scopes, one snapshot, bounded before and while it reads."""
 
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -9,10 +10,15 @@ import pytest
 from graphql import GraphQLObjectType
 from psycopg import Connection
 
-from creditfold.api import graphql_schema
+from creditfold.api import graphql_account, graphql_reads, graphql_schema
 from creditfold.api.accounts import balances_of
+from creditfold.api.ends import LogEnds
 from creditfold.common.waiting import wait_until
 from creditfold.ledger.limits import MAX_AMOUNT
+from creditfold.projections.access.audit import Actor
+from creditfold.projections.access.operations import begin_operation, record_end
+from creditfold.projections.access.scopes import SCOPES
+from creditfold.projections.connections import connected
 from helpers.doors import Door
 from helpers.graphql_documents import everything
 from helpers.support import HANG_S
@@ -21,6 +27,13 @@ pytestmark = pytest.mark.stack
 
 CORE = graphql_schema.SCHEMA._schema
 ACCOUNT = "mine-1"
+#: All fields that read, with whether they are an account's; those that are read below with a whole account aren't here.
+FIELDS = {
+    (kind == "Account", name)
+    for kind in ("Account", "Query")
+    for name in CORE.type_map[kind].fields
+    if name not in ("account", "is_closed", "frozen", "account_count")
+}
 
 
 class Twin(NamedTuple):
@@ -31,6 +44,17 @@ class Twin(NamedTuple):
     params: dict[str, str] | None = None
     arguments: str = ""
     as_of: str | None = None
+
+    def filled(self, places: Mapping[str, str]) -> "Twin":
+        """The same with what its capitals stand for."""
+
+        def text(value: str) -> str:
+            for name, place in places.items():
+                value = value.replace(name, place)
+            return value
+
+        params = self.params and {name: text(value) for name, value in self.params.items()}
+        return self._replace(path=text(self.path), params=params, arguments=text(self.arguments))
 
     @property
     def is_of_account(self) -> bool:
@@ -70,6 +94,22 @@ TWINS = (
     Twin(f"{OF}/statement", "statement", {"cursor": "x"}, '(cursor: "x")'),
     Twin(f"{OF}/commands/s", "command", None, '(command_id: "s")'),
     Twin(f"{OF}/commands/none", "command", None, '(command_id: "none")'),
+    Twin(f"{OF}/commands/s", "command", {"at": "SPEND"}, '(command_id: "s", at: "SPEND")'),
+    Twin(f"{OF}/commands/s", "command", {"at": "GRANT"}, '(command_id: "s", at: "GRANT")'),
+    Twin(f"{OF}/commands/g", "command", {"at": "LETTER"}, '(command_id: "g", at: "LETTER")'),
+    Twin(f"{OF}/commands/g", "command", {"at": "0:99999999"}, '(command_id: "g", at: "0:99999999")'),
+    Twin(f"{OF}/commands/g", "command", {"at": "soon"}, '(command_id: "g", at: "soon")'),
+    Twin(f"{OF}/history", "history", {"limit": "2"}, "(limit: 2)"),
+    Twin(
+        f"{OF}/history",
+        "history",
+        {"since": LONG_AGO, "until": LONG_AGO},
+        f'(since: "{LONG_AGO}", until: "{LONG_AGO}")',
+    ),
+    Twin(f"{OF}/history", "history", {"cursor": "x"}, '(cursor: "x")'),
+    Twin(f"{OF}/ended", "ended"),
+    Twin(f"{OF}/ended", "ended", {"limit": "1"}, "(limit: 1)"),
+    Twin(f"{OF}/ended", "ended", {"limit": "0"}, "(limit: 0)"),
     Twin(f"{OF}/commands/s/trace", "trace", None, '(command_id: "s")'),
     Twin(f"{OF}/commands/none/trace", "trace", None, '(command_id: "none")'),
     Twin("/v1/expiring", "expiring"),
@@ -82,26 +122,101 @@ TWINS = (
     Twin("/v1/trial-balance", "trial_balance", {"asset": "gold"}, '(asset: "gold")'),
     Twin("/v1/trial-balance", "trial_balance", {"at": "here"}, '(at: "here")'),
     Twin("/v1/progress", "progress"),
+    Twin("/v1/journal", "journal", {"since": LONG_AGO}, f'(since: "{LONG_AGO}")'),
+    Twin("/v1/journal", "journal", {"until": LONG_AGO, "cursor": "x"}, f'(until: "{LONG_AGO}", cursor: "x")'),
+    Twin("/v1/rejections", "rejections", {"until": LONG_AGO}, f'(until: "{LONG_AGO}")'),
+    Twin("/v1/accounts", "accounts"),
+    Twin("/v1/accounts", "accounts", {"limit": "1"}, "(limit: 1)"),
+    Twin("/v1/accounts", "accounts", {"account_prefix": "theirs-"}, '(account_prefix: "theirs-")'),
+    Twin("/v1/accounts", "accounts", {"command_id": "s"}, '(command_id: "s")'),
+    Twin("/v1/accounts", "accounts", {"metadata[order]": "1"}, '(metadata: [{key: "order", value: "1"}])'),
+    Twin("/v1/accounts", "accounts", {"metadata[what]": "1"}, '(metadata: [{key: "what", value: "1"}])'),
+    Twin("/v1/accounts", "accounts", {"state": "open", "asset": "gold"}, '(state: "open", asset: "gold")'),
+    Twin("/v1/accounts", "accounts", {"state": "ajar"}, '(state: "ajar")'),
+    Twin(
+        "/v1/accounts",
+        "accounts",
+        {"asset": "credits", "balance": "held", "least": "1", "most": str(MAX_AMOUNT)},
+        f'(asset: "credits", balance: "held", least: 1, most: {MAX_AMOUNT})',
+    ),
+    Twin("/v1/accounts", "accounts", {"least": "-1"}, "(least: -1)"),
+    Twin("/v1/accounts", "accounts", {"ends_before": "2099-01-01T00:00:00Z"}, '(ends_before: "2099-01-01T00:00:00Z")'),
+    Twin("/v1/accounts", "accounts", {"cursor": "x"}, '(cursor: "x")'),
+    Twin("/v1/ended", "ended", {"limit": "1"}, "(limit: 1)"),
+    Twin("/v1/ended", "ended", {"cursor": "x"}, '(cursor: "x")'),
+    Twin("/v1/ended/totals", "ended_totals", {"limit": "100"}),
+    Twin("/v1/ended/totals", "ended_totals", {"by": "class", "limit": "1"}, '(by: "class", limit: 1)'),
+    Twin("/v1/spent", "spent", {"limit": "100"}),
+    Twin("/v1/spent", "spent", {"by": "source,class", "asset": "credits"}, '(by: "source,class", asset: "credits")'),
+    Twin("/v1/spent", "spent", {"by": "weather"}, '(by: "weather")'),
+    Twin("/v1/spent", "spent", {"limit": "0"}, "(limit: 0)"),
+    Twin("/v1/spent", "spent", {"limit": "1500"}, "(limit: 1500)"),
+    Twin("/v1/dead-letters", "dead_letters"),
+    Twin("/v1/dead-letters", "dead_letters", {"open": "true", "limit": "1"}, "(open: true, limit: 1)"),
+    Twin(
+        "/v1/dead-letters",
+        "dead_letters",
+        {"reason": "command_id_reused", "account": ACCOUNT, "since": LONG_AGO},
+        f'(reason: "command_id_reused", account: "{ACCOUNT}", since: "{LONG_AGO}")',
+    ),
+    Twin(
+        "/v1/dead-letters",
+        "dead_letters",
+        {"partition": "0", "until": LONG_AGO},
+        f'(partition: 0, until: "{LONG_AGO}")',
+    ),
+    Twin("/v1/dead-letters", "dead_letters", {"reason": "gloom"}, '(reason: "gloom")'),
+    Twin("/v1/dead-letters", "dead_letters", {"cursor": "x"}, '(cursor: "x")'),
+    Twin("/v1/dead-letters/LETTER", "dead_letter", None, '(position: "LETTER")'),
+    Twin("/v1/dead-letters/SPEND", "dead_letter", None, '(position: "SPEND")'),
+    Twin("/v1/log/PARTITION/OFFSET", "log_record", None, "(partition: PARTITION, offset: OFFSET)"),
+    Twin("/v1/log/0/99999999", "log_record", None, "(partition: 0, offset: 99999999)"),
+    Twin("/v1/log/999/0", "log_record", None, "(partition: 999, offset: 0)"),
+    Twin(f"/v1/log/0/{2**62}", "log_record", None, f"(partition: 0, offset: {2**62})"),
+    Twin("/v1/generations", "generations"),
+    Twin("/v1/rules", "rules"),
+    Twin("/v1/operations", "operations", {"limit": "1"}, "(limit: 1)"),
+    Twin("/v1/operations", "operations", {"cursor": "x"}, '(cursor: "x")'),
+    Twin("/v1/operations/OPERATION", "operation", None, "(number: OPERATION)"),
+    Twin("/v1/operations/77777", "operation", None, "(number: 77777)"),
+    Twin("/v1/operations/0", "operation", None, "(number: 0)"),
+    Twin("/v1/keys", "keys"),
+    Twin("/v1/audit", "audit", {"limit": "2"}, "(limit: 2)"),
+    Twin("/v1/audit", "audit", {"cursor": "x"}, '(cursor: "x")'),
 )
 
+#: The scopes that open something to read.
+READING = tuple(scope for scope in SCOPES if not scope.startswith(("append:", "manual:")))
 #: Keys by what they may read, and where.
 KEYS: dict[str, tuple[tuple[str, ...], str]] = {
     "balances": (("read:balance",), ""),
     "statements of some": (("read:statement",), "mine-"),
-    "all": (("read:balance", "read:statement", "read:personal"), ""),
-    "others": (("read:balance", "read:statement", "read:personal"), "theirs-"),
+    "accounts of some": (("read:balance", "read:personal"), "mine-"),
+    "all": (READING, ""),
+    "others": (READING, "theirs-"),
+    "letters": (("operate:dead-letters",), ""),
+    "letters of some": (("operate:dead-letters", "operate:generations", "operate:rules"), "mine-"),
+    "generations": (("operate:generations",), ""),
+    "rules": (("operate:rules",), ""),
+    "metrics": (("operate:metrics",), ""),
+    "keys of some": (("keys", "audit"), "mine-"),
+    "audit": (("audit",), ""),
     "words alone": (("read:personal",), ""),
-    "no read": (("audit",), ""),
+    "no read": (("append:grant", "manual:grant"), ""),
 }
+#: Those that open nothing at all.
+CLOSED = ("letters of some", "words alone", "no read")
 
 
 @pytest.fixture(scope="module")
-def filled(door: Door) -> None:
-    """An account with something of everything."""
+def filled(door: Door) -> Mapping[str, str]:
+    """An account with something of everything; what the table's capitals stand for."""
     ends = {"expires_at": "2035-01-01T00:00:00Z", "reason": "welcome"}
     door.grant(ACCOUNT, 100, key="g", **ends)
     for key, what, body in (
         ("b", "grants", {"asset": "credits", "amount": 40, "scope": "boosts"}),
+        *((f"void-{n}", "grants", {"asset": "credits", "amount": n}) for n in (1, 2, 3)),
+        *((f"voided-{n}", "voids", {"grant": f"void-{n}"}) for n in (1, 2, 3)),
         ("s", "spends", {"asset": "credits", "amount": 30, "metadata": {"order": "1"}}),
         ("no", "spends", {"asset": "credits", "amount": 900}),
         ("h", "holds", {"asset": "credits", "amount": 20, "deadline": "2099-01-01T00:00:00Z"}),
@@ -110,8 +225,24 @@ def filled(door: Door) -> None:
         ("gold", "grants", {"asset": "gold", "amount": MAX_AMOUNT}),
     ):
         assert door.append(ACCOUNT, what, key, **body).status_code in (201, 422)
+    letter = door.append(ACCOUNT, "grants", "g", asset="credits", amount=7)
+    assert letter.status_code == 409, letter.text
+    with connected(door.settings.dsn) as connection:
+        by = Actor("tests", "here", "a test needs it")
+        operation = begin_operation(connection, "rules.diff", {"rules": None}, by=by).number
+        record_end(connection, operation, error={"code": "x", "message": "It is the tests' own.", "remedy": ""})
     # It settles by itself, and changes what is read once more.
     assert wait_until(lambda: door.http.get(f"{OF}/transfers").json() == [], HANG_S)
+    at = {key: door.http.get(f"{OF}/commands/{key}").json()["position"] for key in ("g", "s")}
+    partition, _, offset = letter.json()["position"].partition(":")
+    return {
+        "GRANT": at["g"],
+        "SPEND": at["s"],
+        "LETTER": letter.json()["position"],
+        "PARTITION": partition,
+        "OFFSET": offset,
+        "OPERATION": str(operation),
+    }
 
 
 def ask(client: httpx.Client, query: str, at_least: str | None = None, **variables: Any) -> httpx.Response:
@@ -120,29 +251,41 @@ def ask(client: httpx.Client, query: str, at_least: str | None = None, **variabl
     return client.post("/graphql", json={"query": query, "variables": variables}, params=params)
 
 
+#: What may differ between two answers, by field.
+_OF_NOW = {"expiring": {"at", "until"}, "keys": {"used_at"}, "generations": {"size_bytes"}}
+
+
 def _without_now(twin: Twin, found: Any) -> Any:
-    return {**found, "at": "", "until": ""} if twin.field == "expiring" and isinstance(found, dict) else found
+    if isinstance(found, list):
+        return [_without_now(twin, one) for one in found]
+    leave_out = _OF_NOW.get(twin.field, set())
+    return {name: value for name, value in found.items() if name not in leave_out}
 
 
-@pytest.mark.usefixtures("filled")
 @pytest.mark.parametrize("name", KEYS)
-def test_a_key_reads_by_graphql_what_it_reads_by_get_and_nothing_else(door: Door, name: str) -> None:
+def test_a_key_reads_by_graphql_what_it_reads_by_get_and_nothing_else(
+    door: Door, filled: Mapping[str, str], name: str
+) -> None:
     """The same values, and of what is refused the same status; the code too, unless two of them fit."""
     scopes, prefix = KEYS[name]
-    statuses = set()
+    read: set[tuple[bool, str]] = set()
     with door.with_key(door.make_key(*scopes, account_prefix=prefix).text) as client:
         # What is asked wrongly is the same for all.
-        for twin in TWINS if name == "all" else {twin.path: twin for twin in reversed(TWINS)}.values():
+        for asked in TWINS if name == "all" else {twin.path: twin for twin in reversed(TWINS)}.values():
+            twin = asked.filled(filled)
             got, answer = client.get(twin.path, params=twin.params), ask(client, twin.document)
-            statuses.add(got.status_code)
             if answer.status_code != 200:
                 assert (answer.status_code, answer.json()["code"]) == (got.status_code, "scope_missing"), twin
                 continue
             content = answer.json()
             data = content["data"].get("account") if twin.is_of_account else content["data"]
-            if got.status_code == 200:
+            if got.status_code in (200, 202):
                 assert "errors" not in content, (twin, content)
-                assert _without_now(twin, data[twin.field]) == _without_now(twin, got.json()), twin
+                found = data[twin.field]
+                if got.status_code == 202:
+                    found = {key: value for key, value in found.items() if key in got.json()}
+                assert _without_now(twin, found) == _without_now(twin, got.json()), twin
+                read.add((twin.is_of_account, twin.field))
                 continue
             (error,) = content["errors"]
             assert (data or {}).get(twin.field) is None
@@ -151,7 +294,51 @@ def test_a_key_reads_by_graphql_what_it_reads_by_get_and_nothing_else(door: Door
             assert error["extensions"]["status"] == (403 if is_out_of_reach else got.status_code), (twin, error)
             if error["extensions"]["status"] != 403:
                 assert error["extensions"]["code"] == got.json()["code"], twin
-    assert (200 in statuses) == ("read:balance" in scopes or "read:statement" in scopes), "the table shows nothing"
+                assert error["extensions"].get("first") == got.json().get("first"), twin
+    assert bool(read) == (name not in CLOSED), "the table shows nothing"
+    if name == "all":
+        assert read == FIELDS, "these fields are not compared with what a GET route answers"
+
+
+def test_a_search_stays_within_a_key(door: Door, filled: Mapping[str, str]) -> None:
+    """Within its prefix, by words only with the scope for them; counted as HEAD counts."""
+    by_words = '(metadata: [{key: "order", value: "1"}])'
+    with door.with_key(door.make_key("read:balance", account_prefix="mine-").text) as client:
+        elsewhere = ask(client, '{accounts(account_prefix: "theirs-") {accounts{account}}}').json()
+        assert elsewhere["errors"][0]["extensions"]["code"] == "account_out_of_reach"
+        for name, selected in (("accounts", "accounts{account}"), ("account_count", "number")):
+            refused = ask(client, f"{{{name}{by_words} {{{selected}}}}}").json()
+            assert refused["data"] == {name: None}
+            assert refused["errors"][0]["extensions"]["code"] == "scope_missing"
+        counted = ask(client, "{account_count {number has_more}}").json()["data"]["account_count"]
+        head = client.head("/v1/accounts").headers["Creditfold-Count"]
+        assert counted == {"number": int(head), "has_more": False} == {"number": 1, "has_more": False}
+    twice = ask(door.http, '{accounts(metadata: [{key: "order", value: "1"}, {key: "order", value: "2"}]) {next}}')
+    assert twice.json()["errors"][0]["extensions"]["code"] == "ambiguous_request"
+    half = ask(door.http, "query($n: Long) {accounts(least: $n) {next}}", n=1.5)
+    assert (half.status_code, half.json()["errors"][0]["extensions"]["code"]) == (400, "invalid_query")
+
+
+def test_pages_follow_each_other_as_those_of_get_do(door: Door, filled: Mapping[str, str]) -> None:
+    """The cursor of either is one of the other; one of another field, or another account, is none."""
+    pages = {"history": f"{OF}/history", "ended": f"{OF}/ended", "accounts": "/v1/accounts"}
+    cursors = {}
+    for field, path in pages.items():
+        cursors[field] = door.http.get(path, params={"limit": 1}).json()["next"]
+        inner = f'{field}(limit: 1, cursor: "{cursors[field]}") {{next}}'
+        document = f'{{account(account: "{ACCOUNT}") {{{inner}}}}}' if path.startswith(OF) else f"{{{inner}}}"
+        data = ask(door.http, document).json()["data"]
+        found = data.get("account", data)[field]["next"]
+        assert found is not None or field == "accounts"
+        assert found == door.http.get(path, params={"limit": 1, "cursor": cursors[field]}).json()["next"]
+    wrong = (
+        f'account(account: "{ACCOUNT}") {{history(cursor: "{cursors["ended"]}") {{next}}}}',
+        f'account(account: "theirs-1") {{ended(cursor: "{cursors["ended"]}") {{next}}}}',
+        f'ended(cursor: "{cursors["ended"]}") {{next}}',
+        f'accounts(cursor: "{cursors["accounts"]}", state: "closed") {{next}}',
+    )
+    for field in wrong:
+        assert ask(door.http, f"{{{field}}}").json()["errors"][0]["extensions"]["code"] == "invalid_cursor", field
 
 
 @pytest.mark.usefixtures("filled")
@@ -192,7 +379,7 @@ def test_all_fields_see_one_snapshot(door: Door, account: str, monkeypatch: pyte
             later.append(door.grant(account, 7).json()["position"])
         return found
 
-    monkeypatch.setattr(graphql_schema, "balances_of", meanwhile)
+    monkeypatch.setattr(graphql_account, "balances_of", meanwhile)
     query = "query($a: String!) {account(account: $a) {balances{available} lots{amount}}}"
     answer = ask(door.http, query, a=account)
     assert answer.json()["data"]["account"] == {"balances": [{"available": 5}], "lots": [{"amount": 5}]}
@@ -207,6 +394,27 @@ def test_all_fields_see_one_snapshot(door: Door, account: str, monkeypatch: pyte
     assert (bad.status_code, bad.json()["code"]) == (400, "invalid_position")
 
 
+def test_what_is_read_of_all_accounts_is_complete_by_all_partitions(
+    door: Door, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of single accounts is read along; what is of accounts alone by theirs."""
+    position = door.grant(account, 5).json()["position"]
+    asked: list[Any] = []
+
+    def seen(ends: LogEnds, standing: Any, partitions: Any = None) -> Any:
+        asked.append(partitions)
+        return _COMPLETE_TO(ends, standing, partitions)
+
+    monkeypatch.setattr(LogEnds, "complete_to", seen)
+    of_account = f'account(account: "{account}") {{frozen}}'
+    for document in (f"{{{of_account}}}", f"{{{of_account} totals {{asset}}}}", "{totals {asset}}"):
+        assert ask(door.http, document).status_code == 200
+    assert asked == [[int(position.split(":")[0])], None, None]
+
+
+_COMPLETE_TO = LogEnds.complete_to
+
+
 def test_slow_queries_leave_readers_to_other_reads(door: Door, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two run at once; the third waits, and a GET route doesn't."""
     running, go_on = threading.Semaphore(0), threading.Event()
@@ -216,7 +424,7 @@ def test_slow_queries_leave_readers_to_other_reads(door: Door, account: str, mon
         assert go_on.wait(HANG_S)
         return []
 
-    monkeypatch.setattr(graphql_schema, "balances_of", held)
+    monkeypatch.setattr(graphql_account, "balances_of", held)
     query = f'{{account(account: "{account}") {{balances{{asset}}}}}}'
     with ThreadPoolExecutor(3) as threads:
         asked = [threads.submit(ask, door.http, query) for _ in range(3)]
@@ -240,26 +448,26 @@ def test_what_fails_for_all_is_one_problem(door: Door, account: str, monkeypatch
         connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
     with monkeypatch.context() as patched:
-        patched.setattr(graphql_schema, "balances_of", broken)
+        patched.setattr(graphql_account, "balances_of", broken)
         answer = ask(door.http, query)
         assert (answer.status_code, answer.json()["code"]) == (503, "postgresql_unavailable"), answer.text
         assert answer.headers["Content-Type"] == "application/problem+json"
     with monkeypatch.context() as patched:
-        patched.setattr(graphql_schema.Reads, "begin", _late)
+        patched.setattr(graphql_reads.Reads, "begin", _late)
         answer = ask(door.http, query)
         assert (answer.status_code, answer.json()["code"]) == (503, "query_too_slow")
     with monkeypatch.context() as patched:
-        patched.setattr(graphql_schema, "MOST_ROWS", 2)
+        patched.setattr(graphql_reads, "MOST_ROWS", 2)
         answer = ask(door.http, query)
         assert answer.json()["data"]["account"] == {"balances": [{"asset": "credits"}], "lots": None}
         assert answer.json()["errors"][0]["extensions"]["code"] == "answer_too_large"
     assert ask(door.http, query).status_code == 200
 
 
-_BEGIN = graphql_schema.Reads.begin
+_BEGIN = graphql_reads.Reads.begin
 
 
-def _late(reads: graphql_schema.Reads) -> None:
+def _late(reads: graphql_reads.Reads) -> None:
     reads._deadline = 0.0
     _BEGIN(reads)
 

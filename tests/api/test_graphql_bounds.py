@@ -21,7 +21,7 @@ DOCUMENTS: dict[str, tuple[str, str | None]] = {
     "a page of the journal": ("{journal(limit: 1000) {lines" + everything(CORE.type_map["Decision"]) + "}}", None),
     "no GraphQL": ("{", "invalid_query"),
     "nothing": ("", "invalid_query"),
-    "a field that there isn't": ("{accounts}", "invalid_query"),
+    "a field that there isn't": ("{nothing}", "invalid_query"),
     "an argument of another type": ("{account(account: 5) {frozen}}", "invalid_query"),
     "a time that is none": ('{expiring(until: "soon") {asset}}', "invalid_query"),
     "a mutation": ("mutation {progress{partition}}", "invalid_query"),
@@ -49,9 +49,27 @@ DOCUMENTS: dict[str, tuple[str, str | None]] = {
         "balances{asset} expiring{at}}",
         "query_too_costly",
     ),
+    "a page of accounts": (
+        "{accounts(limit: 300) {accounts" + everything(CORE.type_map["FoundAccount"]) + "}}",
+        None,
+    ),
+    "five records of the log": (
+        braced(f"r{n}: log_record(partition: 0, offset: {n}) {{position}}" for n in range(5)),
+        "query_too_costly",
+    ),
     "two proofs": ("{a: trial_balance{balances} b: trial_balance{balances}}", "query_too_costly"),
     "long pages": (
         braced(f"a{n}: journal(limit: 1000) {{lines{{position account amount kind}}}}" for n in range(12)),
+        "query_too_costly",
+    ),
+    "long pages of dead letters": (
+        braced(
+            f"a{n}: dead_letters(limit: 1000) {{dead_letters{{position reason detail state why}}}}" for n in range(12)
+        ),
+        "query_too_costly",
+    ),
+    "long pages of sums": (
+        "{spent(limit: 10000) {rows{asset lot_class source reason spent}}}",
         "query_too_costly",
     ),
     "introspection in itself": ("{__schema{types{fields{type{fields{type{fields{name}}}}}}}}", "invalid_query"),
