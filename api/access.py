@@ -54,10 +54,14 @@ class Caller(NamedTuple):
         """What it may do, without until when: a key that is rotated ends sooner, and goes on until then."""
         return self._replace(expires_at=None)
 
-    def refuse_scope(self, scope: str) -> None:
-        """Raise ProblemError unless the caller has a scope; of one that ends in `*`, any that begins so."""
+    def has(self, scope: str) -> bool:
+        """Whether the caller has a scope; of one that ends in `*`, any that begins so."""
         begins = scope.removesuffix("*")
-        if scope not in self.scopes and not (begins != scope and any(one.startswith(begins) for one in self.scopes)):
+        return scope in self.scopes or (begins != scope and any(one.startswith(begins) for one in self.scopes))
+
+    def refuse_scope(self, scope: str) -> None:
+        """Raise ProblemError unless the caller has a scope, as `has` says it."""
+        if not self.has(scope):
             raise ProblemError(
                 403,
                 "scope_missing",
@@ -275,12 +279,12 @@ def needs(scope: str, *others: str, everywhere: bool = False) -> Any:
     """The dependency of a route that a scope opens; the route's table of scopes is read from it.
 
     A scope that ends in `*` is any that begins so, where the route looks at each command by itself; so it does where
-    there are others that open it. `everywhere`: the route is about all accounts, and a caller that is limited to some
-    is refused.
+    there are others that let a caller in. `everywhere`: the route is about all accounts, and a caller that is limited
+    to some is refused.
     """
 
     async def check(caller: AnyCaller) -> Caller:
-        if caller.scopes.isdisjoint(others):
+        if not any(map(caller.has, others)):
             caller.refuse_scope(scope)
         if everywhere:
             caller.refuse_prefix()

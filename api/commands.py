@@ -32,6 +32,7 @@ from creditfold.common.position import Position
 from creditfold.producers import OutcomeTimeoutError, parse_command
 from creditfold.producers.models.commands import MODELS, Command
 from creditfold.producers.models.errors import RESEND
+from creditfold.producers.redrive import command_of as command_of_bytes
 from creditfold.projections import queries
 from creditfold.projections.access.scopes import MANUAL
 from creditfold.schemas.dead_letters import DeadLetterReason
@@ -335,13 +336,14 @@ async def command(
     account: Account,
     *,
     command_id: Annotated[str, Path(description="The command's id.", min_length=1, max_length=128)],
-    caller: Annotated[Caller, needs("read:statement")],
+    caller: Annotated[Caller, needs("read:statement", "append:*", "manual:*")],
     at: Annotated[str | None, Query(description="The record's position, as an answer 202 names it.")] = None,
     wait: Annotated[float, Query(description="Seconds to wait for the outcome.", ge=0, le=MOST_WAIT_S)] = 0.0,
 ) -> Response:
     """What became of a command.
 
-    With `at`, of that record of the log; else of the first one that had this id.
+    With `at`, of that record of the log; else of the first one that had this id. A key that may append, and hasn't the
+    scope `read:statement`, sees the outcomes of the commands that it sent itself.
     """
     caller.refuse_account(account)
     service = service_of(request)
@@ -353,6 +355,8 @@ async def command(
             await service.fold.passes(position, wait)
         reading = await service.read(account, look_at, position, account, command_id)
         headers = answers.state_headers(reading)
+        if reading.found.outcome is not None:
+            _refuse_others(caller, reading.found.sender)
         try:
             answer = answer_at(reading.found, position, account, command_id, is_personal=is_personal)
         except ProblemError as problem:
@@ -362,6 +366,7 @@ async def command(
             return answers.render(answer, 202, {**headers, "Retry-After": str(RETRY_S)})
         return answers.render(answer, 200, headers)
     reading = await _first(service, account, command_id, wait)
+    _refuse_others(caller, None if reading.found is None else reading.found.decision.source)
     headers = answers.state_headers(reading)
     try:
         found = first_answer(reading.found, account, command_id, is_personal=is_personal)
@@ -372,17 +377,31 @@ async def command(
 
 
 class Looked(NamedTuple):
-    """What became of the command at a position, None where it isn't folded, and what its id was used for first."""
+    """What became of the command at a position.
+
+    Fields:
+        outcome: None where it isn't folded, an error where there will be none.
+        first: what a dead letter's id was used for first.
+        sender: the source of its command, where that is known.
+    """
 
     outcome: CommandOutcome | CreditfoldError | None
     first: Decision | None
+    sender: str | None
 
 
 def look_at(connection: Connection[Any], position: Position, account: str, command_id: str) -> Looked:
     """Look up what became of the command at a position. Must run in a snapshot."""
     (outcome,) = queries.outcomes_at(connection, [Appended(position, account, command_id)])
-    is_reused = isinstance(outcome, CommandOutcome) and outcome.reason == DeadLetterReason.COMMAND_ID_REUSED
-    return Looked(outcome, queries.first_decision(connection, account, command_id) if is_reused else None)
+    if not isinstance(outcome, CommandOutcome):
+        return Looked(outcome, None, None)
+    if outcome.decision is not None:
+        return Looked(outcome, None, outcome.decision.source)
+    is_reused = outcome.reason == DeadLetterReason.COMMAND_ID_REUSED
+    first = queries.first_decision(connection, account, command_id) if is_reused else None
+    letter = queries.dead_letter(connection, position)
+    sent = None if letter is None else command_of_bytes(letter.value)
+    return Looked(outcome, first, None if sent is None else sent.get("source"))
 
 
 def answer_at(
@@ -400,6 +419,15 @@ def answer_at(
         problem.members["first"] = _first_use(found.first)
         raise problem
     return answers.outcome_of(outcome, account, command_id, is_personal=is_personal)
+
+
+def _refuse_others(caller: Caller, sender: str | None) -> None:
+    """Raise ProblemError for a command that the caller didn't send, unless it may read those of all.
+
+    So for one that isn't known: who may not read learns nothing of which there are.
+    """
+    if sender != caller.name:
+        caller.refuse_scope("read:statement")
 
 
 async def _first(service: Service, account: str, command_id: str, wait_s: float) -> Reading:

@@ -285,7 +285,8 @@ class AsyncReads(ABC):
     ) -> OutcomeAnswer | AcceptedAnswer:
         """What became of a command.
 
-        With `at`, of that record of the log; else of the first one that had this id.
+        With `at`, of that record of the log; else of the first one that had this id. A key that may append, and hasn't
+        the scope `read:statement`, sees the outcomes of the commands that it sent itself.
 
         Args:
             account: the account.

@@ -239,7 +239,8 @@ export interface paths {
          * Command
          * @description What became of a command.
          *
-         *     With `at`, of that record of the log; else of the first one that had this id.
+         *     With `at`, of that record of the log; else of the first one that had this id. A key that may append, and hasn't the
+         *     scope `read:statement`, sees the outcomes of the commands that it sent itself.
          */
         get: operations["command"];
         put?: never;

@@ -151,6 +151,82 @@ def test_a_key_learns_no_more_than_it_may_read(door: Door, account: str) -> None
         assert (found.status_code, "secret-order" in found.text) == (404, False), found.text
 
 
+def test_a_key_that_appends_sees_what_became_of_its_own_commands(door: Door, account: str) -> None:
+    """Each outcome, by its Location and by its id, as far as the answer to the write has it, without the words."""
+    key = door.make_key("append:grant", "append:spend", account_prefix=account)
+    asset = {"asset": "credits"}
+    with door.with_key(key.text) as client:
+
+        def sent(what: str, command_id: str, amount: int) -> httpx.Response:
+            headers = {"Idempotency-Key": command_id, "Prefer": "respond-async"}
+            answer = client.post(
+                f"/v1/accounts/{account}/{what}", json={**asset, "amount": amount, "reason": "said"}, headers=headers
+            )
+            assert answer.status_code == 202, answer.text
+            return client.get(answer.headers["Location"] + "&wait=30")
+
+        found = [sent("grants", "g", 5), sent("grants", "g", 5), sent("spends", "s", 9), sent("grants", "g", 6)]
+        assert [(answer.status_code, answer.json().get("outcome")) for answer in found] == [
+            (200, "accepted"),
+            (200, "duplicate"),
+            (200, "rejected"),
+            (409, None),
+        ]
+        assert found[3].json()["first"]["amount"] == 5
+        by_id = client.get(f"/v1/accounts/{account}/commands/g")
+        assert by_id.json()["decision"] == found[0].json()["decision"]
+        assert [by_id.json()["decision"][name] for name in ("amount", "source", "reason", "details")] == [
+            5,
+            *[None] * 3,
+        ]
+        # What a 202 says is all that there is of one that isn't folded.
+        ahead = {"at": found[0].json()["position"].partition(":")[0] + f":{10**9}"}
+        assert client.get(f"/v1/accounts/{account}/commands/g", params=ahead).json()["outcome"] == "pending"
+        for path in ("trace", "g/trace"):
+            assert client.get(f"/v1/accounts/{account}/commands/{path}").status_code == 403
+    waiting = door.make_key("manual:grant")
+    with door.with_key(waiting.text) as client:
+        headers = {"Idempotency-Key": "by-hand", "Prefer": "respond-async", "Creditfold-Why": "a test needs it"}
+        answer = client.post(f"/v1/accounts/{account}/grants", json={**asset, "amount": 1}, headers=headers)
+        assert client.get(answer.headers["Location"] + "&wait=30").json()["outcome"] == "accepted"
+
+
+def test_a_key_that_appends_learns_nothing_of_the_commands_of_others(door: Door, account: str) -> None:
+    """Not whether there are any: each is refused as one that there isn't, whatever became of it."""
+    position = door.grant(account, 5, key="theirs").json()["position"]
+    rejected = door.append(account, "spends", key="too-much", asset="credits", amount=99).json()["position"]
+    key = door.make_key("append:grant", account_prefix=account)
+    with door.with_key(key.text) as client:
+        own = client.post(
+            f"/v1/accounts/{account}/grants",
+            json={"asset": "credits", "amount": 1},
+            headers={"Idempotency-Key": "own", "Prefer": "wait=30"},
+        )
+        assert own.status_code == 201
+        # A dead letter of somebody else, under the id of a command of the key's own.
+        dead = door.append(account, "grants", key="own", asset="credits", amount=2)
+        assert dead.status_code == 409
+        asked: list[tuple[str, dict[str, str]]] = [
+            ("theirs", {}),
+            ("theirs", {"at": position}),
+            ("too-much", {"at": rejected}),
+            ("own", {"at": dead.json()["position"]}),
+            # Before its own record nothing is shown.
+            ("own", {"at": position}),
+            ("nobodys", {}),
+            ("nobodys", {"at": position}),
+            ("nobodys", {"wait": "0.1"}),
+        ]
+        for command_id, query in asked:
+            found = client.get(f"/v1/accounts/{account}/commands/{command_id}", params=query)
+            assert (found.status_code, found.json()["code"]) == (403, "scope_missing"), (command_id, query, found.text)
+            assert "read:statement" in found.json()["detail"]
+        elsewhere = client.get(f"/v1/accounts/not-{account}/commands/own")
+        assert (elsewhere.status_code, elsewhere.json()["code"]) == (403, "account_out_of_reach")
+    with door.with_key(door.make_key("read:balance").text) as client:
+        assert client.get(f"/v1/accounts/{account}/commands/own").status_code == 403
+
+
 def are_together(door: Door, account: str, position: str) -> bool:
     """Whether an account lives in the partition of a position."""
     partitions = len(door.http.get("/v1/progress").json())
