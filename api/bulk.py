@@ -25,6 +25,7 @@ from creditfold.api.commands import (
     Prefer,
     Preference,
     dead_letter_problem,
+    hand_over,
     preference_of,
     stamped_command,
 )
@@ -188,7 +189,7 @@ class Bulk:
         if not records:
             self._batches.put_nowait(asyncio.create_task(self._rendered(read)))
             return None
-        delivered, refusal = await self._service.producer.submit_batch(records)
+        delivered, refusal = await hand_over(self._service, records)
         self._batches.put_nowait(asyncio.create_task(self._answered(read, delivered)))
         return refusal
 

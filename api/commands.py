@@ -7,6 +7,7 @@ accepted the fold's.
 import asyncio
 import re
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, NamedTuple, cast
 from urllib.parse import quote
@@ -29,9 +30,9 @@ from creditfold.api.routes import Route
 from creditfold.api.service import Reading, Service, service_of
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
-from creditfold.producers import OutcomeTimeoutError, parse_command
-from creditfold.producers.models.commands import MODELS, Command
-from creditfold.producers.models.errors import RESEND
+from creditfold.producers import AppendError, Outcome, OutcomeTimeoutError, parse_command
+from creditfold.producers.models.commands import MODELS, Command, Encoded
+from creditfold.producers.models.errors import unconfirmed
 from creditfold.producers.redrive import command_of as command_of_bytes
 from creditfold.projections import queries
 from creditfold.projections.access.scopes import MANUAL
@@ -43,7 +44,7 @@ log = structlog.get_logger()
 
 #: Seconds that a write waits for its outcome unless it says otherwise, and the most that it may ask for.
 WAIT_S, MOST_WAIT_S = 2.0, 30.0
-#: Seconds that the log has to confirm a command whose outcome isn't waited for.
+#: Seconds that the log has to confirm a command whose outcome isn't waited for, and each one of many.
 CONFIRM_S = 5.0
 #: Seconds between two look-ups of a command that is waited for by its id.
 AGAIN_S = 0.1
@@ -159,9 +160,14 @@ async def _appended(service: Service, command: Command) -> Position:
     except TimeoutError:
         if not bound.expired():
             raise
-        raise OutcomeTimeoutError(
-            f"The log didn't confirm the command within {CONFIRM_S:g} s.", f"Look at Kafka. {RESEND}", None
-        ) from None
+        raise unconfirmed(CONFIRM_S) from None
+
+
+async def hand_over(
+    service: Service, records: Sequence[Encoded]
+) -> tuple[asyncio.Future[Sequence[Outcome]], AppendError | None]:
+    """Hand many commands over, each with the same time to be confirmed in as one; returns as `submit_batch` does."""
+    return await service.producer.submit_batch(records, CONFIRM_S)
 
 
 def _pending(command: Command, position: Position, headers: dict[str, str]) -> Response:

@@ -14,9 +14,9 @@ from typing import Self, TypeVar
 
 from creditfold.common.position import Position
 from creditfold.producers.client import CommandProducer, refuse_timeout
-from creditfold.producers.deliveries import Outcome, UnseenFailures
+from creditfold.producers.deliveries import BatchDelivery, Outcome, UnseenFailures
 from creditfold.producers.models.commands import Command, Encoded
-from creditfold.producers.models.errors import AppendError, QueueFullError
+from creditfold.producers.models.errors import AppendError, QueueFullError, unconfirmed
 from creditfold.producers.outcomes import OutcomeLookup
 from creditfold.schemas.outcome import CommandOutcome
 
@@ -150,7 +150,7 @@ class AsyncCommandProducer:
         return await self._handed_over(submit, self._producer.delivery_timeout_s if wait else 0.0)
 
     async def submit_batch(
-        self, records: Sequence[Encoded]
+        self, records: Sequence[Encoded], confirm_s: float | None = None
     ) -> tuple[asyncio.Future[Sequence[Outcome]], AppendError | None]:
         """Hand encoded commands over in their order, waiting for room in a full queue.
 
@@ -158,6 +158,8 @@ class AsyncCommandProducer:
 
         Args:
             records: at least one.
+            confirm_s: seconds that the log has to confirm each, waiting for room included; then those that it hasn't
+                confirmed have an OutcomeTimeoutError, and may be in the log. None: until the delivery timeout.
 
         Returns:
             The future of their answers, each a position or an AppendError, in the order of the records, which never
@@ -174,7 +176,15 @@ class AsyncCommandProducer:
             with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits.
                 loop.call_soon_threadsafe(settle, answers)
 
-        return future, await asyncio.to_thread(self._producer.submit_batch, records, done)
+        batch = BatchDelivery(len(records), done)
+        if confirm_s is None:
+            return future, await asyncio.to_thread(self._producer._hand_over_batch, records, batch)
+        deadline = time.monotonic() + confirm_s
+        refusal = await asyncio.to_thread(self._producer._hand_over_batch, records, batch, deadline)
+        left = max(0.0, deadline - time.monotonic())
+        timer = loop.call_later(left, batch.give_up, unconfirmed(confirm_s))
+        future.add_done_callback(lambda _: timer.cancel())
+        return future, refusal
 
     async def append_and_wait(self, command: Command, timeout: float = 10.0) -> CommandOutcome:  # noqa: ASYNC109 - the sync twin's argument.
         """Append a command and wait for its outcome. After a cancel nothing waits; the log may have the command or not.

@@ -5,6 +5,7 @@ Knows no rule: whether a command is accepted is decided by the fold.
 """
 
 import atexit
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -237,12 +238,18 @@ class CommandProducer:
         Returns:
             Why records of the batch weren't taken; None where each was, or is too large.
         """
-        batch, queue = BatchDelivery(len(records), done), self._queue
-        refused: AppendError | None = None
+        return self._hand_over_batch(records, BatchDelivery(len(records), done))
+
+    def _hand_over_batch(
+        self, records: Sequence[Encoded], batch: BatchDelivery, deadline: float = float("inf")
+    ) -> AppendError | None:
+        """Hand records over as submit_batch() does, waiting for room until `deadline` by the monotonic clock."""
+        queue, refused = self._queue, None
         for number, record in enumerate(records):
             if refused is None:
                 try:
-                    queue.enter(record, partial(queue.deliver, partial(batch.settle, number)))
+                    left = max(0.0, deadline - time.monotonic())
+                    queue.enter(record, partial(queue.deliver, partial(batch.settle, number)), most_s=left)
                 except RecordTooLargeError as error:
                     batch.settle(number, error)
                 except AppendError as error:

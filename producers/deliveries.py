@@ -93,10 +93,17 @@ class BatchDelivery:
         self._lock = threading.Lock()
 
     def settle(self, number: int, outcome: Outcome) -> None:
-        """Take the answer of one record."""
+        """Take the answer of one record; the first one counts."""
         with self._lock:
+            if self._answers[number] is not None:
+                return
             self._answers[number] = outcome
             self._left -= 1
             is_last = not self._left
         if is_last:
             self._done(cast(Sequence[Outcome], self._answers))
+
+    def give_up(self, error: AppendError) -> None:
+        """Give this error to each record that has no answer yet. What comes for it later reaches nobody."""
+        for number in range(len(self._answers)):
+            self.settle(number, error)

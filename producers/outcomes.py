@@ -28,6 +28,7 @@ from creditfold.producers.models.errors import (
     OutcomeUnknownError,
     ProducerClosedError,
     QueueFullError,
+    unconfirmed,
 )
 from creditfold.schemas.outcome import Appended, CommandOutcome
 
@@ -271,20 +272,18 @@ class OutcomeFollower:
             waiter.future.set_exception(error)
 
     def _expire(self, waiter: Waiter) -> None:
-        position, within = waiter.position, f"within {round(waiter.timeout_s, 2):g} s"
+        position = waiter.position
         if position is None:
-            message = f"The log didn't confirm the command {within}."
-            remedy = f"Look at Kafka. {RESEND}"
-        else:
-            at = self._next_offsets.get(position.partition)
-            stands = "" if at is None else f"; it stands at {Position(position.partition, at)}"
-            message = (
-                f"The command is in the log at {position}, and the fold has not reached it {within}{stands}."
-                f"{self._why()}"
-            )
-            remedy = "See `creditfold status`; is a worker running?" if self._trouble is None else self._trouble.remedy
-            remedy = f"{remedy} {RESEND}".strip()
-        self._fail(waiter, OutcomeTimeoutError(message, remedy, position))
+            self._fail(waiter, unconfirmed(waiter.timeout_s))
+            return
+        at = self._next_offsets.get(position.partition)
+        stands = "" if at is None else f"; it stands at {Position(position.partition, at)}"
+        message = (
+            f"The command is in the log at {position}, and the fold has not reached it within"
+            f" {round(waiter.timeout_s, 2):g} s{stands}.{self._why()}"
+        )
+        remedy = "See `creditfold status`; is a worker running?" if self._trouble is None else self._trouble.remedy
+        self._fail(waiter, OutcomeTimeoutError(message, f"{remedy} {RESEND}".strip(), position))
 
     def _why(self) -> str:
         if self._trouble is None:

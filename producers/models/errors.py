@@ -121,6 +121,13 @@ class OutcomeTimeoutError(OutcomeUnknownError):
     """The outcome of a command wasn't known within the time that its sender gave."""
 
 
+def unconfirmed(within_s: float) -> OutcomeTimeoutError:
+    """The error of a command that the log didn't confirm within these seconds."""
+    return OutcomeTimeoutError(
+        f"The log didn't confirm the command within {round(within_s, 2):g} s.", f"Look at Kafka. {RESEND}"
+    )
+
+
 class UndeliveredError(CreditfoldError):
     """Commands were still unconfirmed when a flush or a close ran out of time. `count` says how many."""
 

@@ -289,6 +289,15 @@ def look_without_kafka(door: Door) -> None:
     # Not after the half minute in which the producer gives up.
     assert (unconfirmed.status_code, unconfirmed.json()["code"]) == (503, "outcome_timeout"), unconfirmed.text
     assert (unconfirmed.headers["Retry-After"], unconfirmed.json()["maybe_written"]) == ("1", True)
+    # One of many neither, whether its outcome is waited for or not: the first line is answered while others are sent.
+    for prefer in ("respond-async", "wait=1"):
+        call = BulkCall(door.url, Authorization=door.http.headers["Authorization"], Prefer=prefer)
+        call.send({"type": "grant", "account": "other", "command_id": "many", "asset": "credits", "amount": 1})
+        line = call.answer()
+        assert line is not None
+        assert (line["line"], line["status"], line["code"]) == (1, 503, "outcome_timeout")
+        assert line["maybe_written"]
+        call.cut()
 
 
 def test_reads_go_on_while_kafka_is_away(
@@ -303,6 +312,10 @@ def test_reads_go_on_while_kafka_is_away(
             stack.thaw("kafka")
         thawed = datetime.now(UTC)
         assert wait_until(partial(is_ready, door), HANG_S), ready(door)
+        # Whatever may be in the log counts once, sent again under its id.
+        for key in ("async", "many"):
+            assert door.append("other", "grants", key=key, asset="credits", amount=1).status_code in (200, 201)
+        assert sum(row["available"] for row in door.http.get("/v1/accounts/other/balances").json()) in (2, 3)
         assert wait_until(lambda: complete_to(door, "/v1/totals") > thawed, HANG_S)
         stack.stop_kafka(kill=True)
         try:

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 
 import pytest
@@ -38,6 +38,7 @@ from creditfold.producers import (
     UnknownTopicError,
     encode_command,
 )
+from creditfold.producers.deliveries import BatchDelivery
 from creditfold.projections.queries.outcomes import ProjectedOutcomes
 from creditfold.schemas.wire import decode
 from creditfold.stack.kafka import EmbeddedKafka
@@ -657,6 +658,33 @@ async def test_a_batch_has_an_answer_for_each_record_in_order(log_settings: Sett
     assert positions == sorted(positions)
     found = log(log_settings)
     assert [found[position][2]["command_id"] for position in positions] == ["c-1", "c-2", "c-4", "c-5"]
+
+
+async def test_a_batch_that_is_not_confirmed_in_time_may_be_in_the_log() -> None:
+    """Long before the delivery timeout; what finds no room in the queue until then is surely not there."""
+    producer = AsyncCommandProducer(no_broker(), "t", delivery_timeout_s=LONG_S, queue_records=2)
+    records = [encode_command(grant(number)) for number in (1, 2, 3, 4)]
+    delivered, refusal = await producer.submit_batch(records, confirm_s=0.1)
+    answers = await asyncio.wait_for(delivered, LONG_S / 2)
+    assert isinstance(refusal, QueueFullError)
+    assert [type(one) for one in answers] == [OutcomeTimeoutError] * 2 + [QueueFullError] * 2
+    assert [one.maybe_written for one in answers if isinstance(one, AppendError)] == [True, True, False, False]
+    # They are under way all the same.
+    with pytest.raises(UndeliveredError, match="2 commands"):
+        await producer.close(timeout=0)
+
+
+def test_of_a_batch_that_is_given_up_what_is_known_stays() -> None:
+    """And what comes later reaches nobody: the answers are given once."""
+    given: list[Sequence[Outcome]] = []
+    batch, late = BatchDelivery(3, given.append), OutcomeTimeoutError("Late.", "Wait.")
+    batch.settle(1, Position(0, 7))
+    assert given == []
+    batch.give_up(late)
+    for number, offset in ((0, 8), (2, 9)):
+        batch.settle(number, Position(0, offset))
+    batch.give_up(OutcomeTimeoutError("Later.", "Wait."))
+    assert [list(answers) for answers in given] == [[late, Position(0, 7), late]]
 
 
 async def test_a_batch_that_is_refused_ends_with_its_first_refusal() -> None:
