@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 from fastapi.responses import Response
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
 from pydantic import Field
 
 from creditfold.api import answers
@@ -14,7 +16,7 @@ from creditfold.api.service import Reading, Service
 from creditfold.ledger import Verdict
 from creditfold.ledger.facts import Accepted, Rejected
 from creditfold.ledger.facts_json import facts_as_json
-from creditfold.processors.fold.preview import preview
+from creditfold.processors.fold.preview import Preview, preview
 from creditfold.producers import encode_command
 from creditfold.producers.models.commands import Command
 
@@ -40,8 +42,15 @@ async def preview_of(service: Service, command: Command, caller: Caller) -> Resp
     Who may not read balances sees those that the command is about, as the answer of the command itself has them.
     """
     record = encode_command(command)
-    async with service.in_time(), service.previewers.connection() as connection:
-        found = await preview(connection, command.account, record.value)
+
+    async def decided(connection: AsyncConnection[TupleRow]) -> Response:
+        return _answer_of(await preview(connection, command.account, record.value), command, caller)
+
+    async with service.in_time():
+        return await service.previewers.run(decided)
+
+
+def _answer_of(found: Preview, command: Command, caller: Caller) -> Response:
     outcome, reason = found.outcome, None
     last = found.at._replace(offset=found.at.offset - 1)
     headers = answers.state_headers(Reading(None, last, found.generation))
@@ -53,14 +62,7 @@ async def preview_of(service: Service, command: Command, caller: Caller) -> Resp
     elif outcome is Verdict.DUPLICATE:
         kind = "duplicate"
     else:
-        said = outcome.value if isinstance(outcome, Verdict) else getattr(outcome, "detail", "")
-        raise ProblemError(
-            409,
-            "would_be_dead_letter",
-            f"The command would be a dead letter: {said}.",
-            "Correct it.",
-            headers=headers,
-        )
+        raise _dead_letter(outcome, headers)
     # A line without an id is what time did before.
     own = {entry.asset for entry in getattr(outcome, "entries", ()) if entry.command_id is not None}
     seen = found.account.holdings if "read:balance" in caller.scopes else own & found.account.holdings.keys()
@@ -76,3 +78,10 @@ async def preview_of(service: Service, command: Command, caller: Caller) -> Resp
         allocations=answers.allocations_of(facts),
     )
     return answers.render(answer, 200, headers)
+
+
+def _dead_letter(outcome: object, headers: dict[str, str]) -> ProblemError:
+    said = outcome.value if isinstance(outcome, Verdict) else getattr(outcome, "detail", "")
+    return ProblemError(
+        409, "would_be_dead_letter", f"The command would be a dead letter: {said}.", "Correct it.", headers=headers
+    )

@@ -13,9 +13,9 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import structlog
 from fastapi import Request
-from psycopg import AsyncConnection, Connection
+from psycopg import Connection
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from psycopg_pool import ConnectionPool
 
 from creditfold.api.access import Caller, KeyRing, caller_of
 from creditfold.api.ends import LogEnds
@@ -23,6 +23,7 @@ from creditfold.api.feed import Feed
 from creditfold.api.fold import Fold
 from creditfold.api.limits import Rate, RateLimits
 from creditfold.api.metrics import Metrics
+from creditfold.api.preview_threads import PreviewThreads
 from creditfold.api.problems import RETRY_S, ProblemError, unauthenticated
 from creditfold.api.requests import refuse_other_pages
 from creditfold.api.tokens import Tokens
@@ -36,7 +37,7 @@ from creditfold.producers.models.errors import RESEND
 from creditfold.projections import queries
 from creditfold.projections.access.keys import find_key, is_well_formed, record_use
 from creditfold.projections.access.scopes import SCOPES
-from creditfold.projections.connections import reader_pool, reader_pool_async, snapshot
+from creditfold.projections.connections import reader_pool, snapshot
 from creditfold.projections.queries import ProjectedOutcomes
 from creditfold.projections.queries.progress import Standing
 from creditfold.schemas.outcome import Appended, CommandOutcome
@@ -50,7 +51,7 @@ log = structlog.get_logger()
 READERS = 8
 #: Queries of GraphQL at once.
 GRAPHS = 2
-#: Connections for previews.
+#: Threads for previews, each with a connection.
 PREVIEWERS = 2
 #: Threads that read and write lines of bulk requests. More would only share the interpreter.
 BULKERS = 2
@@ -97,9 +98,7 @@ class Service:
         self._bulk_threads = ThreadPoolExecutor(BULKERS, thread_name_prefix="creditfold-bulk")
         self._operator_threads = ThreadPoolExecutor(OPERATORS, thread_name_prefix="creditfold-operate")
         self.readers: ConnectionPool[Connection[TupleRow]] = reader_pool(settings.dsn, "creditfold-api", READERS)
-        self.previewers: AsyncConnectionPool[AsyncConnection[TupleRow]] = reader_pool_async(
-            settings.dsn, "creditfold-preview", PREVIEWERS
-        )
+        self.previewers = PreviewThreads(settings.dsn, PREVIEWERS)
         self.producer = AsyncCommandProducer(
             settings.kafka_client,
             settings.commands_topic,
@@ -126,7 +125,7 @@ class Service:
     async def open(self) -> None:
         """Open the pools; they connect by and by, whether PostgreSQL is there or not."""
         self.readers.open(wait=False)
-        await self.previewers.open(wait=False)
+        self.previewers.open()
         self._tasks = [asyncio.create_task(one) for one in (self.fold.follow(), self.ends.follow(), self._record_use())]
 
     async def close(self) -> None:

@@ -1,13 +1,20 @@
 """Each command of a history, previewed over HTTP and then appended: the answers are the same."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import pytest
 
+from creditfold.api import preview as api_preview
+from creditfold.api import service
 from creditfold.api.commands import ROUTES
 from creditfold.common.waiting import wait_until
+from creditfold.processors.fold import preview as fold_preview
+from creditfold.projections.store.account_loader import AccountLoader
 from helpers import credit_histories
 from helpers.credit_histories import Writer
 from helpers.doors import Door
@@ -56,6 +63,46 @@ def test_previews_are_what_is_decided_then(door: Door, account: str, monkeypatch
             transfers = f"/v1/accounts/{fields['account']}/transfers"
             assert wait_until(lambda transfers=transfers: door.http.get(transfers).json() == [], HANG_S)  # type: ignore[misc]
     assert {"accepted", "rejected"} <= seen
+
+
+#: Where a preview is held: while the account is read, while it is decided, while the answer is made.
+STEPS = {
+    "read": (AccountLoader, "load"),
+    "decided": (fold_preview, "decide_next"),
+    "answered": (api_preview, "facts_as_json"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_previews_that_take_long_keep_no_other_request(door: Door, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there are threads of, held in the middle: reads and appends are answered, and then the previews."""
+    account, (owner, name) = f"long-{step}", STEPS[step]
+    door.grant(account, 100)
+    monkeypatch.setattr(service, "QUERY_S", HANG_S)
+    begun, go_on, real = threading.Semaphore(0), threading.Event(), getattr(owner, name)
+
+    def held(*arguments: Any, **options: Any) -> Any:
+        begun.release()
+        assert go_on.wait(HANG_S)
+        return real(*arguments, **options)
+
+    def preview(number: int) -> httpx.Response:
+        sent = {"json": {"asset": "credits", "amount": 1}, "headers": {"Idempotency-Key": f"s-{number}"}}
+        return door.http.post(f"/v1/accounts/{account}/spends", params={"preview": "true"}, **sent)
+
+    with ThreadPoolExecutor() as beside, monkeypatch.context() as patched:
+        patched.setattr(owner, name, held)
+        # One more than there are threads, which waits.
+        previews = [beside.submit(preview, number) for number in range(service.PREVIEWERS + 1)]
+        try:
+            assert all(begun.acquire(timeout=HANG_S) for _ in range(service.PREVIEWERS))
+            assert door.http.get("/health/live").status_code == 200
+            assert door.http.get(f"/v1/accounts/{account}").status_code == 200
+            door.grant(account, 5)
+            assert not any(one.done() for one in previews)
+        finally:
+            go_on.set()
+        assert [one.result().json()["outcome"] for one in previews] == ["accepted"] * len(previews)
 
 
 def timeless(fact: dict[str, Any], asset: str = "") -> dict[str, Any]:
