@@ -25,7 +25,7 @@ from creditfold.api.body import json_object
 from creditfold.api.manual import Why, append_by_hand
 from creditfold.api.parameters import as_utf8
 from creditfold.api.preview import PreviewAnswer, preview_of
-from creditfold.api.problems import CONTENT, RETRY_S, ProblemError, responses
+from creditfold.api.problems import CONTENT, RETRY_S, ProblemError, only_reads, responses
 from creditfold.api.routes import Route
 from creditfold.api.service import Reading, Service, service_of
 from creditfold.common.errors import CreditfoldError
@@ -284,6 +284,8 @@ def _add_route(kind: str, last: str) -> None:
         why: Why = "",
         preview: Annotated[bool, Query(description="Decide at the folded state and write nothing.")] = False,
     ) -> Response:
+        if preview:
+            only_reads(request)
         # Before the body is read.
         caller.refuse_account(account)
         command = command_of(kind, account, idempotency_key, caller, await json_object(request))

@@ -30,7 +30,7 @@ from creditfold.api.letters import (
     unknown_letter,
 )
 from creditfold.api.parameters import PAGE, BodyInstant, Cursor, Limit, Since, Until
-from creditfold.api.problems import RETRY_S, ProblemError, responses
+from creditfold.api.problems import RETRY_S, ProblemError, only_reads, responses
 from creditfold.api.service import Service, service_of
 from creditfold.common.position import MAX_PARTITION, Position
 from creditfold.ledger.limits import MAX_ACCOUNT
@@ -180,6 +180,8 @@ async def redrive(request: Request, caller: Operator, *, preview: Preview = Fals
     One that was interrupted is finished by the same request again. A correction needs the scope, the limits and the
     amounts of the command that it makes.
     """
+    if preview:
+        only_reads(request)
     body = await model_of(request, RedriveBody)
     selection, corrections = body.selection(), body.corrections()
     selection.refuse_one_id(corrections)
@@ -216,6 +218,8 @@ async def redrive(request: Request, caller: Operator, *, preview: Preview = Fals
 )
 async def discard(request: Request, caller: Operator, *, preview: Preview = False) -> Response:
     """Decide that nothing is done about dead letters. They stay, and can't be redriven any more."""
+    if preview:
+        only_reads(request)
     body = await model_of(request, LettersBody)
     selection, service = body.selection(), service_of(request)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response
 from graphql import (
     DocumentNode,
@@ -34,7 +34,7 @@ from creditfold.api.graphql_bounds import MOST_COST, measured, parsed
 from creditfold.api.graphql_reads import Reads
 from creditfold.api.graphql_schema import SCHEMA
 from creditfold.api.parameters import MOST_CURSOR, positions_of
-from creditfold.api.problems import ProblemError, of_error, responses
+from creditfold.api.problems import ProblemError, of_error, only_reads, responses
 from creditfold.api.service import QUERY_S, Reading, service_of
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
@@ -175,6 +175,7 @@ def _defect(error: GraphQLError) -> Exception | None:
         "requestBody": {"required": True, "content": {"application/json": {"schema": GraphqlBody.model_json_schema()}}}
     },
     responses=_RESPONSES,
+    dependencies=[Depends(only_reads)],
 )
 async def graphql(
     request: Request,

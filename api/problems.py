@@ -167,6 +167,22 @@ def of_error(error: Exception) -> ProblemError | None:
     return None
 
 
+def only_reads(request: Request) -> None:
+    """Say of a request that it changes nothing, though its method would let it: a defect has changed nothing then.
+
+    A dependency of a route that only reads; else called as soon as a request is known to be a preview.
+    """
+    request.state.only_reads = True
+
+
+def _may_have_written(request: Request) -> bool:
+    return request.method not in _READING and not getattr(request.state, "only_reads", False)
+
+
+#: The methods that change nothing.
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
 @contextmanager
 def maybe_made(remedy: str) -> Iterator[None]:
     """Say of a change in PostgreSQL whose answer was lost that it may be made, and how to see whether it was.
@@ -231,8 +247,6 @@ def install(app: FastAPI) -> None:
 
     async def unknown(request: Request, error: Exception) -> Response:
         log.error("a request failed by a defect", path=request.url.path, request_id=_id_of(request), exc_info=error)
-        # A command may have been handed over before the defect.
-        maybe_written = request.method == "POST"
         return answer(
             request,
             ProblemError(
@@ -240,7 +254,8 @@ def install(app: FastAPI) -> None:
                 "internal_error",
                 "The server failed; this is a defect.",
                 "Report it with the request id. A command that is sent again under the same key counts once.",
-                maybe_written=maybe_written,
+                # A command may have been handed over before the defect.
+                maybe_written=_may_have_written(request),
             ),
         )
 
