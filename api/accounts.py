@@ -1,10 +1,9 @@
-"""The routes that read one account: balances, lots, holds, transfers, schedules, decisions, traces.
+"""The routes of an account and its balances, now and in the past.
 
 Reads through `projections.queries`, each answer in one snapshot. Knows no SQL and no rule.
 """
 
 import re
-import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
@@ -14,12 +13,14 @@ from psycopg import Connection
 from pydantic import Field
 
 from creditfold.api import answers
-from creditfold.api.access import Caller, needs
+from creditfold.api.account_lists import HOLDS, LOTS, HoldAnswer, LotAnswer, page_of
 from creditfold.api.answers import Answer, BalanceAnswer
+from creditfold.api.at_least import AtLeast, Reader, reading
 from creditfold.api.commands import Account
+from creditfold.api.parameters import MOST_PAGE
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.routes import Route
-from creditfold.api.service import Reading, Service, service_of
+from creditfold.api.service import Reading, service_of
 from creditfold.common.instants import InstantError, milliseconds_of, moment_of
 from creditfold.common.position import Position
 from creditfold.log.partitioner import partition_of
@@ -27,81 +28,10 @@ from creditfold.projections import queries
 
 router = APIRouter(tags=["accounts"], route_class=Route)
 
-#: Seconds that a read waits for `at_least` by default.
-AT_LEAST_S = 5.0
-
-AtLeast = Annotated[
-    str | None, Query(description="Position, `partition:offset`, that the answer must reflect; waits for it.")
-]
 AsOf = Annotated[
     str | None,
     Query(description="A time or a position, both inclusive: by what was decided until then. Not with use or expand."),
 ]
-Reader = Annotated[Caller, needs("read:balance")]
-
-
-class LotAnswer(Answer):
-    """Credits that came in together, and where each part of them is."""
-
-    command_id: str
-    number: int
-    asset: str
-    amount: int
-    remaining: int
-    held: int
-    spent: int
-    expired: int
-    voided: int
-    forfeited: int
-    reissued: int
-    transferred: int
-    state: str = Field(description="pending, active, empty, expired or voided.")
-    lot_class: str
-    priority: int
-    scope: str | None
-    effective_at: datetime | None
-    expires_at: datetime | None
-
-
-class HoldAnswer(Answer):
-    """Credits set aside."""
-
-    command_id: str
-    asset: str
-    taken: int
-    held: int
-    state: str = Field(description="open, lapsed or closed.")
-    deadline: datetime | None
-
-
-class TransferAnswer(Answer):
-    """Credits sent to another account."""
-
-    command_id: str
-    asset: str
-    to_account: str
-    amount: int
-    state: str = Field(description="in_transit or settled.")
-
-
-class ScheduleAnswer(Answer):
-    """Credits that come again and again."""
-
-    command_id: str
-    asset: str
-    amount: int
-    every: int
-    period: str
-    state: str = Field(description="active, finished or ended.")
-    next_number: int
-    next_at: datetime | None
-    first_at: datetime | None
-    until: datetime | None
-    cap: int | None
-    lot_class: str
-    priority: int
-    scope: str | None
-    expires_after_ms: int | None
 
 
 class AccountAnswer(Answer):
@@ -111,25 +41,10 @@ class AccountAnswer(Answer):
     is_closed: bool
     frozen: str | None = Field(description="spending, all, or nothing.")
     balances: list[BalanceAnswer]
-    lots: list[LotAnswer] | None = Field(None, description="With expand=lots.")
-    holds: list[HoldAnswer] | None = Field(None, description="With expand=holds.")
-
-
-async def reading(
-    service: Service, caller: Caller, account: str, at_least: str | None, question: Any, *arguments: Any, **options: Any
-) -> Reading:
-    """Ask about an account in one snapshot, not before the fold has passed a position."""
-    caller.refuse_account(account)
-    if at_least is None:
-        return await service.read(account, question, account, *arguments, **options)
-    position, deadline = Position.parse(at_least), time.monotonic() + AT_LEAST_S
-    while True:
-        await service.fold.wait_for(position, max(0.0, deadline - time.monotonic()))
-        found = await service.read(account, question, account, *arguments, **options)
-        if found.reflects(position):
-            return found
-        # The views came to show a generation that isn't folded so far.
-        service.fold.forget()
+    lots: list[LotAnswer] | None = Field(None, description="With expand=lots: the first 1,000.")
+    lots_next: str | None = Field(None, description="Where there are more: the cursor at which /lots goes on.")
+    holds: list[HoldAnswer] | None = Field(None, description="With expand=holds: the first 1,000.")
+    holds_next: str | None = Field(None, description="Where there are more: the cursor at which /holds goes on.")
 
 
 def balances_of(connection: Connection[Any], account: str, use: str | None) -> list[BalanceAnswer]:
@@ -219,21 +134,19 @@ def _account_then(connection: Connection[Any], account: str, as_of: str) -> Acco
         account=account,
         **state_of(connection, account, as_of)._asdict(),
         balances=balances_then(connection, account, as_of),
-        lots=None,
-        holds=None,
     )
 
 
 def _account(connection: Connection[Any], account: str, use: str | None, expand: set[str]) -> AccountAnswer:
-    return AccountAnswer.model_construct(
-        account=account,
-        **state_of(connection, account)._asdict(),
-        balances=balances_of(connection, account, use),
-        lots=[LotAnswer.model_validate(lot) for lot in queries.lots(connection, account)] if "lots" in expand else None,
-        holds=[HoldAnswer.model_validate(hold) for hold in queries.holds(connection, account)]
-        if "holds" in expand
-        else None,
+    found = AccountAnswer.model_construct(
+        account=account, **state_of(connection, account)._asdict(), balances=balances_of(connection, account, use)
     )
+    for what in (LOTS, HOLDS):
+        if what.name in expand:
+            page = page_of(connection, account, what, MOST_PAGE)
+            setattr(found, what.name, getattr(page, what.name))
+            setattr(found, f"{what.name}_next", page.next)
+    return found
 
 
 @router.get("/v1/accounts/{account}", operation_id="account", response_model=AccountAnswer, responses=responses(304))
@@ -243,7 +156,9 @@ async def account(
     *,
     caller: Reader,
     use: Annotated[str | None, Query(description="A use; adds how much of each balance it could take.")] = None,
-    expand: Annotated[str, Query(description="lots, holds, or both by comma: of the same snapshot.")] = "",
+    expand: Annotated[
+        str, Query(description="lots, holds, or both by comma: of the same snapshot, 1,000 of each.")
+    ] = "",
     as_of: AsOf = None,
     at_least: AtLeast = None,
     if_none_match: Annotated[str, Header(description="An ETag; answered with 304 while it still is that.")] = "",
@@ -304,69 +219,3 @@ def tagged(found: Reading, if_none_match: str) -> Response:
     if answers.is_known(tag, if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(body, 200, headers, "application/json")
-
-
-@router.get("/v1/accounts/{account}/lots", operation_id="lots", response_model=list[LotAnswer], responses=responses())
-async def lots(
-    request: Request,
-    account: Account,
-    *,
-    caller: Reader,
-    every: Annotated[bool, Query(description="Empty, expired and voided ones too.")] = False,
-    at_least: AtLeast = None,
-) -> Response:
-    """An account's lots, in the order of spending."""
-    found = await reading(service_of(request), caller, account, at_least, queries.lots, every=every)
-    return _rows(found, LotAnswer)
-
-
-@router.get(
-    "/v1/accounts/{account}/holds", operation_id="holds", response_model=list[HoldAnswer], responses=responses()
-)
-async def holds(
-    request: Request,
-    account: Account,
-    *,
-    caller: Reader,
-    every: Annotated[bool, Query(description="Lapsed and closed ones too.")] = False,
-    at_least: AtLeast = None,
-) -> Response:
-    """An account's holds, the next to lapse first."""
-    found = await reading(service_of(request), caller, account, at_least, queries.holds, every=every)
-    return _rows(found, HoldAnswer)
-
-
-@router.get(
-    "/v1/accounts/{account}/transfers",
-    operation_id="transfers",
-    response_model=list[TransferAnswer],
-    responses=responses(),
-)
-async def transfers(
-    request: Request,
-    account: Account,
-    *,
-    caller: Reader,
-    every: Annotated[bool, Query(description="Settled ones too.")] = False,
-    at_least: AtLeast = None,
-) -> Response:
-    """What an account sent to others."""
-    found = await reading(service_of(request), caller, account, at_least, queries.transfers, every=every)
-    return _rows(found, TransferAnswer)
-
-
-@router.get(
-    "/v1/accounts/{account}/schedules",
-    operation_id="schedules",
-    response_model=list[ScheduleAnswer],
-    responses=responses(),
-)
-async def schedules(request: Request, account: Account, caller: Reader, at_least: AtLeast = None) -> Response:
-    """An account's schedules, the next to fall due first."""
-    found = await reading(service_of(request), caller, account, at_least, queries.schedules)
-    return _rows(found, ScheduleAnswer)
-
-
-def _rows(found: Reading, kind: type[Answer]) -> Response:
-    rows = [kind.model_validate(row, from_attributes=True) for row in found.found]
-    return answers.render(rows, 200, answers.state_headers(found))

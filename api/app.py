@@ -10,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from creditfold.api import (
+    account_lists,
     accounts,
     books,
     bulk,
@@ -65,7 +66,22 @@ _SHOWN = (
 
 #: Those that have routes.
 _MODULES = (
-    *(commands, bulk, search, accounts, trace, statement, expiring, ended, hours, journal, books, outcomes, graphql),
+    *(
+        commands,
+        bulk,
+        search,
+        accounts,
+        account_lists,
+        trace,
+        statement,
+        expiring,
+        ended,
+        hours,
+        journal,
+        books,
+        outcomes,
+        graphql,
+    ),
     *(keys, dead_letters, log_record, generations, rules, operations, operation, reference, metrics),
 )
 

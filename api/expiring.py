@@ -9,8 +9,8 @@ from pydantic import Field
 
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
-from creditfold.api.accounts import AtLeast, Reader, reading
 from creditfold.api.answers import Answer
+from creditfold.api.at_least import AtLeast, Reader, reading
 from creditfold.api.commands import Account
 from creditfold.api.parameters import Accept, TableForm, Until, table_form_of
 from creditfold.api.problems import responses

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
-from creditfold.api.accounts import AT_LEAST_S
+from creditfold.api.at_least import AT_LEAST_S
 from creditfold.api.body import model_of
 from creditfold.api.graphql_bounds import MOST_COST, measured, parsed
 from creditfold.api.graphql_reads import Reads

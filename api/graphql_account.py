@@ -7,17 +7,20 @@ import strawberry
 from psycopg import Connection
 from strawberry.types import Info
 
-from creditfold.api.accounts import (
-    HoldAnswer,
-    LotAnswer,
-    ScheduleAnswer,
-    TransferAnswer,
-    balances_of,
-    balances_then,
-    refuse_as_of,
-    state_of,
+from creditfold.api.account_lists import (
+    HOLDS,
+    LOTS,
+    SCHEDULES,
+    TRANSFERS,
+    HoldsAnswer,
+    LotsAnswer,
+    SchedulesAnswer,
+    TransfersAnswer,
 )
+from creditfold.api.account_lists import page_of as list_page
+from creditfold.api.accounts import balances_of, balances_then, refuse_as_of, state_of
 from creditfold.api.answers import AcceptedAnswer, BalanceAnswer, OutcomeAnswer
+from creditfold.api.at_least import refuse_other_generation
 from creditfold.api.commands import answer_at, first_answer, first_outcome, look_at
 from creditfold.api.ended import EndedAnswer, ended_of
 from creditfold.api.ended import page_of as ended_page
@@ -59,25 +62,25 @@ class Account:
             return balances_then(info.context.connection, self.account, self.as_of)
         return balances_of(info.context.connection, self.account, use)
 
-    @field("read:balance", list_of(LotAnswer))
-    def lots(self, info: Info, every: bool = False) -> Any:
-        """Lots in the order of spending; with `every` the empty, expired and voided ones too."""
-        return queries.lots(self._present(info, "lots"), self.account, every=every)
+    @field("read:balance", type_of(LotsAnswer))
+    def lots(self, info: Info, every: bool = False, limit: int = PAGE, cursor: str | None = None) -> Any:
+        """A page of the lots, in the order of spending; with `every` of the empty, expired and voided ones too."""
+        return list_page(self._present(info, "lots"), self.account, LOTS, limit, cursor, every=every)
 
-    @field("read:balance", list_of(HoldAnswer))
-    def holds(self, info: Info, every: bool = False) -> Any:
-        """Holds, the next to lapse first; with `every` the lapsed and closed ones too."""
-        return queries.holds(self._present(info, "holds"), self.account, every=every)
+    @field("read:balance", type_of(HoldsAnswer))
+    def holds(self, info: Info, every: bool = False, limit: int = PAGE, cursor: str | None = None) -> Any:
+        """A page of the holds, the next to lapse first; with `every` of the lapsed and closed ones too."""
+        return list_page(self._present(info, "holds"), self.account, HOLDS, limit, cursor, every=every)
 
-    @field("read:balance", list_of(TransferAnswer))
-    def transfers(self, info: Info, every: bool = False) -> Any:
-        """What the account sent to others; with `every` what is settled too."""
-        return queries.transfers(self._present(info, "transfers"), self.account, every=every)
+    @field("read:balance", type_of(TransfersAnswer))
+    def transfers(self, info: Info, every: bool = False, limit: int = PAGE, cursor: str | None = None) -> Any:
+        """A page of what the account sent to others; with `every` of what is settled too."""
+        return list_page(self._present(info, "transfers"), self.account, TRANSFERS, limit, cursor, every=every)
 
-    @field("read:balance", list_of(ScheduleAnswer))
-    def schedules(self, info: Info) -> Any:
-        """Schedules, the next to fall due first."""
-        return queries.schedules(self._present(info, "schedules"), self.account)
+    @field("read:balance", type_of(SchedulesAnswer))
+    def schedules(self, info: Info, limit: int = PAGE, cursor: str | None = None) -> Any:
+        """A page of the schedules, by their ids."""
+        return list_page(self._present(info, "schedules"), self.account, SCHEDULES, limit, cursor)
 
     @field("read:balance", type_of(ExpiringAnswer), within=Within)
     def expiring(self, info: Info, within: str = "30d") -> Any:
@@ -98,10 +101,12 @@ class Account:
     ) -> Any:
         """A page of the statement between two instants, the second of which doesn't count any more."""
         refuse_empty_time(since, until)
-        connection, place = self._present(info, "statement"), place_at(cursor)
+        connection, live = self._present(info, "statement"), info.context.generation
+        generation, place = place_at(cursor)
+        refuse_other_generation(generation, live)
         asked: dict[str, Any] = {"since": since, "until": until, "asset": asset, "limit": limit}
         found = queries.statement(connection, self.account, **asked, place=place)
-        return statement_of(found, info.context.caller, since, until)
+        return statement_of(found, info.context.caller, since, until, live)
 
     @field("read:statement", type_of(HistoryAnswer))
     def history(
@@ -115,9 +120,11 @@ class Account:
     ) -> Any:
         """A page of what was decided about the account, what time did and rejections included, the latest first."""
         refuse_empty_time(since, until)
-        connection, before = self._present(info, "history"), version_before(cursor)
+        connection, live = self._present(info, "history"), info.context.generation
+        generation, before = version_before(cursor)
+        refuse_other_generation(generation, live)
         found = queries.history(connection, self.account, limit + 1, before, since=since, until=until)
-        return history_of(found, limit, is_personal=info.context.is_personal)
+        return history_of(found, limit, live, is_personal=info.context.is_personal)
 
     @field("read:statement", type_of(EndedAnswer))
     def ended(

@@ -72,6 +72,11 @@ class Reads:
         self._rows = 0
 
     @property
+    def generation(self) -> int:
+        """That is read; 0 where nothing was prepared."""
+        return self.progress[0].generation if self.progress else 0
+
+    @property
     def is_personal(self) -> bool:
         """Whether the caller may read what commands say in words."""
         return "read:personal" in self.caller.scopes

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
-from creditfold.api.accounts import AtLeast, reading
 from creditfold.api.answers import Answer, DecisionAnswer
+from creditfold.api.at_least import AtLeast, reading, refuse_other_generation
 from creditfold.api.commands import Account
 from creditfold.api.parameters import (
     MOST_CURSOR,
@@ -62,7 +62,7 @@ class HistoryAnswer(Answer):
 
 
 @router.get(
-    "/v1/accounts/{account}/history", operation_id="history", response_model=HistoryAnswer, responses=responses()
+    "/v1/accounts/{account}/history", operation_id="history", response_model=HistoryAnswer, responses=responses(409)
 )
 async def history(
     request: Request,
@@ -78,23 +78,27 @@ async def history(
     """What was decided about an account, what time did and rejections included, the latest first."""
     refuse_empty_time(since, until)
     # One more than is wanted shows whether there are more.
-    asked = (limit + 1, version_before(cursor))
+    generation, before = version_before(cursor)
     times: dict[str, Any] = {"since": since, "until": until}
-    read = await reading(service_of(request), caller, account, at_least, queries.history, *asked, **times)
-    answer = history_of(read.found, limit, is_personal="read:personal" in caller.scopes)
+    read = await reading(service_of(request), caller, account, at_least, queries.history, limit + 1, before, **times)
+    refuse_other_generation(generation, read.generation)
+    answer = history_of(read.found, limit, read.generation, is_personal="read:personal" in caller.scopes)
     return answers.render(answer, 200, answers.state_headers(read))
 
 
-def version_before(cursor: str | None) -> int | None:
-    """The line before which a page of a history begins. Raises ProblemError."""
-    return None if cursor is None else int(place_of("history", cursor, (0,))[0])
+def version_before(cursor: str | None) -> tuple[int | None, int | None]:
+    """The generation that the pages before are of, and the line before which a page begins. Raises ProblemError."""
+    if cursor is None:
+        return None, None
+    generation, before = place_of("history", cursor, (0, 0))
+    return generation, before
 
 
-def history_of(found: Sequence[Decision], limit: int, *, is_personal: bool) -> HistoryAnswer:
+def history_of(found: Sequence[Decision], limit: int, generation: int, *, is_personal: bool) -> HistoryAnswer:
     """The answer of a page of which one line more was read, with the cursor of the next one."""
     return HistoryAnswer.model_construct(
         lines=[answers.decision_of(line, is_personal=is_personal) for line in found[:limit]],
-        next=cursor_of("history", (found[limit - 1].version,)) if len(found) > limit else None,
+        next=cursor_of("history", (generation, found[limit - 1].version)) if len(found) > limit else None,
     )
 
 

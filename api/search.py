@@ -16,8 +16,8 @@ from pydantic import Field
 
 from creditfold.api import answers
 from creditfold.api.access import Caller
-from creditfold.api.accounts import AT_LEAST_S, AtLeast, Reader
 from creditfold.api.answers import Answer
+from creditfold.api.at_least import AT_LEAST_S, AtLeast, Reader
 from creditfold.api.parameters import PAGE, Cursor, Instant, Limit, cursor_of, place_of
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.service import Reading, service_of

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
-from creditfold.api.accounts import AtLeast, reading
 from creditfold.api.answers import Answer
+from creditfold.api.at_least import AtLeast, reading, refuse_other_generation
 from creditfold.api.commands import Account
 from creditfold.api.parameters import (
     MEDIA_TYPES,
@@ -107,7 +107,7 @@ def _seen(line: StatementLine, caller: Caller) -> StatementLine:
                 "text/csv": {"schema": {"type": "string"}},
             },
         },
-        **responses(406),
+        **responses(406, 409),
     },
 )
 async def statement(
@@ -132,7 +132,7 @@ async def statement(
     """
     refuse_empty_time(since, until, "from")
     form = form_of(accept, format)
-    place = place_at(cursor)
+    generation, place = place_at(cursor)
     if form != "json" and place is not None:
         raise ProblemError(
             400, "invalid_request", "A cursor is for JSON; the other forms are sent whole.", "Leave out one of the two."
@@ -141,8 +141,10 @@ async def statement(
     asked = {"since": since, "until": until, "asset": asset, "limit": size}
     service = service_of(request)
     found = await reading(service, caller, account, at_least, queries.statement, **asked, place=place)
+    refuse_other_generation(generation, found.generation)
     if form == "json":
-        return answers.render(statement_of(found.found, caller, since, until), 200, answers.state_headers(found))
+        page = statement_of(found.found, caller, since, until, found.generation)
+        return answers.render(page, 200, answers.state_headers(found))
     rows = _csv(found, service, asked, caller) if form == "csv" else _lines(found, service, asked, caller)
     headers = answers.state_headers(found)
     if form == "csv":
@@ -151,12 +153,17 @@ async def statement(
     return StreamingResponse(rows, 200, headers, media_type)
 
 
-def place_at(cursor: str | None) -> StatementPlace | None:
-    """Where a page begins. Raises ProblemError."""
-    return None if cursor is None else StatementPlace._make(place_of("statement", cursor, (0, 0, 0)))
+def place_at(cursor: str | None) -> tuple[int | None, StatementPlace | None]:
+    """The generation that the pages before are of, and where a page begins. Raises ProblemError."""
+    if cursor is None:
+        return None, None
+    generation, *place = place_of("statement", cursor, (0, 0, 0, 0))
+    return generation, StatementPlace._make(place)
 
 
-def statement_of(made: Statement, caller: Caller, since: datetime | None, until: datetime | None) -> StatementAnswer:
+def statement_of(
+    made: Statement, caller: Caller, since: datetime | None, until: datetime | None, generation: int
+) -> StatementAnswer:
     """The answer of a statement's page, with the cursor of the next one."""
     place = made.following
     return StatementAnswer.model_construct(
@@ -166,7 +173,7 @@ def statement_of(made: Statement, caller: Caller, since: datetime | None, until:
         opening=[StatementBalanceAnswer.model_validate(row) for row in made.opening],
         lines=[line_of(line, caller) for line in made.lines],
         closing=[StatementBalanceAnswer.model_validate(row) for row in made.closing],
-        next=None if place is None else cursor_of("statement", place),
+        next=None if place is None else cursor_of("statement", (generation, *place)),
     )
 
 

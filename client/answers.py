@@ -39,6 +39,7 @@ __all__ = [
     "HeaderAnswer",
     "HistoryAnswer",
     "HoldAnswer",
+    "HoldsAnswer",
     "JournalAnswer",
     "KeyAnswer",
     "LetterResultAnswer",
@@ -46,6 +47,7 @@ __all__ = [
     "LiveAnswer",
     "LogRecordAnswer",
     "LotAnswer",
+    "LotsAnswer",
     "MoveAnswer",
     "NewKeyAnswer",
     "OneDeadLetterAnswer",
@@ -58,6 +60,7 @@ __all__ = [
     "ReadyAnswer",
     "RulesAnswer",
     "ScheduleAnswer",
+    "SchedulesAnswer",
     "SidesAnswer",
     "SpentAnswer",
     "SpentSumAnswer",
@@ -68,6 +71,7 @@ __all__ = [
     "TraceAnswer",
     "TracedLotAnswer",
     "TransferAnswer",
+    "TransfersAnswer",
     "TrialBalanceAnswer",
 ]
 
@@ -86,8 +90,10 @@ class AccountAnswer(Answer):
 
     Attributes:
         frozen: spending, all, or nothing.
-        holds: with expand=holds.
-        lots: with expand=lots.
+        holds: with expand=holds: the first 1,000.
+        holds_next: where there are more: the cursor at which /holds goes on.
+        lots: with expand=lots: the first 1,000.
+        lots_next: where there are more: the cursor at which /lots goes on.
     """
 
     account: str
@@ -95,7 +101,9 @@ class AccountAnswer(Answer):
     frozen: str | None
     is_closed: bool
     holds: tuple[HoldAnswer, ...] | None = None
+    holds_next: str | None = None
     lots: tuple[LotAnswer, ...] | None = None
+    lots_next: str | None = None
 
 
 class AccountsAnswer(Answer):
@@ -525,6 +533,17 @@ class HoldAnswer(Answer):
     taken: int
 
 
+class HoldsAnswer(Answer):
+    """A page of an account's holds.
+
+    Attributes:
+        next: the cursor of the next page; None after the last.
+    """
+
+    holds: tuple[HoldAnswer, ...]
+    next: str | None
+
+
 class JournalAnswer(Answer):
     """A page of the journal: partition by partition, each in the log's order.
 
@@ -644,6 +663,17 @@ class LotAnswer(Answer):
     state: str
     transferred: int
     voided: int
+
+
+class LotsAnswer(Answer):
+    """A page of an account's lots.
+
+    Attributes:
+        next: the cursor of the next page; None after the last.
+    """
+
+    lots: tuple[LotAnswer, ...]
+    next: str | None
 
 
 class MoveAnswer(Answer):
@@ -895,6 +925,17 @@ class ScheduleAnswer(Answer):
     until: datetime | None
 
 
+class SchedulesAnswer(Answer):
+    """A page of an account's schedules.
+
+    Attributes:
+        next: the cursor of the next page; None after the last.
+    """
+
+    next: str | None
+    schedules: tuple[ScheduleAnswer, ...]
+
+
 class SidesAnswer(Answer):
     """The two sides of an asset by the journal.
 
@@ -1073,6 +1114,17 @@ class TransferAnswer(Answer):
     to_account: str
 
 
+class TransfersAnswer(Answer):
+    """A page of what an account sent to others.
+
+    Attributes:
+        next: the cursor of the next page; None after the last.
+    """
+
+    next: str | None
+    transfers: tuple[TransferAnswer, ...]
+
+
 class TrialBalanceAnswer(Answer):
     """The sums of the journal up to a position of each partition, and everything that doesn't balance.
 
@@ -1100,16 +1152,20 @@ ExpiringAnswer.model_rebuild()
 FoundAccountAnswer.model_rebuild()
 HeaderAnswer.model_rebuild()
 HistoryAnswer.model_rebuild()
+HoldsAnswer.model_rebuild()
 JournalAnswer.model_rebuild()
 LetterResultsAnswer.model_rebuild()
 LogRecordAnswer.model_rebuild()
+LotsAnswer.model_rebuild()
 OneDeadLetterAnswer.model_rebuild()
 OperationsAnswer.model_rebuild()
 OutcomeAnswer.model_rebuild()
 PreviewAnswer.model_rebuild()
 RulesAnswer.model_rebuild()
+SchedulesAnswer.model_rebuild()
 SpentAnswer.model_rebuild()
 StatementAnswer.model_rebuild()
 TraceAnswer.model_rebuild()
 TracedLotAnswer.model_rebuild()
+TransfersAnswer.model_rebuild()
 TrialBalanceAnswer.model_rebuild()

@@ -21,13 +21,13 @@ from creditfold.client.answers import (
     GenerationAnswer,
     GraphqlAnswer,
     HistoryAnswer,
-    HoldAnswer,
+    HoldsAnswer,
     JournalAnswer,
     KeyAnswer,
     LetterResultsAnswer,
     LiveAnswer,
     LogRecordAnswer,
-    LotAnswer,
+    LotsAnswer,
     NewKeyAnswer,
     OneDeadLetterAnswer,
     OperationAnswer,
@@ -36,12 +36,12 @@ from creditfold.client.answers import (
     ProgressAnswer,
     ReadyAnswer,
     RulesAnswer,
-    ScheduleAnswer,
+    SchedulesAnswer,
     SpentAnswer,
     StatementAnswer,
     TotalAnswer,
     TraceAnswer,
-    TransferAnswer,
+    TransfersAnswer,
     TrialBalanceAnswer,
 )
 from creditfold.client.calls import Call, following, json_body, path
@@ -235,7 +235,7 @@ class Reads(ABC):
         Args:
             account: the account.
             use: a use; adds how much of each balance it could take.
-            expand: lots, holds, or both by comma: of the same snapshot.
+            expand: lots, holds, or both by comma: of the same snapshot, 1,000 of each.
             as_of: a time or a position, both inclusive: by what was decided until then. Not with use or expand.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
 
@@ -489,12 +489,22 @@ class Reads(ABC):
             if (cursor := following(page)) is None:
                 return
 
-    def holds(self, account: str, *, every: bool | None = None, at_least: str | None = None) -> Rows[HoldAnswer]:
+    def holds(
+        self,
+        account: str,
+        *,
+        every: bool | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> HoldsAnswer:
         """An account's holds, the next to lapse first.
 
         Args:
             account: the account.
-            every: lapsed and closed ones too.
+            every: lapsed and closed ones too, by their ids.
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
 
         Returns:
@@ -507,17 +517,57 @@ class Reads(ABC):
             Call(
                 "GET",
                 path("/v1/accounts/{account}/holds", account=account),
-                {200: list[HoldAnswer]},
-                query={"every": every, "at_least": at_least},
+                {200: HoldsAnswer},
+                query={"every": every, "cursor": cursor, "limit": limit, "at_least": at_least},
             )
         )
 
-    def lots(self, account: str, *, every: bool | None = None, at_least: str | None = None) -> Rows[LotAnswer]:
+    def holds_pages(
+        self,
+        account: str,
+        *,
+        every: bool | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> Iterator[HoldsAnswer]:
+        """The pages of `holds`, one after the other until there are no more.
+
+        Args:
+            account: the account.
+            every: lapsed and closed ones too, by their ids.
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.holds(account, every=every, cursor=cursor, limit=limit, at_least=at_least)
+            yield page
+            if (cursor := following(page)) is None:
+                return
+
+    def lots(
+        self,
+        account: str,
+        *,
+        every: bool | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> LotsAnswer:
         """An account's lots, in the order of spending.
 
         Args:
             account: the account.
-            every: empty, expired and voided ones too.
+            every: empty, expired and voided ones too, by the ids of the commands that made them.
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
 
         Returns:
@@ -530,16 +580,50 @@ class Reads(ABC):
             Call(
                 "GET",
                 path("/v1/accounts/{account}/lots", account=account),
-                {200: list[LotAnswer]},
-                query={"every": every, "at_least": at_least},
+                {200: LotsAnswer},
+                query={"every": every, "cursor": cursor, "limit": limit, "at_least": at_least},
             )
         )
 
-    def schedules(self, account: str, *, at_least: str | None = None) -> Rows[ScheduleAnswer]:
-        """An account's schedules, the next to fall due first.
+    def lots_pages(
+        self,
+        account: str,
+        *,
+        every: bool | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> Iterator[LotsAnswer]:
+        """The pages of `lots`, one after the other until there are no more.
 
         Args:
             account: the account.
+            every: empty, expired and voided ones too, by the ids of the commands that made them.
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.lots(account, every=every, cursor=cursor, limit=limit, at_least=at_least)
+            yield page
+            if (cursor := following(page)) is None:
+                return
+
+    def schedules(
+        self, account: str, *, cursor: str | None = None, limit: int | None = None, at_least: str | None = None
+    ) -> SchedulesAnswer:
+        """An account's schedules, by their ids.
+
+        Args:
+            account: the account.
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
 
         Returns:
@@ -552,10 +636,33 @@ class Reads(ABC):
             Call(
                 "GET",
                 path("/v1/accounts/{account}/schedules", account=account),
-                {200: list[ScheduleAnswer]},
-                query={"at_least": at_least},
+                {200: SchedulesAnswer},
+                query={"cursor": cursor, "limit": limit, "at_least": at_least},
             )
         )
+
+    def schedules_pages(
+        self, account: str, *, cursor: str | None = None, limit: int | None = None, at_least: str | None = None
+    ) -> Iterator[SchedulesAnswer]:
+        """The pages of `schedules`, one after the other until there are no more.
+
+        Args:
+            account: the account.
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.schedules(account, cursor=cursor, limit=limit, at_least=at_least)
+            yield page
+            if (cursor := following(page)) is None:
+                return
 
     def statement(
         self,
@@ -640,13 +747,21 @@ class Reads(ABC):
                 return
 
     def transfers(
-        self, account: str, *, every: bool | None = None, at_least: str | None = None
-    ) -> Rows[TransferAnswer]:
-        """What an account sent to others.
+        self,
+        account: str,
+        *,
+        every: bool | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> TransfersAnswer:
+        """What an account sent to others, by the ids of the transfers.
 
         Args:
             account: the account.
             every: settled ones too.
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
 
         Returns:
@@ -659,10 +774,40 @@ class Reads(ABC):
             Call(
                 "GET",
                 path("/v1/accounts/{account}/transfers", account=account),
-                {200: list[TransferAnswer]},
-                query={"every": every, "at_least": at_least},
+                {200: TransfersAnswer},
+                query={"every": every, "cursor": cursor, "limit": limit, "at_least": at_least},
             )
         )
+
+    def transfers_pages(
+        self,
+        account: str,
+        *,
+        every: bool | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+        at_least: str | None = None,
+    ) -> Iterator[TransfersAnswer]:
+        """The pages of `transfers`, one after the other until there are no more.
+
+        Args:
+            account: the account.
+            every: settled ones too.
+            cursor: `next` of the page before: this page begins where that one ended.
+            limit: rows of a page.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.transfers(account, every=every, cursor=cursor, limit=limit, at_least=at_least)
+            yield page
+            if (cursor := following(page)) is None:
+                return
 
     def audit(self, *, limit: int | None = None, cursor: str | None = None) -> AuditAnswer:
         """What operators did, newest first: who, when, from where, why, before and after.

@@ -504,7 +504,7 @@ export interface paths {
         };
         /**
          * Schedules
-         * @description An account's schedules, the next to fall due first.
+         * @description An account's schedules, by their ids.
          */
         get: operations["schedules"];
         put?: never;
@@ -570,7 +570,7 @@ export interface paths {
         };
         /**
          * Transfers
-         * @description What an account sent to others.
+         * @description What an account sent to others, by the ids of the transfers.
          */
         get: operations["transfers"];
         put?: never;
@@ -1264,16 +1264,26 @@ export interface components {
             frozen: string | null;
             /**
              * Holds
-             * @description With expand=holds.
+             * @description With expand=holds: the first 1,000.
              */
             holds?: components["schemas"]["HoldAnswer"][] | null;
+            /**
+             * Holds Next
+             * @description Where there are more: the cursor at which /holds goes on.
+             */
+            holds_next?: string | null;
             /** Is Closed */
             is_closed: boolean;
             /**
              * Lots
-             * @description With expand=lots.
+             * @description With expand=lots: the first 1,000.
              */
             lots?: components["schemas"]["LotAnswer"][] | null;
+            /**
+             * Lots Next
+             * @description Where there are more: the cursor at which /lots goes on.
+             */
+            lots_next?: string | null;
         };
         /**
          * AccountsAnswer
@@ -1992,6 +2002,19 @@ export interface components {
             taken: number;
         };
         /**
+         * HoldsAnswer
+         * @description A page of an account's holds.
+         */
+        HoldsAnswer: {
+            /** Holds */
+            holds: components["schemas"]["HoldAnswer"][];
+            /**
+             * Next
+             * @description The cursor of the next page; None after the last.
+             */
+            next: string | null;
+        };
+        /**
          * JournalAnswer
          * @description A page of the journal: partition by partition, each in the log's order.
          */
@@ -2185,6 +2208,19 @@ export interface components {
             transferred: number;
             /** Voided */
             voided: number;
+        };
+        /**
+         * LotsAnswer
+         * @description A page of an account's lots.
+         */
+        LotsAnswer: {
+            /** Lots */
+            lots: components["schemas"]["LotAnswer"][];
+            /**
+             * Next
+             * @description The cursor of the next page; None after the last.
+             */
+            next: string | null;
         };
         /**
          * MoveAnswer
@@ -2639,6 +2675,19 @@ export interface components {
             until: string | null;
         };
         /**
+         * SchedulesAnswer
+         * @description A page of an account's schedules.
+         */
+        SchedulesAnswer: {
+            /**
+             * Next
+             * @description The cursor of the next page; None after the last.
+             */
+            next: string | null;
+            /** Schedules */
+            schedules: components["schemas"]["ScheduleAnswer"][];
+        };
+        /**
          * SidesAnswer
          * @description The two sides of an asset by the journal.
          */
@@ -2935,6 +2984,19 @@ export interface components {
             to_account: string;
         };
         /**
+         * TransfersAnswer
+         * @description A page of what an account sent to others.
+         */
+        TransfersAnswer: {
+            /**
+             * Next
+             * @description The cursor of the next page; None after the last.
+             */
+            next: string | null;
+            /** Transfers */
+            transfers: components["schemas"]["TransferAnswer"][];
+        };
+        /**
          * TrialBalanceAnswer
          * @description The sums of the journal up to a position of each partition, and everything that doesn't balance.
          */
@@ -3005,6 +3067,7 @@ export type GraphqlAnswer = components['schemas']['GraphqlAnswer'];
 export type HeaderAnswer = components['schemas']['HeaderAnswer'];
 export type HistoryAnswer = components['schemas']['HistoryAnswer'];
 export type HoldAnswer = components['schemas']['HoldAnswer'];
+export type HoldsAnswer = components['schemas']['HoldsAnswer'];
 export type JournalAnswer = components['schemas']['JournalAnswer'];
 export type KeyAnswer = components['schemas']['KeyAnswer'];
 export type LetterResultAnswer = components['schemas']['LetterResultAnswer'];
@@ -3012,6 +3075,7 @@ export type LetterResultsAnswer = components['schemas']['LetterResultsAnswer'];
 export type LiveAnswer = components['schemas']['LiveAnswer'];
 export type LogRecordAnswer = components['schemas']['LogRecordAnswer'];
 export type LotAnswer = components['schemas']['LotAnswer'];
+export type LotsAnswer = components['schemas']['LotsAnswer'];
 export type MoveAnswer = components['schemas']['MoveAnswer'];
 export type NewKeyAnswer = components['schemas']['NewKeyAnswer'];
 export type OneDeadLetterAnswer = components['schemas']['OneDeadLetterAnswer'];
@@ -3024,6 +3088,7 @@ export type ProgressAnswer = components['schemas']['ProgressAnswer'];
 export type ReadyAnswer = components['schemas']['ReadyAnswer'];
 export type RulesAnswer = components['schemas']['RulesAnswer'];
 export type ScheduleAnswer = components['schemas']['ScheduleAnswer'];
+export type SchedulesAnswer = components['schemas']['SchedulesAnswer'];
 export type SidesAnswer = components['schemas']['SidesAnswer'];
 export type SpentAnswer = components['schemas']['SpentAnswer'];
 export type SpentSumAnswer = components['schemas']['SpentSumAnswer'];
@@ -3034,6 +3099,7 @@ export type TotalAnswer = components['schemas']['TotalAnswer'];
 export type TraceAnswer = components['schemas']['TraceAnswer'];
 export type TracedLotAnswer = components['schemas']['TracedLotAnswer'];
 export type TransferAnswer = components['schemas']['TransferAnswer'];
+export type TransfersAnswer = components['schemas']['TransfersAnswer'];
 export type TrialBalanceAnswer = components['schemas']['TrialBalanceAnswer'];
 export type HeaderCreditfoldCompleteTo = components['headers']['Creditfold-Complete-To'];
 export type HeaderCreditfoldGeneration = components['headers']['Creditfold-Generation'];
@@ -3059,7 +3125,7 @@ export interface operations {
             content: {
                 /**
                  * @example {
-                 *       "query": "query($a: String!) {account(account: $a) {balances {asset available} lots {command_id remaining}}}",
+                 *       "query": "query($a: String!) {account(account: $a) {balances {asset available} lots {lots {command_id}}}}",
                  *       "variables": {
                  *         "a": "joe"
                  *       }
@@ -3114,16 +3180,17 @@ export interface operations {
                      *               "available": 5
                      *             }
                      *           ],
-                     *           "lots": [
-                     *             {
-                     *               "command_id": "g-1",
-                     *               "remaining": 5
-                     *             }
-                     *           ]
+                     *           "lots": {
+                     *             "lots": [
+                     *               {
+                     *                 "command_id": "g-1"
+                     *               }
+                     *             ]
+                     *           }
                      *         }
                      *       },
                      *       "extensions": {
-                     *         "cost": 769,
+                     *         "cost": 766,
                      *         "most_cost": 50000
                      *       }
                      *     }
@@ -3923,7 +3990,7 @@ export interface operations {
             query?: {
                 /** @description A use; adds how much of each balance it could take. */
                 use?: string | null;
-                /** @description lots, holds, or both by comma: of the same snapshot. */
+                /** @description lots, holds, or both by comma: of the same snapshot, 1,000 of each. */
                 expand?: string;
                 /** @description A time or a position, both inclusive: by what was decided until then. Not with use or expand. */
                 as_of?: string | null;
@@ -3969,6 +4036,7 @@ export interface operations {
                      *       ],
                      *       "frozen": null,
                      *       "holds": [],
+                     *       "holds_next": null,
                      *       "is_closed": false,
                      *       "lots": [
                      *         {
@@ -3991,7 +4059,8 @@ export interface operations {
                      *           "transferred": 5,
                      *           "voided": 0
                      *         }
-                     *       ]
+                     *       ],
+                     *       "lots_next": null
                      *     }
                      */
                     "application/json": components["schemas"]["AccountAnswer"];
@@ -7210,6 +7279,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Too Many Requests */
             429: {
                 headers: {
@@ -7257,8 +7336,12 @@ export interface operations {
     holds: {
         parameters: {
             query?: {
-                /** @description Lapsed and closed ones too. */
+                /** @description Lapsed and closed ones too, by their ids. */
                 every?: boolean;
+                /** @description `next` of the page before: this page begins where that one ended. */
+                cursor?: string | null;
+                /** @description Rows of a page. */
+                limit?: number;
                 /** @description Position, `partition:offset`, that the answer must reflect; waits for it. */
                 at_least?: string | null;
             };
@@ -7282,18 +7365,21 @@ export interface operations {
                 };
                 content: {
                     /**
-                     * @example [
-                     *       {
-                     *         "asset": "credits",
-                     *         "command_id": "stay-1",
-                     *         "deadline": "2098-01-01T00:00:00.000Z",
-                     *         "held": 50,
-                     *         "state": "open",
-                     *         "taken": 50
-                     *       }
-                     *     ]
+                     * @example {
+                     *       "holds": [
+                     *         {
+                     *           "asset": "credits",
+                     *           "command_id": "stay-1",
+                     *           "deadline": "2098-01-01T00:00:00.000Z",
+                     *           "held": 50,
+                     *           "state": "open",
+                     *           "taken": 50
+                     *         }
+                     *       ],
+                     *       "next": null
+                     *     }
                      */
-                    "application/json": components["schemas"]["HoldAnswer"][];
+                    "application/json": components["schemas"]["HoldsAnswer"];
                 };
             };
             /** @description Bad Request */
@@ -7680,8 +7766,12 @@ export interface operations {
     lots: {
         parameters: {
             query?: {
-                /** @description Empty, expired and voided ones too. */
+                /** @description Empty, expired and voided ones too, by the ids of the commands that made them. */
                 every?: boolean;
+                /** @description `next` of the page before: this page begins where that one ended. */
+                cursor?: string | null;
+                /** @description Rows of a page. */
+                limit?: number;
                 /** @description Position, `partition:offset`, that the answer must reflect; waits for it. */
                 at_least?: string | null;
             };
@@ -7705,30 +7795,33 @@ export interface operations {
                 };
                 content: {
                     /**
-                     * @example [
-                     *       {
-                     *         "amount": 500,
-                     *         "asset": "credits",
-                     *         "command_id": "welcome",
-                     *         "effective_at": "2026-06-01T12:00:00.000Z",
-                     *         "expired": 0,
-                     *         "expires_at": "2098-01-01T00:00:00.000Z",
-                     *         "forfeited": 0,
-                     *         "held": 0,
-                     *         "lot_class": "paid",
-                     *         "number": 20,
-                     *         "priority": 50,
-                     *         "reissued": 0,
-                     *         "remaining": 362,
-                     *         "scope": null,
-                     *         "spent": 133,
-                     *         "state": "active",
-                     *         "transferred": 5,
-                     *         "voided": 0
-                     *       }
-                     *     ]
+                     * @example {
+                     *       "lots": [
+                     *         {
+                     *           "amount": 500,
+                     *           "asset": "credits",
+                     *           "command_id": "welcome",
+                     *           "effective_at": "2026-06-01T12:00:00.000Z",
+                     *           "expired": 0,
+                     *           "expires_at": "2098-01-01T00:00:00.000Z",
+                     *           "forfeited": 0,
+                     *           "held": 0,
+                     *           "lot_class": "paid",
+                     *           "number": 20,
+                     *           "priority": 50,
+                     *           "reissued": 0,
+                     *           "remaining": 362,
+                     *           "scope": null,
+                     *           "spent": 133,
+                     *           "state": "active",
+                     *           "transferred": 5,
+                     *           "voided": 0
+                     *         }
+                     *       ],
+                     *       "next": null
+                     *     }
                      */
-                    "application/json": components["schemas"]["LotAnswer"][];
+                    "application/json": components["schemas"]["LotsAnswer"];
                 };
             };
             /** @description Bad Request */
@@ -8678,6 +8771,10 @@ export interface operations {
     schedules: {
         parameters: {
             query?: {
+                /** @description `next` of the page before: this page begins where that one ended. */
+                cursor?: string | null;
+                /** @description Rows of a page. */
+                limit?: number;
                 /** @description Position, `partition:offset`, that the answer must reflect; waits for it. */
                 at_least?: string | null;
             };
@@ -8701,27 +8798,30 @@ export interface operations {
                 };
                 content: {
                     /**
-                     * @example [
-                     *       {
-                     *         "amount": 5,
-                     *         "asset": "credits",
-                     *         "cap": null,
-                     *         "command_id": "monthly",
-                     *         "every": 1,
-                     *         "expires_after_ms": null,
-                     *         "first_at": "2098-01-01T00:00:00.000Z",
-                     *         "lot_class": "paid",
-                     *         "next_at": "2098-01-01T00:00:00.000Z",
-                     *         "next_number": 1,
-                     *         "period": "months",
-                     *         "priority": 50,
-                     *         "scope": null,
-                     *         "state": "active",
-                     *         "until": null
-                     *       }
-                     *     ]
+                     * @example {
+                     *       "next": null,
+                     *       "schedules": [
+                     *         {
+                     *           "amount": 5,
+                     *           "asset": "credits",
+                     *           "cap": null,
+                     *           "command_id": "monthly",
+                     *           "every": 1,
+                     *           "expires_after_ms": null,
+                     *           "first_at": "2098-01-01T00:00:00.000Z",
+                     *           "lot_class": "paid",
+                     *           "next_at": "2098-01-01T00:00:00.000Z",
+                     *           "next_number": 1,
+                     *           "period": "months",
+                     *           "priority": 50,
+                     *           "scope": null,
+                     *           "state": "active",
+                     *           "until": null
+                     *         }
+                     *       ]
+                     *     }
                      */
-                    "application/json": components["schemas"]["ScheduleAnswer"][];
+                    "application/json": components["schemas"]["SchedulesAnswer"];
                 };
             };
             /** @description Bad Request */
@@ -9625,6 +9725,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Too Many Requests */
             429: {
                 headers: {
@@ -9674,6 +9784,10 @@ export interface operations {
             query?: {
                 /** @description Settled ones too. */
                 every?: boolean;
+                /** @description `next` of the page before: this page begins where that one ended. */
+                cursor?: string | null;
+                /** @description Rows of a page. */
+                limit?: number;
                 /** @description Position, `partition:offset`, that the answer must reflect; waits for it. */
                 at_least?: string | null;
             };
@@ -9697,17 +9811,20 @@ export interface operations {
                 };
                 content: {
                     /**
-                     * @example [
-                     *       {
-                     *         "amount": 5,
-                     *         "asset": "credits",
-                     *         "command_id": "gift-1",
-                     *         "state": "settled",
-                     *         "to_account": "bob"
-                     *       }
-                     *     ]
+                     * @example {
+                     *       "next": null,
+                     *       "transfers": [
+                     *         {
+                     *           "amount": 5,
+                     *           "asset": "credits",
+                     *           "command_id": "gift-1",
+                     *           "state": "settled",
+                     *           "to_account": "bob"
+                     *         }
+                     *       ]
+                     *     }
                      */
-                    "application/json": components["schemas"]["TransferAnswer"][];
+                    "application/json": components["schemas"]["TransfersAnswer"];
                 };
             };
             /** @description Bad Request */

@@ -14,6 +14,17 @@ Example:
             print(balance.asset, balance.available)
 """
 
+from creditfold.projections.queries.account_lists import (
+    EVERY_HOLD,
+    EVERY_LOT,
+    EVERY_SCHEDULE,
+    EVERY_TRANSFER,
+    IN_TRANSIT,
+    LIVE_LOTS,
+    OPEN_HOLDS,
+    Listing,
+    listed,
+)
 from creditfold.projections.queries.balances import Balance, balances, balances_after, balances_as_of
 from creditfold.projections.queries.balances_now import (
     BalanceNow,
@@ -104,6 +115,13 @@ from creditfold.projections.queries.statement import (
 from creditfold.projections.queries.trace import Move, Trace, TracedLot, trace
 
 __all__ = [
+    "EVERY_HOLD",
+    "EVERY_LOT",
+    "EVERY_SCHEDULE",
+    "EVERY_TRANSFER",
+    "IN_TRANSIT",
+    "LIVE_LOTS",
+    "OPEN_HOLDS",
     "AccountCount",
     "AccountFilter",
     "AccountState",
@@ -126,6 +144,7 @@ __all__ = [
     "InconsistentAccountError",
     "JournalPage",
     "JournalPlace",
+    "Listing",
     "Lot",
     "Move",
     "NotSearchableError",
@@ -172,6 +191,7 @@ __all__ = [
     "history",
     "holds",
     "journal",
+    "listed",
     "lots",
     "outcome_at",
     "outcomes_at",

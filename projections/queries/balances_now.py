@@ -286,7 +286,8 @@ def _transfers(connection: Connection[Any], account: str) -> list[TransferRow]:
     # What is on its way may come back, and so leaves a schedule less room.
     cursor = connection.execute(
         """SELECT command_id, asset, to_account, parcels FROM ledger.transfers
-           WHERE account_id = %s AND state = 'in_transit'""",
+           WHERE account_id = %s AND is_open
+             AND log_partition = ANY (ARRAY(SELECT log_partition FROM ledger.progress))""",
         (account,),
     )
     return [TransferRow(command_id, asset, to, as_json(parcels), True) for command_id, asset, to, parcels in cursor]

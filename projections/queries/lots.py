@@ -137,9 +137,17 @@ _SPENDING: LiteralString = """l.priority, l.scope IS NULL, l.expires_at NULLS LA
     l.effective_at NULLS FIRST, l.made"""
 
 
-_SCHEDULE: LiteralString = """SELECT account_id, command_id, asset, amount, every, period, state, next_number, next_at,
-    first_at, until, cap, class AS lot_class, priority, scope, expires_after_ms, made, log_partition, log_offset
-    FROM ledger.schedules """
+SELECT_HOLDS: LiteralString = """SELECT l.account_id, l.command_id, l.asset, l.taken, l.held, l.state, l.deadline,
+    l.slices, l.made, l.log_partition, l.log_offset FROM ledger.holds l """
+
+
+SELECT_TRANSFERS: LiteralString = """SELECT l.account_id, l.command_id, l.asset, l.to_account, l.amount, l.state,
+    l.parcels, l.log_partition, l.log_offset FROM ledger.transfers l """
+
+
+SELECT_SCHEDULES: LiteralString = """SELECT l.account_id, l.command_id, l.asset, l.amount, l.every, l.period, l.state,
+    l.next_number, l.next_at, l.first_at, l.until, l.cap, l.class AS lot_class, l.priority, l.scope, l.expires_after_ms,
+    l.made, l.log_partition, l.log_offset FROM ledger.schedules l """
 
 
 def account_state(connection: Connection[Any], account: str) -> AccountState | None:
@@ -239,9 +247,9 @@ def holds(connection: Connection[Any], account: str, *, every: bool = False) -> 
     return rows_of(
         connection,
         Hold,
-        """SELECT account_id, command_id, asset, taken, held, state, deadline, slices, made, log_partition, log_offset
-           FROM ledger.holds WHERE account_id = %s AND (%s OR state = 'open')
-           ORDER BY state <> 'open', deadline, made""",
+        SELECT_HOLDS
+        + """WHERE l.account_id = %s AND (%s OR l.is_open)
+             ORDER BY l.state <> 'open', l.deadline, l.made""",
         (account, every),
     )
 
@@ -264,8 +272,9 @@ def transfers(connection: Connection[Any], account: str, *, every: bool = False)
     return rows_of(
         connection,
         Transfer,
-        """SELECT * FROM ledger.transfers WHERE account_id = %s AND (%s OR state = 'in_transit')
-           ORDER BY state, log_offset, command_id""",
+        SELECT_TRANSFERS
+        + """WHERE l.account_id = %s AND (%s OR l.is_open)
+             ORDER BY l.state, l.log_offset, l.command_id""",
         (account, every),
     )
 
@@ -284,5 +293,5 @@ def schedules(connection: Connection[Any], account: str) -> Sequence[Schedule]:
         >>> [schedule.command_id for schedule in schedules(connection, "ada")]
         ['monthly']
     """
-    query = _SCHEDULE + "WHERE account_id = %s ORDER BY next_at NULLS LAST, made"
+    query = SELECT_SCHEDULES + "WHERE l.account_id = %s ORDER BY l.next_at NULLS LAST, l.made"
     return rows_of(connection, Schedule, query, (account,))

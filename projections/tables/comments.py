@@ -224,6 +224,7 @@ RELATIONS: Mapping[str, Relation] = {
             "state": "`in_transit`, or `settled`: it arrived or came back",
             "parcels": "JSON of its slices: lot's command, lot's number, amount, and the lot's terms",
             **_PLACE,
+            "is_open": "whether its state is `in_transit`: an index finds accounts by it and `log_partition`",
         },
     ),
     "schedules": Relation(

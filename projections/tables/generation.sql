@@ -243,6 +243,7 @@ CREATE VIEW {schema}.inline_lots AS
         WHERE b.lots <> '' AND line ~ {line_pattern}
     ) AS l;
 
+-- Of the same types throughout: otherwise PostgreSQL makes all rows of an account before it orders them and takes a few.
 CREATE VIEW {schema}.all_lots AS
     SELECT account_id, command_id, number, asset, lot_class, priority, effective_at_ms, expires_at_ms, scope, made, source,
            amount, remaining, held, spent, expired, voided, forfeited, reissued, transferred, is_pending, is_lapsed, is_void,
@@ -250,7 +251,7 @@ CREATE VIEW {schema}.all_lots AS
     FROM {schema}.lots
     UNION ALL
     SELECT account_id, command_id, number, asset, lot_class, priority, effective_at_ms, expires_at_ms, '', made, source,
-           amount, remaining, 0, spent, expired, voided, forfeited, reissued, transferred, false, false, false,
+           amount, remaining, 0::bigint, spent, expired, voided, forfeited, reissued, transferred, false, false, false,
            true, next_at_ms, log_partition, log_offset
     FROM {schema}.inline_lots;
 

@@ -103,7 +103,7 @@ CREATE OR REPLACE VIEW ledger.transfers AS
     SELECT account_id, command_id, asset, to_account,
            (SELECT coalesce(sum((p ->> 2)::bigint), 0)::bigint FROM json_array_elements(parcels::json) p) AS amount,
            CASE WHEN is_open THEN 'in_transit' ELSE 'settled' END AS state,
-           parcels::json AS parcels, log_partition, log_offset
+           parcels::json AS parcels, log_partition, log_offset, is_open
     FROM {schema}.transfers;
 
 CREATE OR REPLACE VIEW ledger.schedules AS

@@ -1,12 +1,14 @@
 """Reading an account over HTTP."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from psycopg import Connection
 
-from creditfold.api import accounts, answers
+from creditfold.api import answers, at_least
+from creditfold.api.parameters import cursor_of
 from creditfold.projections import queries
 from creditfold.projections.queries.progress import Standing
 from helpers.doors import Door
@@ -24,11 +26,14 @@ def test_an_account_that_was_never_used_reads_as_nothing(door: Door, account: st
         "frozen": None,
         "balances": [],
         "lots": [],
+        "lots_next": None,
         "holds": [],
+        "holds_next": None,
     }
     assert door.http.get(f"/v1/accounts/{account}", params={"expand": "lots,hold"}).status_code == 400
-    for part in ("balances", "lots", "holds", "transfers", "schedules"):
-        assert door.http.get(f"/v1/accounts/{account}/{part}").json() == []
+    assert door.http.get(f"/v1/accounts/{account}/balances").json() == []
+    for part in ("lots", "holds", "transfers", "schedules"):
+        assert door.http.get(f"/v1/accounts/{account}/{part}").json() == {part: [], "next": None}
 
 
 def test_an_answer_says_which_state_it_reflects(door: Door, account: str) -> None:
@@ -60,7 +65,7 @@ def test_no_answer_is_of_a_state_before_the_one_that_was_asked_for(
         ahead = {one: offset + 10**6 for one, offset in found.next_offsets.items()}
         return found._replace(next_offsets=ahead) if len(seen) == 1 else found
 
-    monkeypatch.setattr(accounts, "AT_LEAST_S", 0.5)
+    monkeypatch.setattr(at_least, "AT_LEAST_S", 0.5)
     monkeypatch.setattr(queries, "standing", ahead_once)
     answer = door.http.get(f"/v1/accounts/{account}", params={"at_least": f"{partition}:{offset + 10**5}"})
     assert (answer.status_code, answer.json()["code"]) == (503, "not_yet_folded")
@@ -90,16 +95,120 @@ def test_what_an_account_is_made_of_is_read(door: Door, account: str) -> None:
         answer = door.append(account, route, key=key, **body)
         assert answer.status_code == 201, answer.text
     url = f"/v1/accounts/{account}"
-    lots = door.http.get(f"{url}/lots").json()
+    lots = door.http.get(f"{url}/lots").json()["lots"]
     assert [(lot["command_id"], lot["expires_at"], lot["scope"]) for lot in lots] == [
         ("g", "2098-01-01T00:00:00.000Z", "boosts"),
         ("h", None, None),
     ]
-    assert [hold["held"] for hold in door.http.get(f"{url}/holds").json()] == [10]
-    assert [one["to_account"] for one in door.http.get(f"{url}/transfers?every=true").json()] == [f"{account}-2"]
-    assert [one["next_at"] for one in door.http.get(f"{url}/schedules").json()] == ["2090-01-01T00:00:00.000Z"]
+    assert [hold["held"] for hold in door.http.get(f"{url}/holds").json()["holds"]] == [10]
+    (gift,) = door.http.get(f"{url}/transfers?every=true").json()["transfers"]
+    assert gift["to_account"] == f"{account}-2"
+    (found,) = door.http.get(f"{url}/schedules").json()["schedules"]
+    assert found["next_at"] == "2090-01-01T00:00:00.000Z"
     (balance,) = door.http.get(f"{url}/balances", params={"use": "boosts"}).json()
     assert (balance["available"], balance["available_for_use"]) == (185, 185)
+
+
+def pages_of(door: Door, url: str, name: str, **asked: Any) -> Iterator[list[dict[str, Any]]]:
+    """The pages of a list."""
+    cursor: str | None = None
+    while True:
+        page = door.http.get(url, params={**asked, **({"cursor": cursor} if cursor else {})}).json()
+        yield page[name]
+        if (cursor := page["next"]) is None:
+            return
+
+
+@pytest.fixture(scope="module")
+def listed_account(door: Door) -> str:
+    """An account with six of each, the earliest of which ends last; the first hold is released."""
+    account = "has much"
+    for number in range(6):
+        door.grant(account, 10, key=f"a{number}", expires_at=f"209{9 - number}-01-01T00:00:00Z")
+        for what, key, body in (
+            ("holds", f"h{number}", {"amount": 1, "deadline": f"208{9 - number}-01-01T00:00:00Z"}),
+            ("transfers", f"t{number}", {"amount": 1, "to": "another"}),
+            ("schedules", f"s{number}", {"amount": 1, "period": "months", "first_at": f"209{9 - number}-01-01"}),
+        ):
+            assert door.append(account, what, key, asset="credits", **body).status_code == 201
+    assert door.append(account, "releases", hold="h0").status_code == 201
+    door.grant(account, 5, key="over")
+    assert door.append(account, "voids", grant="over").status_code == 201
+    return account
+
+
+#: What is asked for, and the ids of its rows in the order of the pages.
+LISTS = {
+    "lots": ["a5", "a4", "a3", "a2", "a1", "a0"],
+    "lots?every=true": ["a0", "a1", "a2", "a3", "a4", "a5", "over"],
+    "holds": ["h5", "h4", "h3", "h2", "h1"],
+    "holds?every=true": ["h0", "h1", "h2", "h3", "h4", "h5"],
+    "transfers?every=true": ["t0", "t1", "t2", "t3", "t4", "t5"],
+    "schedules": ["s0", "s1", "s2", "s3", "s4", "s5"],
+}
+
+
+@pytest.mark.parametrize("asked", LISTS)
+def test_what_an_account_has_is_read_by_pages(door: Door, listed_account: str, asked: str) -> None:
+    """Each row once, in one order, by any number of rows."""
+    name, _, every = asked.partition("?every=")
+    more = {"every": every} if every else {}
+    for limit in (1, 2, len(LISTS[asked]), 1000):
+        pages = list(pages_of(door, f"/v1/accounts/{listed_account}/{name}", name, limit=limit, **more))
+        assert [row["command_id"] for page in pages for row in page] == LISTS[asked]
+        assert all(len(page) == limit for page in pages[:-1])
+
+
+def test_pages_of_what_an_account_has_are_stable_under_writes(door: Door, account: str) -> None:
+    """What is spent, released or added between two pages has no other row come twice, or not at all."""
+    for number in range(5):
+        door.grant(account, 10, key=f"a{number}", expires_at=f"209{number}-01-01T00:00:00Z")
+        body = {"asset": "credits", "amount": 1, "deadline": f"208{number}-01-01T00:00:00Z"}
+        assert door.append(account, "holds", f"h{number}", **body).status_code == 201
+    found: dict[str, list[str]] = {}
+    lists = {name: pages_of(door, f"/v1/accounts/{account}/{name}", name, limit=2) for name in ("lots", "holds")}
+    first = {name: next(pages) for name, pages in lists.items()}
+    assert door.append(account, "captures", hold="h1").status_code == 201
+    assert door.append(account, "spends", asset="credits", amount=18).status_code == 201
+    door.grant(account, 10, key="sooner", expires_at="2089-01-01T00:00:00Z")
+    door.grant(account, 10, key="later", expires_at="2095-01-01T00:00:00Z")
+    body = {"asset": "credits", "amount": 1, "deadline": "2087-01-01T00:00:00Z"}
+    assert door.append(account, "holds", "last", **body).status_code == 201
+    for name, pages in lists.items():
+        found[name] = [row["command_id"] for page in (first[name], *pages) for row in page]
+    assert found == {"lots": ["a0", "a1", "a2", "a3", "a4", "later"], "holds": ["h0", "h1", "h2", "h3", "h4", "last"]}
+
+
+def test_a_cursor_is_of_one_list_of_one_account(door: Door, listed_account: str) -> None:
+    """Of another account, of another list or of all there was it is refused; so is what nobody was given."""
+    url = f"/v1/accounts/{listed_account}"
+    cursor = door.http.get(f"{url}/lots", params={"limit": 1}).json()["next"]
+    holds = door.http.get(f"{url}/holds", params={"limit": 1}).json()["next"]
+    for path, bad in (
+        ("/v1/accounts/another/lots", {"cursor": cursor}),
+        (f"{url}/lots", {"cursor": cursor, "every": "true"}),
+        (f"{url}/lots", {"cursor": holds}),
+        (f"{url}/lots", {"cursor": cursor_of("lots", ("", "zz", 0, 0, 0, 0, 0, 0))}),
+        (f"{url}/transfers", {"cursor": cursor_of("transfers", ("", "00"))}),
+        (f"{url}/schedules", {"cursor": "x"}),
+    ):
+        answer = door.http.get(path, params=bad)
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_cursor"), (path, bad)
+    for limit in (0, 1001):
+        assert door.http.get(f"{url}/lots", params={"limit": limit}).status_code == 400
+
+
+def test_what_is_expanded_is_cut_and_says_where_to_go_on(
+    door: Door, listed_account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 1,000 rows of each; the cursors are those of the lists."""
+    monkeypatch.setattr("creditfold.api.accounts.MOST_PAGE", 2)
+    url = f"/v1/accounts/{listed_account}"
+    found = door.http.get(url, params={"expand": "lots,holds"}).json()
+    for name in ("lots", "holds"):
+        rest = door.http.get(f"{url}/{name}", params={"cursor": found[f"{name}_next"]}).json()
+        assert (len(found[name]), rest["next"]) == (2, None)
+        assert [row["command_id"] for row in (*found[name], *rest[name])] == LISTS[name]
 
 
 def test_health_needs_no_key_and_all_else_does(door: Door, account: str) -> None:

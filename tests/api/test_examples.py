@@ -91,7 +91,7 @@ CALLS = (
     Call("statement", "GET", "/v1/accounts/joe/statement", query={"from": SINCE}, accept="application/x-ndjson"),
     Call("statement", "GET", "/v1/accounts/joe/statement", query={"from": SINCE}, accept="text/csv"),
     Call("graphql", "POST", "/graphql", body={
-        "query": "query($a: String!) {account(account: $a) {balances {asset available} lots {command_id remaining}}}",
+        "query": "query($a: String!) {account(account: $a) {balances {asset available} lots {lots {command_id}}}}",
         "variables": {"a": "joe"},
     }),
     Call("graphql", "POST", "/graphql", body={"query": "{weather}"}),
@@ -203,7 +203,9 @@ class Recorder:
             assert wait_until(lambda: self._door.http.get(where).json()["state"] == "done", HANG_S)
         if call.operation == "append_transfer":
             # It settles by itself, and changes the account once more.
-            assert wait_until(lambda: self._door.http.get("/v1/accounts/ada/transfers").json() == [], HANG_S)
+            assert wait_until(
+                lambda: self._door.http.get("/v1/accounts/ada/transfers").json()["transfers"] == [], HANG_S
+            )
         own = self.found.setdefault(call.operation, {"answers": {}})
         if call.body is not None and "body" not in own:
             own["body"] = json.loads(alike(json.dumps(sent["json"]))) if "json" in sent else sent["content"].decode()

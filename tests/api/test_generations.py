@@ -88,6 +88,9 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
 def test_a_generation_is_made_proven_switched_to_and_the_old_one_dropped(door: Door, account: str) -> None:
     """Each step is an operation with its result, but the last; the audit has who, why, before and after of each."""
     door.grant(account, 5)
+    door.grant(account, 1)
+    pages = {name: f"/v1/accounts/{account}/{name}" for name in ("statement", "history")}
+    cursors = {name: door.http.get(url, params={"limit": 1}).json()["next"] for name, url in pages.items()}
     old, new = live(door), next_number(door)
     rebuilt = done(door, "/v1/generations:rebuild", note="a try")
     assert (rebuilt["generation"], rebuilt["result"]["state"], rebuilt["result"]["note"]) == (new, "ready", "a try")
@@ -100,7 +103,16 @@ def test_a_generation_is_made_proven_switched_to_and_the_old_one_dropped(door: D
     assert (generations(door)[old], generations(door)[new]) == ("retired", "live")
     row = next(row for row in door.http.get("/v1/generations").json() if row["number"] == new)
     assert (row["note"], row["is_partial"], row["until"]) == ("the new tables", False, None)
-    door.grant(account, 6)
+    # What it says may be otherwise by now: no page of the one follows a page of the other.
+    for name, url in pages.items():
+        assert problem(door.http.get(url, params={"cursor": cursors[name]})) == (409, "generation_changed")
+        following = door.http.get(url, params={"limit": 1}).json()["next"]
+        assert len(door.http.get(url, params={"cursor": following}).json()["lines"]) == 1
+    query = "query($a: String!, $c: String) {account(account: $a) {statement(cursor: $c) {next}}}"
+    asked = {"query": query, "variables": {"a": account, "c": cursors["statement"]}}
+    (refused,) = door.http.post("/graphql", json=asked).json()["errors"]
+    assert (refused["extensions"]["status"], refused["extensions"]["code"]) == (409, "generation_changed")
+    door.grant(account, 5)
     gone = door.http.delete(f"/v1/generations/{old}", params=WHY)
     assert (gone.status_code, gone.json()["number"]) == (200, old)
     assert problem(door.http.delete(f"/v1/generations/{old}", params=WHY)) == (404, "generation_unknown")

@@ -80,6 +80,9 @@ TWINS = (
     Twin(f"{OF}/balances", "balances", {"as_of": LONG_AGO, "use": "x"}, '(use: "x")', as_of=LONG_AGO),
     Twin(f"{OF}/lots", "lots"),
     Twin(f"{OF}/lots", "lots", {"every": "true"}, "(every: true)"),
+    Twin(f"{OF}/lots", "lots", {"limit": "1"}, "(limit: 1)"),
+    Twin(f"{OF}/holds", "holds", {"limit": "1001"}, "(limit: 1001)"),
+    Twin(f"{OF}/schedules", "schedules", {"cursor": "x"}, '(cursor: "x")'),
     Twin(f"{OF}/holds", "holds"),
     Twin(f"{OF}/transfers", "transfers", {"every": "true"}, "(every: true)"),
     Twin(f"{OF}/schedules", "schedules"),
@@ -232,7 +235,7 @@ def filled(door: Door) -> Mapping[str, str]:
         operation = begin_operation(connection, "rules.diff", {"rules": None}, by=by).number
         record_end(connection, operation, error={"code": "x", "message": "It is the tests' own.", "remedy": ""})
     # It settles by itself, and changes what is read once more.
-    assert wait_until(lambda: door.http.get(f"{OF}/transfers").json() == [], HANG_S)
+    assert wait_until(lambda: door.http.get(f"{OF}/transfers").json()["transfers"] == [], HANG_S)
     at = {key: door.http.get(f"{OF}/commands/{key}").json()["position"] for key in ("g", "s")}
     partition, _, offset = letter.json()["position"].partition(":")
     return {
@@ -344,20 +347,26 @@ def test_pages_follow_each_other_as_those_of_get_do(door: Door, filled: Mapping[
 @pytest.mark.usefixtures("filled")
 def test_an_account_is_read_whole_as_get_reads_it(door: Door) -> None:
     """Amounts up to 2^53 - 1 to the last digit; an account that was never used is empty; so is the past."""
-    balances, lots, holds = (everything(CORE.type_map[name]) for name in ("Balance", "Lot", "Hold"))
+    balances, lots, holds = (everything(CORE.type_map[name]) for name in ("Balance", "Lots", "Holds"))
     whole = f"{{account is_closed frozen balances{balances} lots{lots} holds{holds}}}"
     answer = ask(door.http, f'{{a: account(account: "{ACCOUNT}"){whole} b: account(account: "never"){whole}}}')
     found = door.http.get(OF, params={"expand": "lots,holds"})
-    assert answer.json()["data"]["a"] == found.json()
+
+    def as_by_get(account: dict[str, Any]) -> dict[str, Any]:
+        lists = {name: account[name][name] for name in ("lots", "holds")}
+        return {**account, **lists, **{f"{name}_next": account[name]["next"] for name in lists}}
+
+    assert as_by_get(answer.json()["data"]["a"]) == found.json()
     assert {row["asset"]: row["available"] for row in found.json()["balances"]}["gold"] == MAX_AMOUNT
     assert str(MAX_AMOUNT) in answer.text
-    empty = {"account": "never", "is_closed": False, "frozen": None, "balances": [], "lots": [], "holds": []}
-    assert answer.json()["data"]["b"] == empty
+    lists = {"lots": [], "lots_next": None, "holds": [], "holds_next": None}
+    empty = {"account": "never", "is_closed": False, "frozen": None, "balances": [], **lists}
+    assert as_by_get(answer.json()["data"]["b"]) == empty
     assert answer.headers["Creditfold-Generation"] == found.headers["Creditfold-Generation"]
     assert found.headers["Creditfold-Position"] in answer.headers["Creditfold-Position"].split(",")
     door.append("of-past", "freezes")
     frozen = door.append("of-past", "unfreezes").json()["position"]
-    past = ask(door.http, f'{{account(account: "of-past", as_of: "{LONG_AGO}") {{frozen lots{{asset}}}}}}').json()
+    past = ask(door.http, f'{{account(account: "of-past", as_of: "{LONG_AGO}") {{frozen lots{{next}}}}}}').json()
     assert (past["data"]["account"], past["errors"][0]["extensions"]["code"]) == (
         {"frozen": None, "lots": None},
         "invalid_as_of",
@@ -380,9 +389,9 @@ def test_all_fields_see_one_snapshot(door: Door, account: str, monkeypatch: pyte
         return found
 
     monkeypatch.setattr(graphql_account, "balances_of", meanwhile)
-    query = "query($a: String!) {account(account: $a) {balances{available} lots{amount}}}"
+    query = "query($a: String!) {account(account: $a) {balances{available} lots{lots{amount}}}}"
     answer = ask(door.http, query, a=account)
-    assert answer.json()["data"]["account"] == {"balances": [{"available": 5}], "lots": [{"amount": 5}]}
+    assert answer.json()["data"]["account"] == {"balances": [{"available": 5}], "lots": {"lots": [{"amount": 5}]}}
     seen = int(answer.headers["Creditfold-Position"].split(":")[1])
     assert int(first.split(":")[1]) <= seen < int(later[0].split(":")[1])
     again = ask(door.http, query, at_least=later[0], a=account)
@@ -442,7 +451,7 @@ def test_what_fails_for_all_is_one_problem(door: Door, account: str, monkeypatch
     """A connection that breaks, and the end of the time; what is only too long is an error of its field."""
     door.grant(account, 5)
     door.grant(account, 5)
-    query = f'{{account(account: "{account}") {{balances{{asset}} lots{{asset}}}}}}'
+    query = f'{{account(account: "{account}") {{balances{{asset}} lots{{lots{{asset}}}}}}}}'
 
     def broken(connection: Connection[Any], name: str, use: str | None) -> Any:
         connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")

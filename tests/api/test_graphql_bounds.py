@@ -45,7 +45,8 @@ DOCUMENTS: dict[str, tuple[str, str | None]] = {
     "many aliases": (braced(f"a{n}: progress{{partition}}" for n in range(31)), "query_too_many_aliases"),
     "many reads": (
         braced(f'a{n}: account(account: "a{n}") {{...f}}' for n in range(30))
-        + "fragment f on Account {lots{asset} holds{asset} transfers{asset} schedules{asset} frozen is_closed "
+        + "fragment f on Account {lots{lots{asset}} holds{holds{asset}} transfers{transfers{asset}} "
+        "schedules{schedules{asset}} frozen is_closed "
         "balances{asset} expiring{at}}",
         "query_too_costly",
     ),

@@ -109,7 +109,8 @@ def test_a_field_takes_what_its_route_takes_and_has_its_scope(route: str) -> Non
         definition = SCHEMA.get_type_by_name(kind).get_field(name)
         scopes |= {one.scope for one in definition.extensions if isinstance(one, Reading)}
     if route == "GET /v1/accounts/{account}":
-        arguments.remove("every")
+        # Of the lists, which the route expands to their first pages.
+        arguments -= {"every", "limit", "cursor"}
     assert arguments == parameters
     (endpoint,) = (one for one in iter_route_contexts(app.routes) if one.path == path and method in (one.methods or ()))
     assert scopes == {call.scope for call in _calls(endpoint.route.dependant) if hasattr(call, "scope")}
@@ -132,8 +133,8 @@ def test_whole_numbers_have_room_for_every_amount() -> None:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("lots(every: Boolean! = false)", "parcels(every: Boolean! = false)"),
-        ("lots(every: Boolean! = false)", "lots"),
+        ("lots(every: Boolean! = false,", "parcels(every: Boolean! = false,"),
+        ("lots(every: Boolean! = false, ", "lots("),
         ("  is_closed: Boolean\n", "  is_closed: String\n"),
         ("account(account: String!,", "account(account: String!, why: String!,"),
     ],

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from creditfold.api import accounts, create_app, server
+from creditfold.api import at_least, create_app, server
 from creditfold.api import body as bodies
 from creditfold.api import connection as connections
 from creditfold.api.openapi import operations
@@ -211,7 +211,7 @@ def test_who_leaves_makes_no_room_for_more(door: Door, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(server, "MOST_CONNECTIONS", 10)
     monkeypatch.setattr(server, "Connection", Watched)
-    monkeypatch.setattr(accounts, "AT_LEAST_S", HANG_S)
+    monkeypatch.setattr(at_least, "AT_LEAST_S", HANG_S)
     position = Position.parse(door.grant("waited-for", 1).headers["Creditfold-Position"])
     ahead = position._replace(offset=position.offset + 5)
     asked = f"GET /v1/accounts/waited-for?at_least={ahead} HTTP/1.1\r\nHost: door\r\nAuthorization: "
@@ -272,7 +272,8 @@ def test_an_account_is_the_one_that_is_named(door: Door, name: str) -> None:
     )
     assert (answer.status_code, answer.json()["account"]) == (201, name), answer.text
     assert door.http.get(where).json() | {"balances": []} == {
-        "account": name, "balances": [], "is_closed": False, "frozen": None, "lots": None, "holds": None
+        "account": name, "balances": [], "is_closed": False, "frozen": None, "lots": None, "lots_next": None,
+        "holds": None, "holds_next": None,
     }  # fmt: skip
     assert door.http.get(f"{where}/balances").json()[0]["available"] == 5
     assert door.http.get(f"{where}/commands/{quote(key, safe='')}").json()["command_id"] == key

@@ -76,7 +76,14 @@ def test_a_long_statement_comes_in_pages(door: Door, account: str) -> None:
         door.grant(account, 1)
     assert (lines, pages) == (whole["lines"], 2)
     first = door.http.get(url, params={"limit": 2}).json()["next"]
-    for bad in ("x", "W10", first[:-4], "WyJqb3VybmFsIiwwLDEsMF0", "WyJzdGF0ZW1lbnQiLDAsLTEsMF0"):
+    for bad in (
+        "x",
+        "W10",
+        first[:-4],
+        "WyJqb3VybmFsIiwwLDEsMF0",
+        "WyJzdGF0ZW1lbnQiLDAsLTEsMF0",
+        cursor_of("statement", (1, 2, 3)),
+    ):
         answer = door.http.get(url, params={"cursor": bad})
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid_cursor"), bad
 

@@ -103,8 +103,9 @@ def test_every_command_is_previewed_appended_and_read(ledger: Client) -> None:
     assert (account.is_closed, account.stamp.generation) == (True, 1)
     assert account.lots is not None
     lots = ledger.lots("amy", every=True)
-    assert [(lot.command_id, lot.expires_at) for lot in lots if lot.command_id == "g-1"] == [("g-1", LATER)]
+    assert [(lot.command_id, lot.expires_at) for lot in lots.lots if lot.command_id == "g-1"] == [("g-1", LATER)]
     assert lots.stamp.position is not None
+    assert [lot for page in ledger.lots_pages("amy", every=True, limit=1) for lot in page.lots] == list(lots.lots)
     found: Any = ledger.command("amy", "s-1")
     assert (found.outcome, found.decision.change) == ("accepted", -20)
     assert ledger.trace("amy", "s-1").refunded == 5

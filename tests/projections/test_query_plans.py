@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar
 
 import psycopg
@@ -40,6 +41,20 @@ def _outcome(connection: Connection[Any], account: str) -> Any:
     return queries.outcome_at(connection, Position(0, offset), account, command_id)
 
 
+#: What can have any number of rows, of an account, and the place behind one in the order of the live lots.
+EVERY = {
+    "every lot": queries.EVERY_LOT,
+    "every hold": queries.EVERY_HOLD,
+    "every transfer": queries.EVERY_TRANSFER,
+    "every schedule": queries.EVERY_SCHEDULE,
+}
+LOT = ("credits", 50, 1, 1, 1, 1, 1)
+
+
+def _listed_behind(listing: queries.Listing, connection: Connection[Any], account: str) -> Any:
+    return queries.listed(connection, account, listing, 5, ("", 0)[: len(listing.order)])
+
+
 QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
     "balances": queries.balances,
     "balances_as_of": lambda connection, account: queries.balances_as_of(connection, account, 0, until_ms=1),
@@ -70,6 +85,10 @@ QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
     "holds": lambda connection, account: queries.holds(connection, account, every=True),
     "transfers": lambda connection, account: queries.transfers(connection, account, every=True),
     "schedules": queries.schedules,
+    "listed, lots": lambda connection, account: queries.listed(connection, account, queries.LIVE_LOTS, 5, LOT),
+    "listed, holds": lambda connection, account: queries.listed(connection, account, queries.OPEN_HOLDS, 5, (1, 1)),
+    "listed, sent": lambda connection, account: queries.listed(connection, account, queries.IN_TRANSIT, 5, ("t1",)),
+    **{f"listed, {name}": partial(_listed_behind, listing) for name, listing in EVERY.items()},
     "trace": lambda connection, account: queries.trace(connection, account, _any_grant(connection, account)),
     "failed_batches": lambda connection, account: queries.failed_batches(connection, account, "g"),
     "balances_after": lambda connection, account: queries.balances_after(connection, account, 5),
@@ -152,6 +171,12 @@ def scans(plan: dict[str, Any], relation: str = "") -> Iterator[tuple[str, str]]
         yield from scans(below, relation)
 
 
+def conditions(plan: dict[str, Any], table: str) -> list[str]:
+    """The conditions by which the indexes of a table are asked."""
+    own = [plan.get("Index Cond", "")] if plan.get("Relation Name") == table else []
+    return [*own, *(one for below in plan.get("Plans", ()) for one in conditions(below, table))]
+
+
 def assert_by_account(question: str) -> None:
     """All plans since the last look at large tables by an index that is asked for the account, or for one record."""
     found = [scan for plan in Explaining.plans for scan in scans(plan)]
@@ -195,12 +220,20 @@ def test_plans_hold_at_ten_million_lines(prepared: Settings) -> None:
                 assert_by_account(text)
             else:
                 assert [scan for plan in Explaining.plans for scan in scans(plan)] == [], text
+    for name, listing in EVERY.items():
+        with explaining(prepared) as connection:
+            _listed_behind(listing, connection, BUSY)
+        # From that place on, and not all rows of the account for each page.
+        table = name.removeprefix("every ") + "s"
+        found = conditions(Explaining.plans[-1], table)
+        assert found, name
+        assert [condition for condition in found if "command_id" not in condition] == [], name
     for wanted in SEARCHES:
         with explaining(prepared) as connection:
             queries.search_accounts(connection, wanted)
-        found = [kind for plan in Explaining.plans for kind, _ in scans(plan)]
-        assert found, wanted
-        assert [kind for kind in found if kind.endswith("Seq Scan")] == [], wanted
+        kinds = [kind for plan in Explaining.plans for kind, _ in scans(plan)]
+        assert kinds, wanted
+        assert [kind for kind in kinds if kind.endswith("Seq Scan")] == [], wanted
 
 
 # Accounts with ten lines each, and one with a four-hundredth of all; of the other tables something for each of them.

@@ -1,0 +1,55 @@
+"""Reads of the state that was asked for: not before a position, and page by page of one generation.
+
+Knows no route and no SQL.
+"""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import Query
+
+from creditfold.api.access import Caller, needs
+from creditfold.api.problems import ProblemError
+from creditfold.api.service import Reading, Service
+from creditfold.common.position import Position
+
+#: Seconds that a read waits for `at_least` by default.
+AT_LEAST_S = 5.0
+
+AtLeast = Annotated[
+    str | None, Query(description="Position, `partition:offset`, that the answer must reflect; waits for it.")
+]
+Reader = Annotated[Caller, needs("read:balance")]
+
+
+async def reading(
+    service: Service, caller: Caller, account: str, at_least: str | None, question: Any, *arguments: Any, **options: Any
+) -> Reading:
+    """Ask about an account in one snapshot, not before the fold has passed a position."""
+    caller.refuse_account(account)
+    if at_least is None:
+        return await service.read(account, question, account, *arguments, **options)
+    position, deadline = Position.parse(at_least), time.monotonic() + AT_LEAST_S
+    while True:
+        await service.fold.wait_for(position, max(0.0, deadline - time.monotonic()))
+        found = await service.read(account, question, account, *arguments, **options)
+        if found.reflects(position):
+            return found
+        # The views came to show a generation that isn't folded so far.
+        service.fold.forget()
+
+
+def refuse_other_generation(asked: int | None, found: int) -> None:
+    """Raise ProblemError where a page is read of another generation than the pages before.
+
+    Args:
+        asked: the generation of those, which their cursor says; None for a first page.
+        found: the generation of this page.
+    """
+    if asked is not None and asked != found:
+        raise ProblemError(
+            409,
+            "generation_changed",
+            f"The pages before are of generation {asked}, and generation {found} is live now.",
+            "Read again from the first page, without a cursor: by other rules the lines may be others.",
+        )

@@ -1,0 +1,128 @@
+"""What an account has, page by page: lots, holds, transfers and schedules, in orders that no write changes.
+
+Reads the views in schema `ledger` only. Each order is by what a row keeps as long as it is listed. So who goes on
+behind the last row of a page reads nothing twice, and misses nothing that was there all the time. What is over can be
+any number of rows, and is read by the key that finds it; what is live is as much as the fold has in memory anyway.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, LiteralString, NamedTuple
+
+from psycopg import Connection
+
+from creditfold.common.instants import milliseconds_of
+from creditfold.projections.connections import rows_of
+from creditfold.projections.queries.lots import (
+    SELECT_HOLDS,
+    SELECT_LOTS,
+    SELECT_SCHEDULES,
+    SELECT_TRANSFERS,
+    Hold,
+    Lot,
+    Schedule,
+    Transfer,
+)
+
+# Behind every instant, in milliseconds.
+_NEVER = 2**63 - 1
+
+
+class Listing(NamedTuple):
+    """Some rows of an account in an order.
+
+    Args:
+        kind: what a row is.
+        select: the query of them, up to its conditions.
+        where: what they must be, in SQL.
+        order: what they are ordered by, in SQL.
+        place: the values of these of a row: whole numbers and texts.
+        like: a place of the same form.
+    """
+
+    kind: type[Any]
+    select: LiteralString
+    where: LiteralString
+    order: tuple[LiteralString, ...]
+    place: Callable[[Any], Sequence[Any]]
+    like: Sequence[Any]
+
+
+def _in_spending_order(lot: Lot) -> Sequence[Any]:
+    ends, begins = _ms(lot.expires_at, _NEVER), _ms(lot.effective_at, 0)
+    return (lot.asset, lot.priority, int(lot.scope is None), ends, int(lot.lot_class != "promo"), begins, lot.made)
+
+
+def _ms(moment: datetime | None, otherwise: int) -> int:
+    return otherwise if moment is None else milliseconds_of(moment)
+
+
+def _by_command(row: Hold | Transfer | Schedule) -> Sequence[Any]:
+    return (row.command_id,)
+
+
+_COMMAND: LiteralString = 'l.command_id COLLATE "C"'
+# The index of open transfers is by partition first.
+_IN_TRANSIT: LiteralString = "l.is_open AND l.log_partition = ANY (ARRAY(SELECT log_partition FROM ledger.progress))"
+
+#: Lots in which something remains or is held, by asset and in the order in which spends take from them.
+LIVE_LOTS = Listing(
+    Lot,
+    SELECT_LOTS,
+    "l.is_live",
+    (
+        'l.asset COLLATE "C"',
+        "l.priority",
+        "(l.scope IS NULL)::integer",
+        "coalesce((extract(epoch FROM l.expires_at) * 1000)::bigint, 9223372036854775807)",
+        "(l.class <> 'promo')::integer",
+        "coalesce((extract(epoch FROM l.effective_at) * 1000)::bigint, 0)",
+        "l.made",
+    ),
+    _in_spending_order,
+    ("", 0, 0, 0, 0, 0, 0),
+)
+#: All lots there ever were, by the ids of the commands that made them.
+EVERY_LOT = Listing(Lot, SELECT_LOTS, "true", (_COMMAND, "l.number"), lambda lot: (lot.command_id, lot.number), ("", 0))
+#: Open holds, the first to lapse first.
+OPEN_HOLDS = Listing(
+    Hold,
+    SELECT_HOLDS,
+    "l.is_open",
+    ("coalesce((extract(epoch FROM l.deadline) * 1000)::bigint, 9223372036854775807)", "l.made"),
+    lambda hold: (_ms(hold.deadline, _NEVER), hold.made),
+    (0, 0),
+)
+#: All holds there ever were, transfers that are in transit, all transfers, and all schedules, by their ids.
+EVERY_HOLD = Listing(Hold, SELECT_HOLDS, "true", (_COMMAND,), _by_command, ("",))
+IN_TRANSIT = Listing(Transfer, SELECT_TRANSFERS, _IN_TRANSIT, (_COMMAND,), _by_command, ("",))
+EVERY_TRANSFER = Listing(Transfer, SELECT_TRANSFERS, "true", (_COMMAND,), _by_command, ("",))
+EVERY_SCHEDULE = Listing(Schedule, SELECT_SCHEDULES, "true", (_COMMAND,), _by_command, ("",))
+
+
+def listed(
+    connection: Connection[Any], account: str, listing: Listing, limit: int, after: Sequence[Any] | None = None
+) -> Sequence[Any]:
+    """Some of what an account has, in an order that no write changes.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+        listing: what, and in which order: `LIVE_LOTS`, `EVERY_LOT`, `OPEN_HOLDS`, `EVERY_HOLD`, `IN_TRANSIT`,
+            `EVERY_TRANSFER` or `EVERY_SCHEDULE`.
+        limit: how many rows at most.
+        after: only what comes behind that place, which is `listing.place` of a row; None for the first.
+
+    Returns:
+        Rows of the listing's kind; amounts are in the asset's smallest unit.
+
+    Example:
+        >>> [(lot.command_id, lot.remaining) for lot in listed(connection, "ada", LIVE_LOTS, 10)]
+        [('welcome', 280)]
+    """
+    order: LiteralString = ", ".join(listing.order)
+    query: LiteralString = listing.select + "WHERE l.account_id = %s AND " + listing.where
+    if after is not None:
+        query += " AND (" + order + ") > (" + ", ".join(["%s"] * len(listing.order)) + ")"
+    query += " ORDER BY " + order + " LIMIT %s"
+    return rows_of(connection, listing.kind, query, (account, *(after or ()), limit))
