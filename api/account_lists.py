@@ -17,8 +17,7 @@ from creditfold.api import answers
 from creditfold.api.access import Caller
 from creditfold.api.answers import Answer
 from creditfold.api.at_least import AtLeast, Reader, reading
-from creditfold.api.commands import Account
-from creditfold.api.parameters import PAGE, Cursor, Limit, cursor_of, place_of
+from creditfold.api.parameters import PAGE, Account, Cursor, Limit, cursor_of, place_of
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.routes import Route
 from creditfold.api.service import service_of

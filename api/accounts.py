@@ -16,8 +16,7 @@ from creditfold.api import answers
 from creditfold.api.account_lists import HOLDS, LOTS, HoldAnswer, LotAnswer, page_of
 from creditfold.api.answers import Answer, BalanceAnswer
 from creditfold.api.at_least import AtLeast, Reader, reading
-from creditfold.api.commands import Account
-from creditfold.api.parameters import MOST_PAGE
+from creditfold.api.parameters import MOST_PAGE, Account
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.routes import Route
 from creditfold.api.service import Reading, service_of

@@ -14,6 +14,7 @@ from creditfold.api import (
     accounts,
     books,
     bulk,
+    command_outcome,
     commands,
     dead_letters,
     ended,
@@ -66,23 +67,9 @@ _SHOWN = (
 
 #: Those that have routes.
 _MODULES = (
-    *(
-        commands,
-        bulk,
-        search,
-        accounts,
-        account_lists,
-        trace,
-        statement,
-        expiring,
-        ended,
-        hours,
-        journal,
-        books,
-        outcomes,
-        graphql,
-    ),
-    *(keys, dead_letters, log_record, generations, rules, operations, operation, reference, metrics),
+    *(commands, command_outcome, bulk, search, accounts, account_lists, trace, statement, expiring, ended, hours),
+    *(journal, books, outcomes, graphql, keys, dead_letters, log_record, generations, rules, operations, operation),
+    *(reference, metrics),
 )
 
 

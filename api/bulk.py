@@ -19,16 +19,9 @@ from starlette.requests import ClientDisconnect
 
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
+from creditfold.api.append import STATUS, Prefer, Preference, dead_letter_problem, hand_over, preference_of
 from creditfold.api.body import line_blocks, parse_object, refuse_other_types
-from creditfold.api.commands import (
-    STATUS,
-    Prefer,
-    Preference,
-    dead_letter_problem,
-    hand_over,
-    preference_of,
-    stamped_command,
-)
+from creditfold.api.commands import stamped_command
 from creditfold.api.problems import ProblemError, as_json, document, of_error, responses
 from creditfold.api.service import Service, service_of
 from creditfold.api.streams import Stream

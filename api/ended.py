@@ -13,8 +13,7 @@ from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
 from creditfold.api.at_least import AtLeast, reading
-from creditfold.api.commands import Account
-from creditfold.api.parameters import PAGE, Cursor, Limit, Since, Until, cursor_of, place_of, refuse_empty_time
+from creditfold.api.parameters import PAGE, Account, Cursor, Limit, Since, Until, cursor_of, place_of, refuse_empty_time
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.service import service_of
 from creditfold.common.instants import EPOCH, MAX_INSTANT, MILLISECOND, milliseconds_of

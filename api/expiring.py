@@ -11,8 +11,7 @@ from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
 from creditfold.api.at_least import AtLeast, Reader, reading
-from creditfold.api.commands import Account
-from creditfold.api.parameters import Accept, TableForm, Until, table_form_of
+from creditfold.api.parameters import Accept, Account, TableForm, Until, table_form_of
 from creditfold.api.problems import responses
 from creditfold.api.service import service_of
 from creditfold.common.instants import duration_of

@@ -21,7 +21,7 @@ from creditfold.api.account_lists import page_of as list_page
 from creditfold.api.accounts import balances_of, balances_then, refuse_as_of, state_of
 from creditfold.api.answers import AcceptedAnswer, BalanceAnswer, OutcomeAnswer
 from creditfold.api.at_least import refuse_other_generation
-from creditfold.api.commands import answer_at, first_answer, first_outcome, look_at
+from creditfold.api.command_outcome import answer_at, first_answer, first_outcome, look_at
 from creditfold.api.ended import EndedAnswer, ended_of
 from creditfold.api.ended import page_of as ended_page
 from creditfold.api.ended import place_at as place_of_ended

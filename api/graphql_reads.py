@@ -16,8 +16,8 @@ from strawberry.types import Info
 
 from creditfold.api.access import Caller
 from creditfold.api.answers import Answer
-from creditfold.api.commands import Account as AccountName
 from creditfold.api.journal import Begin
+from creditfold.api.parameters import Account as AccountName
 from creditfold.api.parameters import Cursor, Limit
 from creditfold.api.problems import ProblemError, of_error
 from creditfold.common.position import Position

@@ -12,10 +12,10 @@ from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer, DecisionAnswer
 from creditfold.api.at_least import AtLeast, reading, refuse_other_generation
-from creditfold.api.commands import Account
 from creditfold.api.parameters import (
     MOST_CURSOR,
     PAGE,
+    Account,
     Cursor,
     Limit,
     Since,

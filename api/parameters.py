@@ -1,4 +1,4 @@
-"""What several routes take in their query: instants, pages, cursors, and the form of the answer.
+"""What several routes take in their path or query: the account, instants, pages, cursors, the form of the answer.
 
 Owns how these are written and read. A cursor is opaque: it says where the next page begins, and for which route.
 """
@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Header, Query
+from fastapi import Header, Path, Query
 from pydantic import BeforeValidator
 
 from creditfold.api.problems import ProblemError
 from creditfold.common.instants import moment_of
 from creditfold.common.position import Position
+
+Account = Annotated[str, Path(description="The account.", min_length=1, max_length=128)]
 
 #: Rows of a page, unless asked otherwise, and at most.
 PAGE, MOST_PAGE = 100, 1_000

@@ -17,11 +17,11 @@ from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
 from creditfold.api.at_least import AtLeast, reading, refuse_other_generation
-from creditfold.api.commands import Account
 from creditfold.api.parameters import (
     MEDIA_TYPES,
     MOST_PAGE,
     Accept,
+    Account,
     Asset,
     Cursor,
     From,

@@ -13,7 +13,7 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.account_lists import LotAnswer
 from creditfold.api.answers import Answer, DecisionAnswer
 from creditfold.api.at_least import AtLeast, reading
-from creditfold.api.commands import Account
+from creditfold.api.parameters import Account
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.service import service_of
 from creditfold.projections import queries

@@ -10,8 +10,8 @@ import pytest
 from starlette.requests import Request
 
 from creditfold.api.access import Caller
+from creditfold.api.append import Preference
 from creditfold.api.bulk import Bulk, _Line, _unexplained
-from creditfold.api.commands import Preference
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.producers import AppendError, InvalidCommandError, OutcomeUnknownError

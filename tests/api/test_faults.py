@@ -31,7 +31,7 @@ from helpers.support import HANG_S, WorkerProcess, query, read_log, wait_until_f
 pytestmark = pytest.mark.stack
 
 #: A frozen server is given up after seconds; the test waits for each of them.
-BRIEF = ("api.service.QUERY_S=3.0", "api.service.READY_S=3.0", "api.commands.CONFIRM_S=1.0")
+BRIEF = ("api.service.QUERY_S=3.0", "api.service.READY_S=3.0", "api.append.CONFIRM_S=1.0")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import fastavro
 import pytest
 from psycopg.sql import SQL
 
-from creditfold.api.commands import MOST_WAIT_S
+from creditfold.api.append import MOST_WAIT_S
 from creditfold.cli.main import COMMANDS
 from creditfold.common.settings import Settings, load_settings
 from creditfold.common.waiting import wait_until
