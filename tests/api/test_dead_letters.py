@@ -1,19 +1,37 @@
 """Dead letters and records of the log over HTTP: shown safely, redriven once, ever, discarded, and each act audited."""
 
 import base64
+import signal
 import threading
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from creditfold.api import dead_letters
 from creditfold.common.position import Position
+from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.partitioner import partition_of
 from creditfold.producers.client import CommandProducer
 from creditfold.producers.models.errors import AppendError
 from helpers.doors import Door
-from helpers.support import HANG_S, Raw, append, record
+from helpers.stack_under_test import free_port
+from helpers.support import (
+    HANG_S,
+    ROOT,
+    Raw,
+    WorkerProcess,
+    append,
+    read_log,
+    record,
+    wait_until_folded,
+    worker,
+)
+from programs.redrive_killed import STEPS
 
 pytestmark = pytest.mark.stack
 
@@ -181,6 +199,65 @@ def test_of_operators_who_redrive_the_same_at_once_one_does(door: Door, account:
 def _redriven_alone(door: Door, position: str) -> httpx.Response:
     with door.with_key(door.make_key("operate:dead-letters").text) as client:
         return act(door, "redrive", client, positions=[position])
+
+
+class Dying(WorkerProcess):
+    """A door that dies, as by SIGKILL, at a step of a redrive."""
+
+    def __init__(self, settings: Settings, folder: Path, name: str, **options: Any) -> None:
+        self.program = (str(ROOT / "tests" / "programs" / "redrive_killed.py"), name)
+        super().__init__(settings, folder, name, **options)
+
+
+def die(door: Door, folder: Path, step: str, positions: list[str]) -> None:
+    """Have letters redriven by a door of its own, whose process is killed at a step."""
+    settings = door.settings.model_copy(update={"api_port": free_port()})
+    url, headers = f"http://127.0.0.1:{settings.api_port}", door.http.headers
+    with (
+        worker(settings, folder, step, kind=Dying, command="serve") as process,
+        httpx.Client(base_url=url, headers=headers, timeout=HANG_S, trust_env=False) as client,
+    ):
+
+        def is_ready() -> bool:
+            with suppress(httpx.TransportError):
+                return client.get("/health/ready").status_code == 200
+            return False
+
+        assert wait_until(is_ready, HANG_S), process.text()[-3000:]
+        with pytest.raises(httpx.TransportError):
+            act(door, "redrive", client, positions=positions)
+        assert process.process.wait(HANG_S) == -signal.SIGKILL, process.text()[-3000:]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_door_that_is_killed_in_a_redrive_leaves_it_to_the_same_request(
+    door: Door, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, during or after the append: nothing is lost, nothing done twice, and asked again it ends the same."""
+    monkeypatch.setattr(dead_letters, "REDRIVE_S", HANG_S)
+    account = f"killed-{step}"
+    positions = dead(door, account, *(misdirected(f"g{number}", account) for number in range(2)))
+    die(door, tmp_path, step, positions)
+    states = [letter(door, position)["state"] for position in positions]
+    assert states == ["open" if step == "before_insert" else "redriving", "open"]
+    done = act(door, "redrive", positions=positions)
+    assert results(done) == dict.fromkeys(positions, "accepted")
+    to = [row["to"] for row in done.json()["results"]]
+    for _ in range(2):
+        assert results(act(door, "redrive", positions=positions)) == dict.fromkeys(positions, "refused")
+        assert problem(act(door, "redrive", positions=positions[:1])) == (409, "redrive_refused")
+    found = [letter(door, position) for position in positions]
+    assert [(row["state"], row["to"]) for row in found] == [("redriven", place) for place in to]
+    # What was on its way when the process died may be in the log behind the one that was sent again: it counts not.
+    wait_until_folded(door.settings)
+    mending = Counter((seen.header("redrive-of") or b"").decode() for seen in read_log(door.settings))
+    assert mending[positions[1]] == 1
+    assert mending[positions[0]] in ((1, 2) if step == "while_appending" else (1,))
+    assert available(door, account) == 10
+    # The killed request has its first line of the audit, and the next one both.
+    lines = [line for line in door.http.get("/v1/audit").json()["lines"] if line["target"] == "2 dead letters"][::-1]
+    mine = [line for line in lines if set((line["before"] or line["after"])["letters"]) == set(positions)]
+    assert ["before" if line["before"] else "after" for line in mine][:3] == ["before", "before", "after"]
 
 
 def test_one_that_was_interrupted_is_finished_by_the_same_request(

@@ -648,8 +648,10 @@ def test_a_redrive_killed_at_any_step_is_finished_by_the_next(cli: Cli, ledger_s
         assert (done.code, done.json["outcome"]) == (0, "accepted"), step
         assert states(cli)[position] == ("redriven", done.json["position"]), step
         assert to in (None, done.json["position"]), step
-    # No join has doubled a row, so no letter was appended twice.
-    assert redriven_rows(ledger_settings) == [(*_place(position), True) for position in positions]
+    # No join has doubled a row, so no letter was appended twice, but for what was on its way and may have come later.
+    late = _place(dict(zip(STEPS, positions, strict=True))["while_appending"])
+    rows = [row for row in redriven_rows(ledger_settings) if row[2] or row[:2] != late]
+    assert rows == [(*_place(position), True) for position in positions]
     assert balance(ledger_settings) == 7 * len(STEPS)
     assert_equals_second_fold(ledger_settings)
 
