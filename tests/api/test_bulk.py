@@ -254,7 +254,9 @@ def unfolded(stack: StackUnderTest, tmp_path_factory: pytest.TempPathFactory) ->
         settings = made.model_copy(update={"api_port": free_port()})
         prepare_ledger(settings)
         key = Door(settings, "http://localhost").make_key("append:grant", "append:spend")
-        with worker(settings, folder, "serve", command="serve") as process:
+        # Kafka is there, however slow it is.
+        patient = (f"api.append.CONFIRM_S={HANG_S}",)
+        with worker(settings, folder, "serve", command="serve", constants=patient) as process:
             door = Unfolded(settings, process)
             assert wait_until(door.is_ready, HANG_S), process.text()[-3_000:]
             yield door, f"Bearer {key.text}"

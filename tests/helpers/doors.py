@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from creditfold.api import append
 from creditfold.api.server import Server, config_of, listening
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -80,9 +82,12 @@ def open_door(stack: StackUnderTest, folder: Path) -> Iterator[Door]:
     """A door on a ledger of its own, with a worker that folds it."""
     with (
         patience(),
+        pytest.MonkeyPatch.context() as patched,
         new_database(stack.settings) as database,
         topics_made(with_topics_of_its_own(database)) as own,
     ):
+        # Kafka is there, however slow it is.
+        patched.setattr(append, "CONFIRM_S", HANG_S)
         settings = own.model_copy(update={"searchable_metadata": "order"})
         prepare_ledger(settings)
         with worker(settings, folder), serving(settings) as url:
