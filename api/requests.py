@@ -110,6 +110,14 @@ async def checked(request: Request) -> None:
         return
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
+        if name == "as_of" and name not in known:
+            raise ProblemError(
+                400,
+                "invalid_as_of",
+                "The route knows the present only.",
+                "GET /v1/accounts/{account} and its /balances take as_of; /statement and /history have what was "
+                "decided until a time.",
+            )
         if name not in known and name.partition("[")[0] + "[]" not in known:
             raise ProblemError(
                 400,

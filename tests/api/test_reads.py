@@ -207,6 +207,10 @@ def test_the_past_is_read_by_a_time_or_a_position(door: Door, account: str) -> N
     assert door.http.get(url, params={"as_of": first["position"], "expand": "lots"}).status_code == 400
     assert door.http.get(f"{url}/balances", params={"as_of": first["position"], "use": "x"}).status_code == 400
     assert door.http.get(url, params={"as_of": f"{partition}:{10**15}"}).status_code == 503
+    for part in ("lots", "holds", "transfers", "schedules"):
+        refused = door.http.get(f"{url}/{part}", params={"as_of": first["position"]})
+        assert (refused.status_code, refused.json()["code"]) == (400, "invalid_as_of")
+        assert "/balances" in refused.json()["remedy"]
 
 
 def test_the_journal_of_all_accounts_is_read_from_a_position_on(door: Door, account: str) -> None:
