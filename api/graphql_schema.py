@@ -228,7 +228,7 @@ class Query(OperatorFields):
     @field("read:balance", list_of(ProgressAnswer))
     def progress(self, info: Info) -> Any:
         """How far each partition of the log is folded."""
-        return progress_of(info.context.progress)
+        return progress_of(info.context.progress, info.context.caller)
 
 
 def _page(route: str, reads: Reads, span: Span, limit: int) -> Any:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import Field
 
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
@@ -18,6 +19,9 @@ router = APIRouter(tags=["operation"])
 
 #: Of a route that needs no key.
 PUBLIC: dict[str, Any] = {"security": []}
+
+
+_COUNT = "Of all accounts, so not for a key that is limited to a prefix."
 
 
 class LiveAnswer(Answer):
@@ -35,14 +39,14 @@ class ReadyAnswer(Answer):
 
 
 class ProgressAnswer(Answer):
-    """How far one partition is folded."""
+    """How far one partition is folded, and how many records had which outcome."""
 
     partition: int
     next_offset: int
-    accepted: int
-    rejected: int
-    duplicates: int
-    dead_letters: int
+    accepted: int | None = Field(description=_COUNT)
+    rejected: int | None = Field(description=_COUNT)
+    duplicates: int | None = Field(description=_COUNT)
+    dead_letters: int | None = Field(description=_COUNT)
     clock: datetime | None
     folded_at: datetime | None
     rules: int
@@ -82,12 +86,13 @@ async def ready(request: Request) -> Response:
 async def progress(request: Request, caller: Annotated[Caller, needs("read:balance")]) -> Response:
     """How far each partition of the log is folded."""
     read = await service_of(request).read(None, queries.progress)
-    return answers.render(progress_of(read.found), 200, answers.state_headers(read))
+    return answers.render(progress_of(read.found, caller), 200, answers.state_headers(read))
 
 
-def progress_of(rows: Sequence[queries.PartitionProgress]) -> list[ProgressAnswer]:
-    """The answer of how far partitions are folded."""
-    return [ProgressAnswer.model_validate({**row._asdict(), "partition": row.log_partition}) for row in rows]
+def progress_of(rows: Sequence[queries.PartitionProgress], caller: Caller) -> list[ProgressAnswer]:
+    """The answer of how far partitions are folded; without counts for who is limited to some accounts."""
+    hidden = dict.fromkeys(("accepted", "rejected", "duplicates", "dead_letters")) if caller.account_prefix else {}
+    return [ProgressAnswer.model_validate({**row._asdict(), "partition": row.log_partition, **hidden}) for row in rows]
 
 
 @router.get(

@@ -867,17 +867,24 @@ class Problem(Answer):
 
 
 class ProgressAnswer(Answer):
-    """How far one partition is folded."""
+    """How far one partition is folded, and how many records had which outcome.
 
-    accepted: int
+    Attributes:
+        accepted: of all accounts, so not for a key that is limited to a prefix.
+        dead_letters: of all accounts, so not for a key that is limited to a prefix.
+        duplicates: of all accounts, so not for a key that is limited to a prefix.
+        rejected: of all accounts, so not for a key that is limited to a prefix.
+    """
+
+    accepted: int | None
     clock: datetime | None
-    dead_letters: int
-    duplicates: int
+    dead_letters: int | None
+    duplicates: int | None
     folded_at: datetime | None
     generation: int
     next_offset: int
     partition: int
-    rejected: int
+    rejected: int | None
     rules: int
 
 

@@ -2582,17 +2582,26 @@ export interface components {
         };
         /**
          * ProgressAnswer
-         * @description How far one partition is folded.
+         * @description How far one partition is folded, and how many records had which outcome.
          */
         ProgressAnswer: {
-            /** Accepted */
-            accepted: number;
+            /**
+             * Accepted
+             * @description Of all accounts, so not for a key that is limited to a prefix.
+             */
+            accepted: number | null;
             /** Clock */
             clock: string | null;
-            /** Dead Letters */
-            dead_letters: number;
-            /** Duplicates */
-            duplicates: number;
+            /**
+             * Dead Letters
+             * @description Of all accounts, so not for a key that is limited to a prefix.
+             */
+            dead_letters: number | null;
+            /**
+             * Duplicates
+             * @description Of all accounts, so not for a key that is limited to a prefix.
+             */
+            duplicates: number | null;
             /** Folded At */
             folded_at: string | null;
             /** Generation */
@@ -2601,8 +2610,11 @@ export interface components {
             next_offset: number;
             /** Partition */
             partition: number;
-            /** Rejected */
-            rejected: number;
+            /**
+             * Rejected
+             * @description Of all accounts, so not for a key that is limited to a prefix.
+             */
+            rejected: number | null;
             /** Rules */
             rules: number;
         };
