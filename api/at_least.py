@@ -4,7 +4,8 @@ Knows no route and no SQL.
 """
 
 import time
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Query
 
@@ -12,6 +13,7 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.problems import ProblemError
 from creditfold.api.service import Reading, Service
 from creditfold.common.position import Position
+from creditfold.projections.queries.progress import Standing
 
 #: Seconds that a read waits for `at_least` by default.
 AT_LEAST_S = 5.0
@@ -22,18 +24,43 @@ AtLeast = Annotated[
 Reader = Annotated[Caller, needs("read:balance")]
 
 
+class _Found(Protocol):
+    @property
+    def standing(self) -> Standing | None: ...
+
+
+F = TypeVar("F", bound=_Found)
+
+
 async def reading(
     service: Service, caller: Caller, account: str, at_least: str | None, question: Any, *arguments: Any, **options: Any
 ) -> Reading:
     """Ask about an account in one snapshot, not before the fold has passed a position."""
     caller.refuse_account(account)
-    if at_least is None:
-        return await service.read(account, question, account, *arguments, **options)
-    position, deadline = Position.parse(at_least), time.monotonic() + AT_LEAST_S
+
+    def read() -> Awaitable[Reading]:
+        return service.read(account, question, account, *arguments, **options)
+
+    return await reflecting(service, [] if at_least is None else [Position.parse(at_least)], read)
+
+
+async def reflecting(service: Service, positions: Sequence[Position], read: Callable[[], Awaitable[F]]) -> F:
+    """What is read, of a state in which some positions are folded; waits for them.
+
+    Args:
+        service: of the application.
+        positions: of any partitions.
+        read: reads in one snapshot, over and over if need be.
+
+    Raises:
+        ProblemError: they aren't folded within AT_LEAST_S seconds.
+    """
+    deadline = time.monotonic() + AT_LEAST_S
     while True:
-        await service.fold.wait_for(position, max(0.0, deadline - time.monotonic()))
-        found = await service.read(account, question, account, *arguments, **options)
-        if found.reflects(position):
+        for position in positions:
+            await service.fold.wait_for(position, max(0.0, deadline - time.monotonic()))
+        found = await read()
+        if found.standing is None or all(map(found.standing.reflects, positions)):
             return found
         # The views came to show a generation that isn't folded so far.
         service.fold.forget()

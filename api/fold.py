@@ -5,8 +5,7 @@ and not before, however many wait. Knows no route and no SQL.
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from creditfold.api.problems import ProblemError
@@ -75,12 +74,6 @@ class Fold:
                 "Ask again, or without at_least. GET /v1/progress shows how far the fold is.",
                 headers={"Retry-After": "1"},
             )
-
-    async def wait_for_all(self, positions: Iterable[Position], timeout_s: float) -> None:
-        """Wait until the fold has passed some positions, within one time for all. Raises as `wait_for` does."""
-        deadline = time.monotonic() + timeout_s
-        for position in positions:
-            await self.wait_for(position, max(0.0, deadline - time.monotonic()))
 
     def forget(self) -> None:
         """Know nothing until the next look: what was known is of a generation that isn't shown any more."""

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
-from creditfold.api.at_least import AT_LEAST_S
+from creditfold.api.at_least import reflecting
 from creditfold.api.body import model_of
 from creditfold.api.graphql_bounds import MOST_COST, measured, parsed
 from creditfold.api.graphql_reads import Reads
@@ -201,12 +201,15 @@ async def graphql(
     except InvalidQueryError as invalid:
         wrong = {"errors": [_error_of(error, request) for error in invalid.errors]}
         return Response(answers.as_json(wrong), 400, media_type=media_type)
-    await service.fold.wait_for_all(positions, AT_LEAST_S)
-    deadline = time.monotonic() + QUERY_S
-    async with service.in_time(), service.graphs:
-        answered = await service.query(
-            _execute, service.settings, body, prepared.document, caller=caller, deadline=deadline
-        )
+
+    async def ask() -> _Answered:
+        deadline = time.monotonic() + QUERY_S
+        async with service.in_time(), service.graphs:
+            return await service.query(
+                _execute, service.settings, body, prepared.document, caller=caller, deadline=deadline
+            )
+
+    answered = await reflecting(service, positions, ask)
     read = None if answered.is_of_all else [position.partition for position in answered.positions]
     complete_to = service.ends.complete_to(answered.standing, read)
     found = Reading(None, None, answered.standing.generation, complete_to)

@@ -17,7 +17,7 @@ from pydantic import Field
 from creditfold.api import answers
 from creditfold.api.access import Caller
 from creditfold.api.answers import Answer
-from creditfold.api.at_least import AT_LEAST_S, AtLeast, Reader
+from creditfold.api.at_least import AtLeast, Reader, reflecting
 from creditfold.api.parameters import PAGE, Cursor, Instant, Limit, cursor_of, place_of
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.service import Reading, service_of
@@ -199,9 +199,8 @@ async def count(request: Request, asked: Asked) -> Response:
 
 async def _read(request: Request, asked: _Asked, question: Any, *arguments: Any) -> Reading:
     service = service_of(request)
-    if asked.at_least is not None:
-        await service.fold.wait_for(Position.parse(asked.at_least), AT_LEAST_S)
-    return await service.read(None, question, asked.wanted, *arguments)
+    positions = [] if asked.at_least is None else [Position.parse(asked.at_least)]
+    return await reflecting(service, positions, lambda: service.read(None, question, asked.wanted, *arguments))
 
 
 def page_of(page: FoundAccounts, wanted: AccountFilter) -> AccountsAnswer:

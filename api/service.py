@@ -74,11 +74,7 @@ class Reading(NamedTuple):
     position: Position | None
     generation: int
     complete_to: datetime | None = None
-
-    def reflects(self, position: Position) -> bool:
-        """Whether it is of a state that a position is folded in; of another partition than its own it can't say."""
-        own = self.position
-        return own is None or own.partition != position.partition or own >= position
+    standing: Standing | None = None
 
 
 class Service:
@@ -270,10 +266,10 @@ class Service:
             standing, found = await self.run(ask)
         offsets = standing.next_offsets
         if account is None or not offsets:
-            return Reading(found, None, standing.generation, self.ends.complete_to(standing))
+            return Reading(found, None, standing.generation, self.ends.complete_to(standing), standing)
         partition = partition_of(account.encode(), len(offsets))
         at = Position(partition, offsets[partition] - 1)
-        return Reading(found, at, standing.generation, self.ends.complete_to(standing, (partition,)))
+        return Reading(found, at, standing.generation, self.ends.complete_to(standing, (partition,)), standing)
 
     # Who calls
 

@@ -112,6 +112,10 @@ class Standing(NamedTuple):
     clocks: Mapping[int, datetime]
     topic_id: str
 
+    def reflects(self, position: Position) -> bool:
+        """Whether a position is folded in it."""
+        return self.next_offsets.get(position.partition, 0) > position.offset
+
 
 def standing(connection: Connection[Any]) -> Standing:
     """How far the log is folded, and by which generation; for whoever asks over and over.

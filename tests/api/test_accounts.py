@@ -1,7 +1,7 @@
 """Reading an account over HTTP."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +9,9 @@ from psycopg import Connection
 
 from creditfold.api import answers, at_least
 from creditfold.api.parameters import cursor_of
+from creditfold.common.instants import milliseconds_of
 from creditfold.projections import queries
+from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.queries.progress import Standing
 from helpers.doors import Door
 
@@ -51,8 +53,9 @@ def test_an_answer_says_which_state_it_reflects(door: Door, account: str) -> Non
         assert door.http.get(f"/v1/accounts/{account}", params={"at_least": bad}).status_code == status
 
 
+@pytest.mark.parametrize("name", ["account", "search", "graphql"])
 def test_no_answer_is_of_a_state_before_the_one_that_was_asked_for(
-    door: Door, account: str, monkeypatch: pytest.MonkeyPatch
+    door: Door, account: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Where another generation is shown between the look at the fold and the read, and isn't folded so far."""
     partition, offset = map(int, door.grant(account, 10).headers["Creditfold-Position"].split(":"))
@@ -67,9 +70,14 @@ def test_no_answer_is_of_a_state_before_the_one_that_was_asked_for(
 
     monkeypatch.setattr(at_least, "AT_LEAST_S", 0.5)
     monkeypatch.setattr(queries, "standing", ahead_once)
-    answer = door.http.get(f"/v1/accounts/{account}", params={"at_least": f"{partition}:{offset + 10**5}"})
+    asked: dict[str, Any] = {"params": {"at_least": f"{partition}:{offset + 10**5}"}}
+    if name == "graphql":
+        query = f'{{account(account: "{account}") {{balances{{available}}}}}}'
+        answer = door.http.post("/graphql", json={"query": query}, **asked)
+    else:
+        answer = door.http.get("/v1/accounts" + (f"/{account}" if name == "account" else ""), **asked)
     assert (answer.status_code, answer.json()["code"]) == (503, "not_yet_folded")
-    assert len(seen) > 2
+    assert seen
 
 
 def test_an_answer_that_is_known_is_not_sent_again(door: Door, account: str) -> None:
@@ -80,6 +88,21 @@ def test_an_answer_that_is_known_is_not_sent_again(door: Door, account: str) -> 
     assert door.http.get(url, headers={"If-None-Match": tag}).status_code == 304
     door.grant(account, 1)
     assert door.http.get(url, headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_an_account_changes_without_a_new_version(door: Door, account: str) -> None:
+    """So its version is no ETag: what ends by itself, and what a use could take, differ between two answers of one."""
+    ends = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+    door.grant(account, 10, expires_at=ends.isoformat())
+    door.grant(account, 5, scope="boosts")
+    with connected(door.settings.dsn) as connection, snapshot(connection):
+        end_ms = milliseconds_of(ends)
+        before, after = (queries.balances_now(connection, account, end_ms + more) for more in (-1, 0))
+    assert [(row.available, row.version) for row in (*before, *after)] == [(15, 2), (5, 2)]
+    url = f"/v1/accounts/{account}/balances"
+    answers_of = [door.http.get(url, params=params) for params in ({}, {"use": "boosts"}, {"use": "ads"})]
+    assert {answer.json()[0]["version"] for answer in answers_of} == {2}
+    assert len({answer.headers["ETag"] for answer in answers_of}) == 3
 
 
 def test_what_an_account_is_made_of_is_read(door: Door, account: str) -> None:
@@ -209,6 +232,22 @@ def test_what_is_expanded_is_cut_and_says_where_to_go_on(
         rest = door.http.get(f"{url}/{name}", params={"cursor": found[f"{name}_next"]}).json()
         assert (len(found[name]), rest["next"]) == (2, None)
         assert [row["command_id"] for row in (*found[name], *rest[name])] == LISTS[name]
+
+
+def test_a_key_of_some_accounts_learns_no_counts_of_others(door: Door, account: str) -> None:
+    """How far the fold is, which `at_least` goes by, and not how many commands of all accounts had which outcome."""
+    door.grant(account, 1)
+    counts = ("accepted", "rejected", "duplicates", "dead_letters")
+    query = {"query": f"{{progress{{partition next_offset {' '.join(counts)}}}}}"}
+    rows = {}
+    for prefix in ("", "mine-"):
+        with door.with_key(door.make_key("read:balance", account_prefix=prefix).text) as reader:
+            rows[prefix] = reader.get("/v1/progress").json()
+            named = [{name: row[name] for name in ("partition", "next_offset", *counts)} for row in rows[prefix]]
+            assert reader.post("/graphql", json=query).json()["data"]["progress"] == named
+    assert sum(row["accepted"] for row in rows[""]) > 0
+    nothing = dict.fromkeys(counts)
+    assert [{**row, **nothing} for row in rows[""]] == rows["mine-"]
 
 
 def test_health_needs_no_key_and_all_else_does(door: Door, account: str) -> None:

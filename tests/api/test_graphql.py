@@ -396,7 +396,7 @@ def test_all_fields_see_one_snapshot(door: Door, account: str, monkeypatch: pyte
     assert int(first.split(":")[1]) <= seen < int(later[0].split(":")[1])
     again = ask(door.http, query, at_least=later[0], a=account)
     assert again.json()["data"]["account"]["balances"] == [{"available": 12}]
-    monkeypatch.setattr("creditfold.api.graphql.AT_LEAST_S", 0.1)
+    monkeypatch.setattr("creditfold.api.at_least.AT_LEAST_S", 0.1)
     ahead = ask(door.http, query, at_least=later[0].split(":")[0] + ":999999999", a=account)
     assert (ahead.status_code, ahead.json()["code"]) == (503, "not_yet_folded")
     bad = ask(door.http, query, at_least="soon", a=account)
