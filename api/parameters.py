@@ -83,8 +83,17 @@ def _is_like(value: Any, like: Any) -> bool:
     if isinstance(like, list):
         return isinstance(value, list) and all(_is_row(one, like[0]) for one in value)
     if isinstance(like, str):
-        return isinstance(value, str) and "\0" not in value and value.isprintable()
+        # A name may have characters that nobody sees.
+        return isinstance(value, str) and "\0" not in value and _is_utf8(value)
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_row(value: Any, like: Sequence[Any]) -> bool:
