@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
+from creditfold.api.body import model_of
 from creditfold.api.keys import actor_of
 from creditfold.api.parameters import PAGE, Cursor, Limit, cursor_of, place_of
 from creditfold.api.problems import RETRY_S, ProblemError, maybe_made, responses
@@ -23,12 +24,14 @@ from creditfold.api.service import service_of
 from creditfold.ledger.limits import MAX_REASON, is_note
 from creditfold.processors.operations import ACTIVATE, DIFF, REBUILD, VERIFY, start_process
 from creditfold.projections.access.operations import (
+    CANCELLED,
     FAILED,
     INTERRUPTED,
     Operation,
     OperationUnderWayError,
     UnknownOperationError,
     begin_operation,
+    cancel_operation,
     operation_of,
     operations,
     record_end,
@@ -73,7 +76,8 @@ class OperationAnswer(Answer):
     operation: int = Field(description="Its number.")
     kind: str
     state: str = Field(
-        description="starting, running, done, failed, or interrupted: its process ended before the operation did."
+        description="starting, running, cancelling, done, failed, cancelled, or interrupted: its process ended before "
+        "the operation did."
     )
     generation: int | None = Field(description="That it is about, or that it makes.")
     parameters: dict[str, Any]
@@ -87,7 +91,7 @@ class OperationAnswer(Answer):
     total: int = Field(description="Records of the step; 0 where there is nothing to count.")
     result: dict[str, Any] | None
     error: dict[str, str] | None = Field(description="code, message and remedy of one that failed.")
-    remedy: str | None = Field(description="How to go on after one that failed or was interrupted.")
+    remedy: str | None = Field(description="How to go on after one that failed, was cancelled or was interrupted.")
 
 
 class OperationsAnswer(Answer):
@@ -133,6 +137,48 @@ async def show_operation(
     found = await service_of(request).query(operation_for, caller, number)
     waits = {} if found.has_ended else {"Retry-After": str(RETRY_S)}
     return answers.render(answer_of(found), 200, {**_FRESH, **waits})
+
+
+@router.post(
+    "/v1/operations/{number}:cancel",
+    operation_id="cancel_operation",
+    response_model=OperationAnswer,
+    responses={
+        200: {"description": "It has ended: by this, or before it."},
+        202: {"model": OperationAnswer, "description": "It is being cancelled. Location shows when it has ended."},
+        **responses(404, 409, 413, 415),
+    },
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/json": {"schema": ActionBody.model_json_schema()}}}
+    },
+)
+async def cancel(request: Request, caller: Operator, number: Number) -> Response:
+    """Have a rebuild, a comparison or a diff end early, in order: what a rebuild folded stays, to be resumed.
+
+    Nothing changes where it has ended already. An activation can't be cancelled.
+    """
+    body = await model_of(request, ActionBody)
+
+    def cancelled(connection: Connection[Any]) -> Operation:
+        found = operation_for(connection, caller, number)
+        if found.kind == ACTIVATE and not found.has_ended:
+            raise ProblemError(
+                409,
+                "operation_not_cancellable",
+                "An activation isn't cancelled: it switches whole, or changes nothing.",
+                "Wait for its end; to go back, activate the generation that was live before.",
+            )
+        return cancel_operation(connection, number, actor_of(request, caller, body.why))
+
+    with maybe_made(f"GET /v1/operations/{number} shows whether it is being cancelled; asking again does no harm."):
+        found = await service_of(request).query(cancelled)
+    if found.has_ended:
+        return answers.render(answer_of(found), 200, _FRESH)
+    return answers.render(answer_of(found), 202, _under_way(found))
+
+
+def _under_way(found: Operation) -> dict[str, str]:
+    return {"Location": f"/v1/operations/{found.number}", "Retry-After": str(RETRY_S), **_FRESH}
 
 
 def operation_for(connection: Connection[Any], caller: Caller, number: int) -> Operation:
@@ -202,8 +248,7 @@ async def begin(
         failed = {"code": "no_process", "message": f"No process could be started: {error.strerror}.", "remedy": ""}
         await service.query(record_end, operation.number, error=failed)
         raise ProblemError(503, "no_process", failed["message"], "Try again.", operation=operation.number) from None
-    headers = {"Location": f"/v1/operations/{operation.number}", "Retry-After": str(RETRY_S), **_FRESH}
-    return answers.render(answer_of(operation), 202, headers)
+    return answers.render(answer_of(operation), 202, _under_way(operation))
 
 
 def refused(error: GenerationError) -> ProblemError:
@@ -221,7 +266,7 @@ def answer_of(found: Operation) -> OperationAnswer:
 
 
 def _remedy(found: Operation) -> str | None:
-    if found.state not in (FAILED, INTERRUPTED):
+    if found.state not in (FAILED, CANCELLED, INTERRUPTED):
         return None
     said = (found.error or {}).get("remedy", "")
     if found.kind == REBUILD and found.generation is not None:
@@ -232,5 +277,6 @@ def _remedy(found: Operation) -> str | None:
     elif found.kind == ACTIVATE:
         ours = "GET /v1/generations shows which one is live; activate it again if it isn't that one."
     else:
-        ours = "Begin another one; what this one made for itself is dropped then."
+        ours = "Begin another one"
+        ours += "." if found.state == CANCELLED else "; what this one made for itself is dropped then."
     return f"{said} {ours}".strip()

@@ -761,9 +761,10 @@ class OperationAnswer(Answer):
         error: code, message and remedy of one that failed.
         generation: that it is about, or that it makes.
         operation: its number.
-        remedy: how to go on after one that failed or was interrupted.
+        remedy: how to go on after one that failed, was cancelled or was interrupted.
         reported_at: when it said last how far it is.
-        state: starting, running, done, failed, or interrupted: its process ended before the operation did.
+        state: starting, running, cancelling, done, failed, cancelled, or interrupted: its process ended before the
+            operation did.
         step: what it does now.
         total: records of the step; 0 where there is nothing to count.
     """

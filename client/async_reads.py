@@ -1539,6 +1539,31 @@ class AsyncReads(ABC):
         """A long operation: how far it is, and what came of it."""
         return await self._send(Call("GET", path("/v1/operations/{number}", number=number), {200: OperationAnswer}))
 
+    async def cancel_operation(self, number: int, *, why: str) -> OperationAnswer:
+        """Have a rebuild, a comparison or a diff end early, in order: what a rebuild folded stays, to be resumed.
+
+        Nothing changes where it has ended already. An activation can't be cancelled.
+
+        Args:
+            number: the operation's number.
+            why: why, for the audit.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "POST",
+                path("/v1/operations/{number}:cancel", number=number),
+                {200: OperationAnswer, 202: OperationAnswer},
+                **json_body(why=why),
+                is_repeatable=False,
+            )
+        )
+
     async def progress(self) -> Rows[ProgressAnswer]:
         """How far each partition of the log is folded."""
         return await self._send(Call("GET", "/v1/progress", {200: list[ProgressAnswer]}))

@@ -1063,6 +1063,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/operations/{number}:cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel
+         * @description Have a rebuild, a comparison or a diff end early, in order: what a rebuild folded stays, to be resumed.
+         *
+         *     Nothing changes where it has ended already. An activation can't be cancelled.
+         */
+        post: operations["cancel_operation"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/outcomes": {
         parameters: {
             query?: never;
@@ -2401,7 +2423,7 @@ export interface components {
             };
             /**
              * Remedy
-             * @description How to go on after one that failed or was interrupted.
+             * @description How to go on after one that failed, was cancelled or was interrupted.
              */
             remedy: string | null;
             /**
@@ -2416,7 +2438,7 @@ export interface components {
             } | null;
             /**
              * State
-             * @description starting, running, done, failed, or interrupted: its process ended before the operation did.
+             * @description starting, running, cancelling, done, failed, cancelled, or interrupted: its process ended before the operation did.
              */
             state: string;
             /**
@@ -14353,6 +14375,224 @@ export interface operations {
             };
             /** @description Not Found */
             404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    cancel_operation: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The operation's number. */
+                number: number;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "why": "the disk is full"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Why
+                     * @description Why, for the audit.
+                     */
+                    why: string;
+                };
+            };
+        };
+        responses: {
+            /** @description It has ended: by this, or before it. */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "begun_at": "2026-06-01T12:00:00.000Z",
+                     *       "done": 20,
+                     *       "ended_at": "2026-06-01T12:00:00.000Z",
+                     *       "error": null,
+                     *       "generation": 2,
+                     *       "kind": "generations.rebuild",
+                     *       "operation": 1,
+                     *       "parameters": {
+                     *         "note": "",
+                     *         "processes": 2,
+                     *         "rate": 30000,
+                     *         "resume": null,
+                     *         "tablespace": null,
+                     *         "until_ms": null,
+                     *         "until_offsets": null
+                     *       },
+                     *       "remedy": null,
+                     *       "reported_at": "2026-06-01T12:00:00.000Z",
+                     *       "result": {
+                     *         "activated_at": null,
+                     *         "digest": "2f1d0c9be8a7f605",
+                     *         "forced_rules": null,
+                     *         "is_partial": false,
+                     *         "layout": 9,
+                     *         "log": {
+                     *           "partitions": 4,
+                     *           "topic": "creditfold.commands.v1",
+                     *           "topic_id": "5q9KbW7rQ5mGvK2Jp0xR3A"
+                     *         },
+                     *         "made_at": "2026-06-01T12:00:00.000Z",
+                     *         "next_offsets": {
+                     *           "3": 1043
+                     *         },
+                     *         "note": "",
+                     *         "number": 20,
+                     *         "purpose": "rebuild",
+                     *         "ready_at": "2026-06-01T12:00:00.000Z",
+                     *         "records": 20,
+                     *         "retired_at": null,
+                     *         "searchable": [
+                     *           "order"
+                     *         ],
+                     *         "size_bytes": 20,
+                     *         "state": "ready",
+                     *         "until_ms": null,
+                     *         "until_offsets": null
+                     *       },
+                     *       "state": "done",
+                     *       "step": "Folding",
+                     *       "total": 20,
+                     *       "who": "shop",
+                     *       "why": "each quarter, to prove it"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["OperationAnswer"];
+                };
+            };
+            /** @description It is being cancelled. Location shows when it has ended. */
+            202: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OperationAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;

@@ -1,17 +1,19 @@
 """A rebuild, a comparison or an activation that somebody began over HTTP, in a process of its own.
 
-Owns how it records how far it is and what came of it, and that it goes behind whoever else wants the processor. How it
-is started is processors/operations.py's, what is recorded of it projections/access's, what is done that of the other
-modules here.
+Owns how it records how far it is and what came of it, that it ends early when somebody wants it to, and that it goes
+behind whoever else wants the processor. How it is started is processors/operations.py's, what is recorded of it
+projections/access's, what is done that of the other modules here.
 """
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 from psycopg import Connection
@@ -26,16 +28,19 @@ from creditfold.processors.rebuild.processes import NICENESS, FoldProcesses, fol
 from creditfold.processors.rebuild.verify import diff, verify
 from creditfold.projections.access.operations import (
     Operation,
+    is_to_end,
     record_end,
     record_generation,
     record_progress,
     running,
 )
-from creditfold.projections.connections import pinned
+from creditfold.projections.connections import connected, pinned
 from creditfold.projections.generations.removal import drop_leftovers
 
 #: Seconds between two records of how far an operation is.
 RECORD_EVERY_S = 0.5
+#: Seconds between two looks whether somebody wants it to end early.
+LOOK_EVERY_S = 0.5
 
 
 class _Recorder:
@@ -90,23 +95,59 @@ def run(settings: Settings, number: int, processes: int) -> None:
             # Readers and the live fold go first; at the end of an activation the latter stands still.
             os.nice(NICENESS)
         work = Work(settings, operation, connection, _Recorder(connection, number), started)
-        result, error = _outcome(work)
-        record_end(connection, number, result=result, error=error)
+        record_end(connection, number, **_outcome(work))
 
 
-def _outcome(work: Work) -> tuple[dict[str, Any] | None, dict[str, str] | None]:
-    """What an operation comes to: a result, or an error in words."""
+def _outcome(work: Work) -> dict[str, Any]:
+    """What an operation comes to, as `record_end` takes it: a result, an error in words, or that it ended early."""
+    result = None
     try:
-        return _KINDS[work.operation.kind](work, work.operation.parameters), None
+        with _ended_early(work):
+            result = _KINDS[work.operation.kind](work, work.operation.parameters)
+    except KeyboardInterrupt:
+        # It may have come when all was done.
+        return {"result": result, "is_cancelled": result is None}
     except CreditfoldError as error:
-        return None, {"code": error.error_code, "message": error.message, "remedy": error.remedy}
+        return {"error": {"code": error.error_code, "message": error.message, "remedy": error.remedy}}
     except Exception as error:
         if work.connection.closed:
             # Nothing can be recorded, and so it was interrupted.
             raise
         traceback.print_exc()
         message = f"The operation failed by a defect: {type(error).__name__}."
-        return None, {"code": "internal_error", "message": message, "remedy": "Report it, with the server's log."}
+        return {"error": {"code": "internal_error", "message": message, "remedy": "Report it, with the server's log."}}
+    return {"result": result}
+
+
+@contextmanager
+def _ended_early(work: Work) -> Iterator[None]:
+    """End the block as Ctrl-C ends a command, by KeyboardInterrupt, when somebody wants the operation to end early."""
+    # Whoever started the server in the background may have had the signal ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    has_ended = threading.Event()
+    arguments = (work.settings.dsn, work.operation.number, threading.main_thread().ident, has_ended)
+    thread = threading.Thread(target=_look, args=arguments, name="cancellation", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
+        # A signal that was on its way has come by then.
+        thread.join()
+
+
+def _look(dsn: str, number: int, main_thread: int, has_ended: threading.Event) -> None:
+    """Look over and over whether an operation is to end early, and interrupt the main thread then, once."""
+    # So that each signal waits where the main thread has it wait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    while not has_ended.wait(LOOK_EVERY_S):
+        # Where PostgreSQL is away the operation ends by that, or goes on with the next look.
+        with suppress(CreditfoldError), connected(dsn, "creditfold operation") as connection:
+            while not has_ended.is_set():
+                if is_to_end(connection, number):
+                    signal.pthread_kill(main_thread, signal.SIGINT)
+                    return
+                has_ended.wait(LOOK_EVERY_S)
 
 
 def _rebuild(work: Work, given: Mapping[str, Any]) -> dict[str, Any]:

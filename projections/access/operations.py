@@ -22,7 +22,8 @@ LOCKS = 0x6366_6F6F
 #: Seconds that the process of an operation has to begin; after that it doesn't any more.
 START_S = 60
 
-DONE, FAILED, INTERRUPTED = "done", "failed", "interrupted"
+STARTING, RUNNING, CANCELLING = "starting", "running", "cancelling"
+DONE, FAILED, CANCELLED, INTERRUPTED = "done", "failed", "cancelled", "interrupted"
 
 
 class UnknownOperationError(CreditfoldError):
@@ -47,7 +48,7 @@ class OperationGoneError(CreditfoldError):
 
 
 class Operation(NamedTuple):
-    """An operation. `state` is starting, running, done, failed or interrupted.
+    """An operation. `state` is starting, running, cancelling, done, failed, cancelled or interrupted.
 
     `done` of `total` records are behind the step; 0 of 0 where there is nothing to count. `error` has a code, a message
     and a remedy.
@@ -74,7 +75,7 @@ class Operation(NamedTuple):
     @property
     def has_ended(self) -> bool:
         """Whether nothing more comes of it."""
-        return self.state in (DONE, FAILED, INTERRUPTED)
+        return self.state in (DONE, FAILED, CANCELLED, INTERRUPTED)
 
     @property
     def by(self) -> Actor:
@@ -84,12 +85,12 @@ class Operation(NamedTuple):
 
 _OPERATIONS = """
     SELECT number, kind,
-           CASE WHEN state IN ('done', 'failed') THEN state
+           CASE WHEN state IN ('done', 'failed', 'cancelled') THEN state
                 WHEN EXISTS (
                     SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %(locks)s
                         AND objid::bigint = number
                         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                ) THEN 'running'
+                ) THEN CASE WHEN cancel_at IS NULL THEN 'running' ELSE 'cancelling' END
                 WHEN state = 'starting' AND begun_at > clock_timestamp() - make_interval(secs => %(start_s)s) THEN state
                 ELSE 'interrupted' END AS state,
            parameters, who, address, why, request_id, generation, begun_at, reported_at, ended_at, step, done, total,
@@ -167,6 +168,47 @@ def begin_operation(
         return operation_of(connection, number)
 
 
+def cancel_operation(connection: Connection[Any], number: int, by: Actor) -> Operation:
+    """Have an operation end early: at once where no process has taken it yet, else as soon as its process sees this.
+
+    What has ended stays as it is, and what is asked for twice is audited once.
+
+    Args:
+        connection: to the database.
+        number: of the operation.
+        by: who wants it, and why.
+
+    Returns:
+        The operation: cancelling, or what it came to.
+
+    Raises:
+        UnknownOperationError: there is none.
+        ReasonMissingError: nobody says why.
+    """
+    with connection.transaction():
+        # A process that takes it now waits, and so does one that writes down its end.
+        connection.execute("SELECT FROM ledger_access.operations WHERE number = %s FOR UPDATE", (number,))
+        found = operation_of(connection, number)
+        if found.state not in (STARTING, RUNNING):
+            return found
+        target, before = f"operation {number}", {"state": found.state}
+        record_action(connection, **by._asdict(), action="operations.cancel", target=target, before=before)
+        connection.execute(
+            "UPDATE ledger_access.operations SET cancel_at = clock_timestamp() WHERE number = %s", (number,)
+        )
+        if found.state == STARTING:
+            record_end(connection, number, is_cancelled=True)
+        return operation_of(connection, number)
+
+
+def is_to_end(connection: Connection[Any], number: int) -> bool:
+    """Whether somebody wants an operation to end early."""
+    row = connection.execute(
+        "SELECT FROM ledger_access.operations WHERE number = %s AND cancel_at IS NOT NULL", (number,)
+    ).fetchone()
+    return row is not None
+
+
 @contextmanager
 def running(connection: Connection[Any], number: int) -> Iterator[Operation]:
     """Take an operation that was begun, and show for the length of the block that it runs.
@@ -214,9 +256,10 @@ def record_end(
     *,
     result: Mapping[str, Any] | None = None,
     error: Mapping[str, str] | None = None,
+    is_cancelled: bool = False,
 ) -> None:
-    """Record what came of an operation, also in the audit: its result, or the error that ended it."""
-    state = DONE if error is None else FAILED
+    """Record what came of an operation, also in the audit: its result, an error that ended it, or that somebody did."""
+    state = CANCELLED if is_cancelled else DONE if error is None else FAILED
     with connection.transaction():
         connection.execute(
             """UPDATE ledger_access.operations

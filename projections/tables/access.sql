@@ -48,7 +48,7 @@ CREATE INDEX IF NOT EXISTS audit_at ON ledger_access.audit (at);
 CREATE TABLE IF NOT EXISTS ledger_access.operations (
     number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind text COLLATE "C" NOT NULL,
-    state text COLLATE "C" NOT NULL DEFAULT 'starting' CHECK (state IN ('starting', 'running', 'done', 'failed')),
+    state text COLLATE "C" NOT NULL DEFAULT 'starting',
     parameters jsonb NOT NULL,
     who text NOT NULL,
     address text NOT NULL,
@@ -67,3 +67,8 @@ CREATE TABLE IF NOT EXISTS ledger_access.operations (
     -- With code, message and remedy.
     error jsonb
 );
+-- These may be missing from a table that is there: when somebody wanted it to end early, and the states.
+ALTER TABLE ledger_access.operations ADD COLUMN IF NOT EXISTS cancel_at timestamptz;
+ALTER TABLE ledger_access.operations DROP CONSTRAINT IF EXISTS operations_state_check;
+ALTER TABLE ledger_access.operations ADD CONSTRAINT operations_state_check
+    CHECK (state IN ('starting', 'running', 'done', 'failed', 'cancelled'));

@@ -89,7 +89,9 @@ def prepare(dsn: str, log: Log, searchable: Collection[str] = (), *, by_balance:
 
 def _prepare_access_tables(connection: Connection[TupleRow]) -> None:
     # Only where the newest is missing: each start of a worker comes by, of a user who may make no schema.
-    if connection.execute("SELECT to_regclass('ledger_access.operations') IS NULL").fetchone() == (True,):
+    newest = """SELECT FROM pg_attribute
+                WHERE attrelid = to_regclass('ledger_access.operations') AND attname = 'cancel_at'"""
+    if connection.execute(newest).fetchone() is None:
         become_owner(connection)
         connection.execute(script("tables/access.sql"))
         connection.execute("RESET ROLE")

@@ -123,6 +123,7 @@ CALLS = (
     Call("drop", "DELETE", "/v1/generations/2", query={"why": "a mistake"}),
     Call("diff", "POST", "/v1/rules:diff", body={"why": "before an upgrade", "rules": 1}),
     Call("generations", "GET", "/v1/generations"),
+    Call("cancel_operation", "POST", "/v1/operations/1:cancel", body={"why": "the disk is full"}),
     Call("operations", "GET", "/v1/operations", query={"limit": "1"}),
     Call("rules", "GET", "/v1/rules"),
     Call("live", "GET", "/health/live"),

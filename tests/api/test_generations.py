@@ -1,6 +1,7 @@
 """Generations and rules over HTTP: long operations go on by themselves, are told from interrupted ones, and audited."""
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,17 +12,24 @@ import pytest
 
 from creditfold.common.waiting import wait_until
 from creditfold.processors import operations
+from creditfold.projections.access.audit import Actor
+from creditfold.projections.access.operations import OperationGoneError, begin_operation, record_end
+from creditfold.projections.access.operations import running as taken
+from creditfold.projections.connections import connected
 from helpers.doors import Door
 from helpers.fork_server import Process
 from helpers.holds import gate_in
 from helpers.stack_under_test import free_port
-from helpers.support import HANG_S, query, worker
+from helpers.support import HANG_S, WITH_CONSTANTS, query, worker
 
 pytestmark = pytest.mark.stack
 
 WHY = {"why": "a test needs it"}
+REBUILD = "/v1/generations:rebuild"
 #: The processes of operations, in the order in which they were started.
 STARTED: list[Process] = []
+#: What they run, by the test that is being run.
+PROGRAM: list[str] = []
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,7 +38,7 @@ def _forked() -> Iterator[None]:
 
     def start(arguments: list[str], *, start_new_session: bool, **options: Any) -> Process:
         assert start_new_session
-        STARTED.append(Process(arguments[1:], env=dict(os.environ), **options))
+        STARTED.append(Process([*PROGRAM, *arguments[1:]], env=dict(os.environ), **options))
         return STARTED[-1]
 
     with pytest.MonkeyPatch.context() as patched:
@@ -166,6 +174,121 @@ def test_one_that_runs_is_left_alone_and_one_that_was_killed_goes_on(door: Door,
     assert door.http.delete(f"/v1/generations/{number}", params=WHY).status_code == 200
 
 
+def cancelled(door: Door, found: dict[str, Any], status: int) -> dict[str, Any]:
+    """An operation after a request to cancel it."""
+    answer = door.http.post(f"/v1/operations/{found['operation']}:cancel", json={"why": "the disk is full"})
+    assert answer.status_code == status, answer.text
+    assert ("Location" in answer.headers) == (status == 202)
+    return dict(answer.json())
+
+
+def audited(door: Door, count: int) -> list[tuple[str, str, Any]]:
+    """The latest lines of the audit, oldest first: action, reason, and the state before or after."""
+    lines = door.http.get("/v1/audit", params={"limit": count}).json()["lines"][::-1]
+    return [(one["action"], one["reason"], (one["after"] or one["before"] or {}).get("state")) for one in lines]
+
+
+@pytest.mark.parametrize("few_records", [None, 0], ids=["in one process", "in processes of its own"])
+def test_a_rebuild_that_is_cancelled_in_the_middle_is_resumed(
+    door: Door, account: str, few_records: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends in order, whoever asks once more; another can be begun, and what was folded stays."""
+    if few_records is not None:
+        constant = f"creditfold.processors.rebuild.steps.FEW_RECORDS={few_records}"
+        monkeypatch.setitem(globals(), "PROGRAM", [WITH_CONSTANTS, constant])
+    door.grant(account[:100], 5)
+    number = next_number(door)
+    with gate_in(door.settings, number) as gate:
+        for partition in range(door.settings.partitions):
+            gate.close(partition, 0)
+        running = begun(door, REBUILD, processes=2)
+        assert wait_until(lambda: gate.waiting() > 0, HANG_S), shown(door, running)
+        with door.with_key(door.make_key("operate:rules").text) as client:
+            refused = client.post(f"/v1/operations/{running['operation']}:cancel", json=WHY)
+            assert problem(refused) == (403, "scope_missing")
+        assert problem(door.http.post(f"/v1/operations/{running['operation']}:cancel", json={})) == (
+            400,
+            "invalid_request",
+        )
+        assert shown(door, running)["state"] == "running"
+        first = cancelled(door, running, 202)
+        assert (first["state"], first["ended_at"]) == ("cancelling", None)
+        over = ended(door, running)
+        assert STARTED[-1].wait(HANG_S) == 0
+    assert (over["state"], over["generation"], over["result"], over["error"]) == ("cancelled", number, None, None)
+    assert f'"resume": {number}' in over["remedy"]
+    assert cancelled(door, running, 200) == over
+    assert [line for line in audited(door, 4) if line[0] != "keys.create"] == [
+        ("generations.rebuild", "a test needs it", None),
+        ("operations.cancel", "the disk is full", "running"),
+        ("generations.rebuild", "a test needs it", "cancelled"),
+    ]
+    assert generations(door)[number] == "building"
+    resumed = done(door, REBUILD, resume=number)
+    assert (resumed["generation"], generations(door)[number]) == (number, "ready")
+    assert cancelled(door, resumed, 200) == resumed
+    assert door.http.delete(f"/v1/generations/{number}", params=WHY).status_code == 200
+
+
+@pytest.mark.parametrize("action", ["verify", "diff"])
+def test_a_comparison_that_is_cancelled_leaves_nothing(door: Door, account: str, action: str) -> None:
+    """What it folded to compare with is dropped before it ends."""
+    door.grant(account, 5)
+    number, path = next_number(door), {"verify": f"/v1/generations/{live(door)}:verify", "diff": "/v1/rules:diff"}
+    with gate_in(door.settings, number) as gate:
+        for partition in range(door.settings.partitions):
+            gate.close(partition, 0)
+        running = begun(door, path[action])
+        assert wait_until(lambda: gate.waiting() > 0, HANG_S), shown(door, running)
+        assert number in generations(door)
+        cancelled(door, running, 202)
+        assert ended(door, running)["state"] == "cancelled"
+        assert number not in generations(door)
+    done(door, path[action])
+
+
+def test_one_that_has_not_begun_is_cancelled_at_once(door: Door) -> None:
+    """Its process, if it comes all the same, does nothing. An activation stays, and an unknown one is none."""
+    by = Actor("tests", "here", "a test needs it")
+    with connected(door.settings.dsn) as connection:
+        waiting = begin_operation(connection, "rules.diff", {"rules": None, "limit": 1}, by=by).number
+        over = cancelled(door, {"operation": waiting}, 200)
+        assert (over["state"], over["remedy"]) == ("cancelled", "Begin another one.")
+        assert audited(door, 2) == [
+            ("operations.cancel", "the disk is full", "starting"),
+            ("rules.diff", "a test needs it", "cancelled"),
+        ]
+        with pytest.raises(OperationGoneError), taken(connection, waiting):
+            pass
+        switching = begin_operation(connection, "generations.activate", {"generation": 1}, by=by).number
+        path = f"/v1/operations/{switching}:cancel"
+        assert problem(door.http.post(path, json=WHY)) == (409, "operation_not_cancellable")
+        record_end(connection, switching, result={})
+        assert door.http.post(path, json=WHY).json()["state"] == "done"
+
+
+def test_one_whose_process_dies_while_it_is_cancelled_is_interrupted(door: Door, account: str) -> None:
+    """Nobody says that it ended in order; it stays so, whoever cancels it then."""
+    door.grant(account, 5)
+    number = next_number(door)
+    with gate_in(door.settings, number) as gate:
+        for partition in range(door.settings.partitions):
+            gate.close(partition, 0)
+        found = begun(door, REBUILD, processes=1)
+        assert wait_until(lambda: gate.waiting() > 0, HANG_S), shown(door, found)
+        os.kill(STARTED[-1].pid, signal.SIGSTOP)
+        assert cancelled(door, found, 202)["state"] == "cancelling"
+        assert cancelled(door, found, 202)["state"] == "cancelling"
+        again = door.http.post(REBUILD, json=WHY)
+        assert problem(again) == (409, "operation_under_way")
+        STARTED[-1].kill()
+        assert wait_until(lambda: shown(door, found)["state"] == "interrupted", HANG_S)
+        assert cancelled(door, found, 200)["state"] == "interrupted"
+    assert [action for action, _, _ in audited(door, 2)] == ["generations.rebuild", "operations.cancel"]
+    assert done(door, REBUILD, resume=number)["generation"] == number
+    assert door.http.delete(f"/v1/generations/{number}", params=WHY).status_code == 200
+
+
 def test_an_operation_outlives_the_server_that_started_it(door: Door, account: str, tmp_path: Path) -> None:
     """The server is killed in the middle; another one shows that the operation runs, and then its result."""
     door.grant(account, 5)
@@ -224,7 +347,6 @@ def test_a_part_of_the_log_is_for_looking_at(door: Door, account: str) -> None:
     assert (line["target"], line["after"]["code"]) == (f"operation {failed['operation']}", "no_such_position")
 
 
-REBUILD = "/v1/generations:rebuild"
 #: A request, and the status and the code that it is answered with. `live` stands for the live generation's number.
 REFUSED: dict[str, tuple[str, str, dict[str, Any] | None, int, str]] = {
     **{
@@ -285,6 +407,8 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any] | None, int, str]] = {
     "a flag as text": ("POST", "/v1/generations/live:activate", WHY | {"log_replaced": "no"}, 400, "invalid_request"),
     "a strange member": ("POST", "/v1/rules:diff", WHY | {"rule": 1}, 400, "invalid_request"),
     "unknown rules": ("POST", "/v1/rules:diff", WHY | {"rules": 99}, 404, "rules_unknown"),
+    "an unknown operation cancelled": ("POST", "/v1/operations/77777:cancel", WHY, 404, "operation_unknown"),
+    "no operation cancelled": ("POST", f"/v1/operations/{2**63}:cancel", WHY, 400, "invalid_request"),
     "an unknown operation": ("GET", "/v1/operations/77777", None, 404, "operation_unknown"),
     "no operation": ("GET", f"/v1/operations/{2**63}", None, 400, "invalid_request"),
 }

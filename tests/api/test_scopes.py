@@ -96,6 +96,7 @@ TABLE: dict[str, Row] = {
     "POST /v1/rules:diff": Row("operate:rules", "all"),
     "GET /v1/operations": Row("operate:*", "all"),
     "GET /v1/operations/{number}": Row("operate:*", "all"),
+    "POST /v1/operations/{number}:cancel": Row("operate:*", "all"),
     "GET /v1/progress": Row("read:balance"),
     "GET /health/live": Row(None),
     "GET /health/ready": Row(None),

@@ -1,6 +1,8 @@
 """Runs `creditfold` with some of its constants set otherwise, which are named before the command.
 
 python tests/programs/with_constants.py creditfold.processors.worker.background.IDLE_S=600 worker
+python tests/programs/with_constants.py creditfold.processors.rebuild.steps.FEW_RECORDS=0 -m \
+    creditfold.processors.rebuild.operation
 """
 
 import sys
@@ -14,4 +16,7 @@ if __name__ == "__main__":
         module, _, constant = name.rpartition(".")
         found = import_module(module)
         setattr(found, constant, type(getattr(found, constant))(value))
-    main()
+    if sys.argv[1] == "-m":
+        import_module(sys.argv[2]).main()
+    else:
+        main()

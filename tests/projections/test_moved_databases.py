@@ -7,6 +7,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from creditfold.common.settings import Settings
+from creditfold.projections.access.audit import Actor
+from creditfold.projections.access.operations import begin_operation, cancel_operation, operation_of
 from creditfold.projections.connections import connected
 from creditfold.projections.queries.progress import progress
 from creditfold.projections.tables.access import access_problems
@@ -91,3 +93,20 @@ def test_another_order_of_text_is_named(cli: Cli, ledger_settings: Settings) -> 
     state, seen, remedy = found(cli, "collation")
     assert (state, seen.split(";")[0]) == ("danger", "changed under ledger_0001.by_note")
     assert "REINDEX INDEX ledger_0001.by_note" in remedy
+
+
+def test_the_next_start_brings_the_table_of_operations_up_to_date(cli: Cli, ledger_settings: Settings) -> None:
+    """One that was made before operations could be cancelled; its rows stay."""
+    assert cli("init").code == 0
+    by = Actor("tests", "here", "a test needs it")
+    with connected(ledger_settings.dsn) as connection:
+        number = begin_operation(connection, "rules.diff", {}, by=by).number
+    execute(
+        ledger_settings,
+        """ALTER TABLE ledger_access.operations DROP COLUMN cancel_at, DROP CONSTRAINT operations_state_check,
+           ADD CONSTRAINT operations_state_check CHECK (state IN ('starting', 'running', 'done', 'failed'))""",
+    )
+    assert cli("init").code == 0
+    with connected(ledger_settings.dsn) as connection:
+        assert cancel_operation(connection, number, by).state == "cancelled"
+        assert operation_of(connection, number).why == by.reason
