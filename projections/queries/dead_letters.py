@@ -93,10 +93,15 @@ _KEYS: LiteralString = """
     FROM ledger.dead_letters JOIN ledger.dead_letter_states USING (log_partition, log_offset)
 """
 
+# By what the indexes have: when a letter was appended, before all others where that isn't known; and keys that are no
+# longer than an account's may be.
 _OF_FILTER: LiteralString = """
-    WHERE (%(reason)s::text IS NULL OR reason = %(reason)s) AND (%(key)s::bytea IS NULL OR key = %(key)s)
-        AND (%(since)s::timestamptz IS NULL OR appended_at >= %(since)s)
-        AND (%(until)s::timestamptz IS NULL OR appended_at < %(until)s)
+    WHERE (%(reason)s::text IS NULL OR reason COLLATE "C" = %(reason)s)
+        AND (%(key)s::bytea IS NULL
+             OR key = %(key)s AND (octet_length(key) <= 512 OR octet_length(%(key)s::bytea) > 512))
+        AND (%(since)s::timestamptz IS NULL OR coalesce(appended_at, '-infinity') >= %(since)s)
+        AND (%(until)s::timestamptz IS NULL
+             OR appended_at IS NOT NULL AND coalesce(appended_at, '-infinity') < %(until)s)
         AND (%(partition)s::integer IS NULL OR log_partition = %(partition)s)
 """
 
@@ -194,6 +199,7 @@ def selected(
     query = (
         _KEYS
         + _OF_FILTER
-        + "AND state = ANY(%(states)s) ORDER BY appended_at NULLS FIRST, log_partition, log_offset LIMIT %(limit)s"
+        + """AND state = ANY(%(states)s)
+             ORDER BY coalesce(appended_at, '-infinity'), log_partition, log_offset LIMIT %(limit)s"""
     )
     return rows_of(connection, LetterKey, query, {"states": list(states), "limit": limit, **wanted._asdict()})

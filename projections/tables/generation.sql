@@ -133,6 +133,17 @@ CREATE TABLE {schema}.dead_letters (
     headers jsonb NOT NULL,
     PRIMARY KEY (log_partition, log_offset)
 );
+-- The newest first, or the oldest: of all, of a reason, of a key. By appended_at as the view has it, and as the queries
+-- of dead letters say it. A key that no account can have may be too long for an index.
+CREATE INDEX dead_letters_newest ON {schema}.dead_letters (coalesce(
+    CASE WHEN appended_at_ms BETWEEN 0 AND 253402300799999 THEN to_timestamp(appended_at_ms / 1000.0) END, '-infinity'
+), log_partition, log_offset);
+CREATE INDEX dead_letters_of_reason ON {schema}.dead_letters (reason COLLATE "C", coalesce(
+    CASE WHEN appended_at_ms BETWEEN 0 AND 253402300799999 THEN to_timestamp(appended_at_ms / 1000.0) END, '-infinity'
+), log_partition, log_offset);
+CREATE INDEX dead_letters_of_key ON {schema}.dead_letters (key, coalesce(
+    CASE WHEN appended_at_ms BETWEEN 0 AND 253402300799999 THEN to_timestamp(appended_at_ms / 1000.0) END, '-infinity'
+), log_partition, log_offset) WHERE octet_length(key) <= 512;
 
 -- Records that put another version of the rules into force.
 CREATE TABLE {schema}.activations (

@@ -5,7 +5,7 @@ as good as another, and which is taken is chance.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +18,7 @@ from psycopg.rows import tuple_row
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.projections import queries
+from creditfold.projections.queries.dead_letters import LetterFilter, selected
 from creditfold.projections.tables.scripts import script
 from helpers.pages import DOCS, blocks
 
@@ -161,14 +162,14 @@ def explaining(settings: Settings) -> Iterator[Connection[Any]]:
         yield connection
 
 
-def scans(plan: dict[str, Any], relation: str = "") -> Iterator[tuple[str, str]]:
+def scans(plan: dict[str, Any], relation: str = "", large: Collection[str] = LARGE) -> Iterator[tuple[str, str]]:
     """How a plan gets at the rows of large tables: the kind of scan, and the condition by which its index is asked."""
     # What is below a bitmap's scan of a table names its index only.
     relation = plan.get("Relation Name", relation)
-    if relation in LARGE and plan["Node Type"].endswith(("Seq Scan", "Index Scan", "Index Only Scan")):
+    if relation in large and plan["Node Type"].endswith(("Seq Scan", "Index Scan", "Index Only Scan")):
         yield plan["Node Type"], plan.get("Index Cond", "")
     for below in plan.get("Plans", ()):
-        yield from scans(below, relation)
+        yield from scans(below, relation, large)
 
 
 def conditions(plan: dict[str, Any], table: str) -> list[str]:
@@ -236,6 +237,77 @@ def test_plans_hold_at_ten_million_lines(prepared: Settings) -> None:
         assert [kind for kind in kinds if kind.endswith("Seq Scan")] == [], wanted
 
 
+#: What dead letters are listed by, and what those are selected by that are redriven or discarded.
+LISTED: dict[str, dict[str, Any]] = {
+    "all": {},
+    "behind another": {"before": (moment(9_000_000), Position(0, 9_000))},
+    "of a reason that most have": {"reason": "not_framed"},
+    "of a reason that few have": {"reason": "oversize"},
+    "of a reason that none has": {"reason": "not_avro"},
+    "of a key that many have": {"account": BUSY},
+    "of a key that one has": {"account": "user-77"},
+    "of a key that none has": {"account": "nobody"},
+    "since": {"since": moment(39_990_000)},
+    "until": {"until": moment(90_000)},
+    "between": {"since": moment(20_000_000), "until": moment(20_090_000)},
+    "of a partition": {"partition": 0},
+    "of a partition that few have": {"partition": 3},
+    "of a reason behind another": {"reason": "not_framed", "before": (moment(9_000_000), Position(0, 9_000))},
+}
+
+
+def test_dead_letters_are_found_by_an_index(prepared: Settings) -> None:
+    """However many there are, a page is read in its order, by what it is filtered by, and nothing else is sorted."""
+    with psycopg.connect(prepared.dsn, autocommit=True) as connection:
+        connection.execute(LETTERS.encode(), binary=False)
+        connection.execute(SCALE, (LINES // ROWS,))
+    for name, options in LISTED.items():
+        with explaining(prepared) as connection:
+            found = queries.dead_letters(connection, 20, **options)
+        assert (len(found) > 0) == ("none" not in name), name
+        assert_in_order(name)
+        key = options.get("account")
+        wanted = LetterFilter(
+            options.get("reason"),
+            key and key.encode(),
+            options.get("since"),
+            options.get("until"),
+            options.get("partition"),
+        )
+        with explaining(prepared) as connection:
+            chosen = selected(connection, wanted, ("open",), 20)
+        assert (len(chosen) > 0) == ("none" not in name), name
+        assert_in_order(f"{name}, to redrive")
+
+
+def assert_in_order(question: str) -> None:
+    """The plan reads dead letters by an index, in the order of the answer, and sorts few of them at most."""
+    (plan,) = Explaining.plans
+    found = list(scans(plan, large={"dead_letters"}))
+    assert found, question
+    assert [kind for kind, _ in found if kind.endswith("Seq Scan")] == [], (question, plan)
+    assert [rows for rows in sorted_rows(plan, "dead_letters") if rows > LINES / 1_000] == [], (question, plan)
+
+
+def sorted_rows(plan: dict[str, Any], relation: str) -> Iterator[int]:
+    """How many rows of a table, or joined to them, a plan sorts."""
+    if "Sort" in plan["Node Type"] and next(scans(plan, large={relation}), None) is not None:
+        yield plan["Plan Rows"]
+    for below in plan.get("Plans", ()):
+        yield from sorted_rows(below, relation)
+
+
+# Nearly all of one reason, in one partition.
+LETTERS = f"""
+INSERT INTO ledger_0001.dead_letters
+    SELECT CASE WHEN n % 4000 = 0 THEN 3 ELSE 0 END, n,
+           CASE WHEN n % 2000 = 0 THEN 'oversize' ELSE 'not_framed' END, '',
+           CASE WHEN n % 50 = 0 THEN -1 ELSE n * 1000 END,
+           CASE WHEN n % 40 = 0 THEN '{BUSY}' ELSE 'user-' || n END::bytea, 'x', '[]'
+    FROM generate_series(1, {ROWS}) n;
+ALTER TABLE ledger_0001.dead_letters SET (autovacuum_enabled = off);
+ANALYZE ledger_0001.dead_letters;
+"""
 # Accounts with ten lines each, and one with a four-hundredth of all; of the other tables something for each of them.
 FILL = f"""
 CREATE TEMP TABLE names AS
