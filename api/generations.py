@@ -105,6 +105,8 @@ class GenerationAnswer(Answer):
     next_offsets: dict[str, int]
     digest: str = Field(description="The same where offsets and decisions are the same.")
     size_bytes: int
+    searchable: list[str] = Field(description="Keys of metadata that accounts can be searched by.")
+    indexes_balances: bool = Field(description="Whether searches by balance, and by what ends, have an index.")
     made_at: datetime
     ready_at: datetime | None
     activated_at: datetime | None

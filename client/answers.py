@@ -455,14 +455,17 @@ class GenerationAnswer(Answer):
 
     Attributes:
         digest: the same where offsets and decisions are the same.
+        indexes_balances: whether searches by balance, and by what ends, have an index.
         is_leftover: left by a comparison that was killed; nobody uses it.
         is_partial: for looking at only: it ends early, or other rules decided everything.
+        searchable: keys of metadata that accounts can be searched by.
         state: building, ready, live or retired.
     """
 
     activated_at: datetime | None
     digest: str
     forced_rules: int | None
+    indexes_balances: bool
     is_leftover: bool
     is_partial: bool
     layout: int
@@ -474,6 +477,7 @@ class GenerationAnswer(Answer):
     ready_at: datetime | None
     records: int
     retired_at: datetime | None
+    searchable: tuple[str, ...]
     size_bytes: int
     state: str
     topic: str

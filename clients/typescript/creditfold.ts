@@ -1901,6 +1901,11 @@ export interface components {
             /** Forced Rules */
             forced_rules: number | null;
             /**
+             * Indexes Balances
+             * @description Whether searches by balance, and by what ends, have an index.
+             */
+            indexes_balances: boolean;
+            /**
              * Is Leftover
              * @description Left by a comparison that was killed; nobody uses it.
              */
@@ -1933,6 +1938,11 @@ export interface components {
             records: number;
             /** Retired At */
             retired_at: string | null;
+            /**
+             * Searchable
+             * @description Keys of metadata that accounts can be searched by.
+             */
+            searchable: string[];
             /** Size Bytes */
             size_bytes: number;
             /**
@@ -12343,6 +12353,7 @@ export interface operations {
                      *         "activated_at": "2026-06-01T12:00:00.000Z",
                      *         "digest": "2f1d0c9be8a7f605",
                      *         "forced_rules": null,
+                     *         "indexes_balances": false,
                      *         "is_leftover": false,
                      *         "is_partial": false,
                      *         "layout": 9,
@@ -12356,6 +12367,9 @@ export interface operations {
                      *         "ready_at": "2026-06-01T12:00:00.000Z",
                      *         "records": 20,
                      *         "retired_at": null,
+                     *         "searchable": [
+                     *           "order"
+                     *         ],
                      *         "size_bytes": 20,
                      *         "state": "live",
                      *         "topic": "creditfold.commands.v1",
@@ -12468,6 +12482,7 @@ export interface operations {
                      *       "activated_at": "2026-06-01T12:00:00.000Z",
                      *       "digest": "2f1d0c9be8a7f605",
                      *       "forced_rules": null,
+                     *       "indexes_balances": false,
                      *       "is_leftover": false,
                      *       "is_partial": false,
                      *       "layout": 9,
@@ -12481,6 +12496,9 @@ export interface operations {
                      *       "ready_at": null,
                      *       "records": 20,
                      *       "retired_at": "2026-06-01T12:00:00.000Z",
+                     *       "searchable": [
+                     *         "order"
+                     *       ],
                      *       "size_bytes": 20,
                      *       "state": "retired",
                      *       "topic": "creditfold.commands.v1",
@@ -14308,6 +14326,7 @@ export interface operations {
                      *         "activated_at": null,
                      *         "digest": "2f1d0c9be8a7f605",
                      *         "forced_rules": null,
+                     *         "indexes_balances": false,
                      *         "is_partial": false,
                      *         "layout": 9,
                      *         "log": {
@@ -14485,6 +14504,7 @@ export interface operations {
                      *         "activated_at": null,
                      *         "digest": "2f1d0c9be8a7f605",
                      *         "forced_rules": null,
+                     *         "indexes_balances": false,
                      *         "is_partial": false,
                      *         "layout": 9,
                      *         "log": {

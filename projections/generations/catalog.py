@@ -45,7 +45,7 @@ class Generation(NamedTuple):
 
     `until_ms` and `until_offsets` say where its fold ends, if not at the log's end; `forced_rules` which version of the
     rules decided everything in it, if the log didn't say. Sizes are in bytes, on disk, indexes included. `searchable`
-    are the keys of metadata that it indexes.
+    are the keys of metadata that it indexes; `indexes_balances` says whether it indexes balances and what ends.
     """
 
     number: int
@@ -66,6 +66,7 @@ class Generation(NamedTuple):
     digest: str
     size_bytes: int
     searchable: Sequence[str]
+    indexes_balances: bool
 
     @property
     def is_partial(self) -> bool:
@@ -164,6 +165,8 @@ def _with_tables(connection: Connection[TupleRow], row: dict[str, Any]) -> Gener
         digest=_digest([(line[0], line[1], bytes(line[2]).hex()) for line in progress]),
         size_bytes=int(size[0]) if size else 0,
         searchable=searchable_of(connection, row["number"]),
+        indexes_balances=connection.execute("SELECT to_regclass(%s)", (f"{schema}.balances_available",)).fetchone()
+        != (None,),
     )
 
 

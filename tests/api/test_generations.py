@@ -16,7 +16,7 @@ from creditfold.projections.access.audit import Actor
 from creditfold.projections.access.operations import OperationGoneError, begin_operation, record_end
 from creditfold.projections.access.operations import running as taken
 from creditfold.projections.connections import connected
-from helpers.doors import Door
+from helpers.doors import Door, serving
 from helpers.fork_server import Process
 from helpers.holds import gate_in
 from helpers.stack_under_test import free_port
@@ -315,6 +315,39 @@ def test_an_operation_outlives_the_server_that_started_it(door: Door, account: s
         assert shown(door, running)["state"] == "running"
     assert ended(door, running)["state"] == "done", shown(door, running)
     assert door.http.delete(f"/v1/generations/{number}", params=WHY).status_code == 200
+
+
+def test_what_accounts_are_searched_by_comes_with_a_generation(door: Door, account: str) -> None:
+    """A rebuild by a door of other settings has other keys, of the past too; nothing is started anew."""
+    door.append(account, "grants", asset="credits", amount=5, metadata={"order": "o", "invoice": "i"})
+    old, new = live(door), next_number(door)
+
+    def statuses(*keys: str) -> list[int]:
+        asked = [door.http.get("/v1/accounts", params={f"metadata[{key}]": key[0]}) for key in keys]
+        assert all(one.json()["accounts"][0]["account"] == account for one in asked if one.status_code == 200)
+        assert {one.json()["code"] for one in asked if one.status_code != 200} <= {"not_searchable"}
+        return [one.status_code for one in asked]
+
+    assert statuses("order", "invoice") == [200, 400]
+    other = {"searchable_metadata": "order, invoice", "searchable_balances": True}
+    with serving(door.settings.model_copy(update=other)) as url:
+        rebuilt = httpx.post(url + REBUILD, json=WHY, headers=door.http.headers, timeout=HANG_S)
+        assert ended(door, rebuilt.json())["generation"] == new
+    assert statuses("order", "invoice") == [200, 400]
+    shown_of = {row["number"]: row for row in door.http.get("/v1/generations").json()}
+    assert (shown_of[old]["searchable"], shown_of[old]["indexes_balances"]) == (["order"], False)
+    assert (shown_of[new]["searchable"], shown_of[new]["indexes_balances"]) == (["invoice", "order"], True)
+    assert done(door, f"/v1/generations/{new}:verify")["result"]["equal"]
+    done(door, f"/v1/generations/{new}:activate")
+    assert statuses("order", "invoice") == [200, 200]
+    door.append(account, "spends", "later", asset="credits", amount=1, metadata={"invoice": "i"})
+    found = door.http.get("/v1/accounts", params={"metadata[invoice]": "i", "asset": "credits", "least": 1}).json()
+    assert found["accounts"][0]["commands"][0]["command_id"] == "later"
+    done(door, f"/v1/generations/{old}:activate")
+    assert statuses("order", "invoice") == [200, 400]
+    by_balance = door.http.get("/v1/accounts", params={"asset": "credits", "least": 1, "account_prefix": account})
+    assert [one["account"] for one in by_balance.json()["accounts"]] == [account]
+    assert door.http.delete(f"/v1/generations/{new}", params=WHY).status_code == 200
 
 
 def test_rules_are_shown_and_tried_out(door: Door, account: str) -> None:
