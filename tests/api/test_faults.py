@@ -87,6 +87,8 @@ class Client(threading.Thread):
                     key = uuid.uuid4().hex
                     while not self._send(http, key):
                         self._is_over.wait(0.05)
+                    # Always on its way, and not so fast that it takes the processor from what it waits for.
+                    self._is_over.wait(0.02)
         except Exception as error:
             self.failure = error
 
@@ -129,6 +131,7 @@ class BulkClient(Client):
             while keys or not self._is_over.is_set():
                 keys += [uuid.uuid4().hex for _ in range(20 - len(keys))] if not self._is_over.is_set() else []
                 keys = self._send_lines(keys)
+                self._is_over.wait(0.05)
         except Exception as error:
             self.failure = error
 
