@@ -4,6 +4,7 @@ All fields of a request read one snapshot, by one connection, one after the othe
 nothing here waits for anything else. Knows no field.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from creditfold.common.settings import Settings
 from creditfold.log.partitioner import partition_of
 from creditfold.projections import queries
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]").search
 #: Rows of the lists that one request's fields read together.
 MOST_ROWS = 20_000
 
@@ -155,10 +157,22 @@ class Reading(FieldExtension):
 
     def _checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A field's arguments, of which each is what the GET route takes. Raises ProblemError."""
+        if not _is_of_text(list(arguments.values())):
+            said = "An argument has a NUL, or half of a surrogate pair."
+            raise ProblemError(400, "invalid_request", said, "No text of the ledger has one.")
         return {
             name: value if value is None or name not in self._checks else _valid(name, value, self._checks[name])
             for name, value in arguments.items()
         }
+
+
+def _is_of_text(value: Any) -> bool:
+    """Whether all texts of arguments are such as a URL may have, and PostgreSQL keeps."""
+    if isinstance(value, str):
+        return _NO_TEXT(value) is None
+    # Of an input type, what it has.
+    within = value if isinstance(value, list) else list(getattr(value, "__dict__", {}).values())
+    return all(map(_is_of_text, within))
 
 
 def _valid(name: str, value: Any, check: TypeAdapter[Any]) -> Any:

@@ -14,6 +14,7 @@ from psycopg import Connection
 
 from creditfold.common.position import Position
 from creditfold.projections.connections import rows_of
+from creditfold.projections.queries.ledger_lines import UnknownPartitionError
 from creditfold.projections.queries.progress import NotYetFoldedError, progress
 from creditfold.projections.tables.scripts import script_text
 
@@ -86,7 +87,7 @@ def trial_balance(
         until: the last instant of the log's clock that counts.
         asset: only this one.
 
-    Raises NotYetFoldedError when the fold hasn't passed a position, or has no such partition.
+    Raises NotYetFoldedError when the fold hasn't passed a position, UnknownPartitionError for one of no partition.
     """
     folded = {row.log_partition: row.next_offset for row in progress(connection)}
     ends = folded | _ends(folded, at)
@@ -104,8 +105,12 @@ def trial_balance(
 
 
 def _ends(folded: Mapping[int, int], at: Sequence[Position]) -> dict[int, int]:
-    """The next offset behind each of some positions, by partition. Raises NotYetFoldedError."""
+    """The next offset behind each of some positions, by partition. Raises as `trial_balance` does."""
     for position in at:
+        if folded and position.partition not in folded:
+            raise UnknownPartitionError(
+                f"The projection has no partition {position.partition}.", f"It has 0 to {max(folded)}."
+            )
         if position.offset >= folded.get(position.partition, 0):
             raise NotYetFoldedError(f"The fold has not reached {position} yet.", "See `creditfold status`.")
     return {position.partition: position.offset + 1 for position in at}

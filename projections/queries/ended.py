@@ -93,7 +93,7 @@ def ended(
         []
     """
     if account is None:
-        first = place or EndedPlace(until or _NEVER, *_BEHIND)
+        first = place or EndedPlace(min(until or _NEVER, _NEVER), *_BEHIND)
         bounds = {"since": since or EPOCH, "until": min(until or _NEVER, first.decided_at + MILLISECOND)}
         return rows_of(connection, Ended, _OF_ALL, {"limit": limit, **bounds, **first._asdict()})
     # By the account's own lines: by the instant, those of all accounts would be gone through.

@@ -1,5 +1,6 @@
 """GraphQL: the reads of the GET routes with their scopes, one snapshot, bounded before and while it reads."""
 
+import json
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -479,6 +480,46 @@ _BEGIN = graphql_reads.Reads.begin
 def _late(reads: graphql_reads.Reads) -> None:
     reads._deadline = 0.0
     _BEGIN(reads)
+
+
+#: Fields that take a text `$a`.
+TEXTS = (
+    "accounts(account_prefix: $a) {next}",
+    "accounts(command_id: $a) {next}",
+    "accounts(metadata: [{key: $a, value: $a}]) {next}",
+    "account_count(asset: $a) {number}",
+    "dead_letters(account: $a) {next}",
+    "dead_letter(position: $a) {state}",
+    "trial_balance(asset: $a) {balances}",
+    "spent(asset: $a) {has_more}",
+    "journal(from: $a) {next}",
+    "journal(cursor: $a) {next}",
+    "account(account: $a) {frozen balances{asset}}",
+    *(
+        f'account(account: "{ACCOUNT}") {{{one}}}'
+        for one in (
+            "balances(use: $a) {asset}",
+            "command(command_id: $a) {outcome}",
+            'command(command_id: "g", at: $a) {outcome}',
+            "trace(command_id: $a) {spent}",
+            "statement(asset: $a) {next}",
+            "expiring(within: $a) {at}",
+        )
+    ),
+    f'account(account: "{ACCOUNT}", as_of: $a) {{frozen}}',
+)
+
+
+@pytest.mark.parametrize("field", TEXTS)
+def test_a_text_that_no_url_may_have_is_refused(door: Door, field: str) -> None:
+    """A NUL, which PostgreSQL keeps in no text, and half of a surrogate pair, which UTF-8 has no form for."""
+    for text, statuses in (('"\\u0000"', {200}), ('"a\\u0000b"', {200}), ('"\\ud800"', {200, 400})):
+        body = f'{{"query": {json.dumps("query($a: String!) {" + field + "}")}, "variables": {{"a": {text}}}}}'
+        answer = door.http.post("/graphql", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in statuses, (text, answer.text)
+        found = answer.json()
+        problems = [one["extensions"] for one in found["errors"]] if "errors" in found else [found]
+        assert {problem.get("status") for problem in problems} == {400}, (text, answer.text)
 
 
 def test_a_request_is_one_document_in_json(door: Door) -> None:

@@ -431,6 +431,8 @@ BAD_READS = {
     "/v1/accounts/a/commands/b?at=2000000000:1&wait=1": 400,
     "/v1/accounts/a?at_least=0:99999999999999999999": 400,
     "/v1/accounts/a?at_least=77:1": 400,
+    "/v1/trial-balance?at=99999:0": 400,
+    "/v1/trial-balance?at=0:99999999": 503,
     "/schemas/99999999999999999999999": 404,
     "/schemas/-1": 404,
     "/schemas/1e3": 400,
@@ -448,6 +450,22 @@ def test_a_read_of_what_there_can_not_be_is_no_failure(door: Door, target: str) 
     assert answer.status_code == BAD_READS[target], answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json()["remedy"]
+
+
+#: Reads of a time, in front of its end.
+OF_A_TIME = (
+    *("/v1/ended?until=", "/v1/accounts/a/ended?until=", "/v1/accounts/a/history?until=", "/v1/journal?until="),
+    *("/v1/rejections?until=", "/v1/accounts/a/statement?until=", "/v1/dead-letters?until=", "/v1/expiring?until="),
+    *("/v1/trial-balance?until=", "/v1/accounts?ends_before="),
+)
+
+
+@pytest.mark.parametrize("target", OF_A_TIME)
+def test_a_time_may_end_with_the_last_instant(door: Door, target: str) -> None:
+    """And with the first one; nothing is counted on from there."""
+    for instant in ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999Z", "1970-01-01T00:00:00Z"):
+        answer = door.http.get(target + instant)
+        assert answer.status_code == 200, (instant, answer.text)
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE", "BREW"])
