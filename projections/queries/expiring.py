@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from psycopg import Connection
 
-from creditfold.common.instants import MAX_INSTANT, milliseconds_of
+from creditfold.common.instants import MAX_INSTANT, MILLISECOND, milliseconds_of
 from creditfold.ledger.lots import EPOCH
 from creditfold.projections.connections import rows_of
 from creditfold.projections.queries.balances_now import settled_account
@@ -129,13 +129,20 @@ def expiring_totals(connection: Connection[Any], until: datetime | None = None) 
     rows = rows_of(
         connection,
         ExpiringMonth,
-        """SELECT date_trunc('month', expires_at AT TIME ZONE 'UTC')::date AS month, asset, count(*) AS lots,
+        # By day in whole numbers first: what calendars take for each lot is most of the time.
+        """SELECT date_trunc('month', date '1970-01-01' + day)::date AS month, asset, sum(lots) AS lots,
                   sum(remaining) AS remaining, sum(held) AS held
-           FROM ledger.expiring
-           WHERE expires_at > (SELECT greatest(now(), max(clock)) FROM ledger.progress)
-             AND (%(until)s::timestamptz IS NULL OR expires_at < %(until)s)
+           FROM (
+               SELECT (expires_at_ms / 86400000)::integer AS day, asset, count(*) AS lots, sum(remaining) AS remaining,
+                      sum(held) AS held
+               FROM ledger.expiring
+               WHERE expires_at_ms > (
+                   SELECT floor(extract(epoch FROM greatest(now(), max(clock))) * 1000)::bigint FROM ledger.progress
+               ) AND expires_at_ms < %(until_ms)s
+               GROUP BY 1, 2
+           ) AS days
            GROUP BY 1, 2 ORDER BY 1, 2""",
-        {"until": until},
+        {"until_ms": MAX_INSTANT + 1 if until is None else -(-(until - EPOCH) // MILLISECOND)},
     )
     # Sums of PostgreSQL's are decimals, since they may be larger than its largest whole numbers.
-    return [row._replace(remaining=int(row.remaining), held=int(row.held)) for row in rows]
+    return [row._replace(lots=int(row.lots), remaining=int(row.remaining), held=int(row.held)) for row in rows]

@@ -163,6 +163,7 @@ RELATIONS: Mapping[str, Relation] = {
             "remaining": "what of it can be spent, once the window is open",
             "held": "what of it is set aside by holds; lost where it comes back after the end",
             "expires_at": "when its window closes, UTC, that instant excluded; it may have passed since then",
+            "expires_at_ms": "the same in milliseconds since 1970, which sums over many lots are quicker by",
         },
     ),
     "holds": Relation(

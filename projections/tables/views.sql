@@ -73,21 +73,23 @@ CREATE OR REPLACE VIEW ledger.lots AS
     FROM {schema}.all_lots;
 
 -- What of the live lots will end, for sums over all accounts: of the lots that stand in balances (inline_lots.py lays out
--- their lines) no more is read than that takes, and nothing of balances without an end. What isn't a lot is left out.
+-- their lines) no more is read than that takes, and nothing of balances without an end. What isn't a lot is left out. The
+-- OFFSET has each end worked out once and not wherever it is named, which takes twice as long.
 CREATE OR REPLACE VIEW ledger.expiring AS
-    SELECT account_id, asset, lot_class AS class, remaining, held, to_timestamp(expires_at_ms / 1000.0) AS expires_at
+    SELECT account_id, asset, lot_class AS class, remaining, held, to_timestamp(expires_at_ms / 1000.0) AS expires_at,
+           expires_at_ms
     FROM {schema}.lots
     WHERE is_live AND NOT is_void AND NOT is_lapsed AND expires_at_ms BETWEEN 1 AND 253402300799999
     UNION ALL
-    SELECT account_id, asset, words[8], words[5]::bigint, 0, to_timestamp(expires_at_ms / 1000.0)
+    SELECT account_id, asset, words[8], words[5]::bigint, 0, to_timestamp(expires_at_ms / 1000.0), expires_at_ms
     FROM (
-        SELECT account_id, asset, words,
-               CASE WHEN translate(words[5] || words[10], '0123456789', '') = '' AND length(words[5]) BETWEEN 1 AND 18
+        SELECT account_id, asset, string_to_array(string_to_table(lots, E'\n'), ' ') AS words
+        FROM {schema}.balances WHERE next_at_ms IS NOT NULL
+    ) AS l
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN translate(words[5] || words[10], '0123456789', '') = '' AND length(words[5]) BETWEEN 1 AND 18
                          AND length(words[10]) BETWEEN 1 AND 15 THEN words[10]::bigint END AS expires_at_ms
-        FROM (
-            SELECT account_id, asset, string_to_array(string_to_table(lots, E'\n'), ' ') AS words
-            FROM {schema}.balances WHERE next_at_ms IS NOT NULL
-        ) AS l
+        OFFSET 0
     ) AS ends
     WHERE expires_at_ms BETWEEN 1 AND 253402300799999;
 
