@@ -4,7 +4,9 @@ Reads through `projections.queries`, each answer in one snapshot. Knows no SQL a
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Request
@@ -15,7 +17,7 @@ from pydantic import Field
 from creditfold.api import answers
 from creditfold.api.account_lists import HOLDS, LOTS, HoldAnswer, LotAnswer, page_of
 from creditfold.api.answers import Answer, BalanceAnswer
-from creditfold.api.at_least import AtLeast, Reader, reading
+from creditfold.api.at_least import AtLeast, Reader, reading, reading_at_once
 from creditfold.api.parameters import MOST_PAGE, Account
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.routes import Route
@@ -24,6 +26,8 @@ from creditfold.common.instants import InstantError, milliseconds_of, moment_of
 from creditfold.common.position import Position
 from creditfold.log.partitioner import partition_of
 from creditfold.projections import queries
+from creditfold.projections.queries import BalanceNow, UsableBalance
+from creditfold.projections.queries.progress import Standing
 
 router = APIRouter(tags=["accounts"], route_class=Route)
 
@@ -48,7 +52,18 @@ class AccountAnswer(Answer):
 
 def balances_of(connection: Connection[Any], account: str, use: str | None) -> list[BalanceAnswer]:
     """An account's balances at this moment."""
-    rows = queries.balances_now(connection, account) if use is None else queries.usable_now(connection, account, use)
+    return _answers(
+        queries.balances_now(connection, account) if use is None else queries.usable_now(connection, account, use)
+    )
+
+
+def _at_once(connection: Connection[Any], account: str) -> tuple[Standing, list[BalanceAnswer]] | None:
+    """An account's balances at this moment, and the state that they are of; None where more must be asked for it."""
+    found = queries.standing_and_balances(connection, account)
+    return None if found is None else (found[0], _answers(found[1]))
+
+
+def _answers(rows: Sequence[BalanceNow | UsableBalance]) -> list[BalanceAnswer]:
     return [
         BalanceAnswer.model_construct(
             asset=row.asset,
@@ -196,8 +211,11 @@ async def balances(
     service = service_of(request)
     if as_of is not None:
         found = await reading(service, caller, account, at_least, balances_then, as_of)
-    else:
+    elif use is not None:
         found = await reading(service, caller, account, at_least, balances_of, use)
+    else:
+        asked = {"at_once": _at_once, "question": partial(balances_of, use=None)}
+        found = await reading_at_once(service, caller, account, at_least, **asked)
     return tagged(found, if_none_match)
 
 

@@ -44,6 +44,18 @@ async def reading(
     return await reflecting(service, [] if at_least is None else [Position.parse(at_least)], read)
 
 
+async def reading_at_once(
+    service: Service, caller: Caller, account: str, at_least: str | None, *, at_once: Any, question: Any
+) -> Reading:
+    """Ask as `reading` does, by one statement where that is enough."""
+    caller.refuse_account(account)
+
+    def read() -> Awaitable[Reading]:
+        return service.read_at_once(account, lambda one: at_once(one, account), lambda one: question(one, account))
+
+    return await reflecting(service, [] if at_least is None else [Position.parse(at_least)], read)
+
+
 async def reflecting(service: Service, positions: Sequence[Position], read: Callable[[], Awaitable[F]]) -> F:
     """What is read, of a state in which some positions are folded; waits for them.
 

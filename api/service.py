@@ -257,10 +257,23 @@ class Service:
         **options: P.kwargs,
     ) -> Reading:
         """Ask as `query` does, in one snapshot, and say how far an account's partition was folded in it."""
+        return await self.read_at_once(account, lambda _: None, lambda one: question(one, *arguments, **options))
+
+    async def read_at_once(
+        self,
+        account: str | None,
+        at_once: Callable[[Connection[Any]], tuple[Standing, T] | None],
+        question: Callable[[Connection[Any]], T],
+    ) -> Reading:
+        """Ask by one statement, which also says how far the log is folded; as `read` does where that finds None."""
 
         def ask() -> tuple[Standing, T]:
-            with self.readers.connection() as connection, snapshot(connection):
-                return queries.standing(connection), question(connection, *arguments, **options)
+            with self.readers.connection() as connection:
+                found = at_once(connection)
+                if found is not None:
+                    return found
+                with snapshot(connection):
+                    return queries.standing(connection), question(connection)
 
         async with self.in_time():
             standing, found = await self.run(ask)

@@ -32,6 +32,7 @@ from creditfold.projections.queries.balances_now import (
     UsableBalance,
     balances_now,
     clock,
+    standing_and_balances,
     usable_now,
 )
 from creditfold.projections.queries.dead_letters import DeadLetterState, dead_letter, dead_letters, dead_letters_with
@@ -203,6 +204,7 @@ __all__ = [
     "searchable_metadata",
     "spent",
     "standing",
+    "standing_and_balances",
     "statement",
     "totals",
     "trace",

@@ -31,6 +31,7 @@ from creditfold.ledger.rows import (
 )
 from creditfold.ledger.time import settle
 from creditfold.projections.queries.balances import Balance, balances
+from creditfold.projections.queries.progress import Standing, standing_of_fields
 
 
 class BalanceNow(NamedTuple):
@@ -125,19 +126,60 @@ def balances_now(connection: Connection[Any], account: str, at_ms: int | None = 
     return _if_nothing_fell_due(connection, account, at_ms) or _rows(settled_account(connection, account, at_ms))
 
 
-# The account's stored balances, and whether something has fallen due since they were: then they aren't those of now.
-_STORED: LiteralString = """
-    SELECT b.account_id, b.asset, b.available, b.available, b.version, b.log_partition, b.log_offset, b.pending, b.held,
-           b.debt, b.credit_limit, p.at,
+# Balances as they are stored, and whether something has fallen due since they were: then they aren't those of now.
+_SELECTED: LiteralString = """
+    SELECT b.account_id, b.asset, b.available, b.available, b.version, b.log_partition, b.log_offset,
+           b.pending, b.held, b.debt, b.credit_limit, p.at,
            EXISTS (SELECT FROM ledger.lots l WHERE l.account_id = b.account_id AND l.is_live AND
                    (l.state = 'pending' AND l.effective_at <= p.at OR l.state = 'active' AND l.expires_at <= p.at))
            OR EXISTS (SELECT FROM ledger.holds h
                       WHERE h.account_id = b.account_id AND h.state = 'open' AND h.deadline <= p.at)
            OR EXISTS (SELECT FROM ledger.schedules s
-                      WHERE s.account_id = b.account_id AND s.state = 'active' AND s.next_at <= p.at)
-    FROM ledger.balances b
-    JOIN (SELECT log_partition, coalesce(%s, greatest(now(), clock)) AS at FROM ledger.progress) p USING (log_partition)
-    WHERE b.account_id = %s ORDER BY b.asset"""
+                      WHERE s.account_id = b.account_id AND s.state = 'active' AND s.next_at <= p.at)"""
+_PARTITIONS: LiteralString = """ (
+        SELECT generation, topic_id, log_partition, next_offset, clock, coalesce(%s, greatest(now(), clock)) AS at
+        FROM ledger.progress
+    ) p"""
+_STORED: LiteralString = (
+    _SELECTED
+    + " FROM ledger.balances b JOIN"
+    + _PARTITIONS
+    + " USING (log_partition) WHERE b.account_id = %s ORDER BY b.asset"
+)
+# A row for each partition, the account's own with its balance, and one more for each asset more.
+_STANDING_AND_STORED: LiteralString = (
+    _SELECTED
+    + ", p.generation, p.topic_id, p.log_partition, p.next_offset, p.clock FROM"
+    + _PARTITIONS
+    + " LEFT JOIN ledger.balances b ON b.log_partition = p.log_partition AND b.account_id = %s ORDER BY b.asset"
+)
+_OF_STANDING = 5
+
+
+def standing_and_balances(
+    connection: Connection[Any], account: str, at_ms: int | None = None
+) -> tuple[Standing, Sequence[BalanceNow]] | None:
+    """The rows of `balances_now`, and how far the log is folded, by one statement, for whoever asks often.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+        at_ms: as for `balances_now`.
+
+    Returns:
+        None where something has fallen due since the account was settled, or where it has no balance: `balances_now`
+        finds that out.
+
+    Example:
+        >>> standing_and_balances(connection, "nobody") is None
+        True
+    """
+    at = None if at_ms is None else _moment(at_ms)
+    rows = connection.execute(_STANDING_AND_STORED, (at, account), prepare=True).fetchall()
+    own = [row[:-_OF_STANDING] for row in rows if row[0] is not None]
+    if not own or any(row[-1] for row in own):
+        return None
+    return standing_of_fields([row[-_OF_STANDING:] for row in rows]), [BalanceNow._make(row[:-1]) for row in own]
 
 
 def _if_nothing_fell_due(connection: Connection[Any], account: str, at_ms: int | None) -> list[BalanceNow]:

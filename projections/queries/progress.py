@@ -132,15 +132,18 @@ def standing(connection: Connection[Any]) -> Standing:
         (1, [0, 1, 2, 3])
     """
     query = "SELECT generation, topic_id, log_partition, next_offset, clock FROM ledger.progress"
-    return _standing_of(connection.execute(query, prepare=True).fetchall())
+    return standing_of_fields(connection.execute(query, prepare=True).fetchall())
 
 
 def standing_of(rows: Iterable[PartitionProgress]) -> Standing:
     """What `standing` returns, of the rows of `progress`."""
-    return _standing_of([(row.generation, row.topic_id, row.log_partition, row.next_offset, row.clock) for row in rows])
+    return standing_of_fields(
+        [(row.generation, row.topic_id, row.log_partition, row.next_offset, row.clock) for row in rows]
+    )
 
 
-def _standing_of(rows: Sequence[Any]) -> Standing:
+def standing_of_fields(rows: Sequence[Any]) -> Standing:
+    """The same, of rows of generation, topic's id, partition, next offset and clock."""
     return Standing(
         generation=rows[0][0] if rows else 0,
         next_offsets={partition: offset for *_, partition, offset, _ in rows},

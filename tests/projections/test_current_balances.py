@@ -1,6 +1,7 @@
 """What readers see as available now is what the fold decides at that instant: by the rules, and by the view."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ async def test_now_is_what_a_tick_would_make_of_it(
     records = history(seed, 300, plain=0.2)
     memory, chance = AccountCache(3, is_fresh=True, ids=new_filter(2**16)), random.Random(seed)
     differing = by_view = repaid = 0
+    found_at_once = Counter[bool]()
     for count in (120, 210, len(records)):
         await fold_in_pieces(prepared, records[:count], chance, memory)
         clock = max(one.timestamp for one in records[:count])
@@ -116,6 +118,9 @@ async def test_now_is_what_a_tick_would_make_of_it(
                 seen: Figures = {}
                 for name, account in accounts.items():
                     rows = queries.balances_now(connection, name, at_ms)
+                    at_once = queries.standing_and_balances(connection, name, at_ms)
+                    assert at_once in (None, (queries.standing(connection), rows))
+                    found_at_once[at_once is not None] += 1
                     seen |= {(name, row.asset): (row.available, row.pending, row.held, row.debt) for row in rows}
                     assert {row.asset: row.stored_available for row in rows if row.stored_available} == {
                         asset: amounts[0] for (of, asset), amounts in stored.items() if of == name and amounts[0]
@@ -135,7 +140,7 @@ async def test_now_is_what_a_tick_would_make_of_it(
             by_view += sum(shown[key] != stored.get(key, (0, 0, 0, 0)) for key in complete)
             repaid += sum(shown[key][3] < stored.get(key, (0, 0, 0, 0))[3] for key in complete)
     # Or it would prove nothing.
-    assert (differing > 5, by_view > 2) == (True, True)
+    assert (differing > 5, by_view > 2, min(found_at_once[True], found_at_once[False]) > 5) == (True, True, True)
     assert writer is Writer or repaid > 0
 
 
