@@ -214,8 +214,8 @@ async def balances(
     elif use is not None:
         found = await reading(service, caller, account, at_least, balances_of, use)
     else:
-        asked = {"at_once": _at_once, "question": partial(balances_of, use=None)}
-        found = await reading_at_once(service, caller, account, at_least, **asked)
+        question = partial(balances_of, use=None)
+        found = await reading_at_once(service, caller, account, at_least, at_once=_at_once, question=question)
     return tagged(found, if_none_match)
 
 
