@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Query
+from psycopg import Connection
 
 from creditfold.api.access import Caller, needs
 from creditfold.api.problems import ProblemError
@@ -36,12 +37,11 @@ async def reading(
     service: Service, caller: Caller, account: str, at_least: str | None, question: Any, *arguments: Any, **options: Any
 ) -> Reading:
     """Ask about an account in one snapshot, not before the fold has passed a position."""
-    caller.refuse_account(account)
 
-    def read() -> Awaitable[Reading]:
-        return service.read(account, question, account, *arguments, **options)
+    def asked(connection: Connection[Any], account: str) -> Any:
+        return question(connection, account, *arguments, **options)
 
-    return await reflecting(service, [] if at_least is None else [Position.parse(at_least)], read)
+    return await reading_at_once(service, caller, account, at_least, at_once=lambda *_: None, question=asked)
 
 
 async def reading_at_once(

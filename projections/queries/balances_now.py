@@ -123,11 +123,13 @@ def balances_now(connection: Connection[Any], account: str, at_ms: int | None = 
         ...     [(row.available, row.stored_available) for row in balances_now(connection, "ada")]
         [(280, 280)]
     """
-    return _if_nothing_fell_due(connection, account, at_ms) or _rows(settled_account(connection, account, at_ms))
+    found = standing_and_balances(connection, account, at_ms)
+    return _rows(settled_account(connection, account, at_ms)) if found is None else found[1]
 
 
-# Balances as they are stored, and whether something has fallen due since they were: then they aren't those of now.
-_SELECTED: LiteralString = """
+# Balances as they are stored, whether something has fallen due since they were (then they aren't those of now), and
+# the standing: a row for each partition, the account's own with its balance, and one more for each asset more.
+_STORED: LiteralString = """
     SELECT b.account_id, b.asset, b.available, b.available, b.version, b.log_partition, b.log_offset,
            b.pending, b.held, b.debt, b.credit_limit, p.at,
            EXISTS (SELECT FROM ledger.lots l WHERE l.account_id = b.account_id AND l.is_live AND
@@ -135,24 +137,14 @@ _SELECTED: LiteralString = """
            OR EXISTS (SELECT FROM ledger.holds h
                       WHERE h.account_id = b.account_id AND h.state = 'open' AND h.deadline <= p.at)
            OR EXISTS (SELECT FROM ledger.schedules s
-                      WHERE s.account_id = b.account_id AND s.state = 'active' AND s.next_at <= p.at)"""
-_PARTITIONS: LiteralString = """ (
+                      WHERE s.account_id = b.account_id AND s.state = 'active' AND s.next_at <= p.at),
+           p.generation, p.topic_id, p.log_partition, p.next_offset, p.clock
+    FROM (
         SELECT generation, topic_id, log_partition, next_offset, clock, coalesce(%s, greatest(now(), clock)) AS at
         FROM ledger.progress
-    ) p"""
-_STORED: LiteralString = (
-    _SELECTED
-    + " FROM ledger.balances b JOIN"
-    + _PARTITIONS
-    + " USING (log_partition) WHERE b.account_id = %s ORDER BY b.asset"
-)
-# A row for each partition, the account's own with its balance, and one more for each asset more.
-_STANDING_AND_STORED: LiteralString = (
-    _SELECTED
-    + ", p.generation, p.topic_id, p.log_partition, p.next_offset, p.clock FROM"
-    + _PARTITIONS
-    + " LEFT JOIN ledger.balances b ON b.log_partition = p.log_partition AND b.account_id = %s ORDER BY b.asset"
-)
+    ) p
+    LEFT JOIN ledger.balances b ON b.log_partition = p.log_partition AND b.account_id = %s
+    ORDER BY b.asset"""
 _OF_STANDING = 5
 
 
@@ -175,21 +167,11 @@ def standing_and_balances(
         True
     """
     at = None if at_ms is None else _moment(at_ms)
-    rows = connection.execute(_STANDING_AND_STORED, (at, account), prepare=True).fetchall()
+    rows = connection.execute(_STORED, (at, account), prepare=True).fetchall()
     own = [row[:-_OF_STANDING] for row in rows if row[0] is not None]
     if not own or any(row[-1] for row in own):
         return None
     return standing_of_fields([row[-_OF_STANDING:] for row in rows]), [BalanceNow._make(row[:-1]) for row in own]
-
-
-def _if_nothing_fell_due(connection: Connection[Any], account: str, at_ms: int | None) -> list[BalanceNow]:
-    """The balances of an account in which nothing has fallen due since it was settled, as of most: they are as stored.
-
-    Empty where something has, or where the account has no balance.
-    """
-    at = None if at_ms is None else _moment(at_ms)
-    rows = connection.execute(_STORED, (at, account), prepare=True).fetchall()
-    return [] if any(row[-1] for row in rows) else [BalanceNow._make(row[:-1]) for row in rows]
 
 
 def usable_now(
