@@ -120,7 +120,9 @@ class Call(Generic[T]):
             found = json.loads(received.content)
         except ValueError:
             return self._strange(received)
-        return problem_error(found, command=self.command, retry_after_s=received.retry_after_s)
+        error = problem_error(found, command=self.command, retry_after_s=received.retry_after_s)
+        stamped(error.problem, received.stamp)
+        return error
 
     def _strange(self, received: Received) -> ClientError:
         return strange(received.status, received.content, command=self.command, retry_after_s=received.retry_after_s)

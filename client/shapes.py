@@ -22,7 +22,7 @@ class Stamp(NamedTuple):
     Args:
         position: the last record of the account's partition that it reflects, `partition:offset`; of a command's
             outcome, that of its own record. None where the answer is about no single partition.
-        generation: of the projection.
+        generation: of the projection; None where none was read.
         request_id: of the request.
         complete_to: everything that was appended before this instant is in the answer; None where that isn't known.
     """

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 from creditfold.client.answers import AcceptedAnswer, DecisionAnswer, OutcomeAnswer
 from creditfold.client.calls import MOST_WAIT_S, Call, Received, adapter
 from creditfold.client.errors import ProblemError, problem_error
-from creditfold.client.shapes import Command
+from creditfold.client.shapes import Command, Stamp, stamped
 
 #: Bytes of a piece at most, unless one command has more. The server reads no further while nobody takes its answers,
 #: and this client takes them when it has sent all: what fits into the buffers of a connection never waits for that.
@@ -25,7 +25,8 @@ class Line(NamedTuple):
 
     Args:
         command: as it was handed over.
-        answer: its outcome; that it is in the log and not decided yet; or why it was refused.
+        answer: its outcome; that it is in the log and not decided yet; or why it was refused. `answer.stamp`, of a
+            refusal `answer.problem.stamp`, has its position and the generation by whose fold the outcome is known.
     """
 
     command: Command
@@ -45,31 +46,36 @@ class Piece(Call[list[Line]]):
         try:
             found = [json.loads(line) for line in received.content.splitlines()]
             answers = {row["line"]: row for row in found}
-            lines = [self._line(number, answers.get(number)) for number in range(1, len(self.commands) + 1)]
+            lines = [Line(one, self._answer(one, answers.get(n), received)) for n, one in enumerate(self.commands, 1)]
         except (ValueError, KeyError, TypeError):
             raise self._strange(received) from None
         return lines
 
-    def _line(self, number: int, row: dict[str, Any] | None) -> Line:
-        command = self.commands[number - 1]
-        if row is None or "code" in row:
-            # The stream's end has the number of the first line that wasn't read.
-            return Line(command, self._refusal(command, row))
+    def _answer(
+        self, command: Command, row: dict[str, Any] | None, received: Received
+    ) -> OutcomeAnswer | AcceptedAnswer | ProblemError:
+        # The stream's end has the number of the first line that wasn't read.
+        row = row or _UNREAD
+        # What the headers say of a single command, each line says of its own.
+        stamp = received.stamp._replace(position=row.get("position"), generation=row.get("generation"))
+        if "code" in row:
+            return self._refusal(command, row, stamp)
         if row["status"] == 202:
             fields = {"command_id": command.command_id, "account": command.account, "position": row["position"]}
-            return Line(command, AcceptedAnswer(**fields))
+            return stamped(AcceptedAnswer(**fields), stamp)
         found: OutcomeAnswer = adapter(OutcomeAnswer).validate_python(row)
-        return Line(command, found)
+        return stamped(found, stamp)
 
-    def _refusal(self, command: Command, row: dict[str, Any] | None) -> ProblemError:
-        error = problem_error(row or _UNREAD, command=command)
+    def _refusal(self, command: Command, row: dict[str, Any], stamp: Stamp) -> ProblemError:
+        error = problem_error(row, command=command)
         if error.status in _PASSING:
             raise error
+        stamped(error.problem, stamp)
         return error
 
 
 #: What stands for a line that has no answer since the stream ended before.
-_UNREAD = {
+_UNREAD: dict[str, Any] = {
     "type": "urn:creditfold:problem:stream-ended",
     "title": "Stream ended",
     "status": 503,

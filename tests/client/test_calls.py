@@ -203,7 +203,7 @@ def test_pieces_are_bounded_and_sent_again_as_a_whole() -> None:
     assert all(len(piece.content) <= PIECE_BYTES for piece in made[:-2])
     assert [len(piece.commands) for piece in made[-2:]] == [1, 1]
     assert pieces.rest() == ()
-    refused = json.loads(problem(400).content)
+    refused = json.loads(problem(400).content) | {"position": "3:9", "generation": 2}
     ended = json.loads(problem(503, "stream_ended").content)
     pending = {"status": 202, "outcome": "pending", "position": "3:1"}
 
@@ -220,6 +220,9 @@ def test_pieces_are_bounded_and_sent_again_as_a_whole() -> None:
         assert [getattr(line.answer, "position", None) for line in found] == ["3:1", None, "3:1"]
         assert isinstance(found[1].answer, ProblemError)
         assert found[1].answer.command == commands[1]
+        # As a single command's headers would say it.
+        stamps = [found[0].answer.stamp, found[1].answer.problem.stamp]
+        assert [(one.position, one.generation) for one in stamps] == [("3:1", None), ("3:9", 2)]
     client, _ = replies(lines(pending, ended), retry_s=0)
     with pytest.raises(UnavailableError) as failed:
         list(client.append_many(commands[:3]))

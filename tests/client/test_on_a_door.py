@@ -131,7 +131,8 @@ def test_errors_have_a_type_and_say_what_to_do(ledger: Client, door: Door) -> No
     assert (outcome.accepted, outcome.outcome, outcome.reason) == (False, "rejected", "insufficient_credits")
     with pytest.raises(IdReusedError) as reused:
         ledger.append_and_wait(grant.model_copy(update={"amount": 6}), timeout_s=HANG_S)
-    assert (reused.value.status, reused.value.problem.position is not None) == (409, True)
+    stamp = reused.value.problem.stamp
+    assert (reused.value.status, stamp.position, stamp.generation) == (409, reused.value.problem.position, 1)
     with pytest.raises(ProblemError) as invalid:
         ledger.append_and_wait(grant.model_copy(update={"amount": -1}))
     assert invalid.value.problem.problems
@@ -211,7 +212,9 @@ async def test_many_are_appended_in_pieces_and_followed_over_cuts(proxy: Cutting
         assert next(rest).id == seen[10].id
         again = client_.append_many(line.command for line in islice(lines, 3))
         answers = [line.answer for line in again]
-    assert all(isinstance(one, OutcomeAnswer) and one.outcome == "duplicate" for one in answers)
+    for one in answers:
+        assert isinstance(one, OutcomeAnswer)
+        assert (one.outcome, one.stamp.generation, one.stamp.position) == ("duplicate", 1, one.position)
 
 
 #: Compiles only where the line after the comment doesn't.
