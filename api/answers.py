@@ -228,6 +228,12 @@ def outcome_headers(outcome: CommandOutcome) -> dict[str, str]:
     return found
 
 
+def positions_header(positions: Iterable[Position]) -> dict[str, str]:
+    """The header with a position of each partition, the last one there; none of no positions."""
+    last = {position.partition: position for position in sorted(positions)}
+    return {"Creditfold-Position": ",".join(map(str, last.values()))} if last else {}
+
+
 def state_headers(reading: Reading) -> dict[str, str]:
     """The headers that say which state an answer reflects."""
     found = {"Creditfold-Generation": str(reading.generation)}

@@ -31,7 +31,7 @@ from creditfold.api.letters import (
 )
 from creditfold.api.parameters import PAGE, BodyInstant, Cursor, Limit, Since, Until
 from creditfold.api.problems import RETRY_S, ProblemError, only_reads, responses
-from creditfold.api.service import Service, service_of
+from creditfold.api.service import Reading, Service, service_of
 from creditfold.common.position import MAX_PARTITION, Position
 from creditfold.ledger.limits import MAX_ACCOUNT
 from creditfold.processors import letters
@@ -43,6 +43,7 @@ from creditfold.projections.access.audit import audited
 from creditfold.projections.queries import DeadLetterState, decisions
 from creditfold.projections.queries.dead_letters import LetterFilter, LetterKey
 from creditfold.projections.queries.decisions import NewDecision, RedriveUnderWayError
+from creditfold.projections.queries.progress import Standing
 from creditfold.schemas.dead_letters import DeadLetterReason
 
 router = APIRouter(tags=["operation"])
@@ -192,6 +193,7 @@ async def redrive(request: Request, caller: Operator, *, preview: Preview = Fals
             redriver = Redriver(connection, service.settings, caller.name, body.why, corrections, REDRIVE_S, closing)
             # A redrive whose decision was lost with a database shows in the log alone.
             redriver.await_fold()
+            standing = queries.standing(connection)
             found = letters.chosen(connection, selection, letters.TO_REDRIVE, body.limit + 1)
 
             def act(row: DeadLetterState) -> LetterResult:
@@ -202,9 +204,9 @@ async def redrive(request: Request, caller: Operator, *, preview: Preview = Fals
             with _audited(connection, request, caller, body, ("redrive", found[: body.limit], preview)) as results:
                 _act_on(service, connection, (selection, found[: body.limit]), act, results)
                 results[:] = [letters.with_outcome(redriver, row) for row in results]
-            return results, len(found) > body.limit
+            return results, len(found) > body.limit, standing
 
-    return await _answered(service, caller, do)
+    return await _answered(service, caller, do, preview=preview)
 
 
 @router.post(
@@ -225,6 +227,7 @@ async def discard(request: Request, caller: Operator, *, preview: Preview = Fals
 
     def do(connection: Connection[Any]) -> _Done:
         topic_id = decisions.live_log(connection).topic_id
+        standing = queries.standing(connection)
         wish = None if preview else NewDecision("discard", caller.name, body.why)
         found = letters.chosen(connection, selection, letters.TO_DISCARD, body.limit + 1)
 
@@ -233,16 +236,18 @@ async def discard(request: Request, caller: Operator, *, preview: Preview = Fals
 
         with _audited(connection, request, caller, body, ("discard", found[: body.limit], preview)) as results:
             _act_on(service, connection, (selection, found[: body.limit]), act, results)
-        return results, len(found) > body.limit
+        return results, len(found) > body.limit, standing
 
-    return await _answered(service, caller, do)
-
-
-#: The results of a request, and whether there are more letters.
-_Done = tuple[Sequence[LetterResult], bool]
+    return await _answered(service, caller, do, preview=preview)
 
 
-async def _answered(service: Service, caller: Caller, do: Callable[[Connection[Any]], _Done]) -> Response:
+#: The results of a request, whether there are more letters, and how far the log was folded when these were looked up.
+_Done = tuple[Sequence[LetterResult], bool, Standing]
+
+
+async def _answered(
+    service: Service, caller: Caller, do: Callable[[Connection[Any]], _Done], *, preview: bool
+) -> Response:
     """Do something about letters in a thread of operators, and answer with the results. Raises ProblemError."""
 
     def decided() -> _Done:
@@ -250,7 +255,7 @@ async def _answered(service: Service, caller: Caller, do: Callable[[Connection[A
             return do(connection)
 
     try:
-        results, has_more = await service.operate(decided)
+        results, has_more, standing = await service.operate(decided)
     except UnknownLetterError as error:
         raise unknown_letter(error) from None
     except RedriveUnderWayError as error:
@@ -258,9 +263,13 @@ async def _answered(service: Service, caller: Caller, do: Callable[[Connection[A
         raise ProblemError(409, error.error_code, error.message, over_http(error.remedy), headers=retry) from None
     except RedriveRefusedError as error:
         raise ProblemError(409, error.error_code, error.message, over_http(error.remedy)) from None
-    return answers.render(
-        LetterResultsAnswer.model_construct(results=[result_answer(row, caller) for row in results], has_more=has_more)
+    answer = LetterResultsAnswer.model_construct(
+        results=[result_answer(row, caller) for row in results], has_more=has_more
     )
+    complete_to = service.ends.complete_to(standing) if preview else None
+    known = [row.generation for row in results if row.generation is not None]
+    headers = answers.state_headers(Reading(None, None, max(known, default=standing.generation), complete_to))
+    return answers.render(answer, 200, headers | answers.positions_header([row.to for row in results if row.to]))
 
 
 @contextmanager

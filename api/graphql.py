@@ -213,9 +213,8 @@ async def graphql(
     read = None if answered.is_of_all else [position.partition for position in answered.positions]
     complete_to = service.ends.complete_to(answered.standing, read)
     found = Reading(None, None, answered.standing.generation, complete_to)
-    headers = {**answers.state_headers(found), "Cache-Control": "private, no-cache"}
-    if answered.positions:
-        headers["Creditfold-Position"] = ",".join(map(str, answered.positions))
+    headers = answers.state_headers(found) | answers.positions_header(answered.positions)
+    headers["Cache-Control"] = "private, no-cache"
     content = _content(answered.result, request, prepared.cost)
     return Response(await service.run(answers.as_json, content), 200, headers, media_type)
 

@@ -33,7 +33,8 @@ _HEADERS = {
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
     "Creditfold-Position": {
         "description": "Of a read, the last record of the account's partition that the answer reflects; of a write, "
-        "the command's own record. `partition:offset`, as `at_least` takes it.",
+        "the command's own record. `partition:offset`, as `at_least` takes it; of several accounts' partitions the "
+        "last of each, by comma.",
         "schema": {"type": "string"},
     },
     "Creditfold-Generation": {
@@ -41,8 +42,8 @@ _HEADERS = {
         "schema": {"type": "integer"},
     },
     "Creditfold-Complete-To": {
-        "description": "Of a read: all that was appended before this instant is in the answer (RFC 3339). It stands "
-        "still while Kafka is away or the fold lags; not there where it isn't known.",
+        "description": "Of a read and of a preview: all that was appended before this instant is in the answer "
+        "(RFC 3339). It stands still while Kafka is away or the fold lags; not there where it isn't known.",
         "schema": {"type": "string", "format": "date-time"},
     },
 }
@@ -51,9 +52,11 @@ _AGAIN = ("202", "429", "503")
 #: The answers that say which state they reflect: of these groups of routes, and of some others.
 _STATE = ("Creditfold-Generation", "Creditfold-Position")
 _OF_STATE = frozenset({"commands", "accounts", "statements", "graphql"})
-_OF_STATE_TOO = frozenset({"dead_letters", "dead_letter", "progress"})
+_OF_STATE_TOO = frozenset({"dead_letters", "dead_letter", "redrive", "discard", "progress"})
 #: Those of one command that are read from a state without being of a success.
 _REFUSED = ("404", "409", "422")
+#: Those of a preview: what the command would come to, or that it would be a dead letter.
+_PREVIEWED = ("200", "409")
 
 
 def complete(app: FastAPI) -> None:
@@ -114,13 +117,15 @@ def _add_headers(document: Document) -> None:
             names = ["X-Request-ID", *(["Retry-After"] if status in _AGAIN else ())]
             if _reflects_state(operation, status):
                 names += _STATE
-                names += ["Creditfold-Complete-To"] if _is_read(operation, method) else []
+                names += ["Creditfold-Complete-To"] if _may_read(operation, method, status) else []
             own = answer.get("headers", {})
             answer["headers"] = {**own, **{name: {"$ref": f"#/components/headers/{name}"} for name in names}}
 
 
-def _is_read(operation: Document, method: str) -> bool:
-    return method in ("get", "head") or operation["operationId"] == "graphql"
+def _may_read(operation: Document, method: str, status: str) -> bool:
+    is_read = method in ("get", "head") or operation["operationId"] == "graphql"
+    has_preview = any(one["name"] == "preview" for one in operation.get("parameters", ()))
+    return is_read or (has_preview and status in _PREVIEWED)
 
 
 def _reflects_state(operation: Document, status: str) -> bool:

@@ -1,6 +1,7 @@
 """Decides a command on its account as folded, and answers what it would come to; writes nothing."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 from fastapi.responses import Response
@@ -13,12 +14,15 @@ from creditfold.api.access import Caller
 from creditfold.api.answers import Allocation, Answer
 from creditfold.api.problems import ProblemError
 from creditfold.api.service import Reading, Service
+from creditfold.common.instants import EPOCH
+from creditfold.common.position import Position
 from creditfold.ledger import Verdict
 from creditfold.ledger.facts import Accepted, Rejected
 from creditfold.ledger.facts_json import facts_as_json
 from creditfold.processors.fold.preview import Preview, preview
 from creditfold.producers import encode_command
 from creditfold.producers.models.commands import Command
+from creditfold.projections.queries.progress import Standing
 
 
 class PreviewAnswer(Answer):
@@ -43,17 +47,29 @@ async def preview_of(service: Service, command: Command, caller: Caller) -> Resp
     """
     record = encode_command(command)
 
-    async def decided(connection: AsyncConnection[TupleRow]) -> Response:
-        return _answer_of(await preview(connection, command.account, record.value), command, caller)
+    async def decided(connection: AsyncConnection[TupleRow]) -> tuple[Position, Standing, Response | ProblemError]:
+        found = await preview(connection, command.account, record.value)
+        return found.at, _standing_of(found), _answer_of(found, command, caller)
 
     async with service.in_time():
-        return await service.previewers.run(decided)
+        at, standing, answer = await service.previewers.run(decided)
+    last = at._replace(offset=at.offset - 1)
+    # The ends are the loop's own, so not in the preview's thread.
+    complete_to = service.ends.complete_to(standing, (at.partition,))
+    answer.headers.update(answers.state_headers(Reading(None, last, standing.generation, complete_to)))
+    if isinstance(answer, ProblemError):
+        raise answer
+    return answer
 
 
-def _answer_of(found: Preview, command: Command, caller: Caller) -> Response:
+def _standing_of(found: Preview) -> Standing:
+    """How far the account's partition was folded."""
+    clocks = {found.at.partition: EPOCH + timedelta(milliseconds=found.folded_ms)} if found.folded_ms else {}
+    return Standing(found.generation, {found.at.partition: found.at.offset}, clocks, found.topic_id)
+
+
+def _answer_of(found: Preview, command: Command, caller: Caller) -> Response | ProblemError:
     outcome, reason = found.outcome, None
-    last = found.at._replace(offset=found.at.offset - 1)
-    headers = answers.state_headers(Reading(None, last, found.generation))
     facts: list[dict[str, Any]] = []
     if isinstance(outcome, Accepted):
         kind, facts = "accepted", json.loads(facts_as_json(outcome.facts))
@@ -62,7 +78,7 @@ def _answer_of(found: Preview, command: Command, caller: Caller) -> Response:
     elif outcome is Verdict.DUPLICATE:
         kind = "duplicate"
     else:
-        raise _dead_letter(outcome, headers)
+        return _dead_letter(outcome)
     # A line without an id is what time did before.
     own = {entry.asset for entry in getattr(outcome, "entries", ()) if entry.command_id is not None}
     seen = found.account.holdings if "read:balance" in caller.scopes else own & found.account.holdings.keys()
@@ -77,11 +93,9 @@ def _answer_of(found: Preview, command: Command, caller: Caller) -> Response:
         facts=facts,
         allocations=answers.allocations_of(facts),
     )
-    return answers.render(answer, 200, headers)
+    return answers.render(answer)
 
 
-def _dead_letter(outcome: object, headers: dict[str, str]) -> ProblemError:
+def _dead_letter(outcome: object) -> ProblemError:
     said = outcome.value if isinstance(outcome, Verdict) else getattr(outcome, "detail", "")
-    return ProblemError(
-        409, "would_be_dead_letter", f"The command would be a dead letter: {said}.", "Correct it.", headers=headers
-    )
+    return ProblemError(409, "would_be_dead_letter", f"The command would be a dead letter: {said}.", "Correct it.")

@@ -69,7 +69,10 @@ class Selection(NamedTuple):
 
 
 class LetterResult(NamedTuple):
-    """One letter's result: an outcome's name, `refused`, or what would be done; `to` is the new record's position."""
+    """One letter's result: an outcome's name, `refused`, or what would be done.
+
+    `to` is the new record's position, and `generation` that by whose fold its outcome is known.
+    """
 
     position: Position
     reason: str
@@ -78,6 +81,7 @@ class LetterResult(NamedTuple):
     detail: str = ""
     remedy: str = ""
     command: Mapping[str, Any] | None = None
+    generation: int | None = None
 
 
 def letter_at(connection: Connection[TupleRow], position: Position) -> DeadLetterState:
@@ -160,7 +164,7 @@ def with_outcome(redriver: Redriver, row: LetterResult) -> LetterResult:
         detail = f"{outcome.reason}: {outcome.detail}"
     elif outcome.kind == OutcomeKind.DUPLICATE:
         detail = "its command was decided before; that outcome stands"
-    return row._replace(result=outcome.kind.value, detail=detail)
+    return row._replace(result=outcome.kind.value, detail=detail, generation=outcome.generation)
 
 
 def _plain(command: Command) -> dict[str, Any]:

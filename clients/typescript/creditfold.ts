@@ -3069,11 +3069,11 @@ export interface components {
     parameters: never;
     requestBodies: never;
     headers: {
-        /** @description Of a read: all that was appended before this instant is in the answer (RFC 3339). It stands still while Kafka is away or the fold lags; not there where it isn't known. */
+        /** @description Of a read and of a preview: all that was appended before this instant is in the answer (RFC 3339). It stands still while Kafka is away or the fold lags; not there where it isn't known. */
         "Creditfold-Complete-To": string;
         /** @description The generation that the answer was read from; not there where none was. */
         "Creditfold-Generation": number;
-        /** @description Of a read, the last record of the account's partition that the answer reflects; of a write, the command's own record. `partition:offset`, as `at_least` takes it. */
+        /** @description Of a read, the last record of the account's partition that the answer reflects; of a write, the command's own record. `partition:offset`, as `at_least` takes it; of several accounts' partitions the last of each, by comma. */
         "Creditfold-Position": string;
         /** @description Seconds after which to try again. */
         "Retry-After": number;
@@ -4642,6 +4642,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -4867,6 +4868,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -5029,6 +5031,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -5168,6 +5171,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -5319,6 +5323,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -5440,6 +5445,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -6056,6 +6062,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -6178,6 +6185,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -6596,6 +6604,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -6716,6 +6725,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -6905,6 +6915,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7118,6 +7129,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7582,6 +7594,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -7721,6 +7734,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -8024,6 +8038,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -8162,6 +8177,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -8317,6 +8333,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -8455,6 +8472,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -8605,6 +8623,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -8726,6 +8745,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -9066,6 +9086,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -9194,6 +9215,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -9371,6 +9393,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -9507,6 +9530,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -10027,6 +10051,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -10174,6 +10199,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -10315,6 +10341,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -10434,6 +10461,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -10589,6 +10617,7 @@ export interface operations {
             /** @description A repeat: the first outcome, with Idempotency-Replayed. Or what a preview comes to. */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -10727,6 +10756,7 @@ export interface operations {
             /** @description Conflict */
             409: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
                     "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
                     "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
@@ -11525,6 +11555,9 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };
@@ -11764,6 +11797,9 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    "Creditfold-Complete-To": components["headers"]["Creditfold-Complete-To"];
+                    "Creditfold-Generation": components["headers"]["Creditfold-Generation"];
+                    "Creditfold-Position": components["headers"]["Creditfold-Position"];
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;
                 };

@@ -25,6 +25,8 @@ class Preview(NamedTuple):
     Fields:
         at: where in the log it would be decided: behind all that is folded.
         generation: whose state it was decided on.
+        topic_id: of the log that the state is folded from.
+        folded_ms: the log's clock there, in milliseconds since 1970 UTC; 0 where the partition has no record.
         clock_ms: what counted as its append time, in milliseconds since 1970 UTC.
         outcome: what the rules decide; a verdict for an id that was used before, a dead letter for
             what can't be folded.
@@ -33,6 +35,8 @@ class Preview(NamedTuple):
 
     at: Position
     generation: int
+    topic_id: str
+    folded_ms: int
     clock_ms: int
     outcome: CreditOutcome | Verdict | DeadLetter
     account: Account
@@ -53,10 +57,11 @@ async def preview(
     """
     async with snapshot_of(connection, account) as found:
         now_ms = found.now_ms if at_ms is None else at_ms
+        state = (found.next, found.generation, found.topic_id, found.clock_ms)
         record = LogRecord(found.next.offset, now_ms, account.encode(), value, ())
         content = read_one(record, found.next.partition, found.partitions)
         if isinstance(content, DeadLetter):
-            return Preview(found.next, found.generation, now_ms, content, Account())
+            return Preview(*state, now_ms, content, Account())
         # Of a producer's record nothing else can come.
         command = cast(Command, content)
         accounts: dict[str, Account] = {}
@@ -64,7 +69,7 @@ async def preview(
         known = await found.load_known(list(keys([command])))
         book = CreditBook(accounts, known, found.clock_ms, found.minute, found.rules)
         outcome = decide_next(book, command, found.next.offset, now_ms)
-        return Preview(found.next, found.generation, book.clock_ms, outcome, book.account(account))
+        return Preview(*state, book.clock_ms, outcome, book.account(account))
 
 
 def decide_next(book: CreditBook, command: Command, offset: int, at_ms: int) -> CreditOutcome | Verdict:

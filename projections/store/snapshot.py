@@ -23,6 +23,7 @@ class Snapshot(NamedTuple):
     Fields:
         connection: in that transaction.
         generation: the live one.
+        topic_id: of the log that it is folded from.
         partitions: of the command topic.
         next: position of the next record to fold.
         clock_ms: the log's clock, in milliseconds since 1970 UTC.
@@ -33,6 +34,7 @@ class Snapshot(NamedTuple):
 
     connection: AsyncConnection[TupleRow]
     generation: int
+    topic_id: str
     partitions: int
     next: Position
     clock_ms: int
@@ -70,8 +72,8 @@ async def snapshot_of(connection: AsyncConnection[TupleRow], account: str) -> As
             raise NotPreparedError("No generation is live.", "Run `creditfold init`.")
         refuse_other_layout(*live)
         schema = sql.Identifier(schema_of(live[0]))
-        cursor = await connection.execute(sql.SQL("SELECT partitions FROM {}.source").format(schema))
-        ((partitions,),) = await cursor.fetchall()
+        cursor = await connection.execute(sql.SQL("SELECT topic_id, partitions FROM {}.source").format(schema))
+        ((topic_id, partitions),) = await cursor.fetchall()
         partition = partition_of(account.encode(), partitions)
         cursor = await connection.execute(
             sql.SQL(
@@ -81,4 +83,4 @@ async def snapshot_of(connection: AsyncConnection[TupleRow], account: str) -> As
             (partition,),
         )
         ((next_offset, *rest),) = await cursor.fetchall()
-        yield Snapshot(connection, live[0], partitions, Position(partition, next_offset), *rest)
+        yield Snapshot(connection, live[0], topic_id, partitions, Position(partition, next_offset), *rest)

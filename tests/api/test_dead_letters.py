@@ -80,6 +80,13 @@ def results(answer: httpx.Response) -> dict[str, str]:
     return {row["position"]: row["result"] for row in answer.json()["results"]}
 
 
+def state_of(answer: httpx.Response) -> tuple[str | None, str | None, bool]:
+    """Generation and position by an answer's headers, and whether it says that it has all of the log to an instant."""
+    found = answer.headers
+    names = ("Creditfold-Generation", "Creditfold-Position")
+    return found.get(names[0]), found.get(names[1]), "Creditfold-Complete-To" in found
+
+
 def problem(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
@@ -101,6 +108,7 @@ def test_a_letter_is_looked_at_redriven_once_and_audited(door: Door, account: st
     done = act(door, "redrive", positions=[position])
     assert results(done) == {position: "accepted"}
     to = done.json()["results"][0]["to"]
+    assert [state_of(preview), state_of(done)] == [("1", None, True), ("1", to, False)]
     after = letter(door, position)
     assert (after["state"], after["to"], after["why"], available(door, account)) == ("redriven", to, WHY, 5)
     again = act(door, "redrive", positions=[position])
@@ -159,6 +167,8 @@ def test_many_are_redriven_and_discarded_by_a_filter(door: Door, account: str) -
     first = act(door, "redrive", **mine, limit=2)
     assert results(first) == dict.fromkeys(positions[:2], "accepted")
     assert first.json()["has_more"]
+    # Both are of one account, and so of one partition.
+    assert state_of(first) == ("1", first.json()["results"][1]["to"], False)
     rest = act(door, "redrive", **mine, limit=2)
     assert (results(rest), rest.json()["has_more"]) == ({positions[2]: "accepted"}, False)
     assert results(act(door, "redrive", **mine)) == {}
@@ -173,7 +183,8 @@ def test_many_are_redriven_and_discarded_by_a_filter(door: Door, account: str) -
     assert '"fields": {"command_id": ...}' in refused.json()["results"][0]["remedy"]
     assert results(act(door, "discard", preview=True, positions=[twice])) == {twice: "would_be_discarded"}
     assert letter(door, twice)["state"] == "open"
-    assert results(act(door, "discard", reason="command_id_reused", account=account)) == {twice: "discarded"}
+    discarded = act(door, "discard", reason="command_id_reused", account=account)
+    assert (results(discarded), state_of(discarded)) == ({twice: "discarded"}, ("1", None, False))
     assert problem(act(door, "redrive", positions=[twice], fields={"command_id": "g2"})) == (409, "redrive_refused")
     lines = [line for line in door.http.get("/v1/audit").json()["lines"] if line["target"] == "2 dead letters"]
     assert set(lines[0]["after"]["letters"]) == set(lines[1]["before"]["letters"]) == set(positions[:2])

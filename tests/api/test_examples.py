@@ -189,7 +189,7 @@ class Recorder:
         path = call.path.format(key=self._key, letter=self._letter, place=self._letter.replace(":", "/"))
         answer = self._door.http.request(call.method, path, headers=headers, params=call.query, **sent)
         assert answer.status_code < 500, (call, answer.text)
-        see_state(call.operation, answer)
+        see_state(call.operation, answer, is_preview="preview" in (call.query or {}))
         media = answer.headers["Content-Type"].partition(";")[0]
         text = alike(answer.text)
         body = json.loads(text) if media.endswith("json") and "ndjson" not in media else text
@@ -213,23 +213,59 @@ class Recorder:
         own["answers"].setdefault(str(answer.status_code), {}).setdefault(media, body)
 
 
-STATE = {"creditfold-generation", "creditfold-position"}
+COMPLETE_TO = "creditfold-complete-to"
+STATE = {"creditfold-generation", "creditfold-position", COMPLETE_TO}
+#: Reads whose answers aren't of a state of the fold, and what they are of.
+OF_NO_STATE = {
+    "audit": "the audit, which no generation has",
+    "keys": "the keys, which no generation has",
+    "operations": "what operators do, which no generation has",
+    "operation": "what operators do, which no generation has",
+    "generations": "all of them, live or not",
+    "rules": "all partitions, with the log as it is now",
+    "log_record": "the log",
+    "outcomes": "a stream: each event has its positions",
+    "live": "the process",
+    "metrics": "the process",
+    "ready": "the servers, as they are now",
+    "schema": "the code",
+}
+OPERATIONS = list(operations(create_app(Settings()).openapi()))
 DOCUMENTED = {
     (operation["operationId"], status): {name.lower() for name in answer.get("headers", ())}
-    for _, _, operation in operations(create_app(Settings()).openapi())
+    for _, _, operation in OPERATIONS
     for status, answer in operation["responses"].items()
+}
+READS = {one["operationId"] for _, method, one in OPERATIONS if method in ("get", "head")} | {"graphql"}
+#: Operations that can be asked what they would do.
+PREVIEWED = {
+    one["operationId"]
+    for _, _, one in OPERATIONS
+    if any(parameter["name"] == "preview" for parameter in one.get("parameters", ()))
 }
 
 
-def see_state(operation: str, answer: httpx.Response) -> None:
-    """See that an answer says which state it reflects where the document says so, and nowhere else."""
+def see_state(operation: str, answer: httpx.Response, *, is_preview: bool = False) -> None:
+    """See that an answer says which state it reflects where the document says so, and nowhere else.
+
+    The document can't tell a preview from what it is a preview of: that wrote, and so says nothing of the log's end.
+    """
     documented = DOCUMENTED[operation, str(answer.status_code)] & STATE
     sent = answer.headers.keys() & STATE
     assert sent <= documented, (operation, answer.status_code, sent)
     # Of all accounts there is no one position.
     assert not documented or "creditfold-generation" in sent, (operation, answer.status_code)
+    is_read = operation in READS or is_preview
+    assert (COMPLETE_TO in sent) == (COMPLETE_TO in documented and is_read), (operation, answer.status_code)
     if operation.startswith("append_"):
-        assert sent == documented, (operation, answer.status_code)
+        assert sent | {COMPLETE_TO} == documented | {COMPLETE_TO}, (operation, answer.status_code)
+
+
+def test_every_read_is_of_a_state_or_named() -> None:
+    """Whoever adds a route that reads has it say up to when it has all of the log, or says here why it doesn't."""
+    of_state = {name for (name, status), headers in DOCUMENTED.items() if status == "200" and COMPLETE_TO in headers}
+    assert READS - of_state == OF_NO_STATE.keys()
+    assert of_state <= {call.operation for call in CALLS} | {"count_accounts", *PREVIEWED}
 
 
 def test_the_examples_are_what_the_door_answers(door: Door) -> None:
@@ -240,3 +276,25 @@ def test_the_examples_are_what_the_door_answers(door: Door) -> None:
     if os.environ.get("CREDITFOLD_RECORD"):
         FILE.write_text(json.dumps(recorder.found, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
     assert recorder.found == examples()
+    see_states_without_an_example(door)
+
+
+def see_states_without_an_example(door: Door) -> None:
+    """Of previews, and of reads that are known, waited for or counted."""
+    sent = {"json": {"asset": "credits", "amount": 1}, "headers": {"Idempotency-Key": "of-state"}}
+    position = door.append("state", "grants", "of-state", **sent["json"]).headers["Creditfold-Position"]
+    path, again = "/v1/accounts/state", {"params": {"preview": "true"}}
+    see_state("append_grant", door.http.post(f"{path}/grants", **sent, **again), is_preview=True)
+    other = {**sent, "json": {"asset": "credits", "amount": 2}}
+    refused = door.http.post(f"{path}/grants", **other, **again)
+    assert refused.status_code == 409
+    see_state("append_grant", refused, is_preview=True)
+    for place, status in ((position, 200), (position.partition(":")[0] + ":999999", 202)):
+        found = door.http.get(f"{path}/commands/of-state", params={"at": place})
+        assert found.status_code == status
+        see_state("command", found)
+    tag = door.http.get(path).headers["ETag"]
+    known = door.http.get(path, headers={"If-None-Match": tag})
+    assert known.status_code == 304
+    see_state("account", known)
+    see_state("count_accounts", door.http.head("/v1/accounts"))
