@@ -138,7 +138,7 @@ endif
 	@$(MAKE) --no-print-directory test-servers THESE='$(ON_PLAIN)'
 
 test-servers: $(VENV)/.installed-dev $(TEST_CORE)
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) --maxschedchunk 1 -m '(stack or chaos) $(THESE)' $(if $(MODULES),$(call modules,$(MODULES)))
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist loadgroup --no-loadscope-reorder -m '(stack or chaos) $(THESE)' $(if $(MODULES),$(call modules,$(MODULES)))
 
 # The bounds of every parameter, and as many requests at random of each route.
 fuzz: $(VENV)/.installed-dev

@@ -9,6 +9,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import structlog
 from hypothesis import HealthCheck
 
 # Before anything of ours is imported: many tests put something of their own in place of a part of the core, which can't
@@ -40,14 +41,33 @@ def pytest_configure() -> None:
     # How long an example takes says something of the machine, and nothing of ours.
     hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     hypothesis.settings.load_profile("untimed")
+    # As every process of ours writes it. By default an exception is logged with the values of all variables of all its
+    # frames, which takes seconds.
+    *processors, _ = structlog.get_config()["processors"]
+    plainly = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors, plainly])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses the stack. What stops its servers takes longest and goes first, or all would wait for the last."""
+    """Mark what uses the stack. What stops servers, and groups, take longest and go first: the last are waited for."""
     for item in items:
         if NEEDS_STACK & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.stack)
-    items.sort(key=lambda item: "stack" not in inspect.signature(getattr(item, "function", len)).parameters)
+        if _shares_servers(item):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=_is_short)
+
+
+def _is_short(item: pytest.Item) -> tuple[bool, bool]:
+    """By what tests are ordered: whether one neither stops a server nor is one of a group."""
+    stops = "stack" in inspect.signature(getattr(item, "function", len)).parameters
+    return not stops, item.get_closest_marker("xdist_group") is None
+
+
+def _shares_servers(item: pytest.Item) -> bool:
+    """Whether a test uses what is made once for its module: one process makes it, and not each of them."""
+    found: dict[str, Any] = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    return "stack" in found and any(one[-1].scope == "module" for one in found.values())
 
 
 @pytest.fixture(scope="session")

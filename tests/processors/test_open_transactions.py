@@ -103,7 +103,9 @@ def test_everyone_reports_what_waits(
             held = "an open transaction holds a partition back"
             assert wait_until(lambda: process.said(held), HANG_S), process.text()[-2000:]
             (alert,) = alerts(process, held)
-            assert (alert["partition"], alert["offset"], alert["waiting"]) == (partition, 1, 2)
+            assert (alert["partition"], alert["offset"]) == (partition, 1)
+            # The worker may have looked before the second one came.
+            assert alert["waiting"] in (1, 2)
             assert f"abort --topic {topic} --partition {partition} --start-offset 1" in alert["remedy"]
 
             done = cli("status", "--check", "--interval", "0.1", "--json")
