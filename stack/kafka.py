@@ -204,6 +204,8 @@ class EmbeddedKafka:
             "num.network.threads=1",
             "background.threads=2",
             "group.initial.rebalance.delay.ms=0",
+            # By default an idle broker writes two records a second that say nothing but that it is there.
+            "metadata.max.idle.interval.ms=10000",
             "offsets.topic.replication.factor=1",
             "offsets.topic.num.partitions=4",
             "transaction.state.log.replication.factor=1",
