@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from creditfold.cli.shared.arguments import ArgumentError, JsonOption, LimitOption, period_of
-from creditfold.cli.shared.output import print_json, print_table, say
+from creditfold.cli.shared.output import OLDER, print_json, print_table, say
 from creditfold.cli.shared.projection import projection
 from creditfold.common.documents import instant
 from creditfold.common.position import Position
@@ -42,7 +42,9 @@ def dead_letters(
 
     begin, end = period_of(since, until)
     with projection() as connection:
-        rows = queries.dead_letters(connection, limit, reason, only_open=only_open, since=begin, until=end)
+        # One more than is wanted shows whether there are more.
+        found = queries.dead_letters(connection, limit + 1, reason, only_open=only_open, since=begin, until=end)
+    rows = found[:limit]
     if json:
         print_json([_as_row(row) for row in rows])
     elif not rows:
@@ -52,6 +54,8 @@ def dead_letters(
             ("appended at", "position", "reason", "state", "detail"),
             [(row.appended_at, row.position, row.reason, _state(row), row.detail) for row in rows],
         )
+        if len(found) > limit:
+            say(OLDER)
 
 
 def _state(row: "DeadLetterState") -> str:

@@ -15,7 +15,7 @@ from creditfold.cli.shared.arguments import (
     checked_account,
     period_of,
 )
-from creditfold.cli.shared.output import NONE, print_json, print_rows, print_table, say
+from creditfold.cli.shared.output import NONE, OLDER, print_json, print_rows, print_table, say
 from creditfold.cli.shared.projection import projection
 from creditfold.common.position import Position
 
@@ -138,9 +138,10 @@ def rejections(
         return
     only = checked_account(account) if account is not None else None
     with projection() as connection:
-        rows = queries.rejections(connection, limit, only, since=begin, until=end)
+        # One more than is wanted shows whether there are more.
+        rows = queries.rejections(connection, limit + 1, only, since=begin, until=end)
     print_rows(
-        rows,
+        rows[:limit],
         json,
         "Nothing was rejected.",
         ("decided at", "account", "kind", "amount", "balance", "asset", "reason", "position", "command"),
@@ -150,3 +151,5 @@ def rejections(
             *(Position(row.log_partition, row.log_offset), row.command_id),
         ),
     )
+    if len(rows) > limit and not json:
+        say(OLDER)

@@ -1,25 +1,99 @@
-"""The commands that show where credits are: lots, holds, transfers, schedules. Owns no query."""
+"""The commands that show where credits are: lots, holds, transfers, schedules, each by pages. Owns no query."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from creditfold.cli.shared.arguments import AccountArgument, AssetFilterOption, JsonOption, checked_account
-from creditfold.cli.shared.output import NONE, counted, print_json, print_rows, print_table, say
+from creditfold.cli.shared.arguments import (
+    AccountArgument,
+    ArgumentError,
+    AssetFilterOption,
+    JsonOption,
+    LimitOption,
+    checked_account,
+)
+from creditfold.cli.shared.output import NONE, Cell, counted, print_json, print_rows, print_table, say
 from creditfold.cli.shared.projection import projection
 from creditfold.common.position import Position
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from creditfold.projections.queries.account_lists import Listing
     from creditfold.projections.queries.lots import Hold, Lot
+
+#: Rows of a page unless a command is asked for another number.
+PAGE = 100
+AfterOption = Annotated[
+    str | None, typer.Option("--after", metavar="ID", help="Only what comes behind it: the next page.")
+]
+
+
+class _Page(NamedTuple):
+    """Some rows of an account's, the name of the last one where there are more, and the database server's clock."""
+
+    rows: Sequence[Any]
+    next: str | None
+    now: "datetime"
+
+
+def _page(account: str, listing: "Listing", limit: int, after: str | None, asset: str | None = None) -> _Page:
+    """A page of what an account has. Raises ArgumentError where it doesn't have what the page is behind."""
+    from creditfold.projections import queries
+    from creditfold.projections.connections import snapshot
+
+    checked_account(account)
+    with projection() as connection, snapshot(connection):
+        place = None
+        if after is not None:
+            row = queries.listed_row(connection, account, listing, *_ids_of(after, listing))
+            if row is None:
+                raise ArgumentError(f"{account} has no {after[:140]!r} here.", "Name one as a page before shows it.")
+            place = listing.place(row)
+        # One more than is wanted shows whether there are more.
+        found = queries.listed(connection, account, listing, limit + 1, place, asset=asset)
+        now = queries.clock(connection)
+    return _Page(found[:limit], _name_of(found[limit - 1]) if len(found) > limit else None, now)
+
+
+def _name_of(row: Any) -> str:
+    return f"{row.command_id}/{row.number}" if hasattr(row, "number") else str(row.command_id)
+
+
+def _ids_of(name: str, listing: "Listing") -> tuple[str, int | None]:
+    """What `_name_of` was made of."""
+    if "number" not in listing.kind._fields:
+        return name, None
+    command_id, _, number = name.rpartition("/")
+    # Of anything else there is no lot.
+    return command_id, int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0
+
+
+def _print_page(
+    what: str, page: _Page, nothing: str, columns: Sequence[str], cells: Callable[[Any], Sequence[Cell]], *, json: bool
+) -> None:
+    if json:
+        print_json({what: page.rows, "next": page.next})
+        return
+    print_rows(page.rows, json, nothing, columns, cells)
+    _say_next(page)
+
+
+def _say_next(page: _Page) -> None:
+    if page.next is not None:
+        say(f"More: --after {page.next}")
 
 
 def lots(
     account: AccountArgument,
+    *,
     asset: AssetFilterOption = None,
-    every: Annotated[bool, typer.Option("--all", help="Also those that have nothing left.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Also those that have nothing left, by the ids of their commands.")
+    ] = False,
+    limit: LimitOption = PAGE,
+    after: AfterOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show an account's lots in the order of spending, and where their credits are.
@@ -34,16 +108,18 @@ def lots(
     """
     from creditfold.projections import queries
 
-    checked_account(account)
-    with projection() as connection:
-        rows = queries.lots(connection, account, asset, every=every)
-        now = queries.clock(connection)
+    page = _page(account, queries.EVERY_LOT if every else queries.LIVE_LOTS, limit, after, asset)
     if json:
-        print_json(rows)
-    elif not rows:
-        say(f"{account} has no {'' if every else 'live '}lots{f' of {asset}' if asset else ''}.")
+        print_json({"lots": page.rows, "next": page.next})
+    elif not page.rows:
+        say(f"{account} has no {'' if every else 'live '}lots{f' of {asset}' if asset else ''}{_there(after)}.")
     else:
-        print_lots(rows, now)
+        print_lots(page.rows, page.now)
+        _say_next(page)
+
+
+def _there(after: str | None) -> str:
+    return "" if after is None else " there"
 
 
 def _state(row: "Lot | Hold", now: "datetime") -> str:
@@ -74,10 +150,13 @@ def print_lots(rows: "Sequence[Lot]", now: "datetime") -> None:
 
 def holds(
     account: AccountArgument,
-    every: Annotated[bool, typer.Option("--all", help="Also those that lapsed or were closed.")] = False,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Also those that lapsed or were closed, by their ids.")] = False,
+    limit: LimitOption = PAGE,
+    after: AfterOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show an account's holds: what was taken, what is still held, and until when.
+    """Show an account's holds, the first to lapse first: what was taken, what is still held, and until when.
 
     They are as the account was last settled; one that lapsed since is shown as `lapsed (not settled)`.
 
@@ -88,28 +167,29 @@ def holds(
     """
     from creditfold.projections import queries
 
-    checked_account(account)
-    with projection() as connection:
-        rows = queries.holds(connection, account, every=every)
-        now = queries.clock(connection)
-    print_rows(
-        rows,
-        json,
-        f"{account} has no {'' if every else 'open '}holds.",
+    page = _page(account, queries.EVERY_HOLD if every else queries.OPEN_HOLDS, limit, after)
+    _print_page(
+        "holds",
+        page,
+        f"{account} has no {'' if every else 'open '}holds{_there(after)}.",
         ("hold", "asset", "taken", "held", "state", "deadline", "from lots"),
         lambda row: (
-            *(row.command_id, row.asset, row.taken, row.held, _state(row, now), row.deadline),
+            *(row.command_id, row.asset, row.taken, row.held, _state(row, page.now), row.deadline),
             ", ".join(f"{amount:,} of {lot}/{number}" for lot, number, amount in row.slices) or NONE,
         ),
+        json=json,
     )
 
 
 def transfers(
     account: AccountArgument,
+    *,
     every: Annotated[bool, typer.Option("--all", help="Also those that are settled.")] = False,
+    limit: LimitOption = PAGE,
+    after: AfterOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what an account sent to others and isn't settled yet.
+    """Show what an account sent to others and isn't settled yet, by the ids of the transfers.
 
     \b
     Examples:
@@ -118,23 +198,24 @@ def transfers(
     """
     from creditfold.projections import queries
 
-    checked_account(account)
-    with projection() as connection:
-        rows = queries.transfers(connection, account, every=every)
-    print_rows(
-        rows,
-        json,
-        f"{account} has {'sent nothing' if every else 'nothing in transit'}.",
+    page = _page(account, queries.EVERY_TRANSFER if every else queries.IN_TRANSIT, limit, after)
+    _print_page(
+        "transfers",
+        page,
+        f"{account} has {'sent nothing' if every else 'nothing in transit'}{_there(after)}.",
         ("transfer", "asset", "amount", "to", "state", "changed by"),
         lambda row: (
             *(row.command_id, row.asset, row.amount, row.to_account, row.state.replace("_", " ")),
             Position(row.log_partition, row.log_offset),
         ),
+        json=json,
     )
 
 
-def schedules(account: AccountArgument, json: JsonOption = False) -> None:
-    """Show an account's schedules: what they grant, how often, and when next.
+def schedules(
+    account: AccountArgument, *, limit: LimitOption = PAGE, after: AfterOption = None, json: JsonOption = False
+) -> None:
+    """Show an account's schedules, by their ids: what they grant, how often, and when next.
 
     \b
     Example:
@@ -142,16 +223,15 @@ def schedules(account: AccountArgument, json: JsonOption = False) -> None:
     """
     from creditfold.projections import queries
 
-    checked_account(account)
-    with projection() as connection:
-        rows = queries.schedules(connection, account)
-    print_rows(
-        rows,
-        json,
-        f"{account} has no schedules.",
+    page = _page(account, queries.EVERY_SCHEDULE, limit, after)
+    _print_page(
+        "schedules",
+        page,
+        f"{account} has no schedules{_there(after)}.",
         ("schedule", "asset", "amount", "every", "state", "next turn", "next at", "until", "cap"),
         lambda row: (
             *(row.command_id, row.asset, row.amount, counted(row.every, row.period.removesuffix("s")), row.state),
             *(row.next_number, row.next_at or NONE, row.until or "no end", row.cap if row.cap is not None else NONE),
         ),
+        json=json,
     )

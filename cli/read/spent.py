@@ -17,7 +17,7 @@ from creditfold.cli.shared.arguments import (
     period_of,
     refuse_both,
 )
-from creditfold.cli.shared.output import NONE, print_csv, print_rows
+from creditfold.cli.shared.output import NONE, OLDER, print_csv, print_rows, say
 from creditfold.cli.shared.projection import projection
 
 if TYPE_CHECKING:
@@ -92,8 +92,11 @@ def ended(
             raise ArgumentError("--asset and --by are for --totals.", "Leave them out, or give --totals.")
         only = checked_account(account) if account is not None else None
         with projection() as connection:
-            lines = queries.ended(connection, limit, only, since=begin, until=end)
-        _print_ended(lines, json=json, csv=csv)
+            # One more than is wanted shows whether there are more.
+            lines = queries.ended(connection, limit + 1, only, since=begin, until=end)
+        _print_ended(lines[:limit], json=json, csv=csv)
+        if len(lines) > limit and not (json or csv):
+            say(OLDER)
         return
     if account is not None:
         raise ArgumentError("--totals are of all accounts.", "Leave out the account, or --totals.")

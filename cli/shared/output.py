@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Cell = object
 
+#: Follows rows of which there are more than were asked for, newest first.
+OLDER = "There are older ones: a larger --limit shows more, --until those before a time."
 #: Stands where a value is missing.
 NONE = "-"
 

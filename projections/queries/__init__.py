@@ -24,6 +24,7 @@ from creditfold.projections.queries.account_lists import (
     OPEN_HOLDS,
     Listing,
     listed,
+    listed_row,
 )
 from creditfold.projections.queries.balances import Balance, balances, balances_after, balances_as_of
 from creditfold.projections.queries.balances_now import (
@@ -71,10 +72,6 @@ from creditfold.projections.queries.lots import (
     Transfer,
     account_state,
     account_state_as_of,
-    holds,
-    lots,
-    schedules,
-    transfers,
 )
 from creditfold.projections.queries.outcomes import (
     OtherTopicError,
@@ -190,16 +187,14 @@ __all__ = [
     "failed_batches",
     "first_decision",
     "history",
-    "holds",
     "journal",
     "listed",
-    "lots",
+    "listed_row",
     "outcome_at",
     "outcomes_at",
     "progress",
     "rejection_totals",
     "rejections",
-    "schedules",
     "search_accounts",
     "searchable_metadata",
     "spent",
@@ -208,7 +203,6 @@ __all__ = [
     "statement",
     "totals",
     "trace",
-    "transfers",
     "usable_now",
     "wait_for",
 ]

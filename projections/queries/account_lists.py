@@ -101,7 +101,13 @@ EVERY_SCHEDULE = Listing(Schedule, SELECT_SCHEDULES, "true", (_COMMAND,), _by_co
 
 
 def listed(
-    connection: Connection[Any], account: str, listing: Listing, limit: int, after: Sequence[Any] | None = None
+    connection: Connection[Any],
+    account: str,
+    listing: Listing,
+    limit: int,
+    after: Sequence[Any] | None = None,
+    *,
+    asset: str | None = None,
 ) -> Sequence[Any]:
     """Some of what an account has, in an order that no write changes.
 
@@ -112,6 +118,7 @@ def listed(
             `EVERY_TRANSFER` or `EVERY_SCHEDULE`.
         limit: how many rows at most.
         after: only what comes behind that place, which is `listing.place` of a row; None for the first.
+        asset: only what is of this asset; None for all.
 
     Returns:
         Rows of the listing's kind; amounts are in the asset's smallest unit.
@@ -122,7 +129,38 @@ def listed(
     """
     order: LiteralString = ", ".join(listing.order)
     query: LiteralString = listing.select + "WHERE l.account_id = %s AND " + listing.where
+    if asset is not None:
+        query += " AND l.asset = %s"
     if after is not None:
         query += " AND (" + order + ") > (" + ", ".join(["%s"] * len(listing.order)) + ")"
     query += " ORDER BY " + order + " LIMIT %s"
-    return rows_of(connection, listing.kind, query, (account, *(after or ()), limit))
+    of_asset = () if asset is None else (asset,)
+    return rows_of(connection, listing.kind, query, (account, *of_asset, *(after or ()), limit))
+
+
+def listed_row(
+    connection: Connection[Any], account: str, listing: Listing, command_id: str, number: int | None = None
+) -> Any | None:
+    """One row of what an account has, also where a listing doesn't have it any more: it keeps its place there.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+        listing: of which kind it is.
+        command_id: the command that made it.
+        number: of the command's lots, from 1; None for what isn't a lot.
+
+    Returns:
+        A row of the listing's kind; None if the account has no such.
+
+    Example:
+        >>> lot = listed_row(connection, "ada", LIVE_LOTS, "welcome", 1)
+        >>> listed(connection, "ada", LIVE_LOTS, 10, LIVE_LOTS.place(lot))
+        []
+    """
+    query: LiteralString = listing.select + "WHERE l.account_id = %s AND l.command_id = %s"
+    if number is not None:
+        query += " AND l.number = %s"
+    names = (account, command_id) if number is None else (account, command_id, number)
+    rows = rows_of(connection, listing.kind, query, names)
+    return rows[0] if rows else None

@@ -1,10 +1,9 @@
-"""What an account's credits are made of: lots, holds, transfers, schedules, and whether the account is shut.
+"""What an account's credits are made of, as rows: lots, holds, transfers, schedules; and whether the account is shut.
 
 Reads the views in schema `ledger` only. Amounts are in the asset's smallest unit, instants are aware datetimes in UTC;
 None stands for what an account's owner didn't set. All of it is as of the account's last settling by the log's clock.
 """
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 
@@ -132,11 +131,6 @@ SELECT_LOTS: LiteralString = """SELECT l.account_id, l.command_id, l.number, l.a
     FROM ledger.lots l """
 
 
-#: The order in which spends take from lots.
-_SPENDING: LiteralString = """l.priority, l.scope IS NULL, l.expires_at NULLS LAST, l.class <> 'promo',
-    l.effective_at NULLS FIRST, l.made"""
-
-
 SELECT_HOLDS: LiteralString = """SELECT l.account_id, l.command_id, l.asset, l.taken, l.held, l.state, l.deadline,
     l.slices, l.made, l.log_partition, l.log_offset FROM ledger.holds l """
 
@@ -200,98 +194,3 @@ def account_state_as_of(
             state = state._replace(frozen=detail if kind == "frozen" else None)
         found = AccountState(account, state.is_closed or kind == "closed", state.frozen, *place)
     return found
-
-
-def lots(connection: Connection[Any], account: str, asset: str | None = None, *, every: bool = False) -> Sequence[Lot]:
-    """An account's lots, by asset and in the order in which spends take from them.
-
-    Args:
-        connection: a reader's connection to the projection (`connected`).
-        account: its id.
-        asset: only lots of this asset; None for all.
-        every: whether to add the lots in which nothing remains or is held, after the others.
-
-    Returns:
-        Lots; amounts are in the asset's smallest unit.
-
-    Example:
-        >>> [(lot.command_id, lot.remaining, lot.held, lot.spent) for lot in lots(connection, "ada")]
-        [('welcome', 280, 40, 180)]
-    """
-    return rows_of(
-        connection,
-        Lot,
-        SELECT_LOTS
-        + """WHERE l.account_id = %(account)s AND (%(asset)s::text IS NULL OR l.asset = %(asset)s)
-             AND (%(every)s OR l.is_live) ORDER BY l.asset, l.is_live DESC, """
-        + _SPENDING,
-        {"account": account, "asset": asset, "every": every},
-    )
-
-
-def holds(connection: Connection[Any], account: str, *, every: bool = False) -> Sequence[Hold]:
-    """An account's open holds, the first to lapse first.
-
-    Args:
-        connection: a reader's connection to the projection (`connected`).
-        account: its id.
-        every: whether to add lapsed and closed holds, after the open ones.
-
-    Returns:
-        Holds; amounts are in the asset's smallest unit.
-
-    Example:
-        >>> [hold.command_id for hold in holds(connection, "ada")]
-        ['hold-1']
-    """
-    return rows_of(
-        connection,
-        Hold,
-        SELECT_HOLDS
-        + """WHERE l.account_id = %s AND (%s OR l.is_open)
-             ORDER BY l.state <> 'open', l.deadline, l.made""",
-        (account, every),
-    )
-
-
-def transfers(connection: Connection[Any], account: str, *, every: bool = False) -> Sequence[Transfer]:
-    """An account's transfers to other accounts that are in transit.
-
-    Args:
-        connection: a reader's connection to the projection (`connected`).
-        account: the sender's id.
-        every: whether to add settled transfers, after the others.
-
-    Returns:
-        Transfers, in the log's order; amounts are in the asset's smallest unit.
-
-    Example:
-        >>> [(transfer.command_id, transfer.amount) for transfer in transfers(connection, "carol", every=True)]
-        [('gift-1', 20)]
-    """
-    return rows_of(
-        connection,
-        Transfer,
-        SELECT_TRANSFERS
-        + """WHERE l.account_id = %s AND (%s OR l.is_open)
-             ORDER BY l.state, l.log_offset, l.command_id""",
-        (account, every),
-    )
-
-
-def schedules(connection: Connection[Any], account: str) -> Sequence[Schedule]:
-    """An account's schedules: the next to fall due first, those without a turn left after them.
-
-    Args:
-        connection: a reader's connection to the projection (`connected`).
-        account: its id.
-
-    Returns:
-        Schedules; `amount` and `cap` are in the asset's smallest unit, `expires_after_ms` in milliseconds.
-
-    Example:
-        >>> [schedule.command_id for schedule in schedules(connection, "ada")]
-        ['monthly']
-    """
-    query = SELECT_SCHEDULES + "WHERE l.account_id = %s ORDER BY l.next_at NULLS LAST, l.made"
-    return rows_of(connection, Schedule, query, (account,))

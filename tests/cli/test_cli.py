@@ -21,6 +21,7 @@ from rich.console import Console
 from creditfold.cli.append import import_file, submission
 from creditfold.cli.main import COMMANDS
 from creditfold.cli.shared import output
+from creditfold.cli.shared.output import OLDER
 from creditfold.cli.shared.progress import figures_of
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings, load_settings, unknown_variables
@@ -441,18 +442,19 @@ def test_status_reports_what_stands_still(cli: Cli, ledger_settings: Settings, t
 
 def test_dead_letters_are_shown_with_their_bytes(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
     """The bytes in hex and text, as they are in the log."""
-    append(ledger_settings, [Raw(b"not avro\x1b[31m", b"key", 2, (("trace", b"1"),))])
+    append(ledger_settings, [Raw(b"not avro\x1b[31m", b"key", 2, (("trace", b"1"),)), Raw(None, b"key", 2)])
     assert cli("dead-letters", "list").out == "There are no dead letters.\n"
     with worker(ledger_settings, tmp_path):
         wait_until_folded(ledger_settings)
     listed = cli("dead-letters", "list", "--reason", "not_framed", "--json").json
     assert [(row["position"], row["reason"], row["key"]) for row in listed] == [("2:0", "not_framed", "a2V5")]
-    assert "2:0" in cli("dead-letters", "list").out
+    shown = [cli("dead-letters", "list", "--limit", str(limit)).out for limit in (1, 2)]
+    assert [("2:0" in one, OLDER in one) for one in shown] == [(False, True), (True, False)]
     shown = cli("dead-letters", "show", "2:0").out
     assert "6e 6f 74 20 61 76 72 6f 1b 5b" in shown
     assert "not avro.[31m" in shown
     assert cli("dead-letters", "show", "2:0", "--json").json["value"] == listed[0]["value"]
-    missing = cli("dead-letters", "show", "2:1")
+    missing = cli("dead-letters", "show", "2:2")
     assert (missing.code, missing.out) == (2, "")
 
 

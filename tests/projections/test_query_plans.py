@@ -82,11 +82,17 @@ QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
     "account_state": queries.account_state,
     "account_state_as_of": lambda connection, account: queries.account_state_as_of(connection, account, until=9),
     "expiring": lambda connection, account: queries.expiring(connection, account, 86_400_000),
-    "lots": lambda connection, account: queries.lots(connection, account, "credits"),
-    "lots, all": lambda connection, account: queries.lots(connection, account, every=True),
-    "holds": lambda connection, account: queries.holds(connection, account, every=True),
-    "transfers": lambda connection, account: queries.transfers(connection, account, every=True),
-    "schedules": queries.schedules,
+    "listed_row": lambda connection, account: queries.listed_row(connection, account, queries.EVERY_LOT, "g", 1),
+    "listed_row, a hold": lambda connection, account: queries.listed_row(connection, account, queries.EVERY_HOLD, "h"),
+    "listed_row, sent": lambda connection, account: queries.listed_row(
+        connection, account, queries.EVERY_TRANSFER, "t1"
+    ),
+    "listed_row, a schedule": lambda connection, account: queries.listed_row(
+        connection, account, queries.EVERY_SCHEDULE, "m1"
+    ),
+    "listed, lots of an asset": lambda connection, account: queries.listed(
+        connection, account, queries.LIVE_LOTS, 5, LOT, asset="credits"
+    ),
     "listed, lots": lambda connection, account: queries.listed(connection, account, queries.LIVE_LOTS, 5, LOT),
     "listed, holds": lambda connection, account: queries.listed(connection, account, queries.OPEN_HOLDS, 5, (1, 1)),
     "listed, sent": lambda connection, account: queries.listed(connection, account, queries.IN_TRANSIT, 5, ("t1",)),

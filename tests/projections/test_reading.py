@@ -5,12 +5,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from psycopg import Connection
 
+from creditfold.cli.shared.output import OLDER
 from creditfold.cli.shared.reasons import DEAD, REJECTED
 from creditfold.common.settings import Settings
 from creditfold.ledger import RejectionReason, settle
@@ -53,22 +55,22 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
         assert (progress.records, progress.ticks) == (len(records), whole.ticks)
         assert generation(connection, 1).records == len(records)
         for name, account in accounts.items():
-            found = queries.lots(connection, name, every=True)
+            listed = partial(queries.listed, connection, name, limit=10_000)
+            found = listed(queries.EVERY_LOT)
             assert {(lot.command_id, lot.number) for lot in found} == set(account.lots)
             for asset, holding in account.holdings.items():
-                order = [lot.id for listed in (holding.unscoped, *holding.scoped.values()) for lot in listed]
+                order = [lot.id for some in (holding.unscoped, *holding.scoped.values()) for lot in some]
                 order.sort(key=lambda lot_id: account.lots[lot_id].order)
-                active = [
-                    lot for lot in queries.lots(connection, name, asset) if lot.state == "active" and lot.remaining
-                ]
+                live = listed(queries.LIVE_LOTS, asset=asset)
+                active = [lot for lot in live if lot.state == "active" and lot.remaining]
                 assert [(lot.command_id, lot.number) for lot in active] == order
-            assert {hold.command_id: (hold.held, hold.deadline) for hold in queries.holds(connection, name)} == {
+            assert {hold.command_id: (hold.held, hold.deadline) for hold in listed(queries.OPEN_HOLDS)} == {
                 hold.id: (hold.amount, moment(hold.deadline)) for hold in account.holds.values() if hold.is_open
             }
-            assert {row.command_id: row.next_at for row in queries.schedules(connection, name)} == {
+            assert {row.command_id: row.next_at for row in listed(queries.EVERY_SCHEDULE)} == {
                 scheduled.id: moment(scheduled.next_at) for scheduled in account.schedules.values()
             }
-            assert {row.command_id: row.state for row in queries.transfers(connection, name, every=True)} == {
+            assert {row.command_id: row.state for row in listed(queries.EVERY_TRANSFER)} == {
                 sent.id: "in_transit" if sent.is_open else "settled" for sent in account.transfers.values()
             }
             state = queries.account_state(connection, name)
@@ -243,6 +245,49 @@ async def said(prepared: Settings, bare: Cli, monkeypatch: pytest.MonkeyPatch) -
     return run
 
 
+#: What each command lists, in what order, and what it says where there is nothing.
+LISTS = {
+    ("lots",): (["g3/1", "g2/1", "g1/1"], "no live lots"),
+    ("lots", "--asset", "credits"): (["g3/1", "g2/1", "g1/1"], "no live lots of credits"),
+    ("lots", "--asset", "credits", "--all"): (["g1/1", "g2/1", "g3/1"], "no lots of credits"),
+    ("holds",): (["h3", "h2", "h1"], "no open holds"),
+    ("holds", "--all"): (["h1", "h2", "h3"], "no holds"),
+    ("transfers",): (["t1", "t2", "t3"], "nothing in transit"),
+    ("transfers", "--all"): (["t1", "t2", "t3"], "sent nothing"),
+    ("schedules",): (["m1", "m2", "m3"], "no schedules"),
+}
+
+
+async def test_lists_go_on_where_a_page_ended(prepared: Settings, bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each names its last row where there are more; behind that the next page begins, as a table and as JSON."""
+    asset, far, records = {"asset": "credits"}, START_MS * 2, list[FakeRecord]()
+    for n in (1, 2, 3):
+        for name, fields in (
+            ("Grant", {"command_id": f"g{n}", "amount": 90, "expires_at": far - n}),
+            ("Hold", {"command_id": f"h{n}", "amount": 5, "deadline": far - 9 - n}),
+            ("Transfer", {"command_id": f"t{n}", "amount": 7, "to": "bob"}),
+            ("CreateSchedule", {"command_id": f"m{n}", "amount": 3, "period": "months", "first_at": far - n}),
+        ):
+            records.append(record(len(records), n, name, **asset, **fields))
+    await fold_in_pieces(prepared, records, random.Random(1), None)
+    use(prepared, monkeypatch)
+    for (name, *options), (expected, nothing) in LISTS.items():
+        seen = []
+        for after in ([], *(["--after", last] for last in expected)):
+            asked = (name, "ann", *options, "--limit", "1", *after)
+            page, shown = bare(*asked, "--json").json, bare(*asked).out.splitlines()
+            seen += [
+                f"{row['command_id']}/{row['number']}" if name == "lots" else row["command_id"] for row in page[name]
+            ]
+            assert page["next"] == (seen[-1] if len(seen) < 3 else None), asked
+            more = [] if page["next"] is None else [f"More: --after {page['next']}"]
+            assert shown[2:] == more, (asked, shown)
+        assert seen == expected
+        assert shown == [f"ann has {nothing} there."]
+        refused = bare(name, "ann", *options, "--after", "g1/x")
+        assert (refused.code, "ann has no 'g1/x' here" in refused.err) == (2, True), refused
+
+
 def test_what_the_commands_about_an_account_print(said: Callable[..., str], bare: Cli) -> None:
     """Each command's table, its JSON, and what it says of nothing."""
     assert said("balance", "ann") == (
@@ -257,7 +302,7 @@ def test_what_the_commands_about_an_account_print(said: Callable[..., str], bare
     assert said("lots", "ann").splitlines()[1:] == [
         "g2/1 credits 50 43 7 active paid 50 ads 2024-01-30T00:00:00.000Z never"
     ]
-    assert len(bare("lots", "ann", "--all", "--json").json) == 2
+    assert len(bare("lots", "ann", "--all", "--json").json["lots"]) == 2
     assert said("lots", "ann", "--asset", "gold") == "ann has no live lots of gold.\n"
     assert said("holds", "ann") == "ann has no open holds.\n"
     assert "h1 credits 15 0 lapsed 2024-01-30T06:00:00.000Z -" in said("holds", "ann", "--all")
@@ -268,6 +313,8 @@ def test_what_the_commands_about_an_account_print(said: Callable[..., str], bare
         "bob has nothing in transit.\n",
         "bob has no schedules.\n",
     ]
+    for name in ("rejections", "ended"):
+        assert [OLDER in said(name, "--limit", str(limit)) for limit in (1, 2)] == [True, False]
     past = said("history", "ann", "--wide", "--facts")
     assert "10 2024-01-30T03:00:00.000Z batch 0 0 0 0 0 0 - insufficient_credits at step 0 0:10 b1\n" in past
     assert "settled 0 0 50 0 0 16 credits - 0:12 - lapsed h1 (10 held to remaining of g1/1); expired g1 (10 re" in past
