@@ -25,6 +25,7 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.producers import (
     AppendError,
+    DoubtfulCommandError,
     InvalidCommandError,
     OutcomeTimeoutError,
     OutcomeUnknownError,
@@ -203,12 +204,17 @@ def maybe_made(remedy: str) -> Iterator[None]:
         raise problem from error
 
 
+_CONFIRM = 'Correct the command. If it is meant as it is, send it with "confirmed": true among its fields.'
+
+
 def _of_append(error: AppendError) -> ProblemError:
     position: Position | None = getattr(error, "position", None)
     members = {"position": None if position is None else str(position)}
     if isinstance(error, InvalidCommandError):
+        # What is doubtful is confirmed in another way than in Python.
+        remedy = _CONFIRM if isinstance(error, DoubtfulCommandError) else error.remedy
         return ProblemError(
-            HTTPStatus.BAD_REQUEST, error.error_code, error.message, error.remedy, problems=list(error.problems)
+            HTTPStatus.BAD_REQUEST, error.error_code, error.message, remedy, problems=list(error.problems)
         )
     if isinstance(error, RecordTooLargeError):
         return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "record_too_large", error.message, error.remedy)

@@ -320,6 +320,7 @@ def test_a_mistake_is_taken_where_it_is_confirmed(door: Door, account: str) -> N
     body = {"asset": "cre\u00addits", "amount": 1}
     refused = door.append(account, "grants", **body)
     assert (refused.status_code, refused.json()["code"]) == (400, "doubtful_command")
+    assert '"confirmed": true' in refused.json()["remedy"]
     assert door.append(account, "grants", confirmed=True, **body).status_code == 201
 
 
