@@ -211,12 +211,21 @@ class KeyRing:
         #: When keys were used last, by their ids, for the database to be written now and then.
         self.used: dict[str, datetime] = {}
 
+    def known(self, text: str) -> Key | None:
+        """The key of a text that isn't to be asked for now; None where `find` finds out."""
+        kept = self._kept.get(text)
+        if kept is None or time.monotonic() - kept.at > FRESH_S:
+            return None
+        return self._opening(kept.key)
+
     async def find(self, text: str) -> Key | None:
         """The key of a text; None where it opens nothing. Raises what asking for it raises, if it isn't known."""
         kept, now = self._kept.get(text) or self._unknown.get(text), time.monotonic()
         if kept is None or now - kept.at > FRESH_S:
             kept = await self._refreshed(text, kept, now)
-        key = kept.key
+        return self._opening(kept.key)
+
+    def _opening(self, key: Key | None) -> Key | None:
         moment = datetime.now(UTC)
         if key is None or (key.expires_at is not None and key.expires_at <= moment):
             return None

@@ -1,13 +1,10 @@
 """The application: every route, the answers of errors, and what is opened and closed with it."""
 
-import re
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from creditfold.api import (
     account_lists,
@@ -37,14 +34,12 @@ from creditfold.api import (
     statement,
     trace,
 )
-from creditfold.api.body import SmallBodies
-from creditfold.api.metrics import MeasuredRequests, Metrics
-from creditfold.api.requests import PlainRequests, checked
+from creditfold.api.entry import Entry
+from creditfold.api.metrics import Metrics
+from creditfold.api.requests import checked
 from creditfold.api.routes import Direct
 from creditfold.api.service import Service
 from creditfold.common.settings import Settings, load_settings
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII).fullmatch
 
 #: The headers that a page of another origin may send, where it may ask at all, and those that it may look at.
 _SENT = (
@@ -122,13 +117,10 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
     )
     for module in _MODULES:
         app.include_router(module.router)
-    app.router.routes.insert(0, Direct(route for module in _MODULES for route in module.router.routes))
     app.state.metrics = measured
     problems.install(app)
-    app.add_middleware(SmallBodies)
-    app.add_middleware(PlainRequests)
-    app.add_middleware(MeasuredRequests, metrics=measured)
-    app.add_middleware(RequestIds)
+    direct = Direct(route for module in _MODULES for route in module.router.routes)
+    app.add_middleware(Entry, metrics=measured, direct=direct)
     if chosen.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -139,30 +131,3 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         )
     openapi.complete(app)
     return app
-
-
-class RequestIds:
-    """Gives each request an id, its sender's if that is a plain one, and says it in the answer.
-
-    So it does with the header fields of the request's rate limit.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection as ASGI has it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
-        request_id = given if _REQUEST_ID(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                own = {"x-request-id": request_id, **scope["state"].get("headers", {})}
-                message["headers"] = [*message["headers"], *((k.lower().encode(), v.encode()) for k, v in own.items())]
-            await send(message)
-
-        await self._app(scope, receive, answer)

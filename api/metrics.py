@@ -21,7 +21,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from creditfold.api.access import Caller, needs
 from creditfold.api.problems import ProblemError, answer, responses
@@ -31,6 +31,7 @@ router = APIRouter(tags=["operation"])
 #: The label of every path that no route has, and of what is refused before a route is looked for.
 NO_ROUTE = "none"
 #: A method that HTTP has none of is one label too.
+OTHER = "other"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 #: Seconds. The goals are 10 ms for a read, and 25 and 60 ms for a write.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.06, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -63,6 +64,8 @@ class Metrics:
             registry=registry,
             buckets=_BUCKETS,
         )
+        # Found once for each route, method and status that there are.
+        self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._in_flight = gauge("requests_in_flight", "Requests whose answer isn't at its end.")
         self._streams = gauge("streams_open", "Streams of outcomes and bulk requests that are open.", ("route",))
         self.connections = gauge("connections_open", "Connections of clients.")
@@ -87,38 +90,43 @@ class Metrics:
         finally:
             gauge.dec()
 
-    @contextmanager
-    def request(self) -> Iterator["_Watch"]:
-        """Count a request as in flight for as long as the block runs."""
+    def begin(self) -> "Watch":
+        """Count a request as in flight, until `end`."""
         self._in_flight.inc()
-        try:
-            yield _Watch()
-        finally:
-            self._in_flight.dec()
+        return Watch()
 
-    def count(self, scope: Scope, watch: "_Watch") -> None:
+    def end(self, scope: Scope, watch: "Watch") -> None:
         """Count a request by what became of it; one whose client left before its answer isn't counted."""
+        self._in_flight.dec()
         if watch.status is None:
             return
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        route = route_of(scope)
-        self._requests.labels(route, method, str(watch.status)).inc()
-        self._seconds.labels(route, method).observe(watch.seconds)
+        series = route_of(scope), scope["method"], watch.status
+        found = self._series.get(series)
+        if found is None:
+            route, method, status = series
+            method = method if method in _METHODS else OTHER
+            found = self._requests.labels(route, method, str(status)), self._seconds.labels(route, method)
+            if method != OTHER:
+                self._series[series] = found
+        requests, seconds = found
+        requests.inc()
+        seconds.observe(watch.seconds)
 
 
-class _Watch:
+class Watch:
     """One request: when it began, and the head of its answer."""
+
+    __slots__ = ("_began", "seconds", "status")
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self.status: int | None = None
         self.seconds = 0.0
 
-    def see(self, message: Message) -> None:
-        """Look at a part of the answer."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.seconds = time.perf_counter() - self._began
+    def see_head(self, status: int) -> None:
+        """Look at the head of the answer."""
+        self.status = status
+        self.seconds = time.perf_counter() - self._began
 
 
 def route_of(scope: Scope) -> str:
@@ -127,41 +135,12 @@ def route_of(scope: Scope) -> str:
     return found
 
 
-class MeasuredRequests:
-    """Counts each request. What came in by the metrics' own address gets them without a key, and nothing else."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection as ASGI has it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if scope.get("state", {}).get(FOR_METRICS):
-            await self._answer(scope)(scope, receive, send)
-            return
-        with self._metrics.request() as watch:
-
-            async def watched(message: Message) -> None:
-                watch.see(message)
-                await send(message)
-
-            try:
-                await self._app(scope, receive, watched)
-            except Exception:
-                # Answered further out.
-                watch.status = watch.status or 500
-                raise
-            finally:
-                self._metrics.count(scope, watch)
-
-    def _answer(self, scope: Scope) -> Response:
-        if scope["path"] == "/metrics" and scope["method"] == "GET":
-            return Response(self._metrics.text(), 200, media_type=_MEDIA_TYPE)
-        problem = ProblemError(404, "not_found", "This address has GET /metrics only.", "Ask the door's own address.")
-        return answer(Request(scope), problem)
+def answer_alone(scope: Scope, metrics: Metrics) -> Response:
+    """What a request gets that came in by the metrics' own address: them, without a key, and nothing else."""
+    if scope["path"] == "/metrics" and scope["method"] == "GET":
+        return Response(metrics.text(), 200, media_type=_MEDIA_TYPE)
+    problem = ProblemError(404, "not_found", "This address has GET /metrics only.", "Ask the door's own address.")
+    return answer(Request(scope), problem)
 
 
 @router.get(

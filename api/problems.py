@@ -5,7 +5,7 @@ Owns the codes, their HTTP statuses, and the handlers that turn an exception int
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, cast
@@ -242,67 +242,85 @@ def _away(server: str, message: str) -> ProblemError:
     )
 
 
+async def _known(request: Request, error: Exception) -> Response:
+    problem = of_error(error)
+    if problem is None:
+        return await _unknown(request, error)
+    return answer(request, problem)
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    log.error("a request failed by a defect", path=request.url.path, request_id=_id_of(request), exc_info=error)
+    return answer(
+        request,
+        ProblemError(
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "The server failed; this is a defect.",
+            "Report it with the request id. A command that is sent again under the same key counts once.",
+            # A command may have been handed over before the defect.
+            maybe_written=_may_have_written(request),
+        ),
+    )
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    found = cast(HTTPException, error)
+    status = HTTPStatus(found.status_code)
+    remedy = "GET /openapi.json lists every route, and what it takes."
+    problem = ProblemError(
+        status, status.phrase.lower().replace(" ", "_").replace("-", "_"), f"{found.detail}.", remedy
+    )
+    problem.headers.update(found.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        problem.headers["Allow"] = ", ".join(_allowed(request))
+    return answer(request, problem)
+
+
+async def _gone(request: Request, _: Exception) -> Response:
+    # Nobody reads it. What a body without its end asked for wasn't done.
+    return answer(
+        request, ProblemError(400, "body_incomplete", "The client left before the body's end.", "Send it whole.")
+    )
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    errors = cast(RequestValidationError, error).errors()
+    found = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in errors]
+    return answer(
+        request,
+        ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            "invalid_request",
+            f"The request is invalid: {'; '.join(found)[:500]}.",
+            "GET /openapi.json says what each parameter may be.",
+            problems=[one[:200] for one in found[:20]],
+        ),
+    )
+
+
+#: What answers an error, by its class or the nearest of those that it derives from.
+_HANDLERS: dict[type[BaseException], Callable[[Request, Exception], Awaitable[Response]]] = {
+    **dict.fromkeys((ProblemError, CreditfoldError, PostgresError, PoolTimeout), _known),
+    HTTPException: _http,
+    ClientDisconnect: _gone,
+    RequestValidationError: _invalid,
+}
+
+
+async def answer_to(request: Request, error: Exception) -> Response:
+    """The answer of a request that ended with an error. Raises a defect again: it is answered further out."""
+    handle = next((_HANDLERS[kind] for kind in type(error).__mro__ if kind in _HANDLERS), None)
+    if handle is None:
+        raise error
+    return await handle(request, error)
+
+
 def install(app: FastAPI) -> None:
     """Have an application answer each of its errors with a problem document."""
-
-    async def known(request: Request, error: Exception) -> Response:
-        problem = of_error(error)
-        if problem is None:
-            return await unknown(request, error)
-        return answer(request, problem)
-
-    async def unknown(request: Request, error: Exception) -> Response:
-        log.error("a request failed by a defect", path=request.url.path, request_id=_id_of(request), exc_info=error)
-        return answer(
-            request,
-            ProblemError(
-                HTTPStatus.INTERNAL_SERVER_ERROR,
-                "internal_error",
-                "The server failed; this is a defect.",
-                "Report it with the request id. A command that is sent again under the same key counts once.",
-                # A command may have been handed over before the defect.
-                maybe_written=_may_have_written(request),
-            ),
-        )
-
-    async def http(request: Request, error: Exception) -> Response:
-        found = cast(HTTPException, error)
-        status = HTTPStatus(found.status_code)
-        remedy = "GET /openapi.json lists every route, and what it takes."
-        problem = ProblemError(
-            status, status.phrase.lower().replace(" ", "_").replace("-", "_"), f"{found.detail}.", remedy
-        )
-        problem.headers.update(found.headers or {})
-        if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            problem.headers["Allow"] = ", ".join(_allowed(request))
-        return answer(request, problem)
-
-    async def gone(request: Request, _: Exception) -> Response:
-        # Nobody reads it. What a body without its end asked for wasn't done.
-        return answer(
-            request, ProblemError(400, "body_incomplete", "The client left before the body's end.", "Send it whole.")
-        )
-
-    async def invalid(request: Request, error: Exception) -> Response:
-        errors = cast(RequestValidationError, error).errors()
-        found = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in errors]
-        return answer(
-            request,
-            ProblemError(
-                HTTPStatus.BAD_REQUEST,
-                "invalid_request",
-                f"The request is invalid: {'; '.join(found)[:500]}.",
-                "GET /openapi.json says what each parameter may be.",
-                problems=[one[:200] for one in found[:20]],
-            ),
-        )
-
-    for kind in (ProblemError, CreditfoldError, PostgresError, PoolTimeout):
-        app.add_exception_handler(kind, known)
-    app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(ClientDisconnect, gone)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(Exception, unknown)
+    for kind, handle in _HANDLERS.items():
+        app.add_exception_handler(cast(type[Exception], kind), handle)
+    app.add_exception_handler(Exception, _unknown)
 
 
 def _id_of(request: Request) -> str:

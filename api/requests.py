@@ -11,9 +11,9 @@ from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from creditfold.api.problems import ProblemError, answer, headers_too_large
+from creditfold.api.problems import ProblemError, headers_too_large
 
 #: Headers of which a request may have one at most.
 _SINGLE = frozenset(
@@ -26,24 +26,13 @@ _SLASH = "\0"
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
 
 
-class PlainRequests:
-    """Refuses what has no one meaning, and gives routes a path in which %2F separates nothing."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection as ASGI has it."""
-        if scope["type"] == "http":
-            try:
-                _refuse_head(scope)
-                _refuse_framing(scope["headers"])
-                scope["path"] = _path_of(scope.get("raw_path") or scope["path"].encode())
-                _text_of(scope["query_string"].replace(b"+", b" "), "query")
-            except ProblemError as problem:
-                await answer(Request(scope), problem)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+def make_plain(scope: Scope) -> None:
+    """Refuse what has no one meaning, and give routes a path in which %2F separates nothing. Raises ProblemError."""
+    _refuse_head(scope)
+    _refuse_framing(scope["headers"])
+    scope["path"] = _path_of(scope.get("raw_path") or scope["path"].encode())
+    if scope["query_string"]:
+        _text_of(scope["query_string"].replace(b"+", b" "), "query")
 
 
 def _refuse_head(scope: Scope) -> None:
@@ -63,6 +52,8 @@ def _refuse_head(scope: Scope) -> None:
 
 def _refuse_framing(headers: list[tuple[bytes, bytes]]) -> None:
     names = [name.lower() for name, _ in headers]
+    if len(set(names)) == len(names) and b"transfer-encoding" not in names:
+        return
     if b"content-length" in names and b"transfer-encoding" in names:
         raise ProblemError(
             400,
@@ -79,6 +70,8 @@ def _refuse_framing(headers: list[tuple[bytes, bytes]]) -> None:
 
 
 def _path_of(raw: bytes) -> str:
+    if raw.isascii() and b"%" not in raw and b"\0" not in raw:
+        return raw.decode()
     return "/".join(_text_of(part, "path").replace("/", _SLASH) for part in raw.split(b"/"))
 
 
@@ -102,9 +95,12 @@ async def checked(request: Request) -> None:
 
     A dependency of every route. Raises ProblemError.
     """
-    for name, value in request.path_params.items():
+    path_params = request.scope.get("path_params", {})
+    for name, value in path_params.items():
         if isinstance(value, str):
-            request.path_params[name] = value.replace(_SLASH, "/")
+            path_params[name] = value.replace(_SLASH, "/")
+    if not request.scope["query_string"]:
+        return
     known = _query_names(request)
     if known is None:
         return

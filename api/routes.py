@@ -13,8 +13,8 @@ from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute, Match
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
+from starlette.types import Scope
 
 from creditfold.api.requests import checked
 
@@ -41,8 +41,8 @@ class Route(APIRoute):
         return handle
 
 
-class Direct(BaseRoute):
-    """All routes of this kind at once: in front of the others, which get what fits none of these.
+class Direct:
+    """All routes of this kind at once: looked at first; the application has the others, and what fits none.
 
     Args:
         routes: of an application.
@@ -56,23 +56,16 @@ class Direct(BaseRoute):
                 for method in route.methods or ():
                     self._routes.setdefault((method, len(parts), "" if last.startswith("{") else last), route)
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Whether one of the routes fits a request, and what is then to be known of it."""
-        if scope["type"] != "http":
-            return Match.NONE, {}
+    def find(self, scope: Scope) -> Route | None:
+        """The route that fits a request, which then knows of it, if there is one."""
         *_, last = parts = scope["path"].split("/")
         for end in (last, ""):
             route = self._routes.get((scope["method"], len(parts), end))
             found = None if route is None else route.path_regex.match(scope["path"])
             if route is not None and found is not None:
-                return Match.FULL, {"endpoint": route.endpoint, "route": route, "path_params": found.groupdict()}
-        return Match.NONE, {}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that one of the routes fits."""
-        route: Route = scope["route"]
-        answer = await route.answer(Request(scope, receive, send))
-        await answer(scope, receive, send)
+                scope.update(endpoint=route.endpoint, route=route, path_params=found.groupdict())
+                return route
+        return None
 
 
 class _Arguments:
@@ -88,9 +81,9 @@ class _Arguments:
         self.call: Callable[..., Awaitable[Any]] = dependant.call
         self._request_name = dependant.request_param_name
         self._dependencies = [(one.name, _Arguments(one)) for one in dependant.dependencies]
-        self._path = dependant.path_params
+        self._path = [(field.alias, field) for field in dependant.path_params]
         self._query = dependant.query_params
-        self._headers = [(_header_of(field), field) for field in dependant.header_params]
+        self._headers = [(_header_of(one), one, one.field_info.is_required()) for one in dependant.header_params]
         optional = [field for field in (*self._query, *dependant.header_params) if not field.field_info.is_required()]
         self._defaults = {field.name: field.get_default() for field in optional}
         self._needs_query = any(field.field_info.is_required() for field in self._query)
@@ -110,19 +103,31 @@ class _Arguments:
                 values[name] = known[dependency.call]
         if self._request_name is not None:
             values[self._request_name] = request
-        errors += self._add(values, self._path, request.path_params)
-        if self._query and (self._needs_query or request.scope["query_string"]):
-            errors += self._add(values, self._query, request.query_params)
+        scope = request.scope
+        for alias, field in self._path:
+            errors += _add(values, field, scope["path_params"][alias], request.path_params)
+        if self._query and (self._needs_query or scope["query_string"]):
+            found, wrong = request_params_to_args(self._query, request.query_params)
+            values.update(found)
+            errors += wrong
         if self._headers:
-            given = {name for name, _ in request.scope["headers"]}
-            there = [field for name, field in self._headers if name in given or field.field_info.is_required()]
-            errors += self._add(values, there, request.headers)
+            # The first of a name counts, as Starlette has it.
+            given = dict(reversed(scope["headers"]))
+            for header, field, is_required in self._headers:
+                if header in given:
+                    errors += _add(values, field, given[header].decode("latin-1"), request.headers)
+                elif is_required:
+                    errors += request_params_to_args([field], request.headers)[1]
         return values, errors
 
-    def _add(self, values: dict[str, Any], fields: list[Any], given: Any) -> list[Any]:
-        found, errors = request_params_to_args(fields, given)
-        values.update(found)
-        return errors
+
+def _add(values: dict[str, Any], field: Any, value: str, given: Any) -> list[Any]:
+    """Add what a field makes of a text; else return what is wrong with it, in FastAPI's words."""
+    found, errors = field.validate(value)
+    if errors:
+        return request_params_to_args([field], given)[1]
+    values[field.name] = found
+    return []
 
 
 def _header_of(field: Any) -> bytes:

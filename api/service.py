@@ -17,7 +17,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
-from creditfold.api.access import Caller, KeyRing, caller_of
+from creditfold.api.access import MOST_KEPT, Caller, KeyRing, caller_of
 from creditfold.api.ends import LogEnds
 from creditfold.api.feed import Feed
 from creditfold.api.fold import Fold
@@ -35,7 +35,7 @@ from creditfold.log.partitioner import partition_of
 from creditfold.producers import AsyncCommandProducer
 from creditfold.producers.models.errors import RESEND
 from creditfold.projections import queries
-from creditfold.projections.access.keys import find_key, is_well_formed, record_use
+from creditfold.projections.access.keys import Key, find_key, is_well_formed, record_use
 from creditfold.projections.access.scopes import SCOPES
 from creditfold.projections.connections import reader_pool, snapshot
 from creditfold.projections.queries import ProjectedOutcomes
@@ -101,6 +101,8 @@ class Service:
             outcomes=ProjectedOutcomes(settings.dsn, "creditfold-api-outcomes"),
         )
         self.keys = KeyRing(self._find_key)
+        # By the id of its key, and made anew with each look at that.
+        self._callers: dict[str, tuple[Key, Caller]] = {}
         self._tokens = Tokens(settings)
         self.limits = RateLimits(Rate.of(settings.api_rate, settings.api_burst) if settings.api_rate else None)
         #: Outcomes as they are folded, for those who follow.
@@ -296,6 +298,9 @@ class Service:
             raise unauthenticated("The request has no key.")
         if scheme.lower() != "bearer":
             raise unauthenticated("The header Authorization isn't of the form `Bearer <key>`.")
+        known = self.keys.known(text)
+        if known is not None:
+            return self._caller_of(known)
         if self._tokens.may_be(text.strip()):
             return (await self._tokens.caller(text.strip()))._replace(rate=self.limits.rate_of(None, None))
         if not is_well_formed(text.strip()):
@@ -303,7 +308,15 @@ class Service:
         key = await self.keys.find(text.strip())
         if key is None:
             raise unauthenticated("The key isn't known here, has ended, or was revoked.")
-        return caller_of(key, self.limits.rate_of(key.rate, key.burst))
+        return self._caller_of(key)
+
+    def _caller_of(self, key: Key) -> Caller:
+        made = self._callers.get(key.id)
+        if made is None or made[0] is not key:
+            if len(self._callers) > MOST_KEPT:
+                self._callers.clear()
+            made = self._callers[key.id] = key, caller_of(key, self.limits.rate_of(key.rate, key.burst))
+        return made[1]
 
     async def _find_key(self, text: str) -> Any:
         return await self.query(find_key, text)
