@@ -14,6 +14,7 @@ import heapq
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, suppress
@@ -78,7 +79,7 @@ class OutcomeLookup(Protocol):
 class Waiter:
     """One command whose outcome is waited for. `future` gets the outcome, or an AppendError."""
 
-    __slots__ = ("account", "command_id", "deadline", "future", "number", "position", "timeout_s", "timer")
+    __slots__ = ("account", "command_id", "deadline", "future", "number", "position", "timeout_s")
 
     def __init__(self, number: int, account: str, command_id: str, timeout_s: float) -> None:
         self.number = number
@@ -88,7 +89,6 @@ class Waiter:
         self.deadline = time.monotonic() + timeout_s
         self.future: Future[CommandOutcome] = Future()
         self.position: Position | None = None
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Trouble(NamedTuple):
@@ -116,9 +116,16 @@ class OutcomeFollower:
         self._thread: threading.Thread | None = None
         # By their numbers, all who wait. Entered by their callers, removed in the loop's thread.
         self._waiters: dict[int, Waiter] = {}
+        # What the loop's thread is to do, and when it looks at that by itself, by the monotonic clock.
+        self._orders: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._is_woken = False
+        self._wakes_at = float("inf")
         # All below is the loop's thread's. By partition a heap of (offset, number), some of whose waiters are gone.
         self._placed: dict[int, list[tuple[int, int]]] = {}
         self._next_offsets: Mapping[int, int] = {}
+        # A heap of (deadline, number), as those.
+        self._deadlines: list[tuple[float, int]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
         # How many wait for the fold, their commands being in the log.
         self._in_log = 0
@@ -153,23 +160,24 @@ class OutcomeFollower:
 
     def follow(self, waiter: Waiter, delivery: Future[Position]) -> Future[CommandOutcome]:
         """The future of a waiter's outcome, once the log has confirmed its command; a cancel gives up the waiting."""
-        self._call(self._begin, waiter)
+        # Nothing is to be done before its time is over, and whoever wakes the thread sooner has it see to this too.
+        self._order(self._begin, waiter, by=waiter.deadline)
         waiter.future.add_done_callback(lambda future: self.forget(waiter) if future.cancelled() else None)
 
         def delivered(delivery: Future[Position]) -> None:
             # Looked at also for a waiter that gave up: its error said that the command may be written.
             error = delivery.exception(0)
             if error is None:
-                self._call(self._place, waiter, delivery.result(0))
+                self._order(self._place, waiter, delivery.result(0))
             else:
-                self._call(self._fail, waiter, error)
+                self._order(self._fail, waiter, error)
 
         delivery.add_done_callback(delivered)
         return waiter.future
 
     def forget(self, waiter: Waiter) -> None:
         """Remove a waiter that gave up."""
-        self._call(self._remove, waiter)
+        self._order(self._remove, waiter)
 
     def close(self) -> None:
         """End the thread; whoever still waits gets OutcomeUnknownError. A second close does nothing."""
@@ -196,11 +204,15 @@ class OutcomeFollower:
             self._loop.close()
             raise
 
-    def _call(self, act: Callable[..., None], *values: Any) -> None:
-        """Have the loop's thread do something; nothing once it is closed, since nobody waits then."""
+    def _order(self, act: Callable[..., None], *values: Any, by: float = 0.0) -> None:
+        """Have the loop's thread do something, by a time; nothing once it is closed, since nobody waits then."""
         with self._entry:
-            if not self._closed and self._loop is not None:
-                self._loop.call_soon_threadsafe(act, *values)
+            if self._closed or self._loop is None:
+                return
+            self._orders.append((act, values))
+            if not self._is_woken and by < self._wakes_at:
+                self._is_woken = True
+                self._loop.call_soon_threadsafe(self._obey)
 
     # What follows is the loop's thread's.
 
@@ -220,6 +232,7 @@ class OutcomeFollower:
             loop.close()
 
     def _stop(self) -> None:
+        self._obey()
         # Those first: a session may take its time to close.
         self._fail_all("The producer was closed while the outcome was waited for.")
         self._task.cancel()
@@ -229,10 +242,44 @@ class OutcomeFollower:
             where = "" if waiter.position is None else f" The command is in the log at {waiter.position}."
             self._fail(waiter, OutcomeUnknownError(f"{why}{where}{self._why()}", RESEND, waiter.position))
 
-    def _begin(self, waiter: Waiter) -> None:
+    def _obey(self) -> None:
+        """Do what was ordered, and give up those whose time is over."""
+        # Before the first look: what comes after the last one calls again.
+        self._is_woken = False
+        while self._orders:
+            act, values = self._orders.popleft()
+            act(*values)
+        now = time.monotonic()
+        while self._deadlines:
+            deadline, number = self._deadlines[0]
+            waiter = self._waiters.get(number)
+            if waiter is not None and deadline > now:
+                self._wake_at(deadline)
+                return
+            heapq.heappop(self._deadlines)
+            if waiter is not None:
+                self._expire(waiter)
+
+    def _wake_at(self, deadline: float) -> None:
+        """Obey again at a time, unless that is done before anyhow."""
+        if deadline >= self._wakes_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
         loop = asyncio.get_running_loop()
-        left = waiter.deadline - time.monotonic()
-        waiter.timer = loop.call_later(max(0.0, left), self._expire, waiter)
+        self._timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._wake)
+        with self._entry:
+            self._wakes_at = deadline
+
+    def _wake(self) -> None:
+        self._timer = None
+        with self._entry:
+            self._wakes_at = float("inf")
+        self._obey()
+
+    def _begin(self, waiter: Waiter) -> None:
+        if waiter.number in self._waiters:
+            heapq.heappush(self._deadlines, (waiter.deadline, waiter.number))
 
     def _place(self, waiter: Waiter, position: Position) -> None:
         if waiter.number in self._waiters:
@@ -247,9 +294,10 @@ class OutcomeFollower:
     def _remove(self, waiter: Waiter) -> None:
         if self._waiters.pop(waiter.number, None) is None:
             return
-        if waiter.timer is not None:
-            waiter.timer.cancel()
         self._in_log -= waiter.position is not None
+        if len(self._deadlines) > 2 * len(self._waiters) + _MOST_STALE:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._waiters]
+            heapq.heapify(self._deadlines)
         if sum(map(len, self._placed.values())) > 2 * len(self._waiters) + _MOST_STALE:
             self._placed = {
                 partition: [entry for entry in heap if entry[1] in self._waiters]
@@ -307,7 +355,8 @@ class OutcomeFollower:
         while not self._in_log:
             self._news.clear()
             try:
-                await asyncio.wait_for(self._news.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._news.wait()
             except TimeoutError:
                 return False
         return True
@@ -323,9 +372,11 @@ class OutcomeFollower:
             await asyncio.sleep(FIRST_PAUSE_S)
             pause_s = 0.0 if found else min(1.5 * pause_s + FIRST_PAUSE_S, LONGEST_PAUSE_S)
             # A command that was confirmed meanwhile may be folded at once, however long others have waited.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), pause_s)
-                pause_s = 0.0
+            if pause_s:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._news.wait()
+                    pause_s = 0.0
 
     async def _look(self, session: OutcomeSession) -> bool:
         """Settle the waiters whose commands are folded by now. Returns whether there was any."""

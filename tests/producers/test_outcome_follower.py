@@ -88,7 +88,7 @@ class Waits:
     def submit_shortly(self, position: Position) -> Future[CommandOutcome]:
         """The same for SHORT_S, which begin when the position is known, however slow this thread is."""
         waiter = self.follower.expect("ann", "c", SHORT_S)
-        self.follower._call(self.follower._place, waiter, position)
+        self.follower._order(self.follower._place, waiter, position)
         return self.follower.follow(waiter, Future())
 
 
@@ -180,6 +180,16 @@ def test_a_command_that_the_log_has_not_confirmed_times_out_too() -> None:
         assert (error.position, error.maybe_written) == (None, True)
         assert "didn't confirm the command within 0.05 s" in error.message
         delivery.set_result(Position(0, 1))
+        assert waits.follower.waiting == 0
+
+
+def test_each_is_given_up_at_its_own_time() -> None:
+    """Also where nothing comes that would wake the thread: sooner, later or long after those before it."""
+    with Waits() as waits:
+        futures = [waits.submit(None, times * SHORT_S) for times in (4, 2, 6, 4, 1)]
+        assert all(isinstance(future.exception(HANG_S), OutcomeTimeoutError) for future in futures)
+        assert wait_until(lambda: waits.follower._timer is None, HANG_S)
+        assert isinstance(waits.submit(None, SHORT_S).exception(HANG_S), OutcomeTimeoutError)
         assert waits.follower.waiting == 0
 
 
@@ -275,6 +285,7 @@ def test_those_who_give_up_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch)
             assert waits.submit(Position(offset % 3, offset)).cancel()
         assert wait_until(lambda: waits.follower.waiting == 1, HANG_S)
         assert wait_until(lambda: sum(map(len, waits.follower._placed.values())) <= 13, HANG_S)
+        assert len(waits.follower._deadlines) <= 13
         waits.script.folded = {0: 1}
         assert patient.result(HANG_S).position == Position(0, 0)
         assert waits.follower._in_log == 0
