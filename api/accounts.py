@@ -6,7 +6,6 @@ Reads through `projections.queries`, each answer in one snapshot. Knows no SQL a
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Request
@@ -17,7 +16,7 @@ from pydantic import Field
 from creditfold.api import answers
 from creditfold.api.account_lists import HOLDS, LOTS, HoldAnswer, LotAnswer, page_of
 from creditfold.api.answers import Answer, BalanceAnswer
-from creditfold.api.at_least import AtLeast, Reader, reading, reading_at_once
+from creditfold.api.at_least import AtLeast, Reader, reading, reading_now
 from creditfold.api.parameters import MOST_PAGE, Account
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.routes import Route
@@ -27,7 +26,6 @@ from creditfold.common.position import Position
 from creditfold.log.partitioner import partition_of
 from creditfold.projections import queries
 from creditfold.projections.queries import BalanceNow, UsableBalance
-from creditfold.projections.queries.progress import Standing
 
 router = APIRouter(tags=["accounts"], route_class=Route)
 
@@ -57,15 +55,9 @@ def balances_of(connection: Connection[Any], account: str, use: str | None) -> l
     )
 
 
-def _at_once(connection: Connection[Any], account: str) -> tuple[Standing, list[BalanceAnswer]] | None:
-    """An account's balances at this moment, and the state that they are of; None where more must be asked for it."""
-    found = queries.standing_and_balances(connection, account)
-    return None if found is None else (found[0], _answers(found[1]))
-
-
 def _answers(rows: Sequence[BalanceNow | UsableBalance]) -> list[BalanceAnswer]:
     return [
-        BalanceAnswer.model_construct(
+        BalanceAnswer.made_of(
             asset=row.asset,
             available=row.available,
             pending=row.pending,
@@ -214,8 +206,8 @@ async def balances(
     elif use is not None:
         found = await reading(service, caller, account, at_least, balances_of, use)
     else:
-        question = partial(balances_of, use=None)
-        found = await reading_at_once(service, caller, account, at_least, at_once=_at_once, question=question)
+        found = await reading_now(service, caller, account, at_least, queries.balances_now)
+        found = found._replace(found=_answers(found.found))
     return tagged(found, if_none_match)
 
 

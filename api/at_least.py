@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Query
-from psycopg import Connection
 
 from creditfold.api.access import Caller, needs
 from creditfold.api.problems import ProblemError
@@ -37,23 +36,26 @@ async def reading(
     service: Service, caller: Caller, account: str, at_least: str | None, question: Any, *arguments: Any, **options: Any
 ) -> Reading:
     """Ask about an account in one snapshot, not before the fold has passed a position."""
-
-    def asked(connection: Connection[Any], account: str) -> Any:
-        return question(connection, account, *arguments, **options)
-
-    return await reading_at_once(service, caller, account, at_least, at_once=lambda *_: None, question=asked)
-
-
-async def reading_at_once(
-    service: Service, caller: Caller, account: str, at_least: str | None, *, at_once: Any, question: Any
-) -> Reading:
-    """Ask as `reading` does, by one statement where that is enough."""
     caller.refuse_account(account)
 
     def read() -> Awaitable[Reading]:
-        return service.read_at_once(account, lambda one: at_once(one, account), lambda one: question(one, account))
+        return service.read(account, question, account, *arguments, **options)
 
-    return await reflecting(service, [] if at_least is None else [Position.parse(at_least)], read)
+    return await reflecting(service, _positions(at_least), read)
+
+
+async def reading_now(service: Service, caller: Caller, account: str, at_least: str | None, question: Any) -> Reading:
+    """Ask for an account's balances at this moment as `reading` does, by one statement where that is enough."""
+    caller.refuse_account(account)
+
+    async def read() -> Reading:
+        return await service.balances(account) or await service.read(account, question, account)
+
+    return await reflecting(service, _positions(at_least), read)
+
+
+def _positions(at_least: str | None) -> list[Position]:
+    return [] if at_least is None else [Position.parse(at_least)]
 
 
 async def reflecting(service: Service, positions: Sequence[Position], read: Callable[[], Awaitable[F]]) -> F:

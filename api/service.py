@@ -5,11 +5,12 @@ Owns their opening and closing, and how blocking queries run beside the event lo
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import structlog
 from fastapi import Request
@@ -26,6 +27,7 @@ from creditfold.api.metrics import Metrics
 from creditfold.api.preview_threads import PreviewThreads
 from creditfold.api.problems import RETRY_S, ProblemError, unauthenticated
 from creditfold.api.requests import refuse_other_pages
+from creditfold.api.together import Together
 from creditfold.api.tokens import Tokens
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
@@ -42,6 +44,7 @@ from creditfold.projections.queries import ProjectedOutcomes
 from creditfold.projections.queries.progress import Standing
 from creditfold.schemas.outcome import Appended, CommandOutcome
 
+_Balances: TypeAlias = tuple[Standing, Sequence[queries.BalanceNow] | None]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -104,6 +107,7 @@ class Service:
         # By the id of its key, and made anew with each look at that.
         self._callers: dict[str, tuple[Key, Caller]] = {}
         self._tokens = Tokens(settings)
+        self._balances = Together(self._ask_balances)
         self.limits = RateLimits(Rate.of(settings.api_rate, settings.api_burst) if settings.api_rate else None)
         #: Outcomes as they are folded, for those who follow.
         self.feed = Feed(self.query)
@@ -223,12 +227,17 @@ class Service:
 
     async def run(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Do blocking work beside the event loop, when a thread is free."""
+        return await self._begin(partial(work, *arguments, **options))
 
+    def _begin(self, work: Callable[[], T]) -> asyncio.Future[T]:
         def measured() -> T:
-            with self.metrics.readers_busy.track_inprogress():
-                return work(*arguments, **options)
+            self.metrics.readers_busy.inc()
+            try:
+                return work()
+            finally:
+                self.metrics.readers_busy.dec()
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, measured)
+        return asyncio.get_running_loop().run_in_executor(self._threads, measured)
 
     async def run_bulk(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Do the work of a bulk request in threads of its own: reads don't wait for it."""
@@ -259,26 +268,33 @@ class Service:
         **options: P.kwargs,
     ) -> Reading:
         """Ask as `query` does, in one snapshot, and say how far an account's partition was folded in it."""
-        return await self.read_at_once(account, lambda _: None, lambda one: question(one, *arguments, **options))
-
-    async def read_at_once(
-        self,
-        account: str | None,
-        at_once: Callable[[Connection[Any]], tuple[Standing, T] | None],
-        question: Callable[[Connection[Any]], T],
-    ) -> Reading:
-        """Ask by one statement, which also says how far the log is folded; as `read` does where that finds None."""
 
         def ask() -> tuple[Standing, T]:
-            with self.readers.connection() as connection:
-                found = at_once(connection)
-                if found is not None:
-                    return found
-                with snapshot(connection):
-                    return queries.standing(connection), question(connection)
+            with self.readers.connection() as connection, snapshot(connection):
+                return queries.standing(connection), question(connection, *arguments, **options)
 
         async with self.in_time():
-            standing, found = await self.run(ask)
+            standing, found = await self._begin(ask)
+        return self._reading(account, found, standing)
+
+    async def balances(self, account: str) -> Reading | None:
+        """An account's balances at this moment, by one statement for all that are asked for just now.
+
+        None where that isn't enough, and `queries.balances_now` is to be read.
+        """
+        async with self.in_time():
+            standing, found = await self._balances.of(account)
+        return None if found is None else self._reading(account, found, standing)
+
+    def _ask_balances(self, accounts: Sequence[str]) -> "asyncio.Future[Mapping[str, _Balances]]":
+        def ask() -> Mapping[str, _Balances]:
+            with self.readers.connection() as connection:
+                standing, found = queries.standing_and_balances(connection, accounts)
+            return {account: (standing, found.get(account)) for account in accounts}
+
+        return self._begin(ask)
+
+    def _reading(self, account: str | None, found: Any, standing: Standing) -> Reading:
         offsets = standing.next_offsets
         if account is None or not offsets:
             return Reading(found, None, standing.generation, self.ends.complete_to(standing), standing)

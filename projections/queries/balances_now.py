@@ -6,7 +6,7 @@ of SQL, except the turns of schedules. Now is the database server's clock, or th
 that is ahead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, LiteralString, NamedTuple
 
@@ -123,12 +123,12 @@ def balances_now(connection: Connection[Any], account: str, at_ms: int | None = 
         ...     [(row.available, row.stored_available) for row in balances_now(connection, "ada")]
         [(280, 280)]
     """
-    found = standing_and_balances(connection, account, at_ms)
-    return _rows(settled_account(connection, account, at_ms)) if found is None else found[1]
+    _, found = standing_and_balances(connection, [account], at_ms)
+    return found[account] if account in found else _rows(settled_account(connection, account, at_ms))
 
 
 # Balances as they are stored, whether something has fallen due since they were (then they aren't those of now), and
-# the standing: a row for each partition, the account's own with its balance, and one more for each asset more.
+# the standing: a row for each partition, with a balance where an account of it has one, and one for each more of them.
 _STORED: LiteralString = """
     SELECT b.account_id, b.asset, b.available, b.available, b.version, b.log_partition, b.log_offset,
            b.pending, b.held, b.debt, b.credit_limit, p.at,
@@ -143,35 +143,43 @@ _STORED: LiteralString = """
         SELECT generation, topic_id, log_partition, next_offset, clock, coalesce(%s, greatest(now(), clock)) AS at
         FROM ledger.progress
     ) p
-    LEFT JOIN ledger.balances b ON b.log_partition = p.log_partition AND b.account_id = %s
+    LEFT JOIN ledger.balances b ON b.log_partition = p.log_partition AND b.account_id = ANY (%s::text[])
     ORDER BY b.asset"""
-_OF_STANDING = 5
+_IS_DUE = len(BalanceNow._fields)
 
 
 def standing_and_balances(
-    connection: Connection[Any], account: str, at_ms: int | None = None
-) -> tuple[Standing, Sequence[BalanceNow]] | None:
-    """The rows of `balances_now`, and how far the log is folded, by one statement, for whoever asks often.
+    connection: Connection[Any], accounts: Sequence[str], at_ms: int | None = None
+) -> tuple[Standing, Mapping[str, Sequence[BalanceNow]]]:
+    """The rows of `balances_now` of several accounts, and how far the log is folded, by one statement.
 
     Args:
         connection: a reader's connection to the projection (`connected`).
-        account: its id.
+        accounts: their ids.
         at_ms: as for `balances_now`.
 
     Returns:
-        None where something has fallen due since the account was settled, or where it has no balance: `balances_now`
-        finds that out.
+        The rows by account. One isn't there where something has fallen due since it was settled, or where it has no
+        balance: `balances_now` finds that out.
 
     Example:
-        >>> standing_and_balances(connection, "nobody") is None
-        True
+        >>> standing_and_balances(connection, ["nobody"])[1]
+        {}
     """
     at = None if at_ms is None else _moment(at_ms)
-    rows = connection.execute(_STORED, (at, account), prepare=True).fetchall()
-    own = [row[:-_OF_STANDING] for row in rows if row[0] is not None]
-    if not own or any(row[-1] for row in own):
-        return None
-    return standing_of_fields([row[-_OF_STANDING:] for row in rows]), [BalanceNow._make(row[:-1]) for row in own]
+    rows = connection.execute(_STORED, (at, list(accounts)), prepare=True).fetchall()
+    found: dict[str, list[BalanceNow]] = {}
+    due = set()
+    for row in rows:
+        account = row[0]
+        if account is None:
+            continue
+        if row[_IS_DUE]:
+            due.add(account)
+        found.setdefault(account, []).append(BalanceNow._make(row[:_IS_DUE]))
+    for account in due:
+        del found[account]
+    return standing_of_fields([row[_IS_DUE + 1 :] for row in rows]), found
 
 
 def usable_now(

@@ -48,7 +48,7 @@ REQUESTS = {
     "key": Failing((keys, "_changed"), "DELETE", "/v1/keys/k?reason=test", None, True),
     "GraphQL": Failing((graphql, "_execute"), "POST", "/graphql", {"query": "{progress {partition}}"}, False),
     "GraphQL, before its query": Failing((graphql, "model_of"), "POST", "/graphql", {"query": "{"}, False),
-    "read": Failing((Service, "read_at_once"), "GET", "/v1/accounts/ann", None, False),
+    "read": Failing((Service, "read"), "GET", "/v1/accounts/ann", None, False),
 }
 
 

@@ -60,7 +60,7 @@ QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
     "balances": queries.balances,
     "balances_as_of": lambda connection, account: queries.balances_as_of(connection, account, 0, until_ms=1),
     "balances_now": queries.balances_now,
-    "standing_and_balances": queries.standing_and_balances,
+    "standing_and_balances": lambda connection, account: queries.standing_and_balances(connection, [account, "eve"]),
     "usable_now": lambda connection, account: queries.usable_now(connection, account, "ads"),
     "history": lambda connection, account: queries.history(connection, account, 20, 7),
     "history, of a time": lambda connection, account: queries.history(
