@@ -4,7 +4,7 @@ Owns how a row of the projection or an outcome becomes an answer. Knows no route
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from functools import cache
 from hashlib import blake2b
@@ -133,55 +133,78 @@ class AcceptedAnswer(Answer):
 
 def decision_of(line: Decision, *, is_personal: bool = True) -> DecisionAnswer:
     """The answer of a line of the journal; without what commands say in words where that isn't to be read."""
-    return DecisionAnswer.made_of(
-        position=str(line.position),
-        account=line.account_id,
-        version=line.version,
-        command_id=line.command_id,
-        kind=line.kind,
-        asset=line.asset,
-        amount=line.amount,
-        change=line.change,
-        available=line.balance,
-        pending=line.pending,
-        held=line.held,
-        debt=line.debt,
-        accepted=line.accepted,
-        rejection=line.rejection,
-        step=line.step,
-        rules=line.rules,
-        decided_at=line.decided_at,
-        occurred_at=line.occurred_at,
-        source=line.source if is_personal else None,
-        reason=line.note if is_personal else None,
-        details=line.details if is_personal else None,
-        facts=list(line.facts),
-        allocations=allocations_of(line.facts),
-    )
+    fields = _decision_fields(line, is_personal=is_personal)
+    return DecisionAnswer.made_of(**{**fields, "allocations": allocations_of(line.facts)})
+
+
+def _decision_fields(line: Decision, *, is_personal: bool) -> dict[str, Any]:
+    return {
+        "position": f"{line.log_partition}:{line.log_offset}",
+        "account": line.account_id,
+        "version": line.version,
+        "command_id": line.command_id,
+        "kind": line.kind,
+        "asset": line.asset,
+        "amount": line.amount,
+        "change": line.change,
+        "available": line.balance,
+        "pending": line.pending,
+        "held": line.held,
+        "debt": line.debt,
+        "accepted": line.accepted,
+        "rejection": line.rejection,
+        "step": line.step,
+        "rules": line.rules,
+        "decided_at": line.decided_at,
+        "occurred_at": line.occurred_at,
+        "source": line.source if is_personal else None,
+        "reason": line.note if is_personal else None,
+        "details": line.details if is_personal else None,
+        "facts": list(line.facts),
+        "allocations": list(_moves_of(line.facts)),
+    }
 
 
 def allocations_of(facts: Iterable[dict[str, Any]]) -> list[Allocation]:
     """The moves of a line's facts, lot by lot."""
-    return [
-        Allocation.made_of(lot=lot, lot_number=number, source=source, target=target, amount=amount)
-        for fact in facts
-        for lot, number, source, target, amount in fact.get("moves", ())
-    ]
+    return [Allocation.made_of(**move) for move in _moves_of(facts)]
+
+
+def _moves_of(facts: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for fact in facts:
+        for lot, number, source, target, amount in fact.get("moves", ()):
+            yield {"lot": lot, "lot_number": number, "source": source, "target": target, "amount": amount}
 
 
 def outcome_of(outcome: CommandOutcome, account: str, command_id: str, *, is_personal: bool = True) -> OutcomeAnswer:
     """The answer of a command's outcome; without what commands say in words where that isn't to be read."""
     decision = None if outcome.decision is None else decision_of(outcome.decision, is_personal=is_personal)
+    steps = [decision_of(step, is_personal=is_personal) for step in outcome.steps]
     return OutcomeAnswer.made_of(
-        outcome=outcome.kind.value,
-        command_id=command_id,
-        account=account,
-        position=str(outcome.position),
-        accepted=outcome.is_accepted,
-        reason=outcome.reason,
-        decision=decision,
-        steps=[decision_of(step, is_personal=is_personal) for step in outcome.steps],
+        **{**_outcome_fields(outcome, account, command_id), "decision": decision, "steps": steps}
     )
+
+
+def outcome_json(outcome: CommandOutcome, account: str, command_id: str) -> bytes:
+    """What `outcome_of` is as JSON in UTF-8, for those who sent the command, in half the time."""
+    found = _outcome_fields(outcome, account, command_id)
+    if outcome.decision is not None:
+        found["decision"] = _decision_fields(outcome.decision, is_personal=True)
+    found["steps"] = [_decision_fields(step, is_personal=True) for step in outcome.steps]
+    return as_json(found)
+
+
+def _outcome_fields(outcome: CommandOutcome, account: str, command_id: str) -> dict[str, Any]:
+    return {
+        "outcome": outcome.kind.value,
+        "command_id": command_id,
+        "account": account,
+        "position": str(outcome.position),
+        "accepted": outcome.is_accepted,
+        "reason": outcome.reason,
+        "decision": None,
+        "steps": [],
+    }
 
 
 #: What commands say in words, by the names of their fields.

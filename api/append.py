@@ -116,7 +116,8 @@ def answer_of(outcome: CommandOutcome, command: Command, headers: dict[str, str]
     if outcome.kind is OutcomeKind.DUPLICATE:
         headers = {**headers, "Idempotency-Replayed": "true"}
     headers = {**headers, **answers.outcome_headers(outcome)}
-    return answers.render(answers.outcome_of(outcome, command.account, command.command_id), status, headers)
+    body = answers.outcome_json(outcome, command.account, command.command_id)
+    return Response(body, status, headers, "application/json")
 
 
 async def _dead_letter(service: Service, outcome: CommandOutcome, account: str, command_id: str) -> ProblemError:

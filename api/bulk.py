@@ -214,7 +214,7 @@ class Bulk:
             ids = b'"command_id":%b,"account":%b' % (_quoted(line.command_id), _quoted(line.account))
             return b'{"line":%d,"status":202,"outcome":"pending",%b,"position":"%d:%d"}\n' % (line.number, ids, *found)
         if isinstance(found, CommandOutcome) and found.kind is not OutcomeKind.DEAD_LETTER:
-            outcome = answers.as_json(answers.outcome_of(found, line.account, line.command_id))
+            outcome = answers.outcome_json(found, line.account, line.command_id)
             of = b"" if found.generation is None else b'"generation":%d,' % found.generation
             return b'{"line":%d,"status":%d,%b%b\n' % (line.number, STATUS[found.kind], of, outcome[1:])
         problem = line.problem
