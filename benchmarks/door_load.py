@@ -88,7 +88,8 @@ def send(
     is_over: Callable[[], bool] = lambda: False,
 ) -> Sent:
     """Send each request when it is due, and wait for all answers; no more is sent once `is_over`."""
-    free = [_Connection(url) for _ in range(connections)]
+    # In turn, so that none is idle for as long as a server keeps one.
+    free = deque(_Connection(url) for _ in range(connections))
     busy: set[_Connection] = set()
     due: deque[int] = deque()
     taken: list[tuple[int, float]] = []
@@ -104,7 +105,7 @@ def send(
             due.append(following)
             following += 1
         while due and free:
-            connection = free.pop()
+            connection = free.popleft()
             connection.send(due[0], requests[due.popleft()])
             busy.add(connection)
         wait = max(0.0, schedule.due(following) - now()) if following < last else PATIENCE_S
