@@ -26,8 +26,6 @@ SMALL_BYTES = 65_536
 MOST_DEPTH = 32
 #: Seconds in which a body must be here.
 BODY_S = 10.0
-#: In the state of a request whose body is here as a whole, and is given also when its sender has left.
-IS_WHOLE = "is_whole"
 
 
 class SmallBodies:
@@ -42,7 +40,7 @@ class SmallBodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection as ASGI has it."""
-        if IS_WHOLE in scope.get("state", ()) or not _is_small(dict(scope["headers"])):
+        if scope["type"] != "http" or not _is_small(dict(scope["headers"])):
             await self._app(scope, receive, send)
             return
         messages: asyncio.Queue[Message] = asyncio.Queue()
@@ -136,11 +134,6 @@ async def _all_of(request: Request) -> bytes:
     if declared.isdecimal() and int(declared) > MOST_BYTES:
         raise _too_large()
     refuse_other_types(request, "application/json")
-    if IS_WHOLE in request.scope["state"]:
-        body: bytes = (await request.receive())["body"]
-        if len(body) > MOST_BYTES:
-            raise _too_large()
-        return body
     parts: list[bytes] = []
     size = 0
     try:

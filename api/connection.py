@@ -10,15 +10,12 @@ import struct
 import sys
 import uuid
 from typing import Any, cast
-from urllib.parse import unquote
 
 import h11
 from starlette.requests import Request
-from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol, RequestResponseCycle
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from creditfold.api import plain_http
-from creditfold.api.body import IS_WHOLE
 from creditfold.api.entry import identified, sending
 from creditfold.api.metrics import FOR_METRICS, Metrics
 from creditfold.api.problems import MEDIA_TYPE, RETRY_S, ProblemError, answer, headers_too_large
@@ -47,9 +44,6 @@ class Connection(H11Protocol):
         self._head: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._lingering: int | None = None
-        # A request that h11 knows nothing of, until it is answered, and what came behind it meanwhile.
-        self._plain: _PlainCycle | None = None
-        self._behind = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection; one too many is answered with 503, and one far too many is cut."""
@@ -82,70 +76,15 @@ class Connection(H11Protocol):
             if self._lingering > LINGER_BYTES:
                 self.transport.abort()
             return
-        if self._plain is not None:
-            # As h11 does it, which reads nothing behind a request that isn't answered.
-            self._behind += data
-            self.flow.pause_reading()
-            return
-        if self._begin_plain(data):
-            return
         super().data_received(data)
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             self._expect_head()
         else:
             self._cancel_head()
 
-    def _begin_plain(self, data: bytes) -> bool:
-        """Have a request answered without h11, where it is one that h11 would read so too, and is here as a whole."""
-        conn = self.conn
-        if conn.their_state is not h11.IDLE or conn.our_state is not h11.IDLE or conn.trailing_data[0]:
-            return False
-        found = plain_http.read(data)
-        if found is None:
-            return False
-        self._cancel_head()
-        self._unset_keepalive_if_required()
-        raw_path, _, query_string = found.target.partition(b"?")
-        self.headers = found.headers
-        scope: Any = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.1",
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "method": found.method,
-            "root_path": self.root_path,
-            "path": self.root_path + unquote(raw_path.decode("ascii")),
-            "raw_path": raw_path,
-            "query_string": query_string,
-            "headers": found.headers,
-            "state": {**self.app_state, IS_WHOLE: True},
-        }
-        self.scope = scope
-        self.cycle = self._plain = _PlainCycle(self, scope, data, found.body)
-        task = self.loop.create_task(self.cycle.run_asgi(self.app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
-        return True
-
-    def read_again(self, data: bytes) -> None:
-        """Have h11 read the request under way, and what came behind it: it is answered in another form."""
-        self._plain, behind, self._behind = None, self._behind, b""
-        self.conn.receive_data(data)
-        while not isinstance(self.conn.next_event(), h11.EndOfMessage):
-            pass
-        if behind:
-            self.conn.receive_data(behind)
-
     def on_response_complete(self) -> None:
         """Go on with the connection; the rest of a request that was answered before its end is bounded in time."""
-        self._plain, behind, self._behind = None, self._behind, b""
         super().on_response_complete()
-        if behind:
-            if not self.transport.is_closing():
-                self.data_received(behind)
-            return
         if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
             cycle = self.cycle
             self.loop.call_later(REST_S, lambda: self._end_rest(cycle))
@@ -228,87 +167,6 @@ class Connection(H11Protocol):
     def _end_rest(self, cycle: Any) -> None:
         if self.cycle is cycle and self.conn.their_state is h11.SEND_BODY:
             self.transport.abort()
-
-
-class _PlainCycle(RequestResponseCycle):
-    """A request that was whole when it came, and its answer: one write, where the answer is whole too.
-
-    Args:
-        connection: that it came on.
-        scope: as ASGI has it.
-        data: the request as it was sent.
-        body: of the request.
-    """
-
-    def __init__(self, connection: Connection, scope: Any, data: bytes, body: bytes) -> None:
-        super().__init__(
-            scope=scope,
-            conn=connection.conn,
-            transport=connection.transport,
-            flow=connection.flow,
-            logger=connection.logger,
-            access_logger=connection.access_logger,
-            access_log=connection.access_log,
-            default_headers=connection.server_state.default_headers,
-            message_event=asyncio.Event(),
-            on_response=connection.on_response_complete,
-        )
-        self.more_body = False
-        self._connection = connection
-        self._data = data
-        self._unread: bytes | None = body
-        self._is_plain = True
-        self._head: Message | None = None
-
-    async def receive(self) -> Any:
-        """The body, also once its sender is gone: it has sent all of it. Then as uvicorn has it."""
-        if self._unread is None:
-            return await super().receive()
-        body, self._unread = self._unread, None
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(self, message: Any) -> None:
-        """Take a part of the answer."""
-        if not self._is_plain:
-            await super().send(message)
-            return
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
-            return
-        head = self._head
-        if head is None:
-            if message["type"] == "http.response.start" and plain_http.has_length(
-                message["status"], message["headers"]
-            ):
-                self._head = message
-                self.response_started = True
-                return
-        elif message["type"] == "http.response.body" and not message.get("more_body", False):
-            answer = plain_http.written(
-                head["status"],
-                [*self.default_headers, *head["headers"]],
-                message.get("body", b""),
-                is_head=self.scope["method"] == "HEAD",
-            )
-            if answer is not None:
-                self.transport.write(answer)
-                self._complete()
-                return
-        self._is_plain = self.response_started = False
-        self._connection.read_again(self._data)
-        if head is not None:
-            await super().send(cast(Any, head))
-        await super().send(message)
-
-    def _complete(self) -> None:
-        self._is_plain = False
-        self.response_complete = True
-        self.message_event.set()
-        if not self.keep_alive:
-            self.conn.send(event=h11.ConnectionClosed())
-            self.transport.close()
-        self.on_response()
 
 
 class _Lingering:
