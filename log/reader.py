@@ -44,6 +44,8 @@ class LogReader:
 
     def __init__(self, kafka: Mapping[str, str], topic: str, partition: int, start: int) -> None:
         self.position = start
+        # Of the leader when the record right before the position was written; -1 where that isn't known.
+        self._epoch = -1
         self._place = (topic, partition)
         self._kafka = kafka
         self._consumer = self._new_consumer()
@@ -62,7 +64,8 @@ class LogReader:
                 "fetch.queue.backoff.ms": 10,
             }
         )
-        consumer.assign([TopicPartition(*self._place, self.position)])
+        # By the epoch Kafka notices that the log has lost its end meanwhile, and goes on with other records.
+        consumer.assign([TopicPartition(*self._place, self.position, leader_epoch=self._epoch)])
         return consumer
 
     def __enter__(self) -> Self:
@@ -99,14 +102,21 @@ class LogReader:
                 most - len(records) if records else 1, min(left, _BEHIND_S if records else _FIRST_S)
             )
             at_end, before = False, self.position
+            newest: Message | None = None
             for message in messages:
                 error = message.error()
                 if error is None:
                     record = _record(message)
                     records.append(record)
                     self.position = record.offset + 1
+                    newest = message
                 elif self._is_end(message, error):
                     at_end = True
+            if self.position > before:
+                epoch = None if newest is None else newest.leader_epoch()
+                # What lies between the last record and the log's end may be of a later epoch.
+                is_behind = newest is not None and self.position == (newest.offset() or 0) + 1
+                self._epoch = epoch if is_behind and epoch is not None else -1
             now = time.monotonic()
             if at_end or self.position > before:
                 self._last_answer = now

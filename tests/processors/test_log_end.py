@@ -234,13 +234,14 @@ def test_outcomes_that_their_topic_lost_are_published_again(
 
 
 def test_what_lives_through_the_loss_joins_no_histories(
-    ledger_settings: Settings, surgery: StackUnderTest, pool: Pool
+    ledger_settings: Settings, surgery: StackUnderTest, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two outboxes commit nothing behind a lost end, and a reader doesn't read on, over one restart of the broker.
 
     The next message of an outbox lands where an earlier one was: the transaction is given up, and another outbox begins
     there. Where something of the same producer is left, as in partition 1, Kafka misses the numbers between by itself.
-    What reads on, as a long archive does, ends with an error: by the leader's epoch.
+    What reads on, as a long archive does, ends with an error: by the leader's epoch, also where its client lost Kafka
+    for so long that another one takes its place.
     """
     settings, topic, commands = ledger_settings, ledger_settings.outcomes_topic, ledger_settings.commands_topic
     append(settings, [grant(partition, f"g-{number}") for number in range(4) for partition in (0, 1)])
@@ -248,27 +249,33 @@ def test_what_lives_through_the_loss_joins_no_histories(
     append_each(settings, [grant(3, f"kept-{n}") for n in range(2)] + [grant(3, f"lost-{n}") for n in range(2)])
     found: list[int] = []
 
-    def read_up_to(offset: int) -> None:
+    def read_up_to(reader: LogReader, offset: int) -> None:
         while reader.position < offset:
             found.extend(one.offset for one in reader.take(10, 1.0).records)
 
     with (
         LogReader(settings.kafka_client, commands, 3, 0) as reader,
+        LogReader(settings.kafka_client, commands, 3, 0) as another_reader,
         opened(settings, pool, 0) as first,
         opened(settings, pool, 1) as second,
     ):
-        read_up_to(4)
+        read_up_to(reader, 4)
+        read_up_to(another_reader, 4)
         for outbox in (first, second):
             assert [outbox.publish(folded) for folded in (1, 2, 3)] == [(1, 0)] * 3
         lose_ends(surgery, (topic, 0, 0), (topic, 1, 2), (commands, 3, 2))
         append_each(settings, [grant(3, f"new-{n}") for n in range(6)])
         with pytest.raises(UnreadableError):
-            read_up_to(8)
+            read_up_to(reader, 8)
+        monkeypatch.setattr("creditfold.log.reader.finds_kafka", lambda *_: False)
+        another_reader._replace_if_lost()
+        with pytest.raises(UnreadableError):
+            read_up_to(another_reader, 8)
         for outbox in (first, second):
             cut = r"offset 6, and is at 0|out of order|sequence"
             with pytest.raises((OutcomesCutError, KafkaException), match=cut):
                 outbox.publish(4)
-    assert found == [0, 1, 2, 3]
+    assert found == [0, 1, 2, 3] * 2
     assert [seen.partition for seen in read_topic(settings, topic)] == [1]
     for partition in (0, 1):
         with opened(settings, pool, partition) as another:
