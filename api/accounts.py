@@ -206,7 +206,7 @@ async def balances(
     elif use is not None:
         found = await reading(service, caller, account, at_least, balances_of, use)
     else:
-        found = await reading_now(service, caller, account, at_least, queries.balances_now)
+        found = await reading_now(service, caller, account, at_least)
         found = found._replace(found=_answers(found.found))
     return tagged(found, if_none_match)
 

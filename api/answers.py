@@ -134,7 +134,8 @@ class AcceptedAnswer(Answer):
 def decision_of(line: Decision, *, is_personal: bool = True) -> DecisionAnswer:
     """The answer of a line of the journal; without what commands say in words where that isn't to be read."""
     fields = _decision_fields(line, is_personal=is_personal)
-    return DecisionAnswer.made_of(**{**fields, "allocations": allocations_of(line.facts)})
+    fields["allocations"] = [Allocation.made_of(**move) for move in fields["allocations"]]
+    return DecisionAnswer.made_of(**fields)
 
 
 def _decision_fields(line: Decision, *, is_personal: bool) -> dict[str, Any]:

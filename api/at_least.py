@@ -44,14 +44,10 @@ async def reading(
     return await reflecting(service, _positions(at_least), read)
 
 
-async def reading_now(service: Service, caller: Caller, account: str, at_least: str | None, question: Any) -> Reading:
+async def reading_now(service: Service, caller: Caller, account: str, at_least: str | None) -> Reading:
     """Ask for an account's balances at this moment as `reading` does, by one statement where that is enough."""
     caller.refuse_account(account)
-
-    async def read() -> Reading:
-        return await service.balances(account) or await service.read(account, question, account)
-
-    return await reflecting(service, _positions(at_least), read)
+    return await reflecting(service, _positions(at_least), lambda: service.balances(account))
 
 
 def _positions(at_least: str | None) -> list[Position]:

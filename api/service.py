@@ -277,14 +277,16 @@ class Service:
             standing, found = await self._begin(ask)
         return self._reading(account, found, standing)
 
-    async def balances(self, account: str) -> Reading | None:
-        """An account's balances at this moment, by one statement for all that are asked for just now.
+    async def balances(self, account: str) -> Reading:
+        """An account's balances at this moment: by one statement for all that are asked for just now, if that is enough.
 
-        None where that isn't enough, and `queries.balances_now` is to be read.
+        Where something has fallen due it isn't, and they are read in a snapshot of their own.
         """
         async with self.in_time():
             standing, found = await self._balances.of(account)
-        return None if found is None else self._reading(account, found, standing)
+        if found is None:
+            return await self.read(account, queries.balances_now, account)
+        return self._reading(account, found, standing)
 
     def _ask_balances(self, accounts: Sequence[str]) -> "asyncio.Future[Mapping[str, _Balances]]":
         def ask() -> Mapping[str, _Balances]:
