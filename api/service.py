@@ -278,9 +278,9 @@ class Service:
         return self._reading(account, found, standing)
 
     async def balances(self, account: str) -> Reading:
-        """An account's balances at this moment: by one statement for all that are asked for just now, if that is enough.
+        """An account's balances at this moment, by one statement for all that are asked for just now.
 
-        Where something has fallen due it isn't, and they are read in a snapshot of their own.
+        Where that isn't enough, since something has fallen due, they are read in a snapshot of their own.
         """
         async with self.in_time():
             standing, found = await self._balances.of(account)
