@@ -32,6 +32,7 @@ from creditfold.api.journal import HistoryAnswer, history_of, version_before
 from creditfold.api.parameters import PAGE, refuse_empty_time
 from creditfold.api.statement import StatementAnswer, place_at, statement_of
 from creditfold.api.trace import TraceAnswer, trace_of
+from creditfold.api.trace import place_at as place_of_trace
 from creditfold.common.instants import duration_of
 from creditfold.common.position import Position
 from creditfold.projections import queries
@@ -154,10 +155,13 @@ class Account:
         return _undecided(answer) if isinstance(answer, AcceptedAnswer) else answer
 
     @field("read:statement", type_of(TraceAnswer))
-    def trace(self, info: Info, command_id: str) -> Any:
-        """Where a command's credits came from, and where they went since."""
-        found = queries.trace(self._present(info, "trace"), self.account, command_id)
-        return trace_of(found, self.account, command_id, is_personal=info.context.is_personal)
+    def trace(self, info: Info, command_id: str, limit: int = PAGE, cursor: str | None = None) -> Any:
+        """Where a command's credits came from, and where they went since: a page of the moves."""
+        connection, live = self._present(info, "trace"), info.context.generation
+        generation, place = place_of_trace(cursor)
+        refuse_other_generation(generation, live)
+        found = queries.trace(connection, self.account, command_id, limit=limit, place=place)
+        return trace_of(found, self.account, command_id, live, is_personal=info.context.is_personal)
 
     def _present(self, info: Info, name: str) -> Connection[Any]:
         """The connection to read with what is known of the present only. Raises ProblemError for the past."""

@@ -1082,12 +1082,13 @@ class TotalAnswer(Answer):
 
 
 class TraceAnswer(Answer):
-    """Where a command's credits came from and where they went.
+    """Where a command's credits came from and where they went: the moves of a page, the sums of all.
 
     Attributes:
         later: of other commands and of time, about what it began.
-        made: the lots that it made, each with all moves of its credits.
+        made: the lots that it made, each with moves of its credits.
         moves: the command's own.
+        next: the cursor of the next page of the moves; None after the last.
         owed: how much of that is still owed.
         refunded: how much of that was refunded.
         spent: what the command spent, owed credits included.
@@ -1098,6 +1099,7 @@ class TraceAnswer(Answer):
     later: tuple[MoveAnswer, ...]
     made: tuple[TracedLotAnswer, ...]
     moves: tuple[MoveAnswer, ...]
+    next: str | None
     owed: int
     refunded: int
     spent: int

@@ -309,12 +309,22 @@ class Reads(ABC):
             )
         )
 
-    def trace(self, account: str, command_id: str, *, at_least: str | None = None) -> TraceAnswer:
-        """Where a command's credits came from, and where they went since.
+    def trace(
+        self,
+        account: str,
+        command_id: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        at_least: str | None = None,
+    ) -> TraceAnswer:
+        """Where a command's credits came from, and where they went since: moves by pages, in the order of the journal.
 
         Args:
             account: the account.
             command_id: the command's id.
+            limit: moves of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
 
         Returns:
@@ -328,9 +338,39 @@ class Reads(ABC):
                 "GET",
                 path("/v1/accounts/{account}/commands/{command_id}/trace", account=account, command_id=command_id),
                 {200: TraceAnswer},
-                query={"at_least": at_least},
+                query={"limit": limit, "cursor": cursor, "at_least": at_least},
             )
         )
+
+    def trace_pages(
+        self,
+        account: str,
+        command_id: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        at_least: str | None = None,
+    ) -> Iterator[TraceAnswer]:
+        """The pages of `trace`, one after the other until there are no more.
+
+        Args:
+            account: the account.
+            command_id: the command's id.
+            limit: moves of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+            at_least: position, `partition:offset`, that the answer must reflect; waits for it.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = self.trace(account, command_id, limit=limit, cursor=cursor, at_least=at_least)
+            yield page
+            if (cursor := following(page)) is None:
+                return
 
     def account_ended(
         self,

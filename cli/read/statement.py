@@ -1,6 +1,6 @@
 """The `statement` command. Owns its words, no query."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,11 @@ from creditfold.cli.shared.arguments import (
     period_of,
     refuse_both,
 )
-from creditfold.cli.shared.output import NONE, print_csv, print_json, print_table, say
+from creditfold.cli.shared.output import NONE, print_csv, print_json_object, print_long_table, say
 from creditfold.cli.shared.projection import projection
 
 if TYPE_CHECKING:
-    from creditfold.projections.queries.statement import Statement
+    from creditfold.projections.queries.statement import Statement, StatementLine
 
 
 def statement(
@@ -34,8 +34,8 @@ def statement(
     """Show what an account had before a time, each accepted line in it, and what it had after it.
 
     The time is by the log's clock, from --since on and before --until. Rejections change nothing and are left out.
-    A long one is best had as --csv, which is written while it is read. Its cells are texts and numbers: nothing of it
-    runs as a formula.
+    It is printed while it is read, however long it is. Cells of --csv are texts and numbers: nothing of it runs as a
+    formula.
 
     \b
     Examples:
@@ -50,15 +50,15 @@ def statement(
     if csv:
         _print_csv(pages)
         return
-    first, *others = pages
-    lines = [line for page in (first, *others) for line in page.lines]
+    first = next(pages)
+    lines = (line for page in chain([first], pages) for line in page.lines)
     if json:
         parts = {"opening": first.opening, "lines": lines, "closing": first.closing}
-        print_json({"account": account, "since": begin, "until": end, **parts})
+        print_json_object({"account": account, "since": begin, "until": end, **parts})
     elif not first.closing:
         say(f"{account} has no decisions{' by then' if any(asked.values()) else ' yet'}.")
     else:
-        _print_statement(first._replace(lines=lines))
+        _print_statement(first, lines)
 
 
 def _pages(account: str, **asked: Any) -> "Iterator[Statement]":
@@ -88,21 +88,17 @@ def _cells(pages: "Iterator[Statement]") -> Iterator[Sequence[object]]:
     yield from (row.cells("closing") for row in first.closing)
 
 
-def _print_statement(found: "Statement") -> None:
+def _print_statement(found: "Statement", lines: "Iterable[StatementLine]") -> None:
     """One table: a row for what there was of each asset, one for each line, and one for what there is."""
-    rows = [
-        *(_balance_row("opening", row) for row in found.opening),
-        *(
-            (
-                *(line.decided_at, line.kind, line.asset, line.change, line.available, line.pending, line.held),
-                *(line.debt, line.command_id or NONE),
-            )
-            for line in found.lines
-        ),
-        *(_balance_row("closing", row) for row in found.closing),
-    ]
     columns = ("decided at", "kind", "asset", "change", "available", "pending", "held", "debt", "command")
-    print_table(columns, rows)
+    opening = [_balance_row("opening", row) for row in found.opening]
+    closing = [_balance_row("closing", row) for row in found.closing]
+    print_long_table(columns, chain(opening, map(_line_row, lines), closing))
+
+
+def _line_row(line: "StatementLine") -> tuple[object, ...]:
+    amounts = (line.change, line.available, line.pending, line.held, line.debt)
+    return (line.decided_at, line.kind, line.asset, *amounts, line.command_id or NONE)
 
 
 def _balance_row(name: str, row: Any) -> tuple[object, ...]:

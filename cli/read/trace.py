@@ -1,12 +1,13 @@
 """The commands that explain: trace, why. Owns their words, no query."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from creditfold.cli.read.lots import print_lots
-from creditfold.cli.shared.arguments import AccountArgument, ArgumentError, JsonOption, checked_account
+from creditfold.cli.shared.arguments import AccountArgument, ArgumentError, JsonOption, LimitOption, checked_account
 from creditfold.cli.shared.output import NONE, print_json, print_table, say
 from creditfold.cli.shared.projection import projection
 from creditfold.cli.shared.reasons import DEAD, REJECTED
@@ -23,17 +24,31 @@ if TYPE_CHECKING:
     from creditfold.projections.queries.balances import Balance
     from creditfold.projections.queries.dead_letters import DeadLetterState
     from creditfold.projections.queries.journal import FailedBatch
-    from creditfold.projections.queries.trace import Move, Trace, TracedLot
+    from creditfold.projections.queries.trace import Move, Trace, TracedLot, TracePlace
     from creditfold.schemas.outcome import Decision
 
 CommandArgument = Annotated[str, typer.Argument(metavar="COMMAND_ID", help="Id of a command, or of a batch's step.")]
 
 
-def trace(account: AccountArgument, command_id: CommandArgument, json: JsonOption = False) -> None:
+#: Moves of a page unless another number is asked for.
+PAGE = 1_000
+
+
+def trace(
+    account: AccountArgument,
+    command_id: CommandArgument,
+    *,
+    limit: LimitOption = PAGE,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="PLACE", help="Only the moves behind it: the next page.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
     """Show where a command's credits came from, and what became of them.
 
     Of a spend or a capture: the lots that it took from, what of it was refunded, and what is owed. Of what made lots
     (a grant, a refund that reissues, a transfer that arrived, a schedule): each lot, and all moves of its credits.
+    Moves are shown by pages, in the order of the journal; what was spent, refunded and is owed is of all of them.
 
     \b
     Examples:
@@ -44,15 +59,32 @@ def trace(account: AccountArgument, command_id: CommandArgument, json: JsonOptio
     from creditfold.projections.connections import snapshot
 
     checked_account(account)
+    place = None if after is None else _place_of(after)
     with projection() as connection, snapshot(connection):
-        found = queries.trace(connection, account, command_id)
+        found = queries.trace(connection, account, command_id, limit=limit, place=place)
         now = queries.clock(connection)
     if found is None:
         raise _unknown(account, command_id)
     if json:
-        print_json({**found._asdict(), "spend": _spend(found)})
-    else:
-        _print_trace(command_id, found, now)
+        parts = {name: getattr(found, name) for name in ("decision", "moves", "took", "later", "made")}
+        print_json({**parts, "spend": _spend(found), "next": _name_of(found.following)})
+        return
+    _print_trace(command_id, found, now, is_first=place is None)
+    if found.following is not None:
+        say("", f"More: --after {_name_of(found.following)}")
+
+
+def _name_of(place: "TracePlace | None") -> str | None:
+    return None if place is None else ":".join(map(str, place))
+
+
+def _place_of(name: str) -> "TracePlace":
+    """The place that `_name_of` made a name of. Raises ArgumentError."""
+    from creditfold.projections.queries import TracePlace
+
+    if re.fullmatch(r"[0-9]{1,18}:[0-9]{1,9}:[0-9]{1,9}", name, re.ASCII) is None:
+        raise ArgumentError(f"{name[:60]!r} isn't a place in a trace.", "Name one as a page before shows it.")
+    return TracePlace(*map(int, name.split(":")))
 
 
 def _unknown(account: str, command_id: str) -> ArgumentError:
@@ -73,8 +105,8 @@ def _spend(found: "Trace") -> dict[str, int] | None:
     }
 
 
-def _print_trace(command_id: str, found: "Trace", now: "datetime") -> None:
-    decision = found.decision
+def _print_trace(command_id: str, found: "Trace", now: "datetime", *, is_first: bool) -> None:
+    decision, is_whole = found.decision, is_first and found.following is None
     place = Position(decision.log_partition, decision.log_offset)
     amount = f" of {decision.amount:,} {decision.asset}" if decision.amount else ""
     outcome = decision.rejection or "accepted"
@@ -93,9 +125,9 @@ def _print_trace(command_id: str, found: "Trace", now: "datetime") -> None:
     for traced in found.made:
         say("", f"The lot {traced.lot.command_id}/{traced.lot.number} that it made")
         print_lots([traced.lot], now)
-        _print_moves("All moves of its credits", traced.moves)
+        _print_moves("All moves of its credits" if is_whole else "Moves of its credits", traced.moves)
     if not (found.moves or found.later or found.made):
-        say("It moved no credits.")
+        say("It moved no credits." if is_first else "There are no more moves.")
 
 
 def _print_makers(traced: "Iterable[TracedLot]") -> None:

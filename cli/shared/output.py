@@ -6,10 +6,11 @@ sequence, and nothing of it is read as markup.
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from creditfold.common.documents import as_json, instant
 from creditfold.common.errors import CreditfoldError
@@ -25,6 +26,8 @@ Cell = object
 OLDER = "There are older ones: a larger --limit shows more, --until those before a time."
 #: Stands where a value is missing.
 NONE = "-"
+#: Rows of a long table that are held and laid out together.
+PART_ROWS = 1_000
 
 # Wider than any table: at this width a table reports its own.
 _UNBOUNDED = 1_000_000
@@ -61,6 +64,29 @@ def print_json(value: Any, file: TextIO | None = None) -> None:
     """Print one JSON document."""
     with written(file):
         print(_dumped(value, indent=2), file=file or sys.stdout)
+
+
+def print_json_object(fields: Mapping[str, Any]) -> None:
+    """Print one JSON document; a field that is an iterator is a list, of which each element is printed as it comes."""
+    with written():
+        begin = "{"
+        for name, value in fields.items():
+            sys.stdout.write(f"{begin}\n  {json.dumps(name)}: ")
+            if isinstance(value, Iterator):
+                _write_list(value)
+            else:
+                sys.stdout.write(_dumped(value, indent=2).replace("\n", "\n  "))
+            begin = ","
+        sys.stdout.write("\n}\n")
+
+
+def _write_list(values: Iterator[Any]) -> None:
+    """Write a list as a field of an object, as `json.dumps` writes it."""
+    between, end = "[\n    ", "[]"
+    for value in values:
+        sys.stdout.write(between + _dumped(value, indent=2).replace("\n", "\n    "))
+        between, end = ",\n    ", "\n  ]"
+    sys.stdout.write(end)
 
 
 def print_json_line(value: Any) -> None:
@@ -105,16 +131,44 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: s
 
     Cuts nothing off. Numbers are aligned to the right. Names of columns are printed as they are given.
     """
-    cells = [list(row) for row in rows]
-    numeric = [all(isinstance(row[i], int | float) for row in cells) and bool(cells) for i in range(len(columns))]
-    texts = [[safe(cell) for cell in row] for row in cells]
+    _print_part(columns, list(rows), title, None)
+
+
+def print_long_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Print a table of any length, as `print_table` does, while its rows come: `PART_ROWS` of them at once.
+
+    A column becomes wider where a later part has a longer text. On a terminal each part is a table of its own.
+    """
+    left, shape = iter(rows), None
+    while part := list(islice(left, PART_ROWS)):
+        shape = _print_part(columns, part, "", shape)
+
+
+class _Shape(NamedTuple):
+    """How wide the columns of a table are, in characters, and which have nothing but numbers."""
+
+    widths: Sequence[int]
+    numeric: Sequence[bool]
+
+
+def _print_part(columns: Sequence[str], rows: Sequence[Sequence[Cell]], title: str, before: _Shape | None) -> _Shape:
+    """Print a table, or what follows a part of it that had a shape. Returns the shape that it has now."""
+    numeric = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
+    texts = [[safe(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    if before is not None:
+        widths = list(map(max, widths, before.widths))
+        numeric = [is_number and was for is_number, was in zip(numeric, before.numeric, strict=True)]
     with written():
         if sys.stdout.isatty():
             from rich.console import Console
 
             _print_ruled(Console(highlight=False), columns, texts, numeric, title)
         else:
-            _print_plain(columns, texts, numeric, title)
+            if title:
+                print(title)
+            _print_plain([list(columns), *texts] if before is None else texts, widths, numeric)
+    return _Shape(widths, numeric)
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
@@ -176,11 +230,8 @@ def _print_records(console: "Console", columns: Sequence[str], rows: list[list[s
     console.print(Text(heading + "\n".join(blocks)), soft_wrap=True, end="")
 
 
-def _print_plain(columns: Sequence[str], rows: list[list[str]], numeric: list[bool], title: str) -> None:
-    widths = [max(len(text) for text in column) for column in zip(columns, *rows, strict=True)]
-    if title:
-        print(title)
-    for row in (list(columns), *rows):
+def _print_plain(rows: Iterable[list[str]], widths: Sequence[int], numeric: Sequence[bool]) -> None:
+    for row in rows:
         padded = (
             text.rjust(width) if is_number else text.ljust(width)
             for text, width, is_number in zip(row, widths, numeric, strict=True)

@@ -260,7 +260,7 @@ export interface paths {
         };
         /**
          * Trace
-         * @description Where a command's credits came from, and where they went since.
+         * @description Where a command's credits came from, and where they went since: moves by pages, in the order of the journal.
          */
         get: operations["trace"];
         put?: never;
@@ -2957,7 +2957,7 @@ export interface components {
         };
         /**
          * TraceAnswer
-         * @description Where a command's credits came from and where they went.
+         * @description Where a command's credits came from and where they went: the moves of a page, the sums of all.
          */
         TraceAnswer: {
             decision: components["schemas"]["DecisionAnswer"];
@@ -2968,7 +2968,7 @@ export interface components {
             later: components["schemas"]["MoveAnswer"][];
             /**
              * Made
-             * @description The lots that it made, each with all moves of its credits.
+             * @description The lots that it made, each with moves of its credits.
              */
             made: components["schemas"]["TracedLotAnswer"][];
             /**
@@ -2976,6 +2976,11 @@ export interface components {
              * @description The command's own.
              */
             moves: components["schemas"]["MoveAnswer"][];
+            /**
+             * Next
+             * @description The cursor of the next page of the moves; None after the last.
+             */
+            next: string | null;
             /**
              * Owed
              * @description How much of that is still owed.
@@ -5752,6 +5757,10 @@ export interface operations {
     trace: {
         parameters: {
             query?: {
+                /** @description Moves of a page. */
+                limit?: number;
+                /** @description `next` of the page before: this page begins where that one ended. */
+                cursor?: string | null;
                 /** @description Position, `partition:offset`, that the answer must reflect; waits for it. */
                 at_least?: string | null;
             };
@@ -5859,6 +5868,7 @@ export interface operations {
                      *           "version": 3
                      *         }
                      *       ],
+                     *       "next": null,
                      *       "owed": 0,
                      *       "refunded": 10,
                      *       "spent": 120,
@@ -5940,6 +5950,16 @@ export interface operations {
             };
             /** @description Not Found */
             404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;

@@ -110,7 +110,7 @@ from creditfold.projections.queries.statement import (
     StatementPlace,
     statement,
 )
-from creditfold.projections.queries.trace import Move, Trace, TracedLot, trace
+from creditfold.projections.queries.trace import Move, Trace, TracedLot, TracePlace, trace
 
 __all__ = [
     "EVERY_HOLD",
@@ -161,6 +161,7 @@ __all__ = [
     "StatementPlace",
     "Total",
     "Trace",
+    "TracePlace",
     "TracedLot",
     "Transfer",
     "UnexplainedOutcomeError",

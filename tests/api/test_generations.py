@@ -95,8 +95,11 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
 
 def test_a_generation_is_made_proven_switched_to_and_the_old_one_dropped(door: Door, account: str) -> None:
     """Each step is an operation with its result, but the last; the audit has who, why, before and after of each."""
-    door.grant(account, 5)
+    door.grant(account, 5, key="g")
     door.grant(account, 1)
+    assert door.append(account, "spends", key="s", asset="credits", amount=1).status_code == 201
+    trace = f"/v1/accounts/{account}/commands/g/trace"
+    of_trace = door.http.get(trace, params={"limit": 1}).json()["next"]
     pages = {name: f"/v1/accounts/{account}/{name}" for name in ("statement", "history")}
     cursors = {name: door.http.get(url, params={"limit": 1}).json()["next"] for name, url in pages.items()}
     old, new = live(door), next_number(door)
@@ -115,7 +118,8 @@ def test_a_generation_is_made_proven_switched_to_and_the_old_one_dropped(door: D
     for name, url in pages.items():
         assert problem(door.http.get(url, params={"cursor": cursors[name]})) == (409, "generation_changed")
         following = door.http.get(url, params={"limit": 1}).json()["next"]
-        assert len(door.http.get(url, params={"cursor": following}).json()["lines"]) == 1
+        assert len(door.http.get(url, params={"cursor": following}).json()["lines"]) == 2
+    assert problem(door.http.get(trace, params={"cursor": of_trace})) == (409, "generation_changed")
     query = "query($a: String!, $c: String) {account(account: $a) {statement(cursor: $c) {next}}}"
     asked = {"query": query, "variables": {"a": account, "c": cursors["statement"]}}
     (refused,) = door.http.post("/graphql", json=asked).json()["errors"]
@@ -124,7 +128,7 @@ def test_a_generation_is_made_proven_switched_to_and_the_old_one_dropped(door: D
     gone = door.http.delete(f"/v1/generations/{old}", params=WHY)
     assert (gone.status_code, gone.json()["number"]) == (200, old)
     assert problem(door.http.delete(f"/v1/generations/{old}", params=WHY)) == (404, "generation_unknown")
-    assert door.http.get(f"/v1/accounts/{account}").json()["balances"][0]["available"] == 11
+    assert door.http.get(f"/v1/accounts/{account}").json()["balances"][0]["available"] == 10
     lines = door.http.get("/v1/audit", params={"limit": 8}).json()["lines"][::-1]
     steps = ("generations.rebuild", "generations.verify", "generations.activate", "generations.drop")
     assert [line["action"] for line in lines] == [step for step in steps for _ in range(2)]

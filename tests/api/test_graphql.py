@@ -115,6 +115,8 @@ TWINS = (
     Twin(f"{OF}/ended", "ended", {"limit": "1"}, "(limit: 1)"),
     Twin(f"{OF}/ended", "ended", {"limit": "0"}, "(limit: 0)"),
     Twin(f"{OF}/commands/s/trace", "trace", None, '(command_id: "s")'),
+    Twin(f"{OF}/commands/g/trace", "trace", {"limit": "1"}, '(command_id: "g", limit: 1)'),
+    Twin(f"{OF}/commands/g/trace", "trace", {"cursor": "x"}, '(command_id: "g", cursor: "x")'),
     Twin(f"{OF}/commands/none/trace", "trace", None, '(command_id: "none")'),
     Twin("/v1/expiring", "expiring"),
     Twin("/v1/journal", "journal", {"limit": "3"}, "(limit: 3)"),

@@ -178,6 +178,15 @@ def test_a_trace_shows_where_credits_came_from_and_went(door: Door, account: str
     assert spend["decision"]["command_id"] == "s"
     (made,) = door.http.get(f"/v1/accounts/{account}/commands/g/trace").json()["made"]
     assert [move["command_id"] for move in made["moves"]] == ["g", "s", "r"]
+    assert made["lot"]["remaining"] == 80
+    seen, cursor = list[str](), ""
+    for left in (2, 1, 0):
+        asked = {"limit": 1, **({"cursor": cursor} if cursor else {})}
+        page = door.http.get(f"/v1/accounts/{account}/commands/g/trace", params=asked).json()
+        seen += [move["command_id"] for lot in page["made"] for move in lot["moves"]]
+        assert (page["next"] is not None) == bool(left)
+        cursor = page["next"]
+    assert seen == ["g", "s", "r"]
     missing = door.http.get(f"/v1/accounts/{account}/commands/none/trace")
     assert (missing.status_code, missing.json()["code"]) == (404, "command_unknown")
 

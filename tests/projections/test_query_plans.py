@@ -36,6 +36,11 @@ def _any_grant(connection: Connection[Any], account: str) -> str:
     return str(connection.execute(text, (account,)).fetchall()[0][0])
 
 
+def _any_spend(connection: Connection[Any], account: str) -> str:
+    text = "SELECT command_id FROM ledger.journal WHERE account_id = %s AND kind = 'spend' AND accepted LIMIT 1"
+    return str(connection.execute(text, (account,)).fetchall()[0][0])
+
+
 def _outcome(connection: Connection[Any], account: str) -> Any:
     text = "SELECT log_offset, command_id FROM ledger.journal WHERE account_id = %s AND command_id <> '' LIMIT 1"
     ((offset, command_id),) = connection.execute(text, (account,)).fetchall()
@@ -98,6 +103,12 @@ QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
     "listed, sent": lambda connection, account: queries.listed(connection, account, queries.IN_TRANSIT, 5, ("t1",)),
     **{f"listed, {name}": partial(_listed_behind, listing) for name, listing in EVERY.items()},
     "trace": lambda connection, account: queries.trace(connection, account, _any_grant(connection, account)),
+    "trace, of a spend": lambda connection, account: queries.trace(
+        connection, account, _any_spend(connection, account)
+    ),
+    "trace, behind a place": lambda connection, account: queries.trace(
+        connection, account, _any_grant(connection, account), limit=5, place=queries.TracePlace(7, 1, 1)
+    ),
     "failed_batches": lambda connection, account: queries.failed_batches(connection, account, "g"),
     "balances_after": lambda connection, account: queries.balances_after(connection, account, 5),
 }

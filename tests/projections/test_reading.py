@@ -144,6 +144,48 @@ async def test_the_journal_is_read_in_pages(prepared: Settings, only_rejected: b
         assert read == whole
 
 
+async def test_a_trace_is_read_in_pages(prepared: Settings) -> None:
+    """Each move once and in order, of any size of a page; the amounts and the lots of a page are right on each."""
+    records = history(3, 300)
+    await fold_in_pieces(prepared, records, random.Random(3), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
+    commands = query(
+        prepared,
+        "SELECT account_id, command_id FROM ledger_0001.journal WHERE command_id IS NOT NULL ORDER BY log_offset",
+    )
+    most = 0
+    with connected(prepared.dsn) as connection, snapshot(connection):
+        for account, command_id in commands:
+            whole = queries.trace(connection, account, command_id, limit=10_000)
+            assert whole is not None
+            assert whole.following is None
+            made = [move for lot in whole.made for move in lot.moves]
+            assert sorted((move.version, move.fact, move.move) for move in made) == query(
+                prepared,
+                f"""SELECT version, fact, move FROM ledger.moves WHERE account_id = '{account}'
+                    AND lot_command = '{command_id}' ORDER BY version, fact, move""",
+            )
+            limit = random.Random(command_id).choice((1, 3))
+            read, place, count = Counter[tuple[str, queries.Move]](), None, 0
+            while count == 0 or place is not None:
+                page = queries.trace(connection, account, command_id, limit=limit, place=place)
+                assert page is not None
+                found = moves_of(page)
+                assert len({move for _, move in found}) <= limit
+                assert (page.spent, page.refunded, page.owed) == (whole.spent, whole.refunded, whole.owed)
+                read, place, count = read + found, page.following, count + 1
+            assert read == moves_of(whole)
+            most = max(most, count)
+    assert most > 5
+
+
+def moves_of(trace: queries.Trace) -> "Counter[tuple[str, queries.Move]]":
+    """The moves of a page, and as what they stand there."""
+    parts = {"own": trace.moves, "later": trace.later}
+    parts |= {f"took {traced.lot.command_id}/{traced.lot.number}": traced.moves for traced in trace.took}
+    parts |= {f"made {traced.lot.command_id}/{traced.lot.number}": traced.moves for traced in trace.made}
+    return Counter((name, move) for name, moves in parts.items() for move in moves)
+
+
 async def test_statements_divide_the_journal_by_time(prepared: Settings) -> None:
     """Each opens with what was had then, adds up to what it closes with, and is followed by the next without a gap."""
     records = history(4, 400)
@@ -332,6 +374,17 @@ def test_what_the_commands_about_a_command_print(said: Callable[..., str], bare:
     assert "spent 25, refunded 0, refundable 25, owed 16\n" in said("trace", "ann", "o2")
     given = said("trace", "ann", "g1")
     assert "2024-01-30T06:00:00.000Z expired 10 remaining expired g1/1 - 0:12\n" in given
+    first = said("trace", "ann", "g1", "--limit", "2")
+    assert "Moves of its credits\n" in first
+    (more,) = re.findall("More: (--after .*)", first)
+    assert "expired 10" not in first
+    rest = said("trace", "ann", "g1", *more.split())
+    assert "2024-01-30T06:00:00.000Z expired 10 remaining expired g1/1 - 0:12\n" in rest
+    assert "More" not in rest
+    page = bare("trace", "ann", "g1", "--limit", "2", "--json").json
+    assert (f"--after {page['next']}", len(page["made"][0]["moves"])) == (more, 2)
+    assert "There are no more moves." in said("trace", "ann", "g1", "--after", "99:1:1")
+    assert "'1' isn't a place in a trace" in said("trace", "ann", "g1", "--after", "1", code=2)
     assert bare("trace", "ann", "h1", "--json").json["later"][0]["command_id"] == "c1"
     assert "ann has no command o9." in said("trace", "ann", "o9", code=2)
     assert "reason hold_not_found: no hold has this id\nbalance 50 credits available" in said("why", "ann", "c2")
