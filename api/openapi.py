@@ -59,25 +59,33 @@ _REFUSED = ("404", "409", "422")
 _PREVIEWED = ("200", "409")
 
 
+#: Filled by the first application that is asked for it: making it takes a second, and all of a process have the same
+#: routes.
+_DOCUMENT: Document = {}
+
+
 def complete(app: FastAPI) -> None:
     """Have an application's document be complete."""
     made: Callable[[], Document] = app.openapi
 
     def openapi() -> Document:
-        if app.openapi_schema is None:
-            document = made()
-            components = document.setdefault("components", {})
-            components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
-            components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            # Where an operation says nothing else.
-            document["security"] = [{"key": []}]
-            _drop_defaults(document)
-            _add_headers(document)
-            _add_examples(document)
-            app.openapi_schema = document
-        return app.openapi_schema
+        if not _DOCUMENT:
+            _DOCUMENT.update(_completed(made()))
+        return _DOCUMENT
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _completed(document: Document) -> Document:
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    # Where an operation says nothing else.
+    document["security"] = [{"key": []}]
+    _drop_defaults(document)
+    _add_headers(document)
+    _add_examples(document)
+    return document
 
 
 def operations(document: Document) -> Iterator[tuple[str, str, Document]]:

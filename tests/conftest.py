@@ -1,5 +1,6 @@
 """Owns the fixtures that all tests share: the real stack, and for each test a ledger of its own on it."""
 
+import gc
 import inspect
 import os
 import signal
@@ -46,6 +47,17 @@ def pytest_configure() -> None:
     *processors, _ = structlog.get_config()["processors"]
     plainly = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*processors, plainly])
+
+
+def pytest_collection() -> None:
+    """Collect without looking for garbage: nearly all that is made then stays."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look for it again, in what the tests make alone."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -31,7 +31,7 @@ from creditfold.processors.daemons import daemon
 from creditfold.projections.access.keys import is_well_formed
 from creditfold.projections.queries.balances import Balance
 from helpers.command_line import started, use
-from helpers.stack_under_test import embedded_settings, free_port
+from helpers.stack_under_test import embedded_settings, free_port, server_folder
 from helpers.support import (
     HANG_S,
     PATIENT,
@@ -618,11 +618,7 @@ def test_output_that_cannot_be_written_is_reported_with_the_command_s_id(cli: Cl
 @pytest.mark.stack
 def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded stack's life: up with a worker, a grant, up again, down, up without its data lost."""
-    import tempfile
-
-    # Short, because a socket's path must be, and open to the user that PostgreSQL runs as.
-    folder = Path(tempfile.mkdtemp(prefix="cf-"))
-    folder.chmod(0o755)
+    folder = server_folder()
     use(embedded_settings(folder).model_copy(update={"partitions": 2, "api_port": free_port()}), monkeypatch)
     settings = load_settings()
     try:

@@ -10,7 +10,6 @@ and what the records came to.
 import json
 import shutil
 import sys
-import tempfile
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from creditfold.processors.fold.chunk import fold, read_records
 from creditfold.projections.store.chain import START, activation_line, dead_letter_line, extend, journal_line
 from creditfold.stack.embedded import down, up
 from helpers.credit_topics import append_all, topic
-from helpers.stack_under_test import embedded_settings
+from helpers.stack_under_test import embedded_settings, server_folder
 
 FOLDER = Path(__file__).parents[1] / "golden"
 #: Offsets at which the chain is compared besides each partition's end: a difference is narrowed down to these.
@@ -66,8 +65,7 @@ def make(name: str) -> None:
     target = FOLDER / name
     if target.exists():
         raise SystemExit(f"{target} is there already, and must not change.")
-    folder = Path(tempfile.mkdtemp(prefix="cf-"))
-    folder.chmod(0o755)
+    folder = server_folder()
     settings = embedded_settings(folder).model_copy(update={"partitions": 4, "commands_topic": "creditfold.golden"})
     try:
         up(settings)

@@ -5,7 +5,6 @@ import re
 import shutil
 import socket
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from creditfold.stack.postgres_access import (
 from creditfold.stack.postgres_server import PostgresError
 from helpers.command_line import use
 from helpers.fork_server import run as ran
-from helpers.stack_under_test import embedded_settings, free_port
+from helpers.stack_under_test import embedded_settings, free_port, server_folder
 from helpers.support import HANG_S, Cli, environment
 
 TCP = {
@@ -47,8 +46,7 @@ TCP = {
 @pytest.fixture
 def postgres() -> Iterator[Settings]:
     """Settings of an embedded PostgreSQL of a test's own, with a port. No Kafka."""
-    folder = Path(tempfile.mkdtemp(prefix="cf-"))
-    folder.chmod(0o755)
+    folder = server_folder()
     made = embedded_settings(folder).model_copy(update={"postgres_tcp_port": free_port()})
     made.data_dir.mkdir(parents=True, exist_ok=True)
     yield made

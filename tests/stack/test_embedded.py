@@ -32,7 +32,7 @@ from creditfold.stack.ports import PortBusyError
 from creditfold.stack.postgres import EmbeddedPostgres, _forget_dead_server
 from creditfold.stack.postgres_server import PostgresError
 from helpers.repository import serving
-from helpers.stack_under_test import embedded_settings, free_port
+from helpers.stack_under_test import embedded_settings, free_port, server_folder
 from helpers.support import HANG_S, environment
 
 stack = pytest.mark.stack
@@ -41,9 +41,7 @@ stack = pytest.mark.stack
 @pytest.fixture
 def settings() -> Iterator[Settings]:
     """An embedded stack of a test's own, which starts what it needs of it."""
-    folder = Path(tempfile.mkdtemp(prefix="cf-"))
-    # Where root runs the tests, PostgreSQL runs as another user and must get in.
-    folder.chmod(0o755)
+    folder = server_folder()
     made = embedded_settings(folder)
     yield made
     down(made)

@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -27,7 +26,7 @@ from creditfold.stack.embedded import DataFolderError, down
 from creditfold.stack.kafka import EmbeddedKafka
 from creditfold.stack.postgres import EmbeddedPostgres
 from helpers.command_line import started
-from helpers.stack_under_test import embedded_settings
+from helpers.stack_under_test import embedded_settings, server_folder
 from helpers.support import HANG_S, ROOT, query, wait_until_folded, worker
 
 pytestmark = pytest.mark.compiled_core
@@ -151,9 +150,7 @@ def test_the_proof_fails_where_something_is_wrong(ledger_settings: Settings, sma
 @pytest.fixture
 def demo_settings(small_file: Path) -> Iterator[Settings]:
     """A data folder that holds the small command file, where the demo finds it made."""
-    # Short, because a socket's path must be, and open to the user that PostgreSQL runs as.
-    folder = Path(tempfile.mkdtemp(prefix="cf-"))
-    folder.chmod(0o755)
+    folder = server_folder()
     (folder / "demo").mkdir()
     shutil.copy(small_file, folder / "demo" / COMMANDS_FILE)
     settings = embedded_settings(folder)
