@@ -18,6 +18,7 @@ from creditfold.api.access import Caller
 from creditfold.api.answers import Answer
 from creditfold.api.at_least import AtLeast, Reader, reading
 from creditfold.api.parameters import PAGE, Account, Cursor, Limit, cursor_of, place_of
+from creditfold.api.past import AsOf, then_of
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.routes import Route
 from creditfold.api.service import service_of
@@ -145,34 +146,55 @@ def page_of(
     cursor: str | None = None,
     *,
     every: bool = False,
+    as_of: str | None = None,
 ) -> Any:
-    """A page of a list of an account, as the list's route answers it. Raises ProblemError for a bad cursor."""
+    """A page of a list of an account, now or in the past, as the list's route answers it.
+
+    Raises ProblemError for a bad cursor; as `then_of` does for a past.
+    """
     listing = what.every if every else what.live
-    after = None if cursor is None else _place_of(cursor, account, what.name, listing)
+    of = _Of(account, what.name, listing, as_of)
+    after = None if cursor is None else _place_of(cursor, of)
+    then = {} if as_of is None else then_of(connection, account, as_of)[1]._asdict()
     # One more than is wanted shows whether there are more.
-    found = queries.listed(connection, account, listing, limit + 1, after)
+    found = queries.listed(connection, account, listing, limit + 1, after, **then)
     rows = [what.row.model_validate(row, from_attributes=True) for row in found[:limit]]
     following = None
     if len(found) > limit:
-        following = _cursor_of(account, what.name, listing, listing.place(found[limit - 1]))
+        following = _cursor_of(of, listing.place(found[limit - 1]))
     page: dict[str, Any] = {what.name: rows, "next": following}
     return what.page.model_construct(**page)
 
 
-def _cursor_of(account: str, name: str, listing: Listing, place: Sequence[Any]) -> str:
+class _Of(NamedTuple):
+    """What a cursor is of: a list of an account by its name, its order, and what `as_of` was."""
+
+    account: str
+    name: str
+    listing: Listing
+    as_of: str | None
+
+    @property
+    def digest(self) -> str:
+        """Tells it from others."""
+        parts = (self.account, *self.listing.order, self.listing.where, *([] if self.as_of is None else [self.as_of]))
+        return blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _cursor_of(of: _Of, place: Sequence[Any]) -> str:
     # Texts in hexadecimal digits: a name may have what no cursor may.
     values = [value.encode().hex() if isinstance(value, str) else value for value in place]
-    return cursor_of(name, (_digest(account, listing), *values))
+    return cursor_of(of.name, (of.digest, *values))
 
 
-def _place_of(cursor: str, account: str, name: str, listing: Listing) -> Sequence[Any]:
+def _place_of(cursor: str, of: _Of) -> Sequence[Any]:
     """The place that a cursor names. Raises ProblemError for one of another list or of another account's."""
-    digest, *values = place_of(name, cursor, ("", *listing.like))
+    digest, *values = place_of(of.name, cursor, ("", *of.listing.like))
     try:
         place = [bytes.fromhex(value).decode() if isinstance(value, str) else value for value in values]
     except ValueError:
         digest, place = "", []
-    if digest != _digest(account, listing) or any(isinstance(value, str) and "\0" in value for value in place):
+    if digest != of.digest or any(isinstance(value, str) and "\0" in value for value in place):
         raise ProblemError(
             400,
             "invalid_cursor",
@@ -180,10 +202,6 @@ def _place_of(cursor: str, account: str, name: str, listing: Listing) -> Sequenc
             "Take it from `next` of an answer as it is, and ask for the same.",
         )
     return place
-
-
-def _digest(account: str, listing: Listing) -> str:
-    return blake2b("\0".join((account, *listing.order, listing.where)).encode(), digest_size=8).hexdigest()
 
 
 class _Asked(NamedTuple):
@@ -196,11 +214,13 @@ class _Asked(NamedTuple):
     limit: int
     cursor: str | None
     every: bool = False
+    as_of: str | None = None
 
 
 async def _answer(what: _List, asked: _Asked) -> Response:
-    request, caller, account, at_least, *page, every = asked
-    found = await reading(service_of(request), caller, account, at_least, page_of, what, *page, every=every)
+    service, past = service_of(asked.request), {"every": asked.every, "as_of": asked.as_of}
+    page = (what, asked.limit, asked.cursor)
+    found = await reading(service, asked.caller, asked.account, asked.at_least, page_of, *page, **past)
     return answers.render(found.found, 200, answers.state_headers(found))
 
 
@@ -213,12 +233,13 @@ async def lots(
     every: Annotated[
         bool, Query(description="Empty, expired and voided ones too, by the ids of the commands that made them.")
     ] = False,
+    as_of: AsOf = None,
     cursor: Cursor = None,
     limit: Limit = PAGE,
     at_least: AtLeast = None,
 ) -> Response:
-    """An account's lots, in the order of spending."""
-    return await _answer(LOTS, _Asked(request, caller, account, at_least, limit, cursor, every))
+    """An account's lots, in the order of spending; now, or by what was decided until a time or a position."""
+    return await _answer(LOTS, _Asked(request, caller, account, at_least, limit, cursor, every, as_of))
 
 
 @router.get("/v1/accounts/{account}/holds", operation_id="holds", response_model=HoldsAnswer, responses=responses())
@@ -228,12 +249,13 @@ async def holds(
     *,
     caller: Reader,
     every: Annotated[bool, Query(description="Lapsed and closed ones too, by their ids.")] = False,
+    as_of: AsOf = None,
     cursor: Cursor = None,
     limit: Limit = PAGE,
     at_least: AtLeast = None,
 ) -> Response:
-    """An account's holds, the next to lapse first."""
-    return await _answer(HOLDS, _Asked(request, caller, account, at_least, limit, cursor, every))
+    """An account's holds, the next to lapse first; now, or by what was decided until a time or a position."""
+    return await _answer(HOLDS, _Asked(request, caller, account, at_least, limit, cursor, every, as_of))
 
 
 @router.get(

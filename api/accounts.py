@@ -3,9 +3,7 @@
 Reads through `projections.queries`, each answer in one snapshot. Knows no SQL and no rule.
 """
 
-import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Request
@@ -18,21 +16,14 @@ from creditfold.api.account_lists import HOLDS, LOTS, HoldAnswer, LotAnswer, pag
 from creditfold.api.answers import Answer, BalanceAnswer
 from creditfold.api.at_least import AtLeast, Reader, reading, reading_now
 from creditfold.api.parameters import MOST_PAGE, Account
+from creditfold.api.past import AsOf, refuse_as_of, then_of
 from creditfold.api.problems import ProblemError, responses
 from creditfold.api.routes import Route
 from creditfold.api.service import Reading, service_of
-from creditfold.common.instants import InstantError, milliseconds_of, moment_of
-from creditfold.common.position import Position
-from creditfold.log.partitioner import partition_of
 from creditfold.projections import queries
 from creditfold.projections.queries import BalanceNow, UsableBalance
 
 router = APIRouter(tags=["accounts"], route_class=Route)
-
-AsOf = Annotated[
-    str | None,
-    Query(description="A time or a position, both inclusive: by what was decided until then. Not with use or expand."),
-]
 
 
 class AccountAnswer(Answer):
@@ -71,47 +62,6 @@ def _answers(rows: Sequence[BalanceNow | UsableBalance]) -> list[BalanceAnswer]:
     ]
 
 
-class Then(NamedTuple):
-    """What counts as the past: decisions up to an instant in milliseconds UTC, or up to an offset; both inclusive."""
-
-    until_ms: int | None = None
-    until: int | None = None
-
-
-def then_of(connection: Connection[Any], account: str, as_of: str) -> tuple[int, Then]:
-    """An account's partition, and what `as_of` names.
-
-    Raises:
-        ProblemError, InvalidPositionError: it is no past of the account's.
-        NotYetFoldedError: the fold hasn't passed it.
-    """
-    offsets = queries.standing(connection).next_offsets
-    partition = partition_of(account.encode(), len(offsets))
-    if re.fullmatch(r"[0-9]+:[0-9]+", as_of, re.ASCII) is None:
-        try:
-            moment = moment_of(as_of)
-        except InstantError as error:
-            raise ProblemError(400, "invalid_as_of", f"as_of: {error}.", "Name a time or a position.") from None
-        if moment > datetime.now(UTC):
-            raise ProblemError(
-                400, "invalid_as_of", f"{as_of} lies in the future.", "Name a time that has passed, or leave it out."
-            )
-        return partition, Then(until_ms=milliseconds_of(moment))
-    position = Position.parse(as_of)
-    if position.partition != partition:
-        raise ProblemError(
-            400,
-            "invalid_as_of",
-            f"{account} lives in partition {partition}; {position} says nothing about it.",
-            f"Name a position of partition {partition}, or a time.",
-        )
-    if position.offset >= offsets[partition]:
-        raise queries.NotYetFoldedError(
-            f"The fold has not reached {position} yet.", "See GET /v1/progress, and ask again."
-        )
-    return partition, Then(until=position.offset)
-
-
 def balances_then(connection: Connection[Any], account: str, as_of: str) -> list[BalanceAnswer]:
     """An account's balances by what was decided up to a time or a position. Raises as `then_of` does."""
     partition, then = then_of(connection, account, as_of)
@@ -135,21 +85,17 @@ def state_of(connection: Connection[Any], account: str, as_of: str | None = None
     return State(False, None) if found is None else State(found.is_closed, found.frozen)
 
 
-def _account_then(connection: Connection[Any], account: str, as_of: str) -> AccountAnswer:
-    return AccountAnswer.model_construct(
+def _account(
+    connection: Connection[Any], account: str, use: str | None, expand: set[str], as_of: str | None
+) -> AccountAnswer:
+    found = AccountAnswer.model_construct(
         account=account,
         **state_of(connection, account, as_of)._asdict(),
-        balances=balances_then(connection, account, as_of),
-    )
-
-
-def _account(connection: Connection[Any], account: str, use: str | None, expand: set[str]) -> AccountAnswer:
-    found = AccountAnswer.model_construct(
-        account=account, **state_of(connection, account)._asdict(), balances=balances_of(connection, account, use)
+        balances=balances_of(connection, account, use) if as_of is None else balances_then(connection, account, as_of),
     )
     for what in (LOTS, HOLDS):
         if what.name in expand:
-            page = page_of(connection, account, what, MOST_PAGE)
+            page = page_of(connection, account, what, MOST_PAGE, as_of=as_of)
             setattr(found, what.name, getattr(page, what.name))
             setattr(found, f"{what.name}_next", page.next)
     return found
@@ -173,12 +119,8 @@ async def account(
     wanted = {part.strip() for part in expand.split(",")} - {""}
     if wanted - {"lots", "holds"}:
         raise ProblemError(400, "invalid_request", f"expand has no {expand[:60]!r}.", "It takes lots, holds, or both.")
-    refuse_as_of(as_of, {"use": use, "expand": expand})
-    service = service_of(request)
-    if as_of is not None:
-        found = await reading(service, caller, account, at_least, _account_then, as_of)
-    else:
-        found = await reading(service, caller, account, at_least, _account, use, wanted)
+    refuse_as_of(as_of, {"use": use})
+    found = await reading(service_of(request), caller, account, at_least, _account, use, wanted, as_of)
     return tagged(found, if_none_match)
 
 
@@ -209,15 +151,6 @@ async def balances(
         found = await reading_now(service, caller, account, at_least)
         found = found._replace(found=_answers(found.found))
     return tagged(found, if_none_match)
-
-
-def refuse_as_of(as_of: str | None, present: dict[str, str | None]) -> None:
-    """Raise ProblemError where the past is asked for, and with it something that is known of the present only."""
-    named = [name for name, value in present.items() if value]
-    if as_of is not None and named:
-        raise ProblemError(
-            400, "invalid_as_of", f"{named[0]} is known of the present only.", f"Leave out as_of, or {named[0]}."
-        )
 
 
 def tagged(found: Reading, if_none_match: str) -> Response:

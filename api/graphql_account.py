@@ -18,7 +18,7 @@ from creditfold.api.account_lists import (
     TransfersAnswer,
 )
 from creditfold.api.account_lists import page_of as list_page
-from creditfold.api.accounts import balances_of, balances_then, refuse_as_of, state_of
+from creditfold.api.accounts import balances_of, balances_then, state_of
 from creditfold.api.answers import AcceptedAnswer, BalanceAnswer, OutcomeAnswer
 from creditfold.api.at_least import refuse_other_generation
 from creditfold.api.command_outcome import answer_at, first_answer, first_outcome, look_at
@@ -30,6 +30,7 @@ from creditfold.api.graphql_reads import arg, field
 from creditfold.api.graphql_types import list_of, type_of
 from creditfold.api.journal import HistoryAnswer, history_of, version_before
 from creditfold.api.parameters import PAGE, refuse_empty_time
+from creditfold.api.past import refuse_as_of
 from creditfold.api.statement import StatementAnswer, place_at, statement_of
 from creditfold.api.trace import TraceAnswer, trace_of
 from creditfold.api.trace import place_at as place_of_trace
@@ -66,12 +67,14 @@ class Account:
     @field("read:balance", type_of(LotsAnswer))
     def lots(self, info: Info, every: bool = False, limit: int = PAGE, cursor: str | None = None) -> Any:
         """A page of the lots, in the order of spending; with `every` of the empty, expired and voided ones too."""
-        return list_page(self._present(info, "lots"), self.account, LOTS, limit, cursor, every=every)
+        asked: dict[str, Any] = {"every": every, "as_of": self.as_of}
+        return list_page(info.context.connection, self.account, LOTS, limit, cursor, **asked)
 
     @field("read:balance", type_of(HoldsAnswer))
     def holds(self, info: Info, every: bool = False, limit: int = PAGE, cursor: str | None = None) -> Any:
         """A page of the holds, the next to lapse first; with `every` of the lapsed and closed ones too."""
-        return list_page(self._present(info, "holds"), self.account, HOLDS, limit, cursor, every=every)
+        asked: dict[str, Any] = {"every": every, "as_of": self.as_of}
+        return list_page(info.context.connection, self.account, HOLDS, limit, cursor, **asked)
 
     @field("read:balance", type_of(TransfersAnswer))
     def transfers(self, info: Info, every: bool = False, limit: int = PAGE, cursor: str | None = None) -> Any:

@@ -111,8 +111,8 @@ async def checked(request: Request) -> None:
                 400,
                 "invalid_as_of",
                 "The route knows the present only.",
-                "GET /v1/accounts/{account} and its /balances take as_of; /statement and /history have what was "
-                "decided until a time.",
+                "GET /v1/accounts/{account} and its /balances, /lots and /holds take as_of; /statement and /history "
+                "have what was decided until a time.",
             )
         if name not in known and name.partition("[")[0] + "[]" not in known:
             raise ProblemError(

@@ -236,7 +236,7 @@ class AsyncReads(ABC):
             account: the account.
             use: a use; adds how much of each balance it could take.
             expand: lots, holds, or both by comma: of the same snapshot, 1,000 of each.
-            as_of: a time or a position, both inclusive: by what was decided until then. Not with use or expand.
+            as_of: a time or a position, both inclusive: by what was decided until then.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
 
         Returns:
@@ -262,7 +262,7 @@ class AsyncReads(ABC):
         Args:
             account: the account.
             use: a use; adds how much of each balance it could take.
-            as_of: a time or a position, both inclusive: by what was decided until then. Not with use or expand.
+            as_of: a time or a position, both inclusive: by what was decided until then.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
 
         Returns:
@@ -536,15 +536,17 @@ class AsyncReads(ABC):
         account: str,
         *,
         every: bool | None = None,
+        as_of: str | None = None,
         cursor: str | None = None,
         limit: int | None = None,
         at_least: str | None = None,
     ) -> HoldsAnswer:
-        """An account's holds, the next to lapse first.
+        """An account's holds, the next to lapse first; now, or by what was decided until a time or a position.
 
         Args:
             account: the account.
             every: lapsed and closed ones too, by their ids.
+            as_of: a time or a position, both inclusive: by what was decided until then.
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
@@ -560,7 +562,7 @@ class AsyncReads(ABC):
                 "GET",
                 path("/v1/accounts/{account}/holds", account=account),
                 {200: HoldsAnswer},
-                query={"every": every, "cursor": cursor, "limit": limit, "at_least": at_least},
+                query={"every": every, "as_of": as_of, "cursor": cursor, "limit": limit, "at_least": at_least},
             )
         )
 
@@ -569,6 +571,7 @@ class AsyncReads(ABC):
         account: str,
         *,
         every: bool | None = None,
+        as_of: str | None = None,
         cursor: str | None = None,
         limit: int | None = None,
         at_least: str | None = None,
@@ -578,6 +581,7 @@ class AsyncReads(ABC):
         Args:
             account: the account.
             every: lapsed and closed ones too, by their ids.
+            as_of: a time or a position, both inclusive: by what was decided until then.
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
@@ -589,7 +593,7 @@ class AsyncReads(ABC):
             ClientError: it was refused, or couldn't be asked in time.
         """
         while True:
-            page = await self.holds(account, every=every, cursor=cursor, limit=limit, at_least=at_least)
+            page = await self.holds(account, every=every, as_of=as_of, cursor=cursor, limit=limit, at_least=at_least)
             yield page
             if (cursor := following(page)) is None:
                 return
@@ -599,15 +603,17 @@ class AsyncReads(ABC):
         account: str,
         *,
         every: bool | None = None,
+        as_of: str | None = None,
         cursor: str | None = None,
         limit: int | None = None,
         at_least: str | None = None,
     ) -> LotsAnswer:
-        """An account's lots, in the order of spending.
+        """An account's lots, in the order of spending; now, or by what was decided until a time or a position.
 
         Args:
             account: the account.
             every: empty, expired and voided ones too, by the ids of the commands that made them.
+            as_of: a time or a position, both inclusive: by what was decided until then.
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
@@ -623,7 +629,7 @@ class AsyncReads(ABC):
                 "GET",
                 path("/v1/accounts/{account}/lots", account=account),
                 {200: LotsAnswer},
-                query={"every": every, "cursor": cursor, "limit": limit, "at_least": at_least},
+                query={"every": every, "as_of": as_of, "cursor": cursor, "limit": limit, "at_least": at_least},
             )
         )
 
@@ -632,6 +638,7 @@ class AsyncReads(ABC):
         account: str,
         *,
         every: bool | None = None,
+        as_of: str | None = None,
         cursor: str | None = None,
         limit: int | None = None,
         at_least: str | None = None,
@@ -641,6 +648,7 @@ class AsyncReads(ABC):
         Args:
             account: the account.
             every: empty, expired and voided ones too, by the ids of the commands that made them.
+            as_of: a time or a position, both inclusive: by what was decided until then.
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
@@ -652,7 +660,7 @@ class AsyncReads(ABC):
             ClientError: it was refused, or couldn't be asked in time.
         """
         while True:
-            page = await self.lots(account, every=every, cursor=cursor, limit=limit, at_least=at_least)
+            page = await self.lots(account, every=every, as_of=as_of, cursor=cursor, limit=limit, at_least=at_least)
             yield page
             if (cursor := following(page)) is None:
                 return

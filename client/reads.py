@@ -236,7 +236,7 @@ class Reads(ABC):
             account: the account.
             use: a use; adds how much of each balance it could take.
             expand: lots, holds, or both by comma: of the same snapshot, 1,000 of each.
-            as_of: a time or a position, both inclusive: by what was decided until then. Not with use or expand.
+            as_of: a time or a position, both inclusive: by what was decided until then.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
 
         Returns:
@@ -262,7 +262,7 @@ class Reads(ABC):
         Args:
             account: the account.
             use: a use; adds how much of each balance it could take.
-            as_of: a time or a position, both inclusive: by what was decided until then. Not with use or expand.
+            as_of: a time or a position, both inclusive: by what was decided until then.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
 
         Returns:
@@ -534,15 +534,17 @@ class Reads(ABC):
         account: str,
         *,
         every: bool | None = None,
+        as_of: str | None = None,
         cursor: str | None = None,
         limit: int | None = None,
         at_least: str | None = None,
     ) -> HoldsAnswer:
-        """An account's holds, the next to lapse first.
+        """An account's holds, the next to lapse first; now, or by what was decided until a time or a position.
 
         Args:
             account: the account.
             every: lapsed and closed ones too, by their ids.
+            as_of: a time or a position, both inclusive: by what was decided until then.
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
@@ -558,7 +560,7 @@ class Reads(ABC):
                 "GET",
                 path("/v1/accounts/{account}/holds", account=account),
                 {200: HoldsAnswer},
-                query={"every": every, "cursor": cursor, "limit": limit, "at_least": at_least},
+                query={"every": every, "as_of": as_of, "cursor": cursor, "limit": limit, "at_least": at_least},
             )
         )
 
@@ -567,6 +569,7 @@ class Reads(ABC):
         account: str,
         *,
         every: bool | None = None,
+        as_of: str | None = None,
         cursor: str | None = None,
         limit: int | None = None,
         at_least: str | None = None,
@@ -576,6 +579,7 @@ class Reads(ABC):
         Args:
             account: the account.
             every: lapsed and closed ones too, by their ids.
+            as_of: a time or a position, both inclusive: by what was decided until then.
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
@@ -587,7 +591,7 @@ class Reads(ABC):
             ClientError: it was refused, or couldn't be asked in time.
         """
         while True:
-            page = self.holds(account, every=every, cursor=cursor, limit=limit, at_least=at_least)
+            page = self.holds(account, every=every, as_of=as_of, cursor=cursor, limit=limit, at_least=at_least)
             yield page
             if (cursor := following(page)) is None:
                 return
@@ -597,15 +601,17 @@ class Reads(ABC):
         account: str,
         *,
         every: bool | None = None,
+        as_of: str | None = None,
         cursor: str | None = None,
         limit: int | None = None,
         at_least: str | None = None,
     ) -> LotsAnswer:
-        """An account's lots, in the order of spending.
+        """An account's lots, in the order of spending; now, or by what was decided until a time or a position.
 
         Args:
             account: the account.
             every: empty, expired and voided ones too, by the ids of the commands that made them.
+            as_of: a time or a position, both inclusive: by what was decided until then.
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
@@ -621,7 +627,7 @@ class Reads(ABC):
                 "GET",
                 path("/v1/accounts/{account}/lots", account=account),
                 {200: LotsAnswer},
-                query={"every": every, "cursor": cursor, "limit": limit, "at_least": at_least},
+                query={"every": every, "as_of": as_of, "cursor": cursor, "limit": limit, "at_least": at_least},
             )
         )
 
@@ -630,6 +636,7 @@ class Reads(ABC):
         account: str,
         *,
         every: bool | None = None,
+        as_of: str | None = None,
         cursor: str | None = None,
         limit: int | None = None,
         at_least: str | None = None,
@@ -639,6 +646,7 @@ class Reads(ABC):
         Args:
             account: the account.
             every: empty, expired and voided ones too, by the ids of the commands that made them.
+            as_of: a time or a position, both inclusive: by what was decided until then.
             cursor: `next` of the page before: this page begins where that one ended.
             limit: rows of a page.
             at_least: position, `partition:offset`, that the answer must reflect; waits for it.
@@ -650,7 +658,7 @@ class Reads(ABC):
             ClientError: it was refused, or couldn't be asked in time.
         """
         while True:
-            page = self.lots(account, every=every, cursor=cursor, limit=limit, at_least=at_least)
+            page = self.lots(account, every=every, as_of=as_of, cursor=cursor, limit=limit, at_least=at_least)
             yield page
             if (cursor := following(page)) is None:
                 return

@@ -1,30 +1,25 @@
 """The `balance` command. Owns its words, no query."""
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from creditfold.cli.shared.arguments import AccountArgument, ArgumentError, JsonOption, checked_account, milliseconds
+from creditfold.cli.read.past import then_of
+from creditfold.cli.shared.arguments import AccountArgument, ArgumentError, AsOfOption, JsonOption, checked_account
 from creditfold.cli.shared.output import print_json, print_table, say
 from creditfold.cli.shared.projection import projection
 from creditfold.common.position import Position
 from creditfold.ledger.limits import MAX_COMMAND_ID, is_id
 
 if TYPE_CHECKING:
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
     from creditfold.projections.queries.balances import Balance
     from creditfold.projections.queries.balances_now import BalanceNow, UsableBalance
 
 
 def balance(
     account: AccountArgument,
-    as_of: Annotated[
-        str | None, typer.Option(metavar="TIME|POSITION", help="What it was then: a time (ISO 8601, UTC), a position.")
-    ] = None,
+    as_of: AsOfOption = None,
     use: Annotated[str | None, typer.Option(help="Also what is available for this use, by the lots' scopes.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -57,7 +52,8 @@ def balance(
         if use is not None:
             rows = queries.usable_now(connection, account, use)
         elif as_of is not None:
-            rows = _balances_as_of(connection, account, as_of)
+            partition, then = then_of(connection, account, as_of)
+            rows = queries.balances_as_of(connection, account, partition, **then)
         else:
             rows = queries.balances_now(connection, account)
     if json:
@@ -102,19 +98,3 @@ _TITLES = {
     "available_for_use": "for the use",
     "stored_available": "stored",
 }
-
-
-def _balances_as_of(connection: "Connection[TupleRow]", account: str, as_of: str) -> "Sequence[Balance]":
-    from creditfold.log.partitioner import partition_of
-    from creditfold.projections import queries
-
-    partition = partition_of(account.encode(), len(queries.progress(connection)))
-    if re.fullmatch(r"[0-9]+:[0-9]+", as_of) is None:
-        return queries.balances_as_of(connection, account, partition, until_ms=milliseconds(as_of))
-    position = Position.parse(as_of)
-    if position.partition != partition:
-        raise ArgumentError(
-            f"{account} lives in partition {partition}; {position} says nothing about it.",
-            f"Name a position of partition {partition}, or a time.",
-        )
-    return queries.balances_as_of(connection, account, partition, until=position.offset)

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from creditfold.cli.read.past import then_of
 from creditfold.cli.shared.arguments import (
     AccountArgument,
     ArgumentError,
+    AsOfOption,
     AssetFilterOption,
     JsonOption,
     LimitOption,
@@ -38,8 +40,16 @@ class _Page(NamedTuple):
     now: "datetime"
 
 
-def _page(account: str, listing: "Listing", limit: int, after: str | None, asset: str | None = None) -> _Page:
-    """A page of what an account has. Raises ArgumentError where it doesn't have what the page is behind."""
+def _page(
+    account: str,
+    listing: "Listing",
+    limit: int,
+    after: str | None,
+    *,
+    asset: str | None = None,
+    as_of: str | None = None,
+) -> _Page:
+    """A page of what an account has, or had. Raises ArgumentError where it doesn't have what the page is behind."""
     from creditfold.projections import queries
     from creditfold.projections.connections import snapshot
 
@@ -51,8 +61,9 @@ def _page(account: str, listing: "Listing", limit: int, after: str | None, asset
             if row is None:
                 raise ArgumentError(f"{account} has no {after[:140]!r} here.", "Name one as a page before shows it.")
             place = listing.place(row)
+        then = {} if as_of is None else then_of(connection, account, as_of)[1]
         # One more than is wanted shows whether there are more.
-        found = queries.listed(connection, account, listing, limit + 1, place, asset=asset)
+        found = queries.listed(connection, account, listing, limit + 1, place, asset=asset, **then)
         now = queries.clock(connection)
     return _Page(found[:limit], _name_of(found[limit - 1]) if len(found) > limit else None, now)
 
@@ -92,6 +103,7 @@ def lots(
     every: Annotated[
         bool, typer.Option("--all", help="Also those that have nothing left, by the ids of their commands.")
     ] = False,
+    as_of: AsOfOption = None,
     limit: LimitOption = PAGE,
     after: AfterOption = None,
     json: JsonOption = False,
@@ -99,22 +111,26 @@ def lots(
     """Show an account's lots in the order of spending, and where their credits are.
 
     They are as the account was last settled. What time changed since, by the database server's clock, is shown as
-    `expired (not settled)` or `active (not settled)`; with --json `state` is the stored one.
+    `expired (not settled)` or `active (not settled)`; with --json `state` is the stored one. As of a time or a position
+    they are as the account was settled by then.
 
     \b
     Examples:
       creditfold lots alice
+      creditfold lots alice --as-of 2026-06-30T23:59:59.999Z
       creditfold lots alice --asset credits --all --json
     """
     from creditfold.projections import queries
 
-    page = _page(account, queries.EVERY_LOT if every else queries.LIVE_LOTS, limit, after, asset)
+    listing = queries.EVERY_LOT if every else queries.LIVE_LOTS
+    page = _page(account, listing, limit, after, asset=asset, as_of=as_of)
     if json:
         print_json({"lots": page.rows, "next": page.next})
     elif not page.rows:
-        say(f"{account} has no {'' if every else 'live '}lots{f' of {asset}' if asset else ''}{_there(after)}.")
+        what = f"no {'' if every else 'live '}lots{f' of {asset}' if asset else ''}"
+        say(f"{account} {_has(as_of)} {what}{_there(after)}.")
     else:
-        print_lots(page.rows, page.now)
+        print_lots(page.rows, page.now if as_of is None else None)
         _say_next(page)
 
 
@@ -122,9 +138,13 @@ def _there(after: str | None) -> str:
     return "" if after is None else " there"
 
 
-def _state(row: "Lot | Hold", now: "datetime") -> str:
-    """A state, or the one that time has brought since the account was settled."""
-    unsettled = row.unsettled_state(now)
+def _has(as_of: str | None) -> str:
+    return "has" if as_of is None else "had"
+
+
+def _state(row: "Lot | Hold", now: "datetime | None") -> str:
+    """A state, or the one that time has brought since the account was settled; of the past that isn't asked."""
+    unsettled = None if now is None else row.unsettled_state(now)
     return row.state if unsettled is None else f"{unsettled} (not settled)"
 
 
@@ -132,8 +152,8 @@ def _state(row: "Lot | Hold", now: "datetime") -> str:
 PARTS = ("remaining", "held", "spent", "expired", "voided", "forfeited", "reissued", "transferred")
 
 
-def print_lots(rows: "Sequence[Lot]", now: "datetime") -> None:
-    """Print lots as a table, in the states of an instant; parts that none of them has have no column."""
+def print_lots(rows: "Sequence[Lot]", now: "datetime | None") -> None:
+    """Print lots as a table, in the states of an instant, or the stored ones; parts that none has have no column."""
     parts = [name for name in PARTS if name == "remaining" or any(getattr(row, name) for row in rows)]
     print_table(
         ["lot", "asset", "amount", *parts, "state", "class", "priority", "scope", "effective at", "expires at"],
@@ -152,13 +172,15 @@ def holds(
     account: AccountArgument,
     *,
     every: Annotated[bool, typer.Option("--all", help="Also those that lapsed or were closed, by their ids.")] = False,
+    as_of: AsOfOption = None,
     limit: LimitOption = PAGE,
     after: AfterOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show an account's holds, the first to lapse first: what was taken, what is still held, and until when.
 
-    They are as the account was last settled; one that lapsed since is shown as `lapsed (not settled)`.
+    They are as the account was last settled; one that lapsed since is shown as `lapsed (not settled)`. As of a time or
+    a position they are as the account was settled by then.
 
     \b
     Examples:
@@ -167,14 +189,16 @@ def holds(
     """
     from creditfold.projections import queries
 
-    page = _page(account, queries.EVERY_HOLD if every else queries.OPEN_HOLDS, limit, after)
+    listing = queries.EVERY_HOLD if every else queries.OPEN_HOLDS
+    page = _page(account, listing, limit, after, as_of=as_of)
+    now = page.now if as_of is None else None
     _print_page(
         "holds",
         page,
-        f"{account} has no {'' if every else 'open '}holds{_there(after)}.",
+        f"{account} {_has(as_of)} no {'' if every else 'open '}holds{_there(after)}.",
         ("hold", "asset", "taken", "held", "state", "deadline", "from lots"),
         lambda row: (
-            *(row.command_id, row.asset, row.taken, row.held, _state(row, page.now), row.deadline),
+            *(row.command_id, row.asset, row.taken, row.held, _state(row, now), row.deadline),
             ", ".join(f"{amount:,} of {lot}/{number}" for lot, number, amount in row.slices) or NONE,
         ),
         json=json,

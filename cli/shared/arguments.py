@@ -38,6 +38,11 @@ UntilOption = Annotated[
     str | None, typer.Option("--until", metavar="TIME", help="Before this time (ISO 8601, UTC), by the log's clock.")
 ]
 
+AsOfOption = Annotated[
+    str | None,
+    typer.Option("--as-of", metavar="TIME|POSITION", help="What it was then: a time (ISO 8601, UTC), a position."),
+]
+
 
 class ArgumentError(CreditfoldError):
     """An argument that is wrong by itself."""

@@ -400,7 +400,7 @@ export interface paths {
         };
         /**
          * Holds
-         * @description An account's holds, the next to lapse first.
+         * @description An account's holds, the next to lapse first; now, or by what was decided until a time or a position.
          */
         get: operations["holds"];
         put?: never;
@@ -424,7 +424,7 @@ export interface paths {
         };
         /**
          * Lots
-         * @description An account's lots, in the order of spending.
+         * @description An account's lots, in the order of spending; now, or by what was decided until a time or a position.
          */
         get: operations["lots"];
         put?: never;
@@ -4041,7 +4041,7 @@ export interface operations {
                 use?: string | null;
                 /** @description lots, holds, or both by comma: of the same snapshot, 1,000 of each. */
                 expand?: string;
-                /** @description A time or a position, both inclusive: by what was decided until then. Not with use or expand. */
+                /** @description A time or a position, both inclusive: by what was decided until then. */
                 as_of?: string | null;
                 /** @description Position, `partition:offset`, that the answer must reflect; waits for it. */
                 at_least?: string | null;
@@ -4207,7 +4207,7 @@ export interface operations {
             query?: {
                 /** @description A use; adds how much of each balance it could take. */
                 use?: string | null;
-                /** @description A time or a position, both inclusive: by what was decided until then. Not with use or expand. */
+                /** @description A time or a position, both inclusive: by what was decided until then. */
                 as_of?: string | null;
                 /** @description Position, `partition:offset`, that the answer must reflect; waits for it. */
                 at_least?: string | null;
@@ -7414,6 +7414,8 @@ export interface operations {
             query?: {
                 /** @description Lapsed and closed ones too, by their ids. */
                 every?: boolean;
+                /** @description A time or a position, both inclusive: by what was decided until then. */
+                as_of?: string | null;
                 /** @description `next` of the page before: this page begins where that one ended. */
                 cursor?: string | null;
                 /** @description Rows of a page. */
@@ -7846,6 +7848,8 @@ export interface operations {
             query?: {
                 /** @description Empty, expired and voided ones too, by the ids of the commands that made them. */
                 every?: boolean;
+                /** @description A time or a position, both inclusive: by what was decided until then. */
+                as_of?: string | null;
                 /** @description `next` of the page before: this page begins where that one ended. */
                 cursor?: string | null;
                 /** @description Rows of a page. */

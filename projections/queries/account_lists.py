@@ -13,6 +13,7 @@ from psycopg import Connection
 
 from creditfold.common.instants import milliseconds_of
 from creditfold.projections.connections import rows_of
+from creditfold.projections.queries.journal import last_version
 from creditfold.projections.queries.lots import (
     SELECT_HOLDS,
     SELECT_LOTS,
@@ -23,6 +24,7 @@ from creditfold.projections.queries.lots import (
     Schedule,
     Transfer,
 )
+from creditfold.projections.queries.lots_as_of import SELECT_HOLDS_AS_OF, SELECT_LOTS_AS_OF
 
 # Behind every instant, in milliseconds.
 _NEVER = 2**63 - 1
@@ -38,6 +40,7 @@ class Listing(NamedTuple):
         order: what they are ordered by, in SQL.
         place: the values of these of a row: whole numbers and texts.
         like: a place of the same form.
+        as_of: the query of the rows as they were after a line of the journal; None where that isn't known.
     """
 
     kind: type[Any]
@@ -46,6 +49,7 @@ class Listing(NamedTuple):
     order: tuple[LiteralString, ...]
     place: Callable[[Any], Sequence[Any]]
     like: Sequence[Any]
+    as_of: LiteralString | None = None
 
 
 def _in_spending_order(lot: Lot) -> Sequence[Any]:
@@ -81,9 +85,18 @@ LIVE_LOTS = Listing(
     ),
     _in_spending_order,
     ("", 0, 0, 0, 0, 0, 0),
+    SELECT_LOTS_AS_OF,
 )
 #: All lots there ever were, by the ids of the commands that made them.
-EVERY_LOT = Listing(Lot, SELECT_LOTS, "true", (_COMMAND, "l.number"), lambda lot: (lot.command_id, lot.number), ("", 0))
+EVERY_LOT = Listing(
+    Lot,
+    SELECT_LOTS,
+    "true",
+    (_COMMAND, "l.number"),
+    lambda lot: (lot.command_id, lot.number),
+    ("", 0),
+    SELECT_LOTS_AS_OF,
+)
 #: Open holds, the first to lapse first.
 OPEN_HOLDS = Listing(
     Hold,
@@ -92,9 +105,10 @@ OPEN_HOLDS = Listing(
     ("coalesce((extract(epoch FROM l.deadline) * 1000)::bigint, 9223372036854775807)", "l.made"),
     lambda hold: (_ms(hold.deadline, _NEVER), hold.made),
     (0, 0),
+    SELECT_HOLDS_AS_OF,
 )
 #: All holds there ever were, transfers that are in transit, all transfers, and all schedules, by their ids.
-EVERY_HOLD = Listing(Hold, SELECT_HOLDS, "true", (_COMMAND,), _by_command, ("",))
+EVERY_HOLD = Listing(Hold, SELECT_HOLDS, "true", (_COMMAND,), _by_command, ("",), SELECT_HOLDS_AS_OF)
 IN_TRANSIT = Listing(Transfer, SELECT_TRANSFERS, _IN_TRANSIT, (_COMMAND,), _by_command, ("",))
 EVERY_TRANSFER = Listing(Transfer, SELECT_TRANSFERS, "true", (_COMMAND,), _by_command, ("",))
 EVERY_SCHEDULE = Listing(Schedule, SELECT_SCHEDULES, "true", (_COMMAND,), _by_command, ("",))
@@ -108,8 +122,13 @@ def listed(
     after: Sequence[Any] | None = None,
     *,
     asset: str | None = None,
+    until_ms: int | None = None,
+    until: int | None = None,
 ) -> Sequence[Any]:
-    """Some of what an account has, in an order that no write changes.
+    """Some of what an account has, or had, in an order that no write changes.
+
+    As of an instant or an offset it is what was decided until then, as a rebuild that ends there has it: what began or
+    ended since the account was last settled isn't counted. It takes as long as the account's journal until then is.
 
     Args:
         connection: a reader's connection to the projection (`connected`).
@@ -119,23 +138,40 @@ def listed(
         limit: how many rows at most.
         after: only what comes behind that place, which is `listing.place` of a row; None for the first.
         asset: only what is of this asset; None for all.
+        until_ms: as of an instant of the log's clock in milliseconds since 1970 UTC, inclusive; None for any.
+        until: as of an offset of the account's partition, inclusive; None for any.
 
     Returns:
-        Rows of the listing's kind; amounts are in the asset's smallest unit.
+        Rows of the listing's kind; amounts are in the asset's smallest unit. As of a time, `log_offset` is that of the
+        record that last moved something of it.
+
+    Raises:
+        ValueError: an instant or an offset is given, and the listing is known of the present only: it has no `as_of`.
 
     Example:
         >>> [(lot.command_id, lot.remaining) for lot in listed(connection, "ada", LIVE_LOTS, 10)]
         [('welcome', 280)]
     """
     order: LiteralString = ", ".join(listing.order)
-    query: LiteralString = listing.select + "WHERE l.account_id = %s AND " + listing.where
+    names: dict[str, Any] = {"account": account, "asset": asset, "limit": limit}
+    query = listing.select
+    if until_ms is not None or until is not None:
+        if listing.as_of is None:
+            raise ValueError(f"the {listing.kind.__name__} of an account is known of the present only")
+        query = listing.as_of
+        names["version"] = last_version(connection, account, until_ms=until_ms, until=until)
+    query += "WHERE l.account_id = %(account)s AND " + listing.where
     if asset is not None:
-        query += " AND l.asset = %s"
+        query += " AND l.asset = %(asset)s"
     if after is not None:
-        query += " AND (" + order + ") > (" + ", ".join(["%s"] * len(listing.order)) + ")"
-    query += " ORDER BY " + order + " LIMIT %s"
-    of_asset = () if asset is None else (asset,)
-    return rows_of(connection, listing.kind, query, (account, *of_asset, *(after or ()), limit))
+        query += " AND (" + order + ") > (" + ", ".join(_PLACE[: len(after)]) + ")"
+        names |= {f"after_{number}": value for number, value in enumerate(after)}
+    query += " ORDER BY " + order + " LIMIT %(limit)s"
+    return rows_of(connection, listing.kind, query, names)
+
+
+# The parameters of a place's values.
+_PLACE = tuple(f"%(after_{number})s" for number in range(len(LIVE_LOTS.order)))
 
 
 def listed_row(

@@ -78,6 +78,8 @@ TWINS = (
     Twin(f"{OF}/balances", "balances", {"use": "boosts"}, '(use: "boosts")'),
     Twin(f"{OF}/balances", "balances", {"as_of": LONG_AGO}, as_of=LONG_AGO),
     Twin(f"{OF}/balances", "balances", {"as_of": "soon"}, as_of="soon"),
+    Twin(f"{OF}/lots", "lots", {"as_of": LONG_AGO, "every": "true"}, "(every: true)", as_of=LONG_AGO),
+    Twin(f"{OF}/holds", "holds", {"as_of": "soon"}, as_of="soon"),
     Twin(f"{OF}/balances", "balances", {"as_of": LONG_AGO, "use": "x"}, '(use: "x")', as_of=LONG_AGO),
     Twin(f"{OF}/lots", "lots"),
     Twin(f"{OF}/lots", "lots", {"every": "true"}, "(every: true)"),
@@ -369,12 +371,14 @@ def test_an_account_is_read_whole_as_get_reads_it(door: Door) -> None:
     assert found.headers["Creditfold-Position"] in answer.headers["Creditfold-Position"].split(",")
     door.append("of-past", "freezes")
     frozen = door.append("of-past", "unfreezes").json()["position"]
-    past = ask(door.http, f'{{account(account: "of-past", as_of: "{LONG_AGO}") {{frozen lots{{next}}}}}}').json()
+    past = ask(
+        door.http, f'{{account(account: "of-past", as_of: "{LONG_AGO}") {{frozen lots{{next}} transfers{{next}}}}}}'
+    ).json()
     assert (past["data"]["account"], past["errors"][0]["extensions"]["code"]) == (
-        {"frozen": None, "lots": None},
+        {"frozen": None, "lots": {"next": None}, "transfers": None},
         "invalid_as_of",
     )
-    assert past["errors"][0]["path"] == ["account", "lots"]
+    assert past["errors"][0]["path"] == ["account", "transfers"]
     ahead = frozen.split(":")[0] + ":999999999"
     later = ask(door.http, f'{{account(account: "of-past", as_of: "{ahead}") {{frozen}}}}')
     assert (later.status_code, later.json()["code"]) == (503, "not_yet_folded")

@@ -197,7 +197,9 @@ def test_the_past_is_read_by_a_time_or_a_position(door: Door, account: str) -> N
     door.append(account, "freezes")
     frozen = door.append(account, "holds", asset="credits", amount=30, deadline="2099-01-01T00:00:00Z").json()
     door.append(account, "unfreezes")
-    door.append(account, "spends", asset="credits", amount=30)
+    spent = door.append(account, "spends", asset="credits", amount=30).json()
+    held = door.append(account, "holds", asset="credits", amount=30, deadline="2099-01-01T00:00:00Z").json()
+    door.append(account, "releases", hold=held["command_id"])
     url = f"/v1/accounts/{account}"
 
     def then(as_of: str) -> tuple[object, ...]:
@@ -213,13 +215,30 @@ def test_the_past_is_read_by_a_time_or_a_position(door: Door, account: str) -> N
     partition, offset = first["position"].split(":")
     bad = ("soon", "2999-01-01T00:00:00Z", f"{int(partition) + 1}:{offset}", "1:" + "9" * 30)
     assert [door.http.get(url, params={"as_of": text}).status_code for text in bad] == [400] * 4
-    assert door.http.get(url, params={"as_of": first["position"], "expand": "lots"}).status_code == 400
+    for moment, parts, open_holds in ((first, (100, 0, 0), 0), (spent, (70, 30, 0), 0), (held, (40, 30, 30), 1)):
+        past = {"as_of": moment["position"]}
+        lots = door.http.get(f"{url}/lots", params=past).json()
+        holds = door.http.get(f"{url}/holds", params=past).json()
+        assert [(lot["remaining"], lot["spent"], lot["held"]) for lot in lots["lots"]] == [parts]
+        assert [hold["state"] for hold in holds["holds"]] == ["open"] * open_holds
+        both = door.http.get(url, params={**past, "expand": "lots,holds"}).json()
+        assert (both["lots"], both["holds"]) == (lots["lots"], holds["holds"])
+    assert door.http.get(f"{url}/lots", params={"as_of": "2020-01-01T00:00:00Z"}).json() == {"lots": [], "next": None}
     assert door.http.get(f"{url}/balances", params={"as_of": first["position"], "use": "x"}).status_code == 400
     assert door.http.get(url, params={"as_of": f"{partition}:{10**15}"}).status_code == 503
-    for part in ("lots", "holds", "transfers", "schedules"):
+    assert door.http.get(f"{url}/lots", params={"as_of": f"{partition}:{10**15}"}).status_code == 503
+    assert [door.http.get(f"{url}/holds", params={"as_of": text}).status_code for text in bad] == [400] * 4
+    for part in ("transfers", "schedules"):
         refused = door.http.get(f"{url}/{part}", params={"as_of": first["position"]})
         assert (refused.status_code, refused.json()["code"]) == (400, "invalid_as_of")
-        assert "/balances" in refused.json()["remedy"]
+        assert "/holds" in refused.json()["remedy"]
+    door.grant(account, 5)
+    now = door.grant(account, 6).json()["position"]
+    page = door.http.get(f"{url}/lots", params={"as_of": now, "limit": 1}).json()
+    rest = door.http.get(f"{url}/lots", params={"as_of": now, "limit": 2, "cursor": page["next"]}).json()
+    assert [lot["amount"] for lot in (*page["lots"], *rest["lots"])] == [100, 5, 6]
+    refused = door.http.get(f"{url}/lots", params={"cursor": page["next"]})
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_cursor")
 
 
 def test_the_journal_of_all_accounts_is_read_from_a_position_on(door: Door, account: str) -> None:

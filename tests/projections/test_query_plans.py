@@ -61,6 +61,11 @@ def _listed_behind(listing: queries.Listing, connection: Connection[Any], accoun
     return queries.listed(connection, account, listing, 5, ("", 0)[: len(listing.order)])
 
 
+def _listed_as_of(listing: queries.Listing, connection: Connection[Any], account: str) -> Any:
+    place = (0,) * len(listing.like) if listing is queries.OPEN_HOLDS else listing.like
+    return queries.listed(connection, account, listing, 5, place, until_ms=30_000)
+
+
 QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
     "balances": queries.balances,
     "balances_as_of": lambda connection, account: queries.balances_as_of(connection, account, 0, until_ms=1),
@@ -98,6 +103,10 @@ QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
     "listed, lots of an asset": lambda connection, account: queries.listed(
         connection, account, queries.LIVE_LOTS, 5, LOT, asset="credits"
     ),
+    **{
+        f"listed, {name} as of a time": partial(_listed_as_of, listing)
+        for name, listing in [("live lots", queries.LIVE_LOTS), ("open holds", queries.OPEN_HOLDS), *EVERY.items()][:4]
+    },
     "listed, lots": lambda connection, account: queries.listed(connection, account, queries.LIVE_LOTS, 5, LOT),
     "listed, holds": lambda connection, account: queries.listed(connection, account, queries.OPEN_HOLDS, 5, (1, 1)),
     "listed, sent": lambda connection, account: queries.listed(connection, account, queries.IN_TRANSIT, 5, ("t1",)),

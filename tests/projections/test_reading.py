@@ -97,6 +97,63 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
                     assert (row.available, row.pending, row.held, row.debt, row.credit_limit) == expected
 
 
+async def test_lots_and_holds_as_of_each_position_are_what_the_ledger_had(prepared: Settings) -> None:
+    """Those of the accounts that a record changed, at each record of a random history, as the rules alone say."""
+    records = history(2, 300)
+    await fold_in_pieces(prepared, records, random.Random(2), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
+    before, seen = dict[str, int](), Counter[str]()
+    with connected(prepared.dsn) as connection, snapshot(connection):
+        for offset in range(len(records)):
+            accounts: dict[str, Any] = dict(in_memory(records[: offset + 1]).accounts)
+            changed = [name for name, account in accounts.items() if account.version != before.get(name)]
+            before = {name: account.version for name, account in accounts.items()}
+            for name in changed:
+                then = partial(queries.listed, connection, name, limit=10_000, until=offset)
+                lots = accounts[name].lots.values()
+                found = {(lot.command_id, lot.number): lot for lot in then(queries.EVERY_LOT)}
+                assert {key: parts_of(lot) for key, lot in found.items()} == {lot.id: parts_of(lot) for lot in lots}
+                states = {lot.id: state_of(lot) for lot in lots}
+                assert {key: lot.state for key, lot in found.items()} == states, (offset, name)
+                live = sorted((lot for lot in lots if lot.is_live), key=lambda lot: (lot.asset, lot.order))
+                assert [(lot.command_id, lot.number) for lot in then(queries.LIVE_LOTS)] == [lot.id for lot in live]
+                holds = {hold.id: hold for hold in accounts[name].holds.values()}
+                assert {hold.command_id: hold_of(hold) for hold in then(queries.EVERY_HOLD)} == {
+                    hold.id: (hold.amount, [[*lot, amount] for lot, amount in hold.slices], state_of_hold(hold))
+                    for hold in holds.values()
+                }
+                waiting = sorted(
+                    (hold for hold in holds.values() if hold.is_open), key=lambda hold: (hold.deadline, hold.made)
+                )
+                assert [hold.command_id for hold in then(queries.OPEN_HOLDS)] == [hold.id for hold in waiting]
+                seen.update(states.values())
+                seen.update("voided while held" for lot in lots if lot.is_void and not lot.voided)
+                seen.update(state_of_hold(hold) for hold in holds.values())
+    states_of_lots = {"voided", "voided while held", "empty", "expired", "pending", "active"}
+    assert set(seen) == {*states_of_lots, "open", "lapsed", "closed"}
+
+
+def parts_of(lot: Any) -> tuple[int, ...]:
+    """Where a lot's credits are."""
+    return tuple(getattr(lot, part) for part in ("amount", *PARTS))
+
+
+def state_of(lot: Any) -> str:
+    """The state of a lot in memory."""
+    if lot.is_void or not lot.is_live:
+        return "voided" if lot.is_void else "empty"
+    return "expired" if lot.is_lapsed else "pending" if lot.is_pending else "active"
+
+
+def hold_of(hold: queries.Hold) -> tuple[int, list[list[Any]], str]:
+    """What a hold has, of which lots, and its state."""
+    return hold.held, hold.slices, hold.state
+
+
+def state_of_hold(hold: Any) -> str:
+    """The state of a hold in memory."""
+    return "open" if hold.is_open else "lapsed" if hold.is_lapsed else "closed"
+
+
 async def test_what_will_end_is_what_the_lots_say(prepared: Settings) -> None:
     """An account's lots lose what they have left when they end; as of the log's clock, since the history is old."""
     records = history(7, 400)
@@ -346,6 +403,14 @@ def test_what_the_commands_about_an_account_print(said: Callable[..., str], bare
     ]
     assert len(bare("lots", "ann", "--all", "--json").json["lots"]) == 2
     assert said("lots", "ann", "--asset", "gold") == "ann has no live lots of gold.\n"
+    assert said("lots", "ann", "--as-of", "0:3").splitlines()[1:] == [
+        "g2/1 credits 50 50 active paid 50 ads 2024-01-30T00:00:00.000Z never",
+        "g1/1 credits 30 30 active paid 50 - 2024-01-30T00:00:00.000Z 2024-01-30T05:00:00.000Z",
+    ]
+    assert said("lots", "ann", "--as-of", "2020-01-01") == "ann had no live lots.\n"
+    assert "h1 credits 15 10 open 2024-01-30T06:00:00.000Z 10 of g1/1\n" in said("holds", "ann", "--as-of", "0:8")
+    assert said("holds", "ann", "--as-of", "2020-01-01") == "ann had no open holds.\n"
+    assert "has not reached 0:99 yet" in said("holds", "ann", "--as-of", "0:99", code=4)
     assert said("holds", "ann") == "ann has no open holds.\n"
     assert "h1 credits 15 0 lapsed 2024-01-30T06:00:00.000Z -" in said("holds", "ann", "--all")
     assert "t1 credits 7 bob in transit 0:12" in said("transfers", "ann")
