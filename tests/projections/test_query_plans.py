@@ -307,6 +307,22 @@ def test_dead_letters_are_found_by_an_index(prepared: Settings) -> None:
         assert_in_order(f"{name}, to redrive")
 
 
+def test_what_was_decided_about_dead_letters_is_looked_up_by_an_index(prepared: Settings) -> None:
+    """The open ones are found in their order though nearly all are decided about: a look-up for each that is passed."""
+    with psycopg.connect(prepared.dsn, autocommit=True) as connection:
+        connection.execute(LETTERS.encode(), binary=False)
+        connection.execute(DECISIONS.encode(), binary=False)
+    for name, options in LISTED.items():
+        with explaining(prepared) as connection:
+            queries.dead_letters(connection, 20, only_open=True, **options)
+        assert_in_order(name)
+        (plan,) = Explaining.plans
+        for table in ("dead_letter_decisions", "redrives"):
+            found = list(scans(plan, large={table}))
+            assert [kind for kind, _ in found if kind.startswith("Index")], (name, table, plan)
+            assert [kind for kind, _ in found if kind.endswith("Seq Scan")] == [], (name, table, plan)
+
+
 def assert_in_order(question: str) -> None:
     """The plan reads dead letters by an index, in the order of the answer, and sorts few of them at most."""
     (plan,) = Explaining.plans
@@ -323,6 +339,17 @@ def sorted_rows(plan: dict[str, Any], relation: str) -> Iterator[int]:
     for below in plan.get("Plans", ()):
         yield from sorted_rows(below, relation)
 
+
+# All but the first few are decided about: two of three discarded, the others redriven by another database.
+DECISIONS = f"""
+INSERT INTO ledger.dead_letter_decisions (topic_id, log_partition, log_offset, decision, decided_by, note)
+    SELECT topic_id, CASE WHEN n % 4000 = 0 THEN 3 ELSE 0 END, n, 'discard', 'me', ''
+    FROM ledger_0001.source, generate_series(6, {ROWS}) n WHERE n % 3 > 0;
+INSERT INTO ledger_0001.redrives
+    SELECT 0, {ROWS} + n, CASE WHEN n % 4000 = 0 THEN 3 ELSE 0 END, n, 'me', ''
+    FROM generate_series(6, {ROWS}) n WHERE n % 3 = 0;
+ANALYZE ledger.dead_letter_decisions, ledger_0001.redrives;
+"""
 
 # Nearly all of one reason, in one partition.
 LETTERS = f"""
