@@ -71,6 +71,8 @@ class BatchReader:
         self._fallback: LogReader | None = None
         self._client: Any = None
         self._batches: batches.Batches | None = None
+        # Of the leader when the record right before the position was written; -1 where that isn't known.
+        self._epoch = -1
         # What the last batch has beyond what was taken, and the offset behind it.
         self._rest: list[LogRecord] = []
         self._rest_end = start
@@ -105,7 +107,7 @@ class BatchReader:
                 _log.log(logging.DEBUG if is_expected else logging.WARNING, "librdkafka reads on: %r", error)
         if self._fallback is None:
             await self._disconnect()
-            self._fallback = LogReader(self._kafka, *self._place, self._position)
+            self._fallback = LogReader(self._kafka, *self._place, self._position, self._epoch)
         if self._taking is None:
             self._taking = asyncio.create_task(asyncio.to_thread(self._fallback.take, most, timeout_s))
         taken = await asyncio.shield(self._taking)
@@ -134,7 +136,7 @@ class BatchReader:
         self._batches, self._rest = None, []
 
     async def _take_batches(self, most: int, timeout_s: float) -> LogSlice:
-        start, records = self._position, list[LogRecord]()
+        start, records, epoch = self._position, list[LogRecord](), self._epoch
         deadline = time.monotonic() + timeout_s
         try:
             while True:
@@ -147,14 +149,17 @@ class BatchReader:
                     if self._position > start and (is_late or self._position >= self._known_end):
                         break
                     batch = await self._fetch(deadline)
-                if batch is not None:
+                if batch is not None and self._batches is not None:
                     self._rest_end, self._rest = batch
+                    epoch = self._batches.epoch
                 elif records or time.monotonic() >= deadline:
                     break
         except BaseException:
             # What was taken so far is read again.
             self._reset(start)
             raise
+        # Only here, for what was given up above is read again from the start.
+        self._epoch = epoch
         return LogSlice(self._position, records)
 
     def _take_rest(self, records: list[LogRecord], most: int) -> None:

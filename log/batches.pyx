@@ -12,6 +12,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from creditfold.log.record import UNREADABLE_HEADERS, LogRecord
 
 cdef Py_ssize_t _LENGTH_END = 12
+cdef Py_ssize_t _EPOCH = 12
 cdef Py_ssize_t _SUM = 17
 cdef Py_ssize_t _SUMMED = 21
 cdef Py_ssize_t _HEADER = 61
@@ -37,12 +38,15 @@ cdef class Batches:
     cdef dict _decoders
     cdef object _checksum
     cdef Py_ssize_t _at
+    #: Of the leader when the last batch that was returned was written; -1 before the first.
+    cdef readonly int epoch
 
     def __cinit__(self, bytes data not None, dict decoders not None, checksum):
         self._data = data
         self._decoders = decoders
         self._checksum = checksum
         self._at = 0
+        self.epoch = -1
 
     def next(self, int64_t start):
         """Records of the next batch from an offset on, and the offset behind the batch; None where no whole one is left.
@@ -68,6 +72,7 @@ cdef class Batches:
         if self._checksum(body) != <uint32_t> _fixed(at + _SUM, 4):
             raise StrangeBatchError
         self._at += size
+        self.epoch = <int> _fixed(at + _EPOCH, 4)
         attributes = at[22]
         end = _fixed(at, 8) + _fixed(at + 23, 4) + 1
         if attributes & _CONTROL or end <= start:

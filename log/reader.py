@@ -40,12 +40,14 @@ class LogReader:
         topic: its name.
         partition: of the topic.
         start: offset of the first record wanted.
+        epoch: of the leader when the record right before it was written, where that was read before: what follows it
+            must be of the same log. -1 where it isn't known.
     """
 
-    def __init__(self, kafka: Mapping[str, str], topic: str, partition: int, start: int) -> None:
+    def __init__(self, kafka: Mapping[str, str], topic: str, partition: int, start: int, epoch: int = -1) -> None:
         self.position = start
-        # Of the leader when the record right before the position was written; -1 where that isn't known.
-        self._epoch = -1
+        # As of the record right before the position.
+        self._epoch = epoch
         self._place = (topic, partition)
         self._kafka = kafka
         self._consumer = self._new_consumer()

@@ -211,11 +211,15 @@ class Broker:
     def __init__(self, version: int, trouble: str, at: int) -> None:
         self.log: list[LogRecord] = []
         self._batches: list[tuple[int, bytes]] = []
+        #: The leader's epoch of each record.
+        self.epochs: list[int] = []
         for number in range(12):
             start = len(self.log)
-            made = batch(some_records(10 + number), start, 4)
-            self._batches.append((start + 10 + number, made))
-            self.log += as_aiokafka(made)
+            made = bytearray(batch(some_records(10 + number), start, 4))
+            made[12:16] = number.to_bytes(4, "big")
+            self._batches.append((start + 10 + number, bytes(made)))
+            self.epochs += [number] * (10 + number)
+            self.log += as_aiokafka(bytes(made))
         self._version, self._trouble, self._at = version, trouble, at
         self.asked = self.closed = 0
         self.cluster = self
@@ -259,8 +263,9 @@ class Slow:
 
     records: Sequence[LogRecord] = ()
 
-    def __init__(self, kafka: object, topic: str, partition: int, start: int) -> None:
-        self.position = start
+    def __init__(self, kafka: object, topic: str, partition: int, start: int, epoch: int) -> None:
+        self.start = self.position = start
+        self.epoch = epoch
 
     def take(self, most: int, timeout_s: float) -> LogSlice:
         found = [record for record in self.records if record.offset >= self.position][:most]
@@ -278,7 +283,7 @@ class Slow:
 async def test_whatever_happens_every_record_is_read_once(
     monkeypatch: pytest.MonkeyPatch, version: int, trouble: str, at: int, most: int
 ) -> None:
-    """The other reader goes on where this one was, in the middle of a batch and of a piece too."""
+    """The other reader goes on where this one was, in the middle of a batch and of a piece too, and as of its epoch."""
     broker = Broker(version, trouble, at)
 
     async def opened(kafka: object, topic: str) -> Broker:
@@ -297,5 +302,7 @@ async def test_whatever_happens_every_record_is_read_once(
     assert found == broker.log
     # The first batch is what was asked for at first.
     assert (reader._fallback is not None) == ((trouble, at) not in (("none", at), ("old", 1)))
+    if isinstance(reader._fallback, Slow):
+        assert reader._fallback.epoch == ([-1, *broker.epochs][reader._fallback.start])
     await reader.close()
     assert broker.closed == 1

@@ -241,7 +241,7 @@ def test_what_lives_through_the_loss_joins_no_histories(
     The next message of an outbox lands where an earlier one was: the transaction is given up, and another outbox begins
     there. Where something of the same producer is left, as in partition 1, Kafka misses the numbers between by itself.
     What reads on, as a long archive does, ends with an error: by the leader's epoch, also where its client lost Kafka
-    for so long that another one takes its place.
+    for so long that another one takes its place, and where one begins behind what another reader has read.
     """
     settings, topic, commands = ledger_settings, ledger_settings.outcomes_topic, ledger_settings.commands_topic
     append(settings, [grant(partition, f"g-{number}") for number in range(4) for partition in (0, 1)])
@@ -271,6 +271,9 @@ def test_what_lives_through_the_loss_joins_no_histories(
         another_reader._replace_if_lost()
         with pytest.raises(UnreadableError):
             read_up_to(another_reader, 8)
+        follower = LogReader(settings.kafka_client, commands, 3, 4, another_reader._epoch)
+        with follower, pytest.raises(UnreadableError):
+            read_up_to(follower, 8)
         for outbox in (first, second):
             cut = r"offset 6, and is at 0|out of order|sequence"
             with pytest.raises((OutcomesCutError, KafkaException), match=cut):
