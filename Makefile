@@ -198,6 +198,7 @@ api: $(VENV)/.installed-dev
 	$(BIN)/python docs/routes.py
 	$(BIN)/python docs/conformance.py
 	$(BIN)/python docs/outcome_schemas.py
+	$(BIN)/python docs/webhook_schemas.py
 	$(BIN)/python docs/asyncapi.py
 	$(BIN)/python docs/client_code.py
 	$(BIN)/python docs/reference.py

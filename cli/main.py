@@ -33,7 +33,7 @@ from creditfold.cli.read import (
     trace,
 )
 from creditfold.cli.rebuild import generations, rules, trial_balance, verify
-from creditfold.cli.run import access, archive, doctor, keys, processes, servers, status
+from creditfold.cli.run import access, archive, doctor, keys, processes, servers, status, webhooks
 from creditfold.cli.shared.output import OutputError, output_error, print_json, safe, written
 from creditfold.cli.shared.places import placed
 from creditfold.common.errors import CreditfoldError
@@ -59,11 +59,21 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("init", _RUN, servers.init),
     ("worker", _RUN, processes.worker),
     ("publisher", _RUN, processes.publisher),
+    ("delivery", _RUN, processes.delivery),
     ("serve", _RUN, processes.serve),
     ("keys create", _RUN, keys.keys_create),
     ("keys list", _RUN, keys.keys_list),
     ("keys rotate", _RUN, keys.keys_rotate),
     ("keys revoke", _RUN, keys.keys_revoke),
+    ("webhooks create", _RUN, webhooks.webhooks_create),
+    ("webhooks list", _RUN, webhooks.webhooks_list),
+    ("webhooks show", _RUN, webhooks.webhooks_show),
+    ("webhooks rotate", _RUN, webhooks.webhooks_rotate),
+    ("webhooks disable", _RUN, webhooks.webhooks_disable),
+    ("webhooks enable", _RUN, webhooks.webhooks_enable),
+    ("webhooks delete", _RUN, webhooks.webhooks_delete),
+    ("webhooks attempts", _RUN, webhooks.webhooks_attempts),
+    ("webhooks resend", _RUN, webhooks.webhooks_resend),
     ("status", _RUN, status.status),
     ("tick", _RUN, tick.tick),
     ("rebuild", _REBUILD, generations.rebuild),
@@ -128,6 +138,7 @@ GROUPS = {
     "schedule": (_APPEND, "Grant credits periodically, and end that."),
     "dead-letters": (_READ, "See the records that can't be folded, and mend them."),
     "keys": (_RUN, "Make the keys that open the HTTP door, and take them back."),
+    "webhooks": (_RUN, "Have endpoints called when something is decided, and send it again."),
     "rules": (_REBUILD, "See which version of the rules is in force, and bring another into force."),
 }
 

@@ -18,6 +18,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "client": ("httpx", "tenacity"),
     "cli": ("rich", "structlog", "typer"),
     "api": ("fastapi", "graphql", "h11", "joserfc", "prometheus_client", "starlette", "strawberry", "uvicorn"),
+    "delivery": ("aiohttp", "cryptography"),
     "embedded": ("jgo", "requests", "truststore"),
     "worker": ("aiokafka", "cramjam", "faust"),
 }

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -262,6 +263,12 @@ class Settings(BaseSettings):
         None, description="Address, host:port, where `GET /metrics` is served without a key; none if unset."
     )
 
+    webhook_allowed_networks: str = Field(
+        "",
+        description="Networks whose addresses webhooks may call though they aren't public, by commas, as 10.0.0.0/8; "
+        "without TLS too. None if empty.",
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -310,6 +317,13 @@ class Settings(BaseSettings):
     def _tokens_are_of_somebody_for_us(cls, value: str | None, info: ValidationInfo) -> str | None:
         if not value and info.data.get("api_jwks_url"):
             raise ValueError("it is needed beside api_jwks_url: a provider signs for others too")
+        return value
+
+    @field_validator("webhook_allowed_networks")
+    @classmethod
+    def _networks_are_networks(cls, value: str) -> str:
+        for part in filter(None, map(str.strip, value.split(","))):
+            ip_network(part)
         return value
 
     @field_validator("searchable_metadata")

@@ -1,7 +1,7 @@
-"""The worker, the publisher and the HTTP door that run in the background of a data folder. Not their work.
+"""The worker, the publisher, the deliverer and the HTTP door that run in the background of a data folder.
 
-One of each for a data folder, with the servers there. Processes started by hand aren't known here, and needn't be: any
-number of them share the partitions, and a door may stand beside another one.
+Owns the processes and not their work: one of each for a data folder, with the servers there. Processes started by hand
+aren't known here, and needn't be: any number of them share the partitions, and a door may stand beside another one.
 """
 
 import os
@@ -41,7 +41,7 @@ def daemon(settings: Settings, role: Background) -> Daemon:
 def start(settings: Settings, role: Background) -> bool:
     """Start the background process of a role unless it runs, and wait until it works.
 
-    A worker or a publisher works once it holds a partition, the HTTP door once it is ready.
+    A worker or a publisher works once it holds a partition, the HTTP door once it is ready, a deliverer once it runs.
 
     Returns:
         Whether it was started.
@@ -78,7 +78,7 @@ def _await_work(settings: Settings, process: Daemon, role: Background) -> None:
         pid = process.pid
         if pid is None:
             return True
-        return door.is_ready(settings) if role == "serve" else _holds_a_partition(settings, role, pid)
+        return door.is_ready(settings) if role == "serve" else _is_at_work(settings, role, pid)
 
     if not wait_until(ended_or_at_work, READY_BOUND_S) or process.pid is None:
         raise BackgroundProcessError(
@@ -88,12 +88,19 @@ def _await_work(settings: Settings, process: Daemon, role: Background) -> None:
         )
 
 
-_LACKS = {"worker": "has no partition yet", "publisher": "has no partition yet", "serve": "isn't ready yet"}
+_LACKS = {
+    "worker": "has no partition yet",
+    "publisher": "has no partition yet",
+    "serve": "isn't ready yet",
+    "delivery": "doesn't run yet",
+}
 
 
-def _holds_a_partition(settings: Settings, role: Role, pid: int) -> bool:
-    """Whether its signs of life say that it holds a partition, as a health check will look for."""
+def _is_at_work(settings: Settings, role: Role, pid: int) -> bool:
+    """Whether its signs of life say that it holds a partition, as a health check will look for; or that it runs."""
     owner = f"{socket.gethostname()}:{pid}"
     with connected(settings.dsn) as connection:
         mine = [one.sign for one in heartbeats(connection, role) if one.sign.owner == owner]
+    if role == "delivery":
+        return any(sign.state == "running" for sign in mine)
     return any(part.held_s == 0 for sign in mine for part in sign.partitions)

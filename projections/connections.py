@@ -22,7 +22,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.projections.failures import PoolerError, PostgresUnavailableError, explained, timeout_of, why
-from creditfold.projections.sessions import FOLD, HEARTBEAT, OUTBOX, PINNED, bound_of, pin
+from creditfold.projections.sessions import DELIVERY, FOLD, HEARTBEAT, OUTBOX, PINNED, bound_of, pin
 
 __all__ = ["PostgresUnavailableError", "connected", "connected_async", "snapshot"]
 
@@ -153,6 +153,16 @@ def outbox_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connect
 
     options = {"application_name": application, **SESSION}
     return _readers(dsn, size, begin, options, check=ConnectionPool.check_connection)
+
+
+def delivery_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connection[TupleRow]]:
+    """A pool of at most `size` connections in autocommit for who delivers webhooks; not opened yet."""
+
+    def begin(connection: Connection[TupleRow]) -> None:
+        connection.execute(pin(DELIVERY, connection.info.server_version))
+
+    options = {**_options(application), "target_session_attrs": "read-write"}
+    return _readers(dsn, size, begin, options, check=ConnectionPool.check_connection, reconnect_timeout=RECONNECT_S)
 
 
 def reader_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connection[TupleRow]]:

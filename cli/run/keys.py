@@ -69,8 +69,8 @@ def keys_create(
     service a key of its own, with no more scopes than it needs: `append:` and a kind of command (grant, spend, hold,
     capture, release, refund, void_grant, transfer, freeze, unfreeze, close, set_credit_limit, create_schedule,
     cancel_schedule, batch), read:balance, read:statement, read:personal, operate:dead-letters, operate:generations,
-    operate:rules, operate:metrics, keys, audit. With manual:grant, manual:refund, manual:void_grant a person does so by
-    hand, with a reason and audited.
+    operate:rules, operate:metrics, webhooks, keys, audit. With manual:grant, manual:refund, manual:void_grant a person
+    does so by hand, with a reason and audited.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The commands that run or check a process: worker, publisher, serve. Owns their options, not their work."""
+"""The commands that run or check a process: worker, publisher, delivery, serve. Owns their options, not their work."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,6 +69,35 @@ def publisher(
     from creditfold.processors.publisher.main import run_publisher
 
     run_publisher(load_settings(), json_logs=json_logs, verbose=verbose)
+
+
+def delivery(
+    check: CheckOption = False,
+    live: LiveOption = False,
+    json_logs: JsonLogsOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Deliver webhooks to their endpoints until it is stopped (Ctrl-C or SIGTERM).
+
+    Follows what the fold decided, and calls each endpoint about it in the order of its accounts. Of several, one
+    delivers and the others stand by. It waits while PostgreSQL is away.
+
+    \b
+    Examples:
+      creditfold delivery
+      creditfold delivery --json-logs
+      creditfold delivery --check           for a readiness probe
+      creditfold delivery --check --live    for a liveness probe
+    """
+    from creditfold.common.extras import require
+    from creditfold.common.settings import load_settings
+
+    if _is_checked("delivery", check=check, live=live):
+        return
+    require("delivery")
+    from creditfold.delivery.main import run_delivery
+
+    run_delivery(load_settings(), json_logs=json_logs, verbose=verbose)
 
 
 def serve(

@@ -26,7 +26,8 @@ def compiled_core(steps: Steps) -> "Core":
 
 def up(
     worker: Annotated[
-        bool, typer.Option("--worker", help="Start a worker, a publisher and the HTTP door in the background too.")
+        bool,
+        typer.Option("--worker", help="Start a worker, a publisher, delivery and the HTTP door in the background."),
     ] = False,
 ) -> None:
     """Start Kafka and PostgreSQL on this machine, and make the topics and the tables.
@@ -48,6 +49,7 @@ def up(
     if worker:
         # Before anything is started.
         require("worker")
+        require("delivery")
         require("api")
     settings = load_settings()
     if worker:
@@ -65,6 +67,8 @@ def up(
             print(f"warning: {core.warning}", file=sys.stderr)
         with steps.step("Starting a publisher"):
             started += ["a publisher"] if daemons.start(settings, "publisher") else []
+        with steps.step("Starting the delivery of webhooks"):
+            started += ["the delivery of webhooks"] if daemons.start(settings, "delivery") else []
         with steps.step("Starting the HTTP door"):
             started += ["the HTTP door"] if daemons.start(settings, "serve") else []
     say(f"Started {' and '.join(started)}." if started else "Everything runs already.")
@@ -99,7 +103,7 @@ def _say_door(settings: "Settings") -> None:
 
 
 def down() -> None:
-    """Stop what `up` started, the HTTP door, the publisher and the worker first. The data stays.
+    """Stop what `up` started, the HTTP door and the other processes first. The data stays.
 
     \b
     Example:
@@ -112,6 +116,7 @@ def down() -> None:
     settings = load_settings()
     # Who brings commands first, then who needs them.
     stopped = ["the HTTP door"] if daemons.stop(settings, "serve") else []
+    stopped += ["the delivery of webhooks"] if daemons.stop(settings, "delivery") else []
     stopped += ["the publisher"] if daemons.stop(settings, "publisher") else []
     stopped += ["the worker"] if daemons.stop(settings, "worker") else []
     stopped += embedded.down(settings)

@@ -66,6 +66,7 @@ def _services(settings: "Settings") -> "list[ServiceStatus]":
     roles: dict[Background, tuple[str, str]] = {
         "worker": ("worker", "in the background"),
         "publisher": ("publisher", "in the background"),
+        "delivery": ("delivery", "in the background"),
         "serve": ("HTTP door", url_of(settings)),
     }
     for role, (name, address) in roles.items():

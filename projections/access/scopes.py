@@ -19,6 +19,7 @@ SCOPES: dict[str, str] = {
     "operate:generations": "rebuild, verify, activate and drop generations",
     "operate:rules": "compare versions of the rules",
     "operate:metrics": "read metrics",
+    "webhooks": "create, change and remove webhook endpoints and alert rules, and send events again",
     "keys": "create, list, rotate and revoke keys",
     "audit": "read the audit",
 }

@@ -1,4 +1,4 @@
-"""The heartbeats of workers and publishers, in a table that outlives every generation. Judges none.
+"""The heartbeats of workers, publishers and deliverers, in a table that outlives every generation. Judges none.
 
 PostgreSQL's clock times each, so that ages don't depend on the clocks of the machines that write or read them.
 """
@@ -10,7 +10,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
-Role: TypeAlias = Literal["worker", "publisher"]
+Role: TypeAlias = Literal["worker", "publisher", "delivery"]
 State: TypeAlias = Literal["starting", "running", "stopped"]
 
 #: The row of a process that is gone is removed after this, in seconds; until then it shows when it was last there.

@@ -81,7 +81,10 @@ class JournalRow(NamedTuple):
 
 
 class DeadRow(NamedTuple):
-    """One record that can't be folded; `headers` are pairs of an escaped name and base64 text."""
+    """One record that can't be folded; `headers` are pairs of an escaped name and base64 text.
+
+    `appended_at_ms` is in milliseconds since 1970 UTC, 0 if it isn't known.
+    """
 
     log_offset: int
     reason: str
@@ -89,6 +92,7 @@ class DeadRow(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: list[list[str | None]]
+    appended_at_ms: int = 0
 
 
 class Window(NamedTuple):
@@ -129,7 +133,8 @@ _SIZES = """
     ORDER BY log_offset LIMIT %s"""
 
 _DEAD_LETTERS = """
-    SELECT log_offset, reason, detail, key, value, headers
+    SELECT log_offset, reason, detail, key, value, headers,
+        coalesce(round(date_part('epoch', appended_at) * 1000)::bigint, 0) AS appended_at_ms
     FROM ledger.dead_letters WHERE log_partition = %s AND log_offset >= %s AND log_offset < %s ORDER BY log_offset"""
 
 

@@ -37,10 +37,10 @@ CREATE TABLE IF NOT EXISTS ledger.dead_letter_decisions (
     PRIMARY KEY (topic_id, log_partition, log_offset)
 );
 
--- The last sign of life of each worker and publisher, and what it was doing: see heartbeats.py. Not of a generation, so a
+-- The last sign of life of each worker, publisher and deliverer, and what it was doing: see heartbeats.py. Not of a generation, so a
 -- rebuild and a switch leave it alone. No part of the ledger.
 CREATE TABLE IF NOT EXISTS ledger.heartbeats (
-    role text COLLATE "C" NOT NULL CHECK (role IN ('worker', 'publisher')),
+    role text COLLATE "C" NOT NULL CHECK (role IN ('worker', 'publisher', 'delivery')),
     owner text COLLATE "C" NOT NULL,
     host text NOT NULL,
     pid integer NOT NULL,

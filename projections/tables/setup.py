@@ -84,6 +84,7 @@ def prepare(dsn: str, log: Log, searchable: Collection[str] = (), *, by_balance:
             refuse_other_log(source_of(connection, found[0]), log)
             mend_access(connection, found[0])
         _prepare_access_tables(connection)
+        _prepare_delivery_tables(connection)
     return found is None
 
 
@@ -94,6 +95,14 @@ def _prepare_access_tables(connection: Connection[TupleRow]) -> None:
     if connection.execute(newest).fetchone() is None:
         become_owner(connection)
         connection.execute(script("tables/access.sql"))
+        connection.execute("RESET ROLE")
+
+
+def _prepare_delivery_tables(connection: Connection[TupleRow]) -> None:
+    # As of those of access.
+    if connection.execute("SELECT to_regclass('ledger_delivery.alerts') IS NULL").fetchone() == (True,):
+        become_owner(connection)
+        connection.execute(script("tables/delivery.sql"))
         connection.execute("RESET ROLE")
 
 

@@ -62,6 +62,7 @@ ROOMS = (
     "projections",
     "stack",
     "client",
+    "delivery",
     "api",
     "cli",
 )

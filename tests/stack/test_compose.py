@@ -16,11 +16,11 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DEFAULTS = Settings.model_fields
 #: What works on the servers.
-PROCESSES = ("worker", "publisher", "door")
+PROCESSES = ("worker", "publisher", "delivery", "door")
 
 
 def test_the_services() -> None:
-    """Both servers, what prepares them, what folds, what publishes and what serves HTTP."""
+    """Both servers, what prepares them, what folds, what publishes, what calls webhooks and what serves HTTP."""
     assert set(SERVICES) == {"kafka", "postgres", "init", *PROCESSES}
 
 
@@ -110,7 +110,8 @@ def test_the_order_of_the_start() -> None:
     for name in PROCESSES:
         assert SERVICES[name]["depends_on"] == {"init": {"condition": "service_completed_successfully"}}
     commands = {name: SERVICES[name]["command"][0] for name in ("init", *PROCESSES)}
-    assert commands == {"init": "init", "worker": "worker", "publisher": "publisher", "door": "serve"}
+    own = {name: name for name in ("init", "worker", "publisher", "delivery")}
+    assert commands == {**own, "door": "serve"}
     # What it prints is kept in a log.
     assert SERVICES["init"]["command"] == ["init", "--no-key"]
 
@@ -128,7 +129,7 @@ def test_the_image() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     assert "\nUSER creditfold\n" in dockerfile
     assert "\nRUN CREDITFOLD_CORE=compiled python -m build --wheel " in dockerfile
-    assert "creditfold-*.whl)[worker,api]" in dockerfile
+    assert "creditfold-*.whl)[worker,api,delivery]" in dockerfile
     assert SERVICES["worker"]["build"] == {"context": ".", "dockerfile": "deploy/Dockerfile"}
     sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rooms = [path.parent.name for path in ROOT.glob("*/py.typed")]

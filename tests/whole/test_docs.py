@@ -41,7 +41,7 @@ pytestmark = pytest.mark.compiled_core
 
 
 # They start or stop what the fixtures own, or run until they are stopped. tests/cli/test_cli.py runs each of them.
-RUN_ELSEWHERE = {"up", "down", "demo", "worker", "publisher", "serve"}
+RUN_ELSEWHERE = {"up", "down", "demo", "worker", "publisher", "delivery", "serve"}
 
 # What README has in place of the Makefile's two commands; test_the_commands_without_make_are_those_of_the_makefile.
 INSTALLING = (

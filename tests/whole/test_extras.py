@@ -182,6 +182,7 @@ def test_each_extra_has_what_the_errors_say_it_brings() -> None:
 #: The extra of each room; what of `processors` needs more than [cli] is for the test of commands.
 EXTRA_OF = {"log": "read", "projections": "read", "stack": "read", "client": "client", "api": "api", "cli": "cli"}
 EXTRA_OF["processors"] = "worker"
+EXTRA_OF["delivery"] = "delivery"
 #: What fetches for the embedded servers, with libraries of an extra of its own; imported where that is to be done.
 FETCHING = "creditfold.stack.maven"
 #: Modules that need more than their room does.
@@ -228,7 +229,7 @@ def promised() -> dict[str, str]:
     """The extra that docs/installing.md names for each command: [cli] for those that it doesn't name."""
     rows = re.findall(r"^\| `creditfold\[(\w+)\]` \| (.*?) \|", _installing(), re.MULTILINE)
     # What takes more with an option is in a row further down, with the option.
-    named = {command: extra for extra, text in rows for command in re.findall(r"`creditfold ([a-z-]+)`", text)}
+    named = {command: extra for extra, text in rows for command in re.findall(r"`creditfold ([a-z -]+)`", text)}
     return {name: named.get(name, "cli") for name, _, _ in COMMANDS}
 
 
@@ -241,7 +242,7 @@ def test_each_command_runs_with_the_extra_that_the_docs_name(imports: Imports) -
     public = [name for name in PROJECT["optional-dependencies"] if name not in ("dev", "bench")]
     assert re.findall(r"^\| `creditfold\[(\w+)\]`", _installing(), re.MULTILINE) == public
     extras = promised()
-    assert set(extras.values()) == {"cli", "api", "worker", "embedded", "all"}
+    assert set(extras.values()) == {"cli", "api", "worker", "delivery", "embedded", "all"}
     for name, _, function in COMMANDS:
         # Only these two start a broker of ours, where others look whether one runs.
         ends_at = "" if name in ("up", "demo") else FETCHING

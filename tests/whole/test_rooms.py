@@ -26,6 +26,7 @@ ARROWS = {
     "projections/store": "common ledger log projections projections/tables",
     "projections/queries": "common schemas ledger log projections projections/tables",
     "projections/access": "common ledger producers/models projections",
+    "projections/delivery": "common ledger projections projections/access projections/queries",
     "projections/generations": "common log projections projections/tables projections/store projections/queries",
     "projections/proof": "common projections projections/tables projections/store projections/queries",
     "projections/doctor": "common log projections projections/tables projections/queries projections/generations",
@@ -40,6 +41,8 @@ ARROWS = {
     " projections/access projections/generations projections/proof processors processors/fold",
     "processors/publisher": "common schemas ledger log projections projections/tables projections/queries processors",
     "stack": "common log",
+    "delivery": "common ledger processors projections projections/access projections/delivery projections/queries"
+    " projections/tables",
     "client": "common",
     "api": "common schemas ledger log producers producers/models projections projections/access projections/queries"
     " projections/generations projections/proof processors processors/fold",
@@ -48,8 +51,8 @@ ARROWS = {
     "cli/read": "common schemas ledger log producers projections projections/queries processors/publisher cli/shared",
     "cli/rebuild": "common ledger projections projections/queries projections/generations projections/proof processors"
     " processors/rebuild cli/shared",
-    "cli/run": "common log log/archive api projections projections/access projections/tables projections/queries"
-    " processors processors/worker processors/publisher stack cli/shared",
+    "cli/run": "common delivery log log/archive api projections projections/access projections/delivery"
+    " projections/tables projections/queries processors processors/worker processors/publisher stack cli/shared",
     "cli/demo": "common log producers producers/models projections projections/queries processors stack cli/append"
     " cli/run cli/shared",
     "cli": "common log projections cli/append cli/read cli/rebuild cli/run cli/demo cli/shared",
