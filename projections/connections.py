@@ -30,7 +30,7 @@ Row = TypeVar("Row")
 Statement: TypeAlias = LiteralString | sql.SQL | sql.Composed
 
 CONNECT_TIMEOUT_S = 5
-#: Seconds after which a pool of readers begins anew to connect; by itself it would pause for up to minutes.
+#: Seconds after which a pool begins anew to connect; by itself it would pause the longer the longer a server was away.
 RECONNECT_S = 2.0
 #: A dead peer is noticed after about this long, and not after the kernel's two hours.
 KEEPALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
@@ -128,6 +128,7 @@ def fold_pool(
         max_size=size,
         open=False,
         timeout=CONNECT_TIMEOUT_S,
+        reconnect_timeout=RECONNECT_S,
         check=_check_open,
     )
     pool.trouble = trouble
@@ -180,7 +181,7 @@ def reader_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connect
         connection.pgconn.consume_input()
 
     options = {**_options(application), "prepare_threshold": None, "cursor_factory": _BinaryCursor}
-    return _readers(dsn, size, begin, options, check=check, reconnect_timeout=RECONNECT_S)
+    return _readers(dsn, size, begin, options, check=check)
 
 
 def _readers(
@@ -209,6 +210,7 @@ def _readers(
         max_size=size,
         open=False,
         timeout=CONNECT_TIMEOUT_S,
+        reconnect_timeout=RECONNECT_S,
         **more,
     )
     pool.trouble = trouble

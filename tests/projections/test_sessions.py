@@ -1,5 +1,6 @@
 """What a server, a database, a role or a pooler brings along changes nothing of what is folded, proven or read."""
 
+import asyncio
 import json
 import os
 import pwd
@@ -355,3 +356,19 @@ def test_all_else_may_come_through_a_pooler_in_session_mode(
         for words in (("init",), ("rebuild",), ("verify",), ("activate", "3"), ("drop", "2")):
             done = cli(*words)
             assert done.code == 0, f"{words}: {done.err}"
+
+
+@pytest.mark.parametrize("opened", [fold_pool, outbox_pool, reader_pool])
+async def test_no_pool_pauses_the_longer_the_longer_a_server_was_away(opened: Any, tmp_path: Path) -> None:
+    """It gives up soon, so that the next one who asks has it connect at once."""
+    pool = opened(f"host={tmp_path} dbname=none", "test", 1)
+    begun = pool.open()
+    if begun is not None:
+        await begun
+    try:
+        # The attempt of the beginning; another one is made for who asks.
+        assert await asyncio.to_thread(wait_until, lambda: pool.get_stats()["pool_size"] == 0, HANG_S)
+    finally:
+        ended = pool.close()
+        if ended is not None:
+            await ended
