@@ -33,7 +33,7 @@ from creditfold.cli.read import (
     trace,
 )
 from creditfold.cli.rebuild import generations, rules, trial_balance, verify
-from creditfold.cli.run import access, archive, doctor, keys, processes, servers, status, webhooks
+from creditfold.cli.run import access, alerts, archive, doctor, keys, processes, servers, status, webhooks
 from creditfold.cli.shared.output import OutputError, output_error, print_json, safe, written
 from creditfold.cli.shared.places import placed
 from creditfold.common.errors import CreditfoldError
@@ -74,6 +74,9 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("webhooks delete", _RUN, webhooks.webhooks_delete),
     ("webhooks attempts", _RUN, webhooks.webhooks_attempts),
     ("webhooks resend", _RUN, webhooks.webhooks_resend),
+    ("alerts add", _RUN, alerts.alerts_add),
+    ("alerts list", _RUN, alerts.alerts_list),
+    ("alerts remove", _RUN, alerts.alerts_remove),
     ("status", _RUN, status.status),
     ("tick", _RUN, tick.tick),
     ("rebuild", _REBUILD, generations.rebuild),
@@ -138,6 +141,7 @@ GROUPS = {
     "schedule": (_APPEND, "Grant credits periodically, and end that."),
     "dead-letters": (_READ, "See the records that can't be folded, and mend them."),
     "keys": (_RUN, "Make the keys that open the HTTP door, and take them back."),
+    "alerts": (_RUN, "Have endpoints hear of accounts that run low, and of credits that end soon."),
     "webhooks": (_RUN, "Have endpoints called when something is decided, and send it again."),
     "rules": (_REBUILD, "See which version of the rules is in force, and bring another into force."),
 }

@@ -7,18 +7,17 @@ failure of PostgreSQL interrupts. What was sent and not written down then is sen
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import structlog
-from psycopg import Connection, Error
-from psycopg.rows import TupleRow
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg import Error
+from psycopg_pool import PoolTimeout
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.delivery.addresses import networks_of
+from creditfold.delivery.asker import Asker
+from creditfold.delivery.evaluator import Evaluator
 from creditfold.delivery.feed import Feed
 from creditfold.delivery.meter import Meter
 from creditfold.delivery.runner import Runner, Tools
@@ -46,32 +45,6 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 0.2, 5.0
 WRITERS, READERS = 4, 3
 
 log = structlog.get_logger()
-
-
-class Asker:
-    """Asks PostgreSQL in threads, each question on a connection of a pool.
-
-    Args:
-        pool: of the connections.
-        size: how many ask at once.
-    """
-
-    def __init__(self, pool: ConnectionPool[Connection[TupleRow]], size: int) -> None:
-        self._pool = pool
-        self._threads = ThreadPoolExecutor(size, thread_name_prefix="creditfold-delivery")
-
-    async def __call__(self, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """What a question finds."""
-        ask = partial(self._ask, question, *arguments, **options)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
-
-    def _ask(self, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        with self._pool.connection() as connection:
-            return question(connection, *arguments, **options)
-
-    def close(self) -> None:
-        """End the threads, when they are done."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Deliverer:
@@ -134,6 +107,7 @@ class Deliverer:
                     self._beat(epoch),
                     self._watch(tools),
                     self._run_all(tools),
+                    Evaluator(self._write, self._read, epoch).run(),
                     self._clean(),
                     self._report(),
                 ):

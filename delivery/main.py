@@ -9,7 +9,8 @@ import structlog
 
 from creditfold.common.logging import configure_logging
 from creditfold.common.settings import Settings
-from creditfold.delivery.deliverer import READERS, WRITERS, Asker, Deliverer
+from creditfold.delivery.asker import Asker
+from creditfold.delivery.deliverer import READERS, WRITERS, Deliverer
 from creditfold.processors.heartbeat import Heart, Signs, owner_name
 from creditfold.processors.startup import leave, when_available
 from creditfold.projections.connections import connected, delivery_pool, outbox_pool

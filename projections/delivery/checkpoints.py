@@ -260,6 +260,8 @@ def adopt_log(connection: Connection[Any], epoch: int) -> None:
         refuse_superseded(connection, epoch)
         connection.execute(_ADOPT.format(table="cursors"))
         connection.execute(_ADOPT.format(table="alert_cursors"))
+        # The offsets that rules began at are of the other log; they go on where they have read.
+        connection.execute("UPDATE ledger_delivery.alert_rules SET begins = '{}'")
 
 
 # The notices' cursors are of no partition of the log.

@@ -1,6 +1,7 @@
 """Delivery on a real ledger: each event at least once, in the order of its account, by one id, whatever happens."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from creditfold.processors.rebuild.steps import ActivationOptions, Request, acti
 from creditfold.projections.connections import connected
 from creditfold.projections.delivery.deliveries import Attempt, DeliveryFilter, attempts, deliveries, resend_parked
 from creditfold.projections.delivery.endpoints import endpoint_of, rotate_endpoint
+from creditfold.projections.delivery.rules import create_rule
 from helpers.ledgers import new_database, patience, topics_made, with_topics_of_its_own
 from helpers.receivers import (
     BY,
@@ -32,6 +34,8 @@ from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S, Quiet, append, fold_log, query, record
 
 pytestmark = pytest.mark.stack
+
+DAY_MS = 86_400_000
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +267,51 @@ def test_a_rotated_secret_signs_beside_the_old_one(ledger: Settings, receiver: R
     last = receiver.calls[-1]
     for key in (old, new):
         assert Webhook(secret_text(key)).verify(last.body, dict(last.headers)) == last.event
+
+
+def test_alerts_come_with_their_lines_and_once(ledger: Settings, receiver: Receiver) -> None:
+    """In the order of the account, behind the line that they are about, from the state on that the rule began at."""
+    types = ["command.accepted", "balance.dropped", "balance.recovered"]
+    make_endpoint(ledger, receiver.url, account_prefixes=["low-"], types=types)
+    grant(ledger, "low-1")
+    with connected(ledger.dsn) as connection:
+        made = create_rule(connection, "dropped", by=BY, owner="tests", account_prefix="low-", below=8, rearm_at=12)
+    with delivering(ledger):
+        append(ledger, [record("Spend", f"s{n}", "low-1", 3) for n in range(2)])
+        append(ledger, [record("Grant", "g9", "low-1", 9), record("Spend", "s9", "low-1", 12)])
+        fold_log(ledger)
+        calls = wait_for_calls(receiver, 8)
+    found = [(call.event["type"].partition(".")[2], call.event["data"]["version"]) for call in calls]
+    assert found == [
+        *[("accepted", 1), ("accepted", 2), ("dropped", 2), ("accepted", 3), ("accepted", 4), ("recovered", 4)],
+        *[("accepted", 5), ("dropped", 5)],
+    ]
+    assert {call.event["data"]["rule"] for call in calls if "balance" in call.event["type"]} == {made.id}
+    assert len(receiver.ids()) == 8
+
+
+def test_credits_that_end_soon_are_said_once(ledger: Settings, receiver: Receiver) -> None:
+    """What is left of a lot; not of one that ended soon when the rule was made, nor of one that is spent."""
+    make_endpoint(ledger, receiver.url, account_prefixes=["soon-"], types=["credits.expiring_soon"])
+    soon = int(time.time() * 1_000) + DAY_MS // 2
+    lots = {"soon-1": soon, "soon-2": soon + 9 * DAY_MS}
+    append(ledger, [record("Grant", "old", name, 5, expires_at=at) for name, at in lots.items()])
+    fold_log(ledger)
+    with connected(ledger.dsn) as connection:
+        named = {"by": BY, "owner": "tests", "account_prefix": "soon-"}
+        rule = create_rule(connection, "expiring", within_ms=DAY_MS, **named)
+    watched = "SELECT account_id, remaining FROM ledger_delivery.alert_lots WHERE rule_id = %s"
+    assert query(ledger, watched, (rule.id,)) == [("soon-2", 5)]
+    more = [record("Grant", "new", name, 9, expires_at=soon) for name in ("soon-3", "soon-4")]
+    append(ledger, [*more, *[record("Spend", "s", name, 4) for name in ("soon-2", "soon-3")]])
+    append(ledger, [record("Spend", "s", "soon-4", 9)])
+    fold_log(ledger)
+    with delivering(ledger):
+        (call,) = wait_for_calls(receiver, 1)
+        assert wait_until(lambda: query(ledger, watched, (rule.id,)) == [("soon-2", 1)], HANG_S)
+    data = call.event["data"]
+    assert (data["account"], data["lot"], data["remaining"]) == ("soon-3", "new", 5)
+    assert len(receiver.calls) == 1
 
 
 def test_a_rebuild_and_a_switch_change_no_id(ledger: Settings, receiver: Receiver) -> None:

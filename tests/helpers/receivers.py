@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.delivery.deliverer import READERS, WRITERS, Asker, Deliverer
+from creditfold.delivery.asker import Asker
+from creditfold.delivery.deliverer import READERS, WRITERS, Deliverer
 from creditfold.delivery.signing import new_key
 from creditfold.projections.access.audit import Actor
 from creditfold.projections.connections import connected, delivery_pool, outbox_pool
