@@ -71,9 +71,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _is_short(item: pytest.Item) -> tuple[bool, bool]:
-    """By what tests are ordered: whether one neither stops a server nor is one of a group."""
+    """By what tests are ordered: whether one neither stops a server nor runs all that there is, and is of no group."""
     stops = "stack" in inspect.signature(getattr(item, "function", len)).parameters
-    return not stops, item.get_closest_marker("xdist_group") is None
+    return not (stops or item.nodeid.startswith("tests/whole/")), item.get_closest_marker("xdist_group") is None
 
 
 def _shares_servers(item: pytest.Item) -> bool:
