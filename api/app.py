@@ -40,6 +40,7 @@ from creditfold.api.requests import checked
 from creditfold.api.routes import Direct
 from creditfold.api.service import Service
 from creditfold.common.settings import Settings, load_settings
+from creditfold.processors.ledger_metrics import LedgerMetrics
 
 #: The headers that a page of another origin may send, where it may ask at all, and those that it may look at.
 _SENT = (
@@ -87,7 +88,7 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         '3.1.0'
     """
     chosen = load_settings() if settings is None else settings
-    measured = Metrics()
+    measured = Metrics([LedgerMetrics(chosen)])
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -41,7 +41,7 @@ class Entry:
             await self._app(scope, receive, send)
             return
         if identified(scope).get(FOR_METRICS):
-            await answer_alone(scope, self._metrics)(scope, receive, sending(scope, send))
+            await (await answer_alone(scope, self._metrics))(scope, receive, sending(scope, send))
             return
         watch = self._metrics.begin()
         send = sending(scope, send, watch)

@@ -4,6 +4,7 @@ Owns the names, the labels and their bounds: a route is its template and never a
 key. Each application has a registry of its own. Refuses to know what a route does.
 """
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from creditfold.api.access import Caller, needs
@@ -44,11 +46,17 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """The metrics of one application."""
+    """The metrics of one application.
 
-    def __init__(self) -> None:
+    Args:
+        others: what is shown beside them; asked at each scrape, in a thread.
+    """
+
+    def __init__(self, others: Sequence[Collector] = ()) -> None:
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        for other in others:
+            registry.register(other)
 
         def gauge(name: str, said: str, labels: Sequence[str] = ()) -> Gauge:
             return Gauge(f"creditfold_http_{name}", said, labels, registry=registry)
@@ -76,9 +84,9 @@ class Metrics:
         self.readers_busy = gauge("readers_busy", "Threads that ask PostgreSQL now.")
         self.reads_waiting = gauge("reads_waiting", "Questions for PostgreSQL that no thread is free for.")
 
-    def text(self) -> bytes:
+    async def text(self) -> bytes:
         """All metrics as Prometheus reads them."""
-        return generate_latest(self._registry)
+        return await asyncio.to_thread(generate_latest, self._registry)
 
     @contextmanager
     def stream(self, route: str) -> Iterator[None]:
@@ -135,10 +143,10 @@ def route_of(scope: Scope) -> str:
     return found
 
 
-def answer_alone(scope: Scope, metrics: Metrics) -> Response:
+async def answer_alone(scope: Scope, metrics: Metrics) -> Response:
     """What a request gets that came in by the metrics' own address: them, without a key, and nothing else."""
     if scope["path"] == "/metrics" and scope["method"] == "GET":
-        return Response(metrics.text(), 200, media_type=_MEDIA_TYPE)
+        return Response(await metrics.text(), 200, media_type=_MEDIA_TYPE)
     problem = ProblemError(404, "not_found", "This address has GET /metrics only.", "Ask the door's own address.")
     return answer(Request(scope), problem)
 
@@ -156,6 +164,6 @@ def answer_alone(scope: Scope, metrics: Metrics) -> Response:
     },
 )
 async def metrics(request: Request, caller: Annotated[Caller, needs("operate:metrics")]) -> Response:
-    """What this process has counted and measured since it started."""
+    """What this process has counted and measured since it started, and how the ledger is as a whole."""
     found: Metrics = request.app.state.metrics
-    return Response(found.text(), 200, {"Cache-Control": "no-store"}, _MEDIA_TYPE)
+    return Response(await found.text(), 200, {"Cache-Control": "no-store"}, _MEDIA_TYPE)

@@ -262,6 +262,12 @@ class Settings(BaseSettings):
     api_metrics_address: str | None = Field(
         None, description="Address, host:port, where `GET /metrics` is served without a key; none if unset."
     )
+    worker_metrics_address: str | None = Field(
+        None, description="Address, host:port, where a worker shows its metrics, without a key; none if unset."
+    )
+    publisher_metrics_address: str | None = Field(
+        None, description="Address, host:port, where a publisher shows its metrics, without a key; none if unset."
+    )
 
     webhook_allowed_networks: str = Field(
         "",
@@ -289,7 +295,7 @@ class Settings(BaseSettings):
             _host_and_port(server.strip())
         return value
 
-    @field_validator("api_metrics_address")
+    @field_validator("api_metrics_address", "worker_metrics_address", "publisher_metrics_address")
     @classmethod
     def _metrics_are_somewhere(cls, value: str | None) -> str | None:
         if value is not None:
@@ -349,8 +355,18 @@ class Settings(BaseSettings):
 
     @property
     def api_metrics_at(self) -> tuple[str, int] | None:
-        """Host and port where metrics are served without a key."""
+        """Host and port where the HTTP door serves metrics without a key."""
         return None if self.api_metrics_address is None else _host_and_port(self.api_metrics_address)
+
+    @property
+    def worker_metrics_at(self) -> tuple[str, int] | None:
+        """Host and port where a worker shows its metrics."""
+        return None if self.worker_metrics_address is None else _host_and_port(self.worker_metrics_address)
+
+    @property
+    def publisher_metrics_at(self) -> tuple[str, int] | None:
+        """Host and port where a publisher shows its metrics."""
+        return None if self.publisher_metrics_address is None else _host_and_port(self.publisher_metrics_address)
 
     @property
     def cors_origins(self) -> list[str]:

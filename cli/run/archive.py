@@ -9,8 +9,10 @@ import typer
 from creditfold.cli.shared.arguments import JsonOption
 from creditfold.cli.shared.output import counted, print_json, say
 from creditfold.cli.shared.progress import progress_bar
+from creditfold.common.errors import CreditfoldError
 
 if TYPE_CHECKING:
+    from creditfold.common.settings import Settings
     from creditfold.log.archive.folder import ArchivedPartition, ArchiveFile
     from creditfold.log.archive.restore import RestoreReport
     from creditfold.log.archive.writer import ArchiveReport
@@ -49,12 +51,28 @@ def archive(
     settings = load_settings()
     with progress_bar("archiving", "records", quiet=json) as bar:
         done = archive_topic(settings, folder, offsets_per_file=offsets_per_file, on_progress=lambda now: bar(*now))
-    for warning in done.warnings:
+    for warning in (*done.warnings, *_noted(settings)):
         print(f"warning: {warning}", file=sys.stderr)
     if json:
         print_json({"folder": folder, **done._asdict()})
     else:
         _print_archived(folder, done)
+
+
+def _noted(settings: "Settings") -> list[str]:
+    """Note for the metrics that the log was archived; what kept it from that, where there is a ledger to watch."""
+    from creditfold.projections.connections import pinned
+    from creditfold.projections.failures import NotPreparedError
+    from creditfold.projections.proof.dates import note_proof
+
+    try:
+        with pinned(settings.dsn, "creditfold archive") as connection:
+            note_proof(connection, "archive")
+    except NotPreparedError:
+        return []
+    except CreditfoldError as error:
+        return [f"the metrics don't show this archive: {error.message}"]
+    return []
 
 
 def _print_archived(folder: Path, done: "ArchiveReport") -> None:

@@ -73,7 +73,7 @@ export interface paths {
         };
         /**
          * Metrics
-         * @description What this process has counted and measured since it started.
+         * @description What this process has counted and measured since it started, and how the ledger is as a whole.
          */
         get: operations["metrics"];
         put?: never;

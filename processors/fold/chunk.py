@@ -1,6 +1,7 @@
 """From a partition's raw records to what is written for them. Pure: no Kafka client, no PostgreSQL, no clock."""
 
 import base64
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -39,6 +40,7 @@ from creditfold.projections.store.results import (
     Activation,
     ChunkResult,
     DeadLetter,
+    Decision,
     JournalLine,
     MetadataRow,
     Redrive,
@@ -176,7 +178,8 @@ class _Fold:
         self.dead_letters: list[DeadLetter] = []
         self.activations: list[Activation] = []
         self.redrives: list[Redrive] = []
-        self.duplicates = self.accepted = self.rejected = self.ticks = 0
+        self.decisions: Counter[Decision] = Counter()
+        self.duplicates = self.ticks = 0
         #: What was made so far, as `weight` counts it.
         self.made = 0
 
@@ -218,10 +221,7 @@ class _Fold:
             self.metadata += metadata_rows(record.offset, command.account, said, self.searchable)
         self.journal += [(record.offset, entry) for entry in outcome.entries]
         self.made += weight(outcome.entries)
-        if isinstance(outcome, Accepted):
-            self.accepted += 1
-        else:
-            self.rejected += 1
+        self.decisions[KINDS[command.__class__], "" if isinstance(outcome, Accepted) else outcome.reason.value] += 1
 
     def _refuse(self, record: Record, command: Command, verdict: Verdict) -> None:
         if verdict is Verdict.COMMAND_ID_REUSED:
@@ -269,8 +269,7 @@ class _Fold:
             self.activations,
             self.redrives,
             self.duplicates,
-            self.accepted,
-            self.rejected,
+            self.decisions,
             self.ticks,
             book.minute,
             book.accounts,

@@ -217,9 +217,11 @@ def fold(plan: "plain.Plan", part: FastPart, book: CreditBook, most: float) -> t
     folding = new_folding(book, part.searchable)
     lines, count = plan.fold(reads, folding, part.partition, book.clock_ms, most, MOST_BYTES)
     result = folding.result(part.end if count == len(reads) else reads[count][0].offset)
-    accepted, rejected = result.accepted + lines.accepted, result.rejected + lines.rejected
+    decisions = {**result.decisions}
+    for decision, decided in lines.decisions().items():
+        decisions[decision] = decisions.get(decision, 0) + decided
     metadata = [*result.metadata, *_metadata(reads[:count], part.searchable)] if part.searchable else ()
-    return result._replace(accepted=accepted, rejected=rejected, metadata=metadata), lines
+    return result._replace(decisions=decisions, metadata=metadata), lines
 
 
 def _metadata(reads: Sequence[Read], searchable: Collection[str]) -> Iterator[MetadataRow]:

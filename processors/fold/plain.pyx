@@ -1036,14 +1036,27 @@ cdef class Lines:
     cdef dict _hours
     cdef Hour _last_paid
     cdef Hour _last_promo
-    cdef readonly int64_t accepted
-    cdef readonly int64_t rejected
+    # How many commands took effect, and how many were rejected.
+    cdef int64_t granted
+    cdef int64_t spends
+    cdef int64_t grants_rejected
+    cdef int64_t spends_rejected
 
     def __cinit__(self):
         self._text = Bytes()
         self._places = Bytes()
         self._lights = []
         self._hours = {}
+
+    def decisions(self):
+        """How many there were by kind and reason, which is empty where one took effect; none of which there was none."""
+        counts = {
+            ("grant", ""): self.granted,
+            ("spend", ""): self.spends,
+            ("grant", "balance_limit_exceeded"): self.grants_rejected,
+            ("spend", "insufficient_credits"): self.spends_rejected,
+        }
+        return {decision: count for decision, count in counts.items() if count}
 
     def __len__(self):
         return len(self._lights)
@@ -1628,7 +1641,10 @@ cdef class Plan:
         at = _put(at, b"\t0\t0\t0\t\\N\t\t", 11)
         if rejection != NULL:
             at = _put(at, b"[]\n", 3)
-            lines.rejected += 1
+            if is_grant:
+                lines.grants_rejected += 1
+            else:
+                lines.spends_rejected += 1
         elif is_grant:
             at = _put(at, b'[{"kind":"granted","at":', 24)
             at = _put_number(at, clock_ms)
@@ -1643,7 +1659,7 @@ cdef class Plan:
             at = _put(at, b',"expires_at":0,"scope":""}}]\n', 30)
             light.insert(lot)
             self._store.lots += 1
-            lines.accepted += 1
+            lines.granted += 1
         else:
             at = _put(at, b'[{"kind":"spent","at":', 22)
             at = _put_number(at, clock_ms)
@@ -1678,7 +1694,7 @@ cdef class Plan:
                     self._store.lots -= 1
                     light.drop_first()
             at = _put(at, b"]}]\n", 4)
-            lines.accepted += 1
+            lines.spends += 1
             if promo:
                 lines.spent(plain, clock_ms, True, promo)
             if promo < amount:

@@ -28,9 +28,11 @@ from creditfold.log.admin import KafkaUnavailableError, LeaderMissingError, Topi
 from creditfold.log.continuity import LogTruncatedError, refusals
 from creditfold.log.offsets import log_ends
 from creditfold.log.topics import TopicInfo, describe_topic, topic_names
+from creditfold.processors.exposition import exposed
 from creditfold.processors.heartbeat import MOST_CHARACTERS, Heart, Signs
 from creditfold.processors.publisher.group import client_id, outcomes_group
 from creditfold.processors.publisher.messages import DEFAULT_MESSAGE_BYTES
+from creditfold.processors.publisher.metrics import Published, PublisherMetrics
 from creditfold.processors.publisher.partition import (
     Count,
     OtherOutcomesError,
@@ -502,11 +504,18 @@ class Publisher:
         if time.monotonic() - self._reported_at < REPORT_EVERY_S:
             return
         self._reported_at = time.monotonic()
-        total = _sum([self._ended, *(thread.count for thread in self._threads.values())])
+        total, behind = self.published()
         if total != self._reported:
             self._reported = total
-            behind = sum(max(thread.folded - thread.published_to, 0) for thread in self._threads.values())
-            log.info("published", **total._asdict(), behind=behind)
+            log.info("published", **total._asdict(), behind=sum(behind.values()))
+
+    def published(self) -> Published:
+        """What it has published by now; safe to call from another thread."""
+        threads = dict(self._threads)
+        return Published(
+            _sum([self._ended, *(thread.count for thread in threads.values())]),
+            {partition: max(thread.folded - thread.published_to, 0) for partition, thread in threads.items()},
+        )
 
 
 def _sum(counts: Iterable[Count]) -> Count:
@@ -563,4 +572,6 @@ def run_publisher(settings: Settings, *, json_logs: bool = False, verbose: bool 
             publisher = Publisher(settings, infos, pool, signs)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, publisher.stop)
-            publisher.run()
+            shown = [PublisherMetrics(publisher.published)]
+            with exposed(shown, settings.publisher_metrics_at, "publisher_metrics_address"):
+                publisher.run()

@@ -28,6 +28,7 @@ from creditfold.projections.generations.catalog import (
 )
 from creditfold.projections.generations.removal import KEPT, drop, hold_scratch
 from creditfold.projections.proof.chain import SelfCheck, chain_at, check_self, parting
+from creditfold.projections.proof.dates import note_proof
 from creditfold.projections.proof.differences import Difference, LineOutcome, differences
 from creditfold.projections.proof.rows import (
     RowOutsideLog,
@@ -122,6 +123,9 @@ def verify(
     ours = _read(settings, left)
     with _other(settings, ours, right, observer, keep=keep) as theirs:
         verdict = _compare(settings, ours, theirs, limit, observer, is_fresh=right is None)
+    if verdict.equal and right is None and ours.state == "live":
+        with pinned(settings.dsn, "creditfold verify") as connection:
+            note_proof(connection, "verify")
     if verdict.equal or right is not None:
         return verdict
     lost = _replacements(settings, ours, theirs.log)

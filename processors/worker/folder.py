@@ -191,11 +191,11 @@ class ChunkFolder:
                 reads = [read for read in reads if read[0].offset >= progress.next_offset]
             with self.meter.stage("fold"):
                 at = await fold_chunk(transaction, reads, chunk.end, cache)
-        self._count(reads, chunk.end, at)
+        self._count(reads, chunk.end, at, transaction)
         return at
 
-    def _count(self, reads: Sequence[Read], end: int, at: int) -> None:
-        self.meter.count(len(reads) if at == end else sum(1 for read in reads if read[0].offset < at))
+    def _count(self, reads: Sequence[Read], end: int, at: int, transaction: ChunkTransaction) -> None:
+        self.meter.count(reads if at == end else [read for read in reads if read[0].offset < at], transaction.tally)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
@@ -227,7 +227,7 @@ class ChunkFolder:
                 reached = await fold_together(connection, [share for _, share in shares])
         for (small, share), at in zip(shares, reached, strict=True):
             share.cache.trim()
-            self._count(share.reads, share.end, at)
+            self._count(share.reads, share.end, at, share.transaction)
             small.partition.folded(small.chunk, share.cache)
             small.finish(done=at >= small.chunk.end)
         if any(has_transfers(share.reads) for _, share in shares):

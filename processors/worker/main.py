@@ -13,6 +13,7 @@ from creditfold.common.core import running_core
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.logging import configure_logging
 from creditfold.common.settings import Settings
+from creditfold.processors.exposition import exposed
 from creditfold.processors.heartbeat import Heart, Signs
 from creditfold.processors.startup import leave, wait_until_ready
 from creditfold.processors.worker.app import FoldApp, create_app
@@ -80,8 +81,10 @@ def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = F
         gc.set_threshold(*GC_THRESHOLDS)
         worker = BoundedWorker(app, quiet=True, redirect_stdouts=False, override_logging=False)
         worker.spinner = None  # It draws on standard output even when quiet.
+        meter = app.partitions.folder.meter
         try:
-            worker.execute_from_commandline()
+            with exposed([meter], settings.worker_metrics_at, "worker_metrics_address"):
+                worker.execute_from_commandline()
         except CreditfoldError:
             raise
         except Exception as error:

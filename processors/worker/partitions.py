@@ -49,6 +49,7 @@ class Partitions:
             if number not in self._partitions:
                 self._partitions[number] = Partition(number, self.folder.fold_until_done)
             self._partitions[number].renew(won)
+        self.folder.meter.claims += len(claims)
         self.folder.on_transfers()
         return claims
 

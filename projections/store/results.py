@@ -1,5 +1,6 @@
 """What folding a chunk results in, as rows that are not written yet. Knows no SQL."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -50,6 +51,10 @@ MetadataRow: TypeAlias = tuple[str, str, str, int]
 JournalLine: TypeAlias = tuple[int, CreditEntry]
 
 
+#: What was decided: the kind of a command, and the reason why it was rejected, empty where it was accepted.
+Decision: TypeAlias = tuple[str, str]
+
+
 #: Rows as they are sent: their number, and for each column the texts joined, or the cells of the numbers.
 Cells: TypeAlias = tuple[int, Sequence[str | bytes]]
 
@@ -57,10 +62,10 @@ Cells: TypeAlias = tuple[int, Sequence[str | bytes]]
 class ChunkResult(NamedTuple):
     """Everything that folding a chunk of one partition's records resulted in.
 
-    `accepted` and `rejected` count records, which may have several lines in the journal; `minute` is that of the last
-    tick. `accounts` holds those that have lines, in the state after the last of them. `made` is the weight of
-    the lines, in facts and moves of lots. `last` is the last record that was folded, None where there was none.
-    `metadata` is what is searched by of what was decided.
+    `decisions` counts records, which may have several lines in the journal; `minute` is that of the last tick.
+    `accounts` holds those that have lines, in the state after the last of them. `made` is the weight of the lines, in
+    facts and moves of lots. `last` is the last record that was folded, None where there was none. `metadata` is what is
+    searched by of what was decided.
     """
 
     next_offset: int
@@ -71,11 +76,45 @@ class ChunkResult(NamedTuple):
     activations: Sequence[Activation]
     redrives: Sequence[Redrive]
     duplicates: int
-    accepted: int = 0
-    rejected: int = 0
+    decisions: Mapping[Decision, int] = {}
     ticks: int = 0
     minute: int = 0
     accounts: Mapping[str, Account] = {}
     made: int = 0
     last: LastRecord | None = None
     metadata: Sequence[MetadataRow] = ()
+
+    @property
+    def accepted(self) -> int:
+        """How many records took effect."""
+        return sum(count for (_, reason), count in self.decisions.items() if not reason)
+
+    @property
+    def rejected(self) -> int:
+        """How many commands were rejected."""
+        return sum(count for (_, reason), count in self.decisions.items() if reason)
+
+
+class Tally:
+    """Counts what results come to, over as many as there are."""
+
+    def __init__(self) -> None:
+        self.decisions: Counter[Decision] = Counter()
+        #: By reason.
+        self.dead_letters: Counter[str] = Counter()
+        self.duplicates = 0
+        self.ticks = 0
+
+    def add(self, result: ChunkResult) -> None:
+        """Count a result."""
+        self.decisions.update(result.decisions)
+        self.dead_letters.update(letter.reason for letter in result.dead_letters)
+        self.duplicates += result.duplicates
+        self.ticks += result.ticks
+
+    def merge(self, other: "Tally") -> None:
+        """Count all that another one has."""
+        self.decisions.update(other.decisions)
+        self.dead_letters.update(other.dead_letters)
+        self.duplicates += other.duplicates
+        self.ticks += other.ticks

@@ -20,6 +20,7 @@ from creditfold.log.bookmark import NO_RECORD, Bookmark, LastRecord
 from creditfold.projections.store.account_loader import AccountLoader
 from creditfold.projections.store.claim import Claim
 from creditfold.projections.store.columns import joined
+from creditfold.projections.store.results import Tally
 from creditfold.projections.store.rows import Rows
 from creditfold.projections.store.send import Draft, send, send_state, send_together
 from creditfold.projections.store.statements import statements
@@ -83,6 +84,8 @@ class ChunkTransaction:
         self._epoch = claim.epoch
         self._sql = statements(claim.generation)
         self._progress = progress
+        #: What was written in it so far.
+        self.tally = Tally()
         #: Loads accounts, in this transaction.
         self.accounts = AccountLoader(connection, claim.generation, finds_ids=claim.finds_ids)
 
@@ -136,6 +139,7 @@ class ChunkTransaction:
     def advance(self, draft: Draft) -> None:
         """Stand where a draft that was sent ends."""
         result, before = draft.result, self.progress
+        self.tally.add(result)
         self._progress = Progress(
             result.next_offset,
             before.epoch,

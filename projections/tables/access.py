@@ -12,7 +12,7 @@ from creditfold.projections.tables.scripts import script
 from creditfold.projections.tables.views import VIEWS, write_view
 
 #: What readers may read besides the views.
-_READ_TABLES = ("generations", "dead_letter_decisions", "heartbeats")
+_READ_TABLES = ("generations", "dead_letter_decisions", "proofs", "heartbeats")
 
 
 def access_problems(connection: Connection[TupleRow]) -> list[str]:
@@ -42,7 +42,9 @@ def mend_access(connection: Connection[TupleRow], number: int) -> None:
     with suppress(InsufficientPrivilege, CreditfoldError), connection.transaction():
         make_reader_role(connection)
         become_owner(connection)
-        if connection.execute("SELECT to_regclass('ledger.heartbeats') IS NULL").fetchone() == (True,):
+        tables = [f"ledger.{name}" for name in _READ_TABLES]
+        missing = "SELECT bool_or(to_regclass(name) IS NULL) FROM unnest(%s::text[]) AS name"
+        if connection.execute(missing, (tables,)).fetchone() == (True,):
             connection.execute(script("tables/catalog.sql"))
         for name in VIEWS:
             if connection.execute("SELECT to_regclass(%s) IS NULL", (f"ledger.{name}",)).fetchone() == (True,):

@@ -37,8 +37,15 @@ CREATE TABLE IF NOT EXISTS ledger.dead_letter_decisions (
     PRIMARY KEY (topic_id, log_partition, log_offset)
 );
 
--- The last sign of life of each worker, publisher and deliverer, and what it was doing: see heartbeats.py. Not of a generation, so a
--- rebuild and a switch leave it alone. No part of the ledger.
+-- When each kind of proof was done last, and found nothing wrong: for whoever watches that it is done at all. Not of a
+-- generation, and no part of the ledger.
+CREATE TABLE IF NOT EXISTS ledger.proofs (
+    kind text COLLATE "C" PRIMARY KEY CHECK (kind IN ('verify', 'archive')),
+    passed_at timestamptz NOT NULL
+);
+
+-- The last sign of life of each worker, publisher and deliverer, and what it was doing: see heartbeats.py. Not of a
+-- generation, so a rebuild and a switch leave it alone. No part of the ledger.
 CREATE TABLE IF NOT EXISTS ledger.heartbeats (
     role text COLLATE "C" NOT NULL CHECK (role IN ('worker', 'publisher', 'delivery')),
     owner text COLLATE "C" NOT NULL,

@@ -463,6 +463,15 @@ RELATIONS: Mapping[str, Relation] = {
         },
         is_table=True,
     ),
+    "proofs": Relation(
+        "When each kind of proof was done last and found nothing wrong; what the metrics show. Of no generation, and "
+        "no part of the ledger.",
+        {
+            "kind": "`verify`: the live generation equals the log; `archive`: the log was archived to its end",
+            "passed_at": "when, UTC, by PostgreSQL's clock",
+        },
+        is_table=True,
+    ),
     "heartbeats": Relation(
         "The last sign of life of each worker and publisher; what `creditfold status` judges. Of no generation, and no "
         "part of the ledger.",

@@ -33,7 +33,7 @@ ARROWS = {
     "producers": "common schemas ledger producers/models",
     "producers/models": "common schemas ledger",
     "processors": "common schemas ledger log log/doctor producers producers/models projections projections/tables"
-    " projections/access projections/queries projections/doctor",
+    " projections/access projections/queries projections/doctor projections/proof",
     "processors/fold": "common schemas ledger log projections/store",
     "processors/worker": "common schemas ledger log projections projections/tables projections/store"
     " projections/queries processors processors/fold",
@@ -52,7 +52,8 @@ ARROWS = {
     "cli/rebuild": "common ledger projections projections/queries projections/generations projections/proof processors"
     " processors/rebuild cli/shared",
     "cli/run": "common delivery log log/archive api projections projections/access projections/delivery"
-    " projections/tables projections/queries processors processors/worker processors/publisher stack cli/shared",
+    " projections/proof projections/tables projections/queries processors processors/worker processors/publisher stack"
+    " cli/shared",
     "cli/demo": "common log producers producers/models projections projections/queries processors stack cli/append"
     " cli/run cli/shared",
     "cli": "common log projections cli/append cli/read cli/rebuild cli/run cli/demo cli/shared",
