@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from creditfold.api import (
     account_lists,
     accounts,
+    alert_rules,
     books,
     bulk,
     command_outcome,
@@ -33,6 +34,7 @@ from creditfold.api import (
     search,
     statement,
     trace,
+    webhooks,
 )
 from creditfold.api.entry import Entry
 from creditfold.api.metrics import Metrics
@@ -65,7 +67,7 @@ _SHOWN = (
 _MODULES = (
     *(commands, command_outcome, bulk, search, accounts, account_lists, trace, statement, expiring, ended, hours),
     *(journal, books, outcomes, graphql, keys, dead_letters, log_record, generations, rules, operations, operation),
-    *(reference, metrics),
+    *(webhooks, alert_rules, reference, metrics),
 )
 
 
@@ -126,7 +128,7 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
         app.add_middleware(
             CORSMiddleware,
             allow_origins=chosen.cors_origins,
-            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
             allow_headers=_SENT,
             expose_headers=_SHOWN,
         )

@@ -22,6 +22,7 @@ TAGS = {
     "outcomes": "Follow what is decided.",
     "graphql": "Read several things at once.",
     "access": "Keys, and who used them.",
+    "webhooks": "Who is called when something is decided, and what is watched for them.",
     "operation": "Whether the door and its servers are there, and how far the log is folded.",
 }
 _HEADERS = {

@@ -15,6 +15,8 @@ __all__ = [
     "AccountsAnswer",
     "ActivationAnswer",
     "Allocation",
+    "AttemptAnswer",
+    "AttemptsAnswer",
     "AuditAnswer",
     "AuditLineAnswer",
     "BalanceAnswer",
@@ -22,10 +24,13 @@ __all__ = [
     "DeadLetterAnswer",
     "DeadLettersAnswer",
     "DecisionAnswer",
+    "DeliveriesAnswer",
+    "DeliveryAnswer",
     "EndedAnswer",
     "EndedLineAnswer",
     "EndedSumAnswer",
     "EndedTotalsAnswer",
+    "EndpointAnswer",
     "ExpiringAnswer",
     "ExpiringDayAnswer",
     "ExpiringLotAnswer",
@@ -49,6 +54,7 @@ __all__ = [
     "LotAnswer",
     "LotsAnswer",
     "MoveAnswer",
+    "NewEndpointAnswer",
     "NewKeyAnswer",
     "OneDeadLetterAnswer",
     "OperationAnswer",
@@ -58,6 +64,8 @@ __all__ = [
     "Problem",
     "ProgressAnswer",
     "ReadyAnswer",
+    "ResentAnswer",
+    "RuleAnswer",
     "RulesAnswer",
     "ScheduleAnswer",
     "SchedulesAnswer",
@@ -145,6 +153,36 @@ class Allocation(Answer):
     lot_number: int
     source: str
     target: str
+
+
+class AttemptAnswer(Answer):
+    """One request, and how its answer began.
+
+    Attributes:
+        answer: its first KiB, what isn't UTF-8 replaced.
+        status: none where there was no answer.
+    """
+
+    account: str | None
+    answer: str
+    at: datetime
+    error: str
+    latency_ms: int
+    status: int | None
+    try_number: int
+    type: str
+    webhook_id: str
+
+
+class AttemptsAnswer(Answer):
+    """A page of an endpoint's requests, newest first.
+
+    Attributes:
+        next: the cursor of the next page; None after the last.
+    """
+
+    attempts: tuple[AttemptAnswer, ...]
+    next: str | None
 
 
 class AuditAnswer(Answer):
@@ -276,6 +314,38 @@ class DecisionAnswer(Answer):
     version: int
 
 
+class DeliveriesAnswer(Answer):
+    """A page of what waits for an endpoint or was given up, oldest first.
+
+    Attributes:
+        next: the cursor of the next page; None after the last.
+    """
+
+    deliveries: tuple[DeliveryAnswer, ...]
+    next: str | None
+
+
+class DeliveryAnswer(Answer):
+    """An event that waits for an endpoint, or was given up.
+
+    Attributes:
+        error: of the last try.
+        next_at: when it is sent again.
+        position: where the log has what it is about.
+        state: pending, or parked.
+    """
+
+    account: str | None
+    error: str
+    made_at: datetime
+    next_at: datetime | None
+    position: str | None
+    state: str
+    tries: int
+    type: str
+    webhook_id: str
+
+
 class EndedAnswer(Answer):
     """A page of what ended, the latest first.
 
@@ -350,6 +420,35 @@ class EndedTotalsAnswer(Answer):
     rows: tuple[EndedSumAnswer, ...]
     since: datetime | None
     until: datetime | None
+
+
+class EndpointAnswer(Answer):
+    """An endpoint, without its secret.
+
+    Attributes:
+        behind: offsets of the log that it hasn't been through.
+        failing_since: when a request failed first since one didn't.
+        parked: events that were given up.
+        pending: events that wait for their next try, or behind one that does.
+        public_keys: that verify `v1a`, the newest first.
+        state: enabled, or disabled.
+    """
+
+    account_prefixes: tuple[str, ...]
+    behind: int
+    description: str
+    disabled_at: datetime | None
+    disabled_why: str
+    failing_since: datetime | None
+    id: str
+    made_at: datetime
+    owner: str
+    parked: int
+    pending: int
+    public_keys: tuple[str, ...]
+    state: str
+    types: tuple[str, ...]
+    url: str
 
 
 class ExpiringAnswer(Answer):
@@ -702,6 +801,37 @@ class MoveAnswer(Answer):
     version: int
 
 
+class NewEndpointAnswer(Answer):
+    """An endpoint with its secret.
+
+    Attributes:
+        behind: offsets of the log that it hasn't been through.
+        failing_since: when a request failed first since one didn't.
+        parked: events that were given up.
+        pending: events that wait for their next try, or behind one that does.
+        public_keys: that verify `v1a`, the newest first.
+        secret: that verifies `v1`; shown this once.
+        state: enabled, or disabled.
+    """
+
+    account_prefixes: tuple[str, ...]
+    behind: int
+    description: str
+    disabled_at: datetime | None
+    disabled_why: str
+    failing_since: datetime | None
+    id: str
+    made_at: datetime
+    owner: str
+    parked: int
+    pending: int
+    public_keys: tuple[str, ...]
+    secret: str
+    state: str
+    types: tuple[str, ...]
+    url: str
+
+
 class NewKeyAnswer(Answer):
     """A key with its text.
 
@@ -899,6 +1029,26 @@ class ReadyAnswer(Answer):
     kafka: bool
     postgresql: bool
     ready: bool
+
+
+class ResentAnswer(Answer):
+    """How many events are sent again."""
+
+    deliveries: int
+
+
+class RuleAnswer(Answer):
+    """A rule of alerts."""
+
+    account_prefix: str
+    asset: str | None
+    below: int | None
+    id: str
+    kind_: str = Field(..., alias="kind")
+    made_at: datetime
+    owner: str
+    rearm_at: int | None
+    within_s: int | None
 
 
 class RulesAnswer(Answer):
@@ -1156,10 +1306,12 @@ class TrialBalanceAnswer(Answer):
 
 AccountAnswer.model_rebuild()
 AccountsAnswer.model_rebuild()
+AttemptsAnswer.model_rebuild()
 AuditAnswer.model_rebuild()
 DeadLetterAnswer.model_rebuild()
 DeadLettersAnswer.model_rebuild()
 DecisionAnswer.model_rebuild()
+DeliveriesAnswer.model_rebuild()
 EndedAnswer.model_rebuild()
 EndedTotalsAnswer.model_rebuild()
 ExpiringAnswer.model_rebuild()

@@ -11,11 +11,14 @@ from creditfold.client.answers import (
     AcceptedAnswer,
     AccountAnswer,
     AccountsAnswer,
+    AttemptsAnswer,
     AuditAnswer,
     BalanceAnswer,
     DeadLettersAnswer,
+    DeliveriesAnswer,
     EndedAnswer,
     EndedTotalsAnswer,
+    EndpointAnswer,
     ExpiringAnswer,
     ExpiringMonthAnswer,
     GenerationAnswer,
@@ -28,6 +31,7 @@ from creditfold.client.answers import (
     LiveAnswer,
     LogRecordAnswer,
     LotsAnswer,
+    NewEndpointAnswer,
     NewKeyAnswer,
     OneDeadLetterAnswer,
     OperationAnswer,
@@ -35,6 +39,8 @@ from creditfold.client.answers import (
     OutcomeAnswer,
     ProgressAnswer,
     ReadyAnswer,
+    ResentAnswer,
+    RuleAnswer,
     RulesAnswer,
     SchedulesAnswer,
     SpentAnswer,
@@ -858,6 +864,81 @@ class AsyncReads(ABC):
             yield page
             if (cursor := following(page)) is None:
                 return
+
+    async def alert_rules(self) -> Rows[RuleAnswer]:
+        """All rules of alerts; a caller that is limited to a prefix sees those within it."""
+        return await self._send(Call("GET", "/v1/alert-rules", {200: list[RuleAnswer]}))
+
+    async def create_alert_rule(
+        self,
+        *,
+        kind: Literal["dropped", "depleted", "expiring"],
+        reason: str,
+        account_prefix: str | None = None,
+        asset: str | None = None,
+        below: int | None = None,
+        rearm_at: int | None = None,
+        within_s: int | None = None,
+    ) -> RuleAnswer:
+        """Have it said once when an account drops below a bound, has nothing left, or is about to lose credits.
+
+        It begins at the present state: what is below its bound already isn't said.
+
+        Args:
+            kind: kind.
+            reason: why, for the audit.
+            account_prefix: begins the accounts that are watched.
+            asset: that is watched; empty: any.
+            below: of `dropped`: the bound.
+            rearm_at: an account has recovered at this; at the bound if not given.
+            within_s: of `expiring`: seconds before the end of a lot.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "POST",
+                "/v1/alert-rules",
+                {201: RuleAnswer},
+                **json_body(
+                    kind=kind,
+                    reason=reason,
+                    account_prefix=account_prefix,
+                    asset=asset,
+                    below=below,
+                    rearm_at=rearm_at,
+                    within_s=within_s,
+                ),
+                is_repeatable=False,
+            )
+        )
+
+    async def delete_alert_rule(self, rule_id: str, *, reason: str) -> RuleAnswer:
+        """Remove a rule of alerts.
+
+        Args:
+            rule_id: the rule's id.
+            reason: why, for the audit.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "DELETE",
+                path("/v1/alert-rules/{rule_id}", rule_id=rule_id),
+                {200: RuleAnswer},
+                query={"reason": reason},
+                is_repeatable=False,
+            )
+        )
 
     async def audit(self, *, limit: int | None = None, cursor: str | None = None) -> AuditAnswer:
         """What operators did, newest first: who, when, from where, why, before and after.
@@ -1769,5 +1850,368 @@ class AsyncReads(ABC):
         return await self._send(
             Call(
                 "GET", "/v1/trial-balance", {200: TrialBalanceAnswer}, query={"at": at, "until": until, "asset": asset}
+            )
+        )
+
+    async def webhook_endpoints(self) -> Rows[EndpointAnswer]:
+        """All endpoints; a caller that is limited to a prefix sees those within it."""
+        return await self._send(Call("GET", "/v1/webhook-endpoints", {200: list[EndpointAnswer]}))
+
+    async def create_webhook_endpoint(
+        self,
+        *,
+        reason: str,
+        url: str,
+        account_prefixes: Sequence[str] | None = None,
+        description: str | None = None,
+        from_start: bool | None = None,
+        types: Sequence[str] | None = None,
+    ) -> NewEndpointAnswer:
+        """Have an endpoint called about what is decided from now on.
+
+        It gets what `read:statement` reads, which the caller must have, of accounts within the caller's reach.
+
+        Args:
+            reason: why, for the audit.
+            url: that is called, by https.
+            account_prefixes: one begins each account that it is called about; none given: any.
+            description: what it is for, in a few words.
+            from_start: send all that was ever decided, not only what comes.
+            types: of the events that it gets; none given: all.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "POST",
+                "/v1/webhook-endpoints",
+                {201: NewEndpointAnswer},
+                **json_body(
+                    reason=reason,
+                    url=url,
+                    account_prefixes=account_prefixes,
+                    description=description,
+                    from_start=from_start,
+                    types=types,
+                ),
+                is_repeatable=False,
+            )
+        )
+
+    async def delete_webhook_endpoint(self, endpoint_id: str, *, reason: str) -> EndpointAnswer:
+        """Remove an endpoint with all that waits for it, and answer with what it was.
+
+        Args:
+            endpoint_id: the endpoint's id.
+            reason: why, for the audit.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "DELETE",
+                path("/v1/webhook-endpoints/{endpoint_id}", endpoint_id=endpoint_id),
+                {200: EndpointAnswer},
+                query={"reason": reason},
+                is_repeatable=False,
+            )
+        )
+
+    async def webhook_endpoint(self, endpoint_id: str) -> EndpointAnswer:
+        """An endpoint: what it gets, and how far it is."""
+        return await self._send(
+            Call("GET", path("/v1/webhook-endpoints/{endpoint_id}", endpoint_id=endpoint_id), {200: EndpointAnswer})
+        )
+
+    async def change_webhook_endpoint(
+        self,
+        endpoint_id: str,
+        *,
+        reason: str,
+        account_prefixes: Sequence[str] | None = None,
+        description: str | None = None,
+        types: Sequence[str] | None = None,
+        url: str | None = None,
+    ) -> EndpointAnswer:
+        """Change what an endpoint gets, or where it is; what is sent from now on goes there.
+
+        Args:
+            endpoint_id: the endpoint's id.
+            reason: why, for the audit.
+            account_prefixes: one begins each account that it is called about; empty: any.
+            description: what it is for, in a few words.
+            types: of the events that it gets; empty: all.
+            url: that is called, by https.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "PATCH",
+                path("/v1/webhook-endpoints/{endpoint_id}", endpoint_id=endpoint_id),
+                {200: EndpointAnswer},
+                **json_body(
+                    reason=reason, account_prefixes=account_prefixes, description=description, types=types, url=url
+                ),
+                is_repeatable=False,
+            )
+        )
+
+    async def webhook_attempts(
+        self, endpoint_id: str, *, webhook_id: str | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> AttemptsAnswer:
+        """An endpoint's requests, newest first, with how their answers began.
+
+        Args:
+            endpoint_id: the endpoint's id.
+            webhook_id: only those of this event.
+            limit: rows of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "GET",
+                path("/v1/webhook-endpoints/{endpoint_id}/attempts", endpoint_id=endpoint_id),
+                {200: AttemptsAnswer},
+                query={"webhook_id": webhook_id, "limit": limit, "cursor": cursor},
+            )
+        )
+
+    async def webhook_attempts_pages(
+        self, endpoint_id: str, *, webhook_id: str | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> AsyncIterator[AttemptsAnswer]:
+        """The pages of `webhook_attempts`, one after the other until there are no more.
+
+        Args:
+            endpoint_id: the endpoint's id.
+            webhook_id: only those of this event.
+            limit: rows of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = await self.webhook_attempts(endpoint_id, webhook_id=webhook_id, limit=limit, cursor=cursor)
+            yield page
+            if (cursor := following(page)) is None:
+                return
+
+    async def webhook_deliveries(
+        self, endpoint_id: str, *, state: str | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> DeliveriesAnswer:
+        """What waits for an endpoint, or was given up, oldest first.
+
+        Args:
+            endpoint_id: the endpoint's id.
+            state: pending, or parked.
+            limit: rows of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "GET",
+                path("/v1/webhook-endpoints/{endpoint_id}/deliveries", endpoint_id=endpoint_id),
+                {200: DeliveriesAnswer},
+                query={"state": state, "limit": limit, "cursor": cursor},
+            )
+        )
+
+    async def webhook_deliveries_pages(
+        self, endpoint_id: str, *, state: str | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> AsyncIterator[DeliveriesAnswer]:
+        """The pages of `webhook_deliveries`, one after the other until there are no more.
+
+        Args:
+            endpoint_id: the endpoint's id.
+            state: pending, or parked.
+            limit: rows of a page.
+            cursor: `next` of the page before: this page begins where that one ended.
+
+        Yields:
+            Each page; its `next`, as `cursor`, goes on behind it.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        while True:
+            page = await self.webhook_deliveries(endpoint_id, state=state, limit=limit, cursor=cursor)
+            yield page
+            if (cursor := following(page)) is None:
+                return
+
+    async def disable_webhook_endpoint(self, endpoint_id: str, *, reason: str) -> EndpointAnswer:
+        """Call an endpoint no more. What is for it waits until it is enabled again.
+
+        Args:
+            endpoint_id: the endpoint's id.
+            reason: why, for the audit.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "POST",
+                path("/v1/webhook-endpoints/{endpoint_id}:disable", endpoint_id=endpoint_id),
+                {200: EndpointAnswer},
+                **json_body(reason=reason),
+                is_repeatable=False,
+            )
+        )
+
+    async def enable_webhook_endpoint(
+        self, endpoint_id: str, *, reason: str, from_now: bool | None = None
+    ) -> EndpointAnswer:
+        """Call an endpoint again, and send it what came meanwhile.
+
+        Args:
+            endpoint_id: the endpoint's id.
+            reason: why, for the audit.
+            from_now: leave out what came meanwhile.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "POST",
+                path("/v1/webhook-endpoints/{endpoint_id}:enable", endpoint_id=endpoint_id),
+                {200: EndpointAnswer},
+                **json_body(reason=reason, from_now=from_now),
+                is_repeatable=False,
+            )
+        )
+
+    async def resend_webhooks(
+        self,
+        endpoint_id: str,
+        *,
+        reason: str,
+        account_prefix: str | None = None,
+        first: str | None = None,
+        last: str | None = None,
+        since: Instant | None = None,
+        type: str | None = None,
+        until: Instant | None = None,
+        webhook_id: str | None = None,
+    ) -> ResentAnswer:
+        """Send events again, by the same ids: one, a range of positions, or what was given up.
+
+        Args:
+            endpoint_id: the endpoint's id.
+            reason: why, for the audit.
+            account_prefix: only of accounts that begin so.
+            first: the first position of a range, `partition:offset`.
+            last: the last position of the range.
+            since: only what failed first at this instant or later.
+            type: of what was given up, only events of this type.
+            until: only what failed first before this instant.
+            webhook_id: of one event that waits or was given up.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "POST",
+                path("/v1/webhook-endpoints/{endpoint_id}:resend", endpoint_id=endpoint_id),
+                {202: ResentAnswer},
+                **json_body(
+                    reason=reason,
+                    account_prefix=account_prefix,
+                    first=first,
+                    last=last,
+                    since=since,
+                    type=type,
+                    until=until,
+                    webhook_id=webhook_id,
+                ),
+                is_repeatable=False,
+            )
+        )
+
+    async def rotate_webhook_secret(
+        self, endpoint_id: str, *, reason: str, overlap_s: int | None = None
+    ) -> NewEndpointAnswer:
+        """Give an endpoint a new secret and a new key; the old ones sign too for a while.
+
+        Args:
+            endpoint_id: the endpoint's id.
+            reason: why, for the audit.
+            overlap_s: seconds for which the old one signs too.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "POST",
+                path("/v1/webhook-endpoints/{endpoint_id}:rotate", endpoint_id=endpoint_id),
+                {200: NewEndpointAnswer},
+                **json_body(reason=reason, overlap_s=overlap_s),
+                is_repeatable=False,
+            )
+        )
+
+    async def test_webhook_endpoint(self, endpoint_id: str, *, reason: str) -> ResentAnswer:
+        """Send an endpoint an `endpoint.test`, whatever it asks for. Its attempts show what came of it.
+
+        Args:
+            endpoint_id: the endpoint's id.
+            reason: why, for the audit.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ClientError: it was refused, or couldn't be asked in time.
+        """
+        return await self._send(
+            Call(
+                "POST",
+                path("/v1/webhook-endpoints/{endpoint_id}:test", endpoint_id=endpoint_id),
+                {202: ResentAnswer},
+                **json_body(reason=reason),
+                is_repeatable=False,
             )
         )

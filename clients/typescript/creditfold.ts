@@ -625,6 +625,52 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/alert-rules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Rules
+         * @description All rules of alerts; a caller that is limited to a prefix sees those within it.
+         */
+        get: operations["alert_rules"];
+        put?: never;
+        /**
+         * Create
+         * @description Have it said once when an account drops below a bound, has nothing left, or is about to lose credits.
+         *
+         *     It begins at the present state: what is below its bound already isn't said.
+         */
+        post: operations["create_alert_rule"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/alert-rules/{rule_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Delete
+         * @description Remove a rule of alerts.
+         */
+        delete: operations["delete_alert_rule"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/audit": {
         parameters: {
             query?: never;
@@ -1248,6 +1294,200 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/webhook-endpoints": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Endpoints
+         * @description All endpoints; a caller that is limited to a prefix sees those within it.
+         */
+        get: operations["webhook_endpoints"];
+        put?: never;
+        /**
+         * Create
+         * @description Have an endpoint called about what is decided from now on.
+         *
+         *     It gets what `read:statement` reads, which the caller must have, of accounts within the caller's reach.
+         */
+        post: operations["create_webhook_endpoint"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhook-endpoints/{endpoint_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show
+         * @description An endpoint: what it gets, and how far it is.
+         */
+        get: operations["webhook_endpoint"];
+        put?: never;
+        post?: never;
+        /**
+         * Delete
+         * @description Remove an endpoint with all that waits for it, and answer with what it was.
+         */
+        delete: operations["delete_webhook_endpoint"];
+        options?: never;
+        head?: never;
+        /**
+         * Change
+         * @description Change what an endpoint gets, or where it is; what is sent from now on goes there.
+         */
+        patch: operations["change_webhook_endpoint"];
+        trace?: never;
+    };
+    "/v1/webhook-endpoints/{endpoint_id}/attempts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Attempts
+         * @description An endpoint's requests, newest first, with how their answers began.
+         */
+        get: operations["webhook_attempts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhook-endpoints/{endpoint_id}/deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Deliveries
+         * @description What waits for an endpoint, or was given up, oldest first.
+         */
+        get: operations["webhook_deliveries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhook-endpoints/{endpoint_id}:disable": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Disable
+         * @description Call an endpoint no more. What is for it waits until it is enabled again.
+         */
+        post: operations["disable_webhook_endpoint"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhook-endpoints/{endpoint_id}:enable": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Enable
+         * @description Call an endpoint again, and send it what came meanwhile.
+         */
+        post: operations["enable_webhook_endpoint"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhook-endpoints/{endpoint_id}:resend": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Resend
+         * @description Send events again, by the same ids: one, a range of positions, or what was given up.
+         */
+        post: operations["resend_webhooks"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhook-endpoints/{endpoint_id}:rotate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Rotate
+         * @description Give an endpoint a new secret and a new key; the old ones sign too for a while.
+         */
+        post: operations["rotate_webhook_secret"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhook-endpoints/{endpoint_id}:test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Try Out
+         * @description Send an endpoint an `endpoint.test`, whatever it asks for. Its attempts show what came of it.
+         */
+        post: operations["test_webhook_endpoint"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -1366,6 +1606,52 @@ export interface components {
              * @description Where they went.
              */
             target: string;
+        };
+        /**
+         * AttemptAnswer
+         * @description One request, and how its answer began.
+         */
+        AttemptAnswer: {
+            /** Account */
+            account: string | null;
+            /**
+             * Answer
+             * @description Its first KiB, what isn't UTF-8 replaced.
+             */
+            answer: string;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /** Error */
+            error: string;
+            /** Latency Ms */
+            latency_ms: number;
+            /**
+             * Status
+             * @description None where there was no answer.
+             */
+            status: number | null;
+            /** Try Number */
+            try_number: number;
+            /** Type */
+            type: string;
+            /** Webhook Id */
+            webhook_id: string;
+        };
+        /**
+         * AttemptsAnswer
+         * @description A page of an endpoint's requests, newest first.
+         */
+        AttemptsAnswer: {
+            /** Attempts */
+            attempts: components["schemas"]["AttemptAnswer"][];
+            /**
+             * Next
+             * @description The cursor of the next page; None after the last.
+             */
+            next: string | null;
         };
         /**
          * AuditAnswer
@@ -1588,6 +1874,58 @@ export interface components {
             version: number;
         };
         /**
+         * DeliveriesAnswer
+         * @description A page of what waits for an endpoint or was given up, oldest first.
+         */
+        DeliveriesAnswer: {
+            /** Deliveries */
+            deliveries: components["schemas"]["DeliveryAnswer"][];
+            /**
+             * Next
+             * @description The cursor of the next page; None after the last.
+             */
+            next: string | null;
+        };
+        /**
+         * DeliveryAnswer
+         * @description An event that waits for an endpoint, or was given up.
+         */
+        DeliveryAnswer: {
+            /** Account */
+            account: string | null;
+            /**
+             * Error
+             * @description Of the last try.
+             */
+            error: string;
+            /**
+             * Made At
+             * Format: date-time
+             */
+            made_at: string;
+            /**
+             * Next At
+             * @description When it is sent again.
+             */
+            next_at: string | null;
+            /**
+             * Position
+             * @description Where the log has what it is about.
+             */
+            position: string | null;
+            /**
+             * State
+             * @description pending, or parked.
+             */
+            state: string;
+            /** Tries */
+            tries: number;
+            /** Type */
+            type: string;
+            /** Webhook Id */
+            webhook_id: string;
+        };
+        /**
          * EndedAnswer
          * @description A page of what ended, the latest first.
          */
@@ -1717,6 +2055,63 @@ export interface components {
             since: string | null;
             /** Until */
             until: string | null;
+        };
+        /**
+         * EndpointAnswer
+         * @description An endpoint, without its secret.
+         */
+        EndpointAnswer: {
+            /** Account Prefixes */
+            account_prefixes: string[];
+            /**
+             * Behind
+             * @description Offsets of the log that it hasn't been through.
+             */
+            behind: number;
+            /** Description */
+            description: string;
+            /** Disabled At */
+            disabled_at: string | null;
+            /** Disabled Why */
+            disabled_why: string;
+            /**
+             * Failing Since
+             * @description When a request failed first since one didn't.
+             */
+            failing_since: string | null;
+            /** Id */
+            id: string;
+            /**
+             * Made At
+             * Format: date-time
+             */
+            made_at: string;
+            /** Owner */
+            owner: string;
+            /**
+             * Parked
+             * @description Events that were given up.
+             */
+            parked: number;
+            /**
+             * Pending
+             * @description Events that wait for their next try, or behind one that does.
+             */
+            pending: number;
+            /**
+             * Public Keys
+             * @description That verify `v1a`, the newest first.
+             */
+            public_keys: string[];
+            /**
+             * State
+             * @description enabled, or disabled.
+             */
+            state: string;
+            /** Types */
+            types: string[];
+            /** Url */
+            url: string;
         };
         /**
          * ExpiringAnswer
@@ -2294,6 +2689,68 @@ export interface components {
             version: number;
         };
         /**
+         * NewEndpointAnswer
+         * @description An endpoint with its secret.
+         */
+        NewEndpointAnswer: {
+            /** Account Prefixes */
+            account_prefixes: string[];
+            /**
+             * Behind
+             * @description Offsets of the log that it hasn't been through.
+             */
+            behind: number;
+            /** Description */
+            description: string;
+            /** Disabled At */
+            disabled_at: string | null;
+            /** Disabled Why */
+            disabled_why: string;
+            /**
+             * Failing Since
+             * @description When a request failed first since one didn't.
+             */
+            failing_since: string | null;
+            /** Id */
+            id: string;
+            /**
+             * Made At
+             * Format: date-time
+             */
+            made_at: string;
+            /** Owner */
+            owner: string;
+            /**
+             * Parked
+             * @description Events that were given up.
+             */
+            parked: number;
+            /**
+             * Pending
+             * @description Events that wait for their next try, or behind one that does.
+             */
+            pending: number;
+            /**
+             * Public Keys
+             * @description That verify `v1a`, the newest first.
+             */
+            public_keys: string[];
+            /**
+             * Secret
+             * @description That verifies `v1`; shown this once.
+             */
+            secret: string;
+            /**
+             * State
+             * @description enabled, or disabled.
+             */
+            state: string;
+            /** Types */
+            types: string[];
+            /** Url */
+            url: string;
+        };
+        /**
          * NewKeyAnswer
          * @description A key with its text.
          */
@@ -2661,6 +3118,41 @@ export interface components {
             postgresql: boolean;
             /** Ready */
             ready: boolean;
+        };
+        /**
+         * ResentAnswer
+         * @description How many events are sent again.
+         */
+        ResentAnswer: {
+            /** Deliveries */
+            deliveries: number;
+        };
+        /**
+         * RuleAnswer
+         * @description A rule of alerts.
+         */
+        RuleAnswer: {
+            /** Account Prefix */
+            account_prefix: string;
+            /** Asset */
+            asset: string | null;
+            /** Below */
+            below: number | null;
+            /** Id */
+            id: string;
+            /** Kind */
+            kind: string;
+            /**
+             * Made At
+             * Format: date-time
+             */
+            made_at: string;
+            /** Owner */
+            owner: string;
+            /** Rearm At */
+            rearm_at: number | null;
+            /** Within S */
+            within_s: number | null;
         };
         /**
          * RulesAnswer
@@ -3092,6 +3584,8 @@ export type AccountAnswer = components['schemas']['AccountAnswer'];
 export type AccountsAnswer = components['schemas']['AccountsAnswer'];
 export type ActivationAnswer = components['schemas']['ActivationAnswer'];
 export type Allocation = components['schemas']['Allocation'];
+export type AttemptAnswer = components['schemas']['AttemptAnswer'];
+export type AttemptsAnswer = components['schemas']['AttemptsAnswer'];
 export type AuditAnswer = components['schemas']['AuditAnswer'];
 export type AuditLineAnswer = components['schemas']['AuditLineAnswer'];
 export type BalanceAnswer = components['schemas']['BalanceAnswer'];
@@ -3099,10 +3593,13 @@ export type BytesAnswer = components['schemas']['BytesAnswer'];
 export type DeadLetterAnswer = components['schemas']['DeadLetterAnswer'];
 export type DeadLettersAnswer = components['schemas']['DeadLettersAnswer'];
 export type DecisionAnswer = components['schemas']['DecisionAnswer'];
+export type DeliveriesAnswer = components['schemas']['DeliveriesAnswer'];
+export type DeliveryAnswer = components['schemas']['DeliveryAnswer'];
 export type EndedAnswer = components['schemas']['EndedAnswer'];
 export type EndedLineAnswer = components['schemas']['EndedLineAnswer'];
 export type EndedSumAnswer = components['schemas']['EndedSumAnswer'];
 export type EndedTotalsAnswer = components['schemas']['EndedTotalsAnswer'];
+export type EndpointAnswer = components['schemas']['EndpointAnswer'];
 export type ExpiringAnswer = components['schemas']['ExpiringAnswer'];
 export type ExpiringDayAnswer = components['schemas']['ExpiringDayAnswer'];
 export type ExpiringLotAnswer = components['schemas']['ExpiringLotAnswer'];
@@ -3126,6 +3623,7 @@ export type LogRecordAnswer = components['schemas']['LogRecordAnswer'];
 export type LotAnswer = components['schemas']['LotAnswer'];
 export type LotsAnswer = components['schemas']['LotsAnswer'];
 export type MoveAnswer = components['schemas']['MoveAnswer'];
+export type NewEndpointAnswer = components['schemas']['NewEndpointAnswer'];
 export type NewKeyAnswer = components['schemas']['NewKeyAnswer'];
 export type OneDeadLetterAnswer = components['schemas']['OneDeadLetterAnswer'];
 export type OperationAnswer = components['schemas']['OperationAnswer'];
@@ -3135,6 +3633,8 @@ export type PreviewAnswer = components['schemas']['PreviewAnswer'];
 export type Problem = components['schemas']['Problem'];
 export type ProgressAnswer = components['schemas']['ProgressAnswer'];
 export type ReadyAnswer = components['schemas']['ReadyAnswer'];
+export type ResentAnswer = components['schemas']['ResentAnswer'];
+export type RuleAnswer = components['schemas']['RuleAnswer'];
 export type RulesAnswer = components['schemas']['RulesAnswer'];
 export type ScheduleAnswer = components['schemas']['ScheduleAnswer'];
 export type SchedulesAnswer = components['schemas']['SchedulesAnswer'];
@@ -10867,6 +11367,415 @@ export interface operations {
             };
         };
     };
+    alert_rules: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example [
+                     *       {
+                     *         "account_prefix": "",
+                     *         "asset": "credits",
+                     *         "below": 100,
+                     *         "id": "k1",
+                     *         "kind": "dropped",
+                     *         "made_at": "2026-06-01T12:00:00.000Z",
+                     *         "owner": "shop",
+                     *         "rearm_at": 150,
+                     *         "within_s": null
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["RuleAnswer"][];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_alert_rule: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "asset": "credits",
+                 *       "below": 100,
+                 *       "kind": "dropped",
+                 *       "rearm_at": 150,
+                 *       "reason": "low balance mails"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Account Prefix
+                     * @description Begins the accounts that are watched.
+                     * @default
+                     */
+                    account_prefix?: string;
+                    /**
+                     * Asset
+                     * @description That is watched; empty: any.
+                     * @default
+                     */
+                    asset?: string;
+                    /**
+                     * Below
+                     * @description Of `dropped`: the bound.
+                     * @default 1
+                     */
+                    below?: number;
+                    /**
+                     * Kind
+                     * @enum {string}
+                     */
+                    kind: "dropped" | "depleted" | "expiring";
+                    /**
+                     * Rearm At
+                     * @description An account has recovered at this; at the bound if not given.
+                     */
+                    rearm_at?: number | null;
+                    /**
+                     * Reason
+                     * @description Why, for the audit.
+                     */
+                    reason: string;
+                    /**
+                     * Within S
+                     * @description Of `expiring`: seconds before the end of a lot.
+                     * @default 0
+                     */
+                    within_s?: number;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "account_prefix": "",
+                     *       "asset": "credits",
+                     *       "below": 100,
+                     *       "id": "k1",
+                     *       "kind": "dropped",
+                     *       "made_at": "2026-06-01T12:00:00.000Z",
+                     *       "owner": "shop",
+                     *       "rearm_at": 150,
+                     *       "within_s": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["RuleAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_alert_rule: {
+        parameters: {
+            query: {
+                /** @description Why, for the audit. */
+                reason: string;
+            };
+            header?: never;
+            path: {
+                /** @description The rule's id. */
+                rule_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "account_prefix": "",
+                     *       "asset": "credits",
+                     *       "below": 100,
+                     *       "id": "k1",
+                     *       "kind": "dropped",
+                     *       "made_at": "2026-06-01T12:00:00.000Z",
+                     *       "owner": "shop",
+                     *       "rearm_at": 150,
+                     *       "within_s": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["RuleAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     audit: {
         parameters: {
             query?: {
@@ -10892,43 +11801,23 @@ export interface operations {
                      * @example {
                      *       "lines": [
                      *         {
-                     *           "action": "keys.revoke",
+                     *           "action": "alerts.delete",
                      *           "address": "127.0.0.1",
-                     *           "after": {
-                     *             "account_prefix": "",
-                     *             "assets": [],
-                     *             "burst": null,
-                     *             "expires_at": null,
-                     *             "id": "k1",
-                     *             "made_at": "2026-06-01T12:00:00.000+00:00",
-                     *             "most_amount": null,
-                     *             "name": "shop",
-                     *             "rate": null,
-                     *             "revoked_at": "2026-06-01T12:00:00.000+00:00",
-                     *             "scopes": [
-                     *               "append:spend",
-                     *               "read:balance"
-                     *             ]
-                     *           },
+                     *           "after": null,
                      *           "at": "2026-06-01T12:00:00.000Z",
                      *           "before": {
                      *             "account_prefix": "",
-                     *             "assets": [],
-                     *             "burst": null,
-                     *             "expires_at": null,
+                     *             "asset": "credits",
+                     *             "below": 100,
                      *             "id": "k1",
+                     *             "kind": "dropped",
                      *             "made_at": "2026-06-01T12:00:00.000+00:00",
-                     *             "most_amount": null,
-                     *             "name": "shop",
-                     *             "rate": null,
-                     *             "revoked_at": null,
-                     *             "scopes": [
-                     *               "append:spend",
-                     *               "read:balance"
-                     *             ]
+                     *             "owner": "shop",
+                     *             "rearm_at": 150,
+                     *             "within_ms": 0
                      *           },
                      *           "number": 20,
-                     *           "reason": "the shop is closed",
+                     *           "reason": "nobody reads them",
                      *           "request_id": "5f0c2a7e9b1d4c3f8a6e",
                      *           "target": "k1",
                      *           "who": "shop"
@@ -15742,6 +16631,1881 @@ export interface operations {
             };
             /** @description Forbidden */
             403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    webhook_endpoints: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example [
+                     *       {
+                     *         "account_prefixes": [],
+                     *         "behind": 20,
+                     *         "description": "",
+                     *         "disabled_at": null,
+                     *         "disabled_why": "",
+                     *         "failing_since": null,
+                     *         "id": "ep_...",
+                     *         "made_at": "2026-06-01T12:00:00.000Z",
+                     *         "owner": "shop",
+                     *         "parked": 0,
+                     *         "pending": 1,
+                     *         "public_keys": [
+                     *           "whpk_...",
+                     *           "whpk_..."
+                     *         ],
+                     *         "state": "enabled",
+                     *         "types": [
+                     *           "command.accepted"
+                     *         ],
+                     *         "url": "https://shop.example/hooks"
+                     *       }
+                     *     ]
+                     */
+                    "application/json": components["schemas"]["EndpointAnswer"][];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_webhook_endpoint: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "reason": "the shop shows balances",
+                 *       "types": [
+                 *         "command.accepted",
+                 *         "balance.dropped"
+                 *       ],
+                 *       "url": "https://shop.example/hooks"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Account Prefixes
+                     * @description One begins each account that it is called about; none given: any.
+                     * @default []
+                     */
+                    account_prefixes?: string[];
+                    /**
+                     * Description
+                     * @description What it is for, in a few words.
+                     * @default
+                     */
+                    description?: string;
+                    /**
+                     * From Start
+                     * @description Send all that was ever decided, not only what comes.
+                     * @default false
+                     */
+                    from_start?: boolean;
+                    /**
+                     * Reason
+                     * @description Why, for the audit.
+                     */
+                    reason: string;
+                    /**
+                     * Types
+                     * @description Of the events that it gets; none given: all.
+                     * @default []
+                     */
+                    types?: string[];
+                    /**
+                     * Url
+                     * @description That is called, by https.
+                     */
+                    url: string;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "account_prefixes": [],
+                     *       "behind": 20,
+                     *       "description": "",
+                     *       "disabled_at": null,
+                     *       "disabled_why": "",
+                     *       "failing_since": null,
+                     *       "id": "ep_...",
+                     *       "made_at": "2026-06-01T12:00:00.000Z",
+                     *       "owner": "shop",
+                     *       "parked": 0,
+                     *       "pending": 0,
+                     *       "public_keys": [
+                     *         "whpk_..."
+                     *       ],
+                     *       "secret": "whsec_...",
+                     *       "state": "enabled",
+                     *       "types": [
+                     *         "command.accepted",
+                     *         "balance.dropped"
+                     *       ],
+                     *       "url": "https://shop.example/hooks"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["NewEndpointAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    webhook_endpoint: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The endpoint's id. */
+                endpoint_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "account_prefixes": [],
+                     *       "behind": 20,
+                     *       "description": "",
+                     *       "disabled_at": null,
+                     *       "disabled_why": "",
+                     *       "failing_since": null,
+                     *       "id": "ep_...",
+                     *       "made_at": "2026-06-01T12:00:00.000Z",
+                     *       "owner": "shop",
+                     *       "parked": 0,
+                     *       "pending": 1,
+                     *       "public_keys": [
+                     *         "whpk_...",
+                     *         "whpk_..."
+                     *       ],
+                     *       "state": "enabled",
+                     *       "types": [
+                     *         "command.accepted"
+                     *       ],
+                     *       "url": "https://shop.example/hooks"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["EndpointAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "code": "endpoint_unknown",
+                     *       "detail": "There is no endpoint with the id 'ep_...'.",
+                     *       "maybe_written": false,
+                     *       "remedy": "`creditfold webhooks list` shows all.",
+                     *       "request_id": "5f0c2a7e9b1d4c3f8a6e",
+                     *       "status": 404,
+                     *       "title": "Endpoint unknown",
+                     *       "type": "urn:creditfold:problem:endpoint-unknown"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_webhook_endpoint: {
+        parameters: {
+            query: {
+                /** @description Why, for the audit. */
+                reason: string;
+            };
+            header?: never;
+            path: {
+                /** @description The endpoint's id. */
+                endpoint_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "account_prefixes": [],
+                     *       "behind": 20,
+                     *       "description": "",
+                     *       "disabled_at": null,
+                     *       "disabled_why": "",
+                     *       "failing_since": null,
+                     *       "id": "ep_...",
+                     *       "made_at": "2026-06-01T12:00:00.000Z",
+                     *       "owner": "shop",
+                     *       "parked": 0,
+                     *       "pending": 1,
+                     *       "public_keys": [
+                     *         "whpk_...",
+                     *         "whpk_..."
+                     *       ],
+                     *       "state": "enabled",
+                     *       "types": [
+                     *         "command.accepted"
+                     *       ],
+                     *       "url": "https://shop.example/hooks"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["EndpointAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_webhook_endpoint: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The endpoint's id. */
+                endpoint_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "reason": "alerts go elsewhere",
+                 *       "types": [
+                 *         "command.accepted"
+                 *       ]
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Account Prefixes
+                     * @description One begins each account that it is called about; empty: any.
+                     */
+                    account_prefixes?: string[] | null;
+                    /**
+                     * Description
+                     * @description What it is for, in a few words.
+                     */
+                    description?: string | null;
+                    /**
+                     * Reason
+                     * @description Why, for the audit.
+                     */
+                    reason: string;
+                    /**
+                     * Types
+                     * @description Of the events that it gets; empty: all.
+                     */
+                    types?: string[] | null;
+                    /**
+                     * Url
+                     * @description That is called, by https.
+                     */
+                    url?: string | null;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "account_prefixes": [],
+                     *       "behind": 20,
+                     *       "description": "",
+                     *       "disabled_at": null,
+                     *       "disabled_why": "",
+                     *       "failing_since": null,
+                     *       "id": "ep_...",
+                     *       "made_at": "2026-06-01T12:00:00.000Z",
+                     *       "owner": "shop",
+                     *       "parked": 0,
+                     *       "pending": 1,
+                     *       "public_keys": [
+                     *         "whpk_..."
+                     *       ],
+                     *       "state": "enabled",
+                     *       "types": [
+                     *         "command.accepted"
+                     *       ],
+                     *       "url": "https://shop.example/hooks"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["EndpointAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    webhook_attempts: {
+        parameters: {
+            query?: {
+                /** @description Only those of this event. */
+                webhook_id?: string | null;
+                /** @description Rows of a page. */
+                limit?: number;
+                /** @description `next` of the page before: this page begins where that one ended. */
+                cursor?: string | null;
+            };
+            header?: never;
+            path: {
+                /** @description The endpoint's id. */
+                endpoint_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "attempts": [],
+                     *       "next": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["AttemptsAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    webhook_deliveries: {
+        parameters: {
+            query?: {
+                /** @description pending, or parked. */
+                state?: string | null;
+                /** @description Rows of a page. */
+                limit?: number;
+                /** @description `next` of the page before: this page begins where that one ended. */
+                cursor?: string | null;
+            };
+            header?: never;
+            path: {
+                /** @description The endpoint's id. */
+                endpoint_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "deliveries": [
+                     *         {
+                     *           "account": null,
+                     *           "error": "",
+                     *           "made_at": "2026-06-01T12:00:00.000Z",
+                     *           "next_at": "2026-06-01T12:00:00.000Z",
+                     *           "position": null,
+                     *           "state": "pending",
+                     *           "tries": 0,
+                     *           "type": "endpoint.test",
+                     *           "webhook_id": "msg_..."
+                     *         }
+                     *       ],
+                     *       "next": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["DeliveriesAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    disable_webhook_endpoint: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The endpoint's id. */
+                endpoint_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "reason": "the shop moves"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Reason
+                     * @description Why, for the audit.
+                     */
+                    reason: string;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "account_prefixes": [],
+                     *       "behind": 20,
+                     *       "description": "",
+                     *       "disabled_at": "2026-06-01T12:00:00.000Z",
+                     *       "disabled_why": "by hand",
+                     *       "failing_since": null,
+                     *       "id": "ep_...",
+                     *       "made_at": "2026-06-01T12:00:00.000Z",
+                     *       "owner": "shop",
+                     *       "parked": 0,
+                     *       "pending": 1,
+                     *       "public_keys": [
+                     *         "whpk_..."
+                     *       ],
+                     *       "state": "disabled",
+                     *       "types": [
+                     *         "command.accepted"
+                     *       ],
+                     *       "url": "https://shop.example/hooks"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["EndpointAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    enable_webhook_endpoint: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The endpoint's id. */
+                endpoint_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "reason": "it has moved"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * From Now
+                     * @description Leave out what came meanwhile.
+                     * @default false
+                     */
+                    from_now?: boolean;
+                    /**
+                     * Reason
+                     * @description Why, for the audit.
+                     */
+                    reason: string;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "account_prefixes": [],
+                     *       "behind": 20,
+                     *       "description": "",
+                     *       "disabled_at": null,
+                     *       "disabled_why": "",
+                     *       "failing_since": null,
+                     *       "id": "ep_...",
+                     *       "made_at": "2026-06-01T12:00:00.000Z",
+                     *       "owner": "shop",
+                     *       "parked": 0,
+                     *       "pending": 1,
+                     *       "public_keys": [
+                     *         "whpk_..."
+                     *       ],
+                     *       "state": "enabled",
+                     *       "types": [
+                     *         "command.accepted"
+                     *       ],
+                     *       "url": "https://shop.example/hooks"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["EndpointAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    resend_webhooks: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The endpoint's id. */
+                endpoint_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "account_prefix": "eu-",
+                 *       "reason": "the shop was mended"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Account Prefix
+                     * @description Only of accounts that begin so.
+                     * @default
+                     */
+                    account_prefix?: string;
+                    /**
+                     * First
+                     * @description The first position of a range, `partition:offset`.
+                     */
+                    first?: string | null;
+                    /**
+                     * Last
+                     * @description The last position of the range.
+                     */
+                    last?: string | null;
+                    /**
+                     * Reason
+                     * @description Why, for the audit.
+                     */
+                    reason: string;
+                    /**
+                     * Since
+                     * @description Only what failed first at this instant or later.
+                     */
+                    since?: string | null;
+                    /**
+                     * Type
+                     * @description Of what was given up, only events of this type.
+                     */
+                    type?: string | null;
+                    /**
+                     * Until
+                     * @description Only what failed first before this instant.
+                     */
+                    until?: string | null;
+                    /**
+                     * Webhook Id
+                     * @description Of one event that waits or was given up.
+                     */
+                    webhook_id?: string | null;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "deliveries": 0
+                     *     }
+                     */
+                    "application/json": components["schemas"]["ResentAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    rotate_webhook_secret: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The endpoint's id. */
+                endpoint_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "reason": "each quarter"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Overlap S
+                     * @description Seconds for which the old one signs too.
+                     * @default 86400
+                     */
+                    overlap_s?: number;
+                    /**
+                     * Reason
+                     * @description Why, for the audit.
+                     */
+                    reason: string;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "account_prefixes": [],
+                     *       "behind": 20,
+                     *       "description": "",
+                     *       "disabled_at": null,
+                     *       "disabled_why": "",
+                     *       "failing_since": null,
+                     *       "id": "ep_...",
+                     *       "made_at": "2026-06-01T12:00:00.000Z",
+                     *       "owner": "shop",
+                     *       "parked": 0,
+                     *       "pending": 1,
+                     *       "public_keys": [
+                     *         "whpk_...",
+                     *         "whpk_..."
+                     *       ],
+                     *       "secret": "whsec_...",
+                     *       "state": "enabled",
+                     *       "types": [
+                     *         "command.accepted"
+                     *       ],
+                     *       "url": "https://shop.example/hooks"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["NewEndpointAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Header Fields Too Large */
+            431: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    test_webhook_endpoint: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The endpoint's id. */
+                endpoint_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "reason": "is it there?"
+                 *     }
+                 */
+                "application/json": {
+                    /**
+                     * Reason
+                     * @description Why, for the audit.
+                     */
+                    reason: string;
+                };
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    "Retry-After": components["headers"]["Retry-After"];
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "deliveries": 1
+                     *     }
+                     */
+                    "application/json": components["schemas"]["ResentAnswer"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    "X-Request-ID": components["headers"]["X-Request-ID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
                 headers: {
                     "X-Request-ID": components["headers"]["X-Request-ID"];
                     [name: string]: unknown;

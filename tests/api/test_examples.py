@@ -100,6 +100,27 @@ CALLS = (
     Call("rotate_key", "POST", "/v1/keys/{key}:rotate", body={"reason": "as each month"}),
     Call("revoke_key", "DELETE", "/v1/keys/{key}", query={"reason": "the shop is closed"}),
     Call("keys", "GET", "/v1/keys"),
+    Call("create_webhook_endpoint", "POST", "/v1/webhook-endpoints",
+         body={"url": "https://shop.example/hooks", "types": ["command.accepted", "balance.dropped"],
+               "reason": "the shop shows balances"}),
+    Call("test_webhook_endpoint", "POST", "/v1/webhook-endpoints/{key}:test", body={"reason": "is it there?"}),
+    Call("webhook_deliveries", "GET", "/v1/webhook-endpoints/{key}/deliveries"),
+    Call("webhook_attempts", "GET", "/v1/webhook-endpoints/{key}/attempts"),
+    Call("resend_webhooks", "POST", "/v1/webhook-endpoints/{key}:resend",
+         body={"reason": "the shop was mended", "account_prefix": "eu-"}),
+    Call("change_webhook_endpoint", "PATCH", "/v1/webhook-endpoints/{key}",
+         body={"types": ["command.accepted"], "reason": "alerts go elsewhere"}),
+    Call("disable_webhook_endpoint", "POST", "/v1/webhook-endpoints/{key}:disable", body={"reason": "the shop moves"}),
+    Call("enable_webhook_endpoint", "POST", "/v1/webhook-endpoints/{key}:enable", body={"reason": "it has moved"}),
+    Call("rotate_webhook_secret", "POST", "/v1/webhook-endpoints/{key}:rotate", body={"reason": "each quarter"}),
+    Call("webhook_endpoint", "GET", "/v1/webhook-endpoints/{key}"),
+    Call("webhook_endpoints", "GET", "/v1/webhook-endpoints"),
+    Call("delete_webhook_endpoint", "DELETE", "/v1/webhook-endpoints/{key}", query={"reason": "the shop is closed"}),
+    Call("webhook_endpoint", "GET", "/v1/webhook-endpoints/{key}"),
+    Call("create_alert_rule", "POST", "/v1/alert-rules",
+         body={"kind": "dropped", "asset": "credits", "below": 100, "rearm_at": 150, "reason": "low balance mails"}),
+    Call("alert_rules", "GET", "/v1/alert-rules"),
+    Call("delete_alert_rule", "DELETE", "/v1/alert-rules/{key}", query={"reason": "nobody reads them"}),
     Call("audit", "GET", "/v1/audit", query={"limit": "1"}),
     Call("journal", "GET", "/v1/journal", query={"limit": "1"}),
     Call("rejections", "GET", "/v1/rejections", query={"limit": "1"}),
@@ -142,6 +163,8 @@ VARYING = (
     (re.compile(r"\b1[789]\d{11}\b"), "1780315200000"),
     (re.compile(r"\bkey-[0-9a-f]{8}\b"), "shop"),
     (re.compile(r"\bcfk_\w+"), "cfk_..."),
+    (re.compile(r"\b(whsec|whpk|msg)_[\w+/=]+"), r"\1_..."),
+    (re.compile(r"\bep_\w+"), "ep_..."),
     (re.compile(r'("request_id": ?)"\w+"'), r'\1"5f0c2a7e9b1d4c3f8a6e"'),
     (re.compile(r'("next": ?)"[^"]+"'), r'\1"..."'),
     (
@@ -150,6 +173,7 @@ VARYING = (
         ),
         r"\g<1>20",
     ),
+    (re.compile(r'("behind": ?)\d+'), r"\g<1>20"),
     (re.compile(r'("(?:id|target)": ?)"\w+"'), r'\1"k1"'),
     (re.compile(r'("next_offsets": ?){[^}]*}'), r'\1{"3": 1043}'),
     (re.compile(r'("topic_id": ?)"[^"]+"'), r'\1"5q9KbW7rQ5mGvK2Jp0xR3A"'),
@@ -193,7 +217,7 @@ class Recorder:
         media = answer.headers["Content-Type"].partition(";")[0]
         text = alike(answer.text)
         body = json.loads(text) if media.endswith("json") and "ndjson" not in media else text
-        if call.operation == "create_key":
+        if call.operation in ("create_key", "create_webhook_endpoint", "create_alert_rule"):
             self._key = answer.json()["id"]
         if call.operation == "dead_letters":
             self._letter = answer.json()["dead_letters"][0]["position"]
@@ -218,6 +242,10 @@ STATE = {"creditfold-generation", "creditfold-position", COMPLETE_TO}
 #: Reads whose answers aren't of a state of the fold, and what they are of.
 OF_NO_STATE = {
     "audit": "the audit, which no generation has",
+    **dict.fromkeys(
+        ("webhook_endpoints", "webhook_endpoint", "webhook_deliveries", "webhook_attempts", "alert_rules"),
+        "what is delivered, which no generation has",
+    ),
     "keys": "the keys, which no generation has",
     "operations": "what operators do, which no generation has",
     "operation": "what operators do, which no generation has",

@@ -64,7 +64,15 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "GET /v1/progress": ("Query.progress",),
 }
 #: Why a route has no field.
-INSTEAD = {"GET /v1/outcomes": "a stream without an end; GraphQL's own, subscriptions, would be a second way to follow"}
+_MANAGED = "what is managed and not what was decided; nothing is asked about it together with an account"
+INSTEAD = {
+    "GET /v1/outcomes": "a stream without an end; GraphQL's own, subscriptions, would be a second way to follow",
+    "GET /v1/webhook-endpoints": _MANAGED,
+    "GET /v1/webhook-endpoints/{endpoint_id}": _MANAGED,
+    "GET /v1/webhook-endpoints/{endpoint_id}/deliveries": _MANAGED,
+    "GET /v1/webhook-endpoints/{endpoint_id}/attempts": _MANAGED,
+    "GET /v1/alert-rules": _MANAGED,
+}
 #: Why a parameter of the routes is no argument of the fields.
 NO_ARGUMENTS = {
     "at_least": "the whole request waits, for any number of positions",

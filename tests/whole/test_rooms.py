@@ -44,7 +44,8 @@ ARROWS = {
     "delivery": "common ledger processors projections projections/access projections/delivery projections/queries"
     " projections/tables",
     "client": "common",
-    "api": "common schemas ledger log producers producers/models projections projections/access projections/queries"
+    "api": "common schemas ledger log producers producers/models delivery projections projections/access"
+    " projections/delivery projections/queries"
     " projections/generations projections/proof processors processors/fold",
     "cli/shared": "common schemas ledger projections stack",
     "cli/append": "common schemas producers producers/models projections/queries processors cli/shared",
