@@ -268,6 +268,9 @@ class Settings(BaseSettings):
     publisher_metrics_address: str | None = Field(
         None, description="Address, host:port, where a publisher shows its metrics, without a key; none if unset."
     )
+    delivery_metrics_address: str | None = Field(
+        None, description="Address, host:port, where delivery shows its metrics, without a key; none if unset."
+    )
 
     webhook_allowed_networks: str = Field(
         "",
@@ -295,7 +298,9 @@ class Settings(BaseSettings):
             _host_and_port(server.strip())
         return value
 
-    @field_validator("api_metrics_address", "worker_metrics_address", "publisher_metrics_address")
+    @field_validator(
+        "api_metrics_address", "worker_metrics_address", "publisher_metrics_address", "delivery_metrics_address"
+    )
     @classmethod
     def _metrics_are_somewhere(cls, value: str | None) -> str | None:
         if value is not None:
@@ -367,6 +372,11 @@ class Settings(BaseSettings):
     def publisher_metrics_at(self) -> tuple[str, int] | None:
         """Host and port where a publisher shows its metrics."""
         return None if self.publisher_metrics_address is None else _host_and_port(self.publisher_metrics_address)
+
+    @property
+    def delivery_metrics_at(self) -> tuple[str, int] | None:
+        """Host and port where delivery shows its metrics."""
+        return None if self.delivery_metrics_address is None else _host_and_port(self.delivery_metrics_address)
 
     @property
     def cors_origins(self) -> list[str]:

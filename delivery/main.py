@@ -11,6 +11,8 @@ from creditfold.common.logging import configure_logging
 from creditfold.common.settings import Settings
 from creditfold.delivery.asker import Asker
 from creditfold.delivery.deliverer import READERS, WRITERS, Deliverer
+from creditfold.delivery.metrics import DeliveryMetrics
+from creditfold.processors.exposition import exposed
 from creditfold.processors.heartbeat import Heart, Signs, owner_name
 from creditfold.processors.startup import leave, when_available
 from creditfold.projections.connections import connected, delivery_pool, outbox_pool
@@ -40,8 +42,10 @@ def run_delivery(settings: Settings, *, json_logs: bool = False, verbose: bool =
                 signs.state = "running"
 
             deliverer = Deliverer(owner_name(), settings.webhook_allowed_networks, write, read, turn)
+            shown = [DeliveryMetrics(lambda: deliverer.meter.counts)]
             try:
-                asyncio.run(_until_stopped(deliverer))
+                with exposed(shown, settings.delivery_metrics_at, "delivery_metrics_address"):
+                    asyncio.run(_until_stopped(deliverer))
             finally:
                 signs.end()
                 write.close()

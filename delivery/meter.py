@@ -32,8 +32,9 @@ class Meter:
 
     @property
     def counts(self) -> Counts:
-        """All of it, as it is now."""
-        pending = sum(waiting for waiting, _ in self.standing.values())
-        behind = max((offsets for _, offsets in self.standing.values()), default=0)
+        """All of it, as it is now; safe to ask for from another thread."""
+        standing = list(self.standing.values())
+        pending = sum(waiting for waiting, _ in standing)
+        behind = max((offsets for _, offsets in standing), default=0)
         done = (self.delivered, self.failed, self.parked, self.disabled)
-        return Counts(*done, pending, behind, len(self.standing))
+        return Counts(*done, pending, behind, len(standing))

@@ -163,7 +163,7 @@ def delivery_pool(dsn: str, application: str, size: int) -> ConnectionPool[Conne
         connection.execute(pin(DELIVERY, connection.info.server_version))
 
     options = {**_options(application), "target_session_attrs": "read-write"}
-    return _readers(dsn, size, begin, options, check=ConnectionPool.check_connection, reconnect_timeout=RECONNECT_S)
+    return _readers(dsn, size, begin, options, check=ConnectionPool.check_connection)
 
 
 def reader_pool(dsn: str, application: str, size: int) -> ConnectionPool[Connection[TupleRow]]:

@@ -22,6 +22,7 @@ import pytest
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import NewTopic
 from fastavro import reader as read_container
+from pydantic import SecretStr
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
@@ -36,6 +37,9 @@ from creditfold.log.archive.writer import ArchiveProgress, archive_topic
 from creditfold.log.offsets import End, end_offsets, log_ends, start_offsets
 from creditfold.log.reader import LogReader, UnreadableError
 from creditfold.log.topics import check_topic, create_topics, describe_topic, topic_config
+from creditfold.processors.startup import prepare_ledger
+from creditfold.projections.connections import connected
+from creditfold.projections.proof.dates import proofs
 from helpers.command_line import run
 from helpers.databases import other_topic
 from helpers.fork_server import Process
@@ -905,6 +909,19 @@ def test_what_the_commands_print(ledger_settings: Settings, tmp_path: Path) -> N
     assert repeated.out.startswith("restored 0 records in ")
     assert "1,217 records were there already and equal the archive's" in repeated.out
     assert (repeated.code, repeated.err) == (0, "")
+
+
+def test_when_the_log_was_archived_is_kept_for_the_metrics(ledger_settings: Settings, tmp_path: Path) -> None:
+    """Where there is a ledger; an archive is good all the same where that can't be written."""
+    prepare_ledger(ledger_settings)
+    assert (done := cli(ledger_settings, "archive", tmp_path)).code == 0
+    assert done.err == ""
+    with connected(ledger_settings.dsn) as connection:
+        assert set(proofs(connection)) == {"archive"}
+    away = ledger_settings.model_copy(update={"postgres_dsn": SecretStr("host=127.0.0.1 port=1 dbname=none")})
+    done = cli(away, "archive", tmp_path)
+    assert (done.code, done.out[:9]) == (0, "archived ")
+    assert done.err.startswith("warning: the metrics don't show this archive: ")
 
 
 def test_a_check_that_finds_something_fails(good_archive: Path, stack: StackUnderTest, tmp_path: Path) -> None:

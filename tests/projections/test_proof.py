@@ -23,6 +23,7 @@ from creditfold.processors.rebuild.steps import Request, rebuild
 from creditfold.processors.rebuild.verify import verify
 from creditfold.projections.connections import connected
 from creditfold.projections.generations.removal import drop_leftovers, leftovers
+from creditfold.projections.proof.dates import proofs
 from creditfold.schemas.wire import encode
 from helpers.command_line import run
 from helpers.generations import WATCH, history, rows_of, states
@@ -48,8 +49,15 @@ from programs.rules_two import decide_two
 
 
 def test_an_untouched_ledger_is_equal_to_a_fresh_fold(copied: Settings) -> None:
-    """Exit code 0; the fresh fold is dropped again."""
+    """Exit code 0; the fresh fold is dropped again; when that was is kept for the metrics, and of nothing else."""
+    run(copied, "rebuild")
+    run(copied, "verify", "2")
+    with connected(copied.dsn) as connection:
+        assert proofs(connection) == {}
+    run(copied, "drop", "2")
     done = run(copied, "verify", "--json")
+    with connected(copied.dsn) as connection:
+        assert set(proofs(connection)) == {"verify"}
     verdict = json.loads(done.stdout)
     assert verdict["equal"] is True
     assert verdict["right_is_fresh"] is True

@@ -17,14 +17,16 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DEFAULTS = Settings.model_fields
 #: What works on the servers.
 PROCESSES = ("worker", "publisher", "delivery", "door")
+#: What watches them.
+WATCHERS = ("prometheus", "grafana")
 
 
 def test_the_services() -> None:
-    """Both servers, what prepares them, what folds, what publishes, what calls webhooks and what serves HTTP."""
-    assert set(SERVICES) == {"kafka", "postgres", "init", *PROCESSES}
+    """Both servers, what prepares them, what folds, publishes, calls webhooks and serves HTTP, and what watches it."""
+    assert set(SERVICES) == {"kafka", "postgres", "init", *PROCESSES, *WATCHERS}
 
 
-@pytest.mark.parametrize("name", ["kafka", "postgres", *PROCESSES])
+@pytest.mark.parametrize("name", ["kafka", "postgres", *PROCESSES, *WATCHERS])
 def test_what_stays_up_is_watched(name: str) -> None:
     """It is restarted, and its health is asked for."""
     assert SERVICES[name]["restart"] == "unless-stopped"
@@ -40,7 +42,7 @@ def test_a_process_is_judged_by_its_own_check(name: str) -> None:
 def test_ports_are_open_on_loopback_only() -> None:
     """The default password is public."""
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 3
+    assert len(ports) == 5
     assert all(re.fullmatch(r"127\.0\.0\.1:\$\{[A-Z_]+:-\d+\}:\d+", port) for port in ports)
 
 
@@ -84,7 +86,7 @@ def test_data_lies_in_named_volumes() -> None:
     """`docker compose down` keeps it. The path is what postgres:18 wants."""
     assert SERVICES["postgres"]["image"] == "postgres:18"
     assert SERVICES["postgres"]["volumes"] == ["postgres:/var/lib/postgresql"]
-    assert set(COMPOSE["volumes"]) == {"kafka", "postgres"}
+    assert set(COMPOSE["volumes"]) == {"kafka", "postgres", *WATCHERS}
 
 
 @pytest.mark.parametrize("name", ["init", *PROCESSES])
@@ -122,6 +124,30 @@ def test_ours_write_no_file(name: str) -> None:
     assert SERVICES[name]["read_only"] is True
     assert "volumes" not in SERVICES[name]
     assert "CREDITFOLD_DATA_DIR" not in SERVICES[name]["environment"]
+
+
+def test_prometheus_scrapes_each_process() -> None:
+    """Where it shows its metrics to the containers' network, and to nobody else."""
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    (scraped,) = config["scrape_configs"]
+    assert scraped["static_configs"] == [{"targets": [f"{name}:29081" for name in PROCESSES]}]
+    for name, setting in zip(PROCESSES, ("worker", "publisher", "delivery", "api"), strict=True):
+        assert SERVICES[name]["environment"][f"CREDITFOLD_{setting.upper()}_METRICS_ADDRESS"] == "0.0.0.0:29081"
+        assert all(not port.endswith(":29081") for port in SERVICES[name].get("ports", []))
+
+
+def test_what_is_mounted_is_there() -> None:
+    """Files of the repository, which nobody in a container can change; and Grafana asks the Prometheus beside it."""
+    mounted = [mount.split(":") for name in WATCHERS for mount in SERVICES[name]["volumes"] if mount.startswith("./")]
+    assert all((ROOT / source).is_dir() and mode == "ro" for source, _, mode in mounted)
+    assert {target for _, target, _ in mounted} == {"/etc/prometheus", "/etc/grafana/provisioning", "/etc/creditfold"}
+    grafana = ROOT / "deploy" / "grafana"
+    sources = yaml.safe_load((grafana / "provisioning/datasources/prometheus.yml").read_text(encoding="utf-8"))
+    assert [one["url"] for one in sources["datasources"]] == ["http://prometheus:9090"]
+    dashboards = yaml.safe_load((grafana / "provisioning/dashboards/creditfold.yml").read_text(encoding="utf-8"))
+    assert [one["options"]["path"] for one in dashboards["providers"]] == ["/etc/creditfold"]
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (grafana / Path(home).relative_to("/etc/creditfold")).is_file()
 
 
 def test_the_image() -> None:

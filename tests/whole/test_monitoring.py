@@ -26,8 +26,6 @@ DEPLOY = ROOT / "deploy"
 NAME = re.compile(r"\bcreditfold_[a-z_]+")
 #: What Prometheus adds to the name of a histogram.
 PARTS = re.compile(r"_(bucket|sum|count)$")
-#: Those that are there once a verify or an archive was done.
-LATER = {"creditfold_chain_verified_timestamp_seconds", "creditfold_log_archived_timestamp_seconds"}
 
 
 def program(name: str) -> str:
@@ -164,10 +162,11 @@ def prometheus(folder: Path, targets: list[str]) -> Iterator[Prometheus]:
 def test_prometheus_scrapes_all_and_an_alert_comes_and_goes(
     ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker, a publisher and a door; a killed worker leaves records that wait, until another one folds them."""
+    """Of all four processes. A killed worker leaves records that wait, until another one folds them."""
     monkeypatch.setattr(ledger_metrics, "FRESH_S", 0.0)
     monkeypatch.setattr(ledger_metrics, "SUMS_EVERY_S", 0.0)
-    at = {f"{name}_metrics_address": f"127.0.0.1:{free_port()}" for name in ("worker", "publisher", "api")}
+    processes = ("worker", "publisher", "api", "delivery")
+    at = {f"{name}_metrics_address": f"127.0.0.1:{free_port()}" for name in processes}
     settings = ledger_settings.model_copy(update=at)
     prepare_ledger(settings)
     grants = [record("Grant", f"g-{number}", f"user-{number}", 7) for number in range(20)]
@@ -175,12 +174,13 @@ def test_prometheus_scrapes_all_and_an_alert_comes_and_goes(
     append(settings, [*grants, *grants[:3], *spends, Raw(b"?", b"?", partition=0)])
     with (
         publisher(settings, tmp_path),
+        worker(settings, tmp_path, "delivery", command="delivery"),
         serving(settings),
         worker(settings, tmp_path) as first,
         prometheus(tmp_path, list(at.values())) as seen,
     ):
         wait_until_folded(settings)
-        seen.wait("count(up == 1)", 3)
+        seen.wait("count(up == 1)", 4)
         seen.wait("sum(creditfold_fold_records_total)", 44)
         seen.wait("sum(creditfold_publisher_outcomes_total)", 40)
         decided = 'sum(creditfold_fold_decisions_total{kind="spend", outcome="rejected"})'
@@ -197,7 +197,8 @@ def test_prometheus_scrapes_all_and_an_alert_comes_and_goes(
         assert seen.ask("creditfold_ledger_server_up") == [1, 1]
         # A series of each is there, but of what can't have happened.
         assert {name for name in seen.names() if name.startswith("creditfold_")} <= documented()
-        assert {name for name in documented() if name.startswith("creditfold_fold")} <= seen.names()
+        parts = ("creditfold_fold", "creditfold_publisher", "creditfold_delivery")
+        assert {name for name in documented() if name.startswith(parts)} <= seen.names()
         assert seen.ask('ALERTS{alertname="CreditfoldFoldStandsStill"}') == []
         first.kill()
         append(settings, [record("Grant", "late", "user-1", 1)])
