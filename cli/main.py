@@ -74,6 +74,7 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("webhooks delete", _RUN, webhooks.webhooks_delete),
     ("webhooks attempts", _RUN, webhooks.webhooks_attempts),
     ("webhooks resend", _RUN, webhooks.webhooks_resend),
+    ("webhooks listen", _RUN, webhooks.webhooks_listen),
     ("alerts add", _RUN, alerts.alerts_add),
     ("alerts list", _RUN, alerts.alerts_list),
     ("alerts remove", _RUN, alerts.alerts_remove),

@@ -1,9 +1,11 @@
-"""The commands about webhooks: create, list, show, rotate, disable, enable, delete, attempts, resend.
+"""The commands about webhooks: create, list, show, rotate, disable, enable, delete, attempts, resend, listen.
 
 Owns their words, not what an endpoint is. A secret goes to standard output, once, and nowhere else.
 """
 
+import sys
 from datetime import timedelta
+from json import loads as json_of
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,12 +22,14 @@ from creditfold.cli.shared.arguments import (
     period_of,
     reason_of,
 )
-from creditfold.cli.shared.output import NONE, print_json, print_rows, say
+from creditfold.cli.shared.output import NONE, print_json, print_json_line, print_rows, say
 from creditfold.cli.shared.projection import projection
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
+    from creditfold.delivery.filters import Wanted
+    from creditfold.delivery.sender import Answer
     from creditfold.projections.access.audit import Actor
     from creditfold.projections.delivery.deliveries import EndpointCounts
     from creditfold.projections.delivery.endpoints import Endpoint, SigningKey
@@ -354,3 +358,70 @@ def _resent_range(
     if first is None or last is None:
         raise ArgumentError("A range has two ends.", "Write --from POSITION --to POSITION.")
     return resend_range(connection, endpoint, Position.parse(first), Position.parse(last), by=who)
+
+
+def webhooks_listen(
+    *,
+    type_: TypesOption = None,
+    prefix: PrefixesOption = None,
+    forward: Annotated[
+        str | None, typer.Option("--forward", help="Send them to this URL on this machine, signed.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="End after this number of events.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="End after this many seconds.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Show events as they come, until Ctrl-C: what an endpoint would be called about, while you develop one.
+
+    It makes no endpoint and keeps nothing. With --forward it sends them to your receiver on this machine, signed with a
+    secret that it prints at first.
+
+    \b
+    Examples:
+      creditfold webhooks listen
+      creditfold webhooks listen --type lot.granted --prefix eu-
+      creditfold webhooks listen --forward http://127.0.0.1:8000/hooks
+    """
+    import asyncio
+
+    from creditfold.common.extras import require
+
+    require("delivery")
+    from creditfold.common.settings import load_settings
+    from creditfold.delivery.filters import Wanted, refuse_unknown_types
+    from creditfold.delivery.listener import LISTENER
+    from creditfold.delivery.signing import new_key, secret_text
+
+    refuse_unknown_types(type_ or [])
+    key = new_key()
+    # Not among the events, which a program may read.
+    if forward is not None:
+        print(f"signed with {secret_text(key)}", file=sys.stderr, flush=True)
+    wanted = Wanted(LISTENER, "", frozenset(type_ or ()), prefix or ())
+    asyncio.run(
+        _listen(load_settings().dsn, wanted, forward=forward, key=key, limit=limit, timeout_s=timeout, json=json)
+    )
+
+
+async def _listen(dsn: str, wanted: "Wanted", *, limit: int | None, json: bool, **options: Any) -> None:
+    from contextlib import aclosing
+
+    from creditfold.delivery.listener import heard
+
+    print("listening from now on", file=sys.stderr, flush=True)
+    seen = 0
+    async with aclosing(heard(dsn, wanted, **options)) as events:
+        async for one in events:
+            if json:
+                print_json_line({"webhook_id": one.webhook_id, **json_of(one.event.body)})
+            else:
+                say(f"{one.webhook_id}  {one.event.body}{_answered(one.answer)}")
+            seen += 1
+            if seen == limit:
+                return
+
+
+def _answered(answer: "Answer | None") -> str:
+    if answer is None:
+        return ""
+    return f"  -> {answer.status or answer.error}, {answer.latency_ms} ms"

@@ -1,5 +1,6 @@
 """Delivery on a real ledger: each event at least once, in the order of its account, by one id, whatever happens."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from creditfold.projections.connections import connected
 from creditfold.projections.delivery.deliveries import Attempt, DeliveryFilter, attempts, deliveries, resend_parked
 from creditfold.projections.delivery.endpoints import endpoint_of, rotate_endpoint
 from creditfold.projections.delivery.rules import create_rule
+from helpers.command_line import use
 from helpers.ledgers import new_database, patience, topics_made, with_topics_of_its_own
 from helpers.receivers import (
     BY,
@@ -31,7 +33,7 @@ from helpers.receivers import (
     wait_for_calls,
 )
 from helpers.stack_under_test import StackUnderTest
-from helpers.support import HANG_S, Quiet, append, fold_log, query, record
+from helpers.support import HANG_S, Cli, Quiet, append, fold_log, query, record
 
 pytestmark = pytest.mark.stack
 
@@ -312,6 +314,36 @@ def test_credits_that_end_soon_are_said_once(ledger: Settings, receiver: Receive
     data = call.event["data"]
     assert (data["account"], data["lot"], data["remaining"]) == ("soon-3", "new", 5)
     assert len(receiver.calls) == 1
+
+
+def test_events_are_shown_while_somebody_develops(
+    ledger: Settings, receiver: Receiver, bare: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And sent to a receiver on this machine, signed; those from now on, by a filter."""
+    use(ledger, monkeypatch)
+    grant(ledger, "heard-1")
+    stop = threading.Event()
+
+    def go_on() -> None:
+        numbers = iter(range(1, 10_000))
+        while not stop.wait(0.2):
+            grant(ledger, "heard-1", "heard-2", first=next(numbers))
+
+    thread = threading.Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        words = ("--type", "lot.granted", "--prefix", "heard-2", "--forward", receiver.url)
+        done = bare("webhooks", "listen", *words, "--limit", "2", "--json")
+    finally:
+        stop.set()
+        thread.join(HANG_S)
+    assert done.code == 0, done.err
+    shown = [json.loads(line) for line in done.out.splitlines()]
+    assert [(one["type"], one["data"]["account"]) for one in shown] == [("lot.granted", "heard-2")] * 2
+    assert receiver.ids() == [one["webhook_id"] for one in shown]
+    secret = done.err.split("signed with ")[1].split()[0]
+    last = receiver.calls[-1]
+    assert Webhook(secret).verify(last.body, dict(last.headers)) == last.event
 
 
 def test_a_rebuild_and_a_switch_change_no_id(ledger: Settings, receiver: Receiver) -> None:

@@ -77,6 +77,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "webhooks delete": ("ep_1", "--reason", "test"),
     "webhooks attempts": ("ep_1",),
     "webhooks resend": ("ep_1", "--parked", "--reason", "test"),
+    "webhooks listen": ("--timeout", "0.1"),
     "alerts add": ("--below", "5", "--reason", "test"),
     "alerts list": (),
     "alerts remove": ("al_1", "--reason", "test"),
