@@ -22,11 +22,11 @@ from creditfold.cli.demo.cdnow import SOURCE, convert, fetched_history, parse_hi
 from creditfold.cli.run.servers import compiled_core
 from creditfold.cli.shared.output import print_table, say
 from creditfold.cli.shared.progress import Steps, progress_bar
-from creditfold.cli.shared.reasons import REJECTED
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.processes import last_lines
 from creditfold.common.settings import Settings
+from creditfold.ledger.reasons import REJECTED
 from creditfold.log.offsets import start_offsets
 from creditfold.processors import daemons
 from creditfold.processors.startup import prepare_ledger

@@ -10,9 +10,10 @@ from creditfold.cli.read.lots import print_lots
 from creditfold.cli.shared.arguments import AccountArgument, ArgumentError, JsonOption, LimitOption, checked_account
 from creditfold.cli.shared.output import NONE, print_json, print_table, say
 from creditfold.cli.shared.projection import projection
-from creditfold.cli.shared.reasons import DEAD, REJECTED
 from creditfold.common.documents import instant
 from creditfold.common.position import Position
+from creditfold.ledger.reasons import REJECTED
+from creditfold.schemas.dead_letters import DEAD
 from creditfold.schemas.outcome import OutcomeKind
 
 if TYPE_CHECKING:

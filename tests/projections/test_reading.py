@@ -13,9 +13,9 @@ import pytest
 from psycopg import Connection
 
 from creditfold.cli.shared.output import OLDER
-from creditfold.cli.shared.reasons import DEAD, REJECTED
 from creditfold.common.settings import Settings
 from creditfold.ledger import RejectionReason, settle
+from creditfold.ledger.reasons import REJECTED
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.fast import new_filter
 from creditfold.projections import queries
@@ -24,7 +24,7 @@ from creditfold.projections.generations.catalog import generation
 from creditfold.projections.queries import StatementBalance
 from creditfold.projections.tables.comments import RELATIONS, SCHEMA_TEXT, Relation
 from creditfold.projections.tables.views import VIEWS
-from creditfold.schemas.dead_letters import DeadLetterReason
+from creditfold.schemas.dead_letters import DEAD, DeadLetterReason
 from creditfold.schemas.wire import encode
 from helpers.command_line import use
 from helpers.credit_folds import fold_in_pieces, in_memory
