@@ -70,7 +70,7 @@ help:
 	@echo 'make compiled    compile the core, as most of these do first; PLAIN=1 behind any of them runs plain Python'
 	@echo 'make up, down    start Kafka, PostgreSQL, a worker and a publisher; stop them'
 	@echo 'make api         write docs/api.md, the clients, and what machines read (OpenAPI, AsyncAPI, conformance)'
-	@echo 'make vendored VERSION=V  take the files of the page /docs from that version of their npm package'
+	@echo 'make vendored PACKAGE=NAME@VERSION  take the vendored files of the pages from that version of their npm package'
 	@echo 'make schema-lock RULES=N  give a changed schema its version and id, readable from rules N on'
 	@echo 'make clean       stop everything and remove its data'
 
@@ -207,9 +207,9 @@ api: $(VENV)/.installed-dev
 	$(BIN)/python docs/client_code.py
 	$(BIN)/python docs/reference.py
 
-# The version that is there already, or VERSION. Needs npm.
+# The versions that are there already, but that of PACKAGE. Needs npm.
 vendored:
-	$(BIN)/python building/vendored.py $(VERSION)
+	$(BIN)/python building/vendored.py $(PACKAGE)
 
 schema-lock: $(VENV)/.installed-dev
 	@[ -n "$(RULES)" ] || { echo 'error: say which version of the rules the new schemas come with: make schema-lock RULES=2' >&2; exit 2; }

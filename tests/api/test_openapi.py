@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import shutil
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from creditfold.api.app import create_app
 from creditfold.api.openapi import as_text, examples, operations
 from creditfold.common.settings import Settings
 from helpers.contract import breaking_changes
-from helpers.node import need_node
+from helpers.node import npm_installed
 from helpers.support import ROOT, ran
 
 FILE = ROOT / "docs" / "openapi.json"
@@ -47,12 +46,8 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
 
 def test_the_linter_finds_nothing(tmp_path: Path) -> None:
     """By the rules of tests/npm/redocly.yaml, which Redocly's linter knows; it is installed by the lock beside them."""
-    need_node()
-    source = ROOT / "tests" / "npm"
-    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
-    installed = ran("npm", "ci", "--prefer-offline", cwd=tmp_path)
-    assert installed.returncode == 0, installed.stderr
-    linter = tmp_path / "node_modules" / ".bin" / "redocly"
+    source = npm_installed(tmp_path)
+    linter = source / "node_modules" / ".bin" / "redocly"
     # It neither reports nor asks anything.
     env = os.environ | {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}
     done = ran(linter, "lint", "--config", source / "redocly.yaml", "--max-problems", "50", FILE, env=env)

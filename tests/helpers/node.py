@@ -2,10 +2,11 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
-from helpers.support import ran
+from helpers.support import ROOT, ran
 
 #: The oldest Node that the packages of our lock files run on.
 LEAST_NODE = (20, 19, 4)
@@ -32,3 +33,12 @@ def need_node() -> None:
     version = version_of("node", "--version") or ()
     if version < LEAST_NODE:
         pytest.skip(f"Node {shown(version)} is older than {shown(LEAST_NODE)}, which the packages need")
+
+
+def npm_installed(folder: Path) -> Path:
+    """Copy tests/npm into a folder and install there what its lock names; returns the folder. Skips without Node."""
+    need_node()
+    shutil.copytree(ROOT / "tests" / "npm", folder, dirs_exist_ok=True)
+    installed = ran("npm", "ci", "--prefer-offline", "--ignore-scripts", cwd=folder)
+    assert installed.returncode == 0, installed.stderr
+    return folder

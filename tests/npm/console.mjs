@@ -1,0 +1,88 @@
+// Walks the console in a real Chromium: what axe-core finds on each page, light and dark, at 360 px; the keyboard; and
+// the three questions of support. Reads what to do as JSON from its first argument, and prints what it saw as JSON.
+
+import { readFileSync } from "node:fs";
+import { chromium } from "playwright-core";
+
+const asked = JSON.parse(process.argv[2]);
+const axe = readFileSync(new URL("./node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
+const browser = await chromium.launch({ executablePath: asked.browser, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+const seen = { pages: [], console: [], clicks: {}, keyboard: {} };
+
+async function opened(colorScheme, width) {
+  const context = await browser.newContext({ colorScheme, viewport: { width, height: 900 }, baseURL: asked.url });
+  const page = await context.newPage();
+  page.on("console", (message) => ["error", "warning"].includes(message.type()) && seen.console.push(message.text()));
+  page.on("pageerror", (error) => seen.console.push(String(error)));
+  return page;
+}
+
+async function logIn(page) {
+  await page.goto("/console/login");
+  await page.fill("#key", asked.key);
+  await page.keyboard.press("Enter");
+  await page.waitForURL((url) => !url.pathname.endsWith("/login"));
+}
+
+async function look(page, path, theme) {
+  const answer = await page.goto(path);
+  const bytes = (await answer.body()).length;
+  await page.evaluate(axe);
+  const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+  const bad = found.violations.filter((one) => ["serious", "critical"].includes(one.impact));
+  const violations = bad.map((one) => `${one.id}: ${one.nodes.map((node) => node.target).join(" ")}`);
+  seen.pages.push({ path, theme, bytes, overflow, violations, checked: found.testEngine.name });
+}
+
+// Each page in both themes, on a phone.
+for (const theme of ["light", "dark"]) {
+  const page = await opened(theme, 360);
+  await look(page, "/console/login", theme);
+  await logIn(page);
+  for (const path of asked.pages) await look(page, path, theme);
+  await page.context().close();
+}
+
+// The three questions: how many clicks from the search, and what is read there.
+for (const [name, question] of Object.entries(asked.questions)) {
+  const page = await opened("light", 1000);
+  await logIn(page);
+  let clicks = 0;
+  await page.fill("#q", question.search);
+  for (const target of ["Search", ...question.links]) {
+    await page.locator(`main :is(a, button):text-is("${target}"), main a[aria-label="${target}"]`).first().click();
+    await page.waitForLoadState();
+    clicks += 1;
+  }
+  seen.clicks[name] = { clicks, said: await page.locator("main").innerText() };
+  await page.context().close();
+}
+
+// By the keyboard alone: skip the navigation, search, and follow the first hit.
+const page = await opened("light", 1000);
+await logIn(page);
+await page.goto("/console?q=" + encodeURIComponent(asked.keyboard));
+await page.evaluate(() => document.activeElement.blur());
+const order = [];
+for (let n = 0; n < 30; n += 1) {
+  await page.keyboard.press("Tab");
+  const at = await page.evaluate(() => {
+    const one = document.activeElement;
+    const style = getComputedStyle(one);
+    return { name: one.innerText || one.id || one.name, shown: style.outlineStyle !== "none" };
+  });
+  order.push(at);
+  if (at.name === asked.keyboard) break;
+}
+await page.keyboard.press("Enter");
+await page.waitForURL((url) => url.pathname.startsWith("/console/accounts/"));
+seen.keyboard = { order, at: new URL(page.url()).pathname };
+
+if (asked.screenshot) {
+  await page.setViewportSize({ width: 1000, height: 760 });
+  await page.goto(asked.shown);
+  await page.screenshot({ path: asked.screenshot });
+}
+await browser.close();
+console.log(JSON.stringify(seen));
