@@ -272,8 +272,12 @@ class KeyRing:
 
 async def _caller(request: Request) -> Caller:
     """The caller of a request. Raises ProblemError where there is none."""
+    return admitted(request, await request.app.state.service.authenticate(request))
+
+
+def admitted(request: Request, found: Caller) -> Caller:
+    """A caller who has made a request, which takes a token of its rate. Raises ProblemError where there is none."""
     service = request.app.state.service
-    found: Caller = await service.authenticate(request)
     request.state.caller = found
     if found.rate is not None:
         with service.metrics.rate_limited.count_exceptions(ProblemError):

@@ -1,6 +1,6 @@
 """The application: every route, the answers of errors, and what is opened and closed with it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
@@ -71,12 +71,15 @@ _MODULES = (
 )
 
 
-def create_app(settings: Settings | None = None, *, is_open: bool = False) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, *, is_open: bool = False, install: Callable[[FastAPI], None] | None = None
+) -> FastAPI:
     """Make the application that `creditfold serve` runs.
 
     Args:
         settings: where Kafka and PostgreSQL are; the environment's if not given.
         is_open: whether requests without a key may do everything. For a machine of one's own.
+        install: adds what a browser shows (`creditfold.console.app.install`); None for the door alone.
 
     Returns:
         An application for an ASGI server.
@@ -121,6 +124,8 @@ def create_app(settings: Settings | None = None, *, is_open: bool = False) -> Fa
     for module in _MODULES:
         app.include_router(module.router)
     app.state.metrics = measured
+    if install is not None:
+        install(app)
     problems.install(app)
     direct = Direct(route for module in _MODULES for route in module.router.routes)
     app.add_middleware(Entry, metrics=measured, direct=direct)

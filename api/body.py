@@ -75,7 +75,7 @@ async def json_object(request: Request, *, with_null: bool = False) -> dict[str,
     Raises:
         ProblemError: it isn't one, is too large, too deep, or too slow.
     """
-    return parse_object(await _all_of(request), "The body is", with_null=with_null)
+    return parse_object(await whole_body(request, "application/json"), "The body is", with_null=with_null)
 
 
 async def model_of(request: Request, kind: type[M], *, with_null: bool = False) -> M:
@@ -129,11 +129,12 @@ def depth_of(text: str) -> int:
     return most
 
 
-async def _all_of(request: Request) -> bytes:
+async def whole_body(request: Request, media_type: str) -> bytes:
+    """The body of a request, of one media type. Raises ProblemError: it is of another, too large, or too slow."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > MOST_BYTES:
         raise _too_large()
-    refuse_other_types(request, "application/json")
+    refuse_other_types(request, media_type)
     parts: list[bytes] = []
     size = 0
     try:

@@ -4,9 +4,11 @@ import asyncio
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import uvicorn
+from fastapi import FastAPI
 
 from creditfold.api.app import create_app
 from creditfold.api.connection import Connection
@@ -59,10 +61,14 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def config_of(settings: Settings, *, is_open: bool) -> uvicorn.Config:
-    """How the server runs the application."""
+#: Adds pages to an application.
+Install = Callable[[FastAPI], None]
+
+
+def config_of(settings: Settings, *, is_open: bool, install: Install | None = None) -> uvicorn.Config:
+    """How the server runs the application, `install` being as `create_app` has it."""
     return uvicorn.Config(
-        create_app(settings, is_open=is_open),
+        create_app(settings, is_open=is_open, install=install),
         host=settings.api_host,
         port=settings.api_port,
         # By name: what reads requests must not depend on what else is installed.
@@ -80,9 +86,9 @@ def config_of(settings: Settings, *, is_open: bool) -> uvicorn.Config:
     )
 
 
-def serve(settings: Settings, *, is_open: bool) -> None:
+def serve(settings: Settings, *, is_open: bool, install: Install | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C; what is under way is answered first. Raises ListenError."""
-    config = config_of(settings, is_open=is_open)
+    config = config_of(settings, is_open=is_open, install=install)
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         # Raised again by uvicorn once all is answered; to be stopped is no failure.
         signal.signal(signal_, lambda *_: None)

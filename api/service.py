@@ -92,7 +92,8 @@ class Service:
     def __init__(self, settings: Settings, metrics: Metrics, *, is_open: bool = False) -> None:
         self.settings = settings
         self.metrics = metrics
-        self._is_open = is_open
+        #: Whether requests without a key may do everything.
+        self.is_open = is_open
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="creditfold-read")
         self._bulk_threads = ThreadPoolExecutor(BULKERS, thread_name_prefix="creditfold-bulk")
         self._operator_threads = ThreadPoolExecutor(OPERATORS, thread_name_prefix="creditfold-operate")
@@ -310,12 +311,16 @@ class Service:
         """The caller of a request. Raises ProblemError where it names none that is known."""
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         if not text:
-            if self._is_open:
+            if self.is_open:
                 refuse_other_pages(request, self.settings.cors_origins)
                 return Caller("local", frozenset(SCOPES), rate=self.limits.rate_of(None, None))
             raise unauthenticated("The request has no key.")
         if scheme.lower() != "bearer":
             raise unauthenticated("The header Authorization isn't of the form `Bearer <key>`.")
+        return await self.caller_of_key(text)
+
+    async def caller_of_key(self, text: str) -> Caller:
+        """The caller that a key or a token stands for. Raises ProblemError where it isn't known."""
         known = self.keys.known(text)
         if known is not None:
             return self._caller_of(known)

@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         "fastapi",
         "graphql",
         "h11",
+        "jinja2",
         "joserfc",
         "prometheus_client",
         "starlette",

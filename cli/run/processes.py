@@ -135,6 +135,7 @@ def serve(
     from creditfold.api.server import serve as run
     from creditfold.common.logging import configure_logging
     from creditfold.common.settings import load_settings
+    from creditfold.console.app import install
 
     settings = load_settings()
     given = {"api_host": host, "api_port": port}
@@ -151,7 +152,7 @@ def serve(
             "Listen on 127.0.0.1, or leave --insecure-local out and make keys.",
         )
     configure_logging(json_logs=json_logs, verbose=False)
-    run(settings, is_open=insecure_local)
+    run(settings, is_open=insecure_local, install=install)
 
 
 def _is_checked(process: "Role", *, check: bool, live: bool) -> bool:

@@ -18,6 +18,7 @@ from creditfold.api import append
 from creditfold.api.server import Server, config_of, listening
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
+from creditfold.console.app import install
 from creditfold.processors.startup import prepare_ledger
 from creditfold.projections.access.audit import Actor
 from creditfold.projections.access.keys import NewKey, create_key
@@ -65,7 +66,7 @@ def serving(settings: Settings, *, is_open: bool = False) -> Iterator[str]:
     """Serve in a thread of this process for a block; gives the URL."""
     chosen = settings.model_copy(update={"api_port": free_port()})
     for_metrics = None if chosen.api_metrics_at is None else listening(*chosen.api_metrics_at)
-    server = Server(config_of(chosen, is_open=is_open), for_metrics)
+    server = Server(config_of(chosen, is_open=is_open, install=install), for_metrics)
     thread = threading.Thread(target=server.run, name="door", daemon=True)
     thread.start()
     try:

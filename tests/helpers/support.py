@@ -64,6 +64,7 @@ ROOMS = (
     "client",
     "delivery",
     "api",
+    "console",
     "cli",
 )
 

@@ -181,6 +181,7 @@ def test_each_extra_has_what_the_errors_say_it_brings() -> None:
 
 #: The extra of each room; what of `processors` needs more than [cli] is for the test of commands.
 EXTRA_OF = {"log": "read", "projections": "read", "stack": "read", "client": "client", "api": "api", "cli": "cli"}
+EXTRA_OF["console"] = "api"
 EXTRA_OF["processors"] = "worker"
 EXTRA_OF["delivery"] = "delivery"
 #: What fetches for the embedded servers, with libraries of an extra of its own; imported where that is to be done.

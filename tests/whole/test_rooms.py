@@ -47,16 +47,17 @@ ARROWS = {
     "api": "common schemas ledger log producers producers/models delivery projections projections/access"
     " projections/delivery projections/queries"
     " projections/generations projections/proof processors processors/fold",
-    "cli/shared": "common schemas ledger projections stack",
+    "console": "common schemas ledger api producers projections projections/queries",
+    "cli/shared": "common ledger projections stack",
     "cli/append": "common schemas producers producers/models projections/queries processors cli/shared",
     "cli/read": "common schemas ledger log producers projections projections/queries processors/publisher cli/shared",
     "cli/rebuild": "common ledger projections projections/queries projections/generations projections/proof processors"
     " processors/rebuild cli/shared",
-    "cli/run": "common delivery log log/archive api projections projections/access projections/delivery"
+    "cli/run": "common delivery log log/archive api console projections projections/access projections/delivery"
     " projections/proof projections/tables projections/queries processors processors/worker processors/publisher stack"
     " cli/shared",
-    "cli/demo": "common log producers producers/models projections projections/queries processors stack cli/append"
-    " cli/run cli/shared",
+    "cli/demo": "common ledger log producers producers/models projections projections/queries processors stack"
+    " cli/append cli/run cli/shared",
     "cli": "common log projections cli/append cli/read cli/rebuild cli/run cli/demo cli/shared",
 }
 

@@ -1,0 +1,20 @@
+"""Adds the console to the application of the HTTP door: `creditfold serve` shows it under `/console`."""
+
+from fastapi import FastAPI
+
+from creditfold.console import account, command, login, search, static_files
+from creditfold.console.sessions import Sessions
+
+#: Those that have routes.
+_MODULES = (static_files, login, search, account, command)
+
+
+def install(app: FastAPI) -> None:
+    """Add the pages to an application.
+
+    Args:
+        app: of the HTTP door, whose service the pages read with.
+    """
+    app.state.console_sessions = Sessions()
+    for module in _MODULES:
+        app.include_router(module.router)

@@ -1,0 +1,120 @@
+"""The console in a real Chromium: accessible in both themes on a phone, by the keyboard, and in three clicks."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from creditfold.projections.access.scopes import SCOPES
+from helpers.doors import Door
+from helpers.node import npm_installed
+from helpers.support import ROOT, ran
+
+pytestmark = pytest.mark.stack
+
+#: Bytes of a page and of the picture of one at most.
+MOST_BYTES, MOST_PICTURE_BYTES = 100_000, 150_000
+PICTURE = ROOT / "docs" / "console.png"
+#: Each kind of page, with something on it.
+PAGES = (
+    "/console?q=alice",
+    "/console?q=nobody",
+    "/console/accounts/alice",
+    "/console/accounts/nobody",
+    "/console/accounts/alice/commands/order-17",
+    "/console/accounts/alice/commands/order-18",
+    "/console/accounts/alice/commands/order-17/trace",
+    "/console/accounts/alice/commands/welcome/trace",
+    "/console/accounts/alice/lines/1",
+    "/console/accounts/alice/commands/unknown",
+)
+#: What support is asked, where it looks, and what it reads there.
+QUESTIONS: Mapping[str, Mapping[str, Any]] = {
+    "where did my credits go": {"search": "alice", "links": ["alice", "trace order-17"], "said": "It spent 130"},
+    "why was I refused": {"search": "order-18", "links": ["why order-18"], "said": "there is too little for this use"},
+    "when do mine expire": {"search": "alice", "links": ["alice"], "said": "30 credits end on"},
+}
+
+
+@pytest.fixture(scope="module")
+def seen(door: Door, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a browser saw on its way through the pages."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here")
+    folder = npm_installed(tmp_path_factory.mktemp("npm"))
+    _fill(door)
+    asked = {
+        "browser": browser,
+        "url": door.url,
+        "key": door.make_key(*SCOPES).text,
+        "pages": PAGES,
+        "questions": QUESTIONS,
+        "keyboard": "alice",
+        "shown": "/console/accounts/alice",
+        "screenshot": str(PICTURE) if os.environ.get("CREDITFOLD_RECORD") else None,
+    }
+    done = ran("node", folder / "console.mjs", json.dumps(asked))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _fill(door: Door) -> None:
+    """An account with something of everything."""
+    soon, later = ((datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="milliseconds") for days in (40, 120))
+    commands: list[tuple[str, str, dict[str, Any]]] = [
+        ("grants", "welcome", {"amount": 50, "lot_class": "promo", "expires_at": soon}),
+        ("grants", "invoice-2041", {"amount": 400, "expires_at": later}),
+        ("spends", "order-16", {"amount": 20, "reason": "a picture"}),
+        ("grants", "invoice-2077", {"amount": 200}),
+        ("spends", "order-17", {"amount": 130, "metadata": {"order": "A-17"}}),
+        ("holds", "render-5", {"amount": 60, "deadline": later, "use": "render"}),
+        ("grants", "bonus", {"amount": 30, "lot_class": "promo", "expires_at": soon}),
+        ("spends", "order-18", {"amount": 9_000}),
+    ]
+    for what, key, body in commands:
+        door.append("alice", what, key, asset="credits", **body)
+
+
+def test_no_page_has_a_serious_finding_in_either_theme(seen: dict[str, Any]) -> None:
+    """By axe-core, at 360 px."""
+    assert len(seen["pages"]) == 2 * (len(PAGES) + 1)
+    assert {page["checked"] for page in seen["pages"]} == {"axe-core"}
+    assert {(page["path"], page["theme"]): page["violations"] for page in seen["pages"] if page["violations"]} == {}
+
+
+def test_each_page_is_small_and_fits_a_phone(seen: dict[str, Any]) -> None:
+    """Nothing scrolls sideways but tables in their own frames."""
+    assert max(page["bytes"] for page in seen["pages"]) < MOST_BYTES
+    assert {page["path"] for page in seen["pages"] if page["overflow"] > 0} == set()
+
+
+def test_the_browser_refuses_nothing(seen: dict[str, Any]) -> None:
+    """Neither the policy nor a script complains; the pages that aren't there are."""
+    assert [line for line in seen["console"] if "404" not in line] == []
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_question_of_support_is_answered_in_three_clicks(seen: dict[str, Any], name: str) -> None:
+    """The search among them."""
+    answered = seen["clicks"][name]
+    assert answered["clicks"] <= 3
+    assert QUESTIONS[name]["said"] in answered["said"]
+
+
+def test_the_keyboard_goes_everywhere_and_is_seen(seen: dict[str, Any]) -> None:
+    """From the skip link to a hit, each with an outline."""
+    order = seen["keyboard"]["order"]
+    assert order[0]["name"] == "Skip to the content"
+    assert [one for one in order if not one["shown"]] == []
+    assert seen["keyboard"]["at"] == "/console/accounts/alice"
+
+
+def test_the_picture_of_the_readme_is_small() -> None:
+    """`CREDITFOLD_RECORD=1` takes it anew."""
+    assert 0 < PICTURE.stat().st_size < MOST_PICTURE_BYTES
