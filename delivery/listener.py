@@ -61,7 +61,7 @@ async def heard(
         ask = Asker(pool, 1)
         sender = None if forward is None else Sender(networks_of(LOOPBACK))
         try:
-            async for event in _events(ask, deadline):
+            async for event in _events(ask, deadline, with_alerts=_has_alerts(wanted)):
                 if wanted.takes(event):
                     name = webhook_id(LISTENER, event.type, event.key)
                     answer = None
@@ -80,13 +80,20 @@ async def _sent(sender: Sender, url: str, key: SigningKey, name: str, event: Eve
     return await sender.send(url, headers, body)
 
 
-async def _events(ask: Asker, deadline: float | None) -> AsyncGenerator[Event]:
+def _has_alerts(wanted: Wanted) -> bool:
+    """Whether balances are asked for by name: whoever shows their alerts waits for the process that decides them."""
+    return any(name.startswith("balance.") for name in wanted.types)
+
+
+async def _events(ask: Asker, deadline: float | None, *, with_alerts: bool) -> AsyncGenerator[Event]:
     places: dict[int, Place] = {}
     while deadline is None or time.monotonic() < deadline:
         standing: Ends | None = await ask(ends)
         if standing is not None:
             untils = {**standing.folded, NOTICES: standing.notices}
             places = places or {feed: Place(offset) for feed, offset in untils.items()}
+            if not with_alerts:
+                standing = standing._replace(evaluated={})
             for feed in places:
                 async for batch in _batches(ask, standing, feed, places[feed]):
                     for line in batch.lines:

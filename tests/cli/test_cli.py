@@ -629,7 +629,8 @@ def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -
         assert "\ntry: Set CREDITFOLD_API_PORT=" in busy.err
         done = bare("up", "--worker")
         assert done.code == 0, done.err
-        assert "Started Kafka and PostgreSQL and a worker and a publisher and the HTTP door." in done.out
+        started = "Kafka and PostgreSQL and a worker and a publisher and the delivery of webhooks and the HTTP door"
+        assert f"Started {started}." in done.out
         url = f"http://127.0.0.1:{settings.api_port}"
         assert f"HTTP {url}; each request needs a key: `creditfold init` makes the first one." in done.out
         assert bare("serve", "--check").out == "The HTTP door is ready.\n"
@@ -644,17 +645,18 @@ def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -
             return {row["name"]: row["state"] for row in services}
 
         # One that runs may be too busy to answer in time.
-        run = dict.fromkeys(("Kafka", "PostgreSQL", "worker", "publisher", "HTTP door"), "running")
+        run = dict.fromkeys(("Kafka", "PostgreSQL", "worker", "publisher", "delivery", "HTTP door"), "running")
         assert wait_until(lambda: found() == run, HANG_S), found()
         assert bare("follow", "alice", "--since", "start", "--limit", "1", *PATIENT).code == 0
         assert "Everything runs already." in bare("up", "--worker").out
-        assert "Stopped the HTTP door and the publisher and the worker and Kafka and PostgreSQL." in bare("down").out
+        stopped = "the HTTP door and the delivery of webhooks and the publisher and the worker and Kafka and PostgreSQL"
+        assert f"Stopped {stopped}." in bare("down").out
         assert "doesn't answer." in bare("serve", "--check", "--live").err
         assert bare("down").out == f"Nothing ran in the data folder {settings.data_dir.resolve()}.\n"
         assert bare("status").code == 1
         assert bare("up").code == 0
         assert bare("balance", "alice", "--json").json[0]["available"] == 500
-        assert [daemon(settings, role).pid for role in ("worker", "publisher", "serve")] == [None] * 3
+        assert [daemon(settings, role).pid for role in ("worker", "publisher", "delivery", "serve")] == [None] * 4
     finally:
         bare("down")
         shutil.rmtree(folder, ignore_errors=True)

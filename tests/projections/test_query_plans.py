@@ -15,10 +15,16 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import tuple_row
 
-from creditfold.common.position import Position
+from creditfold.common.position import Log, Position
 from creditfold.common.settings import Settings
 from creditfold.projections import queries
+from creditfold.projections.delivery.checkpoints import body_of, waiting
+from creditfold.projections.delivery.deliveries import attempts, deliveries
+from creditfold.projections.delivery.endpoints import signing_keys
+from creditfold.projections.delivery.reading import notices_after, page_after
+from creditfold.projections.delivery.rules import fired_states, notify_due
 from creditfold.projections.queries.dead_letters import LetterFilter, selected
+from creditfold.projections.queries.windows import Place
 from creditfold.projections.tables.scripts import script
 from helpers.pages import DOCS, blocks
 
@@ -321,6 +327,55 @@ def test_what_was_decided_about_dead_letters_is_looked_up_by_an_index(prepared: 
             found = list(scans(plan, large={table}))
             assert [kind for kind, _ in found if kind.startswith("Index")], (name, table, plan)
             assert [kind for kind, _ in found if kind.endswith("Seq Scan")] == [], (name, table, plan)
+
+
+#: What is asked of the tables of webhooks again and again: of an endpoint, an account, a place, an instant.
+DELIVERY: dict[str, Callable[[Connection[Any]], Any]] = {
+    "deliveries": lambda connection: deliveries(connection, "ep_7", after=9_000, limit=20),
+    "waiting": lambda connection: waiting(connection, "ep_7", 9_000, 20),
+    "body_of": lambda connection: body_of(connection, "ep_7", "m7"),
+    "attempts": lambda connection: attempts(connection, "ep_7", before=9_000, limit=20),
+    "signing_keys": lambda connection: signing_keys(connection, "ep_7"),
+    "fired_states": lambda connection: fired_states(connection, ["al_1"], ["user-7", "user-8"]),
+    "notify_due": lambda connection: notify_due(connection, 0, {0: 500, 1: 700}),
+    "page_after": lambda connection: page_after(
+        connection, Log("creditfold.commands.v1", "an-id", 1), 0, Place(7), 9_000, with_alerts=True
+    ),
+    "notices_after": lambda connection: notices_after(connection, 39_000),
+}
+DELIVERED = {"deliveries", "attempts", "alert_states", "alert_lots", "alerts", "notices"}
+
+
+def test_what_delivery_asks_goes_by_an_index(prepared: Settings) -> None:
+    """However much waits, was tried, is watched or was said."""
+    with psycopg.connect(prepared.dsn, autocommit=True) as connection:
+        connection.execute(DELIVERY_ROWS.encode(), binary=False)
+    for name, ask in DELIVERY.items():
+        with explaining(prepared) as connection, connection.transaction():
+            ask(connection)
+        kinds = [kind for plan in Explaining.plans for kind, _ in scans(plan, large=DELIVERED)]
+        assert [kind for kind in kinds if kind.endswith("Seq Scan")] == [], (name, Explaining.plans)
+
+
+DELIVERY_ROWS = f"""
+INSERT INTO ledger_delivery.endpoints (id, url, description, owner, types, account_prefixes)
+    SELECT 'ep_' || n, '', '', '', '{{}}', '{{}}' FROM generate_series(0, 99) n;
+INSERT INTO ledger_delivery.deliveries
+    SELECT 'ep_' || n % 100, 'm' || n, n, 'a', 't', 'a', '', '{{}}', 'pending', 0, now(), '', now()
+    FROM generate_series(1, {ROWS}) n;
+INSERT INTO ledger_delivery.attempts (endpoint_id, webhook_id, type, account_id, at, try, latency_ms, error, answer)
+    SELECT 'ep_' || n % 100, 'm' || n, 't', 'a', now(), 1, 1, '', '' FROM generate_series(1, {ROWS}) n;
+INSERT INTO ledger_delivery.alert_rules SELECT 'al_1', 'expiring', '', '', '', 0, 0, 1, '{{}}', now();
+INSERT INTO ledger_delivery.alert_states SELECT 'al_1', 'user-' || n, 'credits' FROM generate_series(1, {ROWS}) n;
+INSERT INTO ledger_delivery.alert_lots
+    SELECT 'al_1', 'user-' || n, 'g', 1, n % 2, 'credits', 5, n * 1000, n * 1000 FROM generate_series(1, {ROWS}) n;
+INSERT INTO ledger_delivery.alerts SELECT 0, n, 'a', n, 'al_1', 't', '{{}}', now() FROM generate_series(1, {ROWS}) n;
+INSERT INTO ledger_delivery.notices (type, account_id, owner, identity, at_ms, data)
+    SELECT 't', '', '', '', 0, '{{}}' FROM generate_series(1, {ROWS}) n;
+UPDATE ledger_0001.progress SET next_offset = 9000;
+ANALYZE ledger_delivery.deliveries, ledger_delivery.attempts, ledger_delivery.alert_states, ledger_delivery.alert_lots,
+    ledger_delivery.alerts, ledger_delivery.notices;
+"""
 
 
 def assert_in_order(question: str) -> None:

@@ -22,7 +22,7 @@ IN_A_FILE = Path(__file__, "data")
 
 
 class ReadOnly(WorkerProcess):
-    """A worker, a publisher or a door that can write no file."""
+    """A worker, a publisher, a deliverer or a door that can write no file."""
 
     program = (PROGRAM,)
     # What is imported at its start must not write either.
@@ -50,11 +50,11 @@ def assert_left_alone(seen: str) -> None:
 
 
 @pytest.mark.usefixtures("bare")
-def test_a_worker_a_publisher_and_a_door_need_no_folder(ledger_settings: Settings, tmp_path: Path) -> None:
-    """They fold, publish and serve, and end with 0 when they are asked to."""
+def test_no_process_needs_a_folder(ledger_settings: Settings, tmp_path: Path) -> None:
+    """They fold, publish, deliver and serve, and end with 0 when they are asked to."""
     settings = ledger_settings.model_copy(update={"data_dir": IN_THE_KERNEL, "api_port": free_port()})
     append(settings, [record("Grant", f"g-{number}", f"user-{number}", 5) for number in range(20)])
-    running = [ReadOnly(settings, tmp_path, name, name) for name in ("worker", "publisher", "serve")]
+    running = [ReadOnly(settings, tmp_path, name, name) for name in ("worker", "publisher", "delivery", "serve")]
     try:
         wait_until_folded(settings)
         published = lambda: sum(end_offsets(settings, settings.outcomes_topic, range(4)).values()) >= 20  # noqa: E731
@@ -62,7 +62,7 @@ def test_a_worker_a_publisher_and_a_door_need_no_folder(ledger_settings: Setting
         assert wait_until(lambda: is_ready(settings), HANG_S), running[-1].text()
     finally:
         codes = [process.stop() for process in running]
-    assert codes == [0, 0, 0]
+    assert codes == [0, 0, 0, 0]
     for process in running:
         assert_left_alone(process.text())
 
