@@ -31,6 +31,13 @@ PAGES = (
     "/console/accounts/alice/commands/welcome/trace",
     "/console/accounts/alice/lines/1",
     "/console/accounts/alice/commands/unknown",
+    "/console/books",
+    "/console/books/classes",
+    "/console/books/ending",
+    "/console/books/proof",
+    "/console/operation",
+    "/console/dead-letters/LETTER",
+    "/console/log/0/0",
 )
 #: What support is asked, where it looks, and what it reads there.
 QUESTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -47,12 +54,12 @@ def seen(door: Door, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     if browser is None:
         pytest.skip("no chromium here")
     folder = npm_installed(tmp_path_factory.mktemp("npm"))
-    _fill(door)
+    letter = _fill(door)
     asked = {
         "browser": browser,
         "url": door.url,
         "key": door.make_key(*SCOPES).text,
-        "pages": PAGES,
+        "pages": [page.replace("LETTER", letter) for page in PAGES],
         "questions": QUESTIONS,
         "keyboard": "alice",
         "shown": "/console/accounts/alice",
@@ -64,8 +71,8 @@ def seen(door: Door, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     return found
 
 
-def _fill(door: Door) -> None:
-    """An account with something of everything."""
+def _fill(door: Door) -> str:
+    """An account with something of everything; returns the position of a dead letter."""
     soon, later = ((datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="milliseconds") for days in (40, 120))
     commands: list[tuple[str, str, dict[str, Any]]] = [
         ("grants", "welcome", {"amount": 50, "lot_class": "promo", "expires_at": soon}),
@@ -79,6 +86,7 @@ def _fill(door: Door) -> None:
     ]
     for what, key, body in commands:
         door.append("alice", what, key, asset="credits", **body)
+    return str(door.append("alice", "grants", "welcome", asset="credits", amount=51).json()["position"])
 
 
 def test_no_page_has_a_serious_finding_in_either_theme(seen: dict[str, Any]) -> None:
@@ -97,6 +105,12 @@ def test_each_page_is_small_and_fits_a_phone(seen: dict[str, Any]) -> None:
 def test_the_browser_refuses_nothing(seen: dict[str, Any]) -> None:
     """Neither the policy nor a script complains; the pages that aren't there are."""
     assert [line for line in seen["console"] if "404" not in line] == []
+
+
+def test_what_takes_long_comes_by_itself(seen: dict[str, Any]) -> None:
+    """Htmx puts it into the page of the books."""
+    assert "promo" in seen["books"]
+    assert "What ends in which month" in seen["books"]
 
 
 @pytest.mark.parametrize("name", QUESTIONS)

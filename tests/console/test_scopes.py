@@ -43,6 +43,14 @@ TABLE: dict[str, Row] = {
     "GET /console/accounts/{account}/commands/{command_id}": Row("read:statement", "account"),
     "GET /console/accounts/{account}/commands/{command_id}/trace": Row("read:statement", "account"),
     "GET /console/accounts/{account}/lines/{version}": Row("read:statement", "account"),
+    "GET /console/books": Row("read:statement", "all"),
+    "GET /console/books/classes": Row("read:statement", "all"),
+    "GET /console/books/ending": Row("read:statement", "all"),
+    "GET /console/books/proof": Row("read:statement", "all"),
+    "GET /console/operation": Row("operate:*", "all"),
+    "GET /console/dead-letters/{position}": Row("operate:dead-letters", "all"),
+    "GET /console/log": Row("operate:dead-letters", "all"),
+    "GET /console/log/{partition}/{offset}": Row("operate:dead-letters", "all"),
 }
 #: What stands for a name in a path, where `1` isn't something that such a page can be asked for.
 NAMES = {"account": "mine-1", "name": "console.css"}

@@ -79,6 +79,11 @@ await page.keyboard.press("Enter");
 await page.waitForURL((url) => url.pathname.startsWith("/console/accounts/"));
 seen.keyboard = { order, at: new URL(page.url()).pathname };
 
+await page.goto("/console/books");
+await page.waitForSelector("#classes");
+await page.waitForSelector("#ending");
+seen.books = await page.locator("main").innerText();
+
 if (asked.screenshot) {
   await page.setViewportSize({ width: 1000, height: 760 });
   await page.goto(asked.shown);
