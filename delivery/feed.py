@@ -22,7 +22,7 @@ from creditfold.projections.delivery.reading import Alerted, Ends, Notice, Page,
 from creditfold.projections.queries.windows import DeadRow, JournalRow, Place
 
 #: Lines of a partition that are kept.
-KEPT_LINES = 8_000
+KEPT_LINES = 4_000
 #: Endpoints that read by themselves at once.
 MOST_BEHIND = 2
 

@@ -73,8 +73,14 @@ OUTBOX: Mapping[str, str] = {
     "default_transaction_isolation": "repeatable read",
 }
 
-# Who delivers webhooks writes small tables, and waits for nobody who holds a lock for long: it tries again.
-DELIVERY: Mapping[str, str] = {**PINNED, "statement_timeout": "60s", "lock_timeout": "10s"}
+# Who delivers webhooks writes small tables, and waits for nobody who holds a lock for long: it tries again. One that is
+# frozen in a transaction keeps nobody from taking over for long.
+DELIVERY: Mapping[str, str] = {
+    **PINNED,
+    "statement_timeout": "60s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "15s",
+}
 
 # A sign of life is of no use late, and needn't outlast a crash.
 HEARTBEAT: Mapping[str, str] = {

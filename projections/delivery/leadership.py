@@ -1,6 +1,6 @@
 """Who delivers: one process at a time, by a lease that PostgreSQL's clock judges, fenced by an epoch.
 
-Owns the row of the lease. The transactions of what is delivered call `refuse_superseded` first, so that a process that
+Owns the rows of both. The transactions of what is delivered call `refuse_superseded` first, so that a process that
 was frozen, and lost its lease meanwhile, changes nothing when it wakes up.
 """
 
@@ -25,18 +25,30 @@ def claim(connection: Connection[Any], owner: str) -> int | None:
         connection: in autocommit.
         owner: this process's name.
     """
-    row = connection.execute(
-        """UPDATE ledger_delivery.leadership SET epoch = epoch + 1, owner = %(owner)s, beat_at = clock_timestamp()
-           WHERE owner = '' OR beat_at < clock_timestamp() - make_interval(secs => %(lease)s) RETURNING epoch""",
-        {"owner": owner, "lease": LEASE_S},
-    ).fetchone()
+    with connection.transaction():
+        # Of two who look at once, one waits here, and then sees the other's.
+        over = connection.execute(
+            """SELECT renewed_at < clock_timestamp() - make_interval(secs => %s) FROM ledger_delivery.lease
+               FOR UPDATE""",
+            (LEASE_S,),
+        ).fetchone()
+        # This waits for the transactions of the one before, which hold the row.
+        row = connection.execute(
+            """UPDATE ledger_delivery.leadership SET epoch = epoch + 1, owner = %s WHERE owner = '' OR %s
+               RETURNING epoch""",
+            (owner, over == (True,)),
+        ).fetchone()
+        if row is not None:
+            connection.execute("UPDATE ledger_delivery.lease SET renewed_at = clock_timestamp()")
     return None if row is None else int(row[0])
 
 
 def renew(connection: Connection[Any], epoch: int) -> None:
     """Renew the lease. Raises SupersededError where another process has it."""
     cursor = connection.execute(
-        "UPDATE ledger_delivery.leadership SET beat_at = clock_timestamp() WHERE epoch = %s", (epoch,)
+        """UPDATE ledger_delivery.lease SET renewed_at = clock_timestamp()
+           WHERE EXISTS (SELECT FROM ledger_delivery.leadership WHERE epoch = %s)""",
+        (epoch,),
     )
     if cursor.rowcount != 1:
         raise _superseded()
@@ -48,9 +60,9 @@ def release(connection: Connection[Any], epoch: int) -> None:
 
 
 def refuse_superseded(connection: Connection[Any], epoch: int) -> None:
-    """Hold the lease until the end of the transaction. Raises SupersededError where another process has it."""
+    """Let no other process take over until the end of the transaction. Raises SupersededError where one has."""
     row = connection.execute(
-        "SELECT epoch FROM ledger_delivery.leadership WHERE epoch = %s FOR KEY SHARE", (epoch,)
+        "SELECT epoch FROM ledger_delivery.leadership WHERE epoch = %s FOR SHARE", (epoch,)
     ).fetchone()
     if row is None:
         raise _superseded()

@@ -4,14 +4,19 @@
 CREATE SCHEMA IF NOT EXISTS ledger_delivery;
 
 -- Who delivers: the process that has the highest epoch, for as long as it renews its lease. Each of its transactions
--- checks the epoch (the fencing token), so that one that woke up late can't write.
+-- checks the epoch (the fencing token) and holds its row, so that one that woke up late can't write, and another process
+-- begins behind the last one that could. When the lease was renewed is a row of its own, which nobody holds.
 CREATE TABLE IF NOT EXISTS ledger_delivery.leadership (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     epoch bigint NOT NULL DEFAULT 0,
-    owner text NOT NULL DEFAULT '',
-    beat_at timestamptz NOT NULL DEFAULT '-infinity'
+    owner text NOT NULL DEFAULT ''
 );
 INSERT INTO ledger_delivery.leadership DEFAULT VALUES ON CONFLICT DO NOTHING;
+CREATE TABLE IF NOT EXISTS ledger_delivery.lease (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    renewed_at timestamptz NOT NULL DEFAULT '-infinity'
+) WITH (fillfactor = 50);
+INSERT INTO ledger_delivery.lease DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 -- Who is called. No types, and no prefixes, are all. revision changes with whatever a deliverer must hear of;
 -- failing_since is when the first request failed of those since the last that didn't.

@@ -347,16 +347,22 @@ def test_events_are_shown_while_somebody_develops(
 
 
 def test_a_rebuild_and_a_switch_change_no_id(ledger: Settings, receiver: Receiver) -> None:
-    """Delivery goes on where it was; what is sent again has its id."""
-    endpoint, _ = make_endpoint(ledger, receiver.url, account_prefixes=["switch-"], types=["command.accepted"])
+    """Delivery goes on where it was, and no alert comes twice; what is sent again has its id."""
+    types = ["command.accepted", "balance.dropped"]
+    endpoint, _ = make_endpoint(ledger, receiver.url, account_prefixes=["switch-"], types=types)
+    with connected(ledger.dsn) as connection:
+        create_rule(connection, "dropped", by=BY, owner="tests", account_prefix="switch-1", below=25)
     with delivering(ledger):
         grant(ledger, "switch-1", "switch-2", count=3)
-        wait_for_calls(receiver, 6)
+        append(ledger, [record("Spend", "s", "switch-1", 9)])
+        fold_log(ledger)
+        wait_for_calls(receiver, 8)
         done = rebuild(ledger, Request(), Quiet())
         activate(ledger, done.number, ActivationOptions(), Quiet())
         ids = receiver.ids()
         positions = [Position.parse(call.event["data"]["position"]) for call in receiver.of("switch-1")]
         with connected(ledger.dsn) as connection:
-            assert resend_range(connection, endpoint.id, min(positions), max(positions), by=BY) >= 3
-        assert wait_until(lambda: len(receiver.of("switch-1")) >= 6, HANG_S)
+            assert resend_range(connection, endpoint.id, min(positions), max(positions), by=BY) >= 5
+        assert wait_until(lambda: len(receiver.of("switch-1")) >= 10, HANG_S)
     assert set(receiver.ids()) == set(ids)
+    assert len(ids) == 8

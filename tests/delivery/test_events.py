@@ -1,6 +1,7 @@
 """Lines of the journal as events: what each fact comes to, that all fit their schemas, and that ids stay."""
 
 import json
+import re
 from typing import Any
 
 import hypothesis.strategies as st
@@ -35,6 +36,7 @@ from creditfold.ledger.facts import CreditEntry, Rejected
 from creditfold.ledger.facts_json import facts_as_json
 from creditfold.ledger.folding import Verdict
 from creditfold.projections.queries.windows import DeadRow, JournalRow
+from helpers.support import ROOT
 
 VALIDATOR = Draft202012Validator(schema_document(), format_checker=Draft202012Validator.FORMAT_CHECKER)
 DAY_MS = 86_400_000
@@ -331,3 +333,11 @@ def test_a_rejection_of_the_model_is_one() -> None:
 def test_the_schemas_are_what_the_models_make() -> None:
     """`make api` writes them."""
     assert FILE.read_text("utf-8") == as_text(schema_document())
+
+
+def test_each_type_is_in_the_docs() -> None:
+    """A type that no document names is found by nobody, and one that there isn't by everybody."""
+    page = (ROOT / "docs" / "webhooks.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+\.[a-z_]+)`", row.split("|")[1])}
+    assert named == TYPES.keys()

@@ -1,12 +1,21 @@
 """Requests to receivers that are up to no good: names that change, answers without an end, answers that never come."""
 
 import socket
+import ssl
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from creditfold.delivery import sender
 from creditfold.delivery.addresses import networks_of
@@ -140,3 +149,30 @@ async def test_a_redirect_is_followed_by_nobody(receiver: Receiver) -> None:
     assert answers[0].head == b"no gzip"
     assert [call.path for call in receiver.calls] == ["/hook", "/hook"]
     assert all("cookie" not in call.headers for call in receiver.calls)
+
+
+@contextmanager
+def with_tls(folder: Path) -> Iterator[int]:
+    """A server with a certificate that nobody vouches for; its port."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "shop.example")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+    certificate = made.sign(key, hashes.SHA256())
+    pem = folder / "server.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pem.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    with Receiver() as receiver:
+        server = receiver._server
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        yield server.server_address[1]
+        assert receiver.calls == []
+
+
+async def test_a_receiver_that_nobody_vouches_for_gets_nothing(tmp_path: Path) -> None:
+    """Its certificate is checked, by the name in the URL."""
+    with with_tls(tmp_path) as port:
+        (answer,) = await sent(f"https://shop.example:{port}/hook", Names("127.0.0.1"))
+    assert answer.status is None
+    assert "certificate verify failed" in answer.error

@@ -75,6 +75,8 @@ BY = Actor("tests", "here", "a test needs it")
 KEY = SigningKey(b"s" * 32, b"k" * 32)
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 URL = "https://shop.example/hooks"
+#: How many sessions wait for a lock.
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def test_one_process_leads(connection: psycopg.Connection[Any]) -> None:
     release(connection, first)
     second = claim(connection, "another")
     assert second == first + 1
-    connection.execute("UPDATE ledger_delivery.leadership SET beat_at = clock_timestamp() - interval '1 minute'")
+    connection.execute("UPDATE ledger_delivery.lease SET renewed_at = clock_timestamp() - interval '1 minute'")
     refuse_superseded(connection, second)
     third = claim(connection, "third")
     assert third == second + 1
@@ -121,6 +123,29 @@ def test_one_process_leads(connection: psycopg.Connection[Any]) -> None:
         with pytest.raises(SupersededError):
             attempt()
     assert deliveries(connection, endpoint.id) == []
+
+
+def test_who_takes_over_begins_behind_the_last_transaction(
+    prepared: Settings, connection: psycopg.Connection[Any]
+) -> None:
+    """One that is under way ends first, and what it wrote is seen; no later one is of the old epoch."""
+    first, endpoint, found = epoch_of(connection), made(connection), list[Any]()
+
+    def take_over() -> None:
+        with connected(prepared.dsn) as own:
+            found.append(claim(own, "another"))
+            found.append([one.webhook_id for one in waiting(own, endpoint.id, 0, 10)])
+
+    taking = threading.Thread(target=take_over)
+    with connection.transaction():
+        save_checkpoint(connection, first, endpoint.id, Checkpoint(rows=[row("m1")]))
+        execute(prepared, "UPDATE ledger_delivery.lease SET renewed_at = '-infinity'")
+        taking.start()
+        assert wait_until(lambda: query(prepared, WAITING) != [(0,)], HANG_S)
+    taking.join(HANG_S)
+    assert found == [first + 1, ["m1"]]
+    with pytest.raises(SupersededError):
+        refuse_superseded(connection, first)
 
 
 def test_a_checkpoint_is_written_at_once_or_not_at_all(connection: psycopg.Connection[Any]) -> None:
@@ -284,8 +309,7 @@ def test_a_rule_that_is_being_made_is_heard_of(prepared: Settings, connection: p
 
         judging = threading.Thread(target=judge)
         judging.start()
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        assert wait_until(lambda: query(prepared, waits) != [(0,)], HANG_S)
+        assert wait_until(lambda: query(prepared, WAITING) != [(0,)], HANG_S)
     judging.join(HANG_S)
     assert len(raised) == 1
     assert alert_cursors(connection)[0].place == Place(1)
