@@ -183,7 +183,11 @@ async def redrive(request: Request, caller: Operator, *, preview: Preview = Fals
     """
     if preview:
         only_reads(request)
-    body = await model_of(request, RedriveBody)
+    return await redrive_letters(request, caller, await model_of(request, RedriveBody), preview=preview)
+
+
+async def redrive_letters(request: Request, caller: Caller, body: RedriveBody, *, preview: bool) -> Response:
+    """Redrive dead letters, or show what would come of it. Raises ProblemError."""
     selection, corrections = body.selection(), body.corrections()
     selection.refuse_one_id(corrections)
     service = service_of(request)
@@ -222,7 +226,11 @@ async def discard(request: Request, caller: Operator, *, preview: Preview = Fals
     """Decide that nothing is done about dead letters. They stay, and can't be redriven any more."""
     if preview:
         only_reads(request)
-    body = await model_of(request, LettersBody)
+    return await discard_letters(request, caller, await model_of(request, LettersBody), preview=preview)
+
+
+async def discard_letters(request: Request, caller: Caller, body: LettersBody, *, preview: bool) -> Response:
+    """Discard dead letters, or show what would come of it. Raises ProblemError."""
     selection, service = body.selection(), service_of(request)
 
     def do(connection: Connection[Any]) -> _Done:

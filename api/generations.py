@@ -179,7 +179,11 @@ async def rebuild(request: Request, caller: Operator) -> Response:
 )
 async def verify(request: Request, caller: Operator, number: Number) -> Response:
     """Prove that a generation is what the log says: compare it with the live one, the live one with a fresh fold."""
-    wanted = await model_of(request, VerifyBody)
+    return await begin_verification(request, caller, number, await model_of(request, VerifyBody))
+
+
+async def begin_verification(request: Request, caller: Caller, number: int, wanted: VerifyBody) -> Response:
+    """Begin to compare a generation, and answer with where it shows how far that is. Raises ProblemError."""
 
     def prepare(connection: Connection[Any]) -> tuple[Mapping[str, Any], int | None, Mapping[str, Any]]:
         live = live_number(connection)
@@ -214,7 +218,11 @@ async def activate(request: Request, caller: Operator, number: Number) -> Respon
 
     Going back is activating the old one.
     """
-    wanted = await model_of(request, ActivationBody)
+    return await begin_activation(request, caller, number, await model_of(request, ActivationBody))
+
+
+async def begin_activation(request: Request, caller: Caller, number: int, wanted: ActivationBody) -> Response:
+    """Begin to switch to a generation, and answer with where it shows how far that is. Raises ProblemError."""
 
     def prepare(connection: Connection[Any]) -> tuple[Mapping[str, Any], int | None, Mapping[str, Any]]:
         found = generation(connection, number)

@@ -13,6 +13,7 @@ from creditfold.api.at_least import reading
 from creditfold.api.parameters import Account, Asset
 from creditfold.api.service import service_of
 from creditfold.console import words
+from creditfold.console.helping import helps_for
 from creditfold.console.pages import Page, render
 from creditfold.console.pictures import LotTime, Point, bars_of, plot_of
 from creditfold.console.visits import Visit, needs
@@ -86,6 +87,7 @@ async def show_account(
         request,
         "account.html",
         account=account,
+        helps=helps_for(visit),
         found=found,
         now=now,
         has_lines=has_lines,

@@ -2,11 +2,11 @@
 
 from fastapi import FastAPI
 
-from creditfold.console import account, books, command, login, operation, search, static_files
+from creditfold.console import account, books, command, helping, login, mending, operation, search, static_files
 from creditfold.console.sessions import Sessions
 
 #: Those that have routes.
-_MODULES = (static_files, login, search, account, command, books, operation)
+_MODULES = (static_files, login, search, account, command, helping, books, operation, mending)
 
 
 def install(app: FastAPI) -> None:

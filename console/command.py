@@ -14,7 +14,8 @@ from creditfold.api.problems import ProblemError
 from creditfold.api.service import service_of
 from creditfold.console import words
 from creditfold.console.account import lines_of
-from creditfold.console.pages import Page, render
+from creditfold.console.helping import Help, helps_for
+from creditfold.console.pages import Page, link, render
 from creditfold.console.visits import Visit, needs
 from creditfold.producers.redrive import command_of
 from creditfold.projections import queries
@@ -65,8 +66,20 @@ async def show_why(request: Request, account: Account, command_id: CommandId, vi
         remedy=None if found.decision is None else words.remedy_words(found.decision.rejection),
         batches=[(one, words.reason_words(one.batch.rejection)) for one in found.batches],
         letters=[(one, _DEAD.get(one.reason, one.reason)) for one in found.letters],
+        helps=_helps(visit, account, found.decision),
         position=read.position,
     )
+
+
+def _helps(visit: Visit, account: str, decision: Decision | None) -> list[tuple[Help, str]]:
+    """How somebody can be helped with a command that took effect, each with the path of its form."""
+    if decision is None or not decision.accepted or decision.command_id is None:
+        return []
+    named = {"refund": {"spend": decision.command_id}, "void_grant": {"grant": decision.command_id}}
+    about = {"spend": "refund", "capture": "refund", "grant": "void_grant", "create_schedule": "void_grant"}
+    wanted = about.get(decision.kind)
+    found = [one for one in helps_for(visit) if one.kind == wanted]
+    return [(one, link("accounts", account, one.path, **named[one.kind])) for one in found]
 
 
 _DEAD: Mapping[str, str] = DEAD

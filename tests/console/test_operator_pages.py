@@ -1,5 +1,6 @@
 """The pages of the books and of operation on a door with a worker."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -79,11 +80,137 @@ def test_what_a_scope_doesnt_open_is_said_and_not_shown(door: Door, letter: str)
     """Who looks after generations sees no dead letter, and the other way round."""
     with Visitor(door.url) as other:
         other.log_in(door.make_key("operate:generations").text)
-        said = text_of(other.page("/console/operation"))
-        assert "Shown to keys with the scope operate:dead-letters" in said
-        assert letter not in said
+        page = other.page("/console/operation")
+        assert "Shown to keys with the scope operate:dead-letters" in text_of(page)
+        assert [link for link in links_of(page) if "dead-letters" in link] == []
     with Visitor(door.url) as other:
         other.log_in(door.make_key("operate:dead-letters").text)
         assert "Shown to keys with the scope operate:generations" in text_of(other.page("/console/operation"))
         # What is personal needs a scope of its own.
-        assert "again" not in other.page(f"/console/dead-letters/{letter}")
+        assert "gt;again" not in other.page(f"/console/dead-letters/{letter}")
+
+
+# Helping somebody
+
+
+def test_a_grant_is_previewed_in_words_and_counts_once(door: Door, visitor: Visitor) -> None:
+    """What the account will have and what ends first; sent twice, as by a double click, once."""
+    path = "/console/accounts/helped/grant"
+    door.append("helped", "grants", asset="credits", amount=270)
+    assert path in [link.partition("?")[0] for link in links_of(visitor.page("/console/accounts/helped"))]
+    fields = {"asset": "credits", "amount": "50", "lot_class": "promo", "reason": "<i>sorry</i>", "action": "preview"}
+    ends = f"{ENDS:%Y}-01-01"
+    preview = visitor.send(visitor.page(path), path, **fields, expires_at=ends)
+    assert f"helped will have 320 credits; the first 50 end on 1 January {ENDS:%Y}." in text_of(preview.text)
+    assert "<i>" not in preview.text
+    assert "270" in text_of(visitor.page("/console/accounts/helped"))
+    said = [text_of(visitor.send(preview.text, path, action="confirm").text) for _ in range(2)]
+    assert "helped has 320 credits now" in said[0]
+    assert "It was done already, and counts once. helped has 320 credits now" in said[1]
+    account = visitor.page("/console/accounts/helped")
+    assert "granted 50 credits" in text_of(account)
+    assert "<i>sorry</i>" in text_of(account)
+    lines = door.http.get("/v1/audit").json()["lines"]
+    assert [(line["action"], line["reason"]) for line in lines if line["target"] == "helped"][:2] == [
+        ("commands.grant", "<i>sorry</i>")
+    ] * 2
+
+
+def test_a_refund_and_a_void_are_offered_where_they_fit(door: Door, visitor: Visitor) -> None:
+    """At the spend and at the grant, filled in; each says what would be left."""
+    door.append("mended", "grants", "g", asset="credits", amount=100)
+    door.append("mended", "spends", "s", asset="credits", amount=30)
+    (refund,) = [one for one in links_of(visitor.page("/console/accounts/mended/commands/s")) if "/refund" in one]
+    form = visitor.page(refund)
+    assert 'value="s"' in form
+    path = "/console/accounts/mended/refund"
+    preview = visitor.send(form, path, spend="s", amount="", reason="broken")
+    assert "mended will have 100 credits." in text_of(preview.text)
+    assert "mended has 100 credits now" in text_of(visitor.send(preview.text, path, action="confirm").text)
+    again = text_of(visitor.send(form, path, spend="s", amount="", reason="broken").text)
+    assert "It would be refused: more than is left to refund" in again
+    (void,) = [one for one in links_of(visitor.page("/console/accounts/mended/commands/g")) if "/void-grant" in one]
+    void_path = void.partition("?")[0]
+    preview = visitor.send(visitor.page(void), void_path, grant="g", reason="fraud")
+    assert "mended will have 0 credits." in text_of(preview.text)
+    assert "mended has 0 credits now" in text_of(visitor.send(preview.text, void_path, action="confirm").text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"amount": "5", "reason": ""}, "The reason is missing."),
+        ({"amount": "", "reason": "r"}, "Amount is missing."),
+        ({"amount": "5e3", "reason": "r"}, "Amount must be a whole number."),
+        ({"amount": "-1", "reason": "r"}, "Amount must be a whole number."),
+        ({"amount": "0", "reason": "r"}, "amount must be"),
+        ({"amount": "5", "reason": "r", "expires_at": "2026-02-30"}, "Ends on must be a day"),
+        ({"amount": "5", "reason": "r" * 2_000}, "reason must be"),
+        ({"amount": "5", "reason": "r", "asset": "c\u202ed"}, "asset"),
+    ],
+)
+def test_a_form_that_is_filled_in_wrongly_comes_back_as_it_was(
+    visitor: Visitor, fields: dict[str, str], said: str
+) -> None:
+    """With what is wrong with it; nothing is appended, however it is sent."""
+    path = "/console/accounts/wrong/grant"
+    for action in ("preview", "confirm"):
+        known = {"asset": "credits", "lot_class": "promo", "command_id": "x", "action": action, **fields}
+        answer = visitor.send(visitor.page(path), path, **known)
+        assert answer.status_code == 400
+        assert said in text_of(answer.text)
+    assert "never had any" in text_of(visitor.page("/console/accounts/wrong"))
+
+
+def test_limits_of_a_key_hold_by_hand(door: Door) -> None:
+    """Its largest amount and its assets, in the preview already; and what it can't do isn't offered."""
+    path = "/console/accounts/limited/grant"
+    with Visitor(door.url) as support:
+        support.log_in(door.make_key("manual:grant", "read:balance", most_amount=10, assets=["credits"]).text)
+        known = {"lot_class": "promo", "reason": "r", "action": "preview"}
+        for fields in ({"asset": "credits", "amount": "11"}, {"asset": "coins", "amount": "1"}):
+            assert support.send(support.page(path), path, **known, **fields).status_code == 403
+        assert support.send(support.page(path), path, **known, asset="credits", amount="10").status_code == 200
+        links = links_of(support.page("/console/accounts/limited"))
+        assert [link.partition("?")[0] for link in links if "limited/" in link] == [path]
+
+
+# Mending
+
+
+def test_a_dead_letter_is_redriven_under_another_id_or_discarded(door: Door, visitor: Visitor) -> None:
+    """Each with a preview that does nothing, and a reason."""
+    positions = []
+    for amount in (2, 3):
+        door.append("mend", "grants", "once", asset="credits", amount=1)
+        positions.append(door.append("mend", "grants", "once", asset="credits", amount=amount).json()["position"])
+    redriven, discarded = positions
+    page, path = visitor.page(f"/console/dead-letters/{redriven}"), f"/console/dead-letters/{redriven}/redrive"
+    form = path.replace(redriven, redriven.replace(":", "%3A"))
+    assert visitor.send(page, form, why=" ").status_code == 400
+    preview = visitor.send(page, form, why="a typo", command_id="twice")
+    assert "Would be redriven" in text_of(preview.text)
+    assert "amount 2" in text_of(preview.text)
+    assert "command twice" not in visitor.page("/console/accounts/mend")
+    done = text_of(visitor.send(preview.text, form, action="confirm").text)
+    assert "Accepted, to" in done
+    assert "granted 2 credits" in text_of(visitor.page("/console/accounts/mend"))
+    page = visitor.page(f"/console/dead-letters/{discarded}")
+    form = form.replace(redriven.replace(":", "%3A"), discarded.replace(":", "%3A")).replace("redrive", "discard")
+    preview = visitor.send(page, form, why="a test")
+    assert "open" in text_of(visitor.page(f"/console/dead-letters/{discarded}"))
+    assert "Discarded" in text_of(visitor.send(preview.text, form, action="confirm").text)
+    assert "What to do about it" not in text_of(visitor.page(f"/console/dead-letters/{discarded}"))
+
+
+def test_a_generation_is_activated_behind_a_confirmation_only(visitor: Visitor) -> None:
+    """The live one can't be; without the box nothing begins; one that isn't there isn't."""
+    page = visitor.page("/console/generations/1")
+    assert "Compares it with a fresh fold of the log" in text_of(page)
+    assert "/activate" not in page
+    token = {"csrf_token": re.findall(r'name="csrf_token" value="(\w+)"', page)[0], "why": "r"}
+    answer = visitor.http.post("/console/generations/1/activate", data=token)
+    assert "The activation wasn't confirmed" in text_of(answer.text)
+    answer = visitor.http.post("/console/generations/1/activate", data={**token, "sure": "yes"})
+    assert answer.status_code == 409
+    assert visitor.page("/console/generations/99", 404)

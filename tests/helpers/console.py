@@ -42,9 +42,9 @@ class Visitor:
         assert answer.status_code == status, answer.text
         return answer.text
 
-    def send(self, page: str, action: str, **fields: str) -> httpx.Response:
+    def send(self, page: str, path: str, /, **fields: str) -> httpx.Response:
         """Send the form of a page, with these fields besides its hidden ones."""
-        return self.http.post(action, data={**hidden_fields(form_of(page, action)), **fields})
+        return self.http.post(path, data={**hidden_fields(form_of(page, path)), **fields})
 
 
 def form_of(page: str, action: str) -> str:

@@ -25,8 +25,12 @@ async function logIn(page) {
 }
 
 async function look(page, path, theme) {
-  const answer = await page.goto(path);
-  const bytes = (await answer.body()).length;
+  await page.goto(path);
+  await inspect(page, path, theme);
+}
+
+async function inspect(page, path, theme) {
+  const bytes = await page.evaluate(() => performance.getEntriesByType("navigation")[0].decodedBodySize);
   await page.evaluate(axe);
   const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
   const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
@@ -41,6 +45,15 @@ for (const theme of ["light", "dark"]) {
   await look(page, "/console/login", theme);
   await logIn(page);
   for (const path of asked.pages) await look(page, path, theme);
+  // What a form answers: with what is wrong, then with a preview.
+  for (const amount of ["0", "50"]) {
+    await page.goto(asked.form);
+    await page.fill("#amount", amount);
+    await page.fill("#reason", "a picture was lost");
+    await page.click("main button");
+    await page.waitForSelector(amount === "0" ? "#error" : "#preview");
+    await inspect(page, `${asked.form} ${amount}`, theme);
+  }
   await page.context().close();
 }
 

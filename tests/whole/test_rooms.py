@@ -47,7 +47,8 @@ ARROWS = {
     "api": "common schemas ledger log producers producers/models delivery projections projections/access"
     " projections/delivery projections/queries"
     " projections/generations projections/proof processors processors/fold",
-    "console": "common schemas ledger api processors producers projections projections/queries",
+    "console": "common schemas ledger api processors processors/fold producers producers/models projections"
+    " projections/queries",
     "cli/shared": "common ledger projections stack",
     "cli/append": "common schemas producers producers/models projections/queries processors cli/shared",
     "cli/read": "common schemas ledger log producers projections projections/queries processors/publisher cli/shared",
