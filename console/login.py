@@ -11,6 +11,7 @@ from creditfold.console.pages import ROOT, Page, moved, render, safe_next
 from creditfold.console.sessions import new_id
 from creditfold.console.visits import (
     COOKIE,
+    LOGIN_COOKIE,
     AnyVisit,
     caller_of,
     form_of,
@@ -35,8 +36,8 @@ async def show_login(request: Request, next: Annotated[str, Query(max_length=2_0
 @router.post("/console/login")
 async def login(request: Request) -> Response:
     """Begin a session with a key, under a new id."""
-    sessions, before = sessions_of(request), request.cookies.get(COOKIE, "")
-    await refuse_forged(request, before)
+    sessions = sessions_of(request)
+    await refuse_forged(request, request.cookies.get(LOGIN_COOKIE, ""))
     form = await form_of(request)
     address = request.client.host if request.client else ""
     sessions.refuse_failures(address)
@@ -48,7 +49,7 @@ async def login(request: Request) -> Response:
             raise
         return _form(request, following, problem.detail)
     sessions.forget_failures(address)
-    sessions.end(before)
+    sessions.end(request.cookies.get(COOKIE, ""))
     answer = moved(following)
     set_cookie(request, answer, sessions.begin(key))
     return answer
@@ -64,16 +65,16 @@ async def logout(request: Request, visit: AnyVisit) -> Response:
 
 
 def _form(request: Request, following: str, error: str = "") -> Response:
-    # Until there is a session, the cookie is an id of none: only who sees the page knows its token.
-    session_id = request.cookies.get(COOKIE) or new_id()
+    # An id of no session: only who sees the page knows its token.
+    form_id = request.cookies.get(LOGIN_COOKIE) or new_id()
     answer = render(
         request,
         "login.html",
         401 if error else 200,
         next=following,
         error=error,
-        token=sessions_of(request).token(session_id),
+        token=sessions_of(request).token(form_id),
         is_open=service_of(request).is_open,
     )
-    set_cookie(request, answer, session_id)
+    set_cookie(request, answer, form_id, LOGIN_COOKIE)
     return answer

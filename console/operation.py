@@ -1,5 +1,6 @@
 """The pages of operation: partitions and processes, dead letters, generations, the log. Change nothing."""
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -11,7 +12,7 @@ from psycopg import Connection
 from creditfold.api.generations import GenerationAnswer, all_generations
 from creditfold.api.letters import OneDeadLetterAnswer, one_letter
 from creditfold.api.log_record import Offset, Partition, record_of
-from creditfold.api.operations import OperationsAnswer, operations_page
+from creditfold.api.operations import Number, OperationsAnswer, answer_of, operation_for, operations_page
 from creditfold.api.service import service_of
 from creditfold.common.documents import as_json
 from creditfold.common.position import Position
@@ -108,6 +109,14 @@ def grouped(letters: Sequence[DeadLetterState]) -> list[LetterGroup]:
         found[letter.reason].append(letter)
     by_size = sorted(found.items(), key=lambda one: (-len(one[1]), one[0]))
     return [LetterGroup(reason, DEAD.get(reason, reason), len(rows), rows[:MOST_NAMED]) for reason, rows in by_size]
+
+
+@router.get("/console/operations/{number}")
+async def show_long_operation(request: Request, number: Number, visit: Operator) -> Response:
+    """A long operation: how far it is, and what came of it, such as the accounts on which versions of rules differ."""
+    found = answer_of(await service_of(request).query(operation_for, visit.caller, number))
+    result = None if found.result is None else json.dumps(found.result, indent=2, ensure_ascii=False, default=str)
+    return render(request, "long_operation.html", one=found, parameters=rows_of(found.parameters), result=result)
 
 
 @router.get("/console/dead-letters/{position}")

@@ -18,7 +18,8 @@ from creditfold.api.service import service_of
 from creditfold.console.pages import ROOT
 from creditfold.console.sessions import Sessions
 
-COOKIE = "creditfold_console"
+#: The cookies of a session, and of a login's form, which who comes by a link of another site sees without the first.
+COOKIE, LOGIN_COOKIE = "creditfold_console", "creditfold_login"
 #: The field of each form that has the session's token.
 TOKEN = "csrf_token"  # noqa: S105 - The name of a field.
 #: Fields of a form at most.
@@ -107,11 +108,9 @@ async def form_of(request: Request) -> Mapping[str, str]:
     return found
 
 
-def set_cookie(request: Request, answer: Response, session_id: str) -> None:
-    """Have a browser send a session's id along: to the console only, and for no page of another site."""
-    answer.set_cookie(
-        COOKIE, session_id, path=ROOT, httponly=True, samesite="strict", secure=is_secure(request)
-    )  # fmt: skip
+def set_cookie(request: Request, answer: Response, session_id: str, name: str = COOKIE) -> None:
+    """Have a browser send an id along: to the console only, and for no page of another site."""
+    answer.set_cookie(name, session_id, path=ROOT, httponly=True, samesite="strict", secure=is_secure(request))
 
 
 def is_secure(request: Request) -> bool:

@@ -84,7 +84,7 @@ def span(seconds: float) -> str:
 
 def plain(name: str) -> str:
     """A name of ours as words."""
-    return name.replace("_", " ").replace("-", " ")
+    return name.replace("_", " ").replace("-", " ").replace(".", " ")
 
 
 def shown(text: str) -> str:

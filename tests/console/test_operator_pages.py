@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from creditfold.common.waiting import wait_until
 from helpers.console import Visitor, links_of, text_of
 from helpers.doors import Door
+from helpers.support import HANG_S
 
 pytestmark = pytest.mark.stack
 
@@ -201,6 +203,26 @@ def test_a_dead_letter_is_redriven_under_another_id_or_discarded(door: Door, vis
     assert "open" in text_of(visitor.page(f"/console/dead-letters/{discarded}"))
     assert "Discarded" in text_of(visitor.send(preview.text, form, action="confirm").text)
     assert "What to do about it" not in text_of(visitor.page(f"/console/dead-letters/{discarded}"))
+
+
+def test_a_long_operation_says_what_came_of_it(door: Door, visitor: Visitor) -> None:
+    """A verification that was begun here: who, why, and its result once it is done."""
+    page = visitor.page("/console/generations/1")
+    path = "/console/generations/1/verify"
+    assert visitor.send(page, path, why="<u>monthly</u>").headers["Location"] == "/console/operation#generations"
+    (newest, *_) = door.http.get("/v1/operations").json()["operations"]
+    number = newest["operation"]
+
+    def has_ended() -> bool:
+        return door.http.get(f"/v1/operations/{number}").json()["ended_at"] is not None
+
+    assert wait_until(has_ended, HANG_S)
+    assert f"/console/operations/{number}" in links_of(visitor.page("/console/operation"))
+    shown = visitor.page(f"/console/operations/{number}")
+    assert f"Generations verify {number} done" in text_of(shown)
+    assert "<u>monthly</u>" in text_of(shown)
+    assert '"equal": true' in text_of(shown)
+    assert visitor.page("/console/operations/9999", 404)
 
 
 def test_a_generation_is_activated_behind_a_confirmation_only(visitor: Visitor) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from creditfold.common.waiting import wait_until
 from creditfold.console.pages import POLICY
-from creditfold.console.visits import COOKIE
+from creditfold.console.visits import COOKIE, LOGIN_COOKIE
 from helpers.console import Visitor, hidden_fields, links_of, text_of
 from helpers.doors import Door
 from helpers.support import HANG_S
@@ -31,7 +31,7 @@ def test_who_isnt_logged_in_is_led_to_the_login_and_back(door: Door) -> None:
         assert led.status_code == 303
         assert led.headers["Location"] == "/console/login?next=%2Fconsole%2Faccounts%2Fada%3Fasset%3Dx"
         page = stranger.http.get(led.headers["Location"])
-        before = stranger.http.cookies[COOKIE]
+        assert "/console/accounts/ada?asset=x" in links_of(page.text)
         key = door.make_key("read:balance").text
         answer = stranger.http.post("/console/login", data={**hidden_fields(page.text), "key": key})
         assert (answer.status_code, answer.headers["Location"]) == (303, "/console/accounts/ada?asset=x")
@@ -40,8 +40,16 @@ def test_who_isnt_logged_in_is_led_to_the_login_and_back(door: Door) -> None:
         assert "SameSite=strict" in cookie
         assert "Path=/console" in cookie
         assert key not in cookie
-        assert stranger.http.cookies[COOKIE] != before
+        assert stranger.http.cookies[COOKIE] != stranger.http.cookies[LOGIN_COOKIE]
         assert key not in stranger.page("/console")
+
+
+def test_the_login_page_ends_no_session(visitor: Visitor) -> None:
+    """A link of another site leads there, with no cookie along: who has a session goes on with it."""
+    answer = httpx.get(f"{visitor.http.base_url}/console/login")
+    assert LOGIN_COOKIE in answer.cookies
+    assert COOKIE not in answer.cookies
+    assert visitor.http.get("/console").status_code == 200
 
 
 @pytest.mark.parametrize("key", ["", "nonsense", "cfk_abc_def", "cfk_" + "a" * 5_000])

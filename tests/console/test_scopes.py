@@ -54,6 +54,7 @@ TABLE: dict[str, Row] = {
     "GET /console/books/ending": Row("read:statement", "all"),
     "GET /console/books/proof": Row("read:statement", "all"),
     "GET /console/operation": Row("operate:*", "all"),
+    "GET /console/operations/{number}": Row("operate:*", "all"),
     "GET /console/dead-letters/{position}": Row("operate:dead-letters", "all"),
     "POST /console/dead-letters/{position}/{what}": Row("operate:dead-letters", "all"),
     "GET /console/generations/{number}": Row("operate:generations", "all"),
