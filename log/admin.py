@@ -191,7 +191,10 @@ def explained(error: KafkaError, bootstrap: str, topic: str = "", heard: str = "
 
 def _remedy(error: KafkaError) -> str:
     if error.code() in _FORBIDDEN:
-        return "Give the user in CREDITFOLD_KAFKA_USERNAME the right to (kafka-acls.sh), or name another user."
+        return (
+            "Give the user in CREDITFOLD_KAFKA_USERNAME its rights (kafka-acls.sh; docs/operating.md lists them), or "
+            "name another user."
+        )
     return "See the broker's log, and `creditfold doctor`."
 
 

@@ -80,7 +80,8 @@ _MEANINGS = (
         ("28",),
         PostgresUnavailableError,
         "PostgreSQL answers, but doesn't let this user in: {said}.",
-        "Check user and password in CREDITFOLD_POSTGRES_DSN, and the server's pg_hba.conf.",
+        "Check user and password in CREDITFOLD_POSTGRES_DSN, and the server's pg_hba.conf; where it is about SSL or a "
+        "certificate, sslmode and sslrootcert in that string.",
     ),
     Meaning(("53100",), DiskFullError, "PostgreSQL has no room left: {said}.", "Make room there."),
     Meaning(

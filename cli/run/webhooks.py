@@ -391,6 +391,8 @@ def webhooks_listen(
     from creditfold.delivery.filters import Wanted, refuse_unknown_types
     from creditfold.delivery.listener import LISTENER
     from creditfold.delivery.signing import new_key, secret_text
+    from creditfold.projections.connections import connected
+    from creditfold.projections.delivery.reading import ends
 
     refuse_unknown_types(type_ or [])
     key = new_key()
@@ -398,9 +400,11 @@ def webhooks_listen(
     if forward is not None:
         print(f"signed with {secret_text(key)}", file=sys.stderr, flush=True)
     wanted = Wanted(LISTENER, "", frozenset(type_ or ()), prefix or ())
-    asyncio.run(
-        _listen(load_settings().dsn, wanted, forward=forward, key=key, limit=limit, timeout_s=timeout, json=json)
-    )
+    settings = load_settings()
+    # A pool tries again for long; what is wrong from the start is reported at once.
+    with connected(settings.dsn, "creditfold webhooks") as connection:
+        ends(connection)
+    asyncio.run(_listen(settings.dsn, wanted, forward=forward, key=key, limit=limit, timeout_s=timeout, json=json))
 
 
 async def _listen(dsn: str, wanted: "Wanted", *, limit: int | None, json: bool, **options: Any) -> None:

@@ -27,6 +27,7 @@ from creditfold.common.settings import METADATA_AGE_MS, Settings
 from creditfold.log.admin import KafkaUnavailableError, LeaderMissingError, TopicMissingError
 from creditfold.log.continuity import LogTruncatedError, refusals
 from creditfold.log.offsets import log_ends
+from creditfold.log.rights import READ, WRITE, refuse_missing_rights
 from creditfold.log.topics import TopicInfo, describe_topic, topic_names
 from creditfold.processors.exposition import exposed
 from creditfold.processors.heartbeat import MOST_CHARACTERS, Heart, Signs
@@ -567,6 +568,8 @@ def run_publisher(settings: Settings, *, json_logs: bool = False, verbose: bool 
     with Heart(settings.dsn, "publisher", signs):
         ledger_log = wait_until_ready(settings, signs)
         infos = when_available(settings, lambda: describe_topics(settings, ledger_log), signs)
+        needed = {infos[0].name: (READ,), infos[1].name: (READ, WRITE), infos[2].name: (READ, WRITE)}
+        when_available(settings, lambda: refuse_missing_rights(settings, needed, outcomes_group(settings)), signs)
         log.info("publisher starts", topic=infos[1].name, dead_letters=infos[2].name, partitions=ledger_log.partitions)
         with outbox_pool(settings.dsn, f"creditfold publisher {os.getpid()}", CONNECTIONS) as pool:
             publisher = Publisher(settings, infos, pool, signs)

@@ -13,9 +13,10 @@ from creditfold.common.core import running_core
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.logging import configure_logging
 from creditfold.common.settings import Settings
+from creditfold.log.rights import READ, WRITE, refuse_missing_rights
 from creditfold.processors.exposition import exposed
 from creditfold.processors.heartbeat import Heart, Signs
-from creditfold.processors.startup import leave, wait_until_ready
+from creditfold.processors.startup import leave, wait_until_ready, when_available
 from creditfold.processors.worker.app import FoldApp, create_app
 
 #: A worker that is stopped ends within this time, in seconds. What it writes has GRACE_S of it.
@@ -55,8 +56,9 @@ def end_now() -> None:
 def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = False) -> NoReturn:
     """Fold the command topic until SIGTERM or SIGINT, then exit with 0.
 
-    Raises LogChangedError or TopicMissingError when there is nothing right to fold, WorkerFailedError when the fold
-    can't go on. An outage of Kafka or PostgreSQL is waited for, at the start as later.
+    Raises LogChangedError or TopicMissingError when there is nothing right to fold, MissingRightError where Kafka
+    doesn't let this user, WorkerFailedError when the fold can't go on. An outage of Kafka or PostgreSQL is waited for,
+    at the start as later.
     """
     configure_logging(json_logs=json_logs, verbose=verbose)
     signal.signal(signal.SIGTERM, leave)
@@ -64,6 +66,8 @@ def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = F
     signs = Signs()
     with Heart(settings.dsn, "worker", signs):
         ledger_log = wait_until_ready(settings, signs)
+        needed = {ledger_log.topic: (READ, WRITE)}
+        when_available(settings, lambda: refuse_missing_rights(settings, needed, settings.group), signs)
         app = create_app(settings, ledger_log, signs)
         core = running_core()
         log.info(

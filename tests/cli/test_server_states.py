@@ -28,6 +28,7 @@ OTHER_REASONS = (
     "Not safe:",
     "is the one that was archived",
     "is no archive",
+    "runs on this machine",
 )
 
 #: What isn't run here, and why.

@@ -62,7 +62,7 @@ QUICK = ("--timeout", "0.1")
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "up": (),
     "init": (),
-    "publisher": ("--check", "--interval", "0.05"),
+    "publisher": ("--check",),
     "keys create": ("shop", "--scope", "audit", "--reason", "test"),
     "keys list": (),
     "keys rotate": ("first", "--reason", "test"),
