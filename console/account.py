@@ -82,7 +82,7 @@ async def show_account(
     )
     found: Found = read.found
     now = datetime.now(UTC)
-    lots = [lot for lot in found.lots[:MOST_ROWS] if lot.asset == found.asset]
+    lots = found.lots[:MOST_ROWS]
     return render(
         request,
         "account.html",
@@ -120,13 +120,13 @@ def _read(
     balances = queries.balances_now(connection, account)
     chosen = asset if asset is not None else balances[0].asset if balances else None
 
-    def listed(listing: queries.Listing) -> Sequence[Any]:
-        return queries.listed(connection, account, listing, MOST_ROWS + 1)
+    def listed(listing: queries.Listing, asset: str | None = None) -> Sequence[Any]:
+        return queries.listed(connection, account, listing, MOST_ROWS + 1, asset=asset)
 
     return Found(
         state_of(connection, account),
         balances,
-        listed(queries.LIVE_LOTS),
+        listed(queries.LIVE_LOTS, chosen),
         listed(queries.OPEN_HOLDS),
         listed(queries.IN_TRANSIT),
         listed(queries.EVERY_SCHEDULE),

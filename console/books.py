@@ -20,7 +20,7 @@ from creditfold.projections.queries.monitoring import Outstanding, outstanding
 router = APIRouter(route_class=Page, include_in_schema=False)
 
 #: Rows of a table at most.
-MOST_ROWS = 200
+MOST_ROWS = 100
 
 Reader = Annotated[Visit, needs("read:statement", everywhere=True)]
 
@@ -36,7 +36,7 @@ class Classes(NamedTuple):
 async def show_books(request: Request, visit: Reader) -> Response:
     """Where all credits are, by asset, as the fold keeps it."""
     read = await service_of(request).read(None, queries.totals)
-    return render(request, "books.html", totals=read.found, complete_to=read.complete_to)
+    return render(request, "books.html", totals=read.found, most=MOST_ROWS, complete_to=read.complete_to)
 
 
 @router.get("/console/books/classes")

@@ -17,6 +17,7 @@ from creditfold.api.service import service_of
 from creditfold.common.documents import as_json
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
+from creditfold.console import words
 from creditfold.console.pages import Page, link, moved, render
 from creditfold.console.visits import Visit, needs
 from creditfold.processors.ledger_metrics import figures
@@ -31,6 +32,10 @@ router = APIRouter(route_class=Page, include_in_schema=False)
 RATE_S = 0.25
 #: Open dead letters that are grouped, and those that are named of each reason.
 MOST_LETTERS, MOST_NAMED = 500, 10
+#: Partitions, processes and generations that are shown.
+MOST_ROWS = 100
+#: Characters of a field of a record, and of a result.
+MOST_TEXT, MOST_RESULT = 2_000, 15_000
 #: Operations that are shown, newest first.
 MOST_OPERATIONS = 10
 
@@ -73,7 +78,8 @@ async def show_operation(request: Request, visit: Operator) -> Response:
     service = service_of(request)
     status, lines = await service.operate(lambda: _status(service.settings))
     kept = await service.query(_kept, visit) if status.seen.health is not None else None
-    return render(request, "operation.html", status=status, lines=lines, kept=kept)
+    shown = {"lines": pressing(lines), "most": MOST_ROWS, "kept": kept}
+    return render(request, "operation.html", status=status, number_of_partitions=len(lines), **shown)
 
 
 def _status(settings: Settings) -> tuple[LedgerStatus, list[PartitionLine]]:
@@ -83,6 +89,14 @@ def _status(settings: Settings) -> tuple[LedgerStatus, list[PartitionLine]]:
     return status, [
         PartitionLine(row, epochs.get(row.partition), waiting_of(row, waiting)) for row in status.partitions
     ]
+
+
+def pressing(lines: Sequence[PartitionLine]) -> list[PartitionLine]:
+    """The partitions in their order; of more than a page takes, those that are stuck or furthest behind."""
+    if len(lines) <= MOST_ROWS:
+        return list(lines)
+    by_need = sorted(lines, key=lambda one: (not one.status.stuck, -(one.status.lag or 0), one.status.partition))
+    return by_need[:MOST_ROWS]
 
 
 def waiting_of(row: PartitionStatus, waiting_s: Mapping[int, float]) -> float | None:
@@ -115,7 +129,9 @@ def grouped(letters: Sequence[DeadLetterState]) -> list[LetterGroup]:
 async def show_long_operation(request: Request, number: Number, visit: Operator) -> Response:
     """A long operation: how far it is, and what came of it, such as the accounts on which versions of rules differ."""
     found = answer_of(await service_of(request).query(operation_for, visit.caller, number))
-    result = None if found.result is None else json.dumps(found.result, indent=2, ensure_ascii=False, default=str)
+    result = None
+    if found.result is not None:
+        result = words.short(json.dumps(found.result, indent=2, ensure_ascii=False, default=str), MOST_RESULT)
     return render(request, "long_operation.html", one=found, parameters=rows_of(found.parameters), result=result)
 
 
@@ -139,8 +155,9 @@ async def show_letter(
 
 
 def rows_of(fields: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """The fields of a record as rows of text, without those that say nothing."""
-    return [(name, str(value)) for name, value in (fields or {}).items() if value not in (None, "", [], {}, ())]
+    """The fields of a record as rows of text, without those that say nothing; of long ones the beginning."""
+    said = [(name, str(value)) for name, value in (fields or {}).items() if value not in (None, "", [], {}, ())]
+    return [(name, words.short(value, MOST_TEXT)) for name, value in said]
 
 
 @router.get("/console/log")

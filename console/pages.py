@@ -144,6 +144,7 @@ _FILTERS: Mapping[str, Callable[..., Any]] = {
     "number": words.number,
     "day": words.day,
     "moment": words.moment,
+    "short": words.short,
     "shown": words.shown,
     "span": words.span,
     "plain": words.plain,

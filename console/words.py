@@ -92,6 +92,11 @@ def shown(text: str) -> str:
     return escaped(text)
 
 
+def short(text: str, most: int) -> str:
+    """The beginning of a text that may be long, with a sign that there is more."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def deadline_words(deadline: datetime | None, now: datetime) -> str:
     """What is left of a hold's time."""
     if deadline is None:

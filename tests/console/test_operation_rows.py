@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from creditfold.console.operation import MOST_NAMED, grouped, rows_of, waiting_of
+from creditfold.console.operation import (
+    MOST_NAMED,
+    MOST_ROWS,
+    MOST_TEXT,
+    PartitionLine,
+    grouped,
+    pressing,
+    rows_of,
+    waiting_of,
+)
 from creditfold.processors.status import PartitionStatus
 from creditfold.projections.queries import DeadLetterState
 from creditfold.schemas.dead_letters import DEAD
@@ -40,6 +49,23 @@ def test_who_is_not_behind_hasnt_waited() -> None:
     assert waiting_of(partition(5), {3: 9.0}) == 9.0
     assert waiting_of(partition(5), {}) is None
     assert waiting_of(partition(None), {}) is None
+
+
+def test_of_very_many_partitions_the_pressing_ones_are_shown() -> None:
+    """The stuck ones, then those that are furthest behind; few are shown in their order."""
+    few = [PartitionLine(partition(lag), 1, 0.0) for lag in (0, 5, 2)]
+    assert pressing(few) == few
+    stuck = PartitionLine(partition(1)._replace(stuck=True), 1, 0.0)
+    many = [PartitionLine(partition(lag), 1, 0.0) for lag in range(MOST_ROWS)]
+    found = pressing([*many, stuck])
+    assert [line.status.lag for line in found[:3]] == [1, MOST_ROWS - 1, MOST_ROWS - 2]
+    assert len(found) == MOST_ROWS
+
+
+def test_of_a_long_field_the_beginning_is_shown() -> None:
+    """Whoever wrote it, a page stays small."""
+    ((_, shown),) = rows_of({"metadata": {"k": "v" * 100_000}})
+    assert len(shown) == MOST_TEXT + 1
 
 
 def test_fields_that_say_nothing_are_left_out() -> None:

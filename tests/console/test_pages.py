@@ -191,10 +191,25 @@ def test_when_do_they_end(door: Door, visitor: Visitor) -> None:
     assert f"set aside 5 credits until {ends.day} {ends:%B %Y}" in said
 
 
+def test_each_asset_has_its_own_lots_and_plot(door: Door, visitor: Visitor) -> None:
+    """The first one's, unless another is chosen; however many lots others have."""
+    for n in range(28):
+        door.append("assets", "grants", f"coin-{n:02}", asset="coins", amount=1)
+    door.append("assets", "grants", "gem", asset="gems", amount=7)
+    page = visitor.page("/console/accounts/assets")
+    assert "Lots of coins" in text_of(page)
+    assert "There are more; these are spent first." in text_of(page)
+    (other,) = [link for link in links_of(page) if link == "/console/accounts/assets?asset=gems"]
+    said = text_of(visitor.page(other))
+    assert "Lots of gems" in said
+    assert "gem 7 0 7 paid active" in said
+    assert "between 0 and 7" in visitor.page(other)
+
+
 def test_a_long_statement_goes_on_and_each_line_leads_on(door: Door, visitor: Visitor) -> None:
     """A page stays small however much happened, and every line leads to *why* and *trace*."""
     for n in range(30):
-        door.append("long", "grants", f"g-{n:02}", asset="credits", amount=n + 1)
+        door.append("long", "grants", f"g-{n:02}", asset="credits", amount=n + 1, reason='"' * 1_024)
     page = visitor.page("/console/accounts/long")
     assert len(page.encode()) < MOST_BYTES
     shown = re.findall(r"/commands/(g-\d\d)/trace", page.partition('id="statement"')[2])

@@ -199,6 +199,11 @@ def test_a_preview_says_what_there_will_be_and_what_ends_first() -> None:
     assert words.preview_words("alice", {}, []) == "alice will have nothing."
 
 
+def test_of_a_long_text_the_beginning_is_shown() -> None:
+    """With a sign that there is more, where there is."""
+    assert (words.short("abc", 3), words.short("abcd", 3)) == ("abc", "abc…")
+
+
 def test_what_cant_be_seen_is_escaped() -> None:
     """A text that turns the direction of writing would show another name."""
     assert words.shown("alice\u202eecila\n") == "alice\\u202eecila\\n"
