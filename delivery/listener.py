@@ -6,19 +6,20 @@ on; what it sends is signed with a secret that lasts as long as it runs.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from psycopg import Connection
 
 from creditfold.delivery.addresses import networks_of
-from creditfold.delivery.asker import Asker
 from creditfold.delivery.events import Event
-from creditfold.delivery.feed import Batch, lines, notices
+from creditfold.delivery.feed import Batch, Reader, lines, notices
 from creditfold.delivery.filters import Wanted
 from creditfold.delivery.identity import webhook_id
 from creditfold.delivery.sender import Answer, Sender
 from creditfold.delivery.signing import Signer
-from creditfold.projections.connections import outbox_pool
+from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.delivery.endpoints import NOTICES, SigningKey
 from creditfold.projections.delivery.reading import Ends, ends
 from creditfold.projections.queries.windows import Place
@@ -57,8 +58,8 @@ async def heard(
         timeout_s: after how many seconds to end; None for never.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with outbox_pool(dsn, "creditfold webhooks listen", 1) as pool:
-        ask = Asker(pool, 1)
+    with connected(dsn, "creditfold webhooks listen") as connection:
+        ask = _reader(connection)
         sender = None if forward is None else Sender(networks_of(LOOPBACK))
         try:
             async for event in _events(ask, deadline, with_alerts=_has_alerts(wanted)):
@@ -71,7 +72,19 @@ async def heard(
         finally:
             if sender is not None:
                 await sender.close()
-            ask.close()
+
+
+def _reader(connection: Connection[Any]) -> Reader:
+    """Asks on a connection, beside the event loop, each question of one instant."""
+
+    def asked(question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        with snapshot(connection):
+            return question(connection, *arguments, **options)
+
+    def ask(question: Callable[..., Any], *arguments: Any, **options: Any) -> Awaitable[Any]:
+        return asyncio.to_thread(asked, question, *arguments, **options)
+
+    return ask
 
 
 async def _sent(sender: Sender, url: str, key: SigningKey, name: str, event: Event) -> Answer:
@@ -85,7 +98,7 @@ def _has_alerts(wanted: Wanted) -> bool:
     return any(name.startswith("balance.") for name in wanted.types)
 
 
-async def _events(ask: Asker, deadline: float | None, *, with_alerts: bool) -> AsyncGenerator[Event]:
+async def _events(ask: Reader, deadline: float | None, *, with_alerts: bool) -> AsyncGenerator[Event]:
     places: dict[int, Place] = {}
     while deadline is None or time.monotonic() < deadline:
         standing: Ends | None = await ask(ends)
@@ -103,7 +116,7 @@ async def _events(ask: Asker, deadline: float | None, *, with_alerts: bool) -> A
         await asyncio.sleep(LOOK_S)
 
 
-async def _batches(ask: Asker, standing: Ends, feed: int, place: Place) -> AsyncGenerator[Batch]:
+async def _batches(ask: Reader, standing: Ends, feed: int, place: Place) -> AsyncGenerator[Batch]:
     """What comes in a feed after a place, as far as it is folded and the rules of alerts have read."""
     until = standing.notices if feed == NOTICES else standing.folded[feed]
     if feed in standing.evaluated:

@@ -35,6 +35,7 @@ OTHER_REASONS = (
 ELSEWHERE = {
     "demo": "does what `up`, `import` and `verify` do, with a history that it fetches",
     "down": "stops what the other tests use; it asks no server anything",
+    "delivery": "waits for PostgreSQL until it is stopped: tests/delivery",
     "psql": "becomes psql, which says itself what is the matter: test_access.py",
     "serve": "serves while servers are away: tests/api",
     "worker": "waits for servers until it is stopped: test_outages.py",

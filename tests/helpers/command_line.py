@@ -67,7 +67,6 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "keys list": (),
     "keys rotate": ("first", "--reason", "test"),
     "keys revoke": ("first", "--reason", "test"),
-    "delivery": ("--check",),
     "webhooks create": ("https://shop.example/hooks", "--reason", "test"),
     "webhooks list": (),
     "webhooks show": ("ep_1",),
