@@ -41,7 +41,8 @@ SECURITY = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    # With no-referrer a browser would say of our own forms that they are of no origin.
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     # For browsers that don't know frame-ancestors.
     "X-Frame-Options": "DENY",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from creditfold.projections.access.scopes import SCOPES
-from helpers.doors import Door
+from helpers.doors import Door, serving
 from helpers.node import npm_installed
 from helpers.support import ROOT, ran
 
@@ -71,7 +71,8 @@ def seen(door: Door, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
         "shown": "/console/accounts/alice",
         "screenshot": str(PICTURE) if os.environ.get("CREDITFOLD_RECORD") else None,
     }
-    done = ran("node", folder / "console.mjs", json.dumps(asked))
+    with serving(door.settings, is_open=True) as without_keys:
+        done = ran("node", folder / "console.mjs", json.dumps({**asked, "open": without_keys}))
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -112,6 +113,11 @@ def test_each_page_is_small_and_fits_a_phone(seen: dict[str, Any]) -> None:
 def test_the_browser_refuses_nothing(seen: dict[str, Any]) -> None:
     """Neither the policy nor a script complains; the pages that aren't there and the bad form are."""
     assert [line for line in seen["console"] if not re.search("status of 40[04]", line)] == []
+
+
+def test_a_door_without_keys_takes_the_forms_of_its_own_pages(seen: dict[str, Any]) -> None:
+    """A browser says where a form comes from, unless a policy has it say `null`, as other origins do."""
+    assert seen["open"] == "/console"
 
 
 def test_what_takes_long_comes_by_itself(seen: dict[str, Any]) -> None:
