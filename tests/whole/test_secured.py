@@ -51,10 +51,9 @@ def documented_rights() -> list[str]:
 def rights_of(line: str, names: Mapping[str, str]) -> list[AclBinding]:
     """The rights that kafka-acls.sh would give by these options, for topics and groups of other names."""
     parser = argparse.ArgumentParser()
-    for flag in ("--add", "--cluster"):
-        parser.add_argument(flag, action="store_true")
-    for option in ("--allow-principal", "--resource-pattern-type"):
-        parser.add_argument(option)
+    parser.add_argument("user")
+    parser.add_argument("--cluster", action="store_true")
+    parser.add_argument("--resource-pattern-type")
     for option in ("--operation", "--topic", "--group", "--transactional-id"):
         parser.add_argument(option, action="append", default=[])
     given = parser.parse_args(line.split())
@@ -69,7 +68,7 @@ def rights_of(line: str, names: Mapping[str, str]) -> list[AclBinding]:
             resource,
             name,
             kind,
-            given.allow_principal,
+            f"User:{given.user}",
             "*",
             AclOperation[operations.get(operation, operation.upper())],
             AclPermissionType.ALLOW,
