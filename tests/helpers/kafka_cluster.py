@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,8 +25,8 @@ from creditfold.common.waiting import wait_until
 from creditfold.log.admin import kafka_answers
 from creditfold.stack.java import find_java, java_environment
 from creditfold.stack.kafka import _cluster_id
-from helpers.stack_under_test import embedded_settings, free_port, server_folder
-from helpers.support import HANG_S
+from helpers.stack_under_test import Guard, embedded_settings, free_port, server_folder
+from helpers.support import HANG_S, environment
 
 #: The user that may do everything.
 ADMIN = "admin"
@@ -72,8 +73,9 @@ def make_certificates(folder: Path) -> Certificates:
 class Broker:
     """One broker of a cluster, which can be stopped, killed and started again."""
 
-    def __init__(self, home: Path, port: int, jars: Path) -> None:
+    def __init__(self, home: Path, port: int, jars: Path, guard: Guard) -> None:
         self.home = home
+        self._guard = guard
         self.address = f"127.0.0.1:{port}"
         java = find_java()
         self._java = [java.command, *java.options, "-cp", f"{jars}/*"]
@@ -89,6 +91,8 @@ class Broker:
         """Start it, without waiting for it."""
         command = [*self._java, "-Xmx256m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
         self._daemon.start([*command, "kafka.Kafka", "server.properties"], cwd=self.home, env=java_environment())
+        assert self._daemon.pid is not None
+        self._guard.watch(psutil.Process(self._daemon.pid))
 
     def stop(self, *, kill: bool = False) -> None:
         """Stop it, cleanly or as a crash would."""
@@ -129,6 +133,8 @@ def cluster(
     ports = [(free_port(), free_port(), free_port()) for _ in range(count)]
     voters = ",".join(f"{number}@127.0.0.1:{port}" for number, (*_, port) in enumerate(ports, 1))
     brokers = []
+    # It ends them and removes the folder where this process is killed.
+    guard = Guard(environment(embedded_settings(folder)))
     cluster_id = _cluster_id()
     scram = [f"SCRAM-SHA-512=[name={user},password={text}]" for user, text in (passwords or {}).items()]
     for number, of_broker in enumerate(ports, 1):
@@ -141,10 +147,10 @@ def cluster(
         else:
             lines.append("listener.security.protocol.map=CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT")
         (home / "server.properties").write_text("\n".join(lines) + "\n", "ascii")
-        broker = Broker(home, of_broker[0], jars)
+        broker = Broker(home, of_broker[0], jars, guard)
         broker.format(cluster_id, [part for one in scram for part in ("--add-scram", one)])
         brokers.append(broker)
-    settings = embedded_settings(folder / "client").model_copy(
+    settings = embedded_settings(folder).model_copy(
         update={
             "kafka_bootstrap": ",".join(broker.address for broker in brokers),
             "kafka_security_protocol": "PLAINTEXT" if certificates is None else "SASL_SSL",
@@ -161,7 +167,7 @@ def cluster(
     finally:
         for broker in brokers:
             broker.stop(kill=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        guard.end()
 
 
 def as_user(settings: Settings, user: str, password: str, certificates: Certificates) -> Settings:

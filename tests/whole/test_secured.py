@@ -35,8 +35,8 @@ from helpers.databases import with_dsn
 from helpers.doors import serving
 from helpers.kafka_cluster import ADMIN, Certificates, Cluster, as_user, cluster, make_certificates
 from helpers.pages import DOCS, blocks
-from helpers.stack_under_test import JARS, embedded_settings, free_port, server_folder
-from helpers.support import HANG_S, PATIENT, worker
+from helpers.stack_under_test import JARS, Guard, embedded_settings, free_port, server_folder
+from helpers.support import HANG_S, PATIENT, environment, worker
 
 USERS = ("init", "worker", "publisher", "door", "shop", "backup", "reports", "nobody")
 pytestmark = pytest.mark.stack
@@ -103,7 +103,7 @@ def dsn(certificates: Certificates) -> Iterator[str]:
     folder = server_folder()
     settings = embedded_settings(folder).model_copy(update={"postgres_tcp_port": free_port()})
     settings.data_dir.mkdir(exist_ok=True)
-    own = EmbeddedPostgres(settings)
+    own, guard = EmbeddedPostgres(settings), Guard(environment(settings))
     with pytest.MonkeyPatch.context() as patched:
         major = int(found[-1].parent.parent.name)
         patched.setattr(postgres, "find_server", lambda _: Server(found[-1].parent, major))
@@ -112,6 +112,7 @@ def dsn(certificates: Certificates) -> Iterator[str]:
         yield _with_tls(settings, certificates)
     finally:
         own.stop()
+        guard.end()
 
 
 def _with_tls(settings: Settings, certificates: Certificates) -> str:
