@@ -44,6 +44,8 @@ _MOVING = {
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.FENCED_LEADER_EPOCH,
+    # The client had asked a broker by its address, and drops that when it hears of the same one by its id.
+    KafkaError._DESTROY_BROKER,
 }
 
 # Connections that a server refuses, by the client's message: it has no code for most of them.

@@ -8,12 +8,13 @@ import datetime
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from confluent_kafka import KafkaException
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from creditfold.common.processes import Daemon, Step, last_lines, run
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.log.admin import kafka_answers
+from creditfold.log.admin import KafkaAdmin
 from creditfold.stack.java import find_java, java_environment
 from creditfold.stack.kafka import _cluster_id
 from helpers.stack_under_test import Guard, embedded_settings, free_port, server_folder
@@ -112,9 +113,13 @@ class Cluster:
         self.brokers = brokers
 
     def wait(self) -> None:
-        """Wait until it answers."""
-        said = "\n".join(broker.end_of_log for broker in self.brokers)
-        assert wait_until(lambda: kafka_answers(self.settings), HANG_S), said
+        """Wait until it answers and knows all of its brokers."""
+        assert wait_until(self._is_whole, HANG_S), "\n".join(broker.end_of_log for broker in self.brokers)
+
+    def _is_whole(self) -> bool:
+        with suppress(KafkaException):
+            return len(KafkaAdmin(self.settings).client.list_topics(timeout=1.0).brokers) == len(self.brokers)
+        return False
 
 
 @contextmanager

@@ -39,7 +39,8 @@ from helpers.stack_under_test import JARS, Guard, embedded_settings, free_port, 
 from helpers.support import HANG_S, PATIENT, environment, worker
 
 USERS = ("init", "worker", "publisher", "door", "shop", "backup", "reports", "nobody")
-pytestmark = pytest.mark.stack
+# One process has its servers.
+pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("secured")]
 
 
 def documented_rights() -> list[str]:
@@ -148,8 +149,8 @@ def of(ledger: Settings, passwords: dict[str, str], certificates: Certificates) 
 
 
 @pytest.fixture(scope="module")
-def ledger(kafka: Cluster, dsn: str) -> Settings:
-    """The administrator's settings of a ledger whose users have the documented rights."""
+def ledger(kafka: Cluster, dsn: str, passwords: dict[str, str], certificates: Certificates) -> Settings:
+    """The administrator's settings of a ledger whose users have the documented rights; one of them made it."""
     settings = kafka.settings.model_copy(
         update={
             "postgres_dsn": SecretStr(dsn),
@@ -165,12 +166,14 @@ def ledger(kafka: Cluster, dsn: str) -> Settings:
     admin = KafkaAdmin(settings)
     for answer in admin.client.create_acls(bindings).values():
         answer.result(HANG_S)
+    made = run(as_user(settings, "init", passwords["init"], certificates), "init", "--no-key").stdout
+    assert "The topic c was created." in made
+    assert "The tables were created." in made
     return settings
 
 
 def test_every_part_works_and_nobody_does_more(ledger: Settings, of: Callable[[str], Settings], tmp_path: Path) -> None:
     """Commands by a service and by the door, folded, published, followed, archived, delivered; each by its own user."""
-    assert "The tables were created." in run(of("init"), "init", "--no-key").stdout
     assert "The topic c was there." in run(of("init"), "init", "--no-key").stdout
     with (
         worker(of("worker"), tmp_path) as folding,

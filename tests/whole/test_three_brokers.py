@@ -14,12 +14,13 @@ from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import CommandProducer, Grant
 from helpers.kafka_cluster import Cluster, cluster
 from helpers.ledgers import with_topics_of_its_own
-from helpers.published import assert_published
+from helpers.published import assert_published, wait_until_published
 from helpers.stack_under_test import JARS
 from helpers.support import (
     HANG_S,
     all_progress,
     assert_equals_second_fold,
+    patiently,
     publisher,
     query,
     wait_until_folded,
@@ -36,7 +37,7 @@ def three(ledger_database: Settings) -> Iterator[tuple[Cluster, Settings]]:
     with cluster(JARS, 3) as found:
         kafka = {"kafka_bootstrap": found.settings.kafka_bootstrap, "replication": 3}
         settings = with_topics_of_its_own(ledger_database).model_copy(update=kafka)
-        create_topics(settings)
+        patiently(lambda: create_topics(settings))
         prepare_ledger(settings)
         yield found, settings
 
@@ -102,6 +103,7 @@ def test_each_broker_is_killed_once(three: tuple[Cluster, Settings], tmp_path: o
                 assert wait_until(lambda: is_in_sync(settings), HANG_S), broker.end_of_log
                 load.wait_for_more()
         wait_until_folded(settings)
+        wait_until_published(settings)
         rows = all_progress(settings)
         assert sum(row.accepted for row in rows) == load.acknowledged
         # An idempotent producer sends again what no answer came to, and the log has it once.
