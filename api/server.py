@@ -95,9 +95,8 @@ def serve(settings: Settings, *, is_open: bool, install: Install | None = None) 
     config.limit_concurrency = min(MOST_CONNECTIONS, max(1, _files() - OTHER_FILES))
     # Ours, since uvicorn would only log what is the matter with it.
     with ExitStack() as opened:
-        for_metrics = None
-        if settings.api_metrics_at is not None:
-            for_metrics = opened.enter_context(listening(*settings.api_metrics_at))
+        at = settings.metrics_at("api")
+        for_metrics = None if at is None else opened.enter_context(listening(*at))
         own = opened.enter_context(listening(settings.api_host, settings.api_port))
         Server(config, for_metrics).run(sockets=[own])
 

@@ -358,25 +358,10 @@ class Settings(BaseSettings):
         """The algorithms that a token may be signed with."""
         return [name.strip() for name in self.api_jwt_algorithms.split(",")]
 
-    @property
-    def api_metrics_at(self) -> tuple[str, int] | None:
-        """Host and port where the HTTP door serves metrics without a key."""
-        return None if self.api_metrics_address is None else _host_and_port(self.api_metrics_address)
-
-    @property
-    def worker_metrics_at(self) -> tuple[str, int] | None:
-        """Host and port where a worker shows its metrics."""
-        return None if self.worker_metrics_address is None else _host_and_port(self.worker_metrics_address)
-
-    @property
-    def publisher_metrics_at(self) -> tuple[str, int] | None:
-        """Host and port where a publisher shows its metrics."""
-        return None if self.publisher_metrics_address is None else _host_and_port(self.publisher_metrics_address)
-
-    @property
-    def delivery_metrics_at(self) -> tuple[str, int] | None:
-        """Host and port where delivery shows its metrics."""
-        return None if self.delivery_metrics_address is None else _host_and_port(self.delivery_metrics_address)
+    def metrics_at(self, process: Literal["api", "worker", "publisher", "delivery"]) -> tuple[str, int] | None:
+        """Host and port where a process shows its metrics without a key; None if it shows none."""
+        address: str | None = getattr(self, f"{process}_metrics_address")
+        return None if address is None else _host_and_port(address)
 
     @property
     def cors_origins(self) -> list[str]:

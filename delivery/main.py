@@ -44,7 +44,7 @@ def run_delivery(settings: Settings, *, json_logs: bool = False, verbose: bool =
             deliverer = Deliverer(owner_name(), settings.webhook_allowed_networks, write, read, turn)
             shown = [DeliveryMetrics(lambda: deliverer.meter.counts)]
             try:
-                with exposed(shown, settings.delivery_metrics_at, "delivery_metrics_address"):
+                with exposed(shown, settings.metrics_at("delivery"), "delivery_metrics_address"):
                     asyncio.run(_until_stopped(deliverer))
             finally:
                 signs.end()

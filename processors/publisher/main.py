@@ -576,5 +576,5 @@ def run_publisher(settings: Settings, *, json_logs: bool = False, verbose: bool 
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, publisher.stop)
             shown = [PublisherMetrics(publisher.published)]
-            with exposed(shown, settings.publisher_metrics_at, "publisher_metrics_address"):
+            with exposed(shown, settings.metrics_at("publisher"), "publisher_metrics_address"):
                 publisher.run()

@@ -87,7 +87,7 @@ def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = F
         worker.spinner = None  # It draws on standard output even when quiet.
         meter = app.partitions.folder.meter
         try:
-            with exposed([meter], settings.worker_metrics_at, "worker_metrics_address"):
+            with exposed([meter], settings.metrics_at("worker"), "worker_metrics_address"):
                 worker.execute_from_commandline()
         except CreditfoldError:
             raise

@@ -65,7 +65,8 @@ class Door:
 def serving(settings: Settings, *, is_open: bool = False) -> Iterator[str]:
     """Serve in a thread of this process for a block; gives the URL."""
     chosen = settings.model_copy(update={"api_port": free_port()})
-    for_metrics = None if chosen.api_metrics_at is None else listening(*chosen.api_metrics_at)
+    at = chosen.metrics_at("api")
+    for_metrics = None if at is None else listening(*at)
     server = Server(config_of(chosen, is_open=is_open, install=install), for_metrics)
     thread = threading.Thread(target=server.run, name="door", daemon=True)
     thread.start()
