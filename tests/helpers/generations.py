@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
+from creditfold.cli.read.past import then_of
 from creditfold.common.settings import Settings
 from creditfold.log.partitioner import partition_of
+from creditfold.projections import queries
 from creditfold.projections.connections import connected
 from creditfold.projections.generations.catalog import Generation, generation, generations
 from helpers.support import Quiet, Raw, query, record
@@ -61,11 +63,10 @@ def balances_of(settings: Settings, number: int) -> list[tuple[Any, ...]]:
 
 def as_of(settings: Settings, when: Callable[[int], str]) -> list[tuple[Any, ...]]:
     """Balances of all accounts as the command line shows them."""
-    from creditfold.cli.read.balance import _balances_as_of
-
     found: list[tuple[Any, ...]] = []
     with connected(settings.dsn) as connection:
         for (account,) in connection.execute("SELECT DISTINCT account_id FROM ledger.journal").fetchall():
-            rows = _balances_as_of(connection, account, when(partition_of(account.encode(), 4)))
+            partition, then = then_of(connection, account, when(partition_of(account.encode(), 4)))
+            rows = queries.balances_as_of(connection, account, partition, **then)
             found += map(attrgetter(*BALANCE), rows)
     return found

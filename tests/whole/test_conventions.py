@@ -1,5 +1,7 @@
 """What CONTRIBUTING.md and docs/style.md promise of the documents and the tools, as far as a test can hold it."""
 
+import ast
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -185,3 +187,24 @@ def test_a_forge_runs_ci_on_every_python_that_is_promised() -> None:
     assert ".ci/run" in [step.get("run") for step in job["steps"]]
     # YAML 1.1 takes the key `on` for true.
     assert set(workflow[True]) == {"push", "pull_request"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=shown)
+def test_what_a_test_imports_of_us_exists(path: Path) -> None:
+    """Inside a function too, where only a run of that very test would show that a name has gone."""
+    tree = ast.parse(path.read_text("utf-8"))
+    missing = [
+        f"line {node.lineno}: {node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in {"creditfold", "helpers"}
+        for alias in node.names
+        if not _exists(str(node.module), alias.name)
+    ]
+    assert missing == []
+
+
+def _exists(module: str, name: str) -> bool:
+    if hasattr(importlib.import_module(module), name):
+        return True
+    of_us = ROOT.joinpath(*module.split(".")[1:], f"{name}.pyx")  # It is there before it is compiled.
+    return of_us.exists() or importlib.util.find_spec(f"{module}.{name}") is not None
