@@ -107,7 +107,8 @@ class Service:
         self.keys = KeyRing(self._find_key)
         # By the id of its key, and made anew with each look at that.
         self._callers: dict[str, tuple[Key, Caller]] = {}
-        self._tokens = Tokens(settings)
+        #: Verifies tokens of the identity provider.
+        self.tokens = Tokens(settings)
         self._balances = Together(self._ask_balances)
         self.limits = RateLimits(Rate.of(settings.api_rate, settings.api_burst) if settings.api_rate else None)
         #: Outcomes as they are folded, for those who follow.
@@ -324,8 +325,8 @@ class Service:
         known = self.keys.known(text)
         if known is not None:
             return self._caller_of(known)
-        if self._tokens.may_be(text.strip()):
-            return (await self._tokens.caller(text.strip()))._replace(rate=self.limits.rate_of(None, None))
+        if self.tokens.may_be(text.strip()):
+            return (await self.tokens.caller(text.strip()))._replace(rate=self.limits.rate_of(None, None))
         if not is_well_formed(text.strip()):
             raise unauthenticated("The key is malformed; is it complete?")
         key = await self.keys.find(text.strip())

@@ -14,10 +14,11 @@ from http.client import HTTPException
 from typing import Any, NamedTuple
 
 import structlog
+from authlib.oidc.core import CodeIDToken
 from joserfc import jwt
 from joserfc.errors import ClaimError, ExpiredTokenError, InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
-from joserfc.jwt import JWTClaimsRegistry
+from joserfc.jwt import JWTClaimsRegistry, Token
 
 from creditfold.api.access import Caller
 from creditfold.api.problems import RETRY_S, ProblemError, unauthenticated
@@ -53,19 +54,30 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+#: What goes wrong where a provider is asked for a document.
+UNANSWERED = (OSError, ValueError, HTTPException)
+
+
+def document_at(url: str) -> dict[str, Any]:
+    """A JSON object that a provider publishes. Raises one of UNANSWERED."""
+    request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - Settings has the scheme.
+    with urllib.request.build_opener(_NoRedirect).open(request, timeout=ANSWER_S) as answer:
+        text = answer.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
+
+
 def fetched(url: str) -> KeySet:
     """The keys that a provider publishes, those of shared secrets left out.
 
     Raises:
         OSError, ValueError, HTTPException, JoseError: there are none.
     """
-    request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - Settings has the scheme.
-    with urllib.request.build_opener(_NoRedirect).open(request, timeout=ANSWER_S) as answer:
-        text = answer.read(MOST_BYTES + 1)
-    if len(text) > MOST_BYTES:
-        raise ValueError(f"the key set has more than {MOST_BYTES:,} bytes")
-    found = json.loads(text)
-    keys = found.get("keys") if isinstance(found, dict) else None
+    keys = document_at(url).get("keys")
     if not isinstance(keys, list):
         raise ValueError("it is no key set")
     # A key that everybody can read must not verify what only its owner may sign.
@@ -81,10 +93,11 @@ class Tokens:
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.api_jwks_url
+        self._issuer = settings.api_jwt_issuer or ""
         self._algorithms = settings.jwt_algorithms
         self._claims = JWTClaimsRegistry(
             leeway=LEEWAY_S,
-            iss={"essential": True, "value": settings.api_jwt_issuer or ""},
+            iss={"essential": True, "value": self._issuer},
             aud={"essential": True, "value": settings.api_jwt_audience or ""},
             sub={"essential": True},
             exp={"essential": True},
@@ -104,6 +117,30 @@ class Tokens:
         Raises:
             ProblemError: it isn't taken, or the provider doesn't answer and its keys aren't known.
         """
+        return caller_of((await self._verified(text, lambda token: self._claims.validate(token.claims))).claims)
+
+    async def login_name(self, text: str, client_id: str, nonce: str, access_token: str) -> str:
+        """The name of the caller that an ID token says a login was of, verified as OpenID Connect Core 3.1.3.7 has it.
+
+        Args:
+            text: of the ID token.
+            client_id: for which it must be.
+            nonce: of the login that it must answer.
+            access_token: that came with it.
+
+        Raises:
+            ProblemError: it isn't taken, or the provider doesn't answer and its keys aren't known.
+        """
+        asked = {"client_id": client_id, "nonce": nonce, "access_token": access_token}
+        wanted = {"iss": {"essential": True, "value": self._issuer}, "aud": {"essential": True, "value": client_id}}
+
+        def validate(token: Token) -> None:
+            CodeIDToken(token.claims, token.header, wanted, asked).validate(leeway=LEEWAY_S)
+
+        return _name_of((await self._verified(text, validate)).claims)
+
+    async def _verified(self, text: str, validate: Callable[[Token], None]) -> Token:
+        """A token that a key of the provider signed, and whose claims are valid. Raises ProblemError."""
         if len(text) > LONGEST:
             raise unauthenticated("The token is too long.")
         published = await self._known()
@@ -117,7 +154,7 @@ class Tokens:
                 if again is None or again is published:
                     raise
                 token = jwt.decode(text, again.keys, self._algorithms)
-            self._claims.validate(token.claims)
+            validate(token)
         except ExpiredTokenError:
             raise unauthenticated("The token has ended.") from None
         except ClaimError as error:
@@ -125,7 +162,7 @@ class Tokens:
         except (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             # Without the cause, which may have a part of the token.
             raise unauthenticated("The token can't be verified.") from None
-        return caller_of(token.claims)
+        return token
 
     async def _known(self) -> _Published:
         """The provider's keys. Nobody waits for those that are only to be looked at again."""
@@ -136,13 +173,7 @@ class Tokens:
             self._background = asyncio.create_task(self._refresh(known))
         known = self._published
         if known is None or time.monotonic() - known.at > KEPT_S:
-            raise ProblemError(
-                503,
-                "identity_provider_unavailable",
-                "The identity provider doesn't answer, so that no token can be verified.",
-                "Try again, or use a key of the ledger's own.",
-                headers={"Retry-After": str(RETRY_S)},
-            )
+            raise provider_away("so that no token can be verified")
         return known
 
     async def _refresh(self, known: _Published | None) -> None:
@@ -163,6 +194,17 @@ class Tokens:
             self._published, self._next_asking = _Published(keys, now), now + SELDOM_S
 
 
+def provider_away(consequence: str) -> ProblemError:
+    """The problem of a provider that doesn't answer."""
+    return ProblemError(
+        503,
+        "identity_provider_unavailable",
+        f"The identity provider doesn't answer, {consequence}.",
+        "Try again, or use a key of the ledger's own.",
+        headers={"Retry-After": str(RETRY_S)},
+    )
+
+
 def caller_of(claims: Mapping[str, Any]) -> Caller:
     """The caller of verified claims: its scopes are those of the claim `scope` that there are here.
 
@@ -172,7 +214,7 @@ def caller_of(claims: Mapping[str, Any]) -> Caller:
     Raises:
         ProblemError: its subject can't be the source of a command, or a limit isn't one.
     """
-    name = f"{SUBJECT}{claims['sub']}"
+    name = _name_of(claims)
     if not is_id(name, MAX_SOURCE):
         raise unauthenticated("The token's claim sub can't be kept as the source of a command.")
     said = claims.get("scope", "")
@@ -181,6 +223,10 @@ def caller_of(claims: Mapping[str, Any]) -> Caller:
     ends = datetime.fromtimestamp(min(claims["exp"], MAX_OCCURRED_AT / 1_000), UTC)
     limits = _limits_of(claims)
     return Caller(name, frozenset(scopes) & SCOPES.keys(), expires_at=ends, **limits)
+
+
+def _name_of(claims: Mapping[str, Any]) -> str:
+    return f"{SUBJECT}{claims['sub']}"
 
 
 def _limits_of(claims: Mapping[str, Any]) -> dict[str, Any]:

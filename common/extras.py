@@ -18,6 +18,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "client": ("httpx", "tenacity"),
     "cli": ("rich", "structlog", "typer"),
     "api": (
+        "authlib",
         "cryptography",
         "fastapi",
         "graphql",
@@ -25,6 +26,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         "jinja2",
         "joserfc",
         "prometheus_client",
+        "requests",
         "starlette",
         "strawberry",
         "uvicorn",

@@ -149,7 +149,7 @@ def _check_names(path: Path, values: Mapping[str, object]) -> None:
 
 
 def _check_secrets(path: Path, values: Mapping[str, object]) -> None:
-    secret = [name for name in values if name.endswith("_password") or PASSWORD.search(str(values[name]))]
+    secret = [name for name in values if name.endswith(("_password", "_secret")) or PASSWORD.search(str(values[name]))]
     if secret and path.stat().st_mode & 0o077:
         raise InvalidSettingError(f"{path} holds {secret[0]}, and others may read it.", f"chmod 600 {path}")
 
@@ -258,6 +258,27 @@ class Settings(BaseSettings):
     api_cors_origins: str = Field(
         "", description="Origins whose pages may call the door from a browser, by commas; none if empty."
     )
+    console_url: str | None = Field(
+        None,
+        pattern=r"^(https://[^/?#@]+|http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?)$",
+        description="Where browsers have the door, as https://ledger.example: an identity provider leads them back "
+        "there, to `/console/login/callback`.",
+    )
+    console_oidc_client_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=500,
+        description="Who the console is to the identity provider `api_jwt_issuer`; nobody logs in by that if unset.",
+    )
+    console_oidc_client_secret: SecretStr | None = Field(
+        None, description="Secret of that client; none where the provider has it as a public one."
+    )
+    console_oidc_scopes: str = Field(
+        "openid", description="Scopes that the console asks the identity provider for, by spaces; openid is one."
+    )
+    console_oidc_name: str = Field(
+        "single sign-on", min_length=1, max_length=60, description="What the login calls the identity provider."
+    )
 
     api_metrics_address: str | None = Field(
         None, description="Address, host:port, where `GET /metrics` is served without a key; none if unset."
@@ -311,7 +332,7 @@ class Settings(BaseSettings):
     @classmethod
     def _keys_come_safely(cls, value: str | None) -> str | None:
         # Whoever can put in other keys is anybody here.
-        if value is not None and not re.match(r"https://[^/]|http://(127\.0\.0\.1|localhost|\[::1\])[:/]", value):
+        if value is not None and not is_safe_url(value):
             raise ValueError(f"{value[:100]!r} is neither https:// nor http:// on loopback")
         return value
 
@@ -328,6 +349,24 @@ class Settings(BaseSettings):
     def _tokens_are_of_somebody_for_us(cls, value: str | None, info: ValidationInfo) -> str | None:
         if not value and info.data.get("api_jwks_url"):
             raise ValueError("it is needed beside api_jwks_url: a provider signs for others too")
+        return value
+
+    @field_validator("console_oidc_client_id")
+    @classmethod
+    def _login_has_a_provider_and_a_way_back(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            missing = [name for name in ("api_jwks_url", "api_jwt_issuer", "console_url") if not info.data.get(name)]
+            if missing:
+                raise ValueError(f"it needs {' and '.join(missing)} too")
+            if not is_safe_url(info.data["api_jwt_issuer"]):
+                raise ValueError("api_jwt_issuer is neither https:// nor http:// on loopback, so it can't be asked")
+        return value
+
+    @field_validator("console_oidc_scopes")
+    @classmethod
+    def _login_says_who(cls, value: str) -> str:
+        if "openid" not in value.split():
+            raise ValueError("openid is missing: without it a provider doesn't say who logs in")
         return value
 
     @field_validator("webhook_allowed_networks")
@@ -420,6 +459,11 @@ class Settings(BaseSettings):
         if self.kafka_ca_file is not None:
             conf["ssl.ca.location"] = str(self.kafka_ca_file)
         return conf
+
+
+def is_safe_url(url: str) -> bool:
+    """Whether what is at an address can be changed by nobody on the way: by TLS, or on this machine."""
+    return re.match(r"https://[^/]|http://(127\.0\.0\.1|localhost|\[::1\])([:/]|$)", url) is not None
 
 
 def _host_and_port(text: str) -> tuple[str, int]:

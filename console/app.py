@@ -3,6 +3,7 @@
 from fastapi import FastAPI
 
 from creditfold.console import account, books, command, helping, login, mending, operation, search, static_files
+from creditfold.console.provider import Attempts
 from creditfold.console.sessions import Sessions
 
 #: Those that have routes.
@@ -16,5 +17,6 @@ def install(app: FastAPI) -> None:
         app: of the HTTP door, whose service the pages read with.
     """
     app.state.console_sessions = Sessions()
+    app.state.console_attempts, app.state.console_provider = Attempts(), None
     for module in _MODULES:
         app.include_router(module.router)

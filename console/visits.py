@@ -20,6 +20,8 @@ from creditfold.console.sessions import Sessions
 
 #: The cookies of a session, and of a login's form, which who comes by a link of another site sees without the first.
 COOKIE, LOGIN_COOKIE = "creditfold_console", "creditfold_login"
+#: The cookie of a login at the identity provider, which leads back here from its own site.
+PROVIDER_COOKIE = "creditfold_provider"
 #: The field of each form that has the session's token.
 TOKEN = "csrf_token"  # noqa: S105 - The name of a field.
 #: Fields of a form at most.
@@ -111,6 +113,19 @@ async def form_of(request: Request) -> Mapping[str, str]:
 def set_cookie(request: Request, answer: Response, session_id: str, name: str = COOKIE) -> None:
     """Have a browser send an id along: to the console only, and for no page of another site."""
     answer.set_cookie(name, session_id, path=ROOT, httponly=True, samesite="strict", secure=is_secure(request))
+
+
+def set_provider_cookie(request: Request, answer: Response, browser_id: str, lasts_s: float) -> None:
+    """Have a browser send an id along to the pages of login, also where the identity provider's page leads there."""
+    answer.set_cookie(
+        PROVIDER_COOKIE,
+        browser_id,
+        max_age=int(lasts_s),
+        path=f"{ROOT}/login",
+        httponly=True,
+        samesite="lax",
+        secure=is_secure(request),
+    )
 
 
 def is_secure(request: Request) -> bool:

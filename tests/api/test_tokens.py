@@ -1,21 +1,18 @@
 """Tokens of an identity provider: a real key pair, a small provider on loopback, and all that isn't taken."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
-from joserfc import jwt
-from joserfc.jwk import ECKey, OctKey, RSAKey
+from joserfc.jwk import RSAKey
 
 from creditfold.api import tokens
 from creditfold.common.settings import Settings
 from helpers.doors import Door, serving
+from helpers.identity_provider import IdentityProvider, provider_at, settings_with
 from helpers.stack_under_test import free_port
 from helpers.support import HANG_S
 
@@ -35,61 +32,18 @@ NO_LIMITS: tuple[tuple[str, Any], ...] = (
     ("most_amount", 2**53),
     ("prefix", "eu-"),
 )
-OURS = {"iss": "https://id.example", "aud": "creditfold", "sub": "ann"}
-
-
-class Provider:
-    """An identity provider: what it publishes, and how often it was asked."""
-
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}/jwks.json"
-        self.keys = [RSAKey.generate_key(2048, {"kid": "rsa"}), ECKey.generate_key("P-256", {"kid": "ec"})]
-        #: Published too, as no provider should.
-        self.shared = OctKey.generate_key(256, {"kid": "shared"})
-        self.asked = 0
-
-    def published(self) -> bytes:
-        """Its key set."""
-        return json.dumps(
-            {"keys": [key.as_dict(private=key is self.shared) for key in (*self.keys, self.shared)]}
-        ).encode()
-
-    def token(self, key: Any = None, alg: str = "RS256", **claims: Any) -> str:
-        """A token with these claims beside the usual ones; one that is None is left out."""
-        all_claims = {**OURS, "exp": int(time.time()) + 3_600, "scope": "openid read:balance", **claims}
-        used = self.keys[0] if key is None else key
-        said = {name: value for name, value in all_claims.items() if value is not None}
-        return jwt.encode({"alg": alg, "kid": used.kid}, said, used, algorithms=[alg])
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
+def provider() -> Iterator[IdentityProvider]:
     """A provider that serves."""
-    found = Provider(free_port())
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            found.asked += 1
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(found.published())
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", int(found.url.split(":")[2].split("/")[0])), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield found
-    server.shutdown()
-    server.server_close()
-    thread.join(HANG_S)
+    with provider_at(free_port()) as found:
+        yield found
 
 
-def settings_of(door: Door, url: str) -> Settings:
+def settings_of(door: Door, provider: IdentityProvider, **more: str) -> Settings:
     """The door's, with a provider."""
-    own = {"api_jwks_url": url, "api_jwt_issuer": OURS["iss"], "api_jwt_audience": OURS["aud"]}
-    return door.settings.model_copy(update=own)
+    return door.settings.model_copy(update={**settings_with(provider), **more})
 
 
 @contextmanager
@@ -100,15 +54,15 @@ def asking(url: str) -> Iterator[Callable[[str], httpx.Response]]:
 
 
 @pytest.fixture(scope="module")
-def ask(door: Door, provider: Provider) -> Iterator[Callable[[str], httpx.Response]]:
+def ask(door: Door, provider: IdentityProvider) -> Iterator[Callable[[str], httpx.Response]]:
     """Asks a door that takes the provider's tokens."""
-    with serving(settings_of(door, provider.url)) as url, asking(url) as asked:
+    with serving(settings_of(door, provider)) as url, asking(url) as asked:
         yield asked
 
 
-def test_a_token_opens_what_its_scope_says(door: Door, provider: Provider) -> None:
+def test_a_token_opens_what_its_scope_says(door: Door, provider: IdentityProvider) -> None:
     """Its subject is the source of its commands; scopes of others mean nothing here; keys are good as ever."""
-    with serving(settings_of(door, provider.url)) as url:
+    with serving(settings_of(door, provider)) as url:
         for key, alg in ((provider.keys[0], "RS256"), (provider.keys[1], "ES256")):
             text = provider.token(key, alg, scope="openid append:grant read:statement", aud=["other", "creditfold"])
             headers = {"Authorization": f"Bearer {text}", "Idempotency-Key": alg, "Prefer": "wait=30"}
@@ -121,7 +75,7 @@ def test_a_token_opens_what_its_scope_says(door: Door, provider: Provider) -> No
             assert asked(door.make_key("read:balance").text).status_code == 200
 
 
-def test_a_token_is_limited_by_its_claims(door: Door, provider: Provider) -> None:
+def test_a_token_is_limited_by_its_claims(door: Door, provider: IdentityProvider) -> None:
     """As a key is: to a prefix of accounts, to assets, to a largest amount."""
     limits = {
         "creditfold_account_prefix": "eu-",
@@ -131,7 +85,7 @@ def test_a_token_is_limited_by_its_claims(door: Door, provider: Provider) -> Non
     text = provider.token(scope="append:grant read:balance read:statement", **limits)
     headers = {"Authorization": f"Bearer {text}", "Prefer": "wait=30"}
     with (
-        serving(settings_of(door, provider.url)) as url,
+        serving(settings_of(door, provider)) as url,
         httpx.Client(base_url=url, headers=headers, timeout=HANG_S, trust_env=False) as ann,
     ):
         for number, (account, asset, amount, code) in enumerate(
@@ -149,7 +103,9 @@ def test_a_token_is_limited_by_its_claims(door: Door, provider: Provider) -> Non
         assert ann.get("/v1/journal").json()["code"] == "account_out_of_reach"
 
 
-def test_what_a_token_lacks_or_has_wrong_is_refused(ask: Callable[[str], httpx.Response], provider: Provider) -> None:
+def test_what_a_token_lacks_or_has_wrong_is_refused(
+    ask: Callable[[str], httpx.Response], provider: IdentityProvider
+) -> None:
     """Each with 401 in words, without a part of the token."""
     stranger = RSAKey.generate_key(2048, {"kid": "rsa"})
     now = int(time.time())
@@ -188,11 +144,11 @@ def test_what_a_token_lacks_or_has_wrong_is_refused(ask: Callable[[str], httpx.R
 
 
 def test_a_new_key_is_asked_for_and_nobody_can_make_the_door_ask_often(
-    door: Door, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    door: Door, provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the id in a token, at most once in a while."""
     monkeypatch.setattr(tokens, "SELDOM_S", 86_400.0)
-    with serving(settings_of(door, provider.url)) as url, asking(url) as asked:
+    with serving(settings_of(door, provider)) as url, asking(url) as asked:
         assert asked(provider.token()).status_code == 200
         before = provider.asked
         provider.keys.append(RSAKey.generate_key(2048, {"kid": "next"}))
@@ -201,7 +157,7 @@ def test_a_new_key_is_asked_for_and_nobody_can_make_the_door_ask_often(
         assert [asked(provider.token(key)).status_code for key in (provider.keys[-1], *strangers)] == [401] * 4
         assert provider.asked == before
     monkeypatch.setattr(tokens, "SELDOM_S", 0.0)
-    with serving(settings_of(door, provider.url)) as url, asking(url) as asked:
+    with serving(settings_of(door, provider)) as url, asking(url) as asked:
         provider.keys.pop()
         assert asked(provider.token()).status_code == 200
         provider.keys.append(RSAKey.generate_key(2048, {"kid": "last"}))
@@ -211,9 +167,12 @@ def test_a_new_key_is_asked_for_and_nobody_can_make_the_door_ask_often(
     provider.keys.pop()
 
 
-def test_a_provider_that_is_away_is_named(door: Door, provider: Provider) -> None:
+def test_a_provider_that_is_away_is_named(door: Door, provider: IdentityProvider) -> None:
     """With 503, where its keys aren't known; the ledger's own keys are good all the same."""
-    with serving(settings_of(door, f"http://127.0.0.1:{free_port()}/")) as url, asking(url) as asked:
+    with (
+        serving(settings_of(door, provider, api_jwks_url=f"http://127.0.0.1:{free_port()}/")) as url,
+        asking(url) as asked,
+    ):
         away = asked(provider.token())
         assert (away.status_code, away.json()["code"]) == (503, "identity_provider_unavailable")
         assert away.headers["Retry-After"] == "1"

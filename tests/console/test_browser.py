@@ -12,7 +12,9 @@ import pytest
 
 from creditfold.projections.access.scopes import SCOPES
 from helpers.doors import Door, serving
+from helpers.identity_provider import SUBJECT, provider_at, settings_with
 from helpers.node import npm_installed
+from helpers.stack_under_test import free_port
 from helpers.support import ROOT, ran
 
 pytestmark = pytest.mark.stack
@@ -71,8 +73,16 @@ def seen(door: Door, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
         "shown": "/console/accounts/alice",
         "screenshot": str(PICTURE) if os.environ.get("CREDITFOLD_RECORD") else None,
     }
-    with serving(door.settings, is_open=True) as without_keys:
-        done = ran("node", folder / "console.mjs", json.dumps({**asked, "open": without_keys}))
+    port = free_port()
+    # Of another site than the provider's address, as far as a browser goes.
+    address = f"http://localhost:{port}"
+    with (
+        provider_at(free_port()) as provider,
+        serving(door.settings, is_open=True) as without_keys,
+        serving(door.settings.model_copy(update=settings_with(provider, address)), port=port),
+    ):
+        doors = {"open": without_keys, "provided": address}
+        done = ran("node", folder / "console.mjs", json.dumps({**asked, **doors}))
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -98,8 +108,8 @@ def _fill(door: Door) -> str:
 
 def test_no_page_has_a_serious_finding_in_either_theme(seen: dict[str, Any]) -> None:
     """By axe-core, at 360 px."""
-    # The login and two answers of a form besides.
-    assert len(seen["pages"]) == 2 * (len(PAGES) + 3)
+    # The login and two answers of a form besides, and the login with a provider.
+    assert len(seen["pages"]) == 2 * (len(PAGES) + 3) + 1
     assert {page["checked"] for page in seen["pages"]} == {"axe-core"}
     assert {(page["path"], page["theme"]): page["violations"] for page in seen["pages"] if page["violations"]} == {}
 
@@ -118,6 +128,15 @@ def test_the_browser_refuses_nothing(seen: dict[str, Any]) -> None:
 def test_a_door_without_keys_takes_the_forms_of_its_own_pages(seen: dict[str, Any]) -> None:
     """A browser says where a form comes from, unless a policy has it say `null`, as other origins do."""
     assert seen["open"] == "/console"
+
+
+def test_who_comes_from_an_identity_provider_is_logged_in_at_once(seen: dict[str, Any]) -> None:
+    """Without JavaScript, at the page that was asked for first: the new cookie goes along, as strict as any."""
+    assert seen["provider"]["asked"].startswith("127.0.0.1:")
+    assert f"jwt:{SUBJECT}" in seen["provider"]["said"]
+    assert "Balance now" in seen["provider"]["said"]
+    strictness = {"creditfold_console": "Strict", "creditfold_login": "Strict", "creditfold_provider": "Lax"}
+    assert seen["provider"]["cookies"] == strictness
 
 
 def test_what_takes_long_comes_by_itself(seen: dict[str, Any]) -> None:

@@ -37,6 +37,8 @@ TABLE: dict[str, Row] = {
     "GET /console/static/{name}": Row(None),
     "GET /console/login": Row(None),
     "POST /console/login": Row(None),
+    "GET /console/login/provider": Row(None),
+    "GET /console/login/callback": Row(None),
     "POST /console/logout": Row(""),
     "GET /console": Row("read:balance"),
     "GET /console/accounts/{account}": Row("read:balance", "account"),

@@ -62,9 +62,9 @@ class Door:
 
 
 @contextmanager
-def serving(settings: Settings, *, is_open: bool = False) -> Iterator[str]:
+def serving(settings: Settings, *, is_open: bool = False, port: int | None = None) -> Iterator[str]:
     """Serve in a thread of this process for a block; gives the URL."""
-    chosen = settings.model_copy(update={"api_port": free_port()})
+    chosen = settings.model_copy(update={"api_port": port or free_port()})
     at = chosen.metrics_at("api")
     for_metrics = None if at is None else listening(*at)
     server = Server(config_of(chosen, is_open=is_open, install=install), for_metrics)

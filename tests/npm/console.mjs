@@ -109,6 +109,20 @@ await page.goto(asked.open + "/console/login");
 await follow(page, () => page.click("main button"));
 seen.open = new URL(page.url()).pathname;
 
+// By an identity provider, which is another site, without JavaScript; in an address of its own name the door is one.
+const byProvider = await browser.newContext({ javaScriptEnabled: false });
+const login = await byProvider.newPage();
+await login.goto(asked.provided + asked.shown);
+await login.click("main a.button");
+seen.provider = { asked: new URL(login.url()).host };
+await login.click("button >> nth=0");
+await login.waitForURL(asked.provided + asked.shown);
+seen.provider.said = await login.locator("body").innerText();
+const cookies = await byProvider.cookies(asked.provided + "/console/login");
+seen.provider.cookies = Object.fromEntries(cookies.map((one) => [one.name, one.sameSite]));
+const themed = await opened("dark", 360);
+await look(themed, asked.provided + "/console/login", "dark");
+
 if (asked.screenshot) {
   await page.setViewportSize({ width: 1000, height: 760 });
   await page.goto(asked.shown);
