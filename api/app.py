@@ -47,7 +47,7 @@ from creditfold.processors.ledger_metrics import LedgerMetrics
 #: The headers that a page of another origin may send, where it may ask at all, and those that it may look at.
 _SENT = (
     *("Authorization", "Content-Type", "Creditfold-Why", "Idempotency-Key", "If-None-Match", "Last-Event-ID"),
-    *("Prefer", "X-Request-ID"),
+    *("Prefer", "Traceparent", "X-Request-ID"),
 )
 _SHOWN = (
     *("Creditfold-Complete-To", "Creditfold-Count", "Creditfold-Generation", "Creditfold-Position", "ETag"),
@@ -128,7 +128,7 @@ def create_app(
         install(app)
     problems.install(app)
     direct = Direct(route for module in _MODULES for route in module.router.routes)
-    app.add_middleware(Entry, metrics=measured, direct=direct)
+    app.add_middleware(Entry, metrics=measured, direct=direct, logs=chosen.api_log_requests)
     if chosen.cors_origins:
         app.add_middleware(
             CORSMiddleware,

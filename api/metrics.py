@@ -6,7 +6,7 @@ key. Each application has a registry of its own. Refuses to know what a route do
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -122,19 +122,21 @@ class Metrics:
 
 
 class Watch:
-    """One request: when it began, and the head of its answer."""
+    """One request: when it began, and the head of its answer: the status, and the position that it names."""
 
-    __slots__ = ("_began", "seconds", "status")
+    __slots__ = ("_began", "position", "seconds", "status")
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self.status: int | None = None
         self.seconds = 0.0
+        self.position = ""
 
-    def see_head(self, status: int) -> None:
+    def see_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Look at the head of the answer."""
         self.status = status
         self.seconds = time.perf_counter() - self._began
+        self.position = next((value.decode() for name, value in headers if name == b"creditfold-position"), "")
 
 
 def route_of(scope: Scope) -> str:

@@ -16,6 +16,7 @@ from creditfold.api.metrics import FOR_METRICS
 from creditfold.api.requests import MOST_HEAD_BYTES
 from creditfold.common.errors import ResourceError
 from creditfold.common.settings import Settings
+from creditfold.common.spans import SPANS
 
 #: Connections at once; the next are answered with 503.
 MOST_CONNECTIONS = 4_096
@@ -98,6 +99,7 @@ def serve(settings: Settings, *, is_open: bool, install: Install | None = None) 
         at = settings.metrics_at("api")
         for_metrics = None if at is None else opened.enter_context(listening(*at))
         own = opened.enter_context(listening(settings.api_host, settings.api_port))
+        opened.enter_context(SPANS.sent("serve", settings.otlp_endpoint))
         Server(config, for_metrics).run(sockets=[own])
 
 

@@ -23,6 +23,7 @@ from creditfold.api.parameters import PAGE, BodyInstant, Cursor, Limit, cursor_o
 from creditfold.api.problems import ProblemError, maybe_made, responses
 from creditfold.api.service import service_of
 from creditfold.common.position import Position
+from creditfold.common.trace_context import present_traceparent
 from creditfold.delivery.events import test_event
 from creditfold.delivery.filters import refuse_unknown_types
 from creditfold.delivery.identity import webhook_id
@@ -423,12 +424,13 @@ async def enable(request: Request, caller: WebhookManager, endpoint_id: Endpoint
 async def try_out(request: Request, caller: WebhookManager, endpoint_id: EndpointId) -> Response:
     """Send an endpoint an `endpoint.test`, whatever it asks for. Its attempts show what came of it."""
     wanted = await model_of(request, ChangeReasonBody)
+    context = present_traceparent() or ""
 
     def added(connection: Connection[Any]) -> ResentAnswer:
         _own(connection, endpoint_id, caller)
         event = test_event(endpoint_id, round(datetime.now(UTC).timestamp() * 1000))
         key = webhook_id(endpoint_id, event.type, event.key)
-        new = NewDelivery(key, event.lane, event.type, "", "", event.body)
+        new = NewDelivery(key, event.lane, event.type, "", "", context, event.body)
         by = actor_of(request, caller, wanted.reason)
         return ResentAnswer(deliveries=add_deliveries(connection, endpoint_id, [new], by=by))
 

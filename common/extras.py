@@ -34,6 +34,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "delivery": ("aiohttp", "cryptography"),
     "embedded": ("jgo", "requests", "truststore"),
     "worker": ("aiokafka", "cramjam", "faust"),
+    "otel": ("opentelemetry",),
 }
 
 

@@ -11,6 +11,8 @@ from structlog.typing import Processor
 def configure_logging(*, json_logs: bool, verbose: bool) -> None:
     """Send every log line to standard error: for people, or one JSON object a line."""
     shared: list[Processor] = [
+        # What is known of all that is done just now, such as the request that it is done for.
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),

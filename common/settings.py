@@ -280,6 +280,9 @@ class Settings(BaseSettings):
         "single sign-on", min_length=1, max_length=60, description="What the login calls the identity provider."
     )
 
+    api_log_requests: bool = Field(
+        False, description="Whether the door logs each request: what it was, its id, its command's id and position."
+    )
     api_metrics_address: str | None = Field(
         None, description="Address, host:port, where `GET /metrics` is served without a key; none if unset."
     )
@@ -291,6 +294,12 @@ class Settings(BaseSettings):
     )
     delivery_metrics_address: str | None = Field(
         None, description="Address, host:port, where delivery shows its metrics, without a key; none if unset."
+    )
+
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Where a collector of OpenTelemetry takes spans by OTLP over HTTP, as "
+        "http://127.0.0.1:4318/v1/traces; none are made if unset. Needs the extra [otel].",
     )
 
     webhook_allowed_networks: str = Field(
@@ -326,6 +335,13 @@ class Settings(BaseSettings):
     def _metrics_are_somewhere(cls, value: str | None) -> str | None:
         if value is not None:
             _host_and_port(value)
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _collector_is_a_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^/\s]+/\S+", value):
+            raise ValueError(f"{value[:100]!r} isn't a URL with a path, such as http://127.0.0.1:4318/v1/traces")
         return value
 
     @field_validator("api_jwks_url")

@@ -30,9 +30,11 @@ class Event:
         account: that it is about; empty if about none.
         position: where the log has what it is about; empty if nowhere.
         owner: whose endpoints alone get it; empty: all.
+
+    `traceparent` is the context of the trace that what it is about came with; empty where it came with none.
     """
 
-    __slots__ = ("_body", "account", "at_ms", "data", "key", "owner", "position", "type")
+    __slots__ = ("_body", "account", "at_ms", "data", "key", "owner", "position", "traceparent", "type")
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Event:
         self.account = account
         self.position = position
         self.owner = owner
+        self.traceparent = ""
         self._body = ""
 
     @property

@@ -193,6 +193,9 @@ def _batch(page: Page, partition: int, start: Place) -> Batch:
             events = events_of(row, partition, alerts.get((row.account, row.version), ()))
         elif reached.account:
             after = reached._replace(place=after.place)
+        context = page.traces.get(row.log_offset, "")
+        for event in events:
+            event.traceparent = context
         found.append(FeedLine(reached, after, events))
         reached = after
     return Batch(start, found, reached._replace(place=page.end))

@@ -9,6 +9,7 @@ import structlog
 
 from creditfold.common.logging import configure_logging
 from creditfold.common.settings import Settings
+from creditfold.common.spans import SPANS
 from creditfold.delivery.asker import Asker
 from creditfold.delivery.deliverer import READERS, WRITERS, Deliverer
 from creditfold.delivery.metrics import DeliveryMetrics
@@ -28,7 +29,7 @@ def run_delivery(settings: Settings, *, json_logs: bool = False, verbose: bool =
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     signs = Signs()
-    with Heart(settings.dsn, "delivery", signs):
+    with Heart(settings.dsn, "delivery", signs), SPANS.sent("delivery", settings.otlp_endpoint):
         when_available(settings, lambda: _refuse_unprepared(settings), signs)
         application = f"creditfold delivery {os.getpid()}"
         with (

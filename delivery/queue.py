@@ -51,13 +51,14 @@ class Item:
         kind: its type.
         account: that it is about.
         position: where the log has it.
+        traceparent: the context of the trace that it belongs to; empty for none.
         tries: how often it was sent in vain.
         due_s: when it may be sent, in seconds since 1970.
     """
 
     __slots__ = (
-        "account", "began_s", "due_s", "error", "event", "is_stored", "kind", "lane", "position", "state", "tries",
-        "webhook_id",
+        "account", "began_s", "due_s", "error", "event", "is_stored", "kind", "lane", "position", "state",
+        "traceparent", "tries", "webhook_id",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +70,7 @@ class Item:
         kind: str = "",
         account: str = "",
         position: str = "",
+        traceparent: str = "",
         tries: int = 0,
         due_s: float = 0.0,
     ) -> None:
@@ -78,6 +80,7 @@ class Item:
         self.kind = kind
         self.account = account
         self.position = position
+        self.traceparent = traceparent
         self.tries = tries
         self.due_s = due_s
         self.state = State.WAITING
@@ -194,7 +197,13 @@ class Queue:
             for webhook_id, event in line.events:
                 if webhook_id not in self._known and webhook_id not in self._touched:
                     item = Item(
-                        webhook_id, event.lane, event, kind=event.type, account=event.account, position=event.position
+                        webhook_id,
+                        event.lane,
+                        event,
+                        kind=event.type,
+                        account=event.account,
+                        position=event.position,
+                        traceparent=event.traceparent,
                     )
                     self._add(item)
                     items.append(item)

@@ -73,5 +73,7 @@ def _events(connection: Connection[Any], endpoint: Endpoint, first: Position, la
             for event in line.events:
                 if wanted.takes(event):
                     key = webhook_id(endpoint.id, event.type, event.key)
-                    yield NewDelivery(key, event.lane, event.type, event.account, event.position, event.body)
+                    yield NewDelivery(
+                        key, event.lane, event.type, event.account, event.position, event.traceparent, event.body
+                    )
         place = batch.end.place

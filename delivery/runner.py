@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import structlog
 
+from creditfold.common.spans import SPANS
+from creditfold.common.trace_context import TRACEPARENT
 from creditfold.delivery.feed import Batch, Feed
 from creditfold.delivery.filters import Wanted
 from creditfold.delivery.identity import webhook_id
@@ -93,6 +95,7 @@ def _waiting(connection: Any, endpoint_id: str, after: int) -> tuple[list[Item],
             kind=row.type,
             account=row.account_id,
             position=row.position,
+            traceparent=row.traceparent,
             tries=row.tries,
             due_s=row.next_at.timestamp(),
         )
@@ -264,8 +267,22 @@ class Runner:
         now = datetime.now(UTC)
         content = body.encode()
         headers = self._signer.headers(item.webhook_id, int(now.timestamp()), content)
-        answer = await self._tools.sender.send(self._endpoint.url, headers, content)
+        answer = await self._sent(item, headers, content)
         self._settle(item, now, answer)
+
+    async def _sent(self, item: Item, headers: dict[str, str], content: bytes) -> Answer:
+        send = self._tools.sender.send
+        if not item.traceparent:
+            return await send(self._endpoint.url, headers, content)
+        attributes = {"creditfold.position": item.position, "creditfold.webhook_id": item.webhook_id}
+        with SPANS.begin(f"deliver {item.kind}", "client", item.traceparent, attributes) as span:
+            answer = await send(self._endpoint.url, {**headers, TRACEPARENT: span.traceparent or ""}, content)
+            span.set("creditfold.try", item.tries + 1)
+            if answer.status is not None:
+                span.set("http.response.status_code", answer.status)
+            if answer.error:
+                span.fail(answer.error)
+            return answer
 
     def _settle(self, item: Item, at: datetime, answer: Answer) -> None:
         """Take in what came of a request."""
@@ -366,7 +383,17 @@ def _row(item: Item, *, is_new: bool) -> Row:
     body = item.event.body if is_new and item.event is not None else None
     next_at = datetime.fromtimestamp(item.due_s, UTC)
     return Row(
-        item.webhook_id, item.lane, item.kind, item.account, item.position, body, state, item.tries, next_at, item.error
+        item.webhook_id,
+        item.lane,
+        item.kind,
+        item.account,
+        item.position,
+        item.traceparent,
+        body,
+        state,
+        item.tries,
+        next_at,
+        item.error,
     )
 
 

@@ -14,6 +14,7 @@ Without `outcomes`, which needs a client of PostgreSQL, append() returns a comma
 rest: asyncio, files, errors, and what a failed append means.
 """
 
+from creditfold.common.trace_context import trace_context
 from creditfold.producers.async_client import AsyncCommandProducer
 from creditfold.producers.client import CommandProducer
 from creditfold.producers.deliveries import Outcome
@@ -130,4 +131,5 @@ __all__ = [
     "encode_command",
     "import_file",
     "parse_command",
+    "trace_context",
 ]

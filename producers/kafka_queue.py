@@ -17,6 +17,7 @@ from typing import TypeAlias
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from creditfold.common.position import Position
+from creditfold.common.trace_context import TRACEPARENT, present_traceparent
 from creditfold.producers.deliveries import Outcome, UnseenFailures
 from creditfold.producers.diagnosis import Diagnosis
 from creditfold.producers.kafka_settings import client_config, find_timeout_s
@@ -117,6 +118,8 @@ class KafkaQueue:
     def enter(self, record: Encoded, deliver: _OnDelivery, *, wait: bool = True, most_s: float = float("inf")) -> None:
         """Take a record; `deliver` is called once with its confirmation or its failure, in the queue's thread.
 
+        It carries the context of the trace under which this is called, if there is one.
+
         Args:
             record: what to append.
             deliver: see `deliver` and `count`.
@@ -126,6 +129,9 @@ class KafkaQueue:
         Raises:
             AppendError: the queue is full, closed, broken or foreign, or the client refuses the record.
         """
+        context = present_traceparent()
+        if context is not None:
+            record = record._replace(headers=(*record.headers, (TRACEPARENT, context.encode())))
         if self._try_enter(record, deliver):
             return
         deadline = time.monotonic() + (min(self.delivery_timeout_s, most_s) if wait else 0)

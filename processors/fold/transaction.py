@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from psycopg import AsyncConnection, Error
 from psycopg.rows import TupleRow
 
+from creditfold.common.trace_context import is_sampled, traceparent_of
 from creditfold.ledger import Command, CreditBook, CreditEntry, Known, Tick
 from creditfold.ledger.account import Account
 from creditfold.log.bookmark import LastRecord, last_record
@@ -20,7 +21,7 @@ from creditfold.processors.fold.chunk import Read, commands, controls, fold, hel
 from creditfold.processors.fold.draft import by_account, make_draft
 from creditfold.projections.store.account_loader import TooManyLotsError
 from creditfold.projections.store.claim import Claim
-from creditfold.projections.store.results import ChunkResult
+from creditfold.projections.store.results import ChunkResult, TraceContext
 from creditfold.projections.store.send import Draft
 from creditfold.projections.store.transaction import ChunkTransaction, Progress, Write, write_together
 
@@ -165,7 +166,8 @@ def fold_part(part: Part, request: LoadRequest, known: Known, most: float, force
         plan.end()
     order = by_account(result)
     cache.take(result, order)
-    result = result._replace(last=last_before(part.reads, result.next_offset))
+    end = result.next_offset
+    result = result._replace(last=last_before(part.reads, end), traces=contexts_before(part.reads, end))
     before, sums = transaction.progress, cache.fast_totals()
     return make_draft(partition, before, result, order, fast_lines=lines, fast_totals=sums)
 
@@ -176,6 +178,17 @@ def last_before(reads: Sequence[Read], end: int) -> LastRecord | None:
         if record.offset < end:
             return last_record(record.offset, record.timestamp, record.key, record.value)
     return None
+
+
+def contexts_before(reads: Sequence[Read], end: int) -> list[TraceContext]:
+    """The contexts of traces that records before an offset came with, of those traces whose spans are kept."""
+    return [
+        (record.offset, record.timestamp, context)
+        for record, _ in reads
+        # Few have any.
+        if record.headers and record.offset < end
+        if (context := traceparent_of(record.headers)) is not None and is_sampled(context)
+    ]
 
 
 async def _load(transaction: ChunkTransaction, part: Part, cache: AccountCache) -> tuple[Part, LoadRequest, Known]:

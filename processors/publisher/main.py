@@ -24,6 +24,7 @@ from creditfold.common.errors import CreditfoldError
 from creditfold.common.logging import configure_logging
 from creditfold.common.position import Log
 from creditfold.common.settings import METADATA_AGE_MS, Settings
+from creditfold.common.spans import SPANS
 from creditfold.log.admin import KafkaUnavailableError, LeaderMissingError, TopicMissingError
 from creditfold.log.continuity import LogTruncatedError, refusals
 from creditfold.log.offsets import log_ends
@@ -565,7 +566,7 @@ def run_publisher(settings: Settings, *, json_logs: bool = False, verbose: bool 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     signs = Signs()
-    with Heart(settings.dsn, "publisher", signs):
+    with Heart(settings.dsn, "publisher", signs), SPANS.sent("publisher", settings.otlp_endpoint):
         ledger_log = wait_until_ready(settings, signs)
         infos = when_available(settings, lambda: describe_topics(settings, ledger_log), signs)
         needed = {infos[0].name: (READ,), infos[1].name: (READ, WRITE), infos[2].name: (READ, WRITE)}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import InvalidPositionError, Position
+from creditfold.common.trace_context import TRACEPARENT
 from creditfold.ledger import KINDS
 from creditfold.ledger.book import SETTLED
 from creditfold.projections.queries.windows import DeadRow, JournalRow, Place
@@ -86,7 +87,9 @@ class Outcome(NamedTuple):
         return Place(self.position.offset, self.fields["account"], self.fields["version"])
 
 
-def outcome_message(partition: int, row: JournalRow, most_bytes: int = DEFAULT_MESSAGE_BYTES) -> Outgoing:
+def outcome_message(
+    partition: int, row: JournalRow, most_bytes: int = DEFAULT_MESSAGE_BYTES, traceparent: str | None = None
+) -> Outgoing:
     """A row's message for the outcomes topic.
 
     What has no room is left out, and a header has how much that is: the facts' moves first, then the command's details,
@@ -96,6 +99,7 @@ def outcome_message(partition: int, row: JournalRow, most_bytes: int = DEFAULT_M
         partition: of the command topic, and of the outcomes topic.
         row: of the journal.
         most_bytes: the largest message, in bytes, that the topic takes.
+        traceparent: the context of a trace that it carries, in the header of that name.
 
     Returns:
         The message. It is larger than `most_bytes` only where nothing more can be left out.
@@ -105,6 +109,8 @@ def outcome_message(partition: int, row: JournalRow, most_bytes: int = DEFAULT_M
     """
     record, fields = _record_of(partition, row), _fields_of(partition, row)
     headers: Headers = [(POSITION_HEADER, b"%d:%d" % (partition, row.log_offset))]
+    if traceparent is not None:
+        headers.append((TRACEPARENT, traceparent.encode()))
     whole = Outgoing(row.account.encode(), encode(record, fields), headers)
     if _size(whole) <= most_bytes:
         return whole

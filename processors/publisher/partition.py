@@ -29,6 +29,7 @@ from psycopg_pool import ConnectionPool
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log, Position
 from creditfold.common.settings import Settings
+from creditfold.common.spans import SPANS
 from creditfold.log.record import LogRecord
 from creditfold.log.tail import OpenTransactionError, Tail, read_tail
 from creditfold.log.visibility import Visibility
@@ -44,7 +45,7 @@ from creditfold.processors.publisher.messages import (
     read_dead_letter,
     read_outcome,
 )
-from creditfold.projections.queries.windows import DeadRow, Place, Window, decision_at, read_windows
+from creditfold.projections.queries.windows import DeadRow, JournalRow, Place, Window, decision_at, read_windows
 
 INIT_S = 15.0
 COMMIT_S = 20.0
@@ -368,12 +369,25 @@ class Outbox:
         """By topic, and whether a message is its topic's first or last."""
         edges = 0, len(window.journal) - 1
         for number, row in enumerate(window.journal):
-            message = outcome_message(self._partition, row, self._topics.outcome_bytes)
+            context = self._context_of(row, window.traces.get(row.log_offset))
+            message = outcome_message(self._partition, row, self._topics.outcome_bytes, context)
             yield self._topics.outcomes, message, number in edges
         edges = 0, len(window.dead_letters) - 1
         for number, dead in enumerate(window.dead_letters):
             message = dead_letter_message(self._topics.log.topic, self._partition, dead, self._topics.dead_letter_bytes)
             yield self._topics.dead_letters, message, number in edges
+
+    def _context_of(self, row: JournalRow, came_with: str | None) -> str | None:
+        """The context that an outcome carries on, whose span is of its being sent."""
+        if came_with is None:
+            return None
+        attributes = {
+            "creditfold.position": str(Position(self._partition, row.log_offset)),
+            "creditfold.command_id": row.command_id or "",
+            "messaging.destination.name": self._topics.outcomes,
+        }
+        with SPANS.begin("publish outcome", "producer", came_with, attributes) as span:
+            return span.traceparent
 
     def _produce(self, topic: str, message: Outgoing, *, is_edge: bool = False) -> None:
         self._producer.produce(

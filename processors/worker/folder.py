@@ -5,6 +5,7 @@ status --check` reports it.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -16,11 +17,19 @@ from psycopg_pool import AsyncConnectionPool
 from tenacity import AsyncRetrying, retry_if_exception, wait_exponential, wait_random
 
 from creditfold.common.errors import CreditfoldError
+from creditfold.common.position import Position
+from creditfold.common.spans import SPANS
 from creditfold.ledger import UnknownRulesError
 from creditfold.processors.fold import fast
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import Chunk, Read, controls, has_transfers
-from creditfold.processors.fold.transaction import Share, chunk_transaction, fold_chunk, fold_together
+from creditfold.processors.fold.transaction import (
+    Share,
+    chunk_transaction,
+    contexts_before,
+    fold_chunk,
+    fold_together,
+)
 from creditfold.processors.worker.meter import Meter
 from creditfold.processors.worker.partition import Partition
 from creditfold.processors.worker.rounds import Rounds, SmallChunk
@@ -172,6 +181,7 @@ class ChunkFolder:
         won: Claim,
         cache: AccountCache,
     ) -> int:
+        began_ns = time.time_ns()
         async with chunk_transaction(connection, chunk.partition, won, cache) as transaction:
             progress = transaction.progress
             if cache.progress is not None and cache.progress != progress:
@@ -192,6 +202,7 @@ class ChunkFolder:
             with self.meter.stage("fold"):
                 at = await fold_chunk(transaction, reads, chunk.end, cache)
         self._count(reads, chunk.end, at, transaction)
+        _make_spans(chunk.partition, reads, at, began_ns)
         return at
 
     def _count(self, reads: Sequence[Read], end: int, at: int, transaction: ChunkTransaction) -> None:
@@ -209,6 +220,7 @@ class ChunkFolder:
 
     async def _fold_round(self, taken: Sequence[SmallChunk]) -> None:
         """Fold chunks of several partitions in one transaction, those excepted that are known to need one alone."""
+        began_ns = time.time_ns()
         async with self._connection() as connection:
             shares: list[tuple[SmallChunk, Share]] = []
             for small in taken:
@@ -228,10 +240,20 @@ class ChunkFolder:
         for (small, share), at in zip(shares, reached, strict=True):
             share.cache.trim()
             self._count(share.reads, share.end, at, share.transaction)
+            _make_spans(small.chunk.partition, share.reads, at, began_ns)
             small.partition.folded(small.chunk, share.cache)
             small.finish(done=at >= small.chunk.end)
         if any(has_transfers(share.reads) for _, share in shares):
             self.on_transfers()
+
+
+def _make_spans(partition: int, reads: Sequence[Read], end: int, began_ns: int) -> None:
+    """A span for each record before an offset that came with a trace's context, from when its chunk began until now."""
+    if SPANS.are_kept:
+        for offset, _, context in contexts_before(reads, end):
+            position = str(Position(partition, offset))
+            with SPANS.begin("fold", "consumer", context, {"creditfold.position": position}, began_ns=began_ns):
+                pass
 
 
 def _is_worth_another_try(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from creditfold.common.core import running_core
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.logging import configure_logging
 from creditfold.common.settings import Settings
+from creditfold.common.spans import SPANS
 from creditfold.log.rights import READ, WRITE, refuse_missing_rights
 from creditfold.processors.exposition import exposed
 from creditfold.processors.heartbeat import Heart, Signs
@@ -64,7 +65,7 @@ def run_worker(settings: Settings, *, json_logs: bool = False, verbose: bool = F
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     signs = Signs()
-    with Heart(settings.dsn, "worker", signs):
+    with Heart(settings.dsn, "worker", signs), SPANS.sent("worker", settings.otlp_endpoint):
         ledger_log = wait_until_ready(settings, signs)
         needed = {ledger_log.topic: (READ, WRITE)}
         when_available(settings, lambda: refuse_missing_rights(settings, needed, settings.group), signs)

@@ -38,6 +38,7 @@ class Waiting(NamedTuple):
     type: str
     account_id: str
     position: str
+    traceparent: str
     tries: int
     next_at: datetime
 
@@ -50,6 +51,7 @@ class Row(NamedTuple):
     type: str
     account_id: str
     position: str
+    traceparent: str
     body: str | None
     state: str
     tries: int
@@ -145,9 +147,10 @@ def _save_rows(connection: Connection[Any], endpoint_id: str, rows: Sequence[Row
         # What is there already was stored before a crash, and its tries count.
         connection.execute(
             """INSERT INTO ledger_delivery.deliveries
-                   (endpoint_id, webhook_id, lane, type, account_id, position, body, state, tries, next_at, error)
+                   (endpoint_id, webhook_id, lane, type, account_id, position, traceparent, body, state, tries, next_at,
+                    error)
                SELECT %s, n.* FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
-                   %s::text[], %s::integer[], %s::timestamptz[], %s::text[]) AS n
+                   %s::text[], %s::text[], %s::integer[], %s::timestamptz[], %s::text[]) AS n
                ON CONFLICT DO NOTHING""",
             (endpoint_id, *map(list, zip(*new, strict=True))),
         )
@@ -235,7 +238,8 @@ def waiting(connection: Connection[Any], endpoint_id: str, after: int, limit: in
     return rows_of(
         connection,
         Waiting,
-        """SELECT webhook_id, number, lane, type, account_id, position, tries, next_at FROM ledger_delivery.deliveries
+        """SELECT webhook_id, number, lane, type, account_id, position, traceparent, tries, next_at
+           FROM ledger_delivery.deliveries
            WHERE endpoint_id = %s AND state = 'pending' AND number > %s ORDER BY number LIMIT %s""",
         (endpoint_id, after, limit),
     )

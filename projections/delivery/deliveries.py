@@ -85,6 +85,7 @@ class NewDelivery(NamedTuple):
     type: str
     account_id: str
     position: str
+    traceparent: str
     body: str
 
 
@@ -196,8 +197,9 @@ def add_deliveries(connection: Connection[Any], endpoint_id: str, new: Sequence[
         with connection.cursor() as cursor:
             cursor.executemany(
                 """INSERT INTO ledger_delivery.deliveries AS d
-                       (endpoint_id, webhook_id, lane, type, account_id, position, body, state, tries, next_at, error)
-                   VALUES (%s, %s, %s, %s, %s, %s, %s, 'pending', 0, clock_timestamp(), '')
+                       (endpoint_id, webhook_id, lane, type, account_id, position, traceparent, body, state, tries,
+                        next_at, error)
+                   VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 'pending', 0, clock_timestamp(), '')
                    ON CONFLICT (endpoint_id, webhook_id) DO UPDATE SET state = 'pending', tries = 0, error = '',
                        next_at = excluded.next_at, number = excluded.number WHERE d.state = 'parked'""",
                 [(endpoint_id, *one) for one in new],

@@ -44,12 +44,13 @@ class Alerted(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What comes after a place, in the order of the log, up to another one."""
+    """What comes after a place, in the order of the log, up to another one; `traces` as of a window."""
 
     end: Place
     journal: Sequence[JournalRow]
     dead_letters: Sequence[DeadRow]
     alerts: Sequence[Alerted]
+    traces: Mapping[int, str] = {}
 
 
 class Notice(NamedTuple):
@@ -117,7 +118,7 @@ def page_after(
     if window is None:
         return None
     alerts = _alerts(connection, partition, place, window.end) if with_alerts else []
-    return Page(window.end, window.journal, window.dead_letters, alerts)
+    return Page(window.end, window.journal, window.dead_letters, alerts, window.traces)
 
 
 def _alerts(connection: Connection[Any], partition: int, start: Place, end: Place) -> Sequence[Alerted]:

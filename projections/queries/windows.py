@@ -99,11 +99,13 @@ class Window(NamedTuple):
     """What the fold made of a partition's records from somewhere up to a place, in the order of the log.
 
     At one offset the decisions are in the order of their accounts' bytes, and of the versions within an account.
+    `traces` are the contexts of the traces that records came with (`traceparent`), by their offsets; few have one.
     """
 
     end: Place
     journal: Sequence[JournalRow]
     dead_letters: Sequence[DeadRow]
+    traces: Mapping[int, str] = {}
 
 
 # The views show instants of microseconds, made of whole milliseconds; rounding gives these back exactly.
@@ -136,6 +138,11 @@ _DEAD_LETTERS = """
     SELECT log_offset, reason, detail, key, value, headers,
         coalesce(round(date_part('epoch', appended_at) * 1000)::bigint, 0) AS appended_at_ms
     FROM ledger.dead_letters WHERE log_partition = %s AND log_offset >= %s AND log_offset < %s ORDER BY log_offset"""
+
+
+_TRACES = """
+    SELECT log_offset, traceparent FROM ledger.trace_contexts
+    WHERE log_partition = %s AND log_offset >= %s AND log_offset < %s"""
 
 
 def folded_to(connection: Connection[Any], log: Log, partitions: Iterable[int]) -> Mapping[int, int]:
@@ -185,6 +192,7 @@ def read_windows(
     sizes = connection.execute(_SIZES, (partition, first_dead, end, WINDOW_DEAD_LETTERS)).fetchall()
     end = _cut(sizes, end)
     dead_letters = rows_of(connection, DeadRow, _DEAD_LETTERS, (partition, first_dead, end)) if sizes else []
+    traces = dict(connection.execute(_TRACES, (partition, start, end)).fetchall())
     rows = iter(()) if only_dead_letters else _decisions(connection, partition, outcomes_from, end)
     batches = _batches(rows)
     journal = next(batches)
@@ -193,10 +201,10 @@ def read_windows(
         return
     for following in batches:
         place = journal[-1].place
-        yield Window(place, journal, [letter for letter in dead_letters if letter.log_offset < place.offset])
+        yield Window(place, journal, [letter for letter in dead_letters if letter.log_offset < place.offset], traces)
         dead_letters = [letter for letter in dead_letters if letter.log_offset >= place.offset]
         journal = following
-    yield Window(Place(end), journal, dead_letters)
+    yield Window(Place(end), journal, dead_letters, traces)
 
 
 def decision_at(connection: Connection[Any], partition: int, place: Place) -> JournalRow | None:

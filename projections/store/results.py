@@ -47,6 +47,10 @@ class Redrive(NamedTuple):
 MetadataRow: TypeAlias = tuple[str, str, str, int]
 
 
+#: The context of a trace that a record carries: its offset, when it was appended (ms since 1970), and `traceparent`.
+TraceContext: TypeAlias = tuple[int, int, str]
+
+
 #: The offset of a record and the journal entry that it caused.
 JournalLine: TypeAlias = tuple[int, CreditEntry]
 
@@ -65,7 +69,7 @@ class ChunkResult(NamedTuple):
     `decisions` counts records, which may have several lines in the journal; `minute` is that of the last tick.
     `accounts` holds those that have lines, in the state after the last of them. `made` is the weight of the lines, in
     facts and moves of lots. `last` is the last record that was folded, None where there was none. `metadata` is what is
-    searched by of what was decided.
+    searched by of what was decided, `traces` are the contexts of the traces whose spans are kept.
     """
 
     next_offset: int
@@ -83,6 +87,7 @@ class ChunkResult(NamedTuple):
     made: int = 0
     last: LastRecord | None = None
     metadata: Sequence[MetadataRow] = ()
+    traces: Sequence[TraceContext] = ()
 
     @property
     def accepted(self) -> int:

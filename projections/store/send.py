@@ -127,6 +127,10 @@ async def _send_rows(cursor: AsyncCursor[TupleRow], generation: int, drafts: Seq
         if draft.result.metadata:
             values = draft.partition, *_as_columns(draft.result.metadata)
             await cursor.execute(statements(generation).save_metadata, values)
+        if draft.result.traces:
+            offsets, appended, contexts = zip(*draft.result.traces, strict=True)
+            found = longs(offsets), longs(appended), list(contexts), *[draft.partition] * 3
+            await cursor.execute(statements(generation).save_trace_contexts, found)
     for draft in drafts:
         await _send_others(cursor, statements(generation), draft)
 

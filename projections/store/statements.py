@@ -21,6 +21,7 @@ class Statements(NamedTuple):
     save_journal: bytes
     save_lines: bytes
     save_metadata: bytes
+    save_trace_contexts: bytes
     save_dead_letter: bytes
     save_activation: bytes
     save_redrive: bytes
@@ -98,6 +99,21 @@ _TEXTS: tuple[LiteralString, ...] = (
        SELECT %s, m.log_offset, m.account_id, m.key, m.value
        FROM unnest(%b, string_to_array(%s, chr(31)), string_to_array(%s, chr(31)), string_to_array(%s, chr(31)))
            AS m (log_offset, account_id, key, value)""",
+    # save_trace_contexts: of this week, for an outcome or a webhook that is later than that belongs to no trace that
+    # anybody looks at. As many again of older ones go, so that they never become more than that.
+    """WITH n AS (
+           SELECT * FROM unnest(%b, %b, %s::text[]) AS n (log_offset, appended_ms, traceparent)
+           WHERE n.appended_ms > (extract(epoch FROM clock_timestamp()) - 7 * 86400) * 1000
+       ), oldest AS (
+           SELECT log_offset, appended_ms FROM {schema}.trace_contexts WHERE log_partition = %s
+           ORDER BY log_offset LIMIT 100 + 2 * (SELECT count(*) FROM n)
+       ), dropped AS (
+           DELETE FROM {schema}.trace_contexts USING oldest WHERE trace_contexts.log_partition = %s
+           AND trace_contexts.log_offset = oldest.log_offset
+           AND oldest.appended_ms <= (extract(epoch FROM clock_timestamp()) - 7 * 86400) * 1000
+       )
+       INSERT INTO {schema}.trace_contexts (log_partition, log_offset, appended_ms, traceparent)
+       SELECT %s, log_offset, appended_ms, traceparent FROM n ON CONFLICT DO NOTHING""",
     # save_dead_letter
     """INSERT INTO {schema}.dead_letters
            (log_partition, log_offset, reason, detail, appended_at_ms, key, value, headers)

@@ -294,6 +294,10 @@ RELATIONS: Mapping[str, Relation] = {
             **_CAUSE,
         },
     ),
+    "trace_contexts": Relation(
+        "The contexts of the distributed traces that commands of the last seven days came with. No part of the ledger.",
+        {**_CAUSE, "traceparent": "as W3C Trace Context has it"},
+    ),
     "searchable_metadata": Relation(
         "The keys of metadata that the live generation keeps values of, from the log's first record on.",
         {"key": "the name of the entry"},

@@ -73,6 +73,7 @@ CREATE TABLE IF NOT EXISTS ledger_delivery.deliveries (
     type text COLLATE "C" NOT NULL,
     account_id text COLLATE "C" NOT NULL,
     position text NOT NULL,
+    traceparent text COLLATE "C" NOT NULL DEFAULT '',
     body text NOT NULL,
     state text NOT NULL CHECK (state IN ('pending', 'parked')),
     tries integer NOT NULL,

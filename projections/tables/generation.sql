@@ -121,6 +121,16 @@ CREATE TABLE {schema}.metadata (
     value text COLLATE "C" NOT NULL
 );
 
+-- The contexts of the traces that commands of the last days came with, for the outcomes and webhooks that follow from
+-- them. No part of the ledger, and of no digest.
+CREATE TABLE {schema}.trace_contexts (
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    appended_ms bigint NOT NULL,
+    traceparent text COLLATE "C" NOT NULL,
+    PRIMARY KEY (log_partition, log_offset)
+);
+
 -- Records that can't be folded, as they are in the log.
 CREATE TABLE {schema}.dead_letters (
     log_partition integer NOT NULL,

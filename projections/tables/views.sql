@@ -135,6 +135,9 @@ CREATE OR REPLACE VIEW ledger.lot_endings AS
 CREATE OR REPLACE VIEW ledger.metadata AS
     SELECT key, value, account_id, log_partition, log_offset FROM {schema}.metadata;
 
+CREATE OR REPLACE VIEW ledger.trace_contexts AS
+    SELECT log_partition, log_offset, traceparent FROM {schema}.trace_contexts;
+
 CREATE OR REPLACE VIEW ledger.searchable_metadata AS
     SELECT unnest(searchable) AS key FROM {schema}.source;
 

@@ -361,7 +361,7 @@ DELIVERY_ROWS = f"""
 INSERT INTO ledger_delivery.endpoints (id, url, description, owner, types, account_prefixes)
     SELECT 'ep_' || n, '', '', '', '{{}}', '{{}}' FROM generate_series(0, 99) n;
 INSERT INTO ledger_delivery.deliveries
-    SELECT 'ep_' || n % 100, 'm' || n, n, 'a', 't', 'a', '', '{{}}', 'pending', 0, now(), '', now()
+    SELECT 'ep_' || n % 100, 'm' || n, n, 'a', 't', 'a', '', '', '{{}}', 'pending', 0, now(), '', now()
     FROM generate_series(1, {ROWS}) n;
 INSERT INTO ledger_delivery.attempts (endpoint_id, webhook_id, type, account_id, at, try, latency_ms, error, answer)
     SELECT 'ep_' || n % 100, 'm' || n, 't', 'a', now(), 1, 1, '', '' FROM generate_series(1, {ROWS}) n;

@@ -155,7 +155,7 @@ def test_the_image() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     assert "\nUSER creditfold\n" in dockerfile
     assert "\nRUN CREDITFOLD_CORE=compiled python -m build --wheel " in dockerfile
-    assert "creditfold-*.whl)[worker,api,delivery]" in dockerfile
+    assert "creditfold-*.whl)[worker,api,delivery,otel]" in dockerfile
     assert SERVICES["worker"]["build"] == {"context": ".", "dockerfile": "deploy/Dockerfile"}
     sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rooms = [path.parent.name for path in ROOT.glob("*/py.typed")]

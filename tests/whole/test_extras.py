@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,15 +99,15 @@ class Imports:
         """The names of all modules of ours."""
         return sorted(self._modules)
 
-    def libraries(self, start: Node, ends_at: str = "") -> set[str]:
+    def libraries(self, start: Node, ends_at: Collection[str] = ()) -> set[str]:
         """The top modules of others that are imported when the node is, or is called with all that it may call.
 
-        Of a module of ours that it `ends_at`, nothing is counted.
+        Of modules of ours that it `ends_at`, nothing is counted.
         """
         found, seen, left = set[str](), set[Node](), [start]
         while left:
             node = left.pop()
-            if node in seen or node.module == ends_at:
+            if node in seen or node.module in ends_at:
                 continue
             seen.add(node)
             if node.module.partition(".")[0] == "creditfold":
@@ -184,11 +184,14 @@ EXTRA_OF = {"log": "read", "projections": "read", "stack": "read", "client": "cl
 EXTRA_OF["console"] = "api"
 EXTRA_OF["processors"] = "worker"
 EXTRA_OF["delivery"] = "delivery"
-#: What fetches for the embedded servers, with libraries of an extra of its own; imported where that is to be done.
-FETCHING = "creditfold.stack.maven"
+#: What fetches for the embedded servers, and what sends spans, with libraries of extras of their own; imported where
+#: that is to be done.
+FETCHING, SENDING = "creditfold.stack.maven", "creditfold.common.otel"
+LATER = (FETCHING, SENDING)
 #: Modules that need more than their room does.
 EXTRA_OF_MODULES = {
     FETCHING: "embedded",
+    SENDING: "otel",
     "creditfold.common.disks": "read",
     "creditfold.common.files": "read",
     "creditfold.common.logging": "cli",
@@ -204,10 +207,8 @@ def test_a_room_imports_what_its_extra_brings(imports: Imports) -> None:
     """And the base has nothing that producers don't import."""
     for module in imports.modules:
         if module not in TOOLS:
-            extra = (
-                "embedded" if module == FETCHING else EXTRA_OF_MODULES.get(module, EXTRA_OF.get(module.split(".")[1]))
-            )
-            libraries = imports.libraries(Node(module), ends_at="" if module == FETCHING else FETCHING)
+            extra = EXTRA_OF_MODULES.get(module, EXTRA_OF.get(module.split(".")[1]))
+            libraries = imports.libraries(Node(module), ends_at=[name for name in LATER if name != module])
             assert [name for name in libraries if not provided(name, extra)] == [], module
     used = imports.libraries(Node("creditfold.producers"))
     assert {name for module in used for name in distribution_of(module)} - {"pydantic-core"} == distributions(None)
@@ -216,7 +217,7 @@ def test_a_room_imports_what_its_extra_brings(imports: Imports) -> None:
 @pytest.mark.parametrize(("module", "extra"), reference.PUBLIC.items())
 def test_a_public_module_needs_the_extra_that_the_reference_names(imports: Imports, module: str, extra: str) -> None:
     """And no smaller one is enough."""
-    libraries = imports.libraries(Node(module), FETCHING)
+    libraries = imports.libraries(Node(module), LATER)
     assert [name for name in libraries if not provided(name, extra or None)] == []
     assert not extra or any(not provided(name, None) for name in libraries)
 
@@ -246,9 +247,9 @@ def test_each_command_runs_with_the_extra_that_the_docs_name(imports: Imports) -
     assert set(extras.values()) == {"cli", "api", "worker", "delivery", "embedded", "all"}
     for name, _, function in COMMANDS:
         # Only these two start a broker of ours, where others look whether one runs.
-        ends_at = "" if name in ("up", "demo") else FETCHING
+        ends_at = (SENDING,) if name in ("up", "demo") else LATER
         needed = imports.libraries(Node(function.__module__, function.__name__), ends_at) | imports.libraries(
-            Node("creditfold.cli.main"), FETCHING
+            Node("creditfold.cli.main"), LATER
         )
         # Rebuilds read by them where the core is compiled and they are there, and do without elsewhere.
         needed -= {"aiokafka", "cramjam"} if extras[name] != "worker" else set()
