@@ -141,7 +141,11 @@ async def rebuild(request: Request, caller: Operator) -> Response:
 
     Readers notice nothing. With `until` or `until_positions` it ends there, and is for looking at only.
     """
-    wanted = await model_of(request, RebuildBody)
+    return await begin_rebuild(request, caller, await model_of(request, RebuildBody))
+
+
+async def begin_rebuild(request: Request, caller: Caller, wanted: RebuildBody) -> Response:
+    """Begin to fold the log anew, and answer with where it shows how far that is. Raises ProblemError."""
     if wanted.resume is not None and (
         wanted.until is not None or wanted.until_positions or wanted.tablespace or wanted.note
     ):

@@ -157,7 +157,11 @@ async def cancel(request: Request, caller: Operator, number: Number) -> Response
 
     Nothing changes where it has ended already. An activation can't be cancelled.
     """
-    body = await model_of(request, ActionBody)
+    return await begin_cancel(request, caller, number, await model_of(request, ActionBody))
+
+
+async def begin_cancel(request: Request, caller: Caller, number: int, body: ActionBody) -> Response:
+    """Have an operation end early, and answer with what it is by now. Raises ProblemError."""
 
     def cancelled(connection: Connection[Any]) -> Operation:
         found = operation_for(connection, caller, number)

@@ -92,7 +92,11 @@ def rules_in_force(connection: Connection[Any], caller: Caller) -> RulesAnswer:
 )
 async def diff(request: Request, caller: Operator) -> Response:
     """Decide history again by other rules, or by this release's code, and show what would be decided otherwise."""
-    wanted = await model_of(request, DiffBody)
+    return await begin_diff(request, caller, await model_of(request, DiffBody))
+
+
+async def begin_diff(request: Request, caller: Caller, wanted: DiffBody) -> Response:
+    """Begin to decide history again, and answer with where it shows how far that is. Raises ProblemError."""
     if wanted.rules is not None and wanted.rules not in known_rules():
         known = ", ".join(map(str, known_rules()))
         raise ProblemError(

@@ -2,12 +2,27 @@
 
 from fastapi import FastAPI
 
-from creditfold.console import account, books, command, helping, login, mending, operation, search, static_files
+from creditfold.console import (
+    account,
+    books,
+    command,
+    helping,
+    login,
+    long_operations,
+    mending,
+    operation,
+    search,
+    static_files,
+    transit,
+)
 from creditfold.console.provider import Attempts
 from creditfold.console.sessions import Sessions
 
 #: Those that have routes.
-_MODULES = (static_files, login, search, account, command, helping, books, operation, mending)
+_MODULES = (
+    *(static_files, login, search, account, command, helping, books),
+    *(operation, transit, long_operations, mending),
+)
 
 
 def install(app: FastAPI) -> None:

@@ -5,11 +5,13 @@ Each first shows what would be done, and needs a reason. What is done and audite
 """
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
+from creditfold.api.body import parse_object
 from creditfold.api.dead_letters import LettersBody, RedriveBody, discard_letters, redrive_letters
 from creditfold.api.generations import (
     ActivationBody,
@@ -19,12 +21,12 @@ from creditfold.api.generations import (
     begin_activation,
     begin_verification,
 )
-from creditfold.api.problems import ProblemError, only_reads
+from creditfold.api.problems import ProblemError, of_error, only_reads
 from creditfold.api.service import service_of
-from creditfold.console.operation import rows_of
-from creditfold.console.pages import ROOT, Page, moved, render
-from creditfold.console.visits import Visit, form_of, needs
-from creditfold.ledger.limits import MAX_REASON
+from creditfold.console.operation import CORRECTIONS, letter_page, rows_of
+from creditfold.console.pages import Page, link, moved, render
+from creditfold.console.visits import Visit, form_of, needs, why_of
+from creditfold.producers.import_commands import CorrectionError, corrected
 
 router = APIRouter(route_class=Page, include_in_schema=False)
 
@@ -44,16 +46,49 @@ async def mend_letter(
     is_preview = form.get("action") != "confirm"
     if is_preview:
         only_reads(request)
-    why, command_id = _why(form.get("why", "")), form.get("command_id", "").strip()
-    named: dict[str, Any] = {"why": why, "positions": [position]}
-    if what == "discard":
-        answer = await discard_letters(request, visit.caller, LettersBody(**named), preview=is_preview)
-    else:
-        fields = {"command_id": command_id} if command_id else {}
-        answer = await redrive_letters(request, visit.caller, RedriveBody(**named, fields=fields), preview=is_preview)
+    try:
+        why = why_of(form)
+        named: dict[str, Any] = {"why": why, "positions": [position]}
+        if what == "discard":
+            answer = await discard_letters(request, visit.caller, LettersBody(**named), preview=is_preview)
+        else:
+            body = RedriveBody(**named, **corrections_of(form))
+            answer = await redrive_letters(request, visit.caller, body, preview=is_preview)
+    except (ProblemError, CorrectionError) as error:
+        problem = of_error(error)
+        if problem is None or problem.status not in (400, 409):
+            raise
+        return await letter_page(request, visit, position, problem, form)
     (result,) = json.loads(bytes(answer.body))["results"]
-    shown = {"position": position, "what": what, "why": why, "command_id": command_id, "is_preview": is_preview}
+    kept = {name: form.get(name, "") for name in CORRECTIONS}
+    shown = {"position": position, "what": what, "why": why, "kept": kept, "is_preview": is_preview}
     return render(request, "mend.html", **shown, result=result, command=rows_of(result["command"]))
+
+
+def corrections_of(form: Mapping[str, str]) -> dict[str, Any]:
+    """What a form says differs from a dead letter's command, as members of a RedriveBody.
+
+    Raises:
+        ProblemError: the whole command is no JSON object, or is given with a part of it.
+        CorrectionError: a line is no field of a command with its value.
+    """
+    fields, metadata = corrected(line.strip() for line in form.get("fields", "").splitlines() if line.strip())
+    if form.get("command_id", "").strip():
+        fields["command_id"] = form["command_id"].strip()
+    found: dict[str, Any] = {"fields": fields, "metadata": metadata, "confirmed": form.get("confirmed") == "yes"}
+    if form.get("type"):
+        found["type"] = form["type"]
+    text = form.get("command", "").strip()
+    if text:
+        if fields or metadata or "type" in found:
+            raise ProblemError(
+                400,
+                "invalid_request",
+                "The whole command stands for itself.",
+                "Leave out the other corrections, or it.",
+            )
+        found["command"] = parse_object(text.encode(), "The whole command is")
+    return found
 
 
 @router.get("/console/generations/{number}")
@@ -71,22 +106,13 @@ async def show_generation(request: Request, number: Number, visit: Operator) -> 
 async def act_on_generation(
     request: Request, number: Number, what: Literal["verify", "activate"], visit: Operator
 ) -> Response:
-    """Begin what was confirmed; the operation page shows how far it is."""
+    """Begin what was confirmed, and show how far it is."""
     form = await form_of(request)
-    why = _why(form.get("why", ""))
+    why = why_of(form)
     if what == "verify":
-        await begin_verification(request, visit.caller, number, VerifyBody(why=why))
+        answer = await begin_verification(request, visit.caller, number, VerifyBody(why=why))
     elif form.get("sure") != "yes":
         raise ProblemError(400, "not_confirmed", "The activation wasn't confirmed.", "Tick the box of the form.")
     else:
-        await begin_activation(request, visit.caller, number, ActivationBody(why=why))
-    return moved(f"{ROOT}/operation#generations")
-
-
-def _why(text: str) -> str:
-    """The reason of an action. Raises ProblemError where there is none."""
-    if not text.strip() or len(text) > MAX_REASON:
-        raise ProblemError(
-            400, "reason_missing", "The action has no reason.", f"Say why in 1 to {MAX_REASON:,} characters."
-        )
-    return text.strip()
+        answer = await begin_activation(request, visit.caller, number, ActivationBody(why=why))
+    return moved(link("operations", str(json.loads(bytes(answer.body))["operation"])))

@@ -1,6 +1,5 @@
 """The pages of operation: partitions and processes, dead letters, generations, the log. Change nothing."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -12,7 +11,8 @@ from psycopg import Connection
 from creditfold.api.generations import GenerationAnswer, all_generations
 from creditfold.api.letters import OneDeadLetterAnswer, one_letter
 from creditfold.api.log_record import Offset, Partition, record_of
-from creditfold.api.operations import Number, OperationsAnswer, answer_of, operation_for, operations_page
+from creditfold.api.operations import OperationsAnswer, operations_page
+from creditfold.api.problems import ProblemError
 from creditfold.api.service import service_of
 from creditfold.common.documents import as_json
 from creditfold.common.position import Position
@@ -22,6 +22,7 @@ from creditfold.console.pages import Page, link, moved, render
 from creditfold.console.visits import Visit, needs
 from creditfold.processors.ledger_metrics import figures
 from creditfold.processors.status import LedgerStatus, PartitionStatus, ledger_status
+from creditfold.producers.models.commands import MODELS
 from creditfold.projections import queries
 from creditfold.projections.queries import DeadLetterState
 from creditfold.schemas.dead_letters import DEAD
@@ -34,10 +35,13 @@ RATE_S = 0.25
 MOST_LETTERS, MOST_NAMED = 500, 10
 #: Partitions, processes and generations that are shown.
 MOST_ROWS = 100
-#: Characters of a field of a record, and of a result.
-MOST_TEXT, MOST_RESULT = 2_000, 15_000
+#: Characters of a field of a record.
+MOST_TEXT = 2_000
 #: Operations that are shown, newest first.
 MOST_OPERATIONS = 10
+
+#: The fields of the form that redrives a letter.
+CORRECTIONS = ("command_id", "type", "fields", "command", "confirmed", "why")
 
 Operator = Annotated[Visit, needs("operate:*", everywhere=True)]
 LetterOperator = Annotated[Visit, needs("operate:dead-letters", everywhere=True)]
@@ -125,28 +129,29 @@ def grouped(letters: Sequence[DeadLetterState]) -> list[LetterGroup]:
     return [LetterGroup(reason, DEAD.get(reason, reason), len(rows), rows[:MOST_NAMED]) for reason, rows in by_size]
 
 
-@router.get("/console/operations/{number}")
-async def show_long_operation(request: Request, number: Number, visit: Operator) -> Response:
-    """A long operation: how far it is, and what came of it, such as the accounts on which versions of rules differ."""
-    found = answer_of(await service_of(request).query(operation_for, visit.caller, number))
-    result = None
-    if found.result is not None:
-        result = words.short(json.dumps(found.result, indent=2, ensure_ascii=False, default=str), MOST_RESULT)
-    return render(request, "long_operation.html", one=found, parameters=rows_of(found.parameters), result=result)
-
-
 @router.get("/console/dead-letters/{position}")
 async def show_letter(
     request: Request, position: Annotated[str, Path(max_length=60)], visit: LetterOperator
 ) -> Response:
     """A dead letter, decoded; of an id that was used twice both commands."""
+    return await letter_page(request, visit, position)
+
+
+async def letter_page(
+    request: Request, visit: Visit, position: str, error: ProblemError | None = None, form: Mapping[str, str] = {}
+) -> Response:
+    """The page of a dead letter; after a form that can't be done, as it was filled in, with what is wrong with it."""
     read = await service_of(request).read(None, one_letter, Position.parse(position), visit.caller)
     found: OneDeadLetterAnswer = read.found
     at = Position.parse(found.position)
     return render(
         request,
         "letter.html",
+        200 if error is None else error.status,
         letter=found,
+        error=error,
+        values={name: form.get(name, "") for name in CORRECTIONS},
+        types=[kind for kind in MODELS if kind != "batch"],
         sentence=DEAD.get(found.reason, found.reason),
         command=rows_of(found.command),
         first=rows_of(None if found.first is None else as_json(found.first.model_dump(exclude={"facts"}))),

@@ -17,6 +17,7 @@ from creditfold.api.requests import is_loopback, refuse_other_pages
 from creditfold.api.service import service_of
 from creditfold.console.pages import ROOT
 from creditfold.console.sessions import Sessions
+from creditfold.ledger.limits import MAX_REASON, is_note
 
 #: The cookies of a session, and of a login's form, which who comes by a link of another site sees without the first.
 COOKIE, LOGIN_COOKIE = "creditfold_console", "creditfold_login"
@@ -108,6 +109,19 @@ async def form_of(request: Request) -> Mapping[str, str]:
         raise ProblemError(400, "ambiguous_request", "The form has a field twice.", "Send the form of the page.")
     request.state.form = found
     return found
+
+
+def why_of(form: Mapping[str, str]) -> str:
+    """The reason that a form gives for an action. Raises ProblemError where there is none that can be kept."""
+    text = form.get("why", "").strip()
+    if not text or not is_note(text, MAX_REASON):
+        raise ProblemError(
+            400,
+            "reason_missing",
+            "The action has no reason that can be kept.",
+            f"Say why in 1 to {MAX_REASON:,} characters.",
+        )
+    return text
 
 
 def set_cookie(request: Request, answer: Response, session_id: str, name: str = COOKIE) -> None:

@@ -6,11 +6,12 @@ Knows neither Kafka nor progress, nor where a record ends.
 import csv
 import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, get_args
 
 from pydantic.fields import FieldInfo
 
+from creditfold.common.errors import CreditfoldError
 from creditfold.producers.import_records import RawRecord
 from creditfold.producers.models.commands import MODELS, Batch, Command, Encoded, parse_command
 from creditfold.producers.models.errors import DoubtfulCommandError, ImportFileError, InvalidCommandError
@@ -69,6 +70,12 @@ def ids_of(record: Encoded) -> tuple[str, str]:
     """The account and the command id of a command's record, of which the id is the first field."""
     size, at = read_long(record.value, HEADER.size)
     return (record.key or b"").decode(), record.value[at : at + size].decode()
+
+
+class CorrectionError(CreditfoldError):
+    """A correction that is none of a command's field."""
+
+    exit_code = 2
 
 
 class JsonLines:
@@ -188,6 +195,26 @@ def field_of(name: str, text: str) -> int | bool | str:
     if FLAT_FIELDS[name] is int and _WHOLE_NUMBER(text):
         return int(text)
     return _FLAGS.get(text, text) if FLAT_FIELDS[name] is bool else text
+
+
+def corrected(pairs: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fields and the metadata that people correct by FIELD=VALUE, and by metadata.NAME=VALUE.
+
+    Raises CorrectionError for what is no such pair, or is given twice.
+    """
+    known = [name for name in FLAT_FIELDS if name not in ("type", "metadata")]
+    fields: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        within = name.removeprefix("metadata.")
+        target: dict[str, Any] = fields if within == name else metadata
+        if not equals or (target is fields and name not in known) or within in target:
+            fault = "is given twice" if within in target else "is no FIELD=VALUE"
+            names = ", ".join((*known, "metadata.NAME"))
+            raise CorrectionError(f"{pair[:60]!r} {fault}.", f"Set each field once; the fields are: {names}.")
+        target[within] = field_of(name, value) if target is fields else value
+    return fields, metadata
 
 
 def why_bad(error: BadRecordError | InvalidCommandError) -> str:

@@ -200,25 +200,17 @@ def _selection(
 
 
 def _corrections(pairs: list[str], type: str | None, command: str | None) -> "Corrections":
-    from creditfold.producers.import_commands import FLAT_FIELDS, field_of
+    from creditfold.producers.import_commands import CorrectionError, corrected
     from creditfold.producers.redrive import Corrections
 
     if command is not None:
         if pairs or type is not None:
             raise ArgumentError("--command is the whole command.", "Leave out --set and --type, or --command.")
         return Corrections(command=_command(command))
-    known = [name for name in FLAT_FIELDS if name not in ("type", "metadata")]
-    fields: dict[str, Any] = {}
-    metadata: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        within = name.removeprefix("metadata.")
-        target: dict[str, Any] = fields if within == name else metadata
-        if not equals or (target is fields and name not in known) or within in target:
-            fault = "is given twice" if within in target else "is no FIELD=VALUE"
-            names = ", ".join((*known, "metadata.NAME"))
-            raise ArgumentError(f"--set {pair[:60]!r} {fault}.", f"Set each field once; the fields are: {names}.")
-        target[within] = field_of(name, value) if target is fields else value
+    try:
+        fields, metadata = corrected(pairs)
+    except CorrectionError as error:
+        raise ArgumentError(f"--set {error.message}", error.remedy) from None
     return Corrections(fields, metadata, type)
 
 

@@ -111,6 +111,7 @@ from creditfold.projections.queries.statement import (
     statement,
 )
 from creditfold.projections.queries.trace import Move, Trace, TracedLot, TracePlace, trace
+from creditfold.projections.queries.transit import SentTransfer, transfers_in_transit
 
 __all__ = [
     "EVERY_HOLD",
@@ -154,6 +155,7 @@ __all__ = [
     "Rejection",
     "RulesActivated",
     "Schedule",
+    "SentTransfer",
     "SpentSum",
     "Statement",
     "StatementBalance",
@@ -204,6 +206,7 @@ __all__ = [
     "statement",
     "totals",
     "trace",
+    "transfers_in_transit",
     "usable_now",
     "wait_for",
 ]

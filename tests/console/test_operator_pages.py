@@ -1,5 +1,6 @@
 """The pages of the books and of operation on a door with a worker."""
 
+import html
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -205,13 +206,85 @@ def test_a_dead_letter_is_redriven_under_another_id_or_discarded(door: Door, vis
     assert "What to do about it" not in text_of(visitor.page(f"/console/dead-letters/{discarded}"))
 
 
+def dead(door: Door, account: str, command_id: str, amount: int) -> tuple[str, str]:
+    """The position of a dead letter: an id that was used for another amount; and its page."""
+    door.append(account, "grants", command_id, asset="credits", amount=1)
+    position = door.append(account, "grants", command_id, asset="credits", amount=amount).json()["position"]
+    return position, f"/console/dead-letters/{position.replace(':', '%3A')}"
+
+
+def test_a_dead_letter_is_redriven_with_corrections(door: Door, visitor: Visitor) -> None:
+    """Of fields, metadata and the type, or as a whole command; shown first, and audited."""
+    _, page = dead(door, "corrected", "c", 5)
+    path = f"{page}/redrive"
+    given = {"why": "a typo", "command_id": "c-2", "fields": "amount=7\r\n\r\n metadata.ticket=T-1 \n"}
+    preview = visitor.send(visitor.page(page), path, **given)
+    assert "Would be redriven" in text_of(preview.text)
+    assert "amount 7" in text_of(preview.text)
+    assert "T-1" in text_of(preview.text)
+    assert "Accepted, to" in text_of(visitor.send(preview.text, path, action="confirm").text)
+    assert "granted 7 credits" in text_of(visitor.page("/console/accounts/corrected"))
+    found = door.http.get("/v1/audit").json()["lines"]
+    redriven = next(line for line in found if line["action"] == "dead-letters.redrive" and line["before"])
+    assert redriven["before"]["fields"] == {"amount": 7, "command_id": "c-2"}
+    assert redriven["before"]["metadata"] == {"ticket": "T-1"}
+    _, page = dead(door, "corrected", "d", 5)
+    path = f"{page}/redrive"
+    whole = '{"type": "spend", "command_id": "d-2", "account": "corrected", "asset": "credits", "amount": 3}'
+    preview = visitor.send(visitor.page(page), path, why="a spend", command=whole)
+    assert "type spend" in text_of(preview.text)
+    assert "Accepted, to" in text_of(visitor.send(preview.text, path, action="confirm").text)
+    assert "spent 3 credits" in text_of(visitor.page("/console/accounts/corrected"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "said"),
+    [
+        ({"fields": "amount"}, 400, "is no FIELD=VALUE"),
+        ({"fields": "amount=1\namount=2"}, 400, "is given twice"),
+        ({"fields": "colour=red"}, 400, "is no FIELD=VALUE"),
+        ({"fields": "amount=x", "command_id": "n"}, 409, "would be an invalid command"),
+        ({"command": "[]"}, 400, "no JSON object"),
+        ({"command": "{"}, 400, "The whole command"),
+        ({"command": "[" * 1_000}, 400, "deeper"),
+        ({"command": "{}", "fields": "amount=1"}, 400, "stands for itself"),
+        ({}, 409, "has the id of another command"),
+    ],
+)
+def test_a_correction_that_makes_no_command_comes_back_as_it_was(
+    door: Door, visitor: Visitor, fields: dict[str, str], status: int, said: str
+) -> None:
+    """With what is wrong; nothing is appended, in the preview and when it is confirmed all the same."""
+    position, page = dead(door, "uncorrected", "same", 2)
+    for action in ("preview", "confirm"):
+        answer = visitor.send(visitor.page(page), f"{page}/redrive", why="<b>why</b>", action=action, **fields)
+        assert answer.status_code == status
+        assert said in text_of(answer.text)
+        assert "&lt;b&gt;why" in answer.text
+        assert all(html.escape(value.partition("\n")[0]) in answer.text for value in fields.values())
+    assert door.http.get(f"/v1/dead-letters/{position}").json()["state"] == "open"
+
+
+def test_a_correction_needs_what_its_command_needs(door: Door) -> None:
+    """Who looks after dead letters appends nothing by one that they may not append."""
+    _, page = dead(door, "scoped", "s", 9)
+    with Visitor(door.url) as operator:
+        operator.log_in(door.make_key("operate:dead-letters", "append:grant", most_amount=5).text)
+        for fields in ({"fields": "amount=6"}, {"type": "spend"}, {"fields": "amount=6", "type": "spend"}):
+            given = {"why": "r", "command_id": "s-2", **fields}
+            assert operator.send(operator.page(page), f"{page}/redrive", **given).status_code == 403
+        given = {"why": "r", "command_id": "s-2", "fields": "amount=5"}
+        assert operator.send(operator.page(page), f"{page}/redrive", **given).status_code == 200
+
+
 def test_a_long_operation_says_what_came_of_it(door: Door, visitor: Visitor) -> None:
     """A verification that was begun here: who, why, and its result once it is done."""
     page = visitor.page("/console/generations/1")
     path = "/console/generations/1/verify"
-    assert visitor.send(page, path, why="<u>monthly</u>").headers["Location"] == "/console/operation#generations"
+    led = visitor.send(page, path, why="<u>monthly</u>").headers["Location"]
     (newest, *_) = door.http.get("/v1/operations").json()["operations"]
     number = newest["operation"]
+    assert led == f"/console/operations/{number}"
 
     def has_ended() -> bool:
         return door.http.get(f"/v1/operations/{number}").json()["ended_at"] is not None

@@ -80,8 +80,8 @@ def serving(settings: Settings, *, is_open: bool = False, port: int | None = Non
 
 
 @contextmanager
-def open_door(stack: StackUnderTest, folder: Path) -> Iterator[Door]:
-    """A door on a ledger of its own, with a worker that folds it."""
+def open_door(stack: StackUnderTest, folder: Path, **options: Any) -> Iterator[Door]:
+    """A door on a ledger of its own, with a worker that folds it, started with the options."""
     with (
         patience(),
         pytest.MonkeyPatch.context() as patched,
@@ -92,7 +92,7 @@ def open_door(stack: StackUnderTest, folder: Path) -> Iterator[Door]:
         patched.setattr(append, "CONFIRM_S", HANG_S)
         settings = own.model_copy(update={"searchable_metadata": "order"})
         prepare_ledger(settings)
-        with worker(settings, folder), serving(settings) as url:
+        with worker(settings, folder, **options), serving(settings) as url:
             door = Door(settings, url)
             with door.http:
                 yield door

@@ -140,7 +140,7 @@ WITHOUT_ACCOUNT = {
         "dead_letters_with",
     ),
     *("clock", "bookmarks", "await_outcome", "expiring_totals", "outcomes_at", "journal", "totals"),
-    *("spent", "ended_totals"),
+    *("spent", "ended_totals", "transfers_in_transit"),
     *("search_accounts", "count_accounts", "searchable_metadata"),
 }
 #: What accounts are searched by: each is found by an index, and what is combined too.
@@ -268,6 +268,32 @@ def test_plans_hold_at_ten_million_lines(prepared: Settings) -> None:
         kinds = [kind for plan in Explaining.plans for kind, _ in scans(plan)]
         assert kinds, wanted
         assert [kind for kind in kinds if kind.endswith("Seq Scan")] == [], wanted
+
+
+def test_transfers_in_transit_are_found_by_their_index(prepared: Settings) -> None:
+    """However many have arrived, and however many haven't; of the journal a line for each that is shown is read."""
+    for most in (0, 5, 5_000):
+        with psycopg.connect(prepared.dsn, autocommit=True) as connection:
+            if not most:
+                connection.execute(FILL.encode(), binary=False)
+            connection.execute(SENT.format(most=most).encode(), binary=False)
+            connection.execute("ANALYZE ledger_0001.transfers")
+            connection.execute(SCALE, (LINES // ROWS,))
+        for after in (None, Position(0, 4)):
+            with explaining(prepared) as connection:
+                found = queries.transfers_in_transit(connection, 20, after)
+            assert [one.log_offset for one in found] == list(range(1 if after is None else 5, most + 1))[:20]
+            (plan,) = Explaining.plans
+            kinds = [kind for kind, _ in scans(plan)]
+            assert kinds, (most, plan)
+            assert [kind for kind in kinds if kind.endswith("Seq Scan")] == [], (most, plan)
+
+
+# The first lines of the journal are of transfers that are on their way, with a parcel of 5 each.
+SENT = """
+    UPDATE ledger_0001.journal SET command_id = 't' || log_offset WHERE log_offset <= {most};
+    UPDATE ledger_0001.transfers SET is_open = true, parcels = '[["l",1,5,[]]]' WHERE log_offset <= {most};
+"""
 
 
 #: What dead letters are listed by, and what those are selected by that are redriven or discarded.
