@@ -6,6 +6,7 @@ python tests/programs/with_constants.py creditfold.processors.rebuild.steps.FEW_
 """
 
 import sys
+from ast import literal_eval
 from importlib import import_module
 
 if __name__ == "__main__":
@@ -15,7 +16,8 @@ if __name__ == "__main__":
         name, _, value = sys.argv.pop(1).partition("=")
         module, _, constant = name.rpartition(".")
         found = import_module(module)
-        setattr(found, constant, type(getattr(found, constant))(value))
+        kind = type(getattr(found, constant))
+        setattr(found, constant, literal_eval(value) if kind is tuple else kind(value))
     if sys.argv[1] == "-m":
         import_module(sys.argv[2]).main()
     else:

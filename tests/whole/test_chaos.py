@@ -1,7 +1,8 @@
 """Chaos on the real stack: workers and servers die in every way while commands, duplicates and poison pour in.
 
-Afterwards every record has exactly one outcome, and the balances equal a fold that shares no code with ours. CI runs
-the short form; `make chaos` (CREDITFOLD_CHAOS_COMMANDS) the long one. The seed is printed, and can be given.
+Afterwards every record has exactly one outcome, the balances equal a fold that shares no code with ours, and each
+decision about some accounts came by a webhook, under one id. CI runs the short form; `make chaos`
+(CREDITFOLD_CHAOS_COMMANDS) the long one. The seed is printed, and can be given.
 """
 
 import os
@@ -31,6 +32,7 @@ from creditfold.stack.embedded import service_status
 from helpers.log_surgery import cut_end
 from helpers.projection_copy import copy_of
 from helpers.published import assert_published, wait_until_published
+from helpers.receivers import LOOPBACK, OK, Answer, Call, Receiver, make_endpoint
 from helpers.small_disk import ROOMY_KB, SmallDisk
 from helpers.stack_under_test import EmbeddedStack, StackUnderTest
 from helpers.support import (
@@ -45,6 +47,7 @@ from helpers.support import (
     assert_equals_second_fold,
     lag,
     publisher,
+    query,
     read_log,
     record,
     wait_until_folded,
@@ -58,6 +61,8 @@ ACCOUNTS = 3_000
 A_SECOND = 2_000
 BOUND_S = 120.0
 #: Room for the ledger's tables and two copies of them.
+#: Pauses of webhooks' retries, in seconds; by default there are hours between them.
+RETRIES = "delivery.retries.SCHEDULE_S=" + repr((0.2,) * 100)
 DISK_KB = max(ROOMY_KB, 4 * COMMANDS)
 
 
@@ -85,12 +90,56 @@ class Scene(NamedTuple):
     stack: StackUnderTest
     workers: list[WorkerProcess]
     publishers: list[WorkerProcess]
+    deliverers: list[WorkerProcess]
     disk: SmallDisk | None
 
     @property
     def processes(self) -> list[WorkerProcess]:
         """All that a fault may have ended."""
-        return [*self.workers, *self.publishers]
+        return [*self.workers, *self.publishers, *self.deliverers]
+
+
+class Subscriber:
+    """Receives webhooks about accounts whose names begin with PREFIX, and refuses one now and then."""
+
+    PREFIX = "user-2"
+    TYPES = ("command.accepted", "command.rejected")
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.url = receiver.url
+        #: The ids of the requests about each account's version, which are in the order in which they came first.
+        self.ids: dict[tuple[str, int], set[str]] = {}
+        self.calls = 0
+        self._chance = random.Random(SEED)
+        self._lock = threading.Lock()
+        self._receiver = receiver
+        receiver.answer = self._answer
+
+    def _answer(self, call: Call) -> Answer:
+        with self._lock:
+            # A long run has a million.
+            self._receiver.calls.clear()
+            self.calls += 1
+            if self._chance.random() < 0.02:
+                return 500, {}, b""
+            self.ids.setdefault((call.account, call.event["data"]["version"]), set()).add(call.id)
+            return OK
+
+    def assert_each_came_by_one_id(self, settings: Settings) -> None:
+        """For every decision about those accounts one id was delivered at least once, in the account's order."""
+        decided = query(
+            settings,
+            """SELECT account_id, version FROM ledger.journal
+               WHERE starts_with(account_id, %s) AND command_id IS NOT NULL ORDER BY 1, 2""",
+            (self.PREFIX,),
+        )
+        assert wait_until(lambda: len(self.ids) >= len(decided), BOUND_S * 2), (len(self.ids), len(decided))
+        assert sorted(self.ids) == sorted(decided)
+        assert {len(found) for found in self.ids.values()} == {1}
+        assert len(set.union(*self.ids.values())) == len(decided)
+        for account in {account for account, _ in decided}:
+            versions = [version for name, version in self.ids if name == account]
+            assert versions == sorted(versions), account
 
 
 Fault: TypeAlias = Callable[[Scene, random.Random], None]
@@ -109,7 +158,8 @@ def test_nothing_is_lost_or_done_twice_whatever_dies(
     """
     chance = random.Random(SEED)
     # Small chunks, so that every fault meets many transactions.
-    settings = ledger_settings.model_copy(update={"chunk_records": 200, "retry_max_s": 1.0})
+    more = {"chunk_records": 200, "retry_max_s": 1.0, "webhook_allowed_networks": LOOPBACK}
+    settings = ledger_settings.model_copy(update=more)
     failures: list[BaseException] = []
     striking = faults(chance, disk)
     # Once it has lost its end, the log is not what was published.
@@ -129,7 +179,10 @@ def test_nothing_is_lost_or_done_twice_whatever_dies(
     with ExitStack() as running:
         workers = [running.enter_context(worker(settings, tmp_path, name, BriefWorker)) for name in ("one", "two")]
         publishers = [running.enter_context(publisher(settings, tmp_path))]
-        scene = Scene(settings, stack, workers, publishers, disk)
+        subscriber = Subscriber(running.enter_context(Receiver()))
+        make_endpoint(settings, subscriber.url, account_prefixes=[Subscriber.PREFIX], types=list(Subscriber.TYPES))
+        delivery = worker(settings, tmp_path, "delivery", command="delivery", constants=[RETRIES])
+        scene = Scene(settings, stack, workers, publishers, [running.enter_context(delivery)], disk)
         assert wait_until(lambda: owners(settings) == pids(workers), BOUND_S)
         pouring = threading.Thread(target=pour, daemon=True)
         pouring.start()
@@ -142,14 +195,18 @@ def test_nothing_is_lost_or_done_twice_whatever_dies(
         # A worker that was started again just now has to be up before it can be stopped cleanly.
         assert wait_until(lambda: owners(settings) == pids(workers), BOUND_S)
         second = assert_each_folded_and_published_once(settings)
+        subscriber.assert_each_came_by_one_id(settings)
         for _ in range(losses if isinstance(stack, EmbeddedStack) else 0):
             lose_end_of_log(scene, chance)
             again = assert_equals_second_fold(settings)
             assert again.outcomes.keys() == second.outcomes.keys()
-        assert [process.stop() for process in scene.processes] == [0, 0, 0]
+        assert [process.stop() for process in scene.processes] == [0, 0, 0, 0]
 
     claims = sum(line.get("event") == "claimed" for process in workers for line in process.lines())
     print(f"{len(second.dead)} dead letters, {second.duplicates} duplicates, {claims} times partitions were claimed")
+    print(f"{len(subscriber.ids)} webhooks in {subscriber.calls} requests")
+    # Some were refused, and came again.
+    assert subscriber.calls > len(subscriber.ids) > 0
     # All partitions were claimed before the first fault, and none of the first two processes lived to the end.
     assert claims > len(workers)
 
@@ -221,7 +278,11 @@ def faults(chance: random.Random, disk: SmallDisk | None) -> list[Fault]:
         *(partial(strike, WorkerProcess.kill, worker) for worker in (0, 1)),
         *(partial(strike, stop, worker) for worker in (0, 1)),
         partial(strike, pause, None),
-        *(partial(strike, what, PUBLISHER) for what in (WorkerProcess.kill, stop, pause)),
+        *(
+            partial(strike, what, target)
+            for what in (WorkerProcess.kill, stop, pause)
+            for target in (PUBLISHER, DELIVERY)
+        ),
         lambda scene, _: scene.stack.restart_postgres(),
         lambda scene, _: scene.stack.restart_postgres(kill=True),
         lambda scene, _: scene.stack.restart_kafka(),
@@ -237,8 +298,8 @@ def faults(chance: random.Random, disk: SmallDisk | None) -> list[Fault]:
     return drawn
 
 
-#: Number of the publisher among a scene's processes.
-PUBLISHER = 2
+#: Numbers of the publisher, and of what delivers webhooks, among a scene's processes.
+PUBLISHER, DELIVERY = 2, 3
 
 
 def strike(what: Callable[[WorkerProcess], object], target: int | None, scene: Scene, chance: random.Random) -> None:
