@@ -1,13 +1,18 @@
 """Delivery by processes that are killed, frozen out and left by PostgreSQL: nothing missing, no other id, in order."""
 
 import signal
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from standardwebhooks import Webhook
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
+from creditfold.delivery.signing import secret_text
+from helpers.fork_server import start_anew
+from helpers.kafka_cluster import make_certificates
 from helpers.receivers import LOOPBACK, OK, Answer, Call, Receiver, make_endpoint, wait_for_calls
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S, WorkerProcess, append, fold_log, record, worker
@@ -71,6 +76,30 @@ def test_killed_at_any_request_nothing_is_missing(ledger: Settings, receiver: Re
         running[-1].stop()
     assert not kills
     assert_all_came(receiver, 20)
+
+
+class FreshDelivery(WorkerProcess):
+    """One that reads when it starts whom the system trusts."""
+
+    start_program = start_anew
+
+
+def test_a_receiver_by_tls_is_called_where_its_authority_is_trusted(
+    ledger: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the certificates of the system, or those that SSL_CERT_FILE names."""
+    files = make_certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.server)
+    monkeypatch.setenv("SSL_CERT_FILE", str(files.authority))
+    with Receiver(context) as receiver:
+        _, key = make_endpoint(ledger, receiver.url, types=["command.accepted"])
+        grant(ledger, range(2))
+        with worker(ledger, tmp_path, "delivery", kind=FreshDelivery, command="delivery"):
+            calls = wait_for_calls(receiver, 2 * len(ACCOUNTS))
+    assert receiver.url.startswith("https://127.0.0.1:")
+    assert Webhook(secret_text(key)).verify(calls[0].body, dict(calls[0].headers)) == calls[0].event
+    assert_all_came(receiver, 2)
 
 
 def is_done(receiver: Receiver) -> bool:

@@ -163,10 +163,8 @@ def with_tls(folder: Path) -> Iterator[int]:
     pem.write_bytes(private + certificate.public_bytes(Encoding.PEM))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
-    with Receiver() as receiver:
-        server = receiver._server
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        yield server.server_address[1]
+    with Receiver(context) as receiver:
+        yield int(receiver.url.split(":")[2].partition("/")[0])
         assert receiver.calls == []
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -54,9 +55,12 @@ OK: Answer = (200, {}, b"thanks")
 
 
 class Receiver:
-    """Takes requests, in the order in which it got them. `answer` says what to answer; it may wait."""
+    """Takes requests, in the order in which it got them. `answer` says what to answer; it may wait.
 
-    def __init__(self) -> None:
+    With a context it takes them by TLS.
+    """
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.calls: list[Call] = []
         self.answer: Callable[[Call], Answer] = lambda _: OK
         #: Answers by themselves: the handler, and the call. Taken instead of `answer` where it is there.
@@ -96,11 +100,14 @@ class Receiver:
                 """A client that leaves is none."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
+        self._scheme = "http" if context is None else "https"
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/hook"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}/hook"
 
     def __enter__(self) -> "Receiver":
         self._thread.start()
