@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from creditfold.common.checks import Check
 from creditfold.log.offsets import End
-from creditfold.projections.queries.health import RECENT_S, DatabaseHealth
+from creditfold.projections.queries.health import RECENT_S, DatabaseHealth, RecentLetters
 from creditfold.projections.queries.heartbeats import Heartbeat, PartitionSign, Role
 
 #: A process that has given no sign of life for so long, in seconds, is frozen, cut off from PostgreSQL, or gone.
@@ -357,18 +357,18 @@ def _judge_publishers(health: DatabaseHealth) -> list[Problem]:
     return problems
 
 
-def judge_dead_letters(recent: Mapping[str, int], subject: str) -> Check:
-    """Dead letters that come in number are commands that somebody meant."""
-    total = sum(recent.values())
-    reasons = ", ".join(f"{count} {reason}" for reason, count in recent.items())
+def judge_dead_letters(recent: Sequence[RecentLetters], subject: str) -> Check:
+    """Dead letters that come in number are commands that somebody meant, until they are decided about."""
+    total, unsettled = sum(row.letters for row in recent), sum(row.unsettled for row in recent)
+    reasons = ", ".join(f"{row.letters} {row.reason}" for row in recent)
     within = f"within {RECENT_S / 60:.0f} minutes"
     return Check(
         subject,
         "dead letters",
-        "warning" if total >= MANY_LETTERS else "ok",
-        f"{total} {within}: {reasons}" if total else f"none {within}",
+        "warning" if unsettled >= MANY_LETTERS else "ok",
+        f"{total} {within}: {reasons}; {unsettled} not decided about" if total else f"none {within}",
         "Each is a command that somebody meant; in number they come from a producer that is wrong.",
-        "creditfold dead-letters list --open ; docs/rules.md explains each reason",
+        "creditfold dead-letters list --open --totals ; docs/runbooks/dead-letters.md",
     )
 
 

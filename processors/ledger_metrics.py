@@ -26,6 +26,7 @@ from creditfold.processors.health import Reached, condition, judge_ledger, suspe
 from creditfold.projections import queries
 from creditfold.projections.connections import connected
 from creditfold.projections.failures import why
+from creditfold.projections.generations.catalog import Building, building
 from creditfold.projections.proof.dates import ProofKind, proofs
 from creditfold.projections.queries.health import DatabaseHealth, database_health
 from creditfold.projections.queries.ledger_lines import Total
@@ -49,6 +50,7 @@ class Figures(NamedTuple):
     health: DatabaseHealth | None = None
     totals: Sequence[Total] = ()
     proven: Mapping[str, float] = {}
+    building: Sequence[Building] = ()
     ends: Mapping[int, End] | None = None
     #: Seconds for which the first record that isn't folded has been in the log, where that could be read.
     waiting_s: Mapping[int, float] = {}
@@ -166,10 +168,14 @@ def _of_health(health: DatabaseHealth, found: Figures) -> Iterator[Metric]:
             ["partition"],
             _by_partition(seconds),
         )
+    yield from _of_rebuilds(found)
     if found.problems is not None:
         yield _gauge("ledger_problems", "Problems that `creditfold status --check` reports.", [], {(): found.problems})
     yield _gauge(
-        "dead_letters_recent", "Dead letters of the last hour, by reason.", ["reason"], dict(health.dead_letters)
+        "dead_letters_recent",
+        "Dead letters of the last hour, by reason.",
+        ["reason"],
+        {row.reason: row.letters for row in health.dead_letters},
     )
     if health.transit is not None:
         oldest_ms = health.transit.oldest_ms
@@ -201,6 +207,31 @@ def _of_health(health: DatabaseHealth, found: Figures) -> Iterator[Metric]:
     )
 
 
+def _of_rebuilds(found: Figures) -> Iterator[Metric]:
+    yield _gauge(
+        "rebuild_next_offset",
+        "The next offset that a generation which is being built folds, by partition.",
+        ["generation", "partition"],
+        {(str(one.number), str(place)): at for one in found.building for place, at in sorted(one.next_offsets.items())},
+    )
+    if found.ends is not None:
+        yield _gauge(
+            "rebuild_lag_records",
+            "Records that a generation which is being built doesn't have yet.",
+            ["generation", "purpose"],
+            {(str(one.number), one.purpose): _left(one, found.ends) for one in found.building},
+        )
+
+
+def _left(one: Building, ends: Mapping[int, End]) -> int:
+    wanted = {
+        partition: min(ends[partition].high, one.until_offsets.get(partition, ends[partition].high))
+        for partition in one.next_offsets
+        if partition in ends
+    }
+    return sum(max(end - one.next_offsets[partition], 0) for partition, end in wanted.items())
+
+
 def _difference(total: Total) -> int:
     gone = (total.spent, total.expired, total.voided, total.forfeited, total.reissued, total.in_transit)
     return total.credits - total.debt + sum(gone) - total.issued
@@ -214,7 +245,9 @@ def figures(settings: Settings) -> Figures:
         with connected(settings.dsn) as connection:
             health = database_health(connection)
             proven = {kind: at.timestamp() for kind, at in proofs(connection).items()}
-            found = found._replace(health=health, totals=queries.totals(connection), proven=proven)
+            found = found._replace(
+                health=health, totals=queries.totals(connection), proven=proven, building=building(connection)
+            )
     except (psycopg.Error, CreditfoldError) as error:
         log.warning("PostgreSQL can't be asked for metrics", why=_why(error))
     rows = () if found.health is None else found.health.progress

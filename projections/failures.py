@@ -184,6 +184,11 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout | ConnectionError)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether PostgreSQL's disk is full: an outage that doesn't pass by itself."""
+    return _code_of(_cause_of(error)) == "53100"
+
+
 def outage_event(error: BaseException) -> str:
     """How a log names an outage: PostgreSQL is away, or it is there and doesn't do it."""
     code = _code_of(_cause_of(error))

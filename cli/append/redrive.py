@@ -340,10 +340,14 @@ def _print_results(results: "list[LetterResult]", json: bool) -> None:
         say("There are no such dead letters.")
         return
     shown = [row for row in results if row.detail] if len(results) > SHOWN else results
-    print_table(
-        ("position", "reason", "result", "to", "detail"),
-        [(row.position, row.reason, row.result, row.to, f"{row.detail} {row.remedy}".strip()) for row in shown[:SHOWN]],
-    )
+    if shown:
+        print_table(
+            ("position", "reason", "result", "to", "detail"),
+            [
+                (row.position, row.reason, row.result, row.to, f"{row.detail} {row.remedy}".strip())
+                for row in shown[:SHOWN]
+            ],
+        )
     if len(shown) > SHOWN:
         say(f"and {len(shown) - SHOWN:,} more; --json shows all")
     if len(results) > 1:

@@ -1,18 +1,19 @@
 """The commands that show dead letters: list, show. Owns their words, no query."""
 
+from base64 import b64decode
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from creditfold.cli.shared.arguments import ArgumentError, JsonOption, LimitOption, period_of
-from creditfold.cli.shared.output import OLDER, print_json, print_table, say
+from creditfold.cli.shared.output import OLDER, print_json, print_rows, print_table, say
 from creditfold.cli.shared.projection import projection
 from creditfold.common.documents import instant
 from creditfold.common.position import Position
 from creditfold.schemas.dead_letters import DeadLetterReason
 
 if TYPE_CHECKING:
-    from creditfold.projections.queries.dead_letters import DeadLetterState
+    from creditfold.projections.queries.dead_letters import DeadLetterState, LetterFilter
 
 HEX_COLUMNS = 16
 
@@ -27,6 +28,9 @@ def dead_letters(
     until: Annotated[
         str | None, typer.Option("--until", metavar="TIME", help="Appended before this time (ISO 8601, UTC).")
     ] = None,
+    totals: Annotated[
+        bool, typer.Option("--totals", help="How many there are, by reason and state, in place of each.")
+    ] = False,
     limit: LimitOption = 20,
     json: JsonOption = False,
 ) -> None:
@@ -36,11 +40,17 @@ def dead_letters(
     Examples:
       creditfold dead-letters list
       creditfold dead-letters list --open --reason not_framed
+      creditfold dead-letters list --open --totals
       creditfold dead-letters list --since 2026-06-01 --until 2026-07-01
     """
     from creditfold.projections import queries
+    from creditfold.projections.queries.dead_letters import LetterFilter
 
     begin, end = period_of(since, until)
+    nothing = f"There are no {'open ' if only_open else ''}dead letters."
+    if totals:
+        _print_totals(LetterFilter(reason, since=begin, until=end), nothing, only_open=only_open, json=json)
+        return
     with projection() as connection:
         # One more than is wanted shows whether there are more.
         found = queries.dead_letters(connection, limit + 1, reason, only_open=only_open, since=begin, until=end)
@@ -48,7 +58,7 @@ def dead_letters(
     if json:
         print_json([_as_row(row) for row in rows])
     elif not rows:
-        say(f"There are no {'open ' if only_open else ''}dead letters.")
+        say(nothing)
     else:
         print_table(
             ("appended at", "position", "reason", "state", "detail"),
@@ -56,6 +66,15 @@ def dead_letters(
         )
         if len(found) > limit:
             say(OLDER)
+
+
+def _print_totals(wanted: "LetterFilter", nothing: str, *, only_open: bool, json: bool) -> None:
+    from creditfold.projections.queries.dead_letters import letter_totals
+
+    with projection() as connection:
+        rows = letter_totals(connection, wanted, only_open=only_open)
+    columns = ("reason", "state", "dead letters", "keys", "first appended", "last appended")
+    print_rows(rows, json, nothing, columns, tuple)
 
 
 def _state(row: "DeadLetterState") -> str:
@@ -117,10 +136,21 @@ def dead_letter(
 
 def _print_bytes(row: "DeadLetterState") -> None:
     for name, value in row.headers:
-        say(f"header       {name} = {value} (base64)")
+        say(f"header       {name} = {_header_text(value)}")
     for title, data in (("key", row.key), ("value", row.value)):
         say(f"{title}, {len(data)} bytes" if data is not None else f"{title}: none")
         say(*(_hex_line(data or b"", at) for at in range(0, len(data or b""), HEX_COLUMNS)))
+
+
+def _header_text(value: str | None) -> str:
+    """A header's value as it was written where that is text, else in base64: whoever sent it may have said so there."""
+    if value is None:
+        return "none"
+    try:
+        text = b64decode(value).decode()
+    except ValueError:
+        return f"{value} (base64)"
+    return text if text.isprintable() else f"{value} (base64)"
 
 
 def _hex_line(data: bytes, at: int) -> str:

@@ -16,7 +16,7 @@ from creditfold.log.bookmark import Bookmark
 from creditfold.processors.fold import fast
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.chunk import Chunk
-from creditfold.projections.failures import is_outage, outage_event, why
+from creditfold.projections.failures import is_full, is_outage, outage_event, why
 from creditfold.projections.store.claim import Claim, Stored
 
 #: How long a partition that is stopped may take to finish the chunk at work, in seconds.
@@ -151,7 +151,7 @@ class Partition:
         """Log why a try failed that is followed by another one, and show it in `work`."""
         error = state.outcome.exception() if state.outcome else None
         if self.work is not None and error is not None:
-            tries = self.work.tries + (0 if is_outage(error) else 1)
+            tries = self.work.tries + (0 if is_outage(error) and not is_full(error) else 1)
             self.work = self.work._replace(tries=tries, why=why(error))
         wait_s = round(state.next_action.sleep, 1) if state.next_action else 0.0
         about = {"partition": self.number, "retry_in_s": wait_s, "attempt": state.attempt_number}

@@ -5,7 +5,6 @@ Writes nothing, and refuses to know Kafka: whether the source is still the topic
 
 import time
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import LiteralString, NamedTuple
 
 from psycopg import Connection, sql
@@ -16,7 +15,7 @@ from creditfold.common.checks import Check, State
 from creditfold.common.position import Log
 from creditfold.log.bookmark import Bookmark
 from creditfold.projections.generations.removal import leftovers
-from creditfold.projections.queries.health import data_folder, recent_dead_letters
+from creditfold.projections.queries.health import RecentLetters, data_folder, recent_dead_letters
 from creditfold.projections.queries.progress import bookmarks
 from creditfold.projections.queries.search import searchable_metadata
 from creditfold.projections.sessions import ServerSetting, unusual
@@ -72,7 +71,7 @@ class DatabaseFacts(NamedTuple):
     session_settings: Sequence[ServerSetting] = ()
     collations: Collations = Collations(None, ())
     data_folder: str | None = None
-    dead_letters: Mapping[str, int] = MappingProxyType({})
+    dead_letters: Sequence[RecentLetters] = ()
     searchable: Sequence[str] = ()
 
     @property
@@ -130,12 +129,12 @@ _DRIFTED = """
 """
 
 
-def _recent_dead_letters(connection: Connection[TupleRow], schema: str | None) -> Mapping[str, int]:
+def _recent_dead_letters(connection: Connection[TupleRow], schema: str | None) -> Sequence[RecentLetters]:
     try:
-        return recent_dead_letters(connection) if schema is not None else {}
+        return recent_dead_letters(connection) if schema is not None else ()
     except (InsufficientPrivilege, UndefinedTable):
         # Views that readers lack are reported by a check of their own.
-        return {}
+        return ()
 
 
 def _searchable(connection: Connection[TupleRow], schema: str | None) -> Sequence[str]:

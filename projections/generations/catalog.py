@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -74,6 +75,22 @@ class Generation(NamedTuple):
         return self.until_ms is not None or self.until_offsets is not None or self.forced_rules is not None
 
 
+class Building(NamedTuple):
+    """A generation that is being built, or whose building was stopped.
+
+    Fields:
+        number: its number.
+        purpose: what it is made for: `rebuild`, or a comparison.
+        next_offsets: by partition where its fold continues.
+        until_offsets: by partition where its fold ends, if not at the log's end.
+    """
+
+    number: int
+    purpose: str
+    next_offsets: Mapping[int, int]
+    until_offsets: Mapping[int, int]
+
+
 def generations(connection: Connection[TupleRow], number: int | None = None) -> list[Generation]:
     """Every generation, oldest first, or the one of a number alone."""
     with connection.cursor(row_factory=dict_row) as cursor:
@@ -110,6 +127,18 @@ def refuse_unready(found: Generation) -> None:
             f"Generation {found.number} is for looking at: it ends early, or was decided by rules of choice.",
             "Rebuild a whole one: creditfold rebuild",
         )
+
+
+def building(connection: Connection[TupleRow]) -> list[Building]:
+    """The generations that aren't finished, oldest first; nothing is asked that takes longer in larger ones."""
+    query = "SELECT number, purpose, until_offsets FROM ledger.generations WHERE state = 'building' ORDER BY number"
+    found = []
+    for number, purpose, until in connection.execute(query).fetchall():
+        # One that is dropped just now is passed over.
+        with suppress(UndefinedTable, InvalidSchemaName):
+            stands = {partition: mark.next_offset for partition, mark in bookmarks(connection, number).items()}
+            found.append(Building(number, purpose, stands, _by_partition(until or {})))
+    return found
 
 
 def bookmarks(connection: Connection[TupleRow], number: int) -> dict[int, Bookmark]:
@@ -158,7 +187,7 @@ def _with_tables(connection: Connection[TupleRow], row: dict[str, Any]) -> Gener
     ).fetchone()
     return Generation(
         **row,
-        until_offsets=None if until is None else {int(partition): offset for partition, offset in until.items()},
+        until_offsets=None if until is None else _by_partition(until),
         log=source_of(connection, row["number"]),
         records=sum(line[3] for line in progress),
         next_offsets={line[0]: line[1] for line in progress},
@@ -168,6 +197,11 @@ def _with_tables(connection: Connection[TupleRow], row: dict[str, Any]) -> Gener
         indexes_balances=connection.execute("SELECT to_regclass(%s)", (f"{schema}.balances_available",)).fetchone()
         != (None,),
     )
+
+
+def _by_partition(stored: Mapping[str, int]) -> dict[int, int]:
+    """Offsets as JSON keeps them, whose keys are texts."""
+    return {int(partition): offset for partition, offset in stored.items()}
 
 
 def _digest(rows: list[tuple[int, int, str]]) -> str:

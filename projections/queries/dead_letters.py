@@ -82,6 +82,20 @@ class LetterKey(NamedTuple):
         return Position(self.log_partition, self.log_offset)
 
 
+class LetterTotal(NamedTuple):
+    """Dead letters of one reason and state: how many, of how many record keys, when the first and last were appended.
+
+    The instants are None where no letter of them has a time.
+    """
+
+    reason: str
+    state: str
+    letters: int
+    keys: int
+    first_at: datetime | None
+    last_at: datetime | None
+
+
 _LETTERS: LiteralString = """
     SELECT log_partition, log_offset, state, reason, detail, appended_at, key, value, headers,
            decided_by, decided_at, note, corrected, to_partition, to_offset
@@ -91,6 +105,15 @@ _LETTERS: LiteralString = """
 _KEYS: LiteralString = """
     SELECT log_partition, log_offset, reason
     FROM ledger.dead_letters JOIN ledger.dead_letter_states USING (log_partition, log_offset)
+"""
+
+_TOTALS: LiteralString = """
+    SELECT reason, state, count(*) AS letters, count(DISTINCT key) AS keys, min(appended_at) AS first_at,
+           max(appended_at) AS last_at
+    FROM ledger.dead_letters JOIN ledger.dead_letter_states USING (log_partition, log_offset)
+"""
+_BY_STATE: LiteralString = """
+    AND (NOT %(only_open)s OR state = 'open') GROUP BY reason, state ORDER BY count(*) DESC, reason, state
 """
 
 # By what the indexes have: when a letter was appended, before all others where that isn't known; and keys that are no
@@ -190,6 +213,14 @@ def dead_letters_with(connection: Connection[TupleRow], text: str) -> Sequence[D
     """
     query = _LETTERS + "WHERE position(%s IN value) > 0 ORDER BY log_partition, log_offset"
     return rows_of(connection, DeadLetterState, query, (text.encode(),))
+
+
+def letter_totals(
+    connection: Connection[TupleRow], wanted: LetterFilter, *, only_open: bool = False
+) -> Sequence[LetterTotal]:
+    """How many dead letters of a filter there are, by reason and state, the most first. Reads all of them."""
+    query = _TOTALS + _OF_FILTER + _BY_STATE
+    return rows_of(connection, LetterTotal, query, {"only_open": only_open, **wanted._asdict()})
 
 
 def selected(

@@ -19,6 +19,14 @@ RECENT_S = 3_600.0
 MOST_LETTERS = 1_000
 
 
+class RecentLetters(NamedTuple):
+    """Dead letters of one reason that came within RECENT_S; `unsettled` are those not decided about yet."""
+
+    reason: str
+    letters: int
+    unsettled: int
+
+
 class DatabaseHealth(NamedTuple):
     """What PostgreSQL shows at `now_ms` of its own clock.
 
@@ -31,7 +39,7 @@ class DatabaseHealth(NamedTuple):
     progress: Sequence[PartitionProgress]
     due_since_ms: Mapping[int, int] | None
     transit: InTransit | None
-    dead_letters: Mapping[str, int]
+    dead_letters: Sequence[RecentLetters]
 
 
 def database_health(connection: Connection[Any]) -> DatabaseHealth:
@@ -64,14 +72,17 @@ def known_heartbeats(connection: Connection[Any]) -> list[Heartbeat]:
         return []
 
 
-def recent_dead_letters(connection: Connection[Any]) -> dict[str, int]:
-    """How many dead letters were appended within RECENT_S, by reason, the most frequent first."""
+def recent_dead_letters(connection: Connection[Any]) -> list[RecentLetters]:
+    """The dead letters that were appended within RECENT_S, by reason, the most frequent first."""
+    # The state of each is looked up by itself: joined, all that was ever decided would be read.
     rows = connection.execute(
-        """SELECT d.reason, count(*)
+        """SELECT d.reason, count(*), count(*) FILTER (WHERE (
+               SELECT state FROM ledger.dead_letter_states s
+               WHERE s.log_partition = d.log_partition AND s.log_offset = d.log_offset) IN ('open', 'redriving'))
            FROM ledger.progress p CROSS JOIN LATERAL (
-               SELECT reason, appended_at FROM ledger.dead_letters d
+               SELECT log_partition, log_offset, reason, appended_at FROM ledger.dead_letters d
                WHERE d.log_partition = p.log_partition ORDER BY log_offset DESC LIMIT %s) AS d
            WHERE d.appended_at > clock_timestamp() - make_interval(secs => %s) GROUP BY 1 ORDER BY 2 DESC, 1""",
         (MOST_LETTERS, RECENT_S),
     ).fetchall()
-    return dict(rows)
+    return [RecentLetters(*row) for row in rows]

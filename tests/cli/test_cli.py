@@ -40,6 +40,7 @@ from helpers.support import (
     Raw,
     append,
     environment,
+    fold_log,
     query,
     ran,
     wait_until_folded,
@@ -442,7 +443,8 @@ def test_status_reports_what_stands_still(cli: Cli, ledger_settings: Settings, t
 
 def test_dead_letters_are_shown_with_their_bytes(cli: Cli, ledger_settings: Settings, tmp_path: Path) -> None:
     """The bytes in hex and text, as they are in the log."""
-    append(ledger_settings, [Raw(b"not avro\x1b[31m", b"key", 2, (("trace", b"1"),)), Raw(None, b"key", 2)])
+    headers = (("trace", b"1"), ("odd", b"\x1b[31m"), ("none", None))
+    append(ledger_settings, [Raw(b"not avro\x1b[31m", b"key", 2, headers), Raw(None, b"key", 2)])
     assert cli("dead-letters", "list").out == "There are no dead letters.\n"
     with worker(ledger_settings, tmp_path):
         wait_until_folded(ledger_settings)
@@ -453,9 +455,36 @@ def test_dead_letters_are_shown_with_their_bytes(cli: Cli, ledger_settings: Sett
     shown = cli("dead-letters", "show", "2:0").out
     assert "6e 6f 74 20 61 76 72 6f 1b 5b" in shown
     assert "not avro.[31m" in shown
+    lines = [line.split() for line in shown.splitlines() if line.startswith("header")]
+    assert [line[1:] for line in lines] == [
+        ["trace", "=", "1"],
+        ["odd", "=", "G1szMW0=", "(base64)"],
+        ["none", "=", "none"],
+    ]
     assert cli("dead-letters", "show", "2:0", "--json").json["value"] == listed[0]["value"]
     missing = cli("dead-letters", "show", "2:2")
     assert (missing.code, missing.out) == (2, "")
+
+
+def test_dead_letters_are_counted(cli: Cli, ledger_settings: Settings) -> None:
+    """By reason and state, the most first: what a flood is looked at by."""
+    assert cli("dead-letters", "list", "--totals").out == "There are no dead letters.\n"
+    append(ledger_settings, [*(Raw(b"noise", b"%d" % (n % 2), 2) for n in range(5)), *[Raw(None, b"key", 2)] * 2])
+    fold_log(ledger_settings)
+    assert cli("dead-letters", "discard", "2:1", "--why", "noise").code == 0
+    rows = cli("dead-letters", "list", "--totals", "--json").json
+    assert [tuple(row.values())[:4] for row in rows] == [
+        ("not_framed", "open", 4, 2),
+        ("empty_value", "open", 2, 1),
+        ("not_framed", "discarded", 1, 1),
+    ]
+    first, last = rows[0]["first_at"], rows[0]["last_at"]
+    assert first <= last
+    lines = cli("dead-letters", "list", "--totals", "--open", "--reason", "not_framed").out.splitlines()
+    assert [line.split() for line in lines[1:]] == [["not_framed", "open", "4", "2", first, last]]
+    assert cli("dead-letters", "list", "--totals", "--open", "--since", "9999-01-01").out == (
+        "There are no open dead letters.\n"
+    )
 
 
 def test_import_appends_the_good_lines_and_lists_the_bad(

@@ -412,14 +412,20 @@ def test_a_publisher_is_judged_by_itself(
 
 
 def test_dead_letters_in_number_are_shown(cli: Cli, ledger_settings: Settings) -> None:
-    """By `status` and `doctor`, with their reasons."""
+    """By `status` and `doctor`, with their reasons, until it is decided what is done about them."""
     append(ledger_settings, [Raw(b"", b"k", 1)] * MANY_LETTERS)
     fold_log(ledger_settings)
     warnings = {one["name"]: one["seen"] for one in cli("status", "--json", "--interval", "0.05").json["warnings"]}
-    assert warnings["dead letters"] == f"{MANY_LETTERS} within 60 minutes: {MANY_LETTERS} empty_value"
+    count = MANY_LETTERS
+    assert warnings["dead letters"] == f"{count} within 60 minutes: {count} empty_value; {count} not decided about"
     assert "warning: projection: dead letters" in cli("status", "--interval", "0.05").out
     checks = {row["name"]: row["state"] for row in cli("doctor", "--json").json["checks"]}
     assert checks["dead letters"] == "warning"
+    assert cli("dead-letters", "discard", "1:0", "--why", "noise").code == 0
+    assert "warning: projection: dead letters" not in cli("status", "--interval", "0.05").out
+    checks = {row["name"]: (row["state"], row["seen"]) for row in cli("doctor", "--json").json["checks"]}
+    seen = f"{count} within 60 minutes: {count} empty_value; {count - 1} not decided about"
+    assert checks["dead letters"] == ("ok", seen)
 
 
 def signed(settings: Settings, state: State, pid: int) -> None:

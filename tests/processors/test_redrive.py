@@ -575,6 +575,11 @@ def test_a_summary_of_many_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     assert (out.count("is noise"), out.count("key_mismatch")) == (20, 0)
     assert "and 5 more; --json shows all" in out
     assert [line.split() for line in out.splitlines()[-2:]] == [["accepted", "50"], ["refused", "25"]]
+    command._print_results(fine, json=False)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["result", "dead", "letters"],
+        ["accepted", "50"],
+    ]
 
 
 def test_what_failed_leaves_the_rest_reported(

@@ -24,6 +24,7 @@ from creditfold.projections.delivery.endpoints import signing_keys
 from creditfold.projections.delivery.reading import notices_after, page_after
 from creditfold.projections.delivery.rules import fired_states, notify_due
 from creditfold.projections.queries.dead_letters import LetterFilter, selected
+from creditfold.projections.queries.health import recent_dead_letters
 from creditfold.projections.queries.windows import Place
 from creditfold.projections.tables.scripts import script
 from helpers.pages import DOCS, blocks
@@ -349,10 +350,20 @@ def test_what_was_decided_about_dead_letters_is_looked_up_by_an_index(prepared: 
             queries.dead_letters(connection, 20, only_open=True, **options)
         assert_in_order(name)
         (plan,) = Explaining.plans
-        for table in ("dead_letter_decisions", "redrives"):
-            found = list(scans(plan, large={table}))
-            assert [kind for kind, _ in found if kind.startswith("Index")], (name, table, plan)
-            assert [kind for kind, _ in found if kind.endswith("Seq Scan")] == [], (name, table, plan)
+        _assert_looked_up(plan, name)
+    with explaining(prepared) as connection:
+        assert recent_dead_letters(connection) == []
+    (plan,) = Explaining.plans
+    _assert_looked_up(plan, "the recent ones")
+    assert "Seq Scan" not in {kind for kind, _ in scans(plan, large={"dead_letters"})}, plan
+
+
+def _assert_looked_up(plan: dict[str, Any], question: str) -> None:
+    """What was decided is read by indexes alone."""
+    for table in ("dead_letter_decisions", "redrives"):
+        found = list(scans(plan, large={table}))
+        assert [kind for kind, _ in found if kind.startswith("Index")], (question, table, plan)
+        assert [kind for kind, _ in found if kind.endswith("Seq Scan")] == [], (question, table, plan)
 
 
 #: What is asked of the tables of webhooks again and again: of an endpoint, an account, a place, an instant.

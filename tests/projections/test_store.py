@@ -29,7 +29,7 @@ from creditfold.processors.fold.transaction import (
 from creditfold.processors.worker.partition import CommittedState
 from creditfold.processors.worker.partitions import Partitions
 from creditfold.projections.connections import connected, fold_pool
-from creditfold.projections.failures import NotPreparedError, PostgresUnavailableError, is_outage
+from creditfold.projections.failures import NotPreparedError, PostgresUnavailableError, is_full, is_outage
 from creditfold.projections.queries.balances import balances
 from creditfold.projections.queries.progress import NotYetFoldedError, wait_for
 from creditfold.projections.store.claim import Claim, Stored, claim
@@ -420,6 +420,14 @@ def test_a_database_of_another_encoding_is_refused(ledger_settings: Settings) ->
 def test_outages_are_distinguished_from_defects(error: Exception, passes: bool) -> None:
     """A defect that calls itself an outage would be waited for in peace, for ever."""
     assert is_outage(error) is passes
+    assert not is_full(error)
+
+
+def test_a_full_disk_is_an_outage_that_does_not_pass_by_itself() -> None:
+    """So a worker that waits for room is shown as failing, and one that waits for a restart as waiting."""
+    error = psycopg.errors.DiskFull()
+    assert is_outage(error)
+    assert is_full(error)
 
 
 async def test_many_prepare_at_once(ledger_settings: Settings) -> None:

@@ -33,7 +33,7 @@ ARROWS = {
     "producers": "common schemas ledger producers/models",
     "producers/models": "common schemas ledger",
     "processors": "common schemas ledger log log/doctor producers producers/models projections projections/tables"
-    " projections/access projections/queries projections/doctor projections/proof",
+    " projections/access projections/generations projections/queries projections/doctor projections/proof",
     "processors/fold": "common schemas ledger log projections/store",
     "processors/worker": "common schemas ledger log projections projections/tables projections/store"
     " projections/queries processors processors/fold",
