@@ -99,6 +99,20 @@ def test_every_path_that_is_named_exists(path: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_every_alert_leads_to_a_runbook() -> None:
+    """To a page, and a heading of it, that is there, whatever the labels are that it is named by."""
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
+    lost = []
+    for rule in rules:
+        for server in ("kafka", "postgresql"):
+            url = rule["annotations"]["runbook_url"].replace("{{ $labels.server }}", server)
+            name, _, heading = url.partition("#")
+            page = ROOT / name
+            if page not in PAGES or (heading and heading not in anchors(page)):
+                lost.append((rule["alert"], url))
+    assert lost == []
+
+
 def test_every_page_is_linked() -> None:
     """What no other page links to is found by nobody."""
     linked = {target for path in PAGES for target, _ in links(path) if target != path}

@@ -1,198 +1,31 @@
 """The docs are true: their commands, SQL and Python run against the real stack, and their tables name what exists."""
 
-import ast
-import asyncio
-import inspect
 import io
 import os
 import re
-import shlex
 import shutil
-import subprocess
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from string import Template
-from typing import NamedTuple
 
 import fastavro
 import pytest
-from psycopg.sql import SQL
 
-from creditfold.api.append import MOST_WAIT_S
 from creditfold.cli.main import COMMANDS
 from creditfold.common.settings import Settings, load_settings
-from creditfold.common.waiting import wait_until
 from creditfold.ledger import RejectionReason, known_rules, limits
 from creditfold.processors.startup import prepare_ledger
 from creditfold.producers.models.commands import MODELS
 from creditfold.projections.connections import connected
-from creditfold.projections.queries.heartbeats import Role, heartbeats
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.registry import avsc_name, load_current
 from creditfold.schemas.wire import decode
 from helpers.command_line import use
+from helpers.documents import INSTALLING, PORT, Runner, matches
 from helpers.doors import serving
-from helpers.fork_server import run
-from helpers.pages import DOCS, Block, blocks
-from helpers.support import HANG_S, ROOT, all_progress, environment, publisher, ran, worker
+from helpers.pages import DOCS, blocks
+from helpers.support import ROOT, publisher, ran, worker
 
 pytestmark = pytest.mark.compiled_core
-
-
-# They start or stop what the fixtures own, or run until they are stopped. tests/cli/test_cli.py runs each of them.
-RUN_ELSEWHERE = {"up", "down", "demo", "worker", "publisher", "delivery", "serve"}
-
-# What README has in place of the Makefile's two commands; test_the_commands_without_make_are_those_of_the_makefile.
-INSTALLING = (
-    "python3 -m venv .venv",
-    ".venv/bin/pip install -e '.[dev]'",
-    ".venv/bin/creditfold demo",
-    ".venv/bin/pytest -n 6 -m 'not chaos'",
-)
-
-
-#: Where the documents have the door.
-PORT = "http://127.0.0.1:29080"
-
-
-class Step(NamedTuple):
-    """A command line of a document, and the output that the document shows, None if it shows none."""
-
-    command: str
-    output: str | None
-
-
-def steps(block: Block) -> Iterator[Step]:
-    """The command lines of a block."""
-    if block.language == "bash":
-        lines = block.text.replace("\\\n", " ").splitlines()
-        yield from (Step(line, None) for line in lines if line.strip() and not line.startswith("#"))
-        return
-    for piece in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
-        command, _, output = piece.replace("\\\n", " ").partition("\n")
-        yield Step(command, output)
-
-
-def matches(shown: str, seen: str) -> bool:
-    """Compare output with what a document shows: `...` stands for anything, and any space for any other."""
-    pattern = r"\s+".join(".*?".join(map(re.escape, word.split("..."))) for word in shown.split())
-    # Dots that stand alone may stand for nothing at all, with the space before them.
-    pattern = pattern.replace(r"\s+.*?", r"\s*.*?").replace(r".*?\s+", r".*?\s*")
-    return re.fullmatch(pattern, seen.strip(), re.DOTALL) is not None
-
-
-#: The commands that wait for something, so long as they aren't given another time.
-WAITING = {name for name, _, function in COMMANDS if "timeout" in inspect.signature(function).parameters}
-
-
-def patient(words: list[str]) -> list[str]:
-    """A command line with more time for what it waits for: a document can't know how fast its reader's machine is."""
-    name = " ".join(words[1:3])
-    place = 3 if name in WAITING else 2
-    if "--timeout" in words:
-        at = words.index("--timeout") + 1
-        return [*words[:at], str(HANG_S), *words[at + 1 :]]
-    waits = name in WAITING or (words[1:2] and words[1] in WAITING - {"follow"})
-    return [*words[:place], "--timeout", str(HANG_S), *words[place:]] if waits else words
-
-
-class Runner:
-    """Runs a document's blocks in order, as its reader would."""
-
-    def __init__(self, settings: Settings, folder: Path, url: str | None = None) -> None:
-        self._settings = settings
-        self._environment = environment(settings)
-        self._folder = folder
-        #: Of the door, in place of the one that the documents name.
-        self._url = url
-        self._names: dict[str, object] = {}
-        self._code = 0
-
-    def await_processes(self, *roles: Role) -> None:
-        """Wait until they run and have said so, which the documents' readers have from `creditfold up`."""
-
-        def run() -> bool:
-            if not all_progress(self._settings):
-                return False
-            with connected(self._settings.dsn) as connection:
-                return {sign.role for sign, _ in heartbeats(connection) if sign.state == "running"} >= set(roles)
-
-        assert wait_until(run, HANG_S)
-
-    def run(self, path: Path) -> None:
-        found = blocks(path)
-        for block, following in zip(found, [*found[1:], None], strict=True):
-            where = f"{path.name}:{block.line}"
-            if block.file is not None:
-                (self._folder / block.file).write_text(block.text, "utf-8")
-            elif block.language in ("console", "bash"):
-                self._run_steps(list(steps(block)), where)
-            elif block.language == "python":
-                self._run_python(block.text, where)
-            elif block.language == "sql":
-                shown = following.text if following is not None and following.language == "text" else None
-                self._run_sql(block.text, shown, where)
-
-    def _run_steps(self, wanted: list[Step], where: str) -> None:
-        for step, following in zip(wanted, [*wanted[1:], None], strict=True):
-            may_fail = following is not None and following.command == "echo $?"
-            self._run_step(step, where, may_fail)
-
-    def _run_step(self, step: Step, where: str, may_fail: bool) -> None:
-        if step.command == "echo $?":
-            assert step.output is not None
-            assert step.output.strip() == str(self._code), where
-            return
-        words = patient(shlex.split(step.command, comments=True))
-        if step.command in INSTALLING:
-            return
-        if step.command.partition("    #")[0] == "export LEDGER_KEY=$(creditfold init | tail -1)":
-            done = self._process(["-m", "creditfold.cli.main", "init"])
-            os.environ["LEDGER_KEY"] = self._environment["LEDGER_KEY"] = done.stdout.splitlines()[-1]
-            return
-        if words[0] == "curl":
-            self._run_curl(words, step.output, where)
-            return
-        if words[0] != "creditfold" or words[1] in RUN_ELSEWHERE:
-            assert words[0] in ("creditfold", "make", "docker", "pip"), f"{where}: {step.command}"
-            return
-        done = self._process(["-m", "creditfold.cli.main", *words[1:]])
-        self._code = done.returncode
-        assert may_fail or done.returncode == 0, f"{where}: {step.command}: {done.stdout}{done.stderr}"
-        if step.output is not None:
-            assert matches(step.output, done.stdout), (
-                f"{where}: {step.command}\nshown:\n{step.output}\nseen:\n{done.stdout}"
-            )
-
-    def _run_curl(self, words: list[str], shown: str | None, where: str) -> None:
-        """Send a request to the door of the test, with time for its outcome."""
-        words = [Template(word).substitute(self._environment).replace(PORT, self._url or PORT) for word in words]
-        done = ran(*words, "-H", f"Prefer: wait={MOST_WAIT_S:g}", cwd=self._folder)
-        assert done.returncode == 0, f"{where}: {done.stderr}"
-        if shown is not None:
-            assert matches(shown, done.stdout), f"{where}\nshown:\n{shown}\nseen:\n{done.stdout}"
-
-    def _run_python(self, text: str, where: str) -> None:
-        # As in a notebook: names stay from block to block, and a block may await.
-        text = re.sub(r"\b(timeout(?:_s)?)=\d+\b", rf"\1={HANG_S}", text).replace(PORT, self._url or PORT)
-        code = compile(text, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        running = eval(code, self._names)  # noqa: S307 - The text is the document's own.
-        if inspect.iscoroutine(running):
-            asyncio.run(running)
-
-    def _run_sql(self, text: str, shown: str | None, where: str) -> None:
-        with connected(self._settings.dsn) as connection:
-            rows: list[tuple[object, ...]] = []
-            for statement in filter(str.strip, text.split(";\n")):
-                cursor = connection.execute(SQL(statement))  # type: ignore[arg-type]  # The document's own text.
-                rows = cursor.fetchall() if cursor.description else []
-        seen = "\n".join(" | ".join("" if cell is None else str(cell) for cell in row) for row in rows)
-        if shown is not None:
-            assert matches(shown, seen), f"{where}: {seen}"
-
-    def _process(self, command: list[str]) -> "subprocess.CompletedProcess[str]":
-        return run(command, env=self._environment, cwd=self._folder, timeout=HANG_S)
 
 
 @pytest.mark.parametrize("path", [path for path in DOCS if blocks(path)], ids=lambda path: path.name)

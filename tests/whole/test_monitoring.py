@@ -4,8 +4,8 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,29 @@ import yaml
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.processors import ledger_metrics
+from creditfold.processors.rebuild.steps import Request, rebuild
 from creditfold.processors.startup import prepare_ledger
+from helpers.documents import Runner, Walk
 from helpers.doors import serving
 from helpers.pages import DOCS
 from helpers.stack_under_test import free_port
-from helpers.support import HANG_S, ROOT, Raw, append, publisher, ran, record, wait_until_folded, worker
+from helpers.support import (
+    HANG_S,
+    ROOT,
+    Quiet,
+    Raw,
+    WorkerProcess,
+    append,
+    publisher,
+    ran,
+    record,
+    wait_until_folded,
+    worker,
+)
 
 DEPLOY = ROOT / "deploy"
+#: The processes that show metrics, in the order in which the drill gives them addresses.
+METERED = ("worker", "publisher", "delivery", "api")
 NAME = re.compile(r"\bcreditfold_[a-z_]+")
 #: What Prometheus adds to the name of a histogram.
 PARTS = re.compile(r"_(bucket|sum|count)$")
@@ -134,65 +150,102 @@ class Prometheus:
         self._http.close()
 
 
+class Drill:
+    """The drill, on a ledger whose processes are the test's own, with a Prometheus that needn't be waited for."""
+
+    def __init__(self, settings: Settings, folder: Path, running: ExitStack) -> None:
+        self.settings = settings
+        self.port = free_port()
+        self._folder = folder
+        self._running = running
+        self._worker: WorkerProcess | None = None
+        addresses = [getattr(settings, f"{name}_metrics_address") for name in METERED]
+        # A test doesn't wait for minutes; promtool does.
+        rules = re.sub(r"for: \w+", "for: 1s", (DEPLOY / "prometheus/alerts.yml").read_text("utf-8"))
+        (folder / "alerts.yml").write_text(rules.replace("[2m]", "[3s]"), "utf-8")
+        places = {
+            **{f"127.0.0.1:{29081 + number}": str(address) for number, address in enumerate(addresses)},
+            "127.0.0.1:9090": f"127.0.0.1:{self.port}",
+            "deploy/prometheus/alerts.yml": "alerts.yml",
+            "interval: 5s": "interval: 1s",
+        }
+        runner = Runner(settings, folder, start=self._start, places=places)
+        self.walk = Walk(runner, ROOT / "docs" / "runbooks" / "drill.md")
+
+    def _start(self, words: Sequence[str]) -> None:
+        """Start what a command starts: Prometheus, or those processes of the ledger that don't run."""
+        if words[0] == "prometheus":
+            self._running.enter_context(_prometheus(self._folder, [program(words[0]), *words[1:]]))
+            return
+        assert words == ["creditfold", "up", "--worker"]
+        if self._worker is None:
+            self._running.enter_context(publisher(self.settings, self._folder))
+            self._running.enter_context(worker(self.settings, self._folder, "delivery", command="delivery"))
+            self._running.enter_context(serving(self.settings))
+            self._worker = self._running.enter_context(worker(self.settings, self._folder))
+        else:
+            # The drill has killed it.
+            assert self._worker.process.wait(HANG_S) != 0
+            self._worker.restart()
+
+
 @contextmanager
-def prometheus(folder: Path, targets: list[str]) -> Iterator[Prometheus]:
-    """Prometheus with the configuration of docker-compose.yml, but for where and how often it looks."""
-    config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text("utf-8"))
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s", "scrape_timeout": "1s"}
-    config["scrape_configs"][0]["static_configs"] = [{"targets": targets}]
-    # A test doesn't wait for minutes; promtool does.
-    rules = re.sub(r"for: \w+", "for: 1s", (DEPLOY / "prometheus/alerts.yml").read_text("utf-8"))
-    (folder / "alerts.yml").write_text(rules.replace("[2m]", "[3s]"), "utf-8")
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), "utf-8")
-    port = free_port()
-    options = ["--config.file", str(folder / "prometheus.yml"), "--storage.tsdb.path", str(folder / "tsdb")]
+def _prometheus(folder: Path, command: Sequence[str]) -> Iterator[None]:
     with (folder / "prometheus.log").open("wb") as log:
-        command = [program("prometheus"), *options, "--web.listen-address", f"127.0.0.1:{port}"]
-        running = subprocess.Popen(command, stdout=log, stderr=log)
-    found = Prometheus(port)
+        running = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     try:
-        assert wait_until(found.is_ready, HANG_S), (folder / "prometheus.log").read_text("utf-8")[-2000:]
-        yield found
+        yield
     finally:
-        found.close()
         running.terminate()
         running.wait()
 
 
-def test_prometheus_scrapes_all_and_an_alert_comes_and_goes(
+class StoppedError(Exception):
+    """A rebuild was stopped, as by Ctrl-C."""
+
+
+class StopsBeforeItsIndexes(Quiet):
+    """Stops a rebuild that has folded everything."""
+
+    def begin(self, step: str, done: int, total: int) -> None:
+        if step == "Making indexes":
+            raise StoppedError
+
+
+def test_the_drill_and_what_prometheus_sees_of_it(
     ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all four processes. A killed worker leaves records that wait, until another one folds them."""
+    program("prometheus")
     monkeypatch.setattr(ledger_metrics, "FRESH_S", 0.0)
     monkeypatch.setattr(ledger_metrics, "SUMS_EVERY_S", 0.0)
-    processes = ("worker", "publisher", "api", "delivery")
-    at = {f"{name}_metrics_address": f"127.0.0.1:{free_port()}" for name in processes}
+    at = {f"{name}_metrics_address": f"127.0.0.1:{free_port()}" for name in METERED}
     settings = ledger_settings.model_copy(update=at)
     prepare_ledger(settings)
-    grants = [record("Grant", f"g-{number}", f"user-{number}", 7) for number in range(20)]
-    spends = [record("Spend", f"s-{number}", f"user-{number}", 5 + 3 * (number % 2)) for number in range(20)]
-    append(settings, [*grants, *grants[:3], *spends, Raw(b"?", b"?", partition=0)])
-    with (
-        publisher(settings, tmp_path),
-        worker(settings, tmp_path, "delivery", command="delivery"),
-        serving(settings),
-        worker(settings, tmp_path) as first,
-        prometheus(tmp_path, list(at.values())) as seen,
-    ):
+    with ExitStack() as running:
+        drill = Drill(settings, tmp_path, running)
+        seen = Prometheus(drill.port)
+        running.callback(seen.close)
+        drill.walk.part("Start a ledger that shows its metrics", until=True)
+        grants = [record("Grant", f"g-{number}", f"user-{number}", 7) for number in range(20)]
+        spends = [record("Spend", f"s-{number}", f"user-{number}", 5 + 3 * (number % 2)) for number in range(20)]
+        append(settings, [*grants, *grants[:3], *spends, Raw(b"?", b"?", partition=0)])
+        drill.walk.part("Have Prometheus scrape it")
+        assert wait_until(seen.is_ready, HANG_S), (tmp_path / "prometheus.log").read_text("utf-8")[-2000:]
         wait_until_folded(settings)
-        seen.wait("count(up == 1)", 4)
-        seen.wait("sum(creditfold_fold_records_total)", 44)
-        seen.wait("sum(creditfold_publisher_outcomes_total)", 40)
+        drill.walk.part("It scrapes when", until=True)
+        seen.wait("sum(creditfold_fold_records_total)", 45)
+        seen.wait("sum(creditfold_publisher_outcomes_total)", 41)
         decided = 'sum(creditfold_fold_decisions_total{kind="spend", outcome="rejected"})'
         assert seen.ask(decided) == [10]
         assert seen.ask('creditfold_fold_dead_letters_total{reason="key_mismatch"}') == [0]
         assert seen.ask("sum(creditfold_fold_dead_letters_total)") == [1]
         assert seen.ask("creditfold_fold_duplicates_total") == [3]
-        assert seen.ask("creditfold_fold_visible_latency_seconds_count") == [44]
+        assert seen.ask("creditfold_fold_visible_latency_seconds_count") == [45]
         seen.wait("sum(creditfold_fold_lag_records)", 0)
-        seen.wait("sum(creditfold_fold_next_offset)", 44)
+        seen.wait("sum(creditfold_fold_next_offset)", 45)
         assert seen.ask("max(creditfold_fold_lag_seconds)") == [0]
-        seen.wait("creditfold_credits_outstanding", 90)
+        seen.wait("creditfold_credits_outstanding", 590)
         assert seen.ask("max(abs(creditfold_trial_balance_difference))") == [0]
         assert seen.ask("creditfold_ledger_server_up") == [1, 1]
         # A series of each is there, but of what can't have happened.
@@ -200,12 +253,20 @@ def test_prometheus_scrapes_all_and_an_alert_comes_and_goes(
         parts = ("creditfold_fold", "creditfold_publisher", "creditfold_delivery")
         assert {name for name in documented() if name.startswith(parts)} <= seen.names()
         assert seen.ask('ALERTS{alertname="CreditfoldFoldStandsStill"}') == []
-        first.kill()
-        append(settings, [record("Grant", "late", "user-1", 1)])
+        drill.walk.part("Make the alert fire")
         seen.wait("sum(creditfold_fold_lag_records)", 1)
-        seen.wait('ALERTS{alertname="CreditfoldFoldStandsStill", alertstate="firing"}', 1)
+        drill.walk.part("It fires when", until=True)
         assert min(seen.ask("max(creditfold_fold_lag_seconds)")) > 0
-        with worker(settings, tmp_path, "second"):
-            wait_until_folded(settings)
-            seen.wait('ALERTS{alertname="CreditfoldFoldStandsStill"}')
+        drill.walk.part("Have it clear")
+        wait_until_folded(settings)
+        drill.walk.part("It has cleared when", until=True)
+        drill.walk.end()
+        with pytest.raises(StoppedError):
+            rebuild(settings, Request(), StopsBeforeItsIndexes())
+        append(settings, [record("Grant", "later", "user-1", 1)])
+        seen.wait('creditfold_rebuild_lag_records{generation="2", purpose="rebuild"}', 1)
+        assert seen.ask('sum(creditfold_rebuild_next_offset{generation="2"})') == [46]
+        rebuild(settings, Request(resume=2), Quiet())
+        seen.wait("creditfold_rebuild_lag_records")
+        seen.wait("creditfold_rebuild_next_offset")
         assert seen.faults() == []
