@@ -9,20 +9,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pytest
-
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.log.topics import create_topics
 from creditfold.processors.startup import prepare_ledger
 from helpers.command_line import run
 from helpers.documents import Runner, Walk
-from helpers.kafka_cluster import Cluster, cluster
-from helpers.ledgers import with_topics_of_its_own
 from helpers.pages import parts
 from helpers.projection_copy import copy_of
 from helpers.small_disk import ROOMY_KB, SmallDisk
-from helpers.stack_under_test import JARS, StackUnderTest
+from helpers.stack_under_test import StackUnderTest
 from helpers.support import (
     HANG_S,
     ROOT,
@@ -31,7 +26,6 @@ from helpers.support import (
     append,
     execute,
     fold_log,
-    patiently,
     query,
     record,
     wait_until_folded,
@@ -39,6 +33,14 @@ from helpers.support import (
 )
 
 RUNBOOKS = ROOT / "docs" / "runbooks"
+#: A release that has one more version of the rules.
+NEXT_RELEASE = (str(ROOT / "tests" / "programs" / "rules_two.py"),)
+
+
+class NextWorker(WorkerProcess):
+    """A worker of the next release."""
+
+    program = NEXT_RELEASE
 
 
 class Incident:
@@ -48,15 +50,20 @@ class Incident:
         self.settings = settings
         self._folder = folder
         self._running = running
-        self._started = 0
+        self._started: list[tuple[str, WorkerProcess]] = []
         runner = Runner(settings, folder, start=lambda words: self.start(words[1]))
         self.walk = Walk(runner, RUNBOOKS / f"{page}.md")
 
     def start(self, command: str) -> WorkerProcess:
         """Start a process as its supervisor does."""
-        self._started += 1
-        name = f"{command}-{self._started}"
-        return self._running.enter_context(worker(self.settings, self._folder, name, command=command))
+        name = f"{command}-{len(self._started)}"
+        process = self._running.enter_context(worker(self.settings, self._folder, name, command=command))
+        self._started.append((command, process))
+        return process
+
+    def has_ended(self, command: str) -> bool:
+        """Whether all processes of a kind have ended by themselves."""
+        return all(process.process.poll() is not None for kind, process in self._started if kind == command)
 
 
 @contextmanager
@@ -196,29 +203,6 @@ def test_postgresql_is_lost(stack: StackUnderTest, ledger_settings: Settings, tm
         assert query(ledger_settings, "SELECT sum(available) FROM ledger.balances") == [(250,)]
 
 
-@pytest.fixture
-def three(ledger_database: Settings) -> Iterator[tuple[Cluster, Settings]]:
-    """Brokers, and the settings of a ledger on them; its database is on the tests' own server."""
-    with cluster(JARS, 3) as found:
-        kafka = {"kafka_bootstrap": found.settings.kafka_bootstrap, "replication": 3}
-        settings = with_topics_of_its_own(ledger_database).model_copy(update=kafka)
-        patiently(lambda: create_topics(settings))
-        yield found, settings
-
-
-def test_a_broker_is_lost(three: tuple[Cluster, Settings], tmp_path: Path) -> None:
-    """One of three, which comes back."""
-    kafka, settings = three
-    with incident(settings, tmp_path, "broker") as found:
-        found.start("worker")
-        append(settings, [record("Grant", "g", "ann", 5)])
-        wait_until_folded(settings)
-        kafka.brokers[2].stop(kill=True)
-        found.walk.part("Check", until=True)
-        kafka.brokers[2].start()
-        found.walk.part("It is over when", until=True)
-
-
 def test_kafka_is_away(stack: StackUnderTest, ledger_settings: Settings, tmp_path: Path) -> None:
     """Wholly, and comes back."""
     with incident(ledger_settings, tmp_path, "kafka") as found:
@@ -271,12 +255,20 @@ def test_a_bad_release(ledger_settings: Settings, tmp_path: Path) -> None:
         assert query(ledger_settings, "SELECT count(*), sum(available) FROM ledger.balances") == [
             (20, sum(range(90, 110)))
         ]
-        found.walk.part("Rules by mistake")
+        # Somebody has a later release at hand, and these workers aren't of it.
+        by_mistake = ("rules", "activate", "2", "--reason", "by mistake", "--timeout", "0.1")
+        assert run(ledger_settings, *by_mistake, check=False, program=NEXT_RELEASE).returncode == 4
+        assert wait_until(lambda: found.has_ended("worker"), HANG_S)
+        found.walk.part("Rules by mistake", until=True)
+        with worker(ledger_settings, tmp_path, "next", kind=NextWorker):
+            wait_until_folded(ledger_settings)
+            found.walk.part("They are in force when", until=True)
 
 
 def test_each_runbook_is_tried() -> None:
     """None that has a command is left out."""
     whole = ROOT / "tests" / "whole"
-    text = "".join((whole / name).read_text("utf-8") for name in ("test_runbooks.py", "test_monitoring.py"))
+    modules = ("test_runbooks.py", "test_three_brokers.py", "test_monitoring.py")
+    text = "".join((whole / name).read_text("utf-8") for name in modules)
     tried = set(re.findall(r'"([\w-]+)(?:\.md)?"', text))
     assert {page.stem for page in RUNBOOKS.glob("*.md") if parts(page)} <= tried

@@ -1,7 +1,11 @@
-"""A Kafka of three brokers, of which each is killed once under load: nothing is lost, nothing is doubled."""
+"""A Kafka of three brokers, of which each is killed once under load: nothing is lost, nothing is doubled.
+
+And its runbook, tried as it is written.
+"""
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from confluent_kafka import TopicCollection
@@ -12,17 +16,21 @@ from creditfold.log.admin import KafkaAdmin
 from creditfold.log.topics import create_topics, topic_names
 from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import CommandProducer, Grant
+from helpers.documents import Runner, Walk
 from helpers.kafka_cluster import Cluster, cluster
 from helpers.ledgers import with_topics_of_its_own
 from helpers.published import assert_published, wait_until_published
-from helpers.stack_under_test import JARS
+from helpers.stack_under_test import JARS, StackUnderTest
 from helpers.support import (
     HANG_S,
+    ROOT,
     all_progress,
+    append,
     assert_equals_second_fold,
     patiently,
     publisher,
     query,
+    record,
     wait_until_folded,
     worker,
 )
@@ -31,15 +39,21 @@ from helpers.support import (
 STRETCH = 40
 
 
-@pytest.fixture
-def three(ledger_database: Settings) -> Iterator[tuple[Cluster, Settings]]:
-    """Brokers, and the settings of a ledger on them; its database is on the tests' own server."""
+@pytest.fixture(scope="module")
+def brokers(stack: StackUnderTest) -> Iterator[Cluster]:
+    """Three brokers, made once: a test leaves all of them running."""
     with cluster(JARS, 3) as found:
-        kafka = {"kafka_bootstrap": found.settings.kafka_bootstrap, "replication": 3}
-        settings = with_topics_of_its_own(ledger_database).model_copy(update=kafka)
-        patiently(lambda: create_topics(settings))
-        prepare_ledger(settings)
-        yield found, settings
+        yield found
+
+
+@pytest.fixture
+def three(brokers: Cluster, ledger_database: Settings) -> tuple[Cluster, Settings]:
+    """Brokers, and the settings of a ledger on them; its database is on the tests' own server."""
+    kafka = {"kafka_bootstrap": brokers.settings.kafka_bootstrap, "replication": 3}
+    settings = with_topics_of_its_own(ledger_database).model_copy(update=kafka)
+    patiently(lambda: create_topics(settings))
+    prepare_ledger(settings)
+    return brokers, settings
 
 
 class Load:
@@ -90,7 +104,7 @@ def is_in_sync(settings: Settings) -> bool:
     return all(len(partition.isr) == 3 for topic in topics for partition in topic.partitions)
 
 
-def test_each_broker_is_killed_once(three: tuple[Cluster, Settings], tmp_path: object) -> None:
+def test_each_broker_is_killed_once(three: tuple[Cluster, Settings], tmp_path: Path) -> None:
     """Two of three are enough to append, fold and publish; the third catches up before the next one dies."""
     kafka, settings = three
     with worker(settings, tmp_path), publisher(settings, tmp_path):
@@ -111,3 +125,19 @@ def test_each_broker_is_killed_once(three: tuple[Cluster, Settings], tmp_path: o
         assert query(settings, "SELECT sum(available) FROM ledger.balances") == [(load.acknowledged,)]
         assert_equals_second_fold(settings)
         assert_published(settings)
+
+
+def test_a_broker_is_lost(three: tuple[Cluster, Settings], tmp_path: Path) -> None:
+    """By the runbook: one of three, which comes back."""
+    kafka, settings = three
+    walk = Walk(Runner(settings, tmp_path), ROOT / "docs" / "runbooks" / "broker.md")
+    with worker(settings, tmp_path):
+        append(settings, [record("Grant", "g", "ann", 5)])
+        wait_until_folded(settings)
+        broker = kafka.brokers[2]
+        broker.stop(kill=True)
+        walk.part("Check", until=True)
+        broker.start()
+        walk.part("It is over when", until=True)
+        walk.end()
+    assert is_in_sync(settings)
