@@ -201,7 +201,6 @@ def test_nothing_is_lost_or_done_twice_whatever_dies(
             again = assert_equals_second_fold(settings)
             assert again.outcomes.keys() == second.outcomes.keys()
         assert [process.stop() for process in scene.processes] == [0, 0, 0, 0]
-
     claims = sum(line.get("event") == "claimed" for process in workers for line in process.lines())
     print(f"{len(second.dead)} dead letters, {second.duplicates} duplicates, {claims} times partitions were claimed")
     print(f"{len(subscriber.ids)} webhooks in {subscriber.calls} requests")
