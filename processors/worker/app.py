@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import faust
 import structlog
+from faust.tables import TableManager
 from faust.transport import drivers
 from faust.types import AppT
 from faust.types.tuples import Message
@@ -212,6 +213,15 @@ class FoldApp(faust.App):
         cast(LedgerConsumer, self.consumer).forget(partition, fenced)
 
 
+class Tables(TableManager):
+    """Faust's tables, of which there are none: nobody waits for those that agents may yet add."""
+
+    async def on_start(self) -> None:
+        """As Faust's own, but for a second in which nothing happens."""
+        await self._update_channels()
+        await self.recovery.start()
+
+
 def create_app(settings: Settings, ledger_log: Log, signs: Signs | None = None) -> FoldApp:
     """Build the app. Nothing connects before it is started."""
     app = FoldApp(settings, ledger_log, signs)
@@ -307,4 +317,5 @@ def _faust_options(settings: Settings) -> dict[str, Any]:
         "broker_request_timeout": ANSWER_S,
         "stream_wait_empty": False,
         "worker_redirect_stdouts": False,
+        "TableManager": Tables,
     }

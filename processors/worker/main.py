@@ -1,5 +1,6 @@
 """Runs a worker: waits for Kafka and PostgreSQL, prepares the projection, folds until it is stopped."""
 
+import asyncio
 import gc
 import os
 import signal
@@ -46,6 +47,11 @@ class BoundedWorker(Worker):
         timer.start()
         cast(FoldApp, self.app).signs.end()
         super()._schedule_shutdown(signal)
+
+    async def _sentinel_task(self) -> None:
+        # Faust waits a second, once all is stopped. What closes its connection does so in the loop's next turns.
+        for _ in range(10):
+            await asyncio.sleep(0)
 
 
 def end_now() -> None:

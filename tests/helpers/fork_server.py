@@ -39,6 +39,9 @@ IMPORTED = (
         "creditfold.projections.queries.outcomes",
         "rich.table",
     ),
+    # What Faust imports when an app is made.
+    *("faust.assignor.leader_assignor", "faust.events", "faust.fixups.django", "faust.tables.sets", "faust.topics"),
+    *("faust.tables.objects", "faust.transport.utils"),
 )
 #: How the names of the variables begin that are read when a process starts. With others than ours it isn't forked.
 READ_AT_START = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_", "GLIBC_", "CREDITFOLD_CORE")
@@ -310,6 +313,8 @@ def main() -> None:
     """Import, then serve; in each fork, run what was asked for."""
     for name in IMPORTED:
         __import__(name)
+    # It keeps the paths of all modules: Faust looks for who has made an app among them.
+    inspect.getmodule(inspect.currentframe())
     assert threading.active_count() == 1
     gc.freeze()
     _run(_serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -253,16 +253,7 @@ def record(kind: str, command_id: str, account: str, amount: int, **fields: Any)
 def append(settings: Settings, records: Iterable[Raw], **conf: Any) -> None:
     """Append raw records and wait until the broker has them all."""
     failures: list[str] = []
-    producer = Producer(
-        {
-            **settings.kafka_client,
-            "partitioner": "murmur2_random",
-            "linger.ms": 5,
-            "enable.idempotence": True,
-            "reconnect.backoff.max.ms": 500,  # Its own are 10 s, which are waited when a broker is back long since.
-            **conf,
-        }
-    )
+    producer = _fresh_producer({**settings.kafka_client, **conf})
 
     def delivered(error: Any, _: Any) -> None:
         if error is not None:
@@ -286,6 +277,27 @@ def append(settings: Settings, records: Iterable[Raw], **conf: Any) -> None:
         producer.poll(0)
     assert producer.flush(HANG_S) == 0
     assert failures == []
+
+
+def _fresh_producer(conf: dict[str, Any]) -> Producer:
+    """A producer that nobody else has used. The one after it is made at once: getting its id takes half a second."""
+    usual = {
+        "partitioner": "murmur2_random",
+        "linger.ms": 5,
+        "enable.idempotence": True,
+        "reconnect.backoff.max.ms": 500,  # Its own are 10 s, which are waited when a broker is back long since.
+        "log_level": 2,  # One that waits to be used may outlive its broker.
+    }
+    key = tuple(sorted(conf.items()))
+    found = _spare.pop(key, None) or Producer(usual | conf)
+    # One alone is kept: servers come and go.
+    _spare.clear()
+    _spare[key] = Producer(usual | conf)
+    return found
+
+
+#: The producer that is used next, by what it was made of.
+_spare: dict[tuple[Any, ...], Producer] = {}
 
 
 def make_anew(settings: Settings, topic: str | None = None, partitions: int | None = None) -> None:

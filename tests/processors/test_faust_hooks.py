@@ -24,6 +24,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import ConsumerRecord
 from faust.app.base import App
 from faust.streams import Stream
+from faust.tables import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport import drivers
 from faust.transport.consumer import Consumer, ConsumerThread
@@ -36,7 +37,7 @@ from creditfold.common.settings import Settings
 from creditfold.log.record import LogSlice
 from creditfold.processors.fold.chunk import Chunk
 from creditfold.processors.worker import transport
-from creditfold.processors.worker.app import SCHEME, FetchSchema, FoldApp, create_app
+from creditfold.processors.worker.app import SCHEME, FetchSchema, FoldApp, Tables, create_app
 from creditfold.processors.worker.main import BoundedWorker
 from creditfold.processors.worker.partition import Work
 from creditfold.processors.worker.transport import (
@@ -66,6 +67,25 @@ def source(part: Any) -> str:
 def test_versions_are_the_pinned_ones() -> None:
     """The hooks were read in these."""
     assert (version("faust-streaming"), version("aiokafka")) == ("0.15.3", "0.14.0")
+
+
+def test_tables_wait_for_nothing_else_at_their_start(app: FoldApp) -> None:
+    """Ours leaves out the second that Faust has for agents to add tables in."""
+    assert [line.strip() for line in source(TableManager.on_start).splitlines()[2:]] == [
+        "await self.sleep(1.0)",
+        "if not self.should_stop:",
+        "await self._update_channels()",
+        "await self.recovery.start()",
+    ]
+    assert type(app.tables) is Tables
+
+
+def test_a_worker_that_has_stopped_waits_for_nothing_else() -> None:
+    """Ours leaves out a second behind all that is waited for."""
+    assert [line.strip() for line in source(mode.Worker._sentinel_task).splitlines()[1:]] == [
+        "await asyncio.sleep(1.0)"
+    ]
+    assert source(mode.Worker._shutdown_loop).count("_sentinel_task") == 1
 
 
 async def test_a_transport_is_found_by_its_url_scheme(app: FoldApp) -> None:
