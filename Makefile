@@ -41,7 +41,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stack of this checkout, and not one that is found in a folder above it.
 STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
 
-.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-questions bench-rebuild up down clean schema-lock install bench-append bench-latency bench-http bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored fuzz bench-search bench-webhooks
+.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-questions bench-rebuild up down clean schema-lock install bench-append bench-latency bench-http bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored fuzz bench-search bench-webhooks bench-console
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -65,6 +65,7 @@ help:
 	@echo 'make bench-lots  what a spend costs in an account with many lots'
 	@echo 'make bench-questions  how long the questions of support and finance take over 1,000,000 lines'
 	@echo 'make bench-search  how long a search across 1,000,000 accounts takes, and what it costs the fold'
+	@echo 'make bench-console  how long each page of the console takes over 1,000,000 lines, and how large it is'
 	@echo 'make bench-webhooks  webhooks delivered a second, with 100 dead endpoints beside the one that answers'
 	@echo 'make bench-rebuild  rebuild 3,000,000 commands, and what that costs the live fold'
 	@echo 'make compiled    compile the core, as most of these do first; PLAIN=1 behind any of them runs plain Python'
@@ -181,6 +182,9 @@ bench-lots: $(VENV)/.installed-dev $(CORE)
 
 bench-questions: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/questions.py
+
+bench-console: $(VENV)/.installed-dev $(CORE)
+	$(BIN)/python benchmarks/console.py
 
 bench-webhooks: $(VENV)/.installed-dev $(CORE)
 	$(BIN)/python benchmarks/webhooks.py

@@ -99,10 +99,20 @@ def make(own: Settings, count: int) -> None:
     with CommandProducer(own.kafka_client, own.commands_topic) as producer:
         producer.append_many(track(mix(count, 1), "appending", count, console=console))
         producer.flush()
+    append_noise(own, count // NOISE_EVERY)
+    fold(own)
+
+
+def append_noise(own: Settings, count: int) -> None:
+    """Append records that can't be folded."""
     noise = Producer(own.kafka_client)
-    for number in range(count // NOISE_EVERY):
+    for number in range(count):
         noise.produce(own.commands_topic, key=b"noise", value=b"noise %d" % number)
     noise.flush()
+
+
+def fold(own: Settings) -> None:
+    """Fold the log of a ledger from its beginning, and leave PostgreSQL as it is after its next pause."""
     log = describe_log(own)
     ends = end_offsets(own, log.topic, range(log.partitions))
     with console.status("folding"):

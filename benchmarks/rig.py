@@ -117,7 +117,7 @@ def ledger(on: Settings, name: str, **changes: Any) -> Iterator[Settings]:
     with database(on, own) as dsn:
         settings = on.model_copy(update={"postgres_dsn": SecretStr(dsn), "group": own, **topics, **changes})
         create_topics(settings)
-        prepare(settings.dsn, describe_log(settings))
+        prepare(settings.dsn, describe_log(settings), settings.searchable_keys)
         yield settings
 
 

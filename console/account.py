@@ -1,7 +1,7 @@
 """The page of an account: what it has, what that is made of, and what happened to it."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Query, Request
@@ -20,12 +20,11 @@ from creditfold.console.visits import Visit, needs
 from creditfold.projections import queries
 from creditfold.projections.queries import (
     BalanceNow,
-    Expiring,
     Hold,
     Lot,
+    NextEnd,
     Schedule,
     StatementLine,
-    StatementPlace,
     Transfer,
 )
 from creditfold.schemas.outcome import Decision
@@ -36,8 +35,8 @@ router = APIRouter(route_class=Page, include_in_schema=False)
 MOST_ROWS = 25
 #: Lines of the journal that the plot is of.
 MOST_POINTS = 500
-#: For how long ahead it is shown what ends, in milliseconds.
-AHEAD_MS = 365 * 86_400_000
+#: For how long ahead it is shown what ends, and how many of the first ends.
+AHEAD, MOST_ENDS = timedelta(days=365), 3
 
 
 class Found(NamedTuple):
@@ -49,7 +48,7 @@ class Found(NamedTuple):
     holds: Sequence[Hold]
     transfers: Sequence[Transfer]
     schedules: Sequence[Schedule]
-    expiring: Expiring
+    ending: Sequence[NextEnd]
     lines: Sequence[Decision]
     changes: Sequence[StatementLine]
     asset: str | None
@@ -93,6 +92,7 @@ async def show_account(
         has_lines=has_lines,
         before=before,
         most=MOST_ROWS,
+        most_ends=MOST_ENDS,
         lots=[(lot, lot.unsettled_state(now) or lot.state) for lot in lots],
         bars=bars_of([LotTime(lot.effective_at, lot.expires_at, lot.remaining, lot.amount) for lot in lots], now),
         plot=plot_of([Point(line.decided_at, line.available) for line in found.changes], now),
@@ -101,6 +101,7 @@ async def show_account(
         older=found.lines[MOST_ROWS - 1].version if len(found.lines) > MOST_ROWS else None,
         position=read.position,
         complete_to=read.complete_to,
+        behind=words.behind(read.complete_to, now),
     )
 
 
@@ -130,17 +131,8 @@ def _read(
         listed(queries.OPEN_HOLDS),
         listed(queries.IN_TRANSIT),
         listed(queries.EVERY_SCHEDULE),
-        queries.expiring(connection, account, AHEAD_MS),
+        queries.next_ends(connection, account, MOST_ENDS + 1, datetime.now(UTC) + AHEAD),
         queries.history(connection, account, MOST_ROWS + 1, before) if has_lines else (),
-        _changes(connection, account, chosen) if has_lines and chosen is not None else (),
+        queries.last_changes(connection, account, chosen, MOST_POINTS) if has_lines and chosen is not None else (),
         chosen,
     )
-
-
-def _changes(connection: Connection[Any], account: str, asset: str) -> Sequence[StatementLine]:
-    """The last changes of an asset, oldest first."""
-    latest = queries.history(connection, account, 1)
-    last = latest[0].version if latest else 0
-    first = max(0, last - MOST_POINTS)
-    place = StatementPlace(first, last, first)
-    return queries.statement(connection, account, asset=asset, limit=MOST_POINTS, place=place).lines

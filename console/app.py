@@ -14,14 +14,15 @@ from creditfold.console import (
     search,
     static_files,
     transit,
+    unknown,
 )
 from creditfold.console.provider import Attempts
 from creditfold.console.sessions import Sessions
 
-#: Those that have routes.
+#: Those that have routes; what none of the others has is the last one's.
 _MODULES = (
     *(static_files, login, search, account, command, helping, books),
-    *(operation, transit, long_operations, mending),
+    *(operation, transit, long_operations, mending, unknown),
 )
 
 
@@ -32,6 +33,7 @@ def install(app: FastAPI) -> None:
         app: of the HTTP door, whose service the pages read with.
     """
     app.state.console_sessions = Sessions()
+    app.state.console_looks = operation.Looks()
     app.state.console_attempts, app.state.console_provider = Attempts(), None
     for module in _MODULES:
         app.include_router(module.router)

@@ -1,5 +1,6 @@
 """The pages of operation: partitions and processes, dead letters, generations, the log. Change nothing."""
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -15,13 +16,13 @@ from creditfold.api.operations import OperationsAnswer, operations_page
 from creditfold.api.problems import ProblemError
 from creditfold.api.service import service_of
 from creditfold.common.documents import as_json
+from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.console import words
 from creditfold.console.pages import Page, link, moved, render
 from creditfold.console.visits import Visit, needs
-from creditfold.processors.ledger_metrics import figures
-from creditfold.processors.status import LedgerStatus, PartitionStatus, ledger_status
+from creditfold.processors.status import LedgerStatus, PartitionStatus, Sample, ledger_status, waited_s
 from creditfold.producers.models.commands import MODELS
 from creditfold.projections import queries
 from creditfold.projections.queries import DeadLetterState
@@ -29,8 +30,8 @@ from creditfold.schemas.dead_letters import DEAD
 
 router = APIRouter(route_class=Page, include_in_schema=False)
 
-#: Seconds between the two looks of which a rate is made.
-RATE_S = 0.25
+#: Seconds between the two looks of which a rate is made, at least and at most.
+LEAST_RATE_S, MOST_RATE_S = 0.25, 600.0
 #: Open dead letters that are grouped, and those that are named of each reason.
 MOST_LETTERS, MOST_NAMED = 500, 10
 #: Partitions, processes and generations that are shown.
@@ -76,20 +77,44 @@ class Kept(NamedTuple):
     operations: OperationsAnswer
 
 
+class Looks:
+    """The last look at the ledger of a process: a rate is made of two."""
+
+    def __init__(self) -> None:
+        self._last: Sample | None = None
+
+    def status(self, settings: Settings) -> LedgerStatus:
+        """How the ledger is, with rates since the last look if that is fit for them."""
+        last, now = self._last, time.monotonic()
+        if last is not None and not LEAST_RATE_S <= now - last.at <= MOST_RATE_S:
+            last = None
+        found = ledger_status(settings, 0.0, last)
+        if not found.seen.errors:
+            self._last = found.seen.second
+        if last is not None:
+            return found
+        return found._replace(partitions=[row._replace(rate=None) for row in found.partitions])
+
+
 @router.get("/console/operation")
 async def show_operation(request: Request, visit: Operator) -> Response:
     """How the ledger is: what is wrong, how far each partition is, who works, what is stuck."""
-    service = service_of(request)
-    status, lines = await service.operate(lambda: _status(service.settings))
+    service, looks = service_of(request), request.app.state.console_looks
+    status, lines = await service.operate(lambda: _status(service.settings, looks))
     kept = await service.query(_kept, visit) if status.seen.health is not None else None
     shown = {"lines": pressing(lines), "most": MOST_ROWS, "kept": kept}
     return render(request, "operation.html", status=status, number_of_partitions=len(lines), **shown)
 
 
-def _status(settings: Settings) -> tuple[LedgerStatus, list[PartitionLine]]:
-    status = ledger_status(settings, RATE_S)
-    waiting = figures(settings).waiting_s
-    epochs = {row.log_partition: row.epoch for row in status.seen.second.progress.values()}
+def _status(settings: Settings, looks: Looks) -> tuple[LedgerStatus, list[PartitionLine]]:
+    status = looks.status(settings)
+    second = status.seen.second
+    try:
+        waiting = waited_s(settings, second.progress.values(), second.ends)
+    except CreditfoldError:
+        # What Kafka doesn't answer is among the errors of the status, or was just now.
+        waiting = {}
+    epochs = {row.log_partition: row.epoch for row in second.progress.values()}
     return status, [
         PartitionLine(row, epochs.get(row.partition), waiting_of(row, waiting)) for row in status.partitions
     ]

@@ -81,6 +81,9 @@ async def caller_of(request: Request, key: str) -> Caller:
 
 async def refuse_forged(request: Request, session_id: str) -> None:
     """Raise ProblemError for a form that isn't of a page of ours."""
+    # A browser says so itself; a neighbour of our domain could have given it cookies whose token it knows.
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise ProblemError(403, "other_origin", "A page of another site sent the form.", "Send it from its own page.")
     form = await form_of(request)
     if not sessions_of(request).is_token(session_id, form.get(TOKEN, "")):
         raise ProblemError(

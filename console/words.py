@@ -105,6 +105,18 @@ def deadline_words(deadline: datetime | None, now: datetime) -> str:
     return f"{span(left)} left" if left > 0 else "over"
 
 
+#: Seconds for which what is shown may lack what is in the log before that is said.
+FRESH_S = 60.0
+
+
+def behind(complete_to: datetime | None, now: datetime) -> str | None:
+    """For how long what is shown may lack what is in the log; None where that is no time to speak of."""
+    if complete_to is None:
+        return None
+    age_s = (now - complete_to).total_seconds()
+    return span(age_s) if age_s > FRESH_S else None
+
+
 def sentences(line: Decision) -> list[Sentence]:
     """What a line of the journal was, in words; what was refused too."""
     if not line.accepted:
@@ -149,7 +161,7 @@ def preview_words(account: str, balances: Mapping[str, Mapping[str, int]], ends:
 
 
 def _of(amount: int, asset: str) -> str:
-    return f"{number(amount)} {asset}" if asset else number(amount)
+    return f"{number(amount)} {shown(asset)}" if asset else number(amount)
 
 
 class _Told(NamedTuple):

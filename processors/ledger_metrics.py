@@ -21,8 +21,8 @@ from prometheus_client.registry import Collector
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.settings import Settings
 from creditfold.log.offsets import End, log_ends
-from creditfold.log.open_transactions import append_times
 from creditfold.processors.health import Reached, condition, judge_ledger, suspects
+from creditfold.processors.status import waited_s
 from creditfold.projections import queries
 from creditfold.projections.connections import connected
 from creditfold.projections.failures import why
@@ -262,14 +262,7 @@ def figures(settings: Settings) -> Figures:
 
 
 def _with_ages(settings: Settings, found: Figures, health: DatabaseHealth, ends: Mapping[int, End]) -> Figures:
-    behind = {
-        row.log_partition: row.next_offset
-        for row in health.progress
-        if row.log_partition in ends and row.next_offset < ends[row.log_partition].high
-    }
-    since = append_times(settings, settings.commands_topic, behind) if behind else {}
-    now_ms = time.time_ns() // 1_000_000
-    waiting_s = {partition: max(now_ms - at_ms, 0) / 1000 for partition, at_ms in since.items()}
+    waiting_s = waited_s(settings, health.progress, ends)
     unread = {partition: waiting_s.get(partition, float("inf")) for partition in suspects(health, ends)}
     judged = judge_ledger(health, Reached(ends, unread), settings.tick_seconds)
     return found._replace(waiting_s=waiting_s, problems=len(judged.problems))

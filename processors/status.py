@@ -6,7 +6,7 @@ A server that is away becomes an error in the observation: what can be seen with
 
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
@@ -139,9 +139,12 @@ class LedgerStatus(NamedTuple):
     transit: Transit | None
 
 
-def ledger_status(settings: Settings, interval_s: float) -> LedgerStatus:
-    """Observe the ledger at two instants, `interval_s` seconds apart, and judge it. Raises LogChangedError."""
-    seen = observe(settings, interval_s)
+def ledger_status(settings: Settings, interval_s: float, earlier: Sample | None = None) -> LedgerStatus:
+    """Observe the ledger at two instants, `interval_s` seconds apart or since `earlier`, and judge it.
+
+    Raises LogChangedError.
+    """
+    seen = observe(settings, interval_s, earlier)
     judgement = judge(settings, seen)
     health = seen.health
     return LedgerStatus(
@@ -170,21 +173,31 @@ def refuse_unhealthy(problems: Sequence[Problem]) -> None:
         raise UnhealthyError(f"Unhealthy: {what}.", problems[0].remedy)
 
 
-def observe(settings: Settings, interval_s: float) -> Observation:
-    """Take two samples, `interval_s` seconds apart, and see what else there is. Raises LogChangedError."""
+def observe(settings: Settings, interval_s: float, earlier: Sample | None = None) -> Observation:
+    """Take two samples and see what else there is. Raises LogChangedError.
+
+    Args:
+        settings: where the servers are.
+        interval_s: seconds between the two.
+        earlier: one that was taken before, in place of the first of the two.
+    """
     errors: list[CreditfoldError] = []
-    first = _sample(settings, errors, lambda: _progress(settings))
-    # Not a wait for readiness: a rate needs time to pass.
-    time.sleep(interval_s)
+    first = earlier
+    if first is None:
+        first = _sample(settings, errors, lambda: _progress(settings))
+        # Not a wait for readiness: a rate needs time to pass.
+        time.sleep(interval_s)
     health: DatabaseHealth | None = None
     folder: str | None = None
 
     def progress() -> Sequence[PartitionProgress]:
         nonlocal health, folder
-        if not first.progress:
+        if earlier is None and not first.progress:
             return ()
         with connected(settings.dsn) as connection:
-            health, folder = database_health(connection), data_folder(connection)
+            found = database_health(connection)
+            _refuse_other_topic(settings, found.progress)
+            health, folder = found, data_folder(connection)
         return health.progress
 
     second = _sample(settings, errors, progress)
@@ -195,6 +208,23 @@ def observe(settings: Settings, interval_s: float) -> Observation:
     held = _or_error(lambda: open_transactions_of(settings, first, second), errors) if second.ends else None
     waiting_s = _waiting_s(settings, health, second) if health is not None else {}
     return Observation(first, second, health, held, waiting_s, folder, errors)
+
+
+def waited_s(
+    settings: Settings, progress: Collection[PartitionProgress], ends: Mapping[int, End]
+) -> Mapping[int, float]:
+    """Seconds for which the first record that isn't folded has been in the log, of each partition that is behind.
+
+    One whose record can't be read is left out. Raises CreditfoldError where Kafka doesn't answer.
+    """
+    behind = {
+        row.log_partition: row.next_offset
+        for row in progress
+        if row.log_partition in ends and row.next_offset < ends[row.log_partition].high
+    }
+    since = append_times(settings, settings.commands_topic, behind) if behind else {}
+    now_ms = time.time_ns() // 1_000_000
+    return {partition: max(now_ms - at_ms, 0) / 1000 for partition, at_ms in since.items()}
 
 
 def _waiting_s(settings: Settings, health: DatabaseHealth, sample: Sample) -> dict[int, float]:
@@ -274,13 +304,17 @@ def _sample(
 def _progress(settings: Settings) -> list[PartitionProgress]:
     with connected(settings.dsn) as connection:
         rows = list(queries.progress(connection))
+    _refuse_other_topic(settings, rows)
+    return rows
+
+
+def _refuse_other_topic(settings: Settings, rows: Sequence[PartitionProgress]) -> None:
     topics = {row.topic for row in rows} or {settings.commands_topic}
     if topics != {settings.commands_topic}:
         raise LogChangedError(
             f"The projection was folded from {', '.join(sorted(topics))}, the settings name {settings.commands_topic}.",
             "Set CREDITFOLD_COMMANDS_TOPIC or CREDITFOLD_POSTGRES_DSN to what belongs together.",
         )
-    return rows
 
 
 def compare(first: Sample, second: Sample, judgement: Judgement) -> list[PartitionStatus]:

@@ -43,8 +43,10 @@ from creditfold.projections.queries.expiring import (
     ExpiringDay,
     ExpiringLot,
     ExpiringMonth,
+    NextEnd,
     expiring,
     expiring_totals,
+    next_ends,
 )
 from creditfold.projections.queries.hours import EndedSum, PartialHourError, SpentSum, ended_totals, spent
 from creditfold.projections.queries.journal import (
@@ -108,6 +110,7 @@ from creditfold.projections.queries.statement import (
     StatementBalance,
     StatementLine,
     StatementPlace,
+    last_changes,
     statement,
 )
 from creditfold.projections.queries.trace import Move, Trace, TracedLot, TracePlace, trace
@@ -146,6 +149,7 @@ __all__ = [
     "Listing",
     "Lot",
     "Move",
+    "NextEnd",
     "NotSearchableError",
     "NotYetFoldedError",
     "OtherTopicError",
@@ -191,8 +195,10 @@ __all__ = [
     "first_decision",
     "history",
     "journal",
+    "last_changes",
     "listed",
     "listed_row",
+    "next_ends",
     "outcome_at",
     "outcomes_at",
     "progress",

@@ -129,21 +129,28 @@ def balances_now(connection: Connection[Any], account: str, at_ms: int | None = 
 
 # Balances as they are stored, whether something has fallen due since they were (then they aren't those of now), and
 # the standing: a row for each partition, with a balance where an account of it has one, and one for each more of them.
+# What is due is looked for once for each account, however many balances it has; a schedule may be of an asset without
+# one.
 _STORED: LiteralString = """
-    SELECT b.account_id, b.asset, b.available, b.available, b.version, b.log_partition, b.log_offset,
-           b.pending, b.held, b.debt, b.credit_limit, p.at,
-           EXISTS (SELECT FROM ledger.lots l WHERE l.account_id = b.account_id AND l.is_live AND
-                   (l.state = 'pending' AND l.effective_at <= p.at OR l.state = 'active' AND l.expires_at <= p.at))
-           OR EXISTS (SELECT FROM ledger.holds h
-                      WHERE h.account_id = b.account_id AND h.state = 'open' AND h.deadline <= p.at)
-           OR EXISTS (SELECT FROM ledger.schedules s
-                      WHERE s.account_id = b.account_id AND s.state = 'active' AND s.next_at <= p.at),
-           p.generation, p.topic_id, p.log_partition, p.next_offset, p.clock
-    FROM (
-        SELECT generation, topic_id, log_partition, next_offset, clock, coalesce(%s, greatest(now(), clock)) AS at
+    WITH p AS MATERIALIZED (
+        SELECT generation, topic_id, log_partition, next_offset, clock, coalesce(%(at)s, greatest(now(), clock)) AS at
         FROM ledger.progress
-    ) p
-    LEFT JOIN ledger.balances b ON b.log_partition = p.log_partition AND b.account_id = ANY (%s::text[])
+    ), due AS MATERIALIZED (
+        SELECT l.account_id FROM ledger.lots l JOIN p USING (log_partition)
+        WHERE l.account_id = ANY (%(accounts)s::text[]) AND l.is_live
+              AND (l.state = 'pending' AND l.effective_at <= p.at OR l.state = 'active' AND l.expires_at <= p.at)
+        UNION
+        SELECT h.account_id FROM ledger.holds h JOIN p USING (log_partition)
+        WHERE h.account_id = ANY (%(accounts)s::text[]) AND h.is_open AND h.deadline <= p.at
+        UNION
+        SELECT s.account_id FROM ledger.schedules s JOIN p USING (log_partition)
+        WHERE s.account_id = ANY (%(accounts)s::text[]) AND s.state = 'active' AND s.next_at <= p.at
+    )
+    SELECT b.account_id, b.asset, b.available, b.available, b.version, b.log_partition, b.log_offset,
+           b.pending, b.held, b.debt, b.credit_limit, p.at, b.account_id IN (SELECT account_id FROM due),
+           p.generation, p.topic_id, p.log_partition, p.next_offset, p.clock
+    FROM p LEFT JOIN ledger.balances b
+         ON b.log_partition = p.log_partition AND b.account_id = ANY (%(accounts)s::text[])
     ORDER BY b.asset"""
 _IS_DUE = len(BalanceNow._fields)
 
@@ -167,7 +174,7 @@ def standing_and_balances(
         {}
     """
     at = None if at_ms is None else _moment(at_ms)
-    rows = connection.execute(_STORED, (at, list(accounts)), prepare=True).fetchall()
+    rows = connection.execute(_STORED, {"at": at, "accounts": list(accounts)}, prepare=True).fetchall()
     found: dict[str, list[BalanceNow]] = {}
     due = set()
     for row in rows:

@@ -133,7 +133,40 @@ def statement(
         # Not less, where somebody has the time end before it begins.
         last = max(first, last_version(connection, account, until))
         place = StatementPlace(first, last, first)
-    rows = rows_of(
+    rows = _lines(connection, account, asset, place, limit + 1)
+    following = place._replace(after=rows[limit - 1].version) if len(rows) > limit else None
+    had = {row.asset: _balance(row) for row in balances_after(connection, account, place.first)}
+    has = {row.asset: _balance(row) for row in balances_after(connection, account, place.last)}
+    assets = [name for name in has if asset in (None, name)]
+    opening = [had.get(name) or StatementBalance(name) for name in assets]
+    return Statement(account, opening, rows[:limit], [has[name] for name in assets], following)
+
+
+def last_changes(connection: Connection[Any], account: str, asset: str, most: int) -> Sequence[StatementLine]:
+    """The changes of an asset among the last lines of an account's journal, oldest first, without balances before them.
+
+    Args:
+        connection: a reader's connection to the projection (`connected`).
+        account: its id.
+        asset: that changed.
+        most: how many of the last lines are looked at, of whatever asset.
+
+    Returns:
+        The lines of the asset.
+
+    Example:
+        >>> [line.available for line in last_changes(connection, "ada", "credits", 100)]
+        [500, 320, 280]
+    """
+    last = last_version(connection, account)
+    first = max(0, last - most)
+    return _lines(connection, account, asset, StatementPlace(first, last, first), most)
+
+
+def _lines(
+    connection: Connection[Any], account: str, asset: str | None, place: StatementPlace, limit: int
+) -> list[StatementLine]:
+    return rows_of(
         connection,
         StatementLine,
         """SELECT log_partition, log_offset, version, decided_at, kind, asset, amount, change, balance AS available,
@@ -142,14 +175,8 @@ def statement(
            WHERE account_id = %(account)s AND version > %(after)s AND version <= %(last)s AND accepted AND asset <> ''
              AND (%(asset)s::text IS NULL OR asset = %(asset)s)
            ORDER BY version LIMIT %(limit)s""",
-        {"account": account, "asset": asset, "limit": limit + 1, **place._asdict()},
+        {"account": account, "asset": asset, "limit": limit, **place._asdict()},
     )
-    following = place._replace(after=rows[limit - 1].version) if len(rows) > limit else None
-    had = {row.asset: _balance(row) for row in balances_after(connection, account, place.first)}
-    has = {row.asset: _balance(row) for row in balances_after(connection, account, place.last)}
-    assets = [name for name in has if asset in (None, name)]
-    opening = [had.get(name) or StatementBalance(name) for name in assets]
-    return Statement(account, opening, rows[:limit], [has[name] for name in assets], following)
 
 
 def _balance(row: Balance) -> StatementBalance:

@@ -1,12 +1,16 @@
 """The console where its servers are away, and without keys."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
+from creditfold.api import append
+from creditfold.api.ends import LogEnds
 from creditfold.common.settings import Settings
 from helpers.console import Visitor, text_of
-from helpers.doors import serving
+from helpers.doors import Door, serving
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +44,48 @@ def test_a_page_of_another_name_gets_nothing_without_a_key(open_console: Visitor
     open_console.log_in("")
     for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
         assert open_console.http.get("/console", headers=headers).status_code == 403
+
+
+# With a ledger
+
+
+@pytest.mark.stack
+def test_where_kafka_is_away_reads_go_on_and_appends_say_what_is_the_matter(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operation names it and shows what PostgreSQL knows; a command may count, and the page says so."""
+    door.grant("read-on", 7)
+    monkeypatch.setattr(append, "CONFIRM_S", 0.5)
+    key = door.make_key("read:balance", "read:statement", "manual:grant", "operate:rules").text
+    with (
+        serving(door.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})) as url,
+        Visitor(url) as visitor,
+    ):
+        visitor.log_in(key)
+        assert "granted 7 credits" in text_of(visitor.page("/console/accounts/read-on"))
+        said = text_of(visitor.page("/console/operation"))
+        assert "Kafka" in said
+        assert "The ledger is well" not in said
+        assert " 0 ? ? ? " in said
+        path = "/console/accounts/read-on/grant"
+        fields = {"asset": "credits", "amount": "5", "lot_class": "promo", "reason": "r", "action": "preview"}
+        preview = visitor.send(visitor.page(path), path, **fields)
+        assert "read-on will have 12 credits" in text_of(preview.text)
+        answer = visitor.send(preview.text, path, action="confirm")
+        assert answer.status_code == 503
+        assert "Retry-After" in answer.headers
+        assert "Done" not in text_of(answer.text)
+
+
+@pytest.mark.stack
+def test_what_may_be_missing_is_said(door: Door, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the log couldn't be asked for long, or the fold is behind by more than a minute."""
+    door.grant("behind", 1)
+    assert "may be missing here" not in text_of(visitor.page("/console/accounts/behind"))
+
+    def complete_to(*arguments: Any) -> datetime:
+        return datetime.now(UTC) - timedelta(minutes=5, seconds=1)
+
+    monkeypatch.setattr(LogEnds, "complete_to", complete_to)
+    said = text_of(visitor.page("/console/accounts/behind"))
+    assert "What was sent in the last 5 min 1 s may be missing here" in said

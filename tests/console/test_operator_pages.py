@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from creditfold.common.waiting import wait_until
+from creditfold.console import operation
 from helpers.console import Visitor, links_of, text_of
 from helpers.doors import Door
 from helpers.support import HANG_S
@@ -52,6 +53,19 @@ def test_operation_shows_what_moves_and_what_is_stuck(door: Door, visitor: Visit
     assert "the id was decided before with another body" in said
     assert "1 live" in said
     assert f"/console/dead-letters/{letter.replace(':', '%3A')}" in links_of(page)
+
+
+def test_a_rate_is_of_two_looks(door: Door, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first has none, and nobody waits for it; one that is too long ago isn't the first of two."""
+    # A look of another test may be the first of two.
+    monkeypatch.setattr(operation, "LEAST_RATE_S", 1e9)
+    row = re.compile(r" 0 0 0 s (\?|[\d,]+) ")
+    assert row.findall(text_of(visitor.page("/console/operation")))[0] == "?"
+    monkeypatch.setattr(operation, "LEAST_RATE_S", 0.0)
+    door.grant("rated", 1)
+    assert row.findall(text_of(visitor.page("/console/operation")))[0] != "?"
+    monkeypatch.setattr(operation, "MOST_RATE_S", 0.0)
+    assert row.findall(text_of(visitor.page("/console/operation")))[0] == "?"
 
 
 def test_a_dead_letter_is_shown_with_the_command_that_had_its_id(visitor: Visitor, letter: str) -> None:

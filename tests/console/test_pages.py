@@ -92,6 +92,38 @@ def test_a_form_without_the_sessions_token_is_refused(door: Door, visitor: Visit
 
 
 @pytest.mark.parametrize(
+    ("site", "status"), [("same-origin", 303), ("none", 303), ("same-site", 403), ("cross-site", 403), ("", 403)]
+)
+def test_a_form_that_another_sites_page_sends_is_refused(door: Door, site: str, status: int) -> None:
+    """As a browser says it, even with the token: a neighbour may have planted cookies that it knows the token of."""
+    key = door.make_key("read:balance").text
+    with Visitor(door.url) as visitor:
+        fields = hidden_fields(visitor.page("/console/login"))
+        headers = {"Sec-Fetch-Site": site}
+        answer = visitor.http.post("/console/login", data={**fields, "key": key}, headers=headers)
+        assert answer.status_code == status
+        assert (COOKIE in visitor.http.cookies) == (status == 303)
+        visitor.log_in(key)
+        page = visitor.page("/console")
+        assert visitor.http.post("/console/logout", data=hidden_fields(page), headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/console/x", "/console/accounts/a/b/c", "/console/%3Cb%3E", "/console/accounts/"])
+def test_what_isnt_there_is_said_on_a_page(visitor: Visitor, path: str) -> None:
+    """With the header fields of every page; whoever asks."""
+    answer = visitor.http.get(path)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+    assert answer.headers["Content-Security-Policy"] == POLICY
+    assert "The console has no page" in text_of(answer.text)
+    assert "<b>" not in answer.text
+
+
+def test_a_slash_at_the_end_leads_to_the_search(visitor: Visitor) -> None:
+    """People write one."""
+    assert visitor.http.get("/console/").headers["Location"] == "/console"
+
+
+@pytest.mark.parametrize(
     ("body", "media_type", "status"),
     [
         (b"csrf_token=1&csrf_token=2", "application/x-www-form-urlencoded", 400),

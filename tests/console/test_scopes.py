@@ -40,6 +40,8 @@ TABLE: dict[str, Row] = {
     "GET /console/login/provider": Row(None),
     "GET /console/login/callback": Row(None),
     "POST /console/logout": Row(""),
+    "GET /console/": Row(None),
+    "GET /console/{path:path}": Row(None),
     "GET /console": Row("read:balance"),
     "GET /console/accounts/{account}": Row("read:balance", "account"),
     "GET /console/accounts/{account}/commands/{command_id}": Row("read:statement", "account"),

@@ -207,3 +207,17 @@ def test_of_a_long_text_the_beginning_is_shown() -> None:
 def test_what_cant_be_seen_is_escaped() -> None:
     """A text that turns the direction of writing would show another name."""
     assert words.shown("alice\u202eecila\n") == "alice\\u202eecila\\n"
+
+
+def test_what_may_be_missing_is_said_where_it_is_a_time_to_speak_of() -> None:
+    """Not of an empty log, nor of the moment that each look takes."""
+    now = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    assert words.behind(None, now) is None
+    assert words.behind(now - timedelta(seconds=60), now) is None
+    assert words.behind(now - timedelta(minutes=61), now) == "1 h 1 min"
+
+
+def test_an_asset_that_cant_be_seen_is_escaped_in_a_sentence() -> None:
+    """Whoever writes to the log names assets."""
+    line = line_of(accepted=False, asset="c\u202ed", rejection="account_closed")
+    assert "c\\u202ed" in words.sentences(line)[0].text

@@ -98,6 +98,8 @@ QUERIES: dict[str, Callable[[Connection[Any], str], Any]] = {
     ),
     "account_state": queries.account_state,
     "account_state_as_of": lambda connection, account: queries.account_state_as_of(connection, account, until=9),
+    "next_ends": lambda connection, account: queries.next_ends(connection, account, 3, moment(10**13)),
+    "last_changes": lambda connection, account: queries.last_changes(connection, account, "credits", 500),
     "expiring": lambda connection, account: queries.expiring(connection, account, 86_400_000),
     "listed_row": lambda connection, account: queries.listed_row(connection, account, queries.EVERY_LOT, "g", 1),
     "listed_row, a hold": lambda connection, account: queries.listed_row(connection, account, queries.EVERY_HOLD, "h"),

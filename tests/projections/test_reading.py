@@ -4,7 +4,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from psycopg import Connection
 
 from creditfold.cli.shared.output import OLDER
+from creditfold.common.instants import EPOCH, milliseconds_of
 from creditfold.common.settings import Settings
 from creditfold.ledger import RejectionReason, settle
 from creditfold.ledger.reasons import REJECTED
@@ -35,7 +36,6 @@ from helpers.support import ROOT, Cli, query
 pytestmark = pytest.mark.both_cores
 
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PARTS = ("remaining", "held", "spent", "expired", "voided", "forfeited", "reissued", "transferred")
 
 
@@ -132,6 +132,19 @@ async def test_lots_and_holds_as_of_each_position_are_what_the_ledger_had(prepar
     assert set(seen) == {*states_of_lots, "open", "lapsed", "closed"}
 
 
+async def test_the_last_changes_of_an_asset_are_those_of_a_statement(prepared: Settings) -> None:
+    """Of as many lines as are looked at."""
+    records = history(3, 300)
+    await fold_in_pieces(prepared, records, random.Random(3), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
+    with connected(prepared.dsn) as connection, snapshot(connection):
+        for name, account in in_memory(records).accounts.items():
+            for asset in [*account.holdings, "none"]:
+                lines = queries.statement(connection, name, asset=asset).lines
+                for most in (1, 5, 10_000):
+                    found = queries.last_changes(connection, name, asset, most)
+                    assert found == [line for line in lines if line.version > account.version - most]
+
+
 def parts_of(lot: Any) -> tuple[int, ...]:
     """Where a lot's credits are."""
     return tuple(getattr(lot, part) for part in ("amount", *PARTS))
@@ -163,6 +176,17 @@ async def test_what_will_end_is_what_the_lots_say(prepared: Settings) -> None:
     for name, account in in_memory(records).accounts.items():
         with connected(prepared.dsn) as connection, snapshot(connection):
             found = queries.expiring(connection, name, 10_000 * 24 * HOUR_MS, now)
+            sums = Counter[tuple[int, str]]()
+            for lot in account.lots.values():
+                if lot.is_live and not (lot.is_void or lot.is_lapsed) and lot.terms.expires_at > now:
+                    sums[lot.terms.expires_at, lot.asset] += lot.remaining
+            first = [(at, asset, amount) for (at, asset), amount in sorted(sums.items()) if amount]
+            for until_ms in (now + 10**12, first[-1][0] if first else now):
+                until = EPOCH + timedelta(milliseconds=until_ms)
+                ends = queries.next_ends(connection, name, 3, until, now)
+                assert [(milliseconds_of(one.expires_at), one.asset, one.remaining) for one in ends] == [
+                    end for end in first if end[0] < until_ms
+                ][:3]
             settle(account, now)
             assert {(lot.command_id, lot.number): (lot.remaining, lot.held) for lot in found.lots} == {
                 lot.id: (lot.remaining, lot.held)

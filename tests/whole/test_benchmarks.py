@@ -39,6 +39,7 @@ from latency import Look, Schedule, pace, visible_at
 from rig import database, ledger, middle, percentiles, servers_cpu_s, workers
 from sampling import Place, stage_of
 
+import console as console_pages
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.producers import Command
@@ -437,6 +438,22 @@ def test_searches_and_what_they_cost_the_fold_are_measured(servers: Settings) ->
         assert costs["postgres_us"] >= 0
         with psycopg.connect(dsn) as connection:
             assert connection.execute("SELECT count(*) FROM ledger.metadata").fetchall() == [(100,)]
+
+
+@pytest.mark.stack
+def test_each_page_of_the_console_is_measured(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has what it is to show: pages that are larger in a larger ledger are bounded here too."""
+    for name in ("HOLDS", "TRANSFERS", "ASSETS", "NOISE", "ACCOUNTS"):
+        monkeypatch.setattr(console_pages, name, 60)
+    with ledger(servers, "test", searchable_metadata="order") as own:
+        console_pages.make(own, 2_000)
+        found = console_pages.measured(own, 1)
+    assert all(0 < one.half_ms <= one.most_ms for one in found.values())
+    assert [name for name, one in found.items() if one.bytes > console_pages.BOUND_BYTES] == []
+    # Something is on each: the smallest is the form of the login.
+    assert [name for name, one in found.items() if one.bytes < found["login"].bytes] == []
+    slow = console_pages.Figures(1.0, 300.0, 400.0, 5)
+    assert console_pages.beyond({"rules": slow, "books: trial balance": slow}) == ["rules"]
 
 
 @pytest.mark.stack
