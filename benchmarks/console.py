@@ -4,7 +4,7 @@
 
 Folds some thousand commands: of an account with many holds, one with many assets, one that sends transfers, which
 nobody brings to their ends, of an order, and records that are no commands. Writes lines of the journal for 90,000
-accounts and one that has a tenth of all, with a live lot for each grant, into the tables. Logs in to `creditfold serve`
+accounts and one that has a tenth of all, with 5,000 live lots, into the tables. Logs in to `creditfold serve`
 and loads each page several times by a new connection. A page is to take less than 200 ms and 100,000 bytes; what reads
 the whole journal or all live lots says so, and has only to be small.
 """
@@ -37,6 +37,8 @@ ACCOUNTS = 100_000
 FILL = """
     CREATE TEMP TABLE many AS
         SELECT n, name, k, 'c-' || n AS id, 'c-' || n - step AS before, k % 2 = 1 AS is_grant, k % 10 = 4 AS is_refused,
+               -- Of the account with a tenth of all the last 5,000 lots, of the others all.
+               n % 10 > 0 OR {accounts} + {lines} - n <= 100000 AS is_live,
                {now} - ({lines} - n) * 10 AS at, {now} + {day} * (n % 365 + 1) AS ends
         FROM generate_series({accounts}::bigint, {accounts}::bigint + {lines} - 1) n
         CROSS JOIN LATERAL (SELECT CASE WHEN n % 10 = 0 THEN 10 ELSE {accounts} END AS step) s
@@ -57,11 +59,13 @@ FILL = """
                          '",1,"remaining","spent",20]]}}]' END
         FROM many;
     INSERT INTO ledger_0001.lots
-        SELECT 0, ends, {accounts} + n, 50, 30, 0, 20, 0, 0, 0, 0, 0, ends, {accounts} + n, 1, 0, 50, false, false,
-               false, true, name, id, 'credits', CASE WHEN n % 3 = 0 THEN 'promo' ELSE 'paid' END, '', 'issued'
+        SELECT 0, ends, {accounts} + n, 50, CASE WHEN is_live THEN 30 ELSE 0 END, 0,
+               CASE WHEN is_live THEN 20 ELSE 50 END, 0, 0, 0, 0, 0, CASE WHEN is_live THEN ends END, {accounts} + n,
+               1, 0, 50, false, false, false, is_live, name, id, 'credits',
+               CASE WHEN n % 3 = 0 THEN 'promo' ELSE 'paid' END, '', 'issued'
         FROM many WHERE is_grant;
     INSERT INTO ledger_0001.balances (available, version, log_offset, next_at_ms, log_partition, account_id, asset)
-        SELECT 30 * count(*) FILTER (WHERE is_grant), max(k), {accounts} + max(n), NULL, 0, name, 'credits'
+        SELECT 30 * count(*) FILTER (WHERE is_grant AND is_live), max(k), {accounts} + max(n), NULL, 0, name, 'credits'
         FROM many GROUP BY name;
 """
 
@@ -126,7 +130,7 @@ def pages(own: Settings) -> dict[str, str]:
         "search: a command": f"/console?q={spend}",
         "search: an order": "/console?q=A-17",
         "account: like most": f"/console/accounts/{USUAL}",
-        "account: a tenth of all lines, tens of thousands of lots": busy,
+        "account: 100,000 lines, 5,000 live lots": busy,
         "account: the same, from its middle on": f"{busy}?before={latest // 2}",
         f"account: {HOLDS:,} holds": f"/console/accounts/{HOLDER}",
         f"account: {TRANSFERS:,} transfers on their way": f"/console/accounts/{SENDER}",

@@ -5,6 +5,7 @@ Reads the views in schema `ledger` only. Amounts are in the asset's smallest uni
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from json.encoder import encode_basestring
 from typing import Any, LiteralString, NamedTuple
 
 from psycopg import Connection
@@ -112,7 +113,10 @@ def trace(
     decided = first_decision(connection, account, command_id)
     if decided is None:
         return None
-    names = {"account": account, "command": command_id, "first": decided.version}
+    names: dict[str, Any] = {"account": account, "command": command_id, "first": decided.version}
+    # As the journal writes it within its JSON.
+    names["written"] = encode_basestring(command_id)
+    names["versions"] = [row[0] for row in connection.execute(_NAMING, names)]
     start = place or TracePlace(decided.version, 0, 0)
     found = rows_of(connection, Move, _PAGE, {**names, **start._asdict(), "limit": limit + 1})
     page = found[:limit]
@@ -128,11 +132,18 @@ def trace(
     )
 
 
+# The lines that may have such moves. To look for an id in a text takes a fraction of what it takes to read the JSON.
+_NAMING: LiteralString = """
+    SELECT version FROM ledger.journal
+    WHERE account_id = %(account)s AND version >= %(first)s
+      AND (command_id = %(command)s OR kind = 'refund' OR strpos(facts::text, %(written)s) > 0)
+    ORDER BY version
+"""
 # What is about a command: its own moves, those of the lots that it made, and what became of what it began. A refund
 # that reissues has moves of the new lot, and names its spend in the command only.
 _ABOUT: LiteralString = """
     FROM ledger.moves m
-    WHERE m.account_id = %(account)s AND m.version >= %(first)s
+    WHERE m.account_id = %(account)s AND m.version = ANY (%(versions)s::bigint[])
       AND (m.command_id = %(command)s OR m.lot_command = %(command)s OR m.ref = %(command)s
            OR m.source = 'spent' AND m.kind = 'reissued' AND EXISTS (
                SELECT FROM ledger.journal r
