@@ -117,7 +117,7 @@ def pages(own: Settings) -> dict[str, str]:
             return row[0]
 
         of_busy = f"SELECT command_id FROM ledger.journal WHERE account_id = '{BUSY}' AND kind = "
-        grant, spend = one(f"{of_busy} 'grant' LIMIT 1"), one(f"{of_busy} 'spend' AND accepted LIMIT 1")
+        grant, spend = (one(f"{of_busy} '{kind}' AND accepted ORDER BY version LIMIT 1") for kind in ("grant", "spend"))
         refused = one(f"{of_busy} 'spend' AND NOT accepted LIMIT 1")
         latest = one(f"SELECT max(version) FROM ledger.journal WHERE account_id = '{BUSY}'")
         letter = one("SELECT log_partition || ':' || log_offset FROM ledger.dead_letters LIMIT 1")
@@ -138,8 +138,8 @@ def pages(own: Settings) -> dict[str, str]:
         "account: unknown": "/console/accounts/nobody",
         "why: accepted": f"{busy}/commands/{spend}",
         "why: refused": f"{busy}/commands/{refused}",
-        "trace: of a spend": f"{busy}/commands/{spend}/trace",
-        "trace: of a grant": f"{busy}/commands/{grant}/trace",
+        "trace: of a spend that 100,000 lines follow": f"{busy}/commands/{spend}/trace",
+        "trace: of a grant that 100,000 lines follow": f"{busy}/commands/{grant}/trace",
         "trace: of what all holds were taken from": f"/console/accounts/{HOLDER}/commands/{HOLDER}-g/trace",
         "line": f"{busy}/lines/{latest // 2}",
         "help: the form of a grant": f"{busy}/grant?asset=credits",

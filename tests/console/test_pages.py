@@ -202,6 +202,8 @@ def test_why_was_it_refused(door: Door, visitor: Visitor) -> None:
     assert "there is too little for this use" in said
     assert "10 credits were available then" in said
     assert "Grant what is lacking, or ask for less." in said
+    # It moved nothing that could be traced.
+    assert [link for link in links_of(visitor.page(why)) if link.endswith("/trace")] == []
     assert "refused a spend of 500 credits: there is too little" in text_of(visitor.page("/console/accounts/refused"))
     unknown = visitor.page("/console/accounts/refused/commands/never", 404)
     assert "has no command never as far as it is folded" in text_of(unknown)
