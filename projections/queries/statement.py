@@ -156,7 +156,7 @@ def last_changes(connection: Connection[Any], account: str, asset: str, most: in
 
     Example:
         >>> [line.available for line in last_changes(connection, "ada", "credits", 100)]
-        [500, 320, 280]
+        [500, 320, 280, 280]
     """
     last = last_version(connection, account)
     first = max(0, last - most)

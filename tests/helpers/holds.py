@@ -33,8 +33,10 @@ _GATE = """
     CREATE EVENT TRIGGER put_gate ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
         EXECUTE FUNCTION public.put_gate();
 """
-#: Sessions of a database that are at work, but for the one that asks.
-_BUSY = "state = 'active' AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+#: Sessions of a database that are at work, but for the one that asks. One that waits for its client is active too where
+#: that has sent a part of what it sends at once.
+_BUSY = """state = 'active' AND wait_event IS DISTINCT FROM 'ClientRead' AND backend_type = 'client backend'
+    AND pid <> pg_backend_pid()"""
 _NO_GATE = """
     DROP EVENT TRIGGER put_gate;
     DROP FUNCTION public.put_gate;
@@ -88,8 +90,8 @@ def freeze(process: WorkerProcess) -> None:
 def freeze_inside_a_transaction(settings: Settings, process: WorkerProcess, records: Iterable[Raw]) -> None:
     """Freeze a worker in the middle of the transaction of a chunk of these records, with its partition locked.
 
-    The lock is the transaction's first step. The test has it until the worker is frozen, which has sent nothing behind.
-    Only for generation 1 of a log without lots: of those that have some, small chunks are sent as a whole.
+    The lock is the transaction's first step. The test has it until the worker is frozen, which has sent nothing behind,
+    or, of a small chunk, as much as it had sent of the whole. Only for generation 1.
     """
     # A claim doesn't end the session of a switch, as it does with a worker's.
     with psycopg.connect(settings.dsn, application_name=SWITCHING) as holder:
@@ -105,11 +107,18 @@ def freeze_inside_a_transaction(settings: Settings, process: WorkerProcess, reco
             holder.commit()
             # A session that has the lock now is active for a moment, until it waits for its worker.
             assert wait_until(lambda: _sessions(settings, _BUSY) == 0, HANG_S)
-            if _sessions(settings, "state = 'idle in transaction'"):
+            if _is_locked(settings):
                 return
-            # It had given up the lock, as it does after some seconds; it tries again.
+            # It had given up the lock, as it does after some seconds, and tries again; or it had sent the whole.
             hold()
             process.send(signal.SIGCONT)
+
+
+def _is_locked(settings: Settings) -> bool:
+    """Whether somebody has locked a partition."""
+    text = """SELECT (SELECT count(*) FROM ledger_0001.progress)
+                  > (SELECT count(*) FROM (SELECT FROM ledger_0001.progress FOR UPDATE SKIP LOCKED) unlocked)"""
+    return bool(query(settings, text)[0][0])
 
 
 def _sessions(settings: Settings, condition: str) -> int:

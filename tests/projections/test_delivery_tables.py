@@ -90,7 +90,7 @@ def made(connection: psycopg.Connection[Any], **fields: Any) -> Endpoint:
 
 
 def row(webhook_id: str, state: str = "pending", body: str | None = "{}", **fields: Any) -> Row:
-    found = Row(webhook_id, "ada", "lot.granted", "ada", "0:1", body, state, 1, NOW, "status 500")
+    found = Row(webhook_id, "ada", "lot.granted", "ada", "0:1", "", body, state, 1, NOW, "status 500")
     return found._replace(**fields)
 
 
@@ -229,7 +229,7 @@ def test_what_is_sent_again_comes_last(connection: psycopg.Connection[Any]) -> N
     assert resend_one(connection, endpoint.id, "m2", by=BY) == 1
     with pytest.raises(UnknownDeliveryError):
         resend_one(connection, endpoint.id, "m9", by=BY)
-    new = [NewDelivery(name, "ada", "lot.granted", "ada", "0:1", '{"a":1}') for name in ("m3", "m4", "m5")]
+    new = [NewDelivery(name, "ada", "lot.granted", "ada", "0:1", "", '{"a":1}') for name in ("m3", "m4", "m5")]
     assert add_deliveries(connection, endpoint.id, new, by=BY) == 2
     assert [one.webhook_id for one in waiting(connection, endpoint.id, 0, 10)] == ["m1", "m4", "m2", "m3", "m5"]
     assert body_of(connection, endpoint.id, "m5") == '{"a":1}'
