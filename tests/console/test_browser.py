@@ -17,7 +17,7 @@ from helpers.node import npm_installed
 from helpers.stack_under_test import free_port
 from helpers.support import ROOT, ran
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("browser")]
 
 #: Bytes of a page and of the picture of one at most.
 MOST_BYTES, MOST_PICTURE_BYTES = 100_000, 150_000

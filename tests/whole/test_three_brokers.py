@@ -39,6 +39,10 @@ from helpers.support import (
 STRETCH = 40
 
 
+#: One process starts the cluster.
+pytestmark = pytest.mark.xdist_group("three brokers")
+
+
 @pytest.fixture(scope="module")
 def brokers(stack: StackUnderTest) -> Iterator[Cluster]:
     """Three brokers, made once: a test leaves all of them running."""
