@@ -6,7 +6,7 @@ the body where it is small, then the route. Each of these knows only itself. Kno
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import structlog
 from starlette.requests import Request
@@ -54,8 +54,9 @@ class Entry:
         watch = self._metrics.begin()
         send = sending(scope, send, watch)
         span = SPANS.begin(scope["method"], "server", traceparent_of(scope["headers"]))
+        known = _known_of(scope, span)
         try:
-            with trace_context(span.traceparent), bound_contextvars(**_known_of(scope, span)):
+            with trace_context(span.traceparent), bound_contextvars(**known):
                 try:
                     make_plain(scope)
                 except ProblemError as problem:
@@ -69,7 +70,7 @@ class Entry:
         finally:
             self._metrics.end(scope, watch)
             if self._logs:
-                _log(span, scope, watch)
+                _log(known, scope, watch)
             _end(span, scope, watch)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,8 +94,8 @@ def _known_of(scope: Scope, span: Span) -> dict[str, str]:
     return known
 
 
-def _log(span: Span, scope: Scope, watch: Watch) -> None:
-    about = _known_of(scope, span)
+def _log(known: Mapping[str, str], scope: Scope, watch: Watch) -> None:
+    about = dict(known)
     key = next((value.decode("utf-8", "replace") for name, value in scope["headers"] if name == b"idempotency-key"), "")
     if key:
         about["command_id"] = key

@@ -138,7 +138,7 @@ async def rebuild(request: Request, visit: GenerationOperator) -> Response:
     except ProblemError as problem:
         return _rebuild_form(request, form, problem)
     if is_confirmed:
-        return _begun(await begin_rebuild(request, visit.caller, wanted))
+        return moved_to_begun(await begin_rebuild(request, visit.caller, wanted))
     found = await service_of(request).query(all_generations)
     if wanted.resume is not None and all(one.number != wanted.resume for one in found):
         raise ProblemError(404, "generation_unknown", f"There is no generation {wanted.resume}.", "See its page.")
@@ -196,10 +196,11 @@ async def diff_rules(request: Request, visit: RulesOperator) -> Response:
     said: dict[str, Any] = {"why": why_of(form), "limit": MOST_EXAMPLES}
     if form.get("rules", "").strip():
         said["rules"] = _number("rules", form["rules"].strip())
-    return _begun(await begin_diff(request, visit.caller, _body(DiffBody, said)))
+    return moved_to_begun(await begin_diff(request, visit.caller, _body(DiffBody, said)))
 
 
-def _begun(answer: Response) -> Response:
+def moved_to_begun(answer: Response) -> Response:
+    """A redirect to the page of what the door's answer says was begun."""
     return _moved_to(json.loads(bytes(answer.body))["operation"])
 
 

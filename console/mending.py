@@ -23,8 +23,9 @@ from creditfold.api.generations import (
 )
 from creditfold.api.problems import ProblemError, of_error, only_reads
 from creditfold.api.service import service_of
+from creditfold.console.long_operations import moved_to_begun
 from creditfold.console.operation import CORRECTIONS, letter_page, rows_of
-from creditfold.console.pages import Page, link, moved, render
+from creditfold.console.pages import Page, render
 from creditfold.console.visits import Visit, form_of, needs, why_of
 from creditfold.producers.import_commands import CorrectionError, corrected
 
@@ -115,4 +116,4 @@ async def act_on_generation(
         raise ProblemError(400, "not_confirmed", "The activation wasn't confirmed.", "Tick the box of the form.")
     else:
         answer = await begin_activation(request, visit.caller, number, ActivationBody(why=why))
-    return moved(link("operations", str(json.loads(bytes(answer.body))["operation"])))
+    return moved_to_begun(answer)
