@@ -61,7 +61,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what uses the stack. What stops servers, and groups, take longest and go first: the last are waited for."""
+    """Mark what uses the stack. What stops or shares servers takes longest and goes first: the last are waited for."""
     for item in items:
         if NEEDS_STACK & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.stack)
@@ -72,19 +72,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             from _pytest.nodeid import coerce_node_id
 
             item._id = coerce_node_id(f"{item.nodeid}@{group.args[0]}")
-        if _shares_servers(item):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     items.sort(key=_is_short)
 
 
 def _is_short(item: pytest.Item) -> tuple[bool, bool]:
-    """By what tests are ordered: whether one neither stops a server nor runs all that there is, and is of no group."""
+    """By what tests are ordered: whether one neither stops a server nor runs all that there is, and shares none."""
     stops = "stack" in inspect.signature(getattr(item, "function", len)).parameters
-    return not (stops or item.nodeid.startswith("tests/whole/")), item.get_closest_marker("xdist_group") is None
+    return not (stops or item.nodeid.startswith("tests/whole/")), not _shares_servers(item)
 
 
 def _shares_servers(item: pytest.Item) -> bool:
-    """Whether a test uses what is made once for its module: one process makes it, and not each of them."""
+    """Whether a test uses what is made once for its module."""
     found: dict[str, Any] = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
     return "stack" in found and any(one[-1].scope == "module" for one in found.values())
 
