@@ -64,6 +64,8 @@ OPERATORS = 2
 QUERY_S = 30.0
 #: Seconds that each server has to show that it is there.
 READY_S = 6.0
+#: Seconds in which Kafka must answer in time for that; a busy machine takes more than one to connect and to log in.
+READY_KAFKA_S = 5.0
 #: Seconds that are left to those who wait for an outcome once the server is asked to stop.
 STOP_WAIT_S = 10.0
 #: Seconds between two records of when keys were used.
@@ -211,7 +213,7 @@ class Service:
     async def _look_for_servers(self) -> tuple[bool, bool]:
         async def kafka() -> bool:
             # In no thread of the readers: a frozen PostgreSQL may hold them all.
-            return await asyncio.to_thread(kafka_answers, self.settings)
+            return await asyncio.to_thread(kafka_answers, self.settings, bound_s=READY_KAFKA_S)
 
         async def postgresql() -> bool:
             await self.query(queries.standing)

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor, IsolationLevel, sql
 from psycopg.abc import Buffer, Params
 from psycopg.adapt import Loader
-from psycopg.pq import Format
+from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import TupleRow, class_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
@@ -444,8 +444,11 @@ def snapshot(connection: Connection[TupleRow]) -> Iterator[None]:
         with connection.transaction():
             yield
     finally:
-        if not connection.closed:
+        if connection.info.transaction_status == TransactionStatus.IDLE:
             connection.isolation_level = connection.read_only = None
+        else:
+            # The rollback failed, too: a time-out can end it as any other statement. What failed first is raised.
+            connection.close()
 
 
 def rows_of(connection: Connection[Any], kind: type[Row], query: Statement, values: Params | None = None) -> list[Row]:

@@ -10,10 +10,12 @@ from psycopg import Connection
 from creditfold.api import answers, at_least
 from creditfold.api.parameters import cursor_of
 from creditfold.common.instants import milliseconds_of
+from creditfold.common.waiting import wait_until
 from creditfold.projections import queries
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.queries.progress import Standing
 from helpers.doors import Door
+from helpers.support import HANG_S
 
 pytestmark = pytest.mark.stack
 
@@ -254,7 +256,8 @@ def test_health_needs_no_key_and_all_else_does(door: Door, account: str) -> None
     """What is malformed, unknown or of another scheme is refused with a challenge."""
     with door.with_key(None) as stranger:
         assert stranger.get("/health/live").json() == {"live": True}
-        assert stranger.get("/health/ready").json() == {"ready": True, "kafka": True, "postgresql": True}
+        ready = {"ready": True, "kafka": True, "postgresql": True}
+        assert wait_until(lambda: stranger.get("/health/ready").json() == ready, HANG_S)
         refused = stranger.get(f"/v1/accounts/{account}")
         assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
         assert refused.headers["WWW-Authenticate"].startswith("Bearer")

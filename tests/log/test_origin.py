@@ -21,6 +21,12 @@ from helpers.support import HANG_S, Cli, Quiet, Raw, WorkerProcess, append, dele
 OLD = HEADER.pack(0, 10_001) + b"\x06g-1\x06ada"
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Kafka has to return comes, however long a busy machine takes."""
+    monkeypatch.setattr(origin, "READ_S", HANG_S)
+
+
 def old_of(settings: Settings) -> list[Position]:
     starts_and_ends = bounds(KafkaAdmin(settings), settings.commands_topic, range(settings.partitions))
     return old_positions(settings, settings.commands_topic, *starts_and_ends)

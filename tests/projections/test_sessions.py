@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg import Transaction
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import DivisionByZero
 from psycopg_pool import PoolTimeout
 from pydantic import SecretStr
 
@@ -186,6 +188,16 @@ def test_a_time_out_is_reported_with_who_set_it(ledger_database: Settings, whenc
             return f"statement_timeout is 50ms here, set {whence}" in reported[0]
 
         assert wait_until(is_reported, HANG_S), reported
+
+
+def test_a_snapshot_says_what_failed_first(ledger_database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time-out ends what is to roll back as well; who shares the connection gets none in a state between."""
+    with connected(ledger_database.dsn) as connection:
+        # Refused like anything but a rollback, once something has failed.
+        monkeypatch.setattr(Transaction, "_get_rollback_commands", lambda _: [b"SELECT 1"])
+        with pytest.raises(DivisionByZero), snapshot(connection):
+            connection.execute("SELECT 1/0")
+        assert connection.closed
 
 
 def test_a_cancelled_statement_is_no_time_out(ledger_database: Settings) -> None:

@@ -195,7 +195,8 @@ def test_every_part_works_and_nobody_does_more(ledger: Settings, of: Callable[[s
             assert (spent.status_code, spent.json()["outcome"]) == (201, "accepted"), spent.text
             partition, _, offset = spent.headers["Creditfold-Position"].partition(":")
             assert http.get(f"/v1/log/{partition}/{offset}").json()["fields"]["command_id"] == "s-1"
-            assert http.get("/health/ready").json() == {"ready": True, "kafka": True, "postgresql": True}
+            ready = {"ready": True, "kafka": True, "postgresql": True}
+            assert wait_until(lambda: http.get("/health/ready").json() == ready, HANG_S), http.get("/health/ready").text
             # What is waited for must be read, to know since when.
             folding.stop()
             run(of("shop"), "grant", "ann", "1", "--id", "g-2", "--no-wait")
