@@ -27,7 +27,7 @@ COMPILE = $(BIN)/python building/creditfold_compilation.py
 # that is around it, and of what users see, on the compiled one alone; and all others on plain Python alone, because many
 # put something of their own in place of a part of the core.
 ON_COMPILED := (both_cores or compiled_core)
-ON_PLAIN := $(if $(filter 1,$(PLAIN)),,and (both_cores or not compiled_core))
+ON_PLAIN := $(if $(filter 1,$(PLAIN)),,both_cores or not compiled_core)
 # The modules that have a marker: each process that runs tests imports what it is to choose from.
 modules = $(shell grep -rlE '$(1)' tests --include='test_*.py')
 
@@ -41,7 +41,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stack of this checkout, and not one that is found in a folder above it.
 STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
 
-.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-core test-stack test-servers chaos compiled bench bench-lots bench-questions bench-rebuild up down clean schema-lock install bench-append bench-latency bench-http bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored fuzz bench-search bench-webhooks bench-console
+.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-stack run-tests chaos compiled bench bench-lots bench-questions bench-rebuild up down clean schema-lock install bench-append bench-latency bench-http bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored fuzz bench-search bench-webhooks bench-console
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
@@ -90,14 +90,15 @@ endef
 # The compiler works on one core for more than a minute, beside what needs no more either.
 test: $(VENV)/.installed-dev
 	@$(MAKE) --no-print-directory -j 2 compiled-for-tests checks
-	@$(MAKE) --no-print-directory test-compiled
-	@$(MAKE) --no-print-directory test-stack
+	@$(MAKE) --no-print-directory tests
 
-# Every test, one kind after the other, on what is compiled already.
+# Every test, all of a core in one run: each process takes seconds to import them, and short ones fill what long ones
+# leave.
 tests: compiled-for-tests
-	@$(MAKE) --no-print-directory test-unit
-	@$(MAKE) --no-print-directory test-compiled
-	@$(MAKE) --no-print-directory test-stack
+ifneq ($(PLAIN),1)
+	@$(MAKE) --no-print-directory run-tests THESE='$(ON_COMPILED)' MODULES='both_cores|compiled_core' COMPILED=1
+endif
+	@$(MAKE) --no-print-directory run-tests THESE='$(ON_PLAIN)'
 
 test-under-load: $(VENV)/.installed-dev compiled-for-tests
 	$(BIN)/python tests/programs/under_load.py --times $(TIMES)
@@ -105,7 +106,6 @@ test-under-load: $(VENV)/.installed-dev compiled-for-tests
 checks:
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory types
-	@$(MAKE) --no-print-directory test-unit
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -117,8 +117,8 @@ types: $(VENV)/.installed-dev
 	MYPYPATH=building $(BIN)/mypy building/*.py
 	$(BIN)/mypy docs/*.py
 
-test-unit: $(VENV)/.installed-dev $(TEST_CORE)
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'not stack and not chaos'
+test-unit:
+	@$(MAKE) --no-print-directory run-tests THESE='not stack and not chaos'
 
 # Information, and no goal: most of what is left is covered on the real servers. In plain Python, which alone is traced.
 coverage: $(VENV)/.installed-dev
@@ -127,20 +127,18 @@ coverage: $(VENV)/.installed-dev
 
 test-compiled:
 ifneq ($(PLAIN),1)
-	$(MAKE) --no-print-directory test-core COMPILED=1
+	@$(MAKE) --no-print-directory run-tests THESE='both_cores and not stack and not chaos' MODULES=both_cores COMPILED=1
 endif
-
-test-core: $(VENV)/.installed-dev $(TEST_CORE)
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) -m 'both_cores and not stack and not chaos' $(call modules,both_cores)
 
 test-stack:
 ifneq ($(PLAIN),1)
-	@$(MAKE) --no-print-directory test-servers THESE='and $(ON_COMPILED)' MODULES='both_cores|compiled_core' COMPILED=1
+	@$(MAKE) --no-print-directory run-tests THESE='(stack or chaos) and $(ON_COMPILED)' MODULES='both_cores|compiled_core' COMPILED=1
 endif
-	@$(MAKE) --no-print-directory test-servers THESE='$(ON_PLAIN)'
+	@$(MAKE) --no-print-directory run-tests THESE='(stack or chaos)$(if $(ON_PLAIN), and ($(ON_PLAIN)))'
 
-test-servers: $(VENV)/.installed-dev $(TEST_CORE)
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist loadgroup --no-loadscope-reorder -m '(stack or chaos) $(THESE)' $(if $(MODULES),$(call modules,$(MODULES)))
+# Those that the markers THESE choose, of the modules that have a marker of MODULES.
+run-tests: $(VENV)/.installed-dev $(TEST_CORE)
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist loadgroup --no-loadscope-reorder -m '$(THESE)' $(if $(MODULES),$(call modules,$(MODULES)))
 
 # The bounds of every parameter, and as many requests at random of each route.
 fuzz: $(VENV)/.installed-dev

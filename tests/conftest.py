@@ -61,7 +61,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what uses the stack. What stops or shares servers takes longest and goes first: the last are waited for."""
+    """Mark what uses the stack. What stops or shares servers takes longest and goes first: the last are waited for.
+
+    What needs no server takes the shortest, and goes last.
+    """
     for item in items:
         if NEEDS_STACK & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.stack)
@@ -75,10 +78,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=_is_short)
 
 
-def _is_short(item: pytest.Item) -> tuple[bool, bool]:
-    """By what tests are ordered: whether one neither stops a server nor runs all that there is, and shares none."""
+def _is_short(item: pytest.Item) -> tuple[bool, bool, bool]:
+    """By what they are ordered: needing no server, neither stopping one nor running all there is, sharing none."""
     stops = "stack" in inspect.signature(getattr(item, "function", len)).parameters
-    return not (stops or item.nodeid.startswith("tests/whole/")), not _shares_servers(item)
+    is_unit = item.get_closest_marker("stack") is None and item.get_closest_marker("chaos") is None
+    return is_unit, not (stops or item.nodeid.startswith("tests/whole/")), not _shares_servers(item)
 
 
 def _shares_servers(item: pytest.Item) -> bool:

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from creditfold.api import create_app
 from creditfold.api.openapi import examples, operations
-from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.schemas.registry import load_lock
+from helpers.bulk_lines import openapi
 from helpers.doors import Door
 from helpers.support import HANG_S, ROOT
 
@@ -258,7 +257,7 @@ OF_NO_STATE = {
     "ready": "the servers, as they are now",
     "schema": "the code",
 }
-OPERATIONS = list(operations(create_app(Settings()).openapi()))
+OPERATIONS = list(operations(openapi()))
 DOCUMENTED = {
     (operation["operationId"], status): {name.lower() for name in answer.get("headers", ())}
     for _, _, operation in OPERATIONS

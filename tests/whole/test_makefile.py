@@ -94,13 +94,20 @@ def test_ci_goes_on_where_neither_a_compiler_nor_a_pooler_can_be_had(tmp_path: P
 @pytest.mark.parametrize(
     ("marker", "runs"), [("", ["plain"]), ("both_cores", ["compiled", "plain"]), ("compiled_core", ["compiled"])]
 )
-def test_each_test_on_the_servers_runs_on_the_cores_that_its_marker_names(marker: str, runs: list[str]) -> None:
+@pytest.mark.parametrize(("target", "kind"), [("tests", ""), ("tests", "stack"), ("test-stack", "stack")])
+def test_each_test_runs_on_the_cores_that_its_marker_names(
+    marker: str, runs: list[str], target: str, kind: str
+) -> None:
     """And all of them run in plain Python where there is no compiled core."""
     for option, expected in (("PLAIN=", runs), ("PLAIN=1", ["plain"])):
-        done = make("-n", "test-stack", option, f"PYTHON={sys.executable}")
-        selections = [Expression.compile(each) for each in re.findall(r"/pytest .* -m '(.*?)'", done.stdout)]
+        done = make("-n", target, option, f"PYTHON={sys.executable}")
+        selections = re.findall(r"/pytest .* -m '(.*?)'", done.stdout)
         cores = ["plain"] if option == "PLAIN=1" else ["compiled", "plain"]
-        chosen = [each.evaluate(lambda name, **_: name in ("stack", marker)) for each in selections]
+        # Without an expression, all are chosen.
+        chosen = [
+            not each or Expression.compile(each).evaluate(lambda name, **_: name in (kind, marker))
+            for each in selections
+        ]
         assert [core for core, does in zip(cores, chosen, strict=True) if does] == expected
 
 
