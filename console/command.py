@@ -27,6 +27,8 @@ router = APIRouter(route_class=Page, include_in_schema=False)
 
 #: Moves of a page.
 MOST_MOVES = 50
+#: Lines of an account that a page of a trace looks through for them at most.
+MOST_LINES = 50_000
 #: Dead letters of an account that are looked through for the command.
 MOST_LETTERS = 100
 
@@ -111,14 +113,15 @@ async def show_trace(
 ) -> Response:
     """Where a command's credits came from, and where they went."""
     _, place = traces.place_at(cursor)
-    read = await reading(
-        service_of(request), visit.caller, account, None, queries.trace, command_id, limit=MOST_MOVES, place=place
-    )
+    bounds = {"limit": MOST_MOVES, "place": place, "lines": MOST_LINES}
+    read = await reading(service_of(request), visit.caller, account, None, queries.trace, command_id, **bounds)
     if read.found is None:
         raise _unknown(account, command_id)
     answer = traces.trace_of(read.found, account, command_id, read.generation, is_personal=visit.has("read:personal"))
     line = lines_of([read.found.decision], visit)[0]
-    return render(request, "trace.html", account=account, command_id=command_id, found=answer, line=line)
+    shown = {"found": answer, "line": line, "looked_through": MOST_LINES if read.found.is_cut else None}
+    shown["is_behind"] = place is not None
+    return render(request, "trace.html", account=account, command_id=command_id, **shown)
 
 
 @router.get("/console/accounts/{account}/lines/{version}")

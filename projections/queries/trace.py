@@ -11,7 +11,7 @@ from typing import Any, LiteralString, NamedTuple
 from psycopg import Connection
 
 from creditfold.projections.connections import rows_of
-from creditfold.projections.queries.journal import first_decision
+from creditfold.projections.queries.journal import first_decision, last_version
 from creditfold.projections.queries.lots import SELECT_LOTS, Lot
 from creditfold.schemas.outcome import Decision
 
@@ -79,6 +79,11 @@ class Trace(NamedTuple):
     owed: int
     following: TracePlace | None
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the page ends where enough lines were looked through, and not since it is full."""
+        return self.following is not None and self.following.fact == 0
+
 
 def trace(
     connection: Connection[Any],
@@ -87,11 +92,13 @@ def trace(
     *,
     limit: int = 1_000,
     place: TracePlace | None = None,
+    lines: int | None = None,
 ) -> Trace | None:
     """Where a command's credits came from and where they went.
 
     Must run in a snapshot (`creditfold.projections.connections.snapshot`). Reads the account's journal from the command
-    on, until it has the page; all of it where the command spent something.
+    on, until it has the page, and no further than to the last record that changed something of the command's: its lots,
+    what it spent, its hold, its transfer, its schedule.
 
     Args:
         connection: a reader's connection to the projection (`connected`).
@@ -99,6 +106,8 @@ def trace(
         command_id: the command's id.
         limit: how many moves at most.
         place: the moves behind it only, of the page before; None for the first.
+        lines: how many of the account's lines are looked through at most, so that a page may have fewer moves than
+            there are behind it; None for any number.
 
     Returns:
         The trace; None if the account has no such command.
@@ -113,12 +122,11 @@ def trace(
     decided = first_decision(connection, account, command_id)
     if decided is None:
         return None
-    names: dict[str, Any] = {"account": account, "command": command_id, "first": decided.version}
     # As the journal writes it within its JSON.
-    names["written"] = encode_basestring(command_id)
-    names["versions"] = [row[0] for row in connection.execute(_NAMING, names)]
+    names: dict[str, Any] = {"account": account, "command": command_id, "written": encode_basestring(command_id)}
+    names |= {"first": decided.version, "offset": decided.log_offset}
     start = place or TracePlace(decided.version, 0, 0)
-    found = rows_of(connection, Move, _PAGE, {**names, **start._asdict(), "limit": limit + 1})
+    found, following = _moves_behind(connection, names, start, limit + 1, lines)
     page = found[:limit]
     own = [move for move in page if move.command_id == command_id]
     return Trace(
@@ -128,17 +136,54 @@ def trace(
         [move for move in page if command_id not in (move.command_id, move.lot_command)],
         _traced(connection, account, page, sorted({key for key in map(_lot_of, page) if key[0] == command_id})),
         *_amounts(connection, names),
-        TracePlace(page[-1].version, page[-1].fact, page[-1].move) if len(found) > limit else None,
+        TracePlace(page[-1].version, page[-1].fact, page[-1].move) if len(found) > limit else following,
     )
 
 
+# The last record that changed something that a command made, or brought back what it spent: its rows have its place.
+_LAST_CHANGE: LiteralString = """
+    SELECT greatest(%(offset)s, max(log_offset)) FROM (
+        SELECT log_offset FROM ledger.changed_spends WHERE account_id = %(account)s AND command_id = %(command)s
+        UNION ALL
+        SELECT log_offset FROM ledger.lots WHERE account_id = %(account)s AND command_id = %(command)s
+        UNION ALL
+        SELECT log_offset FROM ledger.holds WHERE account_id = %(account)s AND command_id = %(command)s
+        UNION ALL
+        SELECT log_offset FROM ledger.transfers WHERE account_id = %(account)s AND command_id = %(command)s
+        UNION ALL
+        SELECT log_offset FROM ledger.schedules WHERE account_id = %(account)s AND command_id = %(command)s
+    ) AS changes
+"""
 # The lines that may have such moves. To look for an id in a text takes a fraction of what it takes to read the JSON.
 _NAMING: LiteralString = """
-    SELECT version FROM ledger.journal
-    WHERE account_id = %(account)s AND version >= %(first)s
-      AND (command_id = %(command)s OR kind = 'refund' OR strpos(facts::text, %(written)s) > 0)
-    ORDER BY version
+    SELECT version FROM ledger.journal_texts
+    WHERE account_id = %(account)s AND version BETWEEN %(from)s AND %(to)s
+      AND (command_id = %(command)s OR strpos(facts, %(written)s) > 0
+           OR kind = 'refund' AND details ->> 'spend' = %(command)s)
+    ORDER BY version LIMIT %(lines)s
 """
+
+
+def _moves_behind(
+    connection: Connection[Any], names: dict[str, Any], place: TracePlace, most: int, lines: int | None
+) -> tuple[list[Move], TracePlace | None]:
+    """The first moves about a command behind a place, and where to look on if that many lines had fewer."""
+    ((changed,),) = connection.execute(_LAST_CHANGE, names).fetchall()
+    last = last_version(connection, names["account"], until=changed)
+    end = last if lines is None else min(last, place.version + lines)
+    found: list[Move] = []
+    first, has_more = place.version, True
+    while has_more and len(found) < most:
+        # Each of them has a move, as a rule: so many lines are the page, and more are looked for where they aren't.
+        rows = connection.execute(_NAMING, {**names, "from": first, "to": end, "lines": most})
+        versions = [version for (version,) in rows]
+        page = {"versions": versions, **place._asdict(), "limit": most - len(found)}
+        found += rows_of(connection, Move, _PAGE, {**names, **page})
+        has_more = len(versions) == most
+        first = versions[-1] + 1 if versions else end
+    return found, TracePlace(end + 1, 0, 0) if end < last and not has_more else None
+
+
 # What is about a command: its own moves, those of the lots that it made, and what became of what it began. A refund
 # that reissues has moves of the new lot, and names its spend in the command only.
 _ABOUT: LiteralString = """
@@ -161,22 +206,19 @@ _SPENT: LiteralString = """
            coalesce(sum(amount) FILTER (WHERE source = 'debt'), 0)::bigint
     FROM ledger.moves WHERE account_id = %(account)s AND version = %(first)s AND command_id = %(command)s
 """
-_SUMS: LiteralString = """
-    SELECT coalesce(sum(amount) FILTER (WHERE source = 'spent'), 0)::bigint,
-           coalesce(sum(amount) FILTER (WHERE target = 'debt'), 0)::bigint
-"""
-_OF_OTHERS: LiteralString = """
-      AND m.command_id IS DISTINCT FROM %(command)s AND m.lot_command IS DISTINCT FROM %(command)s
+_LEFT_OF_SPEND: LiteralString = """
+    SELECT refundable, debt FROM ledger.changed_spends WHERE account_id = %(account)s AND command_id = %(command)s
 """
 
 
 def _amounts(connection: Connection[Any], names: dict[str, Any]) -> tuple[int, int, int]:
     """What a command spent, how much of that was refunded, and how much is owed."""
     ((spent, owed),) = connection.execute(_SPENT, names).fetchall()
-    if not spent:
-        return 0, 0, 0
-    ((refunded, repaid),) = connection.execute(_SUMS + _ABOUT + _OF_OTHERS, names).fetchall()
-    return spent, refunded, owed - repaid
+    changed = connection.execute(_LEFT_OF_SPEND, names).fetchone() if spent else None
+    if changed is None:
+        return spent, 0, owed
+    refundable, debt = changed
+    return spent, spent - refundable, debt
 
 
 def _lot_of(move: Move) -> tuple[str | None, int | None]:

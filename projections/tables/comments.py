@@ -106,6 +106,17 @@ RELATIONS: Mapping[str, Relation] = {
             "the `terms` of a new lot, and whatever else makes the state of it",
         },
     ),
+    "journal_texts": Relation(
+        "The lines of ledger.journal once more, to search many of them for an id. Read it by account.",
+        {
+            **_ACCOUNT,
+            "version": "the line's number within the account, from 1 without gaps",
+            "command_id": "the command's id, unique within the account; NULL where there is none",
+            "kind": "`grant`, `spend`, `hold` and so on; `settled` for what time did",
+            "details": _DETAILS["details"],
+            "facts": "`facts` of ledger.journal as the text that it is",
+        },
+    ),
     "rejections": Relation(
         "The rows of ledger.journal that were rejected.",
         {
@@ -189,6 +200,18 @@ RELATIONS: Mapping[str, Relation] = {
             "command_id": "the spend",
             **_ASSET,
             "debt": "what of it is owed",
+            **_PLACE,
+        },
+    ),
+    "changed_spends": Relation(
+        "One row for each spend or capture of which something was refunded, or that was owed at some time, as of the "
+        "account's last settling.",
+        {
+            **_ACCOUNT,
+            "command_id": "the spend or the capture",
+            **_ASSET,
+            "debt": "what of it is owed",
+            "refundable": "what of it wasn't refunded, what is owed included",
             **_PLACE,
         },
     ),

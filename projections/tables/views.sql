@@ -13,6 +13,10 @@ CREATE OR REPLACE VIEW ledger.journal AS
            source, note, pending, held, debt, step, nullif(details, '')::json AS details, facts::json AS facts
     FROM {schema}.journal;
 
+-- The facts as the text that is stored: whoever searches many lines for an id has none of them read as JSON.
+CREATE OR REPLACE VIEW ledger.journal_texts AS
+    SELECT account_id, version, command_id, kind, nullif(details, '')::json AS details, facts FROM {schema}.journal;
+
 CREATE OR REPLACE VIEW ledger.rejections AS
     SELECT log_partition, log_offset, account_id, version, command_id, kind, asset, amount, balance, rejection,
            to_timestamp(clock_ms / 1000.0) AS decided_at, source, note, step, nullif(details, '')::json AS details
@@ -121,6 +125,13 @@ CREATE OR REPLACE VIEW ledger.schedules AS
 
 CREATE OR REPLACE VIEW ledger.debts AS
     SELECT account_id, command_id, asset, debt, log_partition, log_offset FROM {schema}.spends WHERE debt > 0;
+
+-- A spend has no row unless something was refunded of it, or it was owed: all others are as the journal says.
+CREATE OR REPLACE VIEW ledger.changed_spends AS
+    SELECT account_id, command_id, asset, debt,
+           debt + (SELECT coalesce(sum((s ->> 2)::bigint), 0)::bigint FROM json_array_elements(slices::json) s) AS refundable,
+           log_partition, log_offset
+    FROM {schema}.spends;
 
 -- In milliseconds, as the indexes have them, and of one table each, so that an index can give their order. As a range, for
 -- the planner takes two conditions for rarer than one.

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from creditfold.common.waiting import wait_until
+from creditfold.console import command
 from creditfold.console.pages import POLICY
 from creditfold.console.visits import COOKIE, LOGIN_COOKIE
 from helpers.console import Visitor, hidden_fields, links_of, text_of
@@ -189,6 +190,27 @@ def test_where_did_the_credits_go(door: Door, visitor: Visitor) -> None:
     trace = text_of(visitor.page("/console/accounts/spender/commands/order-7/trace"))
     assert "It spent 70, of which 0 were refunded" in trace
     assert "g-1 , a lot of 100 credits made by a grant: 30 remain, 70 spent" in trace
+
+
+def test_a_trace_looks_through_so_many_lines_for_a_page(
+    door: Door, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether there are moves behind them or not, the page says so and leads on."""
+    monkeypatch.setattr(command, "MOST_LINES", 2)
+    door.append("long", "grants", "g-early", asset="credits", amount=9)
+    for number in range(5):
+        door.append("long", "grants", f"g-{number}", asset="other", amount=1)
+    door.append("long", "spends", "s-late", asset="credits", amount=4)
+    page = visitor.page("/console/accounts/long/commands/g-early/trace")
+    pages = [page]
+    while rest := [link for link in links_of(page) if "cursor=" in link]:
+        page = visitor.page(rest[0])
+        pages.append(page)
+    said = [text_of(one) for one in pages]
+    assert len(said) == 3
+    assert all("2 lines of the account were looked through" in one for one in said[:-1])
+    assert ["s-late" in one for one in said] == [False, False, True]
+    assert "It moved no credits" not in "".join(said)
 
 
 def test_why_was_it_refused(door: Door, visitor: Visitor) -> None:
