@@ -40,9 +40,8 @@ class LogEnds:
         # By partition, oldest first, each of another end, and with the last instant at which it was that.
         self._looks: dict[int, list[Look]] = {}
 
-    async def follow(self) -> None:
+    async def follow(self, admin: KafkaAdmin) -> None:
         """Look until cancelled."""
-        admin = KafkaAdmin(self._settings)
         while True:
             at = datetime.now(UTC)
             try:

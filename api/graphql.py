@@ -7,6 +7,7 @@ to say, how much may be asked for the bounds'.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -31,13 +32,13 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.at_least import reflecting
 from creditfold.api.body import model_of
 from creditfold.api.graphql_bounds import MOST_COST, measured, parsed
-from creditfold.api.graphql_reads import Reads
+from creditfold.api.graphql_reads import Reads, RecordOf
 from creditfold.api.graphql_schema import SCHEMA
+from creditfold.api.log_record import record_of
 from creditfold.api.parameters import MOST_CURSOR, positions_of
 from creditfold.api.problems import ProblemError, of_error, only_reads, responses
 from creditfold.api.service import QUERY_S, Reading, service_of
 from creditfold.common.position import Position
-from creditfold.common.settings import Settings
 from creditfold.projections import queries
 from creditfold.projections.access.scopes import SCOPES
 from creditfold.projections.connections import snapshot
@@ -131,7 +132,7 @@ def prepare(body: GraphqlBody) -> _Prepared:
 
 def _execute(
     connection: Connection[Any],
-    settings: Settings,
+    record: RecordOf,
     body: GraphqlBody,
     document: DocumentNode,
     *,
@@ -141,7 +142,7 @@ def _execute(
     """Answer a query in one snapshot. Raises what ended its reads."""
     with snapshot(connection):
         rows = queries.progress(connection)
-        reads = Reads(connection, rows, settings, caller, deadline)
+        reads = Reads(connection, rows, record, caller, deadline)
         result = execute_sync(
             _CORE,
             document,
@@ -204,10 +205,9 @@ async def graphql(
 
     async def ask() -> _Answered:
         deadline = time.monotonic() + QUERY_S
+        record = partial(record_of, service.settings, admin=service.admin)
         async with service.in_time(), service.graphs:
-            return await service.query(
-                _execute, service.settings, body, prepared.document, caller=caller, deadline=deadline
-            )
+            return await service.query(_execute, record, body, prepared.document, caller=caller, deadline=deadline)
 
     answered = await reflecting(service, positions, ask)
     read = None if answered.is_of_all else [position.partition for position in answered.positions]

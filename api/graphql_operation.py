@@ -15,7 +15,7 @@ from creditfold.api.graphql_reads import field
 from creditfold.api.graphql_types import Long, list_of, type_of
 from creditfold.api.keys import AuditAnswer, KeyAnswer, audit_page, keys_seen_by, line_behind
 from creditfold.api.letters import DeadLettersAnswer, OneDeadLetterAnswer, letter_behind, one_letter, page_of
-from creditfold.api.log_record import LogRecordAnswer, Offset, Partition, record_of
+from creditfold.api.log_record import LogRecordAnswer, Offset, Partition
 from creditfold.api.operations import (
     Number,
     OperationAnswer,
@@ -72,7 +72,7 @@ class OperatorFields:
     @field(_LETTERS, type_of(LogRecordAnswer), is_about_all=True, partition=Partition, offset=Offset)
     def log_record(self, info: Info, partition: int, offset: Long) -> Any:
         """One record of the log as it is there now, folded or not."""
-        return record_of(info.context.settings, Position(partition, offset), info.context.caller)
+        return info.context.record(Position(partition, offset), info.context.caller)
 
     @field("operate:generations", list_of(GenerationAnswer), is_about_all=True)
     def generations(self, info: Info) -> Any:

@@ -7,7 +7,7 @@ nothing here waits for anything else. Knows no field.
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import strawberry
 from psycopg import Connection
@@ -18,15 +18,18 @@ from strawberry.types import Info
 from creditfold.api.access import Caller
 from creditfold.api.answers import Answer
 from creditfold.api.journal import Begin
+from creditfold.api.log_record import LogRecordAnswer
 from creditfold.api.parameters import Account as AccountName
 from creditfold.api.parameters import Cursor, Limit
 from creditfold.api.problems import ProblemError, of_error
 from creditfold.common.position import Position
-from creditfold.common.settings import Settings
 from creditfold.log.partitioner import partition_of
 from creditfold.projections import queries
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]").search
+#: Reads the record of the log at a position, for a caller.
+RecordOf: TypeAlias = Callable[[Position, Caller], LogRecordAnswer]
+
 #: Rows of the lists that one request's fields read together.
 MOST_ROWS = 20_000
 
@@ -47,7 +50,7 @@ class Reads:
     Args:
         connection: in a snapshot.
         progress: how far the log is folded in it.
-        settings: where the log is, of which records are read by themselves.
+        record: reads one record of the log, by its position, for a caller.
         caller: who asks.
         deadline: when nothing more is read, by the monotonic clock.
     """
@@ -56,13 +59,13 @@ class Reads:
         self,
         connection: Connection[Any],
         progress: Sequence[queries.PartitionProgress],
-        settings: Settings,
+        record: RecordOf,
         caller: Caller,
         deadline: float,
     ) -> None:
         self.connection = connection
         self.progress = progress
-        self.settings = settings
+        self.record = record
         self.caller = caller
         self._deadline = deadline
         #: By partition, how far it is folded, of the accounts that were read.

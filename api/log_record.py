@@ -16,6 +16,7 @@ from creditfold.api.service import service_of
 from creditfold.common.instants import EPOCH, MAX_INSTANT
 from creditfold.common.position import MAX_OFFSET, Position
 from creditfold.common.settings import Settings
+from creditfold.log.admin import KafkaAdmin
 from creditfold.log.lookup import NoSuchRecordError, record_at
 from creditfold.log.record import LogRecord
 from creditfold.schemas.wire import HEADER, MAGIC, DecodeError, decode
@@ -53,13 +54,14 @@ async def log_record(
 ) -> Response:
     """One record of the log, decoded, with its key and its headers. It needn't be folded yet, nor be a command."""
     service, position = service_of(request), Position(partition, offset)
-    return answers.render(await service.operate(lambda: record_of(service.settings, position, caller)))
+    found = await service.operate(lambda: record_of(service.settings, position, caller, service.admin))
+    return answers.render(found)
 
 
-def record_of(settings: Settings, position: Position, caller: Caller) -> LogRecordAnswer:
+def record_of(settings: Settings, position: Position, caller: Caller, admin: KafkaAdmin) -> LogRecordAnswer:
     """The record at a position, read from Kafka. Raises ProblemError where there is none, KafkaUnavailableError."""
     try:
-        found = record_at(settings, position)
+        found = record_at(settings, position, admin)
     except NoSuchRecordError as error:
         raise ProblemError(404, "record_unknown", error.message, error.remedy) from None
     return _answer_of(position, found, is_personal=is_personal_to(caller))

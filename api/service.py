@@ -32,7 +32,7 @@ from creditfold.api.tokens import Tokens
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
-from creditfold.log.admin import kafka_answers
+from creditfold.log.admin import KafkaAdmin, kafka_answers
 from creditfold.log.partitioner import partition_of
 from creditfold.producers import AsyncCommandProducer
 from creditfold.producers.models.errors import RESEND
@@ -120,6 +120,7 @@ class Service:
         #: How far the fold is, for those who wait for it.
         self.fold = Fold(self.query)
         self.ends = LogEnds(settings)
+        self._admin: KafkaAdmin | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._readiness: asyncio.Task[tuple[bool, bool]] | None = None
         self._is_stopping = False
@@ -132,7 +133,22 @@ class Service:
         """Open the pools; they connect by and by, whether PostgreSQL is there or not."""
         self.readers.open(wait=False)
         self.previewers.open()
-        self._tasks = [asyncio.create_task(one) for one in (self.fold.follow(), self.ends.follow(), self._record_use())]
+        self._tasks = [
+            asyncio.create_task(one) for one in (self.fold.follow(), self._follow_ends(), self._record_use())
+        ]
+
+    @property
+    def admin(self) -> KafkaAdmin:
+        """What Kafka is asked by while the door is open: to connect anew for each page takes most of a page's time.
+
+        Keep it until the answer is there.
+        """
+        if self._admin is None:
+            self._admin = KafkaAdmin(self.settings)
+        return self._admin
+
+    async def _follow_ends(self) -> None:
+        await self.ends.follow(self.admin)
 
     async def close(self) -> None:
         """End what was opened; commands under way are delivered first."""
@@ -147,6 +163,7 @@ class Service:
             self._threads.shutdown(wait=False)
             self._bulk_threads.shutdown(wait=False)
             self._operator_threads.shutdown(wait=False)
+            self._admin = None
 
     @property
     def is_stopping(self) -> bool:

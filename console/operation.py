@@ -14,11 +14,10 @@ from creditfold.api.letters import OneDeadLetterAnswer, one_letter
 from creditfold.api.log_record import Offset, Partition, record_of
 from creditfold.api.operations import OperationsAnswer, operations_page
 from creditfold.api.problems import ProblemError
-from creditfold.api.service import service_of
+from creditfold.api.service import Service, service_of
 from creditfold.common.documents import as_json
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
-from creditfold.common.settings import Settings
 from creditfold.console import words
 from creditfold.console.pages import Page, link, moved, render
 from creditfold.console.visits import Visit, needs
@@ -83,12 +82,12 @@ class Looks:
     def __init__(self) -> None:
         self._last: Sample | None = None
 
-    def status(self, settings: Settings) -> LedgerStatus:
+    def status(self, service: Service) -> LedgerStatus:
         """How the ledger is, with rates since the last look if that is fit for them."""
         last, now = self._last, time.monotonic()
         if last is not None and not LEAST_RATE_S <= now - last.at <= MOST_RATE_S:
             last = None
-        found = ledger_status(settings, 0.0, last)
+        found = ledger_status(service.settings, 0.0, last, service.admin)
         if not found.seen.errors:
             self._last = found.seen.second
         if last is not None:
@@ -100,17 +99,17 @@ class Looks:
 async def show_operation(request: Request, visit: Operator) -> Response:
     """How the ledger is: what is wrong, how far each partition is, who works, what is stuck."""
     service, looks = service_of(request), request.app.state.console_looks
-    status, lines = await service.operate(lambda: _status(service.settings, looks))
+    status, lines = await service.operate(lambda: _status(service, looks))
     kept = await service.query(_kept, visit) if status.seen.health is not None else None
     shown = {"lines": pressing(lines), "most": MOST_ROWS, "kept": kept}
     return render(request, "operation.html", status=status, number_of_partitions=len(lines), **shown)
 
 
-def _status(settings: Settings, looks: Looks) -> tuple[LedgerStatus, list[PartitionLine]]:
-    status = looks.status(settings)
+def _status(service: Service, looks: Looks) -> tuple[LedgerStatus, list[PartitionLine]]:
+    status = looks.status(service)
     second = status.seen.second
     try:
-        waiting = waited_s(settings, second.progress.values(), second.ends)
+        waiting = waited_s(service.settings, second.progress.values(), second.ends)
     except CreditfoldError:
         # What Kafka doesn't answer is among the errors of the status, or was just now.
         waiting = {}
@@ -203,7 +202,7 @@ async def find_record(
 async def show_record(request: Request, visit: LetterOperator, partition: Partition, offset: Offset) -> Response:
     """One record of the log, decoded, with its key and its headers."""
     service, position = service_of(request), Position(partition, offset)
-    found = await service.operate(lambda: record_of(service.settings, position, visit.caller))
+    found = await service.operate(lambda: record_of(service.settings, position, visit.caller, service.admin))
     before = link("log", str(partition), str(offset - 1)) if offset else None
     return render(
         request,

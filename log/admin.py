@@ -22,6 +22,10 @@ CONNECT_S = 5.0
 REQUEST_S = 15.0
 PROPAGATION_S = 15.0
 
+#: How long a client pauses at most before it tries again to connect, in milliseconds. One that is kept must find a
+#: Kafka that is back before its next answer is given up: by itself it would pause for ten seconds.
+RECONNECT_MS = 1_000
+
 T = TypeVar("T")
 
 _UNREACHABLE = {
@@ -122,7 +126,8 @@ class KafkaAdmin:
     """An administration client that logs nothing while Kafka is away, and remembers why it is.
 
     Its threads and connections go with the last reference to it, and with them the answer to a future of its client:
-    keep it until that is there.
+    keep it until that is there. It may be kept for as long as a process runs, and be asked by several threads: it
+    connects again by itself when Kafka was away.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -133,6 +138,7 @@ class KafkaAdmin:
         self._last_error = _LastError()
         # librdkafka prints each failed connection to standard error; the reason goes into our error instead.
         quiet: dict[str, Any] = {"log_level": 0, "error_cb": self._last_error.record}
+        quiet |= {"reconnect.backoff.max.ms": RECONNECT_MS}
         self.client = AdminClient({**settings.kafka_client, **quiet})
 
     def ask(self, question: Callable[[], T], topic: str = "") -> T:
@@ -145,6 +151,9 @@ class KafkaAdmin:
             # Where no broker answers, a metadata request fails sooner than one that waits for a controller. In each
             # try: the client keeps the leaders, and names one of before a restart again and again.
             self.topics = set(self.client.list_topics(timeout=CONNECT_S).topics)
+            # Why it couldn't connect before says nothing of what comes now.
+            self.client.poll(0)
+            self._last_error.reason = ""
             return question()
 
         try:

@@ -21,14 +21,14 @@ class NoSuchRecordError(CreditfoldError):
     exit_code = 2
 
 
-def record_at(settings: Settings, position: Position) -> LogRecord:
-    """The record at a position.
+def record_at(settings: Settings, position: Position, admin: KafkaAdmin | None = None) -> LogRecord:
+    """The record at a position; by a client of its own if none is given.
 
     Raises:
         NoSuchRecordError: there is none: not yet, not any more, or never, as where a transaction ended.
         KafkaUnavailableError: no broker answers, or sends it in time.
     """
-    admin, topic = KafkaAdmin(settings), settings.commands_topic
+    admin, topic = admin or KafkaAdmin(settings), settings.commands_topic
     partitions = describe_topic(settings, admin=admin).log.partitions
     partition, offset = position
     if partition >= partitions:

@@ -144,9 +144,9 @@ def describe_topic(settings: Settings, name: str | None = None, admin: KafkaAdmi
     return admin.ask(lambda: _describe(admin.client, topic), topic)
 
 
-def describe_log(settings: Settings) -> Log:
+def describe_log(settings: Settings, admin: KafkaAdmin | None = None) -> Log:
     """Return the command topic's identity. Raises what describe_topic raises."""
-    return describe_topic(settings).log
+    return describe_topic(settings, admin=admin).log
 
 
 def _describe(client: AdminClient, name: str) -> TopicInfo:

@@ -139,12 +139,11 @@ class LedgerStatus(NamedTuple):
     transit: Transit | None
 
 
-def ledger_status(settings: Settings, interval_s: float, earlier: Sample | None = None) -> LedgerStatus:
-    """Observe the ledger at two instants, `interval_s` seconds apart or since `earlier`, and judge it.
-
-    Raises LogChangedError.
-    """
-    seen = observe(settings, interval_s, earlier)
+def ledger_status(
+    settings: Settings, interval_s: float, earlier: Sample | None = None, admin: KafkaAdmin | None = None
+) -> LedgerStatus:
+    """Observe the ledger as `observe` does, and judge it. Raises LogChangedError."""
+    seen = observe(settings, interval_s, earlier, admin)
     judgement = judge(settings, seen)
     health = seen.health
     return LedgerStatus(
@@ -173,18 +172,22 @@ def refuse_unhealthy(problems: Sequence[Problem]) -> None:
         raise UnhealthyError(f"Unhealthy: {what}.", problems[0].remedy)
 
 
-def observe(settings: Settings, interval_s: float, earlier: Sample | None = None) -> Observation:
+def observe(
+    settings: Settings, interval_s: float, earlier: Sample | None = None, admin: KafkaAdmin | None = None
+) -> Observation:
     """Take two samples and see what else there is. Raises LogChangedError.
 
     Args:
         settings: where the servers are.
         interval_s: seconds between the two.
         earlier: one that was taken before, in place of the first of the two.
+        admin: what Kafka is asked by; a client of its own if none is given.
     """
+    asked = admin or KafkaAdmin(settings)
     errors: list[CreditfoldError] = []
     first = earlier
     if first is None:
-        first = _sample(settings, errors, lambda: _progress(settings))
+        first = _sample(settings, errors, lambda: _progress(settings), asked)
         # Not a wait for readiness: a rate needs time to pass.
         time.sleep(interval_s)
     health: DatabaseHealth | None = None
@@ -200,12 +203,12 @@ def observe(settings: Settings, interval_s: float, earlier: Sample | None = None
             health, folder = found, data_folder(connection)
         return health.progress
 
-    second = _sample(settings, errors, progress)
+    second = _sample(settings, errors, progress, asked)
     if second.ends:
-        _or_error(lambda: refuse_old_log(settings, settings.commands_topic, second.ends), errors)
+        _or_error(lambda: refuse_old_log(settings, settings.commands_topic, second.ends, asked), errors)
         # Before that of a missing ledger, whose remedy would be to make one of this log.
         errors.sort(key=lambda error: not isinstance(error, OldLogError))
-    held = _or_error(lambda: open_transactions_of(settings, first, second), errors) if second.ends else None
+    held = _or_error(lambda: open_transactions_of(settings, first, second, asked), errors) if second.ends else None
     waiting_s = _waiting_s(settings, health, second) if health is not None else {}
     return Observation(first, second, health, held, waiting_s, folder, errors)
 
@@ -255,7 +258,7 @@ def judge(settings: Settings, seen: Observation) -> Judgement:
     return judge_ledger(seen.health, Reached(seen.second.ends, seen.waiting_s), settings.tick_seconds)
 
 
-def open_transactions_of(settings: Settings, first: Sample, second: Sample) -> list[OpenTransaction]:
+def open_transactions_of(settings: Settings, first: Sample, second: Sample, admin: KafkaAdmin) -> list[OpenTransaction]:
     """The transactions that held back records of the log in both samples, and those that hold back what is published.
 
     Of a topic of outcomes or dead letters that can't be described, none.
@@ -266,7 +269,6 @@ def open_transactions_of(settings: Settings, first: Sample, second: Sample) -> l
         if (before := first.ends.get(partition)) is not None and before.stable == end.stable < before.high
     }
     found = open_transactions_at(settings, settings.commands_topic, ends)
-    admin = KafkaAdmin(settings)
     for topic in (settings.outcomes_topic, settings.dead_letters_topic):
         with suppress(ResourceError):
             found += open_transactions(settings, topic, second.ends, admin)
@@ -276,14 +278,17 @@ def open_transactions_of(settings: Settings, first: Sample, second: Sample) -> l
 def take_sample(settings: Settings) -> Sample:
     """Read the projection's progress and the log's ends. Raises CreditfoldError."""
     errors: list[CreditfoldError] = []
-    sample = _sample(settings, errors, lambda: _progress(settings))
+    sample = _sample(settings, errors, lambda: _progress(settings), KafkaAdmin(settings))
     if errors:
         raise errors[0]
     return sample
 
 
 def _sample(
-    settings: Settings, errors: list[CreditfoldError], progress: Callable[[], Sequence[PartitionProgress]]
+    settings: Settings,
+    errors: list[CreditfoldError],
+    progress: Callable[[], Sequence[PartitionProgress]],
+    admin: KafkaAdmin,
 ) -> Sample:
     """Sample the servers that answer; one that is away adds to `errors`, and isn't asked again.
 
@@ -294,8 +299,8 @@ def _sample(
     if not any(isinstance(error, KafkaUnavailableError) for error in errors):
 
         def read_ends() -> dict[int, End]:
-            known = [row.log_partition for row in rows] or list(range(describe_log(settings).partitions))
-            return log_ends(settings, settings.commands_topic, known)
+            known = [row.log_partition for row in rows] or list(range(describe_log(settings, admin).partitions))
+            return log_ends(settings, settings.commands_topic, known, admin)
 
         ends = _or_error(read_ends, errors) or {}
     return Sample(time.monotonic(), {row.log_partition: row for row in rows}, ends)

@@ -8,6 +8,7 @@ import pytest
 
 from creditfold.common.waiting import wait_until
 from creditfold.console import operation
+from creditfold.log.admin import KafkaAdmin
 from helpers.console import Visitor, links_of, text_of
 from helpers.doors import Door
 from helpers.support import HANG_S
@@ -53,6 +54,20 @@ def test_operation_shows_what_moves_and_what_is_stuck(door: Door, visitor: Visit
     assert "the id was decided before with another body" in said
     assert "1 live" in said
     assert f"/console/dead-letters/{letter.replace(':', '%3A')}" in links_of(page)
+
+
+def test_pages_ask_kafka_by_the_client_that_the_door_keeps(
+    visitor: Visitor, letter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each client that is made for a page connects to Kafka first, which takes longer than all that is asked."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a client is made for a page")
+
+    visitor.page("/console/operation")
+    monkeypatch.setattr(KafkaAdmin, "__init__", refuse)
+    assert " 0 0 s " in text_of(visitor.page("/console/operation"))
+    assert "twice" in text_of(visitor.page(f"/console/log/{letter.replace(':', '/')}"))
 
 
 def test_a_rate_is_of_two_looks(door: Door, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:

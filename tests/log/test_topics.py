@@ -14,7 +14,7 @@ from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log import admin
 from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError, LeaderMissingError, TopicError, TopicMissingError
-from creditfold.log.offsets import end_offsets, start_offsets
+from creditfold.log.offsets import end_offsets, log_ends, start_offsets
 from creditfold.log.topics import (
     TopicInfo,
     check_topic,
@@ -208,6 +208,26 @@ def test_an_administration_client_goes_with_its_last_reference() -> None:
         assert after_an_error() is None
     finally:
         gc.enable()
+
+
+def test_a_client_that_is_kept_finds_a_kafka_that_is_back(
+    ledger_settings: Settings, stack: StackUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, however Kafka ended; why it couldn't connect then isn't said of what comes later."""
+    topic, kept = ledger_settings.commands_topic, KafkaAdmin(ledger_settings)
+    ends = log_ends(ledger_settings, topic, range(4), kept)
+    for kill in (False, True):
+        stack.stop_kafka(kill=kill)
+        monkeypatch.setattr(admin, "CONNECT_S", 1.0)
+        try:
+            with pytest.raises(KafkaUnavailableError):
+                log_ends(ledger_settings, topic, range(4), kept)
+        finally:
+            stack.start_kafka()
+        kept._last_error.reason = "of the outage"
+        monkeypatch.setattr(admin, "CONNECT_S", HANG_S)
+        assert log_ends(ledger_settings, topic, range(4), kept) == ends
+        assert kept._last_error.reason == ""
 
 
 def test_a_partition_that_is_moving_is_asked_again(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
