@@ -28,7 +28,7 @@ router = APIRouter(route_class=Page, include_in_schema=False)
 #: Moves of a page.
 MOST_MOVES = 50
 #: Lines of an account that a page of a trace looks through for them at most.
-MOST_LINES = 50_000
+MOST_LINES = 20_000
 #: Dead letters of an account that are looked through for the command.
 MOST_LETTERS = 100
 

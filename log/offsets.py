@@ -4,7 +4,6 @@ Refuses to know what the records mean.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -41,11 +40,10 @@ def log_ends(
     settings: Settings, topic: str, partitions: Iterable[int], admin: KafkaAdmin | None = None
 ) -> dict[int, End]:
     """Return both ends of each partition, by a client of its own if none is given. Raises what end_offsets raises."""
-    admin, numbers = admin or KafkaAdmin(settings), list(partitions)
-    latest = (OffsetSpec.latest(),)  # type: ignore[no-untyped-call]
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     # The very end first: what is appended in between then doesn't seem to be held back.
-    (high,) = _list_offsets(admin, topic, numbers, latest, IsolationLevel.READ_UNCOMMITTED)
-    (stable,) = _list_offsets(admin, topic, numbers, latest)
+    levels = (IsolationLevel.READ_UNCOMMITTED, IsolationLevel.READ_COMMITTED)
+    high, stable = _list_offsets(admin or KafkaAdmin(settings), topic, partitions, (latest, latest), levels)
     ends = _offsets(high)
     return {partition: End(end, max(end, ends[partition])) for partition, end in _offsets(stable).items()}
 
@@ -94,8 +92,10 @@ def _list_offsets(
     topic: str,
     partitions: Iterable[int],
     specs: Sequence[OffsetSpec],
-    isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
+    levels: Sequence[IsolationLevel] | None = None,
 ) -> list[dict[int, Any]]:
+    """What is at some places of each partition, asked one after the other, as readers of some levels see it."""
+    isolations = levels or [IsolationLevel.READ_COMMITTED] * len(specs)
     places = [TopicPartition(topic, partition) for partition in partitions]
     if not places:
         return [{} for _ in specs]
@@ -104,10 +104,11 @@ def _list_offsets(
         # Asked for the offsets of a topic that isn't there, the client complains of missing leaders.
         if topic not in admin.topics:
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
-        answers: list[dict[TopicPartition, Future[Any]]] = [
-            admin.client.list_offsets(dict.fromkeys(places, spec), isolation_level=isolation, request_timeout=REQUEST_S)
-            for spec in specs
-        ]
-        return [{place.partition: answer.result() for place, answer in one.items()} for one in answers]
+        found = []
+        for spec, isolation in zip(specs, isolations, strict=True):
+            wanted = dict.fromkeys(places, spec)
+            answers = admin.client.list_offsets(wanted, isolation_level=isolation, request_timeout=REQUEST_S)
+            found.append({place.partition: answer.result() for place, answer in answers.items()})
+        return found
 
     return admin.ask(asked, topic)
