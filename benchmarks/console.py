@@ -5,8 +5,9 @@
 Folds some thousand commands: of an account with many holds, one with many assets, one that sends transfers, which
 nobody brings to their ends, of an order, and records that are no commands. Writes lines of the journal for 90,000
 accounts and one that has a tenth of all, with 5,000 live lots, into the tables. Logs in to `creditfold serve`
-and loads each page several times by a new connection. A page is to take less than 200 ms and 100,000 bytes; what reads
-the whole journal or all live lots says so, and has only to be small.
+and loads each page several times by a new connection. A page is to take less than 200 ms and 100,000 bytes. What reads
+the whole journal or all live lots is worked out apart from its page: that is timed once, from the first time that the
+page is asked for until it has the sums.
 """
 
 import json
@@ -36,7 +37,8 @@ ACCOUNTS = 100_000
 #: Line for line a grant and a spend of its lot, of which one in five is refused.
 FILL = """
     CREATE TEMP TABLE many AS
-        SELECT n, name, k, 'c-' || n AS id, 'c-' || n - step AS before, k % 2 = 1 AS is_grant, k % 10 = 4 AS is_refused,
+        SELECT n, name, k, step, 'c-' || n AS id, 'c-' || n - step AS before, k % 2 = 1 AS is_grant,
+               k % 10 = 4 AS is_refused,
                -- Of the account with a tenth of all the last 5,000 lots, of the others all.
                n % 10 > 0 OR {accounts} + {lines} - n <= 100000 AS is_live,
                {now} - ({lines} - n) * 10 AS at, {now} + {day} * (n % 365 + 1) AS ends
@@ -60,10 +62,15 @@ FILL = """
         FROM many;
     INSERT INTO ledger_0001.lots
         SELECT 0, ends, {accounts} + n, 50, CASE WHEN is_live THEN 30 ELSE 0 END, 0,
-               CASE WHEN is_live THEN 20 ELSE 50 END, 0, 0, 0, 0, 0, CASE WHEN is_live THEN ends END, {accounts} + n,
+               CASE WHEN is_live THEN 20 ELSE 50 END, 0, 0, 0, 0, 0, CASE WHEN is_live THEN ends END,
+               -- The next line spends of it, unless that is refused.
+               {accounts} + CASE WHEN k % 10 = 3 OR n + step >= {accounts} + {lines} THEN n ELSE n + step END,
                1, 0, 50, false, false, false, is_live, name, id, 'credits',
                CASE WHEN n % 3 = 0 THEN 'promo' ELSE 'paid' END, '', 'issued'
         FROM many WHERE is_grant;
+    -- Of one lot something changes in the last line.
+    UPDATE ledger_0001.lots SET log_offset = 2 * {accounts} + {lines} - 1
+        WHERE (account_id, command_id) IN (SELECT name, id FROM many WHERE name = '{busy}' AND k = 11);
     INSERT INTO ledger_0001.balances (available, version, log_offset, next_at_ms, log_partition, account_id, asset)
         SELECT 30 * count(*) FILTER (WHERE is_grant AND is_live), max(k), {accounts} + max(n), NULL, 0, name, 'credits'
         FROM many GROUP BY name;
@@ -118,6 +125,7 @@ def pages(own: Settings) -> dict[str, str]:
 
         of_busy = f"SELECT command_id FROM ledger.journal WHERE account_id = '{BUSY}' AND kind = "
         grant, spend = (one(f"{of_busy} '{kind}' AND accepted ORDER BY version LIMIT 1") for kind in ("grant", "spend"))
+        long = one(f"{of_busy} 'grant' AND version = 11")
         refused = one(f"{of_busy} 'spend' AND NOT accepted LIMIT 1")
         latest = one(f"SELECT max(version) FROM ledger.journal WHERE account_id = '{BUSY}'")
         letter = one("SELECT log_partition || ':' || log_offset FROM ledger.dead_letters LIMIT 1")
@@ -140,6 +148,7 @@ def pages(own: Settings) -> dict[str, str]:
         "why: refused": f"{busy}/commands/{refused}",
         "trace: of a spend that 100,000 lines follow": f"{busy}/commands/{spend}/trace",
         "trace: of a grant that 100,000 lines follow": f"{busy}/commands/{grant}/trace",
+        "trace: of a grant whose lot changes 100,000 lines later": f"{busy}/commands/{long}/trace",
         "trace: of what all holds were taken from": f"/console/accounts/{HOLDER}/commands/{HOLDER}-g/trace",
         "line": f"{busy}/lines/{latest // 2}",
         "help: the form of a grant": f"{busy}/grant?asset=credits",
@@ -158,8 +167,8 @@ def pages(own: Settings) -> dict[str, str]:
     }
 
 
-#: Those that read everything there is, and say so.
-WHOLE = ("books: by class", "books: what ends", "books: trial")
+#: Those that show what is worked out apart from them, and what they say while it is.
+WHOLE, UNDER_WAY = ("books: by class", "books: what ends", "books: trial"), "being worked out"
 
 
 def measured(own: Settings, rounds: int) -> dict[str, Figures]:
@@ -177,6 +186,8 @@ def measured(own: Settings, rounds: int) -> dict[str, Figures]:
         figures = {}
         for name, path in found.items():
             with console.status(name):
+                if name.startswith(WHOLE):
+                    figures[f"{name}, until it is there"] = worked_out(client, path)
                 figures[name] = timed(client, path, rounds)
         with console.status("preview"):
             figures["help: the preview of a grant to an account with many lots"] = previewed(client, rounds)
@@ -200,6 +211,15 @@ def token_of(page: str) -> str:
 def timed(client: httpx.Client, path: str, rounds: int) -> Figures:
     """The figures of a page that is loaded again and again."""
     return _figures(rounds, lambda: client.get(path))
+
+
+def worked_out(client: httpx.Client, path: str) -> Figures:
+    """How long it takes until a page has what is worked out apart from it."""
+    began = time.perf_counter()
+    while UNDER_WAY in (text := client.get(path).text):
+        time.sleep(0.01)
+    taken = round((time.perf_counter() - began) * 1e3, 1)
+    return Figures(taken, taken, taken, len(text.encode()))
 
 
 def previewed(client: httpx.Client, rounds: int) -> Figures:
@@ -227,7 +247,7 @@ def beyond(figures: Mapping[str, Figures]) -> list[str]:
     return [
         name
         for name, one in figures.items()
-        if one.bytes > BOUND_BYTES or (one.half_ms > BOUND_MS and not name.startswith(WHOLE))
+        if one.bytes > BOUND_BYTES or (one.half_ms > BOUND_MS and not name.endswith("until it is there"))
     ]
 
 

@@ -1,6 +1,7 @@
 """The pages of the books: where all credits are, by asset and class, what ends when, and the proof.
 
-What takes long is a page of its own, which the first one has a browser fetch where it can.
+What takes long is a page of its own, which the first one has a browser fetch where it can. It shows what came of it
+last, and of when that is, while it is worked out anew.
 """
 
 from typing import Annotated, Any, NamedTuple
@@ -9,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from psycopg import Connection
 
-from creditfold.api.books import books_of, proof
+from creditfold.api.books import TrialBalanceAnswer, books_of, proof
 from creditfold.api.service import service_of
 from creditfold.console.pages import Page, render
 from creditfold.console.visits import Visit, needs
@@ -42,8 +43,8 @@ async def show_books(request: Request, visit: Reader) -> Response:
 @router.get("/console/books/classes")
 async def show_classes(request: Request, visit: Reader) -> Response:
     """What accounts have and what was spent, by class. Reads each live lot."""
-    read = await service_of(request).read(None, _classes)
-    return render(request, "classes.html", found=read.found)
+    latest = await service_of(request).latest.look("classes", _classes)
+    return render(request, "classes.html", latest=latest)
 
 
 def _classes(connection: Connection[Any]) -> Classes:
@@ -53,13 +54,17 @@ def _classes(connection: Connection[Any]) -> Classes:
 
 @router.get("/console/books/ending")
 async def show_ending(request: Request, visit: Reader) -> Response:
-    """What ends in which month."""
-    read = await service_of(request).read(None, queries.expiring_totals, None)
-    return render(request, "ending.html", rows=read.found[:MOST_ROWS], has_more=len(read.found) > MOST_ROWS)
+    """What ends in which month. Reads each live lot."""
+    latest = await service_of(request).latest.look("ending", queries.expiring_totals)
+    return render(request, "ending.html", latest=latest, most=MOST_ROWS)
 
 
 @router.get("/console/books/proof")
 async def show_proof(request: Request, visit: Reader) -> Response:
     """The trial balance: the proof from the journal that nothing is missing. Reads all of it."""
-    read = await service_of(request).read(None, proof)
-    return render(request, "proof.html", found=books_of(read.found), complete_to=read.complete_to)
+    latest = await service_of(request).latest.look("proof", _proof)
+    return render(request, "proof.html", latest=latest)
+
+
+def _proof(connection: Connection[Any]) -> TrialBalanceAnswer:
+    return books_of(proof(connection))

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
-from creditfold.api import append
+from creditfold.api import append, latest
 from creditfold.api.ends import LogEnds
 from creditfold.common.settings import Settings
+from creditfold.common.waiting import wait_until
+from creditfold.console import books
+from creditfold.projections.connections import connected
 from helpers.console import Visitor, text_of
 from helpers.doors import Door, serving
+from helpers.support import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,26 @@ def test_where_kafka_is_away_reads_go_on_and_appends_say_what_is_the_matter(
         assert answer.status_code == 503
         assert "Retry-After" in answer.headers
         assert "Done" not in text_of(answer.text)
+
+
+@pytest.mark.stack
+def test_a_door_that_closes_has_postgresql_end_what_takes_long(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process ends when its threads do, and these have no bound."""
+    endless = f"SELECT pg_sleep({10 * HANG_S})"
+    monkeypatch.setattr(latest, "WAIT_S", 0.0)
+    monkeypatch.setattr(books, "outstanding", lambda connection: connection.execute(endless))
+    key = door.make_key("read:statement").text
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = %s"
+    with connected(door.settings.dsn) as connection:
+
+        def is_asked() -> bool:
+            return connection.execute(asked, (endless,)).fetchall() == [(1,)]
+
+        with serving(door.settings) as url, Visitor(url) as visitor:
+            visitor.log_in(key)
+            assert "being worked out" in text_of(visitor.page("/console/books/classes"))
+            assert wait_until(is_asked, HANG_S)
+        assert wait_until(lambda: not is_asked(), HANG_S)
 
 
 @pytest.mark.stack

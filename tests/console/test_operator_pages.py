@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from creditfold.api import latest
 from creditfold.common.waiting import wait_until
 from creditfold.console import operation
 from creditfold.log.admin import KafkaAdmin
@@ -40,6 +41,27 @@ def test_the_books_say_where_all_credits_are(visitor: Visitor) -> None:
     proof = text_of(visitor.page("/console/books/proof"))
     assert "The books balance" in proof
     assert "coins 7 0 0 0 4 0 0 11 0" in proof
+
+
+@pytest.mark.parametrize("name", ["classes", "ending", "proof"])
+def test_what_takes_long_shows_what_came_of_it_last(
+    visitor: Visitor, letter: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it; the page says since when it is under way, and later of when it is."""
+    monkeypatch.setattr(latest, "WAIT_S", 0.0)
+    path = f"/console/books/{name}"
+    page = visitor.page(path)
+    assert "being worked out since" in text_of(page)
+    assert path in links_of(page)
+    said = [""]
+
+    def is_there() -> bool:
+        said[0] = text_of(visitor.page(path))
+        return "coins" in said[0]
+
+    assert wait_until(is_there, HANG_S)
+    assert "As of " in said[0]
+    assert "complete up to" in said[0]
 
 
 def test_operation_shows_what_moves_and_what_is_stuck(door: Door, visitor: Visitor, letter: str) -> None:
