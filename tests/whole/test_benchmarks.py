@@ -453,7 +453,8 @@ def test_each_page_of_the_console_is_measured(servers: Settings, monkeypatch: py
     # Something is on each: the smallest is the form of the login.
     assert [name for name, one in found.items() if one.bytes < found["login"].bytes] == []
     slow = console_pages.Figures(1.0, 300.0, 400.0, 5)
-    assert console_pages.beyond({"rules": slow, "books: trial balance": slow}) == ["rules"]
+    shown = {"rules": slow, "books: trial balance": slow, "books: trial balance, until it is there": slow}
+    assert console_pages.beyond(shown) == ["rules", "books: trial balance"]
 
 
 @pytest.mark.stack
