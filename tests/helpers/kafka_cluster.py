@@ -24,6 +24,7 @@ from creditfold.common.processes import Daemon, Step, last_lines, run
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaAdmin
+from creditfold.stack.class_archive import archive_options
 from creditfold.stack.java import find_java, java_environment
 from creditfold.stack.kafka import _cluster_id
 from helpers.stack_under_test import Guard, embedded_settings, free_port, server_folder
@@ -74,12 +75,11 @@ def make_certificates(folder: Path) -> Certificates:
 class Broker:
     """One broker of a cluster, which can be stopped, killed and started again."""
 
-    def __init__(self, home: Path, port: int, jars: Path, guard: Guard) -> None:
+    def __init__(self, home: Path, port: int, java: Sequence[str], guard: Guard) -> None:
         self.home = home
         self._guard = guard
         self.address = f"127.0.0.1:{port}"
-        java = find_java()
-        self._java = [java.command, *java.options, "-cp", f"{jars}/*"]
+        self._java = java
         self._daemon = Daemon(home / "process.json", home / "kafka.out")
 
     def format(self, cluster_id: str, options: Sequence[str]) -> None:
@@ -142,6 +142,8 @@ def cluster(
     guard = Guard(environment(embedded_settings(folder)))
     cluster_id = _cluster_id()
     scram = [f"SCRAM-SHA-512=[name={user},password={text}]" for user, text in (passwords or {}).items()]
+    java = find_java()
+    command = [java.command, *java.options, *archive_options(java, jars, lambda _: None), "-cp", f"{jars}/*"]
     for number, of_broker in enumerate(ports, 1):
         home = folder / f"broker-{number}"
         home.mkdir()
@@ -152,7 +154,7 @@ def cluster(
         else:
             lines.append("listener.security.protocol.map=CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT")
         (home / "server.properties").write_text("\n".join(lines) + "\n", "ascii")
-        broker = Broker(home, of_broker[0], jars, guard)
+        broker = Broker(home, of_broker[0], command, guard)
         broker.format(cluster_id, [part for one in scram for part in ("--add-scram", one)])
         brokers.append(broker)
     settings = embedded_settings(folder).model_copy(
@@ -211,6 +213,8 @@ def _configuration(number: int, ports: tuple[int, int, int], voters: str, count:
         ),
         f"transaction.state.log.min.isr={least}",
         f"share.coordinator.state.topic.min.isr={least}",
+        # By default an idle broker writes two records a second that say nothing but that it is there.
+        "metadata.max.idle.interval.ms=10000",
         # A broker that is killed is missed after this time.
         "broker.session.timeout.ms=3000",
         "broker.heartbeat.interval.ms=500",

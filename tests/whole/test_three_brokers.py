@@ -37,7 +37,8 @@ from helpers.support import (
 
 #: Commands that are acknowledged while a broker is away, and before the next one is killed.
 STRETCH = 40
-
+#: Between two of them, in seconds.
+PACE_S = 0.02
 
 #: One process starts the cluster.
 pytestmark = pytest.mark.xdist_group("three brokers")
@@ -90,7 +91,8 @@ class Load:
         settings = self._settings
         try:
             with CommandProducer(settings.kafka_client, settings.commands_topic, delivery_timeout_s=HANG_S) as producer:
-                while not self._stopping.is_set():
+                # Not as fast as can be: three brokers write each record, and have to start beside that.
+                while not self._stopping.wait(PACE_S):
                     number = self.acknowledged
                     producer.append(
                         Grant(command_id=f"g-{number}", account=f"user-{number % 50}", asset="credits", amount=1)
