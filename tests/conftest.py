@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -89,6 +90,16 @@ def _shares_servers(item: pytest.Item) -> bool:
     """Whether a test uses what is made once for its module."""
     found: dict[str, Any] = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
     return "stack" in found and any(one[-1].scope == "module" for one in found.values())
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """How a command that is run here has its process log ends with its test: so does the stream that it logs to."""
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
