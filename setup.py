@@ -22,6 +22,8 @@ COMPILED = (
     "log/partitioner.py",
     "log/reader.py",
     "log/record.py",
+    "schemas/reader.py",
+    "schemas/wire.py",
 )
 
 

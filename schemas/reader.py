@@ -1,89 +1,124 @@
-"""Compiles a schema into a function that reads its records. Knows nothing of framing or of what fields mean.
+"""Reads the records of a schema. Knows nothing of framing or of what fields mean.
 
-Decoding is the most expensive step of a fold, and a general decoder spends most of it on working out, for each record,
-what to read next. Here that is worked out once for each schema. The code is made from our own lock file, never from
-what is in the log. fastavro stays the yardstick: tests/schemas/test_schemas.py compares the two on any bytes.
+Decoding is one of the most expensive steps of a fold, and a general decoder spends most of it on working out, for each
+record, what to read next. Here that is worked out once for each schema: a list of the fields' kinds. fastavro stays the
+yardstick: tests/schemas/test_schemas.py compares the two on any bytes.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Final
 
+from creditfold.schemas.errors import MalformedError
 from creditfold.schemas.registry import JsonSchema
-
-#: Reads the record that starts at an offset and ends with the bytes; returns its values.
-Reader: TypeAlias = Callable[[bytes, int], tuple[Any, ...]]
-#: Reads the value that starts at an offset; returns it and the offset after it.
-ValueReader: TypeAlias = Callable[[bytes, int], tuple[Any, int]]
 
 MAP = {"type": "map", "values": "string"}
 
 MAX_VARINT_BITS = 64
 
+# The kinds of fields.
+_TEXT: Final = 0
+_LONG: Final = 1
+_FLAG: Final = 2
+_TEXTS: Final = 3
+_ARRAY: Final = 4
+_KINDS: Mapping[str, int] = {"string": _TEXT, "long": _LONG, "boolean": _FLAG}
 
-class MalformedError(ValueError):
-    """Bytes that the schema can't have written."""
 
+class RecordReader:
+    """Reads a record schema's records: strings, longs, booleans, maps of strings, and arrays of records of these.
 
-def compile_reader(schema: JsonSchema, current: JsonSchema) -> Reader:
-    """Make the reader of a record schema: strings, longs, booleans, maps of strings, and arrays of records of these.
-
-    Its values are those of the current schema's fields, in their order: a field that the record lacks is at its
+    What it reads are the values of the current schema's fields, in their order: a field that the record lacks is at its
     default, one that is gone is left out. So it is with records in arrays: each is a tuple of its values, and the array
-    a tuple of these. Raises TypeError for a schema with other types.
+    a tuple of these.
+
+    Args:
+        schema: that the records were written by.
+        current: whose values are wanted.
+
+    Raises:
+        TypeError: a schema has other types.
     """
-    today = {field["name"]: field["type"] for field in current["fields"]}
-    lines, read = ["def read(data, at):"], {}
-    readers: dict[str, ValueReader] = {}
-    for number, field in enumerate(schema["fields"]):
-        name = read[field["name"]] = f"f{number}"
-        if is_array(field["type"]):
-            readers[f"read_{name}"] = _array(field["type"], today.get(field["name"], field["type"]))
-            lines.append(f"    {name}, at = read_{name}(data, at)")
-        else:
-            lines += _field(name, field["type"])
-    # A default is made for each record, since its source text is inserted here: no two records share a map.
-    values = [read.get(field["name"]) or repr(default_of(field)) for field in current["fields"]]
-    lines += [
-        "    if at != len(data): raise MalformedError(f'{len(data) - at} bytes left over after the record')",
-        f"    return ({', '.join(values)},)",
-    ]
-    scope: dict[str, Any] = {"MalformedError": MalformedError, "long": read_long, "texts": read_texts, **readers}
-    exec("\n".join(lines), scope)  # noqa: S102 — see above: the source is ours.
-    reader: Reader = scope["read"]
-    return reader
+
+    __slots__ = ("_items", "_kinds", "_places")
+
+    def __init__(self, schema: JsonSchema, current: JsonSchema) -> None:
+        today = {field["name"]: field["type"] for field in current["fields"]}
+        names = [field["name"] for field in schema["fields"]]
+        self._kinds = [_kind(field["type"]) for field in schema["fields"]]
+        #: How the items of arrays are read, in the order of these fields.
+        self._items = [
+            _item_reader(field["type"], today.get(field["name"], field["type"]))
+            for field in schema["fields"]
+            if is_array(field["type"])
+        ]
+        #: Where the current fields' values are among those of the record, or the fields that it lacks; None where they
+        #: are the same.
+        self._places: list[int | dict[str, Any]] | None = None
+        if names != list(today):
+            self._places = [
+                names.index(field["name"]) if field["name"] in names else field for field in current["fields"]
+            ]
+            for place in self._places:
+                if isinstance(place, dict):
+                    default_of(place)  # Raises when the schema is loaded, not at the first record.
+
+    @property
+    def least_bytes(self) -> int:
+        """How short a record can be: each field takes a byte."""
+        return len(self._kinds)
+
+    def read(self, data: bytes, at: int) -> tuple[tuple[Any, ...], int]:
+        """Read the record that starts at an offset; returns its values and the offset after it.
+
+        Raises IndexError or ValueError for bytes that are no such record; the offset may be behind the bytes' end.
+        """
+        found: list[Any] = []
+        arrays = 0
+        for kind in self._kinds:
+            # One byte is the length of most texts. Its lowest bit is the sign, its highest says that more bytes follow.
+            byte = data[at]
+            if kind == _TEXT:
+                if byte & 129:
+                    size, at = read_long(data, at)
+                    if size < 0:
+                        raise MalformedError("a text of negative length")
+                    found.append(data[at : at + size].decode())
+                    at += size
+                elif byte:
+                    end = at + 1 + (byte >> 1)
+                    found.append(data[at + 1 : end].decode())
+                    at = end
+                else:
+                    found.append("")
+                    at += 1
+            elif kind == _LONG:
+                if byte & 128:
+                    number, at = read_long(data, at)
+                    found.append(number)
+                else:
+                    found.append((byte >> 1) ^ -(byte & 1))
+                    at += 1
+            elif kind == _FLAG:
+                # As fastavro has it, any byte but zero is true.
+                found.append(byte != 0)
+                at += 1
+            elif kind == _TEXTS:
+                texts, at = read_texts(data, at)
+                found.append(texts)
+            else:
+                items, at = _read_array(self._items[arrays], data, at)
+                found.append(items)
+                arrays += 1
+        if self._places is None:
+            return tuple(found), at
+        return tuple([found[one] if isinstance(one, int) else default_of(one) for one in self._places]), at
 
 
-def _field(name: str, kind: Any) -> list[str]:
-    if kind == "string":
-        # One byte is the length of most texts. Its lowest bit is the sign, its highest says that more bytes follow.
-        return [
-            "    size = data[at]",
-            "    if size & 129:",
-            "        size, at = long(data, at)",
-            "        if size < 0: raise MalformedError('a text of negative length')",
-            "    else:",
-            "        size >>= 1; at += 1",
-            f"    {name} = data[at:at + size].decode()",
-            "    at += size",
-        ]
-    if kind == "long":
-        return [
-            f"    {name} = data[at]",
-            f"    if {name} & 128:",
-            f"        {name}, at = long(data, at)",
-            "    else:",
-            f"        {name} = ({name} >> 1) ^ -({name} & 1); at += 1",
-        ]
-    if kind == "boolean":
-        return [f"    {name} = data[at] != 0; at += 1"]
-    if kind == MAP:
-        return [
-            "    if data[at]:",
-            f"        {name}, at = texts(data, at)",
-            "    else:",
-            f"        {name} = {{}}; at += 1",
-        ]
-    raise TypeError(f"no reader for a field of type {kind}")
+def _kind(kind: Any) -> int:
+    found = _KINDS.get(kind) if isinstance(kind, str) else _TEXTS if kind == MAP else _ARRAY if is_array(kind) else None
+    if found is None:
+        raise TypeError(f"no reader for a field of type {kind}")
+    return found
 
 
 def is_array(kind: Any) -> bool:
@@ -109,61 +144,30 @@ def _as_read(kind: Any, value: Any) -> Any:
     return dict(value) if kind == MAP else value
 
 
-def _array(kind: Any, current: Any) -> ValueReader:
-    item, size = _record(kind["items"], current["items"]), len(kind["items"]["fields"])  # Each field takes a byte.
-    if not size:
+def _item_reader(kind: Any, current: Any) -> RecordReader:
+    items = kind["items"]
+    if not (isinstance(items, dict) and items.get("type") == "record"):
+        raise TypeError(f"no reader for an array of {items}")
+    if not items["fields"]:
         raise TypeError("no reader for an array of records without fields: a few bytes would make any number of them")
-
-    def read(data: bytes, at: int) -> tuple[tuple[Any, ...], int]:
-        found: list[Any] = []
-        while True:
-            count, at = read_long(data, at)
-            if count == 0:
-                return tuple(found), at
-            if count < 0:
-                count = -count
-                _, at = read_long(data, at)
-            # Before anything is made of it: a count is a few bytes, and may say that any number of items follows.
-            if count * size > len(data) - at:
-                raise MalformedError("more items than the record can hold")
-            for _ in range(count):
-                value, at = item(data, at)
-                found.append(value)
-
-    return read
+    return RecordReader(items, current["items"])
 
 
-def _record(kind: Any, current: Any) -> ValueReader:
-    """Make the reader of a record within a record. Slower than the outer one's: few records have any."""
-    if not (isinstance(kind, dict) and kind.get("type") == "record"):
-        raise TypeError(f"no reader for an array of {kind}")
-    today = {field["name"]: field["type"] for field in current["fields"]}
-    steps = [
-        (field["name"], _value(field["type"], today.get(field["name"], field["type"]))) for field in kind["fields"]
-    ]
-    written = {name for name, _ in steps}
-    lacking = [field for field in current["fields"] if field["name"] not in written]
-    for field in lacking:
-        default_of(field)  # Raises when the schema is loaded, not at the first record.
-
-    def read(data: bytes, at: int) -> tuple[tuple[Any, ...], int]:
-        values = {}
-        for name, read_value in steps:
-            values[name], at = read_value(data, at)
-        for field in lacking:
-            values[field["name"]] = default_of(field)
-        return tuple([values[name] for name in today]), at
-
-    return read
-
-
-def _value(kind: Any, current: Any) -> ValueReader:
-    simple = _SIMPLE.get(kind) if isinstance(kind, str) else read_texts if kind == MAP else None
-    if simple is not None:
-        return simple
-    if is_array(kind):
-        return _array(kind, current)
-    raise TypeError(f"no reader for a field of type {kind}")
+def _read_array(reader: RecordReader, data: bytes, at: int) -> tuple[tuple[Any, ...], int]:
+    found: list[Any] = []
+    while True:
+        count, at = read_long(data, at)
+        if count == 0:
+            return tuple(found), at
+        if count < 0:
+            count = -count
+            _, at = read_long(data, at)
+        # Before anything is made of it: a count is a few bytes, and may say that any number of items follows.
+        if count * reader.least_bytes > len(data) - at:
+            raise MalformedError("more items than the record can hold")
+        for _ in range(count):
+            values, at = reader.read(data, at)
+            found.append(values)
 
 
 def read_long(data: bytes, at: int) -> tuple[int, int]:
@@ -186,6 +190,9 @@ def read_long(data: bytes, at: int) -> tuple[int, int]:
 def read_texts(data: bytes, at: int) -> tuple[dict[str, str], int]:
     """Read a map of strings, in any number of blocks. Returns it and the offset after it."""
     found: dict[str, str] = {}
+    if not data[at]:
+        # As most are.
+        return found, at + 1
     while True:
         count, at = read_long(data, at)
         if count == 0:
@@ -204,11 +211,3 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
     if not 0 <= size <= len(data) - at:
         raise MalformedError("a text longer than the record")
     return data[at : at + size].decode(), at + size
-
-
-def read_boolean(data: bytes, at: int) -> tuple[bool, int]:
-    """Read a boolean: as fastavro has it, any byte but zero is true. Returns it and the offset after it."""
-    return data[at] != 0, at + 1
-
-
-_SIMPLE: Mapping[str, ValueReader] = {"string": _text, "long": read_long, "boolean": read_boolean}

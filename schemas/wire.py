@@ -7,10 +7,11 @@ import importlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from creditfold.schemas.dead_letters import DeadLetterReason
-from creditfold.schemas.reader import Reader, compile_reader, is_array
+from creditfold.schemas.errors import DecodeError, MalformedError
+from creditfold.schemas.reader import RecordReader, is_array
 from creditfold.schemas.registry import JsonSchema, LockedSchema, load_current, load_lock, versions
 from creditfold.schemas.writer import Room, Writer, compile_room, compile_writer, later_fields
 
@@ -26,19 +27,7 @@ MAGIC = 0
 _OLD_IDS = range(10_001, 10_101)
 _OLD_LOG = "is of a log that was made before version 1: begin a new topic, append to that, and fold it anew"
 HEADER = struct.Struct(">bI")
-
-
-class DecodeError(ValueError):
-    """Bytes that are no record of ours. Holds the reason and a detail for people.
-
-    `rules` is that of Decoded where the schema at least is known; without one it is that of the first.
-    """
-
-    def __init__(self, reason: DeadLetterReason, detail: str, rules: int = 1) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-        self.rules = rules
+_HEADER_BYTES: Final = 5
 
 
 class Decoded(NamedTuple):
@@ -67,13 +56,14 @@ def _by_name(schema: JsonSchema, values: Sequence[Any]) -> dict[str, Any]:
 class _Reader(NamedTuple):
     record: str
     rules: int
-    read: Reader
+    reader: RecordReader
 
 
 @lru_cache(maxsize=1)
-def _readers() -> Mapping[int, _Reader]:
+def _readers() -> Mapping[bytes, _Reader]:
+    """By what their records begin with."""
     return {
-        row.id: _Reader(row.record, row.rules, compile_reader(row.schema, load_current(row.record)))
+        HEADER.pack(MAGIC, row.id): _Reader(row.record, row.rules, RecordReader(row.schema, load_current(row.record)))
         for row in load_lock()
     }
 
@@ -164,29 +154,47 @@ def decode(value: bytes | None) -> Decoded:
         ...     print(error.reason)
         not_framed
     """
+    return Decoded(*decode_values(value))
+
+
+def decode_values(value: bytes | None) -> tuple[str, tuple[Any, ...], int]:
+    """What `decode` returns, for who takes it apart at once. Raises DecodeError."""
     if not value:
         raise DecodeError(DeadLetterReason.EMPTY_VALUE, "the record has no value")
-    if len(value) <= HEADER.size or value[0] != MAGIC:
-        raise DecodeError(DeadLetterReason.NOT_FRAMED, "no zero byte and four-byte schema id before the body")
-    schema_id = int.from_bytes(value[1:5], "big")
-    reader = _readers().get(schema_id)
-    if reader is None:
-        detail = _OLD_LOG if is_before_version_1(value) else "is not in the lock file"
-        raise DecodeError(DeadLetterReason.UNKNOWN_SCHEMA_ID, f"schema id {schema_id} {detail}")
+    found = _readers().get(value[:_HEADER_BYTES])
+    if found is None or len(value) == _HEADER_BYTES:
+        raise _not_ours(value)
+    record, rules, reader = found
     try:
-        # Like Decoded(...), which takes twice as long.
-        return tuple.__new__(Decoded, (reader.record, reader.read(value, 5), reader.rules))
+        values, end = reader.read(value, _HEADER_BYTES)
+        if end != len(value):
+            raise MalformedError(f"{len(value) - end} bytes left over after the record")
+        return record, values, rules
     except IndexError:
-        raise DecodeError(DeadLetterReason.NOT_AVRO, "the record ends too early", reader.rules) from None
+        raise DecodeError(DeadLetterReason.NOT_AVRO, "the record ends too early", rules) from None
     except ValueError as error:
         # A number or a length out of bounds, bytes left over, or text that isn't UTF-8.
         detail = f"{type(error).__name__}: {error}"[:200]
-        raise DecodeError(DeadLetterReason.NOT_AVRO, detail, reader.rules) from None
+        raise DecodeError(DeadLetterReason.NOT_AVRO, detail, rules) from None
+
+
+def _not_ours(value: bytes) -> DecodeError:
+    if not _is_framed(value):
+        return DecodeError(DeadLetterReason.NOT_FRAMED, "no zero byte and four-byte schema id before the body")
+    detail = _OLD_LOG if is_before_version_1(value) else "is not in the lock file"
+    return DecodeError(DeadLetterReason.UNKNOWN_SCHEMA_ID, f"schema id {_schema_id(value)} {detail}")
+
+
+def _is_framed(value: bytes) -> bool:
+    return len(value) > _HEADER_BYTES and value[0] == MAGIC
+
+
+def _schema_id(value: bytes) -> int:
+    return int.from_bytes(value[1:_HEADER_BYTES], "big")
 
 
 def is_before_version_1(value: bytes | None) -> bool | None:
     """Whether a record's schema was given out before version 1 of the rules; None for no record of ours."""
-    if not value or len(value) <= HEADER.size or value[0] != MAGIC:
+    if not value or not _is_framed(value):
         return None
-    schema_id = int.from_bytes(value[1:5], "big")
-    return True if schema_id in _OLD_IDS else False if schema_id in _readers() else None
+    return True if _schema_id(value) in _OLD_IDS else False if value[:_HEADER_BYTES] in _readers() else None

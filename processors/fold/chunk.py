@@ -47,7 +47,7 @@ from creditfold.projections.store.results import (
 )
 from creditfold.schemas.dead_letters import REDRIVE_BY, REDRIVE_OF, REDRIVE_WHY, DeadLetterReason
 from creditfold.schemas.registry import load_lock
-from creditfold.schemas.wire import DecodeError, decode
+from creditfold.schemas.wire import DecodeError, decode_values
 
 #: Rules that will never be: schemas of records that are no commands.
 NEVER = MAX_RULES + 1
@@ -346,7 +346,7 @@ def read_one(record: Record, partition: int, partitions: int) -> Content | Later
         return _dead(record, DeadLetterReason.OVERSIZE, f"{len(value)} bytes; a command has at most {MAX_RECORD_BYTES}")
     content: Content
     try:
-        name, values, rules = decode(value)
+        name, values, rules = decode_values(value)
         content = _command(record, name, values, partition, partitions)
     except DecodeError as error:
         content, rules = _dead(record, error.reason, error.detail), error.rules

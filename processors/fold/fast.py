@@ -21,7 +21,8 @@ from creditfold.processors.fold.chunk import Read, Record, metadata_rows, read_o
 from creditfold.processors.fold.chunk import folding as new_folding
 from creditfold.processors.fold.id_filter import IdFilter
 from creditfold.projections.store.results import ChunkResult, MetadataRow
-from creditfold.schemas.reader import MalformedError, read_texts
+from creditfold.schemas.errors import MalformedError
+from creditfold.schemas.reader import read_texts
 from creditfold.schemas.registry import load_lock
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 import pytest
 
 from creditfold.ledger import RULESETS, CreditBook, UnknownRulesError
-from creditfold.processors.fold import chunk as chunks
 from creditfold.processors.fold.chunk import commands, fold, keys, read_records
 from creditfold.projections.store.results import ChunkResult
-from creditfold.schemas.wire import decode, encode
+from creditfold.schemas import wire
+from creditfold.schemas.wire import encode
 from helpers.records import FakeRecord, grant, spend
 from programs.rules_two import decide_two
 
@@ -121,9 +121,10 @@ def test_the_same_activation_again_is_a_duplicate() -> None:
 
 def test_a_schema_counts_from_its_rules_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before, its records are dead letters, and stay so in every replay by code that knows the schema."""
-    monkeypatch.setattr(chunks, "decode", lambda value: decode(value)._replace(rules=2))
-    reads = read_records([spend(0, 0, "a", "ann", 1), spend(2, 0, "b", "ann", 1)], 0, 1)
-    monkeypatch.setattr(chunks, "decode", decode)
+    later = {schema_id: reader._replace(rules=2) for schema_id, reader in wire._readers().items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(wire, "_readers", lambda: later)
+        reads = read_records([spend(0, 0, "a", "ann", 1), spend(2, 0, "b", "ann", 1)], 0, 1)
     assert list(keys(commands(reads))) == [("ann", "a"), ("ann", "b")]
     result = fold([reads[0], *read_records([activate(1, 2)], 0, 1), reads[1]], CreditBook(), 3)
     assert [letter.reason for letter in result.dead_letters] == ["unknown_schema_id"]

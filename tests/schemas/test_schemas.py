@@ -59,7 +59,8 @@ from creditfold.schemas.compatibility import (
     write_lock,
 )
 from creditfold.schemas.dead_letters import DeadLetterReason
-from creditfold.schemas.reader import MalformedError, compile_reader, read_long
+from creditfold.schemas.errors import MalformedError
+from creditfold.schemas.reader import RecordReader, read_long
 from creditfold.schemas.registry import LockedSchema
 from creditfold.schemas.writer import compile_writer, write_long
 from helpers.support import IS_COMPILED
@@ -563,8 +564,8 @@ def test_no_two_records_share_a_default() -> None:
     notes = {"name": "notes", "type": {"type": "map", "values": "string"}, "default": {"a": "b"}}
     item = {"type": "record", "name": "I", "fields": [notes]}
     many = {"name": "many", "type": {"type": "array", "items": item}, "default": [{}]}
-    read = compile_reader(schema, {"fields": [*schema["fields"], notes, many]})
-    first, second = read(b"\x02", 0), read(b"\x02", 0)
+    read = RecordReader(schema, {"fields": [*schema["fields"], notes, many]}).read
+    (first, _), (second, _) = read(b"\x02", 0), read(b"\x02", 0)
     assert first == second == (1, {"a": "b"}, (({"a": "b"},),))
     assert first[1] is not second[1]
     assert first[2][0][0] is not second[2][0][0]
@@ -588,7 +589,7 @@ LONGS_IN_ARRAY = {"type": "array", "items": "long"}
 def test_a_type_without_a_reader_is_reported_when_the_schema_is_loaded(kind: Any, says: str) -> None:
     """And not at the first record of it."""
     with pytest.raises(TypeError, match=says):
-        compile_reader({"fields": [{"name": "x", "type": kind}]}, {"fields": []})
+        RecordReader({"fields": [{"name": "x", "type": kind}]}, {"fields": []})
 
 
 @pytest.mark.parametrize("kind", ["double", ["null", "long"], {"type": "map", "values": "long"}, LONGS_IN_ARRAY])
@@ -601,7 +602,7 @@ def test_so_is_one_without_a_writer(kind: Any) -> None:
 def test_a_field_without_a_value_is_reported_when_the_schema_is_loaded() -> None:
     """The lock refuses such a schema; a reader would have to make its value up."""
     with pytest.raises(TypeError, match="x, which has no default"):
-        compile_reader({"fields": []}, {"fields": [{"name": "x", "type": "long"}]})
+        RecordReader({"fields": []}, {"fields": [{"name": "x", "type": "long"}]})
 
 
 def long_bytes(number: int) -> bytes:
