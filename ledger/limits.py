@@ -48,4 +48,5 @@ def is_id(text: str, longest: int) -> bool:
 
 def is_note(text: str, longest: int) -> bool:
     """Say whether a text can be kept as a note: at most `longest` characters, neither NUL nor surrogate."""
-    return len(text) <= longest and _BAD_IN_NOTE(text) is None
+    # Most are empty.
+    return not text or (len(text) <= longest and _BAD_IN_NOTE(text) is None)

@@ -11,16 +11,14 @@ from creditfold.ledger import limits
 from creditfold.ledger.commands import (
     COMMANDS,
     CONTROLS,
-    OWN_END,
-    OWN_START,
-    PLAIN_DEFAULTS,
+    KINDS,
     ActivateRules,
-    ReceiveTransfer,
-    SettleTransfer,
+    Command,
+    Control,
     Tick,
     command_of,
 )
-from creditfold.ledger.credit_validity import DERIVED, problem_of
+from creditfold.ledger.credit_validity import DERIVED_COMMANDS, problem_of
 from creditfold.ledger.limits import is_id, is_note
 
 
@@ -31,55 +29,37 @@ def check(record_name: str, values: Sequence[Any]) -> str | None:
         record_name: of a command or of a control record, for example `Grant`.
         values: of all fields after defaults, in the order of the command's.
     """
-    if record_name not in _PLAIN or values[OWN_START:OWN_END] != _PLAIN[record_name]:
-        return _check_any(record_name, values)
-    command_id, account, asset, amount = values[:4]
-    # Compared by class, since True is an int too.
-    is_sound = amount.__class__ is int and 1 <= amount <= limits.MAX_AMOUNT
-    if not is_sound or not _are_plain(command_id, account, asset):
-        return _check_any(record_name, values)
-    occurred_at, source, reason, metadata = values[-4:]
-    # Most commands say nothing more.
-    if occurred_at == 0 and source == reason == "" and metadata == {} and occurred_at.__class__ is int:
-        return None
-    return _check_origin(occurred_at, source, reason) or metadata_problem(metadata)
+    checked = command_or_problem(record_name, tuple(values))
+    return checked if isinstance(checked, str) else None
 
 
-_PLAIN = {kind.__name__: own for kind, own in PLAIN_DEFAULTS.items()}
-
-
-def _check_any(record_name: str, values: Sequence[Any]) -> str | None:
+def command_or_problem(record_name: str, values: tuple[Any, ...]) -> Command | Control | str:
+    """Make the command of decoded values, or say what is wrong with them; the arguments are those of `check`."""
     if record_name not in COMMANDS and record_name not in CONTROLS:
         return "unknown command"
     try:
         # Any: its fields are what was read, not yet what they should be.
-        command: Any = command_of(record_name, tuple(values))
+        command: Any = command_of(record_name, values)
     except ValueError as error:
         return str(error)
-    if isinstance(command, ActivateRules):
-        return _check_activation(command)
-    if isinstance(command, Tick):
-        return _check_tick(command)
-    problem = problem_of(command)
-    if problem or isinstance(command, ReceiveTransfer | SettleTransfer):
+    problem = problem_of(command) if record_name in COMMANDS else _check_control(command)
+    if problem is None and record_name in _WITH_ORIGIN:
+        # The fields of all of these end with who asks, when, why, and what else. Most say nothing of it.
+        origin: tuple[Any, ...] = values[-4:]
+        if origin != _NO_ORIGIN or origin[0].__class__ is not int:
+            problem = _check_origin(origin[0], origin[1], origin[2]) or metadata_problem(origin[3])
+    if problem is not None:
         return problem
-    return _check_origin(command.occurred_at, command.source, command.reason) or metadata_problem(command.metadata)
+    made: Command | Control = command
+    return made
 
 
-def _are_plain(command_id: Any, account: Any, asset: Any) -> bool:
-    """Whether these ids can be seen at one look to be sound, as nearly all can: ASCII without a space."""
-    if not (command_id.__class__ is account.__class__ is asset.__class__ is str):
-        return False
-    ids = command_id + account + asset
-    return (
-        ids.isascii()
-        and ids.isprintable()
-        and " " not in ids
-        and 0 < len(command_id) <= limits.MAX_COMMAND_ID
-        and command_id[0] != DERIVED
-        and 0 < len(account) <= limits.MAX_ACCOUNT
-        and 0 < len(asset) <= limits.MAX_ASSET
-    )
+_WITH_ORIGIN = {kind.__name__ for kind in KINDS if kind not in DERIVED_COMMANDS}
+_NO_ORIGIN: tuple[Any, ...] = (0, "", "", {})
+
+
+def _check_control(command: Any) -> str | None:
+    return _check_activation(command) if isinstance(command, ActivateRules) else _check_tick(command)
 
 
 def _check_activation(command: ActivateRules) -> str | None:

@@ -21,7 +21,6 @@ from creditfold.ledger import (
     Spend,
     Tick,
     Verdict,
-    command_of,
 )
 from creditfold.ledger.commands import ReceiveTransfer, Transfer
 from creditfold.ledger.facts import Accepted, CreditOutcome
@@ -34,7 +33,7 @@ from creditfold.ledger.limits import (
     MAX_TRANSFER_BYTES,
     is_id,
 )
-from creditfold.ledger.validity import check
+from creditfold.ledger.validity import command_or_problem
 from creditfold.log.partitioner import partition_of
 from creditfold.projections.store.results import (
     Activation,
@@ -153,12 +152,13 @@ def controls(reads: Sequence[Read]) -> list[int]:
     return [at for at, read in enumerate(reads) if read[1].__class__ in _MAY_CONTROL and is_control(held(read))]
 
 
+_CONTROLS = (Tick, ActivateRules)
 _MAY_CONTROL = (Tick, ActivateRules, Later)
 
 
 def is_control(content: Any) -> bool:
     """Whether content is that of a control record."""
-    return isinstance(content, Tick | ActivateRules)
+    return isinstance(content, _CONTROLS)
 
 
 def held(read: Read) -> Any:
@@ -368,11 +368,11 @@ def _most_bytes(value: bytes) -> int:
 
 
 def _command(record: Record, name: str, values: tuple[Any, ...], partition: int, partitions: int) -> Content:
-    if problem := check(name, values):
-        return _dead(record, DeadLetterReason.INVALID_COMMAND, problem)
     # The order of a schema's fields is that of its command's.
-    command = command_of(name, values)
-    if isinstance(command, ActivateRules | Tick):
+    command = command_or_problem(name, values)
+    if isinstance(command, str):
+        return _dead(record, DeadLetterReason.INVALID_COMMAND, command)
+    if isinstance(command, _CONTROLS):
         if record.key is not None:
             return _dead(record, DeadLetterReason.KEY_MISMATCH, "a control record has no key")
         return command
