@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent
 COMPILED = (
     *(f"ledger/{path.name}" for path in sorted((ROOT / "ledger").glob("*.py")) if path.stem != "__init__"),
     "processors/fold/chunk.py",
+    "processors/fold/draft.py",
     "producers/models/fields.py",
     "projections/store/chain.py",
     "projections/store/rows.py",

@@ -13,7 +13,7 @@ from creditfold.ledger.apply import apply
 from creditfold.ledger.commands import KINDS, Batch, Command, Grant, Spend, Step
 from creditfold.ledger.decide import Refused, decide_steps
 from creditfold.ledger.facts import NOTHING, Accepted, Balance, CreditEntry, CreditOutcome, Fact, Rejected, make
-from creditfold.ledger.folding import Body, Known, Verdict, advanced, body_of, repeated
+from creditfold.ledger.folding import Known, Verdict, advanced, columns_of, repeated
 from creditfold.ledger.reasons import RejectionReason
 from creditfold.ledger.time import settle
 from creditfold.ledger.versions import RULES, ruleset
@@ -291,13 +291,35 @@ def _entry_of(
     step: int | None = None,
 ) -> CreditEntry:
     """A line of the journal: of a command, or without one of what else changed."""
-    command_id, body = (None, _NO_BODY) if command is None else (command.command_id, body_of(command))
-    _, _, amount, occurred_at, source, note, extra, details = body
-    line = (name, version, command_id, kind, asset, amount, before, balance, rejection, step)
-    return make(CreditEntry, (*line, rules, clock_ms, occurred_at, source, note, extra, details, facts))
-
-
-_NO_BODY = Body("", "", 0, 0, "", "", b"")
+    command_id: str | None = None
+    amount, occurred_at, source, note, extra, details = 0, 0, "", "", b"", ""
+    if command is not None:
+        command_id = command.command_id
+        _, _, amount, occurred_at, source, note, extra, details = columns_of(command)
+    return make(
+        CreditEntry,
+        # One tuple at once: to put it together of parts takes longer than all else here.
+        (
+            name,
+            version,
+            command_id,
+            kind,
+            asset,
+            amount,
+            before,
+            balance,
+            rejection,
+            step,
+            rules,
+            clock_ms,
+            occurred_at,
+            source,
+            note,
+            extra,
+            details,
+            facts,
+        ),
+    )
 
 
 def _by_asset(facts: Sequence[Fact]) -> dict[str, Sequence[Fact]]:

@@ -365,13 +365,6 @@ KINDS: Mapping[type[Command], str] = {
 COMMANDS: Mapping[str, type[Command]] = {kind.__name__: kind for kind in KINDS}
 CONTROLS: Mapping[str, type[Control]] = {"ActivateRules": ActivateRules, "Tick": Tick}
 
-#: The fields of a grant and a spend that nearly all leave at their defaults, with these: their own, which stand between
-#: what all commands of credits say and who asks for it.
-OWN_START, OWN_END = Grant._fields.index("amount") + 1, -4
-PLAIN_DEFAULTS: Mapping[type[Command], tuple[Any, ...]] = {
-    kind: tuple(kind._field_defaults[name] for name in kind._fields[OWN_START:OWN_END]) for kind in (Grant, Spend)
-}
-
 #: The fields of a batch's step in its Avro record, with their defaults. A step uses those of its kind.
 STEP_FIELDS: Mapping[str, Any] = {
     "kind": "",

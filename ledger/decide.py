@@ -53,11 +53,17 @@ Answer: TypeAlias = list[Fact] | Reason
 #: Decides one command without steps by one version of the rules: account, command, the log's clock.
 DecideOne: TypeAlias = Callable[[Account, Any, int], Answer]
 
-# Looked up once.
+# Looked up once: of an enumeration's class that is a call of Python's, and takes longer than most of what is done here.
 _REMAINING = Bucket.REMAINING
+_HELD = Bucket.HELD
 _SPENT = Bucket.SPENT
 _GRANTED_FACT = FactKind.GRANTED
 _SPENT_FACT = FactKind.SPENT
+_HELD_FACT = FactKind.HELD
+_CAPTURED_FACT = FactKind.CAPTURED
+_RELEASED_FACT = FactKind.RELEASED
+_REFUNDED_FACT = FactKind.REFUNDED
+_INSUFFICIENT_CREDITS = Reason.INSUFFICIENT_CREDITS
 
 
 def decide(account: Account, command: Command, clock_ms: int) -> list[Fact] | Refused:
@@ -199,10 +205,10 @@ def _spend(account: Account, command: Spend, clock_ms: int) -> Answer:
     if owed:
         if command.partial:
             if owed == amount:
-                return Reason.INSUFFICIENT_CREDITS
+                return _INSUFFICIENT_CREDITS
         # A backdated one may find less than there is now: it makes no debt beside credits that could be spent.
         elif owed > (0 if backdated_to is not None else account.credit(asset)):
-            return Reason.INSUFFICIENT_CREDITS
+            return _INSUFFICIENT_CREDITS
         else:
             moves = (*moves, make(Move, (None, Bucket.DEBT, _SPENT, owed)))
     return [make(Fact, (_SPENT_FACT, clock_ms, asset, command.command_id, moves, None, "", ()))]
@@ -212,10 +218,10 @@ def _hold(account: Account, command: Hold, clock_ms: int) -> Answer:
     asset, deadline = command.asset, command.deadline
     if deadline <= clock_ms:
         return Reason.DEADLINE_PASSED
-    moves, missing = _allocate(account, asset, command.use, command.amount, Bucket.HELD)
+    moves, missing = _allocate(account, asset, command.use, command.amount, _HELD)
     if missing:
-        return Reason.INSUFFICIENT_CREDITS
-    return [make(Fact, (FactKind.HELD, clock_ms, asset, command.command_id, moves, None, "", (deadline,)))]
+        return _INSUFFICIENT_CREDITS
+    return [make(Fact, (_HELD_FACT, clock_ms, asset, command.command_id, moves, None, "", (deadline,)))]
 
 
 def _open_hold(account: Account, hold_id: str, amount: int) -> Held | Reason:
@@ -237,9 +243,9 @@ def _capture(account: Account, command: Capture, clock_ms: int) -> Answer:
     if not isinstance(hold, Held):
         return hold
     left, taken = without_start(hold.slices, command.amount or hold.amount)
-    moves = _moves(taken, Bucket.HELD, _SPENT)
+    moves = _moves(taken, _HELD, _SPENT)
     particulars = (command.command_id,)
-    facts = [make(Fact, (FactKind.CAPTURED, clock_ms, hold.asset, command.hold, moves, None, "", particulars))]
+    facts = [make(Fact, (_CAPTURED_FACT, clock_ms, hold.asset, command.hold, moves, None, "", particulars))]
     if command.final and left:
         facts += _let_go(account, hold, left[::-1], clock_ms)
     return facts
@@ -255,8 +261,8 @@ def _release(account: Account, command: Release, clock_ms: int) -> Answer:
 
 def _let_go(account: Account, hold: Held, slices: tuple[Slice, ...], clock_ms: int) -> list[Fact]:
     """Give slices off the end of a hold back to their lots."""
-    moves = _moves(slices, Bucket.HELD, _REMAINING)
-    fact = make(Fact, (FactKind.RELEASED, clock_ms, hold.asset, hold.id, moves, None, "", ()))
+    moves = _moves(slices, _HELD, _REMAINING)
+    fact = make(Fact, (_RELEASED_FACT, clock_ms, hold.asset, hold.id, moves, None, "", ()))
     return [fact, *Inflow(account, hold.asset, clock_ms).returned(slices)]
 
 
@@ -281,7 +287,7 @@ def _refund(account: Account, command: Refund, clock_ms: int) -> Answer:
         else:
             home.append(part)
     moves += _moves(home, _SPENT, _REMAINING)
-    facts = [Fact(FactKind.REFUNDED, clock_ms, asset, command.spend, moves)] if moves else []
+    facts = [make(Fact, (_REFUNDED_FACT, clock_ms, asset, command.spend, moves, None, "", ()))] if moves else []
     inflow = Inflow(account, asset, clock_ms, forgiven=command.spend)
     back = inflow.come_back(home)
     for number, (old, renewal) in enumerate(renewed.items(), start=1):

@@ -3,23 +3,14 @@
 Pure like its room. What is decided is credits.py's, and the book of accounts credit_book.py's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from hashlib import blake2b
 from json import JSONEncoder
 from json.encoder import encode_basestring
 from typing import Any, NamedTuple, TypeAlias
 
-from creditfold.ledger.commands import (
-    KINDS,
-    OWN_END,
-    OWN_START,
-    PLAIN_DEFAULTS,
-    Batch,
-    Command,
-    ReceiveTransfer,
-    Step,
-)
+from creditfold.ledger.commands import KINDS, Command, Parcel, Step
 from creditfold.ledger.facts import make
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 
@@ -58,27 +49,31 @@ Known: TypeAlias = dict[CommandKey, Body | Command]
 
 def body_of(command: Command) -> Body:
     """The body of a command."""
-    kind = type(command)
-    own = PLAIN_DEFAULTS.get(kind)
+    return make(Body, columns_of(command))
+
+
+#: The values of a body, in the order of its fields.
+Columns: TypeAlias = tuple[str, str, int, int, str, str, bytes, str]
+
+
+def columns_of(command: Command) -> Columns:
+    """The values of a command's body: for each line of the journal one tuple less than the body itself."""
     fields: tuple[Any, ...] = command
-    if own is not None and fields[OWN_START:OWN_END] == own:
-        # As nearly all are: no field of its own is used.
-        asset, amount = fields[2:4]
-        occurred_at, source, reason, metadata = fields[-4:]
-        extra = digest(metadata) if metadata else b""
-        return make(Body, (KINDS[kind], asset, amount, occurred_at, source, reason, extra, ""))
-    shape = _SHAPES[kind]
-    found: dict[str, Any] = {name: fields[at] for name, at, default in shape.own if fields[at] != default}
-    if isinstance(command, Batch):
-        found["steps"] = [_step(step) for step in command.steps]
-    elif isinstance(command, ReceiveTransfer):
-        found["parcels"] = [[lot, amount, *terms] for lot, amount, terms in command.parcels]
-    values = [default if at is None else fields[at] for at, default in shape.shared]
-    asset, amount, occurred_at, source, reason, metadata = values
-    extra = digest(metadata) if metadata else b""
-    texts = [f'"{name}":{_json(value)}' for name, value in found.items()]
+    shape = _SHAPES[command.__class__]
+    texts: list[str] = []
+    for own in shape.own:
+        value, default = fields[own.at], own.default
+        # Nearly always the very same object, which takes no comparison.
+        if value is not default and value != default:
+            texts.append(own.name_as_json + _json(value if own.plain is None else own.plain(value)))
+    asset: str = "" if shape.asset < 0 else fields[shape.asset]
+    amount: int = 0 if shape.amount < 0 else fields[shape.amount]
     details = "{" + ",".join(texts) + "}" if texts else ""
-    return make(Body, (KINDS[kind], asset, amount, occurred_at, source, reason, extra, details))
+    if not shape.has_origin:
+        return shape.kind, asset, amount, 0, "", "", b"", details
+    metadata = fields[-1]
+    extra = digest(metadata) if metadata else b""
+    return shape.kind, asset, amount, fields[-4], fields[-3], fields[-2], extra, details
 
 
 def _json(value: Any) -> str:
@@ -88,27 +83,36 @@ def _json(value: Any) -> str:
     return str(value) if value.__class__ is int else as_json(value)
 
 
-class _Shape(NamedTuple):
-    """Where a command's fields are: those that all bodies have, and its own, each with its default if it has one."""
+class _Own:
+    """A field that only some kinds of commands have: where it is, its default if it has one, and how it is kept."""
 
-    shared: Sequence[tuple[int | None, Any]]
-    own: Sequence[tuple[str, int, Any]]
+    __slots__ = ("at", "default", "name_as_json", "plain")
 
-
-_SHARED: Mapping[str, Any] = {"asset": "", "amount": 0, "occurred_at": 0, "source": "", "reason": "", "metadata": None}
-
-
-def _shape(kind: type[Command]) -> _Shape:
-    places = {name: at for at, name in enumerate(kind._fields)}
-    defaults = kind._field_defaults
-    named = [name for name in kind._fields if name not in _SHARED and name not in ("command_id", "account")]
-    return _Shape(
-        [(places.get(name), default) for name, default in _SHARED.items()],
-        [(name, places[name], defaults.get(name)) for name in named],
-    )
+    def __init__(self, at: int, name: str, default: Any) -> None:
+        self.at = at
+        self.name_as_json = f'"{name}":'
+        self.default = default
+        #: Makes values for JSON of the field's value, None where it is one.
+        self.plain = _PLAIN.get(name)
 
 
-_SHAPES: Mapping[type[Command], _Shape] = {kind: _shape(kind) for kind in KINDS}
+class _Shape:
+    """Where a kind's fields are: those that bodies have columns for, negative where it lacks one, and its own."""
+
+    __slots__ = ("amount", "asset", "has_origin", "kind", "own")
+
+    def __init__(self, kind: type[Command]) -> None:
+        names, defaults = kind._fields, kind._field_defaults
+        self.kind = KINDS[kind]
+        self.asset = names.index("asset") if "asset" in names else -1
+        self.amount = names.index("amount") if "amount" in names else -1
+        #: Whether it says who asks for it, as all do but those that the ledger itself appends.
+        self.has_origin = names[-4:] == _ORIGIN
+        self.own = [_Own(at, name, defaults.get(name)) for at, name in enumerate(names) if name not in _SHARED]
+
+
+_ORIGIN = ("occurred_at", "source", "reason", "metadata")
+_SHARED = ("command_id", "account", "asset", "amount", *_ORIGIN)
 
 
 def _step(step: Step) -> dict[str, Any]:
@@ -117,6 +121,17 @@ def _step(step: Step) -> dict[str, Any]:
     defaults = step._field_defaults
     return {"kind": KINDS[type(step)], **{key: value for key, value in fields.items() if value != defaults.get(key)}}
 
+
+def _steps(steps: Sequence[Step]) -> list[Any]:
+    return [_step(step) for step in steps]
+
+
+def _parcels(parcels: Sequence[Parcel]) -> list[Any]:
+    return [[lot, amount, *terms] for lot, amount, terms in parcels]
+
+
+_PLAIN: Mapping[str, Callable[[Any], list[Any]]] = {"steps": _steps, "parcels": _parcels}
+_SHAPES: Mapping[type[Command], _Shape] = {kind: _Shape(kind) for kind in KINDS}
 
 _OF_THE_BATCH = ("account", "occurred_at", "source", "reason", "metadata")
 

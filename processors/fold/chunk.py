@@ -17,8 +17,6 @@ from creditfold.ledger import (
     Command,
     CreditBook,
     CreditEntry,
-    Grant,
-    Spend,
     Tick,
     Verdict,
 )
@@ -190,8 +188,8 @@ class _Fold:
             book.advance(record.timestamp)
         if record.headers and (redrive := _redrive(record)) is not None:
             self.redrives.append(redrive)
-        # Nearly all are plain commands, which are recognized by their class before the other kinds are looked at.
-        if content.__class__ is not Grant and content.__class__ is not Spend:
+        # Nearly all are commands, which are recognized by their class before anything else is looked at.
+        if content.__class__ not in KINDS:
             if isinstance(content, Later):
                 if content.rules > book.rules:
                     detail = f"schema id {content.schema_id} comes with rules {content.rules}"
@@ -221,7 +219,7 @@ class _Fold:
             self.metadata += metadata_rows(record.offset, command.account, said, self.searchable)
         self.journal += [(record.offset, entry) for entry in outcome.entries]
         self.made += weight(outcome.entries)
-        self.decisions[KINDS[command.__class__], "" if isinstance(outcome, Accepted) else outcome.reason.value] += 1
+        self.decisions[KINDS[command.__class__], "" if isinstance(outcome, Accepted) else str(outcome.reason)] += 1
 
     def _refuse(self, record: Record, command: Command, verdict: Verdict) -> None:
         if verdict is Verdict.COMMAND_ID_REUSED:
@@ -291,7 +289,11 @@ def metadata_rows(
 
 def weight(entries: Iterable[CreditEntry]) -> int:
     """How much lines of the journal weigh, in facts and moves of lots: what they and their rows take of memory."""
-    return sum([1 + len(fact.moves) for entry in entries for fact in entry.facts])
+    found = 0
+    for entry in entries:
+        for fact in entry.facts:
+            found += 1 + len(fact.moves)
+    return found
 
 
 def fold(

@@ -61,11 +61,37 @@ def unescaped(cell: str) -> str | None:
 
 def journal_line(partition: int, offset: int, entry: CreditEntry) -> bytes:
     """The line of a decision: the columns of its row in the journal, in their order."""
-    account, version, command_id, kind, asset, amount, before, balance, rejection, step = entry[:10]
-    rules, clock_ms, occurred_at, source, note, extra, details, facts = entry[10:]
+    (
+        account,
+        version,
+        command_id,
+        kind,
+        asset,
+        amount,
+        before,
+        balance,
+        rejection,
+        step,
+        rules,
+        clock_ms,
+        occurred_at,
+        source,
+        note,
+        extra,
+        details,
+        facts,
+    ) = entry
     happened = facts_as_json(facts, asset)
-    # An id that holds none of the others may hold a backslash; hardly any does, so they are looked at at once.
-    if source or note or "\\" in f"{account}{command_id}{asset}{details}{happened}":
+    # An id that holds none of the others may hold a backslash; hardly any does.
+    if (
+        source
+        or note
+        or "\\" in happened
+        or "\\" in details
+        or "\\" in account
+        or "\\" in asset
+        or (command_id is not None and "\\" in command_id)
+    ):
         account, asset, source, note, details, happened = map(
             escaped, (account, asset, source, note, details, happened)
         )

@@ -182,22 +182,26 @@ def hours(lines: Iterable[JournalLine], accounts: Mapping[str, Account]) -> dict
         accounts: those that the lines are about, with all lots that the lines moved.
     """
     found: dict[Hour, int] = {}
-    origin = ("", "")
+    own_source = own_reason = ""
     for _, entry in lines:
         # Lines of further assets of a command come behind its own, and don't have its source and reason themselves.
         if entry.command_id is not None or entry.kind == SETTLED:
-            origin = (entry.source, entry.reason)
-        for fact in entry.facts:
-            kind, moves = fact.kind, fact.moves
-            for lot, source, target, amount in moves:
+            own_source, own_reason = entry.source, entry.reason
+        facts = entry.facts
+        if not facts:
+            continue
+        number, account = entry.clock_ms // HOUR_MS, accounts[entry.account]
+        source, reason = category(own_source), category(own_reason)[:HOUR_REASON]
+        for fact in facts:
+            kind, moves, asset = fact.kind, fact.moves, fact.asset
+            for lot, origin, target, amount in moves:
                 what = _INTO.get(target)
                 if what is None:
-                    what = _OUT_OF_SPENT if source == Bucket.SPENT else _BY_FACT.get(kind)
+                    what = _OUT_OF_SPENT if origin == _SPENT else _BY_FACT.get(kind)
                     if what is None:
                         continue
-                lot_class = "" if lot is None else str(accounts[entry.account].lot(lot).terms.lot_class)
-                source_text, reason = category(origin[0]), category(origin[1])[:HOUR_REASON]
-                hour = (entry.clock_ms // HOUR_MS, fact.asset, what, lot_class, source_text, reason)
+                lot_class = "" if lot is None else str(account.lot(lot).terms.lot_class)
+                hour = (number, asset, what, lot_class, source, reason)
                 found[hour] = found.get(hour, 0) + amount
     return found
 
@@ -206,6 +210,9 @@ def category(text: str) -> str:
     """A text by which sums are kept, as it can be sent."""
     return text.replace(SEPARATOR, " ") if SEPARATOR in text else text
 
+
+# Looked up once: of an enumeration's class that is a call of Python's.
+_SPENT = Bucket.SPENT
 
 #: What happens where credits go into one of these, out of what was spent, or by a fact of one of these kinds.
 _INTO = {bucket: str(bucket) for bucket in (Bucket.SPENT, Bucket.EXPIRED, Bucket.VOIDED, Bucket.FORFEITED)}
