@@ -42,16 +42,17 @@ from creditfold.projections.store.claim import claim
 from creditfold.projections.tables.setup import prepare
 
 PARTITIONS = 8
-NOW_MS = 1_800_000_000_000
 
 
 def records(log: str, count: int, accounts: int) -> list[list[Record]]:
     """The records of each partition of a log."""
     found: list[list[Record]] = [[] for _ in range(PARTITIONS)]
+    # The commands' deadlines count from now: appended later, all holds would be refused.
+    now_ms = int(time.time() * 1000)
     for number, command in enumerate(LOGS[log](count, accounts, 1)):
         record = encode_command(command)
         known = found[partition_of(record.key or b"", PARTITIONS)]
-        known.append(Record(len(known), NOW_MS + number // 50, record.key, record.value))
+        known.append(Record(len(known), now_ms + number // 50, record.key, record.value))
     return found
 
 
