@@ -82,6 +82,9 @@ class RecordReader:
                     size, at = read_long(data, at)
                     if size < 0:
                         raise MalformedError("a text of negative length")
+                    # Checked here, since an offset of over 62 bits is no offset for the compiled core.
+                    if size > len(data) - at:
+                        raise MalformedError("a text longer than the record")
                     found.append(data[at : at + size].decode())
                     at += size
                 elif byte:

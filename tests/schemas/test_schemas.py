@@ -623,6 +623,17 @@ def test_a_count_that_the_record_cannot_hold_is_refused_at_once(count: int, sign
         wire.decode(head + long_bytes(sign * count) + size + b"\x00" * 30)
 
 
+@pytest.mark.parametrize("size", [64, 2**31, 2**62 - 1, 2**62, 2**63 - 1])
+@pytest.mark.parametrize("before", [b"", b"\x02s"])
+def test_a_text_that_the_record_cannot_hold_is_refused_at_once(size: int, before: bytes) -> None:
+    """With the same words on each core, which counts with numbers of its own, and in records within as well."""
+    outer = wire.encode("Grant", GRANT)[:5]
+    inner = wire.encode("Batch", {"command_id": "b", "account": "a", "steps": []})[:9] + long_bytes(1)
+    for head in (outer, inner):
+        with pytest.raises(wire.DecodeError, match="MalformedError: a text longer than the record"):
+            wire.decode(head + before + long_bytes(size) + b"x" * 60)
+
+
 def test_an_array_may_come_in_blocks() -> None:
     """As other languages' clients write it."""
     item = b"\x02x" + b"\x02" + b"\x08paid" + b"\x02" * 3 + b"\x00"
