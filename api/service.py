@@ -14,7 +14,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import structlog
 from fastapi import Request
-from psycopg import Connection, Error
+from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
@@ -24,6 +24,7 @@ from creditfold.api.feed import Feed
 from creditfold.api.fold import Fold
 from creditfold.api.latest import LatestAnswers
 from creditfold.api.limits import Rate, RateLimits
+from creditfold.api.long_reads import LongReads
 from creditfold.api.metrics import Metrics
 from creditfold.api.preview_threads import PreviewThreads
 from creditfold.api.problems import RETRY_S, ProblemError, unauthenticated
@@ -40,7 +41,7 @@ from creditfold.producers.models.errors import RESEND
 from creditfold.projections import queries
 from creditfold.projections.access.keys import Key, find_key, is_well_formed, record_use
 from creditfold.projections.access.scopes import SCOPES
-from creditfold.projections.connections import connected, reader_pool, snapshot
+from creditfold.projections.connections import reader_pool, snapshot
 from creditfold.projections.queries import ProjectedOutcomes
 from creditfold.projections.queries.progress import Standing
 from creditfold.schemas.outcome import Appended, CommandOutcome
@@ -61,8 +62,6 @@ PREVIEWERS = 2
 BULKERS = 2
 #: Threads for what operators do, which may take long: reads don't wait for it.
 OPERATORS = 2
-#: Questions at once that may take as long as they do, each by a connection of its own.
-LONG = 3
 #: Seconds that a query may take; a server that is frozen answers none, and says nothing either.
 QUERY_S = 30.0
 #: Seconds that each server has to show that it is there.
@@ -71,8 +70,6 @@ READY_S = 6.0
 READY_KAFKA_S = 5.0
 #: Seconds that are left to those who wait for an outcome once the server is asked to stop.
 STOP_WAIT_S = 10.0
-#: Seconds that PostgreSQL has to be asked to end a query.
-CANCEL_S = 2.0
 #: Seconds between two records of when keys were used.
 USED_EVERY_S = 30.0
 
@@ -127,8 +124,7 @@ class Service:
         self.ends = LogEnds(settings)
         #: What takes longer than a request may: sums over all lots, and proofs from the whole journal.
         self.latest = LatestAnswers(self._read_long)
-        self._long_threads = ThreadPoolExecutor(LONG, thread_name_prefix="creditfold-long")
-        self._long: set[Connection[TupleRow]] = set()
+        self._long = LongReads(settings.dsn)
         self._admin: KafkaAdmin | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._readiness: asyncio.Task[tuple[bool, bool]] | None = None
@@ -164,7 +160,8 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._end_long()
+        await self.latest.close()
+        await self._long.close()
         try:
             await self.producer.close()
         finally:
@@ -311,25 +308,11 @@ class Service:
     async def _read_long(self, question: Callable[[Connection[Any]], Any]) -> Reading:
         """Ask as `read` does, however long it takes: other reads neither wait for it nor end it."""
 
-        def ask() -> tuple[Standing, Any]:
-            with connected(self.settings.dsn, "creditfold-api-long") as connection:
-                self._long.add(connection)
-                try:
-                    with snapshot(connection):
-                        return queries.standing(connection), question(connection)
-                finally:
-                    self._long.discard(connection)
+        def ask(connection: Connection[Any]) -> tuple[Standing, Any]:
+            return queries.standing(connection), question(connection)
 
-        standing, found = await asyncio.get_running_loop().run_in_executor(self._long_threads, ask)
+        standing, found = await self._long.ask(ask)
         return self._reading(None, found, standing)
-
-    async def _end_long(self) -> None:
-        """Have PostgreSQL end what is asked without a bound: a process ends when its threads do."""
-        await self.latest.close()
-        self._long_threads.shutdown(wait=False, cancel_futures=True)
-        for connection in list(self._long):
-            with suppress(Error):
-                await asyncio.to_thread(connection.cancel_safe, timeout=CANCEL_S)
 
     async def balances(self, account: str) -> Reading:
         """An account's balances at this moment, by one statement for all that are asked for just now.
