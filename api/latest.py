@@ -17,6 +17,8 @@ WAIT_S = 0.1
 #: Seconds for which an answer that took longer isn't asked for anew; or what it took so many times, if that is more, so
 #: that looks don't keep PostgreSQL busy with it all the time.
 LEAST_KEPT_S, KEPT_TIMES = 5.0, 2
+#: Seconds for which an error for which nobody waited is that of who looks next: later it says nothing of now.
+ERROR_S = 30.0
 
 
 class LatestAnswer(NamedTuple):
@@ -46,7 +48,8 @@ class LatestAnswers:
         self._answers: dict[str, LatestAnswer] = {}
         #: By the monotonic clock, until when an answer isn't asked for anew.
         self._kept_until: dict[str, float] = {}
-        self._errors: dict[str, Exception] = {}
+        #: Each with until when it is raised, by the same clock.
+        self._errors: dict[str, tuple[float, Exception]] = {}
         self._under_way: dict[str, tuple[datetime, asyncio.Task[Exception | None]]] = {}
 
     async def look(self, name: str, question: Any) -> Latest:
@@ -57,11 +60,12 @@ class LatestAnswers:
             question: what `ask` asks.
 
         Raises:
-            Exception: what the question last came to, if that was an error; it is asked anew by the next look.
+            Exception: what the question came to just now, if that was an error; it is asked anew by the next look.
         """
         if name not in self._under_way:
-            if name in self._errors:
-                raise self._errors.pop(name)
+            until, error = self._errors.pop(name, (0.0, None))
+            if error is not None and time.monotonic() < until:
+                raise error
             if time.monotonic() < self._kept_until.get(name, 0.0):
                 return Latest(self._answers[name], None)
             at = datetime.now(UTC)
@@ -70,10 +74,10 @@ class LatestAnswers:
         await asyncio.wait([task], timeout=WAIT_S)
         if not task.done() or task.cancelled():
             return Latest(self._answers.get(name), at)
-        error = task.result()
-        if error is not None:
+        failed = task.result()
+        if failed is not None:
             self._errors.pop(name, None)
-            raise error
+            raise failed
         return Latest(self._answers[name], None)
 
     async def _answer(self, name: str, question: Any, at: datetime) -> Exception | None:
@@ -81,7 +85,7 @@ class LatestAnswers:
         try:
             found = await self._ask(question)
         except Exception as error:  # For those who wait for it, or whoever looks next.
-            self._errors[name] = error
+            self._errors[name] = time.monotonic() + ERROR_S, error
             return error
         finally:
             del self._under_way[name]

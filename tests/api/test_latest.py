@@ -31,6 +31,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latest, "WAIT_S", 0.0)
     monkeypatch.setattr(latest, "LEAST_KEPT_S", 0.0)
     monkeypatch.setattr(latest, "KEPT_TIMES", 0)
+    monkeypatch.setattr(latest, "ERROR_S", HANG_S)
 
 
 async def until_ended(own: Questions) -> None:
@@ -81,6 +82,19 @@ async def test_what_took_long_isnt_asked_for_anew_at_once(monkeypatch: pytest.Mo
         own.asked[number].set_result(number)
         found = await waiting
         assert (found.answer and found.answer.found, found.since) == (number, None)
+
+
+async def test_an_error_of_long_ago_is_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was away then may be there again, and is asked."""
+    monkeypatch.setattr(latest, "ERROR_S", 0.0)
+    own = Questions()
+    await own.look()
+    own.asked[0].set_exception(ValueError("away"))
+    await until_ended(own)
+    assert (await own.look()).since is not None
+    await asyncio.sleep(0)
+    assert len(own.asked) == 2
+    await own.answers.close()
 
 
 async def test_an_error_is_of_who_waits_or_looks_next(monkeypatch: pytest.MonkeyPatch) -> None:
