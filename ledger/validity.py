@@ -15,7 +15,6 @@ from creditfold.ledger.commands import (
     ActivateRules,
     Command,
     Control,
-    Tick,
     command_of,
 )
 from creditfold.ledger.credit_validity import DERIVED_COMMANDS, problem_of
@@ -62,7 +61,7 @@ def _check_control(command: Any) -> str | None:
     return _check_activation(command) if isinstance(command, ActivateRules) else _check_tick(command)
 
 
-def _check_activation(command: ActivateRules) -> str | None:
+def _check_activation(command: Any) -> str | None:
     if not isinstance(command.command_id, str) or not is_id(command.command_id, limits.MAX_COMMAND_ID):
         return "command_id is not 1 to 64 printable characters"
     if command.rules.__class__ is not int or not 1 <= command.rules <= limits.MAX_RULES:
@@ -70,7 +69,7 @@ def _check_activation(command: ActivateRules) -> str | None:
     return _check_origin(command.occurred_at, command.source, command.reason)
 
 
-def _check_tick(command: Tick) -> str | None:
+def _check_tick(command: Any) -> str | None:
     if not isinstance(command.command_id, str) or not is_id(command.command_id, limits.MAX_COMMAND_ID):
         return "command_id is not 1 to 64 printable characters"
     if command.minute.__class__ is not int or not 1 <= command.minute <= limits.MAX_MINUTE:

@@ -162,3 +162,13 @@ def test_commands_with_little_in_them(command: Any) -> None:
     """Sound as they are, and looked at like the others."""
     assert problem_of(command) is None
     assert problem_of(command._replace(account="")) == "account is not 1 to 128 printable characters"
+
+
+@pytest.mark.parametrize("number", [True, 1.0, "1", None])
+def test_a_control_records_numbers_are_whole(number: Any) -> None:
+    """On each core: one takes a truth value for a number where a field's type is given."""
+    whole = "occurred_at is not in milliseconds from 1970 to 9999"
+    assert check("Tick", ("t", number, 0, "")) == "minute is not a whole number from 1 to 4223371679"
+    assert check("Tick", ("t", 1, number, "")) == whole
+    assert check("ActivateRules", ("r", number, 0, "", "")) == "rules is not a version from 1 to 32767"
+    assert check("ActivateRules", ("r", 1, number, "", "")) == whole
