@@ -11,11 +11,20 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 
 # The package says what it exports to people, in its documentation, but not to the type checker.
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
-from creditfold.common.waiting import wait_until
-from creditfold.log.admin import PROPAGATION_S, REQUEST_S, KafkaAdmin, TopicError, read_config, topic_id_text
+from creditfold.common.waiting import PAUSE_S, wait_until
+from creditfold.log.admin import (
+    PROPAGATION_S,
+    REQUEST_S,
+    KafkaAdmin,
+    TopicError,
+    TopicMissingError,
+    read_config,
+    topic_id_text,
+)
 
 FOREVER = -1
 #: A dead letter is its record, with headers about it; an outcome has its command's texts and what it came to.
@@ -69,7 +78,14 @@ def create_topics(settings: Settings, config: Mapping[str, str] = MappingProxyTy
     created = _ensure(admin, settings, commands, settings.partitions, {**topic_config(settings), **config})
     # An outcome goes into the partition of its command, so the other topics get as many partitions as the log has,
     # whatever the settings say.
-    log = admin.ask(lambda: _describe(admin.client, commands), commands)
+    # That one broker knows the topic, as was just seen, doesn't say that the next one that is asked does.
+    known = Retrying(
+        stop=stop_after_delay(PROPAGATION_S),
+        wait=wait_fixed(PAUSE_S),
+        retry=retry_if_exception_type(TopicMissingError),
+        reraise=True,
+    )
+    log = known(admin.ask, lambda: _describe(admin.client, commands), commands)
     config = derived_config(settings, log.max_message_bytes or settings.max_message_bytes)
     created += _ensure(admin, settings, outcomes, log.partitions, config)
     created += _ensure(admin, settings, dead_letters, log.partitions, config)

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -12,7 +13,7 @@ from tenacity import stop_after_attempt
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.log import admin
+from creditfold.log import admin, topics
 from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError, LeaderMissingError, TopicError, TopicMissingError
 from creditfold.log.offsets import end_offsets, log_ends, start_offsets
 from creditfold.log.topics import (
@@ -25,6 +26,7 @@ from creditfold.log.topics import (
     topic_names,
     topic_problems,
 )
+from helpers.ledgers import topics_made, with_topics_of_its_own
 from helpers.stack_under_test import StackUnderTest, free_port
 from helpers.support import HANG_S
 
@@ -249,3 +251,21 @@ def test_a_partition_that_is_moving_is_asked_again(ledger_settings: Settings, mo
     answers[:] = [KafkaError.LEADER_NOT_AVAILABLE] * 2
     with pytest.raises(LeaderMissingError, match=r"Leader not available.*creditfold doctor"):
         client.ask(question)
+
+
+def test_a_broker_that_does_not_know_a_new_topic_yet_is_asked_again(
+    ledger_database: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one knew it: each request may go to another broker."""
+    describe, asked = topics._describe, []
+
+    def describe_late(*arguments: Any) -> TopicInfo:
+        asked.append(arguments)
+        if len(asked) == 1:
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+        return describe(*arguments)
+
+    settings = with_topics_of_its_own(ledger_database)
+    monkeypatch.setattr(topics, "_describe", describe_late)
+    with topics_made(settings):
+        assert len(asked) == 2
