@@ -22,7 +22,7 @@ from creditfold.common.waiting import wait_until
 from creditfold.log.admin import kafka_answers
 from creditfold.stack.class_archive import archive_options
 from creditfold.stack.jars import fetched_jars
-from creditfold.stack.java import find_java, java_environment
+from creditfold.stack.java import Java, find_java, java_environment
 from creditfold.stack.ports import Need, check_ports
 
 READY_BOUND_S = 120.0
@@ -125,7 +125,7 @@ class EmbeddedKafka:
         on_step(f"Kafka runs on Java {java.major} of {java.source}")
         self._home.mkdir(parents=True, exist_ok=True)
         jars = fetched_jars(self._settings, on_step)
-        command = [java.command, *java.options, *archive_options(java, jars, on_step), "-cp", f"{jars}/*"]
+        command = java_command(java, jars, on_step)
         self._write_configuration()
         self._format(command)
         # Again, since fetching may have taken minutes.
@@ -263,6 +263,11 @@ class EmbeddedKafka:
 
     def _log_remedy(self) -> str:
         return f"The whole log is {self.log_path}."
+
+
+def java_command(java: Java, jars: Path, on_step: Callable[[str], None]) -> list[str]:
+    """How Java is started on Kafka's jars, from an archive of their classes; what it is to run comes behind."""
+    return [java.command, *java.options, *archive_options(java, jars, on_step), "-cp", f"{jars}/*"]
 
 
 def _recorded_port(home: Path) -> int | None:

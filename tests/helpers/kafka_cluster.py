@@ -24,9 +24,8 @@ from creditfold.common.processes import Daemon, Step, last_lines, run
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaAdmin
-from creditfold.stack.class_archive import archive_options
 from creditfold.stack.java import find_java, java_environment
-from creditfold.stack.kafka import _cluster_id
+from creditfold.stack.kafka import _cluster_id, java_command
 from helpers.stack_under_test import Guard, embedded_settings, free_port, server_folder
 from helpers.support import HANG_S, environment
 
@@ -142,8 +141,7 @@ def cluster(
     guard = Guard(environment(embedded_settings(folder)))
     cluster_id = _cluster_id()
     scram = [f"SCRAM-SHA-512=[name={user},password={text}]" for user, text in (passwords or {}).items()]
-    java = find_java()
-    command = [java.command, *java.options, *archive_options(java, jars, lambda _: None), "-cp", f"{jars}/*"]
+    command = java_command(find_java(), jars, lambda _: None)
     for number, of_broker in enumerate(ports, 1):
         home = folder / f"broker-{number}"
         home.mkdir()
@@ -213,8 +211,6 @@ def _configuration(number: int, ports: tuple[int, int, int], voters: str, count:
         ),
         f"transaction.state.log.min.isr={least}",
         f"share.coordinator.state.topic.min.isr={least}",
-        # By default an idle broker writes two records a second that say nothing but that it is there.
-        "metadata.max.idle.interval.ms=10000",
         # A broker that is killed is missed after this time.
         "broker.session.timeout.ms=3000",
         "broker.heartbeat.interval.ms=500",
