@@ -43,6 +43,8 @@ _TYPE = "message.timestamp.type"
 GIVEN_TIMES = {_TYPE: "CreateTime"}
 _LIMITS = ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms")
 _MOST = str(2**63 - 1)
+#: The first and the last of no times at all.
+_NO_TIMES = (int(_MOST), 0)
 
 
 class RestoreError(ResourceError):
@@ -127,6 +129,8 @@ class RestoreAppender:
         self.next = self._confirmed = 0
         self._fault: RestoreError | None = None
         self._tried: int | None = None
+        #: The first and the last of the times that were given.
+        self._times = _NO_TIMES
         self._producer = Producer(
             {
                 **settings.kafka_client,
@@ -146,12 +150,15 @@ class RestoreAppender:
         """Go on at a position. Everything before must be flushed."""
         self._partition = partition
         self.next = self._confirmed = offset
+        self._times = _NO_TIMES
 
     def append(self, record: LogRecord) -> None:
         """Append the record whose offset is `next`. Raises RestoreError, for an earlier one too."""
         if not record.timestamp:
             # The client takes a zero for the present, and the broker would too.
             raise RestoreError(f"{Position(self._partition, record.offset)} has the time zero, which can't be given.")
+        first, last = self._times
+        self._times = (min(first, record.timestamp), max(last, record.timestamp))
         while True:
             try:
                 self._producer.produce(
@@ -203,9 +210,15 @@ class RestoreAppender:
                 f"{Position(self._partition, self._confirmed)}: something else writes to the topic.",
                 _ANEW,
             )
-        elif message.timestamp()[0] != TIMESTAMP_CREATE_TIME:
+        elif not self._is_given(*message.timestamp()):
             self._fault = RestoreError(f"The topic {self._topic} sets the records' times by itself.", _ANEW)
         self._confirmed += 1
+
+    def _is_given(self, kind: int, time_ms: int) -> bool:
+        """Whether a record has a time of ours, as far as its confirmation shows."""
+        # A broker that sees a retried batch again confirms it with that batch's time, as one that the topic has set.
+        first, last = self._times
+        return kind == TIMESTAMP_CREATE_TIME or first <= time_ms <= last
 
     def _refused(self, error: KafkaError) -> RestoreError:
         too_large = error.code() == KafkaError.MSG_SIZE_TOO_LARGE

@@ -1,4 +1,4 @@
-"""Stands between clients and a real Kafka, and reports them on demand that there are no brokers.
+"""Stands between clients and a real Kafka; on demand it reports that there are no brokers, or loses an answer.
 
 That is what a broker says of itself while it shuts down or starts; librdkafka may then never look for one again. Run as
 a program it is `creditfold`, whose clients never do.
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from creditfold.common.settings import Settings
 
+_PRODUCE = 0
 _METADATA = 3
 _COORDINATOR = 10
 #: Settings of a client that forgets Kafka for certain when it hears of no broker, and not only by a race.
@@ -32,7 +33,7 @@ class ForgetfulKafka:
         self._server = socket.create_server(("127.0.0.1", 0))
         self._port = self._server.getsockname()[1]
         self.settings = settings.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{self._port}"})
-        self._connections = self._forgetting = 0
+        self._connections = self._forgetting = self._losing = 0
         self._forgotten = threading.Event()
 
     def __enter__(self) -> "ForgetfulKafka":
@@ -47,6 +48,10 @@ class ForgetfulKafka:
         self._forgotten.clear()
         self._forgetting = self._connections
         assert self._forgotten.wait(bound_s)
+
+    def lose(self, answers: int) -> None:
+        """End the connection in place of passing on as many answers to a producer, whose records are in the log."""
+        self._losing = answers
 
     def _accept(self) -> None:
         while True:
@@ -77,14 +82,17 @@ class ForgetfulKafka:
             if key in (_METADATA, _COORDINATOR):
                 # What librdkafka asks with; others' answers are written in another way.
                 assert (key, version >= 9) in ((_METADATA, True), (_COORDINATOR, False)), (key, version)
-                asked[number] = key
+            asked[number] = key
             broker.sendall(_framed(frame))
 
     def _answer(self, passed: "_Passed") -> None:
         connection, client, broker, asked = passed
         for frame in _frames(broker):
             (number,) = struct.unpack_from(">i", frame)
-            key = asked.pop(number, 0)
+            key = asked.pop(number)
+            if key == _PRODUCE and self._losing:
+                self._losing -= 1
+                return
             forgets = key == _METADATA and connection <= self._forgetting
             client.sendall(_framed(self._changed(key, frame, forgets=forgets)))
             if forgets:

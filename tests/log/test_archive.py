@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 from fastavro import reader as read_container
 from pydantic import SecretStr
 
@@ -42,6 +42,7 @@ from creditfold.projections.connections import connected
 from creditfold.projections.proof.dates import proofs
 from helpers.command_line import run
 from helpers.databases import other_topic
+from helpers.forgetful_kafka import ForgetfulKafka
 from helpers.fork_server import Process
 from helpers.ledgers import new_database
 from helpers.stack_under_test import StackUnderTest, free_port
@@ -877,6 +878,44 @@ def test_a_broker_that_dies_in_the_middle(
     assert waited == {"archive", "restore"}
     assert tree(tmp_path / "disturbed") == tree(tmp_path / "quiet")
     assert picture(target) == before
+
+
+def test_an_answer_that_is_lost_stops_no_restore(
+    ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka confirms a batch that is sent again with the batch's time, as if the topic set times by itself."""
+    append(ledger_settings, [Raw(b"v%d" % n, b"k", n % 2) for n in range(2_000)])
+    archive_topic(ledger_settings, tmp_path)
+    monkeypatch.setattr(restore, "PROGRESS_RECORDS", 100)
+    with ForgetfulKafka(other_topic(ledger_settings)) as kafka:
+        # That of the first record, which is sent alone; and in both partitions some of many records.
+        kafka.lose(1)
+        restore_topic(
+            kafka.settings,
+            tmp_path,
+            on_progress=lambda reported: kafka.lose(1) if reported.records % 500 == 100 else None,
+        )
+    assert picture(other_topic(ledger_settings)) == picture(ledger_settings)
+
+
+def test_a_topic_that_begins_to_set_times_stops_the_restore(
+    ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(ledger_settings, [Raw(b"v%d" % n, b"k", 0) for n in range(2_000)])
+    archive_topic(ledger_settings, tmp_path)
+    monkeypatch.setattr(restore, "PROGRESS_RECORDS", 100)
+    target = other_topic(ledger_settings)
+
+    def set_times(reported: RestoreProgress) -> None:
+        if reported.records == 500:
+            entry = ConfigEntry("message.timestamp.type", "LogAppendTime", incremental_operation=AlterConfigOpType.SET)
+            resource = ConfigResource(ResourceType.TOPIC, target.commands_topic, incremental_configs=[entry])
+            client = KafkaAdmin(target).client
+            client.incremental_alter_configs([resource])[resource].result(HANG_S)
+            assert wait_until(lambda: describe_topic(target).timestamp_type == "LogAppendTime", HANG_S)
+
+    with pytest.raises(RestoreError, match="sets the records' times by itself"):
+        restore_topic(target, tmp_path, on_progress=set_times)
 
 
 # The command line.
