@@ -44,10 +44,12 @@ from creditfold.processors.worker.transport import (
     FETCH_WAIT_MS,
     FEW_RECORDS,
     LOST_AFTER_S,
+    QUIET_WAIT_MS,
     Chain,
     Fetched,
     LedgerConsumer,
     LedgerConsumerThread,
+    LedgerFetcher,
     Transport,
 )
 
@@ -110,6 +112,43 @@ async def test_the_consumer_reads_committed_records_and_does_not_wait_long(app: 
     start = source(aiokafka.AIOKafkaConsumer.start)
     assert "isolation_level=self._isolation_level" in start
     assert "fetch_max_wait_ms=self._fetch_max_wait_ms" in start
+
+
+async def test_a_broker_waits_long_only_where_no_partition_of_its_own_is_held_up(
+    app: FoldApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The consumer makes its fetcher when it starts, and that builds each request in `_get_actions_per_node`."""
+    thread = cast(LedgerConsumer, app.consumer)._thread
+    subscription = SubscriptionState()
+    subscription.subscribe({TOPIC})
+    # Broker 1 leads two partitions, broker 2 one.
+    tps = [driver.ensure_aiokafka_TP(TP(TOPIC, number)) for number in range(3)]
+    subscription.assign_from_subscribed(tps)
+    assignment = subscription.subscription.assignment
+    for tp in tps:
+        assignment.state_value(tp).reset_to(7)
+    cluster = SimpleNamespace(leader_for_partition=lambda tp: 2 if tp.partition == 2 else 1)
+    client = SimpleNamespace(cluster=cluster, _loop=asyncio.get_running_loop(), _metadata_max_age_ms=1_000)
+    monkeypatch.setattr(Fetcher, "_fetch_requests_routine", lambda _: asyncio.sleep(60))
+
+    class Started(SimpleNamespace):
+        async def start(self) -> None:
+            self._fetcher = Fetcher(client, subscription, fetch_max_wait_ms=FETCH_WAIT_MS)
+
+    monkeypatch.setattr(thread, "_create_consumer", lambda loop: Started())
+    monkeypatch.setattr(type(thread), "thread_loop", None, raising=False)
+    await thread.on_start()
+    fetcher: Any = thread._consumer._fetcher
+    assert type(fetcher) is LedgerFetcher
+
+    def waits() -> dict[int, int]:
+        return {leader: request._max_wait_ms for leader, request in fetcher._get_actions_per_node(assignment)[0]}
+
+    assert waits() == {1: QUIET_WAIT_MS, 2: QUIET_WAIT_MS}
+    # One that isn't asked for, as when records of it are still to be taken, must be asked for soon.
+    assignment.state_value(tps[0]).pause()
+    assert waits() == {1: FETCH_WAIT_MS, 2: QUIET_WAIT_MS}
+    await fetcher.close()
 
 
 def test_perform_seek_asks_seek_to_committed_after_every_rebalance() -> None:
