@@ -31,8 +31,9 @@ def letter(door: Door) -> str:
 
 
 @pytest.mark.usefixtures("letter")
-def test_the_books_say_where_all_credits_are(visitor: Visitor) -> None:
+def test_the_books_say_where_all_credits_are(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
     """By asset, by class, by month, and that nothing is missing."""
+    monkeypatch.setattr(latest, "WAIT_S", HANG_S)
     assert "coins 7 0 0 4 0 0 0 0 11" in text_of(visitor.page("/console/books"))
     classes = text_of(visitor.page("/console/books/classes"))
     assert "coins promo 7" in classes

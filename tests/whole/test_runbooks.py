@@ -14,6 +14,7 @@ from creditfold.common.waiting import wait_until
 from creditfold.processors.startup import prepare_ledger
 from helpers.command_line import run
 from helpers.documents import Runner, Walk
+from helpers.fork_server import Process
 from helpers.pages import parts
 from helpers.projection_copy import copy_of
 from helpers.small_disk import ROOMY_KB, SmallDisk
@@ -24,6 +25,7 @@ from helpers.support import (
     Raw,
     WorkerProcess,
     append,
+    environment,
     execute,
     fold_log,
     query,
@@ -256,9 +258,11 @@ def test_a_bad_release(ledger_settings: Settings, tmp_path: Path) -> None:
             (20, sum(range(90, 110)))
         ]
         # Somebody has a later release at hand, and these workers aren't of it.
-        by_mistake = ("rules", "activate", "2", "--reason", "by mistake", "--timeout", "0.1")
-        assert run(ledger_settings, *by_mistake, check=False, program=NEXT_RELEASE).returncode == 4
-        assert wait_until(lambda: found.has_ended("worker"), HANG_S)
+        by_mistake = ("rules", "activate", "2", "--reason", "by mistake", "--timeout", "600")
+        with Process([*NEXT_RELEASE, *by_mistake], env=environment(ledger_settings)) as activating:
+            assert wait_until(lambda: found.has_ended("worker"), HANG_S)
+            # It waits for workers of that release.
+            activating.kill()
         found.walk.part("Rules by mistake", until=True)
         with worker(ledger_settings, tmp_path, "next", kind=NextWorker):
             wait_until_folded(ledger_settings)
