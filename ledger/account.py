@@ -16,7 +16,7 @@ from creditfold.ledger.limits import MAX_BALANCE
 from creditfold.ledger.lots import NEVER, Held, Lot, Order, Scheduled, Sent, Spent, total
 
 #: A place in the log makes fewer things than 2 to this.
-NUMBER_BITS = 20
+NUMBER_BITS: Final = 20
 
 #: What is written as a row of its own.
 Part: TypeAlias = Lot | Held | Spent | Sent | Scheduled
@@ -39,8 +39,8 @@ class Due(NamedTuple):
 
 
 # What an account has nothing of: one for all, since most have nothing of most, and it must never be written to.
-_NONE: dict[Any, Any] = {}
-_NO_DUES: list[Any] = []
+_NONE: Final[dict[Any, Any]] = {}
+_NO_DUES: Final[list[Any]] = []
 
 
 def writable(found: dict[Any, Any]) -> dict[Any, Any]:
@@ -112,7 +112,7 @@ class Holding:
 
 
 #: What there is of an asset that an account never had. Nothing is ever written to it.
-_EMPTY = Holding()
+_EMPTY: Final = Holding()
 
 
 class Account:

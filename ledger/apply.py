@@ -12,6 +12,7 @@ Every move is checked: nothing is taken from where it isn't.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from creditfold.ledger.account import LAPSE, Account, Holding
 from creditfold.ledger.commands import CreateSchedule
@@ -30,17 +31,17 @@ from creditfold.ledger.lots import (
 )
 
 # Looked up once.
-_REMAINING = Bucket.REMAINING
-_HELD = Bucket.HELD
-_SPENT = Bucket.SPENT
-_DEBT = Bucket.DEBT
-_EXPIRED = Bucket.EXPIRED
-_VOIDED = Bucket.VOIDED
-_FORFEITED = Bucket.FORFEITED
-_REISSUED = Bucket.REISSUED
-_IN_TRANSIT = Bucket.IN_TRANSIT
-_GRANTED_FACT = FactKind.GRANTED
-_SPENT_FACT = FactKind.SPENT
+_REMAINING: Final = Bucket.REMAINING
+_HELD: Final = Bucket.HELD
+_SPENT: Final = Bucket.SPENT
+_DEBT: Final = Bucket.DEBT
+_EXPIRED: Final = Bucket.EXPIRED
+_VOIDED: Final = Bucket.VOIDED
+_FORFEITED: Final = Bucket.FORFEITED
+_REISSUED: Final = Bucket.REISSUED
+_IN_TRANSIT: Final = Bucket.IN_TRANSIT
+_GRANTED_FACT: Final = FactKind.GRANTED
+_SPENT_FACT: Final = FactKind.SPENT
 
 
 def apply(account: Account, facts: Iterable[Fact]) -> None:
@@ -376,7 +377,7 @@ def _refused(account: Account, fact: Fact) -> None:
     """A transfer that goes back changes nothing here."""
 
 
-_CHANGES: Mapping[FactKind, Callable[[Account, Fact], object]] = {
+_CHANGES: Final[Mapping[FactKind, Callable[[Account, Fact], object]]] = {
     FactKind.OCCURRED: _take_turn,
     FactKind.CAPPED: _take_turn,
     FactKind.ACTIVATED: _activated,

@@ -6,7 +6,7 @@ known command ids of one chunk, loaded by the caller. What it decides doesn't de
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from creditfold.ledger.account import Account
 from creditfold.ledger.apply import apply
@@ -18,10 +18,10 @@ from creditfold.ledger.reasons import RejectionReason
 from creditfold.ledger.time import settle
 from creditfold.ledger.versions import RULES, ruleset
 
-DAY_MINUTES = 1_440
+DAY_MINUTES: Final = 1_440
 
 #: The kind of a journal line of what time did.
-SETTLED = "settled"
+SETTLED: Final = "settled"
 
 
 class CreditBook:
@@ -92,7 +92,7 @@ class CreditBook:
         account = self.account(name)
         account.begin(position)
         is_settled = account.next_due > self.clock_ms
-        if is_settled and (command.__class__ is Grant or command.__class__ is Spend):
+        if is_settled and (type(command) is Grant or type(command) is Spend):
             self.known[name, command_id] = command
             return self._apply_plain(account, command)
         lines = _Lines(name, account, self.clock_ms, self.rules)
@@ -126,7 +126,7 @@ class CreditBook:
 
     def _apply_plain(self, account: Account, command: Any) -> CreditOutcome:
         """Decide a grant or a spend, which nearly all commands are, in a settled account: it comes to one line."""
-        name, asset, kind = command.account, command.asset, KINDS[command.__class__]
+        name, asset, kind = command.account, command.asset, KINDS[type(command)]
         before = after = account.balance(asset)
         answer = self._decide(account, command, self.clock_ms)
         facts: tuple[Fact, ...] = ()
@@ -228,7 +228,7 @@ class _Lines:
         self, command: Command, facts: Sequence[Fact], refused: Refused | None, at: int
     ) -> tuple[CreditEntry, ...]:
         """Add the command's own line, before its steps, and those of further assets; number all lines."""
-        account, kind = self._account, KINDS[command.__class__]
+        account, kind = self._account, KINDS[type(command)]
         asset: str = getattr(command, "asset", "")
         if len(facts) == 1 and facts[0].asset == (asset or facts[0].asset):
             # As it nearly always is.

@@ -7,7 +7,7 @@ and `metadata` say who asks, when by their own clock, and why; they decide nothi
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, NamedTuple, TypeAlias, get_args
 
 
 class LotClass(StrEnum):
@@ -341,7 +341,7 @@ Command: TypeAlias = (
 Control: TypeAlias = ActivateRules | Tick
 
 #: A command's name for readers, by its type.
-KINDS: Mapping[type[Command], str] = {
+KINDS: Final[Mapping[type[Command], str]] = {
     Grant: "grant",
     Spend: "spend",
     Hold: "hold",
@@ -362,11 +362,11 @@ KINDS: Mapping[type[Command], str] = {
 }
 
 #: Type by the name of its Avro record: of commands, and of control records, which have no key.
-COMMANDS: Mapping[str, type[Command]] = {kind.__name__: kind for kind in KINDS}
-CONTROLS: Mapping[str, type[Control]] = {"ActivateRules": ActivateRules, "Tick": Tick}
+COMMANDS: Final[Mapping[str, type[Command]]] = {kind.__name__: kind for kind in KINDS}
+CONTROLS: Final[Mapping[str, type[Control]]] = {"ActivateRules": ActivateRules, "Tick": Tick}
 
 #: The fields of a batch's step in its Avro record, with their defaults. A step uses those of its kind.
-STEP_FIELDS: Mapping[str, Any] = {
+STEP_FIELDS: Final[Mapping[str, Any]] = {
     "kind": "",
     "command_id": "",
     "asset": "",
@@ -387,8 +387,8 @@ STEP_FIELDS: Mapping[str, Any] = {
     "number": 0,
 }
 #: What can be a step.
-STEPS: tuple[type[Step], ...] = get_args(Step)
-_STEP_TYPES: Mapping[str, type[Step]] = {KINDS[kind]: kind for kind in STEPS}
+STEPS: Final[tuple[type[Step], ...]] = get_args(Step)
+_STEP_TYPES: Final[Mapping[str, type[Step]]] = {KINDS[kind]: kind for kind in STEPS}
 
 
 def command_of(record: str, values: tuple[Any, ...]) -> Command | Control:
@@ -442,4 +442,7 @@ def _step(where: str, account: Any, values: Sequence[Any], origin: Mapping[str, 
     return kind(account=account, **own, **origin)
 
 
-_SPECIAL: Mapping[str, Callable[[tuple[Any, ...]], Command]] = {"ReceiveTransfer": _receive_transfer, "Batch": _batch}
+_SPECIAL: Final[Mapping[str, Callable[[tuple[Any, ...]], Command]]] = {
+    "ReceiveTransfer": _receive_transfer,
+    "Batch": _batch,
+}

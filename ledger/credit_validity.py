@@ -4,7 +4,7 @@ Such a command is refused by the producer and a dead letter in the log; it doesn
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from creditfold.ledger import limits
 from creditfold.ledger.commands import (
@@ -33,13 +33,13 @@ from creditfold.ledger.commands import (
 )
 from creditfold.ledger.limits import is_id
 
-MAX_PRIORITY = 100
-MAX_STEPS = 100
-MAX_EVERY = 10_000
-MAX_NUMBER = 2**31 - 1
+MAX_PRIORITY: Final = 100
+MAX_STEPS: Final = 100
+MAX_EVERY: Final = 10_000
+MAX_NUMBER: Final = 2**31 - 1
 
 #: How the ids of derived commands begin; nobody else's may, or one could be taken before it comes.
-DERIVED = "~"
+DERIVED: Final = "~"
 
 DERIVED_COMMANDS = (ReceiveTransfer, SettleTransfer)
 
@@ -53,7 +53,7 @@ def problem_of(command: Any) -> str | None:
         return _COMMAND_ID.says
     if not isinstance(account, str) or not is_id(account, limits.MAX_ACCOUNT):
         return _ACCOUNT.says
-    kind = command.__class__
+    kind = type(command)
     if (command_id[0] == DERIVED) != (kind in DERIVED_COMMANDS):
         return f"command_id begins with {DERIVED}, as those of derived commands alone do"
     checks = _CHECKS.get(kind)
@@ -169,9 +169,9 @@ class _Checks:
 
 
 # The default of what has none.
-_NONE = object()
+_NONE: Final = object()
 
-_LONGEST = {"account": limits.MAX_ACCOUNT, "to": limits.MAX_ACCOUNT, "sender": limits.MAX_ACCOUNT}
+_LONGEST: Final = {"account": limits.MAX_ACCOUNT, "to": limits.MAX_ACCOUNT, "sender": limits.MAX_ACCOUNT}
 
 
 def _instant(name: str, least: int = 0) -> _Whole:
@@ -219,20 +219,21 @@ def _batch(command: Any) -> str | None:
     return None
 
 
-_COMMAND_ID, _ACCOUNT = _Id("command_id"), _Id("account")
+_COMMAND_ID: Final = _Id("command_id")
+_ACCOUNT: Final = _Id("account")
 _ASSET, _AMOUNT, _PART = _Id("asset"), _Whole("amount", 1, limits.MAX_AMOUNT), _Whole("amount", 0, limits.MAX_AMOUNT)
 _USE, _SCOPE = _Id("use", is_optional=True), _Id("scope", is_optional=True)
 _CLASS, _PRIORITY = _Either("lot_class", LotClass.PAID, LotClass.PROMO), _Whole("priority", 0, MAX_PRIORITY)
 _EFFECTIVE, _EXPIRES = _instant("effective_at"), _instant("expires_at")
 #: Of anything that has a lot's terms.
 _TERMS = (_CLASS, _PRIORITY, _EFFECTIVE, _EXPIRES, _SCOPE, _after("expires_at", "effective_at"))
-_TERMS_CHECKS = _Checks(Terms, *_TERMS)
-_PARCEL = _Checks(Parcel, _Id("lot"), _AMOUNT)
+_TERMS_CHECKS: Final = _Checks(Terms, *_TERMS)
+_PARCEL: Final = _Checks(Parcel, _Id("lot"), _AMOUNT)
 _EVERY, _CAP = _Whole("every", 1, MAX_EVERY), _Whole("cap", 0, limits.MAX_AMOUNT)
 _TURNS = (_EVERY, _instant("first_at", 1), _instant("until"), _CAP, _instant("expires_after_ms"))
 
 #: What is checked of each kind.
-_RULES: Mapping[type[Command], Sequence[_Field | _Check]] = {
+_RULES: Final[Mapping[type[Command], Sequence[_Field | _Check]]] = {
     Grant: (_ASSET, _AMOUNT, *_TERMS),
     Spend: (_ASSET, _AMOUNT, _USE, _Flag("partial"), _EFFECTIVE),
     Hold: (_ASSET, _AMOUNT, _instant("deadline", 1), _USE),
@@ -252,4 +253,4 @@ _RULES: Mapping[type[Command], Sequence[_Field | _Check]] = {
     CancelSchedule: (_Id("schedule"),),
     Batch: (_batch,),
 }
-_CHECKS: Mapping[type, _Checks] = {kind: _Checks(kind, *checks) for kind, checks in _RULES.items()}
+_CHECKS: Final[Mapping[type, _Checks]] = {kind: _Checks(kind, *checks) for kind, checks in _RULES.items()}

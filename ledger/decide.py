@@ -6,7 +6,7 @@ however they are split into chunks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from creditfold.ledger.account import Account
 from creditfold.ledger.apply import apply
@@ -54,16 +54,16 @@ Answer: TypeAlias = list[Fact] | Reason
 DecideOne: TypeAlias = Callable[[Account, Any, int], Answer]
 
 # Looked up once: of an enumeration's class that is a call of Python's, and takes longer than most of what is done here.
-_REMAINING = Bucket.REMAINING
-_HELD = Bucket.HELD
-_SPENT = Bucket.SPENT
-_GRANTED_FACT = FactKind.GRANTED
-_SPENT_FACT = FactKind.SPENT
-_HELD_FACT = FactKind.HELD
-_CAPTURED_FACT = FactKind.CAPTURED
-_RELEASED_FACT = FactKind.RELEASED
-_REFUNDED_FACT = FactKind.REFUNDED
-_INSUFFICIENT_CREDITS = Reason.INSUFFICIENT_CREDITS
+_REMAINING: Final = Bucket.REMAINING
+_HELD: Final = Bucket.HELD
+_SPENT: Final = Bucket.SPENT
+_GRANTED_FACT: Final = FactKind.GRANTED
+_SPENT_FACT: Final = FactKind.SPENT
+_HELD_FACT: Final = FactKind.HELD
+_CAPTURED_FACT: Final = FactKind.CAPTURED
+_RELEASED_FACT: Final = FactKind.RELEASED
+_REFUNDED_FACT: Final = FactKind.REFUNDED
+_INSUFFICIENT_CREDITS: Final = Reason.INSUFFICIENT_CREDITS
 
 
 def decide(account: Account, command: Command, clock_ms: int) -> list[Fact] | Refused:
@@ -124,7 +124,7 @@ def decide_one(account: Account, command: Any, clock_ms: int) -> Answer:
         >>> [fact.kind.value for fact in decide_one(Account(), Grant("g-1", "ada", "credits", 5), 0)]
         ['granted']
     """
-    kind = command.__class__
+    kind = type(command)
     rule = _RULES.get(kind)
     if rule is None:
         raise TypeError(f"no rule for {kind.__name__}")
@@ -158,7 +158,11 @@ class _Made(NamedTuple):
 
 
 #: What the credits of a new lot come out of.
-_SOURCES = {FactKind.GRANTED: Bucket.ISSUED, FactKind.ARRIVED: Bucket.IN_TRANSIT, FactKind.REISSUED: Bucket.REISSUED}
+_SOURCES: Final = {
+    FactKind.GRANTED: Bucket.ISSUED,
+    FactKind.ARRIVED: Bucket.IN_TRANSIT,
+    FactKind.REISSUED: Bucket.REISSUED,
+}
 
 
 def _new_lot(account: Account, inflow: Inflow | None, new: _Made, clock_ms: int) -> list[Fact]:
@@ -420,7 +424,7 @@ def _moves(slices: Sequence[Slice], source: Bucket, target: Bucket) -> tuple[Mov
     return tuple([make(Move, (lot, source, target, amount)) for lot, amount in slices])
 
 
-_RULES: Mapping[type, Callable[[Account, Any, int], Answer]] = {
+_RULES: Final[Mapping[type, Callable[[Account, Any, int], Answer]]] = {
     Grant: _grant,
     Spend: _spend,
     Hold: _hold,

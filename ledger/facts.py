@@ -5,7 +5,7 @@ Facts are complete: applied in their order to an account that was never used, th
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import Terms
 from creditfold.ledger.reasons import RejectionReason
@@ -98,7 +98,7 @@ class Fact(NamedTuple):
 #: What facts of some kinds say besides, by name, in the order of `Fact.particulars`. `spend` is what a capture makes or
 #: a reissue refunds; `to` is in the first fact of a transfer; `held_numbers` are voided lots that nothing is moved out
 #: of, since all that they have is held; `number` is that of the lot that became active, if it isn't the first.
-PARTICULARS: Mapping[FactKind, tuple[str, ...]] = {
+PARTICULARS: Final[Mapping[FactKind, tuple[str, ...]]] = {
     FactKind.ACTIVATED: ("number",),
     FactKind.HELD: ("deadline",),
     FactKind.CAPTURED: ("spend",),
@@ -139,10 +139,10 @@ class Balance(NamedTuple):
 
 
 #: What there is of an asset that an account never had.
-NOTHING = Balance()
+NOTHING: Final = Balance()
 
 # A named tuple's own constructor takes twice as long.
-make = tuple.__new__
+make: Final = tuple.__new__
 
 
 class CreditEntry(NamedTuple):

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterable
 from json.encoder import encode_basestring
-from typing import Any
+from typing import Any, Final
 
 from creditfold.ledger.commands import Terms
 from creditfold.ledger.facts import PARTICULARS, Bucket, Fact, FactKind, LotId, Move
 
 #: A text as JSON.
-_quoted = encode_basestring
+_quoted: Final = encode_basestring
 
 
 def facts_as_json(facts: Iterable[Fact], asset: str = "") -> str:

@@ -8,7 +8,7 @@ from enum import Enum
 from hashlib import blake2b
 from json import JSONEncoder
 from json.encoder import encode_basestring
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import KINDS, Command, Parcel, Step
 from creditfold.ledger.facts import make
@@ -59,7 +59,7 @@ Columns: TypeAlias = tuple[str, str, int, int, str, str, bytes, str]
 def columns_of(command: Command) -> Columns:
     """The values of a command's body: for each line of the journal one tuple less than the body itself."""
     fields: tuple[Any, ...] = command
-    shape = _SHAPES[command.__class__]
+    shape = _SHAPES[type(command)]
     texts: list[str] = []
     for own in shape.own:
         value, default = fields[own.at], own.default
@@ -80,7 +80,7 @@ def _json(value: Any) -> str:
     # Nearly all are texts and numbers, for which the encoder takes ten times as long.
     if isinstance(value, str):
         return encode_basestring(value)
-    return str(value) if value.__class__ is int else as_json(value)
+    return str(value) if type(value) is int else as_json(value)
 
 
 class _Own:
@@ -130,13 +130,13 @@ def _parcels(parcels: Sequence[Parcel]) -> list[Any]:
     return [[lot, amount, *terms] for lot, amount, terms in parcels]
 
 
-_PLAIN: Mapping[str, Callable[[Any], list[Any]]] = {"steps": _steps, "parcels": _parcels}
-_SHAPES: Mapping[type[Command], _Shape] = {kind: _Shape(kind) for kind in KINDS}
+_PLAIN: Final[Mapping[str, Callable[[Any], list[Any]]]] = {"steps": _steps, "parcels": _parcels}
+_SHAPES: Final[Mapping[type[Command], _Shape]] = {kind: _Shape(kind) for kind in KINDS}
 
 _OF_THE_BATCH = ("account", "occurred_at", "source", "reason", "metadata")
 
 #: JSON as it is kept, compared and hashed: the same text for the same values, for ever.
-as_json = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+as_json: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def digest(metadata: Mapping[str, str]) -> bytes:

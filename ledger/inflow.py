@@ -6,6 +6,7 @@ them is applied, and changes nothing.
 
 from bisect import insort
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from creditfold.ledger.account import Account
 from creditfold.ledger.commands import Terms
@@ -13,13 +14,13 @@ from creditfold.ledger.facts import Bucket, Fact, FactKind, LotId, Move, make
 from creditfold.ledger.lots import NEVER, Lot, Order, Slice, Spent, order_of
 
 # Looked up once.
-_REMAINING = Bucket.REMAINING
-_DEBT = Bucket.DEBT
-_EXPIRED = Bucket.EXPIRED
-_VOIDED = Bucket.VOIDED
-_REPAID_FACT = FactKind.REPAID
-_EXPIRED_FACT = FactKind.EXPIRED
-_VOIDED_FACT = FactKind.VOIDED
+_REMAINING: Final = Bucket.REMAINING
+_DEBT: Final = Bucket.DEBT
+_EXPIRED: Final = Bucket.EXPIRED
+_VOIDED: Final = Bucket.VOIDED
+_REPAID_FACT: Final = FactKind.REPAID
+_EXPIRED_FACT: Final = FactKind.EXPIRED
+_VOIDED_FACT: Final = FactKind.VOIDED
 
 
 class Inflow:

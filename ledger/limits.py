@@ -5,35 +5,36 @@ and its kin: those follow the Unicode tables of the Python in use, and a replay 
 """
 
 import re
+from typing import Final
 
-MAX_AMOUNT = 2**53 - 1
-MAX_COMMAND_ID = 64
-MAX_ACCOUNT = 128
-MAX_ASSET = 64
-MAX_SOURCE = 128
-MAX_REASON = 1_024
-MAX_METADATA_ENTRIES = 32
-MAX_METADATA_KEY = 64
-MAX_METADATA_VALUE = 1_024
+MAX_AMOUNT: Final = 2**53 - 1
+MAX_COMMAND_ID: Final = 64
+MAX_ACCOUNT: Final = 128
+MAX_ASSET: Final = 64
+MAX_SOURCE: Final = 128
+MAX_REASON: Final = 1_024
+MAX_METADATA_ENTRIES: Final = 32
+MAX_METADATA_KEY: Final = 64
+MAX_METADATA_VALUE: Final = 1_024
 # Of a value that accounts are searched by: an entry of an index has room for it, a key and an account.
-MAX_SEARCHABLE_VALUE = 256
+MAX_SEARCHABLE_VALUE: Final = 256
 # 9999-12-31T23:59:59.999Z, the last instant that every reader of the projection can print.
-MAX_OCCURRED_AT = 253_402_300_799_999
-MAX_MINUTE = MAX_OCCURRED_AT // 60_000
-MAX_RECORD_BYTES = 65_536
+MAX_OCCURRED_AT: Final = 253_402_300_799_999
+MAX_MINUTE: Final = MAX_OCCURRED_AT // 60_000
+MAX_RECORD_BYTES: Final = 65_536
 # Of a transfer on its way, which may be in many parcels.
-MAX_TRANSFER_BYTES = 900_000
+MAX_TRANSFER_BYTES: Final = 900_000
 # As many as such a record can carry, whatever their names.
-MAX_PARCELS = 1_000
-MAX_RULES = 32_767
+MAX_PARCELS: Final = 1_000
+MAX_RULES: Final = 32_767
 # An account's credits of one asset stay under this, so that sums of a few of them fit a bigint.
-MAX_BALANCE = 2**62 - 1
+MAX_BALANCE: Final = 2**62 - 1
 
-_CONTROL = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"
-_SPACE = r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-_BAD_IN_ID = re.compile(rf"[{_CONTROL}]|\A[{_SPACE}]|[{_SPACE}]\Z").search
+_CONTROL: Final = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"
+_SPACE: Final = r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_BAD_IN_ID: Final = re.compile(rf"[{_CONTROL}]|\A[{_SPACE}]|[{_SPACE}]\Z").search
 # Line breaks and tabs are welcome in a note; PostgreSQL can't store NUL, UTF-8 has no surrogates.
-_BAD_IN_NOTE = re.compile(r"[\x00\ud800-\udfff]").search
+_BAD_IN_NOTE: Final = re.compile(r"[\x00\ud800-\udfff]").search
 
 
 def is_id(text: str, longest: int) -> bool:

@@ -33,15 +33,15 @@ import calendar
 from collections.abc import Iterable, Sequence
 from datetime import MAXYEAR, UTC, datetime, timedelta
 from sys import intern
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from creditfold.ledger.commands import CreateSchedule, LotClass, Period, Terms
 from creditfold.ledger.facts import CorruptStateError, LotId, Move, make
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 
-NEVER = 2**63
-DAY_MS = 86_400_000
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NEVER: Final = 2**63
+DAY_MS: Final = 86_400_000
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: A lot's place in the order of spending.
 Order: TypeAlias = tuple[int, int, int, int, int, int]

@@ -7,7 +7,7 @@ held in memory, or a busy account would grow with its history.
 import json
 from collections.abc import Iterable, Sequence
 from json.encoder import encode_basestring
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from creditfold.ledger.account import LAPSE, NUMBER_BITS, Account, writable
 from creditfold.ledger.commands import (
@@ -170,7 +170,7 @@ def references(commands: Iterable[Command]) -> References:
     """What these commands name. What isn't found when they are decided isn't there."""
     found = References([], [], [], [], [])
     for command in commands:
-        if command.__class__ not in _NAMING:
+        if type(command) not in _NAMING:
             continue
         for one in command.steps if isinstance(command, Batch) else (command,):
             if isinstance(one, Capture | Release):
@@ -186,7 +186,7 @@ def references(commands: Iterable[Command]) -> References:
     return found
 
 
-_NAMING = dict.fromkeys((Capture, Release, Refund, VoidGrant, CancelSchedule, SettleTransfer, Batch))
+_NAMING: Final = dict.fromkeys((Capture, Release, Refund, VoidGrant, CancelSchedule, SettleTransfer, Batch))
 
 
 def lots_named(rows: Rows) -> list[tuple[str, int]]:

@@ -5,7 +5,7 @@ anyone may write to the topic. A hypothesis test holds the two together.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from creditfold.ledger import limits
 from creditfold.ledger.commands import (
@@ -45,7 +45,7 @@ def command_or_problem(record_name: str, values: tuple[Any, ...]) -> Command | C
     if problem is None and record_name in _WITH_ORIGIN:
         # The fields of all of these end with who asks, when, why, and what else. Most say nothing of it.
         origin: tuple[Any, ...] = values[-4:]
-        if origin != _NO_ORIGIN or origin[0].__class__ is not int:
+        if origin != _NO_ORIGIN or type(origin[0]) is not int:
             problem = _check_origin(origin[0], origin[1], origin[2]) or metadata_problem(origin[3])
     if problem is not None:
         return problem
@@ -53,8 +53,8 @@ def command_or_problem(record_name: str, values: tuple[Any, ...]) -> Command | C
     return made
 
 
-_WITH_ORIGIN = {kind.__name__ for kind in KINDS if kind not in DERIVED_COMMANDS}
-_NO_ORIGIN: tuple[Any, ...] = (0, "", "", {})
+_WITH_ORIGIN: Final = {kind.__name__ for kind in KINDS if kind not in DERIVED_COMMANDS}
+_NO_ORIGIN: Final[tuple[Any, ...]] = (0, "", "", {})
 
 
 def _check_control(command: Any) -> str | None:
@@ -64,7 +64,7 @@ def _check_control(command: Any) -> str | None:
 def _check_activation(command: Any) -> str | None:
     if not isinstance(command.command_id, str) or not is_id(command.command_id, limits.MAX_COMMAND_ID):
         return "command_id is not 1 to 64 printable characters"
-    if command.rules.__class__ is not int or not 1 <= command.rules <= limits.MAX_RULES:
+    if type(command.rules) is not int or not 1 <= command.rules <= limits.MAX_RULES:
         return "rules is not a version from 1 to 32767"
     return _check_origin(command.occurred_at, command.source, command.reason)
 
@@ -72,7 +72,7 @@ def _check_activation(command: Any) -> str | None:
 def _check_tick(command: Any) -> str | None:
     if not isinstance(command.command_id, str) or not is_id(command.command_id, limits.MAX_COMMAND_ID):
         return "command_id is not 1 to 64 printable characters"
-    if command.minute.__class__ is not int or not 1 <= command.minute <= limits.MAX_MINUTE:
+    if type(command.minute) is not int or not 1 <= command.minute <= limits.MAX_MINUTE:
         return f"minute is not a whole number from 1 to {limits.MAX_MINUTE}"
     return _check_origin(command.occurred_at, command.source, "")
 

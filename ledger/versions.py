@@ -4,13 +4,15 @@ A replay decides each record by the version that was in force at its place in th
 an ActivateRules record in it brings a later one into force.
 """
 
+from typing import Final
+
 from creditfold.ledger.decide import DecideOne, decide_one
 
 #: The version under which a log begins, and the only one there is. Each outcome carries the version that decided it.
-RULES = 1
+RULES: Final = 1
 
 #: Every version that this release has.
-RULESETS: dict[int, DecideOne] = {RULES: decide_one}
+RULESETS: Final[dict[int, DecideOne]] = {RULES: decide_one}
 
 
 class UnknownRulesError(Exception):

@@ -11,9 +11,9 @@ from typing import Any, Final
 from creditfold.schemas.errors import MalformedError
 from creditfold.schemas.registry import JsonSchema
 
-MAP = {"type": "map", "values": "string"}
+MAP: Final = {"type": "map", "values": "string"}
 
-MAX_VARINT_BITS = 64
+MAX_VARINT_BITS: Final = 64
 
 # The kinds of fields.
 _TEXT: Final = 0
@@ -21,7 +21,7 @@ _LONG: Final = 1
 _FLAG: Final = 2
 _TEXTS: Final = 3
 _ARRAY: Final = 4
-_KINDS: Mapping[str, int] = {"string": _TEXT, "long": _LONG, "boolean": _FLAG}
+_KINDS: Final[Mapping[str, int]] = {"string": _TEXT, "long": _LONG, "boolean": _FLAG}
 
 
 class RecordReader:

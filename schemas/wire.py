@@ -22,11 +22,11 @@ except ImportError:  # Elsewhere than in the compiled core.
 
 __all__ = ["DecodeError", "Decoded", "decode", "encode"]
 
-MAGIC = 0
+MAGIC: Final = 0
 #: Given out before there was a release, to schemas that can't be read any more.
-_OLD_IDS = range(10_001, 10_101)
-_OLD_LOG = "is of a log that was made before version 1: begin a new topic, append to that, and fold it anew"
-HEADER = struct.Struct(">bI")
+_OLD_IDS: Final = range(10_001, 10_101)
+_OLD_LOG: Final = "is of a log that was made before version 1: begin a new topic, append to that, and fold it anew"
+HEADER: Final = struct.Struct(">bI")
 _HEADER_BYTES: Final = 5
 
 

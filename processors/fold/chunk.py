@@ -1,12 +1,11 @@
 """From a partition's raw records to what is written for them. Pure: no Kafka client, no PostgreSQL, no clock."""
 
 import base64
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from math import inf
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from creditfold.common.position import InvalidPositionError, Position
 from creditfold.ledger import (
@@ -47,11 +46,11 @@ from creditfold.schemas.registry import load_lock
 from creditfold.schemas.wire import DecodeError, decode_values
 
 #: Rules that will never be: schemas of records that are no commands.
-NEVER = MAX_RULES + 1
+NEVER: Final = MAX_RULES + 1
 
 #: A dead letter over this keeps only the start of its key and value; PostgreSQL refuses a field of 256 MB.
-MAX_DEAD_BYTES = 16 * 2**20
-KEPT_BYTES = 65_536
+MAX_DEAD_BYTES: Final = 16 * 2**20
+KEPT_BYTES: Final = 65_536
 
 
 class Record(Protocol):
@@ -124,7 +123,7 @@ def commands(reads: Iterable[Read]) -> Iterator[Command]:
     """The commands among reads."""
     for read in reads:
         command: Any = held(read)
-        if command.__class__ in KINDS:
+        if type(command) in KINDS:
             yield command
 
 
@@ -140,14 +139,14 @@ def keys(found: Iterable[Command]) -> Iterator[tuple[str, str]]:
     """The (account, command id) pairs that folding these commands can touch."""
     for command in found:
         yield command.account, command.command_id
-        if command.__class__ is Batch:
+        if type(command) is Batch:
             for step in command.steps:
                 yield command.account, step.command_id
 
 
 def controls(reads: Sequence[Read]) -> list[int]:
     """Where among reads the control records are."""
-    return [at for at, read in enumerate(reads) if read[1].__class__ in _MAY_CONTROL and is_control(held(read))]
+    return [at for at, read in enumerate(reads) if type(read[1]) in _MAY_CONTROL and is_control(held(read))]
 
 
 _CONTROLS = (Tick, ActivateRules)
@@ -176,7 +175,7 @@ class _Fold:
         self.dead_letters: list[DeadLetter] = []
         self.activations: list[Activation] = []
         self.redrives: list[Redrive] = []
-        self.decisions: Counter[Decision] = Counter()
+        self.decisions: dict[Decision, int] = {}
         self.duplicates = self.ticks = 0
         #: What was made so far, as `weight` counts it.
         self.made = 0
@@ -189,7 +188,7 @@ class _Fold:
         if record.headers and (redrive := _redrive(record)) is not None:
             self.redrives.append(redrive)
         # Nearly all are commands, which are recognized by their class before anything else is looked at.
-        if content.__class__ not in KINDS:
+        if type(content) not in KINDS:
             if isinstance(content, Later):
                 if content.rules > book.rules:
                     detail = f"schema id {content.schema_id} comes with rules {content.rules}"
@@ -219,12 +218,13 @@ class _Fold:
             self.metadata += metadata_rows(record.offset, command.account, said, self.searchable)
         self.journal += [(record.offset, entry) for entry in outcome.entries]
         self.made += weight(outcome.entries)
-        self.decisions[KINDS[command.__class__], "" if isinstance(outcome, Accepted) else str(outcome.reason)] += 1
+        decision = KINDS[type(command)], "" if isinstance(outcome, Accepted) else str(outcome.reason)
+        self.decisions[decision] = self.decisions.get(decision, 0) + 1
 
     def _refuse(self, record: Record, command: Command, verdict: Verdict) -> None:
         if verdict is Verdict.COMMAND_ID_REUSED:
             named = f"command id {command.command_id!a} of this account"
-            if command.__class__ is Batch:
+            if type(command) is Batch:
                 named += ", or that of one of its steps,"
             detail = f"{named} was decided before with another body"
             self.dead_letters.append(_dead(record, DeadLetterReason.COMMAND_ID_REUSED, detail))

@@ -10,29 +10,29 @@ written down elsewhere would prove nothing any more; tests/golden/ checks it. Kn
 import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b, sha256
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from creditfold.ledger import CreditEntry
 from creditfold.ledger.facts_json import facts_as_json
 from creditfold.projections.store.results import Activation, DeadLetter
 
 #: The chain before the first outcome.
-START = b""
-DIGEST_BYTES = 32
+START: Final = b""
+DIGEST_BYTES: Final = 32
 
 #: Offsets between two checkpoints of the chain, which bound the search for the place where two chains part.
-CHECKPOINT_OFFSETS = 10_000
+CHECKPOINT_OFFSETS: Final = 10_000
 
 #: An outcome's offset and its line.
 Line: TypeAlias = tuple[int, bytes]
 
 # How COPY writes a missing value, and what it writes before the digits of bytes.
-NULL = "\\N"
-BYTES = "\\\\x"
+NULL: Final = "\\N"
+BYTES: Final = "\\\\x"
 
-_RAW = dict(zip("btnvfr\\", "\b\t\n\v\f\r\\", strict=True))
-_ESCAPED = {ord(raw): f"\\{name}" for name, raw in _RAW.items()}
-_has_special = re.compile(r"[\\\x08-\x0d]").search
+_RAW: Final = dict(zip("btnvfr\\", "\b\t\n\v\f\r\\", strict=True))
+_ESCAPED: Final = {ord(raw): f"\\{name}" for name, raw in _RAW.items()}
+_has_special: Final = re.compile(r"[\\\x08-\x0d]").search
 
 
 class Checkpoint(NamedTuple):
@@ -119,8 +119,8 @@ def activation_line(partition: int, activation: Activation) -> bytes:
 
 
 #: What every line has, as a row of the journal.
-COLUMNS = 23
-_MISSING = f"\t{NULL}"
+COLUMNS: Final = 23
+_MISSING: Final = f"\t{NULL}"
 
 
 def _digest(data: bytes | None) -> str:

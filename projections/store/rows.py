@@ -4,7 +4,7 @@ Knows no connection.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from creditfold.ledger.account import Account
 from creditfold.ledger.book import SETTLED
@@ -168,10 +168,10 @@ class _Sums:
 #: What happened in an hour: hours since 1970, asset, what, the lots' class, the command's source and its reason.
 Hour: TypeAlias = tuple[int, str, str, str, str, str]
 
-HOUR_MS = 3_600_000
+HOUR_MS: Final = 3_600_000
 
 #: Characters of a reason that are kept of an hour: its key is in an index, which takes no longer ones.
-HOUR_REASON = 100
+HOUR_REASON: Final = 100
 
 
 def hours(lines: Iterable[JournalLine], accounts: Mapping[str, Account]) -> dict[Hour, int]:
@@ -212,12 +212,12 @@ def category(text: str) -> str:
 
 
 # Looked up once: of an enumeration's class that is a call of Python's.
-_SPENT = Bucket.SPENT
+_SPENT: Final = Bucket.SPENT
 
 #: What happens where credits go into one of these, out of what was spent, or by a fact of one of these kinds.
-_INTO = {bucket: str(bucket) for bucket in (Bucket.SPENT, Bucket.EXPIRED, Bucket.VOIDED, Bucket.FORFEITED)}
-_OUT_OF_SPENT = "refunded"
-_BY_FACT = {FactKind.LAPSED: "lapsed", FactKind.REPAID: "repaid"}
+_INTO: Final = {bucket: str(bucket) for bucket in (Bucket.SPENT, Bucket.EXPIRED, Bucket.VOIDED, Bucket.FORFEITED)}
+_OUT_OF_SPENT: Final = "refunded"
+_BY_FACT: Final = {FactKind.LAPSED: "lapsed", FactKind.REPAID: "repaid"}
 
 
 def _of(found: dict[str, _Sums], asset: str) -> _Sums:
