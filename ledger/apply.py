@@ -61,7 +61,7 @@ def apply(account: Account, facts: Iterable[Fact]) -> None:
         5
     """
     for fact in facts:
-        kind = fact[0]
+        kind = fact.kind
         # As nearly all are.
         if kind is _SPENT_FACT:
             _spend(account, fact)
@@ -76,7 +76,7 @@ def apply(account: Account, facts: Iterable[Fact]) -> None:
 
 def _move(account: Account, holding: Holding, move: Move) -> Lot:
     """Move credits of a lot, and keep every total of them."""
-    lot_id, source, target, amount = move
+    lot_id, source, target, amount = move.lot, move.source, move.target, move.amount
     if lot_id is None:
         raise CorruptStateError(f"no lot is named by {move}")
     lot = account.lot_to_change(lot_id)
@@ -147,11 +147,12 @@ def _owe(account: Account, holding: Holding, spend: Spent, change: int) -> None:
 def _make_lot(account: Account, fact: Fact) -> Lot:
     """Make the lot that a fact's last move is into; its window says whether its credits are to be had yet."""
     moves, terms = fact.moves, fact.terms
-    lot_id, source, _, amount = moves[-1]
+    move = moves[-1]
+    lot_id, amount = move.lot, move.amount
     if lot_id is None or terms is None:
         raise CorruptStateError(f"no lot is described by {fact}")
     holding = account.holding_to_change(fact.asset)
-    lot = Lot(lot_id, fact.asset, terms, holding.number(account.position), source)
+    lot = Lot(lot_id, fact.asset, terms, holding.number(account.position), move.source)
     lot.is_pending = terms.effective_at > fact.at_ms
     lot.amount = lot.remaining = amount
     account.keep_lot(lot)
@@ -206,11 +207,12 @@ def _check_dead(lot: Lot) -> None:
 
 
 def _spend(account: Account, fact: Fact) -> None:
-    _, _, asset, ref, moves, _, _, _ = fact
+    asset = fact.asset
     holding = account.holding_to_change(asset)
     owed = 0
     slices: list[Slice] = []
-    for lot_id, _, _, amount in moves:
+    for move in fact.moves:
+        lot_id, amount = move.lot, move.amount
         if lot_id is None:
             owed += amount
             continue
@@ -225,7 +227,7 @@ def _spend(account: Account, fact: Fact) -> None:
                 raise CorruptStateError(f"{amount} are spent of lot {lot_id}, of which {lot.remaining + amount} remain")
             holding.enlist(lot)
         slices.append(make(Slice, (lot_id, amount)))
-    spend = Spent(ref, asset, tuple(slices), holding.number(account.position))
+    spend = Spent(fact.ref, asset, tuple(slices), holding.number(account.position))
     account.keep_spend(spend)
     if owed:
         account.mark(spend, account.position)

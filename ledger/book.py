@@ -12,7 +12,7 @@ from creditfold.ledger.account import Account
 from creditfold.ledger.apply import apply
 from creditfold.ledger.commands import KINDS, Batch, Command, Grant, Spend, Step
 from creditfold.ledger.decide import Refused, decide_steps
-from creditfold.ledger.facts import NOTHING, Accepted, Balance, CreditEntry, CreditOutcome, Fact, Rejected, make
+from creditfold.ledger.facts import NOTHING, Accepted, Balance, CreditEntry, CreditOutcome, Fact, Rejected
 from creditfold.ledger.folding import Known, Verdict, advanced, columns_of, repeated
 from creditfold.ledger.reasons import RejectionReason
 from creditfold.ledger.time import settle
@@ -105,16 +105,16 @@ class CreditBook:
             return self._apply_batch(account, command, settled, lines)
         answer, at = self._decide(account, command, self.clock_ms), len(lines.entries)
         if not isinstance(answer, list):
-            return make(Rejected, (settled, lines.finish(command, (), Refused(answer), at), answer, None))
+            return Rejected(settled, lines.finish(command, (), Refused(answer), at), answer)
         apply(account, answer)
         facts = tuple(answer)
-        return make(Accepted, (settled, facts, lines.finish(command, facts, None, at)))
+        return Accepted(settled, facts, lines.finish(command, facts, None, at))
 
     def _apply_batch(self, account: Account, batch: Batch, settled: tuple[Fact, ...], lines: "_Lines") -> CreditOutcome:
         at = len(lines.entries)
         answer = decide_steps(account, batch, self.clock_ms, self._decide)
         if isinstance(answer, Refused):
-            return make(Rejected, (settled, lines.finish(batch, (), answer, at), answer.reason, answer.step))
+            return Rejected(settled, lines.finish(batch, (), answer, at), answer.reason, answer.step)
         facts: list[Fact] = []
         for step, own in zip(batch.steps, answer, strict=True):
             apply(account, own)
@@ -122,7 +122,7 @@ class CreditBook:
             facts += own
             self.known[batch.account, step.command_id] = step
         # The steps' facts are in the steps' lines.
-        return make(Accepted, (settled, tuple(facts), lines.finish(batch, (), None, at)))
+        return Accepted(settled, tuple(facts), lines.finish(batch, (), None, at))
 
     def _apply_plain(self, account: Account, command: Any) -> CreditOutcome:
         """Decide a grant or a spend, which nearly all commands are, in a settled account: it comes to one line."""
@@ -138,20 +138,28 @@ class CreditBook:
         else:
             reason = answer
         account.version += 1
-        entry = _entry_of(
+        _, _, amount, occurred_at, source, note, extra, details = columns_of(command)
+        entry = CreditEntry(
             name,
             account.version,
-            command,
-            kind=kind,
-            asset=asset,
-            before=before,
-            balance=after,
-            facts=facts,
-            rules=self.rules,
-            clock_ms=self.clock_ms,
-            rejection=reason,
+            command.command_id,
+            kind,
+            asset,
+            amount,
+            before,
+            after,
+            reason,
+            None,
+            self.rules,
+            self.clock_ms,
+            occurred_at,
+            source,
+            note,
+            extra,
+            details,
+            facts,
         )
-        return make(Accepted, ((), facts, (entry,))) if reason is None else make(Rejected, ((), (entry,), reason, None))
+        return Accepted((), facts, (entry,)) if reason is None else Rejected((), (entry,), reason)
 
     def account(self, name: str) -> Account:
         """An account's state, made if it was never used."""
@@ -218,11 +226,13 @@ class _Lines:
     def add_settled(self, facts: Sequence[Fact]) -> None:
         """Add a line for each asset that time changed something of."""
         for asset, own in _by_asset(facts).items():
-            self._add(None, SETTLED, asset, own)
+            self._add(SETTLED, asset, own)
 
     def add_step(self, step: Step, facts: Sequence[Fact]) -> None:
         """Add a batch's step."""
-        self._add(step, KINDS[type(step)], facts[0].asset, facts)
+        # The batch's own line comes before those of its steps.
+        number = len(self.entries) + 2
+        self.entries.append(self._entry(step, KINDS[type(step)], facts[0].asset, facts, number=number))
 
     def finish(
         self, command: Command, facts: Sequence[Fact], refused: Refused | None, at: int
@@ -233,93 +243,63 @@ class _Lines:
         if len(facts) == 1 and facts[0].asset == (asset or facts[0].asset):
             # As it nearly always is.
             asset = facts[0].asset
-            self.entries.insert(at, self._entry(command, kind, asset, facts, refused))
+            own = self._entry(command, kind, asset, facts, refused=refused, number=at + 1)
+            self.entries.insert(at, own)
         else:
             groups = _by_asset(facts)
             asset = asset or (facts[0].asset if len(groups) == 1 else "")
-            self.entries.insert(at, self._entry(command, kind, asset, groups.pop(asset, ()), refused))
+            own = self._entry(command, kind, asset, groups.pop(asset, ()), refused=refused, number=at + 1)
+            self.entries.insert(at, own)
             for other, more in groups.items():
-                self._add(None, kind, other, more)
-        first = account.version + 1
+                self._add(kind, other, more)
         account.version += len(self.entries)
-        if at < len(self.entries) - 1:
-            # Those of steps were made before it.
-            return tuple([entry._replace(version=first + number) for number, entry in enumerate(self.entries)])
         return tuple(self.entries)
 
-    def _add(self, command: Command | None, kind: str, asset: str, facts: Sequence[Fact]) -> None:
-        self.entries.append(self._entry(command, kind, asset, facts, None))
+    def _add(self, kind: str, asset: str, facts: Sequence[Fact]) -> None:
+        """Add a line that is no command's own."""
+        self.entries.append(self._entry(None, kind, asset, facts, number=len(self.entries) + 1))
 
     def _entry(
-        self, command: Command | None, kind: str, asset: str, facts: Sequence[Fact], refused: Refused | None
+        self,
+        command: Command | None,
+        kind: str,
+        asset: str,
+        facts: Sequence[Fact],
+        *,
+        number: int,
+        refused: Refused | None = None,
     ) -> CreditEntry:
+        """The line of this number among those of the record: of a command, or without one of what else changed."""
         before = self._last.get(asset, NOTHING)
         balance = before
         if facts:
             balance = self._last[asset] = self._account.balance(asset)
-        version = self._account.version + len(self.entries) + 1
         reason, step = (None, None) if refused is None else refused
-        return _entry_of(
+        command_id: str | None = None
+        amount, occurred_at, source, note, extra, details = 0, 0, "", "", b"", ""
+        if command is not None:
+            command_id = command.command_id
+            _, _, amount, occurred_at, source, note, extra, details = columns_of(command)
+        return CreditEntry(
             self._name,
-            version,
-            command,
-            kind=kind,
-            asset=asset,
-            before=before,
-            balance=balance,
-            facts=tuple(facts),
-            rules=self._rules,
-            clock_ms=self._clock_ms,
-            rejection=reason,
-            step=step,
-        )
-
-
-def _entry_of(
-    name: str,
-    version: int,
-    command: Command | None,
-    *,
-    kind: str,
-    asset: str,
-    before: Balance,
-    balance: Balance,
-    facts: tuple[Fact, ...],
-    rules: int,
-    clock_ms: int,
-    rejection: RejectionReason | None = None,
-    step: int | None = None,
-) -> CreditEntry:
-    """A line of the journal: of a command, or without one of what else changed."""
-    command_id: str | None = None
-    amount, occurred_at, source, note, extra, details = 0, 0, "", "", b"", ""
-    if command is not None:
-        command_id = command.command_id
-        _, _, amount, occurred_at, source, note, extra, details = columns_of(command)
-    return make(
-        CreditEntry,
-        # One tuple at once: to put it together of parts takes longer than all else here.
-        (
-            name,
-            version,
+            self._account.version + number,
             command_id,
             kind,
             asset,
             amount,
             before,
             balance,
-            rejection,
+            reason,
             step,
-            rules,
-            clock_ms,
+            self._rules,
+            self._clock_ms,
             occurred_at,
             source,
             note,
             extra,
             details,
-            facts,
-        ),
-    )
+            tuple(facts),
+        )
 
 
 def _by_asset(facts: Sequence[Fact]) -> dict[str, Sequence[Fact]]:

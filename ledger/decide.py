@@ -144,17 +144,20 @@ def _grant(account: Account, command: Grant, clock_ms: int) -> Answer:
     lot_id = make(LotId, (command.command_id, 1))
     effective_at = command.effective_at or clock_ms
     terms = make(Terms, (command.lot_class, command.priority, effective_at, command.expires_at, command.scope))
-    return _new_lot(account, None, make(_Made, (_GRANTED_FACT, asset, lot_id, amount, terms)), clock_ms)
+    return _new_lot(account, None, _Made(_GRANTED_FACT, asset, lot_id, amount, terms), clock_ms)
 
 
-class _Made(NamedTuple):
+class _Made:
     """A lot to be made, and what the fact of it is."""
 
-    kind: FactKind
-    asset: str
-    lot_id: LotId
-    amount: int
-    terms: Terms
+    __slots__ = ("amount", "asset", "kind", "lot_id", "terms")
+
+    def __init__(self, kind: FactKind, asset: str, lot_id: LotId, amount: int, terms: Terms) -> None:
+        self.kind = kind
+        self.asset = asset
+        self.lot_id = lot_id
+        self.amount = amount
+        self.terms = terms
 
 
 #: What the credits of a new lot come out of.
@@ -166,9 +169,9 @@ _SOURCES: Final = {
 
 
 def _new_lot(account: Account, inflow: Inflow | None, new: _Made, clock_ms: int) -> list[Fact]:
-    kind, asset, lot_id, amount, terms = new
-    moves = (make(Move, (lot_id, _SOURCES[kind], _REMAINING, amount)),)
-    fact = make(Fact, (kind, clock_ms, asset, lot_id[0], moves, terms, "", ()))
+    asset, lot_id, amount, terms = new.asset, new.lot_id, new.amount, new.terms
+    moves = (Move(lot_id, _SOURCES[new.kind], _REMAINING, amount),)
+    fact = Fact(new.kind, clock_ms, asset, lot_id[0], moves, terms)
     expires_at = terms[3]
     if (not expires_at or expires_at > clock_ms) and not account.holding(asset).debt:
         return [fact]
@@ -192,7 +195,7 @@ def _allocate(
             continue
         there = lot.remaining
         taken = amount if amount < there else there
-        moves.append(make(Move, (lot.id, _REMAINING, target, taken)))
+        moves.append(Move(lot.id, _REMAINING, target, taken))
         amount -= taken
     return tuple(moves), amount
 
@@ -214,8 +217,8 @@ def _spend(account: Account, command: Spend, clock_ms: int) -> Answer:
         elif owed > (0 if backdated_to is not None else account.credit(asset)):
             return _INSUFFICIENT_CREDITS
         else:
-            moves = (*moves, make(Move, (None, Bucket.DEBT, _SPENT, owed)))
-    return [make(Fact, (_SPENT_FACT, clock_ms, asset, command.command_id, moves, None, "", ()))]
+            moves = (*moves, Move(None, Bucket.DEBT, _SPENT, owed))
+    return [Fact(_SPENT_FACT, clock_ms, asset, command.command_id, moves)]
 
 
 def _hold(account: Account, command: Hold, clock_ms: int) -> Answer:
@@ -225,7 +228,7 @@ def _hold(account: Account, command: Hold, clock_ms: int) -> Answer:
     moves, missing = _allocate(account, asset, command.use, command.amount, _HELD)
     if missing:
         return _INSUFFICIENT_CREDITS
-    return [make(Fact, (_HELD_FACT, clock_ms, asset, command.command_id, moves, None, "", (deadline,)))]
+    return [Fact(_HELD_FACT, clock_ms, asset, command.command_id, moves, None, "", (deadline,))]
 
 
 def _open_hold(account: Account, hold_id: str, amount: int) -> Held | Reason:
@@ -249,7 +252,7 @@ def _capture(account: Account, command: Capture, clock_ms: int) -> Answer:
     left, taken = without_start(hold.slices, command.amount or hold.amount)
     moves = _moves(taken, _HELD, _SPENT)
     particulars = (command.command_id,)
-    facts = [make(Fact, (_CAPTURED_FACT, clock_ms, hold.asset, command.hold, moves, None, "", particulars))]
+    facts = [Fact(_CAPTURED_FACT, clock_ms, hold.asset, command.hold, moves, None, "", particulars)]
     if command.final and left:
         facts += _let_go(account, hold, left[::-1], clock_ms)
     return facts
@@ -266,7 +269,7 @@ def _release(account: Account, command: Release, clock_ms: int) -> Answer:
 def _let_go(account: Account, hold: Held, slices: tuple[Slice, ...], clock_ms: int) -> list[Fact]:
     """Give slices off the end of a hold back to their lots."""
     moves = _moves(slices, _HELD, _REMAINING)
-    fact = make(Fact, (_RELEASED_FACT, clock_ms, hold.asset, hold.id, moves, None, "", ()))
+    fact = Fact(_RELEASED_FACT, clock_ms, hold.asset, hold.id, moves)
     return [fact, *Inflow(account, hold.asset, clock_ms).returned(slices)]
 
 
@@ -291,7 +294,7 @@ def _refund(account: Account, command: Refund, clock_ms: int) -> Answer:
         else:
             home.append(part)
     moves += _moves(home, _SPENT, _REMAINING)
-    facts = [make(Fact, (_REFUNDED_FACT, clock_ms, asset, command.spend, moves, None, "", ()))] if moves else []
+    facts = [Fact(_REFUNDED_FACT, clock_ms, asset, command.spend, moves)] if moves else []
     inflow = Inflow(account, asset, clock_ms, forgiven=command.spend)
     back = inflow.come_back(home)
     for number, (old, renewal) in enumerate(renewed.items(), start=1):
@@ -299,7 +302,9 @@ def _refund(account: Account, command: Refund, clock_ms: int) -> Answer:
         terms = account.lot(old).terms._replace(effective_at=clock_ms, expires_at=command.expires_at)
         new = _Made(FactKind.REISSUED, asset, LotId(command.command_id, number), renewal, terms)
         made, *others = _new_lot(account, inflow, new, clock_ms)
-        facts += [made._replace(moves=(out, *made.moves), particulars=(command.spend,)), *others]
+        moves = (out, *made.moves)
+        facts.append(Fact(made.kind, made.at_ms, asset, made.ref, moves, made.terms, particulars=(command.spend,)))
+        facts += others
     return [*facts, *inflow.lost(back), *inflow.repay()]
 
 
@@ -421,7 +426,7 @@ def _cancel(account: Account, command: CancelSchedule, clock_ms: int) -> Answer:
 
 
 def _moves(slices: Sequence[Slice], source: Bucket, target: Bucket) -> tuple[Move, ...]:
-    return tuple([make(Move, (lot, source, target, amount)) for lot, amount in slices])
+    return tuple([Move(lot, source, target, amount) for lot, amount in slices])
 
 
 _RULES: Final[Mapping[type, Callable[[Account, Any, int], Answer]]] = {

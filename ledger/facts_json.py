@@ -23,16 +23,16 @@ def facts_as_json(facts: Iterable[Fact], asset: str = "") -> str:
 
 def _fact(fact: Fact, asset: str) -> str:
     # Put together by hand, which takes a fifth of the time: there is a fact to each command.
-    kind, at_ms, own, ref, moves, terms, detail, particulars = fact
-    found = f'{{"kind":"{kind}","at":{at_ms},"ref":{_quoted(ref)}'
-    if own != asset:
-        found += f',"asset":{_quoted(own)}'
-    if detail:
-        found += f',"detail":{_quoted(detail)}'
-    if particulars:
-        found += _particulars(kind, particulars)
-    if moves:
-        found += f',"moves":[{",".join([_move(*move) for move in moves])}]'
+    terms = fact.terms
+    found = f'{{"kind":"{fact.kind}","at":{fact.at_ms},"ref":{_quoted(fact.ref)}'
+    if fact.asset != asset:
+        found += f',"asset":{_quoted(fact.asset)}'
+    if fact.detail:
+        found += f',"detail":{_quoted(fact.detail)}'
+    if fact.particulars:
+        found += _particulars(fact.kind, fact.particulars)
+    if fact.moves:
+        found += f',"moves":[{",".join([_move(move) for move in fact.moves])}]'
     if terms is not None:
         lot_class, priority, effective_at, expires_at, scope = terms
         found += f',"terms":{{"lot_class":"{lot_class}","priority":{priority},"effective_at":{effective_at}'
@@ -54,10 +54,10 @@ def _particulars(kind: FactKind, values: tuple[Any, ...]) -> str:
     return found
 
 
-def _move(lot: LotId | None, source: str, target: str, amount: int) -> str:
-    if lot is None:
-        return f'["",0,"{source}","{target}",{amount}]'
-    return f'[{_quoted(lot[0])},{lot[1]},"{source}","{target}",{amount}]'
+def _move(move: Move) -> str:
+    lot = move.lot
+    of = '"",0' if lot is None else f"{_quoted(lot[0])},{lot[1]}"
+    return f'[{of},"{move.source}","{move.target}",{move.amount}]'
 
 
 def facts_of_json(text: str, asset: str = "") -> list[Fact]:

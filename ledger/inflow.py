@@ -10,7 +10,7 @@ from typing import Final
 
 from creditfold.ledger.account import Account
 from creditfold.ledger.commands import Terms
-from creditfold.ledger.facts import Bucket, Fact, FactKind, LotId, Move, make
+from creditfold.ledger.facts import Bucket, Fact, FactKind, LotId, Move
 from creditfold.ledger.lots import NEVER, Lot, Order, Slice, Spent, order_of
 
 # Looked up once.
@@ -111,7 +111,7 @@ class Inflow:
         while self._debt and used < len(self._funds):
             order, lot_id, there = self._funds[used]
             amount = min(self._debt, there)
-            move = make(Move, (lot_id, _REMAINING, _DEBT, amount))
+            move = Move(lot_id, _REMAINING, _DEBT, amount)
             facts.append(Fact(_REPAID_FACT, self._at_ms, self._asset, self._spend_id, (move,)))
             self._funds[used] = (order, lot_id, there - amount)
             if amount == there:
@@ -126,5 +126,5 @@ class Inflow:
         insort(self._funds, (order, lot_id, amount))
 
     def _lose(self, kind: FactKind, lot_id: LotId, target: Bucket, amount: int) -> Fact:
-        move = make(Move, (lot_id, _REMAINING, target, amount))
+        move = Move(lot_id, _REMAINING, target, amount)
         return Fact(kind, self._at_ms, self._asset, lot_id.command_id, (move,))

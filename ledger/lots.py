@@ -299,7 +299,7 @@ def total(slices: Iterable[Slice]) -> int:
 
 def slices_of(moves: Iterable[Move]) -> tuple[Slice, ...]:
     """The slices that moves took of lots, in their order."""
-    return tuple([make(Slice, (lot, amount)) for lot, _, _, amount in moves if lot is not None])
+    return tuple([make(Slice, (move.lot, move.amount)) for move in moves if move.lot is not None])
 
 
 def without_end(slices: Sequence[Slice], amount: int) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:

@@ -23,7 +23,7 @@ there twice; what it is about says whether it still means something.
 from creditfold.ledger.account import ACTIVATION, LAPSE, SCHEDULE, Account, Due
 from creditfold.ledger.apply import apply
 from creditfold.ledger.commands import Terms
-from creditfold.ledger.facts import Bucket, Fact, FactKind, LotId, Move, make
+from creditfold.ledger.facts import Bucket, Fact, FactKind, LotId, Move
 from creditfold.ledger.inflow import Inflow
 from creditfold.ledger.limits import MAX_OCCURRED_AT
 from creditfold.ledger.lots import Held, Lot, Scheduled
@@ -100,7 +100,7 @@ def _activate(account: Account, lot: Lot, at_ms: int) -> list[Fact]:
 def _lapse(account: Account, hold: Held, at_ms: int) -> list[Fact]:
     if account.holds.get(hold.id) is not hold or not hold.is_open:
         return []
-    moves = tuple([make(Move, (lot, Bucket.HELD, Bucket.REMAINING, amount)) for lot, amount in hold.slices])
+    moves = tuple([Move(lot, Bucket.HELD, Bucket.REMAINING, amount) for lot, amount in hold.slices])
     fact = Fact(FactKind.LAPSED, at_ms, hold.asset, hold.id, moves)
     return [fact, *Inflow(account, hold.asset, at_ms).returned(hold.slices)]
 
@@ -108,5 +108,5 @@ def _lapse(account: Account, hold: Held, at_ms: int) -> list[Fact]:
 def _expire(account: Account, lot: Lot, at_ms: int) -> list[Fact]:
     if account.lots.get(lot.id) is not lot or lot.is_lapsed or not lot.remaining:
         return []
-    moves = (make(Move, (lot.id, Bucket.REMAINING, Bucket.EXPIRED, lot.remaining)),)
+    moves = (Move(lot.id, Bucket.REMAINING, Bucket.EXPIRED, lot.remaining),)
     return [Fact(FactKind.EXPIRED, at_ms, lot.asset, lot.id.command_id, moves)]

@@ -61,27 +61,9 @@ def unescaped(cell: str) -> str | None:
 
 def journal_line(partition: int, offset: int, entry: CreditEntry) -> bytes:
     """The line of a decision: the columns of its row in the journal, in their order."""
-    (
-        account,
-        version,
-        command_id,
-        kind,
-        asset,
-        amount,
-        before,
-        balance,
-        rejection,
-        step,
-        rules,
-        clock_ms,
-        occurred_at,
-        source,
-        note,
-        extra,
-        details,
-        facts,
-    ) = entry
-    happened = facts_as_json(facts, asset)
+    account, command_id, asset = entry.account, entry.command_id, entry.asset
+    source, note, details = entry.source, entry.reason, entry.details
+    happened = facts_as_json(entry.facts, asset)
     # An id that holds none of the others may hold a backslash; hardly any does.
     if (
         source
@@ -96,11 +78,14 @@ def journal_line(partition: int, offset: int, entry: CreditEntry) -> bytes:
             escaped, (account, asset, source, note, details, happened)
         )
         command_id = None if command_id is None else escaped(command_id)
+    available, pending, held, debt = entry.balance
+    command = NULL if command_id is None else command_id
+    step = NULL if entry.step is None else entry.step
     return (
-        f"{partition}\t{offset}\t{account}\t{version}\t{NULL if command_id is None else command_id}\t{kind}\t{asset}\t"
-        f"{amount}\t{balance[0] - before[0]}\t{balance[0]}\t{rejection or NULL}\t{rules}\t{clock_ms}\t{occurred_at}\t"
-        f"{source}\t{note}\t{BYTES}{extra.hex()}\t{balance[1]}\t{balance[2]}\t{balance[3]}\t"
-        f"{NULL if step is None else step}\t{details}\t{happened}"
+        f"{partition}\t{offset}\t{account}\t{entry.version}\t{command}\t{entry.kind}\t{asset}\t{entry.amount}\t"
+        f"{available - entry.before[0]}\t{available}\t{entry.rejection or NULL}\t{entry.rules}\t{entry.clock_ms}\t"
+        f"{entry.occurred_at}\t{source}\t{note}\t{BYTES}{entry.extra.hex()}\t{pending}\t{held}\t{debt}\t{step}\t"
+        f"{details}\t{happened}"
     ).encode()
 
 

@@ -145,9 +145,9 @@ class _Sums:
 
     def add_moves(self, moves: Sequence[Move]) -> None:
         """Add a fact's moves."""
-        for _, source, target, amount in moves:
-            self.move(source, -amount)
-            self.move(target, amount)
+        for move in moves:
+            self.move(move.source, -move.amount)
+            self.move(move.target, move.amount)
 
     def move(self, bucket: str, amount: int) -> None:
         """Add to what is in a bucket."""
@@ -193,16 +193,16 @@ def hours(lines: Iterable[JournalLine], accounts: Mapping[str, Account]) -> dict
         number, account = entry.clock_ms // HOUR_MS, accounts[entry.account]
         source, reason = category(own_source), category(own_reason)[:HOUR_REASON]
         for fact in facts:
-            kind, moves, asset = fact.kind, fact.moves, fact.asset
-            for lot, origin, target, amount in moves:
-                what = _INTO.get(target)
+            for move in fact.moves:
+                lot = move.lot
+                what = _INTO.get(move.target)
                 if what is None:
-                    what = _OUT_OF_SPENT if origin == _SPENT else _BY_FACT.get(kind)
+                    what = _OUT_OF_SPENT if move.source == _SPENT else _BY_FACT.get(fact.kind)
                     if what is None:
                         continue
                 lot_class = "" if lot is None else str(account.lot(lot).terms.lot_class)
-                hour = (number, asset, what, lot_class, source, reason)
-                found[hour] = found.get(hour, 0) + amount
+                hour = (number, fact.asset, what, lot_class, source, reason)
+                found[hour] = found.get(hour, 0) + move.amount
     return found
 
 

@@ -367,8 +367,9 @@ class Credits(RuleBasedStateMachine):
 
     def write(self, entries: Iterable[CreditEntry]) -> None:
         """Lines of the journal, of the log's last record."""
-        for name, version, _, _, asset, *_, facts in entries:
-            self.journal.append(Line(len(self.log), name, version, asset, facts_as_json(facts, asset)))
+        for entry in entries:
+            facts = facts_as_json(entry.facts, entry.asset)
+            self.journal.append(Line(len(self.log), entry.account, entry.version, entry.asset, facts))
 
     def settle(self) -> None:
         """Let time pass for everybody, on both sides."""

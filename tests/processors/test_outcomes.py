@@ -128,7 +128,7 @@ def test_facts_are_the_journal_s(fact: Fact, expected: dict[str, Any]) -> None:
 #: 1,000 facts of two moves each: about 75 kB, without moves 21 kB; and details of 10 kB.
 LONG = credit(
     "close",
-    *[SPENT._replace(moves=SPENT.moves * 2)] * 1_000,
+    *[Fact(FactKind.SPENT, 1_000, "credits", "c", SPENT.moves * 2, detail="more")] * 1_000,
     details=json.dumps({"text": "ü" * 5_000}, ensure_ascii=False),
 )
 

@@ -31,8 +31,8 @@ def assert_is_what_was_decided(previewed: CreditOutcome | Verdict | DeadLetter, 
     if isinstance(previewed, Accepted):
         assert (decided.accepted, previewed.entries) == (1, lines)
         # They are in a line for each asset, a batch's in the lines of its steps; what time did before has its own.
-        facts = Counter(fact for entry in lines if entry.kind != "settled" for fact in entry.facts)
-        assert Counter(previewed.facts) == facts
+        facts = [repr(fact) for entry in lines if entry.kind != "settled" for fact in entry.facts]
+        assert Counter(map(repr, previewed.facts)) == Counter(facts)
         return "accepted"
     if isinstance(previewed, Rejected):
         assert (decided.rejected, previewed.entries) == (1, lines)
