@@ -103,13 +103,17 @@ ALTER TABLE {schema}.journal ALTER facts SET STATISTICS 0, ALTER details SET STA
     ALTER balance SET STATISTICS 0, ALTER pending SET STATISTICS 0, ALTER held SET STATISTICS 0,
     ALTER debt SET STATISTICS 0, ALTER step SET STATISTICS 0, ALTER occurred_at_ms SET STATISTICS 0;
 -- The expression is the one that the view shows as decided_at, so that the newest are found by sorting only those of the
--- same instant. Those share an entry, which an index on the position too would not.
-CREATE INDEX journal_rejections ON {schema}.journal (to_timestamp(clock_ms / 1000.0)) WHERE rejection IS NOT NULL;
+-- same instant. Those share an entry, which an index on the position too would not. Divided as a double, which gives the
+-- same instant as a numeric in a fraction of its time.
+CREATE INDEX journal_rejections ON {schema}.journal (to_timestamp(clock_ms / 1000::double precision))
+    WHERE rejection IS NOT NULL;
 -- The lines in which something ended, as the view `ended` has them: a spend ends nothing, and isn't looked into. What a
--- user wrote has its quotes escaped. All accounts may have lines of one instant, so they are there in their order.
+-- user wrote has its quotes escaped. All accounts may have lines of one instant, so they are there in their order. Looked
+-- for by strpos, since a regular expression would take a tenth of what it takes to write a line.
 CREATE INDEX journal_ended ON {schema}.journal
-    (to_timestamp(clock_ms / 1000.0), log_partition, log_offset, account_id, version)
-    WHERE kind <> 'spend' AND facts ~ '"(expired|voided|forfeited|lapsed)"';
+    (to_timestamp(clock_ms / 1000::double precision), log_partition, log_offset, account_id, version)
+    WHERE kind <> 'spend' AND (strpos(facts, '"expired"') > 0 OR strpos(facts, '"voided"') > 0
+                               OR strpos(facts, '"forfeited"') > 0 OR strpos(facts, '"lapsed"') > 0);
 
 -- What decided commands say under the searchable keys, of whose metadata the journal has a digest only: a row for each key
 -- of a command. Its index is in indexes.sql.

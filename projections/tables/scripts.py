@@ -8,7 +8,7 @@ from psycopg import sql
 from creditfold.common.errors import CreditfoldError
 
 #: Version of the tables in generation.sql. Code folds, reads and activates generations of its own layout only.
-LAYOUT = 10
+LAYOUT = 11
 
 
 #: Which of the journal's indexes finds a command by its id.
