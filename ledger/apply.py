@@ -11,7 +11,7 @@ that its credits move in, and what else it concerns. So a replay is a loop over 
 Every move is checked: nothing is taken from where it isn't.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from creditfold.ledger.account import LAPSE, Account, Holding
@@ -379,7 +379,7 @@ def _refused(account: Account, fact: Fact) -> None:
     """A transfer that goes back changes nothing here."""
 
 
-_CHANGES: Final[Mapping[FactKind, Callable[[Account, Fact], object]]] = {
+_CHANGES: Final[dict[FactKind, Callable[[Account, Fact], object]]] = {
     FactKind.OCCURRED: _take_turn,
     FactKind.CAPPED: _take_turn,
     FactKind.ACTIVATED: _activated,

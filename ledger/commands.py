@@ -362,8 +362,8 @@ KINDS: Final[Mapping[type[Command], str]] = {
 }
 
 #: Type by the name of its Avro record: of commands, and of control records, which have no key.
-COMMANDS: Final[Mapping[str, type[Command]]] = {kind.__name__: kind for kind in KINDS}
-CONTROLS: Final[Mapping[str, type[Control]]] = {"ActivateRules": ActivateRules, "Tick": Tick}
+COMMANDS: Final[dict[str, type[Command]]] = {kind.__name__: kind for kind in KINDS}
+CONTROLS: Final[dict[str, type[Control]]] = {"ActivateRules": ActivateRules, "Tick": Tick}
 
 #: The fields of a batch's step in its Avro record, with their defaults. A step uses those of its kind.
 STEP_FIELDS: Final[Mapping[str, Any]] = {
@@ -442,7 +442,7 @@ def _step(where: str, account: Any, values: Sequence[Any], origin: Mapping[str, 
     return kind(account=account, **own, **origin)
 
 
-_SPECIAL: Final[Mapping[str, Callable[[tuple[Any, ...]], Command]]] = {
+_SPECIAL: Final[dict[str, Callable[[tuple[Any, ...]], Command]]] = {
     "ReceiveTransfer": _receive_transfer,
     "Batch": _batch,
 }

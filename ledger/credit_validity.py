@@ -41,7 +41,7 @@ MAX_NUMBER: Final = 2**31 - 1
 #: How the ids of derived commands begin; nobody else's may, or one could be taken before it comes.
 DERIVED: Final = "~"
 
-DERIVED_COMMANDS = (ReceiveTransfer, SettleTransfer)
+DERIVED_COMMANDS: Final[tuple[type, ...]] = (ReceiveTransfer, SettleTransfer)
 
 
 def problem_of(command: Any) -> str | None:
@@ -253,4 +253,4 @@ _RULES: Final[Mapping[type[Command], Sequence[_Field | _Check]]] = {
     CancelSchedule: (_Id("schedule"),),
     Batch: (_batch,),
 }
-_CHECKS: Final[Mapping[type, _Checks]] = {kind: _Checks(kind, *checks) for kind, checks in _RULES.items()}
+_CHECKS: Final[dict[type, _Checks]] = {kind: _Checks(kind, *checks) for kind, checks in _RULES.items()}

@@ -5,7 +5,7 @@ Owns the order of the checks and the decisions. `decide` reads an account and ch
 however they are split into chunks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from creditfold.ledger.account import Account
@@ -429,7 +429,7 @@ def _moves(slices: Sequence[Slice], source: Bucket, target: Bucket) -> tuple[Mov
     return tuple([Move(lot, source, target, amount) for lot, amount in slices])
 
 
-_RULES: Final[Mapping[type, Callable[[Account, Any, int], Answer]]] = {
+_RULES: Final[dict[type, Callable[[Account, Any, int], Answer]]] = {
     Grant: _grant,
     Spend: _spend,
     Hold: _hold,
@@ -449,7 +449,7 @@ _RULES: Final[Mapping[type, Callable[[Account, Any, int], Answer]]] = {
 }
 
 #: What goes on whatever state an account is in: it was decided elsewhere.
-_DERIVED = (ReceiveTransfer, SettleTransfer)
-_FREE_WHILE_FROZEN = (Freeze, Unfreeze, Release, VoidGrant, SetCreditLimit)
+_DERIVED: Final[tuple[type, ...]] = (ReceiveTransfer, SettleTransfer)
+_FREE_WHILE_FROZEN: Final[tuple[type, ...]] = (Freeze, Unfreeze, Release, VoidGrant, SetCreditLimit)
 #: What a freeze of spending blocks.
-_SPENDING = (Spend, Hold, Transfer)
+_SPENDING: Final[tuple[type, ...]] = (Spend, Hold, Transfer)

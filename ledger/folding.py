@@ -131,7 +131,7 @@ def _parcels(parcels: Sequence[Parcel]) -> list[Any]:
 
 
 _PLAIN: Final[Mapping[str, Callable[[Any], list[Any]]]] = {"steps": _steps, "parcels": _parcels}
-_SHAPES: Final[Mapping[type[Command], _Shape]] = {kind: _Shape(kind) for kind in KINDS}
+_SHAPES: Final[dict[type, _Shape]] = {kind: _Shape(kind) for kind in KINDS}
 
 _OF_THE_BATCH = ("account", "occurred_at", "source", "reason", "metadata")
 

@@ -60,7 +60,7 @@ class _Reader(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _readers() -> Mapping[bytes, _Reader]:
+def _readers() -> dict[bytes, _Reader]:
     """By what their records begin with."""
     return {
         HEADER.pack(MAGIC, row.id): _Reader(row.record, row.rules, RecordReader(row.schema, load_current(row.record)))

@@ -150,7 +150,7 @@ def controls(reads: Sequence[Read]) -> list[int]:
 
 
 _CONTROLS = (Tick, ActivateRules)
-_MAY_CONTROL = (Tick, ActivateRules, Later)
+_MAY_CONTROL: Final[tuple[type, ...]] = (Tick, ActivateRules, Later)
 
 
 def is_control(content: Any) -> bool:
@@ -216,7 +216,9 @@ class _Fold:
             # Those that the ledger itself appends have none.
             said: Mapping[str, str] = getattr(command, "metadata", {})
             self.metadata += metadata_rows(record.offset, command.account, said, self.searchable)
-        self.journal += [(record.offset, entry) for entry in outcome.entries]
+        offset: int = record.offset
+        for entry in outcome.entries:
+            self.journal.append((offset, entry))
         self.made += weight(outcome.entries)
         decision = KINDS[type(command)], "" if isinstance(outcome, Accepted) else str(outcome.reason)
         self.decisions[decision] = self.decisions.get(decision, 0) + 1
@@ -370,22 +372,25 @@ def _most_bytes(value: bytes) -> int:
 
 
 def _command(record: Record, name: str, values: tuple[Any, ...], partition: int, partitions: int) -> Content:
-    # The order of a schema's fields is that of its command's.
-    command = command_or_problem(name, values)
+    # The order of a schema's fields is that of its command's. Any: what it is depends on the record's name.
+    command: Any = command_or_problem(name, values)
     if isinstance(command, str):
         return _dead(record, DeadLetterReason.INVALID_COMMAND, command)
-    if isinstance(command, _CONTROLS):
+    if type(command) not in KINDS:
         if record.key is not None:
             return _dead(record, DeadLetterReason.KEY_MISMATCH, "a control record has no key")
-        return command
-    key = command.account.encode()
+        control: Content = command
+        return control
+    account: str = command.account
+    key = account.encode()
     if record.key != key:
-        return _dead(record, DeadLetterReason.KEY_MISMATCH, f"the record's key is not its account {command.account!a}")
+        return _dead(record, DeadLetterReason.KEY_MISMATCH, f"the record's key is not its account {account!a}")
     if (right := partition_of(key, partitions)) != partition:
         # Such an account would live in two partitions, be folded by two workers, and spend its credits in both.
-        detail = f"account {command.account!a} belongs in partition {right}; use Kafka's murmur2 partitioner"
+        detail = f"account {account!a} belongs in partition {right}; use Kafka's murmur2 partitioner"
         return _dead(record, DeadLetterReason.WRONG_PARTITION, detail)
-    return command
+    content: Content = command
+    return content
 
 
 def _dead(record: Record, reason: DeadLetterReason, detail: str) -> DeadLetter:

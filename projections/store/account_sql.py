@@ -4,7 +4,7 @@ Rows go to PostgreSQL column by column; the cell of a text that may be empty beg
 be no cell at all.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, LiteralString
 
@@ -86,7 +86,7 @@ def cells(table: Table, rows: Sequence[Sequence[Any]]) -> Cells:
     return len(rows), [_cells(column, kind) for column, (_, kind) in columns]
 
 
-def _cells(column: Iterable[Any], kind: str) -> str | bytes:
+def _cells(column: Collection[Any], kind: str) -> str | bytes:
     if kind == NAME:
         return SEPARATOR.join(column)
     if kind == "text":

@@ -79,13 +79,15 @@ def journal_line(partition: int, offset: int, entry: CreditEntry) -> bytes:
         )
         command_id = None if command_id is None else escaped(command_id)
     available, pending, held, debt = entry.balance
+    # Most have nothing else.
+    others = f"{pending}\t{held}\t{debt}" if pending or held or debt else "0\t0\t0"
     command = NULL if command_id is None else command_id
     step = NULL if entry.step is None else entry.step
     return (
         f"{partition}\t{offset}\t{account}\t{entry.version}\t{command}\t{entry.kind}\t{asset}\t{entry.amount}\t"
         f"{available - entry.before[0]}\t{available}\t{entry.rejection or NULL}\t{entry.rules}\t{entry.clock_ms}\t"
-        f"{entry.occurred_at}\t{source}\t{note}\t{BYTES}{entry.extra.hex()}\t{pending}\t{held}\t{debt}\t{step}\t"
-        f"{details}\t{happened}"
+        f"{entry.occurred_at}\t{source}\t{note}\t{BYTES}{entry.extra.hex()}\t{others}\t{step}\t{details}\t"
+        f"{happened}"
     ).encode()
 
 

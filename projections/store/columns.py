@@ -3,10 +3,8 @@
 Texts go joined by a control character that no id can hold, numbers as PostgreSQL itself writes an array of them.
 """
 
-from array import array
 from collections.abc import Collection, Iterable
-from struct import Struct
-from sys import byteorder
+from struct import Struct, pack
 from typing import Any
 
 from psycopg import adapters
@@ -32,10 +30,9 @@ class Utf8(bytes):
     """A text that is encoded already. Its placeholder is `%b`."""
 
 
-def longs(values: Iterable[int]) -> Longs:
-    """Make an array of whole numbers. Raises OverflowError for one of more than 64 bits."""
-    numbers = array("q", values)
-    return longs_of(len(numbers), [number_cells(numbers)])
+def longs(values: Collection[int]) -> Longs:
+    """Make an array of whole numbers. Raises struct.error for one of more than 64 bits."""
+    return longs_of(len(values), [number_cells(values)])
 
 
 def longs_of(count: int, parts: Iterable[bytes]) -> Longs:
@@ -44,14 +41,11 @@ def longs_of(count: int, parts: Iterable[bytes]) -> Longs:
     return Longs(_HEAD.pack(1, 0, _BIGINT, count, 1) + b"".join(parts))
 
 
-def number_cells(values: Iterable[int]) -> bytes:
-    """Whole numbers as an array has them, one after the other. Raises OverflowError for one of more than 64 bits."""
-    numbers = array("q", values)
-    if byteorder == "little":
-        numbers.byteswap()
-    raw = numbers.tobytes()
+def number_cells(values: Collection[int]) -> bytes:
+    """Whole numbers as an array has them, one after the other. Raises struct.error for one of more than 64 bits."""
+    raw = pack(f">{len(values)}q", *values)
     # Each has its length before it. Eight strided copies take a quarter of the time of packing them one by one.
-    cells = bytearray(_CELL * len(numbers))
+    cells = bytearray(_CELL * len(values))
     for at in range(8):
         cells[4 + at :: 12] = raw[at::8]
     return bytes(cells)
