@@ -1,7 +1,7 @@
 """Facts as JSON, as the journal keeps them, and back: what is read is what was written, so that it can be replayed."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from json.encoder import encode_basestring
 from typing import Any, Final
 
@@ -12,13 +12,14 @@ from creditfold.ledger.facts import PARTICULARS, Bucket, Fact, FactKind, LotId, 
 _quoted: Final = encode_basestring
 
 
-def facts_as_json(facts: Iterable[Fact], asset: str = "") -> str:
+def facts_as_json(facts: Sequence[Fact], asset: str = "") -> str:
     """Facts as the journal keeps them. A move is [lot's command, lot's number, source, target, amount].
 
     The lot's command is empty where the move is of debt, which belongs to no lot; an asset is named where it isn't the
     one given, terms where a lot was made, particulars by their names where they aren't empty.
     """
-    return f"[{','.join([_fact(fact, asset) for fact in facts])}]"
+    # As what is rejected has.
+    return f"[{','.join([_fact(fact, asset) for fact in facts])}]" if facts else "[]"
 
 
 def _fact(fact: Fact, asset: str) -> str:

@@ -19,7 +19,7 @@ from creditfold.processors.fold import fast
 from creditfold.processors.fold.chunk import Read, keys
 from creditfold.projections.store.account_loader import account_with
 from creditfold.projections.store.results import ChunkResult
-from creditfold.projections.store.rows import LastLines, Rows, state_rows
+from creditfold.projections.store.rows import LastLines, Rows, note_last_lines, state_rows
 from creditfold.projections.store.transaction import Progress
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class AccountCache:
         if not self.trusts:
             return wanted
         # A batch that is refused leaves no lines of its steps, and so nothing that writing would trip over.
-        return found + list(keys(command for command in coming if command.__class__ is Batch))
+        return found + keys(command for command in coming if type(command) is Batch)
 
     def _is_cached(self, name: str) -> bool:
         """Whether an account is cached, and not only met for the first time."""
@@ -209,10 +209,7 @@ class AccountCache:
             result: what the chunk came to.
             order: where its journal's lines stand, in the order in which their accounts' rows are to be sent.
         """
-        for at in order:
-            offset, entry = result.journal[at]
-            self._last[entry.account, entry.asset] = offset, entry.version, entry.balance
-            self._touched[entry.account] = result.accounts[entry.account]
+        note_last_lines(result, order, self._last, self._touched)
         # Time may have changed what no line shows, such as the end of a lot that is wholly held.
         self._touched |= result.accounts
         # Each fact or move that was made may be a lot more.

@@ -135,13 +135,15 @@ def has_transfers(reads: Iterable[Read]) -> bool:
 _TRANSFERS = (Transfer, ReceiveTransfer)
 
 
-def keys(found: Iterable[Command]) -> Iterator[tuple[str, str]]:
+def keys(coming: Iterable[Command]) -> list[tuple[str, str]]:
     """The (account, command id) pairs that folding these commands can touch."""
-    for command in found:
-        yield command.account, command.command_id
+    found: list[tuple[str, str]] = []
+    for command in coming:
+        account = command.account
+        found.append((account, command.command_id))
         if type(command) is Batch:
-            for step in command.steps:
-                yield command.account, step.command_id
+            found += [(account, step.command_id) for step in command.steps]
+    return found
 
 
 def controls(reads: Sequence[Read]) -> list[int]:

@@ -66,7 +66,7 @@ async def preview(
         command = cast(Command, content)
         accounts: dict[str, Account] = {}
         await found.accounts.load([found.next.partition], accounts, [account], [command])
-        known = await found.load_known(list(keys([command])))
+        known = await found.load_known(keys([command]))
         book = CreditBook(accounts, known, found.clock_ms, found.minute, found.rules)
         outcome = decide_next(book, command, found.next.offset, now_ms)
         return Preview(*state, book.clock_ms, outcome, book.account(account))

@@ -351,7 +351,7 @@ async def load_accounts(requests: Sequence[LoadRequest]) -> Known:
 
     Raises TooManyLotsError.
     """
-    wanted = [list(keys(one.coming)) for one in requests]
+    wanted = [keys(one.coming) for one in requests]
     accounts: dict[str, Account] = {}
     names: list[str] = []
     fast_names: list[str] = []

@@ -12,7 +12,7 @@ from creditfold.ledger.facts import Balance, Bucket, FactKind, Move
 from creditfold.ledger.rows import Changes, take_changes
 from creditfold.projections.store.account_sql import cells
 from creditfold.projections.store.columns import SEPARATOR
-from creditfold.projections.store.results import Cells, JournalLine
+from creditfold.projections.store.results import Cells, ChunkResult, JournalLine
 from creditfold.projections.tables.account_tables import (
     ACCOUNTS,
     BALANCES,
@@ -32,6 +32,24 @@ Rows: TypeAlias = Mapping[Table, Sequence[Cells]]
 
 #: What the last line of the journal about each (account, asset) shows: its record's offset, its version, the balance.
 LastLines: TypeAlias = dict[tuple[str, str], tuple[int, int, Balance]]
+
+
+def note_last_lines(result: ChunkResult, order: Iterable[int], last: LastLines, touched: dict[str, Account]) -> None:
+    """Note the last line about each (account, asset), and the accounts that have lines.
+
+    Args:
+        result: what a chunk came to.
+        order: where its journal's lines stand, in the order in which their accounts' rows are to be sent.
+        last: what the lines are added to.
+        touched: what the accounts are added to.
+    """
+    journal, accounts = result.journal, result.accounts
+    for at in order:
+        offset, entry = journal[at]
+        name = entry.account
+        last[name, entry.asset] = offset, entry.version, entry.balance
+        touched[name] = accounts[name]
+
 
 # What accounts on the fast path have rows of, in the order of their cells.
 _FAST = (FAST_BALANCES, LOTS, CHANGED_LOTS)
