@@ -13305,7 +13305,7 @@ export interface operations {
                      *         "indexes_balances": false,
                      *         "is_leftover": false,
                      *         "is_partial": false,
-                     *         "layout": 10,
+                     *         "layout": 11,
                      *         "made_at": "2026-06-01T12:00:00.000Z",
                      *         "next_offsets": {
                      *           "3": 1043
@@ -13434,7 +13434,7 @@ export interface operations {
                      *       "indexes_balances": false,
                      *       "is_leftover": false,
                      *       "is_partial": false,
-                     *       "layout": 10,
+                     *       "layout": 11,
                      *       "made_at": "2026-06-01T12:00:00.000Z",
                      *       "next_offsets": {
                      *         "3": 1043
@@ -15277,7 +15277,7 @@ export interface operations {
                      *         "forced_rules": null,
                      *         "indexes_balances": false,
                      *         "is_partial": false,
-                     *         "layout": 10,
+                     *         "layout": 11,
                      *         "log": {
                      *           "partitions": 4,
                      *           "topic": "creditfold.commands.v1",
@@ -15455,7 +15455,7 @@ export interface operations {
                      *         "forced_rules": null,
                      *         "indexes_balances": false,
                      *         "is_partial": false,
-                     *         "layout": 10,
+                     *         "layout": 11,
                      *         "log": {
                      *           "partitions": 4,
                      *           "topic": "creditfold.commands.v1",

@@ -72,8 +72,11 @@ class ForgetfulKafka:
     def _relay(self, relay: Callable[["_Passed"], None], passed: "_Passed") -> None:
         with contextlib.suppress(OSError):
             relay(passed)
-        passed.client.close()
-        passed.broker.close()
+        for end in (passed.client, passed.broker):
+            # The thread of the other way still reads from it: closing alone would leave it open for as long.
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
 
     def _ask(self, passed: "_Passed") -> None:
         _, client, broker, asked = passed
