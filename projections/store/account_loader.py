@@ -223,7 +223,7 @@ class AccountLoader:
         limit = most + 1 if most is not None and len(missing) > 1 else None
         added: dict[str, int] = {}
         if missing:
-            # Sorted once: each of PostgreSQL's index scans would sort them for itself, in three times as long.
+            # Sorted once: PostgreSQL's index scans would sort them for themselves, in longer.
             in_order = sorted(missing)
             balances = await self._add_live(live, partitions, in_order, limit, {*plain_names}.difference(names))
             await self._add_lots(live, accounts)
