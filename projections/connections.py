@@ -7,6 +7,8 @@ asked over and over. All others (`pinned` and the pools) set what they rely on
 """
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -42,6 +44,10 @@ PREPARE_NAMED = 2**31
 UNCONFIRMED_MS = 12_000
 #: Milliseconds for a statement of readers of a pool; whoever asked has given it up by then (api/service.py).
 READ_MS = 60_000
+
+#: Bytes that a fold's connection takes at once over a Unix socket, as far as the system lets it: a chunk's lines. By
+#: default it takes a tenth of them, and PostgreSQL has nothing to do while the worker folds the next chunk.
+SEND_BYTES = 2**22
 
 #: What every session of ours says of itself.
 SESSION: dict[str, Any] = {
@@ -108,6 +114,7 @@ def fold_pool(
             with _remembered(trouble):
                 connection = await super().connect(*args, **kwargs)
                 try:
+                    _give_room(connection)
                     await connection.execute(pin(settings, connection.info.server_version))
                 except BaseException:
                     await connection.close()
@@ -133,6 +140,14 @@ def fold_pool(
     )
     pool.trouble = trouble
     return pool
+
+
+def _give_room(connection: AsyncConnection[TupleRow]) -> None:
+    """Have a connection's socket take SEND_BYTES at once. One of TCP is left alone, whose room grows by itself."""
+    with socket.socket(fileno=os.dup(connection.pgconn.socket)) as its:
+        if its.family == getattr(socket, "AF_UNIX", None):
+            with suppress(OSError):
+                its.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
 
 
 async def _check_open(connection: AsyncConnection[TupleRow]) -> None:

@@ -1,9 +1,12 @@
 """The store on a real PostgreSQL: fenced, without gaps, all or nothing, wherever it is killed."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from math import inf
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -28,7 +31,7 @@ from creditfold.processors.fold.transaction import (
 )
 from creditfold.processors.worker.partition import CommittedState
 from creditfold.processors.worker.partitions import Partitions
-from creditfold.projections.connections import connected, fold_pool
+from creditfold.projections.connections import SEND_BYTES, connected, fold_pool
 from creditfold.projections.failures import NotPreparedError, PostgresUnavailableError, is_full, is_outage
 from creditfold.projections.queries.balances import balances
 from creditfold.projections.queries.progress import NotYetFoldedError, wait_for
@@ -51,6 +54,8 @@ RECORDS = [
     FakeRecord(2, 30, b"x", b"x"),
     spend(3, 40, "3", "ann", 2),
 ]
+#: The most bytes that a program may have a socket take at once.
+WRITE_LIMIT = Path("/proc/sys/net/core/wmem_max")
 EXPECTED = [(0, 1, "1", 5, None), (1, 2, "2", 5, "insufficient_credits"), (3, 3, "3", 3, None)]
 
 
@@ -96,6 +101,17 @@ async def test_an_older_claim_is_fenced(prepared: Settings) -> None:
             await zombie.folder.fold(Chunk(0, old.epoch, 0, 4, RECORDS), old)
         assert await owner.folder.fold(Chunk(0, new.epoch, 0, 4, RECORDS), new) == 4
     assert journal(prepared) == EXPECTED
+
+
+@pytest.mark.skipif(not WRITE_LIMIT.exists(), reason="only Linux says how much a socket may take")
+async def test_a_socket_takes_a_chunk_s_lines_at_once(prepared: Settings) -> None:
+    """As much as the system allows, which counts each byte twice; one of TCP is left to grow by itself."""
+    allowed = int(await asyncio.to_thread(WRITE_LIMIT.read_text, "ascii"))
+    async with fold_pool(prepared.dsn, "test", 1) as pool, pool.connection() as connection:
+        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as its:
+            room = its.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+            is_local = its.family == socket.AF_UNIX
+    assert (room == 2 * min(SEND_BYTES, allowed)) is is_local
 
 
 async def test_a_claim_waits_for_the_transaction_under_way(prepared: Settings) -> None:
