@@ -6,7 +6,8 @@ from contextlib import contextmanager, suppress
 from typing import cast
 
 import pytest
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import ObjectInUse
 from tenacity import stop_after_delay
@@ -14,13 +15,13 @@ from tenacity import stop_after_delay
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.admin import KafkaAdmin
-from creditfold.log.topics import create_topics, topic_names
+from creditfold.log.topics import derived_config, topic_config, topic_names
 from creditfold.processors.rebuild import steps as rebuilding
 from creditfold.projections import connections, sessions
 from creditfold.projections.generations import switch, views
 from creditfold.projections.store import claim
 from helpers.databases import server, with_dsn
-from helpers.support import HANG_S, patiently
+from helpers.support import HANG_S
 
 
 @contextmanager
@@ -73,14 +74,38 @@ def topics_made(settings: Settings) -> Iterator[Settings]:
 
     With those of sixty tests a broker took twice as long to start, and thrice after a kill.
     """
+    admin = KafkaAdmin(settings)
     try:
-        patiently(lambda: create_topics(settings))
+        make_topics(admin, settings)
         yield settings
     finally:
-        admin = KafkaAdmin(settings)
         for answer in admin.client.delete_topics(list(topic_names(settings)), request_timeout=5).values():
             with suppress(KafkaException):
                 answer.result()
+
+
+def make_topics(admin: KafkaAdmin, settings: Settings) -> None:
+    """Make what `create_topics` makes, with a fifth of the requests: hundreds of tests have topics of their own."""
+    commands, *derived = topic_names(settings)
+    configs = {commands: topic_config(settings)}
+    configs |= dict.fromkeys(derived, derived_config(settings, settings.max_message_bytes))
+    wanted = [NewTopic(name, settings.partitions, settings.replication, config=own) for name, own in configs.items()]
+    for answer in admin.client.create_topics(wanted, request_timeout=HANG_S).values():
+        try:
+            answer.result()
+        except KafkaException as error:
+            # The client asks again where an answer was lost.
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+    asked = TopicCollection([*configs])
+
+    def are_known() -> bool:
+        with suppress(KafkaException):
+            found = [answer.result() for answer in admin.client.describe_topics(asked, request_timeout=HANG_S).values()]
+            return all(partition.leader is not None for topic in found for partition in topic.partitions)
+        return False
+
+    assert wait_until(are_known, HANG_S)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from helpers.stack_under_test import StackUnderTest, free_port
 from helpers.support import HANG_S
 
 SETTINGS = Settings(partitions=4)
+KINDS = ("commands", "outcomes", "dead_letters")
 GOOD = TopicInfo("creditfold.commands.v1", "id", 4, "LogAppendTime", "delete", -1, -1)
 
 
@@ -52,6 +53,25 @@ def test_what_is_wrong_with_a_topic(changed: dict[str, object], words: list[str]
     problems = topic_problems(GOOD._replace(**changed), SETTINGS)  # type: ignore[arg-type]
     assert len(problems) == len(words)
     assert all(word in problem for word, problem in zip(words, problems, strict=True))
+
+
+def test_the_topics_of_tests_are_as_ours(ledger_database: Settings) -> None:
+    """They are made by fewer requests."""
+    theirs = ledger_database
+    ours = theirs.model_copy(
+        update={f"{kind}_topic": f"ours-{name}" for kind, name in zip(KINDS, topic_names(theirs), strict=True)}
+    )
+    with topics_made(theirs):
+        assert create_topics(theirs) == []
+        client = KafkaAdmin(ours).client
+        try:
+            assert create_topics(ours) == list(topic_names(ours))
+            for name, other in zip(topic_names(ours), topic_names(theirs), strict=True):
+                made = describe_topic(ours, name)
+                assert describe_topic(theirs, other)._replace(name=name, topic_id=made.topic_id) == made
+        finally:
+            for answer in client.delete_topics(list(topic_names(ours))).values():
+                answer.result()
 
 
 @pytest.mark.parametrize(("replication", "safe"), [(1, False), (2, False), (3, True), (5, True)])
@@ -268,4 +288,5 @@ def test_a_broker_that_does_not_know_a_new_topic_yet_is_asked_again(
     settings = with_topics_of_its_own(ledger_database)
     monkeypatch.setattr(topics, "_describe", describe_late)
     with topics_made(settings):
+        assert create_topics(settings) == []
         assert len(asked) == 2
