@@ -113,6 +113,11 @@ def test_no_page_has_a_serious_finding_in_either_theme(seen: dict[str, Any]) -> 
     """By axe-core, at 360 px."""
     # The login and two answers of a form besides, and the login with a provider.
     assert len(seen["pages"]) == 2 * (len(PAGES) + 3) + 1
+    # Each was seen in the colours of its theme.
+    assert {(page["theme"], page["background"]) for page in seen["pages"]} == {
+        ("light", "rgb(255, 255, 255)"),
+        ("dark", "rgb(20, 24, 29)"),
+    }
     assert {page["checked"] for page in seen["pages"]} == {"axe-core"}
     assert {(page["path"], page["theme"]): page["violations"] for page in seen["pages"] if page["violations"]} == {}
 

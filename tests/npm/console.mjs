@@ -7,6 +7,7 @@ import { chromium } from "playwright-core";
 const asked = JSON.parse(process.argv[2]);
 const axe = readFileSync(new URL("./node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
 const browser = await chromium.launch({ executablePath: asked.browser, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+const THEMES = ["light", "dark"];
 const seen = { pages: [], console: [], clicks: {}, keyboard: {} };
 
 async function opened(colorScheme, width) {
@@ -23,9 +24,9 @@ async function logIn(page) {
   await follow(page, () => page.keyboard.press("Enter"));
 }
 
-async function look(page, path, theme) {
+async function look(page, path, themes) {
   await page.goto(path);
-  await inspect(page, path, theme);
+  await inspect(page, path, themes);
 }
 
 // Does something that leads to another page, and waits until that is there with all that it loads.
@@ -35,40 +36,44 @@ async function follow(page, act) {
   await page.waitForURL((url) => url.href !== before);
 }
 
-async function inspect(page, path, theme) {
+// What axe-core finds on a page that is there, in each theme: the same page takes the other one's colours.
+async function inspect(page, path, themes) {
   // Without its style sheet a page has other colours.
   await page.waitForLoadState("load");
   const bytes = await page.evaluate(() => performance.getEntriesByType("navigation")[0].decodedBodySize);
   await page.evaluate(axe);
-  const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-  const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
-  const bad = found.violations.filter((one) => ["serious", "critical"].includes(one.impact));
-  const violations = bad.map((one) => `${one.id}: ${one.nodes.map((node) => node.target).join(" ")}`);
-  seen.pages.push({ path, theme, bytes, overflow, violations, checked: found.testEngine.name });
+  for (const colorScheme of themes) {
+    await page.emulateMedia({ colorScheme });
+    const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+    const background = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    const bad = found.violations.filter((one) => ["serious", "critical"].includes(one.impact));
+    const violations = bad.map((one) => `${one.id}: ${one.nodes.map((node) => node.target).join(" ")}`);
+    seen.pages.push({ path, theme: colorScheme, background, bytes, overflow, violations, checked: found.testEngine.name });
+  }
 }
 
 // Each page in both themes, on a phone.
-for (const theme of ["light", "dark"]) {
-  const page = await opened(theme, 360);
-  await look(page, "/console/login", theme);
-  await logIn(page);
-  for (const path of asked.pages) await look(page, path, theme);
-  // What a form answers: with what is wrong, then with a preview.
-  for (const amount of ["0", "50"]) {
-    await page.goto(asked.form);
-    await page.fill("#amount", amount);
-    await page.fill("#reason", "a picture was lost");
-    await page.click("main button");
-    await page.waitForSelector(amount === "0" ? "#error" : "#preview");
-    await inspect(page, `${asked.form} ${amount}`, theme);
-  }
-  await page.context().close();
+const phone = await opened("light", 360);
+await look(phone, "/console/login", THEMES);
+await logIn(phone);
+for (const path of asked.pages) await look(phone, path, THEMES);
+// What a form answers: with what is wrong, then with a preview.
+for (const amount of ["0", "50"]) {
+  await phone.goto(asked.form);
+  await phone.fill("#amount", amount);
+  await phone.fill("#reason", "a picture was lost");
+  await phone.click("main button");
+  await phone.waitForSelector(amount === "0" ? "#error" : "#preview");
+  await inspect(phone, `${asked.form} ${amount}`, THEMES);
 }
+await phone.context().close();
 
 // The three questions: how many clicks from the search, and what is read there.
+const page = await opened("light", 1000);
+await logIn(page);
 for (const [name, question] of Object.entries(asked.questions)) {
-  const page = await opened("light", 1000);
-  await logIn(page);
+  await page.goto("/console");
   let clicks = 0;
   await page.fill("#q", question.search);
   for (const target of ["Search", ...question.links]) {
@@ -77,12 +82,9 @@ for (const [name, question] of Object.entries(asked.questions)) {
     clicks += 1;
   }
   seen.clicks[name] = { clicks, said: await page.locator("main").innerText() };
-  await page.context().close();
 }
 
 // By the keyboard alone: skip the navigation, search, and follow the first hit.
-const page = await opened("light", 1000);
-await logIn(page);
 await page.goto("/console?q=" + encodeURIComponent(asked.keyboard));
 await page.evaluate(() => document.activeElement.blur());
 const order = [];
@@ -121,7 +123,7 @@ seen.provider.said = await login.locator("body").innerText();
 const cookies = await byProvider.cookies(asked.provided + "/console/login");
 seen.provider.cookies = Object.fromEntries(cookies.map((one) => [one.name, one.sameSite]));
 const themed = await opened("dark", 360);
-await look(themed, asked.provided + "/console/login", "dark");
+await look(themed, asked.provided + "/console/login", ["dark"]);
 
 if (asked.screenshot) {
   await page.setViewportSize({ width: 1000, height: 760 });
