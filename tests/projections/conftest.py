@@ -30,9 +30,13 @@ def prepared(empty_projection: Settings) -> Iterator[Settings]:
 
 
 @pytest.fixture
-def folded(ledger_settings: Settings) -> Settings:
-    """A ledger with some thousand records folded into its live generation, and no worker running."""
-    fold_history(ledger_settings, 3_000)
+def folded(ledger_settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    """A ledger with some records folded into its live generation, and no worker running.
+
+    They are a thousand, enough for each partition to have hundreds. A module whose tests stop a fold in the middle says
+    with FOLDED that it needs more.
+    """
+    fold_history(ledger_settings, getattr(request.module, "FOLDED", 1_000))
     return ledger_settings
 
 

@@ -18,6 +18,8 @@ from helpers.generations import WATCH, history, read, rows_of, states
 from helpers.small_disk import ROOMY_KB, SmallDisk
 from helpers.support import HANG_S, ROOT, Quiet, append, assert_equals_second_fold, query, wait_until_folded, worker
 
+#: How many records `folded` has: they fill the disk.
+FOLDED = 3_000
 #: Rebuilds in processes of their own, in small transactions: some are there when the disk is full.
 SMALL_PIECES = (str(ROOT / "tests" / "programs" / "small_pieces.py"),)
 

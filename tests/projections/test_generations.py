@@ -73,6 +73,9 @@ from helpers.support import (
 
 pytestmark = pytest.mark.compiled_core
 
+#: How many records `folded` has: rebuilds are stopped in several places of it.
+FOLDED = 3_000
+
 
 def test_a_rebuild_equals_what_workers_folded(ledger_settings: Settings, tmp_path: Path) -> None:
     """Row by row, in every table, the hash chain and its checkpoints included; the live one is not touched."""
