@@ -15,7 +15,7 @@ from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.fast import new_filter
 from creditfold.projections import queries
-from creditfold.projections.connections import connected, snapshot
+from creditfold.projections.connections import snapshot
 from creditfold.projections.tables.scripts import schema_of
 from creditfold.projections.tables.views import VIEWS
 from creditfold.schemas.wire import encode
@@ -24,6 +24,7 @@ from helpers.command_line import use
 from helpers.credit_folds import fold_in_pieces, in_memory
 from helpers.credit_histories import HOUR_MS, USES, Writer, history
 from helpers.credit_topics import Appended, append_all
+from helpers.databases import planned_once
 from helpers.records import FakeRecord
 from helpers.support import HANG_S, Cli, fold_log, query, record, worker
 
@@ -106,41 +107,42 @@ async def test_now_is_what_a_tick_would_make_of_it(
     memory, chance = AccountCache(3, is_fresh=True, ids=new_filter(2**16)), random.Random(seed)
     differing = by_view = repaid = 0
     found_at_once = Counter[bool]()
-    for count in (120, 210, len(records)):
-        await fold_in_pieces(prepared, records[:count], chance, memory)
-        clock = max(one.timestamp for one in records[:count])
-        stored = figures(dict(in_memory(records[:count]).accounts))
-        for hours in (0, 3, 12, 40, 2_000):
-            at_ms = clock + hours * HOUR_MS
-            accounts = expected(records[:count], at_ms)
-            then = not_empty(figures(accounts))
-            with connected(prepared.dsn) as connection, snapshot(connection):
-                seen: Figures = {}
-                standing, at_once = queries.standing_and_balances(connection, list(accounts), at_ms)
-                assert standing == queries.standing(connection)
-                assert at_once.keys() <= accounts.keys()
-                for name, account in accounts.items():
-                    rows = queries.balances_now(connection, name, at_ms)
-                    assert at_once.get(name, rows) == rows
-                    found_at_once[name in at_once] += 1
-                    seen |= {(name, row.asset): (row.available, row.pending, row.held, row.debt) for row in rows}
-                    assert {row.asset: row.stored_available for row in rows if row.stored_available} == {
-                        asset: amounts[0] for (of, asset), amounts in stored.items() if of == name and amounts[0]
-                    }
-                    wanted = chance.choice(USES)
-                    usable = queries.usable_now(connection, name, wanted, at_ms)
-                    assert [row.available_for_use for row in usable] == [
-                        account.available(row.asset, wanted) for row in usable
-                    ]
-                shown, incomplete = viewed(connection, at_ms)
-            assert not_empty(seen) == then
-            complete = {key: shown[key] for key in shown if key not in incomplete}
-            assert not_empty(complete) == {key: amounts for key, amounts in then.items() if key in complete}
-            # What has no row in the view was brought by a schedule alone.
-            assert writer is Writer or not_empty(shown) == then
-            differing += then != not_empty(stored)
-            by_view += sum(shown[key] != stored.get(key, (0, 0, 0, 0)) for key in complete)
-            repaid += sum(shown[key][3] < stored.get(key, (0, 0, 0, 0))[3] for key in complete)
+    with planned_once(prepared) as connection:
+        for count in (120, 210, len(records)):
+            await fold_in_pieces(prepared, records[:count], chance, memory)
+            clock = max(one.timestamp for one in records[:count])
+            stored = figures(dict(in_memory(records[:count]).accounts))
+            for hours in (0, 3, 12, 40, 2_000):
+                at_ms = clock + hours * HOUR_MS
+                accounts = expected(records[:count], at_ms)
+                then = not_empty(figures(accounts))
+                with snapshot(connection):
+                    seen: Figures = {}
+                    standing, at_once = queries.standing_and_balances(connection, list(accounts), at_ms)
+                    assert standing == queries.standing(connection)
+                    assert at_once.keys() <= accounts.keys()
+                    for name, account in accounts.items():
+                        rows = queries.balances_now(connection, name, at_ms)
+                        assert at_once.get(name, rows) == rows
+                        found_at_once[name in at_once] += 1
+                        seen |= {(name, row.asset): (row.available, row.pending, row.held, row.debt) for row in rows}
+                        assert {row.asset: row.stored_available for row in rows if row.stored_available} == {
+                            asset: amounts[0] for (of, asset), amounts in stored.items() if of == name and amounts[0]
+                        }
+                        wanted = chance.choice(USES)
+                        usable = queries.usable_now(connection, name, wanted, at_ms)
+                        assert [row.available_for_use for row in usable] == [
+                            account.available(row.asset, wanted) for row in usable
+                        ]
+                    shown, incomplete = viewed(connection, at_ms)
+                assert not_empty(seen) == then
+                complete = {key: shown[key] for key in shown if key not in incomplete}
+                assert not_empty(complete) == {key: amounts for key, amounts in then.items() if key in complete}
+                # What has no row in the view was brought by a schedule alone.
+                assert writer is Writer or not_empty(shown) == then
+                differing += then != not_empty(stored)
+                by_view += sum(shown[key] != stored.get(key, (0, 0, 0, 0)) for key in complete)
+                repaid += sum(shown[key][3] < stored.get(key, (0, 0, 0, 0))[3] for key in complete)
     # Or it would prove nothing.
     assert (differing > 5, by_view > 2, min(found_at_once[True], found_at_once[False]) > 5) == (True, True, True)
     assert writer is Writer or repaid > 0

@@ -20,7 +20,7 @@ from creditfold.ledger.reasons import REJECTED
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.fast import new_filter
 from creditfold.projections import queries
-from creditfold.projections.connections import connected, snapshot
+from creditfold.projections.connections import snapshot
 from creditfold.projections.generations.catalog import generation
 from creditfold.projections.queries import StatementBalance
 from creditfold.projections.tables.comments import RELATIONS, SCHEMA_TEXT, Relation
@@ -30,6 +30,7 @@ from creditfold.schemas.wire import encode
 from helpers.command_line import use
 from helpers.credit_folds import fold_in_pieces, in_memory
 from helpers.credit_histories import HOUR_MS, START_MS, history
+from helpers.databases import planned_once
 from helpers.records import FakeRecord
 from helpers.support import ROOT, Cli, query
 
@@ -50,7 +51,7 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
     whole = in_memory(records)
     await fold_in_pieces(prepared, records, random.Random(seed), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
     accounts: dict[str, Any] = dict(whole.accounts)
-    with connected(prepared.dsn) as connection, snapshot(connection):
+    with planned_once(prepared) as connection, snapshot(connection):
         (progress,) = queries.progress(connection)
         assert (progress.records, progress.ticks) == (len(records), whole.ticks)
         assert generation(connection, 1).records == len(records)
@@ -89,7 +90,7 @@ async def test_what_is_read_is_what_was_folded(prepared: Settings, seed: int) ->
     }
     for offset in (10, 100, 250, 399):
         then: dict[str, Any] = dict(in_memory(records[: offset + 1]).accounts)
-        with connected(prepared.dsn) as connection:
+        with planned_once(prepared) as connection:
             for name in accounts:
                 for row in queries.balances_as_of(connection, name, 0, until=offset):
                     holding = then[name].holding(row.asset)
@@ -102,7 +103,7 @@ async def test_lots_and_holds_as_of_each_position_are_what_the_ledger_had(prepar
     records = history(2, 300)
     await fold_in_pieces(prepared, records, random.Random(2), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
     before, seen = dict[str, int](), Counter[str]()
-    with connected(prepared.dsn) as connection, snapshot(connection):
+    with planned_once(prepared) as connection, snapshot(connection):
         for offset in range(len(records)):
             accounts: dict[str, Any] = dict(in_memory(records[: offset + 1]).accounts)
             changed = [name for name, account in accounts.items() if account.version != before.get(name)]
@@ -136,7 +137,7 @@ async def test_the_last_changes_of_an_asset_are_those_of_a_statement(prepared: S
     """Of as many lines as are looked at."""
     records = history(3, 300)
     await fold_in_pieces(prepared, records, random.Random(3), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
-    with connected(prepared.dsn) as connection, snapshot(connection):
+    with planned_once(prepared) as connection, snapshot(connection):
         for name, account in in_memory(records).accounts.items():
             for asset in [*account.holdings, "none"]:
                 lines = queries.statement(connection, name, asset=asset).lines
@@ -174,7 +175,7 @@ async def test_what_will_end_is_what_the_lots_say(prepared: Settings) -> None:
     await fold_in_pieces(prepared, records, random.Random(7), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
     ending = 0
     for name, account in in_memory(records).accounts.items():
-        with connected(prepared.dsn) as connection, snapshot(connection):
+        with planned_once(prepared) as connection, snapshot(connection):
             found = queries.expiring(connection, name, 10_000 * 24 * HOUR_MS, now)
             sums = Counter[tuple[int, str]]()
             for lot in account.lots.values():
@@ -215,7 +216,7 @@ async def test_the_journal_is_read_in_pages(prepared: Settings, only_rejected: b
     assert len(whole) > 10
     for limit in (1, 7, 1_000):
         read, places, has_more = [], (), True
-        with connected(prepared.dsn) as connection, snapshot(connection):
+        with planned_once(prepared) as connection, snapshot(connection):
             while has_more:
                 page = queries.journal(connection, places, limit, only_rejected=only_rejected)
                 read += [(line.log_offset, line.account_id, line.version) for line in page.lines]
@@ -229,7 +230,7 @@ async def test_statements_divide_the_journal_by_time(prepared: Settings) -> None
     """Each opens with what was had then, adds up to what it closes with, and is followed by the next without a gap."""
     records = history(4, 400)
     await fold_in_pieces(prepared, records, random.Random(4), AccountCache(3, is_fresh=True, ids=new_filter(2**16)))
-    with connected(prepared.dsn) as connection, snapshot(connection):
+    with planned_once(prepared) as connection, snapshot(connection):
         for account in in_memory(records).accounts:
             whole = queries.history(connection, account, 1_000)[::-1]
             times = sorted({line.decided_at for line in whole})

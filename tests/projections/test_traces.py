@@ -2,31 +2,19 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from psycopg import Connection
 
 from creditfold.common.settings import Settings
 from creditfold.processors.fold.account_cache import AccountCache
 from creditfold.processors.fold.fast import new_filter
 from creditfold.projections import queries
-from creditfold.projections.connections import connected, snapshot
+from creditfold.projections.connections import snapshot
 from helpers.credit_folds import fold_in_pieces
 from helpers.credit_histories import history
+from helpers.databases import planned_once
 from helpers.support import query
-
-
-@contextmanager
-def planned_once(settings: Settings) -> Iterator[Connection[Any]]:
-    """A reader that prepares its statements: to plan those of a trace takes ten times as long as to run them."""
-    with connected(settings.dsn) as connection:
-        connection.prepare_threshold = 0
-        connection.execute("SET plan_cache_mode = force_generic_plan")
-        yield connection
-
 
 #: What became of the lots that a command made.
 OF_LOTS = """
