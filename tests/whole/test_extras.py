@@ -3,7 +3,6 @@
 import ast
 import importlib
 import importlib.metadata
-import json
 import re
 import subprocess
 import sys
@@ -93,6 +92,7 @@ class Imports:
                 name = "creditfold." + ".".join(path.relative_to(ROOT).with_suffix("").parts)
                 self._modules[name.removesuffix(".__init__")] = ast.parse(path.read_text("utf-8"))
         self._targets: dict[Node, tuple[Node, ...]] = {}
+        self._known: dict[str, dict[str, Node]] = {}
 
     @property
     def modules(self) -> list[str]:
@@ -113,7 +113,7 @@ class Imports:
             if node.module.partition(".")[0] == "creditfold":
                 if node not in self._targets:
                     self._targets[node] = tuple(set(self._next(node)))
-                left += self._targets[node]
+                left += [target for target in self._targets[node] if target not in seen]
             elif node.module.partition(".")[0] not in sys.stdlib_module_names:
                 found.add(node.module.partition(".")[0])
         return found
@@ -126,7 +126,7 @@ class Imports:
         if tree is None:
             return
         yield Node(node.module)
-        known = {name: target for statement in _run_at_import(tree) for name, target in self._bound(statement)}
+        known = self._names(node.module, tree)
         if not node.name:
             yield from known.values()
             return
@@ -138,6 +138,13 @@ class Imports:
                 yield from (target for _, target in self._bound(inner))
                 if isinstance(inner, ast.Name) and inner.id not in parameters:
                     yield known.get(inner.id, Node(node.module, inner.id))
+
+    def _names(self, module: str, tree: ast.Module) -> Mapping[str, Node]:
+        """The names that are bound when a module is imported: found once, as each function of it is asked about."""
+        if module not in self._known:
+            bound = (pair for statement in _run_at_import(tree) for pair in self._bound(statement))
+            self._known[module] = dict(bound)
+        return self._known[module]
 
     def _bound(self, statement: ast.AST) -> Iterator[tuple[str, Node]]:
         """The names that an import statement binds, each with what it stands for."""
@@ -326,8 +333,8 @@ def test_a_service_that_only_produces_installs_little(ledger_settings: Settings,
         assert done.returncode == 0, done.stderr
 
     install(str(wheel))
-    listed = pip("list", "--format=json").stdout
-    names = {row["name"].lower().replace("_", "-") for row in json.loads(listed)}
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    names = {one.name.lower().replace("_", "-") for one in importlib.metadata.distributions(path=[str(site)])}
     assert names - {"pip", "setuptools"} == BASE
     done = run(programs / "python", "-c", PRODUCE, ledger_settings.kafka_bootstrap, ledger_settings.commands_topic)
     assert done.returncode == 0, done.stderr
