@@ -89,14 +89,12 @@ def test_what_is_written_survives_whatever_happens_to_the_servers(settings: Sett
     assert wait_until(lambda: states(settings) == RUNNING, HANG_S)
     check_without_record(settings)
     check_other_stack(settings, tmp_path)
-    assert EmbeddedKafka(settings).kill()
-    assert up(settings) == ["Kafka"]
+    check_failing_up(settings)
     # The sessions of a killed PostgreSQL may still be ending, and its lock file has the pid of a stranger.
     with psycopg.connect(settings.dsn, autocommit=True):
         assert EmbeddedPostgres(settings).kill()
         assert up(settings) == ["PostgreSQL"]
     assert written(settings) == before
-    check_failing_up(settings)
     moved = check_other_port(settings)
     assert written(moved) == before
     assert down(moved) == ["Kafka", "PostgreSQL"]
@@ -121,8 +119,8 @@ def check_other_stack(settings: Settings, folder: Path) -> None:
 
 
 def check_failing_up(settings: Settings) -> None:
-    """What it started is stopped again, and what ran before goes on."""
-    EmbeddedKafka(settings).stop()
+    """After a kill of the broker: what it started is stopped again, and what ran before goes on."""
+    assert EmbeddedKafka(settings).kill()
     impossible = settings.model_copy(update={"commands_topic": "creditfold.impossible", "replication": 3})
     with pytest.raises(TopicError, match="replica"):
         up(impossible)
