@@ -260,9 +260,12 @@ class AccountLoader:
             rare = await self._connection.execute(query, values, binary=True)
         balances, lots = [await cursor.fetchall() for cursor in often]
         found.add(LOTS, lots)
-        for one, is_there in zip(_RARELY, await rare.fetchone() or (), strict=True):
-            if is_there:
-                found.add(one[0], await self._select(*one, joined_names, *more.get(one[0], ())))
+        there = [one for one, is_there in zip(_RARELY, await rare.fetchone() or (), strict=True) if is_there]
+        if there:
+            async with self._connection.pipeline():
+                asked = [await self._ask(*one, joined_names, *more.get(one[0], ())) for one in there]
+            for one, cursor in zip(there, asked, strict=True):
+                found.add(one[0], await cursor.fetchall())
         alone, others = _bare_balances(balances, plain, found.rows)
         found.add(BALANCES, others)
         if limit is not None and len(lots) + found.inline >= limit:
@@ -272,6 +275,7 @@ class AccountLoader:
     async def _named(self, accounts: Accounts, commands: Sequence[Command]) -> _RowsByAccount:
         """Rows that commands name, of accounts in memory, except those that are loaded already."""
         found, wanted = _RowsByAccount(), references(commands)
+        keys: dict[Table, list[tuple[str, str]]] = {}
         for table, pairs in (
             (HOLDS, wanted.holds),
             (SCHEDULES, wanted.schedules),
@@ -279,16 +283,22 @@ class AccountLoader:
             (LOTS, wanted.lots),
             (SPENDS, wanted.spends),
         ):
-            keys = [
+            missing = [
                 (name, command_id)
                 for name, command_id in dict.fromkeys(pairs)
                 if name in accounts and (table is LOTS or command_id not in getattr(accounts[name], _FIELD[table]))
             ]
-            if keys:
-                found.add(table, await self._select(table, OF_COMMANDS, *joined(keys)))
-            if keys and table is SPENDS:
-                changed = {(name, row.command_id) for name in found.rows for row in found.of(name).spends}
-                found.add(table, await self._journalled([key for key in keys if key not in changed]))
+            if missing:
+                keys[table] = missing
+        if not keys:
+            return found
+        async with self._connection.pipeline():
+            asked = {table: await self._ask(table, OF_COMMANDS, *joined(own)) for table, own in keys.items()}
+        for table, cursor in asked.items():
+            found.add(table, await cursor.fetchall())
+        if SPENDS in keys:
+            changed = {(name, row.command_id) for name in found.rows for row in found.of(name).spends}
+            found.add(SPENDS, await self._journalled([key for key in keys[SPENDS] if key not in changed]))
         return found
 
     async def _journalled(self, keys: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:

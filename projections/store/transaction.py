@@ -152,7 +152,8 @@ class ChunkTransaction:
 
     async def save_state(self, rows: Rows) -> None:
         """Write the state of accounts."""
-        async with self.connection.cursor(binary=True) as cursor:
+        # Sent together: PostgreSQL writes one table after the other while another partition is folded here.
+        async with self.connection.cursor(binary=True) as cursor, self.connection.pipeline():
             await send_state(cursor, self.generation, [rows])
 
 
