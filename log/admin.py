@@ -18,8 +18,10 @@ from creditfold.common.errors import ResourceError
 from creditfold.common.settings import Settings
 
 #: How long Kafka may take, in seconds: to answer at all, to answer a request, to have each broker know of a change.
+#: What isn't answered is asked again for as long as the last: where its broker died, another one leads by then. So long
+#: the client tries to connect to the dead one without a pause, which takes a whole processor.
 CONNECT_S = 5.0
-REQUEST_S = 15.0
+REQUEST_S = 5.0
 PROPAGATION_S = 15.0
 
 #: How long a client pauses at most before it tries again to connect, in milliseconds. One that is kept must find a
@@ -51,6 +53,9 @@ _MOVING = {
     # The client had asked a broker by its address, and drops that when it hears of the same one by its id.
     KafkaError._DESTROY_BROKER,
 }
+
+# A request whose broker didn't answer it in time, or at all.
+_LATE = {KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError.REQUEST_TIMED_OUT}
 
 # Connections that a server refuses, by the client's message: it has no code for most of them.
 _REFUSED_CONNECTIONS = (
@@ -85,6 +90,10 @@ _WITHHELD = {
 
 def _is_moving(error: BaseException) -> bool:
     return isinstance(error, KafkaException) and error.args[0].code() in _MOVING
+
+
+def _is_late(error: BaseException) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() in _LATE
 
 
 #: Calls again what a partition answers that was just made or has just moved.
@@ -142,22 +151,28 @@ class KafkaAdmin:
         self.client = AdminClient({**settings.kafka_client, **quiet})
 
     def ask(self, question: Callable[[], T], topic: str = "") -> T:
-        """Return the answer to a question.
+        """Return the answer to a question, which must do no harm where it is asked again.
 
         Raises KafkaUnavailableError, TopicMissingError, LeaderMissingError or another TopicError.
         """
+        is_there = False
 
         def asked() -> T:
+            nonlocal is_there
+            is_there = False
             # Where no broker answers, a metadata request fails sooner than one that waits for a controller. In each
             # try: the client keeps the leaders, and names one of before a restart again and again.
             self.topics = set(self.client.list_topics(timeout=CONNECT_S).topics)
             # Why it couldn't connect before says nothing of what comes now.
             self.client.poll(0)
             self._last_error.reason = ""
+            is_there = True
             return question()
 
         try:
-            return WHILE_MOVING(asked)
+            # Of a Kafka that is away as a whole it is said at once.
+            retry = retry_if_exception(lambda error: _is_moving(error) or (is_there and _is_late(error)))
+            return WHILE_MOVING.copy(retry=retry)(asked)
         except KafkaException as error:
             # The errors while it tried to connect say more than the timeout.
             self.client.poll(0)

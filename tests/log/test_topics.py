@@ -214,6 +214,23 @@ def test_an_error_remembers_nothing_secret() -> None:
     assert "hunter2" not in str(error.value)
 
 
+def test_a_kafka_that_is_away_is_asked_once(ledger_database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a broker was asked that answered before is asked again."""
+    kept, asked = KafkaAdmin(ledger_database), []
+
+    class Silent:
+        poll = staticmethod(kept.client.poll)
+
+        def list_topics(self, **_: Any) -> None:
+            asked.append("topics")
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    monkeypatch.setattr(kept, "client", Silent())
+    with pytest.raises(KafkaUnavailableError):
+        kept.ask(lambda: asked.append("question"))
+    assert asked == ["topics"]
+
+
 @pytest.mark.usefixtures("_hasty")
 def test_an_administration_client_goes_with_its_last_reference() -> None:
     """It has threads and one of the process's 1,024 keys of thread-local data, which can't wait for the collector."""
@@ -267,7 +284,13 @@ def test_a_partition_that_is_moving_is_asked_again(ledger_settings: Settings, mo
     # The last is the client's own, of an answer that named no leader at all.
     answers[:] = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.FENCED_LEADER_EPOCH, KafkaError._NOENT]
     assert client.ask(question) == "answer"
+    # Its broker died, and another one leads.
+    answers[:] = [KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT]
+    assert client.ask(question) == "answer"
     monkeypatch.setattr(admin.WHILE_MOVING, "stop", stop_after_attempt(2))
+    answers[:] = [KafkaError._TIMED_OUT] * 2
+    with pytest.raises(KafkaUnavailableError, match="Timed out"):
+        client.ask(question)
     answers[:] = [KafkaError.LEADER_NOT_AVAILABLE] * 2
     with pytest.raises(LeaderMissingError, match=r"Leader not available.*creditfold doctor"):
         client.ask(question)

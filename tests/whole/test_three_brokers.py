@@ -39,9 +39,6 @@ from helpers.support import (
 STRETCH = 20
 #: Between two of them, in seconds.
 PACE_S = 0.1
-#: How a worker and a publisher are started. For as long as it waits for a broker that is away, a request of the
-#: administration client tries to connect without a pause, which takes a processor: by themselves they wait for 15 s.
-BRIEF = tuple(f"log.{module}.REQUEST_S=2.0" for module in ("admin", "continuity", "offsets", "topics"))
 
 #: One process starts the cluster.
 pytestmark = pytest.mark.xdist_group("three brokers")
@@ -116,7 +113,7 @@ def is_in_sync(settings: Settings) -> bool:
 def test_each_broker_is_killed_once(three: tuple[Cluster, Settings], tmp_path: Path) -> None:
     """Two of three are enough to append, fold and publish; the third catches up before the next one dies."""
     kafka, settings = three
-    with worker(settings, tmp_path, constants=BRIEF), publisher(settings, tmp_path, constants=BRIEF):
+    with worker(settings, tmp_path), publisher(settings, tmp_path):
         with Load(settings) as load:
             load.wait_for_more()
             for broker in kafka.brokers:
@@ -140,7 +137,7 @@ def test_a_broker_is_lost(three: tuple[Cluster, Settings], tmp_path: Path) -> No
     """By the runbook: one of three, which comes back."""
     kafka, settings = three
     walk = Walk(Runner(settings, tmp_path), ROOT / "docs" / "runbooks" / "broker.md")
-    with worker(settings, tmp_path, constants=BRIEF):
+    with worker(settings, tmp_path):
         append(settings, [record("Grant", "g", "ann", 5)])
         wait_until_folded(settings)
         broker = kafka.brokers[2]
