@@ -23,6 +23,8 @@ from creditfold.common.settings import Settings
 CONNECT_S = 5.0
 REQUEST_S = 5.0
 PROPAGATION_S = 15.0
+#: How long one question may take of a client that asks once.
+ONCE_S = 15.0
 
 #: How long a client pauses at most before it tries again to connect, in milliseconds. One that is kept must find a
 #: Kafka that is back before its next answer is given up: by itself it would pause for ten seconds.

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
 from creditfold.common.settings import READER, Settings
-from creditfold.log.admin import REQUEST_S, KafkaAdmin, KafkaUnavailableError
+from creditfold.log.admin import ONCE_S, KafkaAdmin, KafkaUnavailableError
 from creditfold.log.bookmark import NO_RECORD, Bookmark, LastRecord, last_record
 from creditfold.log.offsets import bounds
 
@@ -194,7 +194,7 @@ def _since(consumer: Consumer, topic: str, partition: int, bookmark: Bookmark) -
     if not bookmark.clock_ms:
         return ""
     try:
-        (place,) = consumer.offsets_for_times([TopicPartition(topic, partition, bookmark.clock_ms + 1)], REQUEST_S)
+        (place,) = consumer.offsets_for_times([TopicPartition(topic, partition, bookmark.clock_ms + 1)], ONCE_S)
     except KafkaException:
         return ""
     if not 0 <= place.offset < bookmark.next_offset:

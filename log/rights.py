@@ -10,7 +10,7 @@ from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]
 
 from creditfold.common.errors import ResourceError
 from creditfold.common.settings import Settings
-from creditfold.log.admin import REQUEST_S, KafkaAdmin
+from creditfold.log.admin import ONCE_S, REQUEST_S, KafkaAdmin
 
 READ, WRITE = AclOperation.READ, AclOperation.WRITE
 
@@ -43,7 +43,7 @@ def refuse_missing_rights(settings: Settings, topics: Mapping[str, Collection[Ac
             raise _missing(settings, " and ".join(missing), f"the topic {topic}")
     try:
         asked = admin.client.describe_consumer_groups(
-            [group], include_authorized_operations=True, request_timeout=REQUEST_S
+            [group], include_authorized_operations=True, request_timeout=ONCE_S
         )
         allowed = asked[group].result().authorized_operations
     except KafkaException as error:

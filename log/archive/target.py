@@ -25,7 +25,7 @@ from creditfold.common.errors import ResourceError
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.log.admin import PROPAGATION_S, REQUEST_S, KafkaAdmin
+from creditfold.log.admin import ONCE_S, PROPAGATION_S, REQUEST_S, KafkaAdmin
 from creditfold.log.record import LogRecord
 
 # Offsets of one aborted transaction: less than the client's queue has room for, and than a transaction has time for.
@@ -289,4 +289,4 @@ class GapWriter:
         self._producer.abort_transaction(TRANSACTION_S)
 
     def _end(self, partition: int) -> int:
-        return int(self._ends.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=REQUEST_S)[1])
+        return int(self._ends.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=ONCE_S)[1])

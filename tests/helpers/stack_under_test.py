@@ -37,7 +37,8 @@ JARS = ROOT / ".creditfold" / "jars"
 # How long a server may take to start or to end, and a broker to make a topic, says something of the machine, and
 # nothing of ours.
 kafka.READY_BOUND_S = kafka.STOP_BOUND_S = postgres.READY_BOUND_S = 600.0
-admin.REQUEST_S = rights.REQUEST_S = offsets.REQUEST_S = topics.REQUEST_S = topics.PROPAGATION_S = 120.0
+admin.REQUEST_S = rights.REQUEST_S = rights.ONCE_S = 120.0
+offsets.REQUEST_S = topics.REQUEST_S = topics.PROPAGATION_S = 120.0
 
 #: Free memory, in bytes, from which on servers of tests have their data in it; those of all processes use about 2 GB.
 ROOM_IN_MEMORY = 6 * 2**30
