@@ -261,11 +261,7 @@ class AccountLoader:
         balances, lots = [await cursor.fetchall() for cursor in often]
         found.add(LOTS, lots)
         there = [one for one, is_there in zip(_RARELY, await rare.fetchone() or (), strict=True) if is_there]
-        if there:
-            async with self._connection.pipeline():
-                asked = [await self._ask(*one, joined_names, *more.get(one[0], ())) for one in there]
-            for one, cursor in zip(there, asked, strict=True):
-                found.add(one[0], await cursor.fetchall())
+        await self._add_all(found, [(*one, (joined_names, *more.get(one[0], ()))) for one in there])
         alone, others = _bare_balances(balances, plain, found.rows)
         found.add(BALANCES, others)
         if limit is not None and len(lots) + found.inline >= limit:
@@ -290,12 +286,7 @@ class AccountLoader:
             ]
             if missing:
                 keys[table] = missing
-        if not keys:
-            return found
-        async with self._connection.pipeline():
-            asked = {table: await self._ask(table, OF_COMMANDS, *joined(own)) for table, own in keys.items()}
-        for table, cursor in asked.items():
-            found.add(table, await cursor.fetchall())
+        await self._add_all(found, [(table, OF_COMMANDS, joined(own)) for table, own in keys.items()])
         if SPENDS in keys:
             changed = {(name, row.command_id) for name in found.rows for row in found.of(name).spends}
             found.add(SPENDS, await self._journalled([key for key in keys[SPENDS] if key not in changed]))
@@ -323,6 +314,17 @@ class AccountLoader:
             wanted += [(name, *lot) for lot in dict.fromkeys(lots_named(rows)) if lot not in there]
         if wanted:
             found.add(LOTS, await self._select(LOTS, OF_NUMBERS, *joined(wanted)))
+
+    async def _add_all(
+        self, found: _RowsByAccount, questions: Sequence[tuple[Table, LiteralString, Sequence[Any]]]
+    ) -> None:
+        """Add what questions find, of a table and a condition with its values each, which are asked together."""
+        if not questions:
+            return
+        async with self._connection.pipeline():
+            asked = [await self._ask(table, condition, *values) for table, condition, values in questions]
+        for (table, *_), cursor in zip(questions, asked, strict=True):
+            found.add(table, await cursor.fetchall())
 
     async def _ask(self, table: Table, condition: LiteralString, *values: Any) -> AsyncCursor[TupleRow]:
         return await self._connection.execute(select(table, self._generation, condition), values, binary=True)
